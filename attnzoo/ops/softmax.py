@@ -1,0 +1,54 @@
+"""Masked softmax and the weighted sum: the two steps every attention mechanism shares.
+
+The rules that hold for every mechanism of the zoo are kept here, once:
+
+- the softmax runs in float32 (or wider, if the logits are);
+- a row that may attend nowhere has zero weights, zero gradients and a log-sum-exp of -inf;
+- NaN or inf in a masked key or value never reaches the output nor a gradient.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+def _at_least_float32(logits: Float[Array, "..."]) -> Float[Array, "..."]:
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+
+def _finite_maximum(logits: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
+    """Row maximum with -inf (nothing to attend to) replaced by 0, so that it can be subtracted."""
+    maximum = jax.lax.stop_gradient(jnp.max(logits, axis=axis, keepdims=True, initial=-jnp.inf))
+    return jnp.where(maximum == -jnp.inf, jnp.zeros_like(maximum), maximum)
+
+
+def _hide(logits: Float[Array, "..."], mask: Bool[Array, "..."] | None) -> Float[Array, "..."]:
+    return logits if mask is None else jnp.where(mask, logits, -jnp.inf)
+
+
+def masked_softmax(
+    logits: Float[Array, "..."], mask: Bool[Array, "..."] | None = None, axis: int = -1
+) -> Float[Array, "..."]:
+    """Softmax over the entries of ``axis`` that ``mask`` permits (True = may attend).
+
+    ``mask`` broadcasts to ``logits``. Masked entries are exactly 0, and so is every entry of a row
+    without a permitted one. The result is at least float32.
+    """
+    logits = _hide(_at_least_float32(logits), mask)
+    # exp(-inf) is an exact 0 with an exact 0 gradient: no second `where` is needed.
+    unnormalised = jnp.exp(logits - _finite_maximum(logits, axis))
+    total = jnp.sum(unnormalised, axis=axis, keepdims=True)
+    return unnormalised / jnp.where(total == 0, jnp.ones_like(total), total)
+
+
+def masked_logsumexp(
+    logits: Float[Array, "..."], mask: Bool[Array, "..."] | None = None, axis: int = -1
+) -> Float[Array, "..."]:
+    """Log-sum-exp over the permitted entries of ``axis``; -inf for a row without one."""
+    logits = _hide(_at_least_float32(logits), mask)
+    maximum = _finite_maximum(logits, axis)
+    total = jnp.sum(jnp.exp(logits - maximum), axis=axis)
+    some = total > 0
+    # The guarded argument keeps the gradient of an empty row at 0 instead of NaN.
+    lse = jnp.log(jnp.where(some, total, jnp.ones_like(total))) + jnp.squeeze(maximum, axis)
+    return jnp.where(some, lse, -jnp.inf)
