@@ -1,0 +1,169 @@
+"""What a parallel corpus is, whatever it was read from or made of, and how a config names one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import xxhash
+
+from attnzoo.alignment.links import Links
+
+# How many places of each kind of skip a report names; the counts are always complete.
+PLACES_NAMED = 5
+
+
+@dataclass
+class Report:
+    """What was read and what was skipped, reason by reason, so that nothing disappears in silence."""
+
+    name: str
+    read: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)
+    places: dict[str, list[str]] = field(default_factory=dict)
+
+    def skip(self, reason: str, place: str) -> None:
+        """Counts one skip; `place` is `file:line` (only the first few of a reason are kept)."""
+        self.skipped[reason] = self.skipped.get(reason, 0) + 1
+        places = self.places.setdefault(reason, [])
+        if len(places) < PLACES_NAMED:
+            places.append(place)
+
+    @property
+    def kept(self) -> int:
+        return self.read - sum(self.skipped.values())
+
+    def lines(self) -> list[str]:
+        """One line a fact, for a person: what was kept, then each reason with its first places."""
+        lines = [f"{self.name}: {self.kept:,} of {self.read:,} pairs"]
+        for reason, count in self.skipped.items():
+            named = ", ".join(self.places[reason])
+            more = ", ..." if count > len(self.places[reason]) else ""
+            lines.append(f"{self.name}: skipped {count:,}: {reason} ({named}{more})")
+        return lines
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Sentence pairs in order; `target[i]` translates `source[i]`.
+
+    Where `links` is given, `links[i]` aligns the whitespace-separated words of `source[i]` (first
+    index) with those of `target[i]` (second index), counted from 0. Different lengths of the three
+    lists are a ValueError.
+    """
+
+    source: list[str]
+    target: list[str]
+    links: list[Links] | None = None
+    source_language: str = ""
+    target_language: str = ""
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.source) != len(self.target):
+            raise ValueError(
+                f"source has {len(self.source)} sentences, target has {len(self.target)}: "
+                "a parallel corpus needs as many of one as of the other"
+            )
+        if self.links is not None and len(self.links) != len(self.source):
+            raise ValueError(
+                f"links has {len(self.links)} entries for {len(self.source)} sentence pairs: "
+                "one entry a pair is wanted"
+            )
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def select(self, rows: Iterable[int]) -> Corpus:
+        """The pairs of these rows, in this order."""
+        rows = list(rows)
+        return Corpus(
+            source=[self.source[row] for row in rows],
+            target=[self.target[row] for row in rows],
+            links=None if self.links is None else [self.links[row] for row in rows],
+            source_language=self.source_language,
+            target_language=self.target_language,
+            name=self.name,
+        )
+
+    def fingerprint(self) -> str:
+        """xxh3_128 of every sentence and link: the same for the same data in every process."""
+        digest = xxhash.xxh3_128()
+        for side in (self.source, self.target):
+            _update(digest, side)
+        if self.links is not None:
+            _update(digest, (f"{sorted(x.sure)} {sorted(x.possible)}" for x in self.links))
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three parts of a data set; `reports` says what was read and skipped for each."""
+
+    train: Corpus
+    validation: Corpus
+    test: Corpus
+    reports: Sequence[Report] = ()
+
+    def fingerprint(self) -> str:
+        parts = (self.train, self.validation, self.test)
+        return xxhash.xxh3_128_hexdigest("".join(part.fingerprint() for part in parts))
+
+
+def load_corpus(config: Any) -> Splits:
+    """The data set that a data config of `attnzoo.config.data` names, by its `kind`.
+
+    Anything wrong with the files, the locale or the name of the data set is a UserError.
+    """
+    if config.kind not in LOADERS:
+        raise ValueError(f"config.kind={config.kind!r} is none of {', '.join(LOADERS)}")
+    return LOADERS[config.kind](config)
+
+
+# The sources are imported when they are asked for: `datasets` alone takes seconds to import.
+def _load_cldr(config: Any) -> Splits:
+    from attnzoo.data.cldr import build_cldr
+
+    return build_cldr(
+        config.source_locale,
+        config.target_locale,
+        train=config.train,
+        validation=config.validation,
+        test=config.test,
+        seed=config.seed,
+    )
+
+
+def _load_files(config: Any) -> Splits:
+    from attnzoo.data.files import load_files
+
+    return load_files(config)
+
+
+def _load_hub(config: Any) -> Splits:
+    from attnzoo.data.hub import load_hub
+
+    return load_hub(config)
+
+
+def _load_synthetic(config: Any) -> Splits:
+    from attnzoo.data.synthetic import load_synthetic
+
+    return load_synthetic(config)
+
+
+LOADERS: dict[str, Callable[[Any], Splits]] = {
+    "cldr": _load_cldr,
+    "files": _load_files,
+    "hub": _load_hub,
+    "synthetic": _load_synthetic,
+}
+
+
+def _update(digest: xxhash.xxh3_128, strings: Iterable[str]) -> None:
+    # Lengths go in with the bytes, so that moving a character across a boundary changes the digest.
+    for string in strings:
+        encoded = string.encode("utf-8", "surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "little"))
+        digest.update(encoded)
