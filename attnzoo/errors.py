@@ -1,0 +1,11 @@
+"""The one exception that is meant for the person at the keyboard."""
+
+
+class UserError(Exception):
+    """Something the user gave is wrong: a config, a file, a locale, a checkpoint.
+
+    The message is complete by itself: it names the file, the line or the key, says what is wrong
+    and, where possible, what to do; one line per problem. Command line programs print it as
+    ``error: <message>`` on standard error and exit with status 2, without a traceback. A wrong
+    argument to a library function is a ``ValueError`` or ``NotImplementedError`` instead.
+    """

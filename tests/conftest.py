@@ -1,0 +1,56 @@
+"""The climate of the tests: strict promotion, checked shapes, no network, no leftovers."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Before anything imports jax or datasets; child processes inherit these.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
+import jax
+import jaxtyping
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Every annotated function of ours checks its shapes; users never pay for it.
+jaxtyping.install_import_hook("attnzoo", "beartype.beartype")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked ``gpu`` where jax has no GPU."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked and jax.default_backend() != "gpu":
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="jax sees no GPU"))
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Switch jax to 64-bit types for one test: for float64 oracles and gradient checks."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository's root directory."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The directory of shared data sets beside the repository; without it the test is skipped."""
+    path = ROOT.parent / "shared"
+    if not (path / "data").is_dir():
+        pytest.skip(f"no shared data at {path}")
+    return path
