@@ -1,0 +1,1 @@
+"""Word alignment: links, extraction from attention weights, symmetrisation, scores."""
