@@ -1,4 +1,4 @@
-"""Parallel corpora, tokenizers and batches: where sentences come from and how they become arrays."""
+"""Parallel corpora, tokenizers and batches: from sentences to arrays of ids."""
 
 from attnzoo.data.corpus import Corpus, Report, Splits, load_corpus
 

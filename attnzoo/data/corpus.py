@@ -16,7 +16,7 @@ PLACES_NAMED = 5
 
 @dataclass
 class Report:
-    """What was read and what was skipped, reason by reason, so that nothing disappears in silence."""
+    """What was read and what was skipped, reason by reason: nothing disappears in silence."""
 
     name: str
     read: int = 0
