@@ -1,0 +1,186 @@
+"""Where sentence pairs come from, and how their text becomes tokens."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from attnzoo.config.fields import Kind, NotEmpty, NotNegative, Positive, config
+
+
+@config
+class Cldr:
+    """The embedded corpus: phrases composed from the Unicode CLDR, with known word links."""
+
+    kind: Literal["cldr"] = "cldr"
+    source_locale: str = "en"
+    """Locale to translate from, as babel names it (en, de, pt_BR, zh_Hant)."""
+    target_locale: str = "fr"
+    """Locale to translate into."""
+    train: Annotated[int, Positive] = 30_000
+    """Training pairs."""
+    validation: Annotated[int, Positive] = 1_000
+    """Validation pairs; none of their phrases is in the training part."""
+    test: Annotated[int, Positive] = 1_000
+    """Test pairs; none of their phrases is in the other parts."""
+    seed: Annotated[int, NotNegative] = 0
+    """Which phrases are composed and how they are divided; independent of the training seed."""
+
+
+@config
+class FilePart:
+    """One part of a data set in files: two plain files, or one table; gzip is recognised."""
+
+    source: Path | None = None
+    """Source sentences, one a line."""
+    target: Path | None = None
+    """Target sentences, one a line."""
+    links: Path | None = None
+    """Pharaoh word links, one line a pair: i-j sure, i?j possible."""
+    table: Path | None = None
+    """Tab-separated file that holds both sides, instead of `source` and `target`."""
+
+    def __post_init__(self) -> None:
+        pair = (self.source is not None, self.target is not None)
+        if self.table is None and pair != (True, True):
+            raise ValueError("give either 'source' and 'target', or 'table'")
+        if self.table is not None and (any(pair) or self.links is not None):
+            raise ValueError("'table' excludes 'source', 'target' and 'links'")
+
+
+@config
+class Files:
+    """Parallel text in local files. Paths are relative to the current directory."""
+
+    kind: Literal["files"] = "files"
+    train: FilePart | None = None
+    """The training part; a part that is left out is empty."""
+    validation: FilePart | None = None
+    """The validation part."""
+    test: FilePart | None = None
+    """The test part."""
+    source_language: str = ""
+    """Language of the source side (for scores and pictures; ja, ko and zh choose how to score)."""
+    target_language: str = ""
+    """Language of the target side."""
+    source_column: Annotated[int, NotNegative] = 0
+    """Column of a table with the source sentence, counted from 0."""
+    target_column: Annotated[int, NotNegative] = 1
+    """Column of a table with the target sentence, counted from 0."""
+    links_column: Annotated[int, NotNegative] | None = None
+    """Column of a table with Pharaoh links, counted from 0; null: no links."""
+    links_reversed: bool = False
+    """The links name the target word first."""
+    links_one_based: bool = False
+    """The links count words from 1."""
+    max_words: Annotated[int, Positive] = 1_000
+    """A pair with a longer side (in words) is skipped, counted and reported."""
+    limit: Annotated[int, Positive] | None = None
+    """Use only the first so many training pairs; null: all."""
+
+    def __post_init__(self) -> None:
+        if self.train is None and self.validation is None and self.test is None:
+            raise ValueError("at least one of 'train', 'validation' and 'test' is wanted")
+        if self.source_column == self.target_column:
+            raise ValueError(f"source_column and target_column are both {self.source_column}")
+
+
+@config
+class Hub:
+    """A data set by name through the Hugging Face `datasets` library, or its local builders."""
+
+    kind: Literal["hub"] = "hub"
+    name: Annotated[str, NotEmpty]
+    """Name of the data set, or json, csv, text, parquet together with `data_files`."""
+    config: str | None = None
+    """Configuration of the data set, where it has several (for instance en-fr)."""
+    revision: str | None = None
+    """Commit or tag of the data set, for a run that is to be repeated exactly."""
+    data_files: dict[str, Path] | None = None
+    """Local file of each split, for the builders json, csv, text and parquet."""
+    source_field: Annotated[str, NotEmpty] = "en"
+    """Column of the source sentence; a dot descends into a column: translation.en."""
+    target_field: Annotated[str, NotEmpty] = "fr"
+    """Column of the target sentence."""
+    source_language: str = ""
+    """Language of the source side."""
+    target_language: str = ""
+    """Language of the target side."""
+    train_split: str | None = "train"
+    """Split to train on, slices as `datasets` writes them: train[:90%]; null: none."""
+    validation_split: str | None = "validation"
+    """Split to validate on."""
+    test_split: str | None = "test"
+    """Split to test on."""
+    max_words: Annotated[int, Positive] = 1_000
+    """A pair with a longer side (in words) is skipped, counted and reported."""
+    limit: Annotated[int, Positive] | None = None
+    """Use only the first so many training pairs; null: all."""
+
+
+@config
+class Synthetic:
+    """Sequences of symbols to copy, reverse or sort, with the true word links."""
+
+    kind: Literal["synthetic"] = "synthetic"
+    task: Literal["copy", "reverse", "sort"] = "copy"
+    """What the target is: the source itself, backwards, or in order."""
+    symbols: Annotated[int, Positive] = 64
+    """Number of different symbols."""
+    min_length: Annotated[int, Positive] = 1
+    """Symbols in the shortest sequence."""
+    max_length: Annotated[int, Positive] = 20
+    """Symbols in the longest sequence."""
+    train: Annotated[int, Positive] = 10_000
+    """Training pairs."""
+    validation: Annotated[int, Positive] = 500
+    """Validation pairs."""
+    test: Annotated[int, Positive] = 500
+    """Test pairs."""
+    seed: Annotated[int, NotNegative] = 0
+    """Which sequences are drawn; independent of the training seed."""
+
+    def __post_init__(self) -> None:
+        if self.min_length > self.max_length:
+            raise ValueError(f"min_length={self.min_length} exceeds max_length={self.max_length}")
+
+
+Data = Annotated[Cldr | Files | Hub | Synthetic, Kind]
+
+
+@config
+class WordTokenizer:
+    """Whole words: the most frequent ones, everything else becomes the unknown word."""
+
+    kind: Literal["word"] = "word"
+    max_size: Annotated[int, Positive] | None = 30_000
+    """Shortlist: so many most frequent words, special tokens not counted; null: all."""
+    min_count: Annotated[int, Positive] = 1
+    """A rarer word is left out of the shortlist."""
+    lowercase: bool = False
+    """Lower-case the text first."""
+    split: Literal["whitespace", "punctuation"] = "whitespace"
+    """Words are separated by spaces alone, or punctuation is cut off as well."""
+
+
+@config
+class BpeTokenizer:
+    """Byte-pair encoding, trained on the training part (Sennrich et al. 2016)."""
+
+    kind: Literal["bpe"] = "bpe"
+    vocab_size: Annotated[int, Positive] = 8_000
+    """Size of the vocabulary, special tokens included."""
+    lowercase: bool = False
+    """Lower-case the text first."""
+
+
+@config
+class UnigramTokenizer:
+    """Unigram language model over subwords, trained on the training part (Kudo 2018)."""
+
+    kind: Literal["unigram"] = "unigram"
+    vocab_size: Annotated[int, Positive] = 8_000
+    """Size of the vocabulary, special tokens included."""
+    lowercase: bool = False
+    """Lower-case the text first."""
+
+
+Tokenizer = Annotated[WordTokenizer | BpeTokenizer | UnigramTokenizer, Kind]

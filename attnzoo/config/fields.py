@@ -1,0 +1,43 @@
+"""What a config dataclass is written with: the decorator, the bounds, the mark of a union.
+
+Nothing heavy is imported here, so that models can name their configs and ``--help`` is instant.
+"""
+
+from dataclasses import dataclass
+from typing import Any, TypeVar, dataclass_transform
+
+from annotated_types import Ge, Gt, Interval, MinLen
+
+Class = TypeVar("Class")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def config(cls: type[Class]) -> type[Class]:
+    """Make ``cls`` a frozen, keyword-only dataclass that the loader fills, unknown keys refused.
+
+    Every field is followed by a string saying what it means; ``--help`` prints it. Bounds stand in
+    the annotation, ``Annotated[int, Positive]``: the loader checks them, direct construction does
+    not. What concerns several fields is checked in ``__post_init__`` (ValueError), and so always.
+    """
+    made = dataclass(frozen=True, kw_only=True)(cls)
+    # Read by pydantic, which is imported only when something is loaded.
+    made.__pydantic_config__ = {"extra": "forbid"}
+    return made
+
+
+class ByKind:
+    """The metadata of ``Annotated[A | B, Kind]``: the field ``kind`` says which class is meant."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic import Discriminator
+
+        return Discriminator("kind").__get_pydantic_core_schema__(source, handler)
+
+
+Kind = ByKind()
+
+Positive = Gt(0)
+NotNegative = Ge(0)
+NotEmpty = MinLen(1)
+Probability = Interval(ge=0, le=1)
+DropRate = Interval(ge=0, lt=1)
