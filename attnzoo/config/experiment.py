@@ -1,0 +1,58 @@
+"""One runnable experiment: what a file in configs/ holds."""
+
+from pathlib import Path
+from typing import Annotated
+
+from attnzoo.config.data import Cldr, Data, Tokenizer, WordTokenizer
+from attnzoo.config.fields import NotEmpty, NotNegative, Positive, config
+from attnzoo.config.model import Bahdanau, Model
+from attnzoo.config.training import Training
+
+
+@config
+class Decoding:
+    """How a translation is found."""
+
+    beam: Annotated[int, Positive] = 5
+    """Hypotheses kept at each step; 1: greedy."""
+    length_penalty: Annotated[float, NotNegative] = 0.6
+    """Exponent of the length penalty (Wu et al. 2016, eq. 14); 0: none."""
+    max_length: Annotated[int, Positive] = 100
+    """Longest translation, in tokens."""
+    batch_size: Annotated[int, Positive] = 64
+    """Sentences translated together."""
+
+
+@config
+class Experiment:
+    """A model, its data, its training; every other script reads it back from the run directory."""
+
+    name: Annotated[str, NotEmpty]
+    """Name of the experiment; the run directory is called so."""
+    data: Data = Cldr()
+    """Where the sentence pairs come from."""
+    tokenizer: Tokenizer = WordTokenizer()
+    """How text becomes tokens, on the source side and, by default, on both."""
+    target_tokenizer: Tokenizer | None = None
+    """Another way on the target side; null: as on the source side."""
+    shared_vocabulary: bool = False
+    """One vocabulary, trained on both sides together."""
+    model: Model = Bahdanau()
+    """The architecture."""
+    training: Training
+    """How it is trained."""
+    decoding: Decoding = Decoding()
+    """How it translates when it is evaluated."""
+    directory: Path | None = None
+    """Run directory; null: runs/NAME."""
+
+    def __post_init__(self) -> None:
+        if not self.name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+            raise ValueError(f"name={self.name!r}: letters, digits, '-', '_' and '.' are wanted")
+        if self.shared_vocabulary and self.target_tokenizer is not None:
+            raise ValueError("'shared_vocabulary' excludes 'target_tokenizer'")
+
+    @property
+    def run_directory(self) -> Path:
+        """Where the run is written."""
+        return self.directory or Path("runs") / self.name

@@ -1,0 +1,156 @@
+"""How a model is trained: length, optimizer, schedule, and what is written on the way."""
+
+from typing import Annotated, Literal
+
+from attnzoo.config.fields import DropRate, Interval, Kind, NotEmpty, NotNegative, Positive, config
+
+
+@config
+class Adadelta:
+    """Zeiler 2012; Bahdanau et al. 2015 use it with a learning rate of 1."""
+
+    kind: Literal["adadelta"] = "adadelta"
+    rho: Annotated[float, DropRate] = 0.95
+    """Decay of the running averages."""
+    eps: Annotated[float, Positive] = 1e-6
+    """Added under the square roots."""
+
+
+@config
+class Sgd:
+    """Stochastic gradient descent; Luong et al. 2015 use it plain, with a learning rate of 1."""
+
+    kind: Literal["sgd"] = "sgd"
+    momentum: Annotated[float, DropRate] = 0.0
+    """Decay of the accumulated gradient; 0: none."""
+
+
+@config
+class Adam:
+    """Kingma and Ba 2015."""
+
+    kind: Literal["adam"] = "adam"
+    b1: Annotated[float, DropRate] = 0.9
+    """Decay of the first moment."""
+    b2: Annotated[float, DropRate] = 0.999
+    """Decay of the second moment."""
+    eps: Annotated[float, Positive] = 1e-8
+    """Added to the denominator."""
+
+
+@config
+class AdamW:
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
+
+    kind: Literal["adamw"] = "adamw"
+    b1: Annotated[float, DropRate] = 0.9
+    """Decay of the first moment."""
+    b2: Annotated[float, DropRate] = 0.999
+    """Decay of the second moment."""
+    eps: Annotated[float, Positive] = 1e-8
+    """Added to the denominator."""
+    weight_decay: Annotated[float, NotNegative] = 0.01
+    """Weights shrink by this times the learning rate at every step."""
+
+
+@config
+class Adafactor:
+    """Adam's second moment in factored form (Shazeer and Stern 2018)."""
+
+    kind: Literal["adafactor"] = "adafactor"
+
+
+Optimizer = Annotated[Adadelta | Sgd | Adam | AdamW | Adafactor, Kind]
+
+
+@config
+class Constant:
+    """The learning rate never changes."""
+
+    kind: Literal["constant"] = "constant"
+
+
+@config
+class Halving:
+    """Halved again and again after some epochs (Luong et al. 2015, section 4.1)."""
+
+    kind: Literal["halving"] = "halving"
+    start_epoch: Annotated[int, NotNegative] = 5
+    """Epochs at the full learning rate."""
+    every: Annotated[int, Positive] = 1
+    """Epochs between two halvings from then on."""
+
+
+@config
+class InverseSqrt:
+    """Linear warm-up, then decay with 1 / sqrt(step) (Vaswani et al. 2017, eq. 3)."""
+
+    kind: Literal["inverse_sqrt"] = "inverse_sqrt"
+    warmup: Annotated[int, Positive] = 4000
+    """Steps of warm-up; the learning rate is reached at their end."""
+
+
+@config
+class Cosine:
+    """Linear warm-up, then half a cosine down to a fraction at the last step."""
+
+    kind: Literal["cosine"] = "cosine"
+    warmup: Annotated[int, NotNegative] = 0
+    """Steps of warm-up; the learning rate is reached at their end."""
+    final: Annotated[float, Interval(ge=0, le=1)] = 0.0
+    """What is left at the end, as a fraction of the learning rate."""
+
+
+Schedule = Annotated[Constant | Halving | InverseSqrt | Cosine, Kind]
+
+
+@config
+class Training:
+    """One training run; `steps`, `epochs` or both say how long (whichever ends first)."""
+
+    seed: Annotated[int, NotNegative] = 0
+    """Initial weights, dropout and the order of the batches."""
+    steps: Annotated[int, Positive] | None = None
+    """Updates; null: as `epochs` says."""
+    epochs: Annotated[int, Positive] | None = None
+    """Passes over the training data; null: as `steps` says."""
+    batch_size: Annotated[int, Positive] = 80
+    """Sentence pairs in a batch."""
+    max_length: Annotated[int, Positive] = 50
+    """Pairs with a side of more tokens are left out of training, counted and reported."""
+    buckets: Annotated[tuple[Annotated[int, Positive], ...], NotEmpty] | None = None
+    """Lengths that batches are padded to, rising; null: chosen from the data."""
+    optimizer: Optimizer = Adam()
+    """The rule of the update."""
+    learning_rate: Annotated[float, Positive] = 1e-3
+    """Highest learning rate."""
+    schedule: Schedule = Constant()
+    """How the learning rate changes over the run."""
+    clip_norm: Annotated[float, Positive] | None = 1.0
+    """The gradient is scaled down to this global norm; null: never."""
+    label_smoothing: Annotated[float, DropRate] = 0.0
+    """Probability spread evenly over the vocabulary."""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the activations; weights, softmax and loss stay float32."""
+    evaluate_every: Annotated[int, Positive] | None = None
+    """Steps between two evaluations on the validation part; null: once an epoch."""
+    patience: Annotated[int, Positive] | None = None
+    """Stop after so many evaluations without a better validation loss; null: never."""
+    checkpoint_every: Annotated[int, Positive] | None = None
+    """Steps between two checkpoints; null: at every evaluation."""
+    keep: Annotated[int, Positive] = 2
+    """Newest checkpoints that are kept, beside the best one."""
+    log_every: Annotated[int, Positive] = 50
+    """Steps between two lines of metrics.jsonl."""
+    figures_every: Annotated[int, Positive] | None = None
+    """Evaluations between two pictures of the validation alignments; null: none."""
+    figures: Annotated[int, Positive] = 4
+    """Validation sentences in each of these pictures."""
+    tensorboard: bool = True
+    """Write TensorBoard events."""
+
+    def __post_init__(self) -> None:
+        if self.steps is None and self.epochs is None:
+            raise ValueError("give 'steps', 'epochs' or both")
+        if self.buckets is not None and list(self.buckets) != sorted(set(self.buckets)):
+            raise ValueError(f"buckets={list(self.buckets)} do not rise")
