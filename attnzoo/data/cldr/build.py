@@ -1,0 +1,149 @@
+"""The embedded corpus: phrases in two languages from the CLDR, with the true word alignment."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from babel import Locale, UnknownLocaleError
+from babel.localedata import locale_identifiers
+
+from attnzoo.alignment.links import Links
+from attnzoo.data.cldr.phrases import Phrase
+from attnzoo.data.cldr.render import Renderer
+from attnzoo.data.cldr.sample import Sampler
+from attnzoo.data.cldr.tokens import Token, links_between
+from attnzoo.data.corpus import Corpus, Splits
+from attnzoo.errors import UserError
+
+# A held-out word was seen in training at least this often.
+SEEN_IN_TRAINING = 5
+MAX_WORDS = 20
+# Below this many kinds of phrases a pair of locales is not a corpus but a word list.
+MIN_TEMPLATES = 6
+# So many draws in a row that give nothing new say that there is no more to be had.
+PATIENCE = 2_000
+
+Pair = tuple[str, str, Links]
+
+
+def build_cldr(
+    source_locale: str,
+    target_locale: str,
+    *,
+    train: int = 30_000,
+    validation: int = 1_000,
+    test: int = 1_000,
+    seed: int = 0,
+) -> Splits:
+    """Build the corpus of a pair of locales ("en", "pt_BR", "zh-Hant").
+
+    Dates, times, intervals, quantities, money, names and lists are rendered field by field through
+    both locales' patterns, so that the word alignment is known (see docs/embedded_corpus.md).
+    Sentences are words separated by single spaces. The same arguments and the same babel give the
+    same corpus in every process. All sources are distinct and so are all targets, over the three
+    parts together, and every word of validation and test occurs at least `SEEN_IN_TRAINING` times
+    in train. An unknown locale, or one with too little data, is a UserError.
+    """
+    sizes = {"train": train, "validation": validation, "test": test}
+    for name, size in sizes.items():
+        if size < 0:
+            raise ValueError(f"{name}={size}: a number of pairs, 0 or more, is wanted")
+    source, target = find_locale(source_locale), find_locale(target_locale)
+    if source == target:
+        raise UserError(f"source and target locale are both {source}: two languages are wanted")
+    pairs = _distinct_pairs(source, target, seed)
+    seen_most = list(itertools.islice(pairs, train + 2 * (validation + test)))
+    random.Random(seed).shuffle(seen_most)  # the dictionary entries come first in the stream
+    train_pairs = seen_most[:train]
+    candidates = itertools.chain(seen_most[train:], pairs)
+    held_out = list(itertools.islice(_familiar(candidates, train_pairs), validation + test))
+    if len(train_pairs) < train or len(held_out) < validation + test:
+        raise UserError(
+            f"the CLDR data of {source} and {target} give {len(train_pairs)} training pairs and "
+            f"{len(held_out)} others whose words all occur {SEEN_IN_TRAINING} times in them; "
+            f"{train} and {validation + test} were asked: ask for less held out, or another train"
+        )
+    parts = (train_pairs, held_out[:validation], held_out[validation:])
+    name = f"cldr-{source}-{target}"
+    return Splits(
+        *(
+            Corpus(
+                source=[pair[0] for pair in part],
+                target=[pair[1] for pair in part],
+                links=[pair[2] for pair in part],
+                source_language=str(source),
+                target_language=str(target),
+                name=f"{name}/{split}",
+            )
+            for split, part in zip(sizes, parts, strict=True)
+        )
+    )
+
+
+def find_locale(identifier: str) -> Locale:
+    """The babel locale of "en", "pt_BR" or "pt-BR"; an unknown one is a UserError that names the
+    nearest."""
+    try:
+        return Locale.parse(identifier.strip().replace("-", "_"))
+    except (UnknownLocaleError, ValueError):
+        known = locale_identifiers()
+        near = difflib.get_close_matches(identifier.replace("-", "_"), known, n=3, cutoff=0.3)
+        hint = f"nearest: {', '.join(near)}" if near else f"examples: {', '.join(known[:3])}"
+        raise UserError(f"unknown locale {identifier!r}; {hint}") from None
+
+
+def translate(phrase: Phrase, source: Renderer, target: Renderer) -> Pair:
+    """One phrase in both languages with its links."""
+    left, right = source.render(phrase), target.render(phrase)
+    return _text(left), _text(right), links_between(left, right)
+
+
+def _text(tokens: list[Token]) -> str:
+    return " ".join(token.text for token in tokens)
+
+
+def _distinct_pairs(source: Locale, target: Locale, seed: int) -> Iterator[Pair]:
+    """Pairs without end, no source and no target twice, so that translating is a function.
+
+    Ends where new pairs have become hard to find.
+    """
+    renderers = Renderer(source), Renderer(target)
+    sampler = Sampler(*renderers)
+    if len(sampler.templates()) < MIN_TEMPLATES:
+        raise UserError(
+            f"the CLDR data of {source} and {target} fill only {len(sampler.templates())} kinds of "
+            f"phrases, {MIN_TEMPLATES} are wanted"
+        )
+    sources: set[str] = set()
+    targets: set[str] = set()
+    repeated = 0
+    for phrase in sampler.stream(random.Random(seed)):
+        left, right, links = translate(phrase, *renderers)
+        too_long = max(left.count(" "), right.count(" ")) >= MAX_WORDS
+        if too_long or left in sources or right in targets:
+            repeated += 1
+            if repeated > PATIENCE:
+                return
+            continue
+        repeated = 0
+        sources.add(left)
+        targets.add(right)
+        yield left, right, links
+
+
+def _familiar(candidates: Iterable[Pair], train: list[Pair]) -> Iterator[Pair]:
+    """The candidates all of whose words occur `SEEN_IN_TRAINING` times in `train`, by side."""
+    counts = [Counter(word for pair in train for word in pair[side].split()) for side in (0, 1)]
+    unfamiliar = 0
+    for pair in candidates:
+        if all(counts[side][w] >= SEEN_IN_TRAINING for side in (0, 1) for w in pair[side].split()):
+            unfamiliar = 0
+            yield pair
+        else:
+            unfamiliar += 1
+            if unfamiliar > PATIENCE:
+                return
