@@ -108,7 +108,7 @@ class Splits:
 
     def fingerprint(self) -> str:
         parts = (self.train, self.validation, self.test)
-        return xxhash.xxh3_128_hexdigest("".join(part.fingerprint() for part in parts))
+        return xxhash.xxh3_128_hexdigest("".join(part.fingerprint() for part in parts).encode())
 
 
 def load_corpus(config: Any) -> Splits:

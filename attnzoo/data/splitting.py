@@ -1,0 +1,97 @@
+"""Text to words and pieces and back: the part that every tokenizer shares.
+
+A *word* is what alignment links count: a whitespace-separated token (`split="whitespace"`), or,
+where punctuation is cut off, a run of letters and digits or a single punctuation mark or symbol
+(`split="punctuation"`). A *piece* is a word with its spacing written into it, so that the text can
+be rebuilt from pieces alone:
+
+- SPACE before the word: a space comes before it. A word of letters and digits always has it, which
+  keeps one vocabulary entry a word; a punctuation mark only where the text has the space.
+- JOINER after a punctuation mark: the next word follows without a space.
+
+`l'eau, 3.5 km` is `▁l`, `'￭`, `▁eau`, `,`, `▁3`, `.￭`, `▁5`, `▁km`. Text is normalised to NFC,
+and runs of whitespace become one space; nothing else is lost.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+SPACE = "▁"  # U+2581, as sentencepiece writes it
+JOINER = "￭"  # U+FFED, as OpenNMT writes it
+# The two marks cannot stay in a text whose pieces they describe; these look like them.
+_REPLACE_MARKS = str.maketrans({SPACE: "_", JOINER: "■"})
+
+
+def is_punctuation(character: str) -> bool:
+    """Punctuation marks and symbols by Unicode category; combining marks belong to their letter."""
+    return unicodedata.category(character)[0] in "PS"
+
+
+def split_token(token: str, *, split: str, lowercase: bool) -> tuple[list[str], list[str]]:
+    """The words and the pieces, equally many, of one whitespace-separated token."""
+    token = unicodedata.normalize("NFC", token).translate(_REPLACE_MARKS)
+    if lowercase:
+        token = token.lower()
+    if split == "whitespace":
+        return [token], [SPACE + token]
+    words = _cut_punctuation(token)
+    pieces = []
+    for position, word in enumerate(words):
+        if not is_punctuation(word[0]):
+            pieces.append(SPACE + word)
+            continue
+        before = SPACE if position == 0 else ""
+        is_joined = position + 1 < len(words) and not is_punctuation(words[position + 1][0])
+        pieces.append(before + word + (JOINER if is_joined else ""))
+    return words, pieces
+
+
+def join_pieces(pieces: list[str]) -> str:
+    """The text that these pieces (or parts of pieces, in order) spell."""
+    spelled = "".join(pieces).replace(JOINER + SPACE, "").replace(JOINER, "")
+    return spelled.replace(SPACE, " ").strip()
+
+
+def strip_marks(piece: str) -> str:
+    """What is left of a piece, or a part of one, without the spacing marks."""
+    return piece.replace(SPACE, "").replace(JOINER, "")
+
+
+def group_pieces(pieces: list[str], *, split: str) -> list[int]:
+    """For each of these pieces, or parts of pieces, the index of its word.
+
+    The inverse of splitting where only the tokens are known, as in generated text. A part continues
+    the word before it unless it has a SPACE, or punctuation starts or ends between the two.
+    """
+    word_ids: list[int] = []
+    word = ""
+    index = -1
+    for piece in pieces:
+        surface = strip_marks(piece)
+        starts = piece.startswith(SPACE)
+        if split == "punctuation" and surface and word:
+            starts = starts or is_punctuation(surface[0]) or is_punctuation(word[0])
+        if index < 0 or (starts and word):  # a SPACE alone has begun its word already
+            index += 1
+            word = ""
+        word += surface
+        word_ids.append(index)
+    return word_ids
+
+
+def _cut_punctuation(token: str) -> list[str]:
+    words: list[str] = []
+    in_word = False
+    for character in token:
+        if is_punctuation(character):
+            words.append(character)
+            in_word = False
+        elif in_word:
+            words[-1] += character
+        elif words and unicodedata.category(character)[0] == "M":
+            words[-1] += character  # an accent on a punctuation mark stays with it
+        else:
+            words.append(character)
+            in_word = True
+    return words

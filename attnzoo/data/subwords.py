@@ -1,0 +1,72 @@
+"""BPE and Unigram subwords through the `tokenizers` package, kept as plain JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from typing import Any
+
+# Threads here gain little, and a later fork would print a warning about them.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+
+def train_subwords(
+    kind: str, lines: Iterable[str], *, vocab_size: int, specials: tuple[str, ...], unknown: str
+) -> dict[str, Any]:
+    """A trained model as JSON; `lines` are pieces separated by spaces, pieces are never merged.
+
+    BPE: Sennrich et al. 2016; Unigram: Kudo 2018. Ids of `specials` come first. At most half of the
+    vocabulary goes to single characters, the most frequent ones.
+    """
+    if kind == "bpe":
+        tokenizer = Tokenizer(models.BPE(unk_token=unknown))
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=list(specials),
+            limit_alphabet=max(1, (vocab_size - len(specials)) // 2),
+            show_progress=False,
+        )
+    else:
+        tokenizer = Tokenizer(models.Unigram())
+        trainer = trainers.UnigramTrainer(
+            vocab_size=vocab_size,
+            special_tokens=list(specials),
+            unk_token=unknown,
+            show_progress=False,
+        )
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.train_from_iterator(lines, trainer=trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    if kind == "unigram":
+        # The trainer leaves pieces of equal score in any order; only this order is reproducible.
+        scored = [tuple(entry) for entry in model["vocab"]]
+        special = [entry for entry in scored if entry[0] in specials]
+        others = [entry for entry in scored if entry[0] not in specials]
+        others.sort(key=lambda entry: (-entry[1], entry[0]))
+        model["vocab"] = special + others
+    return model
+
+
+class SubwordModel:
+    """Ids of one piece by a trained model; a character never seen in training is the unknown id."""
+
+    def __init__(self, kind: str, model: dict[str, Any], unknown: str) -> None:
+        # Built anew from the vocabulary: the trained object would also match the names of the
+        # special tokens anywhere in a text.
+        if kind == "bpe":
+            vocab = {str(token): int(index) for token, index in model["vocab"].items()}
+            self.tokens = sorted(vocab, key=vocab.__getitem__)
+            if [vocab[token] for token in self.tokens] != list(range(len(vocab))):
+                raise ValueError("the ids of the vocabulary are not 0, 1, 2, ...")
+            merges = [(str(left), str(right)) for left, right in model["merges"]]
+            self._model = models.BPE(vocab=vocab, merges=merges, unk_token=unknown, fuse_unk=True)
+        else:
+            scored = [(str(token), float(score)) for token, score in model["vocab"]]
+            self.tokens = [token for token, _ in scored]
+            self._model = models.Unigram(scored, self.tokens.index(unknown), False)
+
+    def encode(self, piece: str) -> list[int]:
+        return [token.id for token in self._model.tokenize(piece)]
