@@ -21,7 +21,7 @@ def config(cls: type[Class]) -> type[Class]:
     """
     made = dataclass(frozen=True, kw_only=True)(cls)
     # Read by pydantic, which is imported only when something is loaded.
-    made.__pydantic_config__ = {"extra": "forbid"}
+    made.__pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}
     return made
 
 

@@ -1,0 +1,192 @@
+"""What a config class says about itself: fields, types in words, meanings, kinds; and the help."""
+
+import ast
+import dataclasses
+import inspect
+import sys
+import types
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+
+from annotated_types import BaseMetadata, Ge, GroupedMetadata, Gt, Le, Lt, MinLen
+
+WORDS = {int: "int", float: "float", str: "string", bool: "true or false", Path: "path"}
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a config class; ``classes`` are the config classes that it may hold."""
+
+    name: str
+    annotation: Any
+    default: Any
+    meaning: str
+    classes: tuple[type, ...]
+
+    @property
+    def kinds(self) -> dict[str, type]:
+        """The classes by the value of ``kind`` that asks for them; empty without a choice."""
+        return {kind_of(cls): cls for cls in self.classes} if len(self.classes) > 1 else {}
+
+    @property
+    def required(self) -> bool:
+        return self.default is MISSING
+
+
+def kind_of(cls: type) -> str:
+    """The value of ``kind`` that asks for this class."""
+    return get_args(get_type_hints(cls)["kind"])[0]
+
+
+@cache
+def fields_of(cls: type) -> dict[str, Field]:
+    """The fields of a config class by name, in the order they are written."""
+    hints = get_type_hints(cls, include_extras=True)
+    found = {}
+    for field in dataclasses.fields(cast(Any, cls)):
+        annotation = hints[field.name]
+        found[field.name] = Field(
+            name=field.name,
+            annotation=annotation,
+            default=field.default,
+            meaning=_meaning(cls, field.name),
+            classes=tuple(part for part in _parts(annotation) if dataclasses.is_dataclass(part)),
+        )
+    return found
+
+
+def plain(value: Any) -> Any:
+    """A config, or a value within one, as dicts, lists and what YAML and JSON know."""
+    if dataclasses.is_dataclass(value):
+        names = (field.name for field in dataclasses.fields(value))
+        return {name: plain(getattr(value, name)) for name in names}
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def dotted_names(cls: type, prefix: str = "") -> Iterator[str]:
+    """Every key that a config of this class may have, with dots; those of all kinds."""
+    for field in fields_of(cls).values():
+        yield prefix + field.name
+        for part in field.classes:
+            yield from dotted_names(part, f"{prefix}{field.name}.")
+
+
+def type_in_words(annotation: Any) -> str:
+    """``Annotated[int, Gt(0)] | None`` as ``int > 0 or null``."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return type_in_words(arguments[0]) + " and".join(_bounds(arguments[1:]))
+    if origin in (Union, types.UnionType):
+        if all(dataclasses.is_dataclass(part) for part in arguments):
+            return " | ".join(kind_of(part) for part in arguments)
+        return " or ".join(type_in_words(part) for part in arguments)
+    if origin is Literal:
+        return " | ".join(str(value) for value in arguments)
+    if origin is tuple:
+        return f"list of {type_in_words(arguments[0])}"
+    if origin is dict:
+        return f"mapping of names to {type_in_words(arguments[1])}"
+    if annotation is type(None):
+        return "null"
+    return "a mapping" if dataclasses.is_dataclass(annotation) else WORDS[annotation]
+
+
+def item_type(annotation: Any) -> Any:
+    """The type of the items of a list or of the values of a mapping; None for anything else."""
+    for part in _parts(annotation):
+        if get_origin(part) is tuple:
+            return get_args(part)[0]
+        if get_origin(part) is dict:
+            return get_args(part)[1]
+    return None
+
+
+def help_text(cls: type) -> str:
+    """Every key of a config, with its type, default and meaning; one block for each kind."""
+    return "\n".join(_help_lines(cls, "", "")) + "\n"
+
+
+def _help_lines(cls: type, prefix: str, indent: str) -> Iterator[str]:
+    for field in fields_of(cls).values():
+        key = prefix + field.name
+        if field.name == "kind":
+            continue
+        yield f"{indent}{key}: {type_in_words(field.annotation)}{_default(field)}"
+        yield f"{indent}    {field.meaning}"
+        for kind, part in field.kinds.items():
+            yield f"{indent}  {key}={kind}"
+            yield f"{indent}      {(inspect.getdoc(part) or '').splitlines()[0]}"
+            yield from _help_lines(part, f"{key}.", indent + "    ")
+        if len(field.classes) == 1:
+            yield from _help_lines(field.classes[0], f"{key}.", indent + "  ")
+
+
+def _default(field: Field) -> str:
+    if field.required:
+        # A mapping may be left out when nothing within it is required.
+        return "" if len(field.classes) == 1 else " (required)"
+    if dataclasses.is_dataclass(field.default):
+        return f" (default: {field.default.kind})" if field.kinds else ""
+    shown = {None: "null", True: "true", False: "false", "": '""'}
+    default = plain(field.default)
+    known = default is None or isinstance(default, bool | str)
+    return f" (default: {shown.get(default, default) if known else default})"
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    """The members of a union, or the type itself, without their metadata."""
+    if get_origin(annotation) is Annotated:
+        yield from _parts(get_args(annotation)[0])
+    elif get_origin(annotation) in (Union, types.UnionType):
+        for part in get_args(annotation):
+            yield from _parts(part)
+    else:
+        yield annotation
+
+
+def _bounds(metadata: tuple[Any, ...]) -> Iterator[str]:
+    for item in metadata:
+        if isinstance(item, GroupedMetadata):
+            yield from _bounds(tuple(item))
+        elif isinstance(item, BaseMetadata):
+            match item:
+                case Gt(gt=bound):
+                    yield f" > {bound}"
+                case Ge(ge=bound):
+                    yield f" >= {bound}"
+                case Lt(lt=bound):
+                    yield f" < {bound}"
+                case Le(le=bound):
+                    yield f" <= {bound}"
+                case MinLen():
+                    yield " that is not empty"
+
+
+@cache
+def _meanings(module: str) -> dict[tuple[str, str], str]:
+    """The string under each field of each class of a module: only the source has it."""
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    found = {}
+    for cls in ast.walk(tree):
+        if not isinstance(cls, ast.ClassDef):
+            continue
+        for field, below in zip(cls.body, cls.body[1:]):
+            match field, below:
+                case (
+                    ast.AnnAssign(target=ast.Name(id=name)),
+                    ast.Expr(value=ast.Constant(value=str(text))),
+                ):
+                    found[cls.name, name] = inspect.cleandoc(text)
+    return found
+
+
+def _meaning(cls: type, name: str) -> str:
+    owners = (_meanings(owner.__module__).get((owner.__name__, name)) for owner in cls.__mro__[:-1])
+    return next((text for text in owners if text is not None), "")
