@@ -170,6 +170,9 @@ class BpeTokenizer:
     """Size of the vocabulary, special tokens included."""
     lowercase: bool = False
     """Lower-case the text first."""
+    split: Literal["whitespace", "punctuation"] = "punctuation"
+    """Subwords stay within words: separated by spaces alone (wanted for a tokenised corpus and for
+    word links), or with punctuation cut off as well (raw text)."""
 
 
 @config
@@ -181,6 +184,9 @@ class UnigramTokenizer:
     """Size of the vocabulary, special tokens included."""
     lowercase: bool = False
     """Lower-case the text first."""
+    split: Literal["whitespace", "punctuation"] = "punctuation"
+    """Subwords stay within words: separated by spaces alone (wanted for a tokenised corpus and for
+    word links), or with punctuation cut off as well (raw text)."""
 
 
 Tokenizer = Annotated[WordTokenizer | BpeTokenizer | UnigramTokenizer, Kind]
