@@ -52,8 +52,6 @@ class Luong:
     """The attentional state of one step is an input of the next (section 3.3)."""
     reverse_source: bool = True
     """Feed the source backwards; exported alignments are turned round again."""
-    bidirectional: bool = False
-    """Read the source in both directions; the paper reads it in one."""
     dropout: Annotated[float, DropRate] = 0.2
     """Share of the inputs of every layer dropped while training."""
 

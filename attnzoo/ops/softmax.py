@@ -52,3 +52,29 @@ def masked_logsumexp(
     # The guarded argument keeps the gradient of an empty row at 0 instead of NaN.
     lse = jnp.log(jnp.where(some, total, jnp.ones_like(total))) + jnp.squeeze(maximum, axis)
     return jnp.where(some, lse, -jnp.inf)
+
+
+def weighted_values(
+    weights: Float[Array, "B N T S"], values: Float[Array, "B S Dv"]
+) -> Float[Array, "B T Dv"]:
+    """Read one-headed values: the average over heads of sum_s weights[b, n, t, s] values[b, s].
+
+    The result has the dtype of ``values``.
+    """
+    heads = weights.shape[1]
+    context = jnp.einsum("bnts,bsd->btd", weights.astype(values.dtype), values)
+    return context if heads == 1 else context / heads
+
+
+def zero_unattended(
+    x: Float[Array, "B S D"], mask: Bool[Array, "#B #N #T #S"] | None
+) -> Float[Array, "B S D"]:
+    """Zero the keys or values that no query may attend to (padding).
+
+    0 * NaN is NaN: only by removing the padding *before* the products does its content, whatever it
+    is, stay out of the output and of every gradient.
+    """
+    if mask is None:
+        return x
+    attended = jnp.any(mask, axis=(1, 2))[:, :, None]  # B S 1
+    return jnp.where(attended, x, jnp.zeros_like(x))

@@ -1,0 +1,58 @@
+"""Additive attention: Bahdanau, Cho and Bengio, ICLR 2015 (arXiv 1409.0473), appendix A.1.2."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from attnzoo.attention.contract import Attention, Memory, Read, hold, read
+from attnzoo.ops.softmax import masked_softmax
+
+
+class AdditiveAttention(Attention):
+    """score(q, k) = v_a . tanh(W_a q + U_a k), weights = softmax over the keys.
+
+    W_a and U_a start at N(0, 0.001^2) and v_a at 0, as in the paper: the weights are uniform before
+    the first update, and the gradient still reaches v_a because tanh is not 0. One head, so weights
+    are ``B 1 T S``. Cost: O(T S width) time and memory (one step at a time while decoding).
+
+    Args:
+        query_dim, key_dim: widths of queries and keys.
+        width: width of the alignment layer (n' in the paper); ``query_dim`` if None.
+    """
+
+    def __init__(self, query_dim: int, key_dim: int, width: int | None = None, *, rngs: nnx.Rngs):
+        width = query_dim if width is None else width
+        init = jax.nn.initializers.normal(0.001)
+        self.query_kernel = nnx.Param(init(rngs.params(), (query_dim, width), jnp.float32))
+        self.key_kernel = nnx.Param(init(rngs.params(), (key_dim, width), jnp.float32))
+        self.score_kernel = nnx.Param(jnp.zeros((width,), jnp.float32))
+
+    def prepare(
+        self,
+        keys: Float[Array, "B S D"],
+        values: Float[Array, "B S Dv"] | None = None,
+        *,
+        mask: Bool[Array, "#B #N #T #S"] | None = None,
+    ) -> Memory:
+        """Project the keys (U_a h_j), once for all queries."""
+        keys, values = hold(keys, values, mask)
+        return Memory(keys @ self.key_kernel[...], values, mask)
+
+    def scores(self, query: Float[Array, "B T D"], memory: Memory) -> Float[Array, "B 1 T S"]:
+        """Logits e_ij before mask and softmax."""
+        projected = query @ self.query_kernel[...]
+        hidden = jnp.tanh(projected[:, :, None, :] + memory.keys[:, None, :, :])
+        return (hidden @ self.score_kernel[...])[:, None]
+
+    def attend(
+        self,
+        query: Float[Array, "B T D"],
+        memory: Memory,
+        *,
+        positions: Int[Array, "B T"] | None = None,
+        return_weights: bool = False,
+    ) -> Read:
+        """Read a prepared memory. ``positions`` is ignored: the score is content alone."""
+        weights = masked_softmax(self.scores(query, memory), memory.mask)
+        return read(weights, memory, return_weights)

@@ -1,0 +1,109 @@
+"""The contract of attention between two sequences, and the memory it reads.
+
+``U_a h_j`` of Bahdanau et al. 2015 does not depend on the decoder step. A mechanism therefore splits
+in two: ``prepare(keys, values, mask=...)`` returns a :class:`Memory` (a value, not hidden state of
+the module), and ``attend(query, memory)`` reads it. Calling the module does both.
+"""
+
+import dataclasses
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from attnzoo.ops.softmax import weighted_values, zero_unattended
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Keys as the mechanism wants them, the values, and where one may look.
+
+    The leading axis of every leaf is the batch, so that beam search can repeat or gather rows.
+    """
+
+    keys: Float[Array, "B S K"]
+    values: Float[Array, "B S Dv"]
+    mask: Bool[Array, "B #N #T S"] | None
+
+
+def hold(
+    keys: Float[Array, "B S D"],
+    values: Float[Array, "B S Dv"] | None,
+    mask: Bool[Array, "#B #N #T #S"] | None,
+) -> tuple[Float[Array, "B S D"], Float[Array, "B S Dv"]]:
+    """Check keys, values and mask against each other and remove the content of padding."""
+    values = keys if values is None else values
+    if values.shape[:2] != keys.shape[:2]:
+        raise ValueError(
+            f"values has batch and length {values.shape[:2]}, keys has {keys.shape[:2]}: "
+            "each key needs its value"
+        )
+    if mask is not None:
+        if mask.dtype != bool:
+            raise ValueError(
+                f"mask has dtype {mask.dtype}; wanted bool, True = may attend "
+                "(something that is added to the scores is a bias)"
+            )
+        if mask.ndim != 4 or mask.shape[3] not in (1, keys.shape[1]):
+            raise ValueError(
+                f"mask has shape {mask.shape}; wanted B N T S (1 where it does not vary) with "
+                f"S={keys.shape[1]}; a padding mask is valid[:, None, None, :]"
+            )
+    return zero_unattended(keys, mask), zero_unattended(values, mask)
+
+
+Context = Float[Array, "B T Dv"]
+Weights = Float[Array, "B N T S"]
+Read = Context | tuple[Context, Weights]
+
+
+def read(weights: Weights, memory: Memory, return_weights: bool) -> Read:
+    """The context, and the weights beside it if they were asked for."""
+    context = weighted_values(weights, memory.values)
+    return (context, weights) if return_weights else context
+
+
+class Attention(nnx.Module):
+    """The interface of every attention between a query sequence and a key sequence.
+
+    A mechanism says how it prepares a memory and how it reads one; calling it does both.
+    """
+
+    def prepare(
+        self,
+        keys: Float[Array, "B S D"],
+        values: Float[Array, "B S Dv"] | None = None,
+        *,
+        mask: Bool[Array, "#B #N #T #S"] | None = None,
+    ) -> Memory:
+        """Do once what depends on keys and values alone; values are the keys if None."""
+        raise NotImplementedError(f"{type(self).__name__}.prepare")
+
+    def attend(
+        self,
+        query: Float[Array, "B T D"],
+        memory: Memory,
+        *,
+        positions: Int[Array, "B T"] | None = None,
+        return_weights: bool = False,
+    ) -> Read:
+        """Read a prepared memory. ``positions`` are the queries' places in the target, 0..T-1 if
+        None: only mechanisms that depend on them look.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.attend")
+
+    def __call__(
+        self,
+        query: Float[Array, "B T D"],
+        keys: Float[Array, "B S D2"],
+        values: Float[Array, "B S Dv"] | None = None,
+        *,
+        mask: Bool[Array, "#B #N #T #S"] | None = None,
+        return_weights: bool = False,
+    ) -> Read:
+        """``B T D``, ``B S D``, ``B S Dv`` -> ``B T Dv``; with the weights ``B N T S`` beside it if
+        ``return_weights``. ``mask`` is bool, True = may attend, broadcastable to ``B N T S``.
+        """
+        memory = self.prepare(keys, values, mask=mask)
+        return self.attend(query, memory, return_weights=return_weights)

@@ -1,0 +1,144 @@
+"""Local attention: Luong, Pham and Manning, EMNLP 2015 (arXiv 1508.04025), section 3.2.
+
+Positions are 0-based; the window is ``[p_t - D, p_t + D]`` with half-width D, cut at the sentence.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from attnzoo.attention.contract import Attention, Memory, Read, read
+from attnzoo.attention.multiplicative import MultiplicativeAttention, Score
+from attnzoo.ops.softmax import masked_softmax
+
+
+class LocalMonotonicAttention(Attention):
+    """local-m: the window is centred at the query's own position, p_t = t.
+
+    Source and target are taken to run in parallel. A query whose window lies wholly beyond the end
+    of the source has nothing to attend to: zero weights, zero context.
+    """
+
+    def __init__(
+        self,
+        query_dim: int,
+        key_dim: int,
+        score: Score = "general",
+        *,
+        window: int = 10,
+        rngs: nnx.Rngs,
+    ):
+        self.window = _half_width(window)
+        self.content = MultiplicativeAttention(query_dim, key_dim, score, rngs=rngs)
+
+    def prepare(
+        self,
+        keys: Float[Array, "B S D"],
+        values: Float[Array, "B S Dv"] | None = None,
+        *,
+        mask: Bool[Array, "#B #N #T #S"] | None = None,
+    ) -> Memory:
+        """As the content score prepares it."""
+        return self.content.prepare(keys, values, mask=mask)
+
+    def attend(
+        self,
+        query: Float[Array, "B T D"],
+        memory: Memory,
+        *,
+        positions: Int[Array, "B T"] | None = None,
+        return_weights: bool = False,
+    ) -> Read:
+        """Read a prepared memory; ``positions`` are the queries' places, 0..T-1 if None."""
+        centre = _positions(query, positions).astype(jnp.float32)
+        logits = self.content.scores(query, memory)
+        window = jnp.abs(_offsets(centre, logits.shape[-1])) <= self.window
+        weights = masked_softmax(logits, _both(window, memory.mask))
+        return read(weights, memory, return_weights)
+
+
+class LocalPredictiveAttention(Attention):
+    """local-p: the model predicts the centre, p_t = S sigmoid(v_p . tanh(W_p q)) (eq. 9).
+
+    Inside the window the softmax weights are multiplied by exp(-(s - p_t)^2 / (2 (D/2)^2)) (eq. 10)
+    and *not* renormalised, so rows sum to less than one. S is the number of keys a query may attend
+    to: the true length of each sentence, not the padded one. The gradient reaches v_p and W_p
+    through the Gaussian alone.
+    """
+
+    def __init__(
+        self,
+        query_dim: int,
+        key_dim: int,
+        score: Score = "general",
+        *,
+        window: int = 10,
+        rngs: nnx.Rngs,
+    ):
+        self.window = _half_width(window)
+        self.content = MultiplicativeAttention(query_dim, key_dim, score, rngs=rngs)
+        uniform = lambda shape: jax.random.uniform(rngs.params(), shape, jnp.float32, -0.1, 0.1)  # noqa: E731
+        self.position_kernel = nnx.Param(uniform((query_dim, query_dim)))
+        self.position_vector = nnx.Param(uniform((query_dim,)))
+
+    def prepare(
+        self,
+        keys: Float[Array, "B S D"],
+        values: Float[Array, "B S Dv"] | None = None,
+        *,
+        mask: Bool[Array, "#B #N #T #S"] | None = None,
+    ) -> Memory:
+        """As the content score prepares it."""
+        return self.content.prepare(keys, values, mask=mask)
+
+    def centre(self, query: Float[Array, "B T D"], memory: Memory) -> Float[Array, "B T"]:
+        """p_t, a real number between 0 and the length of the sentence, in tokens."""
+        hidden = jnp.tanh(query @ self.position_kernel[...])
+        share = jax.nn.sigmoid((hidden @ self.position_vector[...]).astype(jnp.float32))
+        if memory.mask is None:
+            return memory.values.shape[1] * share
+        length = jnp.sum(memory.mask[:, 0], axis=-1)  # B #T
+        return length.astype(jnp.float32) * share
+
+    def attend(
+        self,
+        query: Float[Array, "B T D"],
+        memory: Memory,
+        *,
+        positions: Int[Array, "B T"] | None = None,
+        return_weights: bool = False,
+    ) -> Read:
+        """Read a prepared memory. ``positions`` is ignored: the centre is predicted."""
+        logits = self.content.scores(query, memory)
+        offsets = _offsets(self.centre(query, memory), logits.shape[-1])
+        window = jnp.abs(jax.lax.stop_gradient(offsets)) <= self.window
+        weights = masked_softmax(logits, _both(window, memory.mask))
+        weights = weights * jnp.exp(-2.0 * jnp.square(offsets / self.window))
+        return read(weights, memory, return_weights)
+
+
+def _half_width(window: int) -> int:
+    if window < 1:
+        raise ValueError(f"window={window}; wanted a half-width of at least 1 token")
+    return window
+
+
+def _positions(
+    query: Float[Array, "B T D"], positions: Int[Array, "B T"] | None
+) -> Int[Array, "B T"]:
+    if positions is not None:
+        return positions
+    return jnp.broadcast_to(jnp.arange(query.shape[1]), query.shape[:2])
+
+
+def _offsets(centre: Float[Array, "B T"], length: int) -> Float[Array, "B 1 T S"]:
+    """Signed distance of every key from the centre of the window, in tokens."""
+    keys = jnp.arange(length, dtype=jnp.float32)
+    return (keys[None, None, :] - centre[:, :, None])[:, None]
+
+
+def _both(
+    window: Bool[Array, "B 1 T S"], mask: Bool[Array, "#B #N #T #S"] | None
+) -> Bool[Array, "B N T S"]:
+    return window if mask is None else window & mask

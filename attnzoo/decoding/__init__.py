@@ -1,0 +1,11 @@
+"""Turning a model's step into text: one compiled loop per search, over one step function.
+
+A step is ``step(token: B, state, memory) -> (logits: B V, state, weights: B N S)``; every leaf of
+``state`` and ``memory`` has the batch as its leading axis.
+"""
+
+from attnzoo.decoding.beam import beam_search
+from attnzoo.decoding.greedy import greedy_search
+from attnzoo.decoding.hypotheses import Hypotheses, length_penalty
+
+__all__ = ["Hypotheses", "beam_search", "greedy_search", "length_penalty"]

@@ -1,0 +1,1 @@
+"""What surrounds attention: embeddings, recurrent cells, feed-forward layers, norms."""

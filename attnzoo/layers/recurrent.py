@@ -1,0 +1,129 @@
+"""Recurrent layers of the sequence-to-sequence papers, unrolled by ``lax.scan``.
+
+What depends on the inputs alone is one matrix product for the whole sequence; only the recurrent
+product stays inside the scan. Padding does not advance a state: a masked step keeps the old one, so
+the final state of a forward pass is that of the last real token, and a reverse pass starts there.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+orthogonal = jax.nn.initializers.orthogonal()
+
+
+class GRU(nnx.Module):
+    """The gated recurrent unit of Cho et al. 2014 as Bahdanau et al. 2015 write it (appendix A.1.1).
+
+        z = sigmoid(W_z x + U_z h);  r = sigmoid(W_r x + U_r h)
+        candidate = tanh(W x + U (r * h));  h <- (1 - z) * h + z * candidate
+
+    Not flax's GRUCell, whose update gate is complemented and whose reset gate comes after the
+    product. Recurrent matrices start orthogonal, input matrices at N(0, 0.01^2), biases at 0.
+    """
+
+    def __init__(self, input_dim: int, hidden_dim: int, *, rngs: nnx.Rngs):
+        init = jax.nn.initializers.normal(0.01)
+        self.hidden_dim = hidden_dim
+        self.input_kernel = nnx.Param(init(rngs.params(), (input_dim, 3 * hidden_dim), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((3 * hidden_dim,), jnp.float32))
+        square = (hidden_dim, hidden_dim)
+        gates = [orthogonal(rngs.params(), square, jnp.float32) for _ in range(2)]
+        self.gate_kernel = nnx.Param(jnp.concatenate(gates, axis=1))  # U_z | U_r
+        self.candidate_kernel = nnx.Param(orthogonal(rngs.params(), square, jnp.float32))
+
+    def project(self, inputs: Float[Array, "... D"]) -> Float[Array, "... G"]:
+        """W_z x | W_r x | W x with the biases, for any number of steps at once."""
+        return inputs @ self.input_kernel[...] + jnp.broadcast_to(
+            self.bias[...], (*inputs.shape[:-1], self.bias.shape[0])
+        )
+
+    def step(
+        self, projected: Float[Array, "B G"], hidden: Float[Array, "B D"]
+    ) -> Float[Array, "B D"]:
+        """One step, given the projected input."""
+        width = self.hidden_dim
+        gates = jax.nn.sigmoid(projected[:, : 2 * width] + hidden @ self.gate_kernel[...])
+        update, reset = gates[:, :width], gates[:, width:]
+        candidate = jnp.tanh(
+            projected[:, 2 * width :] + (reset * hidden) @ self.candidate_kernel[...]
+        )
+        return (1 - update) * hidden + update * candidate
+
+    def __call__(
+        self,
+        inputs: Float[Array, "B S D"],
+        valid: Bool[Array, "B S"],
+        *,
+        reverse: bool = False,
+    ) -> Float[Array, "B S D2"]:
+        """States of all steps, from a zero state; at padding the state stands still."""
+        initial = jnp.zeros((inputs.shape[0], self.hidden_dim), inputs.dtype)
+
+        def body(hidden, step):
+            projected, alive = step
+            hidden = jnp.where(alive[:, None], self.step(projected, hidden), hidden)
+            return hidden, hidden
+
+        steps = (jnp.swapaxes(self.project(inputs), 0, 1), valid.T)
+        _, states = jax.lax.scan(body, initial, steps, reverse=reverse)
+        return jnp.swapaxes(states, 0, 1)
+
+
+class LSTM(nnx.Module):
+    """Long short-term memory (Hochreiter and Schmidhuber 1997, forget gate, no peepholes).
+
+    Everything starts uniform in [-0.1, 0.1], as in Luong et al. 2015, section 4.1. The state is
+    the pair (cell, hidden).
+    """
+
+    def __init__(self, input_dim: int, hidden_dim: int, *, rngs: nnx.Rngs):
+        def uniform(*shape: int) -> nnx.Param:
+            return nnx.Param(jax.random.uniform(rngs.params(), shape, jnp.float32, -0.1, 0.1))
+
+        self.hidden_dim = hidden_dim
+        self.input_kernel = uniform(input_dim, 4 * hidden_dim)
+        self.recurrent_kernel = uniform(hidden_dim, 4 * hidden_dim)
+        self.bias = uniform(4 * hidden_dim)
+
+    def initial(self, batch: int, dtype: jnp.dtype) -> tuple[Array, Array]:
+        """Zero cell and hidden state."""
+        zeros = jnp.zeros((batch, self.hidden_dim), dtype)
+        return zeros, zeros
+
+    def project(self, inputs: Float[Array, "... D"]) -> Float[Array, "... G"]:
+        """The input's part of the four gates with the biases, for any number of steps at once."""
+        return inputs @ self.input_kernel[...] + jnp.broadcast_to(
+            self.bias[...], (*inputs.shape[:-1], self.bias.shape[0])
+        )
+
+    def step(
+        self,
+        projected: Float[Array, "B G"],
+        state: tuple[Float[Array, "B D"], Float[Array, "B D"]],
+    ) -> tuple[Float[Array, "B D"], Float[Array, "B D"]]:
+        """One step, given the projected input."""
+        cell, hidden = state
+        gates = projected + hidden @ self.recurrent_kernel[...]
+        entry, forget, candidate, output = jnp.split(gates, 4, axis=-1)
+        cell = jax.nn.sigmoid(forget) * cell + jax.nn.sigmoid(entry) * jnp.tanh(candidate)
+        return cell, jax.nn.sigmoid(output) * jnp.tanh(cell)
+
+    def __call__(
+        self,
+        inputs: Float[Array, "B S D"],
+        valid: Bool[Array, "B S"],
+    ) -> tuple[Float[Array, "B S D2"], tuple[Float[Array, "B D2"], Float[Array, "B D2"]]]:
+        """Hidden states of all steps from a zero state, and the final (cell, hidden)."""
+
+        def body(state, step):
+            projected, alive = step
+            new = self.step(projected, state)
+            state = jax.tree.map(lambda a, b: jnp.where(alive[:, None], a, b), new, state)
+            return state, state[1]
+
+        steps = (jnp.swapaxes(self.project(inputs), 0, 1), valid.T)
+        initial = self.initial(inputs.shape[0], inputs.dtype)
+        final, states = jax.lax.scan(body, initial, steps)
+        return jnp.swapaxes(states, 0, 1), final

@@ -1,0 +1,294 @@
+"""Recurrent translators with attention: Bahdanau et al. 2015 and Luong et al. 2015.
+
+Both models speak one language to decoders and tasks:
+
+- ``start(source) -> (memory, state)`` encodes a batch of sources;
+- ``step(token, state, memory) -> (logits, state, weights)`` reads one target token and predicts the
+  next one; every leaf of ``state`` has the batch as its leading axis;
+- ``model(source, target)`` does all steps of a known target at once (teacher forcing).
+
+``source`` and ``target`` are ids padded with 0; ``weights`` are ``B N T S`` over source tokens in
+their natural order. ``credits`` says which target token the weights of a step speak of: the one that
+is ``"predicted"`` or the one that is the ``"input"`` (Luong et al. 2015, footnote 14).
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from attnzoo.attention import (
+    AdditiveAttention,
+    Attention,
+    FixedAttention,
+    LocalMonotonicAttention,
+    LocalPredictiveAttention,
+    LocationAttention,
+    Memory,
+    MultiplicativeAttention,
+)
+from attnzoo.config.attention import Attention as AttentionConfig
+from attnzoo.config.model import Bahdanau, Luong
+from attnzoo.layers.recurrent import GRU, LSTM
+from attnzoo.special_tokens import PAD
+
+
+Credit = Literal["predicted", "input"]
+
+
+def build_attention(
+    config: AttentionConfig, query_dim: int, key_dim: int, *, rngs: nnx.Rngs
+) -> Attention:
+    """The attention of one config line, between ``query_dim`` queries and ``key_dim`` keys."""
+    match config.kind:
+        case "additive":
+            return AdditiveAttention(query_dim, key_dim, config.width, rngs=rngs)
+        case "dot" | "scaled_dot" | "general":
+            return MultiplicativeAttention(query_dim, key_dim, config.kind, rngs=rngs)
+        case "concat":
+            return MultiplicativeAttention(
+                query_dim, key_dim, "concat", width=config.width, rngs=rngs
+            )
+        case "location":
+            return LocationAttention(query_dim, config.max_length, rngs=rngs)
+        case "local_m":
+            return LocalMonotonicAttention(
+                query_dim, key_dim, config.score, window=config.window, rngs=rngs
+            )
+        case "local_p":
+            return LocalPredictiveAttention(
+                query_dim, key_dim, config.score, window=config.window, rngs=rngs
+            )
+        case "none":
+            return FixedAttention()
+        case kind:
+            raise NotImplementedError(f"attention.kind={kind!r} does not fit a recurrent decoder")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class BahdanauState:
+    """Decoder state after some steps: s_i and the number of steps, per sentence."""
+
+    hidden: Float[Array, "B D"]
+    position: Int[Array, "B"]
+
+
+class BahdanauSeq2Seq(nnx.Module):
+    """RNNsearch (arXiv 1409.0473, appendix A): bidirectional GRU encoder, attentive GRU decoder.
+
+    ``attention.kind = "none"`` gives RNNencdec: the same decoder with c_i fixed to the annotation
+    of the last source token.
+    """
+
+    credits: Credit = "predicted"
+
+    def __init__(self, config: Bahdanau, source_vocab: int, target_vocab: int, *, rngs: nnx.Rngs):
+        n, m = config.hidden, config.embedding
+        small = jax.nn.initializers.normal(0.01)
+
+        def linear(width_in: int, width_out: int, *, use_bias: bool) -> nnx.Linear:
+            return nnx.Linear(width_in, width_out, use_bias=use_bias, kernel_init=small, rngs=rngs)
+
+        self.source_embedding = nnx.Embed(source_vocab, m, embedding_init=small, rngs=rngs)
+        self.target_embedding = nnx.Embed(target_vocab, m, embedding_init=small, rngs=rngs)
+        self.forward_encoder = GRU(m, n, rngs=rngs)
+        self.backward_encoder = GRU(m, n, rngs=rngs)
+        self.initial = linear(n, n, use_bias=True)  # W_s
+        self.attention = build_attention(config.attention, n, 2 * n, rngs=rngs)
+        self.decoder = GRU(m, n, rngs=rngs)
+        self.context_kernel = linear(2 * n, 3 * n, use_bias=False)  # C_z | C_r | C
+        self.readout_state = linear(n, 2 * config.maxout, use_bias=True)  # U_o
+        self.readout_embedding = linear(m, 2 * config.maxout, use_bias=False)  # V_o
+        self.readout_context = linear(2 * n, 2 * config.maxout, use_bias=False)  # C_o
+        self.output = linear(config.maxout, target_vocab, use_bias=True)  # W_o
+        self.dropout = nnx.Dropout(config.dropout)
+
+    def start(
+        self, source: Int[Array, "B S"], *, rngs: nnx.Rngs | None = None
+    ) -> tuple[Memory, BahdanauState]:
+        """Annotations h_j = [forward; backward] and s_0 = tanh(W_s backward_1)."""
+        valid = source != PAD
+        embedded = self._drop(self.source_embedding(source), rngs)
+        forward = self.forward_encoder(embedded, valid)
+        backward = self.backward_encoder(embedded, valid, reverse=True)
+        annotations = jnp.concatenate([forward, backward], axis=-1)
+        memory = self.attention.prepare(annotations, mask=valid[:, None, None, :])
+        hidden = jnp.tanh(self.initial(backward[:, 0]))
+        return memory, BahdanauState(hidden, jnp.zeros(source.shape[0], jnp.int32))
+
+    def step(
+        self, token: Int[Array, "B"], state: BahdanauState, memory: Memory
+    ) -> tuple[Float[Array, "B V"], BahdanauState, Float[Array, "B N S"]]:
+        """From y_{i-1} and s_{i-1} to the logits of y_i and s_i."""
+        embedded = self.target_embedding(token)
+        new, context, weights = self._advance(self.decoder.project(embedded), state, memory)
+        return self._readout(state.hidden, embedded, context), new, weights
+
+    def __call__(
+        self,
+        source: Int[Array, "B S"],
+        target: Int[Array, "B T"],
+        *,
+        rngs: nnx.Rngs | None = None,
+        return_weights: bool = False,
+    ) -> Float[Array, "B T V"] | tuple[Float[Array, "B T V"], Float[Array, "B N T S"]]:
+        """Logits of every next token of a known target (``target[:, 0]`` is BOS)."""
+        memory, state = self.start(source, rngs=rngs)
+        embedded = self._drop(self.target_embedding(target), rngs)
+
+        def body(state, projected):
+            new, context, weights = self._advance(projected, state, memory)
+            return new, (state.hidden, context, weights if return_weights else None)
+
+        steps = jnp.swapaxes(self.decoder.project(embedded), 0, 1)
+        _, (hidden, context, weights) = jax.lax.scan(body, state, steps)
+        logits = self._readout(
+            jnp.swapaxes(hidden, 0, 1), embedded, jnp.swapaxes(context, 0, 1), rngs
+        )
+        return (logits, jnp.moveaxis(weights, 0, 2)) if return_weights else logits
+
+    def _advance(self, projected, state, memory):
+        """Attend with s_{i-1}, then the GRU whose every gate has a context term."""
+        context, weights = self.attention.attend(
+            state.hidden[:, None], memory, positions=state.position[:, None], return_weights=True
+        )
+        context = context[:, 0]
+        hidden = self.decoder.step(projected + self.context_kernel(context), state.hidden)
+        return BahdanauState(hidden, state.position + 1), context, weights[:, :, 0]
+
+    def _readout(self, hidden, embedded, context, rngs=None):
+        """Deep output with a maxout layer, on the *previous* state (appendix A.2.2)."""
+        pairs = (
+            self.readout_state(hidden)
+            + self.readout_embedding(embedded)
+            + self.readout_context(context)
+        )
+        maxout = jnp.max(pairs.reshape(*pairs.shape[:-1], -1, 2), axis=-1)
+        return self.output(self._drop(maxout, rngs))
+
+    def _drop(self, x, rngs):
+        return self.dropout(x, deterministic=rngs is None, rngs=rngs)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LuongState:
+    """(cell, hidden) of every layer, the attentional vector fed back, and the number of steps."""
+
+    layers: tuple[tuple[Float[Array, "B D"], Float[Array, "B D"]], ...]
+    attentional: Float[Array, "B D"]
+    position: Int[Array, "B"]
+
+
+class LuongSeq2Seq(nnx.Module):
+    """Stacked LSTM encoder and decoder with input feeding (arXiv 1508.04025).
+
+    The source is read in reverse; the memory is turned back, so that local windows and weights
+    speak of source positions in their natural order. ``attention.kind = "none"`` is the paper's base
+    system, with the decoder's hidden state in place of the attentional vector.
+    """
+
+    def __init__(self, config: Luong, source_vocab: int, target_vocab: int, *, rngs: nnx.Rngs):
+        n, m = config.hidden, config.embedding
+
+        def uniform(key, shape, dtype=jnp.float32, out_sharding=None):
+            return jax.random.uniform(key, shape, dtype, -0.1, 0.1)
+
+        self.input_feeding = config.input_feeding
+        self.reverse_source = config.reverse_source
+        # Content scores at step t are made before y_t is known: footnote 14 credits them to y_{t-1}.
+        self.credits = "predicted" if config.attention.kind == "location" else "input"
+        self.source_embedding = nnx.Embed(source_vocab, m, embedding_init=uniform, rngs=rngs)
+        self.target_embedding = nnx.Embed(target_vocab, m, embedding_init=uniform, rngs=rngs)
+        widths = [m] + [n] * (config.layers - 1)
+        self.encoder = nnx.List([LSTM(width, n, rngs=rngs) for width in widths])
+        self.decoder = nnx.List([LSTM(width, n, rngs=rngs) for width in widths])
+        if self.input_feeding:
+            self.feed = nnx.Linear(n, 4 * n, use_bias=False, kernel_init=uniform, rngs=rngs)
+        self.attention = build_attention(config.attention, n, n, rngs=rngs)
+        self.attentive = config.attention.kind != "none"
+        if self.attentive:
+            self.combine = nnx.Linear(
+                2 * n, n, use_bias=False, kernel_init=uniform, rngs=rngs
+            )  # W_c
+        self.output = nnx.Linear(n, target_vocab, kernel_init=uniform, rngs=rngs)  # W_s
+        self.dropout = nnx.Dropout(config.dropout)
+
+    def start(
+        self, source: Int[Array, "B S"], *, rngs: nnx.Rngs | None = None
+    ) -> tuple[Memory, LuongState]:
+        """Encode; the decoder starts from the encoder's final states, layer by layer."""
+        valid = source != PAD
+        turn = _reverse_words if self.reverse_source else lambda x, valid: x
+        states = self._drop(self.source_embedding(turn(source, valid)), rngs)
+        finals = []
+        for index, layer in enumerate(self.encoder):
+            states, final = layer(states if index == 0 else self._drop(states, rngs), valid)
+            finals.append(final)
+        memory = self.attention.prepare(turn(states, valid), mask=valid[:, None, None, :])
+        position = jnp.zeros(source.shape[0], jnp.int32)
+        return memory, LuongState(tuple(finals), jnp.zeros_like(finals[-1][1]), position)
+
+    def step(
+        self, token: Int[Array, "B"], state: LuongState, memory: Memory
+    ) -> tuple[Float[Array, "B V"], LuongState, Float[Array, "B N S"]]:
+        """From y_{t-1} and the state before it to the logits of y_t."""
+        projected = self.decoder[0].project(self.target_embedding(token))
+        state, weights = self._advance(projected, state, memory, None)
+        return self.output(state.attentional), state, weights
+
+    def __call__(
+        self,
+        source: Int[Array, "B S"],
+        target: Int[Array, "B T"],
+        *,
+        rngs: nnx.Rngs | None = None,
+        return_weights: bool = False,
+    ) -> Float[Array, "B T V"] | tuple[Float[Array, "B T V"], Float[Array, "B N T S"]]:
+        """Logits of every next token of a known target (``target[:, 0]`` is BOS)."""
+        memory, state = self.start(source, rngs=rngs)
+        embedded = self._drop(self.target_embedding(target), rngs)
+        projected = jnp.swapaxes(self.decoder[0].project(embedded), 0, 1)
+        keys = None if rngs is None else jax.random.split(rngs.dropout(), target.shape[1])
+
+        def body(state, step):
+            projected, key = step
+            step_rngs = None if key is None else nnx.Rngs(dropout=key)
+            state, weights = self._advance(projected, state, memory, step_rngs)
+            return state, (state.attentional, weights if return_weights else None)
+
+        _, (attentional, weights) = jax.lax.scan(body, state, (projected, keys))
+        logits = self.output(self._drop(jnp.swapaxes(attentional, 0, 1), rngs))
+        return (logits, jnp.moveaxis(weights, 0, 2)) if return_weights else logits
+
+    def _advance(self, projected, state, memory, rngs):
+        """h_t -> a_t -> c_t -> attentional vector (their section 3, figure 2)."""
+        if self.input_feeding:
+            projected = projected + self.feed(state.attentional)
+        layers = []
+        for index, (layer, before) in enumerate(zip(self.decoder, state.layers, strict=True)):
+            if index > 0:
+                projected = layer.project(self._drop(layers[-1][1], rngs))
+            layers.append(layer.step(projected, before))
+        hidden = layers[-1][1]
+        context, weights = self.attention.attend(
+            hidden[:, None], memory, positions=state.position[:, None], return_weights=True
+        )
+        if self.attentive:
+            hidden = jnp.tanh(self.combine(jnp.concatenate([context[:, 0], hidden], axis=-1)))
+        return LuongState(tuple(layers), hidden, state.position + 1), weights[:, :, 0]
+
+    def _drop(self, x, rngs):
+        return self.dropout(x, deterministic=rngs is None, rngs=rngs)
+
+
+def _reverse_words(x: Array, valid: Bool[Array, "B S"]) -> Array:
+    """Reverse the real tokens of each sentence (ids B S or states B S D); padding stays behind."""
+    length = jnp.sum(valid, axis=1, keepdims=True)
+    place = jnp.arange(valid.shape[1])[None, :]
+    index = jnp.where(valid, length - 1 - place, place)
+    return jnp.take_along_axis(x, index if x.ndim == 2 else index[:, :, None], axis=1)

@@ -1,0 +1,249 @@
+"""Translation: the loss of a batch of sentence pairs, and a translator for whole texts.
+
+A batch is a dict of int32 ids padded with 0: ``source`` B S (words, EOS) and ``target`` B T + 1
+(BOS, words, EOS). The model reads ``target[:, :-1]`` and predicts ``target[:, 1:]``.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from attnzoo.data.tokenizers import Encoding, Tokenizer
+from attnzoo.decoding import beam_search, greedy_search
+from attnzoo.special_tokens import BOS, EOS, PAD
+
+Batch = dict[str, Array]
+Progress = Callable[[int, int], None]
+
+
+def token_losses(
+    logits: Float[Array, "B T V"], labels: Int[Array, "B T"], label_smoothing: float = 0.0
+) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+    """(loss, negative log-likelihood) of each label in nats, both 0 at padding, float32.
+
+    Smoothing spreads ``label_smoothing`` uniformly over the vocabulary, the true label included
+    (Vaswani et al. 2017, section 5.4); the second result is the likelihood without it.
+    """
+    logits = logits.astype(jnp.float32)
+    lse = jax.nn.logsumexp(logits, axis=-1)
+    gold = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    real = (labels != PAD).astype(jnp.float32)
+    nll = (lse - gold) * real
+    if label_smoothing == 0.0:
+        return nll, nll
+    uniform = (lse - jnp.mean(logits, axis=-1)) * real
+    return (1 - label_smoothing) * nll + label_smoothing * uniform, nll
+
+
+def translation_loss(
+    model: nnx.Module,
+    batch: Batch,
+    *,
+    label_smoothing: float = 0.0,
+    per: Literal["token", "sentence"] = "token",
+    rngs: nnx.Rngs | None = None,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Mean loss per real target token (or summed over tokens, per sentence) and sums to average.
+
+    ``rngs`` switches dropout on. The sums are ``nll`` in nats, ``tokens`` and ``correct``.
+    """
+    labels = batch["target"][:, 1:]
+    logits = model(batch["source"], batch["target"][:, :-1], rngs=rngs)
+    losses, nll = token_losses(logits, labels, label_smoothing)
+    real = labels != PAD
+    counted = jnp.any(real, axis=1) if per == "sentence" else real
+    total = jnp.maximum(jnp.sum(counted), 1).astype(jnp.float32)
+    correct = jnp.sum((jnp.argmax(logits, axis=-1) == labels) & real)
+    sums = {
+        "nll": jnp.sum(nll),
+        "tokens": jnp.sum(real).astype(jnp.float32),
+        "correct": correct.astype(jnp.float32),
+    }
+    return jnp.sum(losses) / total, sums
+
+
+@dataclasses.dataclass(frozen=True)
+class Translation:
+    """One translated line. ``weights`` has a row per target token (EOS last if it was reached) and
+    a column per source token (EOS last). ``score`` is the log-probability over the length penalty.
+    """
+
+    text: str
+    source: Encoding
+    target: Encoding
+    score: float
+    log_prob: float
+    weights: Float[np.ndarray, "T S"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Forced:
+    """A known pair read by the model: natural-log probability of each target token (EOS last) and
+    the attention of each step (rows; the step that predicts that token) over source tokens.
+    """
+
+    source: Encoding
+    target: Encoding
+    log_probs: Float[np.ndarray, "T"]
+    weights: Float[np.ndarray, "T S"]
+
+
+class Translator:
+    """A trained model with its tokenizers: lines in, lines out.
+
+    Sentences are sorted by length and cut into batches of fixed shapes, so that each length bucket
+    is compiled once. ``max_source`` is the longest source in tokens that is accepted.
+    """
+
+    def __init__(
+        self,
+        model: nnx.Module,
+        source_tokenizer: Tokenizer,
+        target_tokenizer: Tokenizer,
+        *,
+        batch_size: int = 64,
+        max_source: int = 512,
+    ):
+        self.credits: Literal["predicted", "input"] = getattr(model, "credits", "predicted")
+        self.source_tokenizer = source_tokenizer
+        self.target_tokenizer = target_tokenizer
+        self.batch_size = batch_size
+        self.max_source = max_source
+        self._graph, self._state = nnx.split(model)
+        self._state = nnx.to_pure_dict(self._state)
+        self._search = jax.jit(
+            functools.partial(_search, self._graph),
+            static_argnames=("max_length", "beam", "alpha"),
+        )
+        self._force = jax.jit(functools.partial(_force, self._graph))
+
+    def translate(
+        self,
+        lines: Sequence[str],
+        *,
+        beam: int = 5,
+        alpha: float = 0.6,
+        max_length: int | None = None,
+        progress: Progress | None = None,
+    ) -> list[Translation | None]:
+        """Translate; ``beam=1`` is greedy search. None for a line without words or too long.
+
+        ``max_length`` bounds the output in tokens (default: twice the source plus 10).
+        """
+        encodings = [self.source_tokenizer.encode(line) for line in lines]
+        fits = [i for i, e in enumerate(encodings) if 0 < len(e.ids) < self.max_source]
+        results: list[Translation | None] = [None] * len(lines)
+        done = 0
+        for rows, width in self._batches(fits, lambda i: len(encodings[i].ids) + 1):
+            limit = max_length or 2 * width + 10
+            source = _pad([[*encodings[i].ids, EOS] for i in rows], self.batch_size, width)
+            found = self._search(self._state, source, max_length=limit, beam=beam, alpha=alpha)
+            tokens, log_probs, scores, weights = jax.device_get(
+                (found.tokens[:, 0], found.log_probs[:, 0], found.scores[:, 0], found.weights[:, 0])
+            )
+            for row, index in enumerate(rows):
+                length = int(np.sum(tokens[row] != PAD))
+                ids = [int(t) for t in tokens[row, :length] if t != EOS]
+                text = self.target_tokenizer.decode(ids)
+                results[index] = Translation(
+                    text=text,
+                    source=encodings[index],
+                    target=self.target_tokenizer.decode_words(ids),
+                    score=float(scores[row]),
+                    log_prob=float(log_probs[row]),
+                    weights=weights[row, :length, : len(encodings[index].ids) + 1],
+                )
+            done += len(rows)
+            if progress is not None:
+                progress(done, len(fits))
+        return results
+
+    def force(
+        self,
+        sources: Sequence[str],
+        targets: Sequence[str],
+        *,
+        progress: Progress | None = None,
+    ) -> list[Forced | None]:
+        """Read known pairs: their log-probabilities and attention. None where a side is empty or
+        longer than ``max_source`` tokens.
+        """
+        if len(sources) != len(targets):
+            raise ValueError(f"{len(sources)} sources but {len(targets)} targets")
+        left = [self.source_tokenizer.encode(line) for line in sources]
+        right = [self.target_tokenizer.encode(line) for line in targets]
+        longest = lambda i: max(len(left[i].ids), len(right[i].ids)) + 1  # noqa: E731
+        fits = [
+            i
+            for i in range(len(left))
+            if left[i].ids and right[i].ids and longest(i) <= self.max_source
+        ]
+        results: list[Forced | None] = [None] * len(left)
+        done = 0
+        for rows, width in self._batches(fits, longest):
+            source = _pad([[*left[i].ids, EOS] for i in rows], self.batch_size, width)
+            target = _pad([[BOS, *right[i].ids, EOS] for i in rows], self.batch_size, width + 1)
+            log_probs, weights = jax.device_get(self._force(self._state, source, target))
+            for row, index in enumerate(rows):
+                steps, keys = len(right[index].ids) + 1, len(left[index].ids) + 1
+                results[index] = Forced(
+                    source=left[index],
+                    target=right[index],
+                    log_probs=log_probs[row, :steps],
+                    weights=weights[row, :steps, :keys],
+                )
+            done += len(rows)
+            if progress is not None:
+                progress(done, len(fits))
+        return results
+
+    def _batches(
+        self, rows: Iterable[int], length: Callable[[int], int]
+    ) -> Iterator[tuple[list[int], int]]:
+        ordered = sorted(rows, key=length)
+        groups: dict[int, list[int]] = {}
+        for row in ordered:
+            groups.setdefault(padded_length(length(row)), []).append(row)
+        for width, group in groups.items():
+            for start in range(0, len(group), self.batch_size):
+                yield group[start : start + self.batch_size], width
+
+
+def padded_length(length: int) -> int:
+    """The next of 8, 12, 16, 24, 32, 48, 64, ...: few shapes to compile, little padding."""
+    if length <= 8:
+        return 8
+    power = 2 ** math.floor(math.log2(length - 1))
+    return power * 3 // 2 if length <= power * 3 // 2 else power * 2
+
+
+def _pad(rows: list[list[int]], batch: int, width: int) -> np.ndarray:
+    padded = np.full((batch, width), PAD, np.int32)
+    for index, row in enumerate(rows):
+        padded[index, : len(row)] = row
+    return padded
+
+
+def _search(graph, state, source, *, max_length: int, beam: int, alpha: float):
+    model = nnx.merge(graph, state)
+    memory, start = model.start(source)
+    shape = {"batch": source.shape[0], "source_length": source.shape[1], "max_length": max_length}
+    if beam == 1:
+        return greedy_search(model.step, start, memory, **shape)
+    return beam_search(model.step, start, memory, beam=beam, alpha=alpha, **shape)
+
+
+def _force(graph, state, source, target):
+    model = nnx.merge(graph, state)
+    labels = target[:, 1:]
+    logits, weights = model(source, target[:, :-1], return_weights=True)
+    log_probs = -token_losses(logits, labels)[1]
+    return log_probs, jnp.mean(weights, axis=1)
