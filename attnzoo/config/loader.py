@@ -9,10 +9,13 @@ Where a field takes one of several classes, ``attention: dot`` is short for
 ``attention: {kind: dot}``, and a change of the kind drops what belonged to the former one.
 """
 
+import dataclasses
 import difflib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import MISSING
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -21,7 +24,7 @@ import yaml
 from attnzoo.config import tree
 from attnzoo.config.explain import explain
 from attnzoo.config.fields import config
-from attnzoo.config.schema import fields_of, help_text, plain
+from attnzoo.config.schema import Field, fields_of, help_text, plain
 from attnzoo.config.tree import Node
 from attnzoo.errors import UserError
 
@@ -44,7 +47,7 @@ def load(cls: type[Class], path: Path | str | None, overrides: Sequence[str] = (
         node = Node({}, name)
     if not isinstance(node.value, dict):
         raise UserError(f"{node.place}: a mapping of keys to values is wanted at the top")
-    node = _overlay(node, _overrides(overrides), (cls,))
+    node = _overlay(node, _overrides(overrides), _top(cls))
     return _validate(cls, _complete(node, cls), name)
 
 
@@ -56,16 +59,22 @@ def dump(value: Any) -> str:
 
 
 def _validate(cls: type[Class], node: Node, name: str) -> Class:
-    # Half a second of import, which `--help` does not need.
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
-    adapter = TypeAdapter(cls)
     try:
         # The strict mode of JSON: no number is read from a string, yet lists become tuples.
-        return adapter.validate_json(json.dumps(node.plain()), strict=True)
+        return _adapter(cls).validate_json(json.dumps(node.plain()), strict=True)
     except ValidationError as error:
         lines = [explain(cls, node, name, cast(Any, problem)) for problem in error.errors()]
         raise UserError("\n".join(sorted(dict.fromkeys(lines), key=_by_place))) from None
+
+
+@cache
+def _adapter(cls: type) -> Any:
+    # Half a second of import, which `--help` does not need.
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(cls)
 
 
 def _by_place(line: str) -> tuple[str, int, int]:
@@ -88,7 +97,7 @@ def _read_with_bases(cls: type, path: Path, readers: tuple[Path, ...] = ()) -> N
         circle = " -> ".join(str(reader) for reader in (*readers, base_path))
         raise UserError(f"{base.place}: base: a circle, {circle}")
     below = _read_with_bases(cls, base_path, readers)
-    return _overlay(below, node, (cls,)) if isinstance(below.value, dict) else node
+    return _overlay(below, node, _top(cls)) if isinstance(below.value, dict) else node
 
 
 def _existing(path: Path, before: str) -> Path:
@@ -143,35 +152,42 @@ def _kind(node: Node) -> Any:
     return kind.value if kind is not None else None
 
 
-def _long_form(node: Node, classes: tuple[type, ...]) -> Node:
+def _long_form(node: Node, field: Field | None) -> Node:
     """``dot`` as ``{kind: dot}`` where one of several classes is wanted."""
-    if len(classes) > 1 and isinstance(node.value, str):
+    if field is not None and field.kinds and isinstance(node.value, str):
         kind = Node(node.value, node.place, node.place)
         return Node({"kind": kind}, node.place, node.key_place)
     return node
 
 
-def _overlay(below: Node, above: Node, classes: tuple[type, ...]) -> Node:
-    """One tree over another; ``classes`` are those that a value of this place may have."""
-    below, above = _long_form(below, classes), _long_form(above, classes)
+def _top(cls: type) -> Field:
+    return Field(name="", annotation=cls, default=MISSING, meaning="", classes=(cls,))
+
+
+def _chosen(field: Field, kind: Any) -> type | None:
+    """The class that a mapping of this kind is in this field."""
+    if field.kinds:
+        return field.kinds.get(kind)
+    return field.classes[0] if field.classes else None
+
+
+def _overlay(below: Node, above: Node, field: Field | None) -> Node:
+    """One tree over another, both values of ``field`` (None: of unknown meaning)."""
+    below, above = _long_form(below, field), _long_form(above, field)
     if not isinstance(below.value, dict) or not isinstance(above.value, dict):
         return above
-    kind = _kind(above) or _kind(below)
-    if len(classes) > 1 and _kind(below) != kind:
-        return above
-    within = _fields(classes, kind)
+    within: dict[str, Field] = {}
+    if field is not None:
+        former = _kind(below) or getattr(field.default, "kind", None)
+        kind = _kind(above) or former
+        if field.kinds and kind != former:
+            return above
+        cls = _chosen(field, kind)
+        within = fields_of(cls) if cls is not None else {}
     merged = dict(below.value)
     for key, node in above.value.items():
-        parts = within[key].classes if key in within else ()
-        merged[key] = _overlay(merged[key], node, parts) if key in merged else node
+        merged[key] = _overlay(merged[key], node, within.get(key)) if key in merged else node
     return Node(merged, above.place, above.key_place or below.key_place)
-
-
-def _fields(classes: tuple[type, ...], kind: Any) -> dict[str, Any]:
-    if len(classes) == 1:
-        return fields_of(classes[0])
-    named: Iterator[type] = (cls for cls in classes if fields_of(cls)["kind"].default == kind)
-    return next((fields_of(cls) for cls in named), {})
 
 
 def _complete(node: Node, cls: type) -> Node:
@@ -182,11 +198,10 @@ def _complete(node: Node, cls: type) -> Node:
     for field in fields_of(cls).values():
         if not field.classes or field.name not in values:
             continue
-        value = _long_form(values[field.name], field.classes)
-        default = plain(field.default) if not field.required else None
-        if isinstance(default, dict):
+        value = _long_form(values[field.name], field)
+        if dataclasses.is_dataclass(field.default):
             place = value.key_place or value.place
-            value = _overlay(tree.from_plain(default, place, place), value, field.classes)
-        chosen = field.kinds.get(_kind(value)) if field.kinds else field.classes[0]
+            value = _overlay(tree.from_plain(plain(field.default), place, place), value, field)
+        chosen = _chosen(field, _kind(value))
         values[field.name] = _complete(value, chosen) if chosen is not None else value
     return Node(values, node.place, node.key_place)
