@@ -1,0 +1,158 @@
+"""A tokenized corpus in flat arrays, and its rows padded to arrays of one shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xxhash
+from jaxtyping import Int32, Int64
+
+from attnzoo.data.corpus import Corpus, Report
+from attnzoo.data.tokenizers import BOS, EOS, PAD, Tokenizer
+
+
+@dataclass(frozen=True)
+class TokenizedPairs:
+    """Sentence pairs as ids without special tokens, one side in one flat array.
+
+    Pair `i` has `source_ids[source_offsets[i] : source_offsets[i + 1]]`, the target likewise, and
+    was pair `rows[i]` of its corpus. Ids are checked here against the vocabulary sizes, since an
+    embedding maps a wrong one to some row without a word: ValueError.
+    """
+
+    source_ids: Int32[np.ndarray, " source_tokens"]
+    source_offsets: Int64[np.ndarray, " pairs+1"]
+    target_ids: Int32[np.ndarray, " target_tokens"]
+    target_offsets: Int64[np.ndarray, " pairs+1"]
+    rows: Int32[np.ndarray, " pairs"]
+    source_vocab_size: int
+    target_vocab_size: int
+
+    def __post_init__(self) -> None:
+        for side, ids, size in (
+            ("source_ids", self.source_ids, self.source_vocab_size),
+            ("target_ids", self.target_ids, self.target_vocab_size),
+        ):
+            if ids.size and not (ids.min() >= 0 and ids.max() < size):
+                raise ValueError(
+                    f"{side} contains {ids.min()} to {ids.max()}, wanted 0 to {size - 1}"
+                )
+
+    @classmethod
+    def from_corpus(
+        cls,
+        corpus: Corpus,
+        source_tokenizer: Tokenizer,
+        target_tokenizer: Tokenizer,
+        max_length: int | None = None,
+    ) -> tuple[TokenizedPairs, Report]:
+        """Tokenizes a corpus; `max_length` is in tokens of either side, special tokens apart.
+
+        Pairs that are longer, or empty, are skipped and counted in the report (by their place in
+        the corpus, counted from 1).
+        """
+        report = Report(f"{corpus.name or 'corpus'} as tokens")
+        sources, targets, rows = [], [], []
+        for row, (source, target) in enumerate(zip(corpus.source, corpus.target, strict=True)):
+            report.read += 1
+            source_ids = source_tokenizer.encode_ids(source)
+            target_ids = target_tokenizer.encode_ids(target)
+            longest = max(len(source_ids), len(target_ids))
+            if not source_ids or not target_ids:
+                report.skip("empty sentence", f"pair {row + 1}")
+            elif max_length is not None and longest > max_length:
+                report.skip(f"more than {max_length:,} tokens", f"pair {row + 1}")
+            else:
+                sources.append(source_ids)
+                targets.append(target_ids)
+                rows.append(row)
+        source_flat, source_offsets = _flatten(sources)
+        target_flat, target_offsets = _flatten(targets)
+        pairs = cls(
+            source_ids=source_flat,
+            source_offsets=source_offsets,
+            target_ids=target_flat,
+            target_offsets=target_offsets,
+            rows=np.asarray(rows, np.int32),
+            source_vocab_size=source_tokenizer.vocab_size,
+            target_vocab_size=target_tokenizer.vocab_size,
+        )
+        return pairs, report
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def lengths(self) -> tuple[Int64[np.ndarray, " pairs"], Int64[np.ndarray, " pairs"]]:
+        """Tokens of each source and of each target, special tokens apart."""
+        return np.diff(self.source_offsets), np.diff(self.target_offsets)
+
+    def fingerprint(self) -> str:
+        """xxh3_128 of all ids, offsets and rows, independent of the machine's byte order."""
+        digest = xxhash.xxh3_128()
+        arrays = (self.source_ids, self.source_offsets, self.target_ids, self.target_offsets)
+        for array in (*arrays, self.rows):
+            digest.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
+        digest.update(f"{self.source_vocab_size} {self.target_vocab_size}".encode())
+        return digest.hexdigest()
+
+
+def pad_source(sentences: Sequence[Sequence[int]], length: int) -> Int32[np.ndarray, "B S"]:
+    """Ids, then EOS, then PAD up to `length`: what a model reads. A longer one is a ValueError."""
+    return _pad([[*ids, EOS] for ids in sentences], length)
+
+
+def pad_target(sentences: Sequence[Sequence[int]], length: int) -> Int32[np.ndarray, "B T+1"]:
+    """BOS, ids, EOS, then PAD up to `length + 1`.
+
+    All but the last column is the model's input, all but the first what it is to predict; both have
+    `length` columns.
+    """
+    return _pad([[BOS, *ids, EOS] for ids in sentences], length + 1)
+
+
+def take_rows(
+    ids: Int32[np.ndarray, " tokens"],
+    offsets: Int64[np.ndarray, " pairs+1"],
+    chosen: Int64[np.ndarray, " B"],
+    length: int,
+    *,
+    begin: bool,
+) -> Int32[np.ndarray, "B T"]:
+    """The chosen rows of a flat array as `pad_source` or, with `begin`, `pad_target` has them.
+
+    The array has `length` columns. A row of -1 is all PAD.
+    """
+    out = np.full((len(chosen), length), PAD, np.int32)
+    real = chosen >= 0
+    starts = offsets[chosen]
+    counts = np.where(real, offsets[chosen + 1] - starts, 0)
+    first = int(begin)
+    if len(chosen) and counts.max() + first + 1 > length:
+        raise ValueError(f"length={length} for a sentence of {counts.max()} tokens and its ends")
+    column = np.arange(length) - first
+    inside = (column >= 0) & (column < counts[:, None])
+    out[inside] = ids[(starts[:, None] + column)[inside]]
+    out[np.flatnonzero(real), counts[real] + first] = EOS
+    if begin:
+        out[real, 0] = BOS
+    return out
+
+
+def _pad(sentences: list[list[int]], length: int) -> Int32[np.ndarray, "B S"]:
+    out = np.full((len(sentences), length), PAD, np.int32)
+    for row, ids in enumerate(sentences):
+        if len(ids) > length:
+            raise ValueError(f"sentence {row} needs {len(ids)} columns, there are {length}")
+        out[row, : len(ids)] = ids
+    return out
+
+
+def _flatten(
+    sentences: list[list[int]],
+) -> tuple[Int32[np.ndarray, " tokens"], Int64[np.ndarray, " pairs+1"]]:
+    offsets = np.zeros(len(sentences) + 1, np.int64)
+    np.cumsum([len(ids) for ids in sentences], out=offsets[1:])
+    flat = np.fromiter((i for ids in sentences for i in ids), np.int32, count=int(offsets[-1]))
+    return flat, offsets
