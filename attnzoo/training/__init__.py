@@ -1,0 +1,1 @@
+"""Config in, run directory out: the loop, its optimizer, and what makes a run survive."""
