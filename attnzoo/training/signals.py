@@ -1,0 +1,56 @@
+"""SIGTERM and Ctrl-C as a polite request: finish the step, save, leave with a code of its own."""
+
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any, Self
+
+EXIT_STOPPED = 75
+"""Exit status after a stop on request with the state saved (EX_TEMPFAIL: run it again)."""
+
+
+class StopSignal:
+    """A context manager that turns the first SIGTERM or SIGINT into `requested`.
+
+    The loop asks `requested` once per step, saves, waits for the save and exits with
+    `EXIT_STOPPED`. A second signal ends the process at once with 128 + its number, without saving.
+    Signals reach Python between two bytecodes, so a long compilation delays them.
+    """
+
+    def __init__(self) -> None:
+        self._received: signal.Signals | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    @property
+    def requested(self) -> bool:
+        """Whether a signal has asked to stop."""
+        return self._received is not None
+
+    @property
+    def name(self) -> str:
+        """The signal that asked, "SIGTERM" say; empty when there was none."""
+        return self._received.name if self._received else ""
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("StopSignal must be entered in the main thread")
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            # None: a handler that was not installed from Python, which cannot be put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._previous.clear()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        # os.write, because print may be interrupted inside itself and is not re-entrant.
+        if self._received is not None:
+            os.write(2, b"second signal: leaving at once, without saving\n")
+            os._exit(128 + number)
+        self._received = signal.Signals(number)
+        message = f"{self._received.name}: finishing this step and saving; again to leave at once\n"
+        os.write(2, message.encode())
