@@ -1,0 +1,42 @@
+"""Whether a run that wants to continue would still be the run that was saved."""
+
+import json
+from collections.abc import Collection
+from typing import Any
+
+from attnzoo.errors import UserError
+
+
+def check_fingerprint(
+    saved: dict[str, Any], current: dict[str, Any], allow: Collection[str] = ()
+) -> None:
+    """Compare what a run's order of computation depends on, as saved and as it would be now.
+
+    Args:
+      saved: nested dictionary from the checkpoint (seed, batch size, data hash, versions, ...).
+      current: the same of the run that wants to continue.
+      allow: dotted keys that may differ; "data" allows all of "data.hash", "data.workers", ...
+
+    Raises:
+      UserError: a key differs, is new or is gone; the message names the first one.
+    """
+    before, now = _dotted(saved), _dotted(json.loads(json.dumps(current)))
+    for key in sorted(before.keys() | now.keys()):
+        a, b = before.get(key, "(absent)"), now.get(key, "(absent)")
+        parts = key.split(".")
+        if any(".".join(parts[: i + 1]) in allow for i in range(len(parts))):
+            continue
+        # NaN differs from itself; its text does not.
+        if json.dumps(a) != json.dumps(b):
+            raise UserError(
+                f"resume: {key} was {a!r} when the checkpoint was saved and is {b!r} now; the run "
+                f"would not be the same (to go on all the same, allow {key} to differ)"
+            )
+
+
+def _dotted(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat |= _dotted(value, f"{name}.") if isinstance(value, dict) and value else {name: value}
+    return flat
