@@ -183,7 +183,7 @@ def _meanings(module: str) -> dict[tuple[str, str], str]:
                     ast.AnnAssign(target=ast.Name(id=name)),
                     ast.Expr(value=ast.Constant(value=str(text))),
                 ):
-                    found[cls.name, name] = inspect.cleandoc(text)
+                    found[cls.name, name] = " ".join(text.split())
     return found
 
 
