@@ -4,32 +4,43 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from attnzoo.alignment.links import Links, parse_pharaoh
-from attnzoo.data.corpus import Corpus, Report
+from attnzoo.data.corpus import Corpus, Report, Splits
 from attnzoo.errors import UserError
 
 GZIP_MAGIC = b"\x1f\x8b"
 MAX_WORDS = 1_000
 
+# The place (file:line) and the bytes of each field; None where the line has too few columns.
+Row = tuple[tuple[str, ...], Sequence[bytes | None]]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the text and links of a file are taken.
+
+    A pair with a side of more than `max_words` whitespace-separated words is skipped. A link `i-j`
+    names the source word first, unless `target_first`, and counts from 0, unless `one_based`.
+    """
+
+    max_words: int = MAX_WORDS
+    target_first: bool = False
+    one_based: bool = False
+    source_language: str = ""
+    target_language: str = ""
+
 
 def read_pair(
-    source: Path,
-    target: Path,
-    *,
-    links: Path | None = None,
-    target_first: bool = False,
-    max_words: int = MAX_WORDS,
-    source_language: str = "",
-    target_language: str = "",
+    source: Path, target: Path, links: Path | None = None, reading: Reading = Reading()
 ) -> tuple[Corpus, Report]:
-    """Two files with one sentence a line, and a third with one line of Pharaoh links a pair.
+    """Two files with one sentence a line, and perhaps a third with the Pharaoh links of each pair.
 
-    `target_first` says that each link `i-j` names the target's word first. Single lines that are
-    not UTF-8, empty, or longer than `max_words` words are skipped and counted in the report; a
+    Single lines that are not UTF-8, empty or too long are skipped and counted in the report; a
     missing or damaged file, files of different lengths, and a bad link are a UserError.
     """
     files = [source, target] if links is None else [source, target, links]
@@ -43,20 +54,15 @@ def read_pair(
         (tuple(f"{path}:{number}" for path in files), fields)
         for number, fields in enumerate(zip(*columns, strict=True), start=1)
     )
-    name = f"{source} + {target.name}"
-    return _collect(rows, name, target_first, max_words, source_language, target_language)
+    return _collect(rows, f"{source} + {target.name}", links is not None, reading)
 
 
-def read_tsv(
+def read_table(
     path: Path,
-    *,
     source_column: int = 0,
     target_column: int = 1,
     links_column: int | None = None,
-    target_first: bool = False,
-    max_words: int = MAX_WORDS,
-    source_language: str = "",
-    target_language: str = "",
+    reading: Reading = Reading(),
 ) -> tuple[Corpus, Report]:
     """One file with tab-separated columns, counted from 0; there is no quoting.
 
@@ -65,13 +71,42 @@ def read_tsv(
     columns = [source_column, target_column] + ([] if links_column is None else [links_column])
     if min(columns) < 0:
         raise ValueError(f"columns={columns}: columns are counted from 0")
-    rows = []
-    for number, line in enumerate(read_lines(path), start=1):
-        fields = line.split(b"\t")
-        place = f"{path}:{number}"
-        chosen = [fields[column] if column < len(fields) else None for column in columns]
-        rows.append(((place,) * len(columns), chosen))
-    return _collect(rows, str(path), target_first, max_words, source_language, target_language)
+
+    def rows() -> Iterator[Row]:
+        for number, line in enumerate(read_lines(path), start=1):
+            fields = line.split(b"\t")
+            chosen = [fields[column] if column < len(fields) else None for column in columns]
+            yield (f"{path}:{number}",) * len(columns), chosen
+
+    return _collect(rows(), str(path), links_column is not None, reading)
+
+
+def load_files(config: Any) -> Splits:
+    """The parts that a `Files` config names; a part that it leaves out is empty."""
+    reading = Reading(
+        max_words=config.max_words,
+        target_first=config.links_reversed,
+        one_based=config.links_one_based,
+        source_language=config.source_language,
+        target_language=config.target_language,
+    )
+    columns = config.source_column, config.target_column, config.links_column
+    empty = Corpus([], [], None, config.source_language, config.target_language)
+    parts: dict[str, Corpus] = {}
+    reports = []
+    for name in ("train", "validation", "test"):
+        part = getattr(config, name)
+        if part is None:
+            parts[name] = empty
+            continue
+        if part.table is not None:
+            parts[name], report = read_table(part.table, *columns, reading=reading)
+        else:
+            parts[name], report = read_pair(part.source, part.target, part.links, reading)
+        reports.append(report)
+    if config.limit is not None:
+        parts["train"] = parts["train"].select(range(min(config.limit, len(parts["train"]))))
+    return Splits(**parts, reports=reports)
 
 
 def read_lines(path: Path) -> list[bytes]:
@@ -94,42 +129,20 @@ def read_lines(path: Path) -> list[bytes]:
     return [line.removesuffix(b"\r") for line in lines]
 
 
-def parse_links(
-    text: str, place: str, source: str, target: str, *, target_first: bool = False
-) -> Links:
-    """Pharaoh links of one sentence pair, checked against its words; `place` is for the error."""
-    try:
-        links = parse_pharaoh(text)
-        links = links.inverse() if target_first else links
-        return links.check(len(source.split()), len(target.split()))
-    except ValueError as error:
-        raise UserError(f"{place}: {error}") from None
-
-
 def _collect(
-    rows: Iterable[tuple[tuple[str, ...], Any]],
-    name: str,
-    target_first: bool,
-    max_words: int,
-    source_language: str,
-    target_language: str,
+    rows: Iterable[Row], name: str, has_links: bool, reading: Reading
 ) -> tuple[Corpus, Report]:
     report = Report(name)
     sources, targets, all_links = [], [], []
-    has_links = False
     for places, fields in rows:
         report.read += 1
-        has_links = len(fields) == 3
-        usable = _decode(places, fields, max_words, report)
-        if usable is None:
+        texts = _texts(places, fields, reading, report)
+        if texts is None:
             continue
-        source, target = usable[:2]
+        sources.append(texts[0])
+        targets.append(texts[1])
         if has_links:
-            all_links.append(
-                parse_links(usable[2], places[2], source, target, target_first=target_first)
-            )
-        sources.append(source)
-        targets.append(target)
+            all_links.append(_links(texts, places[2], reading))
     if not sources:
         reasons = "; ".join(f"{count:,} {reason}" for reason, count in report.skipped.items())
         raise UserError(f"{name}: no usable sentence pair ({reasons or 'no lines'})")
@@ -137,15 +150,15 @@ def _collect(
         source=sources,
         target=targets,
         links=all_links if has_links else None,
-        source_language=source_language,
-        target_language=target_language,
+        source_language=reading.source_language,
+        target_language=reading.target_language,
         name=name,
     )
     return corpus, report
 
 
-def _decode(
-    places: tuple[str, ...], fields: Any, max_words: int, report: Report
+def _texts(
+    places: tuple[str, ...], fields: Sequence[bytes | None], reading: Reading, report: Report
 ) -> list[str] | None:
     """The fields of one line as text, or None where the line was skipped."""
     texts = []
@@ -158,11 +171,30 @@ def _decode(
         except UnicodeDecodeError:
             report.skip("not UTF-8", place)
             return None
-    for place, text in zip(places[:2], texts[:2], strict=True):
-        if not text:
-            report.skip("empty sentence", place)
-            return None
-        if len(text.split()) > max_words:
-            report.skip(f"more than {max_words:,} words", place)
-            return None
+    reason = reason_to_skip(texts[0], texts[1], reading.max_words)
+    if reason is not None:
+        side, why = reason
+        report.skip(why, places[side])
+        return None
     return texts
+
+
+def reason_to_skip(source: str, target: str, max_words: int) -> tuple[int, str] | None:
+    """Which side (0 or 1) makes a pair useless, and why; None for a good pair."""
+    for side, text in enumerate((source, target)):
+        words = len(text.split())
+        if not words:
+            return side, "empty sentence"
+        if words > max_words:
+            return side, f"more than {max_words:,} words"
+    return None
+
+
+def _links(texts: list[str], place: str, reading: Reading) -> Links:
+    source, target, text = texts
+    try:
+        links = parse_pharaoh(text, one_based=reading.one_based)
+        links = links.inverse() if reading.target_first else links
+        return links.check(len(source.split()), len(target.split()))
+    except ValueError as error:
+        raise UserError(f"{place}: {error}") from None

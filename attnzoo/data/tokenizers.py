@@ -20,8 +20,8 @@ from attnzoo.data.splitting import (
     strip_marks,
 )
 from attnzoo.errors import UserError
+from attnzoo.special_tokens import BOS, EOS, PAD, UNK
 
-PAD, BOS, EOS, UNK = 0, 1, 2, 3
 # No piece contains a space, so no text can spell a special token.
 SPECIALS = ("< pad >", "< bos >", "< eos >", "< unk >")
 FORMAT = "attnzoo.tokenizer"
