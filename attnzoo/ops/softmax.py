@@ -12,8 +12,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 
+def compute_dtype(*arrays: Float[Array, "..."]) -> jnp.dtype:
+    """float64 if an array is, else float32: in what logits, softmax and states are computed.
+
+    Not ``jnp.promote_types``, which raises for different dtypes under strict promotion.
+    """
+    wide = any(array.dtype == jnp.float64 for array in arrays)
+    return jnp.dtype(jnp.float64 if wide else jnp.float32)
+
+
 def _at_least_float32(logits: Float[Array, "..."]) -> Float[Array, "..."]:
-    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    return logits.astype(compute_dtype(logits))
 
 
 def _finite_maximum(logits: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
