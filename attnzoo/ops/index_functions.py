@@ -1,0 +1,109 @@
+"""What masks and score modifiers share: they are functions of absolute indices, and pytrees.
+
+An index function is called with four integer arrays that broadcast against one another: batch
+``b``, head ``n``, query ``q`` and key ``k``. The same object therefore serves a whole ``B N T S``
+array, a few rows of it, one tile inside a kernel, or one element.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, TypeVar, dataclass_transform
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Int
+
+Index = Int[Array, "..."]
+Shape = tuple[int, int, int, int]
+T = TypeVar("T")
+
+
+def setting(default: Any = dataclasses.MISSING) -> Any:
+    """A field that belongs to the function's structure (static under jit), not to its arrays."""
+    return dataclasses.field(default=default, metadata={"static": True})
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(setting, dataclasses.field))
+def index_function(cls: type[T]) -> type[T]:
+    """A frozen dataclass that jit sees: arrays are leaves, ``setting()`` is structure."""
+    cls = dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+    fields = dataclasses.fields(cls)
+    static = [f.name for f in fields if f.metadata.get("static")]
+    leaves = [f.name for f in fields if not f.metadata.get("static")]
+
+    def flatten(value: T) -> tuple[list[Any], tuple[Any, ...]]:
+        return [getattr(value, n) for n in leaves], tuple(getattr(value, n) for n in static)
+
+    def unflatten(settings: tuple[Any, ...], children: Sequence[Any]) -> T:
+        # Not through __init__: tree transformations put tracers, specs and None in the fields.
+        value = object.__new__(cls)
+        for name, child in (*zip(static, settings), *zip(leaves, children)):
+            object.__setattr__(value, name, child)
+        return value
+
+    jax.tree_util.register_pytree_node(cls, flatten, unflatten)
+    return cls
+
+
+def index_grid(
+    B: int, N: int, T: int, S: int
+) -> tuple[
+    Int[Array, "B 1 1 1"], Int[Array, "1 N 1 1"], Int[Array, "1 1 T 1"], Int[Array, "1 1 1 S"]
+]:
+    """The indices of a whole ``B N T S`` array, each on its own axis."""
+
+    def axis(size: int, position: int) -> Int[Array, "..."]:
+        shape = [1, 1, 1, 1]
+        shape[position] = size
+        return jnp.arange(size, dtype=jnp.int32).reshape(shape)
+
+    return axis(B, 0), axis(N, 1), axis(T, 2), axis(S, 3)
+
+
+def dense(value: Any, shape: Shape) -> Array:
+    """What an index function returned, as an array of four axes (a scalar gets four ones)."""
+    value = jnp.asarray(value)
+    if value.ndim == 0:
+        value = value.reshape(1, 1, 1, 1)
+    if value.ndim != 4 or any(got not in (1, size) for got, size in zip(value.shape, shape)):
+        raise ValueError(
+            f"an index function returned shape {value.shape}; wanted something that broadcasts to "
+            f"B N T S = {shape}: index captured arrays with b, n, q, k and use jnp operations"
+        )
+    return value
+
+
+def wants_size(name: str, got: int, wanted: int, axis: str) -> None:
+    """Raise unless an axis of a captured array is 1 or has the size of what it is applied to."""
+    if got not in (1, wanted):
+        raise ValueError(f"{name} has {got} entries on its {axis} axis; wanted 1 or {wanted}")
+
+
+def wants_length(name: str, got: int, wanted: int, axis: str) -> None:
+    """Raise unless a captured array reaches as far as the indices that will read it."""
+    if got < wanted:
+        raise ValueError(f"{name} covers {got} positions, but {axis} has {wanted}")
+
+
+def along(index: Index, size: int) -> Index:
+    """The index into an axis of ``size`` entries, where 1 entry serves everybody."""
+    return index * 0 if size == 1 else index
+
+
+def describe(value: Any) -> str:
+    """Name and fields of an index function; arrays by dtype and shape (they may be tracers)."""
+    if isinstance(value, (jax.Array, np.ndarray)):
+        return f"{value.dtype}[{', '.join(map(str, value.shape))}]" if value.ndim else str(value)
+    if isinstance(value, tuple):
+        return "(" + ", ".join(map(describe, value)) + ")"
+    if not dataclasses.is_dataclass(value):
+        return getattr(value, "__name__", None) or repr(value)
+    fields = (f"{f.name}={describe(getattr(value, f.name))}" for f in dataclasses.fields(value))
+    return f"{type(value).__name__}({', '.join(fields)})"
+
+
+def is_traced(value: Any) -> bool:
+    """Whether a leaf of the pytree has no concrete value, so that nothing can be drawn."""
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value))

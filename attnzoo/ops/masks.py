@@ -1,0 +1,448 @@
+"""Masks as functions of indices: ``mask(b, n, q, k)`` is True where query q may attend to key k.
+
+Masks combine with ``&``, ``|`` and ``~``, draw themselves (``print(mask)``) and are pytrees:
+captured arrays such as document ids are seen by jit. All indices are absolute and 0-based; to
+decode with a cache, shift the queries: ``causal().offset(step)``.
+
+>>> print(causal() & (sliding_window(3) | sink_tokens(1)))
+
+A plain function ``lambda b, n, q, k: ...`` is as good wherever a mask is wanted, if it broadcasts.
+"""
+
+import html
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int, Key
+
+from attnzoo.ops.index_functions import (
+    Index,
+    Shape,
+    along,
+    dense,
+    describe,
+    index_function,
+    index_grid,
+    is_traced,
+    setting,
+    wants_length,
+    wants_size,
+)
+
+MaskFunction = Callable[[Any, Any, Any, Any], Any]
+MAY, MAY_NOT = "█", "░"
+
+
+def evaluate_mask(mask: MaskFunction, shape: Shape) -> Bool[Array, "#B #N #T #S"]:
+    """A mask function over a whole ``B N T S`` array, kept at size 1 where it does not vary."""
+    if isinstance(mask, Mask):
+        mask.check(*shape)
+    return dense_mask(mask, *index_grid(*shape), shape=shape)
+
+
+def dense_mask(
+    mask: MaskFunction, b: Index, n: Index, q: Index, k: Index, *, shape: Shape
+) -> Bool[Array, "#B #N #T #S"]:
+    """A mask function at chosen indices; an error says what came if it is not bool."""
+    visible = dense(mask(b, n, q, k), shape)
+    if visible.dtype != bool:
+        raise ValueError(
+            f"a mask function returned {visible.dtype}; wanted bool, True = may attend "
+            "(something that is added is a score modifier)"
+        )
+    return visible
+
+
+class Mask:
+    """The interface: callable on indices, composable, drawable."""
+
+    def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
+        """True where query ``q`` of head ``n`` in batch row ``b`` may attend to key ``k``."""
+        raise NotImplementedError
+
+    def check(self, B: int, N: int, T: int, S: int) -> None:
+        """Raise ValueError if a captured array does not fit ``B N T S`` (jax would clamp)."""
+
+    def lengths(self) -> tuple[int, int]:
+        """How many queries and keys make a telling picture."""
+        return 8, 8
+
+    def __and__(self, other: MaskFunction) -> "Mask":
+        return And(self, other)
+
+    def __or__(self, other: MaskFunction) -> "Mask":
+        return Or(self, other)
+
+    def __invert__(self) -> "Mask":
+        return Not(self)
+
+    def offset(self, queries: int | Int[Array, ""]) -> "Mask":
+        """The same mask where query 0 stands at absolute position ``queries`` (decoding)."""
+        return Offset(self, queries)
+
+    def to_dense(self, B: int, N: int, T: int, S: int) -> Bool[Array, "B N T S"]:
+        """The mask as an array."""
+        return jnp.broadcast_to(evaluate_mask(self, (B, N, T, S)), (B, N, T, S))
+
+    def draw(self, T: int | None = None, S: int | None = None, b: int = 0, n: int = 0) -> str:
+        """The mask of one batch row and head as text: a row is a query, █ = may attend."""
+        T = self.lengths()[0] if T is None else T
+        S = max(self.lengths()[1], T) if S is None else S
+        _, _, q, k = index_grid(1, 1, T, S)
+        here = [jnp.full((1, 1, 1, 1), index, jnp.int32) for index in (b, n)]
+        visible = dense_mask(self, *here, q, k, shape=(1, 1, T, S))
+        rows = np.asarray(jnp.broadcast_to(visible, (1, 1, T, S)))[0, 0]
+        return "\n".join("".join(MAY if may else MAY_NOT for may in row) for row in rows)
+
+    def __repr__(self) -> str:
+        return describe(self)
+
+    def __str__(self) -> str:
+        return repr(self) if is_traced(self) else f"{self!r}\n{self.draw()}"
+
+    def _repr_html_(self) -> str:
+        return f"<pre style='line-height:1'>{html.escape(str(self))}</pre>"
+
+
+@index_function
+class And(Mask):
+    """Both masks permit."""
+
+    first: Any
+    second: Any
+
+    def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
+        return self.first(b, n, q, k) & self.second(b, n, q, k)
+
+    def check(self, B: int, N: int, T: int, S: int) -> None:
+        _check_parts((self.first, self.second), B, N, T, S)
+
+    def lengths(self) -> tuple[int, int]:
+        return _largest((self.first, self.second))
+
+
+@index_function
+class Or(Mask):
+    """One mask or the other permits."""
+
+    first: Any
+    second: Any
+
+    def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
+        return self.first(b, n, q, k) | self.second(b, n, q, k)
+
+    def check(self, B: int, N: int, T: int, S: int) -> None:
+        _check_parts((self.first, self.second), B, N, T, S)
+
+    def lengths(self) -> tuple[int, int]:
+        return _largest((self.first, self.second))
+
+
+@index_function
+class Not(Mask):
+    """The mask forbids."""
+
+    mask: Mask
+
+    def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
+        return ~self.mask(b, n, q, k)
+
+    def check(self, B: int, N: int, T: int, S: int) -> None:
+        self.mask.check(B, N, T, S)
+
+    def lengths(self) -> tuple[int, int]:
+        return self.mask.lengths()
+
+
+@index_function
+class Offset(Mask):
+    """The mask with its queries shifted; a traced shift cannot be checked against lengths."""
+
+    mask: Mask
+    queries: int | Int[Array, ""]
+
+    def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
+        return self.mask(b, n, q + self.queries, k)
+
+    def check(self, B: int, N: int, T: int, S: int) -> None:
+        shift = 0 if is_traced(self.queries) else int(self.queries)
+        self.mask.check(B, N, T + shift, S)
+
+    def lengths(self) -> tuple[int, int]:
+        T, S = self.mask.lengths()
+        return (T, S) if is_traced(self.queries) else (max(T - int(self.queries), 1), S)
+
+
+@index_function
+class Full(Mask):
+    """See :func:`full`."""
+
+    def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
+        return (q == q) & (k == k)
+
+
+@index_function
+class Causal(Mask):
+    """See :func:`causal`."""
+
+    def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
+        return k <= q
+
+
+@index_function
+class Window(Mask):
+    """See :func:`window`."""
+
+    left: int | None = setting()
+    right: int | None = setting()
+
+    def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
+        visible = (q == q) & (k == k)
+        if self.left is not None:
+            visible = visible & (k >= q - self.left)
+        if self.right is not None:
+            visible = visible & (k <= q + self.right)
+        return visible
+
+
+@index_function
+class Prefix(Mask):
+    """See :func:`prefix_lm`."""
+
+    length: Int[Array, " B"]
+
+    def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
+        return (k <= q) | (k < self.length[along(b, self.length.shape[0])])
+
+    def check(self, B: int, N: int, T: int, S: int) -> None:
+        wants_size("prefix_lm: length", self.length.shape[0], B, "batch")
+
+
+@index_function
+class Document(Mask):
+    """See :func:`document`."""
+
+    query_ids: Int[Array, "B T"]
+    key_ids: Int[Array, "B S"]
+
+    def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
+        row = along(b, self.query_ids.shape[0])
+        return self.query_ids[row, q] == self.key_ids[row, k]
+
+    def check(self, B: int, N: int, T: int, S: int) -> None:
+        wants_size("document: ids", self.query_ids.shape[0], B, "batch")
+        wants_length("document: query ids", self.query_ids.shape[1], T, "T")
+        wants_length("document: key ids", self.key_ids.shape[1], S, "S")
+
+    def lengths(self) -> tuple[int, int]:
+        return min(self.query_ids.shape[1], 64), min(self.key_ids.shape[1], 64)
+
+
+@index_function
+class Padding(Mask):
+    """See :func:`padding`."""
+
+    valid: Bool[Array, "B S"]
+
+    def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
+        return self.valid[along(b, self.valid.shape[0]), k] & (q == q)
+
+    def check(self, B: int, N: int, T: int, S: int) -> None:
+        wants_size("padding: valid", self.valid.shape[0], B, "batch")
+        wants_length("padding: valid", self.valid.shape[1], S, "S")
+
+    def lengths(self) -> tuple[int, int]:
+        length = min(self.valid.shape[1], 64)
+        return length, length
+
+
+@index_function
+class Lengths(Mask):
+    """See :func:`padding`."""
+
+    keys: Int[Array, " B"]
+
+    def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
+        return (k < self.keys[along(b, self.keys.shape[0])]) & (q == q)
+
+    def check(self, B: int, N: int, T: int, S: int) -> None:
+        wants_size("padding: lengths", self.keys.shape[0], B, "batch")
+
+
+@index_function
+class Dilated(Mask):
+    """See :func:`dilated`."""
+
+    step: int = setting()
+
+    def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
+        return (q - k) % self.step == 0
+
+
+@index_function
+class SinkTokens(Mask):
+    """See :func:`sink_tokens`."""
+
+    count: int = setting()
+
+    def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
+        return (k < self.count) & (q == q)
+
+
+@index_function
+class Neighbourhood(Mask):
+    """See :func:`neighbourhood`."""
+
+    width: int = setting()
+    radius: int = setting()
+
+    def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
+        rows = abs(q // self.width - k // self.width)
+        columns = abs(q % self.width - k % self.width)
+        return (rows <= self.radius) & (columns <= self.radius)
+
+    def lengths(self) -> tuple[int, int]:
+        return self.width**2, self.width**2
+
+
+@index_function
+class Dense(Mask):
+    """See :func:`from_array`."""
+
+    array: Bool[Array, "B N T S"]
+
+    def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
+        B, N, _, _ = self.array.shape
+        return self.array[along(b, B), along(n, N), q, k]
+
+    def check(self, B: int, N: int, T: int, S: int) -> None:
+        wants_size("from_array: mask", self.array.shape[0], B, "batch")
+        wants_size("from_array: mask", self.array.shape[1], N, "head")
+        wants_length("from_array: mask", self.array.shape[2], T, "T")
+        wants_length("from_array: mask", self.array.shape[3], S, "S")
+
+    def lengths(self) -> tuple[int, int]:
+        return min(self.array.shape[2], 64), min(self.array.shape[3], 64)
+
+
+def _check_parts(parts: tuple[MaskFunction, ...], B: int, N: int, T: int, S: int) -> None:
+    for part in parts:
+        if isinstance(part, Mask):
+            part.check(B, N, T, S)
+
+
+def _largest(parts: tuple[MaskFunction, ...]) -> tuple[int, int]:
+    sizes = [part.lengths() for part in parts if isinstance(part, Mask)]
+    # A picture must stay inside the arrays of every part, and 8 is only a default.
+    telling = [size for size in sizes if size != (8, 8)] or [(8, 8)]
+    return min(T for T, _ in telling), min(S for _, S in telling)
+
+
+def _positive(name: str, value: int, least: int = 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(f"{name}={value!r}: wanted an integer of at least {least}")
+    return int(value)
+
+
+def full() -> Mask:
+    """Every query may attend to every key."""
+    return Full()
+
+
+def causal() -> Mask:
+    """Query q sees the keys k <= q: itself and the past (absolute positions, see ``offset``)."""
+    return Causal()
+
+
+def sliding_window(size: int) -> Mask:
+    """Query q sees ``size`` keys, itself included and the last: q - size < k <= q."""
+    return Window(left=_positive("sliding_window: size", size) - 1, right=0)
+
+
+def window(left: int | None, right: int | None) -> Mask:
+    """Query q sees q - left <= k <= q + right; None is unlimited on that side."""
+    for name, value in (("left", left), ("right", right)):
+        if value is not None:
+            _positive(f"window: {name}", value, least=0)
+    return Window(left=left, right=right)
+
+
+def symmetric_window(radius: int) -> Mask:
+    """Query q sees the keys at most ``radius`` away: 2 radius + 1 of them (Longformer)."""
+    radius = _positive("symmetric_window: radius", radius, least=0)
+    return Window(left=radius, right=radius)
+
+
+def prefix_lm(length: int | Int[Array, ""] | Int[Array, " B"]) -> Mask:
+    """Causal, but the first ``length`` keys (one number, or one per batch row) are seen by all."""
+    return Prefix(jnp.atleast_1d(jnp.asarray(length, dtype=jnp.int32)))
+
+
+def document(ids: Int[Array, "..."], key_ids: Int[Array, "..."] | None = None) -> Mask:
+    """Packed sequences: query and key must have the same id (``& causal()`` for a decoder).
+
+    ``ids`` has shape T (for all batch rows) or ``B T``; ``key_ids`` likewise, the same if None.
+    """
+    query_ids = _two_axes("document: ids", ids, "B T")
+    key_ids = query_ids if key_ids is None else _two_axes("document: key_ids", key_ids, "B S")
+    if query_ids.shape[0] != key_ids.shape[0]:
+        raise ValueError(
+            f"document: ids has {query_ids.shape[0]} batch rows, key_ids has {key_ids.shape[0]}"
+        )
+    return Document(query_ids, key_ids)
+
+
+def padding(valid_or_lengths: Bool[Array, "B S"] | Int[Array, " B"]) -> Mask:
+    """Only real keys are seen: given as bool ``B S`` (True = real) or as lengths, one a row."""
+    array = jnp.asarray(valid_or_lengths)
+    if array.dtype == bool and array.ndim == 2:
+        return Padding(array)
+    if jnp.issubdtype(array.dtype, jnp.integer) and array.ndim == 1:
+        return Lengths(array)
+    raise ValueError(
+        f"padding: got {array.dtype} of shape {array.shape}; "
+        "wanted bool B S (True = real) or integer lengths B"
+    )
+
+
+def dilated(step: int) -> Mask:
+    """Every ``step``-th key counted from the query itself; ``& sliding_window(w)`` bounds it."""
+    return Dilated(_positive("dilated: step", step))
+
+
+def sink_tokens(count: int) -> Mask:
+    """The first ``count`` keys (StreamingLLM: ``causal() & (window | sink_tokens(4))``)."""
+    return SinkTokens(_positive("sink_tokens: count", count, least=0))
+
+
+def neighbourhood(width: int, radius: int) -> Mask:
+    """Row-major image positions at most ``radius`` rows and columns away; no shift at the edge."""
+    width = _positive("neighbourhood: width", width)
+    return Neighbourhood(width, _positive("neighbourhood: radius", radius, least=0))
+
+
+def from_array(mask: Bool[Array, "B N T S"]) -> Mask:
+    """A bool array as a mask function; its first two axes may have size 1."""
+    mask = jnp.asarray(mask)
+    if mask.dtype != bool or mask.ndim != 4:
+        raise ValueError(
+            f"from_array: mask is {mask.dtype} of shape {mask.shape}; wanted bool B N T S"
+        )
+    return Dense(mask)
+
+
+def random(key: Key[Array, ""], keep: float, N: int, T: int, S: int) -> Mask:
+    """Each key is seen with probability ``keep``, drawn once per head (BigBird's random part)."""
+    if not 0 <= keep <= 1:
+        raise ValueError(f"random: keep={keep}; wanted a probability in [0, 1]")
+    return Dense(jax.random.bernoulli(key, keep, (1, N, T, S)))
+
+
+def _two_axes(name: str, ids: Int[Array, "..."], wanted: str) -> Int[Array, "B L"]:
+    ids = jnp.asarray(ids)
+    if not jnp.issubdtype(ids.dtype, jnp.integer) or ids.ndim not in (1, 2):
+        raise ValueError(f"{name} is {ids.dtype} of shape {ids.shape}; wanted integers {wanted}")
+    return ids[None, :] if ids.ndim == 1 else ids
