@@ -1,0 +1,137 @@
+"""Attention logits of all rows, or of a few: scale, soft cap, bias, score modifier, mask."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from attnzoo.ops.guards import finite_or_zero
+from attnzoo.ops.index_functions import Index, Shape, dense
+from attnzoo.ops.masks import Mask, MaskFunction, causal, dense_mask
+from attnzoo.ops.softmax import compute_dtype
+
+ScoreFunction = Callable[[Any, Any, Any, Any, Any], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """How queries score keys: everything between q, k and the softmax but the arrays themselves.
+
+    The order is: scale, soft cap ``c tanh(s / c)``, bias, score modifier, mask.
+    """
+
+    scale: float | Float[Array, ""] | None = None
+    """Factor on q . k; 1/sqrt(H) if None."""
+    softcap: float | None = None
+    bias: Float[Array, "#B #N #T #S"] | None = None
+    score_mod: ScoreFunction | None = None
+    mask: Bool[Array, "#B #N #T #S"] | None = None
+    mask_mod: MaskFunction | None = None
+
+    def logits(
+        self,
+        q: Float[Array, "B T N H"],
+        k: Float[Array, "B S K H"],
+        rows: Int[Array, " R"] | None = None,
+        heads: Int[Array, " M"] | None = None,
+    ) -> tuple[Float[Array, "B M R S"], Bool[Array, "#B #M #R #S"] | None]:
+        """Unmasked logits, and where they count, of the chosen query rows and heads (None: all).
+
+        NaN and inf in q and k are replaced by 0: who sees them is for the caller to say.
+        """
+        B, T, N, H = q.shape
+        S, K = k.shape[1:3]
+        chosen_rows, chosen_heads = rows is not None, heads is not None
+        rows = jnp.arange(T, dtype=jnp.int32) if rows is None else rows
+        heads = jnp.arange(N, dtype=jnp.int32) if heads is None else heads
+        dtype = compute_dtype(q, k)
+        q, k = finite_or_zero(q).astype(dtype), finite_or_zero(k).astype(dtype)
+        if chosen_rows:
+            q = q[:, rows]
+        if chosen_heads:
+            q, k = q[:, :, heads], k[:, :, heads // (N // K)]
+            K = heads.shape[0]
+        grouped = q.reshape(B, q.shape[1], K, -1, H)
+        logits = jnp.einsum("btkgh,bskh->bkgts", grouped, k).reshape(B, -1, rows.shape[0], S)
+        logits = logits * (
+            1 / math.sqrt(H) if self.scale is None else jnp.asarray(self.scale, dtype)
+        )
+
+        if self.softcap is not None:
+            logits = self.softcap * jnp.tanh(logits / self.softcap)
+
+        def choose(x: Array) -> Array:
+            x = x[:, :, rows] if chosen_rows and x.shape[2] != 1 else x
+            return x[:, heads] if chosen_heads and x.shape[1] != 1 else x
+
+        if self.bias is not None:
+            logits = logits + choose(self.bias).astype(dtype)
+        indices, shape = _indices(B, heads, rows, S), (B, heads.shape[0], rows.shape[0], S)
+        if self.score_mod is not None:
+            logits = dense(self.score_mod(logits, *indices), shape).astype(dtype)
+            logits = jnp.broadcast_to(logits, shape)
+        visible = None if self.mask is None else choose(self.mask)
+        if self.mask_mod is not None:
+            by_index = dense_mask(self.mask_mod, *indices, shape=shape)
+            visible = by_index if visible is None else visible & by_index
+        return logits, visible
+
+
+def _indices(
+    B: int, heads: Int[Array, " N"], rows: Int[Array, " T"], S: int
+) -> tuple[Index, Index, Index, Index]:
+    return (
+        jnp.arange(B, dtype=jnp.int32).reshape(B, 1, 1, 1),
+        heads.reshape(1, -1, 1, 1),
+        rows.reshape(1, 1, -1, 1),
+        jnp.arange(S, dtype=jnp.int32).reshape(1, 1, 1, S),
+    )
+
+
+def scoring(
+    shape: Shape,
+    *,
+    mask: Bool[Array, "..."] | MaskFunction | None,
+    bias: Float[Array, "..."] | None,
+    scale: float | Float[Array, ""] | None,
+    softcap: float | None,
+    score_mod: ScoreFunction | None,
+    is_causal: bool,
+) -> Scoring:
+    """Check the settings of an attention of shape ``B N T S`` and put them in one object."""
+    B, N, T, S = shape
+    if softcap is not None and not softcap > 0:
+        raise ValueError(f"softcap={softcap}: wanted a positive number (None switches it off)")
+    mask_array, mask_mod = None, None
+    if isinstance(mask, Mask):
+        mask.check(B, N, T, S)
+    if mask is not None and callable(mask):
+        mask_mod = mask
+    elif mask is not None:
+        if mask.dtype != bool:
+            raise ValueError(
+                f"mask has dtype {mask.dtype}; wanted bool, True = may attend "
+                "(something that is added to the logits is a bias)"
+            )
+        mask_array = _fits("mask", mask, shape)
+    if bias is not None:
+        if not jnp.issubdtype(bias.dtype, jnp.floating):
+            raise ValueError(f"bias has dtype {bias.dtype}; wanted floating (a bool is a mask)")
+        bias = _fits("bias", bias, shape)
+    if is_causal:
+        # The last query sees the last key: what decoding with a cache and cross-chunk code want.
+        past = causal().offset(S - T)
+        mask_mod = past if mask_mod is None else past & mask_mod
+    return Scoring(scale, softcap, bias, score_mod, mask_array, mask_mod)
+
+
+def _fits(name: str, x: Array, shape: Shape) -> Array:
+    if x.ndim != 4 or any(got not in (1, size) for got, size in zip(x.shape, shape)):
+        raise ValueError(
+            f"{name} has shape {x.shape}; wanted B N T S = {shape} (1 where it does not vary); "
+            "a padding mask is valid[:, None, None, :]"
+        )
+    return x
