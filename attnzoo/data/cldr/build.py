@@ -69,24 +69,24 @@ def build_cldr(
         )
     parts = (train_pairs, held_out[:validation], held_out[validation:])
     name = f"cldr-{source}-{target}"
-    return Splits(
-        *(
-            Corpus(
-                source=[pair[0] for pair in part],
-                target=[pair[1] for pair in part],
-                links=[pair[2] for pair in part],
-                source_language=str(source),
-                target_language=str(target),
-                name=f"{name}/{split}",
-            )
-            for split, part in zip(sizes, parts, strict=True)
+    corpora = [
+        Corpus(
+            source=[pair[0] for pair in part],
+            target=[pair[1] for pair in part],
+            links=[pair[2] for pair in part],
+            source_language=str(source),
+            target_language=str(target),
+            name=f"{name}/{split}",
         )
-    )
+        for split, part in zip(sizes, parts, strict=True)
+    ]
+    return Splits(train=corpora[0], validation=corpora[1], test=corpora[2])
 
 
 def find_locale(identifier: str) -> Locale:
     """The babel locale of "en", "pt_BR" or "pt-BR"; an unknown one is a UserError that names the
-    nearest."""
+    nearest.
+    """
     try:
         return Locale.parse(identifier.strip().replace("-", "_"))
     except (UnknownLocaleError, ValueError):

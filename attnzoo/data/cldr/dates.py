@@ -20,14 +20,14 @@ STYLES: dict[str, str | tuple[str, ...]] = {
     "long": "long",
     "month": ("yMMMM", "yMMM"),
     "day": ("MMMMd", "MMMd"),
-    "weekday": ("MMMMEEEEd", "MMMEd"),
+    "weekday": ("MMMMEEEEd", "MMMMEd", "MMMEd"),
     "numeric": ("yMd",),
     "quarter": ("yQQQQ",),
     "time": "time",
 }
 INTERVALS: dict[str, tuple[str, ...]] = {
     "date": ("yMMMMd", "yMMMd"),
-    "weekday": ("yMMMMEEEEd", "yMMMEd"),
+    "weekday": ("yMMMMEEEEd", "yMMMMEd", "yMMMEd"),
     "month": ("yMMMM", "yMMM"),
     "day": ("MMMMd", "MMMd"),
     "year": ("y",),
@@ -82,7 +82,6 @@ class DateRenderer:
         return _mark(start, "start", differing) + middle + _mark(end, "end", differing)
 
     def _fields(self, parts: Parts, when: datetime, numeric: bool = False) -> list[Token]:
-        has_period = any(FIELDS[value] == "period" for kind, value, _ in parts if kind == "field")
         tokens: list[Token] = []
         for index, (kind, value, width) in enumerate(parts):
             if kind == "literal":
@@ -90,7 +89,7 @@ class DateRenderer:
                 continue
             name = FIELDS[value]
             # The hour of a 24-hour clock says by itself what the other language says with PM.
-            also = ("period",) if name == "hour" and not has_period else None
+            also = ("period",) if value in "Hk" else None
             tokens += tokens_of(self._text(value * width, _relevant(value, when)), (name,), also)
         return tokens
 
@@ -114,7 +113,9 @@ class DateRenderer:
                 return _widen(_parts(skeletons[skeleton].pattern))
         raise KeyError(style)
 
-    def _parts_of_interval(self, style: str, difference: str) -> tuple[Parts, list[str], Parts]:
+    def _parts_of_interval(
+        self, style: str, difference: str
+    ) -> tuple[Parts, tuple[str, ...], Parts]:
         formats = self._data["interval_formats"]
         choices = INTERVALS[style]
         if style == "time":
@@ -145,12 +146,12 @@ def slots(pattern: str) -> list[tuple[str, str]]:
 
 def _parts(pattern: str) -> Parts:
     parts: Parts = []
-    for kind, value in tokenize_pattern(pattern):
-        if kind == "field":
+    for _, value in tokenize_pattern(pattern):
+        if not isinstance(value, str):  # a field; literals are strings
             letter, width = value
             if letter not in FIELDS:
                 raise KeyError(letter)
-            parts.append(("field", letter, width))
+            parts.append(("field", letter, int(width)))
         elif parts and parts[-1][0] == "literal":
             parts[-1] = ("literal", parts[-1][1] + value, 0)
         else:
@@ -168,9 +169,10 @@ def _widen(parts: Parts) -> Parts:
     return widened
 
 
-def _split_dash(first: Parts, second: Parts) -> tuple[Parts, list[str], Parts]:
+def _split_dash(first: Parts, second: Parts) -> tuple[Parts, tuple[str, ...], Parts]:
     """Cut the dash off the first half; what follows its last field there may be more than a dash,
-    as in "d日～" and "d日", where the second half tells which part belongs to the field."""
+    as in "d日～" and "d日", where the second half tells which part belongs to the field.
+    """
     if first[-1][0] != "literal":
         raise KeyError("interval")
     text = first[-1][1]
@@ -188,7 +190,8 @@ def _split_dash(first: Parts, second: Parts) -> tuple[Parts, list[str], Parts]:
 def _literal(parts: Parts, index: int, numeric: bool) -> list[Token]:
     """Words between fields. In a numeric date the k-th separator answers the k-th; the separator
     of hour and minute answers its like; a comma belongs to the weekday beside it, else to the year;
-    any other word answers the same word after the same field."""
+    any other word answers the same word after the same field.
+    """
     words = split_words(parts[index][1])
     before = FIELDS[parts[index - 1][1]] if index else ""
     after = FIELDS[parts[index + 1][1]] if index + 1 < len(parts) else ""
@@ -251,11 +254,10 @@ def _greatest_difference(interval: Interval) -> str:
 
 
 def _mark(tokens: list[Token], end: str, differing: frozenset[str]) -> list[Token]:
+    own = differing | {"hour:minute", "literal"}
     marked = []
     for text, meaning, also in tokens:
-        if meaning is not None and meaning[0] in differing | {"hour:minute"}:
-            meaning = (end, *meaning)
-        elif meaning is not None and meaning[0] == "literal":
+        if meaning is not None and meaning[0] in own:
             meaning = (end, *meaning)
         if also is not None and also[0] in differing:
             also = (end, *also)

@@ -82,14 +82,14 @@ class Renderer:
                 inside = within(self.render(inner), "inner")
                 return [*within(self.render(outer), "outer"), opening, *inside, closing]
 
-    def _name_words(self, kind: str, code: str) -> list[str]:
+    def _name_words(self, kind: str, code: str) -> tuple[str, ...]:
         names: Mapping[str, str] = self._data["territories" if kind == "territory" else "languages"]
-        return split_words(names[code]) if names[code] != code else []
+        return split_words(names[code]) if names[code] != code else ()
 
     def _plural(self, number: Number) -> str:
         return self.locale.plural_form(number)
 
-    def _number_words(self, number: Number) -> list[str]:
+    def _number_words(self, number: Number) -> tuple[str, ...]:
         return split_words(format_decimal(number, locale=self.locale))
 
     def _number_tokens(self, number: Number) -> list[Token]:
@@ -97,7 +97,8 @@ class Renderer:
 
     def _counted(self, pattern: str, number: Number, what: str) -> list[Token]:
         """A pattern around a number. Without a place for it (the Arabic dual), the noun says the
-        number too."""
+        number too.
+        """
         also = None if "{0}" in pattern else NUMBER
         tokens: list[Token] = []
         for text, slot in slots(pattern):
@@ -144,13 +145,14 @@ class Renderer:
 
     def _relative_time(self, phrase: Relative) -> list[Token]:
         words = self._relative(phrase.unit, phrase.direction, self._plural(phrase.number))
-        if all(role != "number" for _, role in words):
-            return [Token(word, (role,), NUMBER) for word, role in words if role == "unit"] or []
+        # Without a place for the number ("in a month") the unit says it.
+        spelled = any(role == "number" for _, role in words)
         tokens: list[Token] = []
         for word, role in words:
-            tokens += self._number_tokens(phrase.number) if role == "number" else [
-                Token(word, (role,))
-            ]
+            if role == "number":
+                tokens += self._number_tokens(phrase.number)
+            else:
+                tokens.append(Token(word, (role,), None if spelled or role != "unit" else NUMBER))
         return tokens
 
     def _relative_words(self, unit: str, direction: str, plural: str) -> list[tuple[str, str]]:
@@ -166,7 +168,9 @@ class Renderer:
             forms = field[name]
             pattern = forms.get(plural) or forms["other"]
             runs[name] = [
-                word for text, slot in slots(pattern) for word in ([""] if slot else split_words(text))
+                word
+                for text, slot in slots(pattern)
+                for word in ([""] if slot else split_words(text))
             ]
         own = runs[direction]
         other = runs["past" if direction == "future" else "future"]
@@ -227,4 +231,3 @@ def _common_prefix(first: str, second: str) -> int:
             break
         length += 1
     return length
-

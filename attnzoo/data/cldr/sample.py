@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
@@ -34,11 +35,18 @@ FRACTIONS: tuple[Decimal, ...] = tuple(Decimal(f"{whole}.5") for whole in range(
 # One number of every plural category that some language has, to look at all forms of a noun.
 PLURAL_PROBES: tuple[Number, ...] = (1, 2, 3, 5, 8, 11, 21, 100, 1000, Decimal("1.5"))
 
-PRICES = (
-    "EUR USD JPY GBP CNY AUD CAD CHF HKD SGD SEK KRW NOK NZD INR MXN TWD ZAR BRL DKK "
-    "PLN THB ILS IDR CZK TRY HUF CLP SAR PHP COP RUB RON PEN EGP VND UAH MAD KES ISK"
-).split()
-RELATIVE_UNITS = "year quarter month week day hour minute second sun mon tue wed thu fri sat".split()
+# fmt: off
+PRICES: tuple[str, ...] = (
+    "EUR", "USD", "JPY", "GBP", "CNY", "AUD", "CAD", "CHF", "HKD", "SGD",
+    "SEK", "KRW", "NOK", "NZD", "INR", "MXN", "TWD", "ZAR", "BRL", "DKK",
+    "PLN", "THB", "ILS", "IDR", "CZK", "TRY", "HUF", "CLP", "SAR", "PHP",
+    "COP", "RUB", "RON", "PEN", "EGP", "VND", "UAH", "MAD", "KES", "ISK",
+)
+RELATIVE_UNITS: tuple[str, ...] = (
+    "year", "quarter", "month", "week", "day", "hour", "minute", "second", "sun", "mon",
+    "tue", "wed", "thu", "fri", "sat",
+)
+# fmt: on
 # Codes for no place at all: pseudo-locales, "unknown region".
 NO_TERRITORY = frozenset({"XA", "XB", "ZZ", "QO"})
 
@@ -67,9 +75,9 @@ class Sampler:
 
         self.territories = list(usable((Name("territory", code),) for code in _territories()))
         self.languages = list(usable((Name("language", code),) for code in _languages()))
-        units = [unit for unit in Locale.parse("en")._data["unit_patterns"]]
+        units = sorted(Locale.parse("en")._data["unit_patterns"])
         self.measures = list(
-            usable(tuple(Measure(unit, n) for n in PLURAL_PROBES) for unit in sorted(units))
+            usable(tuple(Measure(unit, n) for n in PLURAL_PROBES) for unit in units)
         )
         self.money = list(
             usable(tuple(Money(code, n) for n in PLURAL_PROBES) for code in _currencies())
@@ -148,9 +156,7 @@ class Sampler:
     def quantity(self, rng: random.Random) -> Phrase:
         nouns = self.money if self.money and (not self.measures or rng.random() < 0.4) else None
         noun = rng.choice(nouns or self.measures)
-        if isinstance(noun, Money):
-            return Money(noun.code, _number(rng))
-        return Measure(noun.unit, _number(rng))
+        return dataclasses.replace(noun, number=_number(rng))
 
     def territory(self, rng: random.Random) -> Phrase:
         return rng.choice(self.territories)
@@ -184,9 +190,7 @@ class Sampler:
         choices += [self.moment] if self.styles else []
         return rng.choice(choices)(rng)
 
-    def list_of(
-        self, draw: Callable[[random.Random], Phrase]
-    ) -> Callable[[random.Random], Phrase]:
+    def list_of(self, draw: Callable[[random.Random], Phrase]) -> Callable[[random.Random], Phrase]:
         def series(rng: random.Random) -> Phrase:
             count = rng.choice((2, 2, 3, 3, 4))
             items: list[Phrase] = []
@@ -214,9 +218,13 @@ def _words(renderer: Renderer, phrase: Phrase) -> tuple[str, ...]:
 
 
 def _is_plain(words: tuple[str, ...]) -> bool:
-    """No brackets, dashes or digits of its own, at most four words (and a number)."""
-    joined = "".join(words)
-    return 0 < len(words) <= 6 and not any(c in "()[]（）/–—,:;" or c.isdigit() for c in joined)
+    """At most four words (and a number), without digits, brackets, dashes or abbreviation dots."""
+    own = [word for word in words if word != "#"]
+    return (
+        0 < len(own) <= 4
+        and "-" not in own
+        and not any(char in "()[]（）/–—,:;.⋅" or char.isdigit() for char in "".join(own))
+    )
 
 
 def _territories() -> list[str]:
@@ -249,8 +257,8 @@ def _years(rng: random.Random) -> tuple[datetime, datetime]:
 
 def _number(rng: random.Random) -> Number:
     draw = rng.random()
-    if draw < 0.12:
+    if draw < 0.20:  # the singular is one form of many nouns: each must be seen often enough
         return 1
-    if draw < 0.20:
+    if draw < 0.28:
         return rng.choice(FRACTIONS)
-    return rng.choice(THOUSANDS) if draw < 0.26 else rng.choice(COUNTS)
+    return rng.choice(THOUSANDS) if draw < 0.34 else rng.choice(COUNTS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
+from functools import cache
 from typing import NamedTuple
 
 from attnzoo.alignment.links import Link, Links
@@ -24,14 +25,16 @@ _SHAPING = frozenset("\u200c\u200d")
 
 class Token(NamedTuple):
     """One word: its text, the meaning it renders (None: only grammar asks for it), and a second
-    meaning it takes part in, as the 14 of "14:30" contains the PM of "2:30 PM"."""
+    meaning it takes part in, as the 14 of "14:30" contains the PM of "2:30 PM".
+    """
 
     text: str
     meaning: Meaning | None = None
     also: Meaning | None = None
 
 
-def split_words(text: str) -> list[str]:
+@cache
+def split_words(text: str) -> tuple[str, ...]:
     """Split at white space, and make every punctuation mark or symbol a word of its own.
 
     A hyphen, apostrophe, dot or comma between two letters or digits stays inside its word
@@ -52,7 +55,7 @@ def split_words(text: str) -> list[str]:
         elif not char.isspace():
             words.append(char)
         open_word = inside
-    return words
+    return tuple(words)
 
 
 def tokens_of(text: str, meaning: Meaning | None, also: Meaning | None = None) -> list[Token]:
@@ -92,7 +95,8 @@ def links_between(source: Sequence[Token], target: Sequence[Token]) -> Links:
 
     One token against one, or one against several, is sure. Several against several is possible,
     all with all, because which word of a name answers which is not known; but when both sides
-    write the very same words, the diagonal is sure. Second meanings give possible links. What has
+    write the very same words, or say one word equally often, the first answers the first, surely,
+    and so on. Second meanings give possible links. What has
     no counterpart has no link.
     """
     source_groups, target_groups = _groups(source), _groups(target)
@@ -104,7 +108,7 @@ def links_between(source: Sequence[Token], target: Sequence[Token]) -> Links:
         every = [(i, j) for i in left for j in right]
         if len(left) == 1 or len(right) == 1:
             sure.update(every)
-        elif [source[i].text for i in left] == [target[j].text for j in right]:
+        elif _in_step([source[i].text for i in left], [target[j].text for j in right]):
             sure.update(zip(left, right, strict=True))
         else:
             possible.update(every)
@@ -113,6 +117,11 @@ def links_between(source: Sequence[Token], target: Sequence[Token]) -> Links:
     for j, token in enumerate(target):
         possible.update((i, j) for i in _of_second_meaning(token, source_groups))
     return Links.of(sure, possible)
+
+
+def _in_step(left: list[str], right: list[str]) -> bool:
+    repeated = len(left) == len(right) and len(set(left)) == len(set(right)) == 1
+    return left == right or repeated
 
 
 def _of_second_meaning(token: Token, groups: dict[Meaning, list[int]]) -> list[int]:
