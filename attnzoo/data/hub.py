@@ -32,7 +32,8 @@ def read_split(
     are skipped and counted; an unknown data set, split or field, and a hub that cannot be reached,
     are a UserError.
     """
-    label = f"{name}{f'/{config}' if config else ''} {split}"
+    local = (data_files or {}).get(split.split("[")[0])
+    label = f"{name}{f'/{config}' if config else ''} {split}{f' ({local})' if local else ''}"
     table = _load(label, name, config, split, revision, data_files, cache_dir).flatten()
     columns = [_column(table, label, field) for field in (source_field, target_field)]
     report = Report(label)
