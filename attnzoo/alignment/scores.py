@@ -1,0 +1,189 @@
+"""How well links agree with a reference, and what a matrix of weights looks like in numbers.
+
+Scores of a corpus sum the counts of all its sentences first: they are not means over sentences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from dataclasses import astuple, dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from attnzoo.alignment.links import Link, Links
+
+Metric = Literal["aer", "precision", "recall", "f1"]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What every score is made of, for one sentence or, added up, for a corpus.
+
+    With hypothesis A, sure reference S and possible reference P (Och and Ney 2003):
+    precision = |A∩P| / |A|, recall = |A∩S| / |S|, AER = 1 - (|A∩S| + |A∩P|) / (|A| + |S|), and F1
+    the harmonic mean of precision and recall (1 - AER where S = P). A score whose denominator is
+    zero is NaN.
+    """
+
+    hypothesis: int = 0
+    """|A|"""
+    sure: int = 0
+    """|S|"""
+    in_possible: int = 0
+    """|A∩P|"""
+    in_sure: int = 0
+    """|A∩S|"""
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(*(a + b for a, b in zip(astuple(self), astuple(other))))
+
+    @property
+    def precision(self) -> float:
+        return self._score("precision")
+
+    @property
+    def recall(self) -> float:
+        return self._score("recall")
+
+    @property
+    def f1(self) -> float:
+        return self._score("f1")
+
+    @property
+    def aer(self) -> float:
+        return self._score("aer")
+
+    def _score(self, metric: Metric) -> float:
+        return float(_scores(np.array([astuple(self)], np.float64), metric)[0])
+
+
+def count_links(hypothesis: Set[Link], reference: Links, *, restrict: bool = False) -> Counts:
+    """Compare one sentence pair's links (source word, target word) with the reference.
+
+    With `restrict` a hypothesis link is left out unless its source word and its target word each
+    have a reference link (sure or possible, to any word of the other side). That is for references
+    that leave whole classes of words unlinked without meaning that they have no counterpart, such
+    as articles in a corpus linked by dictionary number: a link from or to such a word can be
+    neither right nor wrong. Recall is the same either way.
+    """
+    if restrict:
+        source = {i for i, _ in reference.possible}
+        target = {j for _, j in reference.possible}
+        hypothesis = {(i, j) for i, j in hypothesis if i in source and j in target}
+    return Counts(
+        hypothesis=len(hypothesis),
+        sure=len(reference.sure),
+        in_possible=len(hypothesis & reference.possible),
+        in_sure=len(hypothesis & reference.sure),
+    )
+
+
+def count_corpus(
+    hypotheses: Sequence[Set[Link]], references: Sequence[Links], *, restrict: bool = False
+) -> list[Counts]:
+    """`count_links` of every sentence pair; ValueError where the two have not the same length."""
+    if len(hypotheses) != len(references):
+        raise ValueError(f"{len(hypotheses)} hypotheses for {len(references)} references")
+    return [count_links(a, r, restrict=restrict) for a, r in zip(hypotheses, references)]
+
+
+def score_corpus(
+    hypotheses: Sequence[Set[Link]], references: Sequence[Links], *, restrict: bool = False
+) -> Counts:
+    """The corpus's counts, whose `.aer`, `.precision`, `.recall` and `.f1` are its scores."""
+    return sum(count_corpus(hypotheses, references, restrict=restrict), Counts())
+
+
+def bootstrap_interval(
+    counts: Sequence[Counts],
+    metric: Metric = "aer",
+    *,
+    level: float = 0.95,
+    samples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a corpus score over sentences (Efron 1979).
+
+    `counts` are those of the sentences (`count_corpus`), drawn again with replacement `samples`
+    times. Samples whose score is undefined are left out; if all are, both ends are NaN.
+    """
+    if not counts:
+        raise ValueError("counts is empty, wanted those of at least one sentence")
+    if not 0 < level < 1:
+        raise ValueError(f"level={level} is not between 0 and 1")
+    table = np.array([astuple(c) for c in counts], np.float64)
+    generator = np.random.default_rng(seed)
+    n = len(counts)
+    sums = np.stack([table[generator.integers(n, size=n)].sum(axis=0) for _ in range(samples)])
+    scores = _scores(sums, metric)
+    scores = scores[np.isfinite(scores)]
+    if not scores.size:
+        return (float("nan"), float("nan"))
+    low, high = np.quantile(scores, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def diagonal_links(source_words: int, target_words: int) -> set[Link]:
+    """The alignment that knows only lengths: each target word to the source word as far along.
+
+    A baseline to print beside any score: target word j takes the source word in which the point
+    (j + 1/2) / target_words of the sentence lies.
+    """
+    if source_words < 1:
+        return set()
+    return {((2 * j + 1) * source_words // (2 * target_words), j) for j in range(target_words)}
+
+
+def diagonality(weights: Float[np.ndarray, "T S"]) -> float:
+    """1 less the mean distance from the diagonal, by weight, both sides scaled to length 1.
+
+    1 for weights on the diagonal, about 2/3 for uniform ones, 1/2 for the other diagonal (long
+    sentences); NaN where there is no weight at all.
+    """
+    T, S = weights.shape
+    target = (np.arange(T)[:, None] + 0.5) / max(T, 1)
+    source = (np.arange(S)[None, :] + 0.5) / max(S, 1)
+    total = weights.sum(dtype=np.float64)
+    return float(1 - _divide((weights * np.abs(source - target)).sum(), total))
+
+
+def row_entropy(weights: Float[np.ndarray, "T S"]) -> Float[np.ndarray, " T"]:
+    """Entropy of each row in nats, scaled to sum to 1 first; NaN for a row of zeros.
+
+    0 where one source word has all the weight, log S where all have the same.
+    """
+    rows = weights.astype(np.float64)
+    p = _divide(rows, rows.sum(axis=1, keepdims=True))
+    return -(p * np.log(np.where(p > 0, p, 1.0))).sum(axis=1)
+
+
+def coverage(weights: Float[np.ndarray, "T S"]) -> Float[np.ndarray, " S"]:
+    """The attention each source word received in all: the last coverage vector of See et al. 2017
+    (equation 10). Far from 1 means a word skipped or translated twice.
+    """
+    return weights.sum(axis=0, dtype=np.float64)
+
+
+def _scores(table: Float[np.ndarray, "rows 4"], metric: Metric) -> Float[np.ndarray, " rows"]:
+    """A score for every row of |A|, |S|, |A∩P|, |A∩S|."""
+    hypothesis, sure, in_possible, in_sure = table.T
+    if metric == "aer":
+        return 1 - _divide(in_sure + in_possible, hypothesis + sure)
+    precision = _divide(in_possible, hypothesis)
+    recall = _divide(in_sure, sure)
+    if metric == "precision":
+        return precision
+    if metric == "recall":
+        return recall
+    if metric == "f1":
+        both = precision + recall
+        return np.where(both == 0, 0.0, _divide(2 * precision * recall, both))
+    raise ValueError(f"metric={metric!r} is none of aer, precision, recall, f1")
+
+
+def _divide(top: np.ndarray | np.floating, bottom: np.ndarray | np.floating) -> np.ndarray:
+    """Quotient, NaN for division by zero without a warning."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(np.asarray(bottom) == 0, np.nan, np.divide(top, bottom))
