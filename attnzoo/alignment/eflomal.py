@@ -1,0 +1,57 @@
+"""The statistical aligner eflomal (Östling and Tiedemann 2016), a yardstick for neural ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from attnzoo.alignment.links import Link, parse_pharaoh
+from attnzoo.errors import UserError
+
+
+def align(
+    source_lines: Sequence[str], target_lines: Sequence[str], *, samplers: int = 3
+) -> tuple[list[set[Link]], list[set[Link]]]:
+    """Align a corpus without any reference: (forward, reverse) links of every sentence pair.
+
+    Words are what whitespace separates, compared in lower case. Both directions are sets of
+    (source word, target word): a target word has at most one forward link, a source word at most
+    one reverse link; `attnzoo.alignment.symmetrize` combines them. The aligner is trained on these
+    lines and aligns them in the same run, so give it all the text there is, the test set included.
+
+    eflomal takes no seed (it reads the system's randomness), so two runs differ a little; more
+    `samplers` average the difference out. It is an optional package that is compiled on
+    installation: UserError where it is missing. A pair with an empty side gets no links.
+    """
+    if len(source_lines) != len(target_lines):
+        raise ValueError(f"{len(source_lines)} source lines for {len(target_lines)} target lines")
+    try:
+        eflomal = import_module("eflomal")
+    except ImportError as error:
+        raise UserError(
+            "eflomal is not installed: `pip install eflomal` builds it (a C compiler is needed)"
+        ) from error
+
+    pairs = [(" ".join(s.split()), " ".join(t.split())) for s, t in zip(source_lines, target_lines)]
+    kept = [n for n, (source, target) in enumerate(pairs) if source and target]
+    forward: list[set[Link]] = [set() for _ in pairs]
+    reverse: list[set[Link]] = [set() for _ in pairs]
+    if not kept:
+        return forward, reverse
+    with TemporaryDirectory() as directory:
+        files = [Path(directory) / name for name in ("forward", "reverse")]
+        eflomal.Aligner(n_samplers=samplers).align(
+            [pairs[n][0] + "\n" for n in kept],
+            [pairs[n][1] + "\n" for n in kept],
+            links_filename_fwd=str(files[0]),
+            links_filename_rev=str(files[1]),
+        )
+        for links, file in zip((forward, reverse), files):
+            lines = file.read_text(encoding="utf-8").splitlines()
+            if len(lines) != len(kept):
+                raise RuntimeError(f"eflomal aligned {len(lines)} of {len(kept)} sentence pairs")
+            for n, line in zip(kept, lines):
+                links[n] = set(parse_pharaoh(line).sure)
+    return forward, reverse
