@@ -7,12 +7,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from attnzoo.ops.guards import finite_or_zero, has_non_finite, poison, sees
-from attnzoo.ops.logits import ScoreFunction, Scoring, scoring
+from attnzoo.ops.logits import (
+    ScoreFunction,
+    Scoring,
+    non_finite_rows,
+    of_query_heads,
+    scoring,
+)
 from attnzoo.ops.masks import MaskFunction
-from attnzoo.ops.softmax import masked_logsumexp, masked_softmax
+from attnzoo.ops.weights import WeightRequest, report, row_blocks, unblock
 
 IMPLEMENTATIONS = ("reference",)
 
@@ -26,7 +32,7 @@ def dot_product_attention(
     scale: float | Float[Array, ""] | None = None,
     is_causal: bool = False,
     implementation: str | None = None,
-    return_weights: bool = False,
+    return_weights: bool | WeightRequest = False,
     return_lse: bool = False,
     *,
     score_mod: ScoreFunction | None = None,
@@ -47,7 +53,8 @@ def dot_product_attention(
       scale: factor on q . k, 1/sqrt(H) if None.
       is_causal: query i sees keys j <= i + S - T: the last query is aligned with the last key.
       implementation: None chooses; a name forces it. Only "reference" exists so far.
-      return_weights: also return the weights ``B N T S``, float32, as they are before dropout.
+      return_weights: also return the weights ``B N T S``, float32, as they are before dropout; or
+        a ``WeightRequest``: rows, heads, top-k or statistics, in memory for what is asked only.
       return_lse: also return the log-sum-exp of each row's logits, ``B N T``, float32.
       score_mod: ``score_mod(logits, b, n, q, k)``, applied after bias and before the mask.
       sinks: one logit per head that joins the softmax without a value: a row's weights then sum
@@ -65,7 +72,7 @@ def dot_product_attention(
     Raises:
       ValueError: shapes, dtypes, rates or names that do not fit, by argument.
     """
-    check_shapes(q, k, v, sinks)
+    check_shapes(q, k, v)
     check_dropout(dropout_rate, dropout_key)
     if implementation not in (None, *IMPLEMENTATIONS):
         raise ValueError(
@@ -79,11 +86,16 @@ def dot_product_attention(
         scale=scale,
         softcap=softcap,
         score_mod=score_mod,
+        sinks=sinks,
         is_causal=is_causal,
     )
     key = dropout_key if dropout_rate > 0 else None
-    out, weights, lse = attend(q, k, v, settings, sinks, dropout_rate, key)
-    results = (out, *([weights] if return_weights else []), *([lse] if return_lse else []))
+    if isinstance(return_weights, WeightRequest):
+        out, lse = attend_in_blocks(q, k, v, settings, dropout_rate, key)
+        seen: Any = report(q, k, settings, return_weights)
+    else:
+        out, seen, lse = attend(q, k, v, settings, dropout_rate, key)
+    results = (out, *([seen] if return_weights else []), *([lse] if return_lse else []))
     return results if len(results) > 1 else out
 
 
@@ -92,52 +104,56 @@ def attend(
     k: Float[Array, "B S K H"],
     v: Float[Array, "B S K Hv"],
     settings: Scoring,
-    sinks: Float[Array, " N"] | None,
-    dropout_rate: float,
-    dropout_key: Key[Array, ""] | None,
-) -> tuple[Float[Array, "B T N Hv"], Float[Array, "B N T S"], Float[Array, "B N T"]]:
-    """Output, weights and lse of all rows at once, with ``T x S`` weights in memory."""
+    dropout_rate: float = 0.0,
+    dropout_key: Key[Array, ""] | None = None,
+    rows: Int[Array, " R"] | None = None,
+) -> tuple[Float[Array, "B R N Hv"], Float[Array, "B N R S"], Float[Array, "B N R"]]:
+    """Output, weights and lse of the chosen query rows (None: all), with ``R x S`` weights."""
     B, T, N, _ = q.shape
     S, K, Hv = v.shape[1:]
-    logits, visible = settings.logits(q, k)
-    weights, lse = normalise(logits, visible, sinks)
+    logits, visible = settings.logits(q, k, rows)
+    weights, lse = settings.normalise(logits, visible)
+    rows = jnp.arange(T, dtype=jnp.int32) if rows is None else rows
 
     kept = weights
     if dropout_key is not None:
-        keep = jax.random.bernoulli(dropout_key, 1 - dropout_rate, weights.shape)
+        # One key per row: whoever computes a row, alone or among others, drops the same weights.
+        keys = jax.vmap(lambda row: jax.random.fold_in(dropout_key, row))(rows)
+        draw = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - dropout_rate, (B, N, S)))
+        keep = jnp.moveaxis(draw(keys), 0, 2)
         kept = jnp.where(keep, weights / (1 - dropout_rate), jnp.zeros_like(weights))
-    grouped = kept.reshape(B, K, N // K, T, S)
+    grouped = kept.reshape(B, K, N // K, rows.shape[0], S)
     out = jnp.einsum("bkgts,bskh->btkgh", grouped, finite_or_zero(v).astype(kept.dtype))
-    out = out.reshape(B, T, N, Hv)
+    out = out.reshape(B, rows.shape[0], N, Hv)
 
-    def of_heads(keys: Bool[Array, "B S K"]) -> Bool[Array, "B N S"]:
-        return jnp.repeat(jnp.moveaxis(keys, 1, 2), N // K, axis=1)
-
-    everything = jnp.ones((B, 1, S), bool)
-    row = jnp.moveaxis(has_non_finite(q), 1, 2) & sees(everything, visible)
-    row = row | sees(of_heads(has_non_finite(k)), visible)
+    row = non_finite_rows(q, k, visible, rows)
     weights, lse = poison(weights, row[..., None]), poison(lse, row)
-    row = jnp.broadcast_to(row | sees(of_heads(has_non_finite(v)), visible), (B, N, T))
+    row = row | sees(of_query_heads(has_non_finite(v), N), visible)
+    row = jnp.broadcast_to(row, (B, N, rows.shape[0]))
     return poison(out, jnp.moveaxis(row, 1, 2)[..., None]).astype(q.dtype), weights, lse
 
 
-def normalise(
-    logits: Float[Array, "B N T S"],
-    visible: Bool[Array, "#B #N #T #S"] | None,
-    sinks: Float[Array, " N"] | None,
-) -> tuple[Float[Array, "B N T S"], Float[Array, "B N T"]]:
-    """Weights and log-sum-exp of logits, with one more logit per head if there are sinks."""
-    weights = masked_softmax(logits, visible)
-    lse = masked_logsumexp(logits, visible)
-    if sinks is None:
-        return weights, lse
-    sink = sinks.astype(lse.dtype)[None, :, None]
-    # softmax over [logits, sink] without the last column: no copy of the logits to extend them.
-    weights = weights * jax.nn.sigmoid(lse - sink)[..., None]
-    return weights, jnp.logaddexp(lse, sink)
+def attend_in_blocks(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K Hv"],
+    settings: Scoring,
+    dropout_rate: float,
+    dropout_key: Key[Array, ""] | None,
+) -> tuple[Float[Array, "B T N Hv"], Float[Array, "B N T"]]:
+    """The same rows as :func:`attend`, a block at a time: never ``T x S`` weights in memory."""
+    T = q.shape[1]
+
+    @jax.checkpoint  # or the backward pass would keep every block's weights
+    def block(rows: Int[Array, " R"]) -> tuple[Array, Array]:
+        out, _, lse = attend(q, k, v, settings, dropout_rate, dropout_key, rows)
+        return out, lse
+
+    outs, lses = jax.lax.map(block, row_blocks(T))
+    return unblock(outs, 1, T), unblock(lses, 2, T)
 
 
-def check_shapes(q: Array, k: Array, v: Array, sinks: Array | None = None) -> None:
+def check_shapes(q: Array, k: Array, v: Array) -> None:
     """Raise ValueError unless q, k, v are ``B T N H``, ``B S K H``, ``B S K Hv``."""
     for name, x, wanted in (("q", q, "B T N H"), ("k", k, "B S K H"), ("v", v, "B S K Hv")):
         if x.ndim != 4:
@@ -152,8 +168,6 @@ def check_shapes(q: Array, k: Array, v: Array, sinks: Array | None = None) -> No
         raise ValueError(f"v has shape {v.shape}; wanted B S K Hv with {(B, S, K)} as in k")
     if K == 0 or N % K != 0:
         raise ValueError(f"num_heads={N} of q is not a multiple of num_kv_heads={K} of k and v")
-    if sinks is not None and sinks.shape != (N,):
-        raise ValueError(f"sinks has shape {sinks.shape}; wanted one logit per head, ({N},)")
 
 
 def check_dropout(rate: float, key: Key[Array, ""] | None) -> None:

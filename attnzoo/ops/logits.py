@@ -1,17 +1,18 @@
-"""Attention logits of all rows, or of a few: scale, soft cap, bias, score modifier, mask."""
+"""From q and k to logits and weights, of all query rows or of a few rows and heads."""
 
 import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from attnzoo.ops.guards import finite_or_zero
+from attnzoo.ops.guards import finite_or_zero, has_non_finite, sees
 from attnzoo.ops.index_functions import Index, Shape, dense
 from attnzoo.ops.masks import Mask, MaskFunction, causal, dense_mask
-from attnzoo.ops.softmax import compute_dtype
+from attnzoo.ops.softmax import compute_dtype, masked_logsumexp, masked_softmax
 
 ScoreFunction = Callable[[Any, Any, Any, Any, Any], Any]
 
@@ -30,6 +31,7 @@ class Scoring:
     score_mod: ScoreFunction | None = None
     mask: Bool[Array, "#B #N #T #S"] | None = None
     mask_mod: MaskFunction | None = None
+    sinks: Float[Array, " N"] | None = None
 
     def logits(
         self,
@@ -79,6 +81,44 @@ class Scoring:
             visible = by_index if visible is None else visible & by_index
         return logits, visible
 
+    def normalise(
+        self,
+        logits: Float[Array, "B M R S"],
+        visible: Bool[Array, "#B #M #R #S"] | None,
+        heads: Int[Array, " M"] | None = None,
+    ) -> tuple[Float[Array, "B M R S"], Float[Array, "B M R"]]:
+        """Weights and log-sum-exp of logits, with one more logit per head if there are sinks."""
+        weights = masked_softmax(logits, visible)
+        lse = masked_logsumexp(logits, visible)
+        if self.sinks is None:
+            return weights, lse
+        sinks = self.sinks if heads is None else self.sinks[heads]
+        sinks = sinks.astype(lse.dtype)[None, :, None]
+        # softmax over [logits, sink] without the last column, and without a longer copy of logits.
+        weights = weights * jax.nn.sigmoid(lse - sinks)[..., None]
+        return weights, jnp.logaddexp(lse, sinks)
+
+
+def of_query_heads(keys: Bool[Array, "B S K"], num_heads: int) -> Bool[Array, "B N S"]:
+    """Something said of each key and its head, for each query head that reads it."""
+    return jnp.repeat(jnp.moveaxis(keys, 1, 2), num_heads // keys.shape[2], axis=1)
+
+
+def non_finite_rows(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    visible: Bool[Array, "#B #M #R #S"] | None,
+    rows: Int[Array, " R"],
+    heads: Int[Array, " M"] | None = None,
+) -> Bool[Array, "B M R"]:
+    """The rows whose weights are NaN: the query, or a key it may attend to, is not finite."""
+    N = q.shape[2]
+    keys, queries = of_query_heads(has_non_finite(k), N), jnp.moveaxis(has_non_finite(q), 1, 2)
+    queries = queries[:, :, rows]
+    if heads is not None:
+        keys, queries = keys[:, heads], queries[:, heads]
+    return (queries & sees(jnp.ones_like(keys), visible)) | sees(keys, visible)
+
 
 def _indices(
     B: int, heads: Int[Array, " N"], rows: Int[Array, " T"], S: int
@@ -99,12 +139,15 @@ def scoring(
     scale: float | Float[Array, ""] | None,
     softcap: float | None,
     score_mod: ScoreFunction | None,
+    sinks: Float[Array, " N"] | None,
     is_causal: bool,
 ) -> Scoring:
     """Check the settings of an attention of shape ``B N T S`` and put them in one object."""
     B, N, T, S = shape
     if softcap is not None and not softcap > 0:
         raise ValueError(f"softcap={softcap}: wanted a positive number (None switches it off)")
+    if sinks is not None and sinks.shape != (N,):
+        raise ValueError(f"sinks has shape {sinks.shape}; wanted one logit per head, ({N},)")
     mask_array, mask_mod = None, None
     if isinstance(mask, Mask):
         mask.check(B, N, T, S)
@@ -125,7 +168,7 @@ def scoring(
         # The last query sees the last key: what decoding with a cache and cross-chunk code want.
         past = causal().offset(S - T)
         mask_mod = past if mask_mod is None else past & mask_mod
-    return Scoring(scale, softcap, bias, score_mod, mask_array, mask_mod)
+    return Scoring(scale, softcap, bias, score_mod, mask_array, mask_mod, sinks)
 
 
 def _fits(name: str, x: Array, shape: Shape) -> Array:

@@ -1,0 +1,51 @@
+"""Attention with a score modifier and a mask, both given as functions of indices."""
+
+from typing import Any
+
+from jaxtyping import Array, Float
+
+from attnzoo.ops.dot_product import dot_product_attention
+from attnzoo.ops.logits import ScoreFunction
+from attnzoo.ops.masks import MaskFunction
+from attnzoo.ops.weights import WeightRequest
+
+
+def flex_attention(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K Hv"],
+    score_mod: ScoreFunction | None = None,
+    mask_mod: MaskFunction | None = None,
+    *,
+    scale: float | Float[Array, ""] | None = None,
+    implementation: str | None = None,
+    return_weights: bool | WeightRequest = False,
+    return_lse: bool = False,
+) -> Any:
+    """softmax(score_mod(scale q k^T, b, n, i, j) + mask) v  (Dong et al. 2024, arXiv 2412.05496).
+
+    ``score_mod(score, b, n, q, k)`` changes logits after scaling and before masking;
+    ``mask_mod(b, n, q, k)`` is True where query q may attend to key k. Both see absolute indices
+    i of the query and j of the key, counted from 0 in the arrays given (a mask shifts its queries
+    with ``.offset``), as arrays that broadcast. See ``attnzoo.ops.score_mods`` and
+    ``attnzoo.ops.masks`` for ready ones. Gradients flow to the arrays that they capture.
+
+    Results, other arguments and errors are those of ``dot_product_attention``.
+    """
+    for name, function in (("score_mod", score_mod), ("mask_mod", mask_mod)):
+        if function is not None and not callable(function):
+            raise ValueError(
+                f"{name} is a {type(function).__name__}; wanted a function of indices "
+                "(masks.from_array and score_mods.dense_bias make one of an array)"
+            )
+    return dot_product_attention(
+        q,
+        k,
+        v,
+        mask=mask_mod,
+        score_mod=score_mod,
+        scale=scale,
+        implementation=implementation,
+        return_weights=return_weights,
+        return_lse=return_lse,
+    )

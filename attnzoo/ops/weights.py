@@ -1,0 +1,178 @@
+"""Attention weights on request: rebuilt from q and k in blocks of rows, for any implementation.
+
+Looking costs memory only for what is looked at: the largest intermediate is one block of rows times
+all keys. A fused kernel hands in its log-sum-exp; without it each block normalises its own rows.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from attnzoo.ops.guards import poison
+from attnzoo.ops.logits import ScoreFunction, Scoring, non_finite_rows, scoring
+from attnzoo.ops.masks import MaskFunction
+
+STATISTICS = ("entropy", "column_mass")
+BLOCK = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightRequest:
+    """Which part of the attention weights to return."""
+
+    rows: tuple[int, ...] | None = None
+    """Query positions whose weights are wanted; None: all, if neither top_k nor statistics are."""
+    heads: tuple[int, ...] | None = None
+    """Query heads that everything is about; None: all."""
+    top_k: int | None = None
+    """Only the top_k largest weights of each row, and their keys."""
+    statistics: tuple[str, ...] = ()
+    """Of all rows: "entropy" of each row, and "column_mass", the sum of weights per key."""
+
+    def __post_init__(self) -> None:
+        for name in self.statistics:
+            if name not in STATISTICS:
+                raise ValueError(f"statistics names {name!r}; there are {', '.join(STATISTICS)}")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k={self.top_k}; wanted at least 1")
+
+
+class WeightReport(NamedTuple):
+    """What a ``WeightRequest`` asked for, else None. M: the chosen heads, R: the chosen rows."""
+
+    weights: Float[Array, "B M R S"] | None = None
+    top_weights: Float[Array, "B M R k"] | None = None
+    top_keys: Int[Array, "B M R k"] | None = None
+    entropy: Float[Array, "B M T"] | None = None
+    column_mass: Float[Array, "B M S"] | None = None
+
+
+def attention_weights(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    request: WeightRequest,
+    *,
+    lse: Float[Array, "B N T"] | None = None,
+    mask: Bool[Array, "..."] | MaskFunction | None = None,
+    bias: Float[Array, "..."] | None = None,
+    scale: float | Float[Array, ""] | None = None,
+    is_causal: bool = False,
+    score_mod: ScoreFunction | None = None,
+    sinks: Float[Array, " N"] | None = None,
+    softcap: float | None = None,
+) -> WeightReport:
+    """The weights that dot-product attention with these settings gives, without its output.
+
+    ``lse`` (which includes the sinks) is what the implementation that is looked at returned; the
+    weights are then exp(logits - lse). Entropy is -sum w ln w, in nats. Other arguments and errors
+    are those of ``dot_product_attention``.
+    """
+    settings = scoring(
+        (q.shape[0], q.shape[2], q.shape[1], k.shape[1]),
+        mask=mask,
+        bias=bias,
+        scale=scale,
+        softcap=softcap,
+        score_mod=score_mod,
+        sinks=sinks,
+        is_causal=is_causal,
+    )
+    return report(q, k, settings, request, lse)
+
+
+def report(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    settings: Scoring,
+    request: WeightRequest,
+    lse: Float[Array, "B N T"] | None = None,
+) -> WeightReport:
+    """As :func:`attention_weights`, of settings that are checked already."""
+    B, T, N, _ = q.shape
+    S = k.shape[1]
+    heads = _chosen("heads", request.heads, N)
+    rows = _chosen("rows", request.rows, T)
+    if request.top_k is not None and request.top_k > S:
+        raise ValueError(f"top_k={request.top_k} is more than the {S} keys")
+
+    @jax.checkpoint
+    def weights_of(rows: Int[Array, " R"]) -> Float[Array, "B M R S"]:
+        return _weights_of_rows(q, k, settings, lse, rows, heads)
+
+    found: dict[str, Any] = {}
+    if request.top_k is not None:
+        top_k = request.top_k
+        blocks = jax.lax.map(
+            lambda block: jax.lax.top_k(weights_of(rows[block]), top_k),
+            row_blocks(rows.shape[0]),
+        )
+        found["top_weights"], found["top_keys"] = (unblock(x, 2, rows.shape[0]) for x in blocks)
+    elif request.rows is not None or not request.statistics:
+        found["weights"] = weights_of(rows)
+
+    if request.statistics:
+
+        def add(mass: Array, block: Int[Array, " R"]) -> tuple[Array, Array]:
+            weights = weights_of(jnp.minimum(block, T - 1))
+            counted = (block < T)[None, None, :, None]
+            mass = mass + jnp.sum(jnp.where(counted, weights, jnp.zeros_like(weights)), axis=2)
+            return mass, _entropy(weights)
+
+        dtype = jax.eval_shape(weights_of, row_blocks(T)[0]).dtype
+        nothing = jnp.zeros((B, heads.shape[0], S), dtype)
+        mass, entropy = jax.lax.scan(add, nothing, row_blocks(T, clip=False))
+        everything = {"entropy": unblock(entropy, 2, T), "column_mass": mass}
+        found.update((name, everything[name]) for name in request.statistics)
+    return WeightReport(**found)
+
+
+def _weights_of_rows(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    settings: Scoring,
+    lse: Float[Array, "B N T"] | None,
+    rows: Int[Array, " R"],
+    heads: Int[Array, " M"],
+) -> Float[Array, "B M R S"]:
+    logits, visible = settings.logits(q, k, rows, heads)
+    if lse is None:
+        weights, _ = settings.normalise(logits, visible, heads)
+    else:
+        chosen = lse[:, heads][:, :, rows, None].astype(logits.dtype)
+        # A row that sees nothing has an lse of -inf; any finite number in its place will do.
+        chosen = jnp.where(jnp.isneginf(chosen), jnp.zeros_like(chosen), chosen)
+        hidden = logits if visible is None else jnp.where(visible, logits, -jnp.inf)
+        weights = jnp.exp(hidden - chosen)
+    return poison(weights, non_finite_rows(q, k, visible, rows, heads)[..., None])
+
+
+def _entropy(weights: Float[Array, "B M R S"]) -> Float[Array, "B M R"]:
+    """-sum w ln w with 0 ln 0 = 0, also in the gradient."""
+    logarithm = jnp.log(jnp.where(weights == 0, jnp.ones_like(weights), weights))
+    return -jnp.sum(weights * logarithm, axis=-1)
+
+
+def _chosen(name: str, indices: tuple[int, ...] | None, size: int) -> Int[Array, " M"]:
+    if indices is None:
+        return jnp.arange(size, dtype=jnp.int32)
+    wrong = [index for index in indices if not -size <= index < size]
+    if wrong:
+        raise ValueError(f"{name} asks for {wrong[0]}, but there are {size}")
+    return jnp.asarray([index % size for index in indices], jnp.int32)
+
+
+def row_blocks(T: int, *, clip: bool = True) -> Int[Array, "blocks rows"]:
+    """Query rows in blocks; past the end the last row is repeated (or counted on: no ``clip``)."""
+    blocks = max(-(-T // BLOCK), 1)
+    rows = jnp.arange(blocks * BLOCK, dtype=jnp.int32).reshape(blocks, BLOCK)
+    return jnp.minimum(rows, max(T - 1, 0)) if clip else rows
+
+
+def unblock(x: Array, axis: int, T: int) -> Array:
+    """Put blocks stacked in front back along ``axis``, without what is past the end."""
+    x = jnp.moveaxis(x, 0, axis)
+    x = x.reshape(*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2 :])
+    return jax.lax.slice_in_dim(x, 0, T, axis=axis)
