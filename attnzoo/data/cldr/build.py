@@ -87,10 +87,13 @@ def find_locale(identifier: str) -> Locale:
     """The babel locale of "en", "pt_BR" or "pt-BR"; an unknown one is a UserError that names the
     nearest.
     """
+    known = locale_identifiers()
     try:
-        return Locale.parse(identifier.strip().replace("-", "_"))
+        locale = Locale.parse(identifier.strip().replace("-", "_"))
+        if str(locale) not in known:  # babel also knows "root", the data that all locales inherit
+            raise UnknownLocaleError(identifier)
+        return locale
     except (UnknownLocaleError, ValueError):
-        known = locale_identifiers()
         near = difflib.get_close_matches(identifier.replace("-", "_"), known, n=3, cutoff=0.3)
         hint = f"nearest: {', '.join(near)}" if near else f"examples: {', '.join(known[:3])}"
         raise UserError(f"unknown locale {identifier!r}; {hint}") from None

@@ -58,7 +58,7 @@ class Renderer:
             case Name(kind, code):
                 return [Token(word, (kind,)) for word in self._name(kind, code)]
             case Measure(unit, number):
-                return self._counted(self._unit(unit, self._plural(number)), number, "unit")
+                return self._counted(self._unit(unit, self.plural(number)), number, "unit")
             case Money(code, number):
                 return self._money(code, number)
             case Price(code, number):
@@ -86,7 +86,8 @@ class Renderer:
         names: Mapping[str, str] = self._data["territories" if kind == "territory" else "languages"]
         return split_words(names[code]) if names[code] != code else ()
 
-    def _plural(self, number: Number) -> str:
+    def plural(self, number: Number) -> str:
+        """The plural category of a number: "one", "few", "other", ..."""
         return self.locale.plural_form(number)
 
     def _number_words(self, number: Number) -> tuple[str, ...]:
@@ -114,7 +115,7 @@ class Renderer:
         raise KeyError(unit)
 
     def _money(self, code: str, number: Number) -> list[Token]:
-        plural = self._plural(number)
+        plural = self.plural(number)
         patterns = self._data["currency_unit_patterns"]
         tokens: list[Token] = []
         for text, slot in slots(patterns.get(plural) or patterns["other"]):
@@ -144,7 +145,7 @@ class Renderer:
         return before + self._number_tokens(number) + tokens_of(suffix.replace(mark, text), meaning)
 
     def _relative_time(self, phrase: Relative) -> list[Token]:
-        words = self._relative(phrase.unit, phrase.direction, self._plural(phrase.number))
+        words = self._relative(phrase.unit, phrase.direction, self.plural(phrase.number))
         # Without a place for the number ("in a month") the unit says it.
         spelled = any(role == "number" for _, role in words)
         tokens: list[Token] = []

@@ -26,14 +26,13 @@ from attnzoo.data.cldr.phrases import (
     Relative,
     Series,
 )
-from attnzoo.data.cldr.render import Renderer
+from attnzoo.data.cldr.render import NUMBER, Renderer
 
 FIRST_YEAR, LAST_YEAR = 1900, 2099
 COUNTS: tuple[int, ...] = (*range(2, 60), *range(60, 100, 10), *range(100, 1000, 100))
 THOUSANDS: tuple[int, ...] = tuple(range(1000, 10_000, 1000))
 FRACTIONS: tuple[Decimal, ...] = tuple(Decimal(f"{whole}.5") for whole in range(10))
-# One number of every plural category that some language has, to look at all forms of a noun.
-PLURAL_PROBES: tuple[Number, ...] = (1, 2, 3, 5, 8, 11, 21, 100, 1000, Decimal("1.5"))
+NUMBERS: tuple[Number, ...] = (1, *COUNTS, *THOUSANDS, *FRACTIONS)
 
 # fmt: off
 PRICES: tuple[str, ...] = (
@@ -60,11 +59,12 @@ class Sampler:
         self._both = lambda phrase: source.supports(phrase) and target.supports(phrase)
         claimed: dict[tuple[str, ...], tuple[str, ...]] = {}
 
+        # One number of each pair of plural forms, to look at all forms of a noun.
+        probes = list({(source.plural(n), target.plural(n)): n for n in NUMBERS}.values())
+
         def usable(nouns: Iterable[tuple[Phrase, ...]]) -> Iterator[Phrase]:
             """The first form of each noun whose words are plain and mean one thing only."""
             for forms in nouns:
-                if not all(map(self._both, forms)):
-                    continue
                 pairs = [(_words(source, form), _words(target, form)) for form in forms]
                 if not all(_is_plain(words) for pair in pairs for words in pair):
                     continue
@@ -76,12 +76,8 @@ class Sampler:
         self.territories = list(usable((Name("territory", code),) for code in _territories()))
         self.languages = list(usable((Name("language", code),) for code in _languages()))
         units = sorted(Locale.parse("en")._data["unit_patterns"])
-        self.measures = list(
-            usable(tuple(Measure(unit, n) for n in PLURAL_PROBES) for unit in units)
-        )
-        self.money = list(
-            usable(tuple(Money(code, n) for n in PLURAL_PROBES) for code in _currencies())
-        )
+        self.measures = list(usable(tuple(Measure(unit, n) for n in probes) for unit in units))
+        self.money = list(usable(tuple(Money(code, n) for n in probes) for code in _currencies()))
         self.prices = [code for code in PRICES if self._both(Price(code, 10))]
         self.relative = [
             unit
@@ -89,7 +85,7 @@ class Sampler:
             if all(
                 self._both(Relative(unit, direction, number))
                 for direction in ("future", "past")
-                for number in PLURAL_PROBES
+                for number in probes
                 if isinstance(number, int)
             )
         ]
@@ -100,7 +96,7 @@ class Sampler:
         self.series = [
             kind
             for kind in ("standard", "or")
-            if self._both(Series(kind, tuple(self.languages[:1] * 4)))
+            if self._both(Series(kind, (Moment("long", _SAMPLE_DAY),) * 4))
         ]
 
     def templates(self) -> list[tuple[float, Callable[[random.Random], Phrase]]]:
@@ -214,7 +210,12 @@ class Sampler:
 
 
 def _words(renderer: Renderer, phrase: Phrase) -> tuple[str, ...]:
-    return tuple("#" if t.meaning == ("number",) else t.text for t in renderer.render(phrase))
+    """What the locale writes, numbers as "#"; nothing where it lacks the data."""
+    try:
+        tokens = renderer.render(phrase)
+    except KeyError:
+        return ()
+    return tuple("#" if token.meaning == NUMBER else token.text for token in tokens)
 
 
 def _is_plain(words: tuple[str, ...]) -> bool:
