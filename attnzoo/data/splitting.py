@@ -58,6 +58,11 @@ def strip_marks(piece: str) -> str:
     return piece.replace(SPACE, "").replace(JOINER, "")
 
 
+def is_mark(piece: str, *, split: str) -> bool:
+    """Whether this piece is a punctuation mark that was cut off."""
+    return split == "punctuation" and is_punctuation(strip_marks(piece)[0])
+
+
 def group_pieces(pieces: list[str], *, split: str) -> list[int]:
     """For each of these pieces, or parts of pieces, the index of its word.
 

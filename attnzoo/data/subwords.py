@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 # Threads here gain little, and a later fork would print a warning about them.
@@ -14,37 +14,45 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 
 def train_subwords(
-    kind: str, lines: Iterable[str], *, vocab_size: int, specials: tuple[str, ...], unknown: str
+    kind: str,
+    pieces: Mapping[str, int],
+    *,
+    vocab_size: int,
+    whole: Sequence[str],
+    unknown: str,
 ) -> dict[str, Any]:
-    """A trained model as JSON; `lines` are pieces separated by spaces, pieces are never merged.
+    """A trained model as JSON, from pieces of text and how often each occurs.
 
-    BPE: Sennrich et al. 2016; Unigram: Kudo 2018. Ids of `specials` come first. At most half of the
-    vocabulary goes to single characters, the most frequent ones.
+    BPE: Sennrich et al. 2016; Unigram: Kudo 2018. `whole` are tokens with the first ids that are
+    not made of others. At most half of the vocabulary of BPE goes to single characters, the most
+    frequent ones.
     """
     if kind == "bpe":
         tokenizer = Tokenizer(models.BPE(unk_token=unknown))
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
-            special_tokens=list(specials),
-            limit_alphabet=max(1, (vocab_size - len(specials)) // 2),
+            special_tokens=list(whole),
+            limit_alphabet=max(1, (vocab_size - len(whole)) // 2),
             show_progress=False,
         )
     else:
         tokenizer = Tokenizer(models.Unigram())
         trainer = trainers.UnigramTrainer(
             vocab_size=vocab_size,
-            special_tokens=list(specials),
+            special_tokens=list(whole),
             unk_token=unknown,
             show_progress=False,
         )
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    # One line a piece, in an order that does not depend on that of the corpus.
+    lines = (" ".join([piece] * count) for piece, count in sorted(pieces.items()))
     tokenizer.train_from_iterator(lines, trainer=trainer)
     model = json.loads(tokenizer.to_str())["model"]
     if kind == "unigram":
         # The trainer leaves pieces of equal score in any order; only this order is reproducible.
         scored = [tuple(entry) for entry in model["vocab"]]
-        special = [entry for entry in scored if entry[0] in specials]
-        others = [entry for entry in scored if entry[0] not in specials]
+        special = scored[: len(whole)]
+        others = scored[len(whole) :]
         others.sort(key=lambda entry: (-entry[1], entry[0]))
         model["vocab"] = special + others
     return model
@@ -68,5 +76,10 @@ class SubwordModel:
             self.tokens = [token for token, _ in scored]
             self._model = models.Unigram(scored, self.tokens.index(unknown), False)
 
+        self._ids = {token: index for index, token in enumerate(self.tokens)}
+
     def encode(self, piece: str) -> list[int]:
+        known = self._ids.get(piece)
+        if known is not None:
+            return [known]
         return [token.id for token in self._model.tokenize(piece)]

@@ -15,6 +15,7 @@ from attnzoo.data.splitting import (
     JOINER,
     SPACE,
     group_pieces,
+    is_mark,
     join_pieces,
     split_token,
     strip_marks,
@@ -30,6 +31,8 @@ FORMAT_VERSION = 1
 UNKNOWN_LETTER = "\ue000"
 # So many whitespace-separated tokens are remembered with their ids; a corpus has fewer.
 CACHE_SIZE = 2**19
+# At most one in so many subwords is a punctuation mark with its spacing.
+MARKS_SHARE = 8
 
 
 @dataclass(frozen=True)
@@ -256,11 +259,20 @@ def train_subword_tokenizer(
 
     if vocab_size < len(SPECIALS) + 2:
         raise ValueError(f"vocab_size={vocab_size}, wanted at least {len(SPECIALS) + 2}")
-    spaced = [" ".join(_pieces_of(line, split, lowercase)) for line in lines]
-    if not any(spaced):
+    counts = _count_pieces(lines, split=split, lowercase=lowercase)
+    # Punctuation is whole tokens: Unigram would take a mark and its spacing apart again.
+    marks = [piece for piece in counts if is_mark(piece, split=split)]
+    marks.sort(key=lambda piece: (-counts[piece], piece))
+    marks = marks[: vocab_size // MARKS_SHARE]
+    words = {piece: count for piece, count in counts.items() if piece not in set(marks)}
+    if not words:
         raise ValueError("lines has no word to train on")
     model = train_subwords(
-        kind, spaced, vocab_size=vocab_size, specials=SPECIALS, unknown=SPECIALS[UNK]
+        kind,
+        words,
+        vocab_size=vocab_size,
+        whole=[*SPECIALS, *marks],
+        unknown=SPECIALS[UNK],
     )
     return Tokenizer(_spec(kind, split, lowercase, model))
 
@@ -293,14 +305,6 @@ def _spec(kind: str, split: str, lowercase: bool, model: Any) -> dict[str, Any]:
         "lowercase": lowercase,
         "model": model,
     }
-
-
-def _pieces_of(line: str, split: str, lowercase: bool) -> list[str]:
-    return [
-        piece
-        for token in line.split()
-        for piece in split_token(token, split=split, lowercase=lowercase)[1]
-    ]
 
 
 def _count_pieces(lines: Iterable[str], *, split: str, lowercase: bool) -> Counter[str]:
