@@ -130,6 +130,9 @@ class Training:
     """The gradient is scaled down to this global norm; null: never."""
     label_smoothing: Annotated[float, DropRate] = 0.0
     """Probability spread evenly over the vocabulary."""
+    loss_per: Literal["token", "sentence"] = "token"
+    """The loss is averaged over target tokens, or summed in a sentence and averaged over those; the
+    recurrent papers do the latter, which matters to SGD and to the clipping."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the activations; weights, softmax and loss stay float32."""
     evaluate_every: Annotated[int, Positive] | None = None

@@ -1,0 +1,58 @@
+"""`attnzoo COMMAND ...`: the same mains as the files in scripts/. Nothing heavy is imported here."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+
+def _align(argv: Sequence[str]) -> int:
+    from attnzoo.cli.align import main
+
+    return main(argv)
+
+
+def _evaluate(argv: Sequence[str]) -> int:
+    from attnzoo.cli.evaluate import main
+
+    return main(argv)
+
+
+def _train(argv: Sequence[str]) -> int:
+    from attnzoo.cli.train import main
+
+    return main(argv)
+
+
+def _translate(argv: Sequence[str]) -> int:
+    from attnzoo.cli.translate import main
+
+    return main(argv)
+
+
+def _verify(argv: Sequence[str]) -> int:
+    from attnzoo.cli.verify import main
+
+    return main(argv)
+
+
+COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
+    "train": ("train the model of a config into a run directory", _train),
+    "translate": ("translate lines with a trained run", _translate),
+    "evaluate": ("BLEU, chrF and perplexity of a trained run", _evaluate),
+    "align": ("word alignments, their error rate and pictures", _align),
+    "verify": ("check every checkpoint of a run", _verify),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that the first argument names."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and arguments[0] in COMMANDS:
+        return COMMANDS[arguments[0]][1](arguments[1:])
+    asked = not arguments or arguments[0] in ("-h", "--help")
+    lines = ["usage: attnzoo COMMAND ...   (attnzoo COMMAND --help says more)", ""]
+    lines += [f"  {name:<10} {what}" for name, (what, _) in COMMANDS.items()]
+    if asked:
+        print("\n".join(lines))
+        return 0
+    print(f"error: {arguments[0]!r} is no command\n" + "\n".join(lines), file=sys.stderr)
+    return 2
