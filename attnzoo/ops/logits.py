@@ -2,8 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +10,8 @@ from jaxtyping import Array, Bool, Float, Int
 from attnzoo.ops.guards import finite_or_zero, has_non_finite, sees
 from attnzoo.ops.index_functions import Index, Shape, dense
 from attnzoo.ops.masks import Mask, MaskFunction, causal, dense_mask
+from attnzoo.ops.score_mods import ScoreFunction, ScoreMod
 from attnzoo.ops.softmax import compute_dtype, masked_logsumexp, masked_softmax
-
-ScoreFunction = Callable[[Any, Any, Any, Any, Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +148,8 @@ def scoring(
     mask_array, mask_mod = None, None
     if isinstance(mask, Mask):
         mask.check(B, N, T, S)
+    if isinstance(score_mod, ScoreMod):
+        score_mod.check(B, N, T, S)
     if mask is not None and callable(mask):
         mask_mod = mask
     elif mask is not None:

@@ -1,0 +1,169 @@
+"""Rotary position embedding and the ways to stretch it over longer sequences.
+
+Su et al. 2021 (arXiv 2104.09864), equation 34: each pair of features turns by an angle proportional
+to its position, so that q . k depends on the difference of positions alone. Rotate q and k, not v.
+"""
+
+import dataclasses
+import math
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from attnzoo.ops.softmax import compute_dtype
+
+Layout = Literal["half", "interleaved"]
+Frequencies = Float[np.ndarray, " half"]
+
+
+def _plain(width: int, base: float) -> Frequencies:
+    return base ** (-np.arange(0, width, 2) / width)
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearScaling:
+    """Position interpolation (arXiv 2306.15595): every frequency divided by ``factor``."""
+
+    factor: float
+
+    def frequencies(self, width: int, base: float) -> Frequencies:
+        return _plain(width, base) / self.factor
+
+
+@dataclasses.dataclass(frozen=True)
+class NTKScaling:
+    """NTK-aware: the base grows so that the slowest pair is stretched by ``factor``."""
+
+    factor: float
+
+    def frequencies(self, width: int, base: float) -> Frequencies:
+        return _plain(width, base * self.factor ** (width / (width - 2)))
+
+
+@dataclasses.dataclass(frozen=True)
+class DynamicNTKScaling:
+    """NTK-aware with a stretch that follows the current length, once it is past the original."""
+
+    factor: float
+    original_length: int
+
+    def stretched(self, width: int, base: float, length: Float[Array, ""]) -> Float[Array, " half"]:
+        """Frequencies at a length that may be traced."""
+        longest = jnp.maximum(length, self.original_length)
+        stretch = self.factor * longest / self.original_length - (self.factor - 1)
+        exponents = jnp.asarray(-np.arange(0, width, 2) / width, length.dtype)
+        return (base * stretch ** (width / (width - 2))) ** exponents
+
+
+@dataclasses.dataclass(frozen=True)
+class YaRNScaling:
+    """YaRN (Peng et al. 2024, arXiv 2309.00071): slow pairs interpolated, fast ones kept."""
+
+    factor: float
+    original_length: int
+    fast: float = 32.0
+    """Pairs that turn more often than this within the original length are kept."""
+    slow: float = 1.0
+    """Pairs that turn less often than this are interpolated."""
+
+    def frequencies(self, width: int, base: float) -> Frequencies:
+        def pair_that_turns(times: float) -> float:
+            turns = self.original_length / (2 * math.pi * times)
+            return width * math.log(turns) / (2 * math.log(base))
+
+        low = max(math.floor(pair_that_turns(self.fast)), 0)
+        high = min(math.ceil(pair_that_turns(self.slow)), width - 1)
+        ramp = np.clip((np.arange(width // 2) - low) / max(high - low, 0.001), 0, 1)
+        plain = _plain(width, base)
+        return plain / self.factor * ramp + plain * (1 - ramp)
+
+    @property
+    def attention_factor(self) -> float:
+        """Factor on cos and sin, hence squared on the logits."""
+        return 0.1 * math.log(self.factor) + 1 if self.factor > 1 else 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Llama3Scaling:
+    """Llama 3.1: wavelengths above the original context are stretched, with a smooth transition."""
+
+    factor: float = 8.0
+    low: float = 1.0
+    high: float = 4.0
+    original_length: int = 8192
+
+    def frequencies(self, width: int, base: float) -> Frequencies:
+        plain = _plain(width, base)
+        turns = self.original_length * plain / (2 * math.pi)
+        kept = np.clip((turns - self.low) / (self.high - self.low), 0, 1)
+        return ((1 - kept) / self.factor + kept) * plain
+
+
+Scaling = LinearScaling | NTKScaling | DynamicNTKScaling | YaRNScaling | Llama3Scaling
+
+
+def rotary_frequencies(
+    width: int,
+    *,
+    base: float = 10_000.0,
+    scaling: Scaling | None = None,
+    length: int | Int[Array, ""] | None = None,
+) -> Float[Array, " half"]:
+    """Angle per position of each of the ``width / 2`` pairs, in radians.
+
+    Only ``DynamicNTKScaling`` reads ``length``, the number of positions so far.
+    """
+    if width % 2 or width < 2:
+        raise ValueError(f"width={width} features do not make pairs; wanted an even number")
+    if isinstance(scaling, DynamicNTKScaling):
+        if length is None:
+            raise ValueError("length is None; DynamicNTKScaling needs the current length")
+        return scaling.stretched(width, base, jnp.asarray(length).astype(float))
+    plain = _plain(width, base) if scaling is None else scaling.frequencies(width, base)
+    return jnp.asarray(plain)
+
+
+def rotary_embedding(
+    x: Float[Array, "B T N H"],
+    positions: Int[Array, "#B T"],
+    *,
+    base: float = 10_000.0,
+    layout: Layout = "half",
+    scaling: Scaling | None = None,
+    width: int | None = None,
+    length: int | Int[Array, ""] | None = None,
+) -> Float[Array, "B T N H"]:
+    """Rotate queries or keys by their absolute positions, in float32; the result has x's dtype.
+
+    Args:
+      positions: ``B T`` or ``1 T``; after cache eviction still the absolute ones.
+      layout: "half" pairs feature c with c + width/2 (GPT-NeoX, Hugging Face); "interleaved" pairs
+        2c with 2c + 1 (the paper, Meta's weights). Weights for one fail with the other.
+      width: only the first ``width`` features turn (partial rotary); all if None.
+      length: the number of positions so far, for ``DynamicNTKScaling``.
+    """
+    H = x.shape[3]
+    width = H if width is None else width
+    if width > H:
+        raise ValueError(f"width={width} is more than the {H} features of a head")
+    if layout not in ("half", "interleaved"):
+        raise ValueError(f"layout={layout!r}; wanted 'half' or 'interleaved'")
+    dtype = compute_dtype(x)
+    frequencies = rotary_frequencies(width, base=base, scaling=scaling, length=length)
+    angles = positions.astype(dtype)[:, :, None, None] * frequencies.astype(dtype)[None, None, None]
+    factor = scaling.attention_factor if isinstance(scaling, YaRNScaling) else 1.0
+    cos, sin = factor * jnp.cos(angles), factor * jnp.sin(angles)
+
+    turning, still = x[..., :width].astype(dtype), x[..., width:]
+    if layout == "half":
+        first, second = jnp.split(turning, 2, axis=-1)
+    else:
+        first, second = turning[..., 0::2], turning[..., 1::2]
+    turned = (first * cos - second * sin, second * cos + first * sin)
+    if layout == "half":
+        out = jnp.concatenate(turned, axis=-1)
+    else:
+        out = jnp.stack(turned, axis=-1).reshape(turning.shape)
+    return jnp.concatenate([out.astype(x.dtype), still], axis=-1)
