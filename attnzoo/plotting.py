@@ -239,27 +239,25 @@ def _link_legend(figure: Figure, references: Sequence[Links]) -> None:
         )
 
 
-def training_curves(metrics: Sequence[Mapping[str, object]], *, x: str = "step") -> Figure:
+def training_curves(metrics: Sequence[Mapping[str, object]]) -> Figure:
     """Curves of everything a run has logged, from the records of its metrics file.
 
-    Each record maps names to values and holds the position `x`. Names that end alike share a panel
-    ("train/loss" and "validation/loss" are two lines under "loss"). Values that are no finite
-    number are left out; a single value is a point. Raises ValueError where nothing can be drawn.
+    A record holds its `step`, the `part` it was measured on ("train", "validation") and numbers by
+    name; `seconds` is left out. Every name is a panel and every part a line in it. What is no
+    finite number is left out. Raises ValueError where nothing is left to draw.
     """
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for record in metrics:
-        position = record.get(x)
-        if not isinstance(position, int | float):
+        step = record.get("step")
+        if not isinstance(step, int | float):
             continue
         for name, value in record.items():
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            if name == x or not number or not np.isfinite(value):
-                continue
-            group, _, panel = name.rpartition("/")
-            lines = panels.setdefault(panel, {})
-            lines.setdefault(group or panel, []).append((float(position), float(value)))
+            if name not in ("step", "seconds") and number and np.isfinite(value):
+                lines = panels.setdefault(name, {})
+                lines.setdefault(str(record.get("part", "")), []).append((step, value))
     if not panels:
-        raise ValueError(f"metrics holds no number beside {x!r}: nothing to draw")
+        raise ValueError("metrics holds no finite number beside its steps: nothing to draw")
 
     columns = min(len(panels), 3)
     rows = ceil(len(panels) / columns)
@@ -272,7 +270,7 @@ def training_curves(metrics: Sequence[Mapping[str, object]], *, x: str = "step")
                 marker = MARKERS[n % len(MARKERS)] if len(xs) < 30 else ""
                 color = COLORS[n % len(COLORS)]
                 axes.plot(xs, ys, label=name, color=color, marker=marker, markersize=3.5)
-            axes.set(title=panel, xlabel=x)
+            axes.set(title=panel, xlabel="step")
             if len(lines) > 1:
                 axes.legend(frameon=False)
         for axes in grid[len(panels) :]:
@@ -385,10 +383,10 @@ def _fonts() -> list[str]:
 
 
 def _width(text: str, points: float) -> float:
-    """About how many inches a text takes: wide scripts fill the em, others some 0.62 of it."""
+    """About how many inches a text takes: wide scripts fill the em, others some 0.58 of it."""
     ems = 0.0
     for character in text:
         if unicodedata.combining(character):
             continue
-        ems += 1.0 if unicodedata.east_asian_width(character) in "WF" else 0.62
+        ems += 1.0 if unicodedata.east_asian_width(character) in "WF" else 0.58
     return ems * points / 72

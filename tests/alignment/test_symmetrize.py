@@ -36,7 +36,7 @@ def test_final_needs_one_free_word_and_final_and_two():
 
 
 def test_final_takes_forward_links_first():
-    # 0-1 and 1-0 share no word with each other, but each blocks 0-0 and 1-1, and 2-2 blocks none.
+    # Both links want source word 0: the one that is tried first covers it.
     forward, reverse = {(0, 0)}, {(0, 1)}
     assert symmetrize(forward, reverse, "grow-diag-final-and") == {(0, 0)}
     assert symmetrize(reverse, forward, "grow-diag-final-and") == {(0, 1)}
@@ -54,9 +54,9 @@ def test_a_link_between_two_covered_words_never_joins():
 
 
 def test_scan_order_is_by_target_then_source():
-    # From 1-1 both 0-1 (side) and 0-0, 0-2 (corners) can join; the side comes first and covers
-    # source 0, after which the corners join by their free targets; under the strict rule 1 is
-    # covered, so only one corner can, and the upper one (target 0) is visited before.
+    # Around 1-1 the union has 0-0, 0-1 and 0-2 (source-target). Under Moses' rule each brings a
+    # free word. Under the strict rule 0-1 never joins (target 1 is covered), and of 0-0 and 0-2,
+    # which both want source 0, the one with the lower target is visited first.
     forward, reverse = {(1, 1), (0, 1), (0, 0)}, {(1, 1), (0, 2)}
     assert symmetrize(forward, reverse, "grow-diag") == forward | reverse
     assert symmetrize(forward, reverse, "strict-grow-diag") == {(1, 1), (0, 0)}
@@ -64,7 +64,7 @@ def test_scan_order_is_by_target_then_source():
 
 def test_a_link_added_earlier_in_the_scan_waits_for_the_next_pass():
     # Core 2-2 and 0-3 (written source-target). In the first pass 2-2 adds 1-1, which lies before
-    # it; only the second pass reaches 0-1 from there, whose source word is covered by then.
+    # it; only a second pass goes on from there to 0-0, by its free target.
     forward = {(2, 2), (0, 3), (1, 1), (0, 0)}
     reverse = {(2, 2), (0, 3)}
     assert symmetrize(forward, reverse, "grow-diag") == forward
