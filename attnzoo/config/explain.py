@@ -64,21 +64,25 @@ def explain(cls: type, root: Node, name: str, problem: dict[str, Any]) -> str:
 
 
 def _hint(cls: type, root: Node, path: str, above: str) -> str:
-    """The nearest key beside the unknown one, or elsewhere, or all that there are."""
+    """The kind that has the unknown key, or the nearest key, or all that there are."""
     owner: type | None = cls
     node: Node | None = root
+    field: Field | None = None
+    kind: Any = None
     for key in above.split(".") if above else ():
         field = fields_of(owner).get(key) if owner is not None else None
         node = node.value.get(key) if node is not None and isinstance(node.value, dict) else None
         if field is None or node is None or not isinstance(node.value, dict):
             return ""
-        kind = node.value.get("kind")
-        owner = (
-            field.kinds.get(str(kind.value) if kind else "") if field.kinds else field.classes[0]
-        )
+        kind = node.value["kind"].value if "kind" in node.value else None
+        owner = field.kinds.get(kind) if field.kinds else field.classes[0]
     key = path.rpartition(".")[2]
     if owner is None:
         return ""
+    others = field.kinds.items() if field is not None else ()
+    having = [other for other, part in others if key in fields_of(part)]
+    if having:
+        return f" for kind '{kind}' (it belongs to {', '.join(having)})"
     beside = list(fields_of(owner))
     near = _did_you_mean(key, beside)
     if near:
@@ -98,9 +102,9 @@ def _about_kind(node: Node | None, place: str, path: str, field: Field | None) -
             path, got = path.removesuffix(".kind"), _in_words(node.value)
             return f"{node.place}: {path}: expected {' | '.join(kinds)}, got {got}"
         return f"{place}: {path}: missing (one of {', '.join(kinds)})"
-    hint = _did_you_mean(str(kind.value), kinds)
-    known = hint or f" (known: {', '.join(kinds)})"
-    return f"{kind.place}: {path}: unknown kind {kind.value!r}{known}"
+    got = f" {kind.value!r}" if isinstance(kind.value, str) else f", {_in_words(kind.value)}"
+    hint = _did_you_mean(str(kind.value), kinds) or f" (known: {', '.join(kinds)})"
+    return f"{kind.place}: {path}: unknown kind{got}{hint}"
 
 
 def _did_you_mean(word: str, known: list[str]) -> str:

@@ -167,7 +167,7 @@ def _top(cls: type) -> Field:
 def _chosen(field: Field, kind: Any) -> type | None:
     """The class that a mapping of this kind is in this field."""
     if field.kinds:
-        return field.kinds.get(kind)
+        return field.kinds.get(kind) if isinstance(kind, str) else None
     return field.classes[0] if field.classes else None
 
 

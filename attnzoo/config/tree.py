@@ -126,7 +126,8 @@ def parse(text: str, name: str, *, places: bool = True) -> Node:
                     .replace(".nan", "nan")
                 )
             case _:
-                problems.append(f"{at}: {path}: tag {node.tag} cannot be used for {node.value!r}")
+                of = f"{at}: {path}" if path else at
+                problems.append(f"{of}: tag {node.tag} cannot be used for {node.value!r}")
                 return None
 
     tree = Node(None, name) if root is None else build(root, "", None, ())

@@ -204,7 +204,8 @@ def test_overrides_alone_make_a_config() -> None:
         ),
         (
             GOOD + "model: {attention: {kind: dot, width: 3}}\n",
-            "configs/bad.yaml:3:32: model.attention.width: unknown key (known: kind)",
+            "configs/bad.yaml:3:32: model.attention.width: unknown key for kind 'dot' "
+            "(it belongs to additive, concat)",
         ),
         (
             GOOD + 'model: {hidden: "7"}\n',
@@ -265,6 +266,10 @@ def test_overrides_alone_make_a_config() -> None:
         (
             GOOD + "model: {kind: vit}\n",
             "configs/bad.yaml:3:15: model.kind: unknown kind 'vit' (known: bahdanau, luong)",
+        ),
+        (
+            GOOD + "model: {kind: [luong]}\n",
+            "configs/bad.yaml:3:15: model.kind: unknown kind, a list (known: bahdanau, luong)",
         ),
         (
             GOOD + "model: 7\n",
@@ -420,6 +425,10 @@ def test_a_file_that_is_not_text() -> None:
             "(did you mean 'additive'?)",
         ),
         ("model=null", "command line: model: expected bahdanau | luong, got null"),
+        (
+            "name=!x y",
+            "command line: name: tag !x cannot be used for 'y'",
+        ),
         ("training", "command line: 'training' is not of the form key=value"),
         ("a..b=3", "command line: 'a..b=3' is not of the form key=value"),
         ("hidden=3", "command line: hidden: unknown key (did you mean 'model.hidden'?)"),
