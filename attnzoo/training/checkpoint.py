@@ -10,7 +10,7 @@ import logging
 import math
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from attnzoo.errors import UserError
 from attnzoo.training.leaves import Leaf, build, snapshot
@@ -128,7 +128,7 @@ class CheckpointStore:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "CheckpointStore":
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:

@@ -24,6 +24,12 @@ class Leaf:
         """The path as one word, "params/encoder/kernel" say."""
         return "/".join(map(str, self.path)) or "state"
 
+    @classmethod
+    def empty(cls, entry: dict[str, Any]) -> "Leaf":
+        """A leaf as its manifest entry describes it, its array not yet filled."""
+        dtype = np.uint32 if "key<" in entry["dtype"] else jax.numpy.dtype(entry["dtype"])
+        return cls(tuple(entry["path"]), entry["dtype"], np.empty(entry["shape"], dtype))
+
     def entry(self) -> dict[str, Any]:
         """What the manifest says about this leaf."""
         shape = list(self.array.shape)
@@ -118,10 +124,6 @@ def _dtype(value: Any) -> str:
     if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
         return f"key<{_key_impl(value)}>"
     return np.dtype(value.dtype).name
-
-
-def stored_dtype(dtype: str) -> np.dtype:
-    return np.dtype(np.uint32) if "key<" in dtype else jax.numpy.dtype(dtype)
 
 
 def _key_impl(value: Any) -> str:

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 EXIT_STOPPED = 75
 """Exit status after a stop on request with the state saved (EX_TEMPFAIL: run it again)."""
@@ -32,7 +32,7 @@ class StopSignal:
         """The signal that asked, "SIGTERM" say; empty when there was none."""
         return self._received.name if self._received else ""
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "StopSignal":
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("StopSignal must be entered in the main thread")
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -5,21 +5,21 @@ carries our manifest: path, dtype, shape and xxh3_128 digest of every leaf, the 
 was saved along, and a digest of the manifest itself.
 """
 
+import dataclasses
 import json
 import logging
-import math
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import tensorstore as ts
 import xxhash
 from orbax.checkpoint import v1 as ocp
 
 from attnzoo.errors import UserError
-from attnzoo.training.leaves import Leaf, stored_dtype
+from attnzoo.training.leaves import Leaf
 from attnzoo.training.run_directory import fsync_directory, fsync_tree
 
 FORMAT = 1
@@ -29,6 +29,10 @@ DAMAGED = "damaged"
 ROLLED_BACK = "rolled_back"
 
 logger = logging.getLogger(__name__)
+# Orbax logs with a traceback what it also raises; the one line of the error is enough.
+logging.getLogger("absl").addFilter(
+    lambda record: not ("orbax" in record.pathname and record.levelno >= logging.WARNING)
+)
 
 
 class DamagedStepError(Exception):
@@ -82,35 +86,41 @@ def write_step(path: Path, step: int, leaves: list[Leaf], meta: dict[str, Any]) 
         fsync_tree(path)
     except Exception as error:
         shutil.rmtree(path, ignore_errors=True)
-        reason = " ".join(str(error).split())[:300]
+        text = " ".join(str(error).split())
+        full = "RESOURCE_EXHAUSTED" in text or "No space left" in text
+        reason = "no space left on the disk" if full else text[:300]
         raise UserError(f"{path}: checkpoint not written, earlier ones kept: {reason}") from error
 
 
 def read_step(path: Path) -> tuple[list[Leaf], dict[str, Any]]:
-    """Read one step and check all of it; DamagedStepError when it is not what was saved."""
+    """Read one step and check all of it; DamagedStepError when it is not what was saved.
+
+    Reads orbax's files (one zarr3 array per leaf in an OCDBT database) with tensorstore itself:
+    orbax's reader reports damage without the leaf's name, from threads that outlive the call.
+    """
     manifest = read_manifest(path)
-    entries = {Leaf(tuple(e["path"]), "", np.empty(0)).name: e for e in manifest["leaves"]}
-    stored = {name: e for name, e in entries.items() if math.prod(e["shape"])}
-    try:
-        with _context():
-            found = ocp.checkpointables_metadata(str(path)).metadata["state"]
-            # A damaged shape could ask for any amount of memory: look before reading.
-            shapes = {name: list(array.shape) for name, array in found.items()}
-            if shapes != {name: e["shape"] for name, e in stored.items()}:
-                raise DamagedStepError(["names or shapes of the stored arrays differ"])
-            arrays = ocp.load_checkpointables(str(path), {"state": None})["state"]
-    except DamagedStepError:
-        raise
-    except Exception as error:  # orbax and tensorstore raise whatever they stumble over
-        reason = " ".join(str(error).split())[:200]
-        raise DamagedStepError([f"cannot be read: {type(error).__name__}: {reason}"]) from error
-    leaves, problems = [], []
-    for name, e in entries.items():
-        array = arrays[name] if name in stored else np.empty(e["shape"], stored_dtype(e["dtype"]))
-        leaf = Leaf(tuple(e["path"]), e["dtype"], np.asarray(array))
+    base = {"driver": "file", "path": f"{path / 'state'}/"}
+    shared = ts.Context()
+    leaves, problems, opening = [], [], []
+    for entry in manifest["leaves"]:
+        leaf = Leaf.empty(entry)
+        kvstore = {"driver": "ocdbt", "base": base, "path": f"{leaf.name}/"}
+        spec = {"driver": "zarr3", "kvstore": kvstore}
+        stored = ts.open(spec, open=True, read=True, context=shared) if leaf.array.size else None
+        opening.append((entry, leaf, stored))
+    for entry, leaf, stored in opening:
+        try:
+            if stored is not None:
+                array = stored.result()
+                # A damaged shape could ask for any amount of memory: look before reading.
+                if array.shape != leaf.array.shape or array.dtype.numpy_dtype != leaf.array.dtype:
+                    raise ValueError("shape or dtype differs")
+                leaf = dataclasses.replace(leaf, array=array.read().result())
+            if leaf.entry() != entry:
+                raise ValueError("the digest differs")
+        except Exception as error:  # tensorstore raises whatever it stumbles over
+            problems.append(f"{leaf.name}: {str(error).splitlines()[0][:80]}")
         leaves.append(leaf)
-        if leaf.array.dtype != stored_dtype(e["dtype"]) or leaf.entry() != e:
-            problems.append(f"{name}: the digest differs")
     if problems:
         raise DamagedStepError(problems)
     return leaves, manifest["meta"]
@@ -124,7 +134,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
         custom = json.loads(text)["custom_metadata"]
         manifest, digest = custom["manifest"], custom["digest"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DamagedStepError([f"{METADATA_FILE} cannot be read: {error!r}"]) from error
+        raise DamagedStepError(
+            [f"{METADATA_FILE} cannot be read ({type(error).__name__})"]
+        ) from error
     if digest != _manifest_digest(manifest):
         raise DamagedStepError(["the manifest's digest differs"])
     if manifest["format"] > FORMAT:
