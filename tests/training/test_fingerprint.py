@@ -1,0 +1,36 @@
+"""A resume names what is no longer the same."""
+
+import pytest
+
+from attnzoo.errors import UserError
+from attnzoo.training.fingerprint import check_fingerprint
+
+SAVED = {"seed": 1, "data": {"hash": "ab", "workers": 0}, "scale": float("nan"), "shape": [1, 2]}
+
+
+def test_equal_fingerprints_pass_also_with_tuples_and_nan() -> None:
+    check_fingerprint(SAVED, SAVED | {"shape": (1, 2), "scale": float("nan")})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 2}, "resume: seed was 1 when the checkpoint was saved and is 2 now"),
+        ({"seed": 1.0}, "resume: seed was 1 .* and is 1.0 now"),
+        ({"seed": True}, "resume: seed was 1 .* and is True now"),
+        ({"data": {"hash": "cd", "workers": 0}}, "resume: data.hash was 'ab'"),
+        ({"data": {"hash": "ab"}}, r"resume: data.workers was 0 .* and is '\(absent\)' now"),
+        ({"batch": 4}, r"resume: batch was '\(absent\)'"),
+    ],
+)
+def test_the_first_difference_is_named(change: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_fingerprint(SAVED, SAVED | change)
+
+
+def test_a_difference_may_be_allowed_by_its_key_or_its_section() -> None:
+    changed = SAVED | {"data": {"hash": "cd", "workers": 2}}
+    check_fingerprint(SAVED, changed, allow=["data"])
+    check_fingerprint(SAVED, changed, allow={"data.hash", "data.workers"})
+    with pytest.raises(UserError, match=r"data\.workers"):
+        check_fingerprint(SAVED, changed, allow=["data.hash", "dat"])
