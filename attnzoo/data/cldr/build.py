@@ -57,7 +57,7 @@ def build_cldr(
         raise UserError(f"source and target locale are both {source}: two languages are wanted")
     pairs = _distinct_pairs(source, target, seed)
     seen_most = list(itertools.islice(pairs, train + 2 * (validation + test)))
-    random.Random(seed).shuffle(seen_most)  # the dictionary entries come first in the stream
+    random.Random(seed).shuffle(seen_most)  # the names by themselves come early in the stream
     train_pairs = seen_most[:train]
     candidates = itertools.chain(seen_most[train:], pairs)
     held_out = list(itertools.islice(_familiar(candidates, train_pairs), validation + test))

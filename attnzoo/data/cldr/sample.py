@@ -46,6 +46,8 @@ RELATIVE_UNITS: tuple[str, ...] = (
     "tue", "wed", "thu", "fri", "sat",
 )
 # fmt: on
+# How often a name by itself comes before a phrase, until all names have been.
+NAME_SHARE = 0.1
 # Codes for no place at all: pseudo-locales, "unknown region".
 NO_TERRITORY = frozenset({"XA", "XB", "ZZ", "QO"})
 
@@ -118,11 +120,13 @@ class Sampler:
         return [(weight, draw) for weight, available, draw in kinds if available]
 
     def stream(self, rng: random.Random) -> Iterator[Phrase]:
-        """Every name by itself, the dictionary of the corpus; then random phrases without end."""
-        yield from self.territories
-        yield from self.languages
+        """Random phrases without end, and among the first ones every name once by itself."""
+        names = [*self.territories, *self.languages]
+        rng.shuffle(names)
         weights, draws = zip(*self.templates(), strict=True)
         while True:
+            if names and rng.random() < NAME_SHARE:
+                yield names.pop()
             yield rng.choices(draws, weights)[0](rng)
 
     def moment(self, rng: random.Random) -> Phrase:
