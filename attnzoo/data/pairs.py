@@ -23,9 +23,9 @@ class TokenizedPairs:
     """
 
     source_ids: Int32[np.ndarray, " source_tokens"]
-    source_offsets: Int64[np.ndarray, " pairs+1"]
+    source_offsets: Int64[np.ndarray, " ends"]
     target_ids: Int32[np.ndarray, " target_tokens"]
-    target_offsets: Int64[np.ndarray, " pairs+1"]
+    target_offsets: Int64[np.ndarray, " ends"]
     rows: Int32[np.ndarray, " pairs"]
     source_vocab_size: int
     target_vocab_size: int
@@ -103,7 +103,7 @@ def pad_source(sentences: Sequence[Sequence[int]], length: int) -> Int32[np.ndar
     return _pad([[*ids, EOS] for ids in sentences], length)
 
 
-def pad_target(sentences: Sequence[Sequence[int]], length: int) -> Int32[np.ndarray, "B T+1"]:
+def pad_target(sentences: Sequence[Sequence[int]], length: int) -> Int32[np.ndarray, "B L"]:
     """BOS, ids, EOS, then PAD up to `length + 1`.
 
     All but the last column is the model's input, all but the first what it is to predict; both have
@@ -114,7 +114,7 @@ def pad_target(sentences: Sequence[Sequence[int]], length: int) -> Int32[np.ndar
 
 def take_rows(
     ids: Int32[np.ndarray, " tokens"],
-    offsets: Int64[np.ndarray, " pairs+1"],
+    offsets: Int64[np.ndarray, " ends"],
     chosen: Int64[np.ndarray, " B"],
     length: int,
     *,
@@ -151,7 +151,7 @@ def _pad(sentences: list[list[int]], length: int) -> Int32[np.ndarray, "B S"]:
 
 def _flatten(
     sentences: list[list[int]],
-) -> tuple[Int32[np.ndarray, " tokens"], Int64[np.ndarray, " pairs+1"]]:
+) -> tuple[Int32[np.ndarray, " tokens"], Int64[np.ndarray, " ends"]]:
     offsets = np.zeros(len(sentences) + 1, np.int64)
     np.cumsum([len(ids) for ids in sentences], out=offsets[1:])
     flat = np.fromiter((i for ids in sentences for i in ids), np.int32, count=int(offsets[-1]))

@@ -12,6 +12,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
+# A character of the private use area; it never leaves this file.
+SECOND = "\ue001"
+
 
 def train_subwords(
     kind: str,
@@ -38,30 +41,48 @@ def train_subwords(
     else:
         tokenizer = Tokenizer(models.Unigram())
         trainer = trainers.UnigramTrainer(
-            vocab_size=vocab_size,
+            vocab_size=vocab_size + 1,  # SECOND is left out again
             special_tokens=list(whole),
             unk_token=unknown,
             show_progress=False,
         )
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     # One line a piece, in an order that does not depend on that of the corpus.
-    lines = (" ".join([piece] * count) for piece, count in sorted(pieces.items()))
+    lines = [" ".join([piece] * count) for piece, count in sorted(pieces.items())]
+    if kind == "unigram":
+        # The trainer takes as candidates only what occurs in two different pieces, which leaves out
+        # every whole word that no other word contains. A second piece brings them in.
+        lines += [piece + SECOND for piece in sorted(pieces)]
     tokenizer.train_from_iterator(lines, trainer=trainer)
     model = json.loads(tokenizer.to_str())["model"]
     if kind == "unigram":
-        # The trainer leaves pieces of equal score in any order; only this order is reproducible.
-        scored = [tuple(entry) for entry in model["vocab"]]
-        special = scored[: len(whole)]
-        others = scored[len(whole) :]
-        others.sort(key=lambda entry: (-entry[1], entry[0]))
-        model["vocab"] = special + others
+        model["vocab"] = _reproducible([tuple(entry) for entry in model["vocab"]], len(whole))
     return model
+
+
+def _reproducible(vocab: list[tuple[str, float]], num_whole: int) -> list[tuple[str, float]]:
+    """The same vocabulary from every training on the same text.
+
+    The trainer adds in the order of a hash table: the last digits of the scores differ from run to
+    run, and characters that it has no score for get the lowest score plus 0.0001, 0.0002, ... in
+    any order. So these get the lowest score alike, and scores are rounded.
+    """
+    others = [entry for entry in vocab[num_whole:] if SECOND not in entry[0]]
+    lowest = min(score for _, score in others)
+    highest_unscored = lowest + 0.0001 * sum(len(token) == 1 for token, _ in others)
+    level = [
+        (token, round(lowest if len(token) == 1 and score < highest_unscored else score, 6))
+        for token, score in others
+    ]
+    return vocab[:num_whole] + sorted(level, key=lambda entry: (-entry[1], entry[0]))
 
 
 class SubwordModel:
     """Ids of one piece by a trained model; a character never seen in training is the unknown id."""
 
-    def __init__(self, kind: str, model: dict[str, Any], unknown: str) -> None:
+    def __init__(self, kind: str, model: Any, unknown: str) -> None:
+        if not isinstance(model, dict):
+            raise ValueError(f"the model is a {type(model).__name__}, wanted an object")
         # Built anew from the vocabulary: the trained object would also match the names of the
         # special tokens anywhere in a text.
         if kind == "bpe":

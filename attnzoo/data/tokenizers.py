@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import xxhash
 
@@ -96,14 +97,14 @@ class Tokenizer:
             ids += self._encode_token(token)[0]
         return ids
 
-    def decode(self, ids: Iterable[int], *, unknown: str = "<unk>") -> str:
+    def decode(self, ids: Iterable[SupportsIndex], *, unknown: str = "<unk>") -> str:
         """The text of these ids: up to the first EOS, without PAD and BOS; `unknown` for UNK.
 
         An id that is not in the vocabulary is a ValueError.
         """
         return join_pieces(self._pieces(self._kept(ids), unknown))
 
-    def decode_words(self, ids: Iterable[int], *, unknown: str = "<unk>") -> Encoding:
+    def decode_words(self, ids: Iterable[SupportsIndex], *, unknown: str = "<unk>") -> Encoding:
         """As `decode`, but which word each id belongs to, for sentences that a model generated.
 
         PAD, BOS, EOS and what follows EOS are left out: `ids` of the result are the others. A
@@ -144,8 +145,9 @@ class Tokenizer:
             raise UserError(f"{path}: kind {spec.get('kind')!r} is none of {', '.join(MODELS)}")
         try:
             return cls(spec)
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: a damaged tokenizer: {error}") from None
+        except Exception as error:  # `tokenizers` raises nothing more specific
+            reason = (str(error).splitlines() or [""])[0]
+            raise UserError(f"{path}: a damaged tokenizer: {reason}") from None
 
     def _encode_token(self, token: str) -> tuple[list[int], list[int], list[str]]:
         cached = self._cache.get(token)
@@ -163,10 +165,10 @@ class Tokenizer:
             self._cache[token] = cached
         return cached
 
-    def _kept(self, ids: Iterable[int]) -> list[int]:
+    def _kept(self, ids: Iterable[SupportsIndex]) -> list[int]:
         kept = []
         for index in ids:
-            index = int(index)
+            index = operator.index(index)
             if not 0 <= index < len(self._tokens):
                 raise ValueError(f"ids contains {index}, wanted 0 to {len(self._tokens) - 1}")
             if index == EOS:
@@ -187,7 +189,9 @@ class Tokenizer:
 class WordModel:
     """The shortlist: one id a piece. A punctuation mark falls back on its other spacings."""
 
-    def __init__(self, tokens: list[str]) -> None:
+    def __init__(self, tokens: Any) -> None:
+        if not isinstance(tokens, list):
+            raise ValueError(f"the model is a {type(tokens).__name__}, wanted a list of tokens")
         self.tokens = [str(token) for token in tokens]
         self._ids = {token: index for index, token in enumerate(self.tokens)}
         if len(self._ids) != len(self.tokens):
