@@ -56,7 +56,7 @@ def resume(arguments: argparse.Namespace, work: Path) -> collections.Counter[str
     train = ["scripts/train.py", arguments.config, *arguments.overrides, "--run-dir"]
     began = time.monotonic()
     if start([*train, str(work / "reference")]).wait():
-        sys.exit("error: the uninterrupted run failed; run it by hand to see why")
+        sys.exit(f"error: the uninterrupted run failed: {sys.executable} {' '.join(train[:-1])}")
     duration = time.monotonic() - began
     want = restore(work / "reference")
     print(f"uninterrupted: {duration:.1f} s to step {want.step}")
