@@ -1,5 +1,6 @@
 """Batches: what is in one, and that their order is a function of the seed and the step alone."""
 
+import dataclasses
 import itertools
 import subprocess
 import sys
@@ -141,6 +142,13 @@ def test_the_chunk_is_twenty_batches() -> None:
     assert np.mean(spans) == pytest.approx(4 * 2, abs=1.5)
 
 
+def test_batches_of_a_chunk_come_in_another_order_every_epoch() -> None:
+    plan = BatchPlan(make_pairs([(n, n) for n in range(1, 101)]), 5, seed=1)  # one chunk
+    widest = [plan.order(epoch).max(axis=1).tolist() for epoch in range(3)]
+    assert all(sorted(each) == list(range(4, 100, 5)) for each in widest)
+    assert len({tuple(each) for each in (*widest, sorted(widest[0]))}) == 4
+
+
 def test_a_run_that_goes_on_in_the_middle_sees_what_the_uninterrupted_one_sees() -> None:
     pairs = many_pairs()
     plan = BatchPlan(pairs, 23, seed=5)
@@ -192,6 +200,8 @@ def test_fingerprint_names_what_changed() -> None:
     pairs = many_pairs()
     base = BatchPlan(pairs, 16, seed=1).fingerprint()
     assert list(base) == ["data", "seed", "batch_size", "buckets", "shuffle"]
+    other = dataclasses.replace(pairs, rows=pairs.rows[::-1].copy())
+    assert other.fingerprint() != pairs.fingerprint()
     other = make_pairs([(2, 3)] * 331)
     for key, plan in {
         "seed": BatchPlan(pairs, 16, seed=2),

@@ -54,6 +54,7 @@ def test_spacing_is_written_into_the_pieces() -> None:
     assert words == ["(", "l", "'", "eau", ")", ","]
     assert pieces == ["▁(￭", "▁l", "'￭", "▁eau", ")", ","]
     assert join_pieces(pieces) == "(l'eau),"
+    assert split_token("-5€", split="punctuation", lowercase=False)[0] == ["-", "5", "€"]
     assert split_token("L'EAU", split="whitespace", lowercase=True) == (["l'eau"], ["▁l'eau"])
 
 
