@@ -19,7 +19,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         epilog="Every field of a config, for the file and for key=value:\n\n"
         + help_text(Experiment),
     )
-    parser.add_argument("config", type=Path, help="a YAML file, see configs/; or, with --resume, a run")
+    parser.add_argument(
+        "config", type=Path, help="a YAML file, see configs/; or, with --resume, a run"
+    )
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="e.g. model.attention=dot training.seed=7"
     )

@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from attnzoo.alignment import extract
 from attnzoo.data.tokenizers import Encoding, Tokenizer
 from attnzoo.decoding import beam_search, greedy_search
 from attnzoo.special_tokens import BOS, EOS, PAD
@@ -204,6 +205,40 @@ class Translator:
             if progress is not None:
                 progress(done, len(fits))
         return results
+
+    def word_matrix(
+        self,
+        result: "Translation | Forced",
+        *,
+        timing: Literal["auto", "predicted", "input"] = "auto",
+    ) -> Float[np.ndarray, "target_words source_words"]:
+        """The attention between the words of one result, for pictures."""
+        weights, sources, targets, timing = self._read_off(result, timing)
+        return extract.word_matrix(weights, sources, targets, timing=timing)
+
+    def links(
+        self,
+        result: "Translation | Forced",
+        *,
+        timing: Literal["auto", "predicted", "input"] = "auto",
+        level: Literal["word", "token"] = "word",
+    ) -> set[tuple[int, int]]:
+        """Links (source word, target word) of one result: the heaviest source of each target.
+
+        ``timing`` says which word the attention of a step is credited to; "auto" is what the model's
+        paper does (Luong et al. 2015, footnote 14).
+        """
+        weights, sources, targets, timing = self._read_off(result, timing)
+        return extract.links_from_weights(weights, sources, targets, timing=timing, level=level)
+
+    def _read_off(self, result, timing):
+        timing = self.credits if timing == "auto" else timing
+        weights, steps = result.weights, len(result.target.ids) + 1
+        if (
+            len(weights) < steps
+        ):  # a hypothesis cut off before EOS lacks the step that reads its end
+            weights = np.pad(weights, ((0, steps - len(weights)), (0, 0)))
+        return weights, result.source.word_ids, result.target.word_ids, timing
 
     def _batches(
         self, rows: Iterable[int], length: Callable[[int], int]

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from matplotlib.figure import Figure
+
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -20,6 +20,7 @@ from rich.progress import (
 )
 
 from attnzoo import plotting
+from attnzoo.plotting import Figure
 
 
 class RunLog:

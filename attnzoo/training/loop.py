@@ -22,7 +22,6 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnzoo import plotting
-from attnzoo.alignment.extract import word_matrix
 from attnzoo.config.experiment import Experiment
 from attnzoo.config.loader import dump
 from attnzoo.config.schema import plain
@@ -136,7 +135,7 @@ class _Training:
         self.store = CheckpointStore(directory.checkpoints, keep=settings.keep)
         self.best = BestCheckpoint(directory.best)
         splits = load_corpus(config.data)
-        self.notes = [str(report) for report in splits.reports]
+        self.notes = [line for report in splits.reports for line in report.lines()]
         if not len(splits.train.source) or not len(splits.validation.source):
             raise UserError("data: training needs a train and a validation part, one is empty")
         if resume and (directory.path / "source.tokenizer.json").exists():
@@ -213,7 +212,7 @@ class _Training:
             corpus, self.tokenizers.source, self.tokenizers.target, max_length
         )
         if report.skipped:
-            self.notes.append(f"{part}: {report}")
+            self.notes += report.lines()
         return pairs
 
     def run(self, stop: StopSignal) -> Outcome:
@@ -340,12 +339,7 @@ class _Training:
         links = self.validation.links or [None] * count
         pictures = [
             plotting.AlignmentPicture(
-                word_matrix(
-                    forced.weights,
-                    forced.source.word_ids,
-                    forced.target.word_ids,
-                    timing=translator.credits,
-                ),
+                translator.word_matrix(forced),
                 forced.source.words,
                 forced.target.words,
                 reference,

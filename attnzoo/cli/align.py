@@ -1,0 +1,171 @@
+"""`align RUN_DIR`: word alignments read off the attention, scored, drawn and written."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from attnzoo.cli.common import compilation_cache, run
+from attnzoo.errors import UserError
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    from attnzoo.alignment.symmetrize import HEURISTICS
+    from attnzoo.cli.texts import add_pair_arguments
+
+    parser = argparse.ArgumentParser(
+        prog="align",
+        description=__doc__,
+        epilog="Links name source and target words from 0 in Pharaoh form, i-j. Scores need links in "
+        "the data. Sentences typed with --sentence are translated and drawn.",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN_DIR")
+    add_pair_arguments(parser)
+    parser.add_argument(
+        "--generated",
+        action="store_true",
+        help="align the model's own translations instead of the references (nothing to score)",
+    )
+    parser.add_argument(
+        "--sentence",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="translate, align and draw this",
+    )
+    parser.add_argument(
+        "--timing",
+        choices=("auto", "predicted", "input"),
+        default="auto",
+        help="which word a step's attention is credited to: the one it predicts or the one it reads "
+        "(auto: as the model's paper says)",
+    )
+    parser.add_argument(
+        "--level",
+        choices=("word", "token"),
+        default="word",
+        help="link each target word, or each of its subwords, to its heaviest source",
+    )
+    parser.add_argument(
+        "--reverse", type=Path, metavar="RUN_DIR", help="a run of the other direction"
+    )
+    parser.add_argument(
+        "--symmetrize",
+        choices=tuple(HEURISTICS),
+        default="grow-diag-final-and",
+        help="how the two directions are combined (default: grow-diag-final-and)",
+    )
+    parser.add_argument(
+        "--restrict",
+        action="store_true",
+        help="score only links between words that have a reference link on their side",
+    )
+    parser.add_argument("-o", "--output", type=Path, help="write Pharaoh links here, a line a pair")
+    parser.add_argument(
+        "--figures", type=int, default=0, metavar="N", help="draw the first N pairs"
+    )
+    parser.add_argument(
+        "--figure-dir", type=Path, help="where pictures go (default: RUN_DIR/figures)"
+    )
+    parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the scores, and the path of everything written."""
+    return run(lambda: _align(parse(argv)))
+
+
+def _align(arguments: argparse.Namespace) -> int:
+    from attnzoo.alignment.links import Links, format_pharaoh
+    from attnzoo.alignment.symmetrize import symmetrize
+    from attnzoo.cli.texts import read_pairs
+    from attnzoo.training.run import load_run
+
+    compilation_cache()
+    trained = load_run(arguments.run, which=arguments.which)
+    translator = trained.translator()
+    folder = arguments.figure_dir or trained.directory.figures
+    if arguments.sentence:
+        results = translator.translate(arguments.sentence, beam=trained.config.decoding.beam)
+        for number, (text, result) in enumerate(zip(arguments.sentence, results, strict=True)):
+            if result is None:
+                raise UserError(f"--sentence {text!r}: empty or too long")
+            path = folder / f"sentence-{number + 1}"
+            print(f"{text}\t{result.text}\t{_draw(translator, result, path, arguments.timing)}")
+        return 0
+
+    corpus, name = read_pairs(trained, arguments)
+    if arguments.generated:
+        found = translator.translate(corpus.source, beam=trained.config.decoding.beam)
+    else:
+        found = translator.force(corpus.source, corpus.target)
+    left_out = [row for row, result in enumerate(found) if result is None]
+    if left_out:
+        print(f"{len(left_out)} pairs are empty or too long and get no links", file=sys.stderr)
+    options = {"timing": arguments.timing, "level": arguments.level}
+    links = [set() if r is None else translator.links(r, **options) for r in found]
+    rows = {"attention": links}
+    if arguments.reverse is not None:
+        if arguments.generated:
+            raise UserError("--reverse needs known pairs, --generated makes new ones")
+        other = load_run(arguments.reverse, which=arguments.which).translator()
+        backwards = [
+            set() if r is None else {(i, j) for j, i in other.links(r, **options)}
+            for r in other.force(corpus.target, corpus.source)
+        ]
+        links = [symmetrize(a, b, arguments.symmetrize) for a, b in zip(links, backwards)]
+        rows |= {"reverse": backwards, arguments.symmetrize: links}
+    if corpus.links is not None and not arguments.generated:
+        _print_scores(rows, corpus, name, arguments.restrict)
+    elif not arguments.generated:
+        print(f"{name} has no reference links: nothing to score")
+    if arguments.output is not None:
+        lines = [format_pharaoh(Links.of(pair)) for pair in links]
+        arguments.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        print(f"links: {arguments.output}")
+    for row in range(min(arguments.figures, len(found))):
+        if (result := found[row]) is not None:
+            reference = None if corpus.links is None or arguments.generated else corpus.links[row]
+            path = folder / f"{name}-{row + 1}"
+            print(f"figure: {_draw(translator, result, path, arguments.timing, reference)}")
+    return 0
+
+
+def _draw(translator, result, path: Path, timing: str, reference=None) -> Path:
+    """The alignment matrix of one pair as PNG and SVG; the path of the PNG."""
+    from attnzoo import plotting
+
+    figure = plotting.alignment_heatmap(
+        translator.word_matrix(result, timing=timing),
+        result.source.words,
+        result.target.words,
+        reference,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plotting.save(figure, path.with_name(path.name + ".svg"))
+    return plotting.save(figure, path.with_name(path.name + ".png"))
+
+
+def _print_scores(rows: dict, corpus, name: str, restrict: bool) -> None:
+    from attnzoo.alignment.scores import (
+        bootstrap_interval,
+        count_corpus,
+        diagonal_links,
+        score_corpus,
+    )
+
+    pairs = zip(corpus.source, corpus.target, strict=True)
+    rows = rows | {"diagonal": [diagonal_links(len(a.split()), len(b.split())) for a, b in pairs]}
+    kind = "words with a reference link" if restrict else "all words"
+    print(f"{len(corpus)} pairs of {name}, {kind}:")
+    print(f"  {'links from':<22} {'AER':>6} {'95 % interval':>16} {'precision':>10} {'recall':>7}")
+    for label, links in rows.items():
+        counts = count_corpus(links, corpus.links, restrict=restrict)
+        total = score_corpus(links, corpus.links, restrict=restrict)
+        low, high = bootstrap_interval(counts)
+        print(
+            f"  {label:<22} {total.aer:6.3f}   {low:6.3f} - {high:.3f} "
+            f"{total.precision:10.3f} {total.recall:7.3f}"
+        )

@@ -1,0 +1,137 @@
+"""`evaluate RUN_DIR`: BLEU, chrF, exact match and perplexity, in all and by source length."""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from attnzoo.cli.common import compilation_cache, run
+from attnzoo.errors import UserError
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="evaluate", description=__doc__)
+    parser.add_argument(
+        "run",
+        type=Path,
+        metavar="RUN_DIR",
+        nargs="+",
+        help="one run; or several that translate the same test, drawn together",
+    )
+    from attnzoo.cli.texts import add_pair_arguments
+
+    add_pair_arguments(parser)
+    parser.add_argument(
+        "--beam", type=int, help="hypotheses; 1: greedy (default: the run's config)"
+    )
+    parser.add_argument(
+        "--length-penalty", type=float, help="exponent alpha (default: the config's)"
+    )
+    parser.add_argument("--batch-size", type=int, help="sentences together (default: the config's)")
+    parser.add_argument(
+        "--tokenize",
+        default="13a",
+        help="sacreBLEU's tokenizer; none for text that is tokenised already (default: 13a)",
+    )
+    parser.add_argument(
+        "--buckets",
+        type=lambda text: [int(part) for part in text.split(",")],
+        default=[5, 10, 15, 20, 30],
+        metavar="5,10,...",
+        help="upper ends of the ranges of source length in words",
+    )
+    parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
+    parser.add_argument("--figure", type=Path, help="draw BLEU by source length here (PNG or SVG)")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the scores and writes them, with the translations, into each run directory."""
+    return run(lambda: _evaluate(parse(argv)))
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from attnzoo.training.run import load_run
+
+    compilation_cache()
+    scores = {}
+    for path in arguments.run:
+        scores[path.name] = _evaluate_run(load_run(path, which=arguments.which), arguments)
+    if arguments.figure is not None:
+        from attnzoo import plotting
+
+        first = next(iter(scores.values()))["by_length"]
+        names = [row["words"] for row in first]
+        lines = {
+            name: [row["bleu"] for row in values["by_length"]] for name, values in scores.items()
+        }
+        if any(len(line) != len(names) for line in lines.values()):
+            raise UserError("the runs have different test sentences and cannot share a figure")
+        counts = [row["sentences"] for row in first]
+        figure = plotting.bleu_by_length(names, lines, counts=counts)
+        print(f"figure: {plotting.save(figure, arguments.figure)}")
+    return 0
+
+
+def _evaluate_run(trained, arguments: argparse.Namespace) -> dict:
+    from attnzoo.cli.texts import read_pairs
+    from attnzoo.tasks.scores import score_translations
+
+    corpus, name = read_pairs(trained, arguments)
+    translator = trained.translator(batch_size=arguments.batch_size)
+    decoding = trained.config.decoding
+    beam = arguments.beam or decoding.beam
+    alpha = (
+        decoding.length_penalty if arguments.length_penalty is None else arguments.length_penalty
+    )
+    results = translator.translate(corpus.source, beam=beam, alpha=alpha)
+    hypotheses = ["" if result is None else result.text for result in results]
+    forced = [pair for pair in translator.force(corpus.source, corpus.target) if pair is not None]
+    tokens = sum(len(pair.log_probs) for pair in forced)
+    nll = -sum(float(pair.log_probs.sum()) for pair in forced) / max(tokens, 1)
+    values = {
+        "run": str(trained.directory.path.name),
+        "step": trained.step,
+        "data": name,
+        "sentences": len(corpus),
+        "untranslated": sum(result is None for result in results),
+        "beam": beam,
+        "length_penalty": alpha,
+        "perplexity_per_token": math.exp(min(nll, 700.0)),
+        **score_translations(
+            hypotheses, corpus.source, corpus.target, arguments.buckets, tokenize=arguments.tokenize
+        ),
+    }
+    _print(values)
+    home = trained.directory.path
+    (home / f"{name}.hypotheses.txt").write_text("\n".join(hypotheses) + "\n", encoding="utf-8")
+    (home / f"{name}.scores.json").write_text(
+        json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    print(f"written: {home / f'{name}.scores.json'} and {name}.hypotheses.txt\n")
+    return values
+
+
+def _print(values: dict) -> None:
+    print(
+        f"{values['run']}, step {values['step']}: {values['sentences']} sentences of {values['data']}"
+    )
+    if values["untranslated"]:
+        print(f"  {values['untranslated']} too long or empty, scored as empty", file=sys.stderr)
+    print(f"  BLEU         {values['bleu']:6.2f}   {values['bleu_signature']}")
+    if "bleu_all_references" in values:
+        print(
+            f"  BLEU         {values['bleu_all_references']:6.2f}   {values['sources']} distinct "
+            "sources, each against all its references"
+        )
+    print(f"  chrF         {values['chrf']:6.2f}   {values['chrf_signature']}")
+    print(f"  exact match  {values['exact_match']:6.1%}")
+    print(
+        f"  perplexity   {values['perplexity_per_token']:6.2f}   per token of the run's tokenizer"
+    )
+    print("  by source length in words:")
+    for row in values["by_length"]:
+        print(f"    {row['words']:>7}  {row['sentences']:6d} sentences  BLEU {row['bleu']:6.2f}")

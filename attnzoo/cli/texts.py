@@ -1,0 +1,46 @@
+"""Where the mains that use a run take their sentences from: a split of its data, or files."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from attnzoo.data.corpus import Corpus
+from attnzoo.data.files import read_pair
+from attnzoo.errors import UserError
+from attnzoo.training.run import Run
+
+
+def add_pair_arguments(parser: argparse.ArgumentParser) -> None:
+    """--split, or --source and --target (and --links), or --table."""
+    parser.add_argument(
+        "--split",
+        choices=("train", "validation", "test"),
+        default="test",
+        help="part of the data the run was trained on (default: test)",
+    )
+    parser.add_argument("--source", type=Path, help="a file of source sentences instead of a split")
+    parser.add_argument("--target", type=Path, help="the file of their translations")
+    parser.add_argument(
+        "--links", type=Path, help="Pharaoh links of these pairs: i-j sure, i?j possible"
+    )
+    parser.add_argument("--limit", type=int, help="only the first so many pairs")
+
+
+def read_pairs(run: Run, arguments: argparse.Namespace) -> tuple[Corpus, str]:
+    """The pairs that the arguments name, and a name for them in file names and tables."""
+    if (arguments.source is None) != (arguments.target is None):
+        raise UserError("--source and --target go together")
+    if arguments.source is None:
+        if arguments.links is not None:
+            raise UserError("--links goes with --source and --target")
+        corpus, name = getattr(run.corpus(), arguments.split), arguments.split
+        if not len(corpus):
+            raise UserError(f"the data of {run.directory.path} has no {arguments.split} part")
+    else:
+        corpus, report = read_pair(arguments.source, arguments.target, arguments.links)
+        if report.skipped:
+            print(*report.lines(), sep="\n", file=sys.stderr)
+        name = arguments.source.name.split(".")[0]
+    if arguments.limit is not None:
+        corpus = corpus.select(range(min(arguments.limit, len(corpus))))
+    return corpus, name

@@ -1,0 +1,140 @@
+"""`translate RUN_DIR [FILE]`: translate one sentence a line, from a file or from standard input."""
+
+import argparse
+import contextlib
+import itertools
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from attnzoo.cli.common import compilation_cache, run
+from attnzoo.errors import UserError
+
+if TYPE_CHECKING:
+    from attnzoo.tasks.translation import Translation
+
+CHUNK = 4096  # lines read, sorted by length and translated together
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="translate", description=__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN_DIR")
+    parser.add_argument("file", nargs="?", type=Path, help="one sentence a line, plain or gzip")
+    parser.add_argument(
+        "-o", "--output", type=Path, help="where to write (default: standard output)"
+    )
+    parser.add_argument(
+        "--beam", type=int, help="hypotheses; 1: greedy (default: the run's config)"
+    )
+    parser.add_argument(
+        "--length-penalty", type=float, help="exponent alpha (default: the config's)"
+    )
+    parser.add_argument(
+        "--max-length", type=int, help="longest output in tokens (default: 2 S + 10)"
+    )
+    parser.add_argument("--batch-size", type=int, help="sentences together (default: the config's)")
+    parser.add_argument("--alignment", type=Path, help="write the Pharaoh links of each line here")
+    parser.add_argument("--scores", action="store_true", help="put log-probability and a tab first")
+    parser.add_argument(
+        "--replace-unknown",
+        action="store_true",
+        help="put the aligned source word in the place of each unknown word (Luong et al. 2015)",
+    )
+    parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 0, also when single lines were skipped (they are counted on standard error)."""
+    return run(lambda: _translate(parse(argv)))
+
+
+def _translate(arguments: argparse.Namespace) -> int:
+    for name in ("beam", "max_length", "batch_size"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} {value}: wanted at least 1")
+    if arguments.file is not None and not arguments.file.exists():
+        raise UserError(f"{arguments.file}: no such file")
+    from attnzoo.alignment.links import Links, format_pharaoh
+    from attnzoo.training.run import load_run
+
+    compilation_cache()
+    trained = load_run(arguments.run, which=arguments.which)
+    decoding = trained.config.decoding
+    translator = trained.translator(batch_size=arguments.batch_size)
+    skipped: list[str] = []
+    source = str(arguments.file or "standard input")
+    with contextlib.ExitStack() as stack:
+        output = _writer(stack, arguments.output)
+        links = _writer(stack, arguments.alignment) if arguments.alignment else None
+        for first, lines in _chunks(arguments.file):
+            texts = [_decode(line, source, first + n, skipped) for n, line in enumerate(lines)]
+            results = translator.translate(
+                texts,
+                beam=arguments.beam or decoding.beam,
+                alpha=decoding.length_penalty
+                if arguments.length_penalty is None
+                else arguments.length_penalty,
+                max_length=arguments.max_length,
+            )
+            for number, (text, result) in enumerate(zip(texts, results, strict=True), start=first):
+                if result is None and text.strip():
+                    words = len(text.split())
+                    skipped.append(f"{source}:{number}: {words} words are too long")
+                aligned = set() if result is None else translator.links(result)
+                line = "" if result is None else result.text
+                if result is not None and arguments.replace_unknown:
+                    line = _replace_unknown(result, aligned)
+                score = "" if result is None else f"{result.log_prob:.4f}"
+                print(f"{score}\t{line}" if arguments.scores else line, file=output, flush=True)
+                if links is not None:
+                    print(format_pharaoh(Links.of(aligned)), file=links)
+    if skipped:
+        shown = "; ".join(skipped[:3]) + ("; ..." if len(skipped) > 3 else "")
+        print(f"{len(skipped)} lines left empty: {shown}", file=sys.stderr)
+    return 0
+
+
+def _chunks(file: Path | None) -> Iterator[tuple[int, list[bytes]]]:
+    """Line numbers (from 1) and lines: all of a file in chunks, line by line from a terminal."""
+    if file is None:
+        size = 1 if sys.stdin.isatty() else CHUNK
+        lines: Iterator[bytes] = (line.rstrip(b"\r\n") for line in sys.stdin.buffer)
+    else:
+        from attnzoo.data.files import read_lines
+
+        size, lines = CHUNK, iter(read_lines(file))
+    first = 1
+    while chunk := list(itertools.islice(lines, size)):
+        yield first, chunk
+        first += len(chunk)
+
+
+def _decode(line: bytes, source: str, number: int, skipped: list[str]) -> str:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError:
+        skipped.append(f"{source}:{number}: not UTF-8")
+        return ""
+
+
+def _writer(stack: contextlib.ExitStack, path: Path | None) -> IO[str]:
+    if path is None:
+        return sys.stdout
+    try:
+        return stack.enter_context(path.open("w", encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _replace_unknown(result: "Translation", aligned: set[tuple[int, int]]) -> str:
+    """The translation's words with each unknown one replaced by the source word it looks at."""
+    by_target = {j: i for i, j in sorted(aligned)}
+    words = [
+        result.source.words[by_target[j]] if word == "<unk>" and j in by_target else word
+        for j, word in enumerate(result.target.words)
+    ]
+    return " ".join(words)

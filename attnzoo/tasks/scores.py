@@ -1,0 +1,89 @@
+"""Scores of whole translations, by sacreBLEU."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sacrebleu.metrics import BLEU, CHRF
+
+from attnzoo.errors import UserError
+
+
+def score_translations(
+    hypotheses: Sequence[str],
+    sources: Sequence[str],
+    references: Sequence[str],
+    buckets: Sequence[int],
+    *,
+    tokenize: str = "13a",
+) -> dict[str, Any]:
+    """BLEU and chrF with their signatures, exact match, and BLEU by source length in words.
+
+    Where sources repeat (several references of one sentence), ``bleu_all_references`` scores each
+    distinct source once against all of them; its hypothesis is that of the first occurrence.
+    """
+    if not len(hypotheses) == len(sources) == len(references) or not hypotheses:
+        raise ValueError(
+            f"{len(hypotheses)} hypotheses, {len(sources)} sources and {len(references)} "
+            "references: equally many are wanted, and at least one"
+        )
+    bleu, chrf = _bleu(tokenize), CHRF()
+    scores = {
+        "bleu": bleu.corpus_score(hypotheses, [references]).score,
+        "bleu_signature": str(bleu.get_signature()),
+        "chrf": chrf.corpus_score(hypotheses, [references]).score,
+        "chrf_signature": str(chrf.get_signature()),
+        "exact_match": _exact_match(hypotheses, references),
+        "by_length": _by_length(hypotheses, sources, references, buckets, tokenize),
+    }
+    groups: dict[str, list[int]] = {}
+    for row, source in enumerate(sources):
+        groups.setdefault(source, []).append(row)
+    if len(groups) < len(sources):
+        most = max(len(rows) for rows in groups.values())
+        # sacreBLEU takes None where a sentence has fewer references than others.
+        columns = [
+            [references[rows[n]] if n < len(rows) else None for rows in groups.values()]
+            for n in range(most)
+        ]
+        first = [hypotheses[rows[0]] for rows in groups.values()]
+        scores["sources"] = len(groups)
+        scores["bleu_all_references"] = _bleu(tokenize).corpus_score(first, columns).score
+    return scores
+
+
+def _bleu(tokenize: str) -> BLEU:
+    if tokenize not in BLEU.TOKENIZERS:
+        raise UserError(
+            f"--tokenize {tokenize}: wanted one of {', '.join(sorted(BLEU.TOKENIZERS))}"
+        )
+    # `force` silences the warning about tokenised text where that is what is wanted.
+    return BLEU(tokenize=tokenize, force=tokenize == "none")
+
+
+def _exact_match(hypotheses: Sequence[str], references: Sequence[str]) -> float:
+    same = sum(a.split() == b.split() for a, b in zip(hypotheses, references, strict=True))
+    return same / len(hypotheses)
+
+
+def _by_length(
+    hypotheses: Sequence[str],
+    sources: Sequence[str],
+    references: Sequence[str],
+    buckets: Sequence[int],
+    tokenize: str,
+) -> list[dict[str, Any]]:
+    ends = sorted(set(buckets))
+    rows: list[list[int]] = [[] for _ in range(len(ends) + 1)]
+    for row, source in enumerate(sources):
+        words = len(source.split())
+        rows[sum(words > end for end in ends)].append(row)
+    starts = [1, *(end + 1 for end in ends)]
+    names = [f"{a}-{b}" for a, b in zip(starts, ends)] + [f"{starts[-1]}+"]
+    table = []
+    for name, chosen in zip(names, rows, strict=True):
+        score = float("nan")
+        if chosen:
+            part = [hypotheses[row] for row in chosen], [[references[row] for row in chosen]]
+            score = _bleu(tokenize).corpus_score(*part).score
+        table.append({"words": name, "sentences": len(chosen), "bleu": score})
+    return table
