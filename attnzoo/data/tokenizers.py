@@ -282,22 +282,19 @@ def train_subword_tokenizer(
 
 
 def train_tokenizer(config: Any, lines: Iterable[str]) -> Tokenizer:
-    """Trains what a tokenizer config of `attnzoo.config.data` describes on these sentences."""
-    if config.kind == "word":
-        return train_word_tokenizer(
-            lines,
-            max_size=config.max_size,
-            min_count=config.min_count,
-            lowercase=config.lowercase,
-            split=config.split,
-        )
-    return train_subword_tokenizer(
-        config.kind,
-        lines,
-        vocab_size=config.vocab_size,
-        lowercase=config.lowercase,
-        split=config.split,
-    )
+    """Trains what a tokenizer config of `attnzoo.config.data` describes on these sentences.
+
+    What cannot be trained, a vocabulary without room or a text without words, is a UserError.
+    """
+    shared = {"lowercase": config.lowercase, "split": config.split}
+    try:
+        if config.kind == "word":
+            return train_word_tokenizer(
+                lines, max_size=config.max_size, min_count=config.min_count, **shared
+            )
+        return train_subword_tokenizer(config.kind, lines, vocab_size=config.vocab_size, **shared)
+    except ValueError as error:
+        raise UserError(f"tokenizer: {error}") from None
 
 
 def _spec(kind: str, split: str, lowercase: bool, model: Any) -> dict[str, Any]:

@@ -221,6 +221,10 @@ def test_configs() -> None:
         assert (tokenizer.kind, tokenizer.split) == (config.kind, config.split)
         assert tokenizer.lowercase == config.lowercase
     assert train_tokenizer(configs[0], LINES).vocab_size == 9
+    with pytest.raises(UserError, match="tokenizer: vocab_size=3, wanted at least 6"):
+        train_tokenizer(BpeTokenizer(vocab_size=3), LINES)
+    with pytest.raises(UserError, match="no word that occurs min_count=99 times"):
+        train_tokenizer(WordTokenizer(min_count=99), LINES)
 
 
 def test_a_generator_of_lines_serves_as_well_as_a_list() -> None:
