@@ -28,6 +28,7 @@ from attnzoo.data.cldr.phrases import (
     Series,
 )
 from attnzoo.data.cldr.render import Renderer
+from attnzoo.data.cldr.sample import Sampler
 from attnzoo.data.cldr.tokens import Token, links_between, split_words
 from attnzoo.data.corpus import Corpus
 from attnzoo.errors import UserError
@@ -307,6 +308,24 @@ def test_unknown_locale_names_the_nearest():
     for nonsense in ("", "klingon", "en_", "e n", "root"):
         with pytest.raises(UserError, match="unknown locale"):
             build_cldr(nonsense, "fr")
+
+
+def test_relative_times_are_known_in_every_plural_form():
+    # Icelandic splits "in {0} weeks" in one plural form and inflects in the other.
+    renderers = [Renderer(Locale.parse(name)) for name in ("en", "is")]
+    sampler = Sampler(*renderers)
+    assert sampler.relative
+    assert "week" not in sampler.relative
+    for unit in sampler.relative:
+        for number in (1, 2, 5, 11, 21):
+            for direction in ("future", "past"):
+                assert all(r.render(Relative(unit, direction, number)) for r in renderers)
+
+
+@pytest.mark.parametrize("locale", ["raj", "mus"])
+def test_locale_with_hardly_any_data_says_so(locale):
+    with pytest.raises(UserError, match=f"CLDR data of en and {locale}"):
+        build_cldr("en", locale, train=500, validation=0, test=0)
 
 
 def test_two_languages_are_wanted():

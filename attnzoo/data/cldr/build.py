@@ -116,6 +116,12 @@ def _distinct_pairs(source: Locale, target: Locale, seed: int) -> Iterator[Pair]
     """
     renderers = Renderer(source), Renderer(target)
     sampler = Sampler(*renderers)
+    if not (sampler.territories or sampler.languages):
+        # What such a locale has is inherited from the root: numbers and codes, no language.
+        raise UserError(
+            f"the CLDR data of {source} and {target} have too few names of territories and "
+            f"languages in common: choose a locale that the CLDR covers better"
+        )
     if len(sampler.templates()) < MIN_TEMPLATES:
         raise UserError(
             f"the CLDR data of {source} and {target} fill only {len(sampler.templates())} kinds of "

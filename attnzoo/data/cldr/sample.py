@@ -46,6 +46,8 @@ RELATIVE_UNITS: tuple[str, ...] = (
     "tue", "wed", "thu", "fri", "sat",
 )
 # fmt: on
+# A kind of noun of which both locales have fewer is left out.
+MIN_NOUNS = 12
 # How often a name by itself comes before a phrase, until all names have been.
 NAME_SHARE = 0.1
 # Codes for no place at all: pseudo-locales, "unknown region".
@@ -62,7 +64,11 @@ class Sampler:
         claimed: dict[tuple[str, ...], tuple[str, ...]] = {}
 
         # One number of each pair of plural forms, to look at all forms of a noun.
-        probes = list({(source.plural(n), target.plural(n)): n for n in NUMBERS}.values())
+        def one_each(numbers: Iterable[Number]) -> list[Number]:
+            return list({(source.plural(n), target.plural(n)): n for n in numbers}.values())
+
+        probes = one_each(NUMBERS)
+        whole_probes = one_each((1, *COUNTS))
 
         def usable(nouns: Iterable[tuple[Phrase, ...]]) -> Iterator[Phrase]:
             """The first form of each noun whose words are plain and mean one thing only."""
@@ -75,20 +81,21 @@ class Sampler:
                     claimed.update(pairs)
                     yield forms[0]
 
-        self.territories = list(usable((Name("territory", code),) for code in _territories()))
-        self.languages = list(usable((Name("language", code),) for code in _languages()))
+        self.territories = _enough(usable((Name("territory", code),) for code in _territories()))
+        self.languages = _enough(usable((Name("language", code),) for code in _languages()))
         units = sorted(Locale.parse("en")._data["unit_patterns"])
-        self.measures = list(usable(tuple(Measure(unit, n) for n in probes) for unit in units))
-        self.money = list(usable(tuple(Money(code, n) for n in probes) for code in _currencies()))
+        self.measures = _enough(usable(tuple(Measure(unit, n) for n in probes) for unit in units))
+        self.money = _enough(
+            usable(tuple(Money(code, n) for n in probes) for code in _currencies())
+        )
         self.prices = [code for code in PRICES if self._both(Price(code, 10))]
         self.relative = [
             unit
             for unit in RELATIVE_UNITS
             if all(
-                self._both(Relative(unit, direction, number))
+                self._both(Relative(unit, direction, int(number)))
                 for direction in ("future", "past")
-                for number in probes
-                if isinstance(number, int)
+                for number in whole_probes
             )
         ]
         self.styles = [style for style in STYLES if self._both(Moment(style, _SAMPLE_DAY))]
@@ -110,7 +117,7 @@ class Sampler:
             (0.12, bool(self.series and self.measures), self.list_of(self.quantity)),
             (0.09, bool(self.series and self.territories), self.list_of(self.territory)),
             (0.09, bool(self.series and self.languages), self.list_of(self.language)),
-            (0.10, bool(self.series), self.list_of(self.anything)),
+            (0.10, bool(self.series and self.styles), self.list_of(self.anything)),
             (0.05, bool(self.relative), self.relative_time),
             (0.02, self._both(Percent(10)), self.percent),
             (0.03, bool(self.prices), self.price),
@@ -211,6 +218,12 @@ class Sampler:
             "day": [start.replace(day=10), start.replace(month=9)],
         }.get(style, [start.replace(day=10), start.replace(month=9), start.replace(year=2016)])
         return all(self._both(Interval(style, start, end)) for end in ends)
+
+
+def _enough(nouns: Iterable[Phrase]) -> list[Phrase]:
+    """All the nouns, or none where they are too few to make lists of."""
+    nouns = list(nouns)
+    return nouns if len(nouns) >= MIN_NOUNS else []
 
 
 def _words(renderer: Renderer, phrase: Phrase) -> tuple[str, ...]:
