@@ -1,8 +1,18 @@
 """Pure functions on arrays: no parameters, no flax."""
 
-from attnzoo.ops import masks, score_mods
+from attnzoo.ops import linear, masks, score_mods
 from attnzoo.ops.dot_product import dot_product_attention
 from attnzoo.ops.flex import flex_attention
+from attnzoo.ops.linear import (
+    delta_net,
+    delta_rule,
+    fast_weight_step,
+    fast_weights,
+    gated_delta_net,
+    gated_linear_attention,
+    linear_attention,
+    retention,
+)
 from attnzoo.ops.rotary import rotary_embedding, rotary_frequencies
 from attnzoo.ops.weights import WeightReport, WeightRequest, attention_weights
 
@@ -10,9 +20,18 @@ __all__ = [
     "WeightReport",
     "WeightRequest",
     "attention_weights",
+    "delta_net",
+    "delta_rule",
     "dot_product_attention",
+    "fast_weight_step",
+    "fast_weights",
     "flex_attention",
+    "gated_delta_net",
+    "gated_linear_attention",
+    "linear",
+    "linear_attention",
     "masks",
+    "retention",
     "rotary_embedding",
     "rotary_frequencies",
     "score_mods",

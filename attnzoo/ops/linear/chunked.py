@@ -1,0 +1,185 @@
+"""The same recurrence a chunk at a time, as matrix products: METHODS §6.4, §6.5.
+
+Inside a chunk of C positions that starts with memory M, with A = stril(diag(beta) K K^T * Gamma):
+
+    [U, W] = (I + A)^-1 diag(beta) [V, K e^G]      the values really written, and what M takes off
+    O  = (Q e^G) M + P (U - W M),                  P = tril(Q K^T * Gamma)
+    M' = e^{G_C} M + (K e^{G_C - G})^T (U - W M)
+
+Without beta, U = V and W = 0. Everything but the M of each chunk is computed for all chunks at
+once; the scan over chunks is one small product each. Decays are summed over the positions between two
+others, never subtracted or divided: nothing overflows, and a decay of e^-inf = 0 is exact.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from attnzoo.ops.linear.triangular import unit_lower_inverse
+
+SUB_BLOCK = 16
+
+
+class Chunks(NamedTuple):
+    """What is known of every chunk before its memory is; axes ``B N c`` (c chunks) come first."""
+
+    out: Float[Array, "B N c C Hv"]
+    """Output from an empty memory."""
+    query: Float[Array, "B N c C H"]
+    """What reads the memory that the chunk starts with."""
+    written: Float[Array, "B N c H Hv"]
+    """What the chunk adds to the memory."""
+    erased: Float[Array, "B N c H H"] | None
+    """What it takes off: M' = decay M - erased M + written."""
+    decay: Float[Array, "B N c #H 1"] | None
+
+
+def chunked(
+    q: Float[Array, "B N T H"],
+    k: Float[Array, "B N T H"],
+    v: Float[Array, "B N T Hv"],
+    beta: Float[Array, "B N T"] | None,
+    log_decay: Float[Array, "B N T #H"] | None,
+    state: Float[Array, "B N H Hv"],
+    chunk_size: int,
+) -> tuple[Float[Array, "B N T Hv"], Float[Array, "B N H Hv"]]:
+    """Outputs and the last state, in memory linear in T. One chunk of T is the parallel form."""
+    T = q.shape[2]
+    pad = -T % chunk_size
+
+    def split(x: Array | None) -> Array | None:
+        # Zeros are neutral: nothing written, beta 0 erases nothing, log-decay 0 forgets nothing.
+        if x is None:
+            return None
+        x = jnp.pad(x, [(0, 0), (0, 0), (0, pad), *[(0, 0)] * (x.ndim - 3)])
+        return x.reshape(*x.shape[:2], -1, chunk_size, *x.shape[3:])
+
+    chunks = _chunks(*(split(x) for x in (q, k, v, beta, log_decay)))
+
+    def advance(state: Array, chunk: tuple[Array | None, ...]) -> tuple[Array, Array]:
+        written, erased, decay = chunk
+        following = written + (state if decay is None else decay * state)
+        if erased is not None:
+            following = following - jnp.einsum("bnhi,bniv->bnhv", erased, state)
+        return following, state
+
+    steps = (chunks.written, chunks.erased, chunks.decay)
+    steps = jax.tree.map(lambda x: jnp.moveaxis(x, 2, 0), steps)
+    state, starts = jax.lax.scan(advance, state, steps)
+    out = chunks.out + jnp.einsum("bncth,cbnhv->bnctv", chunks.query, starts)
+    return out.reshape(*q.shape[:2], -1, v.shape[3])[:, :, :T], state
+
+
+def effective_weights(
+    q: Float[Array, "B N T H"],
+    k: Float[Array, "B N T H"],
+    beta: Float[Array, "B N T"] | None,
+    log_decay: Float[Array, "B N T #H"] | None,
+) -> Float[Array, "B N T T"]:
+    """The matrix that turns values into outputs from an empty memory: o_t = sum_s weights_ts v_s.
+
+    P for the sum rule, P (I + A)^-1 diag(beta) for the delta rule. ``T x T`` memory.
+    """
+    scores = _products(q, k, log_decay)
+    if beta is None:
+        return scores
+    return scores @ unit_lower_inverse(_erase(k, beta, log_decay)) * beta[..., None, :]
+
+
+def _chunks(
+    q: Float[Array, "B N c C H"],
+    k: Float[Array, "B N c C H"],
+    v: Float[Array, "B N c C Hv"],
+    beta: Float[Array, "B N c C"] | None,
+    log_decay: Float[Array, "B N c C #H"] | None,
+) -> Chunks:
+    scores = _products(q, k, log_decay)
+    reading, writing, decayed_k, decay = q, k, k, None
+    if log_decay is not None:
+        since_start = jnp.exp(jnp.cumsum(log_decay, axis=-2))
+        reading, decayed_k = q * since_start, k * since_start
+        writing = k * jnp.exp(_until_end(log_decay))
+        decay = jnp.swapaxes(since_start[..., -1:, :], -1, -2)
+    if beta is None:
+        out = jnp.einsum("...ts,...sv->...tv", scores, v)
+        return Chunks(out, reading, jnp.einsum("...th,...tv->...hv", writing, v), None, decay)
+    both = beta[..., None] * jnp.concatenate([v, decayed_k], axis=-1)
+    both = unit_lower_inverse(_erase(k, beta, log_decay)) @ both
+    out = jnp.einsum("...ts,...sv->...tv", scores, both)
+    kept = jnp.einsum("...th,...tv->...hv", writing, both)
+    Hv = v.shape[-1]
+    return Chunks(out[..., :Hv], reading - out[..., Hv:], kept[..., :Hv], kept[..., Hv:], decay)
+
+
+def _erase(
+    k: Float[Array, "*batch C H"],
+    beta: Float[Array, "*batch C"],
+    log_decay: Float[Array, "*batch C 1"] | None,
+) -> Float[Array, "*batch C C"]:
+    """A, with entries on the diagonal that ``unit_lower_inverse`` does not read."""
+    return beta[..., None] * _products(k, k, log_decay)
+
+
+def _products(
+    q: Float[Array, "*batch C H"],
+    k: Float[Array, "*batch C H"],
+    log_decay: Float[Array, "*batch C #H"] | None,
+) -> Float[Array, "*batch C C"]:
+    """tril(sum_h q_th k_sh e^{G_th - G_sh}), the decay between the two positions included."""
+    if log_decay is not None and log_decay.shape[-1] > 1:
+        return _products_by_channel(q, k, log_decay)
+    products = jnp.einsum("...th,...sh->...ts", q, k)
+    if log_decay is None:
+        return jnp.tril(products)
+    return products * jnp.exp(_between(log_decay))[..., 0]
+
+
+def _products_by_channel(
+    q: Float[Array, "*batch C H"],
+    k: Float[Array, "*batch C H"],
+    log_decay: Float[Array, "*batch C H"],
+) -> Float[Array, "*batch C C"]:
+    """As above where every channel has its own decay (GLA): sub-blocks keep factors below 1.
+
+    Between different sub-blocks the exponent is split at their borders into sums that are all
+    decays; within a sub-block it is computed for each pair of positions.
+    """
+    C, H = q.shape[-2:]
+    pad = -C % SUB_BLOCK
+    blocks = (C + pad) // SUB_BLOCK
+    order = (q.reshape(-1, C, H), k.reshape(-1, C, H), log_decay.reshape(-1, C, H))
+
+    @jax.checkpoint  # the pairwise exponents of one chunk are recomputed, not kept for all chunks
+    def one(chunk: tuple[Array, Array, Array]) -> Float[Array, "C C"]:
+        q, k, g = (jnp.pad(x, [(0, pad), (0, 0)]).reshape(blocks, SUB_BLOCK, H) for x in chunk)
+        reading, writing = q * jnp.exp(jnp.cumsum(g, axis=-2)), k * jnp.exp(_until_end(g))
+        # [I, J]: the decay of the whole sub-blocks strictly between I and J, 0 unless J < I.
+        whole = _between(jnp.sum(g, axis=-2))
+        skipped = jnp.pad(jnp.exp(whole), [(1, 0), (0, 0), (0, 0)])[:-1]
+        across = jnp.einsum("ith,ijh,jsh->itjs", reading, skipped, writing)
+        within = jnp.einsum("ith,itsh,ish->its", q, jnp.exp(_between(g)), k)
+        same = jnp.eye(blocks, dtype=q.dtype)[:, None, :, None]
+        products = across + same * within[:, :, None, :]
+        return products.reshape(C + pad, C + pad)[:C, :C]
+
+    return jax.lax.map(one, order).reshape(*q.shape[:-2], C, C)
+
+
+def _between(log_decay: Float[Array, "*batch C G"]) -> Float[Array, "*batch C C G"]:
+    """[t, s]: the sum of log-decays after s up to t; -inf where s > t."""
+    C = log_decay.shape[-2]
+    later = jnp.tril(jnp.ones((C, C), bool), -1)[..., None]
+    later = jnp.expand_dims(later, tuple(range(log_decay.ndim - 2)))
+    terms = jnp.where(later, log_decay[..., :, None, :], jnp.zeros((), log_decay.dtype))
+    total = jnp.cumsum(terms, axis=-3)
+    past = jnp.expand_dims(jnp.tril(jnp.ones((C, C), bool)), -1)
+    past = jnp.expand_dims(past, tuple(range(log_decay.ndim - 2)))
+    return jnp.where(past, total, -jnp.inf)
+
+
+def _until_end(log_decay: Float[Array, "*batch C G"]) -> Float[Array, "*batch C G"]:
+    """The sum of the log-decays after each position up to the end of the chunk."""
+    total = jax.lax.cumsum(log_decay, axis=log_decay.ndim - 2, reverse=True)
+    return jnp.concatenate([total[..., 1:, :], jnp.zeros_like(total[..., :1, :])], axis=-2)

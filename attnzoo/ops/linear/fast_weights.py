@@ -1,0 +1,163 @@
+"""One function behind the linear family: checks, padding, non-finite inputs and the choice of form.
+
+Schmidhuber 1991/1992: keys and values are written into a matrix of fast weights, queries read it.
+"""
+
+from typing import Any, Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from attnzoo.ops.guards import finite_or_zero, has_non_finite, poison
+from attnzoo.ops.linear.chunked import chunked, effective_weights
+from attnzoo.ops.linear.recurrent import recurrent
+from attnzoo.ops.softmax import compute_dtype
+
+Form = Literal["recurrent", "parallel", "chunked"]
+FORMS = ("recurrent", "parallel", "chunked")
+
+
+def fast_weights(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B T N H"],
+    v: Float[Array, "B T N Hv"],
+    *,
+    beta: Float[Array, "B T N"] | None = None,
+    log_decay: Float[Array, "B T N"] | Float[Array, "B T N H"] | None = None,
+    mask: Bool[Array, "#B #N 1 T"] | None = None,
+    form: Form = "chunked",
+    chunk_size: int = 64,
+    initial_state: Float[Array, "B N H Hv"] | None = None,
+    return_weights: bool = False,
+    return_state: bool = False,
+) -> Any:
+    """M_t = e^{g_t} M_{t-1} + k_t^T v_t, or the delta rule with ``beta``; o_t = q_t M_t. Causal.
+
+    The delta rule writes beta_t (v_t - k_t e^{g_t} M_{t-1}) instead of v_t. States are float32 (or
+    wider); the output has q's dtype.
+
+    Args:
+      beta: write strength of the delta rule, usually in [0, 1] (to 2 for negative eigenvalues).
+      log_decay: log of the decay, at most 0: one number a head, or one a key channel. The latter
+        with ``beta`` exists in the recurrent form only.
+      mask: True = real position, ``B 1 1 T``: others neither write, erase nor decay.
+      form: "recurrent" scans positions, "parallel" has ``T x T`` products, "chunked" is parallel in
+        chunks of ``chunk_size`` and recurrent between them. They agree up to rounding.
+      initial_state: the memory before the first position; zeros if None.
+      return_weights: also the ``B N T T`` float32 matrix that turns values into outputs (from an
+        empty memory). Weights may be negative and need not sum to one. ``T x T`` memory.
+      return_state: also the memory after the last position, in float32 or wider.
+
+    Returns:
+      ``out`` (``B T N Hv``), or the tuple (out, weights, state) without those not asked for.
+
+    To decode, call with T = 1, ``initial_state`` and ``return_state``; or ``fast_weight_step``. NaN
+    or inf in a real key, value, beta or decay makes that and all later outputs NaN, no earlier one.
+    """
+    check_linear(q, k, v, beta, log_decay, mask, form, chunk_size, initial_state)
+    B, T, N, H = q.shape
+    by_channel = log_decay is not None and log_decay.ndim == 4
+    if by_channel and beta is not None and (form != "recurrent" or return_weights):
+        raise NotImplementedError(
+            f"form={form!r}: the delta rule with a decay per channel has no parallel weights yet; "
+            "use form='recurrent', or a log_decay of shape B T N"
+        )
+    if log_decay is not None and not by_channel:
+        log_decay = log_decay[..., None]
+    dtype = compute_dtype(q, k, v)
+    inputs = [x if x is None else x.astype(dtype) for x in (k, v, beta, log_decay)]
+    if mask is not None:
+        real = jnp.broadcast_to(jnp.moveaxis(mask[:, :, 0], 1, 2), (B, T, N))
+        inputs = [_keep(x, real) for x in inputs]
+    k, v, beta, log_decay = inputs
+
+    # The computation sees finite numbers only; what must be NaN is overwritten at the end.
+    broken = has_non_finite(k) | has_non_finite(v)
+    if beta is not None:
+        broken = broken | ~jnp.isfinite(beta)
+        beta = finite_or_zero(beta)
+    if log_decay is not None:
+        # -inf is a decay of 0, which is fine.
+        wrong = jnp.isnan(log_decay) | jnp.isposinf(log_decay)
+        broken = broken | jnp.any(wrong, axis=-1)
+        log_decay = jnp.where(wrong, jnp.zeros_like(log_decay), log_decay)
+    broken = jnp.cumsum(broken.astype(jnp.int32), axis=1) > 0
+    state = initial_state
+    if state is None:
+        state = jnp.zeros((B, N, H, v.shape[3]), dtype)
+
+    rows = (finite_or_zero(q.astype(dtype)), finite_or_zero(k), finite_or_zero(v), beta, log_decay)
+    rows = [x if x is None else jnp.swapaxes(x, 1, 2) for x in rows]  # B N T ...
+    state = state.astype(dtype)
+    if form == "recurrent":
+        out, state = recurrent(*rows, state)
+    else:
+        out, state = chunked(*rows, state, chunk_size if form == "chunked" else max(T, 1))
+    bad_row = broken | has_non_finite(q)
+    out = poison(jnp.swapaxes(out, 1, 2), bad_row[..., None]).astype(q.dtype)
+    results = [out]
+    if return_weights:
+        weights = effective_weights(rows[0], rows[1], rows[3], rows[4])
+        results.append(poison(weights, jnp.swapaxes(bad_row, 1, 2)[..., None]))
+    if return_state:
+        results.append(poison(state, broken[:, -1, :, None, None]) if T else state)
+    return tuple(results) if len(results) > 1 else out
+
+
+def _keep(x: Float[Array, "B T N ..."] | None, real: Bool[Array, "B T N"]) -> Array | None:
+    if x is None:
+        return None
+    real = real.reshape(*real.shape, *[1] * (x.ndim - 3))
+    return jnp.where(real, x, jnp.zeros_like(x))
+
+
+def check_linear(
+    q: Array,
+    k: Array,
+    v: Array,
+    beta: Array | None,
+    log_decay: Array | None,
+    mask: Array | None,
+    form: str,
+    chunk_size: int,
+    initial_state: Array | None,
+) -> None:
+    """Raise ValueError, naming the argument, unless everything fits q of shape ``B T N H``."""
+    if q.ndim != 4:
+        raise ValueError(f"q has shape {q.shape}; wanted four axes B T N H")
+    B, T, N, H = q.shape
+    if k.shape != q.shape:
+        raise ValueError(f"k has shape {k.shape}; wanted {q.shape} as q (repeat shared key heads)")
+    if v.ndim != 4 or v.shape[:3] != (B, T, N):
+        raise ValueError(f"v has shape {v.shape}; wanted B T N Hv with {(B, T, N)} as in q")
+    if beta is not None and beta.shape != (B, T, N):
+        raise ValueError(f"beta has shape {beta.shape}; wanted B T N = {(B, T, N)}")
+    if log_decay is not None and log_decay.shape not in ((B, T, N), (B, T, N, H)):
+        raise ValueError(
+            f"log_decay has shape {log_decay.shape}; wanted B T N = {(B, T, N)} "
+            f"or, per channel, B T N H = {(B, T, N, H)}"
+        )
+    check_key_mask(mask, B, N, T)
+    if form not in FORMS:
+        raise ValueError(f"form={form!r}; wanted one of {', '.join(FORMS)}")
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size={chunk_size}; wanted at least 1")
+    if initial_state is not None and initial_state.shape != (B, N, H, v.shape[3]):
+        raise ValueError(
+            f"initial_state has shape {initial_state.shape}; "
+            f"wanted B N H Hv = {(B, N, H, v.shape[3])}"
+        )
+
+
+def check_key_mask(mask: Array | None, B: int, N: int, S: int) -> None:
+    """Raise ValueError unless the mask says only which keys are real: ``B N 1 S``."""
+    if mask is None:
+        return
+    if mask.dtype != bool:
+        raise ValueError(f"mask has dtype {mask.dtype}; wanted bool, True = real position")
+    fits = mask.ndim == 4 and all(g in (1, w) for g, w in zip(mask.shape, (B, N, 1, S)))
+    if not fits or mask.shape[3] != S:
+        raise ValueError(
+            f"mask has shape {mask.shape}; wanted valid[:, None, None, :], B N 1 S = "
+            f"{(B, N, 1, S)}: a recurrent memory cannot hide a key from one query only"
+        )

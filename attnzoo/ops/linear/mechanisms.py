@@ -1,0 +1,205 @@
+"""The published members of the linear family, each a few lines over ``fast_weights``.
+
+All take q, k ``B T N H`` and v ``B T N Hv`` and return what ``fast_weights`` returns; the keyword
+arguments not listed (mask, form, chunk_size, initial_state, return_weights, return_state) are its.
+"""
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from attnzoo.ops.guards import finite_or_zero, has_non_finite, poison
+from attnzoo.ops.linear.fast_weights import check_key_mask, fast_weights
+from attnzoo.ops.linear.feature_maps import (
+    FeatureMap,
+    dpfp,
+    elu_plus_one,
+    l2_normalise,
+    sum_normalise,
+)
+from attnzoo.ops.softmax import compute_dtype
+
+
+def linear_attention(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S N H"],
+    v: Float[Array, "B S N Hv"],
+    *,
+    feature_map: FeatureMap = elu_plus_one,
+    normalise: bool = True,
+    causal: bool = True,
+    mask: Bool[Array, "#B #N 1 S"] | None = None,
+    return_weights: bool = False,
+    **keywords: Any,
+) -> Any:
+    """phi(q) M / phi(q) . z  (Katharopoulos et al. 2020, arXiv 2006.16236, equations 4 and 9).
+
+    ``normalise=False`` leaves out the denominator: with the identity as feature map these are the
+    fast weights of 1991. The state is M with z as its last column (``B N F Hv+1``), or M alone.
+    A row whose denominator is 0 (nothing written, or no feature in common) gives 0.
+
+    ``causal=False`` sums over all keys once, S may differ from T; it has no form and no state.
+    """
+    dtype = compute_dtype(q, k, v)
+    features_q, features_k = feature_map(q.astype(dtype)), feature_map(k.astype(dtype))
+    values = v.astype(dtype)
+    if normalise:
+        # The denominator is what a value of 1 would have become.
+        values = jnp.concatenate([values, jnp.ones_like(values[..., :1])], axis=-1)
+    if causal:
+        found = fast_weights(
+            features_q, features_k, values, mask=mask, return_weights=return_weights, **keywords
+        )
+    elif keywords:
+        raise ValueError(f"causal=False takes no {', '.join(keywords)}: there is no recurrence")
+    else:
+        found = _all_keys(features_q, features_k, values, mask, return_weights)
+    out, *rest = found if isinstance(found, tuple) else (found,)
+    if normalise:
+        out = _divide(out[..., :-1], out[..., -1:])
+        if return_weights:
+            rest[0] = _divide(rest[0], jnp.sum(rest[0], axis=-1, keepdims=True))
+    out = out.astype(q.dtype)
+    return (out, *rest) if rest else out
+
+
+def _all_keys(
+    q: Float[Array, "B T N F"],
+    k: Float[Array, "B S N F"],
+    v: Float[Array, "B S N Hv"],
+    mask: Bool[Array, "#B #N 1 S"] | None,
+    return_weights: bool,
+) -> tuple[Array, ...]:
+    B, S, N, _ = k.shape
+    check_key_mask(mask, B, N, S)
+    if mask is not None:
+        real = jnp.moveaxis(mask[:, :, 0], 1, 2)[..., None]  # B S N 1
+        k, v = (jnp.where(real, x, jnp.zeros_like(x)) for x in (k, v))
+    broken = jnp.any(has_non_finite(k) | has_non_finite(v), axis=1)[:, None, :, None]
+    broken = broken | has_non_finite(q)[..., None]
+    q, k, v = finite_or_zero(q), finite_or_zero(k), finite_or_zero(v)
+    memory = jnp.einsum("bsnf,bsnv->bnfv", k, v)
+    out = poison(jnp.einsum("btnf,bnfv->btnv", q, memory), broken)
+    if not return_weights:
+        return (out,)
+    weights = jnp.einsum("btnf,bsnf->bnts", q, k)
+    return out, poison(weights, jnp.swapaxes(broken, 1, 2))
+
+
+def _divide(x: Float[Array, "..."], by: Float[Array, "..."]) -> Float[Array, "..."]:
+    return jnp.where(by == 0, jnp.zeros_like(x), x / jnp.where(by == 0, jnp.ones_like(by), by))
+
+
+def retention(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B T N H"],
+    v: Float[Array, "B T N Hv"],
+    *,
+    decay: Float[Array, " N"] | None = None,
+    scale: float | None = None,
+    **keywords: Any,
+) -> Any:
+    """M_t = gamma_n M_{t-1} + k^T v (Sun et al. 2023, RetNet, arXiv 2307.08621, equation 5).
+
+    ``decay`` is gamma, 1 - 2^(-5 - n) if None; ``scale`` on q is 1/sqrt(H) if None. Rotary
+    embedding, group norm and gate of the paper belong to the layer around.
+    """
+    B, T, N, _ = q.shape
+    if decay is None:
+        decay = 1 - 2.0 ** (-5 - jnp.arange(N, dtype=float))
+    if decay.shape != (N,):
+        raise ValueError(f"decay has shape {decay.shape}; wanted one per head, ({N},)")
+    log_decay = jnp.broadcast_to(jnp.log(decay)[None, None, :], (B, T, N))
+    return fast_weights(_scaled(q, scale), k, v, log_decay=log_decay, **keywords)
+
+
+def gated_linear_attention(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B T N H"],
+    v: Float[Array, "B T N Hv"],
+    log_decay: Float[Array, "B T N H"],
+    *,
+    scale: float | None = None,
+    **keywords: Any,
+) -> Any:
+    """M_t = diag(e^g) M_{t-1} + k^T v (GLA, Yang et al. 2024, arXiv 2312.06635, equation 3).
+
+    ``log_decay`` g <= 0 is one gate per key channel; ``scale`` on q is 1/sqrt(H) if None.
+    """
+    if log_decay.shape != q.shape:
+        raise ValueError(f"log_decay has shape {log_decay.shape}; wanted B T N H = {q.shape}")
+    return fast_weights(_scaled(q, scale), k, v, log_decay=log_decay, **keywords)
+
+
+def delta_rule(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B T N H"],
+    v: Float[Array, "B T N Hv"],
+    beta: Float[Array, "B T N"],
+    *,
+    feature_map: FeatureMap = dpfp,
+    **keywords: Any,
+) -> Any:
+    """M_t = M_{t-1} + phi(k)^T beta (v - phi(k) M_{t-1}) with features that sum to one.
+
+    Schlag, Irie and Schmidhuber 2021 (arXiv 2102.11174), equations 24 to 26; no denominator. The
+    normalised key both reads the old value and writes the new one.
+    """
+    dtype = compute_dtype(q, k, v)
+    features_q, features_k = (sum_normalise(feature_map(x.astype(dtype))) for x in (q, k))
+    return _as(q, fast_weights(features_q, features_k, v.astype(dtype), beta=beta, **keywords))
+
+
+def delta_net(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B T N H"],
+    v: Float[Array, "B T N Hv"],
+    beta: Float[Array, "B T N"],
+    *,
+    log_decay: Float[Array, "B T N"] | None = None,
+    scale: float = 1.0,
+    **keywords: Any,
+) -> Any:
+    """M_t = (I - beta k^T k) M_{t-1} + beta k^T v with q, k of length 1 (arXiv 2406.06484).
+
+    Yang et al. 2024, DeltaNet. See :func:`gated_delta_net` for a memory that also decays. SiLU,
+    the short convolution and the output norm of the paper belong to the layer around.
+    """
+    dtype = compute_dtype(q, k, v)
+    unit_q, unit_k = (l2_normalise(x.astype(dtype)) for x in (q, k))
+    return _as(
+        q,
+        fast_weights(
+            scale * unit_q, unit_k, v.astype(dtype), beta=beta, log_decay=log_decay, **keywords
+        ),
+    )
+
+
+def gated_delta_net(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B T N H"],
+    v: Float[Array, "B T N Hv"],
+    beta: Float[Array, "B T N"],
+    log_decay: Float[Array, "B T N"],
+    *,
+    scale: float = 1.0,
+    **keywords: Any,
+) -> Any:
+    """M_t = e^g (I - beta k^T k) M_{t-1} + beta k^T v, q and k of length 1 (arXiv 2412.06464).
+
+    Yang, Kautz and Hatamizadeh 2025, equation 10. ``log_decay`` g <= 0.
+    """
+    return delta_net(q, k, v, beta, log_decay=log_decay, scale=scale, **keywords)
+
+
+def _scaled(q: Float[Array, "B T N H"], scale: float | None) -> Float[Array, "B T N H"]:
+    return q * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)
+
+
+def _as(q: Float[Array, "..."], found: Any) -> Any:
+    """The output in q's dtype; weights and state as they are."""
+    if isinstance(found, tuple):
+        return (found[0].astype(q.dtype), *found[1:])
+    return found.astype(q.dtype)
