@@ -1,8 +1,8 @@
 """Beam search with a length penalty, as one compiled loop.
 
-Each step expands the K running hypotheses of a sentence and keeps the 2K best candidates: those that
-end (and are among the K best) compete for K finished places, the others run on. Only back pointers
-are stored; the winners' tokens and attention are read off them at the end.
+Each step expands the K running hypotheses of a sentence and keeps the 2K best candidates: those
+that end (and are among the K best) compete for K finished places, the others run on. Only back
+pointers are stored; the winners' tokens and attention are read off them at the end.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from attnzoo.decoding.hypotheses import Hypotheses, length_penalty
+from attnzoo.decoding.hypotheses import Hypotheses, length_penalty, next_log_probs
 from attnzoo.special_tokens import BOS, EOS, PAD
 
 
@@ -52,6 +52,8 @@ def beam_search(
     """
     if beam < 1:
         raise ValueError(f"beam={beam}; wanted at least 1")
+    if alpha < 0:
+        raise ValueError(f"alpha={alpha}; wanted 0 or more")
     repeat = lambda tree: jax.tree.map(lambda x: jnp.repeat(x, beam, axis=0), tree)  # noqa: E731
     memory = repeat(memory)
     longest = length_penalty(jnp.int32(max_length), alpha)
@@ -79,7 +81,7 @@ def beam_search(
     def advance(search: _Search) -> _Search:
         logits, state, attention = step(search.token.reshape(-1), search.state, memory)
         vocabulary = logits.shape[-1]
-        log_probs = jax.nn.log_softmax(logits.astype(jnp.float32)).reshape(batch, beam, vocabulary)
+        log_probs = next_log_probs(logits).reshape(batch, beam, vocabulary)
         total = (search.log_prob[:, :, None] + log_probs).reshape(batch, beam * vocabulary)
         best, index = jax.lax.top_k(total, 2 * beam)
         parent, token = index // vocabulary, (index % vocabulary).astype(jnp.int32)
@@ -116,7 +118,7 @@ def beam_search(
 
 
 def _read_off(search: _Search, max_length: int, alpha: float) -> Hypotheses:
-    """Follow the back pointers of the finished hypotheses (or, without any, of the running ones)."""
+    """Follow the back pointers of the finished hypotheses, or of the running ones without any."""
     none = jnp.all(search.score == -jnp.inf, axis=1, keepdims=True)
     running = search.log_prob / length_penalty(search.position, alpha)
     pick = lambda unfinished, finished: jnp.where(none, unfinished, finished)  # noqa: E731

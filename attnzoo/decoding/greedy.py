@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from attnzoo.decoding.hypotheses import Hypotheses
+from attnzoo.decoding.hypotheses import Hypotheses, next_log_probs
 from attnzoo.special_tokens import BOS, EOS, PAD
 
 
@@ -21,7 +21,7 @@ def greedy_search(step, state, memory, *, batch: int, source_length: int, max_le
     def advance(carry):
         position, token, state, done, log_prob, tokens, weights = carry
         logits, state, attention = step(token, state, memory)
-        log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
+        log_probs = next_log_probs(logits)
         token = jnp.where(done, PAD, jnp.argmax(log_probs, axis=-1)).astype(jnp.int32)
         gained = jnp.take_along_axis(log_probs, token[:, None], axis=1)[:, 0]
         log_prob = log_prob + jnp.where(done, 0.0, gained)

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from attnzoo.special_tokens import BOS, PAD
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +27,15 @@ class Hypotheses:
     log_probs: Float[Array, "B K"]
     scores: Float[Array, "B K"]
     weights: Float[Array, "B K L S"]
+
+
+def next_log_probs(logits: Float[Array, "B V"]) -> Float[Array, "B V"]:
+    """Log P of each next token, float32; -inf for PAD and BOS, which are no part of an output.
+
+    The others keep the probability that the model gives them: nothing is renormalised.
+    """
+    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
+    return log_probs.at[:, jnp.array([PAD, BOS])].set(-jnp.inf)
 
 
 def length_penalty(length: Int[Array, "..."], alpha: float) -> Float[Array, "..."]:
