@@ -7,11 +7,11 @@ Inside a chunk of C positions that starts with memory M, with A = stril(diag(bet
     M' = e^{G_C} M + (K e^{G_C - G})^T (U - W M)
 
 Without beta, U = V and W = 0. Everything but the M of each chunk is computed for all chunks at
-once; the scan over chunks is one small product each. Decays are summed over the positions between two
-others, never subtracted or divided: nothing overflows, and a decay of e^-inf = 0 is exact.
+once; the scan over chunks is one small product each. Decays are summed over the positions between
+two others, never subtracted or divided: nothing overflows, and a decay of e^-inf = 0 is exact.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ def chunked(
     T = q.shape[2]
     pad = -T % chunk_size
 
-    def split(x: Array | None) -> Array | None:
+    def split(x: Array | None) -> Any:
         # Zeros are neutral: nothing written, beta 0 erases nothing, log-decay 0 forgets nothing.
         if x is None:
             return None
@@ -58,7 +58,7 @@ def chunked(
 
     chunks = _chunks(*(split(x) for x in (q, k, v, beta, log_decay)))
 
-    def advance(state: Array, chunk: tuple[Array | None, ...]) -> tuple[Array, Array]:
+    def advance(state: Array, chunk: Any) -> tuple[Array, Array]:
         written, erased, decay = chunk
         following = written + (state if decay is None else decay * state)
         if erased is not None:

@@ -65,7 +65,7 @@ def fast_weights(
     if log_decay is not None and not by_channel:
         log_decay = log_decay[..., None]
     dtype = compute_dtype(q, k, v)
-    inputs = [x if x is None else x.astype(dtype) for x in (k, v, beta, log_decay)]
+    inputs: list[Any] = [x if x is None else x.astype(dtype) for x in (k, v, beta, log_decay)]
     if mask is not None:
         real = jnp.broadcast_to(jnp.moveaxis(mask[:, :, 0], 1, 2), (B, T, N))
         inputs = [_keep(x, real) for x in inputs]
@@ -86,8 +86,10 @@ def fast_weights(
     if state is None:
         state = jnp.zeros((B, N, H, v.shape[3]), dtype)
 
-    rows = (finite_or_zero(q.astype(dtype)), finite_or_zero(k), finite_or_zero(v), beta, log_decay)
-    rows = [x if x is None else jnp.swapaxes(x, 1, 2) for x in rows]  # B N T ...
+    finite = [finite_or_zero(x) for x in (q.astype(dtype), k, v)]
+    rows: list[Any] = [
+        x if x is None else jnp.swapaxes(x, 1, 2) for x in (*finite, beta, log_decay)
+    ]  # B N T ...
     state = state.astype(dtype)
     if form == "recurrent":
         out, state = recurrent(*rows, state)
@@ -104,7 +106,7 @@ def fast_weights(
     return tuple(results) if len(results) > 1 else out
 
 
-def _keep(x: Float[Array, "B T N ..."] | None, real: Bool[Array, "B T N"]) -> Array | None:
+def _keep(x: Float[Array, "B T N ..."] | None, real: Bool[Array, "B T N"]) -> Any:
     if x is None:
         return None
     real = real.reshape(*real.shape, *[1] * (x.ndim - 3))

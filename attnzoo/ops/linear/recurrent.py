@@ -1,5 +1,7 @@
 """The recurrence that the whole linear family shares, one position at a time."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -41,7 +43,7 @@ def recurrent(
 ) -> tuple[Float[Array, "B N T Hv"], Float[Array, "B N H Hv"]]:
     """Scan :func:`fast_weight_step` over the sequence."""
 
-    def step(state: Array, inputs: tuple[Array | None, ...]) -> tuple[Array, Array]:
+    def step(state: Array, inputs: Any) -> tuple[Array, Array]:
         q, k, v, beta, log_decay = inputs
         out, state = fast_weight_step(state, q, k, v, beta=beta, log_decay=log_decay)
         return state, out
