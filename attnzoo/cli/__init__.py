@@ -1,4 +1,4 @@
-"""`attnzoo COMMAND ...`: the same mains as the files in scripts/. Nothing heavy is imported here."""
+"""`attnzoo COMMAND ...`: the mains of the files in scripts/. Nothing heavy is imported here."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -6,6 +6,12 @@ from collections.abc import Callable, Sequence
 
 def _align(argv: Sequence[str]) -> int:
     from attnzoo.cli.align import main
+
+    return main(argv)
+
+
+def _benchmark(argv: Sequence[str]) -> int:
+    from attnzoo.cli.benchmark import main
 
     return main(argv)
 
@@ -39,6 +45,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "translate": ("translate lines with a trained run", _translate),
     "evaluate": ("BLEU, chrF and perplexity of a trained run", _evaluate),
     "align": ("word alignments, their error rate and pictures", _align),
+    "benchmark": ("a training step beside PyTorch's", _benchmark),
     "verify": ("check every checkpoint of a run", _verify),
 }
 

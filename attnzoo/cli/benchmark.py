@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from attnzoo.cli.common import run
@@ -82,6 +82,8 @@ class Peer:
                 "JAX_PLATFORMS": "cpu",
             },
         )
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.stdin, self.stdout = self.process.stdin, self.process.stdout
         self.label = self._answer().removeprefix("ready ")
 
     def check(self) -> Path:
@@ -98,16 +100,16 @@ class Peer:
 
     def close(self) -> None:
         """End the process."""
-        self.process.stdin.close()
+        self.stdin.close()
         self.process.wait()
 
     def _tell(self, line: str) -> str:
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
+        self.stdin.write(line + "\n")
+        self.stdin.flush()
         return self._answer()
 
     def _answer(self) -> str:
-        line = self.process.stdout.readline()
+        line = self.stdout.readline()
         if not line:
             code = self.process.wait()
             raise UserError(f"the peer {self.name!r} ended with exit code {code}, see above")
@@ -144,7 +146,7 @@ def _seq2seq(arguments: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def _peer(name: str, directory: Path, threads: int) -> Iterator[Peer]:
+def _peer(name: str, directory: Path, threads: int) -> Generator[Peer, None, None]:
     peer = Peer(name, directory, threads)
     try:
         yield peer
@@ -190,7 +192,9 @@ def _difference(a: Path, b: Path) -> tuple[float, str]:
 
         def apart(name: str) -> float:
             x, y = left[name].astype(np.float64), right[name].astype(np.float64)
-            return float(np.linalg.norm(x - y) / np.linalg.norm(y))
+            relative = np.linalg.norm(x - y) / max(np.linalg.norm(y), np.finfo(np.float32).tiny)
+            # max() would lose a NaN that does not come first.
+            return float(relative) if np.isfinite(relative) else float("inf")
 
         return max((apart(name), name) for name in left)
 

@@ -1,4 +1,4 @@
-"""The PyTorch peer of `benchmark seq2seq`: the same model, written as one would write it in PyTorch.
+"""The PyTorch peer of `benchmark seq2seq`: the same model, as one would write it in PyTorch.
 
 Bahdanau's GRU is none of ``torch.nn``'s, so both run in Python loops. All that does not depend on
 the state is outside of them: input projections, the keys, the readout and the output layer. Inside,
