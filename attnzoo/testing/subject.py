@@ -1,0 +1,301 @@
+"""What is under test, on which inputs, and how it is run."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Visible = Callable[[int, int], np.ndarray]
+Pattern = Literal["random", "causal", "padding", "all"]
+
+TOLERANCE = {"float64": 1e-10, "float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
+
+
+@dataclasses.dataclass(frozen=True)
+class ModuleSizes:
+    """Sizes for a module: query ``B T D``, keys ``B S D2``, values ``B S Dv``."""
+
+    B: int = 2
+    T: int = 5
+    S: int = 7
+    D: int = 11
+    D2: int = 11
+    Dv: int = 3
+    names = ("query", "keys", "values")
+
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of query, keys and values."""
+        return (self.B, self.T, self.D), (self.B, self.S, self.D2), (self.B, self.S, self.Dv)
+
+    @property
+    def heads(self) -> int:
+        """Heads of a mask: a module's number of heads is its own affair."""
+        return 1
+
+
+@dataclasses.dataclass(frozen=True)
+class FunctionSizes:
+    """Sizes for a function: q ``B T N H``, k ``B S K H``, v ``B S K Hv``."""
+
+    B: int = 2
+    T: int = 5
+    S: int = 7
+    N: int = 6
+    K: int = 3
+    H: int = 11
+    Hv: int = 2
+    names = ("q", "k", "v")
+
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of q, k and v."""
+        keys = (self.B, self.S, self.K)
+        return (self.B, self.T, self.N, self.H), (*keys, self.H), (*keys, self.Hv)
+
+    @property
+    def heads(self) -> int:
+        """Heads of a mask."""
+        return self.N
+
+
+Sizes = ModuleSizes | FunctionSizes
+
+
+def smaller(sizes: Sizes) -> Iterator[Sizes]:
+    """Smaller sizes to try: all lengths at most 2 at once, then one axis after the other.
+
+    A module's widths D and D2 are its parameters', so they stay out of the first attempt.
+    """
+    now = dataclasses.asdict(sizes)
+    lengths = {name: min(size, 2) for name, size in now.items() if name not in ("D", "D2")}
+    yield dataclasses.replace(sizes, **lengths)
+    for name, size in now.items():
+        for shorter in range(1, min(size, 4)):
+            yield dataclasses.replace(sizes, **{name: shorter})
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """One call's arguments in float64, exact in float32; ``mask`` is ``B N T S`` or None."""
+
+    query: np.ndarray
+    keys: np.ndarray
+    values: np.ndarray
+    mask: np.ndarray | None
+
+    def replace(self, **changes: Any) -> "Inputs":
+        """The same inputs with some arrays exchanged."""
+        return dataclasses.replace(self, **changes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """What came back, in float64, and the dtypes it came in."""
+
+    context: np.ndarray
+    weights: np.ndarray
+    dtypes: tuple[str, ...]
+
+
+class Broken(Exception):  # noqa: N818 (a finding on its way to the report, never seen outside)
+    """A property does not hold: the message says with which numbers."""
+
+    def __init__(self, message: str, inputs: Inputs | None = None, outputs: Outputs | None = None):
+        super().__init__(message)
+        self.inputs, self.outputs = inputs, outputs
+
+
+class DoesNotApply(Exception):  # noqa: N818 (no error either)
+    """The property says nothing about this attention; the message says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """An attention with sizes and seed; the properties look at it through these methods.
+
+    ``has_weights`` and ``has_mask`` are False for an attention that declares that it has none.
+    """
+
+    attention: Callable[..., Any]
+    sizes: Sizes
+    seed: int = 0
+    dtype: str = "float32"
+    visible: Visible | None = None
+    reference: Callable[..., Any] | None = None
+    has_weights: bool = True
+    has_mask: bool = True
+    compiled: dict[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def tolerance(self) -> float:
+        """Largest permitted difference between two ways to compute numbers of order 1."""
+        return TOLERANCE[self.dtype]
+
+    @property
+    def weight_tolerance(self) -> float:
+        """The same for weights, which are float32 whatever the inputs are."""
+        return TOLERANCE["float32"]
+
+    def inputs(self, pattern: Pattern, draw: int = 0) -> Inputs:
+        """Standard normal inputs. ``pattern``: where the mask, if there is one, lets queries look.
+
+        Every row has a permitted key, except where ``visible`` leaves it none.
+        """
+        random = np.random.default_rng((self.seed, draw))
+        # Exact in float32, so that a run in another dtype sees the same numbers.
+        arrays = [
+            random.standard_normal(shape).astype(np.float32).astype(np.float64)
+            for shape in self.sizes.shapes()
+        ]
+        return Inputs(*arrays, self._mask(pattern, random) if self.has_mask else None)
+
+    def _mask(self, pattern: Pattern, random: np.random.Generator) -> np.ndarray:
+        B, T, S = self.sizes.B, self.sizes.T, self.sizes.S
+        shape = (B, self.sizes.heads, T, S)
+        if pattern == "causal":
+            return np.broadcast_to(np.tri(T, S, dtype=bool), shape)
+        lengths = np.maximum(1, S - 1 - np.arange(B) % 2)  # one and two keys of padding
+        valid = np.broadcast_to(np.arange(S) < lengths[:, None, None, None], shape)
+        if pattern == "padding":
+            return valid
+        if pattern == "all":
+            return np.ones(shape, bool)
+        mask = valid & (random.random(shape) < 0.7)
+        empty = ~np.any(mask & self._visible(), axis=-1, keepdims=True)
+        return np.where(empty, valid, mask)
+
+    def _visible(self) -> np.ndarray:
+        T, S = self.sizes.T, self.sizes.S
+        if self.visible is None:
+            return np.ones((T, S), bool)
+        return np.broadcast_to(np.asarray(self.visible(T, S), bool), (T, S))
+
+    def permitted(self, inputs: Inputs) -> np.ndarray:
+        """``B N T S``: what a query may look at by the mask and by the attention's own rule."""
+        shape = (self.sizes.B, self.sizes.heads, self.sizes.T, self.sizes.S)
+        mask = np.ones(shape, bool) if inputs.mask is None else np.broadcast_to(inputs.mask, shape)
+        return mask & self._visible()
+
+    # How it is run.
+
+    def parameters(self, dtype: str) -> list[Any]:
+        """The floating point arrays that the attention holds, if it is a pytree with arrays."""
+        return [jnp.asarray(leaf, dtype) for leaf in jax.tree.leaves(self.attention) if _real(leaf)]
+
+    def with_parameters(self, parameters: list[Any]) -> Callable[..., Any]:
+        """The attention with these arrays in the place of its own."""
+        leaves, tree = jax.tree.flatten(self.attention)
+        rest = iter(parameters)
+        return jax.tree.unflatten(tree, [next(rest) if _real(leaf) else leaf for leaf in leaves])
+
+    def call(
+        self, parameters: list[Any], query: Any, keys: Any, values: Any, mask: Any
+    ) -> tuple[Any, ...]:
+        """``(context, weights)``, or ``(context,)`` of an attention without weights."""
+        attention = self.with_parameters(parameters) if parameters else self.attention
+        if not self.has_weights:
+            return (attention(query, keys, values, **_mask_argument(mask)),)
+        return attention(query, keys, values, **_mask_argument(mask), return_weights=True)
+
+    def context(self, parameters: list[Any], query: Any, keys: Any, values: Any, mask: Any) -> Any:
+        """The context alone, asked for without weights."""
+        attention = self.with_parameters(parameters) if parameters else self.attention
+        return attention(query, keys, values, **_mask_argument(mask))
+
+    def jitted(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """``jax.jit(function)``, made once: all sizes and properties share it."""
+        return self.compiled.setdefault(name, jax.jit(function))
+
+    def run(
+        self,
+        inputs: Inputs,
+        dtype: str | None = None,
+        *,
+        eager: bool = False,
+        parameters_from: str | None = None,
+    ) -> Outputs:
+        """Call the attention, compiled unless ``eager``, with parameters and inputs in ``dtype``.
+
+        Eager, the object itself is called, so that hidden state shows. ``parameters_from`` is a
+        dtype that the parameters are rounded to first.
+        """
+        dtype = self.dtype if dtype is None else dtype
+        with jax.enable_x64(dtype == "float64"):
+            function = self.call if eager else self.jitted("call", self.call)
+            parameters = self.parameters(parameters_from or dtype)
+            parameters = [array.astype(dtype) for array in parameters]
+            if eager and dtype == "float32":
+                parameters = []
+            return outputs_of(function(parameters, *arguments(inputs, dtype)))
+
+    def run_without_weights(self, inputs: Inputs) -> np.ndarray:
+        """The context when the weights are not asked for."""
+        with jax.enable_x64(self.dtype == "float64"):
+            function = self.jitted("context", self.context)
+            context = function(self.parameters(self.dtype), *arguments(inputs, self.dtype))
+            return np.asarray(context).astype(np.float64)
+
+    def jacobian(self, inputs: Inputs) -> tuple[np.ndarray, ...]:
+        """Largest |d context[b, t] / d x[c, s]|, ``B T B S``, for x the query, keys and values."""
+        derivative = jax.jacrev(self.context, argnums=(1, 2, 3))
+        with jax.enable_x64(self.dtype == "float64"):
+            function = self.jitted("jacobian", derivative)
+            found = function(self.parameters(self.dtype), *arguments(inputs, self.dtype))
+            return tuple(_per_position(np.asarray(array, np.float64)) for array in found)
+
+
+def arguments(inputs: Inputs, dtype: str) -> tuple[Any, ...]:
+    """Query, keys, values in ``dtype``, and the mask, as jax arrays."""
+    arrays = (jnp.asarray(x, dtype) for x in (inputs.query, inputs.keys, inputs.values))
+    return (*arrays, None if inputs.mask is None else jnp.asarray(inputs.mask))
+
+
+def outputs_of(result: Any) -> Outputs:
+    """Arrays of any dtype as float64; without weights an empty array stands for them."""
+    if not isinstance(result, tuple | list):
+        raise Broken(f"return_weights=True gave a {type(result).__name__}; wanted a tuple")
+    arrays = [np.asarray(array).astype(np.float64) for array in result[:2]]
+    dtypes = tuple(str(array.dtype) for array in result[:2])
+    return Outputs(arrays[0], arrays[1] if len(arrays) > 1 else np.zeros((0, 0, 0, 0)), dtypes)
+
+
+def expect(
+    what: str,
+    got: np.ndarray,
+    wanted: Any,
+    tolerance: float,
+    inputs: Inputs,
+    outputs: Outputs | None = None,
+) -> None:
+    """Raise Broken unless ``got`` is ``wanted`` up to ``tolerance``, relative above 1."""
+    wanted = np.broadcast_to(np.asarray(wanted, np.float64), got.shape)
+    scale = np.maximum(1.0, np.abs(wanted)) if tolerance else 1.0
+    with np.errstate(invalid="ignore"):
+        difference = np.where(got == wanted, 0.0, np.abs(got - wanted) / scale)
+    difference = np.where(np.isnan(difference), np.inf, difference)
+    if got.size and difference.max() > tolerance:
+        at = np.unravel_index(np.argmax(difference), got.shape)
+        place = ", ".join(str(int(i)) for i in at)
+        raise Broken(
+            f"{what}[{place}] is {got[at]:.7g}; wanted {wanted[at]:.7g} "
+            f"({'up to ' + format(tolerance, 'g') if tolerance else 'exactly'}; "
+            f"{int((difference > tolerance).sum())} of {got.size} numbers are wrong)",
+            inputs,
+            outputs,
+        )
+
+
+def _real(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray) and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def _mask_argument(mask: Any) -> dict[str, Any]:
+    return {} if mask is None else {"mask": mask}
+
+
+def _per_position(derivative: np.ndarray) -> np.ndarray:
+    half = derivative.ndim // 2  # modules: B T D, functions: B T N H
+    features = (*range(2, half), *range(half + 2, derivative.ndim))
+    return np.max(np.abs(derivative), axis=features)
