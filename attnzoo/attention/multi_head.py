@@ -1,0 +1,328 @@
+"""Multi-head attention: Vaswani et al. 2017 (arXiv 1706.03762), section 3.2.2, and its variants."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from attnzoo.attention.contract import Attention, Memory, Product, hold
+from attnzoo.attention.projection import Projection, divided, split_heads
+from attnzoo.ops.dot_product import dot_product_attention
+from attnzoo.ops.index_functions import along
+from attnzoo.ops.logits import ScoreFunction
+from attnzoo.ops.masks import MaskFunction, evaluate_mask
+from attnzoo.ops.rotary import DynamicNTKScaling, Layout, Scaling, rotary_embedding
+from attnzoo.ops.weights import WeightRequest
+
+Positions = Int[Array, "#B T"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rotary:
+    """How queries and keys turn with their positions: the settings of ``ops.rotary_embedding``."""
+
+    base: float = 10_000.0
+    layout: Layout = "half"
+    scaling: Scaling | None = None
+    width: int | None = None
+    """Only the first ``width`` features of a head turn; all if None."""
+
+    def __call__(
+        self, x: Float[Array, "B T N H"], positions: Positions, length: int
+    ) -> Float[Array, "B T N H"]:
+        return rotary_embedding(
+            x,
+            positions,
+            base=self.base,
+            layout=self.layout,
+            scaling=self.scaling,
+            width=self.width,
+            length=length,
+        )
+
+
+class Cache(NamedTuple):
+    """Keys (already turned) and values of what was decoded so far, in room for L positions.
+
+    Rows may differ in length. After a prompt that was padded on the right, replace ``length`` by
+    the true lengths: what lies beyond them is never seen, and is overwritten.
+    """
+
+    keys: Float[Array, "B L K H"]
+    values: Float[Array, "B L K Hv"]
+    length: Int[Array, " B"]
+
+
+class MultiHeadAttention(Attention):
+    """softmax(scale q_n k_m^T) v_m per head n, concatenated, times W_o.
+
+    As self-attention call it with ``keys = query``, as cross-attention with the other sequence.
+    Query head n reads key/value head m = n // (N / K): ``num_kv_heads=1`` is multi-query attention
+    (Shazeer 2019, arXiv 1911.02150), anything between 1 and N grouped-query attention (Ainslie et
+    al. 2023, arXiv 2305.13245). W_q, W_k, W_v, W_o start Glorot-uniform, biases and sinks at 0.
+
+    Args:
+      dim, key_dim, value_dim, out_dim: widths of queries, keys, values and the result. ``key_dim``
+        and ``out_dim`` are ``dim`` if None, ``value_dim`` is ``key_dim``.
+      head_dim: H; ``dim / num_heads`` if None.
+      use_bias: q, k, v and the result get a bias. A row that may attend nowhere is then that of the
+        result instead of 0.
+      qk_norm: makes a norm of width H for queries and one for keys, before any turning
+        (``RMSNorm``, as in Dehghani et al. 2023, arXiv 2302.05442, section 2).
+      rotary: turns queries and keys by their positions.
+      score_mod: ``score_mod(score, b, n, q, k)``; ``ALiBi`` and ``T5RelativeBias`` are ready ones.
+      mask_mod: ``mask_mod(b, n, q, k)``, which joins the mask of the call: ``masks.causal()``,
+        ``masks.sliding_window(w)``.
+      scale: factor on q . k; 1/sqrt(H) if None, 1.0 for T5.
+      sinks: a learned logit per head joins the softmax without a value; rows sum to less than 1.
+      dropout: rate of dropped weights wherever a ``dropout_key`` is given.
+
+    The indices that ``score_mod`` and ``mask_mod`` see are absolute: keys count from 0, queries
+    stand at ``positions`` (0..T-1 if None).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        num_kv_heads: int | None = None,
+        head_dim: int | None = None,
+        key_dim: int | None = None,
+        value_dim: int | None = None,
+        out_dim: int | None = None,
+        use_bias: bool = False,
+        qk_norm: Callable[..., nnx.Module] | None = None,
+        rotary: Rotary | None = None,
+        score_mod: ScoreFunction | None = None,
+        mask_mod: MaskFunction | None = None,
+        scale: float | None = None,
+        sinks: bool = False,
+        dropout: float = 0.0,
+        rngs: nnx.Rngs,
+    ):
+        self.num_heads = num_heads
+        self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        divided("num_heads", num_heads, "num_kv_heads", self.num_kv_heads)
+        if head_dim is None:
+            head_dim = divided("dim", dim, "num_heads", num_heads)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout}; wanted 0 <= dropout < 1")
+        key_dim = dim if key_dim is None else key_dim
+        value_dim = key_dim if value_dim is None else value_dim
+        out_dim = dim if out_dim is None else out_dim
+        self.dim, self.key_dim, self.head_dim = dim, key_dim, head_dim
+        self.rotary, self.mask_mod, self.scale, self.dropout = rotary, mask_mod, scale, dropout
+        for name, function in (("score_mod", score_mod), ("mask_mod", mask_mod)):
+            _holds_no_arrays(name, function)
+        self.score_mod = score_mod
+
+        def projection(width: int, out: int) -> Projection:
+            return Projection(width, out, use_bias=use_bias, rngs=rngs)
+
+        self.query = projection(dim, num_heads * head_dim)
+        self.key = projection(key_dim, self.num_kv_heads * head_dim)
+        self.value = projection(value_dim, self.num_kv_heads * head_dim)
+        self.out = projection(num_heads * head_dim, out_dim)
+        self.query_norm = None if qk_norm is None else qk_norm(head_dim, rngs=rngs)
+        self.key_norm = None if qk_norm is None else qk_norm(head_dim, rngs=rngs)
+        self.sinks = nnx.Param(jnp.zeros((num_heads,), jnp.float32)) if sinks else None
+
+    @property
+    def contract_exceptions(self) -> dict[str, str]:
+        """What the contract kit does not find, and why."""
+        reasons = {
+            "weights times values": "values are projected before they are weighed, and the result",
+            "convex hull": "the hull is that of projected values, before the result is projected",
+        }
+        if self.sinks is not None:
+            reasons["rows sum to one"] = "the sink takes a share and has no key"
+        if self.out.bias is not None:
+            reasons["fully masked rows"] = "such a row is the bias of the output projection"
+        return reasons
+
+    def prepare(
+        self,
+        keys: Float[Array, "B S D"],
+        values: Float[Array, "B S Dv"] | None = None,
+        *,
+        mask: Bool[Array, "#B #N #T #S"] | None = None,
+    ) -> Memory:
+        """Project keys and values; the heads lie side by side in the last axis."""
+        keys, values = hold(keys, values, mask)
+        k = self._keys(keys, _from_zero(keys), keys.shape[1])
+        return Memory(k.reshape(*keys.shape[:2], -1), self.value(values), mask)
+
+    def attend(
+        self,
+        query: Float[Array, "B T D"],
+        memory: Memory,
+        *,
+        positions: Int[Array, "B T"] | None = None,
+        return_weights: bool | WeightRequest = False,
+        product: Product = jnp.einsum,
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> Any:
+        """Read a prepared memory; with a ``WeightRequest`` its ``WeightReport`` comes beside."""
+        S = memory.keys.shape[1]
+        q = self._queries(query, positions, S, product)
+        k = split_heads(memory.keys, self.num_kv_heads)
+        v = split_heads(memory.values, self.num_kv_heads)
+        visible = self._visible(q, k, memory.mask, positions)
+        return self._read(q, k, v, visible, positions, return_weights, product, dropout_key)
+
+    def __call__(
+        self,
+        query: Float[Array, "B T D"],
+        keys: Float[Array, "B S D2"],
+        values: Float[Array, "B S Dv"] | None = None,
+        *,
+        mask: Bool[Array, "#B #N #T #S"] | None = None,
+        return_weights: bool | WeightRequest = False,
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> Any:
+        """See ``Attention``; ``return_weights`` may be a ``WeightRequest``."""
+        memory = self.prepare(keys, values, mask=mask)
+        return self.attend(query, memory, return_weights=return_weights, dropout_key=dropout_key)
+
+    def empty_cache(self, batch: int, max_length: int, dtype: Any = jnp.float32) -> Cache:
+        """Room for ``max_length`` positions of self-attention."""
+        zeros = jnp.zeros((batch, max_length, self.num_kv_heads, self.head_dim), dtype)
+        return Cache(zeros, zeros, jnp.zeros((batch,), jnp.int32))
+
+    def decode(
+        self,
+        query: Float[Array, "B T D"],
+        cache: Cache,
+        *,
+        mask: Bool[Array, "#B #N #T #L"] | None = None,
+        return_weights: bool | WeightRequest = False,
+    ) -> tuple[Any, Cache]:
+        """Self-attention of the T next positions (one, or a whole prompt) over the cache and them.
+
+        Always causal. ``mask`` and weights have the cache's L keys. Rows that do not fit into the
+        cache are NaN, since under jit nothing can be raised.
+        """
+        if self.key_dim != self.dim:
+            raise ValueError(f"key_dim={self.key_dim}, but self-attention needs dim={self.dim}")
+        if self.rotary is not None and isinstance(self.rotary.scaling, DynamicNTKScaling):
+            raise NotImplementedError(
+                "rotary.scaling=DynamicNTKScaling turns earlier keys anew as the sequence grows; "
+                "the cache holds turned keys. Wanted another scaling"
+            )
+        T, L = query.shape[1], cache.keys.shape[1]
+        if T > L:
+            raise ValueError(f"query has {T} positions, but the cache has room for {L}")
+        positions = cache.length[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
+        write = jax.vmap(lambda held, new, at: jax.lax.dynamic_update_slice(held, new, (at, 0, 0)))
+        new_keys = self._keys(query, positions, L).astype(cache.keys.dtype)
+        new_values = split_heads(self.value(query), self.num_kv_heads).astype(cache.values.dtype)
+        keys = write(cache.keys, new_keys, cache.length)
+        values = write(cache.values, new_values, cache.length)
+        q = self._queries(query, positions, L, jnp.einsum)
+
+        past = (jnp.arange(L)[None, None, :] <= positions[:, :, None])[:, None]
+        past = past if mask is None else past & mask
+        visible = self._visible(q, keys, past, positions)
+        k, v = keys.astype(q.dtype), values.astype(q.dtype)
+        result = self._read(q, k, v, visible, positions, return_weights, jnp.einsum, None)
+        full = (cache.length + T > L)[:, None, None]
+        out, *seen = result if return_weights else (result,)
+        out = jnp.where(full, jnp.full_like(out, jnp.nan), out)
+        return (out, *seen) if return_weights else out, Cache(keys, values, cache.length + T)
+
+    def _queries(
+        self,
+        query: Float[Array, "B T D"],
+        positions: Positions | None,
+        length: int,
+        product: Product,
+    ) -> Float[Array, "B T N H"]:
+        q = split_heads(self.query(query, product), self.num_heads)
+        q = q if self.query_norm is None else self.query_norm(q)
+        if self.rotary is None:
+            return q
+        return self.rotary(q, _from_zero(query) if positions is None else positions, length)
+
+    def _keys(
+        self, keys: Float[Array, "B S D"], positions: Positions, length: int
+    ) -> Float[Array, "B S K H"]:
+        k = split_heads(self.key(keys), self.num_kv_heads)
+        k = k if self.key_norm is None else self.key_norm(k)
+        return k if self.rotary is None else self.rotary(k, positions, length)
+
+    def _visible(
+        self,
+        q: Float[Array, "B T N H"],
+        k: Float[Array, "B S K H"],
+        mask: Bool[Array, "#B #N #T #S"] | None,
+        positions: Positions | None,
+    ) -> Bool[Array, "#B #N #T #S"] | MaskFunction | None:
+        """The module's mask and the call's; a function, free of memory, if there is no array."""
+        if self.mask_mod is None:
+            return mask
+        placed = self.mask_mod if positions is None else _placed_mask(self.mask_mod, positions)
+        if mask is None:
+            return placed
+        return mask & evaluate_mask(placed, (q.shape[0], q.shape[2], q.shape[1], k.shape[1]))
+
+    def _read(
+        self,
+        q: Float[Array, "B T N H"],
+        k: Float[Array, "B S K H"],
+        v: Float[Array, "B S K Hv"],
+        mask: Bool[Array, "#B #N #T #S"] | MaskFunction | None,
+        positions: Positions | None,
+        return_weights: bool | WeightRequest,
+        product: Product,
+        dropout_key: Key[Array, ""] | None,
+    ) -> Any:
+        score_mod = self.score_mod
+        if score_mod is not None and positions is not None:
+            score_mod = _placed_score(score_mod, positions)
+        result = dot_product_attention(
+            q,
+            k,
+            v,
+            mask,
+            scale=1 / math.sqrt(self.head_dim) if self.scale is None else self.scale,
+            return_weights=return_weights,
+            score_mod=score_mod,
+            sinks=None if self.sinks is None else self.sinks[...],
+            dropout_rate=0.0 if dropout_key is None else self.dropout,
+            dropout_key=dropout_key,
+        )
+        out, *seen = result if return_weights else (result,)
+        context = self.out(out.reshape(*out.shape[:2], -1), product)
+        return (context, *seen) if return_weights else context
+
+
+def _holds_no_arrays(name: str, function: Any) -> None:
+    """A module's arrays are parameters; one hidden in a function would be lost in a checkpoint."""
+    leaves = [] if isinstance(function, nnx.Module) else jax.tree.leaves(function)
+    if any(isinstance(leaf, jax.Array) for leaf in leaves):
+        raise ValueError(
+            f"{name}={function!r} holds arrays; wanted a function without, such as "
+            "ALiBi(num_heads), or an nnx.Module whose parameters they are, such as T5RelativeBias"
+        )
+
+
+def _from_zero(x: Float[Array, "B T D"]) -> Int[Array, "1 T"]:
+    return jnp.arange(x.shape[1], dtype=jnp.int32)[None]
+
+
+def _placed_mask(mask_mod: MaskFunction, positions: Positions) -> MaskFunction:
+    """The mask with query row i standing at ``positions[b, i]``."""
+    return lambda b, n, q, k: mask_mod(b, n, positions[along(b, positions.shape[0]), q], k)
+
+
+def _placed_score(score_mod: ScoreFunction, positions: Positions) -> ScoreFunction:
+    def score(score: Any, b: Any, n: Any, q: Any, k: Any) -> Any:
+        return score_mod(score, b, n, positions[along(b, positions.shape[0]), q], k)
+
+    return score

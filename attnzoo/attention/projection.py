@@ -1,0 +1,106 @@
+"""What attention modules share around the attention: linear maps, norms, and heads."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from attnzoo.attention.contract import Product
+from attnzoo.ops.guards import finite_or_zero, has_non_finite, poison, sees
+from attnzoo.ops.softmax import compute_dtype
+
+
+def glorot_per_head(rngs: nnx.Rngs, shape: tuple[int, int, int]) -> Float[Array, "N H F"]:
+    """A matrix per head, each with the variance it would have alone."""
+    init = jax.nn.initializers.glorot_uniform(batch_axis=0)
+    return init(rngs.params(), shape, jnp.float32)
+
+
+def like(parameter: nnx.Param, x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """A parameter in the dtype of the input; the very same array if it has it already.
+
+    A loop over queries recognises what is constant by identity (``layers.scan``).
+    """
+    value = parameter[...]
+    return value if value.dtype == x.dtype else value.astype(x.dtype)
+
+
+class Projection(nnx.Module):
+    """x W (+ b) in the dtype of x. W starts Glorot-uniform, b at 0."""
+
+    def __init__(self, in_dim: int, out_dim: int, *, use_bias: bool = False, rngs: nnx.Rngs):
+        glorot = jax.nn.initializers.glorot_uniform()
+        self.kernel = nnx.Param(glorot(rngs.params(), (in_dim, out_dim), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((out_dim,), jnp.float32)) if use_bias else None
+
+    def __call__(
+        self, x: Float[Array, "*batch D"], product: Product = jnp.einsum
+    ) -> Float[Array, "*batch F"]:
+        y = product("...d,df->...f", x, like(self.kernel, x))
+        return y if self.bias is None else y + jnp.broadcast_to(like(self.bias, x), y.shape)
+
+
+class RMSNorm(nnx.Module):
+    """x / sqrt(mean(x^2) + 1e-6) * g over the last axis; the mean is in float32, g starts at 1.
+
+    Zhang and Sennrich 2019 (arXiv 1910.07467), equation 4.
+    """
+
+    def __init__(self, dim: int, *, rngs: nnx.Rngs):
+        self.scale = nnx.Param(jnp.ones((dim,), jnp.float32))
+
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+        wide = x.astype(compute_dtype(x))
+        wide = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + 1e-6)
+        return wide.astype(x.dtype) * jnp.broadcast_to(like(self.scale, x), x.shape)
+
+
+class LayerNorm(nnx.Module):
+    """(x - mean) / sqrt(variance + 1e-6) * g + b over the last axis; statistics in float32.
+
+    Ba, Kiros and Hinton 2016 (arXiv 1607.06450), equation 4. g starts at 1, b at 0.
+    """
+
+    def __init__(self, dim: int, *, rngs: nnx.Rngs):
+        self.scale = nnx.Param(jnp.ones((dim,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((dim,), jnp.float32))
+
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+        wide = standardise(x.astype(compute_dtype(x))).astype(x.dtype)
+        scale, bias = (jnp.broadcast_to(like(p, x), x.shape) for p in (self.scale, self.bias))
+        return wide * scale + bias
+
+
+def standardise(x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+    """Mean 0 and variance 1 along the last axis."""
+    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    return centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + 1e-6)
+
+
+def split_heads(x: Float[Array, "B L F"], num_heads: int) -> Float[Array, "B L N H"]:
+    """Cut the last axis into heads of equal size."""
+    return x.reshape(*x.shape[:2], num_heads, x.shape[2] // num_heads)
+
+
+def read_heads(
+    weights: Float[Array, "B N T S"],
+    values: Float[Array, "B S F"],
+    visible: Bool[Array, "#B #N #T #S"] | None,
+) -> Float[Array, "B T F"]:
+    """Each head reads its part of the values; the results lie side by side, in the values' dtype.
+
+    NaN or inf in a value reaches the rows that may attend to it, and no other.
+    """
+    v = split_heads(values, weights.shape[1])
+    out = jnp.einsum("bnts,bsnh->btnh", weights, finite_or_zero(v).astype(weights.dtype))
+    seen = sees(jnp.moveaxis(has_non_finite(v), 1, 2), visible)
+    seen = jnp.broadcast_to(seen, weights.shape[:3])
+    out = poison(out, jnp.moveaxis(seen, 1, 2)[..., None])
+    return out.reshape(*out.shape[:2], -1).astype(values.dtype)
+
+
+def divided(name: str, total: int, count_name: str, count: int) -> int:
+    """``total / count``, or a ValueError that names both arguments."""
+    if count < 1 or total % count:
+        raise ValueError(f"{name}={total} is not divisible by {count_name}={count}")
+    return total // count

@@ -1,0 +1,55 @@
+"""Score modifiers that a module can hold: ALiBi, and T5's learned bias per distance.
+
+Both are called as every score modifier, ``(score, b, n, q, k)``; see ``attnzoo.ops.score_mods``.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from attnzoo.ops import score_mods
+
+Score = Float[Array, "..."]
+Index = Int[Array, "..."]
+
+
+@dataclasses.dataclass(frozen=True)
+class ALiBi:
+    """-slope_n |q - k| (Press et al. 2022, arXiv 2108.12409, section 3); nothing is learned."""
+
+    num_heads: int
+
+    def __call__(self, score: Score, b: Index, n: Index, q: Index, k: Index) -> Score:
+        return score_mods.alibi(self.num_heads)(score, b, n, q, k)
+
+
+class T5RelativeBias(nnx.Module):
+    """One learned scalar per head and bucket of k - q (Raffel et al. 2020, arXiv 1910.10683, 2.1).
+
+    T5 does not divide q . k by sqrt(H): give the attention ``scale=1.0``. A decoder is not
+    bidirectional. T5 shares the table of its first layer among all layers of a stack: pass one
+    instance to each. The table starts at N(0, 1 / model width) in T5; here at N(0, ``std``^2).
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        *,
+        bidirectional: bool,
+        num_buckets: int = 32,
+        max_distance: int = 128,
+        std: float = 0.05,
+        rngs: nnx.Rngs,
+    ):
+        self.bidirectional, self.max_distance = bidirectional, max_distance
+        init = jax.nn.initializers.normal(std)
+        self.table = nnx.Param(init(rngs.params(), (num_heads, num_buckets), jnp.float32))
+
+    def __call__(self, score: Score, b: Index, n: Index, q: Index, k: Index) -> Score:
+        bias = score_mods.t5_bias(
+            self.table[...], bidirectional=self.bidirectional, max_distance=self.max_distance
+        )
+        return bias(score, b, n, q, k)
