@@ -17,8 +17,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="align",
         description=__doc__,
-        epilog="Links name source and target words from 0 in Pharaoh form, i-j. Scores need links in "
-        "the data. Sentences typed with --sentence are translated and drawn.",
+        epilog="Links name source and target words from 0 in Pharaoh form, i-j. Scores need links "
+        "in the data. Sentences typed with --sentence are translated and drawn.",
     )
     parser.add_argument("run", type=Path, metavar="RUN_DIR")
     add_pair_arguments(parser)
@@ -38,14 +38,28 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--timing",
         choices=("auto", "predicted", "input"),
         default="auto",
-        help="which word a step's attention is credited to: the one it predicts or the one it reads "
-        "(auto: as the model's paper says)",
+        help="which word a step's attention is credited to: the one it predicts or the one it "
+        "reads (auto: as the model's paper says)",
     )
     parser.add_argument(
         "--level",
         choices=("word", "token"),
         default="word",
         help="link each target word, or each of its subwords, to its heaviest source",
+    )
+    parser.add_argument(
+        "--compare",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="RUN_DIR",
+        help="score another run on the same pairs in the same table (may be repeated)",
+    )
+    parser.add_argument(
+        "--eflomal",
+        action="store_true",
+        help="score the statistical aligner eflomal too, trained here and now on the run's training "
+        "pairs and these (pip install eflomal)",
     )
     parser.add_argument(
         "--reverse", type=Path, metavar="RUN_DIR", help="a run of the other direction"
@@ -78,6 +92,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _align(arguments: argparse.Namespace) -> int:
+    from attnzoo.cli.texts import check_pair_arguments
+
+    check_pair_arguments(arguments)
+    if arguments.figures < 0:
+        raise UserError(f"--figures {arguments.figures}: wanted 0 or more")
+    if arguments.reverse is not None and arguments.generated:
+        raise UserError("--reverse needs known pairs, --generated makes new ones")
     from attnzoo.alignment.links import Links, format_pharaoh
     from attnzoo.alignment.symmetrize import symmetrize
     from attnzoo.cli.texts import read_pairs
@@ -86,9 +107,15 @@ def _align(arguments: argparse.Namespace) -> int:
     compilation_cache()
     trained = load_run(arguments.run, which=arguments.which)
     translator = trained.translator()
+    decoding = trained.config.decoding
+    search = {
+        "beam": decoding.beam,
+        "alpha": decoding.length_penalty,
+        "max_length": decoding.max_length,
+    }
     folder = arguments.figure_dir or trained.directory.figures
     if arguments.sentence:
-        results = translator.translate(arguments.sentence, beam=trained.config.decoding.beam)
+        results = translator.translate(arguments.sentence, **search)
         for number, (text, result) in enumerate(zip(arguments.sentence, results, strict=True)):
             if result is None:
                 raise UserError(f"--sentence {text!r}: empty or too long")
@@ -98,7 +125,7 @@ def _align(arguments: argparse.Namespace) -> int:
 
     corpus, name = read_pairs(trained, arguments)
     if arguments.generated:
-        found = translator.translate(corpus.source, beam=trained.config.decoding.beam)
+        found = translator.translate(corpus.source, **search)
     else:
         found = translator.force(corpus.source, corpus.target)
     left_out = [row for row, result in enumerate(found) if result is None]
@@ -106,10 +133,8 @@ def _align(arguments: argparse.Namespace) -> int:
         print(f"{len(left_out)} pairs are empty or too long and get no links", file=sys.stderr)
     options = {"timing": arguments.timing, "level": arguments.level}
     links = [set() if r is None else translator.links(r, **options) for r in found]
-    rows = {"attention": links}
+    rows = {arguments.run.name: links}
     if arguments.reverse is not None:
-        if arguments.generated:
-            raise UserError("--reverse needs known pairs, --generated makes new ones")
         other = load_run(arguments.reverse, which=arguments.which).translator()
         backwards = [
             set() if r is None else {(i, j) for j, i in other.links(r, **options)}
@@ -117,7 +142,14 @@ def _align(arguments: argparse.Namespace) -> int:
         ]
         links = [symmetrize(a, b, arguments.symmetrize) for a, b in zip(links, backwards)]
         rows |= {"reverse": backwards, arguments.symmetrize: links}
+    for path in arguments.compare:
+        other = load_run(path, which=arguments.which).translator()
+        forced = other.force(corpus.source, corpus.target)
+        rows[path.name] = [set() if r is None else other.links(r, **options) for r in forced]
+    if arguments.eflomal:
+        rows |= _eflomal(trained, corpus)
     if corpus.links is not None and not arguments.generated:
+        _check_words(found, corpus)
         _print_scores(rows, corpus, name, arguments.restrict)
     elif not arguments.generated:
         print(f"{name} has no reference links: nothing to score")
@@ -131,6 +163,35 @@ def _align(arguments: argparse.Namespace) -> int:
             path = folder / f"{name}-{row + 1}"
             print(f"figure: {_draw(translator, result, path, arguments.timing, reference)}")
     return 0
+
+
+def _eflomal(trained, corpus) -> dict[str, list]:
+    """Eflomal on the text the run was trained on together with the pairs to align."""
+    from attnzoo.alignment.eflomal import align
+    from attnzoo.alignment.symmetrize import symmetrize
+
+    text = trained.training_pairs()
+    forward, reverse = align([*text.source, *corpus.source], [*text.target, *corpus.target])
+    forward, reverse = forward[len(text) :], reverse[len(text) :]
+    both = [symmetrize(a, b) for a, b in zip(forward, reverse, strict=True)]
+    return {
+        "eflomal": forward,
+        "eflomal reverse": reverse,
+        "eflomal grow-diag-f-a": both,
+    }
+
+
+def _check_words(found, corpus) -> None:
+    """Reference links count whitespace-separated words: so must the run's tokenizers."""
+    for result, source, target in zip(found, corpus.source, corpus.target, strict=True):
+        if result is None:
+            continue
+        for words, text in ((result.source.words, source), (result.target.words, target)):
+            if len(words) != len(text.split()):
+                raise UserError(
+                    f"the run's tokenizer takes {text!r} for {len(words)} words, the reference "
+                    f"links count {len(text.split())}: a tokenizer with split: whitespace is wanted"
+                )
 
 
 def _draw(translator, result, path: Path, timing: str, reference=None) -> Path:

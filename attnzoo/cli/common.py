@@ -1,5 +1,6 @@
 """What the mains share: one-line errors and the compilation cache."""
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
@@ -9,15 +10,36 @@ from attnzoo.errors import UserError
 
 
 def run(command: Callable[[], int]) -> int:
-    """Run a command; a UserError becomes one line on stderr and exit code 2."""
+    """Run a command; what the user or the disk did wrong is one line on stderr and exit code 2."""
     try:
         return command()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # `translate ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # a full disk, a directory that is not there or may not be written
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        return 2
+
+
+def require_positive(arguments: argparse.Namespace, *names: str) -> None:
+    """Refuse numbers below 1, before anything takes time."""
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} {value}: wanted at least 1")
+
+
+def require_penalty(alpha: float | None) -> None:
+    """Refuse a length penalty that would punish longer outputs, and NaN."""
+    if alpha is not None and not alpha >= 0:
+        raise UserError(f"--length-penalty {alpha}: wanted 0 or more")
 
 
 def compilation_cache() -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from attnzoo.cli.common import compilation_cache, run
+from attnzoo.cli.common import compilation_cache, require_penalty, require_positive, run
 from attnzoo.errors import UserError
 
 
@@ -54,12 +54,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    from attnzoo.cli.texts import check_pair_arguments
+
+    # All that can be wrong with the arguments, before the minutes that translating may take.
+    check_pair_arguments(arguments)
+    require_positive(arguments, "beam", "batch_size")
+    require_penalty(arguments.length_penalty)
+    if arguments.figure is not None and arguments.figure.suffix not in (".png", ".svg"):
+        raise UserError(f"--figure {arguments.figure}: wanted a name ending in .png or .svg")
+    from attnzoo.tasks.scores import check_tokenize
     from attnzoo.training.run import load_run
 
+    check_tokenize(arguments.tokenize)
     compilation_cache()
     scores = {}
     for path in arguments.run:
-        scores[path.name] = _evaluate_run(load_run(path, which=arguments.which), arguments)
+        name = path.resolve().name
+        values = _evaluate_run(load_run(path, which=arguments.which), arguments)
+        scores[str(path) if name in scores else name] = values
     if arguments.figure is not None:
         from attnzoo import plotting
 
@@ -87,7 +99,9 @@ def _evaluate_run(trained, arguments: argparse.Namespace) -> dict:
     alpha = (
         decoding.length_penalty if arguments.length_penalty is None else arguments.length_penalty
     )
-    results = translator.translate(corpus.source, beam=beam, alpha=alpha)
+    results = translator.translate(
+        corpus.source, beam=beam, alpha=alpha, max_length=decoding.max_length
+    )
     hypotheses = ["" if result is None else result.text for result in results]
     forced = [pair for pair in translator.force(corpus.source, corpus.target) if pair is not None]
     tokens = sum(len(pair.log_probs) for pair in forced)
@@ -100,7 +114,7 @@ def _evaluate_run(trained, arguments: argparse.Namespace) -> dict:
         "untranslated": sum(result is None for result in results),
         "beam": beam,
         "length_penalty": alpha,
-        "perplexity_per_token": math.exp(min(nll, 700.0)),
+        "perplexity_per_token": math.exp(min(nll, 700.0)) if tokens else math.nan,
         **score_translations(
             hypotheses, corpus.source, corpus.target, arguments.buckets, tokenize=arguments.tokenize
         ),
@@ -109,15 +123,25 @@ def _evaluate_run(trained, arguments: argparse.Namespace) -> dict:
     home = trained.directory.path
     (home / f"{name}.hypotheses.txt").write_text("\n".join(hypotheses) + "\n", encoding="utf-8")
     (home / f"{name}.scores.json").write_text(
-        json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        json.dumps(_without_nan(values), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )
     print(f"written: {home / f'{name}.scores.json'} and {name}.hypotheses.txt\n")
     return values
 
 
+def _without_nan(value):
+    """None where there is no number: JSON knows no NaN."""
+    if isinstance(value, dict):
+        return {name: _without_nan(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def _print(values: dict) -> None:
     print(
-        f"{values['run']}, step {values['step']}: {values['sentences']} sentences of {values['data']}"
+        f"{values['run']}, step {values['step']}: {values['sentences']} sentences of "
+        f"{values['data']}"
     )
     if values["untranslated"]:
         print(f"  {values['untranslated']} too long or empty, scored as empty", file=sys.stderr)

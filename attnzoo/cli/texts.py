@@ -3,11 +3,14 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from attnzoo.data.corpus import Corpus
-from attnzoo.data.files import read_pair
+from attnzoo.cli.common import require_positive
 from attnzoo.errors import UserError
-from attnzoo.training.run import Run
+
+if TYPE_CHECKING:  # --help does not wait for jax
+    from attnzoo.data.corpus import Corpus
+    from attnzoo.training.run import Run
 
 
 def add_pair_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,13 +29,20 @@ def add_pair_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, help="only the first so many pairs")
 
 
-def read_pairs(run: Run, arguments: argparse.Namespace) -> tuple[Corpus, str]:
-    """The pairs that the arguments name, and a name for them in file names and tables."""
+def check_pair_arguments(arguments: argparse.Namespace) -> None:
+    """What can be said of the arguments before the run is loaded."""
+    require_positive(arguments, "limit")
     if (arguments.source is None) != (arguments.target is None):
         raise UserError("--source and --target go together")
+    if arguments.source is None and arguments.links is not None:
+        raise UserError("--links goes with --source and --target")
+
+
+def read_pairs(run: "Run", arguments: argparse.Namespace) -> tuple["Corpus", str]:
+    """The pairs that the arguments name, and a name for them in file names and tables."""
+    from attnzoo.data.files import read_pair
+
     if arguments.source is None:
-        if arguments.links is not None:
-            raise UserError("--links goes with --source and --target")
         corpus, name = getattr(run.corpus(), arguments.split), arguments.split
         if not len(corpus):
             raise UserError(f"the data of {run.directory.path} has no {arguments.split} part")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from attnzoo.cli.common import compilation_cache, run
+from attnzoo.cli.common import compilation_cache, require_penalty, require_positive, run
 from attnzoo.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--length-penalty", type=float, help="exponent alpha (default: the config's)"
     )
     parser.add_argument(
-        "--max-length", type=int, help="longest output in tokens (default: 2 S + 10)"
+        "--max-length", type=int, help="longest output in tokens (default: the config's)"
     )
     parser.add_argument("--batch-size", type=int, help="sentences together (default: the config's)")
     parser.add_argument("--alignment", type=Path, help="write the Pharaoh links of each line here")
@@ -52,12 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _translate(arguments: argparse.Namespace) -> int:
-    for name in ("beam", "max_length", "batch_size"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} {value}: wanted at least 1")
+    require_positive(arguments, "beam", "max_length", "batch_size")
+    require_penalty(arguments.length_penalty)
     if arguments.file is not None and not arguments.file.exists():
         raise UserError(f"{arguments.file}: no such file")
+    _check_outputs(arguments)
     from attnzoo.alignment.links import Links, format_pharaoh
     from attnzoo.training.run import load_run
 
@@ -78,7 +77,7 @@ def _translate(arguments: argparse.Namespace) -> int:
                 alpha=decoding.length_penalty
                 if arguments.length_penalty is None
                 else arguments.length_penalty,
-                max_length=arguments.max_length,
+                max_length=arguments.max_length or decoding.max_length,
             )
             for number, (text, result) in enumerate(zip(texts, results, strict=True), start=first):
                 if result is None and text.strip():
@@ -113,6 +112,16 @@ def _chunks(file: Path | None) -> Iterator[tuple[int, list[bytes]]]:
         first += len(chunk)
 
 
+def _check_outputs(arguments: argparse.Namespace) -> None:
+    """Each file that is opened is one of its own: writing one must not empty another."""
+    paths = [arguments.file, arguments.output, arguments.alignment]
+    seen: set[Path] = set()
+    for path in (path.resolve() for path in paths if path is not None):
+        if path in seen:
+            raise UserError(f"{path}: named twice, as input or output")
+        seen.add(path)
+
+
 def _decode(line: bytes, source: str, number: int, skipped: list[str]) -> str:
     try:
         return line.decode("utf-8")
@@ -132,6 +141,8 @@ def _writer(stack: contextlib.ExitStack, path: Path | None) -> IO[str]:
 
 def _replace_unknown(result: "Translation", aligned: set[tuple[int, int]]) -> str:
     """The translation's words with each unknown one replaced by the source word it looks at."""
+    if "<unk>" not in result.target.words:
+        return result.text
     by_target = {j: i for i, j in sorted(aligned)}
     words = [
         result.source.words[by_target[j]] if word == "<unk>" and j in by_target else word

@@ -51,11 +51,20 @@ def score_translations(
     return scores
 
 
-def _bleu(tokenize: str) -> BLEU:
+def check_tokenize(tokenize: str) -> None:
+    """Raise UserError where sacreBLEU has no tokenizer of this name or lacks what it needs."""
     if tokenize not in BLEU.TOKENIZERS:
         raise UserError(
             f"--tokenize {tokenize}: wanted one of {', '.join(sorted(BLEU.TOKENIZERS))}"
         )
+    try:
+        _bleu(tokenize)
+    except (ImportError, RuntimeError, OSError) as error:  # extra packages, models to download
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"--tokenize {tokenize}: cannot be used here: {reason}") from None
+
+
+def _bleu(tokenize: str) -> BLEU:
     # `force` silences the warning about tokenised text where that is what is wanted.
     return BLEU(tokenize=tokenize, force=tokenize == "none")
 

@@ -137,14 +137,14 @@ class Translator:
     ) -> list[Translation | None]:
         """Translate; ``beam=1`` is greedy search. None for a line without words or too long.
 
-        ``max_length`` bounds the output in tokens (default: twice the source plus 10).
+        The output has at most ``max_length`` tokens, and twice the source plus 10.
         """
         encodings = [self.source_tokenizer.encode(line) for line in lines]
         fits = [i for i, e in enumerate(encodings) if 0 < len(e.ids) < self.max_source]
         results: list[Translation | None] = [None] * len(lines)
         done = 0
         for rows, width in self._batches(fits, lambda i: len(encodings[i].ids) + 1):
-            limit = max_length or 2 * width + 10
+            limit = min(max_length or 2 * width + 10, 2 * width + 10)
             source = _pad([[*encodings[i].ids, EOS] for i in rows], self.batch_size, width)
             found = self._search(self._state, source, max_length=limit, beam=beam, alpha=alpha)
             tokens, log_probs, scores, weights = jax.device_get(
@@ -225,8 +225,8 @@ class Translator:
     ) -> set[tuple[int, int]]:
         """Links (source word, target word) of one result: the heaviest source of each target.
 
-        ``timing`` says which word the attention of a step is credited to; "auto" is what the model's
-        paper does (Luong et al. 2015, footnote 14).
+        ``timing`` says which word the attention of a step is credited to; "auto" is what the
+        model's paper does (Luong et al. 2015, footnote 14).
         """
         weights, sources, targets, timing = self._read_off(result, timing)
         return extract.links_from_weights(weights, sources, targets, timing=timing, level=level)
@@ -246,7 +246,8 @@ class Translator:
         ordered = sorted(rows, key=length)
         groups: dict[int, list[int]] = {}
         for row in ordered:
-            groups.setdefault(padded_length(length(row)), []).append(row)
+            width = min(padded_length(length(row)), self.max_source)
+            groups.setdefault(width, []).append(row)
         for width, group in groups.items():
             for start in range(0, len(group), self.batch_size):
                 yield group[start : start + self.batch_size], width
