@@ -1,5 +1,7 @@
 """No attention: the fixed-vector baseline of Cho et al. 2014 (arXiv 1406.1078), RNNencdec."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -13,6 +15,12 @@ class FixedAttention(Attention):
 
     The baseline that attention is measured against, under the same contract as attention.
     """
+
+    contract_exceptions: ClassVar[dict[str, str]] = {
+        "weights follow the input": "the last key, whatever queries and keys hold",
+        "every permitted key is reached": "the last key alone is read",
+        "keys are exchangeable": "which key is the last is a matter of positions",
+    }
 
     def prepare(
         self,

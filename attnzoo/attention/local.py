@@ -3,6 +3,8 @@
 Positions are 0-based; the window is ``[p_t - D, p_t + D]`` with half-width D, cut at the sentence.
 """
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -19,6 +21,12 @@ class LocalMonotonicAttention(Attention):
     Source and target are taken to run in parallel. A query whose window lies wholly beyond the end
     of the source has nothing to attend to: zero weights, zero context.
     """
+
+    contract_exceptions: ClassVar[dict[str, str]] = {
+        "every permitted key is reached": "keys outside of the window are not read",
+        "queries are exchangeable": "the window moves with the query's position",
+        "keys are exchangeable": "the window is one of positions",
+    }
 
     def __init__(
         self,
@@ -66,6 +74,13 @@ class LocalPredictiveAttention(Attention):
     to: the true length of each sentence, not the padded one. The gradient reaches v_p and W_p
     through the Gaussian alone.
     """
+
+    contract_exceptions: ClassVar[dict[str, str]] = {
+        "rows sum to one": "local-p does not renormalise after the Gaussian (equation 10)",
+        "every permitted key is reached": "keys outside of the window are not read",
+        "keys are exchangeable": "the window and the Gaussian are of positions",
+        "convex hull": "rows sum to less than one: the hull is that of the values and 0",
+    }
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """Multiplicative attention: Luong, Pham and Manning, EMNLP 2015 (arXiv 1508.04025), section 3.1."""
 
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -95,6 +95,10 @@ class LocationAttention(Attention):
 
     The length is a parameter: W_a has ``max_length`` columns, cut to S. Longer keys are an error.
     """
+
+    contract_exceptions: ClassVar[dict[str, str]] = {
+        "keys are exchangeable": "weights belong to positions, not to keys",
+    }
 
     def __init__(self, query_dim: int, max_length: int, *, rngs: nnx.Rngs):
         self.max_length = max_length
