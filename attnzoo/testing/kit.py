@@ -30,6 +30,7 @@ class Property:
     test: Callable[[Subject], None]
     weights: bool = False
     mask: bool = False
+    row_masks: bool = False
 
     @property
     def meaning(self) -> str:
@@ -49,7 +50,7 @@ PROPERTIES: dict[str, Property] = {
     "every permitted key is reached": Property(computing.reaches_permitted_keys),
     "causality": Property(computing.causality),
     "fully masked rows": Property(reading.fully_masked_rows, mask=True),
-    "masks broadcast": Property(reading.masks_broadcast, mask=True),
+    "masks broadcast": Property(reading.masks_broadcast, mask=True, row_masks=True),
     "a float mask is refused": Property(reading.float_mask_is_refused, mask=True),
     "padding changes nothing": Property(reading.padding_changes_nothing, mask=True),
     "NaN in padding": Property(reading.nan_in_padding, mask=True),
@@ -67,7 +68,7 @@ PROPERTIES: dict[str, Property] = {
     "reference": Property(reading.agrees_with_reference),
 }
 
-NO_WEIGHTS, NO_MASK = "weights on request", "mask"
+NO_WEIGHTS, NO_MASK, NO_ROW_MASKS = "weights on request", "mask", "a mask for each query"
 """What may be declared as missing altogether; the properties that need it then do not apply."""
 
 Status = Literal["held", "BROKEN", "excepted", "unneeded exception", "does not apply"]
@@ -149,8 +150,9 @@ def check(
         float64 with numpy: another computation of the same, held to 1e-10.
       properties: the names to test, keys of ``PROPERTIES``; None: all.
       except_: properties that are not to hold, each with the reason; added to those that the
-        attention declares itself as ``contract_exceptions``. Also ``"weights on request"`` and
-        ``"mask"`` for what it does not have; the properties that need them do not apply then.
+        attention declares itself as ``contract_exceptions``. Also ``"weights on request"``,
+        ``"mask"`` and ``"a mask for each query"`` for what it does not have: the properties that
+        need them do not apply then.
       shrink: look for the smallest case of a broken property; False: show the first, sooner.
 
     Returns:
@@ -213,7 +215,7 @@ def _subject(
     if sizes is None:
         sizes = FunctionSizes() if inspect.isfunction(attention) else ModuleSizes()
     reasons = {**getattr(attention, "contract_exceptions", {}), **(except_ or {})}
-    _known("except_", reasons, [*PROPERTIES, NO_WEIGHTS, NO_MASK])
+    _known("except_", reasons, [*PROPERTIES, NO_WEIGHTS, NO_MASK, NO_ROW_MASKS])
     for name, reason in reasons.items():
         if not reason.strip():
             raise ValueError(f"the exception {name!r} has no reason; say why it does not hold")
@@ -226,6 +228,7 @@ def _subject(
         reference,
         has_weights=NO_WEIGHTS not in reasons,
         has_mask=NO_MASK not in reasons,
+        has_row_masks=NO_ROW_MASKS not in reasons,
     )
     return subject, reasons
 
@@ -241,7 +244,12 @@ def _examine(
 ) -> tuple[Result, Exception | None]:
     """The result of one property, and how it failed if it was not to fail."""
     property_ = PROPERTIES[name]
-    for thing, needed in ((NO_WEIGHTS, property_.weights), (NO_MASK, property_.mask)):
+    needs = {
+        NO_WEIGHTS: property_.weights,
+        NO_MASK: property_.mask,
+        NO_ROW_MASKS: property_.row_masks,
+    }
+    for thing, needed in needs.items():
         if needed and thing in reasons:
             return Result("does not apply", reasons[thing]), None
     try:

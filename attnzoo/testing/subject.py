@@ -78,7 +78,10 @@ def smaller(sizes: Sizes) -> Iterator[Sizes]:
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """One call's arguments in float64, exact in float32; ``mask`` is ``B N T S`` or None."""
+    """One call's arguments in float64, exact in float32.
+
+    ``mask`` is ``B N T S``, ``B 1 1 S`` (for an attention that takes no other) or None.
+    """
 
     query: np.ndarray
     keys: np.ndarray
@@ -115,7 +118,8 @@ class DoesNotApply(Exception):  # noqa: N818 (no error either)
 class Subject:
     """An attention with sizes and seed; the properties look at it through these methods.
 
-    ``has_weights`` and ``has_mask`` are False for an attention that declares that it has none.
+    ``has_weights`` and ``has_mask`` are False for an attention that declares that it has none, and
+    ``has_row_masks`` for one whose mask says only which keys are real: ``B 1 1 S``.
     """
 
     attention: Callable[..., Any]
@@ -126,6 +130,7 @@ class Subject:
     reference: Callable[..., Any] | None = None
     has_weights: bool = True
     has_mask: bool = True
+    has_row_masks: bool = True
     compiled: dict[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)
 
     @property
@@ -153,15 +158,15 @@ class Subject:
 
     def _mask(self, pattern: Pattern, random: np.random.Generator) -> np.ndarray:
         B, T, S = self.sizes.B, self.sizes.T, self.sizes.S
-        shape = (B, self.sizes.heads, T, S)
-        if pattern == "causal":
+        shape = (B, self.sizes.heads, T, S) if self.has_row_masks else (B, 1, 1, S)
+        if pattern == "causal" and self.has_row_masks:
             return np.broadcast_to(np.tri(T, S, dtype=bool), shape)
         lengths = np.maximum(1, S - 1 - np.arange(B) % 2)  # one and two keys of padding
         valid = np.broadcast_to(np.arange(S) < lengths[:, None, None, None], shape)
-        if pattern == "padding":
-            return valid
         if pattern == "all":
             return np.ones(shape, bool)
+        if pattern == "padding" or not self.has_row_masks:
+            return valid
         mask = valid & (random.random(shape) < 0.7)
         empty = ~np.any(mask & self._visible(), axis=-1, keepdims=True)
         return np.where(empty, valid, mask)
