@@ -5,8 +5,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from attnzoo.attention.contract import Attention, Memory, Read, hold, read
+from attnzoo.attention.contract import Attention, Memory, Product, Read, hold, read, spread
 from attnzoo.ops.softmax import masked_softmax
+
+Initializer = jax.nn.initializers.Initializer
 
 
 class AdditiveAttention(Attention):
@@ -19,14 +21,25 @@ class AdditiveAttention(Attention):
     Args:
         query_dim, key_dim: widths of queries and keys.
         width: width of the alignment layer (n' in the paper); ``query_dim`` if None.
+        kernel_init, score_init: first values of W_a and U_a, and of v_a. The paper's suit widths
+            near 1000; ``lecun_normal`` and ``normal(width**-0.5)`` leave the plateau of uniform
+            weights several times sooner at small ones.
     """
 
-    def __init__(self, query_dim: int, key_dim: int, width: int | None = None, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        query_dim: int,
+        key_dim: int,
+        width: int | None = None,
+        *,
+        kernel_init: Initializer = jax.nn.initializers.normal(0.001),
+        score_init: Initializer = jax.nn.initializers.zeros,
+        rngs: nnx.Rngs,
+    ):
         width = query_dim if width is None else width
-        init = jax.nn.initializers.normal(0.001)
-        self.query_kernel = nnx.Param(init(rngs.params(), (query_dim, width), jnp.float32))
-        self.key_kernel = nnx.Param(init(rngs.params(), (key_dim, width), jnp.float32))
-        self.score_kernel = nnx.Param(jnp.zeros((width,), jnp.float32))
+        self.query_kernel = nnx.Param(kernel_init(rngs.params(), (query_dim, width), jnp.float32))
+        self.key_kernel = nnx.Param(kernel_init(rngs.params(), (key_dim, width), jnp.float32))
+        self.score_kernel = nnx.Param(score_init(rngs.params(), (width,), jnp.float32))
 
     def prepare(
         self,
@@ -37,11 +50,13 @@ class AdditiveAttention(Attention):
     ) -> Memory:
         """Project the keys (U_a h_j), once for all queries."""
         keys, values = hold(keys, values, mask)
-        return Memory(keys @ self.key_kernel[...], values, mask)
+        return Memory(keys @ self.key_kernel[...], values, spread(mask, keys))
 
-    def scores(self, query: Float[Array, "B T D"], memory: Memory) -> Float[Array, "B 1 T S"]:
+    def scores(
+        self, query: Float[Array, "B T D"], memory: Memory, product: Product = jnp.einsum
+    ) -> Float[Array, "B 1 T S"]:
         """Logits e_ij before mask and softmax."""
-        projected = query @ self.query_kernel[...]
+        projected = product("btd,dw->btw", query, self.query_kernel[...])
         hidden = jnp.tanh(projected[:, :, None, :] + memory.keys[:, None, :, :])
         return (hidden @ self.score_kernel[...])[:, None]
 
@@ -52,7 +67,8 @@ class AdditiveAttention(Attention):
         *,
         positions: Int[Array, "B T"] | None = None,
         return_weights: bool = False,
+        product: Product = jnp.einsum,
     ) -> Read:
         """Read a prepared memory. ``positions`` is ignored: the score is content alone."""
-        weights = masked_softmax(self.scores(query, memory), memory.mask)
-        return read(weights, memory, return_weights)
+        weights = masked_softmax(self.scores(query, memory, product), memory.mask)
+        return read(weights, memory, return_weights, product)

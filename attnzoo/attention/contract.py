@@ -1,17 +1,23 @@
 """The contract of attention between two sequences, and the memory it reads.
 
-``U_a h_j`` of Bahdanau et al. 2015 does not depend on the decoder step. A mechanism therefore splits
-in two: ``prepare(keys, values, mask=...)`` returns a :class:`Memory` (a value, not hidden state of
-the module), and ``attend(query, memory)`` reads it. Calling the module does both.
+``U_a h_j`` of Bahdanau et al. 2015 does not depend on the decoder step. A mechanism therefore
+splits in two: ``prepare(keys, values, mask=...)`` returns a :class:`Memory` (a value, not hidden
+state of the module), and ``attend(query, memory)`` reads it. Calling the module does both.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from attnzoo.ops.softmax import weighted_values, zero_unattended
+from attnzoo.ops.softmax import zero_unattended
+
+Product = Callable[[str, Array, Array], Array]
+"""``product(subscripts, x, factor)``: ``jnp.einsum`` of two operands. A loop over queries passes
+its own to form the gradients of weights and memory, the second operands, once (``layers.scan``)."""
 
 
 @jax.tree_util.register_dataclass
@@ -53,14 +59,28 @@ def hold(
     return zero_unattended(keys, mask), zero_unattended(values, mask)
 
 
+def spread(
+    mask: Bool[Array, "#B #N #T #S"] | None, keys: Float[Array, "B S D"]
+) -> Bool[Array, "B N T S"] | None:
+    """The mask with its batch and key axes written out: a memory's rows are gathered, and local
+    attention counts the keys of a sentence.
+    """
+    if mask is None:
+        return None
+    return jnp.broadcast_to(mask, (keys.shape[0], *mask.shape[1:3], keys.shape[1]))
+
+
 Context = Float[Array, "B T Dv"]
 Weights = Float[Array, "B N T S"]
 Read = Context | tuple[Context, Weights]
 
 
-def read(weights: Weights, memory: Memory, return_weights: bool) -> Read:
+def read(
+    weights: Weights, memory: Memory, return_weights: bool, product: Product = jnp.einsum
+) -> Read:
     """The context, and the weights beside it if they were asked for."""
-    context = weighted_values(weights, memory.values)
+    values = memory.values
+    context = product("bnts,bsd->btd", weights.astype(values.dtype), values) / weights.shape[1]
     return (context, weights) if return_weights else context
 
 
@@ -87,9 +107,11 @@ class Attention(nnx.Module):
         *,
         positions: Int[Array, "B T"] | None = None,
         return_weights: bool = False,
+        product: Product = jnp.einsum,
     ) -> Read:
         """Read a prepared memory. ``positions`` are the queries' places in the target, 0..T-1 if
-        None: only mechanisms that depend on them look.
+        None: only mechanisms that depend on them look. ``product`` multiplies queries and weights
+        by what is the same for all queries.
         """
         raise NotImplementedError(f"{type(self).__name__}.attend")
 

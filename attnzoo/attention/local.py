@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from attnzoo.attention.contract import Attention, Memory, Read, read
+from attnzoo.attention.contract import Attention, Memory, Product, Read, read
 from attnzoo.attention.multiplicative import MultiplicativeAttention, Score
-from attnzoo.ops.softmax import masked_softmax
+from attnzoo.ops.softmax import compute_dtype, masked_softmax
 
 
 class LocalMonotonicAttention(Attention):
@@ -57,13 +57,14 @@ class LocalMonotonicAttention(Attention):
         *,
         positions: Int[Array, "B T"] | None = None,
         return_weights: bool = False,
+        product: Product = jnp.einsum,
     ) -> Read:
         """Read a prepared memory; ``positions`` are the queries' places, 0..T-1 if None."""
         centre = _positions(query, positions).astype(jnp.float32)
-        logits = self.content.scores(query, memory)
+        logits = self.content.scores(query, memory, product)
         window = jnp.abs(_offsets(centre, logits.shape[-1])) <= self.window
         weights = masked_softmax(logits, _both(window, memory.mask))
-        return read(weights, memory, return_weights)
+        return read(weights, memory, return_weights, product)
 
 
 class LocalPredictiveAttention(Attention):
@@ -107,14 +108,17 @@ class LocalPredictiveAttention(Attention):
         """As the content score prepares it."""
         return self.content.prepare(keys, values, mask=mask)
 
-    def centre(self, query: Float[Array, "B T D"], memory: Memory) -> Float[Array, "B T"]:
+    def centre(
+        self, query: Float[Array, "B T D"], memory: Memory, product: Product = jnp.einsum
+    ) -> Float[Array, "B T"]:
         """p_t, a real number between 0 and the length of the sentence, in tokens."""
-        hidden = jnp.tanh(query @ self.position_kernel[...])
-        share = jax.nn.sigmoid((hidden @ self.position_vector[...]).astype(jnp.float32))
+        hidden = jnp.tanh(product("btd,de->bte", query, self.position_kernel[...]))
+        hidden = hidden.astype(compute_dtype(hidden))
+        share = jax.nn.sigmoid(hidden @ self.position_vector[...].astype(hidden.dtype))
         if memory.mask is None:
             return memory.values.shape[1] * share
         length = jnp.sum(memory.mask[:, 0], axis=-1)  # B #T
-        return length.astype(jnp.float32) * share
+        return length.astype(share.dtype) * share
 
     def attend(
         self,
@@ -123,14 +127,15 @@ class LocalPredictiveAttention(Attention):
         *,
         positions: Int[Array, "B T"] | None = None,
         return_weights: bool = False,
+        product: Product = jnp.einsum,
     ) -> Read:
         """Read a prepared memory. ``positions`` is ignored: the centre is predicted."""
-        logits = self.content.scores(query, memory)
-        offsets = _offsets(self.centre(query, memory), logits.shape[-1])
+        logits = self.content.scores(query, memory, product)
+        offsets = _offsets(self.centre(query, memory, product), logits.shape[-1])
         window = jnp.abs(jax.lax.stop_gradient(offsets)) <= self.window
         weights = masked_softmax(logits, _both(window, memory.mask))
         weights = weights * jnp.exp(-2.0 * jnp.square(offsets / self.window))
-        return read(weights, memory, return_weights)
+        return read(weights, memory, return_weights, product)
 
 
 def _half_width(window: int) -> int:
@@ -149,7 +154,7 @@ def _positions(
 
 def _offsets(centre: Float[Array, "B T"], length: int) -> Float[Array, "B 1 T S"]:
     """Signed distance of every key from the centre of the window, in tokens."""
-    keys = jnp.arange(length, dtype=jnp.float32)
+    keys = jnp.arange(length, dtype=centre.dtype)
     return (keys[None, None, :] - centre[:, :, None])[:, None]
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from attnzoo.attention.contract import Attention, Memory, Read, hold, read
+from attnzoo.attention.contract import Attention, Memory, Product, Read, hold, read, spread
 from attnzoo.ops.softmax import masked_softmax
 
 Score = Literal["dot", "scaled_dot", "general", "concat"]
@@ -65,17 +65,19 @@ class MultiplicativeAttention(Attention):
             keys = keys @ self.kernel[...].T
         elif self.score == "concat":
             keys = keys @ self.key_kernel[...]
-        return Memory(keys, values, mask)
+        return Memory(keys, values, spread(mask, keys))
 
-    def scores(self, query: Float[Array, "B T D"], memory: Memory) -> Float[Array, "B 1 T S"]:
+    def scores(
+        self, query: Float[Array, "B T D"], memory: Memory, product: Product = jnp.einsum
+    ) -> Float[Array, "B 1 T S"]:
         """Logits before mask and softmax."""
         if self.score == "concat":
-            projected = query @ self.query_kernel[...]
+            projected = product("btd,dw->btw", query, self.query_kernel[...])
             hidden = jnp.tanh(projected[:, :, None, :] + memory.keys[:, None, :, :])
             return (hidden @ self.score_kernel[...])[:, None]
         if self.score == "scaled_dot":
             query = query * query.shape[-1] ** -0.5
-        return jnp.einsum("btd,bsd->bts", query, memory.keys)[:, None]
+        return product("btd,bsd->bts", query, memory.keys)[:, None]
 
     def attend(
         self,
@@ -84,10 +86,11 @@ class MultiplicativeAttention(Attention):
         *,
         positions: Int[Array, "B T"] | None = None,
         return_weights: bool = False,
+        product: Product = jnp.einsum,
     ) -> Read:
         """Read a prepared memory. ``positions`` is ignored: the score is content alone."""
-        weights = masked_softmax(self.scores(query, memory), memory.mask)
-        return read(weights, memory, return_weights)
+        weights = masked_softmax(self.scores(query, memory, product), memory.mask)
+        return read(weights, memory, return_weights, product)
 
 
 class LocationAttention(Attention):
@@ -118,11 +121,13 @@ class LocationAttention(Attention):
                 f"max_length={self.max_length}; raise max_length or shorten the source"
             )
         keys, values = hold(keys, values, mask)
-        return Memory(keys, values, mask)
+        return Memory(keys, values, spread(mask, keys))
 
-    def scores(self, query: Float[Array, "B T D"], memory: Memory) -> Float[Array, "B 1 T S"]:
+    def scores(
+        self, query: Float[Array, "B T D"], memory: Memory, product: Product = jnp.einsum
+    ) -> Float[Array, "B 1 T S"]:
         """Logits before mask and softmax."""
-        return (query @ self.kernel[:, : memory.values.shape[1]])[:, None]
+        return product("btd,dl->btl", query, self.kernel[...])[:, None, :, : memory.values.shape[1]]
 
     def attend(
         self,
@@ -131,10 +136,11 @@ class LocationAttention(Attention):
         *,
         positions: Int[Array, "B T"] | None = None,
         return_weights: bool = False,
+        product: Product = jnp.einsum,
     ) -> Read:
         """Read a prepared memory. ``positions`` is ignored: the query says where to look."""
-        weights = masked_softmax(self.scores(query, memory), memory.mask)
-        return read(weights, memory, return_weights)
+        weights = masked_softmax(self.scores(query, memory, product), memory.mask)
+        return read(weights, memory, return_weights, product)
 
 
 def _uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -82,7 +82,8 @@ class Peer:
                 "JAX_PLATFORMS": "cpu",
             },
         )
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.stdin, self.stdout = self.process.stdin, self.process.stdout
         self.label = self._answer().removeprefix("ready ")
 

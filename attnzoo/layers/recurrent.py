@@ -10,23 +10,35 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from attnzoo.attention.contract import Product
+from attnzoo.layers.scan import scan
+
+Initializer = jax.nn.initializers.Initializer
 orthogonal = jax.nn.initializers.orthogonal()
 
 
 class GRU(nnx.Module):
-    """The gated recurrent unit of Cho et al. 2014 as Bahdanau et al. 2015 write it (appendix A.1.1).
+    """The gated recurrent unit of Cho et al. 2014 as in Bahdanau et al. 2015, appendix A.1.1.
 
         z = sigmoid(W_z x + U_z h);  r = sigmoid(W_r x + U_r h)
         candidate = tanh(W x + U (r * h));  h <- (1 - z) * h + z * candidate
 
     Not flax's GRUCell, whose update gate is complemented and whose reset gate comes after the
-    product. Recurrent matrices start orthogonal, input matrices at N(0, 0.01^2), biases at 0.
+    product. Recurrent matrices start orthogonal, input matrices at N(0, 0.01^2) unless
+    ``kernel_init`` says otherwise, biases at 0.
     """
 
-    def __init__(self, input_dim: int, hidden_dim: int, *, rngs: nnx.Rngs):
-        init = jax.nn.initializers.normal(0.01)
+    def __init__(
+        self,
+        input_dim: int,
+        hidden_dim: int,
+        *,
+        kernel_init: Initializer = jax.nn.initializers.normal(0.01),
+        rngs: nnx.Rngs,
+    ):
         self.hidden_dim = hidden_dim
-        self.input_kernel = nnx.Param(init(rngs.params(), (input_dim, 3 * hidden_dim), jnp.float32))
+        kernel = kernel_init(rngs.params(), (input_dim, 3 * hidden_dim), jnp.float32)
+        self.input_kernel = nnx.Param(kernel)
         self.bias = nnx.Param(jnp.zeros((3 * hidden_dim,), jnp.float32))
         square = (hidden_dim, hidden_dim)
         gates = [orthogonal(rngs.params(), square, jnp.float32) for _ in range(2)]
@@ -40,14 +52,20 @@ class GRU(nnx.Module):
         )
 
     def step(
-        self, projected: Float[Array, "B G"], hidden: Float[Array, "B D"]
+        self,
+        projected: Float[Array, "B G"],
+        hidden: Float[Array, "B D"],
+        product: Product = jnp.einsum,
     ) -> Float[Array, "B D"]:
-        """One step, given the projected input."""
+        """One step, given the projected input; ``product`` is the loop's (``layers.scan``)."""
         width = self.hidden_dim
-        gates = jax.nn.sigmoid(projected[:, : 2 * width] + hidden @ self.gate_kernel[...])
+        gates = jax.nn.sigmoid(
+            projected[:, : 2 * width] + product("bi,io->bo", hidden, self.gate_kernel[...])
+        )
         update, reset = gates[:, :width], gates[:, width:]
         candidate = jnp.tanh(
-            projected[:, 2 * width :] + (reset * hidden) @ self.candidate_kernel[...]
+            projected[:, 2 * width :]
+            + product("bi,io->bo", reset * hidden, self.candidate_kernel[...])
         )
         return (1 - update) * hidden + update * candidate
 
@@ -61,13 +79,13 @@ class GRU(nnx.Module):
         """States of all steps, from a zero state; at padding the state stands still."""
         initial = jnp.zeros((inputs.shape[0], self.hidden_dim), inputs.dtype)
 
-        def body(hidden, step):
+        def body(product, hidden, step):
             projected, alive = step
-            hidden = jnp.where(alive[:, None], self.step(projected, hidden), hidden)
+            hidden = jnp.where(alive[:, None], self.step(projected, hidden, product), hidden)
             return hidden, hidden
 
         steps = (jnp.swapaxes(self.project(inputs), 0, 1), valid.T)
-        _, states = jax.lax.scan(body, initial, steps, reverse=reverse)
+        _, states = scan(body, initial, steps, reverse=reverse)
         return jnp.swapaxes(states, 0, 1)
 
 
@@ -92,20 +110,22 @@ class LSTM(nnx.Module):
         zeros = jnp.zeros((batch, self.hidden_dim), dtype)
         return zeros, zeros
 
-    def project(self, inputs: Float[Array, "... D"]) -> Float[Array, "... G"]:
+    def project(
+        self, inputs: Float[Array, "*steps D"], product: Product = jnp.einsum
+    ) -> Float[Array, "*steps G"]:
         """The input's part of the four gates with the biases, for any number of steps at once."""
-        return inputs @ self.input_kernel[...] + jnp.broadcast_to(
-            self.bias[...], (*inputs.shape[:-1], self.bias.shape[0])
-        )
+        projected = product("...i,io->...o", inputs, self.input_kernel[...])
+        return projected + jnp.broadcast_to(self.bias[...], projected.shape)
 
     def step(
         self,
         projected: Float[Array, "B G"],
         state: tuple[Float[Array, "B D"], Float[Array, "B D"]],
+        product: Product = jnp.einsum,
     ) -> tuple[Float[Array, "B D"], Float[Array, "B D"]]:
-        """One step, given the projected input."""
+        """One step, given the projected input; ``product`` is the loop's (``layers.scan``)."""
         cell, hidden = state
-        gates = projected + hidden @ self.recurrent_kernel[...]
+        gates = projected + product("bi,io->bo", hidden, self.recurrent_kernel[...])
         entry, forget, candidate, output = jnp.split(gates, 4, axis=-1)
         cell = jax.nn.sigmoid(forget) * cell + jax.nn.sigmoid(entry) * jnp.tanh(candidate)
         return cell, jax.nn.sigmoid(output) * jnp.tanh(cell)
@@ -117,13 +137,13 @@ class LSTM(nnx.Module):
     ) -> tuple[Float[Array, "B S D2"], tuple[Float[Array, "B D2"], Float[Array, "B D2"]]]:
         """Hidden states of all steps from a zero state, and the final (cell, hidden)."""
 
-        def body(state, step):
+        def body(product, state, step):
             projected, alive = step
-            new = self.step(projected, state)
+            new = self.step(projected, state, product)
             state = jax.tree.map(lambda a, b: jnp.where(alive[:, None], a, b), new, state)
             return state, state[1]
 
         steps = (jnp.swapaxes(self.project(inputs), 0, 1), valid.T)
         initial = self.initial(inputs.shape[0], inputs.dtype)
-        final, states = jax.lax.scan(body, initial, steps)
+        final, states = scan(body, initial, steps)
         return jnp.swapaxes(states, 0, 1), final
