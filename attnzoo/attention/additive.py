@@ -6,6 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from attnzoo.attention.contract import Attention, Memory, Product, Read, hold, read, spread
+from attnzoo.ops.normalisers import Normalise
 from attnzoo.ops.softmax import masked_softmax
 
 Initializer = jax.nn.initializers.Initializer
@@ -21,6 +22,8 @@ class AdditiveAttention(Attention):
     Args:
         query_dim, key_dim: widths of queries and keys.
         width: width of the alignment layer (n' in the paper); ``query_dim`` if None.
+        normalise: from logits and mask to weights; ``sparsemax`` and ``entmax15`` of
+            ``ops.normalisers`` are others.
         kernel_init, score_init: first values of W_a and U_a, and of v_a. The paper's suit widths
             near 1000; ``lecun_normal`` and ``normal(width**-0.5)`` leave the plateau of uniform
             weights several times sooner at small ones.
@@ -34,8 +37,10 @@ class AdditiveAttention(Attention):
         *,
         kernel_init: Initializer = jax.nn.initializers.normal(0.001),
         score_init: Initializer = jax.nn.initializers.zeros,
+        normalise: Normalise = masked_softmax,
         rngs: nnx.Rngs,
     ):
+        self.normalise = normalise
         width = query_dim if width is None else width
         self.query_kernel = nnx.Param(kernel_init(rngs.params(), (query_dim, width), jnp.float32))
         self.key_kernel = nnx.Param(kernel_init(rngs.params(), (key_dim, width), jnp.float32))
@@ -70,5 +75,5 @@ class AdditiveAttention(Attention):
         product: Product = jnp.einsum,
     ) -> Read:
         """Read a prepared memory. ``positions`` is ignored: the score is content alone."""
-        weights = masked_softmax(self.scores(query, memory, product), memory.mask)
+        weights = self.normalise(self.scores(query, memory, product), memory.mask)
         return read(weights, memory, return_weights, product)

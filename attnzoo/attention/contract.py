@@ -70,7 +70,7 @@ def spread(
     return jnp.broadcast_to(mask, (keys.shape[0], *mask.shape[1:3], keys.shape[1]))
 
 
-Context = Float[Array, "B T Dv"]
+Context = Float[Array, "B T Do"]
 Weights = Float[Array, "B N T S"]
 Read = Context | tuple[Context, Weights]
 
@@ -124,8 +124,9 @@ class Attention(nnx.Module):
         mask: Bool[Array, "#B #N #T #S"] | None = None,
         return_weights: bool = False,
     ) -> Read:
-        """``B T D``, ``B S D``, ``B S Dv`` -> ``B T Dv``; with the weights ``B N T S`` beside it if
-        ``return_weights``. ``mask`` is bool, True = may attend, broadcastable to ``B N T S``.
+        """``B T D``, ``B S D``, ``B S Dv`` -> ``B T Do``; with the weights ``B N T S`` beside it if
+        ``return_weights``. Do is Dv unless values are projected. ``mask`` is bool, True = may
+        attend, broadcastable to ``B N T S``.
         """
         memory = self.prepare(keys, values, mask=mask)
         return self.attend(query, memory, return_weights=return_weights)

@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from attnzoo.attention.contract import Attention, Memory, Product, Read, hold, read, spread
+from attnzoo.ops.normalisers import Normalise
 from attnzoo.ops.softmax import masked_softmax
 
 Score = Literal["dot", "scaled_dot", "general", "concat"]
@@ -24,6 +25,7 @@ class MultiplicativeAttention(Attention):
 
     Weights W_a and v_a start uniform in [-0.1, 0.1] (section 4.1). One head, weights ``B 1 T S``.
     ``concat`` has ``width`` hidden units (``query_dim`` if None); the other scores have no width.
+    ``normalise`` makes weights of logits and mask: ``sparsemax`` and ``entmax15`` are others.
     """
 
     def __init__(
@@ -33,8 +35,10 @@ class MultiplicativeAttention(Attention):
         score: Score = "general",
         *,
         width: int | None = None,
+        normalise: Normalise = masked_softmax,
         rngs: nnx.Rngs,
     ):
+        self.normalise = normalise
         if score not in get_args(Score):
             raise ValueError(f"score={score!r}; wanted one of {', '.join(get_args(Score))}")
         if score in ("dot", "scaled_dot") and query_dim != key_dim:
@@ -89,7 +93,7 @@ class MultiplicativeAttention(Attention):
         product: Product = jnp.einsum,
     ) -> Read:
         """Read a prepared memory. ``positions`` is ignored: the score is content alone."""
-        weights = masked_softmax(self.scores(query, memory, product), memory.mask)
+        weights = self.normalise(self.scores(query, memory, product), memory.mask)
         return read(weights, memory, return_weights, product)
 
 
