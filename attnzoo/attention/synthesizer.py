@@ -1,0 +1,135 @@
+"""The Synthesizer: Tay et al. 2021 (arXiv 2005.00743), logits that no key is asked for."""
+
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from attnzoo.attention.contract import Attention, Memory, Product, Read
+from attnzoo.attention.positional import (
+    CONTENT_FREE,
+    PROJECTED,
+    checked_rank,
+    hold_values,
+    read_slots,
+    rows_of,
+    slots_of,
+    truncated_normal,
+)
+from attnzoo.attention.projection import Projection, divided, glorot_per_head, like
+from attnzoo.ops.masks import MaskFunction
+
+Variant = Literal["dense", "factorised_dense", "random", "fixed_random", "factorised_random"]
+
+
+class Synthesizer(Attention):
+    """Section 3 of the paper: synthesised logits in place of q . k.
+
+    - ``dense``: W_2 relu(W_1 x + b_1) + b_2 of each query token x, one logit per slot;
+    - ``factorised_dense``: two short vectors a, b of x; logit of slot i is a[i // |b|] b[i % |b|],
+      with |a| |b| = ``max_length`` as nearly square as it divides;
+    - ``random``: a learned L x L matrix per head; ``fixed_random``: the same, never trained;
+    - ``factorised_random``: R_1 R_2^T of ``rank`` (8 in the paper).
+
+    The logits are not divided by sqrt(H). The random kinds look at no content whatever, and serve
+    self-attention alone: slot i of a query has nothing to do with slot i of another sequence.
+
+    Args:
+      mask_mod: joins the mask of the call, for a decoder ``masks.causal()``.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        max_length: int,
+        num_heads: int = 1,
+        variant: Variant = "dense",
+        *,
+        rank: int = 8,
+        mask_mod: MaskFunction | None = None,
+        rngs: nnx.Rngs,
+    ):
+        if variant not in get_args(Variant):
+            raise ValueError(f"variant={variant!r}; wanted one of {', '.join(get_args(Variant))}")
+        head_dim = divided("dim", dim, "num_heads", num_heads)
+        self.variant, self.max_length, self.num_heads = variant, max_length, num_heads
+        self.mask_mod = mask_mod
+        self.value = Projection(dim, dim, rngs=rngs)
+        self.out = Projection(dim, dim, rngs=rngs)
+        square = (num_heads, max_length, max_length)
+        if variant == "dense":
+            self.hidden = Projection(dim, dim, use_bias=True, rngs=rngs)
+            self.kernel = nnx.Param(glorot_per_head(rngs, (num_heads, head_dim, max_length)))
+            self.bias = nnx.Param(jnp.zeros((num_heads, max_length), jnp.float32))
+        elif variant == "factorised_dense":
+            self.coarse_length = _nearly_square(max_length)
+            fine = max_length // self.coarse_length
+            self.coarse = Projection(dim, num_heads * self.coarse_length, use_bias=True, rngs=rngs)
+            self.fine = Projection(dim, num_heads * fine, use_bias=True, rngs=rngs)
+        elif variant == "random":
+            self.table = nnx.Param(truncated_normal(rngs, square, 1.0))
+        elif variant == "fixed_random":
+            self.table = nnx.Variable(truncated_normal(rngs, square, 1.0))
+        else:
+            shape, std = (num_heads, max_length, checked_rank(rank)), rank**-0.25
+            self.query_factor = nnx.Param(truncated_normal(rngs, shape, std))
+            self.key_factor = nnx.Param(truncated_normal(rngs, shape, std))
+
+    @property
+    def contract_exceptions(self) -> dict[str, str]:
+        """What the contract kit does not find, and why."""
+        if "random" in self.variant:
+            return PROJECTED | CONTENT_FREE
+        return PROJECTED | {"keys are exchangeable": CONTENT_FREE["keys are exchangeable"]}
+
+    def prepare(
+        self,
+        keys: Float[Array, "B S D"],
+        values: Float[Array, "B S Dv"] | None = None,
+        *,
+        mask: Bool[Array, "#B #N #T #S"] | None = None,
+    ) -> Memory:
+        """Project the values. Nothing of the keys is kept."""
+        return hold_values(keys, values, mask, self.value, self.max_length)
+
+    def attend(
+        self,
+        query: Float[Array, "B T D"],
+        memory: Memory,
+        *,
+        positions: Int[Array, "B T"] | None = None,
+        return_weights: bool = False,
+        product: Product = jnp.einsum,
+    ) -> Read:
+        """Read a prepared memory; the random kinds look at ``positions`` (0..T-1 if None) alone."""
+        slots = slots_of(query, positions, self.max_length)
+        logits = self._logits(query, slots, product)
+        result = read_slots(logits, query, memory, slots, self.mask_mod, True)
+        context = self.out(result[0], product)
+        return (context, result[1]) if return_weights else context
+
+    def _logits(
+        self, query: Float[Array, "B T D"], slots: Int[Array, "#B T"], product: Product
+    ) -> Float[Array, "#B N T L"]:
+        B, T, _ = query.shape
+        if self.variant == "dense":
+            hidden = jax.nn.relu(self.hidden(query, product)).reshape(B, T, self.num_heads, -1)
+            logits = product("btnh,nhl->bntl", hidden, like(self.kernel, query))
+            return logits + like(self.bias, query)[None, :, None, :]
+        if self.variant == "factorised_dense":
+            coarse = self.coarse(query, product).reshape(B, T, self.num_heads, -1)
+            fine = self.fine(query, product).reshape(B, T, self.num_heads, -1)
+            outer = coarse[..., :, None] * fine[..., None, :]
+            return jnp.swapaxes(outer.reshape(B, T, self.num_heads, self.max_length), 1, 2)
+        if self.variant == "factorised_random":
+            rows = rows_of(self.query_factor, slots, query)
+            columns = self.key_factor[...].astype(rows.dtype)
+            return jnp.einsum("bntr,nsr->bnts", rows, columns)
+        return rows_of(self.table, slots, query)
+
+
+def _nearly_square(length: int) -> int:
+    """The largest divisor of ``length`` up to its root."""
+    return max(a for a in range(1, int(length**0.5) + 1) if length % a == 0)
