@@ -1,0 +1,213 @@
+"""Multi-head latent attention (MLA): DeepSeek-V2 2024 (arXiv 2405.04434), section 2.1."""
+
+import math
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from attnzoo.attention.contract import Attention, Memory, Product, hold, spread
+from attnzoo.attention.multi_head import Rotary
+from attnzoo.attention.projection import Projection, RMSNorm, glorot_per_head, like, split_heads
+from attnzoo.ops.dot_product import dot_product_attention
+from attnzoo.ops.index_functions import along
+from attnzoo.ops.masks import MaskFunction, evaluate_mask
+from attnzoo.ops.rotary import DynamicNTKScaling
+from attnzoo.ops.weights import WeightRequest
+
+INTERLEAVED = Rotary(layout="interleaved")
+
+
+class LatentCache(NamedTuple):
+    """[c ; k^R] of what was decoded so far: C = latent_dim + rotary_dim numbers a position."""
+
+    latents: Float[Array, "B L C"]
+    length: Int[Array, " B"]
+
+
+class LatentAttention(Attention):
+    """Keys and values of all heads from one short vector c per position (equations 9 to 19).
+
+        c = RMSNorm(x W_DKV),  k^R = RoPE(x W_KR);       k_n = [W_UK^n c ; k^R],  v_n = W_UV^n c
+        q_n = [q^N_n ; RoPE(q^R_n)];       o_n = softmax(q_n . k_n / sqrt(d_n + d_r)) v_n
+
+    Only c and k^R (one for all heads) are kept: that is what ``prepare`` and the cache hold. With
+    ``absorbed=True`` W_UK is multiplied into the query and W_UV after the sum, so that nothing is
+    expanded (equal in exact arithmetic; cheaper for few queries and many keys, hence what
+    ``decode`` does).
+
+    Args:
+      latent_dim: d_c, the width of c. rotary_dim: d_r, even. head_dim: d_n, the part of a head that
+        does not turn, and ``value_dim`` of its values (``head_dim`` if None).
+      query_rank: width of a normed query latent in between; None: queries come straight from x.
+      key_dim, out_dim: widths of keys and of the result; ``dim`` if None.
+      mask_mod: joins the mask of the call: ``masks.causal()``.
+      scale: 1/sqrt(d_n + d_r) if None (with YaRN DeepSeek multiplies it further).
+    """
+
+    contract_exceptions: ClassVar[dict[str, str]] = {
+        "weights times values": "values are made of the keys' latents",
+        "convex hull": "the hull is that of the values made of latents",
+        "queries are exchangeable": "rotary embedding: positions count",
+        "keys are exchangeable": "rotary embedding: positions count",
+    }
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        latent_dim: int,
+        rotary_dim: int,
+        head_dim: int,
+        value_dim: int | None = None,
+        query_rank: int | None = None,
+        key_dim: int | None = None,
+        out_dim: int | None = None,
+        rotary: Rotary = INTERLEAVED,
+        mask_mod: MaskFunction | None = None,
+        scale: float | None = None,
+        rngs: nnx.Rngs,
+    ):
+        if rotary_dim < 2 or rotary_dim % 2:
+            raise ValueError(f"rotary_dim={rotary_dim}; wanted an even number of at least 2")
+        value_dim = head_dim if value_dim is None else value_dim
+        self.dim, self.key_dim = dim, dim if key_dim is None else key_dim
+        self.num_heads, self.latent_dim, self.head_dim = num_heads, latent_dim, head_dim
+        self.rotary, self.mask_mod = rotary, mask_mod
+        self.scale = 1 / math.sqrt(head_dim + rotary_dim) if scale is None else scale
+        query_width = num_heads * (head_dim + rotary_dim)
+        if query_rank is None:
+            self.query_down = self.query_norm = None
+            self.query = Projection(dim, query_width, rngs=rngs)
+        else:
+            self.query_down = Projection(dim, query_rank, rngs=rngs)
+            self.query_norm = RMSNorm(query_rank, rngs=rngs)
+            self.query = Projection(query_rank, query_width, rngs=rngs)
+        self.down = Projection(self.key_dim, latent_dim + rotary_dim, rngs=rngs)
+        self.norm = RMSNorm(latent_dim, rngs=rngs)
+        self.key_up = nnx.Param(glorot_per_head(rngs, (num_heads, head_dim, latent_dim)))
+        self.value_up = nnx.Param(glorot_per_head(rngs, (num_heads, value_dim, latent_dim)))
+        out_dim = dim if out_dim is None else out_dim
+        self.out = Projection(num_heads * value_dim, out_dim, rngs=rngs)
+
+    def prepare(
+        self,
+        keys: Float[Array, "B S D"],
+        values: Float[Array, "B S Dv"] | None = None,
+        *,
+        mask: Bool[Array, "#B #N #T #S"] | None = None,
+    ) -> Memory:
+        """[c ; k^R] of every position; there are no values of their own."""
+        if values is not None and values is not keys:
+            raise ValueError(
+                "values is not None; latent attention makes both of one latent of keys"
+            )
+        keys, _ = hold(keys, None, mask)
+        latents = self._latents(keys, jnp.arange(keys.shape[1], dtype=jnp.int32)[None])
+        return Memory(latents, latents[..., :0], spread(mask, keys))
+
+    def attend(
+        self,
+        query: Float[Array, "B T D"],
+        memory: Memory,
+        *,
+        positions: Int[Array, "B T"] | None = None,
+        return_weights: bool | WeightRequest = False,
+        product: Product = jnp.einsum,
+        absorbed: bool = False,
+    ) -> Any:
+        """Read a prepared memory, expanding it to keys and values of every head or not."""
+        B, T, _ = query.shape
+        S = memory.keys.shape[1]
+        placed = jnp.arange(T, dtype=jnp.int32)[None] if positions is None else positions
+        x = query if self.query_down is None else self.query_down(query, product)
+        x = x if self.query_norm is None else self.query_norm(x)
+        q = split_heads(self.query(x, product), self.num_heads)
+        q_plain, q_turning = q[..., : self.head_dim], q[..., self.head_dim :]
+        q_turned = self.rotary(q_turning, placed, S)
+
+        c = memory.keys[..., : self.latent_dim].astype(q.dtype)
+        k_turned = memory.keys[..., self.latent_dim :].astype(q.dtype)[:, :, None, :]
+        key_up, value_up = like(self.key_up, q), like(self.value_up, q)
+        if absorbed:
+            q = jnp.concatenate([jnp.einsum("btnh,nhc->btnc", q_plain, key_up), q_turned], axis=-1)
+            k = jnp.concatenate([c[:, :, None, :], k_turned], axis=-1)
+            v = c[:, :, None, :]
+        else:
+            k_plain = jnp.einsum("nhc,bsc->bsnh", key_up, c)
+            k_turned = jnp.broadcast_to(k_turned, (B, S, self.num_heads, k_turned.shape[3]))
+            q = jnp.concatenate([q_plain, q_turned], axis=-1)
+            k = jnp.concatenate([k_plain, k_turned], axis=-1)
+            v = jnp.einsum("nvc,bsc->bsnv", value_up, c)
+
+        visible = memory.mask
+        if self.mask_mod is not None:
+            mask_mod = self.mask_mod
+            pattern = evaluate_mask(
+                lambda b, n, q, k: mask_mod(b, n, placed[along(b, placed.shape[0]), q], k),
+                (B, self.num_heads, T, S),
+            )
+            visible = pattern if visible is None else visible & pattern
+        result = dot_product_attention(
+            q, k, v, visible, scale=self.scale, return_weights=return_weights
+        )
+        out, *seen = result if return_weights else (result,)
+        if absorbed:
+            out = jnp.einsum("btnc,nvc->btnv", out, value_up)
+        context = self.out(out.reshape(B, T, -1), product)
+        return (context, *seen) if return_weights else context
+
+    def empty_cache(self, batch: int, max_length: int, dtype: Any = jnp.float32) -> LatentCache:
+        """Room for ``max_length`` positions of self-attention."""
+        width = self.down.kernel.shape[1]
+        zeros = jnp.zeros((batch, max_length, width), dtype)
+        return LatentCache(zeros, jnp.zeros((batch,), jnp.int32))
+
+    def decode(
+        self,
+        query: Float[Array, "B T D"],
+        cache: LatentCache,
+        *,
+        mask: Bool[Array, "#B #N #T #L"] | None = None,
+        return_weights: bool | WeightRequest = False,
+    ) -> tuple[Any, LatentCache]:
+        """Self-attention of the T next positions over the cache and themselves, in absorbed form.
+
+        Always causal. ``mask`` and weights have the cache's L keys. Rows that do not fit into the
+        cache are NaN, since under jit nothing can be raised.
+        """
+        if self.key_dim != self.dim:
+            raise ValueError(f"key_dim={self.key_dim}, but self-attention needs dim={self.dim}")
+        if isinstance(self.rotary.scaling, DynamicNTKScaling):
+            raise NotImplementedError(
+                "rotary.scaling=DynamicNTKScaling turns earlier keys anew as the sequence grows; "
+                "the cache holds turned keys. Wanted another scaling"
+            )
+        T, L = query.shape[1], cache.latents.shape[1]
+        if T > L:
+            raise ValueError(f"query has {T} positions, but the cache has room for {L}")
+        positions = cache.length[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
+        new = self._latents(query, positions).astype(cache.latents.dtype)
+        write = jax.vmap(lambda held, new, at: jax.lax.dynamic_update_slice(held, new, (at, 0)))
+        latents = write(cache.latents, new, cache.length)
+        past = (jnp.arange(L)[None, None, :] <= positions[:, :, None])[:, None]
+        memory = Memory(latents, latents[..., :0], past if mask is None else past & mask)
+        result = self.attend(
+            query, memory, positions=positions, return_weights=return_weights, absorbed=True
+        )
+        out, *seen = result if return_weights else (result,)
+        full = (cache.length + T > L)[:, None, None]
+        out = jnp.where(full, jnp.full_like(out, jnp.nan), out)
+        return (out, *seen) if return_weights else out, LatentCache(latents, cache.length + T)
+
+    def _latents(
+        self, keys: Float[Array, "B S D"], positions: Int[Array, "#B S"]
+    ) -> Float[Array, "B S C"]:
+        down = self.down(keys)
+        turning = down[..., None, self.latent_dim :]
+        turned = self.rotary(turning, positions, keys.shape[1])[:, :, 0]
+        # The norm comes before the cache: what is kept is what is multiplied.
+        return jnp.concatenate([self.norm(down[..., : self.latent_dim]), turned], axis=-1)
