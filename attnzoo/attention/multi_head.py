@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from attnzoo.attention.contract import Attention, Memory, Product, hold
+from attnzoo.attention.contract import Attention, Memory, Product, hold, spread
 from attnzoo.attention.projection import Projection, divided, split_heads
 from attnzoo.ops.dot_product import dot_product_attention
 from attnzoo.ops.index_functions import along
@@ -156,7 +156,7 @@ class MultiHeadAttention(Attention):
         """Project keys and values; the heads lie side by side in the last axis."""
         keys, values = hold(keys, values, mask)
         k = self._keys(keys, _from_zero(keys), keys.shape[1])
-        return Memory(k.reshape(*keys.shape[:2], -1), self.value(values), mask)
+        return Memory(k.reshape(*keys.shape[:2], -1), self.value(values), spread(mask, keys))
 
     def attend(
         self,
