@@ -1,0 +1,31 @@
+"""Spatial attention: CBAM's spatial gate. One weight per place, the same in every channel."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from attnzoo.attention.convolutional import Gate
+
+
+class SpatialGate(Gate):
+    """g = sigmoid(BN(conv_7x7([max_C x ; mean_C x]))): where, whatever the channel.
+
+    Woo et al., ECCV 2018 (arXiv 1807.06521), equation 3, with the batch norm, the missing bias and
+    the order (max, mean) of the authors' code; equation 3 has (mean, max) and no norm. Weights are
+    ``B h w 1``. Takes any number of channels, in any order.
+    """
+
+    def __init__(self, kernel_size: int = 7, *, rngs: nnx.Rngs):
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size={kernel_size}; wanted an odd number > 0")
+        self.convolution = nnx.Conv(2, 1, (kernel_size, kernel_size), use_bias=False, rngs=rngs)
+        self.norm = nnx.BatchNorm(1, momentum=0.99, rngs=rngs)
+
+    def weights(
+        self, x: Float[Array, "B h w C"], *, use_running_average: bool = True
+    ) -> Float[Array, "B h w 1"]:
+        """One weight per place."""
+        pooled = [jnp.max(x, axis=3, keepdims=True), jnp.mean(x, axis=3, keepdims=True)]
+        logits = self.convolution(jnp.concatenate(pooled, axis=3))
+        return jax.nn.sigmoid(self.norm(logits, use_running_average=use_running_average))
