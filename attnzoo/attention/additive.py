@@ -10,6 +10,7 @@ from attnzoo.ops.normalisers import Normalise
 from attnzoo.ops.softmax import masked_softmax
 
 Initializer = jax.nn.initializers.Initializer
+tiny_normal = jax.nn.initializers.normal(0.001)
 
 
 class AdditiveAttention(Attention):
@@ -35,7 +36,7 @@ class AdditiveAttention(Attention):
         key_dim: int,
         width: int | None = None,
         *,
-        kernel_init: Initializer = jax.nn.initializers.normal(0.001),
+        kernel_init: Initializer = tiny_normal,
         score_init: Initializer = jax.nn.initializers.zeros,
         normalise: Normalise = masked_softmax,
         rngs: nnx.Rngs,

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from attnzoo.cli.common import compilation_cache, run
 from attnzoo.errors import UserError
@@ -58,8 +59,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--eflomal",
         action="store_true",
-        help="score the statistical aligner eflomal too, trained here and now on the run's training "
-        "pairs and these (pip install eflomal)",
+        help="score the statistical aligner eflomal too, trained here and now on the run's "
+        "training pairs and these (pip install eflomal)",
     )
     parser.add_argument(
         "--reverse", type=Path, metavar="RUN_DIR", help="a run of the other direction"
@@ -108,7 +109,7 @@ def _align(arguments: argparse.Namespace) -> int:
     trained = load_run(arguments.run, which=arguments.which)
     translator = trained.translator()
     decoding = trained.config.decoding
-    search = {
+    search: dict[str, Any] = {
         "beam": decoding.beam,
         "alpha": decoding.length_penalty,
         "max_length": decoding.max_length,

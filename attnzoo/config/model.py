@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from attnzoo.config.attention import Additive, Attention, General
 from attnzoo.config.fields import DropRate, Kind, Positive, config
+from attnzoo.config.gates import SE, Gate, NoGate
 
 
 @config
@@ -21,11 +22,20 @@ class Bahdanau:
     """Width of the maxout layer before the output (l)."""
     dropout: Annotated[float, DropRate] = 0.0
     """Share of embeddings and readout units dropped while training; the paper has none."""
+    reads: Literal["annotations", "bridged", "words"] = "annotations"
+    """What attention reads of a source word: its annotation, as in the paper; the annotation with
+    the word's embedding beside it (source-side bridging, Kuang et al. 2018, arXiv 1711.05380); or
+    the embedding alone, found by both (keys and values apart, as Mino et al. 2017). An annotation
+    knows its neighbours too, so attention may rest beside the word it translates: the more is read
+    of the word itself, the closer the weights are to a word alignment."""
+    init: Literal["fan_in", "paper"] = "fan_in"
+    """First weights: variance 1 / inputs, or the paper's N(0, 0.01^2) with uniform attention, made
+    for widths near 1000 and several times slower to learn at small ones."""
 
     @classmethod
     def paper(cls, attention: Attention | None = None) -> "Bahdanau":
         """The sizes of the paper (appendix A.2.1)."""
-        return cls(attention=attention or Additive())
+        return cls(attention=attention or Additive(), init="paper")
 
     @classmethod
     def small(cls, attention: Attention | None = None) -> "Bahdanau":
@@ -67,3 +77,34 @@ class Luong:
 
 
 Model = Annotated[Bahdanau | Luong, Kind]
+
+
+@config
+class ResNet:
+    """The residual network for small images (He et al. 2016, section 4.2); no translator."""
+
+    kind: Literal["resnet"] = "resnet"
+    attention: Gate = NoGate()
+    """What weighs channels or places."""
+    depth: Annotated[int, Positive] = 20
+    """Weight layers, 6 n + 2: three stages of n blocks of two convolutions."""
+    width: Annotated[int, Positive] = 16
+    """Channels of the first stage; each further stage doubles them."""
+    channels: Annotated[int, Positive] = 3
+    """Channels of the image."""
+    num_classes: Annotated[int, Positive] = 10
+    """Classes to tell apart."""
+
+    @classmethod
+    def cifar(cls, attention: Gate | None = None) -> "ResNet":
+        """ResNet-20 for 32 x 32 colour images in ten classes: 0.27 million weights."""
+        return cls(attention=attention or NoGate())
+
+    @classmethod
+    def digits(cls, attention: Gate | None = None) -> "ResNet":
+        """Eight layers for 8 x 8 grey digits: a minute on a CPU."""
+        return cls(attention=attention or SE(reduction=4), depth=8, channels=1)
+
+    def __post_init__(self) -> None:
+        if self.depth < 8 or self.depth % 6 != 2:
+            raise ValueError(f"depth={self.depth} is not 6 n + 2: 8, 14, 20, 32, 44, 56, 110")

@@ -15,6 +15,7 @@ from attnzoo.layers.scan import scan
 
 Initializer = jax.nn.initializers.Initializer
 orthogonal = jax.nn.initializers.orthogonal()
+small_normal = jax.nn.initializers.normal(0.01)
 
 
 class GRU(nnx.Module):
@@ -33,7 +34,7 @@ class GRU(nnx.Module):
         input_dim: int,
         hidden_dim: int,
         *,
-        kernel_init: Initializer = jax.nn.initializers.normal(0.01),
+        kernel_init: Initializer = small_normal,
         rngs: nnx.Rngs,
     ):
         self.hidden_dim = hidden_dim

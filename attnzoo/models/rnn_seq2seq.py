@@ -8,8 +8,8 @@ Both models speak one language to decoders and tasks:
 - ``model(source, target)`` does all steps of a known target at once (teacher forcing).
 
 ``source`` and ``target`` are ids padded with 0; ``weights`` are ``B N T S`` over source tokens in
-their natural order. ``credits`` says which target token the weights of a step speak of: the one that
-is ``"predicted"`` or the one that is the ``"input"`` (Luong et al. 2015, footnote 14).
+their natural order. ``credits`` says which target token the weights of a step speak of: the one
+that is ``"predicted"`` or the one that is the ``"input"`` (Luong et al. 2015, footnote 14).
 """
 
 import dataclasses
@@ -33,19 +33,34 @@ from attnzoo.attention import (
 from attnzoo.config.attention import Attention as AttentionConfig
 from attnzoo.config.model import Bahdanau, Luong
 from attnzoo.layers.recurrent import GRU, LSTM
+from attnzoo.layers.scan import scan
 from attnzoo.special_tokens import PAD
-
 
 Credit = Literal["predicted", "input"]
 
 
 def build_attention(
-    config: AttentionConfig, query_dim: int, key_dim: int, *, rngs: nnx.Rngs
+    config: AttentionConfig,
+    query_dim: int,
+    key_dim: int,
+    *,
+    scaled: bool = False,
+    rngs: nnx.Rngs,
 ) -> Attention:
-    """The attention of one config line, between ``query_dim`` queries and ``key_dim`` keys."""
+    """The attention of one config line, between ``query_dim`` queries and ``key_dim`` keys.
+
+    ``scaled`` starts additive attention at variance 1 / inputs instead of uniform weights.
+    """
     match config.kind:
         case "additive":
-            return AdditiveAttention(query_dim, key_dim, config.width, rngs=rngs)
+            width = config.width or query_dim
+            inits = {
+                "kernel_init": jax.nn.initializers.lecun_normal(),
+                "score_init": jax.nn.initializers.normal(width**-0.5),
+            }
+            return AdditiveAttention(
+                query_dim, key_dim, width, **(inits if scaled else {}), rngs=rngs
+            )
         case "dot" | "scaled_dot" | "general":
             return MultiplicativeAttention(query_dim, key_dim, config.kind, rngs=rngs)
         case "concat":
@@ -88,22 +103,28 @@ class BahdanauSeq2Seq(nnx.Module):
 
     def __init__(self, config: Bahdanau, source_vocab: int, target_vocab: int, *, rngs: nnx.Rngs):
         n, m = config.hidden, config.embedding
-        small = jax.nn.initializers.normal(0.01)
+        scaled = config.init == "fan_in"
+        normal = jax.nn.initializers.normal
+        init = jax.nn.initializers.lecun_normal() if scaled else normal(0.01)
+        embed = normal(m**-0.5) if scaled else normal(0.01)
 
         def linear(width_in: int, width_out: int, *, use_bias: bool) -> nnx.Linear:
-            return nnx.Linear(width_in, width_out, use_bias=use_bias, kernel_init=small, rngs=rngs)
+            return nnx.Linear(width_in, width_out, use_bias=use_bias, kernel_init=init, rngs=rngs)
 
-        self.source_embedding = nnx.Embed(source_vocab, m, embedding_init=small, rngs=rngs)
-        self.target_embedding = nnx.Embed(target_vocab, m, embedding_init=small, rngs=rngs)
-        self.forward_encoder = GRU(m, n, rngs=rngs)
-        self.backward_encoder = GRU(m, n, rngs=rngs)
+        self.source_embedding = nnx.Embed(source_vocab, m, embedding_init=embed, rngs=rngs)
+        self.target_embedding = nnx.Embed(target_vocab, m, embedding_init=embed, rngs=rngs)
+        self.forward_encoder = GRU(m, n, kernel_init=init, rngs=rngs)
+        self.backward_encoder = GRU(m, n, kernel_init=init, rngs=rngs)
         self.initial = linear(n, n, use_bias=True)  # W_s
-        self.attention = build_attention(config.attention, n, 2 * n, rngs=rngs)
-        self.decoder = GRU(m, n, rngs=rngs)
-        self.context_kernel = linear(2 * n, 3 * n, use_bias=False)  # C_z | C_r | C
+        self.reads = config.reads
+        keys = 2 * n if config.reads == "annotations" else 2 * n + m
+        width = m if config.reads == "words" else keys  # of what is read
+        self.attention = build_attention(config.attention, n, keys, scaled=scaled, rngs=rngs)
+        self.decoder = GRU(m, n, kernel_init=init, rngs=rngs)
+        self.context_kernel = linear(width, 3 * n, use_bias=False)  # C_z | C_r | C
         self.readout_state = linear(n, 2 * config.maxout, use_bias=True)  # U_o
         self.readout_embedding = linear(m, 2 * config.maxout, use_bias=False)  # V_o
-        self.readout_context = linear(2 * n, 2 * config.maxout, use_bias=False)  # C_o
+        self.readout_context = linear(width, 2 * config.maxout, use_bias=False)  # C_o
         self.output = linear(config.maxout, target_vocab, use_bias=True)  # W_o
         self.dropout = nnx.Dropout(config.dropout)
 
@@ -115,8 +136,12 @@ class BahdanauSeq2Seq(nnx.Module):
         embedded = self._drop(self.source_embedding(source), rngs)
         forward = self.forward_encoder(embedded, valid)
         backward = self.backward_encoder(embedded, valid, reverse=True)
-        annotations = jnp.concatenate([forward, backward], axis=-1)
-        memory = self.attention.prepare(annotations, mask=valid[:, None, None, :])
+        if self.reads == "annotations":
+            keys = jnp.concatenate([forward, backward], axis=-1)
+        else:
+            keys = jnp.concatenate([forward, backward, embedded], axis=-1)
+        values = embedded if self.reads == "words" else keys
+        memory = self.attention.prepare(keys, values, mask=valid[:, None, None, :])
         hidden = jnp.tanh(self.initial(backward[:, 0]))
         return memory, BahdanauState(hidden, jnp.zeros(source.shape[0], jnp.int32))
 
@@ -140,24 +165,29 @@ class BahdanauSeq2Seq(nnx.Module):
         memory, state = self.start(source, rngs=rngs)
         embedded = self._drop(self.target_embedding(target), rngs)
 
-        def body(state, projected):
-            new, context, weights = self._advance(projected, state, memory)
+        def body(product, state, projected):
+            new, context, weights = self._advance(projected, state, memory, product)
             return new, (state.hidden, context, weights if return_weights else None)
 
         steps = jnp.swapaxes(self.decoder.project(embedded), 0, 1)
-        _, (hidden, context, weights) = jax.lax.scan(body, state, steps)
+        _, (hidden, context, weights) = scan(body, state, steps)
         logits = self._readout(
             jnp.swapaxes(hidden, 0, 1), embedded, jnp.swapaxes(context, 0, 1), rngs
         )
         return (logits, jnp.moveaxis(weights, 0, 2)) if return_weights else logits
 
-    def _advance(self, projected, state, memory):
+    def _advance(self, projected, state, memory, product=jnp.einsum):
         """Attend with s_{i-1}, then the GRU whose every gate has a context term."""
         context, weights = self.attention.attend(
-            state.hidden[:, None], memory, positions=state.position[:, None], return_weights=True
+            state.hidden[:, None],
+            memory,
+            positions=state.position[:, None],
+            return_weights=True,
+            product=product,
         )
         context = context[:, 0]
-        hidden = self.decoder.step(projected + self.context_kernel(context), state.hidden)
+        projected = projected + product("bi,io->bo", context, self.context_kernel.kernel[...])
+        hidden = self.decoder.step(projected, state.hidden, product)
         return BahdanauState(hidden, state.position + 1), context, weights[:, :, 0]
 
     def _readout(self, hidden, embedded, context, rngs=None):
@@ -188,8 +218,8 @@ class LuongSeq2Seq(nnx.Module):
     """Stacked LSTM encoder and decoder with input feeding (arXiv 1508.04025).
 
     The source is read in reverse; the memory is turned back, so that local windows and weights
-    speak of source positions in their natural order. ``attention.kind = "none"`` is the paper's base
-    system, with the decoder's hidden state in place of the attentional vector.
+    speak of source positions in their natural order. ``attention.kind = "none"`` is the paper's
+    base system, with the decoder's hidden state in place of the attentional vector.
     """
 
     def __init__(self, config: Luong, source_vocab: int, target_vocab: int, *, rngs: nnx.Rngs):
@@ -200,7 +230,7 @@ class LuongSeq2Seq(nnx.Module):
 
         self.input_feeding = config.input_feeding
         self.reverse_source = config.reverse_source
-        # Content scores at step t are made before y_t is known: footnote 14 credits them to y_{t-1}.
+        # Content scores at step t come before y_t is known: footnote 14 credits them to y_{t-1}.
         self.credits = "predicted" if config.attention.kind == "location" else "input"
         self.source_embedding = nnx.Embed(source_vocab, m, embedding_init=uniform, rngs=rngs)
         self.target_embedding = nnx.Embed(target_vocab, m, embedding_init=uniform, rngs=rngs)
@@ -255,31 +285,37 @@ class LuongSeq2Seq(nnx.Module):
         projected = jnp.swapaxes(self.decoder[0].project(embedded), 0, 1)
         keys = None if rngs is None else jax.random.split(rngs.dropout(), target.shape[1])
 
-        def body(state, step):
+        def body(product, state, step):
             projected, key = step
             step_rngs = None if key is None else nnx.Rngs(dropout=key)
-            state, weights = self._advance(projected, state, memory, step_rngs)
+            state, weights = self._advance(projected, state, memory, step_rngs, product)
             return state, (state.attentional, weights if return_weights else None)
 
-        _, (attentional, weights) = jax.lax.scan(body, state, (projected, keys))
+        _, (attentional, weights) = scan(body, state, (projected, keys))
         logits = self.output(self._drop(jnp.swapaxes(attentional, 0, 1), rngs))
         return (logits, jnp.moveaxis(weights, 0, 2)) if return_weights else logits
 
-    def _advance(self, projected, state, memory, rngs):
+    def _advance(self, projected, state, memory, rngs, product=jnp.einsum):
         """h_t -> a_t -> c_t -> attentional vector (their section 3, figure 2)."""
         if self.input_feeding:
-            projected = projected + self.feed(state.attentional)
+            feed = product("bi,io->bo", state.attentional, self.feed.kernel[...])
+            projected = projected + feed
         layers = []
         for index, (layer, before) in enumerate(zip(self.decoder, state.layers, strict=True)):
             if index > 0:
-                projected = layer.project(self._drop(layers[-1][1], rngs))
-            layers.append(layer.step(projected, before))
+                projected = layer.project(self._drop(layers[-1][1], rngs), product)
+            layers.append(layer.step(projected, before, product))
         hidden = layers[-1][1]
         context, weights = self.attention.attend(
-            hidden[:, None], memory, positions=state.position[:, None], return_weights=True
+            hidden[:, None],
+            memory,
+            positions=state.position[:, None],
+            return_weights=True,
+            product=product,
         )
         if self.attentive:
-            hidden = jnp.tanh(self.combine(jnp.concatenate([context[:, 0], hidden], axis=-1)))
+            both = jnp.concatenate([context[:, 0], hidden], axis=-1)
+            hidden = jnp.tanh(product("bi,io->bo", both, self.combine.kernel[...]))
         return LuongState(tuple(layers), hidden, state.position + 1), weights[:, :, 0]
 
     def _drop(self, x, rngs):

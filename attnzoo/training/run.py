@@ -3,12 +3,15 @@
 import dataclasses
 import logging
 from pathlib import Path
+from typing import Any
 
 import jax
 from flax import nnx
 
 from attnzoo.config.experiment import Experiment
 from attnzoo.config.loader import load
+from attnzoo.config.model import Model
+from attnzoo.data.batching import TokenizedPairs
 from attnzoo.data.corpus import Corpus, Splits, load_corpus
 from attnzoo.data.tokenizers import Tokenizer, train_tokenizer
 from attnzoo.errors import UserError
@@ -54,12 +57,19 @@ class Tokenizers:
 
 def build_model(config: Experiment, tokenizers: Tokenizers, *, seed: int | None = None):
     """The model of a config with fresh weights."""
-    return MODELS[config.model.kind](
+    model: Any = MODELS[config.model.kind]  # the class for configs of this kind
+    return model(
         config.model,
         tokenizers.source.vocab_size,
         tokenizers.target.vocab_size,
         rngs=nnx.Rngs(config.training.seed if seed is None else seed),
     )
+
+
+def longest_source(model: Model) -> int:
+    """Longest source in tokens, EOS included, that a trained model of this config is given."""
+    attention = model.attention
+    return attention.max_length if attention.kind == "location" else 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,18 +95,20 @@ class Run:
             self.tokenizers.source,
             self.tokenizers.target,
             batch_size=batch_size or self.config.decoding.batch_size,
-            max_source=self.max_source,
+            max_source=longest_source(self.config.model),
         )
-
-    @property
-    def max_source(self) -> int:
-        """Longest source in tokens, EOS included, that the model takes."""
-        attention = self.config.model.attention
-        return attention.max_length if attention.kind == "location" else 512
 
     def corpus(self) -> Splits:
         """The data the run was trained on, read anew."""
         return load_corpus(self.config.data)
+
+    def training_pairs(self) -> Corpus:
+        """The pairs of the train part that were short enough to be trained on."""
+        corpus = self.corpus().train
+        pairs, _ = TokenizedPairs.from_corpus(
+            corpus, self.tokenizers.source, self.tokenizers.target, self.config.training.max_length
+        )
+        return corpus.select(int(row) for row in pairs.rows)
 
 
 def load_run(path: str | Path, *, which: str = "best") -> Run:
