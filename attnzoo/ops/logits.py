@@ -43,6 +43,7 @@ class Scoring:
         """
         B, T, N, H = q.shape
         S, K = k.shape[1:3]
+        group = N // K
         chosen_rows, chosen_heads = rows is not None, heads is not None
         rows = jnp.arange(T, dtype=jnp.int32) if rows is None else rows
         heads = jnp.arange(N, dtype=jnp.int32) if heads is None else heads
@@ -51,10 +52,10 @@ class Scoring:
         if chosen_rows:
             q = q[:, rows]
         if chosen_heads:
-            q, k = q[:, :, heads], k[:, :, heads // (N // K)]
-            K = heads.shape[0]
-        grouped = q.reshape(B, q.shape[1], K, -1, H)
-        logits = jnp.einsum("btkgh,bskh->bkgts", grouped, k).reshape(B, -1, rows.shape[0], S)
+            q, k = q[:, :, heads], k[:, :, heads // group]
+            K, group = heads.shape[0], 1
+        grouped = q.reshape(B, rows.shape[0], K, group, H)
+        logits = jnp.einsum("btkgh,bskh->bkgts", grouped, k).reshape(B, K * group, rows.shape[0], S)
         logits = logits * (
             1 / math.sqrt(H) if self.scale is None else jnp.asarray(self.scale, dtype)
         )

@@ -89,8 +89,8 @@ class Mask:
 
     def draw(self, T: int | None = None, S: int | None = None, b: int = 0, n: int = 0) -> str:
         """The mask of one batch row and head as text: a row is a query, █ = may attend."""
-        T = self.lengths()[0] if T is None else T
-        S = max(self.lengths()[1], T) if S is None else S
+        S = S or T or self.lengths()[1]
+        T = T or self.lengths()[0]
         _, _, q, k = index_grid(1, 1, T, S)
         here = [jnp.full((1, 1, 1, 1), index, jnp.int32) for index in (b, n)]
         visible = dense_mask(self, *here, q, k, shape=(1, 1, T, S))
@@ -395,7 +395,7 @@ def document(ids: Int[Array, "..."], key_ids: Int[Array, "..."] | None = None) -
     return Document(query_ids, key_ids)
 
 
-def padding(valid_or_lengths: Bool[Array, "B S"] | Int[Array, " B"]) -> Mask:
+def padding(valid_or_lengths: Bool[Array, "..."] | Int[Array, "..."]) -> Mask:
     """Only real keys are seen: given as bool ``B S`` (True = real) or as lengths, one a row."""
     array = jnp.asarray(valid_or_lengths)
     if array.dtype == bool and array.ndim == 2:
