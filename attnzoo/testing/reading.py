@@ -92,7 +92,11 @@ def weights_follow_input(subject: Subject) -> None:
 
 
 def fully_masked_rows(subject: Subject) -> None:
-    """A row without a permitted key: zero weights, output and gradients; other rows unchanged."""
+    """A row without a permitted key: zero weights, output and gradients; no harm to other rows.
+
+    Rows before it and in the rest of the batch are unchanged; later ones may remember it (a
+    mechanism with a memory of former queries) and are finite.
+    """
     inputs = subject.inputs("random")
     assert inputs.mask is not None
     mask = inputs.mask.copy()
@@ -107,8 +111,11 @@ def fully_masked_rows(subject: Subject) -> None:
     if subject.has_weights:
         row = empty[:, None, :, None]
         expect("weights", np.where(row, found.weights, 0.0), 0.0, 0.0, emptied, found)
-    others = np.where(at, before.context, found.context)
+    later = np.logical_or.accumulate(empty, axis=1).reshape(at.shape)
+    others = np.where(later, before.context, found.context)
     expect("context of other rows", others, before.context, subject.tolerance, emptied, found)
+    bad = np.where(np.isfinite(found.context), 0.0, found.context)
+    expect("context", bad, 0.0, 0.0, emptied, found)
     for name, derivative in zip(subject.sizes.names, subject.jacobian(emptied)):
         of_empty = np.where(empty[:, :, None, None], derivative, 0.0)
         expect(f"gradient of an empty row to {name}", of_empty, 0.0, 0.0, emptied)
