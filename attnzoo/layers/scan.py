@@ -28,6 +28,21 @@ def scan(
     What ``body`` uses in other ways is differentiated as usual. Values and gradients are those of
     ``lax.scan`` up to the order of summation. Reverse mode only, as for any ``jax.custom_vjp``.
     """
+    # Bare leaves inside: an integer has a float0 gradient, which no class of states is made for.
+    leaves, carry_tree = jax.tree.flatten(initial)
+    inputs, step_tree = jax.tree.flatten(steps)
+
+    def bare(product: Product, carry: list[Array], step: list[Array]) -> tuple[list[Array], Any]:
+        carry, output = body(product, carry_tree.unflatten(carry), step_tree.unflatten(step))
+        return carry_tree.flatten_up_to(carry), output
+
+    final, outputs = _scan(bare, leaves, inputs, reverse)
+    return carry_tree.unflatten(final), outputs
+
+
+def _scan(
+    body: Body, initial: list[Array], steps: list[Array], reverse: bool
+) -> tuple[list[Array], PyTree]:
     subscripts: list[str] = []
     factors: list[Array] = []
 
