@@ -1,0 +1,148 @@
+"""A residual network for small images that takes any gate: He et al., CVPR 2016 (arXiv 1512.03385).
+
+``attention: se`` and its like put a gate on the residual branch of every block, before the
+addition, as Hu et al. 2018 do; ``attention: bam`` puts one after each stage but the last, as Park
+et al. 2018 do.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from attnzoo.attention import (
+    BAM,
+    CBAM,
+    MHCA,
+    CoordinateAttention,
+    EfficientChannelAttention,
+    Gate,
+    SpatialGate,
+    SqueezeExcitation,
+)
+from attnzoo.config.gates import Gate as GateConfig
+from attnzoo.config.model import ResNet
+
+
+def build_gate(config: GateConfig, channels: int, *, rngs: nnx.Rngs) -> Gate | None:
+    """The gate of one config line for maps of ``channels``; None if there is none."""
+    match config.kind:
+        case "se":
+            return SqueezeExcitation(channels, config.reduction, rngs=rngs)
+        case "eca":
+            return EfficientChannelAttention(channels, config.kernel_size, rngs=rngs)
+        case "spatial":
+            return SpatialGate(config.kernel_size, rngs=rngs)
+        case "cbam":
+            return CBAM(channels, config.reduction, config.kernel_size, rngs=rngs)
+        case "bam":
+            return BAM(channels, config.reduction, config.dilation, config.combine, rngs=rngs)
+        case "coordinate":
+            return CoordinateAttention(channels, config.reduction, rngs=rngs)
+        case "mhca":
+            return MHCA(channels, config.reduction, config.kernel_sizes, rngs=rngs)
+        case "none":
+            return None
+
+
+def convolution(channels_in: int, channels_out: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:
+    """3x3 without bias, drawn as in He et al. 2015; one zero on every side, whatever the stride."""
+    return nnx.Conv(
+        channels_in,
+        channels_out,
+        (3, 3),
+        strides=stride,
+        padding=1,
+        use_bias=False,
+        kernel_init=jax.nn.initializers.he_normal(),
+        rngs=rngs,
+    )
+
+
+class ResidualBlock(nnx.Module):
+    """relu(shortcut(x) + gate(BN(conv(relu(BN(conv(x))))))), the shortcut without parameters.
+
+    Where the stride is 2, it takes every second row and column and fills the new channels with
+    zeros (option A of He et al. 2016, section 4.1).
+    """
+
+    def __init__(
+        self, channels_in: int, channels: int, stride: int, gate: Gate | None, *, rngs: nnx.Rngs
+    ):
+        self.stride, self.new_channels = stride, channels - channels_in
+        self.convolution1 = convolution(channels_in, channels, stride, rngs)
+        self.norm1 = nnx.BatchNorm(channels, momentum=0.9, rngs=rngs)
+        self.convolution2 = convolution(channels, channels, 1, rngs)
+        self.norm2 = nnx.BatchNorm(channels, momentum=0.9, rngs=rngs)
+        self.gate = gate
+
+    def __call__(
+        self, x: Float[Array, "B h w C"], *, use_running_average: bool = True
+    ) -> tuple[Float[Array, "B h2 w2 C2"], Float[Array, "B #h2 #w2 #C2"] | None]:
+        """The map and the weights of the gate, if there is one."""
+        y = self.norm1(self.convolution1(x), use_running_average=use_running_average)
+        y = self.convolution2(jax.nn.relu(y))
+        y = self.norm2(y, use_running_average=use_running_average)
+        weights = None
+        if self.gate is not None:
+            y, weights = self.gate(y, use_running_average=use_running_average, return_weights=True)
+        before = self.new_channels // 2
+        padding = ((0, 0), (0, 0), (0, 0), (before, self.new_channels - before))
+        shortcut = jnp.pad(x[:, :: self.stride, :: self.stride], padding)
+        return jax.nn.relu(shortcut + y), weights
+
+
+class ResidualNetwork(nnx.Module):
+    """Three stages of (depth - 2) / 6 blocks; the average over all places; one linear layer.
+
+    Each stage but the first halves the map and doubles its channels (section 4.2 of the paper).
+    """
+
+    def __init__(self, config: ResNet, *, rngs: nnx.Rngs):
+        count, after_stage = (config.depth - 2) // 6, config.attention.kind == "bam"
+        self.channels, self.blocks_per_stage = config.channels, count
+        self.stem = convolution(config.channels, config.width, 1, rngs)
+        self.stem_norm = nnx.BatchNorm(config.width, momentum=0.9, rngs=rngs)
+        self.blocks, self.stage_gates = nnx.List([]), nnx.List([])
+        channels = config.width
+        for stage in range(3):
+            for index in range(count):
+                wide = config.width * 2**stage
+                gate = None if after_stage else build_gate(config.attention, wide, rngs=rngs)
+                stride = 2 if stage > 0 and index == 0 else 1
+                self.blocks.append(ResidualBlock(channels, wide, stride, gate, rngs=rngs))
+                channels = wide
+            if after_stage and stage < 2:
+                self.stage_gates.append(build_gate(config.attention, channels, rngs=rngs))
+        self.output = nnx.Linear(channels, config.num_classes, rngs=rngs)
+
+    def __call__(
+        self,
+        images: Float[Array, "B h w C"],
+        *,
+        use_running_average: bool = True,
+        return_weights: bool = False,
+    ) -> Float[Array, "B V"] | tuple[Float[Array, "B V"], dict[str, Float[Array, "B ..."]]]:
+        """Logits of the classes; with ``return_weights`` the weights of every gate beside them, by
+        place: ``"stage2/block1"``, or ``"stage2"`` for a gate after a stage, counted from 1.
+
+        ``use_running_average=False`` is for training: batch norms use and record this batch.
+        """
+        if images.ndim != 4 or images.shape[3] != self.channels:
+            raise ValueError(
+                f"images has shape {images.shape}; wanted B h w C with channels={self.channels}"
+            )
+        x = self.stem_norm(self.stem(images), use_running_average=use_running_average)
+        x = jax.nn.relu(x)
+        maps: dict[str, Array] = {}
+        for number, block in enumerate(self.blocks):
+            stage, index = divmod(number, self.blocks_per_stage)
+            x, weights = block(x, use_running_average=use_running_average)
+            if weights is not None:
+                maps[f"stage{stage + 1}/block{index + 1}"] = weights
+            if index == self.blocks_per_stage - 1 and stage < len(self.stage_gates):
+                x, maps[f"stage{stage + 1}"] = self.stage_gates[stage](
+                    x, use_running_average=use_running_average, return_weights=True
+                )
+        logits = self.output(jnp.mean(x, axis=(1, 2)))
+        return (logits, maps) if return_weights else logits
