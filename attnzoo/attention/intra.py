@@ -1,0 +1,189 @@
+"""Attention over a recurrent network's own past: LSTMN, and intra-temporal attention."""
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from attnzoo.attention.contract import Attention, Memory, Product, Read, hold, read, spread
+from attnzoo.attention.projection import Projection, like
+from attnzoo.ops.softmax import compute_dtype, masked_softmax
+
+
+class LSTMN(nnx.Module):
+    """An LSTM whose memory is a tape of all former states, read by attention at every step.
+
+    Cheng, Dong and Lapata, EMNLP 2016 (arXiv 1601.06733), section 3.1. With i < t, strictly:
+
+        e_i = v . tanh(W_h h_i + W_x x_t + W_s h~_{t-1});   s = softmax(e)
+        h~_t = sum_i s_i h_i;   c~_t = sum_i s_i c_i
+        i, f, o, c^ = sigmoid, sigmoid, sigmoid, tanh of W [h~_t ; x_t] + b
+        c_t = f * c~_t + i * c^;   h_t = o * tanh(c_t)
+
+    The score takes the former *summary* h~_{t-1}, not the former state. The first step has nothing
+    to read: its weights are zero, and so are h~ and c~. The biases, 0 at first, are ours.
+
+    Steps follow one another: O(S^2 (width + hidden_dim)) time; gradients keep one tape a step, so
+    as much memory.
+
+    Args:
+      width: of the hidden layer of the score; ``hidden_dim`` if None.
+    """
+
+    def __init__(
+        self, input_dim: int, hidden_dim: int, width: int | None = None, *, rngs: nnx.Rngs
+    ):
+        width = hidden_dim if width is None else width
+        self.hidden_dim = hidden_dim
+        self.key = Projection(hidden_dim, width, rngs=rngs)  # W_h
+        self.input = Projection(input_dim, width, rngs=rngs)  # W_x
+        self.summary = Projection(hidden_dim, width, rngs=rngs)  # W_s
+        self.score = Projection(width, 1, rngs=rngs)  # v
+        self.gate_input = Projection(input_dim, 4 * hidden_dim, use_bias=True, rngs=rngs)
+        self.gate_summary = Projection(hidden_dim, 4 * hidden_dim, rngs=rngs)
+
+    def __call__(
+        self,
+        inputs: Float[Array, "B S D"],
+        valid: Bool[Array, "B S"] | None = None,
+        *,
+        return_weights: bool = False,
+    ) -> Float[Array, "B S F"] | tuple[Float[Array, "B S F"], Float[Array, "B 1 S S"]]:
+        """The states h_t of all steps, ``F = hidden_dim``, zero at padding (``valid`` False), which
+        no step reads. With ``return_weights`` the weights beside them, strictly below the diagonal.
+        """
+        batch, length = inputs.shape[:2]
+        valid = jnp.ones((batch, length), bool) if valid is None else valid
+        inputs = jnp.where(valid[:, :, None], inputs, jnp.zeros_like(inputs))
+        tape = jnp.zeros((batch, length, self.hidden_dim), inputs.dtype)
+        summary = jnp.zeros((batch, self.hidden_dim), inputs.dtype)
+        initial = (tape, tape, self.key(tape), summary)
+        steps = (
+            jnp.arange(length),
+            valid.T,
+            jnp.swapaxes(self.input(inputs), 0, 1),
+            jnp.swapaxes(self.gate_input(inputs), 0, 1),
+        )
+
+        def step(carry, step):
+            states, cells, keys, summary = carry
+            t, alive, scored, gated = step
+            hidden = jnp.tanh(keys + (scored + self.summary(summary))[:, None])
+            logits = self.score(hidden)[:, :, 0]
+            readable = valid & (jnp.arange(length) < t)[None] & alive[:, None]
+            weights = masked_softmax(logits, readable)
+            share = weights.astype(inputs.dtype)
+            new_summary = jnp.einsum("bs,bsd->bd", share, states)
+            memory = jnp.einsum("bs,bsd->bd", share, cells)
+            gates = gated + self.gate_summary(new_summary)
+            entry, forget, output, candidate = jnp.split(gates, 4, axis=-1)
+            cell = jax.nn.sigmoid(forget) * memory + jax.nn.sigmoid(entry) * jnp.tanh(candidate)
+            state = jax.nn.sigmoid(output) * jnp.tanh(cell)
+            state = jnp.where(alive[:, None], state, jnp.zeros_like(state))
+            carry = (
+                states.at[:, t].set(state),
+                cells.at[:, t].set(cell),
+                keys.at[:, t].set(self.key(state)),
+                jnp.where(alive[:, None], new_summary, summary),
+            )
+            return carry, weights if return_weights else None
+
+        (states, *_), weights = jax.lax.scan(step, initial, steps)
+        return (states, jnp.swapaxes(weights, 0, 1)[:, None]) if return_weights else states
+
+
+class IntraTemporalAttention(Attention):
+    """Bilinear attention that turns away from the keys that former queries have read.
+
+    Paulus, Xiong and Socher, ICLR 2018 (arXiv 1705.04304), equations 1 to 5:
+
+        e_ti = q_t . W k_i;   e'_ti = exp(e_ti) / sum_{j < t} exp(e_ji)  (exp(e_1i) for t = 1)
+        weights_ti = e'_ti / sum_i e'_ti
+
+    in logarithms, so that nothing overflows. What counts as the past of a key are the former
+    queries that the mask let see it. One head, weights ``B 1 T S``; the order of the queries
+    matters. A decoder, which has one query at a time, calls ``step`` and hands on the past.
+    """
+
+    contract_exceptions: ClassVar[dict[str, str]] = {
+        "queries are exchangeable": "what a query reads depends on what those before it have read",
+    }
+
+    def __init__(self, query_dim: int, key_dim: int, *, rngs: nnx.Rngs):
+        glorot = jax.nn.initializers.glorot_uniform()
+        self.kernel = nnx.Param(glorot(rngs.params(), (query_dim, key_dim), jnp.float32))
+
+    def prepare(
+        self,
+        keys: Float[Array, "B S D"],
+        values: Float[Array, "B S Dv"] | None = None,
+        *,
+        mask: Bool[Array, "#B #N #T #S"] | None = None,
+    ) -> Memory:
+        """W k_i of every key."""
+        keys, values = hold(keys, values, mask)
+        return Memory(keys @ like(self.kernel, keys).T, values, spread(mask, keys))
+
+    def scores(
+        self, query: Float[Array, "B T D"], memory: Memory, product: Product = jnp.einsum
+    ) -> Float[Array, "B 1 T S"]:
+        """e_ti, before the past is taken away, in float32."""
+        logits = product("btd,bsd->bts", query, memory.keys)[:, None]
+        return logits.astype(compute_dtype(logits))
+
+    def attend(
+        self,
+        query: Float[Array, "B T D"],
+        memory: Memory,
+        *,
+        positions: Int[Array, "B T"] | None = None,
+        return_weights: bool = False,
+        product: Product = jnp.einsum,
+    ) -> Read:
+        """Read with all queries, the first of them without a past."""
+        if positions is not None:
+            raise NotImplementedError(
+                "positions: intra-temporal attention needs the scores of all former queries, not "
+                "their number; use step(query, memory, past)"
+            )
+        logits = self.scores(query, memory, product)
+        mask = jnp.ones((1, 1, 1, 1), bool) if memory.mask is None else memory.mask
+        seen = jnp.broadcast_to(mask, logits.shape)
+        # Finite, so that a key nobody has seen yet has finite gradients: it is replaced below.
+        hidden = jnp.where(seen, logits, -1e30)
+        past = jax.lax.cumlogsumexp(hidden, axis=2)
+        past = jnp.pad(past, ((0, 0), (0, 0), (1, 0), (0, 0)), constant_values=-1e30)[:, :, :-1]
+        weights = masked_softmax(logits - _no_past_is_one(past), seen)
+        return read(weights, memory, return_weights, product)
+
+    def step(
+        self,
+        query: Float[Array, "B D"],
+        memory: Memory,
+        past: Float[Array, "B S"] | None = None,
+    ) -> tuple[Float[Array, "B Dv"], Float[Array, "B S"], Float[Array, "B N S"]]:
+        """One query after others: (context, past, weights).
+
+        ``past`` is log sum_{j < t} exp(e_ji) as the former step returned it; None at the first.
+        ``memory`` has a mask that is the same for all queries, or none.
+        """
+        logits = self.scores(query[:, None], memory)
+        seen = jnp.ones((1, 1, 1, 1), bool) if memory.mask is None else memory.mask
+        if seen.shape[2] != 1:
+            raise ValueError(
+                f"memory has a mask with T={seen.shape[2]}; wanted T=1, the same for each step"
+            )
+        seen = jnp.broadcast_to(seen, logits.shape)
+        before = jnp.full_like(logits, -1e30) if past is None else past[:, None, None]
+        weights = masked_softmax(logits - _no_past_is_one(before), seen)
+        context = read(weights, memory, False)
+        assert not isinstance(context, tuple)
+        after = jnp.logaddexp(before, jnp.where(seen, logits, -1e30))
+        return context[:, 0], after[:, 0, 0], weights[:, :, 0]
+
+
+def _no_past_is_one(past: Float[Array, "B 1 T S"]) -> Float[Array, "B 1 T S"]:
+    """The logarithm of the past, 0 where there is none: e' = exp(e) then."""
+    return jnp.where(past > -1e29, past, jnp.zeros_like(past))

@@ -1,0 +1,58 @@
+"""Structured self-attention: a sentence as a few weighted sums of its states."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from attnzoo.attention.contract import hold
+from attnzoo.attention.projection import Projection
+from attnzoo.ops.softmax import compute_dtype, masked_softmax
+
+
+class StructuredSelfAttention(nnx.Module):
+    """A = softmax(W_s2 tanh(W_s1 H^T)) over the tokens; the embedding is M = A H, a row per hop.
+
+    Lin et al., ICLR 2017 (arXiv 1703.03130), equations 6 and 7. There is no query: each row of W_s2
+    is one that was learned. Hops are the heads of the weights: ``B N 1 S`` with ``N = hops``.
+    ``hop_overlap(weights)`` is the penalty that keeps hops apart.
+
+    Args:
+      width: of the hidden layer (d_a).
+      hops: rows of the embedding (r).
+    """
+
+    def __init__(self, input_dim: int, width: int = 350, hops: int = 30, *, rngs: nnx.Rngs):
+        if hops < 1:
+            raise ValueError(f"hops={hops}; wanted a number > 0")
+        self.hidden = Projection(input_dim, width, rngs=rngs)  # W_s1
+        self.hop = Projection(width, hops, rngs=rngs)  # W_s2
+
+    def __call__(
+        self,
+        states: Float[Array, "B S D"],
+        valid: Bool[Array, "B S"] | None = None,
+        *,
+        return_weights: bool = False,
+    ) -> Float[Array, "B N D"] | tuple[Float[Array, "B N D"], Float[Array, "B N 1 S"]]:
+        """The embedding of each sentence, with the weights beside it if ``return_weights``.
+
+        ``valid`` is False at padding; a sentence of nothing else gives zeros.
+        """
+        mask = None if valid is None else valid[:, None, None, :]
+        states, _ = hold(states, None, mask)
+        logits = self.hop(jnp.tanh(self.hidden(states)))  # B S N
+        weights = masked_softmax(jnp.swapaxes(logits, 1, 2)[:, :, None], mask)
+        embedding = jnp.einsum("bnts,bsd->bntd", weights.astype(states.dtype), states)[:, :, 0]
+        return (embedding, weights) if return_weights else embedding
+
+
+def hop_overlap(weights: Float[Array, "B N 1 S"]) -> Float[Array, "B"]:
+    """The penalty ||A A^T - I||_F^2 of each sentence (equation 8).
+
+    0 if and only if the hops look at distinct single tokens. For N equal uniform rows over S tokens
+    it is N (N - 1) / S^2 + N (1 - 1/S)^2.
+    """
+    rows = weights[:, :, 0].astype(compute_dtype(weights))
+    products = jnp.einsum("bns,bms->bnm", rows, rows)
+    identity = jnp.eye(rows.shape[1], dtype=rows.dtype)[None]
+    return jnp.sum((products - identity) ** 2, axis=(1, 2))
