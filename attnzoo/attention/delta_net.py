@@ -1,0 +1,159 @@
+"""DeltaNet and Gated DeltaNet: the delta rule with short convolutions and, gated, forgetting."""
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from attnzoo.attention.fast_weight import (
+    FastWeightProgrammer,
+    FastWeights,
+    State,
+    join_heads,
+    unpack,
+)
+from attnzoo.attention.projection import Projection, RMSNorm, divided, like, split_heads
+from attnzoo.ops.linear import delta_net
+from attnzoo.ops.linear.fast_weights import Form
+
+
+class ShortConvolution(nnx.Module):
+    """A causal convolution of each channel on its own; the last tap is the present.
+
+    ``recent`` are the ``width - 1`` inputs before x, zeros at the start of a sequence.
+    """
+
+    def __init__(self, channels: int, width: int, *, rngs: nnx.Rngs):
+        if width < 1:
+            raise ValueError(f"conv_width={width}; wanted at least 1")
+        bound = width**-0.5
+        self.kernel = nnx.Param(
+            jax.random.uniform(rngs.params(), (width, channels), jnp.float32, -bound, bound)
+        )
+
+    def __call__(
+        self, x: Float[Array, "B T F"], recent: Float[Array, "B W F"]
+    ) -> tuple[Float[Array, "B T F"], Float[Array, "B W F"]]:
+        """The result, and the inputs to remember."""
+        kernel = like(self.kernel, x)
+        padded = jnp.concatenate([recent.astype(x.dtype), x], axis=1)
+        taps = (
+            padded[:, i : i + x.shape[1]] * kernel[i][None, None] for i in range(kernel.shape[0])
+        )
+        return sum(taps, jnp.zeros_like(x)), padded[:, x.shape[1] :].astype(recent.dtype)
+
+
+class DeltaNet(FastWeights):
+    """M_t = (I - beta k^T k) M_{t-1} + beta k^T v, o = q M / sqrt(H)  (arXiv 2406.06484, §2.2).
+
+    Yang et al. 2024: q, k and v are SiLU(conv(W x)), q and k of length 1, beta = sigmoid(W x), the
+    output of each head is RMS-normed before W_o.
+
+    With ``gated=True`` Gated DeltaNet (Yang, Kautz and Hatamizadeh 2025, arXiv 2412.06464, eq. 10):
+    the memory first decays by e^g, g = -e^A softplus(w . x + dt) per head, and the normed output is
+    multiplied by SiLU(W_g x). A starts at ln U(1, 16), dt where softplus(dt) is log-uniform between
+    0.001 and 0.1.
+
+    Args:
+      head_dim, value_head_dim: H and Hv; ``dim / num_heads`` and H if None.
+      conv_width: taps of the convolutions, 4 in the papers.
+      max_beta: 1, or 2 for negative eigenvalues of I - beta k^T k.
+    """
+
+    contract_exceptions: ClassVar[dict[str, str]] = FastWeightProgrammer.contract_exceptions
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        gated: bool = False,
+        head_dim: int | None = None,
+        value_head_dim: int | None = None,
+        conv_width: int = 4,
+        max_beta: float = 1.0,
+        rngs: nnx.Rngs,
+    ):
+        if head_dim is None:
+            head_dim = divided("dim", dim, "num_heads", num_heads)
+        value_head_dim = head_dim if value_head_dim is None else value_head_dim
+        if not 0 < max_beta <= 2:
+            raise ValueError(
+                f"max_beta={max_beta}; wanted 0 < max_beta <= 2, or the memory explodes"
+            )
+        self.num_heads, self.head_dim, self.value_head_dim = num_heads, head_dim, value_head_dim
+        self.conv_width, self.max_beta = conv_width, max_beta
+        width, value_width = num_heads * head_dim, num_heads * value_head_dim
+        self.query, self.key = (Projection(dim, width, rngs=rngs) for _ in range(2))
+        self.value = Projection(dim, value_width, rngs=rngs)
+        self.query_conv, self.key_conv, self.value_conv = (
+            ShortConvolution(channels, conv_width, rngs=rngs)
+            for channels in (width, width, value_width)
+        )
+        self.strength = Projection(dim, num_heads, rngs=rngs)
+        self.norm = RMSNorm(value_head_dim, rngs=rngs)
+        self.out = Projection(value_width, dim, rngs=rngs)
+        self.decay = Decay(dim, num_heads, rngs=rngs) if gated else None
+        self.gate = Projection(dim, value_width, rngs=rngs) if gated else None
+
+    def empty_state(self, batch: int) -> State:
+        """An empty memory, and zeros before the convolutions."""
+        N, H, Hv = self.num_heads, self.head_dim, self.value_head_dim
+        zeros = jnp.zeros((batch, N, H, Hv), jnp.float32)
+        widths = (N * H, N * H, N * Hv)
+        recent = tuple(jnp.zeros((batch, self.conv_width - 1, F), jnp.float32) for F in widths)
+        return State(zeros, recent, jnp.zeros((batch,), jnp.int32))
+
+    def recur(
+        self,
+        query: Float[Array, "B T D"],
+        keys: Float[Array, "B T D2"],
+        values: Float[Array, "B T Dv"],
+        mask: Bool[Array, "#B #N 1 T"] | None,
+        state: State,
+        form: Form,
+        return_weights: bool,
+    ) -> tuple[Float[Array, "B T Do"], Float[Array, "B N T T"] | None, State]:
+        """See ``FastWeights``."""
+        q, recent_q = self.query_conv(self.query(query), state.recent[0])
+        k, recent_k = self.key_conv(self.key(keys), state.recent[1])
+        v, recent_v = self.value_conv(self.value(values), state.recent[2])
+        q, k, v = (split_heads(jax.nn.silu(x), self.num_heads) for x in (q, k, v))
+        found = delta_net(
+            q,
+            k,
+            v,
+            self.max_beta * jax.nn.sigmoid(self.strength(keys)),
+            log_decay=None if self.decay is None else self.decay(keys),
+            scale=self.head_dim**-0.5,
+            mask=mask,
+            form=form,
+            initial_state=state.memory,
+            return_weights=return_weights,
+            return_state=True,
+        )
+        recent = (recent_q, recent_k, recent_v)
+        out, weights, state = unpack(found, state, query.shape[1], recent)
+        out = join_heads(self.norm(out))
+        if self.gate is not None:
+            out = out * jax.nn.silu(self.gate(query))
+        return self.out(out), weights, state
+
+
+class Decay(nnx.Module):
+    """g = -e^A softplus(w . x + dt), the log-decay of each head (Mamba-2's parametrisation)."""
+
+    def __init__(self, dim: int, num_heads: int, *, rngs: nnx.Rngs):
+        self.projection = Projection(dim, num_heads, rngs=rngs)
+        A = jax.random.uniform(rngs.params(), (num_heads,), jnp.float32, 1.0, 16.0)
+        step = jax.random.uniform(
+            rngs.params(), (num_heads,), jnp.float32, jnp.log(1e-3), jnp.log(0.1)
+        )
+        self.rate = nnx.Param(jnp.log(A))
+        self.bias = nnx.Param(jnp.log(jnp.expm1(jnp.exp(step))))  # softplus of it is e^step
+
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T N"]:
+        step = self.projection(x) + like(self.bias, x)[None, None]
+        return -jnp.exp(like(self.rate, x))[None, None] * jax.nn.softplus(step)

@@ -1,0 +1,168 @@
+"""Linear attention that forgets: gated linear attention (GLA) and retention (RetNet)."""
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from attnzoo.attention.fast_weight import (
+    PROJECTED,
+    SIGNED,
+    FastWeights,
+    State,
+    empty_memory,
+    join_heads,
+    unpack,
+)
+from attnzoo.attention.multi_head import Rotary
+from attnzoo.attention.projection import Projection, RMSNorm, divided, split_heads, standardise
+from attnzoo.ops.linear import gated_linear_attention, retention
+from attnzoo.ops.linear.fast_weights import Form
+from attnzoo.ops.softmax import compute_dtype
+
+ROTARY = Rotary()
+EXCEPTIONS = {
+    **PROJECTED,
+    "rows sum to one": SIGNED,
+    "weights are not negative": "q . k may be negative, and nothing makes it positive",
+}
+
+
+class GatedLinearAttention(FastWeights):
+    """M_t = diag(alpha_t) M_{t-1} + k^T v, o = q M / sqrt(H)  (Yang et al. 2024, arXiv 2312.06635).
+
+    Section 4.4: alpha = sigmoid(x W_1 W_2 + b)^(1/16) per key channel, W_1 W_2 of rank 16; heads
+    are RMS-normed and multiplied by SiLU(x W_r) before W_o. Keys are half as wide as values.
+
+    Args:
+      key_width: of all heads together; ``dim / 2`` if None. rank: of the gate.
+    """
+
+    contract_exceptions: ClassVar[dict[str, str]] = EXCEPTIONS
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int = 4,
+        *,
+        key_width: int | None = None,
+        rank: int = 16,
+        rngs: nnx.Rngs,
+    ):
+        key_width = dim // 2 if key_width is None else key_width
+        self.num_heads = num_heads
+        self.head_dim = divided("key_width", key_width, "num_heads", num_heads)
+        self.value_head_dim = divided("dim", dim, "num_heads", num_heads)
+        self.query, self.key = (Projection(dim, key_width, rngs=rngs) for _ in range(2))
+        self.value, self.gate, self.out = (Projection(dim, dim, rngs=rngs) for _ in range(3))
+        self.forget_down = Projection(dim, rank, rngs=rngs)
+        self.forget_up = Projection(rank, key_width, use_bias=True, rngs=rngs)
+        self.norm = RMSNorm(self.value_head_dim, rngs=rngs)
+
+    def empty_state(self, batch: int) -> State:
+        """An empty memory."""
+        return empty_memory(batch, self.num_heads, self.head_dim, self.value_head_dim)
+
+    def recur(
+        self,
+        query: Float[Array, "B T D"],
+        keys: Float[Array, "B T D2"],
+        values: Float[Array, "B T Dv"],
+        mask: Bool[Array, "#B #N 1 T"] | None,
+        state: State,
+        form: Form,
+        return_weights: bool,
+    ) -> tuple[Float[Array, "B T Do"], Float[Array, "B N T T"] | None, State]:
+        """See ``FastWeights``."""
+        forget = jax.nn.log_sigmoid(self.forget_up(self.forget_down(keys))) / 16
+        found = gated_linear_attention(
+            *_heads(self, query, keys, values),
+            split_heads(forget, self.num_heads),
+            mask=mask,
+            form=form,
+            initial_state=state.memory,
+            return_weights=return_weights,
+            return_state=True,
+        )
+        out, weights, state = unpack(found, state, query.shape[1])
+        out = join_heads(self.norm(out)) * jax.nn.silu(self.gate(query))
+        return self.out(out), weights, state
+
+
+class RetNetAttention(FastWeights):
+    """M_t = gamma_n M_{t-1} + k^T v with gamma_n = 1 - 2^(-5 - n)  (Sun et al. 2023, RetNet).
+
+    arXiv 2307.08621, equations 6 to 8: queries and keys turn by their positions (rotary, without
+    xPos's damping, which gamma already is), o = q M / sqrt(H), each head is normalised to mean
+    0 and variance 1 (group norm without learned scale), then SiLU(x W_G) times it, times W_O.
+
+    Args:
+      value_width: of all heads together; ``dim`` if None (2 dim in the paper).
+    """
+
+    contract_exceptions: ClassVar[dict[str, str]] = EXCEPTIONS
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        value_width: int | None = None,
+        rotary: Rotary | None = ROTARY,
+        rngs: nnx.Rngs,
+    ):
+        value_width = dim if value_width is None else value_width
+        self.num_heads, self.rotary = num_heads, rotary
+        self.head_dim = divided("dim", dim, "num_heads", num_heads)
+        self.value_head_dim = divided("value_width", value_width, "num_heads", num_heads)
+        self.query, self.key = (Projection(dim, dim, rngs=rngs) for _ in range(2))
+        self.value, self.gate = (Projection(dim, value_width, rngs=rngs) for _ in range(2))
+        self.out = Projection(value_width, dim, rngs=rngs)
+
+    def empty_state(self, batch: int) -> State:
+        """An empty memory."""
+        return empty_memory(batch, self.num_heads, self.head_dim, self.value_head_dim)
+
+    def recur(
+        self,
+        query: Float[Array, "B T D"],
+        keys: Float[Array, "B T D2"],
+        values: Float[Array, "B T Dv"],
+        mask: Bool[Array, "#B #N 1 T"] | None,
+        state: State,
+        form: Form,
+        return_weights: bool,
+    ) -> tuple[Float[Array, "B T Do"], Float[Array, "B N T T"] | None, State]:
+        """See ``FastWeights``."""
+        T = query.shape[1]
+        q, k, v = _heads(self, query, keys, values)
+        if self.rotary is not None:
+            positions = state.length[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
+            q, k = self.rotary(q, positions, T), self.rotary(k, positions, T)
+        found = retention(
+            q,
+            k,
+            v,
+            mask=mask,
+            form=form,
+            initial_state=state.memory,
+            return_weights=return_weights,
+            return_state=True,
+        )
+        out, weights, state = unpack(found, state, T)
+        out = standardise(out.astype(compute_dtype(out))).astype(out.dtype)
+        out = join_heads(out) * jax.nn.silu(self.gate(query))
+        return self.out(out), weights, state
+
+
+def _heads(
+    attention: GatedLinearAttention | RetNetAttention,
+    query: Float[Array, "B T D"],
+    keys: Float[Array, "B T D2"],
+    values: Float[Array, "B T Dv"],
+) -> tuple[Float[Array, "B T N H"], Float[Array, "B T N H"], Float[Array, "B T N Hv"]]:
+    q, k, v = attention.query(query), attention.key(keys), attention.value(values)
+    N = attention.num_heads
+    return split_heads(q, N), split_heads(k, N), split_heads(v, N)

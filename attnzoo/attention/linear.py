@@ -1,0 +1,144 @@
+"""Linear attention: Katharopoulos, Vyas, Pappas and Fleuret 2020 (arXiv 2006.16236)."""
+
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from attnzoo.attention.contract import Attention, Memory, Product, hold, spread
+from attnzoo.attention.fast_weight import (
+    PROJECTED,
+    FastWeights,
+    State,
+    empty_memory,
+    join_heads,
+    unpack,
+)
+from attnzoo.attention.projection import Projection, divided, split_heads
+from attnzoo.ops.linear import elu_plus_one, linear_attention
+from attnzoo.ops.linear.fast_weights import Form
+from attnzoo.ops.linear.feature_maps import FeatureMap
+
+
+class CausalLinearAttention(FastWeights):
+    """phi(q) M / phi(q) . z per head, with phi = elu + 1 (equations 16 to 20).
+
+    Weights are positive and rows sum to one, as with softmax.
+    ``feature_map`` maps ``... H`` to ``... F``; ``num_features`` is its F, ``head_dim`` if None.
+    """
+
+    contract_exceptions: ClassVar[dict[str, str]] = PROJECTED
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        feature_map: FeatureMap = elu_plus_one,
+        num_features: int | None = None,
+        rngs: nnx.Rngs,
+    ):
+        self.num_heads, self.head_dim = num_heads, divided("dim", dim, "num_heads", num_heads)
+        self.feature_map = feature_map
+        self.num_features = self.head_dim if num_features is None else num_features
+        self.query, self.key, self.value, self.out = (
+            Projection(dim, dim, rngs=rngs) for _ in range(4)
+        )
+
+    def empty_state(self, batch: int) -> State:
+        """M and z, side by side."""
+        return empty_memory(batch, self.num_heads, self.num_features, self.head_dim + 1)
+
+    def recur(
+        self,
+        query: Float[Array, "B T D"],
+        keys: Float[Array, "B T D2"],
+        values: Float[Array, "B T Dv"],
+        mask: Bool[Array, "#B #N 1 T"] | None,
+        state: State,
+        form: Form,
+        return_weights: bool,
+    ) -> tuple[Float[Array, "B T Do"], Float[Array, "B N T T"] | None, State]:
+        """See ``FastWeights``."""
+        q, k, v = (
+            split_heads(part(x), self.num_heads)
+            for part, x in ((self.query, query), (self.key, keys), (self.value, values))
+        )
+        found = linear_attention(
+            q,
+            k,
+            v,
+            feature_map=self.feature_map,
+            mask=mask,
+            form=form,
+            initial_state=state.memory,
+            return_weights=return_weights,
+            return_state=True,
+        )
+        out, weights, state = unpack(found, state, query.shape[1])
+        return self.out(join_heads(out)), weights, state
+
+
+class LinearAttention(Attention):
+    """phi(Q) (phi(K)^T V) / phi(Q) z over all keys: linear in T and S (equation 6).
+
+    Between any two sequences. A mask may only say which keys are real.
+    """
+
+    contract_exceptions: ClassVar[dict[str, str]] = PROJECTED
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        key_dim: int | None = None,
+        value_dim: int | None = None,
+        out_dim: int | None = None,
+        feature_map: FeatureMap = elu_plus_one,
+        rngs: nnx.Rngs,
+    ):
+        self.num_heads, self.feature_map = num_heads, feature_map
+        divided("dim", dim, "num_heads", num_heads)
+        key_dim = dim if key_dim is None else key_dim
+        self.query = Projection(dim, dim, rngs=rngs)
+        self.key = Projection(key_dim, dim, rngs=rngs)
+        self.value = Projection(key_dim if value_dim is None else value_dim, dim, rngs=rngs)
+        self.out = Projection(dim, dim if out_dim is None else out_dim, rngs=rngs)
+
+    def prepare(
+        self,
+        keys: Float[Array, "B S D"],
+        values: Float[Array, "B S Dv"] | None = None,
+        *,
+        mask: Bool[Array, "#B #N #T #S"] | None = None,
+    ) -> Memory:
+        """Project keys and values."""
+        keys, values = hold(keys, values, mask)
+        return Memory(self.key(keys), self.value(values), spread(mask, keys))
+
+    def attend(
+        self,
+        query: Float[Array, "B T D"],
+        memory: Memory,
+        *,
+        positions: Int[Array, "B T"] | None = None,
+        return_weights: bool = False,
+        product: Product = jnp.einsum,
+    ) -> Any:
+        """Read a prepared memory. ``positions`` is ignored: the score is content alone."""
+        q = split_heads(self.query(query, product), self.num_heads)
+        k, v = (split_heads(x, self.num_heads) for x in (memory.keys, memory.values))
+        found = linear_attention(
+            q,
+            k,
+            v,
+            feature_map=self.feature_map,
+            causal=False,
+            mask=memory.mask,
+            return_weights=return_weights,
+        )
+        out, *weights = found if return_weights else (found,)
+        context = self.out(join_heads(out), product)
+        return (context, *weights) if return_weights else context
