@@ -1,0 +1,182 @@
+"""Attention for sets: the Set Transformer's blocks and Perceiver-style cross-attention.
+
+Lee et al. 2019 (arXiv 1810.00825); Jaegle et al. 2021 (arXiv 2103.03206).
+"""
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from attnzoo.attention.contract import Attention, Memory, Product
+from attnzoo.attention.multi_head import MultiHeadAttention
+from attnzoo.attention.projection import LayerNorm, Projection
+from attnzoo.ops.weights import WeightRequest
+
+SetMask = Bool[Array, "#B 1 1 #S"]
+
+
+class MAB(Attention):
+    """Multihead attention block: LN(H + rFF(H)) with H = LN(X + MultiHead(X, Y, Y)) (eqs. 6, 7).
+
+    rFF is ReLU(H W + b) W' + b', on each row. As any attention: X is the query, Y the keys.
+    ``SAB(X) = MAB(X, X)`` (eq. 8). The result is not 0 where nothing may be attended to: X remains.
+    """
+
+    contract_exceptions: ClassVar[dict[str, str]] = {
+        "fully masked rows": "the query is added to what was read: it remains",
+        "weights times values": "a block: attention, residual, norm and feed-forward",
+        "convex hull": "a block: attention, residual, norm and feed-forward",
+    }
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        key_dim: int | None = None,
+        ff_dim: int | None = None,
+        rngs: nnx.Rngs,
+    ):
+        ff_dim = dim if ff_dim is None else ff_dim
+        self.attention = MultiHeadAttention(dim, num_heads, key_dim=key_dim, rngs=rngs)
+        self.attention_norm = LayerNorm(dim, rngs=rngs)
+        self.hidden = Projection(dim, ff_dim, use_bias=True, rngs=rngs)
+        self.out = Projection(ff_dim, dim, use_bias=True, rngs=rngs)
+        self.out_norm = LayerNorm(dim, rngs=rngs)
+
+    def prepare(
+        self,
+        keys: Float[Array, "B S D"],
+        values: Float[Array, "B S Dv"] | None = None,
+        *,
+        mask: Bool[Array, "#B #N #T #S"] | None = None,
+    ) -> Memory:
+        """As its attention prepares Y."""
+        return self.attention.prepare(keys, values, mask=mask)
+
+    def attend(
+        self,
+        query: Float[Array, "B T D"],
+        memory: Memory,
+        *,
+        positions: Int[Array, "B T"] | None = None,
+        return_weights: bool | WeightRequest = False,
+        product: Product = jnp.einsum,
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> Any:
+        """Read a prepared memory. ``positions`` is ignored: a set has none."""
+        result = self.attention.attend(
+            query, memory, return_weights=return_weights, product=product, dropout_key=dropout_key
+        )
+        read, *seen = result if return_weights else (result,)
+        hidden = self.attention_norm(query + read)
+        forward = self.out(jax.nn.relu(self.hidden(hidden, product)), product)
+        context = self.out_norm(hidden + forward)
+        return (context, *seen) if return_weights else context
+
+
+class ISAB(nnx.Module):
+    """Induced set attention: MAB(X, MAB(I, X)) with m learned points I, in O(T m) (eqs. 9, 10).
+
+    Equivariant: permuted elements give permuted results.
+    """
+
+    def __init__(self, dim: int, num_heads: int, num_points: int, *, rngs: nnx.Rngs):
+        self.points = nnx.Param(_learned(rngs, num_points, dim))
+        self.gather = MAB(dim, num_heads, rngs=rngs)
+        self.spread = MAB(dim, num_heads, rngs=rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "B S D"],
+        *,
+        mask: SetMask | None = None,
+        return_weights: bool = False,
+    ) -> Any:
+        """``B S D`` -> ``B S D``. ``mask`` says which elements are real, ``valid[:, None, None]``.
+
+        With ``return_weights`` also those of both steps: ``B N m S`` and ``B N S m``. Their product
+        is not the influence of one element on another: there is a nonlinear block in between.
+        """
+        points = _repeat(self.points, x)
+        gathered, into = self.gather(points, x, mask=mask, return_weights=True)
+        spread, back = self.spread(x, gathered, return_weights=True)
+        return (spread, (into, back)) if return_weights else spread
+
+
+class PMA(nnx.Module):
+    """Pooling by attention: MAB(S, rFF(Z)) with k learned seeds S (eq. 11). Invariant."""
+
+    def __init__(self, dim: int, num_heads: int, num_seeds: int = 1, *, rngs: nnx.Rngs):
+        self.seeds = nnx.Param(_learned(rngs, num_seeds, dim))
+        self.hidden = Projection(dim, dim, use_bias=True, rngs=rngs)
+        self.out = Projection(dim, dim, use_bias=True, rngs=rngs)
+        self.pool = MAB(dim, num_heads, rngs=rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "B S D"],
+        *,
+        mask: SetMask | None = None,
+        return_weights: bool = False,
+    ) -> Any:
+        """``B S D`` -> ``B k D``, with the weights ``B N k S`` beside it if ``return_weights``."""
+        x = self.out(jax.nn.relu(self.hidden(x)))
+        return self.pool(_repeat(self.seeds, x), x, mask=mask, return_weights=return_weights)
+
+
+class LatentReader(nnx.Module):
+    """Perceiver's cross-attention: k learned latents read an input of any length and width.
+
+    Jaegle et al. 2021, section 3.1 and appendix: pre-norm, Z <- Z + MHA(LN(Z), LN(x)), then
+    Z <- Z + MLP(LN(Z)) with GELU. Cost O(k S). A row with nothing to read keeps its latents.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        num_latents: int,
+        *,
+        input_dim: int,
+        ff_dim: int | None = None,
+        rngs: nnx.Rngs,
+    ):
+        ff_dim = dim if ff_dim is None else ff_dim
+        self.latents = nnx.Param(_learned(rngs, num_latents, dim, std=0.02))
+        self.latent_norm = LayerNorm(dim, rngs=rngs)
+        self.input_norm = LayerNorm(input_dim, rngs=rngs)
+        self.attention = MultiHeadAttention(dim, num_heads, key_dim=input_dim, rngs=rngs)
+        self.hidden_norm = LayerNorm(dim, rngs=rngs)
+        self.hidden = Projection(dim, ff_dim, use_bias=True, rngs=rngs)
+        self.out = Projection(ff_dim, dim, use_bias=True, rngs=rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "B S C"],
+        *,
+        latents: Float[Array, "B k D"] | None = None,
+        mask: SetMask | None = None,
+        return_weights: bool = False,
+    ) -> Any:
+        """``B S C`` -> ``B k D``. ``latents`` are an earlier layer's; the learned if None."""
+        z = _repeat(self.latents, x) if latents is None else latents
+        keys = self.input_norm(x)
+        read, weights = self.attention(self.latent_norm(z), keys, mask=mask, return_weights=True)
+        z = z + read
+        z = z + self.out(jax.nn.gelu(self.hidden(self.hidden_norm(z))))
+        return (z, weights) if return_weights else z
+
+
+def _learned(rngs: nnx.Rngs, count: int, dim: int, std: float = 1.0) -> Float[Array, "m D"]:
+    if count < 1:
+        raise ValueError(f"wanted at least one learned vector, got {count}")
+    return std * jax.random.normal(rngs.params(), (count, dim), jnp.float32)
+
+
+def _repeat(learned: nnx.Param, x: Float[Array, "B S C"]) -> Float[Array, "B m D"]:
+    vectors = learned[...].astype(x.dtype)
+    return jnp.broadcast_to(vectors[None], (x.shape[0], *vectors.shape))
