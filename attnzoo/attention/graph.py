@@ -1,0 +1,86 @@
+"""Graph attention (GAT): Velickovic et al. 2018 (arXiv 1710.10903)."""
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from attnzoo.attention.contract import Attention, Memory, Product, Read, hold, spread
+from attnzoo.attention.projection import (
+    Projection,
+    divided,
+    glorot_per_head,
+    like,
+    read_heads,
+    split_heads,
+)
+from attnzoo.ops.softmax import masked_softmax
+
+
+class GraphAttention(Attention):
+    """e_ij = LeakyReLU(a_n . [W_n h_i ; W_n h_j]), softmax over the neighbours j of node i.
+
+    Equations 1 to 5: additive scores of nodes, whose values are W_n h_j. The adjacency matrix is
+    the mask, ``B 1 T S`` with row i the neighbours of node i; the paper puts every node among its
+    own neighbours. Call it with ``keys = query = nodes``. Heads are concatenated; the nonlinearity
+    (ELU) is for the layer around. A node without neighbours gets 0.
+
+    Args:
+      dim: features of a node. out_dim: of all heads together; ``dim`` if None.
+      slope: of LeakyReLU below 0.
+    """
+
+    contract_exceptions: ClassVar[dict[str, str]] = {
+        "weights times values": "what is weighed are the projected keys",
+        "convex hull": "the hull is that of the projected keys",
+    }
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        out_dim: int | None = None,
+        slope: float = 0.2,
+        rngs: nnx.Rngs,
+    ):
+        out_dim = dim if out_dim is None else out_dim
+        head_dim = divided("out_dim", out_dim, "num_heads", num_heads)
+        self.num_heads, self.slope = num_heads, slope
+        self.node = Projection(dim, out_dim, rngs=rngs)
+        kernel = glorot_per_head(rngs, (num_heads, 2 * head_dim, 1))[:, :, 0]
+        self.query_kernel = nnx.Param(kernel[:, :head_dim])
+        self.key_kernel = nnx.Param(kernel[:, head_dim:])
+
+    def prepare(
+        self,
+        keys: Float[Array, "B S D"],
+        values: Float[Array, "B S Dv"] | None = None,
+        *,
+        mask: Bool[Array, "#B #N #T #S"] | None = None,
+    ) -> Memory:
+        """Project the nodes; other ``values`` than the keys are projected in their place."""
+        keys, values = hold(keys, values, mask)
+        return Memory(self.node(keys), self.node(values), spread(mask, keys))
+
+    def attend(
+        self,
+        query: Float[Array, "B T D"],
+        memory: Memory,
+        *,
+        positions: Int[Array, "B T"] | None = None,
+        return_weights: bool = False,
+        product: Product = jnp.einsum,
+    ) -> Read:
+        """Read a prepared memory. ``positions`` is ignored: a graph has none."""
+        h = split_heads(self.node(query, product), self.num_heads)
+        neighbours = split_heads(memory.keys, self.num_heads)
+        # a . [x ; y] = a_1 . x + a_2 . y: a number per node instead of one vector per pair.
+        own = jnp.einsum("btnh,nh->bnt", h, like(self.query_kernel, h))
+        other = jnp.einsum("bsnh,nh->bns", neighbours, like(self.key_kernel, h))
+        logits = jax.nn.leaky_relu(own[..., :, None] + other[..., None, :], self.slope)
+        weights = masked_softmax(logits, memory.mask)
+        context = read_heads(weights, memory.values, memory.mask)
+        return (context, weights) if return_weights else context
