@@ -140,6 +140,9 @@ class MultiHeadAttention(Attention):
             "weights times values": "values are projected before they are weighed, and the result",
             "convex hull": "the hull is that of projected values, before the result is projected",
         }
+        if self.rotary is not None or self.score_mod is not None:
+            reasons["queries are exchangeable"] = "scores depend on positions"
+            reasons["keys are exchangeable"] = "scores depend on positions"
         if self.sinks is not None:
             reasons["rows sum to one"] = "the sink takes a share and has no key"
         if self.out.bias is not None:
