@@ -1,0 +1,144 @@
+"""Hard attention: one key per query. Xu et al. 2015 (arXiv 1502.03044), section 4.1.
+
+A sample cannot be differentiated. Two estimators stand in for its gradient:
+
+- ``straight_through``: forward the sample, backward the soft weights. Biased, of little variance.
+- ``reinforce``: forward the sample, whose gradient is cut; the loss gets a term for the logarithm
+  of its probability (:func:`reinforce_loss`). Unbiased, of much variance.
+"""
+
+from typing import ClassVar, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from attnzoo.attention.additive import AdditiveAttention
+from attnzoo.attention.contract import Attention, Memory, Product, Read, read
+from attnzoo.attention.multiplicative import MultiplicativeAttention
+from attnzoo.ops.softmax import masked_softmax
+
+Estimator = Literal["straight_through", "reinforce"]
+
+
+class HardAttention(Attention):
+    """The context is the value of one location: s ~ Categorical(softmax(scores)) (equation 8).
+
+    Given a ``sample_key`` the location is drawn; without one it is the arg max, as at test time.
+    The weights returned are one-hot. Scores are those of ``content``, a soft attention.
+    """
+
+    contract_exceptions: ClassVar[dict[str, str]] = {
+        "gradients": "the arg max is constant almost everywhere; the gradient is an estimator's",
+        "every permitted key is reached": "one key is read, the others are not",
+    }
+
+    def __init__(
+        self,
+        content: AdditiveAttention | MultiplicativeAttention,
+        estimator: Estimator = "straight_through",
+    ):
+        if estimator not in get_args(Estimator):
+            raise ValueError(
+                f"estimator={estimator!r}; wanted one of {', '.join(get_args(Estimator))}"
+            )
+        self.content, self.estimator = content, estimator
+
+    def prepare(
+        self,
+        keys: Float[Array, "B S D"],
+        values: Float[Array, "B S Dv"] | None = None,
+        *,
+        mask: Bool[Array, "#B #N #T #S"] | None = None,
+    ) -> Memory:
+        """As the soft attention prepares it."""
+        return self.content.prepare(keys, values, mask=mask)
+
+    def attend(
+        self,
+        query: Float[Array, "B T D"],
+        memory: Memory,
+        *,
+        positions: Int[Array, "B T"] | None = None,
+        return_weights: bool = False,
+        product: Product = jnp.einsum,
+        sample_key: Key[Array, ""] | None = None,
+    ) -> Read:
+        """Read one location per query of a prepared memory. ``positions`` is ignored."""
+        soft = masked_softmax(self.content.scores(query, memory, product), memory.mask)
+        if sample_key is None:
+            location = jnp.argmax(soft, axis=-1)
+        else:
+            location = jax.random.categorical(sample_key, _log(soft), axis=-1)
+        chosen = jax.nn.one_hot(location, soft.shape[-1], dtype=soft.dtype)
+        chosen = jnp.where(jnp.any(soft > 0, axis=-1, keepdims=True), chosen, jnp.zeros_like(soft))
+        if self.estimator == "straight_through":
+            chosen = chosen + (soft - jax.lax.stop_gradient(soft))
+        return read(chosen, memory, return_weights, product)
+
+    def __call__(
+        self,
+        query: Float[Array, "B T D"],
+        keys: Float[Array, "B S D2"],
+        values: Float[Array, "B S Dv"] | None = None,
+        *,
+        mask: Bool[Array, "#B #N #T #S"] | None = None,
+        return_weights: bool = False,
+        sample_key: Key[Array, ""] | None = None,
+    ) -> Read:
+        """See ``Attention``; a ``sample_key`` draws the locations."""
+        memory = self.prepare(keys, values, mask=mask)
+        return self.attend(query, memory, return_weights=return_weights, sample_key=sample_key)
+
+    def log_probability(
+        self,
+        query: Float[Array, "B T D"],
+        memory: Memory,
+        chosen: Float[Array, "B 1 T S"],
+    ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+        """Logarithm of the probability of ``chosen`` (the weights returned), and the entropy; nats.
+
+        Both are 0 in a row that may attend nowhere.
+        """
+        soft = masked_softmax(self.content.scores(query, memory), memory.mask)[:, 0]
+        logarithm = jnp.log(jnp.where(soft > 0, soft, jnp.ones_like(soft)))
+        chosen = jax.lax.stop_gradient(chosen[:, 0])
+        return jnp.sum(chosen * logarithm, axis=-1), -jnp.sum(soft * logarithm, axis=-1)
+
+
+def reinforce_loss(
+    log_likelihood: Float[Array, " B"],
+    log_probability: Float[Array, " B"],
+    entropy: Float[Array, " B"],
+    baseline: Float[Array, ""],
+    *,
+    reward_weight: float = 1.0,
+    entropy_weight: float = 0.002,
+) -> Float[Array, ""]:
+    """A loss whose gradient is Xu et al.'s estimator (their section 4.1, last equation), negated.
+
+        d log p(y | s) + reward_weight (log p(y | s) - b) d log p(s) + entropy_weight d H(s)
+
+    Args:
+      log_likelihood: log p(y | s) of each target, given the sampled locations.
+      log_probability, entropy: log p(s) and H(s), summed over the queries of each row.
+      baseline: b of :func:`moving_baseline`; any number that does not depend on the sample leaves
+        the estimator unbiased.
+    """
+    advantage = jax.lax.stop_gradient(log_likelihood - baseline)
+    gain = log_likelihood + reward_weight * advantage * log_probability + entropy_weight * entropy
+    return -jnp.mean(gain)
+
+
+def moving_baseline(
+    baseline: Float[Array, ""], log_likelihood: Float[Array, " B"], decay: float = 0.9
+) -> Float[Array, ""]:
+    """Next baseline, once a batch: b <- decay b + (1 - decay) mean log p(y | s)."""
+    return decay * baseline + (1 - decay) * jax.lax.stop_gradient(jnp.mean(log_likelihood))
+
+
+def _log(weights: Float[Array, "B N T S"]) -> Float[Array, "B N T S"]:
+    """Logarithm for sampling: -inf at 0, but 0 all along a row of zeros, which is emptied later."""
+    some = jnp.any(weights > 0, axis=-1, keepdims=True)
+    weights = jax.lax.stop_gradient(jnp.where(some, weights, jnp.ones_like(weights)))
+    return jnp.log(weights)
