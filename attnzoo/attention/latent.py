@@ -100,14 +100,12 @@ class LatentAttention(Attention):
         *,
         mask: Bool[Array, "#B #N #T #S"] | None = None,
     ) -> Memory:
-        """[c ; k^R] of every position; there are no values of their own."""
-        if values is not None and values is not keys:
-            raise ValueError(
-                "values is not None; latent attention makes both of one latent of keys"
-            )
-        keys, _ = hold(keys, None, mask)
+        """[c ; k^R] of every position; of other ``values`` than the keys their own c beside it."""
+        own = values is not None and values is not keys
+        keys, values = hold(keys, values, mask)
         latents = self._latents(keys, jnp.arange(keys.shape[1], dtype=jnp.int32)[None])
-        return Memory(latents, latents[..., :0], spread(mask, keys))
+        c = self.norm(self.down(values)[..., : self.latent_dim]) if own else latents[..., :0]
+        return Memory(latents, c, spread(mask, keys))
 
     def attend(
         self,
@@ -130,18 +128,19 @@ class LatentAttention(Attention):
         q_turned = self.rotary(q_turning, placed, S)
 
         c = memory.keys[..., : self.latent_dim].astype(q.dtype)
+        c_values = memory.values.astype(q.dtype) if memory.values.shape[2] else c
         k_turned = memory.keys[..., self.latent_dim :].astype(q.dtype)[:, :, None, :]
         key_up, value_up = like(self.key_up, q), like(self.value_up, q)
         if absorbed:
             q = jnp.concatenate([jnp.einsum("btnh,nhc->btnc", q_plain, key_up), q_turned], axis=-1)
             k = jnp.concatenate([c[:, :, None, :], k_turned], axis=-1)
-            v = c[:, :, None, :]
+            v = c_values[:, :, None, :]
         else:
             k_plain = jnp.einsum("nhc,bsc->bsnh", key_up, c)
             k_turned = jnp.broadcast_to(k_turned, (B, S, self.num_heads, k_turned.shape[3]))
             q = jnp.concatenate([q_plain, q_turned], axis=-1)
             k = jnp.concatenate([k_plain, k_turned], axis=-1)
-            v = jnp.einsum("nvc,bsc->bsnv", value_up, c)
+            v = jnp.einsum("nvc,bsc->bsnv", value_up, c_values)
 
         visible = memory.mask
         if self.mask_mod is not None:

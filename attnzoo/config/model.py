@@ -28,6 +28,10 @@ class Bahdanau:
     the embedding alone, found by both (keys and values apart, as Mino et al. 2017). An annotation
     knows its neighbours too, so attention may rest beside the word it translates: the more is read
     of the word itself, the closer the weights are to a word alignment."""
+    initial_state: Literal["backward", "zero"] = "backward"
+    """What the decoder starts from: the backward encoder's last state, as in the paper, or nothing.
+    A decoder that has seen the first word from the start may read one word ahead throughout: same
+    translations, but the weights then lead the words."""
     init: Literal["fan_in", "paper"] = "fan_in"
     """First weights: variance 1 / inputs, or the paper's N(0, 0.01^2) with uniform attention, made
     for widths near 1000 and several times slower to learn at small ones."""

@@ -115,8 +115,9 @@ class BahdanauSeq2Seq(nnx.Module):
         self.target_embedding = nnx.Embed(target_vocab, m, embedding_init=embed, rngs=rngs)
         self.forward_encoder = GRU(m, n, kernel_init=init, rngs=rngs)
         self.backward_encoder = GRU(m, n, kernel_init=init, rngs=rngs)
-        self.initial = linear(n, n, use_bias=True)  # W_s
-        self.reads = config.reads
+        if config.initial_state == "backward":
+            self.initial = linear(n, n, use_bias=True)  # W_s
+        self.reads, self.initial_state = config.reads, config.initial_state
         keys = 2 * n if config.reads == "annotations" else 2 * n + m
         width = m if config.reads == "words" else keys  # of what is read
         self.attention = build_attention(config.attention, n, keys, scaled=scaled, rngs=rngs)
@@ -133,7 +134,7 @@ class BahdanauSeq2Seq(nnx.Module):
     ) -> tuple[Memory, BahdanauState]:
         """Annotations h_j = [forward; backward] and s_0 = tanh(W_s backward_1)."""
         valid = source != PAD
-        embedded = self._drop(self.source_embedding(source), rngs)
+        embedded = self._drop(_lookup(self.source_embedding, source), rngs)
         forward = self.forward_encoder(embedded, valid)
         backward = self.backward_encoder(embedded, valid, reverse=True)
         if self.reads == "annotations":
@@ -142,14 +143,17 @@ class BahdanauSeq2Seq(nnx.Module):
             keys = jnp.concatenate([forward, backward, embedded], axis=-1)
         values = embedded if self.reads == "words" else keys
         memory = self.attention.prepare(keys, values, mask=valid[:, None, None, :])
-        hidden = jnp.tanh(self.initial(backward[:, 0]))
+        if self.initial_state == "backward":
+            hidden = jnp.tanh(self.initial(backward[:, 0]))
+        else:
+            hidden = jnp.zeros_like(backward[:, 0])
         return memory, BahdanauState(hidden, jnp.zeros(source.shape[0], jnp.int32))
 
     def step(
         self, token: Int[Array, "B"], state: BahdanauState, memory: Memory
     ) -> tuple[Float[Array, "B V"], BahdanauState, Float[Array, "B N S"]]:
         """From y_{i-1} and s_{i-1} to the logits of y_i and s_i."""
-        embedded = self.target_embedding(token)
+        embedded = _lookup(self.target_embedding, token)
         new, context, weights = self._advance(self.decoder.project(embedded), state, memory)
         return self._readout(state.hidden, embedded, context), new, weights
 
@@ -163,7 +167,7 @@ class BahdanauSeq2Seq(nnx.Module):
     ) -> Float[Array, "B T V"] | tuple[Float[Array, "B T V"], Float[Array, "B N T S"]]:
         """Logits of every next token of a known target (``target[:, 0]`` is BOS)."""
         memory, state = self.start(source, rngs=rngs)
-        embedded = self._drop(self.target_embedding(target), rngs)
+        embedded = self._drop(_lookup(self.target_embedding, target), rngs)
 
         def body(product, state, projected):
             new, context, weights = self._advance(projected, state, memory, product)
@@ -254,7 +258,7 @@ class LuongSeq2Seq(nnx.Module):
         """Encode; the decoder starts from the encoder's final states, layer by layer."""
         valid = source != PAD
         turn = _reverse_words if self.reverse_source else lambda x, valid: x
-        states = self._drop(self.source_embedding(turn(source, valid)), rngs)
+        states = self._drop(_lookup(self.source_embedding, turn(source, valid)), rngs)
         finals = []
         for index, layer in enumerate(self.encoder):
             states, final = layer(states if index == 0 else self._drop(states, rngs), valid)
@@ -267,7 +271,7 @@ class LuongSeq2Seq(nnx.Module):
         self, token: Int[Array, "B"], state: LuongState, memory: Memory
     ) -> tuple[Float[Array, "B V"], LuongState, Float[Array, "B N S"]]:
         """From y_{t-1} and the state before it to the logits of y_t."""
-        projected = self.decoder[0].project(self.target_embedding(token))
+        projected = self.decoder[0].project(_lookup(self.target_embedding, token))
         state, weights = self._advance(projected, state, memory, None)
         return self.output(state.attentional), state, weights
 
@@ -281,7 +285,7 @@ class LuongSeq2Seq(nnx.Module):
     ) -> Float[Array, "B T V"] | tuple[Float[Array, "B T V"], Float[Array, "B N T S"]]:
         """Logits of every next token of a known target (``target[:, 0]`` is BOS)."""
         memory, state = self.start(source, rngs=rngs)
-        embedded = self._drop(self.target_embedding(target), rngs)
+        embedded = self._drop(_lookup(self.target_embedding, target), rngs)
         projected = jnp.swapaxes(self.decoder[0].project(embedded), 0, 1)
         keys = None if rngs is None else jax.random.split(rngs.dropout(), target.shape[1])
 
@@ -320,6 +324,13 @@ class LuongSeq2Seq(nnx.Module):
 
     def _drop(self, x, rngs):
         return self.dropout(x, deterministic=rngs is None, rngs=rngs)
+
+
+def _lookup(embedding: nnx.Embed, ids: Int[Array, "..."]) -> Float[Array, "... D"]:
+    """Rows of the table in the table's dtype. A call of ``nnx.Embed`` would give float32, the dtype
+    it was made with, and with that a model cast to bfloat16 would compute in float32.
+    """
+    return jnp.take(embedding.embedding[...], ids, axis=0)
 
 
 def _reverse_words(x: Array, valid: Bool[Array, "B S"]) -> Array:

@@ -41,7 +41,7 @@ def score_translations(
     if len(groups) < len(sources):
         most = max(len(rows) for rows in groups.values())
         # sacreBLEU takes None where a sentence has fewer references than others.
-        columns = [
+        columns: Any = [
             [references[rows[n]] if n < len(rows) else None for rows in groups.values()]
             for n in range(most)
         ]

@@ -7,7 +7,7 @@ A batch is a dict of int32 ids padded with 0: ``source`` B S (words, EOS) and ``
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import jax
@@ -21,7 +21,7 @@ from attnzoo.data.tokenizers import Encoding, Tokenizer
 from attnzoo.decoding import beam_search, greedy_search
 from attnzoo.special_tokens import BOS, EOS, PAD
 
-Batch = dict[str, Array]
+Batch = Mapping[str, Array | np.ndarray]
 Progress = Callable[[int, int], None]
 
 
@@ -56,7 +56,7 @@ def translation_loss(
 
     ``rngs`` switches dropout on. The sums are ``nll`` in nats, ``tokens`` and ``correct``.
     """
-    labels = batch["target"][:, 1:]
+    labels = jnp.asarray(batch["target"])[:, 1:]
     logits = model(batch["source"], batch["target"][:, :-1], rngs=rngs)
     losses, nll = token_losses(logits, labels, label_smoothing)
     real = labels != PAD

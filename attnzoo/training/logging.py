@@ -6,8 +6,6 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
-
 
 from rich.console import Console
 from rich.progress import (
@@ -92,8 +90,8 @@ class RunLog:
         path = self.directory / "figures" / f"{name}-{step:07d}.png"
         plotting.save(figure, path)
         if self._events is not None:
-            from PIL import Image
             import numpy as np
+            from PIL import Image
 
             with Image.open(path) as image:
                 pixels = np.asarray(image.convert("RGB"))
@@ -116,7 +114,7 @@ class RunLog:
         """One line for the person at the keyboard."""
         self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "RunLog":
         return self
 
     def __exit__(

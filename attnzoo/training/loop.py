@@ -1,8 +1,8 @@
 """The training loop: data, step, log, evaluate, save, in that order.
 
 Everything a step needs is a function of its number: the batch (``BatchPlan``), the dropout key (the
-seed folded with the step), the learning rate. A run that stops and goes on is therefore the run that
-never stopped, bit by bit, on the same device count and versions.
+seed folded with the step), the learning rate. A run that stops and goes on is therefore the run
+that never stopped, bit by bit, on the same device count and versions.
 """
 
 import dataclasses
@@ -29,11 +29,11 @@ from attnzoo.data.batching import BatchPlan, TokenizedPairs
 from attnzoo.data.corpus import Corpus, load_corpus
 from attnzoo.errors import UserError
 from attnzoo.tasks.translation import Batch, Translator, translation_loss
-from attnzoo.training.checkpoint import BestCheckpoint, CheckpointStore
+from attnzoo.training.checkpoint import BestCheckpoint, CheckpointStore, restore
 from attnzoo.training.fingerprint import check_fingerprint
 from attnzoo.training.logging import RunLog
 from attnzoo.training.optimizer import build_optimizer
-from attnzoo.training.run import Tokenizers, build_model
+from attnzoo.training.run import Tokenizers, build_model, longest_source
 from attnzoo.training.run_directory import RunDirectory, write_durably
 from attnzoo.training.signals import EXIT_STOPPED, StopSignal
 
@@ -98,7 +98,7 @@ def make_train_step(
             "optimizer": optimizer,
             "step": state["step"] + 1,
         }
-        return new, {**sums, "loss": value, "gradient_norm": optax.global_norm(gradient)}
+        return new, {**sums, "loss": value, "gradient_norm": optax.tree.norm(gradient)}
 
     return train_step
 
@@ -145,7 +145,16 @@ class _Training:
             self.tokenizers.save(directory.path)
         pairs = self._tokenize(splits.train, "train", settings.max_length)
         self.plan = BatchPlan(pairs, settings.batch_size, settings.buckets, settings.seed)
-        held_out = self._tokenize(splits.validation, "validation", 2 * settings.max_length)
+        longest = 2 * settings.max_length
+        if config.model.attention.kind == "location":
+            room = longest_source(config.model)
+            if self.plan.buckets[-1] > room:
+                raise UserError(
+                    f"model.attention.max_length={room} is below {self.plan.buckets[-1]}, the "
+                    "longest training sentence with its end: raise it or lower training.max_length"
+                )
+            longest = min(longest, room - 1)
+        held_out = self._tokenize(splits.validation, "validation", longest)
         self.validation_plan = BatchPlan(held_out, settings.batch_size, shuffle=False)
         self.validation = splits.validation
 
@@ -183,11 +192,8 @@ class _Training:
         }
         self.stale = 0  # evaluations since the best one
         self.best_nll = math.inf
-        restored = self.store.restore_newest_valid(self.state) if resume else None
-        if restored is not None:
-            check_fingerprint(restored.meta["fingerprint"], self.fingerprint, (*FREE, *allow))
-            self.state = restored.state
-            self.stale, self.best_nll = restored.meta["stale"], restored.meta["best_nll"]
+        if resume:
+            self._restore()
         self.start = self.saved = int(self.state["step"])
         if not resume:
             write_durably(directory.config, dump(config))
@@ -206,6 +212,24 @@ class _Training:
                 nnx.merge(self.graph, params, rest), batch
             )[1]
         )
+
+    def _restore(self) -> None:
+        """Go on from the newest valid checkpoint, if it is one of this very training."""
+        # A cosine ends where the run ends: another length would be another learning rate.
+        lengths = ("config.training.steps", "config.training.epochs")
+        fixed = lengths if self.config.training.schedule.kind == "cosine" else ()
+        free = [*(key for key in FREE if key not in fixed), *self.allow]
+        try:
+            restored = self.store.restore_newest_valid(self.state)
+        except UserError:
+            # Weights of another shape: the key of the config says more than the parameter's name.
+            saved = restore(self.directory.checkpoints).meta["fingerprint"]
+            check_fingerprint(saved, self.fingerprint, free)
+            raise
+        if restored is not None:
+            check_fingerprint(restored.meta["fingerprint"], self.fingerprint, free)
+            self.state = restored.state
+            self.stale, self.best_nll = restored.meta["stale"], restored.meta["best_nll"]
 
     def _tokenize(self, corpus: Corpus, part: str, max_length: int) -> TokenizedPairs:
         pairs, report = TokenizedPairs.from_corpus(
@@ -241,9 +265,10 @@ class _Training:
                 step += 1
                 pending.append((step, sums))
                 evaluates = step % self.evaluate_every == 0 or step == self.total
-                saves = step % self.checkpoint_every == 0 or evaluates or stop.requested
+                stopping = stop.requested  # asked once: what is saved has been looked at
+                saves = step % self.checkpoint_every == 0 or evaluates or stopping
                 if len(pending) >= settings.log_every or saves:
-                    self._log_steps(log, pending, time.monotonic() - began)
+                    self._log_steps(log, pending, began)
                     pending, began = [], time.monotonic()
                 if evaluates:
                     self._evaluate(log, step)
@@ -251,7 +276,7 @@ class _Training:
                 if saves:
                     self._save(step)
                 self.store.poll()
-                if stop.requested:
+                if stopping:
                     reason, code = f"stopped by {stop.name}, resume with --resume", EXIT_STOPPED
                     break
             if step > self.saved:
@@ -272,17 +297,13 @@ class _Training:
         if self.start:
             log.say(f"resumed after step {self.start} of {self.total}")
 
-    def _log_steps(self, log: RunLog, pending: list[tuple[int, Sums]], seconds: float) -> None:
+    def _log_steps(self, log: RunLog, pending: list[tuple[int, Sums]], began: float) -> None:
         """Fetch the numbers of the steps since the last time, refuse what is not finite, report."""
         fetched = [(step, jax.device_get(sums)) for step, sums in pending]
+        seconds = time.monotonic() - began  # only now are the steps computed, not just dispatched
         for step, sums in fetched:
             for name in ("loss", "gradient_norm"):
-                if not math.isfinite(sums[name]):
-                    raise UserError(
-                        f"{name} is {sums[name]} at step {step}; the last good checkpoint is step "
-                        f"{self.saved}. Lower training.learning_rate or set "
-                        "training.clip_norm"
-                    )
+                self._refuse_nonfinite(name, float(sums[name]), step)
         step = fetched[-1][0]
         total = {name: float(sum(s[name] for _, s in fetched)) for name in ("nll", "tokens")}
         values = {
@@ -290,13 +311,20 @@ class _Training:
             "nll": total["nll"] / max(total["tokens"], 1.0),
             "accuracy": float(sum(s["correct"] for _, s in fetched)) / max(total["tokens"], 1.0),
             "gradient_norm": float(np.mean([s["gradient_norm"] for _, s in fetched])),
-            "learning_rate": float(self.schedule(step - 1)),
+            "learning_rate": float(np.asarray(self.schedule(step - 1))),
             "tokens_per_second": total["tokens"] / max(seconds, 1e-9),
             "epoch": step / self.plan.steps_per_epoch,
         }
         log.metrics(step, values, part="train")
         status = f"loss {values['loss']:.3f}  {values['tokens_per_second']:,.0f} tokens/s"
         log.progress(step, status, line=True)
+
+    def _refuse_nonfinite(self, name: str, value: float, step: int) -> None:
+        if not math.isfinite(value):
+            raise UserError(
+                f"{name} is {value} at step {step}; the last good checkpoint is step {self.saved}. "
+                "Lower training.learning_rate or set training.clip_norm"
+            )
 
     def _evaluate(self, log: RunLog, step: int) -> None:
         """Validation loss, the best checkpoint, and now and then a picture of the alignment."""
@@ -310,6 +338,7 @@ class _Training:
         ]
         total = jax.tree.map(lambda *xs: float(sum(jax.device_get(xs))), *sums)
         nll = total["nll"] / max(total["tokens"], 1.0)
+        self._refuse_nonfinite("validation loss", nll, step)
         values = {
             "nll": nll,
             "perplexity": math.exp(min(nll, 700.0)),
@@ -327,13 +356,20 @@ class _Training:
         )
         every = self.config.training.figures_every
         if every and (step // self.evaluate_every) % every == 0:
-            log.figure(step, "alignment", self._alignment_figure())
+            figure = self._alignment_figure()
+            if figure is not None:
+                log.figure(step, "alignment", figure)
 
-    def _alignment_figure(self) -> plotting.Figure:
+    def _alignment_figure(self) -> plotting.Figure | None:
+        """The first validation sentences; None where all of them are too long to be read."""
         count = min(self.config.training.figures, len(self.validation.source))
         model = nnx.merge(self.graph, self.state["params"], self.state["rest"])
         translator = Translator(
-            model, self.tokenizers.source, self.tokenizers.target, batch_size=count
+            model,
+            self.tokenizers.source,
+            self.tokenizers.target,
+            batch_size=count,
+            max_source=longest_source(self.config.model),
         )
         sources, targets = self.validation.source[:count], self.validation.target[:count]
         links = self.validation.links or [None] * count
@@ -347,7 +383,7 @@ class _Training:
             for forced, reference in zip(translator.force(sources, targets), links, strict=False)
             if forced is not None
         ]
-        return plotting.alignment_grid(pictures)
+        return plotting.alignment_grid(pictures) if pictures else None
 
     def _save(self, step: int) -> None:
         meta = {"fingerprint": self.fingerprint, "stale": self.stale, "best_nll": self.best_nll}

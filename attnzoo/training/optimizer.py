@@ -1,5 +1,7 @@
 """From a config to an optax gradient transformation."""
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from attnzoo.config.training import Optimizer, Schedule, Training
@@ -17,29 +19,29 @@ def build_schedule(
             after, every = schedule.start_epoch, schedule.every
 
             def halving(count):
-                epoch = count // steps_per_epoch
-                halvings = (epoch - after) // every + 1
-                return learning_rate * 0.5 ** (halvings * (epoch >= after))
+                epoch = jnp.asarray(count, jnp.int32) // steps_per_epoch
+                halvings = jnp.maximum((epoch - after) // every + 1, 0)
+                return learning_rate * jnp.exp2(-halvings.astype(jnp.float32))
 
             return halving
         case "inverse_sqrt":
             warmup = schedule.warmup
 
             def inverse_sqrt(count):
-                step = count + 1.0
-                rising = step / warmup
-                falling = (warmup / step) ** 0.5
-                return learning_rate * (rising * (step < warmup) + falling * (step >= warmup))
+                step = jnp.asarray(count, jnp.float32) + 1.0
+                return learning_rate * jnp.minimum(step / warmup, jnp.sqrt(warmup / step))
 
             return inverse_sqrt
         case "cosine":
-            return optax.warmup_cosine_decay_schedule(
+            cosine = optax.warmup_cosine_decay_schedule(
                 init_value=0.0 if schedule.warmup else learning_rate,
                 peak_value=learning_rate,
                 warmup_steps=schedule.warmup,
                 decay_steps=max(total_steps, schedule.warmup + 1),
                 end_value=schedule.final * learning_rate,
             )
+            # A float, because optax divides counts, which strict promotion refuses for integers.
+            return lambda count: cosine(jnp.asarray(count, jnp.float32))
         case kind:
             raise NotImplementedError(f"schedule.kind={kind!r}")
 
@@ -55,9 +57,21 @@ def build_optimizer(
         steps_per_epoch=steps_per_epoch,
     )
     rule = _rule(training.optimizer, schedule)
-    if training.clip_norm is None:
-        return rule, schedule
-    return optax.chain(optax.clip_by_global_norm(training.clip_norm), rule), schedule
+    if training.clip_norm is not None:
+        rule = optax.chain(optax.clip_by_global_norm(training.clip_norm), rule)
+    return _permissive(rule), schedule
+
+
+def _permissive(rule: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The rule under standard promotion: optax raises floats to powers of integer counts, which
+    the strict promotion that a user may have switched on refuses.
+    """
+
+    def update(updates, state, params=None):
+        with jax.numpy_dtype_promotion("standard"):
+            return rule.update(updates, state, params)
+
+    return optax.GradientTransformation(rule.init, update)
 
 
 def _rule(optimizer: Optimizer, schedule: optax.Schedule) -> optax.GradientTransformation:

@@ -1,0 +1,346 @@
+"""The linear family: one contract for all members and forms, against loops in float64."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from attnzoo.ops import linear
+
+B, T, N, H, HV = 2, 37, 3, 5, 7
+FORMS = {
+    "recurrent": {"form": "recurrent"},
+    "parallel": {"form": "parallel"},
+    "chunks of 8": {"form": "chunked", "chunk_size": 8},
+}
+
+
+def inputs(dtype=np.float64, T=T):
+    draw = np.random.default_rng(0)
+    q, k = (draw.normal(size=(B, T, N, H)) for _ in range(2))
+    v = draw.normal(size=(B, T, N, HV))
+    beta = draw.uniform(size=(B, T, N))
+    gate, gates = -draw.exponential(size=(B, T, N)), -draw.exponential(size=(B, T, N, H))
+    return [jnp.asarray(x, dtype) for x in (q, k, v, beta, gate, gates)]
+
+
+def unit(x):
+    return x / np.linalg.norm(x)
+
+
+def elu1(x):
+    return np.where(x > 0, x + 1, np.exp(np.minimum(x, 0)))
+
+
+# name: (our function of q, k, v, beta, gate, gates; what it writes and reads, for one position)
+MEMBERS = {
+    "linear_attention": (
+        lambda q, k, v, b, g, gs, **kw: linear.linear_attention(q, k, v, **kw),
+        {"phi": elu1, "normalise": True},
+    ),
+    "fast weights of 1991": (
+        lambda q, k, v, b, g, gs, **kw: linear.linear_attention(
+            q, k, v, feature_map=linear.identity, normalise=False, **kw
+        ),
+        {},
+    ),
+    "retention": (
+        lambda q, k, v, b, g, gs, **kw: linear.retention(q, k, v, **kw),
+        {"decay": lambda n, g, gs: 1 - 2.0 ** (-5 - n), "scale": 1 / math.sqrt(H)},
+    ),
+    "gated_linear_attention": (
+        lambda q, k, v, b, g, gs, **kw: linear.gated_linear_attention(q, k, v, gs, **kw),
+        {"decay": lambda n, g, gs: np.exp(gs)[:, None], "scale": 1 / math.sqrt(H)},
+    ),
+    "delta_rule": (
+        lambda q, k, v, b, g, gs, **kw: linear.delta_rule(
+            q, k, v, b, feature_map=linear.elu_plus_one, **kw
+        ),
+        {"phi": lambda x: elu1(x) / elu1(x).sum(), "delta": True},
+    ),
+    "delta_net": (
+        lambda q, k, v, b, g, gs, **kw: linear.delta_net(q, k, v, b, **kw),
+        {"phi": unit, "delta": True},
+    ),
+    "gated_delta_net": (
+        lambda q, k, v, b, g, gs, **kw: linear.gated_delta_net(q, k, v, b, g, **kw),
+        {"phi": unit, "delta": True, "decay": lambda n, g, gs: np.exp(g)},
+    ),
+}
+
+
+def oracle(arrays, mask=None, phi=lambda x: x, decay=None, delta=False, normalise=False, scale=1.0):
+    q, k, v, beta, gate, gates = (np.asarray(x, np.float64) for x in arrays)
+    B, T, N, _ = q.shape
+    out = np.zeros((B, T, N, v.shape[3]))
+    for b, n in np.ndindex(B, N):
+        memory, total = 0.0, 0.0
+        for t in range(T):
+            if mask is None or mask[b, t]:
+                key = phi(k[b, t, n])
+                if decay is not None:
+                    memory = memory * decay(n, gate[b, t, n], gates[b, t, n])
+                write = v[b, t, n]
+                if delta:
+                    write = beta[b, t, n] * (write - key @ (memory + np.zeros((len(key), 1))))
+                memory = memory + np.outer(key, write)
+                total = total + key
+            query = phi(q[b, t, n])
+            read = query @ memory if np.ndim(memory) else np.zeros(v.shape[3])
+            out[b, t, n] = scale * read / (query @ total if normalise and np.ndim(total) else 1)
+    return out
+
+
+def run(name, *arrays, **keywords):
+    return jax.jit(functools.partial(MEMBERS[name][0], **keywords))(*arrays)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", MEMBERS)
+def test_oracle_and_weights(name, form):
+    arrays = inputs()
+    wanted = oracle(arrays, **MEMBERS[name][1])
+    if form != "parallel":
+        np.testing.assert_allclose(run(name, *arrays, **FORMS[form]), wanted, atol=1e-10)
+        return
+    out, weights = run(name, *arrays, return_weights=True, **FORMS[form])
+    np.testing.assert_allclose(out, wanted, atol=1e-10)
+    np.testing.assert_allclose(jnp.einsum("bnts,bsnv->btnv", weights, arrays[2]), out, atol=1e-10)
+    assert np.all(np.triu(weights, 1) == 0)
+    if MEMBERS[name][1].get("normalise"):
+        np.testing.assert_allclose(weights.sum(axis=-1), np.ones((B, N, T)), atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", MEMBERS)
+def test_low_precision(name, dtype):
+    arrays = inputs(dtype)
+    out, state = run(name, *arrays, return_state=True)
+    assert (out.dtype, state.dtype) == (dtype, "float32")
+    wanted = oracle(arrays, **MEMBERS[name][1])
+    tolerance = {"float32": 2e-5, "bfloat16": 2e-2}[dtype]
+    np.testing.assert_allclose(
+        np.asarray(out, np.float64), wanted, atol=tolerance * np.abs(wanted).max()
+    )
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", MEMBERS)
+def test_continuing_from_a_state(name):
+    """Two pieces, and then single positions, give what the whole gives."""
+    arrays = inputs()
+    whole, last = run(name, *arrays, return_state=True, chunk_size=8)
+    first, state = run(name, *(x[:, :17] for x in arrays), return_state=True, chunk_size=8)
+    rest, end = run(
+        name, *(x[:, 17:] for x in arrays), initial_state=state, return_state=True, chunk_size=8
+    )
+    np.testing.assert_allclose(jnp.concatenate([first, rest], axis=1), whole, atol=1e-12)
+    np.testing.assert_allclose(end, last, atol=1e-12)
+    step = jax.jit(functools.partial(MEMBERS[name][0], form="recurrent", return_state=True))
+    for t in range(17, 20):
+        out, state = step(*(x[:, t : t + 1] for x in arrays), initial_state=state)
+        np.testing.assert_allclose(out, whole[:, t : t + 1], atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [*((name, "chunks of 8") for name in MEMBERS), ("gated_delta_net", "recurrent")],
+)
+def test_gradients(name, form):
+    arrays = [x[:1, :11, :2] for x in inputs()]
+    function = jax.jit(functools.partial(MEMBERS[name][0], return_state=True, **FORMS[form]))
+    check_grads(function, arrays, order=1, modes=["rev"], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["recurrent", "chunks of 8"])
+@pytest.mark.parametrize("name", MEMBERS)
+def test_padding_and_causality(name, form):
+    arrays = inputs(np.float32)
+    real = np.ones((B, T), bool)
+    real[0, [3, 4, 20]] = False
+    real[1, :2] = False
+    mask = jnp.asarray(real)[:, None, None, :]
+    cut = 25
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=tuple(range(6)), has_aux=True)
+    def early(*arrays):
+        out = MEMBERS[name][0](*arrays, mask=mask, **FORMS[form])
+        kept = jnp.where(jnp.asarray(real)[:, :cut, None, None], out[:, :cut], 0.0)
+        return jnp.sum(kept**2), kept
+
+    holes = ~real[:, :, None, None] | (np.arange(T) >= cut)[None, :, None, None]
+    broken = [jnp.where(holes if x.ndim == 4 else holes[..., 0], jnp.nan, x) for x in arrays]
+    (_, clean), gradients = early(*arrays)
+    (_, dirty), dirty_gradients = early(*broken)
+    np.testing.assert_array_equal(clean, dirty)
+    for one, other in zip(gradients, dirty_gradients):
+        np.testing.assert_array_equal(one, other)
+        assert np.all(np.asarray(one)[np.broadcast_to(holes.reshape(B, T), (B, T))] == 0)
+    wanted = oracle(arrays, real, **MEMBERS[name][1])
+    wanted = np.where(real[:, :, None, None], wanted, 0)[:, :cut]
+    np.testing.assert_allclose(clean, wanted, atol=2e-5 * np.abs(wanted).max())
+    out = run(name, *broken, mask=mask, **FORMS[form])
+    assert np.all(np.isnan(out[:, cut:]))  # who does see it must not be told a number
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("by_channel", [False, True])
+def test_hard_forgetting_and_strong_decay(form, by_channel):
+    """A decay of exactly 0, and of e^-90 a step: no overflow, no NaN, also in gradients."""
+    q, k, v, _, gate, gates = inputs(np.float32)
+    decay = (gates if by_channel else gate) * 90
+    decay = decay.at[:, 13].set(-jnp.inf)
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1, 2), has_aux=True)
+    def function(q, k, v):
+        out = linear.fast_weights(q, k, v, log_decay=decay, **FORMS[form])
+        return jnp.sum(out**2), out
+
+    (_, out), gradients = function(q, k, v)
+    fresh = linear.fast_weights(*(x[:, 13:] for x in (q, k, v)), log_decay=decay[:, 13:])
+    np.testing.assert_allclose(out[:, 13:], fresh, atol=1e-5)
+    assert all(np.all(np.isfinite(gradient)) for gradient in gradients)
+
+
+def test_delta_rule_overwrites():
+    """With beta = 1 and unit keys, reading a key returns the last value written under it."""
+    key = linear.l2_normalise(jax.random.normal(jax.random.key(0), (1, 1, 1, H)))
+    other = linear.l2_normalise(jax.random.normal(jax.random.key(1), (1, 1, 1, H)))
+    keys = jnp.concatenate([key, other, key], axis=1)
+    values = jax.random.normal(jax.random.key(2), (1, 3, 1, HV))
+    out = linear.delta_net(keys, keys, values, jnp.ones((1, 3, 1)))
+    np.testing.assert_allclose(out, values, atol=1e-5)
+    summed = linear.fast_weights(keys, keys, values)
+    assert np.abs(summed[:, 2] - values[:, 2]).max() > 0.1
+
+
+def test_orthonormal_keys_are_retrieved_up_to_capacity():
+    keys = jnp.eye(H)[None, :, None]
+    values = jax.random.normal(jax.random.key(0), (1, H, 1, HV))
+    _, memory = linear.fast_weights(keys, keys, values, return_state=True)
+    read = jnp.einsum("bsnh,bnhv->bsnv", keys, memory)
+    np.testing.assert_allclose(read, values, atol=1e-6)
+
+
+def test_reductions():
+    q, k, v, beta, gate, gates = inputs(np.float32)
+    whole = linear.delta_net(q, k, v, beta)
+    np.testing.assert_allclose(linear.gated_delta_net(q, k, v, beta, 0 * gate), whole, atol=1e-5)
+    same = jnp.broadcast_to(gate[..., None], gates.shape)
+    np.testing.assert_allclose(
+        linear.fast_weights(q, k, v, log_decay=same),
+        linear.fast_weights(q, k, v, log_decay=gate),
+        atol=1e-4,
+    )
+    nothing = linear.delta_net(q, k, v, 0 * beta)
+    assert np.all(nothing == 0)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("normalise", [False, True])
+def test_all_keys_at_once(normalise):
+    q, k, v, *_ = inputs()
+    q = q[:, :11]  # T != S
+    real = np.random.default_rng(5).random((B, T)) < 0.7
+    mask = jnp.asarray(real)[:, None, None, :]
+    dirty = (jnp.where(jnp.asarray(real)[:, :, None, None], x, jnp.nan) for x in (k, v))
+    out, weights = linear.linear_attention(
+        q, *dirty, causal=False, normalise=normalise, mask=mask, return_weights=True
+    )
+    scores = np.einsum("btnh,bsnh->bnts", elu1(np.asarray(q)), elu1(np.asarray(k)))
+    scores = scores * real[:, None, None, :]
+    if normalise:
+        scores = scores / scores.sum(axis=-1, keepdims=True)
+    np.testing.assert_allclose(weights, scores, atol=1e-10)
+    np.testing.assert_allclose(out, np.einsum("bnts,bsnv->btnv", scores, v), atol=1e-10)
+    none = linear.linear_attention(q, k, v, causal=False, mask=mask & False)
+    assert np.all(none == 0)
+
+
+def test_random_features_are_unbiased():
+    q, k = (0.3 * jax.random.normal(jax.random.key(i), (4, H)) for i in range(2))
+
+    @jax.jit
+    def estimate(key):
+        features = linear.random_features(linear.orthogonal_projection(key, 2 * H, H))
+        return jnp.einsum("qf,kf->qk", features(q), features(k))
+
+    mean = jax.vmap(estimate)(jax.random.split(jax.random.key(2), 2000)).mean(axis=0)
+    np.testing.assert_allclose(mean, jnp.exp(jnp.einsum("qh,kh->qk", q, k)), rtol=0.02)
+
+
+def test_sum_normalisation_of_features_that_vanish():
+    x = jnp.zeros((1, 4))
+    assert np.all(linear.sum_normalise(linear.dpfp(x)) == 0)
+    gradient = jax.grad(lambda x: jnp.sum(linear.l2_normalise(x)))(x)
+    assert np.all(np.isfinite(gradient))
+
+
+def test_chunked_memory_is_linear_and_compiles_for_long_sequences():
+    def temporary(T, gates):
+        x = jax.ShapeDtypeStruct((1, T, 2, 16), jnp.float32)
+        b = jax.ShapeDtypeStruct((1, T, 2), jnp.float32)
+
+        def loss(x, b):
+            return jnp.sum(
+                linear.fast_weights(x, x, x, **({"log_decay": x} if gates else {"beta": b}))
+            )
+
+        compiled = jax.jit(jax.grad(loss)).lower(x, b).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    for gates in (False, True):
+        assert temporary(4096, gates) < 2.2 * temporary(2048, gates)
+
+
+@pytest.fixture
+def unchecked():
+    """Errors as users see them: without the type checker that runs in the tests."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+ERRORS = {
+    "k has shape (2, 37, 1, 5); wanted (2, 37, 3, 5)": lambda q, k, v: ((q, k[:, :, :1], v), {}),
+    "v has shape (2, 36, 3, 7); wanted B T N Hv": lambda q, k, v: ((q, k, v[:, 1:]), {}),
+    "beta has shape (2, 37); wanted B T N": lambda q, k, v: ((q, k, v), {"beta": q[:, :, 0, 0]}),
+    "log_decay has shape (2, 37, 3, 7)": lambda q, k, v: ((q, k, v), {"log_decay": v}),
+    "form='serial'; wanted one of": lambda q, k, v: ((q, k, v), {"form": "serial"}),
+    "chunk_size=0; wanted at least 1": lambda q, k, v: ((q, k, v), {"chunk_size": 0}),
+    "initial_state has shape (2, 3, 5, 5)": lambda q, k, v: (
+        (q, k, v),
+        {"initial_state": jnp.zeros((2, 3, 5, 5))},
+    ),
+    "cannot hide a key from one query only": lambda q, k, v: (
+        (q, k, v),
+        {"mask": jnp.ones((2, 1, 37, 37), bool)},
+    ),
+    "mask has dtype float32": lambda q, k, v: ((q, k, v), {"mask": jnp.ones((2, 1, 1, 37))}),
+}
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("message", ERRORS)
+def test_errors_name_the_argument(message):
+    arguments, settings = ERRORS[message](*inputs(np.float32)[:3])
+    with pytest.raises(ValueError) as error:
+        linear.fast_weights(*arguments, **settings)
+    assert message in str(error.value)
+
+
+def test_what_does_not_exist_says_so():
+    q, k, v, beta, _, gates = inputs(np.float32)
+    with pytest.raises(NotImplementedError, match="use form='recurrent'"):
+        linear.fast_weights(q, k, v, beta=beta, log_decay=gates)
+    with pytest.raises(ValueError, match="causal=False takes no form"):
+        linear.linear_attention(q, k, v, causal=False, form="chunked")

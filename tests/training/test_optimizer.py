@@ -1,0 +1,131 @@
+"""Schedules and update rules by their numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from attnzoo.config.training import (
+    Adadelta,
+    Adafactor,
+    Adam,
+    AdamW,
+    Constant,
+    Cosine,
+    Halving,
+    InverseSqrt,
+    Optimizer,
+    Schedule,
+    Sgd,
+    Training,
+)
+from attnzoo.training.optimizer import build_optimizer, build_schedule
+
+
+def rates(schedule: Schedule, peak: float, counts: list[int], **sizes: int) -> np.ndarray:
+    sizes = {"total_steps": 100, "steps_per_epoch": 10} | sizes
+    rate = build_schedule(schedule, peak, **sizes)
+    outside = [float(rate(count)) for count in counts]
+    # Inside a compiled step the count is an int32 array.
+    inside = [float(jax.jit(rate)(jnp.int32(count))) for count in counts]
+    np.testing.assert_allclose(inside, outside, rtol=1e-6)
+    return np.array(outside)
+
+
+def test_constant() -> None:
+    np.testing.assert_allclose(rates(Constant(), 0.5, [0, 1, 99]), 0.5)
+
+
+def test_halving_after_five_epochs_as_in_the_paper() -> None:
+    """Epochs of 10 steps: five at 1, the sixth at 1/2, the seventh at 1/4."""
+    got = rates(Halving(start_epoch=5), 1.0, [0, 49, 50, 59, 60, 95])
+    np.testing.assert_allclose(got, [1, 1, 0.5, 0.5, 0.25, 1 / 32])
+    got = rates(Halving(start_epoch=2, every=3), 1.0, [19, 20, 49, 50, 80])
+    np.testing.assert_allclose(got, [1, 0.5, 0.5, 0.25, 0.125])
+    np.testing.assert_allclose(rates(Halving(start_epoch=0), 1.0, [0, 10]), [0.5, 0.25])
+
+
+@pytest.mark.parametrize(("width", "peak"), [(512, 6.987712e-4), (1024, 4.941059e-4)])
+def test_inverse_sqrt_is_the_transformers(width: int, peak: float) -> None:
+    """lr(step) = E^-0.5 min(step^-0.5, step warmup^-1.5), steps from 1, peak at step 4000."""
+    counts = [0, 99, 3998, 3999, 4000, 15_999, 99_999]
+    got = rates(InverseSqrt(warmup=4000), peak, counts)
+    steps = np.array(counts) + 1.0
+    want = width**-0.5 * np.minimum(steps**-0.5, steps * 4000**-1.5)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    assert got.argmax() == 3
+
+
+def test_cosine() -> None:
+    got = rates(Cosine(), 2.0, [0, 25, 50, 75, 100])
+    want = [2.0, 1 + np.cos(np.pi / 4), 1.0, 1 - np.cos(np.pi / 4), 0.0]
+    np.testing.assert_allclose(got, want, atol=1e-6)
+    warm = rates(Cosine(warmup=20, final=0.1), 2.0, [0, 10, 20, 60, 100, 150])
+    np.testing.assert_allclose(warm, [0.0, 1.0, 2.0, 1.1, 0.2, 0.2], atol=1e-6)
+
+
+def updates(optimizer: Optimizer, gradients: list[list[float]], **settings) -> list[np.ndarray]:
+    training = Training(steps=10, optimizer=optimizer, **settings)
+    transform, _ = build_optimizer(training, total_steps=10, steps_per_epoch=5)
+    params = {"w": jnp.zeros(len(gradients[0]))}
+    state, found = transform.init(params), []
+    for gradient in gradients:
+        update, state = transform.update({"w": jnp.float32(gradient)}, state, params)
+        found.append(np.asarray(update["w"]))
+    return found
+
+
+def test_the_gradient_is_clipped_to_its_global_norm() -> None:
+    sgd = {"learning_rate": 0.1}
+    (clipped,) = updates(Sgd(), [[3.0, 4.0]], clip_norm=1.0, **sgd)
+    np.testing.assert_allclose(clipped, [-0.06, -0.08], rtol=1e-6)
+    (short,) = updates(Sgd(), [[0.3, 0.4]], clip_norm=1.0, **sgd)
+    np.testing.assert_allclose(short, [-0.03, -0.04], rtol=1e-6)
+    (free,) = updates(Sgd(), [[3.0, 4.0]], clip_norm=None, **sgd)
+    np.testing.assert_allclose(free, [-0.3, -0.4], rtol=1e-6)
+
+
+def test_adadelta_by_hand() -> None:
+    """Zeiler 2012, algorithm 1, with learning rate 1."""
+    gradients = [2.0, -1.0, 0.5]
+    mean_square, mean_update, want = 0.0, 0.0, []
+    for g in gradients:
+        mean_square = 0.95 * mean_square + 0.05 * g * g
+        update = -np.sqrt(mean_update + 1e-6) / np.sqrt(mean_square + 1e-6) * g
+        mean_update = 0.95 * mean_update + 0.05 * update * update
+        want.append([update])
+    got = updates(Adadelta(), [[g] for g in gradients], learning_rate=1.0, clip_norm=None)
+    np.testing.assert_allclose(got, want, rtol=1e-4)
+
+
+def test_momentum_adam_and_weight_decay_by_hand() -> None:
+    plain = {"learning_rate": 0.1, "clip_norm": None}
+    got = updates(Sgd(momentum=0.5), [[1.0], [1.0]], **plain)
+    np.testing.assert_allclose(got, [[-0.1], [-0.15]], rtol=1e-6)
+    # Adam's first update is the learning rate times the sign.
+    np.testing.assert_allclose(updates(Adam(), [[7.0, -0.2]], **plain), [[-0.1, 0.1]], rtol=1e-4)
+    transform, _ = build_optimizer(
+        Training(steps=1, optimizer=AdamW(weight_decay=0.5), **plain),
+        total_steps=1,
+        steps_per_epoch=1,
+    )
+    params = {"w": jnp.float32([4.0])}
+    update, _ = transform.update({"w": jnp.float32([0.0])}, transform.init(params), params)
+    np.testing.assert_allclose(update["w"], [-0.1 * 0.5 * 4.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "optimizer", [Adadelta(), Sgd(), Sgd(momentum=0.9), Adam(), AdamW(), Adafactor()]
+)
+@pytest.mark.parametrize("schedule", [Halving(), InverseSqrt(warmup=3), Cosine(warmup=2)])
+def test_every_rule_takes_every_schedule_under_jit(
+    optimizer: Optimizer, schedule: Schedule
+) -> None:
+    training = Training(steps=10, optimizer=optimizer, schedule=schedule, learning_rate=0.01)
+    transform, _ = build_optimizer(training, total_steps=10, steps_per_epoch=2)
+    params = {"w": jnp.ones((3, 2)), "b": jnp.ones(5)}
+    state = transform.init(params)
+    update, state = jax.jit(transform.update)(jax.tree.map(jnp.ones_like, params), state, params)
+    update, _ = jax.jit(transform.update)(jax.tree.map(jnp.ones_like, params), state, params)
+    assert all(np.all(np.asarray(u) < 0) for u in jax.tree.leaves(update))
+    assert jax.tree.map(jnp.shape, update) == jax.tree.map(jnp.shape, params)

@@ -1,0 +1,170 @@
+"""A training as a process that is killed and told to stop; and a run seen from outside."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from attnzoo.config.experiment import Experiment
+from attnzoo.config.loader import load
+from attnzoo.errors import UserError
+from attnzoo.training.checkpoint import restore, verify
+from attnzoo.training.loop import train
+from attnzoo.training.run import load_run
+
+CONFIG = """
+name: killed
+data: {kind: synthetic, task: reverse, symbols: 6, max_length: 5, train: 60, validation: 9, test: 5}
+tokenizer: word
+model: {kind: bahdanau, hidden: 8, embedding: 6, maxout: 5, dropout: 0.2}
+training: {steps: 900, batch_size: 8, buckets: [6], evaluate_every: 300, checkpoint_every: 30,
+           log_every: 7, tensorboard: false}
+"""
+
+
+def bits(run: Path) -> dict[str, bytes]:
+    flat, _ = jax.tree_util.tree_flatten_with_path(restore(run).state)
+    return {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in flat}
+
+
+def newest(run: Path) -> int:
+    names = (p.name for p in (run / "checkpoints").glob("*"))
+    return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
+def wait_for(process: subprocess.Popen[str], run: Path, step: int) -> None:
+    deadline = time.monotonic() + 120
+    while newest(run) < step:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "killed.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("whole") / "run"
+    overridden = load(Experiment, config, [f"directory={run}"])
+    assert train(overridden).step == 900
+    return run
+
+
+def test_killed_twice_stopped_once_and_still_the_same_bits(
+    root: Path, config: Path, whole: Path, tmp_path: Path
+) -> None:
+    """SIGKILL while it saves every few milliseconds, then SIGTERM, then to the end."""
+    run = tmp_path / "run"
+    command = [sys.executable, root / "scripts" / "train.py", config, "--run-dir", run]
+
+    def start(*more: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*command, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    for step, more in ((60, []), (240, ["--resume"])):
+        process = start(*more)
+        wait_for(process, run, step)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        assert newest(run) < 900
+
+    process = start("--resume")
+    wait_for(process, run, newest(run) + 90)
+    process.send_signal(signal.SIGTERM)
+    errors = process.communicate()[1]
+    assert process.returncode == 75, errors
+    assert "SIGTERM: finishing this step and saving" in errors
+    assert "stopped by SIGTERM, resume with --resume" in errors
+    stopped = newest(run)
+    assert f"step {stopped}, " in errors
+    assert stopped < 900
+    # It is locked by nobody, and resumed by the name of the run alone.
+    assert not (run / "run.lock").exists()
+    last = subprocess.run([command[0], command[1], run, "--resume"], capture_output=True, text=True)
+    assert last.returncode == 0, last.stderr
+    assert f"resumed after step {stopped} of 900" in last.stderr
+
+    assert all(report.ok for report in verify(run))
+    assert bits(run) == bits(whole)
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    train_steps = [record["step"] for record in records if record["part"] == "train"]
+    assert train_steps == sorted(set(train_steps))
+    held_out = [(r["step"], r["nll"]) for r in records if r["part"] == "validation"]
+    assert [step for step, _ in held_out] == [300, 600, 900]
+    records = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert held_out == [(r["step"], r["nll"]) for r in records if r["part"] == "validation"]
+
+
+def test_a_run_that_is_going_on_is_left_alone(root: Path, whole: Path) -> None:
+    code = (
+        "import sys, time\nfrom attnzoo.training.run_directory import RunDirectory\n"
+        "with RunDirectory.open(sys.argv[1]).lock():\n"
+        "    print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, whole], cwd=root, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    try:
+        assert holder.stdout.readline() == "held\n"
+        config = load(Experiment, whole / "config.yaml")
+        with pytest.raises(UserError, match=f"process {holder.pid} .* is writing into this run"):
+            train(config, resume=True)
+        assert load_run(whole, which="latest").step == 900  # reading is free
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+def test_a_loaded_run_is_the_trained_one(whole: Path) -> None:
+    run = load_run(whole, which="latest")
+    assert (run.step, run.which, run.config.name) == (900, "latest", "killed")
+    stored = bits(whole)
+    flat, _ = jax.tree_util.tree_flatten_with_path(
+        jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(run.model, nnx.Param)))
+    )
+    for path, leaf in flat:
+        assert stored[f"['params']{jax.tree_util.keystr(path)}"] == leaf.tobytes()
+    best = load_run(whole)
+    assert best.which == "best"
+    assert best.step in (300, 600, 900)
+    assert len(best.corpus().test) == 5
+    assert best.translator(batch_size=3).batch_size == 3
+
+
+def test_weights_that_do_not_fit_their_config_are_named(whole: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(whole, tmp_path / "copy"))
+    config = copy / "config.yaml"
+    text = config.read_text()
+    config.write_text(text.replace("hidden: 8", "hidden: 9"))
+    with pytest.raises(UserError, match=r"parameter .* is float32\[.*but the config wants"):
+        load_run(copy)
+    config.write_text(text.replace("kind: bahdanau", "kind: luong").replace("maxout: 5\n", ""))
+    with pytest.raises(UserError, match=r"no parameter .*another run"):
+        load_run(copy)
+    config.write_text(text)
+    shutil.rmtree(copy / "best")
+    (copy / "best").mkdir()
+    assert load_run(copy).which == "latest"
+    shutil.rmtree(copy / "checkpoints")
+    (copy / "checkpoints").mkdir()
+    with pytest.raises(UserError, match="no valid checkpoint"):
+        load_run(copy)
+    config.unlink()
+    with pytest.raises(UserError, match="not a run directory"):
+        load_run(copy)
