@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from attnzoo.attention.contract import Attention, Memory, Product, Read, hold, read, spread
+from attnzoo.attention.contract import Attention, Memory, Read, hold, read, spread
 from attnzoo.ops.normalisers import Normalise
 from attnzoo.ops.softmax import masked_softmax
 
@@ -58,11 +58,9 @@ class AdditiveAttention(Attention):
         keys, values = hold(keys, values, mask)
         return Memory(keys @ self.key_kernel[...], values, spread(mask, keys))
 
-    def scores(
-        self, query: Float[Array, "B T D"], memory: Memory, product: Product = jnp.einsum
-    ) -> Float[Array, "B 1 T S"]:
+    def scores(self, query: Float[Array, "B T D"], memory: Memory) -> Float[Array, "B 1 T S"]:
         """Logits e_ij before mask and softmax."""
-        projected = product("btd,dw->btw", query, self.query_kernel[...])
+        projected = jnp.einsum("btd,dw->btw", query, self.query_kernel[...])
         hidden = jnp.tanh(projected[:, :, None, :] + memory.keys[:, None, :, :])
         return (hidden @ self.score_kernel[...])[:, None]
 
@@ -73,8 +71,7 @@ class AdditiveAttention(Attention):
         *,
         positions: Int[Array, "B T"] | None = None,
         return_weights: bool = False,
-        product: Product = jnp.einsum,
     ) -> Read:
         """Read a prepared memory. ``positions`` is ignored: the score is content alone."""
-        weights = self.normalise(self.scores(query, memory, product), memory.mask)
-        return read(weights, memory, return_weights, product)
+        weights = self.normalise(self.scores(query, memory), memory.mask)
+        return read(weights, memory, return_weights)

@@ -6,7 +6,6 @@ state of the module), and ``attend(query, memory)`` reads it. Calling the module
 """
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +13,6 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from attnzoo.ops.softmax import zero_unattended
-
-Product = Callable[[str, Array, Array], Array]
-"""``product(subscripts, x, factor)``: ``jnp.einsum`` of two operands. A loop over queries passes
-its own to form the gradients of weights and memory, the second operands, once (``layers.scan``)."""
 
 
 @jax.tree_util.register_dataclass
@@ -75,12 +70,10 @@ Weights = Float[Array, "B N T S"]
 Read = Context | tuple[Context, Weights]
 
 
-def read(
-    weights: Weights, memory: Memory, return_weights: bool, product: Product = jnp.einsum
-) -> Read:
+def read(weights: Weights, memory: Memory, return_weights: bool) -> Read:
     """The context, and the weights beside it if they were asked for."""
     values = memory.values
-    context = product("bnts,bsd->btd", weights.astype(values.dtype), values) / weights.shape[1]
+    context = jnp.einsum("bnts,bsd->btd", weights.astype(values.dtype), values) / weights.shape[1]
     return (context, weights) if return_weights else context
 
 
@@ -107,11 +100,9 @@ class Attention(nnx.Module):
         *,
         positions: Int[Array, "B T"] | None = None,
         return_weights: bool = False,
-        product: Product = jnp.einsum,
     ) -> Read:
         """Read a prepared memory. ``positions`` are the queries' places in the target, 0..T-1 if
-        None: only mechanisms that depend on them look. ``product`` multiplies queries and weights
-        by what is the same for all queries.
+        None: only mechanisms that depend on them look.
         """
         raise NotImplementedError(f"{type(self).__name__}.attend")
 

@@ -8,7 +8,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from attnzoo.attention.fast_weight import (
-    FastWeightProgrammer,
+    PROJECTED,
+    SIGNED,
     FastWeights,
     State,
     join_heads,
@@ -62,7 +63,11 @@ class DeltaNet(FastWeights):
       max_beta: 1, or 2 for negative eigenvalues of I - beta k^T k.
     """
 
-    contract_exceptions: ClassVar[dict[str, str]] = FastWeightProgrammer.contract_exceptions
+    contract_exceptions: ClassVar[dict[str, str]] = {
+        **PROJECTED,
+        "rows sum to one": SIGNED,
+        "weights are not negative": "what is written later erases what was written before",
+    }
 
     def __init__(
         self,

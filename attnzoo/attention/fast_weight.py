@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from attnzoo.attention.contract import Attention, Memory, Product, hold, spread
+from attnzoo.attention.contract import Attention, Memory, hold, spread
 from attnzoo.attention.projection import Projection, divided, split_heads
 from attnzoo.ops.linear import delta_rule, dpfp
 from attnzoo.ops.linear.fast_weights import Form
@@ -80,7 +80,6 @@ class FastWeights(Attention):
         *,
         positions: Int[Array, "B T"] | None = None,
         return_weights: bool = False,
-        product: Product = jnp.einsum,
         form: Form = "chunked",
         state: State | None = None,
         return_state: bool = False,
@@ -151,6 +150,7 @@ class FastWeightProgrammer(FastWeights):
         **PROJECTED,
         "rows sum to one": SIGNED,
         "weights are not negative": "what is written later erases what was written before",
+        "every permitted key is reached": "features are sparse: those of two keys may not overlap",
     }
 
     def __init__(self, dim: int, num_heads: int, *, nu: int = 1, rngs: nnx.Rngs):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from attnzoo.attention.contract import Attention, Memory, Product, Read, hold, read, spread
+from attnzoo.attention.contract import Attention, Memory, Read, hold, read, spread
 
 
 class FixedAttention(Attention):
@@ -39,7 +39,6 @@ class FixedAttention(Attention):
         *,
         positions: Int[Array, "B T"] | None = None,
         return_weights: bool = False,
-        product: Product = jnp.einsum,
     ) -> Read:
         """Read a prepared memory; the query is ignored."""
         batch, length = memory.values.shape[:2]
@@ -50,4 +49,4 @@ class FixedAttention(Attention):
         index = jnp.where(mask, jnp.arange(length)[None, None, None, :], -1)
         # one_hot(-1) is a row of zeros: a row that may attend nowhere.
         weights = jax.nn.one_hot(jnp.max(index, axis=-1), length, dtype=jnp.float32)
-        return read(weights, memory, return_weights, product)
+        return read(weights, memory, return_weights)

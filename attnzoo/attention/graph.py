@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from attnzoo.attention.contract import Attention, Memory, Product, Read, hold, spread
+from attnzoo.attention.contract import Attention, Memory, Read, hold, spread
 from attnzoo.attention.projection import (
     Projection,
     divided,
@@ -72,10 +72,9 @@ class GraphAttention(Attention):
         *,
         positions: Int[Array, "B T"] | None = None,
         return_weights: bool = False,
-        product: Product = jnp.einsum,
     ) -> Read:
         """Read a prepared memory. ``positions`` is ignored: a graph has none."""
-        h = split_heads(self.node(query, product), self.num_heads)
+        h = split_heads(self.node(query), self.num_heads)
         neighbours = split_heads(memory.keys, self.num_heads)
         # a . [x ; y] = a_1 . x + a_2 . y: a number per node instead of one vector per pair.
         own = jnp.einsum("btnh,nh->bnt", h, like(self.query_kernel, h))

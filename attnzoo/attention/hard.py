@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from attnzoo.attention.additive import AdditiveAttention
-from attnzoo.attention.contract import Attention, Memory, Product, Read, read
+from attnzoo.attention.contract import Attention, Memory, Read, read
 from attnzoo.attention.multiplicative import MultiplicativeAttention
 from attnzoo.ops.softmax import masked_softmax
 
@@ -61,11 +61,10 @@ class HardAttention(Attention):
         *,
         positions: Int[Array, "B T"] | None = None,
         return_weights: bool = False,
-        product: Product = jnp.einsum,
         sample_key: Key[Array, ""] | None = None,
     ) -> Read:
         """Read one location per query of a prepared memory. ``positions`` is ignored."""
-        soft = masked_softmax(self.content.scores(query, memory, product), memory.mask)
+        soft = masked_softmax(self.content.scores(query, memory), memory.mask)
         if sample_key is None:
             location = jnp.argmax(soft, axis=-1)
         else:
@@ -74,7 +73,7 @@ class HardAttention(Attention):
         chosen = jnp.where(jnp.any(soft > 0, axis=-1, keepdims=True), chosen, jnp.zeros_like(soft))
         if self.estimator == "straight_through":
             chosen = chosen + (soft - jax.lax.stop_gradient(soft))
-        return read(chosen, memory, return_weights, product)
+        return read(chosen, memory, return_weights)
 
     def __call__(
         self,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from attnzoo.attention.contract import Attention, Memory, Product, Read, hold, read, spread
+from attnzoo.attention.contract import Attention, Memory, Read, hold, read, spread
 from attnzoo.attention.projection import Projection, like
 from attnzoo.ops.softmax import compute_dtype, masked_softmax
 
@@ -126,11 +126,9 @@ class IntraTemporalAttention(Attention):
         keys, values = hold(keys, values, mask)
         return Memory(keys @ like(self.kernel, keys).T, values, spread(mask, keys))
 
-    def scores(
-        self, query: Float[Array, "B T D"], memory: Memory, product: Product = jnp.einsum
-    ) -> Float[Array, "B 1 T S"]:
+    def scores(self, query: Float[Array, "B T D"], memory: Memory) -> Float[Array, "B 1 T S"]:
         """e_ti, before the past is taken away, in float32."""
-        logits = product("btd,bsd->bts", query, memory.keys)[:, None]
+        logits = jnp.einsum("btd,bsd->bts", query, memory.keys)[:, None]
         return logits.astype(compute_dtype(logits))
 
     def attend(
@@ -140,7 +138,6 @@ class IntraTemporalAttention(Attention):
         *,
         positions: Int[Array, "B T"] | None = None,
         return_weights: bool = False,
-        product: Product = jnp.einsum,
     ) -> Read:
         """Read with all queries, the first of them without a past."""
         if positions is not None:
@@ -148,7 +145,7 @@ class IntraTemporalAttention(Attention):
                 "positions: intra-temporal attention needs the scores of all former queries, not "
                 "their number; use step(query, memory, past)"
             )
-        logits = self.scores(query, memory, product)
+        logits = self.scores(query, memory)
         mask = jnp.ones((1, 1, 1, 1), bool) if memory.mask is None else memory.mask
         seen = jnp.broadcast_to(mask, logits.shape)
         # Finite, so that a key nobody has seen yet has finite gradients: it is replaced below.
@@ -156,7 +153,7 @@ class IntraTemporalAttention(Attention):
         past = jax.lax.cumlogsumexp(hidden, axis=2)
         past = jnp.pad(past, ((0, 0), (0, 0), (1, 0), (0, 0)), constant_values=-1e30)[:, :, :-1]
         weights = masked_softmax(logits - _no_past_is_one(past), seen)
-        return read(weights, memory, return_weights, product)
+        return read(weights, memory, return_weights)
 
     def step(
         self,

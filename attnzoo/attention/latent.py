@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from attnzoo.attention.contract import Attention, Memory, Product, hold, spread
+from attnzoo.attention.contract import Attention, Memory, hold, spread
 from attnzoo.attention.multi_head import Rotary
 from attnzoo.attention.projection import Projection, RMSNorm, glorot_per_head, like, split_heads
 from attnzoo.ops.dot_product import dot_product_attention
@@ -114,16 +114,15 @@ class LatentAttention(Attention):
         *,
         positions: Int[Array, "B T"] | None = None,
         return_weights: bool | WeightRequest = False,
-        product: Product = jnp.einsum,
         absorbed: bool = False,
     ) -> Any:
         """Read a prepared memory, expanding it to keys and values of every head or not."""
         B, T, _ = query.shape
         S = memory.keys.shape[1]
         placed = jnp.arange(T, dtype=jnp.int32)[None] if positions is None else positions
-        x = query if self.query_down is None else self.query_down(query, product)
+        x = query if self.query_down is None else self.query_down(query)
         x = x if self.query_norm is None else self.query_norm(x)
-        q = split_heads(self.query(x, product), self.num_heads)
+        q = split_heads(self.query(x), self.num_heads)
         q_plain, q_turning = q[..., : self.head_dim], q[..., self.head_dim :]
         q_turned = self.rotary(q_turning, placed, S)
 
@@ -156,7 +155,7 @@ class LatentAttention(Attention):
         out, *seen = result if return_weights else (result,)
         if absorbed:
             out = jnp.einsum("btnc,nvc->btnv", out, value_up)
-        context = self.out(out.reshape(B, T, -1), product)
+        context = self.out(out.reshape(B, T, -1))
         return (context, *seen) if return_weights else context
 
     def empty_cache(self, batch: int, max_length: int, dtype: Any = jnp.float32) -> LatentCache:

@@ -2,11 +2,10 @@
 
 from typing import Any, ClassVar
 
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from attnzoo.attention.contract import Attention, Memory, Product, hold, spread
+from attnzoo.attention.contract import Attention, Memory, hold, spread
 from attnzoo.attention.fast_weight import (
     PROJECTED,
     FastWeights,
@@ -125,10 +124,9 @@ class LinearAttention(Attention):
         *,
         positions: Int[Array, "B T"] | None = None,
         return_weights: bool = False,
-        product: Product = jnp.einsum,
     ) -> Any:
         """Read a prepared memory. ``positions`` is ignored: the score is content alone."""
-        q = split_heads(self.query(query, product), self.num_heads)
+        q = split_heads(self.query(query), self.num_heads)
         k, v = (split_heads(x, self.num_heads) for x in (memory.keys, memory.values))
         found = linear_attention(
             q,
@@ -140,5 +138,5 @@ class LinearAttention(Attention):
             return_weights=return_weights,
         )
         out, *weights = found if return_weights else (found,)
-        context = self.out(join_heads(out), product)
+        context = self.out(join_heads(out))
         return (context, *weights) if return_weights else context

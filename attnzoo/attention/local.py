@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from attnzoo.attention.contract import Attention, Memory, Product, Read, read
+from attnzoo.attention.contract import Attention, Memory, Read, read
 from attnzoo.attention.multiplicative import MultiplicativeAttention, Score
 from attnzoo.ops.softmax import compute_dtype, masked_softmax
 
@@ -57,14 +57,13 @@ class LocalMonotonicAttention(Attention):
         *,
         positions: Int[Array, "B T"] | None = None,
         return_weights: bool = False,
-        product: Product = jnp.einsum,
     ) -> Read:
         """Read a prepared memory; ``positions`` are the queries' places, 0..T-1 if None."""
         centre = _positions(query, positions).astype(jnp.float32)
-        logits = self.content.scores(query, memory, product)
+        logits = self.content.scores(query, memory)
         window = jnp.abs(_offsets(centre, logits.shape[-1])) <= self.window
         weights = masked_softmax(logits, _both(window, memory.mask))
-        return read(weights, memory, return_weights, product)
+        return read(weights, memory, return_weights)
 
 
 class LocalPredictiveAttention(Attention):
@@ -108,11 +107,9 @@ class LocalPredictiveAttention(Attention):
         """As the content score prepares it."""
         return self.content.prepare(keys, values, mask=mask)
 
-    def centre(
-        self, query: Float[Array, "B T D"], memory: Memory, product: Product = jnp.einsum
-    ) -> Float[Array, "B T"]:
+    def centre(self, query: Float[Array, "B T D"], memory: Memory) -> Float[Array, "B T"]:
         """p_t, a real number between 0 and the length of the sentence, in tokens."""
-        hidden = jnp.tanh(product("btd,de->bte", query, self.position_kernel[...]))
+        hidden = jnp.tanh(jnp.einsum("btd,de->bte", query, self.position_kernel[...]))
         hidden = hidden.astype(compute_dtype(hidden))
         share = jax.nn.sigmoid(hidden @ self.position_vector[...].astype(hidden.dtype))
         if memory.mask is None:
@@ -127,15 +124,14 @@ class LocalPredictiveAttention(Attention):
         *,
         positions: Int[Array, "B T"] | None = None,
         return_weights: bool = False,
-        product: Product = jnp.einsum,
     ) -> Read:
         """Read a prepared memory. ``positions`` is ignored: the centre is predicted."""
-        logits = self.content.scores(query, memory, product)
-        offsets = _offsets(self.centre(query, memory, product), logits.shape[-1])
+        logits = self.content.scores(query, memory)
+        offsets = _offsets(self.centre(query, memory), logits.shape[-1])
         window = jnp.abs(jax.lax.stop_gradient(offsets)) <= self.window
         weights = masked_softmax(logits, _both(window, memory.mask))
         weights = weights * jnp.exp(-2.0 * jnp.square(offsets / self.window))
-        return read(weights, memory, return_weights, product)
+        return read(weights, memory, return_weights)
 
 
 def _half_width(window: int) -> int:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from attnzoo.attention.contract import Attention, Memory, Product, hold, spread
+from attnzoo.attention.contract import Attention, Memory, hold, spread
 from attnzoo.attention.projection import Projection, divided, split_heads
 from attnzoo.ops.dot_product import dot_product_attention
 from attnzoo.ops.index_functions import along
@@ -168,16 +168,15 @@ class MultiHeadAttention(Attention):
         *,
         positions: Int[Array, "B T"] | None = None,
         return_weights: bool | WeightRequest = False,
-        product: Product = jnp.einsum,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Any:
         """Read a prepared memory; with a ``WeightRequest`` its ``WeightReport`` comes beside."""
         S = memory.keys.shape[1]
-        q = self._queries(query, positions, S, product)
+        q = self._queries(query, positions, S)
         k = split_heads(memory.keys, self.num_kv_heads)
         v = split_heads(memory.values, self.num_kv_heads)
         visible = self._visible(q, k, memory.mask, positions)
-        return self._read(q, k, v, visible, positions, return_weights, product, dropout_key)
+        return self._read(q, k, v, visible, positions, return_weights, dropout_key)
 
     def __call__(
         self,
@@ -227,13 +226,13 @@ class MultiHeadAttention(Attention):
         new_values = split_heads(self.value(query), self.num_kv_heads).astype(cache.values.dtype)
         keys = write(cache.keys, new_keys, cache.length)
         values = write(cache.values, new_values, cache.length)
-        q = self._queries(query, positions, L, jnp.einsum)
+        q = self._queries(query, positions, L)
 
         past = (jnp.arange(L)[None, None, :] <= positions[:, :, None])[:, None]
         past = past if mask is None else past & mask
         visible = self._visible(q, keys, past, positions)
         k, v = keys.astype(q.dtype), values.astype(q.dtype)
-        result = self._read(q, k, v, visible, positions, return_weights, jnp.einsum, None)
+        result = self._read(q, k, v, visible, positions, return_weights, None)
         full = (cache.length + T > L)[:, None, None]
         out, *seen = result if return_weights else (result,)
         out = jnp.where(full, jnp.full_like(out, jnp.nan), out)
@@ -244,9 +243,8 @@ class MultiHeadAttention(Attention):
         query: Float[Array, "B T D"],
         positions: Positions | None,
         length: int,
-        product: Product,
     ) -> Float[Array, "B T N H"]:
-        q = split_heads(self.query(query, product), self.num_heads)
+        q = split_heads(self.query(query), self.num_heads)
         q = q if self.query_norm is None else self.query_norm(q)
         if self.rotary is None:
             return q
@@ -282,7 +280,6 @@ class MultiHeadAttention(Attention):
         mask: Bool[Array, "#B #N #T #S"] | MaskFunction | None,
         positions: Positions | None,
         return_weights: bool | WeightRequest,
-        product: Product,
         dropout_key: Key[Array, ""] | None,
     ) -> Any:
         score_mod = self.score_mod
@@ -301,7 +298,7 @@ class MultiHeadAttention(Attention):
             dropout_key=dropout_key,
         )
         out, *seen = result if return_weights else (result,)
-        context = self.out(out.reshape(*out.shape[:2], -1), product)
+        context = self.out(out.reshape(*out.shape[:2], -1))
         return (context, *seen) if return_weights else context
 
 

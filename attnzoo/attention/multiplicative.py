@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from attnzoo.attention.contract import Attention, Memory, Product, Read, hold, read, spread
+from attnzoo.attention.contract import Attention, Memory, Read, hold, read, spread
 from attnzoo.ops.normalisers import Normalise
 from attnzoo.ops.softmax import masked_softmax
 
@@ -71,17 +71,15 @@ class MultiplicativeAttention(Attention):
             keys = keys @ self.key_kernel[...]
         return Memory(keys, values, spread(mask, keys))
 
-    def scores(
-        self, query: Float[Array, "B T D"], memory: Memory, product: Product = jnp.einsum
-    ) -> Float[Array, "B 1 T S"]:
+    def scores(self, query: Float[Array, "B T D"], memory: Memory) -> Float[Array, "B 1 T S"]:
         """Logits before mask and softmax."""
         if self.score == "concat":
-            projected = product("btd,dw->btw", query, self.query_kernel[...])
+            projected = jnp.einsum("btd,dw->btw", query, self.query_kernel[...])
             hidden = jnp.tanh(projected[:, :, None, :] + memory.keys[:, None, :, :])
             return (hidden @ self.score_kernel[...])[:, None]
         if self.score == "scaled_dot":
             query = query * query.shape[-1] ** -0.5
-        return product("btd,bsd->bts", query, memory.keys)[:, None]
+        return jnp.einsum("btd,bsd->bts", query, memory.keys)[:, None]
 
     def attend(
         self,
@@ -90,11 +88,10 @@ class MultiplicativeAttention(Attention):
         *,
         positions: Int[Array, "B T"] | None = None,
         return_weights: bool = False,
-        product: Product = jnp.einsum,
     ) -> Read:
         """Read a prepared memory. ``positions`` is ignored: the score is content alone."""
-        weights = self.normalise(self.scores(query, memory, product), memory.mask)
-        return read(weights, memory, return_weights, product)
+        weights = self.normalise(self.scores(query, memory), memory.mask)
+        return read(weights, memory, return_weights)
 
 
 class LocationAttention(Attention):
@@ -127,11 +124,11 @@ class LocationAttention(Attention):
         keys, values = hold(keys, values, mask)
         return Memory(keys, values, spread(mask, keys))
 
-    def scores(
-        self, query: Float[Array, "B T D"], memory: Memory, product: Product = jnp.einsum
-    ) -> Float[Array, "B 1 T S"]:
+    def scores(self, query: Float[Array, "B T D"], memory: Memory) -> Float[Array, "B 1 T S"]:
         """Logits before mask and softmax."""
-        return product("btd,dl->btl", query, self.kernel[...])[:, None, :, : memory.values.shape[1]]
+        return jnp.einsum("btd,dl->btl", query, self.kernel[...])[
+            :, None, :, : memory.values.shape[1]
+        ]
 
     def attend(
         self,
@@ -140,11 +137,10 @@ class LocationAttention(Attention):
         *,
         positions: Int[Array, "B T"] | None = None,
         return_weights: bool = False,
-        product: Product = jnp.einsum,
     ) -> Read:
         """Read a prepared memory. ``positions`` is ignored: the query says where to look."""
-        weights = masked_softmax(self.scores(query, memory, product), memory.mask)
-        return read(weights, memory, return_weights, product)
+        weights = masked_softmax(self.scores(query, memory), memory.mask)
+        return read(weights, memory, return_weights)
 
 
 def _uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from attnzoo.attention.contract import Attention, Memory, Product, Read, hold, spread
+from attnzoo.attention.contract import Attention, Memory, Read, hold, spread
 from attnzoo.attention.projection import Projection, divided, read_heads
 from attnzoo.ops import masks
 from attnzoo.ops.index_functions import along
@@ -79,7 +79,6 @@ class PositionalAttention(Attention):
         *,
         positions: Int[Array, "B T"] | None = None,
         return_weights: bool = False,
-        product: Product = jnp.einsum,
     ) -> Read:
         """Read a prepared memory; of the query only ``positions`` (0..T-1 if None) matter."""
         slots = slots_of(query, positions, self.max_length)
@@ -132,7 +131,6 @@ class FactorisedPositionalAttention(Attention):
         *,
         positions: Int[Array, "B T"] | None = None,
         return_weights: bool = False,
-        product: Product = jnp.einsum,
     ) -> Read:
         """Read a prepared memory; of the query only ``positions`` (0..T-1 if None) matter."""
         slots = slots_of(query, positions, self.max_length)

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from attnzoo.attention.contract import Product
 from attnzoo.ops.guards import finite_or_zero, has_non_finite, poison, sees
 from attnzoo.ops.softmax import compute_dtype
 
@@ -17,12 +16,8 @@ def glorot_per_head(rngs: nnx.Rngs, shape: tuple[int, int, int]) -> Float[Array,
 
 
 def like(parameter: nnx.Param, x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """A parameter in the dtype of the input; the very same array if it has it already.
-
-    A loop over queries recognises what is constant by identity (``layers.scan``).
-    """
-    value = parameter[...]
-    return value if value.dtype == x.dtype else value.astype(x.dtype)
+    """A parameter in the dtype of the input."""
+    return parameter[...].astype(x.dtype)
 
 
 class Projection(nnx.Module):
@@ -33,10 +28,8 @@ class Projection(nnx.Module):
         self.kernel = nnx.Param(glorot(rngs.params(), (in_dim, out_dim), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((out_dim,), jnp.float32)) if use_bias else None
 
-    def __call__(
-        self, x: Float[Array, "*batch D"], product: Product = jnp.einsum
-    ) -> Float[Array, "*batch F"]:
-        y = product("...d,df->...f", x, like(self.kernel, x))
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch F"]:
+        y = jnp.einsum("...d,df->...f", x, like(self.kernel, x))
         return y if self.bias is None else y + jnp.broadcast_to(like(self.bias, x), y.shape)
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from attnzoo.attention.contract import Attention, Memory, Product
+from attnzoo.attention.contract import Attention, Memory
 from attnzoo.attention.multi_head import MultiHeadAttention
 from attnzoo.attention.projection import LayerNorm, Projection
 from attnzoo.ops.weights import WeightRequest
@@ -64,16 +64,15 @@ class MAB(Attention):
         *,
         positions: Int[Array, "B T"] | None = None,
         return_weights: bool | WeightRequest = False,
-        product: Product = jnp.einsum,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Any:
         """Read a prepared memory. ``positions`` is ignored: a set has none."""
         result = self.attention.attend(
-            query, memory, return_weights=return_weights, product=product, dropout_key=dropout_key
+            query, memory, return_weights=return_weights, dropout_key=dropout_key
         )
         read, *seen = result if return_weights else (result,)
         hidden = self.attention_norm(query + read)
-        forward = self.out(jax.nn.relu(self.hidden(hidden, product)), product)
+        forward = self.out(jax.nn.relu(self.hidden(hidden)))
         context = self.out_norm(hidden + forward)
         return (context, *seen) if return_weights else context
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from attnzoo.attention.contract import Attention, Memory, Product, Read
+from attnzoo.attention.contract import Attention, Memory, Read
 from attnzoo.attention.positional import (
     CONTENT_FREE,
     PROJECTED,
@@ -101,26 +101,25 @@ class Synthesizer(Attention):
         *,
         positions: Int[Array, "B T"] | None = None,
         return_weights: bool = False,
-        product: Product = jnp.einsum,
     ) -> Read:
         """Read a prepared memory; the random kinds look at ``positions`` (0..T-1 if None) alone."""
         slots = slots_of(query, positions, self.max_length)
-        logits = self._logits(query, slots, product)
+        logits = self._logits(query, slots)
         result = read_slots(logits, query, memory, slots, self.mask_mod, True)
-        context = self.out(result[0], product)
+        context = self.out(result[0])
         return (context, result[1]) if return_weights else context
 
     def _logits(
-        self, query: Float[Array, "B T D"], slots: Int[Array, "#B T"], product: Product
+        self, query: Float[Array, "B T D"], slots: Int[Array, "#B T"]
     ) -> Float[Array, "#B N T L"]:
         B, T, _ = query.shape
         if self.variant == "dense":
-            hidden = jax.nn.relu(self.hidden(query, product)).reshape(B, T, self.num_heads, -1)
-            logits = product("btnh,nhl->bntl", hidden, like(self.kernel, query))
+            hidden = jax.nn.relu(self.hidden(query)).reshape(B, T, self.num_heads, -1)
+            logits = jnp.einsum("btnh,nhl->bntl", hidden, like(self.kernel, query))
             return logits + like(self.bias, query)[None, :, None, :]
         if self.variant == "factorised_dense":
-            coarse = self.coarse(query, product).reshape(B, T, self.num_heads, -1)
-            fine = self.fine(query, product).reshape(B, T, self.num_heads, -1)
+            coarse = self.coarse(query).reshape(B, T, self.num_heads, -1)
+            fine = self.fine(query).reshape(B, T, self.num_heads, -1)
             outer = coarse[..., :, None] * fine[..., None, :]
             return jnp.swapaxes(outer.reshape(B, T, self.num_heads, self.max_length), 1, 2)
         if self.variant == "factorised_random":

@@ -10,9 +10,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from attnzoo.attention.contract import Product
-from attnzoo.layers.scan import scan
-
 Initializer = jax.nn.initializers.Initializer
 orthogonal = jax.nn.initializers.orthogonal()
 small_normal = jax.nn.initializers.normal(0.01)
@@ -56,17 +53,16 @@ class GRU(nnx.Module):
         self,
         projected: Float[Array, "B G"],
         hidden: Float[Array, "B D"],
-        product: Product = jnp.einsum,
     ) -> Float[Array, "B D"]:
-        """One step, given the projected input; ``product`` is the loop's (``layers.scan``)."""
+        """One step, given the projected input."""
         width = self.hidden_dim
         gates = jax.nn.sigmoid(
-            projected[:, : 2 * width] + product("bi,io->bo", hidden, self.gate_kernel[...])
+            projected[:, : 2 * width] + jnp.einsum("bi,io->bo", hidden, self.gate_kernel[...])
         )
         update, reset = gates[:, :width], gates[:, width:]
         candidate = jnp.tanh(
             projected[:, 2 * width :]
-            + product("bi,io->bo", reset * hidden, self.candidate_kernel[...])
+            + jnp.einsum("bi,io->bo", reset * hidden, self.candidate_kernel[...])
         )
         return (1 - update) * hidden + update * candidate
 
@@ -80,13 +76,13 @@ class GRU(nnx.Module):
         """States of all steps, from a zero state; at padding the state stands still."""
         initial = jnp.zeros((inputs.shape[0], self.hidden_dim), inputs.dtype)
 
-        def body(product, hidden, step):
+        def body(hidden, step):
             projected, alive = step
-            hidden = jnp.where(alive[:, None], self.step(projected, hidden, product), hidden)
+            hidden = jnp.where(alive[:, None], self.step(projected, hidden), hidden)
             return hidden, hidden
 
         steps = (jnp.swapaxes(self.project(inputs), 0, 1), valid.T)
-        _, states = scan(body, initial, steps, reverse=reverse)
+        _, states = jax.lax.scan(body, initial, steps, reverse=reverse)
         return jnp.swapaxes(states, 0, 1)
 
 
@@ -111,22 +107,19 @@ class LSTM(nnx.Module):
         zeros = jnp.zeros((batch, self.hidden_dim), dtype)
         return zeros, zeros
 
-    def project(
-        self, inputs: Float[Array, "*steps D"], product: Product = jnp.einsum
-    ) -> Float[Array, "*steps G"]:
+    def project(self, inputs: Float[Array, "*steps D"]) -> Float[Array, "*steps G"]:
         """The input's part of the four gates with the biases, for any number of steps at once."""
-        projected = product("...i,io->...o", inputs, self.input_kernel[...])
+        projected = jnp.einsum("...i,io->...o", inputs, self.input_kernel[...])
         return projected + jnp.broadcast_to(self.bias[...], projected.shape)
 
     def step(
         self,
         projected: Float[Array, "B G"],
         state: tuple[Float[Array, "B D"], Float[Array, "B D"]],
-        product: Product = jnp.einsum,
     ) -> tuple[Float[Array, "B D"], Float[Array, "B D"]]:
-        """One step, given the projected input; ``product`` is the loop's (``layers.scan``)."""
+        """One step, given the projected input."""
         cell, hidden = state
-        gates = projected + product("bi,io->bo", hidden, self.recurrent_kernel[...])
+        gates = projected + jnp.einsum("bi,io->bo", hidden, self.recurrent_kernel[...])
         entry, forget, candidate, output = jnp.split(gates, 4, axis=-1)
         cell = jax.nn.sigmoid(forget) * cell + jax.nn.sigmoid(entry) * jnp.tanh(candidate)
         return cell, jax.nn.sigmoid(output) * jnp.tanh(cell)
@@ -138,13 +131,13 @@ class LSTM(nnx.Module):
     ) -> tuple[Float[Array, "B S D2"], tuple[Float[Array, "B D2"], Float[Array, "B D2"]]]:
         """Hidden states of all steps from a zero state, and the final (cell, hidden)."""
 
-        def body(product, state, step):
+        def body(state, step):
             projected, alive = step
-            new = self.step(projected, state, product)
+            new = self.step(projected, state)
             state = jax.tree.map(lambda a, b: jnp.where(alive[:, None], a, b), new, state)
             return state, state[1]
 
         steps = (jnp.swapaxes(self.project(inputs), 0, 1), valid.T)
         initial = self.initial(inputs.shape[0], inputs.dtype)
-        final, states = scan(body, initial, steps)
+        final, states = jax.lax.scan(body, initial, steps)
         return jnp.swapaxes(states, 0, 1), final

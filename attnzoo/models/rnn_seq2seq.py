@@ -33,7 +33,6 @@ from attnzoo.attention import (
 from attnzoo.config.attention import Attention as AttentionConfig
 from attnzoo.config.model import Bahdanau, Luong
 from attnzoo.layers.recurrent import GRU, LSTM
-from attnzoo.layers.scan import scan
 from attnzoo.special_tokens import PAD
 
 Credit = Literal["predicted", "input"]
@@ -169,29 +168,28 @@ class BahdanauSeq2Seq(nnx.Module):
         memory, state = self.start(source, rngs=rngs)
         embedded = self._drop(_lookup(self.target_embedding, target), rngs)
 
-        def body(product, state, projected):
-            new, context, weights = self._advance(projected, state, memory, product)
+        def body(state, projected):
+            new, context, weights = self._advance(projected, state, memory)
             return new, (state.hidden, context, weights if return_weights else None)
 
         steps = jnp.swapaxes(self.decoder.project(embedded), 0, 1)
-        _, (hidden, context, weights) = scan(body, state, steps)
+        _, (hidden, context, weights) = jax.lax.scan(body, state, steps)
         logits = self._readout(
             jnp.swapaxes(hidden, 0, 1), embedded, jnp.swapaxes(context, 0, 1), rngs
         )
         return (logits, jnp.moveaxis(weights, 0, 2)) if return_weights else logits
 
-    def _advance(self, projected, state, memory, product=jnp.einsum):
+    def _advance(self, projected, state, memory):
         """Attend with s_{i-1}, then the GRU whose every gate has a context term."""
         context, weights = self.attention.attend(
             state.hidden[:, None],
             memory,
             positions=state.position[:, None],
             return_weights=True,
-            product=product,
         )
         context = context[:, 0]
-        projected = projected + product("bi,io->bo", context, self.context_kernel.kernel[...])
-        hidden = self.decoder.step(projected, state.hidden, product)
+        projected = projected + jnp.einsum("bi,io->bo", context, self.context_kernel.kernel[...])
+        hidden = self.decoder.step(projected, state.hidden)
         return BahdanauState(hidden, state.position + 1), context, weights[:, :, 0]
 
     def _readout(self, hidden, embedded, context, rngs=None):
@@ -289,37 +287,36 @@ class LuongSeq2Seq(nnx.Module):
         projected = jnp.swapaxes(self.decoder[0].project(embedded), 0, 1)
         keys = None if rngs is None else jax.random.split(rngs.dropout(), target.shape[1])
 
-        def body(product, state, step):
+        def body(state, step):
             projected, key = step
             step_rngs = None if key is None else nnx.Rngs(dropout=key)
-            state, weights = self._advance(projected, state, memory, step_rngs, product)
+            state, weights = self._advance(projected, state, memory, step_rngs)
             return state, (state.attentional, weights if return_weights else None)
 
-        _, (attentional, weights) = scan(body, state, (projected, keys))
+        _, (attentional, weights) = jax.lax.scan(body, state, (projected, keys))
         logits = self.output(self._drop(jnp.swapaxes(attentional, 0, 1), rngs))
         return (logits, jnp.moveaxis(weights, 0, 2)) if return_weights else logits
 
-    def _advance(self, projected, state, memory, rngs, product=jnp.einsum):
+    def _advance(self, projected, state, memory, rngs):
         """h_t -> a_t -> c_t -> attentional vector (their section 3, figure 2)."""
         if self.input_feeding:
-            feed = product("bi,io->bo", state.attentional, self.feed.kernel[...])
+            feed = jnp.einsum("bi,io->bo", state.attentional, self.feed.kernel[...])
             projected = projected + feed
         layers = []
         for index, (layer, before) in enumerate(zip(self.decoder, state.layers, strict=True)):
             if index > 0:
-                projected = layer.project(self._drop(layers[-1][1], rngs), product)
-            layers.append(layer.step(projected, before, product))
+                projected = layer.project(self._drop(layers[-1][1], rngs))
+            layers.append(layer.step(projected, before))
         hidden = layers[-1][1]
         context, weights = self.attention.attend(
             hidden[:, None],
             memory,
             positions=state.position[:, None],
             return_weights=True,
-            product=product,
         )
         if self.attentive:
             both = jnp.concatenate([context[:, 0], hidden], axis=-1)
-            hidden = jnp.tanh(product("bi,io->bo", both, self.combine.kernel[...]))
+            hidden = jnp.tanh(jnp.einsum("bi,io->bo", both, self.combine.kernel[...]))
         return LuongState(tuple(layers), hidden, state.position + 1), weights[:, :, 0]
 
     def _drop(self, x, rngs):

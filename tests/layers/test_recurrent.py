@@ -1,13 +1,11 @@
 """Recurrent layers against loops in numpy float64, and the gradients of their scan."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 from attnzoo.layers.recurrent import GRU, LSTM
-from attnzoo.layers.scan import scan
 
 B, S, D, H = 3, 7, 5, 2
 LENGTHS = np.array([7, 4, 0])  # full, padded, nothing but padding
@@ -111,70 +109,3 @@ def test_lstm_and_its_final_state(inputs) -> None:
         np.testing.assert_allclose(states[row, :length], wanted, atol=2e-6)
         np.testing.assert_allclose(cell[row], last_cell, atol=2e-6)
         np.testing.assert_allclose(hidden[row], wanted[-1] if length else 0, atol=2e-6)
-
-
-@pytest.mark.parametrize("reverse", [False, True])
-def test_scan_differentiates_like_a_python_loop(x64, reverse) -> None:
-    """A body with a matrix used twice, a memory used twice, a bias that is no product, a mask."""
-    random = np.random.default_rng(3)
-    draw = lambda *shape: jnp.asarray(random.standard_normal(shape))  # noqa: E731
-    weights = {"matrix": draw(H, H), "bias": draw(H), "memory": draw(B, 11, H)}
-    start, steps = draw(B, H), (draw(S, B, H), jnp.asarray(VALID.T))
-    probe, last = draw(S, B, H), draw(B, H)
-
-    def body(w, product, h, step):
-        x, alive = step
-        new = jnp.tanh(x + product("bi,io->bo", h, w["matrix"]) + w["bias"][None])
-        scores = jax.nn.softmax(product("bh,bsh->bs", new, w["memory"]))
-        new = new + product("bs,bsh->bh", scores, w["memory"])
-        new = new - product("bi,oi->bo", new, w["matrix"])
-        return jnp.where(alive[:, None], new, h), jnp.where(alive[:, None], new, 0.0)
-
-    def scanned(w, start, x):
-        return scan(lambda *a: body(w, *a), start, (x, steps[1]), reverse=reverse)
-
-    def looped(w, start, x):
-        h, outputs = start, [None] * S
-        for t in reversed(range(S)) if reverse else range(S):
-            h, outputs[t] = body(w, jnp.einsum, h, (x[t], steps[1][t]))
-        return h, jnp.stack(outputs)
-
-    def gradients(function):
-        def loss(*arguments):
-            final, outputs = function(*arguments)
-            return jnp.sum(final * last) + jnp.sum(outputs * probe)
-
-        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(weights, start, steps[0])
-
-    ours, wanted = gradients(scanned), gradients(looped)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), ours, wanted)
-    assert all(np.any(leaf) for leaf in jax.tree.leaves(wanted))
-    # The row of padding passes its start through and touches nothing else.
-    np.testing.assert_array_equal(ours[1][1][2], last[2])
-    assert not np.any(ours[1][2][:, 2])
-    # Without a gradient, the same values.
-    np.testing.assert_allclose(
-        scanned(weights, start, steps[0])[1], looped(weights, start, steps[0])[1], atol=1e-12
-    )
-
-
-def test_scan_carries_no_gradient_of_a_matrix_through_its_loop() -> None:
-    matrix, steps = jnp.ones((H, 13)), jnp.ones((S, B, H))
-
-    def loops_with_the_matrix(one_scan):
-        def loss(matrix):
-            def body(product, carry, step):
-                return carry, jnp.tanh(product("bi,io->bo", step, matrix))
-
-            return jnp.sum(one_scan(body, 0, steps)[1])
-
-        equations = jax.make_jaxpr(jax.grad(loss))(matrix).jaxpr.eqns
-        loops = [equation for equation in equations if equation.primitive.name == "scan"]
-        assert loops
-        return [x for loop in loops for x in loop.outvars if x.aval.shape == matrix.shape]
-
-    def plain(body, initial, steps):
-        return jax.lax.scan(lambda c, s: body(jnp.einsum, c, s), initial, steps)
-
-    assert loops_with_the_matrix(plain)
-    assert not loops_with_the_matrix(scan)

@@ -51,7 +51,9 @@ def orthogonal_projection(key: Key[Array, ""], num_features: int, H: int) -> Flo
     """Gaussian rows that are orthogonal within each block of H, with chi-distributed lengths."""
     blocks = -(-num_features // H)
     directions, lengths = jax.random.split(key)
-    q, _ = jnp.linalg.qr(jax.random.normal(directions, (blocks, H, H)))
+    q, r = jnp.linalg.qr(jax.random.normal(directions, (blocks, H, H)))
+    # Householder's signs are not random: without this the directions are not uniform.
+    q = q * jnp.sign(jnp.diagonal(r, axis1=1, axis2=2))[:, None, :]
     rows = jnp.swapaxes(q, 1, 2).reshape(blocks * H, H)[:num_features]
     norms = jnp.linalg.norm(jax.random.normal(lengths, (num_features, H)), axis=-1, keepdims=True)
     return rows * norms
