@@ -134,7 +134,7 @@ def _align(arguments: argparse.Namespace) -> int:
         print(f"{len(left_out)} pairs are empty or too long and get no links", file=sys.stderr)
     options = {"timing": arguments.timing, "level": arguments.level}
     links = [set() if r is None else translator.links(r, **options) for r in found]
-    rows = {arguments.run.name: links}
+    rows = {"attention": links}
     if arguments.reverse is not None:
         other = load_run(arguments.reverse, which=arguments.which).translator()
         backwards = [

@@ -6,7 +6,7 @@ import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attnzoo.cli.common import compilation_cache, require_penalty, require_positive, run
 from attnzoo.errors import UserError
@@ -130,7 +130,7 @@ def _decode(line: bytes, source: str, number: int, skipped: list[str]) -> str:
         return ""
 
 
-def _writer(stack: contextlib.ExitStack, path: Path | None) -> IO[str]:
+def _writer(stack: contextlib.ExitStack, path: Path | None) -> Any:
     if path is None:
         return sys.stdout
     try:

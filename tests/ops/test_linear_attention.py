@@ -117,8 +117,14 @@ def test_oracle_and_weights(name, form):
         np.testing.assert_allclose(weights.sum(axis=-1), np.ones((B, N, T)), atol=1e-12)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", MEMBERS)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *((name, "float32") for name in MEMBERS),
+        ("retention", "bfloat16"),
+        ("delta_net", "bfloat16"),
+    ],
+)
 def test_low_precision(name, dtype):
     arrays = inputs(dtype)
     out, state = run(name, *arrays, return_state=True)
@@ -206,7 +212,8 @@ def test_hard_forgetting_and_strong_decay(form, by_channel):
         return jnp.sum(out**2), out
 
     (_, out), gradients = function(q, k, v)
-    fresh = linear.fast_weights(*(x[:, 13:] for x in (q, k, v)), log_decay=decay[:, 13:])
+    late = [x[:, 13:] for x in (q, k, v)]
+    fresh = jax.jit(linear.fast_weights)(*late, log_decay=decay[:, 13:])
     np.testing.assert_allclose(out[:, 13:], fresh, atol=1e-5)
     assert all(np.all(np.isfinite(gradient)) for gradient in gradients)
 
@@ -217,31 +224,34 @@ def test_delta_rule_overwrites():
     other = linear.l2_normalise(jax.random.normal(jax.random.key(1), (1, 1, 1, H)))
     keys = jnp.concatenate([key, other, key], axis=1)
     values = jax.random.normal(jax.random.key(2), (1, 3, 1, HV))
-    out = linear.delta_net(keys, keys, values, jnp.ones((1, 3, 1)))
+    out = jax.jit(linear.delta_net)(keys, keys, values, jnp.ones((1, 3, 1)))
     np.testing.assert_allclose(out, values, atol=1e-5)
-    summed = linear.fast_weights(keys, keys, values)
+    summed = jax.jit(linear.fast_weights)(keys, keys, values)
     assert np.abs(summed[:, 2] - values[:, 2]).max() > 0.1
 
 
 def test_orthonormal_keys_are_retrieved_up_to_capacity():
     keys = jnp.eye(H)[None, :, None]
     values = jax.random.normal(jax.random.key(0), (1, H, 1, HV))
-    _, memory = linear.fast_weights(keys, keys, values, return_state=True)
+    remember = jax.jit(functools.partial(linear.fast_weights, return_state=True))
+    _, memory = remember(keys, keys, values)
     read = jnp.einsum("bsnh,bnhv->bsnv", keys, memory)
     np.testing.assert_allclose(read, values, atol=1e-6)
 
 
 def test_reductions():
     q, k, v, beta, gate, gates = inputs(np.float32)
-    whole = linear.delta_net(q, k, v, beta)
-    np.testing.assert_allclose(linear.gated_delta_net(q, k, v, beta, 0 * gate), whole, atol=1e-5)
+    delta_net = jax.jit(linear.delta_net)
+    fast_weights = jax.jit(linear.fast_weights)
+    whole = delta_net(q, k, v, beta)
+    np.testing.assert_allclose(delta_net(q, k, v, beta, log_decay=0 * gate), whole, atol=1e-5)
     same = jnp.broadcast_to(gate[..., None], gates.shape)
     np.testing.assert_allclose(
-        linear.fast_weights(q, k, v, log_decay=same),
-        linear.fast_weights(q, k, v, log_decay=gate),
+        fast_weights(q, k, v, log_decay=same),
+        fast_weights(q, k, v, log_decay=gate),
         atol=1e-4,
     )
-    nothing = linear.delta_net(q, k, v, 0 * beta)
+    nothing = delta_net(q, k, v, 0 * beta)
     assert np.all(nothing == 0)
 
 
@@ -253,29 +263,17 @@ def test_all_keys_at_once(normalise):
     real = np.random.default_rng(5).random((B, T)) < 0.7
     mask = jnp.asarray(real)[:, None, None, :]
     dirty = (jnp.where(jnp.asarray(real)[:, :, None, None], x, jnp.nan) for x in (k, v))
-    out, weights = linear.linear_attention(
-        q, *dirty, causal=False, normalise=normalise, mask=mask, return_weights=True
-    )
+    everywhere = functools.partial(linear.linear_attention, causal=False)
+    settings = {"normalise": normalise, "return_weights": True}
+    out, weights = jax.jit(functools.partial(everywhere, **settings))(q, *dirty, mask=mask)
     scores = np.einsum("btnh,bsnh->bnts", elu1(np.asarray(q)), elu1(np.asarray(k)))
     scores = scores * real[:, None, None, :]
     if normalise:
         scores = scores / scores.sum(axis=-1, keepdims=True)
     np.testing.assert_allclose(weights, scores, atol=1e-10)
     np.testing.assert_allclose(out, np.einsum("bnts,bsnv->btnv", scores, v), atol=1e-10)
-    none = linear.linear_attention(q, k, v, causal=False, mask=mask & False)
+    none = jax.jit(everywhere)(q, k, v, mask=mask & False)
     assert np.all(none == 0)
-
-
-def test_random_features_are_unbiased():
-    q, k = (0.3 * jax.random.normal(jax.random.key(i), (4, H)) for i in range(2))
-
-    @jax.jit
-    def estimate(key):
-        features = linear.random_features(linear.orthogonal_projection(key, 2 * H, H))
-        return jnp.einsum("qf,kf->qk", features(q), features(k))
-
-    mean = jax.vmap(estimate)(jax.random.split(jax.random.key(2), 2000)).mean(axis=0)
-    np.testing.assert_allclose(mean, jnp.exp(jnp.einsum("qh,kh->qk", q, k)), rtol=0.02)
 
 
 def test_sum_normalisation_of_features_that_vanish():
@@ -299,7 +297,7 @@ def test_chunked_memory_is_linear_and_compiles_for_long_sequences():
         return compiled.memory_analysis().temp_size_in_bytes
 
     for gates in (False, True):
-        assert temporary(4096, gates) < 2.2 * temporary(2048, gates)
+        assert temporary(2048, gates) < 2.2 * temporary(1024, gates)
 
 
 @pytest.fixture

@@ -125,26 +125,6 @@ def test_lines_keep_their_order_and_do_not_notice_each_other(beam: int) -> None:
         assert len(result.target.ids) <= len(result.weights) <= len(result.target.ids) + 1
 
 
-def test_what_was_found_has_the_probability_of_what_is_forced() -> None:
-    """The same numbers by another road: search step by step, force all steps at once."""
-    lines = [line for line in LINES if line.strip()]
-    found = translator().translate(lines, beam=3, alpha=1.0)
-    checked = 0
-    for line, result in zip(lines, found, strict=True):
-        assert result is not None
-        finished = len(result.weights) == len(result.target.ids) + 1
-        if not result.target.ids or not finished:
-            continue
-        (forced,) = translator().force([line], [result.text])
-        assert forced is not None
-        np.testing.assert_allclose(forced.log_probs.sum(), result.log_prob, rtol=1e-4)
-        np.testing.assert_allclose(forced.weights, result.weights, atol=1e-4)
-        penalty = (5 + len(forced.log_probs)) / 6
-        np.testing.assert_allclose(result.score, result.log_prob / penalty, rtol=1e-5)
-        checked += 1
-    assert checked >= 2
-
-
 def test_long_lines_are_refused_and_the_limit_is_exact() -> None:
     nineteen, twenty = " ".join("a" * 19), " ".join("a" * 20)  # and EOS
     results = translator().translate([nineteen, twenty, "a"], beam=1)

@@ -43,8 +43,7 @@ def linear_attention(
     ``causal=False`` sums over all keys once, S may differ from T; it has no form and no state.
     """
     dtype = compute_dtype(q, k, v)
-    k = _without_padding(k, mask)
-    features_q, features_k = feature_map(q.astype(dtype)), feature_map(k.astype(dtype))
+    features_q, features_k = (_map(feature_map, x.astype(dtype)) for x in (q, k))
     values = v.astype(dtype)
     if normalise:
         # The denominator is what a value of 1 would have become.
@@ -64,17 +63,6 @@ def linear_attention(
             rest[0] = _divide(rest[0], jnp.sum(rest[0], axis=-1, keepdims=True))
     out = out.astype(q.dtype)
     return (out, *rest) if rest else out
-
-
-def _without_padding(
-    k: Float[Array, "B S N H"], mask: Bool[Array, "#B #N 1 S"] | None
-) -> Float[Array, "B S N H"]:
-    """Zero keys where there is padding, whose NaN else becomes the gradient of a feature map."""
-    if mask is None:
-        return k
-    B, S, N, _ = k.shape
-    check_key_mask(mask, B, N, S)
-    return jnp.where(jnp.moveaxis(mask[:, :, 0], 1, 2)[..., None], k, jnp.zeros_like(k))
 
 
 def _all_keys(
@@ -160,8 +148,9 @@ def delta_rule(
     normalised key both reads the old value and writes the new one.
     """
     dtype = compute_dtype(q, k, v)
-    k = _without_padding(k, keywords.get("mask"))
-    features_q, features_k = (sum_normalise(feature_map(x.astype(dtype))) for x in (q, k))
+    features_q, features_k = (
+        _map(lambda x: sum_normalise(feature_map(x)), x.astype(dtype)) for x in (q, k)
+    )
     return _as(q, fast_weights(features_q, features_k, v.astype(dtype), beta=beta, **keywords))
 
 
@@ -181,8 +170,7 @@ def delta_net(
     the short convolution and the output norm of the paper belong to the layer around.
     """
     dtype = compute_dtype(q, k, v)
-    k = _without_padding(k, keywords.get("mask"))
-    unit_q, unit_k = (l2_normalise(x.astype(dtype)) for x in (q, k))
+    unit_q, unit_k = (_map(l2_normalise, x.astype(dtype)) for x in (q, k))
     return _as(
         q,
         fast_weights(
@@ -206,6 +194,11 @@ def gated_delta_net(
     Yang, Kautz and Hatamizadeh 2025, equation 10. ``log_decay`` g <= 0.
     """
     return delta_net(q, k, v, beta, log_decay=log_decay, scale=scale, **keywords)
+
+
+def _map(feature_map: FeatureMap, x: Float[Array, "B T N H"]) -> Float[Array, "B T N F"]:
+    """Features, NaN where x is not finite; the map's gradient there is 0 and not 0 * NaN."""
+    return poison(feature_map(finite_or_zero(x)), has_non_finite(x)[..., None])
 
 
 def _scaled(q: Float[Array, "B T N H"], scale: float | None) -> Float[Array, "B T N H"]:
