@@ -18,12 +18,14 @@ from attnzoo.attention.fast_weight import (
 from attnzoo.attention.projection import Projection, RMSNorm, divided, like, split_heads
 from attnzoo.ops.linear import delta_net
 from attnzoo.ops.linear.fast_weights import Form
+from attnzoo.ops.softmax import compute_dtype, zero_unattended
 
 
 class ShortConvolution(nnx.Module):
-    """A causal convolution of each channel on its own; the last tap is the present.
+    """A causal convolution of each channel on its own, in float32 or wider; the last tap is now.
 
-    ``recent`` are the ``width - 1`` inputs before x, zeros at the start of a sequence.
+    ``recent`` are the ``width - 1`` inputs before x, zeros at the start of a sequence. Positions that
+    ``mask`` hides count as zeros for later ones: padding on the left is no past.
     """
 
     def __init__(self, channels: int, width: int, *, rngs: nnx.Rngs):
@@ -35,15 +37,17 @@ class ShortConvolution(nnx.Module):
         )
 
     def __call__(
-        self, x: Float[Array, "B T F"], recent: Float[Array, "B W F"]
+        self,
+        x: Float[Array, "B T F"],
+        recent: Float[Array, "B W F"],
+        mask: Bool[Array, "#B #N 1 T"] | None,
     ) -> tuple[Float[Array, "B T F"], Float[Array, "B W F"]]:
         """The result, and the inputs to remember."""
-        kernel = like(self.kernel, x)
-        padded = jnp.concatenate([recent.astype(x.dtype), x], axis=1)
-        taps = (
-            padded[:, i : i + x.shape[1]] * kernel[i][None, None] for i in range(kernel.shape[0])
-        )
-        return sum(taps, jnp.zeros_like(x)), padded[:, x.shape[1] :].astype(recent.dtype)
+        T, x = x.shape[1], x.astype(compute_dtype(x))
+        kernel = like(self.kernel, x)[:, None, None]
+        known = jnp.concatenate([recent.astype(x.dtype), zero_unattended(x, mask)], axis=1)
+        past = (known[:, i : i + T] * kernel[i] for i in range(kernel.shape[0] - 1))
+        return sum(past, x * kernel[-1]), known[:, T:].astype(recent.dtype)
 
 
 class DeltaNet(FastWeights):
@@ -122,9 +126,9 @@ class DeltaNet(FastWeights):
         return_weights: bool,
     ) -> tuple[Float[Array, "B T Do"], Float[Array, "B N T T"] | None, State]:
         """See ``FastWeights``."""
-        q, recent_q = self.query_conv(self.query(query), state.recent[0])
-        k, recent_k = self.key_conv(self.key(keys), state.recent[1])
-        v, recent_v = self.value_conv(self.value(values), state.recent[2])
+        q, recent_q = self.query_conv(self.query(query), state.recent[0], mask)
+        k, recent_k = self.key_conv(self.key(keys), state.recent[1], mask)
+        v, recent_v = self.value_conv(self.value(values), state.recent[2], mask)
         q, k, v = (split_heads(jax.nn.silu(x), self.num_heads) for x in (q, k, v))
         found = delta_net(
             q,
@@ -141,7 +145,7 @@ class DeltaNet(FastWeights):
         )
         recent = (recent_q, recent_k, recent_v)
         out, weights, state = unpack(found, state, query.shape[1], recent)
-        out = join_heads(self.norm(out))
+        out = join_heads(self.norm(out)).astype(query.dtype)
         if self.gate is not None:
             out = out * jax.nn.silu(self.gate(query))
         return self.out(out), weights, state

@@ -15,7 +15,6 @@ from attnzoo.attention.contract import Attention, Memory, hold, spread
 from attnzoo.attention.projection import Projection, divided, split_heads
 from attnzoo.ops.linear import delta_rule, dpfp
 from attnzoo.ops.linear.fast_weights import Form
-from attnzoo.ops.softmax import zero_unattended
 
 SIGNED = "the weights are those of an unnormalised recurrence"
 PROJECTED = {
@@ -100,7 +99,6 @@ class FastWeights(Attention):
                 "return_weights with a state: a state does not know the keys that it was made of"
             )
         state = self.empty_state(query.shape[0]) if state is None else state
-        query = zero_unattended(query, memory.mask)
         context, weights, state = self.recur(
             query, memory.keys, memory.values, memory.mask, state, form, return_weights
         )

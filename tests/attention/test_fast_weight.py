@@ -155,12 +155,13 @@ def test_padding_on_either_side_is_inert(name):
     attention = MODULES[name]()
     x = random(2, T, D, dtype=jnp.float32)
     valid = jnp.asarray([[True, True, True, False, False], [False, False, True, True, True]])
+    garbage = jnp.where(valid[:, :, None], x, 1e3)  # a query is not hidden by a mask of keys
     spoiled = jnp.where(valid[:, :, None], x, jnp.nan)
 
     @nnx.jit
     def run(attention, x):
         def loss(x):
-            out = attention(x, x, mask=valid[:, None, None, :])
+            out = attention(garbage, x, mask=valid[:, None, None, :])
             return jnp.sum(jnp.where(valid[:, :, None], out, 0.0) ** 2), out
 
         (_, out), gradient = jax.value_and_grad(loss, has_aux=True)(x)
