@@ -6,6 +6,7 @@ state of the module), and ``attend(query, memory)`` reads it. Calling the module
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -105,6 +106,19 @@ class Attention(nnx.Module):
         None: only mechanisms that depend on them look.
         """
         raise NotImplementedError(f"{type(self).__name__}.attend")
+
+    def empty_past(self, memory: Memory) -> Any:
+        """What the first ``step`` takes for a past: None, unless former queries count."""
+        return None
+
+    def step(
+        self, query: Float[Array, "B D"], memory: Memory, *, position: Int[Array, "B"], past: Any
+    ) -> tuple[Float[Array, "B Do"], Float[Array, "B N S"], Any]:
+        """One query of a decoder after others: (context, weights, past for the next step)."""
+        context, weights = self.attend(
+            query[:, None], memory, positions=position[:, None], return_weights=True
+        )
+        return context[:, 0], weights[:, :, 0], past
 
     def __call__(
         self,

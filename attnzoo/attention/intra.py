@@ -143,7 +143,7 @@ class IntraTemporalAttention(Attention):
         if positions is not None:
             raise NotImplementedError(
                 "positions: intra-temporal attention needs the scores of all former queries, not "
-                "their number; use step(query, memory, past)"
+                "their number; use step(query, memory, past=past)"
             )
         logits = self.scores(query, memory)
         mask = jnp.ones((1, 1, 1, 1), bool) if memory.mask is None else memory.mask
@@ -155,15 +155,20 @@ class IntraTemporalAttention(Attention):
         weights = masked_softmax(logits - _no_past_is_one(past), seen)
         return read(weights, memory, return_weights)
 
+    def empty_past(self, memory: Memory) -> Float[Array, "B S"]:
+        """Of every key log sum_{j < t} exp(e_ji) before the first query: as good as -inf."""
+        return jnp.full(memory.keys.shape[:2], -1e30, compute_dtype(memory.keys))
+
     def step(
         self,
         query: Float[Array, "B D"],
         memory: Memory,
-        past: Float[Array, "B S"] | None = None,
-    ) -> tuple[Float[Array, "B Dv"], Float[Array, "B S"], Float[Array, "B N S"]]:
-        """One query after others: (context, past, weights).
+        *,
+        position: Int[Array, "B"] | None = None,
+        past: Float[Array, "B S"],
+    ) -> tuple[Float[Array, "B Dv"], Float[Array, "B N S"], Float[Array, "B S"]]:
+        """See ``Attention``: ``past`` says what former queries have read, ``position`` is ignored.
 
-        ``past`` is log sum_{j < t} exp(e_ji) as the former step returned it; None at the first.
         ``memory`` has a mask that is the same for all queries, or none.
         """
         logits = self.scores(query[:, None], memory)
@@ -173,12 +178,12 @@ class IntraTemporalAttention(Attention):
                 f"memory has a mask with T={seen.shape[2]}; wanted T=1, the same for each step"
             )
         seen = jnp.broadcast_to(seen, logits.shape)
-        before = jnp.full_like(logits, -1e30) if past is None else past[:, None, None]
+        before = past[:, None, None]
         weights = masked_softmax(logits - _no_past_is_one(before), seen)
         context = read(weights, memory, False)
         assert not isinstance(context, tuple)
         after = jnp.logaddexp(before, jnp.where(seen, logits, -1e30))
-        return context[:, 0], after[:, 0, 0], weights[:, :, 0]
+        return context[:, 0], weights[:, :, 0], after[:, 0, 0]
 
 
 def _no_past_is_one(past: Float[Array, "B 1 T S"]) -> Float[Array, "B 1 T S"]:

@@ -37,6 +37,8 @@ class Synthesizer(Attention):
     self-attention alone: slot i of a query has nothing to do with slot i of another sequence.
 
     Args:
+      value_dim, out_dim: widths of the values and of the result; ``dim``, that of the queries, if
+        None.
       mask_mod: joins the mask of the call, for a decoder ``masks.causal()``.
     """
 
@@ -47,6 +49,8 @@ class Synthesizer(Attention):
         num_heads: int = 1,
         variant: Variant = "dense",
         *,
+        value_dim: int | None = None,
+        out_dim: int | None = None,
         rank: int = 8,
         mask_mod: MaskFunction | None = None,
         rngs: nnx.Rngs,
@@ -56,8 +60,8 @@ class Synthesizer(Attention):
         head_dim = divided("dim", dim, "num_heads", num_heads)
         self.variant, self.max_length, self.num_heads = variant, max_length, num_heads
         self.mask_mod = mask_mod
-        self.value = Projection(dim, dim, rngs=rngs)
-        self.out = Projection(dim, dim, rngs=rngs)
+        self.value = Projection(dim if value_dim is None else value_dim, dim, rngs=rngs)
+        self.out = Projection(dim, dim if out_dim is None else out_dim, rngs=rngs)
         square = (num_heads, max_length, max_length)
         if variant == "dense":
             self.hidden = Projection(dim, dim, use_bias=True, rngs=rngs)

@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from attnzoo.config.fields import Kind, Positive, config
 
+Normaliser = Literal["softmax", "sparsemax", "entmax15"]
+
 
 @config
 class Additive:
@@ -12,6 +14,9 @@ class Additive:
     kind: Literal["additive"] = "additive"
     width: Annotated[int, Positive] | None = None
     """Width of the alignment layer; null: that of the queries."""
+    normalise: Normaliser = "softmax"
+    """From scores to weights: softmax, or with exact zeros, sparsemax (Martins and Astudillo 2016)
+    and 1.5-entmax between the two (Peters et al. 2019)."""
 
 
 @config
@@ -19,6 +24,9 @@ class Dot:
     """query . key; both need the same width (Luong et al. 2015, eq. 8)."""
 
     kind: Literal["dot"] = "dot"
+    normalise: Normaliser = "softmax"
+    """From scores to weights: softmax, or with exact zeros, sparsemax (Martins and Astudillo 2016)
+    and 1.5-entmax between the two (Peters et al. 2019)."""
 
 
 @config
@@ -26,6 +34,9 @@ class ScaledDot:
     """query . key / sqrt(width) (Vaswani et al. 2017, eq. 1)."""
 
     kind: Literal["scaled_dot"] = "scaled_dot"
+    normalise: Normaliser = "softmax"
+    """From scores to weights: softmax, or with exact zeros, sparsemax (Martins and Astudillo 2016)
+    and 1.5-entmax between the two (Peters et al. 2019)."""
 
 
 @config
@@ -33,6 +44,9 @@ class General:
     """query . W key (Luong et al. 2015, eq. 8)."""
 
     kind: Literal["general"] = "general"
+    normalise: Normaliser = "softmax"
+    """From scores to weights: softmax, or with exact zeros, sparsemax (Martins and Astudillo 2016)
+    and 1.5-entmax between the two (Peters et al. 2019)."""
 
 
 @config
@@ -42,6 +56,9 @@ class Concat:
     kind: Literal["concat"] = "concat"
     width: Annotated[int, Positive] | None = None
     """Width of the hidden layer; null: that of the queries."""
+    normalise: Normaliser = "softmax"
+    """From scores to weights: softmax, or with exact zeros, sparsemax (Martins and Astudillo 2016)
+    and 1.5-entmax between the two (Peters et al. 2019)."""
 
 
 @config
@@ -76,6 +93,106 @@ class LocalP:
 
 
 @config
+class IntraTemporal:
+    """Bilinear, turning away from what former steps have read (Paulus et al. 2018, eq. 1 to 5)."""
+
+    kind: Literal["intra_temporal"] = "intra_temporal"
+
+
+@config
+class Hard:
+    """One source position a step, the best one; the gradient is that of the soft weights (Xu et al.
+    2015, section 4.1, with the straight-through estimator)."""
+
+    kind: Literal["hard"] = "hard"
+    score: Literal["additive", "dot", "scaled_dot", "general", "concat"] = "additive"
+    """How positions are scored."""
+
+
+@config
+class MultiHead:
+    """Scaled dot products in several subspaces (Vaswani et al. 2017, section 3.2.2)."""
+
+    kind: Literal["multi_head"] = "multi_head"
+    num_heads: Annotated[int, Positive] = 4
+    """Heads; they divide the width of the queries."""
+    num_kv_heads: Annotated[int, Positive] | None = None
+    """Heads of keys and values: 1 is multi-query, more is grouped-query; null: as many."""
+    qk_norm: bool = False
+    """Queries and keys go through an RMS norm (Dehghani et al. 2023)."""
+    sinks: bool = False
+    """A learned logit a head takes a share of the weights and has no value."""
+
+
+@config
+class Latent:
+    """Keys and values of all heads from one short vector a word (DeepSeek-V2 2024, section 2.1)."""
+
+    kind: Literal["latent"] = "latent"
+    num_heads: Annotated[int, Positive] = 4
+    """Heads."""
+    latent_dim: Annotated[int, Positive] = 64
+    """Width of the short vector."""
+    rotary_dim: Annotated[int, Positive] = 16
+    """Part of a head that turns with the position; even."""
+    head_dim: Annotated[int, Positive] = 32
+    """Part of a head that does not turn, and width of its values."""
+
+    def __post_init__(self) -> None:
+        if self.rotary_dim % 2:
+            raise ValueError(f"rotary_dim={self.rotary_dim} is odd; it turns in pairs")
+
+
+@config
+class Linear:
+    """elu + 1 features instead of the exponential: linear in both lengths (Katharopoulos et al.
+    2020, eq. 6)."""
+
+    kind: Literal["linear"] = "linear"
+    num_heads: Annotated[int, Positive] = 4
+    """Heads; they divide the width of the queries."""
+
+
+@config
+class Positional:
+    """One learned logit for each pair of target and source position (Luo et al. 2024)."""
+
+    kind: Literal["positional"] = "positional"
+    max_length: Annotated[int, Positive] = 52
+    """Longest source in tokens, the end token included; longer ones are an error. Target words
+    beyond it look where the last one does."""
+    num_heads: Annotated[int, Positive] = 1
+    """Heads; they divide the width of what is read."""
+
+
+@config
+class FactorisedPositional:
+    """The same logits as products of two short vectors a position (Luo et al. 2024)."""
+
+    kind: Literal["factorised_positional"] = "factorised_positional"
+    max_length: Annotated[int, Positive] = 52
+    """Longest source in tokens, the end token included; longer ones are an error. Target words
+    beyond it look where the last one does."""
+    num_heads: Annotated[int, Positive] = 1
+    """Heads; they divide the width of what is read."""
+    rank: Annotated[int, Positive] = 8
+    """Length of the vectors."""
+
+
+@config
+class Synthesizer:
+    """The query writes a logit for each source position, no key is asked (Tay et al. 2021)."""
+
+    kind: Literal["synthesizer"] = "synthesizer"
+    variant: Literal["dense", "factorised_dense"] = "dense"
+    """One logit a position, or the product of two short vectors."""
+    max_length: Annotated[int, Positive] = 52
+    """Longest source in tokens, the end token included; longer ones are an error."""
+    num_heads: Annotated[int, Positive] = 1
+    """Heads; they divide the width of the queries."""
+
+
+@config
 class NoAttention:
     """The fixed-vector baseline: every target word sees the same summary of the source."""
 
@@ -83,5 +200,27 @@ class NoAttention:
 
 
 Attention = Annotated[
-    Additive | Dot | ScaledDot | General | Concat | Location | LocalM | LocalP | NoAttention, Kind
+    Additive
+    | Dot
+    | ScaledDot
+    | General
+    | Concat
+    | Location
+    | LocalM
+    | LocalP
+    | IntraTemporal
+    | Hard
+    | MultiHead
+    | Latent
+    | Linear
+    | Positional
+    | FactorisedPositional
+    | Synthesizer
+    | NoAttention,
+    Kind,
 ]
+
+
+def source_slots(attention: Attention) -> int | None:
+    """Longest source in tokens, the end token included, if the attention has a slot for each."""
+    return getattr(attention, "max_length", None)

@@ -13,82 +13,32 @@ that is ``"predicted"`` or the one that is the ``"input"`` (Luong et al. 2015, f
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from attnzoo.attention import (
-    AdditiveAttention,
-    Attention,
-    FixedAttention,
-    LocalMonotonicAttention,
-    LocalPredictiveAttention,
-    LocationAttention,
-    Memory,
-    MultiplicativeAttention,
-)
-from attnzoo.config.attention import Attention as AttentionConfig
+from attnzoo.attention import Memory
 from attnzoo.config.model import Bahdanau, Luong
 from attnzoo.layers.recurrent import GRU, LSTM
+from attnzoo.models.cross_attention import build_cross_attention
 from attnzoo.special_tokens import PAD
 
 Credit = Literal["predicted", "input"]
 
 
-def build_attention(
-    config: AttentionConfig,
-    query_dim: int,
-    key_dim: int,
-    *,
-    scaled: bool = False,
-    rngs: nnx.Rngs,
-) -> Attention:
-    """The attention of one config line, between ``query_dim`` queries and ``key_dim`` keys.
-
-    ``scaled`` starts additive attention at variance 1 / inputs instead of uniform weights.
-    """
-    match config.kind:
-        case "additive":
-            width = config.width or query_dim
-            inits = {
-                "kernel_init": jax.nn.initializers.lecun_normal(),
-                "score_init": jax.nn.initializers.normal(width**-0.5),
-            }
-            return AdditiveAttention(
-                query_dim, key_dim, width, **(inits if scaled else {}), rngs=rngs
-            )
-        case "dot" | "scaled_dot" | "general":
-            return MultiplicativeAttention(query_dim, key_dim, config.kind, rngs=rngs)
-        case "concat":
-            return MultiplicativeAttention(
-                query_dim, key_dim, "concat", width=config.width, rngs=rngs
-            )
-        case "location":
-            return LocationAttention(query_dim, config.max_length, rngs=rngs)
-        case "local_m":
-            return LocalMonotonicAttention(
-                query_dim, key_dim, config.score, window=config.window, rngs=rngs
-            )
-        case "local_p":
-            return LocalPredictiveAttention(
-                query_dim, key_dim, config.score, window=config.window, rngs=rngs
-            )
-        case "none":
-            return FixedAttention()
-        case kind:
-            raise NotImplementedError(f"attention.kind={kind!r} does not fit a recurrent decoder")
-
-
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class BahdanauState:
-    """Decoder state after some steps: s_i and the number of steps, per sentence."""
+    """Decoder state after some steps: s_i, the number of steps, per sentence, and what the
+    attention remembers of them.
+    """
 
     hidden: Float[Array, "B D"]
     position: Int[Array, "B"]
+    past: Any
 
 
 class BahdanauSeq2Seq(nnx.Module):
@@ -119,7 +69,9 @@ class BahdanauSeq2Seq(nnx.Module):
         self.reads, self.initial_state = config.reads, config.initial_state
         keys = 2 * n if config.reads == "annotations" else 2 * n + m
         width = m if config.reads == "words" else keys  # of what is read
-        self.attention = build_attention(config.attention, n, keys, scaled=scaled, rngs=rngs)
+        self.attention = build_cross_attention(
+            config.attention, n, keys, width, scaled=scaled, rngs=rngs
+        )
         self.decoder = GRU(m, n, kernel_init=init, rngs=rngs)
         self.context_kernel = linear(width, 3 * n, use_bias=False)  # C_z | C_r | C
         self.readout_state = linear(n, 2 * config.maxout, use_bias=True)  # U_o
@@ -146,7 +98,8 @@ class BahdanauSeq2Seq(nnx.Module):
             hidden = jnp.tanh(self.initial(backward[:, 0]))
         else:
             hidden = jnp.zeros_like(backward[:, 0])
-        return memory, BahdanauState(hidden, jnp.zeros(source.shape[0], jnp.int32))
+        position = jnp.zeros(source.shape[0], jnp.int32)
+        return memory, BahdanauState(hidden, position, self.attention.empty_past(memory))
 
     def step(
         self, token: Int[Array, "B"], state: BahdanauState, memory: Memory
@@ -181,16 +134,12 @@ class BahdanauSeq2Seq(nnx.Module):
 
     def _advance(self, projected, state, memory):
         """Attend with s_{i-1}, then the GRU whose every gate has a context term."""
-        context, weights = self.attention.attend(
-            state.hidden[:, None],
-            memory,
-            positions=state.position[:, None],
-            return_weights=True,
+        context, weights, past = self.attention.step(
+            state.hidden, memory, position=state.position, past=state.past
         )
-        context = context[:, 0]
         projected = projected + jnp.einsum("bi,io->bo", context, self.context_kernel.kernel[...])
         hidden = self.decoder.step(projected, state.hidden)
-        return BahdanauState(hidden, state.position + 1), context, weights[:, :, 0]
+        return BahdanauState(hidden, state.position + 1, past), context, weights
 
     def _readout(self, hidden, embedded, context, rngs=None):
         """Deep output with a maxout layer, on the *previous* state (appendix A.2.2)."""
@@ -209,11 +158,14 @@ class BahdanauSeq2Seq(nnx.Module):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LuongState:
-    """(cell, hidden) of every layer, the attentional vector fed back, and the number of steps."""
+    """(cell, hidden) of every layer, the attentional vector fed back, the number of steps, and what
+    the attention remembers of them.
+    """
 
     layers: tuple[tuple[Float[Array, "B D"], Float[Array, "B D"]], ...]
     attentional: Float[Array, "B D"]
     position: Int[Array, "B"]
+    past: Any
 
 
 class LuongSeq2Seq(nnx.Module):
@@ -233,7 +185,12 @@ class LuongSeq2Seq(nnx.Module):
         self.input_feeding = config.input_feeding
         self.reverse_source = config.reverse_source
         # Content scores at step t come before y_t is known: footnote 14 credits them to y_{t-1}.
-        self.credits = "predicted" if config.attention.kind == "location" else "input"
+        by_content = config.attention.kind not in (
+            "location",
+            "positional",
+            "factorised_positional",
+        )
+        self.credits = "input" if by_content else "predicted"
         self.source_embedding = nnx.Embed(source_vocab, m, embedding_init=uniform, rngs=rngs)
         self.target_embedding = nnx.Embed(target_vocab, m, embedding_init=uniform, rngs=rngs)
         widths = [m] + [n] * (config.layers - 1)
@@ -241,7 +198,7 @@ class LuongSeq2Seq(nnx.Module):
         self.decoder = nnx.List([LSTM(width, n, rngs=rngs) for width in widths])
         if self.input_feeding:
             self.feed = nnx.Linear(n, 4 * n, use_bias=False, kernel_init=uniform, rngs=rngs)
-        self.attention = build_attention(config.attention, n, n, rngs=rngs)
+        self.attention = build_cross_attention(config.attention, n, n, n, rngs=rngs)
         self.attentive = config.attention.kind != "none"
         if self.attentive:
             self.combine = nnx.Linear(
@@ -263,7 +220,9 @@ class LuongSeq2Seq(nnx.Module):
             finals.append(final)
         memory = self.attention.prepare(turn(states, valid), mask=valid[:, None, None, :])
         position = jnp.zeros(source.shape[0], jnp.int32)
-        return memory, LuongState(tuple(finals), jnp.zeros_like(finals[-1][1]), position)
+        attentional = jnp.zeros_like(finals[-1][1])
+        past = self.attention.empty_past(memory)
+        return memory, LuongState(tuple(finals), attentional, position, past)
 
     def step(
         self, token: Int[Array, "B"], state: LuongState, memory: Memory
@@ -308,16 +267,13 @@ class LuongSeq2Seq(nnx.Module):
                 projected = layer.project(self._drop(layers[-1][1], rngs))
             layers.append(layer.step(projected, before))
         hidden = layers[-1][1]
-        context, weights = self.attention.attend(
-            hidden[:, None],
-            memory,
-            positions=state.position[:, None],
-            return_weights=True,
+        context, weights, past = self.attention.step(
+            hidden, memory, position=state.position, past=state.past
         )
         if self.attentive:
-            both = jnp.concatenate([context[:, 0], hidden], axis=-1)
+            both = jnp.concatenate([context, hidden], axis=-1)
             hidden = jnp.tanh(jnp.einsum("bi,io->bo", both, self.combine.kernel[...]))
-        return LuongState(tuple(layers), hidden, state.position + 1), weights[:, :, 0]
+        return LuongState(tuple(layers), hidden, state.position + 1, past), weights
 
     def _drop(self, x, rngs):
         return self.dropout(x, deterministic=rngs is None, rngs=rngs)

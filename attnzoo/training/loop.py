@@ -22,6 +22,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnzoo import plotting
+from attnzoo.config.attention import source_slots
 from attnzoo.config.experiment import Experiment
 from attnzoo.config.loader import dump
 from attnzoo.config.schema import plain
@@ -146,8 +147,8 @@ class _Training:
         pairs = self._tokenize(splits.train, "train", settings.max_length)
         self.plan = BatchPlan(pairs, settings.batch_size, settings.buckets, settings.seed)
         longest = 2 * settings.max_length
-        if config.model.attention.kind == "location":
-            room = longest_source(config.model)
+        room = source_slots(config.model.attention)
+        if room is not None:
             if self.plan.buckets[-1] > room:
                 raise UserError(
                     f"model.attention.max_length={room} is below {self.plan.buckets[-1]}, the "

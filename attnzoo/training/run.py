@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from attnzoo.config.attention import source_slots
 from attnzoo.config.experiment import Experiment
 from attnzoo.config.loader import load
 from attnzoo.config.model import Model
@@ -68,8 +69,7 @@ def build_model(config: Experiment, tokenizers: Tokenizers, *, seed: int | None 
 
 def longest_source(model: Model) -> int:
     """Longest source in tokens, EOS included, that a trained model of this config is given."""
-    attention = model.attention
-    return attention.max_length if attention.kind == "location" else 512
+    return source_slots(model.attention) or 512
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,6 +22,8 @@ from attnzoo.attention import (
 )
 from attnzoo.attention.channel import eca_kernel_size
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 B, ROWS, COLUMNS, C = 3, 7, 5, 4
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(B, ROWS, COLUMNS, C))

@@ -212,10 +212,11 @@ def test_steps_of_a_decoder_are_the_call_and_large_logits_do_not_overflow() -> N
     mask = jnp.asarray(VALID)[:, None, None, :]
     context, weights = run_temporal(module, query, keys, values, mask)
     assert np.all(np.isfinite(context))
-    memory, past = module.prepare(keys, values, mask=mask), None
-    step = jax.jit(lambda module, query, memory, past: module.step(query, memory, past))
+    memory = module.prepare(keys, values, mask=mask)
+    past = module.empty_past(memory)
+    step = jax.jit(lambda module, query, memory, past: module.step(query, memory, past=past))
     for t in range(T):
-        one, past, row = step(module, query[:, t], memory, past)
+        one, row, past = step(module, query[:, t], memory, past)
         # Logits of a few hundred in float32 are known to 3e-5, and so are shares of 1.
         np.testing.assert_allclose(row, weights[:, :, t], rtol=0, atol=1e-4)
         np.testing.assert_allclose(one, context[:, t], rtol=0, atol=1e-3)
@@ -228,4 +229,4 @@ def test_errors_name_the_argument() -> None:
     with pytest.raises(NotImplementedError, match=r"positions.*step"):
         module.attend(query, memory, positions=jnp.zeros((B, T), jnp.int32))
     with pytest.raises(ValueError, match=f"T={T}"):
-        module.step(query[:, 0], memory)
+        module.step(query[:, 0], memory, past=module.empty_past(memory))

@@ -17,6 +17,8 @@ from attnzoo.config.model import ResNet
 from attnzoo.errors import UserError
 from attnzoo.models import CLASSIFIERS, ResidualNetwork
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 SMALL = ["depth=8", "width=4", "channels=2", "num_classes=3"]
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(5, 9, 7, 2))
