@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
-from matplotlib.figure import Figure
 
 from attnzoo import ops, plotting
 from attnzoo.attention import HardAttention, MultiplicativeAttention
 from attnzoo.ops import masks
-from attnzoo.plotting import LinePanel, WeightPanel
+from attnzoo.plotting import Figure, LinePanel, WeightPanel
 
 WORDS = ("See", "that", "girl", "run")
 
@@ -84,7 +83,7 @@ def soft_and_hard() -> Figure:
     attention: Any = MultiplicativeAttention(4, 4, "dot", rngs=nnx.Rngs(0))
     hard: Any = HardAttention(attention)
     arg_max = hard(query, keys, values)
-    temperatures = [2.0**i for i in range(-4, 4)]
+    temperatures = [2.0**i for i in range(-3, 4)]
     distance, largest = [], []
     for temperature in temperatures:
         soft, weights = attention(query / temperature, keys, values, return_weights=True)

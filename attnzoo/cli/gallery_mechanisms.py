@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
-from matplotlib.figure import Figure
 
 from attnzoo import attention as zoo
 from attnzoo import plotting
@@ -24,7 +23,7 @@ from attnzoo.attention.projection import Projection
 from attnzoo.ops import masks, score_mods
 from attnzoo.ops.linear import orthogonal_projection, random_features
 from attnzoo.ops.normalisers import entmax15, sparsemax
-from attnzoo.plotting import WeightPanel
+from attnzoo.plotting import Figure, WeightPanel
 
 SENTENCE = tuple("the grey cat saw the small black dog".split())
 CLASSES = {"the": 0, "grey": 1, "small": 1, "black": 1, "cat": 2, "dog": 2, "saw": 3}
@@ -360,15 +359,15 @@ def gate(name: str) -> Figure:
     """A gate's input, its weights by place in the channel where they vary most, and by channel."""
     image = picture()
     _, weights = build_gate(name)(image, return_weights=True)
-    one_map = weights.shape[3] == 1
+    title = {(1, 1): "all places", (24, 1): "all channels"}.get(weights.shape[1::2])
     weights = np.broadcast_to(np.asarray(weights[0], float), image.shape[1:])
     channel = int(np.argmax(weights.std((0, 1))))
     return plotting.gate_panels(
         np.asarray(image[0, :, :, CHANNELS.index("light")], float),
-        weights[:, :, channel],
+        weights.mean(-1) if title else weights[:, :, channel],
         weights.mean((0, 1)),
         CHANNELS,
-        place_title="all channels" if one_map else f"channel “{CHANNELS[channel]}”",
+        place_title=title or f"channel “{CHANNELS[channel]}”",
         low=1.0 if name == "bam" else 0.0,
     )
 
