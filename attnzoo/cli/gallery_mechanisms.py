@@ -359,7 +359,11 @@ def gate(name: str) -> Figure:
     """A gate's input, its weights by place in the channel where they vary most, and by channel."""
     image = picture()
     _, weights = build_gate(name)(image, return_weights=True)
-    title = {(1, 1): "all places", (24, 1): "all channels"}.get(weights.shape[1::2])
+    title = None
+    if weights.shape[1] == 1:
+        title = "all places"
+    elif weights.shape[3] == 1:
+        title = "all channels"
     weights = np.broadcast_to(np.asarray(weights[0], float), image.shape[1:])
     channel = int(np.argmax(weights.std((0, 1))))
     return plotting.gate_panels(
