@@ -9,7 +9,7 @@ from attnzoo.cli import common
 from attnzoo.errors import UserError
 
 ROOT = Path(__file__).parents[2]
-COLORS = 128
+COLORS = 112
 
 
 def main(argv: Sequence[str] | None = None) -> int:

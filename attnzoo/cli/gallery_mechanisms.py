@@ -71,7 +71,8 @@ def picture() -> Float[Array, "1 24 24 8"]:
 def identity(*projections: Projection) -> None:
     """Make projections pass on what they get: a score of such queries and keys is a similarity."""
     for projection in projections:
-        projection.kernel[...] = jnp.eye(projection.kernel.shape[0])
+        rows, columns = projection.kernel.shape
+        projection.kernel[...] = jnp.eye(rows, columns)
 
 
 def scaled(factor: float, *parameters: nnx.Variable) -> None:
