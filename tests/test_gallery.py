@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,6 +12,8 @@ from attnzoo.attention import ATTENTIONS, GATES, SENTENCE_ATTENTIONS
 from attnzoo.cli import gallery
 from attnzoo.cli import gallery_mechanisms as mechanisms
 from attnzoo.cli.gallery_demonstrations import DEMONSTRATIONS
+from attnzoo.cli.gallery_mechanisms import SENTENCE
+from attnzoo.plotting import WeightPanel
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 FIGURES = DOCS / "figures" / "attention"
@@ -83,6 +86,33 @@ def test_scaled_dot_weights_are_those_of_the_sentence() -> None:
     soft = mechanisms.MATRICES["normalisers"]()[0]
     np.testing.assert_allclose(soft.weights, exp / exp.sum(1, keepdims=True), atol=1e-5)
     assert soft.rows == soft.columns == mechanisms.SENTENCE
+
+
+@pytest.mark.parametrize("name", mechanisms.MATRICES)
+def test_each_mechanism_gives_a_matrix_with_a_name_for_each_row_and_column(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, tuple[int, ...], tuple[int, int]]] = []
+
+    def matrix(title, weights, head=0, rows=SENTENCE, columns=SENTENCE, times=1.0):
+        seen.append((title, weights[0, head].shape, (len(rows), len(columns))))
+        assert weights.dtype == "float32"
+        return WeightPanel(np.zeros((len(rows), len(columns))), rows, columns, title)
+
+    monkeypatch.setattr(mechanisms, "matrix", matrix)
+    # Traced: to compute them all takes minutes, most of them for compiling.
+    jax.eval_shape(lambda: len(mechanisms.MATRICES[name]()))
+    titles, shapes, names = zip(*seen)
+    assert shapes == names
+    assert len(set(titles)) == len(titles)
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_each_gate_has_weights_for_the_channels_of_the_image(name: str) -> None:
+    image = mechanisms.picture()
+    assert image.shape[3] == len(mechanisms.CHANNELS)
+    shape = jax.eval_shape(lambda: mechanisms.build_gate(name).weights(image)).shape
+    assert np.broadcast_shapes(shape, image.shape) == image.shape
 
 
 def test_a_picture_is_the_same_every_time(

@@ -75,7 +75,7 @@ def identity(*projections: Projection) -> None:
         projection.kernel[...] = jnp.eye(rows, columns)
 
 
-def scaled(factor: float, *parameters: nnx.Variable) -> None:
+def scaled(factor: float | int, *parameters: nnx.Variable) -> None:
     """Multiply parameters that start so small that all weights are alike."""
     for parameter in parameters:
         parameter[...] = factor * parameter[...]
@@ -92,7 +92,7 @@ def matrix(
     head: int = 0,
     rows: Sequence[str] = SENTENCE,
     columns: Sequence[str] = SENTENCE,
-    times: float = 1,
+    times: float | int = 1,
 ) -> WeightPanel:
     """One head's weights of the one sentence; where they are multiplied, the title says so."""
     title = title if times == 1 else f"{title}, times {times:g}"
@@ -107,7 +107,7 @@ def read(module: Any, title: str, head: int = 0, **keywords: Any) -> WeightPanel
 
 
 def heads(
-    module: Any, titles: Sequence[str] = ("head 0", "head 1"), times: float = 1
+    module: Any, titles: Sequence[str] = ("head 0", "head 1"), times: float | int = 1
 ) -> list[WeightPanel]:
     """The weights of the first heads."""
     words = sentence()
@@ -409,7 +409,7 @@ def build_gate(name: str) -> zoo.Gate:
     return module
 
 
-def look_for_brightness(gate: zoo.SpatialGate, gain: float = 14) -> None:
+def look_for_brightness(gate: zoo.SpatialGate, gain: float | int = 14) -> None:
     """A Gaussian window on the mean over channels, and a bias: open where the neighbourhood is
     bright.
     """
