@@ -19,7 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--only",
         action="append",
         metavar="NAME",
-        help="one picture, by its name: that of the registry of attnzoo.attention, or of the file",
+        help="one picture, by the name in attnzoo.attention's registries or of the file; may be "
+        "given again",
     )
     parser.add_argument(
         "--output",
@@ -42,8 +43,8 @@ def draw(output: Path, only: Sequence[str] | None) -> int:
     for name in only or ():
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UserError(f"--only {name}: no such picture{hint} There are {', '.join(known)}")
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise UserError(f"--only {name}: no such picture; {hint}there are {', '.join(known)}")
     for name in dict.fromkeys(only or known):
         path = plotting.save(known[name](), output / f"{name}.png", palette=COLORS)
         print(f"{path}  {path.stat().st_size / 1000:.0f} kB", flush=True)
