@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from PIL import Image
 
 from attnzoo import plotting
 from attnzoo.alignment.links import Links
@@ -195,3 +196,102 @@ def test_the_example_of_the_documentation_runs(root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "docs/alignment.md", "exec"), {})
     assert (tmp_path / "alignment.png").stat().st_size > 1000
+
+
+WEIGHTS = np.array([[0.0, 1.0], [0.25, 0.75], [-0.5, 0.5]])
+
+
+def test_weights_have_one_scale_and_zeros_stand_out():
+    panel = plotting.WeightPanel(WEIGHTS, ["a", "b", "c"], ["x", "y"], "signed")
+    figure = plotting.weight_panels([panel, panel._replace(weights=abs(WEIGHTS), title="plain")])
+    first, second, bar = figure.axes
+    for axes, title in ((first, "signed"), (second, "plain")):
+        (image,) = axes.images
+        assert image.get_clim() == (-1, 1)
+        assert np.ma.getmaskarray(image.get_array()).tolist() == (WEIGHTS == 0).tolist()
+        assert [t.get_text() for t in axes.get_xticklabels()] == ["x", "y"]
+        assert [t.get_text() for t in axes.get_yticklabels()] == ["a", "b", "c"]
+        assert title in [t.get_text() for t in axes.texts]
+    assert bar.get_ylim() == (-1, 1)
+    plain = plotting.weight_panels([panel._replace(weights=abs(WEIGHTS))])
+    assert plain.axes[-1].get_ylim() == (0, 1)
+    # Cells are squares of one size.
+    width, height = figure.get_size_inches()
+    box = first.get_position()
+    assert box.width * width / 2 == pytest.approx(box.height * height / 3)
+
+
+def test_weights_show_their_numbers_and_frame_a_row():
+    panel = plotting.WeightPanel(WEIGHTS, ["a", "b", "c"], ["x", "y"], "title")
+    axes = plotting.weight_panels([panel], digits=1, outlined_row=2).axes[0]
+    assert [t.get_text() for t in axes.texts] == ["0", "1.0", "0.2", "0.8", "-0.5", "0.5", "title"]
+    (frame,) = axes.patches
+    assert (frame.get_xy(), frame.get_width(), frame.get_height()) == ((-0.5, 1.5), 2, 1)
+
+
+def test_a_gate_is_drawn_by_place_and_by_channel():
+    places = np.full((4, 5), 1.25)
+    figure = plotting.gate_panels(
+        places / 2, places, np.array([1.0, 1.5]), ["red", "blue"], low=1.0
+    )
+    image, by_place, bar, bars = figure.axes
+    assert [axes.get_title() for axes in (image, by_place)] == ["input", "weights by place"]
+    assert by_place.images[0].get_clim() == (0, 2)  # white at 1, as 0 is for weights
+    assert bar.get_ylim() == bars.get_xlim() == (1, 2)
+    assert [patch.get_width() for patch in bars.patches] == [1.0, 1.5]
+
+
+def test_grids_of_masks_and_numbers():
+    tables = {"one": np.eye(3) > 0, "two": np.ones((3, 3)) > 0}
+    figure = plotting.matrix_grid(tables)
+    assert [axes.get_title() for axes in figure.axes] == ["one", "two"]
+    assert figure.axes[0].images[0].get_array().tolist() == np.eye(3).tolist()
+    (axes,) = plotting.matrix_grid({"bias": np.array([[-2.0, 1.0]])}, numbers=True).axes
+    assert axes.images[0].get_clim() == (-2, 2)
+    assert axes.get_xlabel() == "-2.00 to 1.00"
+
+
+def test_lines_of_a_panel_and_plain_numbers_on_its_axes():
+    panel = plotting.LinePanel(
+        {"a": ([1, 2], [3, 4]), "b": ([1, 2], [10, 1000])}, "d", "y", log="y"
+    )
+    (axes,) = plotting.line_panels([panel]).axes
+    lines = {str(line.get_label()): np.asarray(line.get_xydata()).tolist() for line in axes.lines}
+    assert lines == {"a": [[1, 3], [2, 4]], "b": [[1, 10], [2, 1000]]}
+    assert (axes.get_xscale(), axes.get_yscale()) == ("linear", "log")
+    assert axes.yaxis.get_major_formatter()(1000.0) == "1000"
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: plotting.weight_panels([]), "panels is empty"),
+        (
+            lambda: plotting.weight_panels([plotting.WeightPanel(WEIGHTS, ["a"], ["x"], "t")]),
+            r"'t' has weights of shape \(3, 2\); wanted \(1, 1\)",
+        ),
+        (
+            lambda: plotting.gate_panels(np.ones((2, 2)), np.ones((2, 2)), np.ones(3), ["red"]),
+            "channels names 1 of 3",
+        ),
+        (lambda: plotting.matrix_grid({}), "matrices is empty"),
+        (lambda: plotting.line_panels([]), "panels is empty"),
+    ],
+)
+def test_what_cannot_be_drawn_says_why(draw, message):
+    with pytest.raises(ValueError, match=message):
+        draw()
+
+
+def test_a_picture_of_few_colours_is_smaller(tmp_path):
+    figure = plotting.matrix_grid({"mask": np.eye(5) > 0})
+    full = plotting.save(figure, tmp_path / "full.png")
+    few = plotting.save(figure, tmp_path / "few.png", palette=16)
+    with Image.open(full) as a, Image.open(few) as b:
+        assert a.size == b.size
+        colors = b.convert("RGB").getcolors()
+        assert colors is not None
+        assert len(colors) <= 16
+    assert few.stat().st_size < full.stat().st_size
+    with pytest.raises(ValueError, match=r"palette=16 is for \.png"):
+        plotting.save(figure, tmp_path / "few.svg", palette=16)

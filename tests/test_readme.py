@@ -5,13 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 FENCE = re.compile(
-    r"^(?P<mark><!-- no-test -->\n+)?^```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^```$", re.M | re.S
+    r"^(?:<!-- (?P<mark>no-test|setup) -->\n+)?^```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^```$",
+    re.M | re.S,
 )
 PATH = re.compile(r"(?<![\w./-])(?:scripts/[\w/-]+\.py|configs/[\w./-]+\.ya?ml)\b")
 
@@ -21,8 +23,22 @@ def blocks(text: str, *languages: str) -> list[tuple[int, str]]:
     return [
         (text[: found.start("text")].count("\n") + 1, found["text"])
         for found in FENCE.finditer(text)
-        if found["language"] in languages and not found["mark"]
+        if found["language"] in languages and found["mark"] != "no-test"
     ]
+
+
+def setup(page: str) -> list[tuple[int, str]]:
+    """What all other snippets of a page go on from: its blocks marked as setup."""
+    marked = {found.start("text") for found in FENCE.finditer(page) if found["mark"] == "setup"}
+    lines = {page[:start].count("\n") + 1 for start in marked}
+    return [(line, block) for line, block in blocks(page, "python") if line in lines]
+
+
+def promised(page: str, line: int, block: str) -> str | None:
+    """What the page says a snippet prints: the text block that follows it with nothing between."""
+    rest = "\n".join(page.split("\n")[line - 1 + block.count("\n") :])
+    found = re.match(r"```\n+```text\n(.*?)^```$", rest, re.M | re.S)
+    return found[1] if found else None
 
 
 def shell_paths(text: str) -> list[str]:
@@ -45,12 +61,42 @@ SCRIPTS = sorted({path for paths in NAMED.values() for path in paths if path.end
 
 @pytest.mark.parametrize(("page", "line", "block"), SNIPPETS)
 def test_a_snippet_runs(
-    page: Path, line: int, block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: Path,
+    line: int,
+    block: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    # The empty lines put an error's line number into the page's own count.
-    code = compile("\n" * (line - 1) + block, str(page), "exec")
-    exec(code, {"__name__": "__main__"})
+    text, names = page.read_text(encoding="utf-8"), {"__name__": "__main__"}
+    before = [part for part in setup(text) if part[0] < line]
+
+    def run() -> None:
+        for at, part in [*before, (line, block)]:
+            capsys.readouterr()
+            # The empty lines put an error's line number into the page's own count.
+            exec(compile("\n" * (at - 1) + part, str(page), "exec"), names)
+
+    if before and not re.search(r"\bassert\b|\bprint\(", block):
+        # Nothing looks at the numbers. Tracing runs all of the Python and checks all shapes; to
+        # compute would take minutes, all of them for compiling.
+        jax.eval_shape(run)
+    else:
+        run()
+    if (wanted := promised(text, line, block)) is not None:
+        assert_same(capsys.readouterr().out, wanted)
+
+
+NUMBER = re.compile(r"-?\d+(?:\.(?P<decimals>\d+))?(?:e[+-]?\d+)?")
+
+
+def assert_same(printed: str, wanted: str) -> None:
+    """The same text, and decimal numbers as near as one unit of their last digit."""
+    assert NUMBER.sub("#", printed).split() == NUMBER.sub("#", wanted).split(), printed
+    for got, want in zip(NUMBER.finditer(printed), NUMBER.finditer(wanted)):
+        unit = 10.0 ** -len(want["decimals"]) if want["decimals"] else 0.0
+        assert abs(float(got[0]) - float(want[0])) <= 1.01 * unit, printed
 
 
 @pytest.mark.parametrize("page", NAMED)
@@ -85,3 +131,19 @@ def test_the_reader_of_pages_sees_what_it_should() -> None:
     )
     assert blocks(page, "python") == [(3, "a = 1\n")]
     assert shell_paths(page) == ["scripts/no_such.py", "configs/a/b.yaml"]
+
+
+def test_the_reader_sees_setups_and_what_is_printed() -> None:
+    page = (
+        "<!-- setup -->\n```python\na = 1\n```\n```python\nprint(a, 0.123)\n```\n\n"
+        "```text\n1 0.124\n```\n```python\nb = 2\n```\nwords\n```text\nno\n```\n"
+    )
+    assert setup(page) == [(3, "a = 1\n")]
+    first, second, third = blocks(page, "python")
+    assert promised(page, *first) is None
+    assert promised(page, *second) == "1 0.124\n"
+    assert promised(page, *third) is None
+    assert_same("1 0.123\n", "1 0.124\n")
+    for printed in ("1 0.122", "2 0.124", "1 0.124 x", "1", "1 -0.124"):
+        with pytest.raises(AssertionError):
+            assert_same(printed, "1 0.124\n")

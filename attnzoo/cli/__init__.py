@@ -22,6 +22,12 @@ def _evaluate(argv: Sequence[str]) -> int:
     return main(argv)
 
 
+def _gallery(argv: Sequence[str]) -> int:
+    from attnzoo.cli.gallery import main
+
+    return main(argv)
+
+
 def _train(argv: Sequence[str]) -> int:
     from attnzoo.cli.train import main
 
@@ -46,6 +52,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "evaluate": ("BLEU, chrF and perplexity of a trained run", _evaluate),
     "align": ("word alignments, their error rate and pictures", _align),
     "benchmark": ("a training step beside PyTorch's", _benchmark),
+    "gallery": ("pictures of every attention's weights", _gallery),
     "verify": ("check every checkpoint of a run", _verify),
 }
 

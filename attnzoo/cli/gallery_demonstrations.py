@@ -1,0 +1,195 @@
+"""Figures of docs/demonstrations.md, whose snippets compute the same numbers step by step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from attnzoo import ops, plotting
+from attnzoo.attention import HardAttention, MultiplicativeAttention
+from attnzoo.ops import masks
+from attnzoo.plotting import Figure, LinePanel, WeightPanel
+
+WORDS = ("See", "that", "girl", "run")
+
+
+def see_that_girl_run() -> Figure:
+    """The weights of four words that read each other, and those of a decoder."""
+    random = np.random.default_rng(0)
+    X = random.normal(size=(4, 300))
+    W_q, W_k, W_v = random.normal(size=(3, 300, 100)) / np.sqrt(300)
+    u = np.full(100, 0.1)
+    W_q += 5 * np.outer(X[1] / (X[1] @ X[1]), u)
+    W_k += 5 * np.outer(X[2] / (X[2] @ X[2]), u)
+    q, k, v = (jnp.asarray((X @ W)[None, :, None], jnp.float32) for W in (W_q, W_k, W_v))
+    panels = []
+    for title, mask in (("every word", masks.full()), ("causal", masks.causal())):
+        _, weights = ops.dot_product_attention(q, k, v, mask, return_weights=True)
+        panels.append(WeightPanel(np.asarray(weights[0, 0], float), WORDS, WORDS, title))
+    return plotting.weight_panels(panels, digits=2, outlined_row=1)
+
+
+def scaling() -> Figure:
+    """Variance of logits and entropy of weights against the width, with and without the scale."""
+    widths = [2**i for i in range(11)]
+    variance: dict[str, list[float]] = {}
+    entropy: dict[str, list[float]] = {}
+    random_q, random_k = (
+        jax.random.normal(jax.random.key(seed), (1, length, 1, widths[-1]))
+        for seed, length in ((0, 256), (1, 32))
+    )
+
+    @jax.jit
+    def measure(d: Int[Array, ""], scale: Float[Array, ""]) -> tuple[Array, Array]:
+        # Zeros beyond the first d entries: a narrower query in an array of one shape.
+        inside = (jnp.arange(widths[-1]) < d)[None, None, None]
+        q, k = (jnp.where(inside, x, jnp.zeros_like(x)) for x in (random_q, random_k))
+        logits = scale * jnp.einsum("btnh,bsnh->bts", q, k)
+        request = ops.WeightRequest(statistics=("entropy",))
+        _, report = ops.dot_product_attention(q, k, k, scale=scale, return_weights=request)
+        return jnp.var(logits), jnp.mean(report.entropy)
+
+    for d in widths:
+        for name, scale in (("q · k", 1.0), ("q · k / √d", d**-0.5)):
+            found = measure(jnp.asarray(d), jnp.asarray(scale))
+            for numbers, number in zip((variance, entropy), found):
+                numbers.setdefault(name, []).append(float(number))
+    even = {"32 equal weights": (widths, [float(np.log(32))] * len(widths))}
+    return plotting.line_panels(
+        [
+            LinePanel(
+                {name: (widths, ys) for name, ys in variance.items()},
+                "width d",
+                "variance of logits",
+                log="xy",
+            ),
+            LinePanel(
+                {name: (widths, ys) for name, ys in entropy.items()} | even,
+                "width d",
+                "entropy of weights (nats)",
+                log="x",
+            ),
+        ]
+    )
+
+
+def soft_and_hard() -> Figure:
+    """Soft attention as it cools, and the mean of draws as there are more of them."""
+    query, keys, values = tables()
+    attention: Any = MultiplicativeAttention(4, 4, "dot", rngs=nnx.Rngs(0))
+    hard: Any = HardAttention(attention)
+    arg_max = hard(query, keys, values)
+    temperatures = [2.0**i for i in range(-3, 4)]
+    distance, largest = [], []
+    for temperature in temperatures:
+        soft, weights = attention(query / temperature, keys, values, return_weights=True)
+        distance.append(float(jnp.linalg.norm(soft - arg_max)))
+        largest.append(float(weights.max()))
+    draws = jax.vmap(lambda key: hard(query, keys, values, sample_key=key)[0, 0])(
+        jax.random.split(jax.random.key(0), 4096)
+    )
+    soft = attention(query, keys, values)[0, 0]
+    counts = [2**i for i in range(13)]
+    errors = [float(jnp.linalg.norm(draws[:n].mean(0) - soft)) for n in counts]
+    spread = float(jnp.sqrt(draws.var(0).sum()))
+    return plotting.line_panels(
+        [
+            LinePanel(
+                {
+                    "largest weight": (temperatures, largest),
+                    "distance to arg max's context": (temperatures, distance),
+                },
+                "temperature",
+                "",
+                log="x",
+            ),
+            LinePanel(
+                {
+                    "|mean of n draws − soft context|": (counts, errors),
+                    "standard deviation / √n": (counts, [spread / n**0.5 for n in counts]),
+                },
+                "draws n",
+                "",
+                log="xy",
+            ),
+        ]
+    )
+
+
+def tables() -> tuple[Float[Array, "1 1 4"], Float[Array, "1 6 4"], Float[Array, "1 6 3"]]:
+    """One query, six keys and their values."""
+    query, keys, values = (
+        jax.random.normal(jax.random.key(seed), shape)
+        for seed, shape in ((0, (1, 1, 4)), (1, (1, 6, 4)), (2, (1, 6, 3)))
+    )
+    return query, keys, values
+
+
+def capacity() -> Figure:
+    """How well a matrix of 32 x 32 gives back the values of N keys, by how they were written."""
+    counts = [2, 4, 8, 12, 16, 24, 32, 40, 48, 64, 96, 128]
+    rules = {"sum rule": (False, 1), "delta rule": (True, 1), "delta rule, 10 passes": (True, 10)}
+    shape = (8, counts[-1], 1, 32)
+    values = jax.random.normal(jax.random.key(0), shape)
+    keys = jax.random.normal(jax.random.key(1), shape)
+    keys = keys / jnp.linalg.norm(keys, axis=-1, keepdims=True)
+    axes = jnp.eye(32)[jnp.arange(counts[-1]) % 32]
+    axes = jnp.broadcast_to(axes[None, :, None], shape)
+
+    def errors(keys: Array, delta: bool, passes: int, newest: int) -> list[float]:
+        error = jax.jit(
+            lambda count: retrieval_error(
+                keys, values, count, delta=delta, passes=passes, newest=newest
+            )
+        )
+        return [float(error(jnp.asarray(count))) for count in counts]
+
+    random_keys = {name: (counts, errors(keys, *rule, 128)) for name, rule in rules.items()}
+    orthogonal = {name: (counts, errors(axes, *rule, 32)) for name, rule in list(rules.items())[:2]}
+    label = "relative error of retrieval"
+    return plotting.line_panels(
+        [
+            LinePanel(random_keys, "keys N", label, "random keys"),
+            LinePanel(orthogonal, "keys N", label, "32 orthogonal keys, over and over"),
+        ]
+    )
+
+
+def retrieval_error(
+    keys: Float[Array, "B S 1 H"],
+    values: Float[Array, "B S 1 Hv"],
+    count: Int[Array, ""],
+    *,
+    delta: bool,
+    passes: int,
+    newest: int,
+) -> Float[Array, ""]:
+    """|k M - v| / |v| after the first ``count`` pairs were written, root mean square over the
+    ``newest`` of them.
+    """
+    place = jnp.arange(keys.shape[1])
+    written = place < count
+    long_keys, long_values = (jnp.tile(x, (1, passes, 1, 1)) for x in (keys, values))
+    _, memory = ops.fast_weights(
+        long_keys,
+        long_keys,
+        long_values,
+        beta=jnp.ones(long_keys.shape[:3]) if delta else None,
+        mask=jnp.tile(written, passes)[None, None, None, :],
+        return_state=True,
+    )
+    asked = (written & (place >= count - newest))[None, :, None, None]
+    error = jnp.einsum("btnh,bnhv->btnv", keys, memory) - values
+    return jnp.sqrt(jnp.mean(error**2, where=asked) / jnp.mean(values**2, where=asked))
+
+
+DEMONSTRATIONS: dict[str, Callable[[], Figure]] = {
+    "see_that_girl_run": see_that_girl_run,
+    "scaling": scaling,
+    "soft_and_hard": soft_and_hard,
+    "capacity": capacity,
+}

@@ -1,0 +1,8 @@
+"""Draw what docs/attention.md and docs/demonstrations.md show: `python scripts/gallery.py`."""
+
+import sys
+
+from attnzoo.cli.gallery import main
+
+if __name__ == "__main__":
+    sys.exit(main())
