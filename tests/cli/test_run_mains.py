@@ -12,8 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import sacrebleu
 
 from attnzoo import cli
+from attnzoo.alignment.links import parse_pharaoh
 
 COMMANDS = ["train", "translate", "evaluate", "align", "verify"]
 CONFIG = """
@@ -21,9 +23,10 @@ name: reverse
 data: {kind: synthetic, task: reverse, symbols: 7, min_length: 2, max_length: 5,
        train: 1500, validation: 64, test: 64}
 tokenizer: word
-model: {kind: luong, attention: general, hidden: 32, embedding: 16, layers: 1, dropout: 0.0}
+model: {kind: bahdanau, attention: additive, hidden: 24, embedding: 12, maxout: 12,
+        reads: words, initial_state: zero}
 training: {steps: 350, batch_size: 32, buckets: [6], learning_rate: 1e-2,
-           schedule: {kind: cosine}, clip_norm: 5, tensorboard: false, evaluate_every: 175}
+           schedule: {kind: cosine}, tensorboard: false, evaluate_every: 175}
 decoding: {beam: 2, batch_size: 16, max_length: 7}
 """
 
@@ -74,6 +77,53 @@ def one_line(ended: Ended, *parts: object) -> None:
     assert "Traceback" not in ended.err
     for part in parts:
         assert str(part) in ended.err
+
+
+def test_evaluate_scores_what_it_wrote(
+    run: Path, call: Callable[..., Ended], test_part: tuple[list[str], list[str]], tmp_path: Path
+) -> None:
+    picture = tmp_path / "new" / "bleu.svg"
+    ended = call("evaluate", run, "--buckets", "3,4", "--figure", picture)
+    assert ended.code == 0
+    scores = json.loads((run / "test.scores.json").read_text(), parse_constant=pytest.fail)
+    hypotheses = (run / "test.hypotheses.txt").read_text().splitlines()
+    sources, references = test_part
+    assert len(hypotheses) == len(sources) == scores["sentences"] == 64
+    want = sacrebleu.corpus_bleu(hypotheses, [references]).score
+    assert scores["bleu"] == pytest.approx(want)
+    assert f"{want:6.2f}" in ended.out
+    exact = sum(a == b for a, b in zip(hypotheses, references, strict=True)) / 64
+    assert scores["exact_match"] == exact
+    assert exact > 0.8  # it learned the task
+    assert 1.0 < scores["perplexity_per_token"] < 1.5
+    assert [row["words"] for row in scores["by_length"]] == ["1-3", "4-4", "5+"]
+    assert picture.read_text().startswith("<?xml")
+
+
+def test_align_scores_draws_and_writes(
+    run: Path, call: Callable[..., Ended], test_part: tuple[list[str], list[str]], tmp_path: Path
+) -> None:
+    links = tmp_path / "test.links"
+    ended = call("align", run, "-o", links, "--figures", "2", "--figure-dir", tmp_path / "new")
+    assert ended.code == 0
+    rows = {line.split()[0]: line.split() for line in ended.out.splitlines() if "0." in line}
+    attention, diagonal = float(rows["attention"][1]), float(rows["diagonal"][1])
+    lines = links.read_text().splitlines()
+    sources, _ = test_part
+    assert len(lines) == 64
+    wrong = total = 0
+    for source, line in zip(sources, lines, strict=True):
+        size = len(source.split())
+        found = parse_pharaoh(line).sure
+        assert len(found) <= size  # at most one source word a target word
+        true = {(size - 1 - j, j) for j in range(size)}
+        wrong += len(found) + size - 2 * len(found & true)
+        total += len(found) + size
+    assert attention == pytest.approx(wrong / total, abs=6e-4)
+    assert attention < 0.3 < diagonal
+    for name in ("test-1", "test-2"):
+        assert (tmp_path / "new" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (tmp_path / "new" / f"{name}.svg").exists()
 
 
 def test_evaluate_files_and_an_empty_bucket_is_null(

@@ -125,6 +125,28 @@ def test_lines_keep_their_order_and_do_not_notice_each_other(beam: int) -> None:
         assert len(result.target.ids) <= len(result.weights) <= len(result.target.ids) + 1
 
 
+@pytest.mark.parametrize("beam", [1, 3])
+def test_what_was_found_has_the_probability_of_what_is_forced(beam: int) -> None:
+    """The same numbers by another road: search step by step, force all steps at once."""
+    lines = [*WORDS.split(), "a b", "h g f", "c c c c"]
+    results = translator("luong").translate(lines, beam=beam, alpha=1.0)
+    # A hypothesis that was cut off has no end whose probability could be forced.
+    finished = {
+        line: result
+        for line, result in zip(lines, results, strict=True)
+        if result is not None and 0 < len(result.target.ids) < len(result.weights)
+    }
+    assert len(finished) >= 3
+    for line, result in finished.items():
+        (forced,) = translator("luong").force([line], [result.text])
+        assert forced is not None
+        np.testing.assert_allclose(forced.log_probs.sum(), result.log_prob, rtol=1e-4)
+        np.testing.assert_allclose(forced.weights, result.weights, atol=1e-4)
+        # Greedy search ranks nothing, and so has no penalty.
+        penalty = (5 + len(forced.log_probs)) / 6 if beam > 1 else 1
+        np.testing.assert_allclose(result.score, result.log_prob / penalty, rtol=1e-5)
+
+
 def test_long_lines_are_refused_and_the_limit_is_exact() -> None:
     nineteen, twenty = " ".join("a" * 19), " ".join("a" * 20)  # and EOS
     results = translator().translate([nineteen, twenty, "a"], beam=1)

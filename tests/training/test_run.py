@@ -1,6 +1,8 @@
 """A training as a process that is killed and told to stop; and a run seen from outside."""
 
 import json
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -144,3 +146,27 @@ def test_a_loaded_run_is_the_trained_one(whole: Path) -> None:
     assert best.step in (300, 600, 900)
     assert len(best.corpus().test) == 5
     assert best.translator(batch_size=3).batch_size == 3
+
+
+def test_weights_that_do_not_fit_their_config_are_named(whole: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(whole, tmp_path / "copy"))
+    config = copy / "config.yaml"
+    text = config.read_text()
+    config.write_text(text.replace("hidden: 8", "hidden: 9"))
+    with pytest.raises(UserError, match=r"parameter .* is float32\[.*but the config wants"):
+        load_run(copy)
+    other = re.sub(r"\n +width: \S+", "", text)
+    config.write_text(other.replace("kind: additive", "kind: general"))
+    with pytest.raises(UserError, match=r"no parameter .*another run"):
+        load_run(copy)
+    config.write_text(text)
+    shutil.rmtree(copy / "best")
+    (copy / "best").mkdir()
+    assert load_run(copy).which == "latest"
+    shutil.rmtree(copy / "checkpoints")
+    (copy / "checkpoints").mkdir()
+    with pytest.raises(UserError, match="no valid checkpoint"):
+        load_run(copy)
+    config.unlink()
+    with pytest.raises(UserError, match="not a run directory"):
+        load_run(copy)
