@@ -57,14 +57,21 @@ class Tokenizers:
 
 
 def build_model(config: Experiment, tokenizers: Tokenizers, *, seed: int | None = None):
-    """The model of a config with fresh weights."""
+    """The model of a config with fresh weights.
+
+    Raises:
+        UserError: sizes that do not fit one another (heads that do not divide a width).
+    """
     model: Any = MODELS[config.model.kind]  # the class for configs of this kind
-    return model(
-        config.model,
-        tokenizers.source.vocab_size,
-        tokenizers.target.vocab_size,
-        rngs=nnx.Rngs(config.training.seed if seed is None else seed),
-    )
+    try:
+        return model(
+            config.model,
+            tokenizers.source.vocab_size,
+            tokenizers.target.vocab_size,
+            rngs=nnx.Rngs(config.training.seed if seed is None else seed),
+        )
+    except ValueError as error:
+        raise UserError(f"model: {error}") from error
 
 
 def longest_source(model: Model) -> int:

@@ -230,6 +230,13 @@ def test_what_is_no_run_directory_is_one_line(
         (["train", "CONFIG", "training.step=3"], ["unknown key", "did you mean"]),
         (["train", "CONFIG"], ["CONFIG: training: missing"]),
         (["train", "NO"], ["NO: no such file"]),
+        (
+            [
+                *("train", "RUN/config.yaml", "--run-dir", "NEW"),
+                "model.attention={kind: multi_head, num_heads: 5}",
+            ],
+            ["model: dim=24 is not divisible by num_heads=5"],
+        ),
         (["train", "RUN/config.yaml", "--run-dir", "RUN"], ["holds a run already"]),
     ],
 )
@@ -245,7 +252,7 @@ def test_bad_arguments_are_one_line(
     (tmp_path / "BAD").write_text("0-9\n")
     (tmp_path / "CONFIG").write_text("name: x\n")
     places = {"RUN": run, "HOME": tmp_path}
-    places |= {name: tmp_path / name for name in ("ONE", "TWO", "BAD", "NO", "CONFIG")}
+    places |= {name: tmp_path / name for name in ("ONE", "TWO", "BAD", "NO", "NEW", "CONFIG")}
     filled = []
     for argument in arguments:
         first, slash, rest = argument.partition("/")
