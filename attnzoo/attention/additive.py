@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from attnzoo.attention.contract import Attention, Memory, Read, hold, read, spread
+from attnzoo.attention.contract import Asked, Attention, Memory, Read, hold, read, spread
 from attnzoo.ops.normalisers import Normalise
 from attnzoo.ops.softmax import masked_softmax
 
@@ -70,7 +70,7 @@ class AdditiveAttention(Attention):
         memory: Memory,
         *,
         positions: Int[Array, "B T"] | None = None,
-        return_weights: bool = False,
+        return_weights: Asked = False,
     ) -> Read:
         """Read a prepared memory. ``positions`` is ignored: the score is content alone."""
         weights = self.normalise(self.scores(query, memory), memory.mask)

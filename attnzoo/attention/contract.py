@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from attnzoo.ops.softmax import zero_unattended
+from attnzoo.ops.weights import WeightRequest, select
 
 
 @jax.tree_util.register_dataclass
@@ -66,15 +67,23 @@ def spread(
     return jnp.broadcast_to(mask, (keys.shape[0], *mask.shape[1:3], keys.shape[1]))
 
 
-Context = Float[Array, "B T Do"]
 Weights = Float[Array, "B N T S"]
-Read = Context | tuple[Context, Weights]
+Asked = bool | WeightRequest
+Read = Any
+"""The context ``B T Do``; beside it, if asked for, the weights or a ``WeightReport`` of them."""
 
 
-def read(weights: Weights, memory: Memory, return_weights: bool) -> Read:
+def read(weights: Weights, memory: Memory, return_weights: Asked) -> Read:
     """The context, and the weights beside it if they were asked for."""
     values = memory.values
     context = jnp.einsum("bnts,bsd->btd", weights.astype(values.dtype), values) / weights.shape[1]
+    return answer(context, weights, return_weights)
+
+
+def answer(context: Any, weights: Weights, return_weights: Asked) -> Any:
+    """The context alone, or beside it the weights or what a ``WeightRequest`` asks of them."""
+    if isinstance(return_weights, WeightRequest):
+        return context, select(weights, return_weights)
     return (context, weights) if return_weights else context
 
 
@@ -100,7 +109,7 @@ class Attention(nnx.Module):
         memory: Memory,
         *,
         positions: Int[Array, "B T"] | None = None,
-        return_weights: bool = False,
+        return_weights: Asked = False,
     ) -> Read:
         """Read a prepared memory. ``positions`` are the queries' places in the target, 0..T-1 if
         None: only mechanisms that depend on them look.
@@ -127,11 +136,12 @@ class Attention(nnx.Module):
         values: Float[Array, "B S Dv"] | None = None,
         *,
         mask: Bool[Array, "#B #N #T #S"] | None = None,
-        return_weights: bool = False,
+        return_weights: Asked = False,
     ) -> Read:
         """``B T D``, ``B S D``, ``B S Dv`` -> ``B T Do``; with the weights ``B N T S`` beside it if
-        ``return_weights``. Do is Dv unless values are projected. ``mask`` is bool, True = may
-        attend, broadcastable to ``B N T S``.
+        ``return_weights``, or a ``WeightReport`` of the rows, heads, largest weights or statistics
+        that a ``WeightRequest`` asks for. Do is Dv unless values are projected. ``mask`` is bool,
+        True = may attend, broadcastable to ``B N T S``.
         """
         memory = self.prepare(keys, values, mask=mask)
         return self.attend(query, memory, return_weights=return_weights)

@@ -1,15 +1,17 @@
 """Decomposable attention: two sentences aligned, compared pair by pair, and summed up."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from attnzoo.attention.contract import hold
+from attnzoo.attention.contract import Asked, hold
 from attnzoo.attention.projection import Projection
 from attnzoo.ops.softmax import masked_softmax
+from attnzoo.ops.weights import WeightRequest, select
 
 Drop = Callable[[Array], Array]
 
@@ -106,13 +108,14 @@ class DecomposableAttention(nnx.Module):
         hypothesis_valid: Bool[Array, "B S"] | None = None,
         *,
         rngs: nnx.Rngs | None = None,
-        return_weights: bool = False,
-    ) -> Float[Array, "B V"] | tuple[Float[Array, "B V"], dict[str, Float[Array, "B 1 _ _"]]]:
-        """Logits of the relation between two sentences; ``..._valid`` is False at padding.
+        return_weights: Asked = False,
+    ) -> Any:
+        """Logits ``B V`` of the relation between two sentences; ``..._valid`` is False at padding.
 
         With ``return_weights`` a dict beside them: ``"premise"`` (``B 1 T S``: how each word of the
         premise reads the hypothesis), ``"hypothesis"`` (``B 1 S T``), and with intra-sentence
-        attention ``"premise/intra"`` and ``"hypothesis/intra"``. ``rngs`` switches dropout on.
+        attention ``"premise/intra"`` and ``"hypothesis/intra"``; or what a ``WeightRequest``
+        asks of each. ``rngs`` switches dropout on.
         """
 
         def drop(x: Array) -> Array:
@@ -141,4 +144,6 @@ class DecomposableAttention(nnx.Module):
             valid = jnp.swapaxes(masks[name][:, 0], 1, 2)  # a padded word is compared, not counted
             vectors.append(jnp.sum(jnp.where(valid, compared, jnp.zeros_like(compared)), axis=1))
         logits = self.output(self.aggregate(jnp.concatenate(vectors, axis=-1), drop))
+        if isinstance(return_weights, WeightRequest):
+            return logits, {name: select(map_, return_weights) for name, map_ in maps.items()}
         return (logits, maps) if return_weights else logits

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from attnzoo.attention.contract import Attention, Memory, hold, spread
+from attnzoo.attention.contract import Asked, Attention, Memory, answer, hold, spread
 from attnzoo.attention.projection import Projection, divided, split_heads
 from attnzoo.ops.linear import delta_rule, dpfp
 from attnzoo.ops.linear.fast_weights import Form
@@ -78,7 +78,7 @@ class FastWeights(Attention):
         memory: Memory,
         *,
         positions: Int[Array, "B T"] | None = None,
-        return_weights: bool = False,
+        return_weights: Asked = False,
         form: Form = "chunked",
         state: State | None = None,
         return_state: bool = False,
@@ -100,14 +100,12 @@ class FastWeights(Attention):
             )
         state = self.empty_state(query.shape[0]) if state is None else state
         context, weights, state = self.recur(
-            query, memory.keys, memory.values, memory.mask, state, form, return_weights
+            query, memory.keys, memory.values, memory.mask, state, form, bool(return_weights)
         )
-        results = (
-            context,
-            *([weights] if return_weights else []),
-            *([state] if return_state else []),
-        )
-        return results if len(results) > 1 else context
+        result = context if weights is None else answer(context, weights, return_weights)
+        if not return_state:
+            return result
+        return (*result, state) if return_weights else (result, state)
 
     def __call__(
         self,
@@ -116,7 +114,7 @@ class FastWeights(Attention):
         values: Float[Array, "B S Dv"] | None = None,
         *,
         mask: Bool[Array, "#B #N #T #S"] | None = None,
-        return_weights: bool = False,
+        return_weights: Asked = False,
         form: Form = "chunked",
         state: State | None = None,
         return_state: bool = False,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from attnzoo.attention.contract import Attention, Memory, Read, hold, read, spread
+from attnzoo.attention.contract import Asked, Attention, Memory, Read, hold, read, spread
 
 
 class FixedAttention(Attention):
@@ -38,7 +38,7 @@ class FixedAttention(Attention):
         memory: Memory,
         *,
         positions: Int[Array, "B T"] | None = None,
-        return_weights: bool = False,
+        return_weights: Asked = False,
     ) -> Read:
         """Read a prepared memory; the query is ignored."""
         batch, length = memory.values.shape[:2]

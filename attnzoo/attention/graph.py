@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from attnzoo.attention.contract import Attention, Memory, Read, hold, spread
+from attnzoo.attention.contract import Asked, Attention, Memory, Read, answer, hold, spread
 from attnzoo.attention.projection import (
     Projection,
     divided,
@@ -71,7 +71,7 @@ class GraphAttention(Attention):
         memory: Memory,
         *,
         positions: Int[Array, "B T"] | None = None,
-        return_weights: bool = False,
+        return_weights: Asked = False,
     ) -> Read:
         """Read a prepared memory. ``positions`` is ignored: a graph has none."""
         h = split_heads(self.node(query), self.num_heads)
@@ -82,4 +82,4 @@ class GraphAttention(Attention):
         logits = jax.nn.leaky_relu(own[..., :, None] + other[..., None, :], self.slope)
         weights = masked_softmax(logits, memory.mask)
         context = read_heads(weights, memory.values, memory.mask)
-        return (context, weights) if return_weights else context
+        return answer(context, weights, return_weights)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from attnzoo.attention.additive import AdditiveAttention
-from attnzoo.attention.contract import Attention, Memory, Read, read
+from attnzoo.attention.contract import Asked, Attention, Memory, Read, read
 from attnzoo.attention.multiplicative import MultiplicativeAttention
 from attnzoo.ops.softmax import masked_softmax
 
@@ -60,7 +60,7 @@ class HardAttention(Attention):
         memory: Memory,
         *,
         positions: Int[Array, "B T"] | None = None,
-        return_weights: bool = False,
+        return_weights: Asked = False,
         sample_key: Key[Array, ""] | None = None,
     ) -> Read:
         """Read one location per query of a prepared memory. ``positions`` is ignored."""
@@ -82,7 +82,7 @@ class HardAttention(Attention):
         values: Float[Array, "B S Dv"] | None = None,
         *,
         mask: Bool[Array, "#B #N #T #S"] | None = None,
-        return_weights: bool = False,
+        return_weights: Asked = False,
         sample_key: Key[Array, ""] | None = None,
     ) -> Read:
         """See ``Attention``; a ``sample_key`` draws the locations."""

@@ -1,13 +1,13 @@
 """Attention over a recurrent network's own past: LSTMN, and intra-temporal attention."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from attnzoo.attention.contract import Attention, Memory, Read, hold, read, spread
+from attnzoo.attention.contract import Asked, Attention, Memory, Read, answer, hold, read, spread
 from attnzoo.attention.projection import Projection, like
 from attnzoo.ops.softmax import compute_dtype, masked_softmax
 
@@ -49,10 +49,11 @@ class LSTMN(nnx.Module):
         inputs: Float[Array, "B S D"],
         valid: Bool[Array, "B S"] | None = None,
         *,
-        return_weights: bool = False,
-    ) -> Float[Array, "B S F"] | tuple[Float[Array, "B S F"], Float[Array, "B 1 S S"]]:
-        """The states h_t of all steps, ``F = hidden_dim``, zero at padding (``valid`` False), which
-        no step reads. With ``return_weights`` the weights beside them, strictly below the diagonal.
+        return_weights: Asked = False,
+    ) -> Any:
+        """The states h_t of all steps, ``B S F`` with ``F = hidden_dim``; zero at padding (where
+        ``valid`` is False), which no step reads. With ``return_weights`` the weights ``B 1 S S``
+        beside them, strictly below the diagonal, or what a ``WeightRequest`` asks of them.
         """
         batch, length = inputs.shape[:2]
         valid = jnp.ones((batch, length), bool) if valid is None else valid
@@ -91,7 +92,9 @@ class LSTMN(nnx.Module):
             return carry, weights if return_weights else None
 
         (states, *_), weights = jax.lax.scan(step, initial, steps)
-        return (states, jnp.swapaxes(weights, 0, 1)[:, None]) if return_weights else states
+        if weights is None:
+            return states
+        return answer(states, jnp.swapaxes(weights, 0, 1)[:, None], return_weights)
 
 
 class IntraTemporalAttention(Attention):
@@ -137,7 +140,7 @@ class IntraTemporalAttention(Attention):
         memory: Memory,
         *,
         positions: Int[Array, "B T"] | None = None,
-        return_weights: bool = False,
+        return_weights: Asked = False,
     ) -> Read:
         """Read with all queries, the first of them without a past."""
         if positions is not None:

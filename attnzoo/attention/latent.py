@@ -8,14 +8,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from attnzoo.attention.contract import Attention, Memory, hold, spread
+from attnzoo.attention.contract import Asked, Attention, Memory, hold, spread
 from attnzoo.attention.multi_head import Rotary
 from attnzoo.attention.projection import Projection, RMSNorm, glorot_per_head, like, split_heads
 from attnzoo.ops.dot_product import dot_product_attention
 from attnzoo.ops.index_functions import along
 from attnzoo.ops.masks import MaskFunction, evaluate_mask
 from attnzoo.ops.rotary import DynamicNTKScaling
-from attnzoo.ops.weights import WeightRequest
 
 INTERLEAVED = Rotary(layout="interleaved")
 
@@ -113,7 +112,7 @@ class LatentAttention(Attention):
         memory: Memory,
         *,
         positions: Int[Array, "B T"] | None = None,
-        return_weights: bool | WeightRequest = False,
+        return_weights: Asked = False,
         absorbed: bool = False,
     ) -> Any:
         """Read a prepared memory, expanding it to keys and values of every head or not."""
@@ -170,7 +169,7 @@ class LatentAttention(Attention):
         cache: LatentCache,
         *,
         mask: Bool[Array, "#B #N #T #L"] | None = None,
-        return_weights: bool | WeightRequest = False,
+        return_weights: Asked = False,
     ) -> tuple[Any, LatentCache]:
         """Self-attention of the T next positions over the cache and themselves, in absorbed form.
 

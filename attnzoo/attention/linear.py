@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from attnzoo.attention.contract import Attention, Memory, hold, spread
+from attnzoo.attention.contract import Asked, Attention, Memory, answer, hold, spread
 from attnzoo.attention.fast_weight import (
     PROJECTED,
     FastWeights,
@@ -123,7 +123,7 @@ class LinearAttention(Attention):
         memory: Memory,
         *,
         positions: Int[Array, "B T"] | None = None,
-        return_weights: bool = False,
+        return_weights: Asked = False,
     ) -> Any:
         """Read a prepared memory. ``positions`` is ignored: the score is content alone."""
         q = split_heads(self.query(query), self.num_heads)
@@ -135,8 +135,8 @@ class LinearAttention(Attention):
             feature_map=self.feature_map,
             causal=False,
             mask=memory.mask,
-            return_weights=return_weights,
+            return_weights=bool(return_weights),
         )
         out, *weights = found if return_weights else (found,)
         context = self.out(join_heads(out))
-        return (context, *weights) if return_weights else context
+        return answer(context, weights[0], return_weights) if weights else context

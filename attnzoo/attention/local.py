@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from attnzoo.attention.contract import Attention, Memory, Read, read
+from attnzoo.attention.contract import Asked, Attention, Memory, Read, read
 from attnzoo.attention.multiplicative import MultiplicativeAttention, Score
 from attnzoo.ops.softmax import compute_dtype, masked_softmax
 
@@ -56,7 +56,7 @@ class LocalMonotonicAttention(Attention):
         memory: Memory,
         *,
         positions: Int[Array, "B T"] | None = None,
-        return_weights: bool = False,
+        return_weights: Asked = False,
     ) -> Read:
         """Read a prepared memory; ``positions`` are the queries' places, 0..T-1 if None."""
         centre = _positions(query, positions).astype(jnp.float32)
@@ -123,7 +123,7 @@ class LocalPredictiveAttention(Attention):
         memory: Memory,
         *,
         positions: Int[Array, "B T"] | None = None,
-        return_weights: bool = False,
+        return_weights: Asked = False,
     ) -> Read:
         """Read a prepared memory. ``positions`` is ignored: the centre is predicted."""
         logits = self.content.scores(query, memory)

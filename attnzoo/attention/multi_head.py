@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from attnzoo.attention.contract import Attention, Memory, hold, spread
+from attnzoo.attention.contract import Asked, Attention, Memory, hold, spread
 from attnzoo.attention.projection import Projection, divided, split_heads
 from attnzoo.ops.dot_product import dot_product_attention
 from attnzoo.ops.index_functions import along
@@ -167,7 +167,7 @@ class MultiHeadAttention(Attention):
         memory: Memory,
         *,
         positions: Int[Array, "B T"] | None = None,
-        return_weights: bool | WeightRequest = False,
+        return_weights: Asked = False,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Any:
         """Read a prepared memory; with a ``WeightRequest`` its ``WeightReport`` comes beside."""
@@ -185,7 +185,7 @@ class MultiHeadAttention(Attention):
         values: Float[Array, "B S Dv"] | None = None,
         *,
         mask: Bool[Array, "#B #N #T #S"] | None = None,
-        return_weights: bool | WeightRequest = False,
+        return_weights: Asked = False,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Any:
         """See ``Attention``; ``return_weights`` may be a ``WeightRequest``."""
@@ -203,7 +203,7 @@ class MultiHeadAttention(Attention):
         cache: Cache,
         *,
         mask: Bool[Array, "#B #N #T #L"] | None = None,
-        return_weights: bool | WeightRequest = False,
+        return_weights: Asked = False,
     ) -> tuple[Any, Cache]:
         """Self-attention of the T next positions (one, or a whole prompt) over the cache and them.
 

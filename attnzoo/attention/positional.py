@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from attnzoo.attention.contract import Attention, Memory, Read, hold, spread
+from attnzoo.attention.contract import Asked, Attention, Memory, Read, answer, hold, spread
 from attnzoo.attention.projection import Projection, divided, read_heads
 from attnzoo.ops import masks
 from attnzoo.ops.index_functions import along
@@ -78,7 +78,7 @@ class PositionalAttention(Attention):
         memory: Memory,
         *,
         positions: Int[Array, "B T"] | None = None,
-        return_weights: bool = False,
+        return_weights: Asked = False,
     ) -> Read:
         """Read a prepared memory; of the query only ``positions`` (0..T-1 if None) matter."""
         slots = slots_of(query, positions, self.max_length)
@@ -130,7 +130,7 @@ class FactorisedPositionalAttention(Attention):
         memory: Memory,
         *,
         positions: Int[Array, "B T"] | None = None,
-        return_weights: bool = False,
+        return_weights: Asked = False,
     ) -> Read:
         """Read a prepared memory; of the query only ``positions`` (0..T-1 if None) matter."""
         slots = slots_of(query, positions, self.max_length)
@@ -176,7 +176,7 @@ def read_slots(
     memory: Memory,
     slots: Int[Array, "#B T"],
     mask_mod: MaskFunction | None,
-    return_weights: bool,
+    return_weights: Asked,
 ) -> Read:
     """Mask, normalise and read the values, which hold the heads side by side."""
     S = memory.values.shape[1]
@@ -190,7 +190,7 @@ def read_slots(
     logits = jnp.broadcast_to(logits[..., :S].astype(compute_dtype(query)), shape)
     weights = masked_softmax(logits, visible)
     context = read_heads(weights, memory.values, visible)
-    return (context, weights) if return_weights else context
+    return answer(context, weights, return_weights)
 
 
 def _fits(name: str, length: int, max_length: int) -> None:

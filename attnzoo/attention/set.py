@@ -10,10 +10,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from attnzoo.attention.contract import Attention, Memory
+from attnzoo.attention.contract import Asked, Attention, Memory
 from attnzoo.attention.multi_head import MultiHeadAttention
 from attnzoo.attention.projection import LayerNorm, Projection
-from attnzoo.ops.weights import WeightRequest
 
 SetMask = Bool[Array, "#B 1 1 #S"]
 
@@ -63,7 +62,7 @@ class MAB(Attention):
         memory: Memory,
         *,
         positions: Int[Array, "B T"] | None = None,
-        return_weights: bool | WeightRequest = False,
+        return_weights: Asked = False,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Any:
         """Read a prepared memory. ``positions`` is ignored: a set has none."""
@@ -93,17 +92,20 @@ class ISAB(nnx.Module):
         x: Float[Array, "B S D"],
         *,
         mask: SetMask | None = None,
-        return_weights: bool = False,
+        return_weights: Asked = False,
     ) -> Any:
         """``B S D`` -> ``B S D``. ``mask`` says which elements are real, ``valid[:, None, None]``.
 
-        With ``return_weights`` also those of both steps: ``B N m S`` and ``B N S m``. Their product
+        With ``return_weights`` also those of both steps: ``B N m S`` and ``B N S m`` (or of both
+        what a ``WeightRequest`` asks). Their product
         is not the influence of one element on another: there is a nonlinear block in between.
         """
         points = _repeat(self.points, x)
-        gathered, into = self.gather(points, x, mask=mask, return_weights=True)
-        spread, back = self.spread(x, gathered, return_weights=True)
-        return (spread, (into, back)) if return_weights else spread
+        if not return_weights:
+            return self.spread(x, self.gather(points, x, mask=mask))
+        gathered, into = self.gather(points, x, mask=mask, return_weights=return_weights)
+        spread, back = self.spread(x, gathered, return_weights=return_weights)
+        return spread, (into, back)
 
 
 class PMA(nnx.Module):
@@ -120,7 +122,7 @@ class PMA(nnx.Module):
         x: Float[Array, "B S D"],
         *,
         mask: SetMask | None = None,
-        return_weights: bool = False,
+        return_weights: Asked = False,
     ) -> Any:
         """``B S D`` -> ``B k D``, with the weights ``B N k S`` beside it if ``return_weights``."""
         x = self.out(jax.nn.relu(self.hidden(x)))
@@ -159,15 +161,16 @@ class LatentReader(nnx.Module):
         *,
         latents: Float[Array, "B k D"] | None = None,
         mask: SetMask | None = None,
-        return_weights: bool = False,
+        return_weights: Asked = False,
     ) -> Any:
         """``B S C`` -> ``B k D``. ``latents`` are an earlier layer's; the learned if None."""
         z = _repeat(self.latents, x) if latents is None else latents
         keys = self.input_norm(x)
-        read, weights = self.attention(self.latent_norm(z), keys, mask=mask, return_weights=True)
+        result = self.attention(self.latent_norm(z), keys, mask=mask, return_weights=return_weights)
+        read, *seen = result if return_weights else (result,)
         z = z + read
         z = z + self.out(jax.nn.gelu(self.hidden(self.hidden_norm(z))))
-        return (z, weights) if return_weights else z
+        return (z, *seen) if return_weights else z
 
 
 def _learned(rngs: nnx.Rngs, count: int, dim: int, std: float = 1.0) -> Float[Array, "m D"]:

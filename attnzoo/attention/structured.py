@@ -1,10 +1,12 @@
 """Structured self-attention: a sentence as a few weighted sums of its states."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from attnzoo.attention.contract import hold
+from attnzoo.attention.contract import Asked, answer, hold
 from attnzoo.attention.projection import Projection
 from attnzoo.ops.softmax import compute_dtype, masked_softmax
 
@@ -32,9 +34,10 @@ class StructuredSelfAttention(nnx.Module):
         states: Float[Array, "B S D"],
         valid: Bool[Array, "B S"] | None = None,
         *,
-        return_weights: bool = False,
-    ) -> Float[Array, "B N D"] | tuple[Float[Array, "B N D"], Float[Array, "B N 1 S"]]:
-        """The embedding of each sentence, with the weights beside it if ``return_weights``.
+        return_weights: Asked = False,
+    ) -> Any:
+        """The embedding ``B N D`` of each sentence; with ``return_weights`` the weights ``B N 1 S``
+        beside it, or what a ``WeightRequest`` asks of them.
 
         ``valid`` is False at padding; a sentence of nothing else gives zeros.
         """
@@ -43,7 +46,7 @@ class StructuredSelfAttention(nnx.Module):
         logits = self.hop(jnp.tanh(self.hidden(states)))  # B S N
         weights = masked_softmax(jnp.swapaxes(logits, 1, 2)[:, :, None], mask)
         embedding = jnp.einsum("bnts,bsd->bntd", weights.astype(states.dtype), states)[:, :, 0]
-        return (embedding, weights) if return_weights else embedding
+        return answer(embedding, weights, return_weights)
 
 
 def hop_overlap(weights: Float[Array, "B N 1 S"]) -> Float[Array, "B"]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from attnzoo.attention.contract import Attention, Memory, Read
+from attnzoo.attention.contract import Asked, Attention, Memory, Read, answer
 from attnzoo.attention.positional import (
     CONTENT_FREE,
     PROJECTED,
@@ -104,14 +104,13 @@ class Synthesizer(Attention):
         memory: Memory,
         *,
         positions: Int[Array, "B T"] | None = None,
-        return_weights: bool = False,
+        return_weights: Asked = False,
     ) -> Read:
         """Read a prepared memory; the random kinds look at ``positions`` (0..T-1 if None) alone."""
         slots = slots_of(query, positions, self.max_length)
         logits = self._logits(query, slots)
-        result = read_slots(logits, query, memory, slots, self.mask_mod, True)
-        context = self.out(result[0])
-        return (context, result[1]) if return_weights else context
+        context, weights = read_slots(logits, query, memory, slots, self.mask_mod, True)
+        return answer(self.out(context), weights, return_weights)
 
     def _logits(
         self, query: Float[Array, "B T D"], slots: Int[Array, "#B T"]

@@ -41,7 +41,10 @@ class WeightRequest:
 
 
 class WeightReport(NamedTuple):
-    """What a ``WeightRequest`` asked for, else None. M: the chosen heads, R: the chosen rows."""
+    """What a ``WeightRequest`` asked for, else None. M: the chosen heads, R: the chosen rows.
+
+    Entropy is -sum w ln w, in nats; of weights below 0 (delta rule) there is none, and it is NaN.
+    """
 
     weights: Float[Array, "B M R S"] | None = None
     top_weights: Float[Array, "B M R k"] | None = None
@@ -95,8 +98,8 @@ def report(
     S = k.shape[1]
     heads = _chosen("heads", request.heads, N)
     rows = _chosen("rows", request.rows, T)
-    if request.top_k is not None and request.top_k > S:
-        raise ValueError(f"top_k={request.top_k} is more than the {S} keys")
+    if request.top_k is not None:
+        _check_top_k(request.top_k, S)
 
     @jax.checkpoint
     def weights_of(rows: Int[Array, " R"]) -> Float[Array, "B M R S"]:
@@ -127,6 +130,32 @@ def report(
         everything = {"entropy": unblock(entropy, 2, T), "column_mass": mass}
         found.update((name, everything[name]) for name in request.statistics)
     return WeightReport(**found)
+
+
+def select(weights: Float[Array, "B N T S"], request: WeightRequest) -> WeightReport:
+    """What is asked for of weights that are there already: of a mechanism that scores each pair, or
+    that implies weights without having computed with them.
+    """
+    _, N, T, S = weights.shape
+    weights = weights[:, _chosen("heads", request.heads, N)]
+    found: dict[str, Any] = {}
+    rows = weights[:, :, _chosen("rows", request.rows, T)]
+    if request.top_k is not None:
+        _check_top_k(request.top_k, S)
+        found["top_weights"], found["top_keys"] = jax.lax.top_k(rows, request.top_k)
+    elif request.rows is not None or not request.statistics:
+        found["weights"] = rows
+    everything = {
+        "entropy": lambda: _entropy(weights),
+        "column_mass": lambda: jnp.sum(weights, axis=2),
+    }
+    found.update((name, everything[name]()) for name in request.statistics)
+    return WeightReport(**found)
+
+
+def _check_top_k(top_k: int, S: int) -> None:
+    if top_k > S:
+        raise ValueError(f"top_k={top_k} is more than the {S} keys")
 
 
 def _weights_of_rows(

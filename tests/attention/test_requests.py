@@ -1,0 +1,108 @@
+"""Part of the weights on request, from every mechanism: the part is that of the whole."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from attnzoo.attention import ATTENTIONS, ISAB, PMA, SENTENCE_ATTENTIONS, LatentReader
+from attnzoo.ops import WeightRequest
+
+B, T, D = 2, 5, 8
+TWO = {"dim": D, "num_heads": 2}
+ARGUMENTS: dict[str, Any] = {
+    "additive": {"query_dim": D, "key_dim": D},
+    "multiplicative": {"query_dim": D, "key_dim": D},
+    "location": {"query_dim": D, "max_length": 7},
+    "local_m": {"query_dim": D, "key_dim": D, "window": 1},
+    "local_p": {"query_dim": D, "key_dim": D, "window": 2},
+    "intra_temporal": {"query_dim": D, "key_dim": D},
+    "none": {},
+    "latent": {**TWO, "latent_dim": 3, "rotary_dim": 2, "head_dim": 4},
+    "positional": {**TWO, "max_length": 7},
+    "factorised_positional": {**TWO, "max_length": 7},
+    "synthesizer": {**TWO, "max_length": 7},
+}
+REQUEST = WeightRequest(rows=(3, 0), heads=(0,), statistics=("entropy", "column_mass"))
+TOP = WeightRequest(top_k=2)
+
+
+def build(name: str) -> Any:
+    rngs = nnx.Rngs(0)
+    if name == "hard":
+        return ATTENTIONS[name](build("additive"))
+    without = {"none": {}}.get(name, {"rngs": rngs})
+    return ATTENTIONS[name](**ARGUMENTS.get(name, TWO), **without)
+
+
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_every_attention_takes_a_request(name: str) -> None:
+    module = build(name)
+    x = jax.random.normal(jax.random.key(0), (B, T, D))
+    mask = jnp.asarray([[True] * 5, [True] * 4 + [False]])[:, None, None, :]
+
+    @jax.jit
+    def run(x):
+        return [module(x, x, mask=mask, return_weights=asked) for asked in (True, REQUEST, TOP)]
+
+    (context, weights), (same, report), (also, top) = run(x)
+    np.testing.assert_allclose(same, context, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(also, context, rtol=0, atol=2e-6)
+    weights = np.asarray(weights, np.float64)
+    np.testing.assert_allclose(report.weights, weights[:, :1, [3, 0]], atol=2e-6)
+    np.testing.assert_allclose(report.column_mass, weights[:, :1].sum(2), atol=1e-5)
+    if np.all(weights >= 0):
+        some = np.where(weights > 0, weights, 1.0)
+        entropy = -np.sum(weights * np.log(some), axis=-1)
+        np.testing.assert_allclose(report.entropy, entropy[:, :1], atol=1e-5)
+    ordered = -np.sort(-weights, axis=-1)[..., :2]
+    np.testing.assert_allclose(top.top_weights, ordered, atol=2e-6)
+    found = np.take_along_axis(weights, np.asarray(top.top_keys), axis=-1)
+    np.testing.assert_allclose(found, ordered, atol=2e-6)
+    assert report.top_keys is None
+    assert top.weights is None
+
+
+def test_so_do_sentence_attentions_and_sets() -> None:
+    x = jax.random.normal(jax.random.key(0), (B, T, D))
+    asked = WeightRequest(statistics=("column_mass",))
+    modules = {
+        "lstmn": SENTENCE_ATTENTIONS["lstmn"](D, 3, rngs=nnx.Rngs(0)),
+        "structured": SENTENCE_ATTENTIONS["structured"](D, 4, 3, rngs=nnx.Rngs(0)),
+        "pma": PMA(D, 2, 3, rngs=nnx.Rngs(0)),
+        "reader": LatentReader(D, 2, 3, input_dim=D, rngs=nnx.Rngs(0)),
+    }
+    for name, module in modules.items():
+        out, weights = module(x, return_weights=True)
+        same, report = module(x, return_weights=asked)
+        np.testing.assert_allclose(same, out, atol=2e-6, err_msg=name)
+        np.testing.assert_allclose(report.column_mass, weights.sum(2), atol=1e-5, err_msg=name)
+    isab = ISAB(D, 2, 3, rngs=nnx.Rngs(0))
+    out, (into, back) = isab(x, return_weights=True)
+    same, reports = isab(x, return_weights=asked)
+    np.testing.assert_allclose(same, out, atol=2e-6)
+    for report, weights in zip(reports, (into, back), strict=True):
+        np.testing.assert_allclose(report.column_mass, weights.sum(2), atol=1e-5)
+    classes = {"input_dim": D, "width": 4, "num_classes": 3, "rngs": nnx.Rngs(0)}
+    pair = SENTENCE_ATTENTIONS["decomposable"](**classes)
+    _, maps = pair(x, x[:, :4], return_weights=True)
+    _, reports = pair(x, x[:, :4], return_weights=asked)
+    for name, weights in maps.items():
+        np.testing.assert_allclose(reports[name].column_mass, weights.sum(2), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (WeightRequest(rows=(5,)), "rows asks for 5, but there are 5"),
+        (WeightRequest(heads=(1,)), "heads asks for 1, but there are 1"),
+        (WeightRequest(top_k=6), "top_k=6 is more than the 5 keys"),
+    ],
+)
+def test_what_is_not_there_is_named(request_: WeightRequest, message: str) -> None:
+    x = jnp.ones((B, T, D))
+    with pytest.raises(ValueError, match=message):
+        build("additive")(x, x, return_weights=request_)
