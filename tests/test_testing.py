@@ -235,6 +235,20 @@ def test_a_module_of_another_library_with_its_parameters() -> None:
         check(Bilinear(KERNEL, True), sizes=MODULE, properties=["gradients"], shrink=False)
 
 
+def test_a_module_that_raises_is_not_shown_at_widths_that_it_cannot_have() -> None:
+    class Raising(Bilinear):
+        def __call__(self, query: Any, keys: Any, *rest: Any, **keywords: Any) -> Any:
+            if (query.shape[2], keys.shape[2]) != (3, 5):
+                raise ValueError("widths")
+            if query.shape[1] > 1:
+                raise ValueError("more than one query")
+            return super().__call__(query, keys, *rest, **keywords)
+
+    with pytest.raises(ContractError, match="raised ValueError: more than one query") as error:
+        check(Raising(KERNEL), sizes=MODULE, properties=["shapes"])
+    assert error.value.sizes == ModuleSizes(B=1, T=2, S=1, D=3, D2=5, Dv=2)
+
+
 def test_parameters_of_zero_show_nothing_and_the_kit_says_so() -> None:
     with pytest.raises(ContractError, match="give the parameters values that are not zero"):
         check(

@@ -298,13 +298,19 @@ def _error(name: str, failure: Exception, subject: Subject, found: Report) -> Co
 
 
 def _shrink(property_: Property, subject: Subject, failure: Exception) -> tuple[Subject, Exception]:
-    """Shorten one axis after the other for as long as the property breaks in the same way."""
+    """Shorten one axis after the other for as long as the property breaks in the same way.
+
+    A module's widths are those of its parameters: with others it would raise for another reason.
+    """
     tried: set[Sizes] = {subject.sizes}
+    fixed = ("D", "D2", "Dv") if not isinstance(failure, Broken) else ()
 
     def again() -> bool:
         nonlocal subject, failure
         for sizes in smaller(subject.sizes):
-            if sizes in tried:
+            if sizes in tried or any(
+                getattr(sizes, name, 0) != getattr(subject.sizes, name, 0) for name in fixed
+            ):
                 continue
             tried.add(sizes)
             candidate = dataclasses.replace(subject, sizes=sizes)
