@@ -1,6 +1,5 @@
 """The climate of the tests: strict promotion, checked shapes, no network, no leftovers."""
 
-import importlib.metadata
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,13 +15,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.02")
-
-# Nearly all of the tests' time is compilation of programs that run once on a few numbers: let XLA
-# hurry. Five times as fast on the jaxlib of Python 3.11; newer ones no longer know the second flag.
-HURRY = ["--xla_backend_optimization_level=0"]
-if importlib.metadata.version("jaxlib") < "0.11":
-    HURRY.append("--xla_cpu_use_fusion_emitters=false")
-os.environ.setdefault("XLA_FLAGS", " ".join(HURRY))
 
 import jax
 import jaxtyping
@@ -47,14 +39,6 @@ def x64() -> Iterator[None]:
     """Switch jax to 64-bit types for one test: for float64 oracles and gradient checks."""
     with jax.enable_x64(True):
         yield
-
-
-@pytest.fixture
-def quick_compilation() -> Iterator[None]:
-    """Compile without LLVM's optimisations: for tests of tiny arrays, which nothing else slows."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")
