@@ -24,8 +24,8 @@ from attnzoo.ops.softmax import compute_dtype, zero_unattended
 class ShortConvolution(nnx.Module):
     """A causal convolution of each channel on its own, in float32 or wider; the last tap is now.
 
-    ``recent`` are the ``width - 1`` inputs before x, zeros at the start of a sequence. Positions that
-    ``mask`` hides count as zeros for later ones: padding on the left is no past.
+    ``recent`` are the ``width - 1`` inputs before x, zeros at the start of a sequence. Positions
+    that ``mask`` hides count as zeros for later ones: padding on the left is no past.
     """
 
     def __init__(self, channels: int, width: int, *, rngs: nnx.Rngs):

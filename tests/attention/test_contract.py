@@ -18,8 +18,6 @@ from attnzoo.ops import linear, masks, score_mods
 from attnzoo.ops.guards import finite_or_zero
 from attnzoo.testing import PROPERTIES, FunctionSizes, ModuleSizes, check
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SIZES = ModuleSizes(B=2, T=5, S=7, D=11, D2=13, Dv=3)
 EQUAL = ModuleSizes(B=2, T=5, S=7, D=11, D2=11, Dv=3)
 SELF = ModuleSizes(B=2, T=5, S=5, D=6, D2=6, Dv=6)

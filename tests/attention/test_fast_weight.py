@@ -13,8 +13,6 @@ from attnzoo.attention.fast_weight import FastWeightProgrammer
 from attnzoo.attention.gated_linear import GatedLinearAttention, RetNetAttention
 from attnzoo.attention.linear import CausalLinearAttention, LinearAttention
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 B, T, D, N = 2, 5, 12, 2
 
 MODULES = {

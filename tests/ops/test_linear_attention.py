@@ -338,21 +338,33 @@ def test_sum_normalisation_of_features_that_vanish():
     assert np.all(np.isfinite(gradient))
 
 
-def test_chunked_memory_is_linear_and_compiles_for_long_sequences():
-    def temporary(T, gates):
-        x = jax.ShapeDtypeStruct((1, T, 2, 16), jnp.float32)
-        b = jax.ShapeDtypeStruct((1, T, 2), jnp.float32)
+@pytest.mark.parametrize("name", MEMBERS)
+def test_chunked_memory_is_linear_in_the_length(name):
+    """By what XLA reserves for output and gradients: twice the length, twice the memory."""
 
-        def loss(x, b):
-            return jnp.sum(
-                linear.fast_weights(x, x, x, **({"log_decay": x} if gates else {"beta": b}))
-            )
+    def temporary(length):
+        head = (1, length, 2)
+        shapes = [(*head, 16)] * 3 + [head] * 2 + [(*head, 16)]
+        arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
 
-        compiled = jax.jit(jax.grad(loss)).lower(x, b).compile()
+        def loss(*arrays):
+            return jnp.sum(MEMBERS[name][0](*arrays, chunk_size=16) ** 2)
+
+        compiled = jax.jit(jax.grad(loss, argnums=tuple(range(6)))).lower(*arrays).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
-    for gates in (False, True):
-        assert temporary(2048, gates) < 2.2 * temporary(1024, gates)
+    short, long = temporary(512), temporary(1024)
+    assert 200_000 < short < long < 2.2 * short  # T x T scores alone would be four times as many
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_the_state_does_not_grow_with_the_length(name):
+    for length in (1, 3, 37):
+        arrays = [x[:, :length] for x in inputs(np.float32)]
+        function = functools.partial(MEMBERS[name][0], return_state=True)
+        _, state = jax.eval_shape(function, *arrays)
+        width = HV + (name == "linear_attention")  # its denominator is one more column
+        assert state.shape == (B, N, H, width)
 
 
 @pytest.fixture
