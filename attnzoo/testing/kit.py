@@ -300,10 +300,12 @@ def _error(name: str, failure: Exception, subject: Subject, found: Report) -> Co
 def _shrink(property_: Property, subject: Subject, failure: Exception) -> tuple[Subject, Exception]:
     """Shorten one axis after the other for as long as the property breaks in the same way.
 
-    A module's widths are those of its parameters: with others it would raise for another reason.
+    A module's widths are those of its parameters: with others it would raise for another reason,
+    or worse, for a width of 1 is broadcast and its heads are no longer what they were.
     """
     tried: set[Sizes] = {subject.sizes}
-    fixed = ("D", "D2", "Dv") if not isinstance(failure, Broken) else ()
+    bound = not isinstance(failure, Broken) or subject.parameters("float32")
+    fixed = ("D", "D2", "Dv") if bound else ()
 
     def again() -> bool:
         nonlocal subject, failure
