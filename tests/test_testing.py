@@ -228,11 +228,45 @@ KERNEL = jnp.asarray(np.random.default_rng(0).standard_normal((3, 5)), jnp.float
 MODULE = ModuleSizes(B=2, T=3, S=5, D=3, D2=5, Dv=2)
 
 
+HALF = {"rows sum to one": "it halves its weights, to be tested"}
+
+
+class Half(Bilinear):
+    contract_exceptions = HALF
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        result = super().__call__(*args, **kwargs)
+        return jax.tree.map(lambda array: array / 2, result)
+
+
 def test_a_module_of_another_library_with_its_parameters() -> None:
     found = check(Bilinear(KERNEL), sizes=MODULE)
     assert found.named("does not apply") == ["grouped heads", "reference"]
     with pytest.raises(ContractError, match="directional derivative along the parameters"):
         check(Bilinear(KERNEL, True), sizes=MODULE, properties=["gradients"], shrink=False)
+
+
+def test_a_module_that_raises_is_not_shown_at_widths_that_it_cannot_have() -> None:
+    class Raising(Bilinear):
+        def __call__(self, query: Any, keys: Any, *rest: Any, **keywords: Any) -> Any:
+            if (query.shape[2], keys.shape[2]) != (3, 5):
+                raise ValueError("widths")
+            if query.shape[1] > 1:
+                raise ValueError("more than one query")
+            return super().__call__(query, keys, *rest, **keywords)
+
+    with pytest.raises(ContractError, match="raised ValueError: more than one query") as error:
+        check(Raising(KERNEL), sizes=MODULE, properties=["shapes"])
+    assert error.value.sizes == ModuleSizes(B=1, T=2, S=1, D=3, D2=5, Dv=2)
+
+
+def test_the_smallest_case_of_a_module_has_the_widths_of_its_parameters() -> None:
+    """jnp.einsum broadcasts a width of 1, which is another module than the one that was built."""
+    halved = jax.tree_util.register_pytree_node_class(type("Halved", (Half,), {}))
+    halved.contract_exceptions = {}
+    with pytest.raises(ContractError) as error:
+        check(halved(KERNEL), sizes=MODULE, properties=["rows sum to one"])
+    assert error.value.sizes == ModuleSizes(B=1, T=1, S=1, D=3, D2=5, Dv=2)
 
 
 def test_parameters_of_zero_show_nothing_and_the_kit_says_so() -> None:
@@ -243,17 +277,6 @@ def test_parameters_of_zero_show_nothing_and_the_kit_says_so() -> None:
             properties=["rows sum to one", "weights follow the input"],
             shrink=False,
         )
-
-
-HALF = {"rows sum to one": "it halves its weights, to be tested"}
-
-
-class Half(Bilinear):
-    contract_exceptions = HALF
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        result = super().__call__(*args, **kwargs)
-        return jax.tree.map(lambda array: array / 2, result)
 
 
 def test_exceptions_need_a_reason_and_have_to_be_true() -> None:

@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
+from attnzoo.cli import benchmark_linear
 from attnzoo.cli.common import run
 from attnzoo.errors import UserError
 
@@ -52,6 +53,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     seq2seq.add_argument("--length", type=positive, default=25, help="tokens of the longest one")
     seq2seq.add_argument("--rounds", type=positive, default=7, help="timed steps of each peer")
     seq2seq.add_argument("--threads", type=positive, default=1, help="cores that both are held to")
+    linear = workloads.add_parser(
+        "linear",
+        help="linear attention in chunks against the recurrent scan",
+        description=benchmark_linear.__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    benchmark_linear.add_arguments(linear, positive)
     return parser.parse_args(argv)
 
 
@@ -120,6 +128,8 @@ class Peer:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0: measured; 2: the peers compute different things, or one of them failed."""
     arguments = parse(argv)
+    if arguments.workload == "linear":
+        return run(lambda: benchmark_linear.measure(arguments, _cores(arguments.threads)))
     return run(lambda: _seq2seq(arguments))
 
 

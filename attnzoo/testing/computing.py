@@ -117,38 +117,43 @@ def gradients(subject: Subject) -> None:
     random = np.random.default_rng(subject.seed)
     step = 1e-5
     with jax.enable_x64(True):
-        parameters = subject.parameters("float64")
-        *arrays, mask = arguments(inputs, "float64")
-        shape = subject.run(inputs, "float64").context.shape
-        cotangent = jnp.asarray(random.standard_normal(shape))
+        # Everything but the attention is numpy's: an operation on its own would be compiled, too.
+        parameters = [np.asarray(array) for array in subject.parameters("float64")]
+        point = (parameters, inputs.query, inputs.keys, inputs.values)
+        mask = None if inputs.mask is None else jax.device_put(inputs.mask)
+        shape = jax.eval_shape(subject.context, *point, mask).shape
+        cotangent = random.standard_normal(shape)
 
-        def loss(parameters: list[Any], *arrays: Any, cotangent: Any, mask: Any) -> Any:
-            return jnp.sum(subject.context(parameters, *arrays, mask) * cotangent)
+        def loss(point: tuple[Any, ...], cotangent: Any, mask: Any) -> Any:
+            return jnp.sum(subject.context(*point, mask) * cotangent)
 
-        value = subject.jitted("loss", loss)
-        slope = subject.jitted("slope", jax.grad(loss, argnums=(0, 1, 2, 3)))
-        point = (parameters, *arrays)
-        found = slope(*point, cotangent=cotangent, mask=mask)
+        function = subject.jitted("loss and gradients", jax.value_and_grad(loss))
+        _, found = function(point, cotangent, mask)
         for i, name in enumerate(("the parameters", *subject.sizes.names)):
-            direction = jax.tree.map(lambda x: jnp.asarray(random.standard_normal(x.shape)), point)
+            direction = jax.tree.map(lambda x: random.standard_normal(x.shape), point[i])
             # One argument at a time moves, so that a wrong gradient has a name.
-            moved = [
-                (
-                    *point[:i],
-                    jax.tree.map(lambda x, d: x + sign * step * d, point[i], direction[i]),  # noqa: B023
-                    *point[i + 1 :],
+            up, down = (
+                float(
+                    function(
+                        (*point[:i], _moved(point[i], direction, by), *point[i + 1 :]),
+                        cotangent,
+                        mask,
+                    )[0]
                 )
-                for sign in (1, -1)
-            ]
-            up, down = (float(value(*m, cotangent=cotangent, mask=mask)) for m in moved)
+                for by in (step, -step)
+            )
             along = [
-                float(jnp.vdot(g, d))
-                for g, d in zip(jax.tree.leaves(found[i]), jax.tree.leaves(direction[i]))
+                float(np.vdot(g, d))
+                for g, d in zip(jax.tree.leaves(found[i]), jax.tree.leaves(direction))
             ]
             what = f"directional derivative along {name}"
             # The difference quotient itself is good to about 1e-9.
             got, wanted = np.asarray([sum(along)]), [(up - down) / (2 * step)]
             expect(what, got, wanted, 1e-6, inputs)
+
+
+def _moved(x: Any, direction: Any, by: float) -> Any:
+    return jax.tree.map(lambda x, d: x + by * d, x, direction)
 
 
 def _own_batch(derivative: np.ndarray, inputs: Inputs) -> np.ndarray:
@@ -171,7 +176,7 @@ def _finite(what: str, found: Any, inputs: Inputs) -> None:
 
 
 def _round(x: np.ndarray, dtype: str) -> np.ndarray:
-    return np.asarray(jnp.asarray(x, jnp.float32).astype(dtype)).astype(np.float64)
+    return x.astype(np.float32).astype(jnp.dtype(dtype)).astype(np.float64)
 
 
 def _rounded(inputs: Inputs, dtype: str) -> Inputs:

@@ -298,13 +298,21 @@ def _error(name: str, failure: Exception, subject: Subject, found: Report) -> Co
 
 
 def _shrink(property_: Property, subject: Subject, failure: Exception) -> tuple[Subject, Exception]:
-    """Shorten one axis after the other for as long as the property breaks in the same way."""
+    """Shorten one axis after the other for as long as the property breaks in the same way.
+
+    A module's widths are those of its parameters: with others it would raise for another reason,
+    or worse, for a width of 1 is broadcast and its heads are no longer what they were.
+    """
     tried: set[Sizes] = {subject.sizes}
+    bound = not isinstance(failure, Broken) or subject.parameters("float32")
+    fixed = ("D", "D2", "Dv") if bound else ()
 
     def again() -> bool:
         nonlocal subject, failure
         for sizes in smaller(subject.sizes):
-            if sizes in tried:
+            if sizes in tried or any(
+                getattr(sizes, name, 0) != getattr(subject.sizes, name, 0) for name in fixed
+            ):
                 continue
             tried.add(sizes)
             candidate = dataclasses.replace(subject, sizes=sizes)

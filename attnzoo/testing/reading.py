@@ -1,5 +1,6 @@
 """Properties of weights and outputs: what a query reads, and from where."""
 
+import jax
 import numpy as np
 
 from attnzoo.testing.subject import (
@@ -143,7 +144,7 @@ def float_mask_is_refused(subject: Subject) -> None:
     assert inputs.mask is not None
     *arrays, mask = arguments(inputs, "float32")
     try:
-        subject.call([], *arrays, mask.astype("float32"))
+        subject.call([], *arrays, jax.device_put(np.asarray(mask, np.float32)))
     except Exception:  # whichever: a shape checker may stand before the attention's own error
         return
     raise Broken("mask of dtype float32 was taken without an error; wanted a ValueError", inputs)

@@ -66,10 +66,10 @@ Sizes = ModuleSizes | FunctionSizes
 def smaller(sizes: Sizes) -> Iterator[Sizes]:
     """Smaller sizes to try: all lengths at most 2 at once, then one axis after the other.
 
-    A module's widths D and D2 are its parameters', so they stay out of the first attempt.
+    A module's widths are its parameters', so they stay out of the first attempt.
     """
     now = dataclasses.asdict(sizes)
-    lengths = {name: min(size, 2) for name, size in now.items() if name not in ("D", "D2")}
+    lengths = {name: min(size, 2) for name, size in now.items() if name not in ("D", "D2", "Dv")}
     yield dataclasses.replace(sizes, **lengths)
     for name, size in now.items():
         for shorter in range(1, min(size, 4)):
@@ -187,7 +187,8 @@ class Subject:
 
     def parameters(self, dtype: str) -> list[Any]:
         """The floating point arrays that the attention holds, if it is a pytree with arrays."""
-        return [jnp.asarray(leaf, dtype) for leaf in jax.tree.leaves(self.attention) if _real(leaf)]
+        leaves = jax.tree.leaves(self.attention)
+        return [_in(dtype, np.asarray(leaf)) for leaf in leaves if _real(leaf)]
 
     def with_parameters(self, parameters: list[Any]) -> Callable[..., Any]:
         """The attention with these arrays in the place of its own."""
@@ -230,31 +231,39 @@ class Subject:
         with jax.enable_x64(dtype == "float64"):
             function = self.call if eager else self.jitted("call", self.call)
             parameters = self.parameters(parameters_from or dtype)
-            parameters = [array.astype(dtype) for array in parameters]
+            if parameters_from is not None:
+                parameters = [_in(dtype, np.asarray(array)) for array in parameters]
             if eager and dtype == "float32":
                 parameters = []
             return outputs_of(function(parameters, *arguments(inputs, dtype)))
 
     def run_without_weights(self, inputs: Inputs) -> np.ndarray:
         """The context when the weights are not asked for."""
-        with jax.enable_x64(self.dtype == "float64"):
-            function = self.jitted("context", self.context)
-            context = function(self.parameters(self.dtype), *arguments(inputs, self.dtype))
-            return np.asarray(context).astype(np.float64)
+        return self._derived(inputs)[0]
 
     def jacobian(self, inputs: Inputs) -> tuple[np.ndarray, ...]:
         """Largest |d context[b, t] / d x[c, s]|, ``B T B S``, for x the query, keys and values."""
-        derivative = jax.jacrev(self.context, argnums=(1, 2, 3))
+        return self._derived(inputs)[1]
+
+    def _derived(self, inputs: Inputs) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        """Context and Jacobians out of one program, for compilation takes nearly all the time."""
+
+        def twice(*arguments: Any) -> tuple[Any, Any]:
+            context = self.context(*arguments)
+            return context, context
+
+        derivative = jax.jacrev(twice, argnums=(1, 2, 3), has_aux=True)
         with jax.enable_x64(self.dtype == "float64"):
             function = self.jitted("jacobian", derivative)
-            found = function(self.parameters(self.dtype), *arguments(inputs, self.dtype))
-            return tuple(_per_position(np.asarray(array, np.float64)) for array in found)
+            found, context = function(self.parameters(self.dtype), *arguments(inputs, self.dtype))
+            jacobians = tuple(_per_position(np.asarray(array, np.float64)) for array in found)
+            return np.asarray(context).astype(np.float64), jacobians
 
 
 def arguments(inputs: Inputs, dtype: str) -> tuple[Any, ...]:
     """Query, keys, values in ``dtype``, and the mask, as jax arrays."""
-    arrays = (jnp.asarray(x, dtype) for x in (inputs.query, inputs.keys, inputs.values))
-    return (*arrays, None if inputs.mask is None else jnp.asarray(inputs.mask))
+    arrays = (_in(dtype, x) for x in (inputs.query, inputs.keys, inputs.values))
+    return (*arrays, None if inputs.mask is None else jax.device_put(inputs.mask))
 
 
 def outputs_of(result: Any) -> Outputs:
@@ -290,6 +299,11 @@ def expect(
             inputs,
             outputs,
         )
+
+
+def _in(dtype: str, x: np.ndarray) -> jax.Array:
+    """The array in ``dtype``: numpy converts, jax would compile that anew for every shape."""
+    return jax.device_put(x.astype(jnp.dtype(dtype)))
 
 
 def _real(leaf: Any) -> bool:

@@ -276,6 +276,61 @@ def test_all_keys_at_once(normalise):
     assert np.all(none == 0)
 
 
+@functools.cache
+def projections(draws=20_000):
+    """Independent draws of two blocks of orthogonal rows, the second one cut short."""
+    draw = functools.partial(linear.orthogonal_projection, num_features=H + 2, H=H)
+    keys = jax.random.split(jax.random.key(0), draws)
+    return np.asarray(jax.jit(jax.vmap(draw))(keys), np.float64)
+
+
+def standard_errors(samples, wanted):
+    """How far the mean over the first axis is from what it should be, in its standard errors."""
+    error = samples.std(axis=0, ddof=1) / np.sqrt(len(samples))
+    return np.abs(samples.mean(axis=0) - wanted) / error
+
+
+def test_orthogonal_projections_are_gaussian_row_by_row():
+    """Each row alone is N(0, I): lengths are chi-distributed, not sqrt(H), or features are biased.
+
+    Every statistic is a mean over 20,000 draws and may be 4.5 standard errors off: chance passes
+    that once in some hundred thousand.
+    """
+    rows = projections()
+    products = np.einsum("dih,djh->dij", rows, rows)
+    lengths = np.diagonal(products, axis1=1, axis2=2)
+    outside = ~np.eye(H + 2, dtype=bool)
+    outside[:H, H:] = outside[H:, :H] = False
+    np.testing.assert_allclose(products[:, outside], 0, atol=2e-5)  # within a block: orthogonal
+    assert np.abs(products[:, 0, H]).max() > 1  # between blocks: independent
+    assert standard_errors(lengths, H).max() < 4.5
+    assert standard_errors((lengths - H) ** 2, 2 * H).max() < 4.5
+    assert standard_errors(rows, 0).max() < 4.5  # no direction is favoured
+    assert standard_errors(rows**2, 1).max() < 4.5
+    assert standard_errors(rows**4, 3).max() < 4.5
+
+
+def test_random_features_estimate_the_softmax_kernel_without_bias():
+    """The mean of phi(q) . phi(k) over 20,000 projections is e^{q . k}, within 4 standard errors.
+
+    |q + k|^2 is up to 3.2: rows of the fixed length sqrt(H) would be up to 23 % too low, 70
+    standard errors. One projection serves all pairs, so the errors of one key go together.
+    """
+    draw = np.random.default_rng(1)
+    q, k = (0.45 * draw.normal(size=(2, 4, H))).astype(np.float32)
+
+    @jax.jit
+    @jax.vmap
+    def estimate(projection):
+        features = linear.random_features(projection)
+        return jnp.einsum("qf,kf->qk", features(jnp.asarray(q)), features(jnp.asarray(k)))
+
+    found = np.asarray(estimate(jnp.asarray(projections(), jnp.float32)), np.float64)
+    wanted = np.exp(q.astype(np.float64) @ k.T)
+    assert standard_errors(found, wanted).max() < 4
+    assert found.min() > 0
+
+
 def test_sum_normalisation_of_features_that_vanish():
     x = jnp.zeros((1, 4))
     assert np.all(linear.sum_normalise(linear.dpfp(x)) == 0)
@@ -283,21 +338,33 @@ def test_sum_normalisation_of_features_that_vanish():
     assert np.all(np.isfinite(gradient))
 
 
-def test_chunked_memory_is_linear_and_compiles_for_long_sequences():
-    def temporary(T, gates):
-        x = jax.ShapeDtypeStruct((1, T, 2, 16), jnp.float32)
-        b = jax.ShapeDtypeStruct((1, T, 2), jnp.float32)
+@pytest.mark.parametrize("name", MEMBERS)
+def test_chunked_memory_is_linear_in_the_length(name):
+    """By what XLA reserves for output and gradients: twice the length, twice the memory."""
 
-        def loss(x, b):
-            return jnp.sum(
-                linear.fast_weights(x, x, x, **({"log_decay": x} if gates else {"beta": b}))
-            )
+    def temporary(length):
+        head = (1, length, 2)
+        shapes = [(*head, 16)] * 3 + [head] * 2 + [(*head, 16)]
+        arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
 
-        compiled = jax.jit(jax.grad(loss)).lower(x, b).compile()
+        def loss(*arrays):
+            return jnp.sum(MEMBERS[name][0](*arrays, chunk_size=16) ** 2)
+
+        compiled = jax.jit(jax.grad(loss, argnums=tuple(range(6)))).lower(*arrays).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
-    for gates in (False, True):
-        assert temporary(2048, gates) < 2.2 * temporary(1024, gates)
+    short, long = temporary(512), temporary(1024)
+    assert 200_000 < short < long < 2.2 * short  # T x T scores alone would be four times as many
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_the_state_does_not_grow_with_the_length(name):
+    for length in (1, 3, 37):
+        arrays = [x[:, :length] for x in inputs(np.float32)]
+        function = functools.partial(MEMBERS[name][0], return_state=True)
+        _, state = jax.eval_shape(function, *arrays)
+        width = HV + (name == "linear_attention")  # its denominator is one more column
+        assert state.shape == (B, N, H, width)
 
 
 @pytest.fixture

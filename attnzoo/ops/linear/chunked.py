@@ -6,9 +6,9 @@ Inside a chunk of C positions that starts with memory M, with A = stril(diag(bet
     O  = (Q e^G) M + P (U - W M),                  P = tril(Q K^T * Gamma)
     M' = e^{G_C} M + (K e^{G_C - G})^T (U - W M)
 
-Without beta, U = V and W = 0. Everything but the M of each chunk is computed for all chunks at
-once; the scan over chunks is one small product each. Decays are summed over the positions between
-two others, never subtracted or divided: nothing overflows, and a decay of e^-inf = 0 is exact.
+Without beta, U = V and W = 0. Everything that needs no M is computed for all chunks at once; left
+for the scan over chunks are U - W M and M'. Decays are summed over the positions between two
+others, never subtracted or divided: nothing overflows, and a decay of e^-inf = 0 is exact.
 """
 
 from typing import Any, NamedTuple
@@ -25,14 +25,16 @@ SUB_BLOCK = 16
 class Chunks(NamedTuple):
     """What is known of every chunk before its memory is; axes ``B N c`` (c chunks) come first."""
 
-    out: Float[Array, "B N c C Hv"]
-    """Output from an empty memory."""
-    query: Float[Array, "B N c C H"]
-    """What reads the memory that the chunk starts with."""
-    written: Float[Array, "B N c H Hv"]
-    """What the chunk adds to the memory."""
-    erased: Float[Array, "B N c H H"] | None
-    """What it takes off: M' = decay M - erased M + written."""
+    scores: Float[Array, "B N c C C"]
+    """P, from what the chunk writes to its outputs."""
+    reading: Float[Array, "B N c C H"]
+    """What reads the memory that the chunk starts with, Q e^G."""
+    writing: Float[Array, "B N c C H"]
+    """Under what the chunk's values are in the memory at its end, K e^{G_C - G}."""
+    values: Float[Array, "B N c C Hv"]
+    """U, what is written into an empty memory."""
+    taken: Float[Array, "B N c C H"] | None
+    """W, by which the memory takes off what is written: U - W M."""
     decay: Float[Array, "B N c #H 1"] | None
 
 
@@ -58,17 +60,32 @@ def chunked(
 
     chunks = _chunks(*(split(x) for x in (q, k, v, beta, log_decay)))
 
-    def advance(state: Array, chunk: Any) -> tuple[Array, Array]:
-        written, erased, decay = chunk
-        following = written + (state if decay is None else decay * state)
-        if erased is not None:
-            following = following - jnp.einsum("bnhi,bniv->bnhv", erased, state)
-        return following, state
+    def decayed(state: Array, decay: Array | None) -> Array:
+        return state if decay is None else decay * state
 
-    steps = (chunks.written, chunks.erased, chunks.decay)
-    steps = jax.tree.map(lambda x: jnp.moveaxis(x, 2, 0), steps)
-    state, starts = jax.lax.scan(advance, state, steps)
-    out = chunks.out + jnp.einsum("bncth,cbnhv->bnctv", chunks.query, starts)
+    def add(state: Array, chunk: Any) -> tuple[Array, Array]:
+        written, decay = chunk
+        return decayed(state, decay) + written, state
+
+    def correct(state: Array, chunk: Any) -> tuple[Array, tuple[Array, Array]]:
+        values, taken, writing, decay = chunk
+        values = values - jnp.einsum("bnth,bnhv->bntv", taken, state)
+        written = jnp.einsum("bnth,bntv->bnhv", writing, values)
+        return decayed(state, decay) + written, (state, values)
+
+    def each(*arrays: Array | None) -> Any:
+        return jax.tree.map(lambda x: jnp.moveaxis(x, 2, 0), arrays)
+
+    if chunks.taken is None:
+        values = chunks.values
+        written = jnp.einsum("bncth,bnctv->bnchv", chunks.writing, values)
+        state, starts = jax.lax.scan(add, state, each(written, chunks.decay))
+    else:
+        steps = each(chunks.values, chunks.taken, chunks.writing, chunks.decay)
+        state, (starts, values) = jax.lax.scan(correct, state, steps)
+        values = jnp.moveaxis(values, 0, 2)
+    out = jnp.einsum("bncts,bncsv->bnctv", chunks.scores, values)
+    out = out + jnp.einsum("bncth,cbnhv->bnctv", chunks.reading, starts)
     return out.reshape(*q.shape[:2], -1, v.shape[3])[:, :, :T], state
 
 
@@ -103,14 +120,11 @@ def _chunks(
         writing = k * jnp.exp(_until_end(log_decay))
         decay = jnp.swapaxes(since_start[..., -1:, :], -1, -2)
     if beta is None:
-        out = jnp.einsum("...ts,...sv->...tv", scores, v)
-        return Chunks(out, reading, jnp.einsum("...th,...tv->...hv", writing, v), None, decay)
+        return Chunks(scores, reading, writing, v, None, decay)
     both = beta[..., None] * jnp.concatenate([v, decayed_k], axis=-1)
     both = unit_lower_inverse(_erase(k, beta, log_decay)) @ both
-    out = jnp.einsum("...ts,...sv->...tv", scores, both)
-    kept = jnp.einsum("...th,...tv->...hv", writing, both)
-    Hv = v.shape[-1]
-    return Chunks(out[..., :Hv], reading - out[..., Hv:], kept[..., :Hv], kept[..., Hv:], decay)
+    values, taken = both[..., : v.shape[-1]], both[..., v.shape[-1] :]
+    return Chunks(scores, reading, writing, values, taken, decay)
 
 
 def _erase(
