@@ -62,17 +62,22 @@ def resume(arguments: argparse.Namespace, work: Path) -> collections.Counter[str
     print(f"uninterrupted: {duration:.1f} s to step {want.step}")
     print(f"{'trial':>5} {'killed at':>10} {'newest step':>12} {'resumed to':>11}  result")
     count: collections.Counter[str] = collections.Counter()
-    for trial in range(arguments.count):
+    trial = 0
+    while trial < arguments.count:
         run = work / f"killed-{trial}"
+        began = time.monotonic()
         process = start([*train, str(run)])
         instant = random.uniform(0, duration)
         try:
             process.wait(instant)
-            killed = "finished"
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
-            killed = f"{instant:.1f} s"
+        else:
+            # It had ended before its instant (the first run also compiled): no trial.
+            duration = min(duration, time.monotonic() - began)
+            shutil.rmtree(run)
+            continue
         saved = [int(p.name) for p in (run / "checkpoints").glob("[0-9]*")]
         begun = saved or (run / "config.yaml").exists()
         status = start([*train, str(run), *(["--resume"] if begun else [])]).wait()
@@ -86,9 +91,11 @@ def resume(arguments: argparse.Namespace, work: Path) -> collections.Counter[str
             result, step = "identical" if same else "FAILED: parameters differ", got.step
         count[result] += 1
         print(
-            f"{trial:>5} {killed:>10} {max(saved, default=0):>12} {step:>11}  {result}", flush=True
+            f"{trial:>5} {instant:>8.1f} s {max(saved, default=0):>12} {step:>11}  {result}",
+            flush=True,
         )
         shutil.rmtree(run)
+        trial += 1
     return count
 
 
