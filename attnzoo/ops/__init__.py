@@ -1,6 +1,7 @@
 """Pure functions on arrays: no parameters, no flax."""
 
 from attnzoo.ops import linear, masks, score_mods
+from attnzoo.ops.block_mask import BlockMask
 from attnzoo.ops.dot_product import dot_product_attention
 from attnzoo.ops.flex import flex_attention
 from attnzoo.ops.linear import (
@@ -17,6 +18,7 @@ from attnzoo.ops.rotary import rotary_embedding, rotary_frequencies
 from attnzoo.ops.weights import WeightReport, WeightRequest, attention_weights
 
 __all__ = [
+    "BlockMask",
     "WeightReport",
     "WeightRequest",
     "attention_weights",
