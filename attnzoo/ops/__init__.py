@@ -2,7 +2,7 @@
 
 from attnzoo.ops import linear, masks, score_mods
 from attnzoo.ops.block_mask import BlockMask
-from attnzoo.ops.dot_product import dot_product_attention
+from attnzoo.ops.dot_product import dot_product_attention, explain_choice
 from attnzoo.ops.flex import flex_attention
 from attnzoo.ops.linear import (
     delta_net,
@@ -25,6 +25,7 @@ __all__ = [
     "delta_net",
     "delta_rule",
     "dot_product_attention",
+    "explain_choice",
     "fast_weight_step",
     "fast_weights",
     "flex_attention",
