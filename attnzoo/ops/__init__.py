@@ -14,6 +14,7 @@ from attnzoo.ops.linear import (
     linear_attention,
     retention,
 )
+from attnzoo.ops.ring import ring_attention, ring_order
 from attnzoo.ops.rotary import rotary_embedding, rotary_frequencies
 from attnzoo.ops.weights import WeightReport, WeightRequest, attention_weights
 
@@ -35,6 +36,8 @@ __all__ = [
     "linear_attention",
     "masks",
     "retention",
+    "ring_attention",
+    "ring_order",
     "rotary_embedding",
     "rotary_frequencies",
     "score_mods",
