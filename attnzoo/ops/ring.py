@@ -7,7 +7,6 @@ are home after the last hop. A device holds one shard of each array, however man
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -116,9 +115,8 @@ def ring_attention(
     ring = Ring(plan, lists, axis_name, devices)
     seed = seed_of(dropout_key) if dropout_rate > 0 and dropout_key is not None else None
 
-    factor = 1 / math.sqrt(H) if scale is None else jnp.asarray(scale, dtype)
     operands = (
-        finite_or_zero(q).astype(dtype) * factor,
+        finite_or_zero(q).astype(dtype),
         finite_or_zero(k).astype(dtype),
         finite_or_zero(v).astype(dtype),
         *map(has_non_finite, (q, k, v)),
@@ -134,7 +132,7 @@ def ring_attention(
         out_specs=(sharded, PartitionSpec(None, None, axis_name)),
         check_vma=False,
     )
-    def on_device(arrays: Any, floats: Any, rest: Any) -> tuple[Array, Array]:
+    def on_device(arrays: Any, given: Any, rest: Any) -> tuple[Array, Array]:
         q, k, v, bad_q, bad_k, bad_v = arrays
         known = Known(jax.lax.axis_index(axis_name), *rest)
         tiled = (
@@ -142,7 +140,7 @@ def ring_attention(
             blockwise.tiles_in_front(k, columns * block[1]),
             blockwise.tiles_in_front(v, columns * block[1]),
         )
-        out, lse = _attend(ring, *tiled, floats, known)
+        out, lse = _attend(ring, *tiled, *given, known)
         out = jnp.moveaxis(out.reshape(B, N, -1, Hv)[:, :, :local_T], 1, 2)
         lse = lse.reshape(B, N, -1)[:, :, :local_T]
 
@@ -162,7 +160,8 @@ def ring_attention(
         return poison(out, bad_rows), poison(lse, bad_weights)
 
     rest = (q_order, k_order, modify_fixed, visible_fixed, lists_fixed, seed)
-    out, lse = on_device(operands, floats, rest)
+    given = (blockwise.scale_of(settings, H, dtype), floats)
+    out, lse = on_device(operands, given, rest)
     out, lse = blockwise.with_sinks(out, lse, sinks, dtype)
     return (out.astype(q.dtype), lse) if return_lse else out.astype(q.dtype)
 
@@ -232,23 +231,25 @@ def _trace_lists(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(
-    ring: Ring, q: Array, k: Array, v: Array, floats: Any, known: Known
+    ring: Ring, q: Array, k: Array, v: Array, scale: Array, floats: Any, known: Known
 ) -> tuple[Array, Array]:
-    return _forward(ring, q, k, v, floats, known)[0]
+    return _forward(ring, q, k, v, scale, floats, known)[0]
 
 
-def _forward(ring: Ring, q: Array, k: Array, v: Array, floats: Any, known: Known) -> Any:
+def _forward(
+    ring: Ring, q: Array, k: Array, v: Array, scale: Array, floats: Any, known: Known
+) -> Any:
     def visit(hop: Array, carry: Any) -> Any:
         (k, v), done = carry
         fixed = ring.at_hop(known, hop)
-        here = blockwise.forward(ring.plan, q, k, v, None, floats, fixed)
+        here = blockwise.forward(ring.plan, q, k, v, scale, None, floats, fixed)
         return ring.send((k, v)), _merge(done, here)
 
     rows = q.reshape(-1, ring.plan.block[0], q.shape[2]).shape[:2]
     empty = (jnp.zeros((*rows, v.shape[2]), v.dtype), *(jnp.zeros(rows, q.dtype) for _ in range(2)))
     _, (out, maximum, total) = ring.hops(visit, ((k, v), empty))
     lse = blockwise.logsumexp(maximum, total)
-    return (out, lse), (q, k, v, floats, known, out, maximum, total)
+    return (out, lse), (q, k, v, scale, floats, known, out, maximum, total)
 
 
 def _merge(a: Any, b: Any) -> Any:
@@ -267,25 +268,25 @@ def _merge(a: Any, b: Any) -> Any:
 
 
 def _backward(ring: Ring, saved: Any, cotangents: tuple[Array, Array]) -> Any:
-    q, k, v, floats, known, out, maximum, total = saved
+    q, k, v, scale, floats, known, out, maximum, total = saved
 
     def visit(hop: Array, carry: Any) -> Any:
-        (k, v, dk, dv), dq, d_floats = carry
+        (k, v, dk, dv), dq, d_scale, d_floats = carry
         fixed = ring.at_hop(known, hop)
         # The maximum and sum are those of all keys: each shard's part of the gradient is exact.
-        kept = (q, k, v, None, floats, fixed, out, maximum, total)
+        kept = (q, k, v, scale, None, floats, fixed, out, maximum, total)
         new = blockwise.attend_backward(ring.plan, kept, cotangents)
-        more_q, more_k, more_v, _, more_floats, _ = new
+        more_q, more_k, more_v, more_scale, _, more_floats, _ = new
         dq, dk, dv = dq + more_q, dk + more_k, dv + more_v
         d_floats = jax.tree.map(lambda x, new: x + new.astype(x.dtype), d_floats, more_floats)
-        return ring.send((k, v, dk, dv)), dq, d_floats
+        return ring.send((k, v, dk, dv)), dq, d_scale + more_scale, d_floats
 
     nothing = jax.tree.map(jnp.zeros_like, (q, k, v))
     d_floats = jax.tree.map(lambda x: jnp.zeros(x.shape, compute_dtype(x)), floats)
-    start = ((k, v, *nothing[1:]), nothing[0], d_floats)
-    (_, _, dk, dv), dq, d_floats = ring.hops(visit, start)
+    start = ((k, v, *nothing[1:]), nothing[0], jnp.zeros_like(scale), d_floats)
+    (_, _, dk, dv), dq, d_scale, d_floats = ring.hops(visit, start)
     d_floats = jax.tree.map(lambda x, like: x.astype(like.dtype), d_floats, floats)
-    return dq, dk, dv, d_floats, None
+    return dq, dk, dv, d_scale, d_floats, None
 
 
 _attend.defvjp(_forward, _backward)

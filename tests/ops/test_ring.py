@@ -26,7 +26,7 @@ def documents():
 
 # name: (order, devices, mask, settings)
 CASES = {
-    "causal": ("zigzag", 4, None, {"is_causal": True, "softcap": 2.0}),
+    "causal": ("zigzag", 4, None, {"is_causal": True, "softcap": 2.0, "scale": 0.4}),
     "window": ("zigzag", 2, masks.sliding_window(9), {}),
     "documents": ("zigzag", 4, documents(), {"dropout_rate": 0.3}),
     "in order": ("contiguous", 4, None, {"is_causal": True}),

@@ -118,8 +118,7 @@ def attend(
     seed = None if dropout_key is None else seed_of(dropout_key)
     fixed = Fixed(modify_fixed, visible_fixed, lists, seed)
 
-    scale = 1 / math.sqrt(H) if settings.scale is None else jnp.asarray(settings.scale, dtype)
-    tiled_q = tiles_in_front(finite_or_zero(q).astype(dtype) * scale, R * bt)
+    tiled_q = tiles_in_front(finite_or_zero(q).astype(dtype), R * bt)
     tiled_k = tiles_in_front(finite_or_zero(k).astype(dtype), C * bs)
     tiled_v = tiles_in_front(finite_or_zero(v).astype(dtype), C * bs)
     bias = settings.bias
@@ -130,7 +129,8 @@ def attend(
             *((0, L - x) if x > 1 else (0, 0) for x, L in zip(bias.shape[2:], (R * bt, C * bs))),
         ]
         bias = jnp.pad(bias, room)
-    out, lse = _attend(plan, tiled_q, tiled_k, tiled_v, bias, floats, fixed)
+    scale = scale_of(settings, H, dtype)
+    out, lse = _attend(plan, tiled_q, tiled_k, tiled_v, scale, bias, floats, fixed)
     out = jnp.moveaxis(out.reshape(B, N, R * bt, Hv)[:, :, :T], 1, 2)
     lse = lse.reshape(B, N, R * bt)[:, :, :T]
     out, lse = with_sinks(out, lse, settings.sinks, dtype)
@@ -144,6 +144,11 @@ def attend(
     bad_weights = bad_keys | (jnp.moveaxis(bad_q, 1, 2) & anything)
     bad_rows = jnp.moveaxis(bad_weights | bad_values, 1, 2)[..., None]
     return poison(out, bad_rows).astype(q.dtype), poison(lse, bad_weights)
+
+
+def scale_of(settings: Scoring, H: int, dtype: Any) -> Float[Array, ""]:
+    """The factor on q . k. It goes onto the product: on q, each of H entries would be rounded."""
+    return jnp.asarray(1 / math.sqrt(H) if settings.scale is None else settings.scale, dtype)
 
 
 def with_sinks(out: Array, lse: Array, sinks: Array | None, dtype: Any) -> tuple[Array, Array]:
@@ -323,7 +328,9 @@ def _kept(plan: Plan, fixed: Fixed, indices: Any, dtype: Any) -> Float[Array, "t
     return jnp.where(keep, jnp.asarray(1 / (1 - plan.dropout_rate), dtype), jnp.zeros((), dtype))
 
 
-def forward(plan: Plan, q: Array, k: Array, v: Array, bias: Any, floats: Any, fixed: Fixed) -> Any:
+def forward(
+    plan: Plan, q: Array, k: Array, v: Array, scale: Array, bias: Any, floats: Any, fixed: Fixed
+) -> Any:
     """Output, row maximum and row sum of exp(logits - maximum); rows of tiles in front."""
     (bt, bs), dtype = plan.block, q.dtype
     H, Hv = q.shape[2], v.shape[2]
@@ -336,7 +343,7 @@ def forward(plan: Plan, q: Array, k: Array, v: Array, bias: Any, floats: Any, fi
         def visit(c: Array, is_partial: bool, carry: Any) -> Any:
             maximum, total, out = carry
             indices = _indices(plan, fixed, row, c)
-            logits = jnp.einsum("th,sh->ts", q_tile, _tile(k, row.kv, c, bs))
+            logits = scale * jnp.einsum("th,sh->ts", q_tile, _tile(k, row.kv, c, bs))
             if plan.modify is not None:
                 part = _bias_tile(plan, bias, row, c, dtype)
                 modified = plan.modify(floats, fixed.modify, logits[None, None], part, *indices)
@@ -379,20 +386,31 @@ def nonzero(total: Array) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(
-    plan: Plan, q: Array, k: Array, v: Array, bias: Any, floats: Any, fixed: Fixed
+    plan: Plan, q: Array, k: Array, v: Array, scale: Array, bias: Any, floats: Any, fixed: Fixed
 ) -> tuple[Array, Array]:
-    return _attend_forward(plan, q, k, v, bias, floats, fixed)[0]
+    return _attend_forward(plan, q, k, v, scale, bias, floats, fixed)[0]
 
 
 def _attend_forward(
-    plan: Plan, q: Array, k: Array, v: Array, bias: Any, floats: Any, fixed: Fixed
+    plan: Plan, q: Array, k: Array, v: Array, scale: Array, bias: Any, floats: Any, fixed: Fixed
 ) -> Any:
-    out, maximum, total = forward(plan, q, k, v, bias, floats, fixed)
-    return (out, logsumexp(maximum, total)), (q, k, v, bias, floats, fixed, out, maximum, total)
+    out, maximum, total = forward(plan, q, k, v, scale, bias, floats, fixed)
+    return (out, logsumexp(maximum, total)), (
+        q,
+        k,
+        v,
+        scale,
+        bias,
+        floats,
+        fixed,
+        out,
+        maximum,
+        total,
+    )
 
 
 def attend_backward(plan: Plan, saved: Any, cotangents: tuple[Array, Array]) -> Any:
-    q, k, v, bias, floats, fixed, out, maximum, total = saved
+    q, k, v, scale, bias, floats, fixed, out, maximum, total = saved
     d_out, d_lse = cotangents
     (bt, bs), dtype = plan.block, q.dtype
     # The weights are exp(logits - maximum) / total, which is exact where exp(logits - lse) is not:
@@ -412,7 +430,7 @@ def attend_backward(plan: Plan, saved: Any, cotangents: tuple[Array, Array]) -> 
             dq, dk, dv, d_bias, d_floats = carry
             indices = _indices(plan, fixed, row, c)
             k_tile, v_tile = _tile(k, row.kv, c, bs), _tile(v, row.kv, c, bs)
-            logits = jnp.einsum("th,sh->ts", q_tile, k_tile)
+            logits = scale * jnp.einsum("th,sh->ts", q_tile, k_tile)
             pull = None
             if plan.modify is not None:
                 part = _bias_tile(plan, bias, row, c, dtype)
@@ -465,7 +483,8 @@ def attend_backward(plan: Plan, saved: Any, cotangents: tuple[Array, Array]) -> 
         assert d_bias is not None
         d_bias = d_bias.astype(bias.dtype)
     d_floats = tuple(total.astype(x.dtype) for total, x in zip(d_floats, floats))
-    return dq.reshape(q.shape), dk, dv, d_bias, d_floats, None
+    dq = dq.reshape(q.shape)
+    return scale * dq, scale * dk, dv, jnp.sum(dq * q), d_bias, d_floats, None
 
 
 _attend.defvjp(_attend_forward, attend_backward)
