@@ -1,4 +1,8 @@
-"""`benchmark seq2seq`: a training step of the additive translator beside PyTorch's.
+"""`benchmark WORKLOAD`: this package beside its peers, on the same cores in turn.
+
+`benchmark attention` is told in ``attnzoo.cli.benchmark_attention``.
+
+`benchmark seq2seq`: a training step of the additive translator beside PyTorch's.
 
 Both peers start from the same weights and read the same batch; their losses and gradients are
 compared before anything is timed. Each lives in its own process; the processes share the same cores
@@ -19,6 +23,7 @@ import tempfile
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
+from attnzoo.cli import benchmark_attention
 from attnzoo.cli.common import run
 from attnzoo.errors import UserError
 
@@ -52,6 +57,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     seq2seq.add_argument("--length", type=positive, default=25, help="tokens of the longest one")
     seq2seq.add_argument("--rounds", type=positive, default=7, help="timed steps of each peer")
     seq2seq.add_argument("--threads", type=positive, default=1, help="cores that both are held to")
+    benchmark_attention.add_parser(workloads, positive)
     return parser.parse_args(argv)
 
 
@@ -120,6 +126,8 @@ class Peer:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0: measured; 2: the peers compute different things, or one of them failed."""
     arguments = parse(argv)
+    if arguments.workload == "attention":
+        return run(lambda: benchmark_attention.measure(arguments, _cores(1), ALLOCATOR))
     return run(lambda: _seq2seq(arguments))
 
 
