@@ -581,6 +581,43 @@ def line_panels(panels: Sequence[LinePanel]) -> Figure:
     return figure
 
 
+def times_by_length(
+    panels: Mapping[str, Mapping[str, Mapping[int, float]]], *, ylabel: str = "ms"
+) -> Figure:
+    """Time by sequence length, both logarithmic: `panels[panel][contender][length]`.
+
+    A contender has the same colour in every panel. Raises ValueError where there is no panel.
+    """
+    if not panels:
+        raise ValueError("panels is empty: nothing to draw")
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    columns = min(len(panels), 3)
+    rows = ceil(len(panels) / columns)
+    with _style():
+        size = (3.2 * columns, 2.5 * rows + 0.5)
+        figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axes, (panel, lines) in zip(grid, panels.items()):
+            for name, points in lines.items():
+                n = names.index(name)
+                color, marker = COLORS[n % len(COLORS)], MARKERS[n % len(MARKERS)]
+                xs, ys = zip(*sorted(points.items()))
+                axes.plot(xs, ys, color=color, marker=marker, markersize=3.5)
+            axes.set(title=panel, xlabel="length", ylabel=ylabel, xscale="log", yscale="log")
+            ticks = sorted({length for points in lines.values() for length in points})
+            axes.set_xticks(ticks, labels=[f"{length:,}" for length in ticks])
+            axes.minorticks_off()
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        for axes in grid[len(panels) :]:
+            axes.set_axis_off()
+        keys = [
+            Line2D([], [], color=COLORS[n % 7], marker=MARKERS[n % 7], markersize=3.5, label=name)
+            for n, name in enumerate(names)
+        ]
+        figure.legend(handles=keys, loc="outside lower center", ncols=min(len(keys), 5))
+    return figure
+
+
 def save(figure: Figure, path: str | Path, *, palette: int | None = None) -> Path:
     """Write a figure as PNG or SVG, by the suffix, and return the path; parents are made.
 

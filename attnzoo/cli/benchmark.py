@@ -1,4 +1,8 @@
-"""`benchmark seq2seq`: a training step of the additive translator beside PyTorch's.
+"""`benchmark WORKLOAD`: this package beside its peers, on the same cores in turn.
+
+`benchmark attention` is told in ``attnzoo.cli.benchmark_attention``.
+
+`benchmark seq2seq`: a training step of the additive translator beside PyTorch's.
 
 Both peers start from the same weights and read the same batch; their losses and gradients are
 compared before anything is timed. Each lives in its own process; the processes share the same cores
@@ -19,7 +23,7 @@ import tempfile
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
-from attnzoo.cli import benchmark_linear
+from attnzoo.cli import benchmark_attention, benchmark_linear
 from attnzoo.cli.common import run
 from attnzoo.errors import UserError
 
@@ -60,6 +64,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     benchmark_linear.add_arguments(linear, positive)
+    benchmark_attention.add_parser(workloads, positive)
     return parser.parse_args(argv)
 
 
@@ -130,6 +135,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     if arguments.workload == "linear":
         return run(lambda: benchmark_linear.measure(arguments, _cores(arguments.threads)))
+    if arguments.workload == "attention":
+        return run(lambda: benchmark_attention.measure(arguments, _cores(1), ALLOCATOR))
     return run(lambda: _seq2seq(arguments))
 
 

@@ -1,7 +1,8 @@
 """Pure functions on arrays: no parameters, no flax."""
 
 from attnzoo.ops import linear, masks, score_mods
-from attnzoo.ops.dot_product import dot_product_attention
+from attnzoo.ops.block_mask import BlockMask
+from attnzoo.ops.dot_product import dot_product_attention, explain_choice
 from attnzoo.ops.flex import flex_attention
 from attnzoo.ops.linear import (
     delta_net,
@@ -13,16 +14,19 @@ from attnzoo.ops.linear import (
     linear_attention,
     retention,
 )
+from attnzoo.ops.ring import ring_attention, ring_order
 from attnzoo.ops.rotary import rotary_embedding, rotary_frequencies
 from attnzoo.ops.weights import WeightReport, WeightRequest, attention_weights
 
 __all__ = [
+    "BlockMask",
     "WeightReport",
     "WeightRequest",
     "attention_weights",
     "delta_net",
     "delta_rule",
     "dot_product_attention",
+    "explain_choice",
     "fast_weight_step",
     "fast_weights",
     "flex_attention",
@@ -32,6 +36,8 @@ __all__ = [
     "linear_attention",
     "masks",
     "retention",
+    "ring_attention",
+    "ring_order",
     "rotary_embedding",
     "rotary_frequencies",
     "score_mods",

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention: the reference that every faster implementation is held to.
+"""Scaled dot-product attention: one call, computed by whichever implementation fits it.
 
 a = softmax(cap(q k^T / sqrt(H)) + bias),  o = a v        Vaswani et al. 2017, equation 1
 """
@@ -7,20 +7,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Key
 
-from attnzoo.ops.guards import finite_or_zero, has_non_finite, poison, sees
-from attnzoo.ops.logits import (
-    ScoreFunction,
-    Scoring,
-    non_finite_rows,
-    of_query_heads,
-    scoring,
-)
+from attnzoo.ops.choice import Call, Choice, choose, compute
+from attnzoo.ops.logits import ScoreFunction, scoring
 from attnzoo.ops.masks import MaskFunction
-from attnzoo.ops.weights import WeightRequest, report, row_blocks, unblock
-
-IMPLEMENTATIONS = ("reference",)
+from attnzoo.ops.weights import WeightRequest
 
 
 def dot_product_attention(
@@ -48,11 +40,13 @@ def dot_product_attention(
 
     Args:
       mask: bool, True = may attend, broadcastable to ``B N T S``; or a mask function of
-        ``attnzoo.ops.masks``, which costs no memory. Padding is ``valid[:, None, None, :]``.
+        ``attnzoo.ops.masks``, which costs no memory, or a ``BlockMask`` of one. Padding is
+        ``valid[:, None, None, :]``.
       bias: added to the logits, broadcastable to ``B N T S``. -inf gives weight 0.
       scale: factor on q . k, 1/sqrt(H) if None.
       is_causal: query i sees keys j <= i + S - T: the last query is aligned with the last key.
-      implementation: None chooses; a name forces it. Only "reference" exists so far.
+      implementation: None chooses; a name forces it: "reference", "blockwise", "xla", "cudnn".
+        ``explain_choice`` says which, and why not another.
       return_weights: also return the weights ``B N T S``, float32, as they are before dropout; or
         a ``WeightRequest``: rows, heads, top-k or statistics, in memory for what is asked only.
       return_lse: also return the log-sum-exp of each row's logits, ``B N T``, float32.
@@ -71,14 +65,70 @@ def dot_product_attention(
 
     Raises:
       ValueError: shapes, dtypes, rates or names that do not fit, by argument.
+      NotImplementedError: the implementation that is forced cannot take an argument, or is not
+        built yet; the message names the argument and an implementation that would take it.
     """
+    call = _checked(
+        q,
+        k,
+        v,
+        mask=mask,
+        bias=bias,
+        scale=scale,
+        is_causal=is_causal,
+        return_weights=return_weights,
+        return_lse=return_lse,
+        score_mod=score_mod,
+        sinks=sinks,
+        softcap=softcap,
+        dropout_rate=dropout_rate,
+        dropout_key=dropout_key,
+    )
+    out, seen, lse = compute(call, implementation)
+    results = (out, *([seen] if return_weights else []), *([lse] if return_lse else []))
+    return results if len(results) > 1 else out
+
+
+def explain_choice(
+    q: Float[Array, "B T N H"] | Float[jax.ShapeDtypeStruct, "B T N H"],
+    k: Float[Array, "B S K H"] | Float[jax.ShapeDtypeStruct, "B S K H"],
+    v: Float[Array, "B S K Hv"] | Float[jax.ShapeDtypeStruct, "B S K Hv"],
+    *,
+    implementation: str | None = None,
+    mask_mod: MaskFunction | None = None,
+    block_mask: MaskFunction | None = None,
+    **arguments: Any,
+) -> Choice:
+    """Which implementation a call would get, and why each other was refused: ``print`` it.
+
+    Takes the arguments of ``dot_product_attention`` and of ``flex_attention`` and computes nothing;
+    q, k, v may be ``jax.ShapeDtypeStruct``.
+    """
+    for mask in (mask_mod, block_mask):
+        if mask is not None:
+            arguments["mask"] = mask
+    return choose(_checked(q, k, v, **arguments), implementation)
+
+
+def _checked(
+    q: Any,
+    k: Any,
+    v: Any,
+    *,
+    mask: Bool[Array, "..."] | MaskFunction | None = None,
+    bias: Float[Array, "..."] | None = None,
+    scale: float | Float[Array, ""] | None = None,
+    is_causal: bool = False,
+    return_weights: bool | WeightRequest = False,
+    return_lse: bool = False,
+    score_mod: ScoreFunction | None = None,
+    sinks: Float[Array, " N"] | None = None,
+    softcap: float | None = None,
+    dropout_rate: float = 0.0,
+    dropout_key: Key[Array, ""] | None = None,
+) -> Call:
     check_shapes(q, k, v)
     check_dropout(dropout_rate, dropout_key)
-    if implementation not in (None, *IMPLEMENTATIONS):
-        raise ValueError(
-            f"implementation={implementation!r} does not exist; "
-            f"wanted None or one of {', '.join(IMPLEMENTATIONS)}"
-        )
     settings = scoring(
         (q.shape[0], q.shape[2], q.shape[1], k.shape[1]),
         mask=mask,
@@ -90,70 +140,10 @@ def dot_product_attention(
         is_causal=is_causal,
     )
     key = dropout_key if dropout_rate > 0 else None
-    if isinstance(return_weights, WeightRequest):
-        out, lse = attend_in_blocks(q, k, v, settings, dropout_rate, key)
-        seen: Any = report(q, k, settings, return_weights)
-    else:
-        out, seen, lse = attend(q, k, v, settings, dropout_rate, key)
-    results = (out, *([seen] if return_weights else []), *([lse] if return_lse else []))
-    return results if len(results) > 1 else out
+    return Call(q, k, v, settings, dropout_rate, key, return_weights, return_lse)
 
 
-def attend(
-    q: Float[Array, "B T N H"],
-    k: Float[Array, "B S K H"],
-    v: Float[Array, "B S K Hv"],
-    settings: Scoring,
-    dropout_rate: float = 0.0,
-    dropout_key: Key[Array, ""] | None = None,
-    rows: Int[Array, " R"] | None = None,
-) -> tuple[Float[Array, "B R N Hv"], Float[Array, "B N R S"], Float[Array, "B N R"]]:
-    """Output, weights and lse of the chosen query rows (None: all), with ``R x S`` weights."""
-    B, T, N, _ = q.shape
-    S, K, Hv = v.shape[1:]
-    logits, visible = settings.logits(q, k, rows)
-    weights, lse = settings.normalise(logits, visible)
-    rows = jnp.arange(T, dtype=jnp.int32) if rows is None else rows
-
-    kept = weights
-    if dropout_key is not None:
-        # One key per row: whoever computes a row, alone or among others, drops the same weights.
-        keys = jax.vmap(lambda row: jax.random.fold_in(dropout_key, row))(rows)
-        draw = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - dropout_rate, (B, N, S)))
-        keep = jnp.moveaxis(draw(keys), 0, 2)
-        kept = jnp.where(keep, weights / (1 - dropout_rate), jnp.zeros_like(weights))
-    grouped = kept.reshape(B, K, N // K, rows.shape[0], S)
-    out = jnp.einsum("bkgts,bskh->btkgh", grouped, finite_or_zero(v).astype(kept.dtype))
-    out = out.reshape(B, rows.shape[0], N, Hv)
-
-    row = non_finite_rows(q, k, visible, rows)
-    weights, lse = poison(weights, row[..., None]), poison(lse, row)
-    row = row | sees(of_query_heads(has_non_finite(v), N), visible)
-    row = jnp.broadcast_to(row, (B, N, rows.shape[0]))
-    return poison(out, jnp.moveaxis(row, 1, 2)[..., None]).astype(q.dtype), weights, lse
-
-
-def attend_in_blocks(
-    q: Float[Array, "B T N H"],
-    k: Float[Array, "B S K H"],
-    v: Float[Array, "B S K Hv"],
-    settings: Scoring,
-    dropout_rate: float,
-    dropout_key: Key[Array, ""] | None,
-) -> tuple[Float[Array, "B T N Hv"], Float[Array, "B N T"]]:
-    """The same rows as :func:`attend`, a block at a time: never ``T x S`` weights in memory."""
-    T = q.shape[1]
-
-    @jax.checkpoint  # or the backward pass would keep every block's weights
-    def block(rows: Int[Array, " R"]) -> tuple[Array, Array]:
-        out, _, lse = attend(q, k, v, settings, dropout_rate, dropout_key, rows)
-        return out, lse
-
-    outs, lses = jax.lax.map(block, row_blocks(T))
-    return unblock(outs, 1, T), unblock(lses, 2, T)
-
-
-def check_shapes(q: Array, k: Array, v: Array) -> None:
+def check_shapes(q: Any, k: Any, v: Any) -> None:
     """Raise ValueError unless q, k, v are ``B T N H``, ``B S K H``, ``B S K Hv``."""
     for name, x, wanted in (("q", q, "B T N H"), ("k", k, "B S K H"), ("v", v, "B S K Hv")):
         if x.ndim != 4:

@@ -4,6 +4,7 @@ from typing import Any
 
 from jaxtyping import Array, Float
 
+from attnzoo.ops.block_mask import BlockMask
 from attnzoo.ops.dot_product import dot_product_attention
 from attnzoo.ops.logits import ScoreFunction
 from attnzoo.ops.masks import MaskFunction
@@ -16,6 +17,7 @@ def flex_attention(
     v: Float[Array, "B S K Hv"],
     score_mod: ScoreFunction | None = None,
     mask_mod: MaskFunction | None = None,
+    block_mask: BlockMask | None = None,
     *,
     scale: float | Float[Array, ""] | None = None,
     implementation: str | None = None,
@@ -30,6 +32,10 @@ def flex_attention(
     with ``.offset``), as arrays that broadcast. See ``attnzoo.ops.score_mods`` and
     ``attnzoo.ops.masks`` for ready ones. Gradients flow to the arrays that they capture.
 
+    A ``block_mask``, ``BlockMask.from_mask(mask_mod, B, N, T, S)``, is the same mask with its empty
+    and full tiles known: make it once where the mask serves many calls. Without it that is done in
+    every call (once a compilation under jit, unless the mask is traced).
+
     Results, other arguments and errors are those of ``dot_product_attention``.
     """
     for name, function in (("score_mod", score_mod), ("mask_mod", mask_mod)):
@@ -38,11 +44,19 @@ def flex_attention(
                 f"{name} is a {type(function).__name__}; wanted a function of indices "
                 "(masks.from_array and score_mods.dense_bias make one of an array)"
             )
+    if block_mask is not None and not isinstance(block_mask, BlockMask):
+        raise ValueError(
+            f"block_mask is a {type(block_mask).__name__}; wanted BlockMask.from_mask(...)"
+        )
+    if mask_mod is not None and block_mask is not None:
+        raise ValueError(
+            "mask_mod and block_mask are both given; a block mask has its own mask_mod"
+        )
     return dot_product_attention(
         q,
         k,
         v,
-        mask=mask_mod,
+        mask=mask_mod if block_mask is None else block_mask,
         score_mod=score_mod,
         scale=scale,
         implementation=implementation,

@@ -7,7 +7,7 @@ array, a few rows of it, one tile inside a kernel, or one element.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, NamedTuple, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +60,48 @@ def index_grid(
         return jnp.arange(size, dtype=jnp.int32).reshape(shape)
 
     return axis(B, 0), axis(N, 1), axis(T, 2), axis(S, 3)
+
+
+class Tiles(NamedTuple):
+    """The tiles that cover a ``B N T S`` array, R rows and C columns of them, by their positions.
+
+    A tile may be shorter than the others, and repeats its last position then.
+    """
+
+    b: Int[Array, "B 1 1 1"]
+    n: Int[Array, "1 N 1 1"]
+    q: Int[Array, "1 1 R 1 t"]
+    k: Int[Array, "1 1 1 C s"]
+
+    @property
+    def first_q(self) -> Int[Array, "1 1 R 1"]:
+        """The smallest query position of each row of tiles."""
+        return self.q.min(axis=-1)
+
+    @property
+    def last_q(self) -> Int[Array, "1 1 R 1"]:
+        """The largest query position of each row of tiles."""
+        return self.q.max(axis=-1)
+
+    @property
+    def first_k(self) -> Int[Array, "1 1 1 C"]:
+        """The smallest key position of each column of tiles."""
+        return self.k.min(axis=-1)
+
+    @property
+    def last_k(self) -> Int[Array, "1 1 1 C"]:
+        """The largest key position of each column of tiles."""
+        return self.k.max(axis=-1)
+
+
+def tiles_of(B: int, N: int, T: int, S: int, block: tuple[int, int]) -> Tiles:
+    """Cover ``B N T S`` with tiles of ``block`` queries and keys."""
+    b, n, _, _ = index_grid(B, N, 1, 1)
+    q, k = (
+        jnp.minimum(jnp.arange(-(-length // size) * size, dtype=jnp.int32), length - 1)
+        for length, size in ((T, block[0]), (S, block[1]))
+    )
+    return Tiles(b, n, q.reshape(1, 1, -1, 1, block[0]), k.reshape(1, 1, 1, -1, block[1]))
 
 
 def dense(value: Any, shape: Shape) -> Array:

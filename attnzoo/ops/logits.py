@@ -48,12 +48,13 @@ class Scoring:
         rows = jnp.arange(T, dtype=jnp.int32) if rows is None else rows
         heads = jnp.arange(N, dtype=jnp.int32) if heads is None else heads
         dtype = compute_dtype(q, k)
-        q, k = finite_or_zero(q).astype(dtype), finite_or_zero(k).astype(dtype)
         if chosen_rows:
             q = q[:, rows]
         if chosen_heads:
             q, k = q[:, :, heads], k[:, :, heads // group]
             K, group = heads.shape[0], 1
+        # After the choice: a copy of what is looked at, not of everything.
+        q, k = finite_or_zero(q).astype(dtype), finite_or_zero(k).astype(dtype)
         grouped = q.reshape(B, rows.shape[0], K, group, H)
         logits = jnp.einsum("btkgh,bskh->bkgts", grouped, k).reshape(B, K * group, rows.shape[0], S)
         logits = logits * (

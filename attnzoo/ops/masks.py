@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Int, Key
 from attnzoo.ops.index_functions import (
     Index,
     Shape,
+    Tiles,
     along,
     dense,
     describe,
@@ -34,6 +35,10 @@ from attnzoo.ops.index_functions import (
 
 MaskFunction = Callable[[Any, Any, Any, Any], Any]
 MAY, MAY_NOT = "█", "░"
+
+# What is known of the tiles of a mask without looking at their elements: False in the first array
+# proves that nothing in the tile is permitted, True in the second that everything is.
+Bounds = tuple[Bool[Array, "..."], Bool[Array, "..."]]
 
 
 def evaluate_mask(mask: MaskFunction, shape: Shape) -> Bool[Array, "#B #N #T #S"]:
@@ -65,6 +70,13 @@ class Mask:
 
     def check(self, B: int, N: int, T: int, S: int) -> None:
         """Raise ValueError if a captured array does not fit ``B N T S`` (jax would clamp)."""
+
+    def bounds(self, tiles: Tiles) -> Bounds | None:
+        """(some, every) for each tile, from its corners alone; None if only elements can tell.
+
+        ``some`` may be True of an empty tile and ``every`` False of a full one, never the reverse.
+        """
+        return None
 
     def lengths(self) -> tuple[int, int]:
         """How many queries and keys make a telling picture."""
@@ -117,6 +129,14 @@ class And(Mask):
     def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
         return self.first(b, n, q, k) & self.second(b, n, q, k)
 
+    def bounds(self, tiles: Tiles) -> Bounds | None:
+        first, second = bounds_of(self.first, tiles), bounds_of(self.second, tiles)
+        if first is None or second is None:
+            known = first or second
+            # Half of it can still prove that a tile is empty.
+            return None if known is None else (known[0], jnp.zeros_like(known[1]))
+        return first[0] & second[0], first[1] & second[1]
+
     def check(self, B: int, N: int, T: int, S: int) -> None:
         _check_parts((self.first, self.second), B, N, T, S)
 
@@ -134,6 +154,13 @@ class Or(Mask):
     def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
         return self.first(b, n, q, k) | self.second(b, n, q, k)
 
+    def bounds(self, tiles: Tiles) -> Bounds | None:
+        first, second = bounds_of(self.first, tiles), bounds_of(self.second, tiles)
+        if first is None or second is None:
+            known = first or second
+            return None if known is None else (jnp.ones_like(known[0]), known[1])
+        return first[0] | second[0], first[1] | second[1]
+
     def check(self, B: int, N: int, T: int, S: int) -> None:
         _check_parts((self.first, self.second), B, N, T, S)
 
@@ -149,6 +176,10 @@ class Not(Mask):
 
     def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
         return ~self.mask(b, n, q, k)
+
+    def bounds(self, tiles: Tiles) -> Bounds | None:
+        inner = bounds_of(self.mask, tiles)
+        return None if inner is None else (~inner[1], ~inner[0])
 
     def check(self, B: int, N: int, T: int, S: int) -> None:
         self.mask.check(B, N, T, S)
@@ -167,6 +198,9 @@ class Offset(Mask):
     def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
         return self.mask(b, n, q + self.queries, k)
 
+    def bounds(self, tiles: Tiles) -> Bounds | None:
+        return bounds_of(self.mask, tiles._replace(q=tiles.q + self.queries))
+
     def check(self, B: int, N: int, T: int, S: int) -> None:
         shift = 0 if is_traced(self.queries) else int(self.queries)
         self.mask.check(B, N, T + shift, S)
@@ -183,6 +217,10 @@ class Full(Mask):
     def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
         return (q == q) & (k == k)
 
+    def bounds(self, tiles: Tiles) -> Bounds | None:
+        everything = (tiles.first_q == tiles.first_q) & (tiles.first_k == tiles.first_k)
+        return everything, everything
+
 
 @index_function
 class Causal(Mask):
@@ -190,6 +228,9 @@ class Causal(Mask):
 
     def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
         return k <= q
+
+    def bounds(self, tiles: Tiles) -> Bounds | None:
+        return tiles.first_k <= tiles.last_q, tiles.last_k <= tiles.first_q
 
 
 @index_function
@@ -207,6 +248,16 @@ class Window(Mask):
             visible = visible & (k <= q + self.right)
         return visible
 
+    def bounds(self, tiles: Tiles) -> Bounds | None:
+        some = every = (tiles.first_q == tiles.first_q) & (tiles.first_k == tiles.first_k)
+        if self.left is not None:
+            some = some & (tiles.last_k >= tiles.first_q - self.left)
+            every = every & (tiles.first_k >= tiles.last_q - self.left)
+        if self.right is not None:
+            some = some & (tiles.first_k <= tiles.last_q + self.right)
+            every = every & (tiles.last_k <= tiles.first_q + self.right)
+        return some, every
+
 
 @index_function
 class Prefix(Mask):
@@ -216,6 +267,11 @@ class Prefix(Mask):
 
     def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
         return (k <= q) | (k < self.length[along(b, self.length.shape[0])])
+
+    def bounds(self, tiles: Tiles) -> Bounds | None:
+        length = self.length[along(tiles.b, self.length.shape[0])]
+        some = (tiles.first_k <= tiles.last_q) | (tiles.first_k < length)
+        return some, (tiles.last_k <= tiles.first_q) | (tiles.last_k < length)
 
     def check(self, B: int, N: int, T: int, S: int) -> None:
         wants_size("prefix_lm: length", self.length.shape[0], B, "batch")
@@ -231,6 +287,15 @@ class Document(Mask):
     def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
         row = along(b, self.query_ids.shape[0])
         return self.query_ids[row, q] == self.key_ids[row, k]
+
+    def bounds(self, tiles: Tiles) -> Bounds | None:
+        row = along(tiles.b, self.query_ids.shape[0])[..., None]
+        queries = self.query_ids[row, tiles.q]
+        keys = self.key_ids[row, tiles.k]
+        (q_low, q_high), (k_low, k_high) = ((x.min(-1), x.max(-1)) for x in (queries, keys))
+        # Exact where ids are sorted; elsewhere a tile may be looked at for nothing.
+        some = (q_low <= k_high) & (k_low <= q_high)
+        return some, some & (q_low == q_high) & (k_low == k_high)
 
     def check(self, B: int, N: int, T: int, S: int) -> None:
         wants_size("document: ids", self.query_ids.shape[0], B, "batch")
@@ -250,6 +315,10 @@ class Padding(Mask):
     def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
         return self.valid[along(b, self.valid.shape[0]), k] & (q == q)
 
+    def bounds(self, tiles: Tiles) -> Bounds | None:
+        keys = self.valid[along(tiles.b, self.valid.shape[0])[..., None], tiles.k]
+        return _for_every_query(keys.any(-1), keys.all(-1), tiles)
+
     def check(self, B: int, N: int, T: int, S: int) -> None:
         wants_size("padding: valid", self.valid.shape[0], B, "batch")
         wants_length("padding: valid", self.valid.shape[1], S, "S")
@@ -267,6 +336,10 @@ class Lengths(Mask):
 
     def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
         return (k < self.keys[along(b, self.keys.shape[0])]) & (q == q)
+
+    def bounds(self, tiles: Tiles) -> Bounds | None:
+        length = self.keys[along(tiles.b, self.keys.shape[0])]
+        return _for_every_query(tiles.first_k < length, tiles.last_k < length, tiles)
 
     def check(self, B: int, N: int, T: int, S: int) -> None:
         wants_size("padding: lengths", self.keys.shape[0], B, "batch")
@@ -290,6 +363,9 @@ class SinkTokens(Mask):
 
     def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
         return (k < self.count) & (q == q)
+
+    def bounds(self, tiles: Tiles) -> Bounds | None:
+        return _for_every_query(tiles.first_k < self.count, tiles.last_k < self.count, tiles)
 
 
 @index_function
@@ -318,6 +394,21 @@ class Dense(Mask):
         B, N, _, _ = self.array.shape
         return self.array[along(b, B), along(n, N), q, k]
 
+    def bounds(self, tiles: Tiles) -> Bounds | None:
+        B, N, T, S = self.array.shape
+        b, n = along(tiles.b, B)[..., None], along(tiles.n, N)[..., None]
+        one = jnp.zeros((1, 1), jnp.int32)
+        queries = one if T == 1 else tiles.q[0, 0, :, 0]
+        keys = one if S == 1 else tiles.k[0, 0, 0]
+        keys = keys[None, None, :, None, :]
+
+        def row(q: Int[Array, " t"]) -> Bounds:  # one at a time: less memory than the mask has
+            seen = self.array[b, n, q.reshape(1, 1, 1, -1, 1), keys]
+            return seen.any((-2, -1)), seen.all((-2, -1))
+
+        some, every = jax.lax.map(row, queries)
+        return jnp.moveaxis(some, 0, 2), jnp.moveaxis(every, 0, 2)
+
     def check(self, B: int, N: int, T: int, S: int) -> None:
         wants_size("from_array: mask", self.array.shape[0], B, "batch")
         wants_size("from_array: mask", self.array.shape[1], N, "head")
@@ -326,6 +417,30 @@ class Dense(Mask):
 
     def lengths(self) -> tuple[int, int]:
         return min(self.array.shape[2], 64), min(self.array.shape[3], 64)
+
+
+@index_function
+class Broadcast(Dense):
+    """A bool array of which any axis may have size 1: the ``mask`` argument of attention."""
+
+    def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
+        B, N, T, S = self.array.shape
+        return self.array[along(b, B), along(n, N), along(q, T), along(k, S)]
+
+    def check(self, B: int, N: int, T: int, S: int) -> None:
+        for got, wanted, axis in zip(self.array.shape, (B, N, T, S), ("batch", "head", "T", "S")):
+            wants_size("mask", got, wanted, axis)
+
+
+def bounds_of(mask: MaskFunction, tiles: Tiles) -> Bounds | None:
+    """The bounds of a mask, None for a plain function."""
+    return mask.bounds(tiles) if isinstance(mask, Mask) else None
+
+
+def _for_every_query(some: Bool[Array, "..."], every: Bool[Array, "..."], tiles: Tiles) -> Bounds:
+    """Bounds that do not depend on the query, along all rows of tiles."""
+    rows = tiles.first_q == tiles.first_q
+    return some & rows, every & rows
 
 
 def _check_parts(parts: tuple[MaskFunction, ...], B: int, N: int, T: int, S: int) -> None:

@@ -57,7 +57,7 @@ def masked_logsumexp(
     logits = _hide(_at_least_float32(logits), mask)
     maximum = _finite_maximum(logits, axis)
     total = jnp.sum(jnp.exp(logits - maximum), axis=axis)
-    some = total > 0
+    some = total != 0  # a NaN total is not an empty row
     # The guarded argument keeps the gradient of an empty row at 0 instead of NaN.
     lse = jnp.log(jnp.where(some, total, jnp.ones_like(total))) + jnp.squeeze(maximum, axis)
     return jnp.where(some, lse, -jnp.inf)

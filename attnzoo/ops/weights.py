@@ -5,6 +5,7 @@ all keys. A fused kernel hands in its log-sum-exp; without it each block normali
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,8 @@ from attnzoo.ops.masks import MaskFunction
 
 STATISTICS = ("entropy", "column_mass")
 BLOCK = 64
+TOGETHER = 1 << 24
+"""Bytes of a block of weights up to which all heads are looked at together."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,32 +105,46 @@ def report(
         _check_top_k(request.top_k, S)
 
     @jax.checkpoint
-    def weights_of(rows: Int[Array, " R"]) -> Float[Array, "B M R S"]:
+    def weights_of(rows: Int[Array, " R"], heads: Int[Array, " M"]) -> Float[Array, "B M R S"]:
         return _weights_of_rows(q, k, settings, lse, rows, heads)
+
+    def by_heads(look: Callable[[Int[Array, " M"]], Any]) -> Any:
+        """``look(heads)``, whose results have heads on axis 1; one by one where that saves."""
+        if 4 * B * heads.shape[0] * min(BLOCK, T) * S <= TOGETHER:
+            return look(heads)
+        alone = jax.lax.map(lambda head: look(head[None]), heads)
+        return jax.tree.map(lambda x: jnp.moveaxis(x[:, :, 0], 0, 1), alone)
 
     found: dict[str, Any] = {}
     if request.top_k is not None:
         top_k = request.top_k
-        blocks = jax.lax.map(
-            lambda block: jax.lax.top_k(weights_of(rows[block]), top_k),
-            row_blocks(rows.shape[0]),
-        )
-        found["top_weights"], found["top_keys"] = (unblock(x, 2, rows.shape[0]) for x in blocks)
+
+        def top(heads: Int[Array, " M"]) -> list[Array]:
+            blocks = jax.lax.map(
+                lambda block: jax.lax.top_k(weights_of(rows[block], heads), top_k),
+                row_blocks(rows.shape[0]),
+            )
+            return [unblock(x, 2, rows.shape[0]) for x in blocks]
+
+        found["top_weights"], found["top_keys"] = by_heads(top)
     elif request.rows is not None or not request.statistics:
-        found["weights"] = weights_of(rows)
+        found["weights"] = weights_of(rows, heads)
 
     if request.statistics:
 
-        def add(mass: Array, block: Int[Array, " R"]) -> tuple[Array, Array]:
-            weights = weights_of(jnp.minimum(block, T - 1))
-            counted = (block < T)[None, None, :, None]
-            mass = mass + jnp.sum(jnp.where(counted, weights, jnp.zeros_like(weights)), axis=2)
-            return mass, _entropy(weights)
+        def statistics(heads: Int[Array, " M"]) -> dict[str, Array]:
+            def add(mass: Array, block: Int[Array, " R"]) -> tuple[Array, Array]:
+                weights = weights_of(jnp.minimum(block, T - 1), heads)
+                counted = (block < T)[None, None, :, None]
+                mass = mass + jnp.sum(jnp.where(counted, weights, jnp.zeros_like(weights)), axis=2)
+                return mass, _entropy(weights)
 
-        dtype = jax.eval_shape(weights_of, row_blocks(T)[0]).dtype
-        nothing = jnp.zeros((B, heads.shape[0], S), dtype)
-        mass, entropy = jax.lax.scan(add, nothing, row_blocks(T, clip=False))
-        everything = {"entropy": unblock(entropy, 2, T), "column_mass": mass}
+            dtype = jax.eval_shape(weights_of, row_blocks(T)[0], heads).dtype
+            nothing = jnp.zeros((B, heads.shape[0], S), dtype)
+            mass, entropy = jax.lax.scan(add, nothing, row_blocks(T, clip=False))
+            return {"entropy": unblock(entropy, 2, T), "column_mass": mass}
+
+        everything = by_heads(statistics)
         found.update((name, everything[name]) for name in request.statistics)
     return WeightReport(**found)
 

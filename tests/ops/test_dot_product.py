@@ -246,8 +246,8 @@ def test_errors_name_the_argument(message):
     ("settings", "message"),
     [
         (
-            {"implementation": "triton"},
-            "implementation='triton' does not exist; wanted None or one of",
+            {"implementation": "tritn"},
+            "implementation='tritn' does not exist; wanted None or one of reference, blockwise",
         ),
         ({"softcap": -1.0}, "softcap=-1.0: wanted a positive number"),
         ({"dropout_rate": 1.0}, "dropout_rate=1.0; wanted 0 <= dropout_rate < 1"),

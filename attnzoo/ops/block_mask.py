@@ -1,0 +1,239 @@
+"""BlockMask: which tiles of a mask are empty, full or partial, so that attention can skip work.
+
+Empty tiles are not computed at all, full tiles are computed without looking at the mask, and only
+partial tiles evaluate it (Dong et al. 2024, arXiv 2412.05496).
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Int
+
+from attnzoo.ops.index_functions import Index, Tiles, describe, index_grid, is_traced, tiles_of
+from attnzoo.ops.masks import Bounds, Mask, MaskFunction, bounds_of, dense_mask
+
+EMPTY, PARTIAL, FULL = "░", "▒", "█"
+CHUNK = 1 << 22
+"""Elements of a mask that are looked at together while it is sorted into tiles."""
+
+# Known lists are numpy arrays, which no trace turns into unknown ones.
+Count = Int[Array, "b n R"] | Int[np.ndarray, "b n R"]
+Columns = Int[Array, "b n R _"] | Int[np.ndarray, "b n R _"]
+
+
+@jax.tree_util.register_pytree_node_class
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class BlockMask(Mask):
+    """A mask sorted into tiles: made by :meth:`from_mask`, taken wherever a mask is.
+
+    Each row of tiles has its number of full and of partial tiles, and their columns in ascending
+    order; what follows in the list is undefined. The axes b and n have size 1 where the mask does
+    not depend on the batch row or the head.
+    """
+
+    mask_mod: MaskFunction
+    shape: tuple[int, int, int, int]
+    """B, N, T, S for which it was made."""
+    block_size: tuple[int, int]
+    """Queries and keys of a tile."""
+    full_count: Count
+    full_columns: Columns
+    partial_count: Count
+    partial_columns: Columns
+
+    @classmethod
+    def from_mask(
+        cls,
+        mask_mod: MaskFunction,
+        B: int,
+        N: int,
+        T: int,
+        S: int,
+        *,
+        block_size: int | tuple[int, int] | None = None,
+    ) -> "BlockMask":
+        """Sort the tiles of ``mask_mod`` over ``B N T S``.
+
+        ``block_size`` is the number of queries and keys of a tile; None chooses by shape. A mask
+        whose arrays are concrete is sorted exactly, also inside jit. Of a traced one (document ids
+        of a batch) the lists have room for every tile, and where a mask can tell from the corners
+        of a tile, only those are looked at: a tile that is really empty or full may then count as
+        partial, which costs time and changes no result. A tile that reaches past the end of T or S
+        is never full.
+        """
+        for name, size in (("B", B), ("N", N), ("T", T), ("S", S)):
+            if size < 1:
+                raise ValueError(f"{name}={size}: a block mask wants at least one tile")
+        block = chosen_block(T, S) if block_size is None else _pair(block_size)
+        if isinstance(mask_mod, Mask):
+            mask_mod.check(B, N, T, S)
+        with jax.ensure_compile_time_eval():
+            some, full = _sort(mask_mod, (B, N, T, S), block)
+            partial = some & ~full
+        if not isinstance(full, Tracer):
+            full, partial = np.asarray(full), np.asarray(partial)
+        return cls(mask_mod, (B, N, T, S), block, *lists_of(full), *lists_of(partial))
+
+    @property
+    def is_concrete(self) -> bool:
+        """Whether the numbers of tiles are known now (they are not of a traced mask)."""
+        return not is_traced((self.full_count, self.partial_count))
+
+    def tiles(self) -> tuple[Bool[Array, "b n R C"], Bool[Array, "b n R C"]]:
+        """Which tiles are full, and which are partial."""
+        S = self.shape[3]
+        columns = jnp.arange(-(-S // self.block_size[1]), dtype=jnp.int32)
+
+        def marked(count: Count, listed: Columns) -> Bool[Array, "b n R C"]:
+            room = jnp.arange(listed.shape[-1], dtype=jnp.int32)
+            real = room.reshape(1, 1, 1, -1) < jnp.asarray(count)[..., None]
+            hits = jnp.asarray(listed)[..., None] == columns.reshape(1, 1, 1, 1, -1)
+            return jnp.any(hits & real[..., None], axis=3)
+
+        return (
+            marked(self.full_count, self.full_columns),
+            marked(self.partial_count, self.partial_columns),
+        )
+
+    def sparsity(self) -> float:
+        """The part of tiles that is skipped, between 0 and 1."""
+        full, partial = self.tiles()
+        return 1 - float(jnp.mean((full | partial).astype(jnp.float32)))
+
+    def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
+        return self.mask_mod(b, n, q, k)
+
+    def check(self, B: int, N: int, T: int, S: int) -> None:
+        if self.shape[2:] != (T, S) or any(
+            axis.shape[0] not in (1, B) or axis.shape[1] not in (1, N)
+            for axis in (self.full_count, self.partial_count)
+        ):
+            raise ValueError(
+                f"block_mask was made for B N T S = {self.shape}, but attention has {(B, N, T, S)}"
+            )
+
+    def bounds(self, tiles: Tiles) -> Bounds | None:
+        return bounds_of(self.mask_mod, tiles)
+
+    def lengths(self) -> tuple[int, int]:
+        return min(self.shape[2], 64), min(self.shape[3], 64)
+
+    def draw_tiles(self, b: int = 0, n: int = 0) -> str:
+        """The tiles of one batch row and head as text: █ full, ▒ partial, ░ empty."""
+        full, partial = (np.asarray(x) for x in self.tiles())
+        b, n = b if full.shape[0] > 1 else 0, n if full.shape[1] > 1 else 0
+        kinds = np.where(full[b, n], FULL, np.where(partial[b, n], PARTIAL, EMPTY))
+        return "\n".join("".join(row) for row in kinds)
+
+    def __repr__(self) -> str:
+        rows, keys = self.block_size
+        return f"BlockMask({describe(self.mask_mod)}, {rows} x {keys} tiles of {self.shape})"
+
+    def __str__(self) -> str:
+        if not self.is_concrete:
+            return repr(self)
+        return f"{self!r}, {100 * self.sparsity():.1f} % skipped\n{self.draw_tiles()}"
+
+    def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        lists = (self.full_count, self.full_columns, self.partial_count, self.partial_columns)
+        if isinstance(self.mask_mod, Mask):
+            return (self.mask_mod, *lists), (None, self.shape, self.block_size)
+        return (None, *lists), (self.mask_mod, self.shape, self.block_size)
+
+    @classmethod
+    def tree_unflatten(cls, settings: tuple[Any, ...], children: tuple[Any, ...]) -> "BlockMask":
+        function, shape, block = settings
+        mask_mod, *lists = children
+        values = (mask_mod if function is None else function, shape, block, *lists)
+        # Not through __init__: tree transformations put tracers, specs and None in the fields.
+        mask = object.__new__(cls)
+        for field, value in zip(dataclasses.fields(cls), values):
+            object.__setattr__(mask, field.name, value)
+        return mask
+
+
+def chosen_block(T: int, S: int) -> tuple[int, int]:
+    """Queries and keys of a tile: near 128 x 128, and with as little as possible past the end."""
+    return _near(T), _near(S)
+
+
+def _near(length: int, wanted: int = 128) -> int:
+    tiles = max(-(-length // wanted), 1)
+    return -(-length // (16 * tiles)) * 16 if length > 16 else length
+
+
+def _pair(block_size: int | tuple[int, int]) -> tuple[int, int]:
+    pair = (block_size, block_size) if isinstance(block_size, int) else tuple(block_size)
+    if len(pair) != 2 or not all(isinstance(size, int) and size > 0 for size in pair):
+        raise ValueError(f"block_size={block_size!r}: wanted one or two positive integers")
+    return pair[0], pair[1]
+
+
+def lists_of(marked: Any) -> tuple[Any, Any]:
+    """Count and columns of the marked tiles of each row; numpy where they are known."""
+    xp = np if isinstance(marked, np.ndarray) else jnp
+    count = xp.sum(marked, axis=-1, dtype=np.int32)
+    columns = xp.argsort(~marked, axis=-1, stable=True).astype(np.int32)
+    if isinstance(marked, np.ndarray):
+        columns = columns[..., : int(count.max())]
+    return count, columns
+
+
+def _sort(mask_mod: MaskFunction, shape: tuple[int, int, int, int], block: tuple[int, int]) -> Any:
+    """(some, every) of each tile, kept at size 1 along batch and heads where they do not vary."""
+    B, N, T, S = shape
+    tiles = tiles_of(*shape, block)
+    R, C = tiles.q.shape[2], tiles.k.shape[3]
+    whole = (tiles.last_q - tiles.first_q == block[0] - 1) & (
+        tiles.last_k - tiles.first_k == block[1] - 1
+    )
+    bounds = bounds_of(mask_mod, tiles)
+    if bounds is not None:
+        b, n = (max(x.shape[axis] for x in bounds) for axis in (0, 1))
+        some, every = (jnp.broadcast_to(x, (b, n, R, C)) for x in bounds)
+        if isinstance(some, Tracer) or isinstance(every, Tracer):
+            return some, every & some & whole
+        undecided = np.asarray(some & ~every)
+    else:
+        seen = jax.eval_shape(lambda: dense_mask(mask_mod, *_probe(B, N), shape=(B, N, 1, 1)))
+        b, n = seen.shape[:2]
+        undecided = np.ones((b, n, R, C), bool)
+        some = every = jnp.zeros(undecided.shape, bool)
+    if not undecided.any():
+        return some, every & whole
+
+    at = np.argwhere(undecided).astype(np.int32)
+    chunk = max(1, min(CHUNK // (block[0] * block[1]), len(at)))
+    padded = np.concatenate([at, np.repeat(at[-1:], -len(at) % chunk, axis=0)])
+    chunks = padded.reshape(-1, chunk, 4)
+
+    def look(at: Int[Array, "chunk 4"]) -> Bounds:
+        b, n, r, c = (at[:, axis].reshape(-1, 1, 1, 1) for axis in range(4))
+        inside = [jnp.arange(size, dtype=jnp.int32) for size in block]
+        q = r * block[0] + inside[0].reshape(1, 1, -1, 1)
+        k = c * block[1] + inside[1].reshape(1, 1, 1, -1)
+        # Past the end the last one is looked at again, which changes neither answer.
+        q, k = jnp.minimum(q, T - 1), jnp.minimum(k, S - 1)
+        size = (at.shape[0], 1, block[0], block[1])
+        seen = jnp.broadcast_to(dense_mask(mask_mod, b, n, q, k, shape=size), size)
+        return seen.any((1, 2, 3)), seen.all((1, 2, 3))
+
+    captured = jax.make_jaxpr(look)(chunks[0]).consts
+    if any(isinstance(const, Tracer) for const in captured):
+        found = jax.lax.map(look, jnp.asarray(chunks))
+    else:  # operation by operation: nothing is compiled for one mask alone
+        found = [jnp.stack(x) for x in zip(*(look(jnp.asarray(part)) for part in chunks))]
+    found_some, found_every = (x.reshape(-1)[: len(at)] for x in found)
+    where = tuple(jnp.asarray(at[:, axis]) for axis in range(4))
+    some, every = some.at[where].set(found_some), every.at[where].set(found_every)
+    return some, every & whole
+
+
+def _probe(B: int, N: int) -> tuple[Index, Index, Index, Index]:
+    """Indices of the array's full shape in b and n, and of one query and key."""
+    b, n, _, _ = index_grid(B, N, 1, 1)
+    return b, n, *index_grid(1, 1, 1, 1)[2:]

@@ -1,0 +1,173 @@
+"""Which implementation computes an attention, and why not another."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key
+
+from attnzoo.ops.kernels import blockwise, reference, through_jax
+from attnzoo.ops.logits import Scoring
+from attnzoo.ops.weights import WeightRequest, report
+
+SMALL = 128 * 128
+"""Queries times keys up to which whole rows of weights are as fast as tiles."""
+FEW_QUERIES = 8
+"""Up to so many queries (decoding) the weights are no larger than the keys."""
+FITS = 1024 * 1024
+"""Queries times keys up to which all weights are kept in memory where they are wanted anyway."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Call:
+    """One attention to compute: arrays and settings that are checked already."""
+
+    q: Any
+    """B T N H; arrays, or only their shapes and dtypes where nothing is to be computed."""
+    k: Any
+    """B S K H."""
+    v: Any
+    """B S K Hv."""
+    settings: Scoring
+    dropout_rate: float = 0.0
+    dropout_key: Key[Array, ""] | None = None
+    return_weights: bool | WeightRequest = False
+    return_lse: bool = False
+
+    @property
+    def size(self) -> int:
+        """Queries times keys."""
+        return self.q.shape[1] * self.k.shape[1]
+
+
+class Implementation(NamedTuple):
+    """``attend`` gives (out, lse); ``refuses`` names the argument it cannot take, if any."""
+
+    attend: Callable[..., tuple[Array, Array | None]]
+    refuses: Callable[[Call], str | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """The implementation that a call gets, and why each other one does not."""
+
+    name: str
+    reason: str
+    others: dict[str, str]
+
+    def __str__(self) -> str:
+        width = max(map(len, (self.name, *self.others)))
+        lines = [f"{self.name:<{width}}  chosen: {self.reason}"]
+        lines += [f"{name:<{width}}  {reason}" for name, reason in self.others.items()]
+        return "\n".join(lines)
+
+
+def _refuses_nothing(call: Call) -> None:
+    return None
+
+
+def _refuses_xla(call: Call) -> str | None:
+    settings, dtype = call.settings, call.q.dtype
+    same = call.k.dtype == call.v.dtype == dtype
+    refused = {
+        "score_mod: jax.nn has none": settings.score_mod is not None,
+        "softcap: jax.nn has none": settings.softcap is not None,
+        "sinks: jax.nn has none": settings.sinks is not None,
+        "dropout_rate: jax.nn has none": call.dropout_key is not None,
+        "return_lse: jax.nn stops the gradient of its own": call.return_lse,
+        "scale: an array; wanted a number": isinstance(settings.scale, jax.Array),
+        f"v: width {call.v.shape[3]}; wanted {call.q.shape[3]} as in q": (
+            call.v.shape[3] != call.q.shape[3]
+        ),
+        f"q: {dtype}, k: {call.k.dtype}, v: {call.v.dtype}; wanted one dtype": not same,
+        "q: float64, but jax.nn has its softmax in float32": dtype == jnp.float64,
+        "q: float16 on a CPU": dtype == jnp.float16 and jax.default_backend() == "cpu",
+        f"q: {call.q.shape}, k: {call.k.shape}; wanted no empty axis": 0 in (
+            *call.q.shape, *call.k.shape
+        ),
+    }  # fmt: skip
+    return next((reason for reason, true in refused.items() if true), None)
+
+
+def _refuses_cudnn(call: Call) -> str | None:
+    if jax.default_backend() != "gpu":
+        return f"implementation: cuDNN wants a CUDA GPU, the default is {jax.default_backend()}"
+    dtype = call.q.dtype
+    if dtype not in (jnp.bfloat16, jnp.float16):
+        return f"q: {dtype}; cuDNN wants bfloat16 or float16"
+    return _refuses_xla(call)
+
+
+IMPLEMENTATIONS = {
+    "reference": Implementation(reference.attend, _refuses_nothing),
+    "blockwise": Implementation(blockwise.attend, _refuses_nothing),
+    "xla": Implementation(through_jax.xla, _refuses_xla),
+    "cudnn": Implementation(through_jax.cudnn, _refuses_cudnn),
+}
+NOT_BUILT = ("triton", "mosaic_gpu", "mosaic_tpu")
+
+
+def choose(call: Call, implementation: str | None = None) -> Choice:
+    """The choice for a call; a name forces it.
+
+    Raises ValueError for a name that does not exist, NotImplementedError for one that is not built
+    or cannot take the call.
+    """
+    name, reason = _preferred(call)
+    if implementation in NOT_BUILT:
+        raise NotImplementedError(
+            f"implementation={implementation!r} is not built yet; {name!r} would take this call"
+        )
+    if implementation is not None:
+        if implementation not in IMPLEMENTATIONS:
+            raise ValueError(
+                f"implementation={implementation!r} does not exist; wanted None or one of "
+                f"{', '.join((*IMPLEMENTATIONS, *NOT_BUILT))}"
+            )
+        refused = IMPLEMENTATIONS[implementation].refuses(call)
+        if refused is not None:
+            raise NotImplementedError(
+                f"implementation={implementation!r} cannot take {refused}; "
+                f"{name!r} would take this call"
+            )
+        name, reason = implementation, "asked for by name"
+    others = {}
+    for other, (_, refuses) in IMPLEMENTATIONS.items():
+        if other != name:
+            refused = refuses(call)
+            others[other] = "would do" if refused is None else f"refused {refused}"
+    return Choice(name, reason, others | dict.fromkeys(NOT_BUILT, "refused: not built yet"))
+
+
+def _preferred(call: Call) -> tuple[str, str]:
+    T, S = call.q.shape[1], call.k.shape[1]
+    if call.size <= SMALL:
+        return "reference", f"{T} x {S} weights of a head fit into the cache"
+    if T <= FEW_QUERIES:
+        return "reference", f"the weights of {T} queries are no larger than the keys"
+    if call.return_weights is True and call.size <= FITS:
+        return "reference", f"all {T} x {S} weights are asked for, and they are computed once"
+    B, N = call.q.shape[0], call.q.shape[2]
+    if jax.default_backend() != "cpu" and 4 * B * N * call.size <= 1 << 30:
+        return "reference", "tiles are visited one by one, which leaves an accelerator idle"
+    return "blockwise", f"{T} x {S} weights are never in memory"
+
+
+def compute(call: Call, implementation: str | None = None) -> tuple[Array, Any, Array | None]:
+    """(output, weights or what was asked of them, log-sum-exp) of a call."""
+    name = choose(call, implementation).name
+    arguments = (call.q, call.k, call.v, call.settings, call.dropout_rate, call.dropout_key)
+    if name == "reference" and call.return_weights is True:
+        return reference.attend_with_weights(*arguments)
+    if name == "reference" and call.return_weights:
+        out, lse = reference.attend_in_blocks(*arguments)
+    else:
+        out, lse = IMPLEMENTATIONS[name].attend(*arguments)
+    if not call.return_weights:
+        return out, None, lse
+    request = WeightRequest() if call.return_weights is True else call.return_weights
+    # The reference's own lse would only be subtracted again.
+    seen = report(call.q, call.k, call.settings, request, None if name == "reference" else lse)
+    return out, seen.weights if call.return_weights is True else seen, lse

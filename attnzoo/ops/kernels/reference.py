@@ -1,0 +1,76 @@
+"""The reference that every faster implementation is held to: whole rows of weights in memory."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from attnzoo.ops.dropout import kept, seed_of
+from attnzoo.ops.guards import finite_or_zero, has_non_finite, poison, sees
+from attnzoo.ops.index_functions import index_grid
+from attnzoo.ops.logits import Scoring, non_finite_rows, of_query_heads
+from attnzoo.ops.weights import row_blocks, unblock
+
+
+def attend_with_weights(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K Hv"],
+    settings: Scoring,
+    dropout_rate: float = 0.0,
+    dropout_key: Key[Array, ""] | None = None,
+    rows: Int[Array, " R"] | None = None,
+) -> tuple[Float[Array, "B R N Hv"], Float[Array, "B N R S"], Float[Array, "B N R"]]:
+    """Output, weights and lse of the chosen query rows (None: all), with ``R x S`` weights."""
+    B, T, N, _ = q.shape
+    S, K, Hv = v.shape[1:]
+    logits, visible = settings.logits(q, k, rows)
+    weights, lse = settings.normalise(logits, visible)
+    rows = jnp.arange(T, dtype=jnp.int32) if rows is None else rows
+
+    used = weights
+    if dropout_key is not None:
+        b, n, _, s = index_grid(B, N, 1, S)
+        keep = kept(seed_of(dropout_key), dropout_rate, b, n, rows.reshape(1, 1, -1, 1), s)
+        used = jnp.where(keep, weights / (1 - dropout_rate), jnp.zeros_like(weights))
+    grouped = used.reshape(B, K, N // K, rows.shape[0], S)
+    out = jnp.einsum("bkgts,bskh->btkgh", grouped, finite_or_zero(v).astype(used.dtype))
+    out = out.reshape(B, rows.shape[0], N, Hv)
+
+    row = non_finite_rows(q, k, visible, rows)
+    weights, lse = poison(weights, row[..., None]), poison(lse, row)
+    row = row | sees(of_query_heads(has_non_finite(v), N), visible)
+    row = jnp.broadcast_to(row, (B, N, rows.shape[0]))
+    return poison(out, jnp.moveaxis(row, 1, 2)[..., None]).astype(q.dtype), weights, lse
+
+
+def attend(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K Hv"],
+    settings: Scoring,
+    dropout_rate: float = 0.0,
+    dropout_key: Key[Array, ""] | None = None,
+) -> tuple[Float[Array, "B T N Hv"], Float[Array, "B N T"]]:
+    """Output and log-sum-exp."""
+    out, _, lse = attend_with_weights(q, k, v, settings, dropout_rate, dropout_key)
+    return out, lse
+
+
+def attend_in_blocks(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K Hv"],
+    settings: Scoring,
+    dropout_rate: float = 0.0,
+    dropout_key: Key[Array, ""] | None = None,
+) -> tuple[Float[Array, "B T N Hv"], Float[Array, "B N T"]]:
+    """The same as :func:`attend`, a block of rows at a time: never ``T x S`` weights in memory."""
+    T = q.shape[1]
+
+    @jax.checkpoint  # or the backward pass would keep every block's weights
+    def block(rows: Int[Array, " R"]) -> tuple[Array, Array]:
+        out, _, lse = attend_with_weights(q, k, v, settings, dropout_rate, dropout_key, rows)
+        return out, lse
+
+    outs, lses = jax.lax.map(block, row_blocks(T))
+    return unblock(outs, 1, T), unblock(lses, 2, T)
