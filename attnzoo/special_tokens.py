@@ -1,4 +1,3 @@
 """Ids that mean the same in every vocabulary of the zoo."""
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
-SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")

@@ -10,7 +10,8 @@ import xxhash
 from jaxtyping import Int32, Int64
 
 from attnzoo.data.corpus import Corpus, Report
-from attnzoo.data.tokenizers import BOS, EOS, PAD, Tokenizer
+from attnzoo.data.tokenizers import Tokenizer
+from attnzoo.special_tokens import BOS, EOS, PAD
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from attnzoo.data.batching import (
     permutation,
 )
 from attnzoo.data.corpus import Corpus
-from attnzoo.data.tokenizers import EOS, PAD, train_word_tokenizer
+from attnzoo.data.tokenizers import train_word_tokenizer
 from attnzoo.errors import UserError
+from attnzoo.special_tokens import EOS, PAD
 
 
 def make_pairs(lengths: list[tuple[int, int]]) -> TokenizedPairs:
