@@ -184,13 +184,10 @@ class LuongSeq2Seq(nnx.Module):
 
         self.input_feeding = config.input_feeding
         self.reverse_source = config.reverse_source
-        # Content scores at step t come before y_t is known: footnote 14 credits them to y_{t-1}.
-        by_content = config.attention.kind not in (
-            "location",
-            "positional",
-            "factorised_positional",
-        )
-        self.credits = "input" if by_content else "predicted"
+        # Content scores at step t come before y_t is known: footnote 14 credits them to y_{t-1},
+        # and scores that ask no key, as location-based ones, to y_t.
+        keyless = ("location", "positional", "factorised_positional", "synthesizer")
+        self.credits = "predicted" if config.attention.kind in keyless else "input"
         self.source_embedding = nnx.Embed(source_vocab, m, embedding_init=uniform, rngs=rngs)
         self.target_embedding = nnx.Embed(target_vocab, m, embedding_init=uniform, rngs=rngs)
         widths = [m] + [n] * (config.layers - 1)
