@@ -10,7 +10,7 @@ from attnzoo.cli import align, evaluate, train
 ROOT = Path(__file__).parents[2]
 PHRASES = (
     "Tuesday , September 8 , 2015",
-    "from Monday , June 3 to Friday , June 7 , 2024",
+    "Tuesday , September 8 , 2015 or 3 days ago",
 )
 
 
