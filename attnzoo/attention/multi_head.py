@@ -11,11 +11,17 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from attnzoo.attention.contract import Asked, Attention, Memory, hold, spread
-from attnzoo.attention.projection import Projection, divided, split_heads
+from attnzoo.attention.projection import (
+    Initializer,
+    Projection,
+    divided,
+    glorot_uniform,
+    split_heads,
+)
 from attnzoo.ops.dot_product import dot_product_attention
 from attnzoo.ops.index_functions import along
 from attnzoo.ops.logits import ScoreFunction
-from attnzoo.ops.masks import MaskFunction, evaluate_mask
+from attnzoo.ops.masks import And, MaskFunction, evaluate_mask
 from attnzoo.ops.rotary import DynamicNTKScaling, Layout, Scaling, rotary_embedding
 from attnzoo.ops.weights import WeightRequest
 
@@ -64,14 +70,15 @@ class MultiHeadAttention(Attention):
     As self-attention call it with ``keys = query``, as cross-attention with the other sequence.
     Query head n reads key/value head m = n // (N / K): ``num_kv_heads=1`` is multi-query attention
     (Shazeer 2019, arXiv 1911.02150), anything between 1 and N grouped-query attention (Ainslie et
-    al. 2023, arXiv 2305.13245). W_q, W_k, W_v, W_o start Glorot-uniform, biases and sinks at 0.
+    al. 2023, arXiv 2305.13245). Biases and sinks start at 0.
 
     Args:
       dim, key_dim, value_dim, out_dim: widths of queries, keys, values and the result. ``key_dim``
         and ``out_dim`` are ``dim`` if None, ``value_dim`` is ``key_dim``.
       head_dim: H; ``dim / num_heads`` if None.
       use_bias: q, k, v and the result get a bias. A row that may attend nowhere is then that of the
-        result instead of 0.
+        result instead of 0. ``out_bias`` says otherwise for the result.
+      kernel_init, out_init: first values of W_q, W_k, W_v and of W_o; Glorot-uniform if not given.
       qk_norm: makes a norm of width H for queries and one for keys, before any turning
         (``RMSNorm``, as in Dehghani et al. 2023, arXiv 2302.05442, section 2).
       rotary: turns queries and keys by their positions.
@@ -97,6 +104,9 @@ class MultiHeadAttention(Attention):
         value_dim: int | None = None,
         out_dim: int | None = None,
         use_bias: bool = False,
+        out_bias: bool | None = None,
+        kernel_init: Initializer = glorot_uniform,
+        out_init: Initializer = glorot_uniform,
         qk_norm: Callable[..., nnx.Module] | None = None,
         rotary: Rotary | None = None,
         score_mod: ScoreFunction | None = None,
@@ -123,12 +133,18 @@ class MultiHeadAttention(Attention):
         self.score_mod = score_mod
 
         def projection(width: int, out: int) -> Projection:
-            return Projection(width, out, use_bias=use_bias, rngs=rngs)
+            return Projection(width, out, use_bias=use_bias, kernel_init=kernel_init, rngs=rngs)
 
         self.query = projection(dim, num_heads * head_dim)
         self.key = projection(key_dim, self.num_kv_heads * head_dim)
         self.value = projection(value_dim, self.num_kv_heads * head_dim)
-        self.out = projection(num_heads * head_dim, out_dim)
+        self.out = Projection(
+            num_heads * head_dim,
+            out_dim,
+            use_bias=use_bias if out_bias is None else out_bias,
+            kernel_init=out_init,
+            rngs=rngs,
+        )
         self.query_norm = None if qk_norm is None else qk_norm(head_dim, rngs=rngs)
         self.key_norm = None if qk_norm is None else qk_norm(head_dim, rngs=rngs)
         self.sinks = nnx.Param(jnp.zeros((num_heads,), jnp.float32)) if sinks else None
@@ -169,14 +185,19 @@ class MultiHeadAttention(Attention):
         positions: Int[Array, "B T"] | None = None,
         return_weights: Asked = False,
         dropout_key: Key[Array, ""] | None = None,
+        mask_mod: MaskFunction | None = None,
+        score_mod: ScoreFunction | None = None,
     ) -> Any:
-        """Read a prepared memory; with a ``WeightRequest`` its ``WeightReport`` comes beside."""
+        """Read a prepared memory; with a ``WeightRequest`` its ``WeightReport`` comes beside.
+
+        ``mask_mod`` joins the module's, ``score_mod`` takes the place of the module's.
+        """
         S = memory.keys.shape[1]
         q = self._queries(query, positions, S)
         k = split_heads(memory.keys, self.num_kv_heads)
         v = split_heads(memory.values, self.num_kv_heads)
-        visible = self._visible(q, k, memory.mask, positions)
-        return self._read(q, k, v, visible, positions, return_weights, dropout_key)
+        visible = self._visible(q, k, memory.mask, positions, mask_mod)
+        return self._read(q, k, v, visible, positions, return_weights, dropout_key, score_mod)
 
     def __call__(
         self,
@@ -184,13 +205,21 @@ class MultiHeadAttention(Attention):
         keys: Float[Array, "B S D2"],
         values: Float[Array, "B S Dv"] | None = None,
         *,
-        mask: Bool[Array, "#B #N #T #S"] | None = None,
+        mask: Bool[Array, "#B #N #T #S"] | MaskFunction | None = None,
         return_weights: Asked = False,
         dropout_key: Key[Array, ""] | None = None,
+        score_mod: ScoreFunction | None = None,
     ) -> Any:
-        """See ``Attention``; ``return_weights`` may be a ``WeightRequest``."""
-        memory = self.prepare(keys, values, mask=mask)
-        return self.attend(query, memory, return_weights=return_weights, dropout_key=dropout_key)
+        """See ``Attention``; ``mask`` may also be a function of indices, which costs no memory."""
+        function, array = (mask, None) if callable(mask) else (None, mask)
+        return self.attend(
+            query,
+            self.prepare(keys, values, mask=array),
+            return_weights=return_weights,
+            dropout_key=dropout_key,
+            mask_mod=function,
+            score_mod=score_mod,
+        )
 
     def empty_cache(self, batch: int, max_length: int, dtype: Any = jnp.float32) -> Cache:
         """Room for ``max_length`` positions of self-attention."""
@@ -204,6 +233,7 @@ class MultiHeadAttention(Attention):
         *,
         mask: Bool[Array, "#B #N #T #L"] | None = None,
         return_weights: Asked = False,
+        score_mod: ScoreFunction | None = None,
     ) -> tuple[Any, Cache]:
         """Self-attention of the T next positions (one, or a whole prompt) over the cache and them.
 
@@ -230,9 +260,9 @@ class MultiHeadAttention(Attention):
 
         past = (jnp.arange(L)[None, None, :] <= positions[:, :, None])[:, None]
         past = past if mask is None else past & mask
-        visible = self._visible(q, keys, past, positions)
+        visible = self._visible(q, keys, past, positions, None)
         k, v = keys.astype(q.dtype), values.astype(q.dtype)
-        result = self._read(q, k, v, visible, positions, return_weights, None)
+        result = self._read(q, k, v, visible, positions, return_weights, None, score_mod)
         full = (cache.length + T > L)[:, None, None]
         out, *seen = result if return_weights else (result,)
         out = jnp.where(full, jnp.full_like(out, jnp.nan), out)
@@ -263,11 +293,14 @@ class MultiHeadAttention(Attention):
         k: Float[Array, "B S K H"],
         mask: Bool[Array, "#B #N #T #S"] | None,
         positions: Positions | None,
+        mask_mod: MaskFunction | None,
     ) -> Bool[Array, "#B #N #T #S"] | MaskFunction | None:
         """The module's mask and the call's; a function, free of memory, if there is no array."""
-        if self.mask_mod is None:
+        functions = [one for one in (self.mask_mod, mask_mod) if one is not None]
+        if not functions:
             return mask
-        placed = self.mask_mod if positions is None else _placed_mask(self.mask_mod, positions)
+        function = functions[0] if len(functions) == 1 else And(*functions)
+        placed = function if positions is None else _placed_mask(function, positions)
         if mask is None:
             return placed
         return mask & evaluate_mask(placed, (q.shape[0], q.shape[2], q.shape[1], k.shape[1]))
@@ -281,8 +314,9 @@ class MultiHeadAttention(Attention):
         positions: Positions | None,
         return_weights: bool | WeightRequest,
         dropout_key: Key[Array, ""] | None,
+        score_mod: ScoreFunction | None,
     ) -> Any:
-        score_mod = self.score_mod
+        score_mod = self.score_mod if score_mod is None else score_mod
         if score_mod is not None and positions is not None:
             score_mod = _placed_score(score_mod, positions)
         result = dot_product_attention(

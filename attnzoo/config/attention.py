@@ -118,6 +118,11 @@ class MultiHead:
     """Heads; they divide the width of the queries."""
     num_kv_heads: Annotated[int, Positive] | None = None
     """Heads of keys and values: 1 is multi-query, more is grouped-query; null: as many."""
+    head_dim: Annotated[int, Positive] | None = None
+    """Width of a head; null: width of the queries / heads."""
+    window: Annotated[int, Positive] | None = None
+    """Self-attention alone: positions that each one sees, itself included; of a model that reads in
+    both directions so many on either side; null: all."""
     qk_norm: bool = False
     """Queries and keys go through an RMS norm (Dehghani et al. 2023)."""
     sinks: bool = False
@@ -219,8 +224,68 @@ Attention = Annotated[
     | NoAttention,
     Kind,
 ]
+"""How a decoder reads a source."""
 
 
-def source_slots(attention: Attention) -> int | None:
+@config
+class FastWeight:
+    """A matrix written by the delta rule on DPFP features and read by queries; causal alone (Schlag
+    et al. 2021)."""
+
+    kind: Literal["fast_weight"] = "fast_weight"
+    num_heads: Annotated[int, Positive] = 4
+    """Heads; they divide the width."""
+
+
+@config
+class DeltaNet:
+    """The delta rule with short convolutions, in chunks; causal alone (Yang et al. 2024)."""
+
+    kind: Literal["delta_net"] = "delta_net"
+    num_heads: Annotated[int, Positive] = 4
+    """Heads; they divide the width."""
+
+
+@config
+class GatedLinear:
+    """Linear attention that forgets each feature at a rate of its own; causal alone (Yang et al.
+    2024)."""
+
+    kind: Literal["gated_linear"] = "gated_linear"
+    num_heads: Annotated[int, Positive] = 4
+    """Heads; they divide the width."""
+
+
+@config
+class RetNet:
+    """Linear attention with one fixed decay a head; causal alone (Sun et al. 2023)."""
+
+    kind: Literal["retnet"] = "retnet"
+    num_heads: Annotated[int, Positive] = 4
+    """Heads; they divide the width."""
+
+
+SelfAttention = Annotated[
+    MultiHead
+    | Latent
+    | Linear
+    | FastWeight
+    | DeltaNet
+    | GatedLinear
+    | RetNet
+    | Additive
+    | Dot
+    | ScaledDot
+    | General
+    | Concat
+    | Positional
+    | FactorisedPositional
+    | Synthesizer,
+    Kind,
+]
+"""How a sequence reads itself."""
+
+
+def source_slots(attention: Attention | SelfAttention) -> int | None:
     """Longest source in tokens, the end token included, if the attention has a slot for each."""
     return getattr(attention, "max_length", None)

@@ -1,1 +1,1 @@
-"""What surrounds attention: embeddings, recurrent cells, feed-forward layers, norms."""
+"""What surrounds attention: embeddings, recurrent cells, feed-forward layers, blocks, stacks."""

@@ -1,0 +1,140 @@
+"""The Transformer: encoder and decoder over embeddings with positions, and its named sizes."""
+
+from typing import Annotated, Literal
+
+from attnzoo.config.attention import Attention, MultiHead, SelfAttention
+from attnzoo.config.fields import DropRate, NotNegative, Positive, config
+
+Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
+Remat = Literal["none", "full", "dots"]
+
+
+@config
+class Transformer:
+    """Encoder and decoder of self-attention, cross-attention and feed-forward layers (Vaswani et
+    al. 2017); with other settings BART and Marian."""
+
+    kind: Literal["transformer"] = "transformer"
+    attention: SelfAttention = MultiHead(num_heads=8)
+    """How the source reads itself."""
+    decoder_attention: SelfAttention | None = None
+    """How the target reads its past; null: as `attention`."""
+    cross_attention: Attention = MultiHead(num_heads=8)
+    """How the target reads the source."""
+    dim: Annotated[int, Positive] = 512
+    """Width of the states (E)."""
+    hidden: Annotated[int, Positive] = 2048
+    """Hidden units of the feed-forward layers (F)."""
+    encoder_layers: Annotated[int, Positive] = 6
+    """Blocks of the encoder."""
+    decoder_layers: Annotated[int, Positive] = 6
+    """Blocks of the decoder."""
+    norm: Literal["post", "pre"] = "post"
+    """Norms after each residual sum, as in the paper, or before each branch."""
+    norm_eps: Annotated[float, Positive] = 1e-6
+    """Added to the variance in the norms."""
+    activation: Activation = "relu"
+    """Non-linearity of the feed-forward layers."""
+    use_bias: bool = True
+    """Projections of attention have biases."""
+    positions: Literal["sinusoidal", "sinusoidal_halves", "learned", "none"] = "sinusoidal"
+    """What is added to the embeddings: sines and cosines in turn (the paper), all sines first
+    (Marian), a learned table, or nothing (for attentions that know the order)."""
+    position_offset: Annotated[int, NotNegative] = 0
+    """Row of the learned table that belongs to the first position (2 in BART)."""
+    max_length: Annotated[int, Positive] = 1024
+    """Longest sequence in tokens, of learned positions and of attentions with a slot for each."""
+    scale_embeddings: bool = True
+    """Embeddings are multiplied by sqrt(dim)."""
+    embedding_norm: bool = False
+    """A norm after the embeddings (BART)."""
+    tied: Literal["all", "target", "none"] = "target"
+    """What shares one matrix: both embeddings and the output layer (wants a shared vocabulary), the
+    target embedding and the output layer, or nothing."""
+    output_bias: bool = False
+    """The output layer has a bias."""
+    dropout: Annotated[float, DropRate] = 0.1
+    """Share dropped, while training, of the embeddings and of every branch's result."""
+    attention_dropout: Annotated[float, DropRate] = 0.0
+    """Share of attention weights dropped while training."""
+    activation_dropout: Annotated[float, DropRate] = 0.0
+    """Share of hidden units of the feed-forward layers dropped while training."""
+    pad_id: Annotated[int, NotNegative] = 0
+    """Token that fills a batch up; it is never read."""
+    alignment_layer: Annotated[int, NotNegative] | None = None
+    """Decoder layer, from 0, whose weights are word alignments and pictures; null: the last but one
+    (Garg et al. 2019)."""
+    scan: bool = False
+    """Loop over the layers: compilation takes as long for many layers as for one."""
+    remat: Remat = "none"
+    """What the backward pass computes again to save memory: nothing, whole blocks, or all but the
+    products with weights."""
+
+    @classmethod
+    def base(cls) -> "Transformer":
+        """The base model of the paper (table 3): 44 million weights beside the embeddings."""
+        return cls(tied="all")
+
+    @classmethod
+    def big(cls) -> "Transformer":
+        """The big model of the paper (table 3)."""
+        heads = MultiHead(num_heads=16)
+        return cls(
+            attention=heads, cross_attention=heads, dim=1024, hidden=4096, dropout=0.3, tied="all"
+        )
+
+    @classmethod
+    def tiny(cls) -> "Transformer":
+        """Four layers of width 128: for small corpora such as Multi30k (Wu et al. 2021,
+        arXiv 2105.14462)."""
+        heads = MultiHead(num_heads=4)
+        return cls(
+            attention=heads,
+            cross_attention=heads,
+            dim=128,
+            hidden=256,
+            encoder_layers=4,
+            decoder_layers=4,
+            dropout=0.3,
+            tied="all",
+        )
+
+    @classmethod
+    def bart_base(cls) -> "Transformer":
+        """BART base (Lewis et al. 2020, arXiv 1910.13461)."""
+        heads = MultiHead(num_heads=12)
+        return cls(
+            attention=heads,
+            cross_attention=heads,
+            dim=768,
+            hidden=3072,
+            norm_eps=1e-5,
+            activation="gelu",
+            positions="learned",
+            position_offset=2,
+            scale_embeddings=False,
+            embedding_norm=True,
+            tied="all",
+            output_bias=True,
+            pad_id=1,
+        )
+
+    @classmethod
+    def marian_base(cls, pad_id: int = 58100) -> "Transformer":
+        """The models of OPUS-MT (Tiedemann and Thottingal 2020), made with Marian."""
+        return cls(
+            norm_eps=1e-5,
+            activation="silu",
+            positions="sinusoidal_halves",
+            max_length=512,
+            tied="all",
+            output_bias=True,
+            pad_id=pad_id,
+        )
+
+    def __post_init__(self) -> None:
+        if self.alignment_layer is not None and self.alignment_layer >= self.decoder_layers:
+            raise ValueError(
+                f"alignment_layer={self.alignment_layer}, but the decoder's layers are "
+                f"0 .. {self.decoder_layers - 1}"
+            )

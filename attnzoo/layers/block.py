@@ -1,0 +1,216 @@
+"""The block of a Transformer: attention, perhaps attention to another sequence, feed-forward."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Key
+
+from attnzoo.attention.contract import Asked, Attention, Memory
+from attnzoo.attention.multi_head import MultiHeadAttention
+from attnzoo.attention.projection import like
+from attnzoo.layers.dropout import drop, drop_branch
+from attnzoo.layers.feed_forward import FeedForward
+from attnzoo.layers.self_attention import SelfAttention, input_cache
+from attnzoo.ops.logits import ScoreFunction
+from attnzoo.ops.masks import MaskFunction
+
+Norm = Callable[..., nnx.Module]
+Maps = dict[str, Any]
+
+
+class Block(nnx.Module):
+    """Residual branches around attention and feed-forward (Vaswani et al. 2017, section 3.1).
+
+    ``order="post"``: x <- norm(x + f(x)), as in the paper; ``"pre"``: x <- x + f(norm(x)) (Xiong et
+    al. 2020, arXiv 2002.04745), which wants one more norm after the last block.
+
+    Args:
+      cross_attention: how it reads another sequence, between the two other branches; None: not.
+      norm: makes a norm, ``norm(dim, rngs=rngs)``.
+      dropout: rate at the end of every branch.
+      layer_scale: each branch is multiplied by a learned vector that starts here (Touvron et al.
+        2021, arXiv 2103.17239, equation 5); None: not.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        attention: SelfAttention,
+        feed_forward: FeedForward,
+        *,
+        cross_attention: Attention | None = None,
+        norm: Norm,
+        order: Literal["pre", "post"] = "pre",
+        dropout: float = 0.0,
+        layer_scale: float | None = None,
+        rngs: nnx.Rngs,
+    ):
+        self.dim, self.order, self.dropout = dim, order, dropout
+        self.attention, self.attention_norm = attention, norm(dim, rngs=rngs)
+        self.cross_attention = cross_attention
+        self.cross_norm = None if cross_attention is None else norm(dim, rngs=rngs)
+        self.feed_forward, self.feed_forward_norm = feed_forward, norm(dim, rngs=rngs)
+        scale = None if layer_scale is None else jnp.full((dim,), layer_scale, jnp.float32)
+        self.attention_scale = None if scale is None else nnx.Param(scale)
+        self.feed_forward_scale = None if scale is None else nnx.Param(scale)
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        *,
+        valid: Bool[Array, "B T"] | None = None,
+        mask: MaskFunction | None = None,
+        score_mod: ScoreFunction | None = None,
+        encoded: Float[Array, "B S D2"] | None = None,
+        encoded_valid: Bool[Array, "B S"] | None = None,
+        key: Key[Array, ""] | None = None,
+        branch_rate: float | Float[Array, ""] = 0.0,
+        return_weights: Asked = False,
+    ) -> tuple[Float[Array, "B T D"], Maps]:
+        """The new states, and of each attention what was asked for under "self" and "cross".
+
+        ``valid``, ``mask`` and ``score_mod`` are those of :class:`SelfAttention`. ``key`` switches
+        dropout on; ``branch_rate`` is that of stochastic depth.
+        """
+        keys = [None] * 7 if key is None else list(jax.random.split(key, 7))
+        maps: Maps = {}
+
+        def attend(x: Array) -> Array:
+            result = self.attention(
+                x,
+                valid=valid,
+                mask=mask,
+                score_mod=score_mod,
+                dropout_key=keys[0],
+                return_weights=return_weights,
+            )
+            return _keep(result, "self", maps, return_weights)
+
+        def cross(x: Array) -> Array:
+            assert self.cross_attention is not None
+            memory = self.prepare_cross(encoded, encoded_valid)
+            result = _read(self.cross_attention, x, memory, keys[2], return_weights)
+            return _keep(result, "cross", maps, return_weights)
+
+        ends = functools.partial(self._end, keys=keys, branch_rate=branch_rate)
+        x = self._residual(x, attend, self.attention_norm, self.attention_scale, ends(0))
+        if self.cross_attention is not None:
+            x = self._residual(x, cross, self.cross_norm, None, ends(1))
+        feed = functools.partial(self.feed_forward, key=keys[1])
+        x = self._residual(x, feed, self.feed_forward_norm, self.feed_forward_scale, ends(2))
+        return x, maps
+
+    def prepare_cross(
+        self,
+        encoded: Float[Array, "B S D2"] | None,
+        encoded_valid: Bool[Array, "B S"] | None,
+    ) -> Memory:
+        """Do once what depends on the other sequence alone; for :meth:`decode`."""
+        if self.cross_attention is None or encoded is None:
+            raise ValueError(f"encoded is {encoded}, cross_attention {self.cross_attention}")
+        mask = None if encoded_valid is None else encoded_valid[:, None, None, :]
+        return self.cross_attention.prepare(encoded, mask=mask)
+
+    def empty_cache(self, batch: int, max_length: int, dtype: Any = jnp.float32) -> Any:
+        """What is kept of the past by the self-attention, before the first position."""
+        try:
+            return self.attention.empty_cache(batch, max_length, dtype)
+        except NotImplementedError:
+            if not self.attention.is_causal:
+                raise
+            return input_cache(batch, max_length, self.dim, dtype)
+
+    def decode(
+        self,
+        x: Float[Array, "B T D"],
+        cache: Any,
+        *,
+        memory: Memory | None = None,
+        visible: Bool[Array, "B L"] | None = None,
+        score_mod: ScoreFunction | None = None,
+        return_weights: Asked = False,
+    ) -> tuple[Float[Array, "B T D"], Any, Maps]:
+        """The next T positions: their states, the cache with them in it, and what was asked for
+        (no "self" of an attention whose state does not know its keys).
+
+        ``memory`` is that of :meth:`prepare_cross`; ``visible`` is False where the cache's L
+        positions are padding.
+        """
+        maps: Maps = {}
+        held = [cache]
+        asked = return_weights if self.attention.keeps_keys else False
+
+        def attend(x: Array) -> Array:
+            result, held[0] = self.attention.decode(
+                x, cache, visible=visible, score_mod=score_mod, return_weights=asked
+            )
+            return _keep(result, "self", maps, asked)
+
+        def cross(x: Array) -> Array:
+            assert self.cross_attention is not None
+            assert memory is not None
+            result = _read(self.cross_attention, x, memory, None, return_weights)
+            return _keep(result, "cross", maps, return_weights)
+
+        x = self._residual(x, attend, self.attention_norm, self.attention_scale, _nothing)
+        if self.cross_attention is not None:
+            x = self._residual(x, cross, self.cross_norm, None, _nothing)
+        x = self._residual(
+            x, self.feed_forward, self.feed_forward_norm, self.feed_forward_scale, _nothing
+        )
+        return x, held[0], maps
+
+    def _residual(
+        self,
+        x: Float[Array, "B T D"],
+        branch: Callable[[Array], Array],
+        norm: Any,
+        scale: nnx.Param | None,
+        end: Callable[[Array], Array],
+    ) -> Float[Array, "B T D"]:
+        y = branch(norm(x) if self.order == "pre" else x)
+        y = y if scale is None else y * like(scale, y)[None, None]
+        y = x + end(y)
+        return y if self.order == "pre" else norm(y)
+
+    def _end(
+        self, branch: int, *, keys: list[Any], branch_rate: float | Array
+    ) -> Callable[[Array], Array]:
+        """Dropout and stochastic depth at the end of a branch."""
+
+        def end(y: Array) -> Array:
+            y = drop(y, self.dropout, keys[3 + branch])
+            if isinstance(branch_rate, float) and branch_rate == 0.0:
+                return y
+            key = None if keys[6] is None else jax.random.fold_in(keys[6], branch)
+            return drop_branch(y, branch_rate, key)
+
+        return end
+
+
+def _nothing(y: Array) -> Array:
+    return y
+
+
+def _keep(result: Any, name: str, maps: Maps, return_weights: Asked) -> Array:
+    """The context; what was asked for beside it goes into the maps."""
+    if not return_weights:
+        return result
+    context, maps[name] = result
+    return context
+
+
+def _read(
+    attention: Attention,
+    x: Float[Array, "B T D"],
+    memory: Memory,
+    dropout_key: Key[Array, ""] | None,
+    return_weights: Asked,
+) -> Any:
+    if isinstance(attention, MultiHeadAttention):
+        return attention.attend(x, memory, return_weights=return_weights, dropout_key=dropout_key)
+    return attention.attend(x, memory, return_weights=return_weights)

@@ -1,0 +1,34 @@
+"""Dropout of features and of whole residual branches, by a key that is passed in."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from attnzoo.ops.dot_product import check_dropout
+
+
+def drop(
+    x: Float[Array, "*shape"], rate: float, key: Key[Array, ""] | None
+) -> Float[Array, "*shape"]:
+    """Zero each element with probability ``rate`` and scale the rest to the same mean; x itself
+    without a key (Srivastava et al. 2014).
+    """
+    if key is None or rate == 0.0:
+        return x
+    check_dropout(rate, key)
+    kept = jax.random.bernoulli(key, 1 - rate, x.shape)
+    return jnp.where(kept, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros_like(x))
+
+
+def drop_branch(
+    x: Float[Array, "B *rest"], rate: float | Float[Array, ""], key: Key[Array, ""] | None
+) -> Float[Array, "B *rest"]:
+    """Zero the branch of whole examples: stochastic depth (Huang et al. 2016, arXiv 1603.09382).
+
+    ``rate`` may be traced, so that it can grow with depth under a scan over layers.
+    """
+    if key is None:
+        return x
+    rate = jnp.asarray(rate, jnp.float32)
+    kept = jax.random.uniform(key, (x.shape[0],) + (1,) * (x.ndim - 1)) >= rate
+    return jnp.where(kept, x / (1 - rate).astype(x.dtype), jnp.zeros_like(x))

@@ -1,0 +1,53 @@
+"""Tokens, positions and patches as vectors."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from attnzoo.attention.projection import Initializer
+
+
+class Embedding(nnx.Module):
+    """A table of vectors, read by id, and turned round as the output layer that shares it.
+
+    Args:
+      init: first values; N(0, 0.02^2) if not given.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        dim: int,
+        *,
+        init: Initializer | None = None,
+        rngs: nnx.Rngs,
+    ):
+        init = jax.nn.initializers.normal(0.02) if init is None else init
+        self.table = nnx.Param(init(rngs.params(), (size, dim), jnp.float32))
+
+    def __call__(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
+        """Rows in the table's dtype; ids outside of the table are clipped into it."""
+        return jnp.take(self.table[...], ids, axis=0, mode="clip")
+
+    def logits(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
+        """The states times table^T: the output layer tied to the input (Press and Wolf 2017)."""
+        logits = x.reshape(-1, x.shape[-1]) @ self.table[...].astype(x.dtype).T
+        return logits.reshape(*x.shape[:-1], logits.shape[-1])
+
+
+def sinusoidal_positions(
+    positions: Int[Array, "*batch"], dim: int, *, base: float = 10_000.0, halves: bool = False
+) -> Float[Array, "*batch D"]:
+    """Sines and cosines of position / base^(2 i / dim) (Vaswani et al. 2017, section 3.5), float32.
+
+    Sine and cosine alternate, as in the paper; ``halves`` puts all sines first (Marian).
+    """
+    if dim % 2:
+        raise ValueError(f"dim={dim} is odd; sinusoidal positions come in pairs")
+    rates = base ** (-jnp.arange(0, dim, 2, dtype=jnp.float32) / dim)
+    angles = jnp.einsum("...,r->...r", positions.astype(jnp.float32), rates)
+    if halves:
+        return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+    both = jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+    return both.reshape(*positions.shape, dim)

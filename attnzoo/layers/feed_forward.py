@@ -1,0 +1,62 @@
+"""The feed-forward layer of a Transformer, plain and gated."""
+
+import functools
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+from attnzoo.attention.projection import Initializer, Projection, glorot_uniform
+from attnzoo.layers.dropout import drop
+
+Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "tanh"]
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": jax.nn.relu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "silu": jax.nn.silu,
+    "tanh": jax.numpy.tanh,
+}
+
+
+class FeedForward(nnx.Module):
+    """W_2 f(W_1 x), or gated W_2 (f(W_g x) * W_1 x).
+
+    Vaswani et al. 2017 (arXiv 1706.03762), equation 2; Shazeer 2020 (arXiv 2002.05202), section 2.
+
+    Args:
+      dropout: rate of dropped hidden units wherever a key is given.
+      kernel_init, out_init: first values of W_1 and W_g, and of W_2.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        hidden: int,
+        activation: Activation = "relu",
+        *,
+        gated: bool = False,
+        use_bias: bool = True,
+        dropout: float = 0.0,
+        kernel_init: Initializer = glorot_uniform,
+        out_init: Initializer = glorot_uniform,
+        rngs: nnx.Rngs,
+    ):
+        self.activation, self.dropout = activation, dropout
+        self.up = Projection(dim, hidden, use_bias=use_bias, kernel_init=kernel_init, rngs=rngs)
+        self.gate = None
+        if gated:
+            self.gate = Projection(
+                dim, hidden, use_bias=use_bias, kernel_init=kernel_init, rngs=rngs
+            )
+        self.down = Projection(hidden, dim, use_bias=use_bias, kernel_init=out_init, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "*batch D"], *, key: Key[Array, ""] | None = None
+    ) -> Float[Array, "*batch D"]:
+        """``key`` switches dropout on."""
+        f = ACTIVATIONS[self.activation]
+        hidden = f(self.up(x)) if self.gate is None else f(self.gate(x)) * self.up(x)
+        return self.down(drop(hidden, self.dropout, key))
