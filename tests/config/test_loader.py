@@ -277,7 +277,8 @@ def test_overrides_alone_make_a_config() -> None:
         ),
         (
             GOOD + "target_tokenizer: {vocab_size: 7}\n",
-            "configs/bad.yaml:3:1: target_tokenizer.kind: missing (one of word, bpe, unigram)",
+            "configs/bad.yaml:3:1: target_tokenizer.kind: missing (one of word, bpe, "
+            "unigram, char, byte, byte_bpe, wordpiece, file)",
         ),
         (
             GOOD + "decoding: [3]\n",
