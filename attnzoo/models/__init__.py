@@ -2,16 +2,33 @@
 
 from attnzoo.models.resnet import ResidualNetwork
 from attnzoo.models.rnn_seq2seq import BahdanauSeq2Seq, LuongSeq2Seq
+from attnzoo.models.transformer import Transformer
 
-MODELS = {
+TRANSLATORS = {
     "bahdanau": BahdanauSeq2Seq,
     "luong": LuongSeq2Seq,
+    "transformer": Transformer,
 }
-"""The translators: ``MODELS[config.kind](config, source_vocab, target_vocab, rngs=rngs)``."""
+"""Sequence to sequence: ``TRANSLATORS[config.kind](config, source_vocab, target_vocab, rngs=)``."""
+
+DECODERS = {}
+"""Language models: ``DECODERS[config.kind](config, vocab_size, rngs=rngs)``."""
+
+ENCODERS = {}
+"""Encoders of text: ``ENCODERS[config.kind](config, vocab_size, ..., rngs=rngs)``."""
 
 CLASSIFIERS = {
     "resnet": ResidualNetwork,
 }
-"""The image classifiers: ``CLASSIFIERS[config.kind](config, rngs=rngs)``."""
+"""Of images: ``CLASSIFIERS[config.kind](config, num_classes, rngs=rngs)``."""
 
-__all__ = ["CLASSIFIERS", "MODELS", "BahdanauSeq2Seq", "LuongSeq2Seq", "ResidualNetwork"]
+__all__ = [
+    "CLASSIFIERS",
+    "DECODERS",
+    "ENCODERS",
+    "TRANSLATORS",
+    "BahdanauSeq2Seq",
+    "LuongSeq2Seq",
+    "ResidualNetwork",
+    "Transformer",
+]

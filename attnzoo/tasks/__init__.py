@@ -1,1 +1,13 @@
 """What a batch is, its loss and its metrics; one task a file."""
+
+from attnzoo.tasks.image_classification import ImageClassificationTask
+from attnzoo.tasks.language_modeling import CausalLMTask
+from attnzoo.tasks.task import Task
+from attnzoo.tasks.translation_task import TranslationTask
+
+TASKS: dict[str, type[Task]] = {
+    "translation": TranslationTask,
+    "causal_lm": CausalLMTask,
+    "image_classification": ImageClassificationTask,
+}
+"""The task of each ``task.kind``."""

@@ -19,7 +19,7 @@ from attnzoo.models import CLASSIFIERS, ResidualNetwork
 
 pytestmark = pytest.mark.usefixtures("optimised")
 
-SMALL = ["depth=8", "width=4", "channels=2", "num_classes=3"]
+SMALL = ["depth=8", "width=4", "channels=2"]
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(5, 9, 7, 2))
 
@@ -29,7 +29,7 @@ def small(*overrides: str) -> ResNet:
 
 
 def abstract(config: ResNet) -> ResidualNetwork:
-    return nnx.eval_shape(lambda: ResidualNetwork(config, rngs=nnx.Rngs(0)))
+    return nnx.eval_shape(lambda: ResidualNetwork(config, 10, rngs=nnx.Rngs(0)))
 
 
 def count(config: ResNet) -> int:
