@@ -3,6 +3,7 @@
 from typing import Annotated, Literal
 
 from attnzoo.config.attention import Additive, Attention, General
+from attnzoo.config.bert import Bert
 from attnzoo.config.fields import DropRate, Kind, Positive, config
 from attnzoo.config.gates import SE, Gate, NoGate
 from attnzoo.config.transformer import Transformer
@@ -110,5 +111,5 @@ class ResNet:
             raise ValueError(f"depth={self.depth} is not 6 n + 2: 8, 14, 20, 32, 44, 56, 110")
 
 
-Model = Annotated[Bahdanau | Luong | Transformer | ResNet, Kind]
+Model = Annotated[Bahdanau | Luong | Transformer | Bert | ResNet, Kind]
 """The architectures that a config can name."""

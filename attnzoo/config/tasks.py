@@ -43,7 +43,7 @@ class SpanCorruption:
 
     kind: Literal["span_corruption"] = "span_corruption"
     context: Annotated[int, Positive] = 128
-    """Tokens of text in a row, before spans are cut out."""
+    """Tokens of a row's source at most, sentinels included."""
     share: Annotated[float, DropRate] = 0.15
     """Share of the tokens that are cut out."""
     mean_span: Annotated[float, Positive] = 3.0

@@ -1,5 +1,6 @@
 """Architectures, one per file; each takes its config from ``attnzoo.config.model``."""
 
+from attnzoo.models.bert import Bert
 from attnzoo.models.resnet import ResidualNetwork
 from attnzoo.models.rnn_seq2seq import BahdanauSeq2Seq, LuongSeq2Seq
 from attnzoo.models.transformer import Transformer
@@ -14,8 +15,10 @@ TRANSLATORS = {
 DECODERS = {}
 """Language models: ``DECODERS[config.kind](config, vocab_size, rngs=rngs)``."""
 
-ENCODERS = {}
-"""Encoders of text: ``ENCODERS[config.kind](config, vocab_size, ..., rngs=rngs)``."""
+ENCODERS = {
+    "bert": Bert,
+}
+"""Encoders of text with a head: ``ENCODERS[config.kind](config, vocab_size, rngs=rngs)``."""
 
 CLASSIFIERS = {
     "resnet": ResidualNetwork,
@@ -28,6 +31,7 @@ __all__ = [
     "ENCODERS",
     "TRANSLATORS",
     "BahdanauSeq2Seq",
+    "Bert",
     "LuongSeq2Seq",
     "ResidualNetwork",
     "Transformer",

@@ -1,8 +1,10 @@
 """Language modelling: the next token, masked tokens, spans that were cut out."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -10,11 +12,12 @@ from jaxtyping import Array, Float
 
 from attnzoo.config.experiment import Experiment
 from attnzoo.data.corpus import Splits
+from attnzoo.data.masking import MaskedPlan, SpanPlan
 from attnzoo.data.packing import PackPlan
 from attnzoo.data.text import StreamPlan, TextCorpus, TokenizedText, load_text
 from attnzoo.data.text_tokenizers import TextTokenizer, build_tokenizer, load_tokenizer
 from attnzoo.errors import UserError
-from attnzoo.models import DECODERS
+from attnzoo.models import DECODERS, ENCODERS, TRANSLATORS
 from attnzoo.tasks.losses import Sums, mean_loss
 from attnzoo.tasks.task import Batch, Plan, Task
 
@@ -144,3 +147,89 @@ class CausalLMTask(TextTask):
         prompt = np.asarray([[self.tokenizer.special("bos")]], np.int32)
         found = generate(model, prompt, max_new_tokens=100, temperature=0.8, seed=0)
         return self.tokenizer.decode(np.asarray(found.tokens[0, 0]))
+
+
+class MaskedLMTask(TextTask):
+    """Tokens that are masked in windows of a text (Devlin et al. 2019, section 3.1).
+
+    Only the states of chosen tokens go through the output layer, which is most of a small BERT's
+    work: no more than ``share`` and a little of a batch.
+    """
+
+    def plan(self, text: TokenizedText, *, shuffle: bool) -> Plan:
+        """Windows between CLS and SEP with tokens hidden."""
+        settings, task = self.config.training, self.settings
+        separator = self.tokenizer.special("sep") if len(text) > 1 else None
+        windows = StreamPlan(
+            text.stream(separator),
+            settings.batch_size,
+            task.context - 2,
+            settings.seed,
+            shuffle=shuffle,
+            pad_id=self.tokenizer.pad_id,
+        )
+        return MaskedPlan(
+            windows,
+            self.tokenizer,
+            settings.seed,
+            share=task.share,
+            whole_words=task.whole_words,
+        )
+
+    def model(self, rngs: nnx.Rngs) -> nnx.Module:
+        """The encoder of the config with the head of masked tokens."""
+        config = dataclasses.replace(self.config.model, head="lm")
+        model: Any = ENCODERS[config.kind]
+        return model(config, self.tokenizer.vocab_size, rngs=rngs)
+
+    def loss(
+        self, model: Any, batch: Batch, *, rngs: nnx.Rngs | None = None
+    ) -> tuple[Float[Array, ""], Sums]:
+        """Cross-entropy of the chosen tokens, mean over them."""
+        tokens, counted = jnp.asarray(batch["tokens"]), jnp.asarray(batch["counted"])
+        states, _ = model.states(tokens, valid=jnp.asarray(batch["valid"]), rngs=rngs)
+        # The chosen places first, in room for every row's share and its rounding.
+        T = tokens.shape[1]
+        most = min(int(np.ceil(T * self.settings.share)) + 1, T)
+        _, places = jax.lax.top_k(counted.astype(jnp.float32), most)
+        states = jnp.take_along_axis(states, places[..., None], axis=1)
+        labels, counted = (
+            jnp.take_along_axis(array, places, axis=1)
+            for array in (jnp.asarray(batch["labels"]), counted)
+        )
+        smoothing = self.config.training.label_smoothing if rngs is not None else 0.0
+        return mean_loss(model.say(states, rngs=rngs), labels, counted, smoothing)
+
+
+class SpanCorruptionTask(TextTask):
+    """Spans that are cut out of windows of a text, to be told (Raffel et al. 2020)."""
+
+    def plan(self, text: TokenizedText, *, shuffle: bool) -> Plan:
+        """Windows with sentinels in place of spans, and the spans behind sentinels."""
+        settings, task = self.config.training, self.settings
+        separator = self.tokenizer.special("eos") if len(text) > 1 else None
+        return SpanPlan(
+            text.stream(separator),
+            self.tokenizer,
+            settings.batch_size,
+            task.context,
+            settings.seed,
+            shuffle=shuffle,
+            share=task.share,
+            mean_span=task.mean_span,
+        )
+
+    def model(self, rngs: nnx.Rngs) -> nnx.Module:
+        """The encoder and decoder of the config, over one vocabulary."""
+        model: Any = TRANSLATORS[self.config.model.kind]
+        size = self.tokenizer.vocab_size
+        return model(self.config.model, size, size, rngs=rngs)
+
+    def loss(
+        self, model: Any, batch: Batch, *, rngs: nnx.Rngs | None = None
+    ) -> tuple[Float[Array, ""], Sums]:
+        """Cross-entropy of the target, mean over its tokens."""
+        target = jnp.asarray(batch["target"])
+        logits = model(jnp.asarray(batch["source"]), target[:, :-1], rngs=rngs)
+        smoothing = self.config.training.label_smoothing if rngs is not None else 0.0
+        return mean_loss(logits, target[:, 1:], jnp.asarray(batch["counted"]), smoothing)
