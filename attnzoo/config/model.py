@@ -7,6 +7,7 @@ from attnzoo.config.bert import Bert
 from attnzoo.config.fields import DropRate, Kind, Positive, config
 from attnzoo.config.gates import SE, Gate, NoGate
 from attnzoo.config.transformer import Transformer
+from attnzoo.config.vit import ViT
 
 
 @config
@@ -111,5 +112,5 @@ class ResNet:
             raise ValueError(f"depth={self.depth} is not 6 n + 2: 8, 14, 20, 32, 44, 56, 110")
 
 
-Model = Annotated[Bahdanau | Luong | Transformer | Bert | ResNet, Kind]
+Model = Annotated[Bahdanau | Luong | Transformer | Bert | ResNet | ViT, Kind]
 """The architectures that a config can name."""

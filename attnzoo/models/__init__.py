@@ -4,6 +4,7 @@ from attnzoo.models.bert import Bert
 from attnzoo.models.resnet import ResidualNetwork
 from attnzoo.models.rnn_seq2seq import BahdanauSeq2Seq, LuongSeq2Seq
 from attnzoo.models.transformer import Transformer
+from attnzoo.models.vit import ViT
 
 TRANSLATORS = {
     "bahdanau": BahdanauSeq2Seq,
@@ -22,6 +23,7 @@ ENCODERS = {
 
 CLASSIFIERS = {
     "resnet": ResidualNetwork,
+    "vit": ViT,
 }
 """Of images: ``CLASSIFIERS[config.kind](config, num_classes, rngs=rngs)``."""
 
@@ -35,4 +37,5 @@ __all__ = [
     "LuongSeq2Seq",
     "ResidualNetwork",
     "Transformer",
+    "ViT",
 ]

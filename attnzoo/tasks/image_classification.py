@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnzoo.config.experiment import Experiment
+from attnzoo.data.augment import augment, normalise, to_float
 from attnzoo.data.images import ImagePlan, channel_statistics, load_images
 from attnzoo.errors import UserError
 from attnzoo.models import CLASSIFIERS
@@ -80,20 +81,18 @@ class ImageClassificationTask(Task):
         self, model: Any, batch: Batch, *, rngs: nnx.Rngs | None = None
     ) -> tuple[Float[Array, ""], Sums]:
         """Cross-entropy with label smoothing, of mixed labels where images were mixed."""
-        from attnzoo.data.augment import augment, normalise
-
+        mean, std = jnp.asarray(self.mean), jnp.asarray(self.std)
         counted, labels = jnp.asarray(batch["counted"]), jnp.asarray(batch["labels"])
         if rngs is None:
-            images = normalise(jnp.asarray(batch["images"]), self.mean, self.std)
+            images = normalise(to_float(jnp.asarray(batch["images"])), mean, std)
             return mean_loss(model(images), labels, counted)
-        targets = jax.nn.one_hot(labels, len(self.names))
         images, targets = augment(
+            self.data.augmentation,
             rngs.dropout(),
             jnp.asarray(batch["images"]),
-            targets,
-            self.data.augmentation,
-            mean=self.mean,
-            std=self.std,
+            jax.nn.one_hot(labels, len(self.names), dtype=jnp.float32),
+            mean,
+            std,
         )
         logits = model(images, rngs=rngs).astype(jnp.float32)
         smooth = optax.smooth_labels(targets, self.config.training.label_smoothing)

@@ -80,7 +80,9 @@ class ClassificationTask(Task):
 
     def model(self, rngs: nnx.Rngs) -> nnx.Module:
         """The encoder of the config with a class for each name of the data."""
-        config = dataclasses.replace(self.config.model, head=self.head, num_classes=len(self.names))
+        config: Any = dataclasses.replace(
+            self.config.model, head=self.head, num_classes=len(self.names)
+        )
         if self.config.training.max_length > config.max_length:
             raise ValueError(
                 f"max_length={config.max_length} is below "
