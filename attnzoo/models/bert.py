@@ -1,0 +1,185 @@
+"""BERT, Devlin et al., NAACL 2019 (arXiv 1810.04805): an encoder and a head over its states."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from attnzoo.attention.contract import Asked
+from attnzoo.attention.projection import LayerNorm, Projection
+from attnzoo.config.bert import Bert as BertConfig
+from attnzoo.layers.block import Block
+from attnzoo.layers.dropout import drop
+from attnzoo.layers.embedding import Embedding
+from attnzoo.layers.feed_forward import ACTIVATIONS, FeedForward
+from attnzoo.layers.stack import Stack
+from attnzoo.models.self_attention import build_self_attention
+from attnzoo.ops import masks
+
+
+class Bert(nnx.Module):
+    """Post-norm encoder; see ``attnzoo.config.bert`` for the heads and what else can be chosen.
+
+    All matrices start at N(0, 0.02^2), biases at 0.
+    """
+
+    def __init__(self, config: BertConfig, vocab: int, *, rngs: nnx.Rngs):
+        self.config, dim = config, config.dim
+        self.tokens = Embedding(vocab, dim, rngs=rngs)
+        self.positions = Embedding(config.max_length, dim, rngs=rngs)
+        self.segments = Embedding(config.segments, dim, rngs=rngs)
+        self.norm = LayerNorm(dim, eps=config.norm_eps, rngs=rngs)
+        blocks = [_block(config, rngs) for _ in range(config.layers)]
+        self.encoder = Stack(blocks, scan=config.scan, remat=config.remat)
+        pools = config.head == "sequence" or (config.head == "none" and config.pooler)
+        self.pooler = _projection(dim, dim, rngs) if pools else None
+        classifies = config.head in ("sequence", "token")
+        self.classifier = _projection(dim, config.num_classes, rngs) if classifies else None
+        lm = config.head == "lm"
+        self.transform = _projection(dim, dim, rngs) if lm else None
+        self.transform_norm = LayerNorm(dim, eps=config.norm_eps, rngs=rngs) if lm else None
+        self.output_bias = nnx.Param(jnp.zeros((vocab,), jnp.float32)) if lm else None
+
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        *,
+        segments: Int[Array, "B T"] | None = None,
+        valid: Bool[Array, "B T"] | None = None,
+        positions: Int[Array, "B T"] | None = None,
+        documents: Int[Array, "B T"] | None = None,
+        rngs: nnx.Rngs | None = None,
+        capture: Asked = False,
+    ) -> Any:
+        """What the head says: ``B T V`` (lm), ``B C`` (sequence), ``B T C`` (token), or the states
+        ``B T D``; with ``capture`` beside it the maps asked for, "encoder/0/self", ...
+
+        Args are those of :meth:`states`.
+        """
+        x, maps = self.states(
+            tokens,
+            segments=segments,
+            valid=valid,
+            positions=positions,
+            documents=documents,
+            rngs=rngs,
+            capture=capture,
+        )
+        said = self.say(x, rngs=rngs)
+        return (said, maps) if capture else said
+
+    def states(
+        self,
+        tokens: Int[Array, "B T"],
+        *,
+        segments: Int[Array, "B T"] | None = None,
+        valid: Bool[Array, "B T"] | None = None,
+        positions: Int[Array, "B T"] | None = None,
+        documents: Int[Array, "B T"] | None = None,
+        rngs: nnx.Rngs | None = None,
+        capture: Asked = False,
+    ) -> tuple[Float[Array, "B T D"], dict[str, Any]]:
+        """The states after the last block, and the maps asked for by ``capture``.
+
+        Args:
+          segments: which sentence each token belongs to; the first, if None.
+          valid: False at padding, which nobody reads.
+          positions: row of the table for each token; 0 .. T-1, if None.
+          documents: ids of the documents in a packed row: none sees another.
+          rngs: switches dropout on.
+        """
+        x = self.embed(tokens, segments=segments, positions=positions, rngs=rngs)
+        x, maps = self.encoder(
+            x,
+            valid=valid,
+            mask=None if documents is None else masks.document(documents),
+            key=None if rngs is None else rngs.dropout(),
+            return_weights=capture,
+        )
+        return x, {f"encoder/{name}": m for name, m in maps.items()}
+
+    def embed(
+        self,
+        tokens: Int[Array, "B T"],
+        *,
+        segments: Int[Array, "B T"] | None = None,
+        positions: Int[Array, "B T"] | None = None,
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, "B T D"]:
+        """What the first block reads: the norm of token + position + segment.
+
+        Raises:
+          ValueError: the text is longer than the table of positions.
+        """
+        T, longest = tokens.shape[1], self.config.max_length
+        if positions is None and longest < T:
+            raise ValueError(f"tokens has {T} positions, but max_length={longest}")
+        places = jnp.arange(T, dtype=jnp.int32)[None] if positions is None else positions
+        kinds = jnp.zeros_like(tokens) if segments is None else segments
+        x = self.tokens(tokens) + self.segments(kinds)
+        x = self.norm(x + jnp.broadcast_to(self.positions(places), x.shape))
+        return drop(x, self.config.dropout, None if rngs is None else rngs.dropout())
+
+    def say(self, x: Float[Array, "*batch D"], *, rngs: nnx.Rngs | None = None) -> Array:
+        """What the head says of states: of all ``B T D``, or for masked tokens of a chosen few."""
+        head, key = self.config.head, None if rngs is None else rngs.dropout()
+        if head == "none":
+            return x
+        if head == "lm":
+            assert self.transform is not None
+            assert self.transform_norm is not None
+            assert self.output_bias is not None
+            f = ACTIVATIONS[self.config.activation]
+            logits = self.tokens.logits(self.transform_norm(f(self.transform(x))))
+            bias = self.output_bias[...].astype(logits.dtype)
+            return logits + jnp.broadcast_to(bias, logits.shape)
+        assert self.classifier is not None
+        x = self.pool(x) if head == "sequence" else x
+        return self.classifier(drop(x, self.config.dropout, key))
+
+    def pool(self, x: Float[Array, "B T D"]) -> Float[Array, "B D"]:
+        """tanh(W x_0 + b): the first token's state as that of the text."""
+        if self.pooler is None:
+            raise ValueError(f"head={self.config.head!r} has no pooler")
+        return jnp.tanh(self.pooler(x[:, 0]))
+
+
+NORMAL = jax.nn.initializers.normal(0.02)
+
+
+def _projection(dim: int, out: int, rngs: nnx.Rngs) -> Projection:
+    return Projection(dim, out, use_bias=True, kernel_init=NORMAL, rngs=rngs)
+
+
+def _block(config: BertConfig, rngs: nnx.Rngs) -> Block:
+    mechanism = build_self_attention(
+        config.attention,
+        config.dim,
+        is_causal=False,
+        max_length=config.max_length,
+        use_bias=True,
+        dropout=config.attention_dropout,
+        kernel_init=NORMAL,
+        out_init=NORMAL,
+        rngs=rngs,
+    )
+    feed = FeedForward(
+        config.dim,
+        config.hidden,
+        config.activation,
+        kernel_init=NORMAL,
+        out_init=NORMAL,
+        rngs=rngs,
+    )
+    return Block(
+        config.dim,
+        mechanism,
+        feed,
+        norm=functools.partial(LayerNorm, eps=config.norm_eps),
+        order="post",
+        dropout=config.dropout,
+        rngs=rngs,
+    )

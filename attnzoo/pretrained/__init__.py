@@ -1,0 +1,163 @@
+"""Trained weights of transformers in our models, and ours in transformers.
+
+::
+
+    model = pretrained.load("path/or/name")
+    pretrained.save(model, "folder")  # config.json and model.safetensors
+
+One table a model says which tensor is which parameter; nothing is guessed, nothing is left over,
+and pickles are not read.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from flax import nnx
+from tokenizers import Tokenizer
+
+from attnzoo.config import tree
+from attnzoo.config.loader import dump
+from attnzoo.config.loader import load as load_config
+from attnzoo.errors import UserError
+from attnzoo.pretrained import carry, files
+from attnzoo.pretrained.bert import BERT
+from attnzoo.pretrained.carry import Sharding
+from attnzoo.pretrained.family import Family, Settings
+
+FAMILIES: dict[str, Family] = {
+    "bert": BERT,
+}
+"""By the ``model_type`` of config.json."""
+
+OWN_CONFIG = "config.yaml"
+
+
+def load(name: str | Path, *, dtype: Any = None, sharding: Sharding | None = None) -> nnx.Module:
+    """The model in a folder as transformers or :func:`save_own` writes it, or of this name on the
+    Hugging Face hub.
+
+    Args:
+      dtype: of all parameters; as stored, if None.
+      sharding: ``sharding(path, shape)`` says where a parameter lies.
+
+    Raises:
+      UserError: one line that names the file, setting or tensor that is missing or does not fit.
+    """
+    folder = files.resolve(name)
+    with files.open_tensors(folder) as tensors:
+        if (folder / OWN_CONFIG).exists():
+            family, config = _own_config(folder / OWN_CONFIG)
+            sizes = family.sizes({one: tensors.shape(one) for one in tensors.names})
+            abstract = _abstract(family, config, sizes)
+            table = carry.own_table(carry.parameters(abstract))
+        else:
+            settings = _settings(folder, tensors.names)
+            family = _family(settings)
+            config, sizes = family.read(settings)
+            abstract = _abstract(family, config, sizes)
+            table = family.table(config, sizes)
+        return carry.fill(abstract, table, tensors, dtype=dtype, sharding=sharding)
+
+
+def save(model: Any, folder: str | Path) -> None:
+    """Write config.json and safetensors that transformers loads.
+
+    Raises:
+      UserError: transformers has no model of this config.
+    """
+    sizes, family = _sizes(model), None
+    problems = []
+    for family in _families(type(model.config)):
+        try:
+            written = family.write(model.config, sizes)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        break
+    else:
+        raise UserError(problems[0])
+    dtypes = {str(leaf.dtype) for leaf in carry.parameters(model).values()}
+    written["dtype"] = dtypes.pop() if len(dtypes) == 1 else "float32"
+    home = _made(folder)
+    files.write_tensors(home, *carry.tensors_of(model, family.table(model.config, sizes)))
+    files.write_json(home / files.CONFIG, written)
+
+
+def save_own(model: Any, folder: str | Path) -> None:
+    """Write config.yaml and safetensors with our own paths as names: any model of the families,
+    whatever its attention.
+    """
+    _families(type(model.config))
+    home = _made(folder)
+    files.write_tensors(home, *carry.tensors_of(model, carry.own_table(carry.parameters(model))))
+    (home / OWN_CONFIG).write_text(dump(model.config), encoding="utf-8")
+
+
+def tokenizer(name: str | Path) -> Tokenizer:
+    """The tokenizer in a folder's tokenizer.json.
+
+    Raises:
+      UserError: there is none, or it has tokens that the model of this folder has not.
+    """
+    folder = files.resolve(name)
+    path = folder / files.TOKENIZER
+    if not path.exists():
+        raise UserError(f"{path}: no such file; transformers writes it for its fast tokenizers")
+    try:
+        found = Tokenizer.from_file(str(path))
+    except Exception as error:  # `tokenizers` raises nothing more specific
+        raise UserError(f"{path}: a damaged tokenizer: {error}") from None
+    if (folder / files.CONFIG).exists():
+        size = _settings(folder, ()).get("vocab_size", None)
+        largest = max(found.get_vocab().values(), default=-1)
+        if size is not None and largest >= size:
+            raise UserError(
+                f"{path}: has a token {largest}, but the vocabulary of {files.CONFIG} ends at "
+                f"{size - 1}"
+            )
+    return found
+
+
+def _settings(folder: Path, tensors: list[str] | tuple[()]) -> Settings:
+    path = folder / files.CONFIG
+    return Settings(files.read_json(path), path, tensors)
+
+
+def _family(settings: Settings) -> Family:
+    kind = settings["model_type"]
+    if kind not in FAMILIES:
+        raise UserError(
+            f"{settings.file}: model_type={kind!r} is not supported; wanted {', '.join(FAMILIES)}"
+        )
+    return FAMILIES[kind]
+
+
+def _families(config: type) -> list[Family]:
+    found = [family for family in FAMILIES.values() if family.config is config]
+    if not found:
+        raise UserError(f"transformers has no model for a config of type {config.__name__}")
+    return found
+
+
+def _sizes(model: Any) -> tuple[int, ...]:
+    shapes = {path: tuple(leaf.shape) for path, leaf in carry.parameters(model).items()}
+    return _families(type(model.config))[0].sizes(shapes)
+
+
+def _own_config(path: Path) -> tuple[Family, Any]:
+    values = tree.read(path).plain()
+    kind = values.get("kind") if isinstance(values, dict) else None
+    for family in FAMILIES.values():
+        if getattr(family.config, "kind", None) == kind:
+            return family, load_config(family.config, path)
+    raise UserError(f"{path}: kind={kind!r} is no pretrained model of ours")
+
+
+def _abstract(family: Family, config: Any, sizes: tuple[int, ...]) -> nnx.Module:
+    return nnx.eval_shape(lambda: family.model(config, *sizes, rngs=nnx.Rngs(0)))
+
+
+def _made(folder: str | Path) -> Path:
+    home = Path(folder).expanduser()
+    home.mkdir(parents=True, exist_ok=True)
+    return home

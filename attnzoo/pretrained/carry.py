@@ -1,0 +1,215 @@
+"""Tensors from files into a model, and back, one at a time and strictly."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from attnzoo.errors import UserError
+from attnzoo.pretrained.files import Tensors
+from attnzoo.pretrained.table import Form, Row, Shape, Table
+
+Sharding = Callable[[str, Shape], jax.sharding.Sharding | None]
+"""Where a parameter lies, by its path and shape; None: on the default device."""
+
+FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """A tensor of theirs and the places of what it holds: a path, and a layer of a scanned one."""
+
+    theirs: str
+    places: tuple[tuple[str, int | None], ...]
+    form: Form
+
+    def shapes(self, leaves: Mapping[str, Any]) -> list[Shape]:
+        return [
+            leaves[path].shape if layer is None else leaves[path].shape[1:]
+            for path, layer in self.places
+        ]
+
+
+def parameters(model: nnx.Module) -> dict[str, Any]:
+    """The parameters of a model, or of its shape alone, by path: "encoder/blocks/0/...".
+
+    Raises:
+      ValueError: the model has a state beside its parameters.
+    """
+    _, params, rest = nnx.split(model, nnx.Param, ...)
+    if others := jax.tree.leaves(rest):
+        raise ValueError(f"{type(model).__name__} has {len(others)} variables that are no Param")
+    return {_path(path): leaf for path, leaf in _flat(params)[0]}
+
+
+def own_table(leaves: Mapping[str, Any]) -> Table:
+    """Every parameter under its own path: the table of our own files."""
+    return Table([Row(path, (path,)) for path in leaves], {})
+
+
+def fill(
+    abstract: nnx.Module,
+    table: Table,
+    tensors: Tensors,
+    *,
+    dtype: Any = None,
+    sharding: Sharding | None = None,
+) -> nnx.Module:
+    """The model of this shape with the tensors in it.
+
+    Each is read when its place is filled: what is in memory beside the model is one tensor, or
+    those of one scanned parameter.
+
+    Args:
+      dtype: of all parameters; as stored, if None.
+
+    Raises:
+      UserError: a tensor is missing, is one too many, or has a wrong shape or dtype.
+    """
+    leaves = parameters(abstract)
+    plan = _plan(table, leaves)
+    names = _checked(table, plan, leaves, tensors, dtype)
+    filled: dict[str, jax.Array] = {}
+    for parts in plan:
+        layers: dict[str, list[np.ndarray]] = {}
+        for part in parts:
+            array = tensors.read(names[part.theirs])
+            pieces = part.form.ours(array, part.shapes(leaves))
+            for (path, layer), piece in zip(part.places, pieces, strict=True):
+                piece = piece if dtype is None else piece.astype(jnp.dtype(dtype))
+                if layer is None:
+                    filled[path] = _place(path, piece, sharding)
+                else:
+                    layers.setdefault(path, []).append(piece)
+        for path in list(layers):
+            filled[path] = _place(path, np.stack(layers.pop(path)), sharding)
+    _check_copies(table, tensors, names)
+    graph, params = nnx.split(abstract)
+    flat, structure = _flat(params)
+    return nnx.merge(graph, structure.unflatten(filled[_path(path)] for path, _ in flat))
+
+
+def tensors_of(
+    model: nnx.Module, table: Table
+) -> tuple[list[tuple[str, int]], Iterator[tuple[str, np.ndarray]]]:
+    """Names and bytes of the tensors of theirs that a model fills, and the tensors one by one."""
+    leaves = parameters(model)
+    parts = [part for parts in _plan(table, leaves) for part in parts]
+    sizes = []
+    for part in parts:
+        width = leaves[part.places[0][0]].dtype.itemsize
+        size = width * int(np.prod(part.form.shape(part.shapes(leaves)), dtype=np.int64))
+        sizes.append((part.theirs, size))
+
+    def each() -> Iterator[tuple[str, np.ndarray]]:
+        for part in parts:
+            arrays = [
+                np.asarray(leaves[path] if layer is None else leaves[path][layer])
+                for path, layer in part.places
+            ]
+            yield part.theirs, part.form.theirs(arrays)
+
+    return sizes, each()
+
+
+def _plan(table: Table, leaves: Mapping[str, Any]) -> list[list[_Part]]:
+    """For each row the tensors that it stands for, with the places of what they hold."""
+    plan, seen = [], set()
+    for row in table.rows:
+        parts = []
+        for layer, one in table.expanded(row):
+            places = []
+            for template, path in zip(row.ours, one.ours, strict=True):
+                scanned = re.sub(r"/\{\w+\}/", "/", template)
+                if path in leaves:
+                    places.append((path, None))
+                elif layer is not None and scanned in leaves:
+                    places.append((scanned, layer))
+                else:
+                    raise ValueError(f"the table has {path}, which the model has not")
+            seen |= {path for path, _ in places}
+            parts.append(_Part(one.theirs, tuple(places), one.form))
+        plan.append(parts)
+    if unnamed := sorted(set(leaves) - seen):
+        raise ValueError(f"the table does not have {unnamed[0]} of the model")
+    return plan
+
+
+def _checked(
+    table: Table,
+    plan: list[list[_Part]],
+    leaves: Mapping[str, Any],
+    tensors: Tensors,
+    dtype: Any,
+) -> dict[str, str]:
+    """From the names in the table to those in the files; everything is there and fits."""
+    names: dict[str, str] = {}
+    for name in tensors.names:
+        plain = name
+        for old, new in table.renamed:
+            plain = re.sub(old, new, plain)
+        names[plain] = name
+    for copy, original in table.copies.items():
+        if copy in names:
+            names.setdefault(original, names[copy])
+    parts = {part.theirs: part for parts in plan for part in parts}
+    if missing := [name for name in parts if name not in names]:
+        raise UserError(f"{tensors.folder}: no tensor {missing[0]}{_more(missing)}")
+    extra = [
+        name
+        for plain, name in names.items()
+        if plain not in parts
+        and plain not in table.copies
+        and not any(re.fullmatch(pattern, plain) for pattern in table.ignored)
+    ]
+    if extra:
+        raise UserError(
+            f"{tensors.file(extra[0])}: tensor {extra[0]} has no place in the model{_more(extra)}"
+        )
+    for plain, part in parts.items():
+        name = names[plain]
+        shape, stored = tensors.shape(name), tensors.dtype(name)
+        wanted = part.form.shape(part.shapes(leaves))
+        where = f"{tensors.file(name)}: tensor {name} is {stored}{list(shape)}, wanted"
+        if shape != wanted:
+            raise UserError(f"{where} {list(wanted)}")
+        if stored not in FLOATS:
+            raise UserError(f"{where} one of {', '.join(FLOATS)}")
+        if stored == "F64" and dtype is None and not jax.config.read("jax_enable_x64"):
+            raise UserError(f"{where} 32 bits or fewer (give dtype=float32 to round it)")
+    return names
+
+
+def _check_copies(table: Table, tensors: Tensors, names: Mapping[str, str]) -> None:
+    """A tied weight that is stored twice must be the same twice: else it was not tied."""
+    for copy, original in table.copies.items():
+        if copy not in names:
+            continue
+        first, second = tensors.read(names[original]), tensors.read(names[copy])
+        if not np.array_equal(first, second):
+            raise UserError(
+                f"{tensors.file(names[copy])}: tensor {copy} is not equal to {original}; here they "
+                "are one"
+            )
+
+
+def _more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def _place(path: str, array: np.ndarray, sharding: Sharding | None) -> jax.Array:
+    where = None if sharding is None else sharding(path, array.shape)
+    return jax.device_put(np.ascontiguousarray(array), where)
+
+
+def _flat(state: Any) -> tuple[list[tuple[Any, Any]], Any]:
+    return jax.tree_util.tree_flatten_with_path(nnx.to_pure_dict(state))
+
+
+def _path(path: tuple[Any, ...]) -> str:
+    return "/".join(str(part.key) for part in path)

@@ -1,0 +1,179 @@
+"""Folders as transformers writes them: config.json and safetensors, whole or in parts."""
+
+import contextlib
+import json
+import re
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from attnzoo.errors import UserError
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+TOKENIZER = "tokenizer.json"
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5")
+MAX_FILE_BYTES = 5 * 2**30
+"""Weights beyond this go into several files, so that no more than one is in memory twice."""
+
+
+def resolve(name: str | Path) -> Path:
+    """The folder of this name, fetched from the Hugging Face hub if there is none here.
+
+    Raises:
+      UserError: no such folder, and the hub has no such model or cannot be reached.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise UserError(f"{name}: a file; wanted the folder that holds {CONFIG} and {WEIGHTS}")
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", str(name)):
+        raise UserError(f"{name}: no such folder, and no name of a model on the hub")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise UserError(
+            f"{name}: no such folder; to fetch it from the hub: pip install huggingface_hub"
+        ) from None
+    wanted = [CONFIG, WEIGHTS, INDEX, "model-*.safetensors", "tokenizer*.json", "*.model"]
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=wanted))
+    except Exception as error:  # the hub, its client and its transport each have their own
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"{name}: no such folder, and not to be had from the hub: {reason[0]}"
+        ) from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; anything else is a UserError that names the file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: a {type(value).__name__}; wanted an object")
+    return value
+
+
+class Tensors:
+    """The tensors of a folder by name, each read when it is asked for, from whichever file."""
+
+    def __init__(self, folder: Path, open_files: Mapping[Path, Any], home: Mapping[str, Path]):
+        self.folder, self._open, self._home = folder, open_files, home
+
+    @property
+    def names(self) -> list[str]:
+        """Every name, sorted."""
+        return sorted(self._home)
+
+    def file(self, name: str) -> Path:
+        """Where a tensor lies: for messages."""
+        return self._home[name]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Its shape, without reading it."""
+        return tuple(self._open[self._home[name]].get_slice(name).get_shape())
+
+    def dtype(self, name: str) -> str:
+        """The dtype as safetensors calls it, without reading it: "F32", "BF16"."""
+        return self._open[self._home[name]].get_slice(name).get_dtype()
+
+    def read(self, name: str) -> np.ndarray:
+        """The tensor, in memory of its own."""
+        return self._open[self._home[name]].get_tensor(name)
+
+
+@contextlib.contextmanager
+def open_tensors(folder: Path) -> Generator[Tensors]:
+    """The safetensors of a folder: one file, or those that an index lists.
+
+    Raises:
+      UserError: there are none, one is damaged, or the index and the files disagree.
+    """
+    listed: dict[str, str] | None = None
+    if (folder / WEIGHTS).exists():
+        paths = [folder / WEIGHTS]
+    elif (folder / INDEX).exists():
+        listed = read_json(folder / INDEX).get("weight_map")
+        if not isinstance(listed, dict) or not all(isinstance(v, str) for v in listed.values()):
+            raise UserError(f"{folder / INDEX}: weight_map is not from names to files")
+        paths = [_inside(folder, name) for name in sorted(set(listed.values()))]
+    else:
+        pickles = [name for name in PICKLES if (folder / name).exists()]
+        hint = f"; {pickles[0]} can run code when it is read, and is not" if pickles else ""
+        raise UserError(f"{folder}: no {WEIGHTS}{hint}")
+    with contextlib.ExitStack() as stack:
+        opened, home = {}, {}
+        for path in paths:
+            try:
+                opened[path] = stack.enter_context(safe_open(path, framework="numpy"))
+            except OSError as error:
+                raise UserError(f"{path}: {error.strerror or 'no such file'}") from None
+            except SafetensorError as error:
+                raise UserError(f"{path}: damaged: {error}") from None
+            home |= dict.fromkeys(opened[path].keys(), path)
+        for name, file in (listed or {}).items():
+            if home.get(name) != folder / file:
+                raise UserError(f"{folder / file}: no tensor {name}, which {INDEX} says is there")
+        yield Tensors(folder, opened, home)
+
+
+def _inside(folder: Path, name: str) -> Path:
+    if Path(name).name != name:
+        raise UserError(f"{folder / INDEX}: {name!r} is no file of this folder")
+    return folder / name
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write an object as transformers does: sorted, indented."""
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def write_tensors(
+    folder: Path,
+    sizes: Sequence[tuple[str, int]],
+    tensors: Iterable[tuple[str, np.ndarray]],
+    max_file_bytes: int = MAX_FILE_BYTES,
+) -> None:
+    """Write model.safetensors, or several files and their index; they appear when all are written,
+    in the place of what was there.
+
+    ``sizes`` are name and bytes of what ``tensors`` then gives, in the same order: tensors are
+    asked for as they are written.
+    """
+    files: list[list[str]] = [[]]
+    filled = 0
+    for name, size in sizes:
+        if files[-1] and filled + size > max_file_bytes:
+            files.append([])
+            filled = 0
+        files[-1].append(name)
+        filled += size
+    stream, total = iter(tensors), len(files)
+    where: dict[str, str] = {}
+    written: dict[Path, Path] = {}
+    for i, names in enumerate(files, 1):
+        file = WEIGHTS if total == 1 else f"model-{i:05d}-of-{total:05d}.safetensors"
+        found = {name: np.ascontiguousarray(array) for name, array in islice(stream, len(names))}
+        temporary = folder / f".{file}.tmp"
+        # transformers does not read a file without the format.
+        save_file(found, temporary, metadata={"format": "pt"})
+        written[temporary] = folder / file
+        where |= dict.fromkeys(names, file)
+    for old in (folder / WEIGHTS, folder / INDEX, *folder.glob("model-*-of-*.safetensors")):
+        old.unlink(missing_ok=True)
+    for temporary, path in written.items():
+        temporary.replace(path)
+    if total > 1:
+        meta = {"total_size": sum(size for _, size in sizes)}
+        write_json(folder / INDEX, {"metadata": meta, "weight_map": where})
