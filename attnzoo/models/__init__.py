@@ -1,6 +1,8 @@
 """Architectures, one per file; each takes its config from ``attnzoo.config.model``."""
 
 from attnzoo.models.bert import Bert
+from attnzoo.models.gpt2 import GPT2
+from attnzoo.models.llama import Llama
 from attnzoo.models.resnet import ResidualNetwork
 from attnzoo.models.rnn_seq2seq import BahdanauSeq2Seq, LuongSeq2Seq
 from attnzoo.models.transformer import Transformer
@@ -13,7 +15,10 @@ TRANSLATORS = {
 }
 """Sequence to sequence: ``TRANSLATORS[config.kind](config, source_vocab, target_vocab, rngs=)``."""
 
-DECODERS = {}
+DECODERS = {
+    "gpt2": GPT2,
+    "llama": Llama,
+}
 """Language models: ``DECODERS[config.kind](config, vocab_size, rngs=rngs)``."""
 
 ENCODERS = {
@@ -31,9 +36,11 @@ __all__ = [
     "CLASSIFIERS",
     "DECODERS",
     "ENCODERS",
+    "GPT2",
     "TRANSLATORS",
     "BahdanauSeq2Seq",
     "Bert",
+    "Llama",
     "LuongSeq2Seq",
     "ResidualNetwork",
     "Transformer",
