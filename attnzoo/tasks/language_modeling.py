@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from attnzoo.config.data import FileTokenizer
 from attnzoo.config.experiment import Experiment
 from attnzoo.data.corpus import Splits
 from attnzoo.data.masking import MaskedPlan, SpanPlan
@@ -84,11 +85,18 @@ class TextTask(Task):
 def kept_tokenizer(
     config: Experiment, directory: Path, texts: Any, *, resume: bool
 ) -> TextTokenizer:
-    """The tokenizer of a run: read where the run goes on, else made and written."""
-    path = directory / TOKENIZER
+    """The tokenizer of a run: read where the run goes on, that of the weights it starts from, or
+    made; and written.
+    """
+    path, start = directory / TOKENIZER, config.start_from
     if resume and path.exists():
         return load_tokenizer(path)
-    tokenizer = build_tokenizer(config.tokenizer, texts)
+    if start is None:
+        tokenizer = build_tokenizer(config.tokenizer, texts)
+    elif (start / "checkpoints").is_dir():
+        tokenizer = load_tokenizer(start / TOKENIZER)
+    else:
+        tokenizer = build_tokenizer(FileTokenizer(path=start), texts)
     tokenizer.save(path)
     return tokenizer
 
