@@ -46,11 +46,10 @@ class FeedForward(nnx.Module):
     ):
         self.activation, self.dropout = activation, dropout
 
-        def projection() -> Projection:
+        def into_hidden() -> Projection:
             return Projection(dim, hidden, use_bias=use_bias, kernel_init=kernel_init, rngs=rngs)
 
-        self.up = projection()
-        self.gate = projection() if gated else None
+        self.up, self.gate = into_hidden(), into_hidden() if gated else None
         self.down = Projection(hidden, dim, use_bias=use_bias, kernel_init=out_init, rngs=rngs)
 
     def __call__(

@@ -7,41 +7,23 @@ A batch is a dict of int32 ids padded with 0: ``source`` B S (words, EOS) and ``
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from attnzoo.alignment import extract
 from attnzoo.data.tokenizers import Encoding, Tokenizer
 from attnzoo.decoding import beam_search, greedy_search
 from attnzoo.special_tokens import BOS, EOS, PAD
+from attnzoo.tasks.losses import Sums, label_losses, mean_loss
+from attnzoo.tasks.task import Batch
 
-Batch = Mapping[str, Array | np.ndarray]
 Progress = Callable[[int, int], None]
-
-
-def token_losses(
-    logits: Float[Array, "B T V"], labels: Int[Array, "B T"], label_smoothing: float = 0.0
-) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
-    """(loss, negative log-likelihood) of each label in nats, both 0 at padding, float32.
-
-    Smoothing spreads ``label_smoothing`` uniformly over the vocabulary, the true label included
-    (Vaswani et al. 2017, section 5.4); the second result is the likelihood without it.
-    """
-    logits = logits.astype(jnp.float32)
-    lse = jax.nn.logsumexp(logits, axis=-1)
-    gold = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
-    real = (labels != PAD).astype(jnp.float32)
-    nll = (lse - gold) * real
-    if label_smoothing == 0.0:
-        return nll, nll
-    uniform = (lse - jnp.mean(logits, axis=-1)) * real
-    return (1 - label_smoothing) * nll + label_smoothing * uniform, nll
 
 
 def translation_loss(
@@ -51,24 +33,20 @@ def translation_loss(
     label_smoothing: float = 0.0,
     per: Literal["token", "sentence"] = "token",
     rngs: nnx.Rngs | None = None,
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+) -> tuple[Float[Array, ""], Sums]:
     """Mean loss per real target token (or summed over tokens, per sentence) and sums to average.
 
-    ``rngs`` switches dropout on. The sums are ``nll`` in nats, ``tokens`` and ``correct``.
+    ``rngs`` switches dropout on. The sums are those of ``mean_loss``; ``weight`` is the number of
+    tokens, or of sentences.
     """
     labels = jnp.asarray(batch["target"])[:, 1:]
     logits = model(batch["source"], batch["target"][:, :-1], rngs=rngs)
-    losses, nll = token_losses(logits, labels, label_smoothing)
-    real = labels != PAD
-    counted = jnp.any(real, axis=1) if per == "sentence" else real
-    total = jnp.maximum(jnp.sum(counted), 1).astype(jnp.float32)
-    correct = jnp.sum((jnp.argmax(logits, axis=-1) == labels) & real)
-    sums = {
-        "nll": jnp.sum(nll),
-        "tokens": jnp.sum(real).astype(jnp.float32),
-        "correct": correct.astype(jnp.float32),
-    }
-    return jnp.sum(losses) / total, sums
+    loss, sums = mean_loss(logits, labels, labels != PAD, label_smoothing)
+    if per == "token":
+        return loss, sums
+    sentences = jnp.sum(jnp.any(labels != PAD, axis=1)).astype(jnp.float32)
+    total = loss * jnp.maximum(sums["weight"], 1.0)
+    return total / jnp.maximum(sentences, 1.0), {**sums, "weight": sentences}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +79,9 @@ class Translator:
     """A trained model with its tokenizers: lines in, lines out.
 
     Sentences are sorted by length and cut into batches of fixed shapes, so that each length bucket
-    is compiled once. ``max_source`` is the longest source in tokens that is accepted.
+    is compiled once. ``max_source`` is the longest source in tokens that is accepted. Of a model
+    with many cross-attentions ``layer`` says whose weights are looked at (None: as its config) and
+    ``head`` which of its heads (None: their mean).
     """
 
     def __init__(
@@ -112,7 +92,10 @@ class Translator:
         *,
         batch_size: int = 64,
         max_source: int = 512,
+        layer: int | None = None,
+        head: int | None = None,
     ):
+        _choose_layer(model, layer, head)
         self.credits: Literal["predicted", "input"] = getattr(model, "credits", "predicted")
         self.source_tokenizer = source_tokenizer
         self.target_tokenizer = target_tokenizer
@@ -124,7 +107,7 @@ class Translator:
             functools.partial(_search, self._graph),
             static_argnames=("max_length", "beam", "alpha"),
         )
-        self._force = jax.jit(functools.partial(_force, self._graph))
+        self._force = jax.jit(functools.partial(_force, self._graph, head))
 
     def translate(
         self,
@@ -206,6 +189,35 @@ class Translator:
                 progress(done, len(fits))
         return results
 
+    def survey(
+        self,
+        sources: Sequence[str],
+        targets: Sequence[str],
+        *,
+        progress: Progress | None = None,
+    ) -> dict[str, list[Forced | None]]:
+        """What ``force`` gives, for every head of every layer and the mean of each layer's heads:
+        "0/0", "0/1", ..., "0/mean", "1/0", ...
+        """
+        found: dict[str, list[Forced | None]] = {}
+        survey = jax.jit(functools.partial(_survey, self._graph))
+        plain, self._force = self._force, survey
+        try:
+            everything = self.force(sources, targets, progress=progress)
+        finally:
+            self._force = plain
+        shape = next((one.weights.shape for one in everything if one is not None), (0, 0, 0, 0))
+        for place in range(shape[2] * shape[3]):
+            layer, head = divmod(place, shape[3])
+            name = f"{layer}/{head if head < shape[3] - 1 else 'mean'}"
+            found[name] = [
+                None
+                if one is None
+                else dataclasses.replace(one, weights=one.weights[:, :, layer, head])
+                for one in everything
+            ]
+        return found
+
     def word_matrix(
         self,
         result: "Translation | Forced",
@@ -270,16 +282,43 @@ def _pad(rows: list[list[int]], batch: int, width: int) -> np.ndarray:
 
 def _search(graph, state, source, *, max_length: int, beam: int, alpha: float):
     model = nnx.merge(graph, state)
-    memory, start = model.start(source)
+    memory, start = model.start(source, max_length=max_length)
     shape = {"batch": source.shape[0], "source_length": source.shape[1], "max_length": max_length}
     if beam == 1:
         return greedy_search(model.step, start, memory, **shape)
     return beam_search(model.step, start, memory, beam=beam, alpha=alpha, **shape)
 
 
-def _force(graph, state, source, target):
+def _force(graph, head, state, source, target):
     model = nnx.merge(graph, state)
     labels = target[:, 1:]
     logits, weights = model(source, target[:, :-1], return_weights=True)
-    log_probs = -token_losses(logits, labels)[1]
-    return log_probs, jnp.mean(weights, axis=1)
+    log_probs = -label_losses(logits, labels, labels != PAD)[1]
+    return log_probs, jnp.mean(weights, axis=1) if head is None else weights[:, head]
+
+
+def _survey(graph, state, source, target):
+    """As ``_force``; the weights are ``B T S L N+1``: layers, heads and at last their mean."""
+    model = nnx.merge(graph, state)
+    labels = target[:, 1:]
+    logits, maps = model(source, target[:, :-1], capture=True)
+    log_probs = -label_losses(logits, labels, labels != PAD)[1]
+    layers = [weights for name, weights in maps.items() if name.endswith("/cross")]
+    heads = jnp.stack(layers, axis=-1)  # B N T S L
+    both = jnp.concatenate([heads, jnp.mean(heads, axis=1, keepdims=True)], axis=1)
+    return log_probs, jnp.moveaxis(both, 1, -1)
+
+
+def _choose_layer(model: Any, layer: int | None, head: int | None) -> None:
+    """Set whose weights a model returns; ValueError where there is no such layer or head."""
+    layers = getattr(model, "layers", None)
+    if layers is None:
+        if layer not in (None, 0):
+            raise ValueError(f"layer={layer}, but {type(model).__name__} has one attention, 0")
+        return
+    if layer is not None and not 0 <= layer < layers:
+        raise ValueError(f"layer={layer}; the decoder's layers are 0 .. {layers - 1}")
+    model.alignment_layer = model.alignment_layer if layer is None else layer
+    heads = model.heads
+    if head is not None and not 0 <= head < heads:
+        raise ValueError(f"head={head}; the cross-attention's heads are 0 .. {heads - 1}")
