@@ -23,9 +23,16 @@ from attnzoo.pretrained import carry, files
 from attnzoo.pretrained.bert import BERT
 from attnzoo.pretrained.carry import Sharding
 from attnzoo.pretrained.family import Family, Settings
+from attnzoo.pretrained.gpt2 import GPT2
+from attnzoo.pretrained.llama import LLAMA
 
 FAMILIES: dict[str, Family] = {
     "bert": BERT,
+    "gpt2": GPT2,
+    "llama": LLAMA,
+    "mistral": LLAMA,
+    "qwen2": LLAMA,
+    "qwen3": LLAMA,
 }
 """By the ``model_type`` of config.json."""
 
