@@ -19,13 +19,13 @@ from attnzoo.config import tree
 from attnzoo.config.loader import dump
 from attnzoo.config.loader import load as load_config
 from attnzoo.errors import UserError
-from attnzoo.pretrained import carry, files
-from attnzoo.pretrained.bert import BERT
+from attnzoo.pretrained import bert, carry, files, t5
 from attnzoo.pretrained.carry import Sharding
 from attnzoo.pretrained.family import Family, Settings
 
 FAMILIES: dict[str, Family] = {
-    "bert": BERT,
+    "bert": bert.FAMILY,
+    "t5": t5.FAMILY,
 }
 """By the ``model_type`` of config.json."""
 
