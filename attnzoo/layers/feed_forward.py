@@ -45,12 +45,11 @@ class FeedForward(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.activation, self.dropout = activation, dropout
-        self.up = Projection(dim, hidden, use_bias=use_bias, kernel_init=kernel_init, rngs=rngs)
-        self.gate = None
-        if gated:
-            self.gate = Projection(
-                dim, hidden, use_bias=use_bias, kernel_init=kernel_init, rngs=rngs
-            )
+
+        def into_hidden() -> Projection:
+            return Projection(dim, hidden, use_bias=use_bias, kernel_init=kernel_init, rngs=rngs)
+
+        self.up, self.gate = into_hidden(), into_hidden() if gated else None
         self.down = Projection(hidden, dim, use_bias=use_bias, kernel_init=out_init, rngs=rngs)
 
     def __call__(

@@ -1,0 +1,179 @@
+"""The Vision Transformer, with DeiT and DINOv2, and its named sizes."""
+
+from typing import Annotated, Any, Literal
+
+from attnzoo.config.attention import MultiHead, SelfAttention
+from attnzoo.config.fields import DropRate, NotNegative, Positive, config
+from attnzoo.config.transformer import Activation, Remat
+
+
+@config
+class ViT:
+    """Pre-norm encoder of image patches (Dosovitskiy et al. 2021); with other settings DeiT
+    (Touvron et al. 2021) and DINOv2 (Oquab et al. 2023)."""
+
+    kind: Literal["vit"] = "vit"
+    attention: SelfAttention = MultiHead(num_heads=12)
+    """How patches read each other."""
+    image_size: Annotated[int, Positive] = 224
+    """Side of the training images in pixels; learned positions are those of its grid, and are
+    interpolated for other images."""
+    patch: Annotated[int, Positive] = 16
+    """Side of a patch in pixels."""
+    channels: Annotated[int, Positive] = 3
+    """Channels of the images."""
+    dim: Annotated[int, Positive] = 768
+    """Width of the states (E)."""
+    hidden: Annotated[int, Positive] = 3072
+    """Hidden units of the feed-forward layers (F)."""
+    layers: Annotated[int, Positive] = 12
+    """Blocks."""
+    pooling: Literal["class", "mean", "class_mean", "attention"] = "class"
+    """What the head reads: the class token, the mean of the patches, both side by side (DINOv2), or
+    what a learned query reads of them (Zhai et al. 2022, arXiv 2106.04560). Only the first and the
+    third have a class token."""
+    positions: Literal["learned", "sinusoidal", "none"] = "learned"
+    """What is added to the patches: a learned grid, sines and cosines of row and column, or
+    nothing."""
+    antialias: bool = False
+    """A learned grid that shrinks is smoothed, as images are; DINOv2 with registers."""
+    head_hidden: bool = False
+    """A tanh layer before the head, as in the paper's pre-training."""
+    distillation: Literal["none", "token", "head"] = "none"
+    """A second class token, which learns from a teacher, also with a head of its own (DeiT)."""
+    registers: Annotated[int, NotNegative] = 0
+    """Tokens without a meaning beside the patches (Darcet et al. 2024, arXiv 2309.16588)."""
+    norm_eps: Annotated[float, Positive] = 1e-6
+    """Added to the variance in the norms."""
+    activation: Activation = "gelu"
+    """Non-linearity of the feed-forward layers."""
+    gated: bool = False
+    """Feed-forward layers are gated: SwiGLU with activation=silu (the giant of DINOv2)."""
+    layer_scale: Annotated[float, Positive] | None = None
+    """Each branch is multiplied by a learned vector that starts here (Touvron et al. 2021b)."""
+    use_bias: bool = True
+    """Queries, keys and values have biases; the rest always has."""
+    dropout: Annotated[float, DropRate] = 0.0
+    """Share dropped, while training, of embeddings, hidden units and branches' results."""
+    attention_dropout: Annotated[float, DropRate] = 0.0
+    """Share of attention weights dropped while training."""
+    branch_rate: Annotated[float, DropRate] = 0.0
+    """Share of examples that skip a branch of the last block while training; it grows linearly from
+    0 at the first (stochastic depth, Huang et al. 2016)."""
+    scan: bool = False
+    """Loop over the blocks: compilation takes as long for many as for one."""
+    remat: Remat = "none"
+    """What the backward pass computes again to save memory: nothing, whole blocks, or all but the
+    products with weights."""
+
+    @classmethod
+    def tiny(cls, patch: int = 16, image_size: int = 224) -> "ViT":
+        """ViT-Ti (Touvron et al. 2021, arXiv 2012.12877, table 1): 5.7 million weights."""
+        return _sized(192, 12, 3, patch=patch, image_size=image_size)
+
+    @classmethod
+    def small(cls, patch: int = 16, image_size: int = 224) -> "ViT":
+        """ViT-S (same table): 22 million weights."""
+        return _sized(384, 12, 6, patch=patch, image_size=image_size)
+
+    @classmethod
+    def base(cls, patch: int = 16, image_size: int = 224) -> "ViT":
+        """ViT-B (Dosovitskiy et al. 2021, arXiv 2010.11929, table 1): 86 million weights."""
+        return _sized(768, 12, 12, patch=patch, image_size=image_size)
+
+    @classmethod
+    def large(cls, patch: int = 16, image_size: int = 224) -> "ViT":
+        """ViT-L (same table): 307 million weights."""
+        return _sized(1024, 24, 16, patch=patch, image_size=image_size)
+
+    @classmethod
+    def huge(cls, patch: int = 14, image_size: int = 224) -> "ViT":
+        """ViT-H (same table): 632 million weights."""
+        return _sized(1280, 32, 16, patch=patch, image_size=image_size)
+
+    @classmethod
+    def deit_tiny(cls) -> "ViT":
+        """DeiT-Ti, distilled (Touvron et al. 2021, arXiv 2012.12877)."""
+        return _sized(192, 12, 3, distillation="head")
+
+    @classmethod
+    def deit_small(cls) -> "ViT":
+        """DeiT-S, distilled."""
+        return _sized(384, 12, 6, distillation="head")
+
+    @classmethod
+    def deit_base(cls) -> "ViT":
+        """DeiT-B, distilled."""
+        return _sized(768, 12, 12, distillation="head")
+
+    @classmethod
+    def dinov2_small(cls, registers: int = 4) -> "ViT":
+        """DINOv2 ViT-S/14 (Oquab et al. 2023, arXiv 2304.07193); 4 registers, or 0 as at first."""
+        return _dinov2(384, 12, 6, registers)
+
+    @classmethod
+    def dinov2_base(cls, registers: int = 4) -> "ViT":
+        """DINOv2 ViT-B/14."""
+        return _dinov2(768, 12, 12, registers)
+
+    @classmethod
+    def dinov2_large(cls, registers: int = 4) -> "ViT":
+        """DINOv2 ViT-L/14."""
+        return _dinov2(1024, 24, 16, registers)
+
+    @classmethod
+    def dinov2_giant(cls, registers: int = 4) -> "ViT":
+        """DINOv2 ViT-g/14, with SwiGLU of 2/3 of the usual width."""
+        return _dinov2(1536, 40, 24, registers, hidden=4096, activation="silu", gated=True)
+
+    @classmethod
+    def digits(cls) -> "ViT":
+        """Grey digits of 8 x 8 pixels (scikit-learn's): minutes on a CPU."""
+        return _sized(
+            64, 4, 4, patch=2, image_size=8, channels=1, pooling="mean", dropout=0.1, hidden=128
+        )
+
+    @classmethod
+    def cifar(cls) -> "ViT":
+        """32 x 32 colour images in patches of 4, from scratch."""
+        return _sized(192, 9, 3, patch=4, image_size=32, hidden=384, branch_rate=0.1)
+
+    @property
+    def prefix(self) -> int:
+        """Tokens before the patches: class token, distillation token, registers."""
+        leading = (self.pooling in ("class", "class_mean")) + (self.distillation != "none")
+        return leading + self.registers
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.patch:
+            raise ValueError(f"image_size={self.image_size} is not divisible by patch={self.patch}")
+        if self.distillation != "none" and self.pooling != "class":
+            raise ValueError(
+                f"distillation={self.distillation!r} wants pooling='class', not {self.pooling!r}: "
+                "the two tokens stand side by side"
+            )
+        if self.positions == "sinusoidal" and self.dim % 4:
+            raise ValueError(
+                f"dim={self.dim} is not divisible by 4: sinusoidal positions have a sine and a "
+                "cosine of the row and of the column"
+            )
+
+
+def _sized(dim: int, layers: int, num_heads: int, **settings: Any) -> ViT:
+    settings = {"hidden": 4 * dim, **settings}
+    return ViT(attention=MultiHead(num_heads=num_heads), dim=dim, layers=layers, **settings)
+
+
+def _dinov2(dim: int, layers: int, num_heads: int, registers: int, **settings: Any) -> ViT:
+    return _sized(
+        dim,
+        layers,
+        num_heads,
+        patch=14,
+        image_size=518,
+        pooling="class_mean",
+        registers=registers,
+        antialias=registers > 0,
+        layer_scale=1e-5,
+        **settings,
+    )

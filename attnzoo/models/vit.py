@@ -1,0 +1,226 @@
+"""The Vision Transformer of Dosovitskiy et al., ICLR 2021 (arXiv 2010.11929), and its relatives.
+
+Tokens are the class token, the distillation token (DeiT, Touvron et al. 2021, arXiv 2012.12877),
+registers (DINOv2, Darcet et al. 2024, arXiv 2309.16588), each if the config has it, and the patches
+row by row. ``ViT.config.prefix`` says how many stand before the patches.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from attnzoo.attention.contract import Asked
+from attnzoo.attention.multi_head import MultiHeadAttention
+from attnzoo.attention.projection import LayerNorm, Projection, like
+from attnzoo.config.vit import ViT as ViTConfig
+from attnzoo.layers.block import Block, Maps
+from attnzoo.layers.dropout import drop
+from attnzoo.layers.feed_forward import FeedForward
+from attnzoo.layers.patches import Grid, PatchEmbedding, resize_grid, sinusoidal_grid
+from attnzoo.layers.stack import Stack
+from attnzoo.models.self_attention import build_self_attention
+
+
+class ViT(nnx.Module):
+    """Patches through a pre-norm encoder, then a linear head that starts at 0.
+
+    ``embed``, ``encode`` and ``classify`` are the stages of a call: explanations start from the
+    middle.
+
+    Args:
+      num_classes: V; without (None) a call gives what the head would read.
+    """
+
+    def __init__(self, config: ViTConfig, num_classes: int | None, *, rngs: nnx.Rngs):
+        self.config, dim = config, config.dim
+        norm = functools.partial(LayerNorm, eps=config.norm_eps)
+        self.patches = PatchEmbedding(config.patch, config.channels, dim, rngs=rngs)
+        side = config.image_size // config.patch
+        self.trained_grid: Grid = (side, side)
+        # Class and distillation tokens have learned positions too, which they do not need.
+        self.tokens = _table(config.prefix - config.registers, dim, 0.0, rngs)
+        self.registers = _table(config.registers, dim, 0.02, rngs)
+        learned = config.positions == "learned"
+        places = side * side + config.prefix - config.registers
+        self.positions = _table(places if learned else 0, dim, 0.02, rngs)
+        blocks = [_block(config, norm, rngs) for _ in range(config.layers)]
+        self.encoder = Stack(
+            blocks, scan=config.scan, remat=config.remat, branch_rate=config.branch_rate
+        )
+        self.norm = norm(dim, rngs=rngs)
+        self.pool = AttentionPool(config, rngs=rngs) if config.pooling == "attention" else None
+        width = 2 * dim if config.pooling == "class_mean" else dim
+        before = config.head_hidden
+        self.pre_head = Projection(width, dim, use_bias=True, rngs=rngs) if before else None
+        self.head = _head(dim if before else width, num_classes, rngs)
+        distilled = config.distillation == "head"
+        self.distilled_head = _head(dim, num_classes, rngs) if distilled else None
+
+    def __call__(
+        self,
+        images: Float[Array, "B h w C"],
+        *,
+        rngs: nnx.Rngs | None = None,
+        capture: Asked = False,
+    ) -> Any:
+        """Logits ``B V``; with ``capture`` beside them the maps "encoder/0/self", ...
+
+        ``rngs`` (stream "dropout") switches dropout and stochastic depth on. Of two heads it is the
+        mean; a teacher's loss wants them apart: :meth:`class_logits`, :meth:`distilled_logits`.
+        """
+        states, maps = self.encode(self.embed(images, rngs=rngs), rngs=rngs, capture=capture)
+        logits = self.classify(states)
+        return (logits, maps) if capture else logits
+
+    def features(self, images: Float[Array, "B h w C"]) -> Float[Array, "B T D"]:
+        """The states of all tokens after the last norm; the patches from ``config.prefix`` on."""
+        return self.encode(self.embed(images))[0]
+
+    def embed(
+        self, images: Float[Array, "B h w C"], *, rngs: nnx.Rngs | None = None
+    ) -> Float[Array, "B T D"]:
+        """Patches with positions, behind the other tokens (equation 1)."""
+        config, dim = self.config, self.config.dim
+        x, grid = self.patches(images), self.patches.grid(images)
+        parts = [] if self.tokens is None else [like(self.tokens, x)]
+        if self.positions is not None:
+            leading, table = self._positions(grid, x)
+            x = x + table[None]
+            parts = [part + leading for part in parts]
+        elif config.positions == "sinusoidal":
+            x = x + sinusoidal_grid(grid, dim).astype(x.dtype)[None]
+        # Registers come after the positions, of which they have none.
+        parts += [] if self.registers is None else [like(self.registers, x)]
+        wide = [jnp.broadcast_to(part[None], (x.shape[0], *part.shape)) for part in parts]
+        x = jnp.concatenate([*wide, x], axis=1) if wide else x
+        return drop(x, config.dropout, None if rngs is None else rngs.dropout())
+
+    def encode(
+        self,
+        x: Float[Array, "B T D"],
+        *,
+        rngs: nnx.Rngs | None = None,
+        capture: Asked = False,
+    ) -> tuple[Float[Array, "B T D"], Maps]:
+        """The blocks and the last norm (equations 2 to 4)."""
+        key = None if rngs is None else rngs.dropout()
+        x, maps = self.encoder(x, key=key, return_weights=capture)
+        return self.norm(x), {f"encoder/{name}": m for name, m in maps.items()}
+
+    def classify(self, states: Float[Array, "B T D"]) -> Float[Array, "B V"]:
+        """From the states after the last norm to logits, or to what the head would read."""
+        logits = self.class_logits(states)
+        if self.distilled_head is None:
+            return logits
+        return (logits + self.distilled_logits(states)) / 2
+
+    def class_logits(self, states: Float[Array, "B T D"]) -> Float[Array, "B V"]:
+        """What :meth:`classify` gives without a distillation token."""
+        pooled = self._pooled(states)
+        if self.pre_head is not None:
+            pooled = jnp.tanh(self.pre_head(pooled))
+        return pooled if self.head is None else self.head(pooled)
+
+    def distilled_logits(self, states: Float[Array, "B T D"]) -> Float[Array, "B V"]:
+        """The head that learns from a teacher (Touvron et al. 2021, section 4)."""
+        if self.distilled_head is None:
+            raise ValueError(
+                f"distillation={self.config.distillation!r} and "
+                f"{'no' if self.head is None else 'a'} head: no distilled logits"
+            )
+        return self.distilled_head(states[:, 1])
+
+    def _positions(
+        self, grid: Grid, x: Float[Array, "B P D"]
+    ) -> tuple[Float[Array, "C D"], Float[Array, "P D"]]:
+        """Those of class and distillation token, and those of the patches, for this grid."""
+        assert self.positions is not None
+        leading = self.config.prefix - self.config.registers
+        table = self.positions[...]
+        first, patches = table[:leading], table[leading:]
+        if grid != self.trained_grid:
+            square = patches.reshape(*self.trained_grid, -1)
+            patches = resize_grid(square, grid, antialias=self.config.antialias)
+            patches = patches.reshape(-1, table.shape[1])
+        return first.astype(x.dtype), patches.astype(x.dtype)
+
+    def _pooled(self, states: Float[Array, "B T D"]) -> Float[Array, "B F"]:
+        patches = states[:, self.config.prefix :]
+        match self.config.pooling:
+            case "class":
+                return states[:, 0]
+            case "mean":
+                return patches.mean(axis=1)
+            case "class_mean":
+                return jnp.concatenate([states[:, 0], patches.mean(axis=1)], axis=1)
+            case _:
+                assert self.pool is not None
+                return self.pool(patches)
+
+
+class AttentionPool(nnx.Module):
+    """A learned query reads all patches, then a feed-forward layer (Zhai et al. 2022, arXiv
+    2106.04560, section 3.3; "MAP", after Lee et al. 2019).
+    """
+
+    def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
+        dim, heads = config.dim, getattr(config.attention, "num_heads", 1)
+        init = jax.nn.initializers.glorot_uniform()
+        self.probe = nnx.Param(init(rngs.params(), (1, dim), jnp.float32))
+        self.attention = MultiHeadAttention(dim, heads, use_bias=True, rngs=rngs)
+        self.norm = LayerNorm(dim, eps=config.norm_eps, rngs=rngs)
+        self.feed_forward = FeedForward(dim, config.hidden, config.activation, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B P D"]) -> Float[Array, "B D"]:
+        probe = jnp.broadcast_to(like(self.probe, x)[None], (x.shape[0], 1, x.shape[2]))
+        y = self.attention(probe, x)
+        return (y + self.feed_forward(self.norm(y)))[:, 0]
+
+
+def _block(config: ViTConfig, norm: Any, rngs: nnx.Rngs) -> Block:
+    side = config.image_size // config.patch
+    attention = build_self_attention(
+        config.attention,
+        config.dim,
+        is_causal=False,
+        max_length=side * side + config.prefix,
+        use_bias=config.use_bias,
+        out_bias=True,
+        norm_eps=config.norm_eps,
+        dropout=config.attention_dropout,
+        rngs=rngs,
+    )
+    feed = FeedForward(
+        config.dim,
+        config.hidden,
+        config.activation,
+        gated=config.gated,
+        dropout=config.dropout,
+        rngs=rngs,
+    )
+    return Block(
+        config.dim,
+        attention,
+        feed,
+        norm=norm,
+        dropout=config.dropout,
+        layer_scale=config.layer_scale,
+        rngs=rngs,
+    )
+
+
+def _head(width: int, num_classes: int | None, rngs: nnx.Rngs) -> Projection | None:
+    if num_classes is None:
+        return None
+    zeros = jax.nn.initializers.zeros
+    return Projection(width, num_classes, use_bias=True, kernel_init=zeros, rngs=rngs)
+
+
+def _table(rows: int, dim: int, deviation: float, rngs: nnx.Rngs) -> nnx.Param | None:
+    if rows == 0:
+        return None
+    return nnx.Param(deviation * jax.random.normal(rngs.params(), (rows, dim), jnp.float32))
