@@ -19,8 +19,7 @@ from attnzoo.config import tree
 from attnzoo.config.loader import dump
 from attnzoo.config.loader import load as load_config
 from attnzoo.errors import UserError
-from attnzoo.pretrained import carry, files
-from attnzoo.pretrained.bert import BERT
+from attnzoo.pretrained import bert, carry, files, t5
 from attnzoo.pretrained.carry import Sharding
 from attnzoo.pretrained.family import Family, Settings
 from attnzoo.pretrained.gpt2 import GPT2
@@ -33,6 +32,8 @@ FAMILIES: dict[str, Family] = {
     "mistral": LLAMA,
     "qwen2": LLAMA,
     "qwen3": LLAMA,
+    "bert": bert.FAMILY,
+    "t5": t5.FAMILY,
 }
 """By the ``model_type`` of config.json."""
 
