@@ -16,6 +16,12 @@ def _benchmark(argv: Sequence[str]) -> int:
     return main(argv)
 
 
+def _convert(argv: Sequence[str]) -> int:
+    from attnzoo.cli.convert import main
+
+    return main(argv)
+
+
 def _evaluate(argv: Sequence[str]) -> int:
     from attnzoo.cli.evaluate import main
 
@@ -53,6 +59,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "align": ("word alignments, their error rate and pictures", _align),
     "benchmark": ("a training step beside PyTorch's", _benchmark),
     "gallery": ("pictures of every attention's weights", _gallery),
+    "convert": ("a model to transformers and back", _convert),
     "verify": ("check every checkpoint of a run", _verify),
 }
 

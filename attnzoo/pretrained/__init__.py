@@ -10,9 +10,10 @@ and pickles are not read.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flax import nnx
+from tokenizers import Tokenizer
 
 from attnzoo.config import tree
 from attnzoo.config.loader import dump
@@ -22,9 +23,6 @@ from attnzoo.pretrained import carry, files
 from attnzoo.pretrained.bert import BERT
 from attnzoo.pretrained.carry import Sharding
 from attnzoo.pretrained.family import Family, Settings
-
-if TYPE_CHECKING:
-    import tokenizers
 
 FAMILIES: dict[str, Family] = {
     "bert": BERT,
@@ -95,14 +93,12 @@ def save_own(model: Any, folder: str | Path) -> None:
     (home / OWN_CONFIG).write_text(dump(model.config), encoding="utf-8")
 
 
-def tokenizer(name: str | Path) -> "tokenizers.Tokenizer":
+def tokenizer(name: str | Path) -> Tokenizer:
     """The tokenizer in a folder's tokenizer.json.
 
     Raises:
       UserError: there is none, or it has tokens that the model of this folder has not.
     """
-    from tokenizers import Tokenizer
-
     folder = files.resolve(name)
     path = folder / files.TOKENIZER
     if not path.exists():

@@ -8,13 +8,14 @@ rows as that stack has blocks.
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 Shape = tuple[int, ...]
 
 
+@runtime_checkable
 class Form(Protocol):
     """How their tensor holds ours: one of ours, or several side by side."""
 

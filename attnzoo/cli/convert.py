@@ -1,0 +1,70 @@
+"""`convert SOURCE TARGET`: a model between the files of transformers and ours.
+
+SOURCE is a folder of transformers (or a name on the Hugging Face hub), a folder that this program
+wrote, or a run. A folder of transformers becomes one of ours; the others become one of
+transformers, which `from_pretrained` loads.
+"""
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from attnzoo.cli.common import run
+from attnzoo.errors import UserError
+
+BESIDE = ("tokenizer*.json", "special_tokens_map.json", "vocab.*", "merges.txt", "*.model", "*.spm")
+"""What belongs to the model and is copied as it is."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 0: done; 2: something to mend."""
+    parser = argparse.ArgumentParser(
+        prog="convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", help="a folder, a run, or a name on the hub")
+    parser.add_argument("target", type=Path, help="the folder to write; it holds no model yet")
+    parser.add_argument(
+        "--to", choices=("own", "transformers"), help="what to write (default: the other kind)"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="of all tensors (default: as stored)",
+    )
+    return run(lambda: _convert(parser.parse_args(argv)))
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    target = arguments.target.expanduser()
+    for name in ("config.json", "config.yaml"):
+        if (target / name).exists():
+            raise UserError(f"{target}: holds a model already ({name}); choose another folder")
+    # Imported late, so that --help does not wait for jax.
+    from attnzoo import pretrained
+    from attnzoo.pretrained import carry, files
+
+    if (Path(arguments.source) / "checkpoints").is_dir():
+        folder, model, own = Path(arguments.source), _trained(arguments), True
+    else:
+        folder = files.resolve(arguments.source)
+        own = (folder / pretrained.OWN_CONFIG).exists()
+        model = pretrained.load(folder, dtype=arguments.dtype)
+    to = arguments.to or ("transformers" if own else "own")
+    (pretrained.save if to == "transformers" else pretrained.save_own)(model, target)
+    for pattern in BESIDE:
+        for path in folder.glob(pattern):
+            shutil.copyfile(path, target / path.name)
+    leaves = carry.parameters(model).values()
+    size = sum(leaf.nbytes for leaf in leaves)
+    print(f"{type(model).__name__}: {len(leaves)} parameters, {size / 1e6:,.1f} MB -> {target}")
+    return 0
+
+
+def _trained(arguments: argparse.Namespace) -> Any:
+    from attnzoo.training.run import load_run
+
+    if arguments.dtype is not None:
+        raise UserError(f"--dtype {arguments.dtype}: a run is written as it was trained")
+    return load_run(arguments.source).model
