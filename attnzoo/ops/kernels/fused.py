@@ -294,18 +294,19 @@ def _rows_that_see(
 ) -> Bool[Array, "3 B N T"]:
     """Which rows may attend to a marked key, to a marked value, and to anything at all.
 
-    Attention with logits of 0, whose values are the marks: where the mean is above 0.
+    Attention with logits of 0, whose values are the marks: where the mean is above 0. (Weights of 1
+    are exact in any dtype.)
     """
     B, N, K, T, S = plan.shape
     rows, keys = plan.padded
-    wide = plan.wide
-    marks = jnp.stack([bad_k, bad_v, jnp.ones_like(bad_k)], axis=-1).astype(wide)
+    low, wide = plan.low, plan.wide
+    marks = jnp.stack([bad_k, bad_v, jnp.ones_like(bad_k)], axis=-1).astype(low)
     width = backend.width(3)
     marks = jnp.pad(marks, ((0, 0), (0, keys - S), (0, 0), (0, width - 3)))
     plain = dataclasses.replace(
-        plan, forward=dataclasses.replace(plan.forward, modify=None), dropout_rate=0.0, low=wide
+        plan, forward=dataclasses.replace(plan.forward, modify=None), dropout_rate=0.0
     )
-    q, k = (jnp.zeros((B, L, heads, width), wide) for L, heads in ((rows, N), (keys, K)))
+    q, k = (jnp.zeros((B, L, heads, width), low) for L, heads in ((rows, N), (keys, K)))
     fixed = fixed._replace(modify=(), seed=None)
     seen, _, _ = backend.forward(plain, q, k, marks, jnp.zeros((), wide), fixed)
     return jnp.moveaxis(seen[:, :T, :, :3] > 0, (3, 2), (0, 2))
