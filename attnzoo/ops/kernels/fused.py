@@ -170,32 +170,33 @@ def plan_of(
     (B, T, N, _), (S, K, width) = q_shape, keys
     shape = (B, N, T, S)
     wanted = backend.tiles(backend.width(width), low)
-    cell = tuple(
-        min(_power(length, backend.smallest), max(a, b)) for length, a, b in zip((T, S), *wanted)
+    rows, columns = (
+        min(_power(length, backend.smallest), max(sizes))
+        for length, sizes in zip((T, S), zip(*wanted))
     )
-    mask, cell = _mask_of(settings, shape, cell, backend.smallest)
+    mask, cell = _mask_of(settings, shape, (rows, columns), backend.smallest)
     passes, modified, masked = [], [], []
     for tile in wanted:
-        tile = tuple(math.gcd(x, y) for x, y in zip(tile, cell))
+        tile = math.gcd(tile[0], cell[0]), math.gcd(tile[1], cell[1])
         modify, operands = trace_modify(settings, shape, tile, wide)
         visible, arrays = (None, ()) if mask is None else trace_mask(mask.mask_mod, shape, tile)
         passes.append(Pass(tile, modify, visible))
         modified.append(operands)
         masked.append(arrays)
-    rows, columns = (None, None) if mask is None else lists_by_row_and_column(mask)
+    by_row, by_column = (None, None) if mask is None else lists_by_row_and_column(mask)
     plan = Plan(
         (B, N, K, T, S),
         cell,
         *passes,
         masked=mask is not None,
-        has_full=rows is None or rows.full is not None,
-        has_partial=rows is None or rows.partial is not None,
+        has_full=by_row is None or by_row.full is not None,
+        has_partial=by_row is None or by_row.partial is not None,
         dropout_rate=0.0,
         low=low,
         wide=wide,
         interpret=interpreting(),
     )
-    return plan, modified[1], Fixed(modified[0], *masked, rows, columns, None)
+    return plan, modified[1], Fixed(modified[0], *masked, by_row, by_column, None)
 
 
 def _power(length: int, smallest: int) -> int:
@@ -211,7 +212,8 @@ def _mask_of(
         array = Broadcast(settings.mask)
         mask = array if mask is None else array & mask
     if isinstance(mask, BlockMask):
-        if all(math.gcd(have, own) >= min(own, 64) for have, own in zip(mask.block_size, cell)):
+        least = max(smallest, 64)
+        if all(math.gcd(x, own) >= min(own, least) for x, own in zip(mask.block_size, cell)):
             return mask, mask.block_size
         mask = mask.mask_mod
     return None if mask is None else BlockMask.from_mask(mask, *shape, block_size=cell), cell
@@ -310,13 +312,3 @@ def _rows_that_see(
     fixed = fixed._replace(modify=(), seed=None)
     seen, _, _ = backend.forward(plain, q, k, marks, jnp.zeros((), wide), fixed)
     return jnp.moveaxis(seen[:, :T, :, :3] > 0, (3, 2), (0, 2))
-
-
-def entries(axis_size: int, partial: Array, axis: int) -> Array:
-    """A partial gradient over padded positions, cut or filled up to the operand's axis."""
-    have = partial.shape[axis]
-    if have > axis_size:
-        return jax.lax.slice_in_dim(partial, 0, axis_size, axis=axis)
-    room = [(0, 0)] * partial.ndim
-    room[axis] = (0, axis_size - have)
-    return jnp.pad(partial, room)

@@ -10,7 +10,7 @@ and another columns for dk and dv, so nothing is added atomically to what anothe
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +19,21 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
-from attnzoo.ops.dropout import kept
 from attnzoo.ops.kernels import fused
 from attnzoo.ops.kernels.blockwise import finite_maximum, nonzero
-from attnzoo.ops.kernels.fused import Fixed, Lists, Pass, Plan, Tile, entries
-from attnzoo.ops.kernels.traced import GATHER, HEAD, KEYS, QUERIES, Load, Read, Traced
+from attnzoo.ops.kernels.fused import Fixed, Lists, Plan, Tile
+from attnzoo.ops.kernels.in_tile import (
+    Row,
+    Table,
+    Work,
+    gradients,
+    partial_of,
+    product,
+    scored,
+    surviving,
+    tables_of,
+)
+from attnzoo.ops.kernels.traced import GATHER, HEAD, KEYS, QUERIES, Load, Read
 
 PROGRAMS = 264
 """Two for each of the 132 multiprocessors of a Hopper: with fewer, keys are split."""
@@ -40,28 +50,6 @@ def tiles(width: int, dtype: Any) -> tuple[Tile, Tile]:
 
 def _width(size: int) -> int:
     return max(1 << (size - 1).bit_length(), 16)
-
-
-class _Work(NamedTuple):
-    """What a program knows: its head, and the refs of its operands."""
-
-    plan: Plan
-    step: Pass
-    b: Any
-    n: Any
-    modify: Load
-    visible: Load
-    seed: Any
-
-
-class _Table(NamedTuple):
-    """How the gradient of a floating read is gathered."""
-
-    read: Read
-    kind: str
-    """"head", "queries", "keys", "tile" or "gather"."""
-    sizes: tuple[int, ...]
-    """Of the operand's axes that are not HEAD."""
 
 
 def _loader(refs: Any, shapes: Any, seen: dict[Read, list[Any]] | None = None) -> Load:
@@ -136,40 +124,8 @@ def _walk(
     return carry
 
 
-def _positions(work: _Work, r: Any, c: Any) -> tuple[Array, Array, Array]:
-    """Query and key positions of a tile, which end with the last, and keys that go on counting."""
-    (bt, bs), (T, S) = work.step.tile, work.plan.shape[3:]
-    q = jnp.minimum(r * bt + jax.lax.broadcasted_iota(jnp.int32, (bt, 1), 0), T - 1)
-    k = c * bs + jax.lax.broadcasted_iota(jnp.int32, (1, bs), 1)
-    return q, jnp.minimum(k, S - 1), k
-
-
-def _hidden(work: _Work, logits: Array, q: Array, k: Array, k_far: Array) -> Array:
-    visible = None
-    if work.step.visible is not None:
-        visible = work.step.visible(work.visible, None, work.b, work.n, q, k)
-    if work.plan.is_ragged:
-        inside = jnp.broadcast_to(k_far < work.plan.shape[4], logits.shape)
-        visible = inside if visible is None else visible & inside
-    return logits if visible is None else jnp.where(visible, logits, -jnp.inf)
-
-
-def _kept(work: _Work, q: Array, k: Array) -> Array | None:
-    """0 for a dropped weight, 1 / (1 - rate) for another."""
-    rate, wide = work.plan.dropout_rate, work.plan.wide
-    if rate == 0:
-        return None
-    seed = (work.seed[0], work.seed[1])
-    keep = kept(seed, rate, work.b, work.n, q, k)
-    return jnp.where(keep, jnp.asarray(1 / (1 - rate), wide), jnp.zeros((), wide))
-
-
-def _product(plan: Plan, a: Array, b: Array, contract: tuple[int, int]) -> Array:
-    exact = jax.lax.Precision.HIGHEST if plan.low.itemsize > 2 else None
-    numbers = (((contract[0],), (contract[1],)), ((), ()))
-    return jax.lax.dot_general(
-        a.astype(plan.low), b, numbers, precision=exact, preferred_element_type=plan.wide
-    )
+def _seed(fixed: Fixed) -> Any:
+    return None if fixed.seed is None else (fixed.seed[0], fixed.seed[1])
 
 
 def _rows_of(ref: Any, tile: Any, size: int) -> Array:
@@ -184,28 +140,23 @@ def _forward_kernel(
     r, part = (r // parts, r % parts) if parts > 1 else (r, 0)
     step, wide = plan.forward, plan.wide
     bt, bs = step.tile
-    work = _Work(
+    work = Work(
         plan, step, b, n,
-        _loader(fixed.modify, shapes.modify), _loader(fixed.visible, shapes.visible), fixed.seed,
+        _loader(fixed.modify, shapes.modify), _loader(fixed.visible, shapes.visible), _seed(fixed),
     )  # fmt: skip
     q_tile, scale = q_ref[...], scale_ref[0]
 
     def visit(c: Any, is_partial: bool, carry: Any) -> Any:
         maximum, total, out = carry
-        q, k, k_far = _positions(work, r, c)
-        logits = scale * _product(plan, q_tile, _rows_of(k_ref, c, bs), (1, 1))
-        if step.modify is not None:
-            logits = step.modify(work.modify, logits, b, n, q, k)
-        if is_partial:
-            logits = _hidden(work, logits, q, k, k_far)
+        logits = scale * product(plan, q_tile, _rows_of(k_ref, c, bs), (1, 1))
+        logits = scored(work, logits, r, c, is_partial)
         larger = jnp.maximum(maximum, jnp.max(logits, axis=1))
         finite = finite_maximum(larger)
         weights = jnp.exp(logits - finite[:, None])
         shrink = jnp.exp(maximum - finite)
         total = total * shrink + jnp.sum(weights, axis=1)
-        keep = _kept(work, q, k)
-        weights = weights if keep is None else weights * keep
-        read = _product(plan, weights, _rows_of(v_ref, c, bs), (1, 0))
+        weights = surviving(work, weights, r, c)
+        read = product(plan, weights, _rows_of(v_ref, c, bs), (1, 0))
         return larger, total, out * shrink[:, None] + read
 
     carry = (
@@ -223,11 +174,15 @@ def _forward_kernel(
     total_ref[...] = total
 
 
-def _flattened(fixed: Fixed) -> tuple[Fixed, Fixed]:
-    """Captured arrays with one axis, as pointers have; and their shapes."""
-    shapes = jax.tree.map(lambda x: x.shape, fixed._replace(rows=None, columns=None, seed=None))
-    names = ("modify", "visible", "visible_backward")
-    return fixed._replace(**{x: _flat_arrays(getattr(fixed, x)) for x in names}), shapes
+class _Shapes(NamedTuple):
+    """Of captured arrays, which a kernel gets with one axis, as pointers have."""
+
+    modify: tuple[tuple[int, ...], ...]
+    visible: tuple[tuple[int, ...], ...]
+
+
+def _shapes(modify: tuple[Array, ...], visible: tuple[Array, ...]) -> _Shapes:
+    return _Shapes(tuple(x.shape for x in modify), tuple(x.shape for x in visible))
 
 
 def _flat_arrays(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -273,8 +228,10 @@ def forward(
     bt = plan.forward.tile[0]
     R = rows // bt
     parts = _parts(plan, R)
-    fixed = fixed._replace(columns=None, visible_backward=())
-    fixed, shapes = _flattened(fixed)
+    shapes = _shapes(fixed.modify, fixed.visible)
+    fixed = Fixed(
+        _flat_arrays(fixed.modify), _flat_arrays(fixed.visible), (), fixed.rows, None, fixed.seed
+    )
     line = jax.ShapeDtypeStruct((B, N, parts * rows), plan.wide)
 
     def split(i: Any) -> Any:  # parts of a row lie whole rows of tiles apart
@@ -314,54 +271,8 @@ def forward(
     return jnp.einsum("bptnh,bnpt->btnh", out, share), largest, total
 
 
-def _tables(traced: Traced | None, shapes: tuple[tuple[int, ...], ...]) -> list[_Table]:
-    tables = []
-    for read in () if traced is None else traced.floating:
-        sizes = tuple(s for s, axis in zip(shapes[read.operand], read.axes) if axis != HEAD)
-        axes = [axis for axis in read.axes if axis != HEAD]
-        if not axes:
-            kind = "head"
-        elif axes in ([QUERIES], [KEYS]):
-            kind = axes[0]
-        elif sorted(axes) == sorted([QUERIES, KEYS]):
-            kind = "tile"
-        else:
-            kind = "gather"
-        tables.append(_Table(read, kind, sizes))
-    return tables
-
-
-def _score_gradient(
-    work: _Work,
-    load: Load,
-    raw: Array,
-    d_weights: Any,
-    lines: Any,
-    r: Any,
-    c: Any,
-    is_partial: bool,
-) -> tuple[Array, Array, list[Array]]:
-    """Weights as they are read, gradient of the scaled logits, gradients of what was read."""
-    step = work.step
-    maximum, inverse, delta = lines
-    q, k, k_far = _positions(work, r, c)
-    logits, pull = raw, None
-    if step.modify is not None:
-        logits, pull = step.modify.vjp(load, raw, work.b, work.n, q, k)
-    if is_partial:
-        logits = _hidden(work, logits, q, k, k_far)
-    weights = jnp.exp(logits - maximum[:, None]) * inverse[:, None]
-    keep = _kept(work, q, k)
-    read = weights if keep is None else weights * keep
-    d_weights = d_weights if keep is None else d_weights * keep
-    d_logits = weights * (d_weights - delta[:, None])
-    if pull is None:
-        return read, d_logits, []
-    return read, *pull(d_logits)
-
-
 def _dq_kernel(
-    plan: Plan, shapes: Any, tables: list[_Table], q_ref: Any, k_ref: Any, v_ref: Any,
+    plan: Plan, shapes: Any, tables: list[Table], q_ref: Any, k_ref: Any, v_ref: Any,
     scale_ref: Any, modify_refs: Any, fixed: Fixed, d_out_ref: Any, maximum_ref: Any,
     inverse_ref: Any, delta_ref: Any, zeros: Any, dq_ref: Any, d_reads: Any,
 ) -> None:  # fmt: skip
@@ -370,19 +281,25 @@ def _dq_kernel(
     bt, bs = step.tile
     seen: dict[Read, list[Any]] = {}
     load = _loader(modify_refs, shapes.modify, seen)
-    work = _Work(
-        plan, step, b, n, load, _loader(fixed.visible_backward, shapes.visible_backward), fixed.seed
+    work = Work(
+        plan,
+        step,
+        b,
+        n,
+        load,
+        _loader(fixed.visible_backward, shapes.visible),
+        _seed(fixed),
     )
     q_tile, d_out, scale = q_ref[...], d_out_ref[...], scale_ref[0]
-    lines = (maximum_ref[...], inverse_ref[...], delta_ref[...])
+    row = Row(*(ref[...][:, None] for ref in (maximum_ref, inverse_ref, delta_ref)))
 
     def visit(c: Any, is_partial: bool, carry: Any) -> Any:
         dq, sums = carry
         k_tile = _rows_of(k_ref, c, bs)
-        raw = scale * _product(plan, q_tile, k_tile, (1, 1))
-        d_weights = _product(plan, d_out, _rows_of(v_ref, c, bs), (1, 1))
-        _, d_logits, parts = _score_gradient(work, load, raw, d_weights, lines, r, c, is_partial)
-        dq = dq + _product(plan, d_logits, k_tile, (1, 0))
+        raw = scale * product(plan, q_tile, k_tile, (1, 1))
+        d_weights = product(plan, d_out, _rows_of(v_ref, c, bs), (1, 1))
+        _, d_logits, parts = gradients(work, raw, d_weights, row, r, c, is_partial)
+        dq = dq + product(plan, d_logits, k_tile, (1, 0))
         sums = list(sums)
         for i, (table, part, ref) in enumerate(zip(tables, parts, d_reads)):
             part = part.astype(wide)
@@ -411,7 +328,7 @@ def _dq_kernel(
             ref[...] = total
 
 
-def _add_entries(table: _Table, ref: Any, indices: list[Any], part: Array) -> None:
+def _add_entries(table: Table, ref: Any, indices: list[Any], part: Array) -> None:
     """Sum a tile by the entry that was read, entry by entry: from the first to the last in it.
 
     The program adds to a row of its own. So the order is always the same; atomic because one thread
@@ -429,7 +346,7 @@ def _add_entries(table: _Table, ref: Any, indices: list[Any], part: Array) -> No
 
 
 def _dkv_kernel(
-    plan: Plan, shapes: Any, tables: list[_Table], q_ref: Any, k_ref: Any, v_ref: Any,
+    plan: Plan, shapes: Any, tables: list[Table], q_ref: Any, k_ref: Any, v_ref: Any,
     scale_ref: Any, modify_refs: Any, fixed: Fixed, d_out_ref: Any, maximum_ref: Any,
     inverse_ref: Any, delta_ref: Any, dk_ref: Any, dv_ref: Any, d_reads: Any,
 ) -> None:  # fmt: skip
@@ -437,20 +354,28 @@ def _dkv_kernel(
     step, wide = plan.backward, plan.wide
     bt, bs = step.tile
     load = _loader(modify_refs, shapes.modify)
-    work = _Work(
-        plan, step, b, n, load, _loader(fixed.visible_backward, shapes.visible_backward), fixed.seed
+    work = Work(
+        plan,
+        step,
+        b,
+        n,
+        load,
+        _loader(fixed.visible_backward, shapes.visible),
+        _seed(fixed),
     )
     k_tile, v_tile, scale = k_ref[...], v_ref[...], scale_ref[0]
 
     def visit(r: Any, is_partial: bool, carry: Any) -> Any:
         dk, dv, sums = carry
         q_tile, d_out = _rows_of(q_ref, r, bt), _rows_of(d_out_ref, r, bt)
-        lines = tuple(ref[pl.ds(r * bt, bt)] for ref in (maximum_ref, inverse_ref, delta_ref))
-        raw = scale * _product(plan, q_tile, k_tile, (1, 1))
-        d_weights = _product(plan, d_out, v_tile, (1, 1))
-        read, d_logits, parts = _score_gradient(work, load, raw, d_weights, lines, r, c, is_partial)
-        dv = dv + _product(plan, read.T, d_out, (1, 0))
-        dk = dk + _product(plan, d_logits.T, q_tile, (1, 0))
+        row = Row(
+            *(ref[pl.ds(r * bt, bt)][:, None] for ref in (maximum_ref, inverse_ref, delta_ref))
+        )
+        raw = scale * product(plan, q_tile, k_tile, (1, 1))
+        d_weights = product(plan, d_out, v_tile, (1, 1))
+        read, d_logits, parts = gradients(work, raw, d_weights, row, r, c, is_partial)
+        dv = dv + product(plan, read.T, d_out, (1, 0))
+        dk = dk + product(plan, d_logits.T, q_tile, (1, 0))
         mine = [part for table, part in zip(tables, parts) if table.kind == KEYS]
         sums = tuple(
             total + jnp.sum(jnp.broadcast_to(part.astype(wide), (part.shape[0], bs)), axis=0)
@@ -482,10 +407,10 @@ def backward(
     keys, K, value_width = v.shape[1:]
     (bt, bs), wide = plan.backward.tile, plan.wide
     R, C, group = rows // bt, keys // bs, N // K
-    fixed, shapes = _flattened(fixed._replace(modify=(), visible=()))
-    shapes = shapes._replace(modify=tuple(x.shape for x in modify))
-    flat = _flat_arrays(modify)
-    tables = _tables(plan.backward.modify, shapes.modify)
+    shapes = _shapes(modify, fixed.visible_backward)
+    flat, visible = _flat_arrays(modify), _flat_arrays(fixed.visible_backward)
+    fixed = Fixed((), (), visible, fixed.rows, fixed.columns, fixed.seed)
+    tables = tables_of(plan.backward.modify, shapes.modify)
     lines = (maximum, inverse, delta)
     operands = (q, k, v, scale.reshape(1), flat, fixed, d_out, *lines)
 
@@ -571,18 +496,13 @@ def _program_spec(count: int) -> pl.BlockSpec:
     return pl.BlockSpec((None, None, None, count), lambda i, n, b: (b, n, i, 0))
 
 
-def _partial(table: _Table, found: Array) -> Array:
+def _partial(table: Table, found: Array) -> Array:
     """Axes ``B N`` and those of the operand that are not read by head."""
-    B, N = found.shape[:2]
     if table.kind == "head":
         return jnp.sum(found, axis=(2, 3))
     if table.kind == "gather":
-        return jnp.sum(found, axis=2).reshape(B, N, *table.sizes)
-    if table.kind == "tile" and [a for a in table.read.axes if a != HEAD] == [KEYS, QUERIES]:
-        found = jnp.swapaxes(found, 2, 3)
-    for axis, size in enumerate(table.sizes):
-        found = entries(size, found, 2 + axis)
-    return found
+        return jnp.sum(found, axis=2).reshape(*found.shape[:2], *table.sizes)
+    return partial_of(table, found)
 
 
 BACKEND = fused.Backend(forward, backward, tiles, _width, smallest=16)
