@@ -106,7 +106,7 @@ IMPLEMENTATIONS = {
     "xla": Implementation(through_jax.xla, _refuses_xla),
     "cudnn": Implementation(through_jax.cudnn, _refuses_cudnn),
 }
-NOT_BUILT = ("mosaic_gpu", "mosaic_tpu")
+NOT_BUILT = ("mosaic_gpu",)
 
 
 def choose(call: Call, implementation: str | None = None) -> Choice:

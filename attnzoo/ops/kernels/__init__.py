@@ -6,13 +6,13 @@ All have one signature: ``attend(q, k, v, settings, dropout_rate, dropout_key)``
 
 import contextlib
 import contextvars
-from collections.abc import Iterator
+from collections.abc import Generator
 
 _interpreting = contextvars.ContextVar("interpreting", default=False)
 
 
 @contextlib.contextmanager
-def interpret() -> Iterator[None]:
+def interpret() -> Generator[None]:
     """Pallas kernels traced in here are interpreted, slowly and on any device, to be checked."""
     token = _interpreting.set(True)
     try:

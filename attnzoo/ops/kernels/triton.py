@@ -10,7 +10,7 @@ and another columns for dk and dv, so nothing is added atomically to what anothe
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
