@@ -21,9 +21,8 @@ from attnzoo.ops.dropout import seed_of
 from attnzoo.ops.guards import finite_or_zero, has_non_finite, poison
 from attnzoo.ops.kernels import interpreting
 from attnzoo.ops.kernels.blockwise import logsumexp, nonzero, scale_of, with_sinks
-from attnzoo.ops.kernels.traced import Traced, add_up, trace_mask, trace_modify
+from attnzoo.ops.kernels.traced import Traced, add_up, mask_of, trace_mask, trace_modify
 from attnzoo.ops.logits import Scoring
-from attnzoo.ops.masks import Broadcast, MaskFunction
 from attnzoo.ops.softmax import compute_dtype
 
 Tile = tuple[int, int]
@@ -207,10 +206,7 @@ def _mask_of(
     settings: Scoring, shape: tuple[int, int, int, int], cell: Tile, smallest: int
 ) -> tuple[BlockMask | None, Tile]:
     """The mask in tiles that powers of two divide, and their size."""
-    mask: MaskFunction | None = settings.mask_mod
-    if settings.mask is not None:
-        array = Broadcast(settings.mask)
-        mask = array if mask is None else array & mask
+    mask = mask_of(settings)
     if isinstance(mask, BlockMask):
         least = max(smallest, 64)
         if all(math.gcd(x, own) >= min(own, least) for x, own in zip(mask.block_size, cell)):
