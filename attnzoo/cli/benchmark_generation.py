@@ -120,7 +120,7 @@ def ours(settings: Mapping[str, Any], directory: Path) -> tuple[str, Generate]:
     random = np.random.default_rng(0)
     grown = lambda x: (
         x * 4 if x.ndim == 2 else x + 0.1 * random.standard_normal(x.shape, np.float32)
-    )  # noqa: E731
+    )
     nnx.update(model, jax.tree.map(grown, nnx.state(model, nnx.Param)))
     pretrained.save(model, directory / "gpt2")
 

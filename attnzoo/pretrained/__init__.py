@@ -26,13 +26,12 @@ from attnzoo.pretrained.gpt2 import GPT2
 from attnzoo.pretrained.llama import LLAMA
 
 FAMILIES: dict[str, Family] = {
-    "bert": BERT,
+    "bert": bert.FAMILY,
     "gpt2": GPT2,
     "llama": LLAMA,
     "mistral": LLAMA,
     "qwen2": LLAMA,
     "qwen3": LLAMA,
-    "bert": bert.FAMILY,
     "t5": t5.FAMILY,
 }
 """By the ``model_type`` of config.json."""

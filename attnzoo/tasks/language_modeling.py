@@ -17,6 +17,8 @@ from attnzoo.data.masking import MaskedPlan, SpanPlan
 from attnzoo.data.packing import PackPlan
 from attnzoo.data.text import StreamPlan, TextCorpus, TokenizedText, load_text
 from attnzoo.data.text_tokenizers import TextTokenizer, build_tokenizer, load_tokenizer
+from attnzoo.decoding.generate import generate
+from attnzoo.decoding.sampling import Sampling
 from attnzoo.errors import UserError
 from attnzoo.models import DECODERS, ENCODERS, TRANSLATORS
 from attnzoo.tasks.losses import Sums, mean_loss
@@ -150,11 +152,11 @@ class CausalLMTask(TextTask):
 
     def glimpse(self, model: Any) -> str | None:
         """What the model writes, sampled."""
-        from attnzoo.decoding.generate import generate
-
-        prompt = np.asarray([[self.tokenizer.special("bos")]], np.int32)
-        found = generate(model, prompt, max_new_tokens=100, temperature=0.8, seed=0)
-        return self.tokenizer.decode(np.asarray(found.tokens[0, 0]))
+        prompt = jnp.int32([[self.tokenizer.special("bos")]])
+        room = min(200, getattr(self.config.model, "max_length", 200) - 1)
+        sampling = Sampling(temperature=0.8)
+        written = generate(model, prompt, jax.random.key(0), max_new_tokens=room, sampling=sampling)
+        return self.tokenizer.decode(np.asarray(written.tokens[0, 0]))
 
 
 class MaskedLMTask(TextTask):

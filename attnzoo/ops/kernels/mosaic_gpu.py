@@ -126,9 +126,7 @@ def attend(
         for function, arrays in zip((modify, visible), operands)
     )
     out, lse = _attend(plan, *padded, lists, modifiers, masks)
-    out, lse = blockwise.with_sinks(
-        out[:, :T, :, :Hv], lse[:, :, :T], settings.sinks, out.dtype
-    )
+    out, lse = blockwise.with_sinks(out[:, :T, :, :Hv], lse[:, :, :T], settings.sinks, out.dtype)
     bad_weights, bad_rows = _not_finite(q, k, v, mask)
     return poison(out, jnp.moveaxis(bad_rows, 1, 2)[..., None]), poison(lse, bad_weights)
 
@@ -324,9 +322,7 @@ def _not_finite(
     if mask is not None:
         visible, arrays = blockwise.trace_mask(mask.mask_mod, block, lambda q, k: (q < T) & (k < S))
         lists = (mask.full_count, mask.full_columns, mask.partial_count, mask.partial_columns)
-        has_full, has_partial = (
-            not mask.is_concrete or bool(np.any(lists[i])) for i in (0, 2)
-        )
+        has_full, has_partial = (not mask.is_concrete or bool(np.any(lists[i])) for i in (0, 2))
         lists = tuple(jnp.asarray(x) for x in lists)
     else:
         has_full = True

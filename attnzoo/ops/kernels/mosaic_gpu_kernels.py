@@ -121,9 +121,7 @@ class Frame:
 
     def positions(self, kind: str) -> Int[Array, "_"]:
         axis = self.axis(kind)
-        places = plgpu.broadcasted_iota(
-            jnp.int32, (self.shape[axis],), 0, layout=layout_of(axis)
-        )
+        places = plgpu.broadcasted_iota(jnp.int32, (self.shape[axis],), 0, layout=layout_of(axis))
         return places + self.first[kind == KEYS]
 
     def lift(self, x: Any, has: frozenset[str], wanted: frozenset[str]) -> Any:
@@ -284,10 +282,8 @@ def product(a: Any, b: Any, shape: tuple[int, int]) -> Float[Array, "_ _"]:
     return pl.run_scoped(compute, plgpu.ACC(shape, jnp.float32))
 
 
-def add_product(
-    total: Float[Array, "_ _"], a: Array, b: Any, stage: Any
-) -> Float[Array, "_ _"]:
-    """total + a b, of which a is in registers; ``stage`` is memory for it, if it has to be there."""
+def add_product(total: Float[Array, "_ _"], a: Array, b: Any, stage: Any) -> Float[Array, "_ _"]:
+    """Total + a b, of which a is in registers; ``stage`` is memory for it, if it has to be there."""
     if stage is None:
         return pl.run_state(lambda acc: plgpu.wgmma(acc, a, b))(plgpu.ACC.init(total))
     stage[...] = a
@@ -601,9 +597,7 @@ def query_gradient(
                     plan, frame, operand_refs, scores, lse, is_partial, wanted
                 )
                 plgpu.barrier_wait(v_ready.at[slot])
-                d_weights = product(
-                    d_out_mem.at[wg], v_mem.at[slot].transpose((1, 0)), frame.shape
-                )
+                d_weights = product(d_out_mem.at[wg], v_mem.at[slot].transpose((1, 0)), frame.shape)
                 plgpu.barrier_arrive(v_free.at[slot])
                 d_scores, d_values = gradient(d_weights, delta)
                 sums = tuple(total + x.sum(axis=1) for total, x in zip(sums, d_values))
@@ -757,7 +751,7 @@ def key_value_gradients(
             def both(
                 dv: Any, weights: Array, a_d_out: Any, memory: Any, shape: tuple[int, int]
             ) -> tuple[Any, Array]:
-                """dv + weights d_out, if it is wanted, and the gradient of the weights."""
+                """Dv + weights d_out, if it is wanted, and the gradient of the weights."""
                 turned = a_d_out.transpose((1, 0))
                 if dv is None:
                     return None, product(mine_v, turned, shape)
