@@ -36,6 +36,7 @@ class TextTask(Task):
         super().__init__(config)
         self.tokenizer = tokenizer
         self.counts: dict[str, int] = {}
+        self.opening = tokenizer.special("bos")
 
     @classmethod
     def open(cls, config: Experiment, directory: Path) -> "TextTask":
@@ -60,6 +61,8 @@ class TextTask(Task):
             for part in ("train", "validation", "test")
             if len(getattr(splits, part))
         }
+        if len(parts["validation"].ids) and config.task.kind == "causal_lm":
+            task.opening = int(parts["validation"].ids[0])
         task.counts = {part: len(text.ids) for part, text in parts.items()}
         task.train = task.plan(parts["train"], shuffle=True)
         task.validation = task.plan(parts["validation"], shuffle=False)
@@ -151,8 +154,8 @@ class CausalLMTask(TextTask):
         )
 
     def glimpse(self, model: Any) -> str | None:
-        """What the model writes, sampled."""
-        prompt = jnp.int32([[self.tokenizer.special("bos")]])
+        """What the model writes after the first token of the validation text, sampled."""
+        prompt = jnp.int32([[self.opening]])
         room = min(200, getattr(self.config.model, "max_length", 200) - 1)
         sampling = Sampling(temperature=0.8)
         written = generate(model, prompt, jax.random.key(0), max_new_tokens=room, sampling=sampling)
