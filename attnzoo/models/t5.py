@@ -49,9 +49,9 @@ class T5(nnx.Module):
         self.config, dim = config, config.dim
         normal = jax.nn.initializers.normal
         self.tokens = Embedding(vocab, dim, init=normal(1.0), rngs=rngs)
-        self.output = None
-        if not config.tied:
-            self.output = Embedding(vocab, dim, init=normal(dim**-0.5), rngs=rngs)
+        untied = not config.tied
+        init = normal(dim**-0.5)
+        self.output = Embedding(vocab, dim, init=init, rngs=rngs) if untied else None
         past, layers = config.decoder_attention or config.attention, config.decoder_layers
         self.encoder_bias = _bias(config, config.attention, True, rngs)
         self.decoder_bias = _bias(config, past, False, rngs)
