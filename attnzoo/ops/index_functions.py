@@ -7,7 +7,7 @@ array, a few rows of it, one tile inside a kernel, or one element.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeVar, dataclass_transform
+from typing import Any, NamedTuple, TypeVar, cast, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,10 @@ def setting(default: Any = dataclasses.MISSING) -> Any:
 
 @dataclass_transform(frozen_default=True, field_specifiers=(setting, dataclasses.field))
 def index_function(cls: type[T]) -> type[T]:
-    """A frozen dataclass that jit sees: arrays are leaves, ``setting()`` is structure."""
+    """A frozen dataclass that jit sees: arrays are leaves, ``setting()`` is structure.
+
+    Two of them are equal if all their settings are, and their arrays are the same objects.
+    """
     cls = dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
     fields = dataclasses.fields(cls)
     static = [f.name for f in fields if f.metadata.get("static")]
@@ -43,8 +46,21 @@ def index_function(cls: type[T]) -> type[T]:
             object.__setattr__(value, name, child)
         return value
 
+    def equal(one: T, other: object) -> bool:
+        if type(one) is not type(other):
+            return False
+        (a, settings), (b, others) = flatten(one), flatten(cast(T, other))
+        return settings == others and all(x is y or _same(x, y) for x, y in zip(a, b, strict=True))
+
+    cls.__eq__ = equal
+    cls.__hash__ = lambda one: hash((type(one), flatten(one)[1]))
     jax.tree_util.register_pytree_node(cls, flatten, unflatten)
     return cls
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Equality of parts that are no arrays, whose ``==`` would be an array."""
+    return not any(hasattr(x, "shape") for x in (a, b)) and a == b
 
 
 def index_grid(
