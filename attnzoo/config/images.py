@@ -93,6 +93,12 @@ class Augmentation:
     cutmix: Annotated[float, NotNegative] = 0.0
     """alpha of CutMix's Beta distribution (Yun et al. 2019); 0: none."""
 
+    def __post_init__(self) -> None:
+        if not 0 < self.crop_scale <= 1:
+            raise ValueError(f"crop_scale={self.crop_scale}, wanted above 0, at most 1")
+        if self.magnitude > 10:
+            raise ValueError(f"magnitude={self.magnitude}, wanted 0 to 10")
+
 
 @config
 class Images:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -159,15 +160,7 @@ def rand_augment(key: Key[Array, ""], images: Images, operations: int, magnitude
     """
     if not 0 <= magnitude <= MAX_MAGNITUDE:
         raise ValueError(f"magnitude={magnitude}, wanted 0 to {MAX_MAGNITUDE:.0f}")
-    level = jnp.float32(magnitude / MAX_MAGNITUDE)
-    branches = [lambda image, level, op=op: op(image, level) for op in OPERATIONS.values()]
-
-    def vary(key: Key[Array, ""], image: Image) -> Image:
-        kind_key, sign_key = jax.random.split(key)
-        sign = jnp.where(jax.random.bernoulli(sign_key), 1.0, -1.0)
-        kind = jax.random.randint(kind_key, (), 0, len(branches))
-        return jax.lax.switch(kind, branches, image, sign * level)
-
+    vary = partial(_vary, magnitude / MAX_MAGNITUDE)
     for step_key in jax.random.split(key, operations):
         keys = jax.random.split(step_key, len(images))
         # Under vmap the switch does all operations on every image: twenty times the work, which
@@ -179,6 +172,14 @@ def rand_augment(key: Key[Array, ""], images: Images, operations: int, magnitude
             default=jax.vmap(vary),
         )
     return images
+
+
+def _vary(strength: float, key: Key[Array, ""], image: Image) -> Image:
+    """A random operation in a random direction on one image."""
+    kind_key, sign_key = jax.random.split(key)
+    level = jnp.where(jax.random.bernoulli(sign_key), strength, -strength)
+    kind = jax.random.randint(kind_key, (), 0, len(OPERATIONS))
+    return jax.lax.switch(kind, list(OPERATIONS.values()), image, level)
 
 
 def _affine(image: Image, matrix: Float[Array, "2 3"]) -> Image:
@@ -318,7 +319,11 @@ def augment(
     mean: Float[Array, " C"],
     deviation: Float[Array, " C"],
 ) -> tuple[Images, Float[Array, "B V"]]:
-    """What an `Augmentation` config asks for, on a training batch; `targets` are distributions."""
+    """What an `Augmentation` config asks for, on a training batch.
+
+    `targets` are distributions over the classes; that of a row that only fills up is all zeros, so
+    that what it is mixed into counts for less.
+    """
     keys = iter(jax.random.split(key, 8))
     crop_key, pad_key, flip_key, operations_key = (next(keys) for _ in range(4))
     x = to_float(images)

@@ -39,7 +39,9 @@ class RowOrder:
         sort_keys: Int64[np.ndarray, " total"] | None = None,
     ) -> None:
         if not total:
-            raise UserError("nothing is left to make batches of (is max_length too small?)")
+            raise UserError(
+                "there is no example to make batches of: this part of the data is empty"
+            )
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}, wanted at least 1")
         if seed < 0:

@@ -205,6 +205,7 @@ def test_rand_augment_does_both_ways_the_same() -> None:
     x = images(6)
     ours = jax.jit(lambda key: A.rand_augment(key, x, 2, 7.0))(KEY)
     operations = list(A.OPERATIONS.values())
+    side_by_side = jax.jit(jax.vmap(lambda key, image: A._vary(0.7, key, image)))
     expected = []
     step_keys = jax.random.split(KEY, 2)
     for i, image in enumerate(x):
@@ -215,6 +216,13 @@ def test_rand_augment_does_both_ways_the_same() -> None:
             image = operations[kind](image, jnp.float32(sign * 0.7))
         expected.append(image)
     assert np.allclose(np.asarray(ours), np.asarray(jnp.stack(expected)), atol=1e-5)
+    # Side by side, as on other devices than the CPU; and that it compiles for one.
+    theirs = x
+    for step_key in step_keys:
+        theirs = side_by_side(jax.random.split(step_key, 6), theirs)
+    assert np.allclose(np.asarray(theirs), np.asarray(ours), atol=1e-5)
+    traced = jax.jit(lambda key: A.rand_augment(key, x, 2, 7.0)).trace(KEY)
+    assert "gather" in traced.lower(lowering_platforms=("cuda",)).as_text()
     assert not np.array_equal(np.asarray(ours), np.asarray(x))
     with pytest.raises(ValueError, match=r"magnitude=11\.0, wanted 0 to 10"):
         A.rand_augment(KEY, x, 1, 11.0)
@@ -225,19 +233,21 @@ def test_a_config_asks_for_what_is_done() -> None:
     targets = jnp.eye(4)
     mean, deviation = jnp.asarray(MEAN), jnp.asarray(DEVIATION)
 
-    def run(config: Augmentation, key: jax.Array = KEY) -> tuple[np.ndarray, np.ndarray]:
-        out, mixed = jax.jit(lambda key: A.augment(config, key, raw, targets, mean, deviation))(key)
-        return np.asarray(out), np.asarray(mixed)
+    def made(config: Augmentation):
+        run = jax.jit(lambda key: A.augment(config, key, raw, targets, mean, deviation))
+        return lambda key: tuple(map(np.asarray, run(key)))
 
-    plain, same = run(Augmentation())
+    plain, same = made(Augmentation())(KEY)
     assert np.allclose(plain, (np.asarray(raw) / 255 - MEAN) / DEVIATION, atol=1e-5)
     assert np.array_equal(same, targets)
-    everything = Augmentation(
-        flip=True, pad=2, crop_scale=0.5, operations=1, erase=0.5, mixup=0.2, cutmix=1.0
+    everything = made(
+        Augmentation(
+            flip=True, pad=2, crop_scale=0.5, operations=1, erase=0.5, mixup=0.2, cutmix=1.0
+        )
     )
-    one, shares = run(everything)
-    again, _ = run(everything)
-    other, _ = run(everything, jax.random.key(8))
+    one, shares = everything(KEY)
+    again, _ = everything(KEY)
+    other, _ = everything(jax.random.key(8))
     assert np.array_equal(one, again)
     assert not np.array_equal(one, other)
     assert np.isfinite(one).all()

@@ -222,4 +222,6 @@ def test_batches() -> None:
     assert not np.array_equal(epochs[0][0]["rows"], epochs[1][0]["rows"])
     in_order = list(ImagePlan(data, 4, shuffle=False).batches())
     assert in_order[-1]["rows"].tolist() == [8, 9, 10, -1]
+    with pytest.raises(UserError, match="this part of the data is empty"):
+        ImagePlan(ImageSet(images[:0], np.zeros(0, np.int32), tuple("abcd")), 4)
     assert data.images[10, 0, 0, 0] == 10  # the data itself is not blackened

@@ -1,0 +1,110 @@
+"""Data and tokenizers of other tasks than translation, as a config file names them."""
+
+from pathlib import Path
+
+import pytest
+
+from attnzoo.config.data import (
+    ByteBpeTokenizer,
+    CharTokenizer,
+    FileTokenizer,
+    HubSource,
+    LabelledText,
+    TaggedText,
+    Text,
+    WordPieceTokenizer,
+)
+from attnzoo.config.experiment import Experiment
+from attnzoo.config.images import Augmentation, Digits, HubImages, Idx, ImageFolder, Images
+from attnzoo.config.loader import dump, load
+from attnzoo.errors import UserError
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(f"name: some\ntraining: {{epochs: 1}}\n{text}\n", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "{kind: text, train: [a.gz, b.txt], validation_share: 0.1}",
+            Text(train=(Path("a.gz"), Path("b.txt")), validation_share=0.1),
+        ),
+        (
+            "{kind: text, hub: {name: x, train_split: 'train[:9%]', test_split: null}, field: b}",
+            Text(hub=HubSource(name="x", train_split="train[:9%]", test_split=None), field="b"),
+        ),
+        (
+            "{kind: labelled_text, train: [qc.zip/qc/train.txt], format: trec, encoding: latin-1}",
+            LabelledText(train=(Path("qc.zip/qc/train.txt"),), format="trec", encoding="latin-1"),
+        ),
+        (
+            "{kind: labelled_text, train: [t], header: false, text_column: '1', labels: [b, a]}",
+            LabelledText(train=(Path("t"),), header=False, text_column="1", labels=("b", "a")),
+        ),
+        ("{kind: tagged_text, train: [t]}", TaggedText(train=(Path("t"),))),
+        ("{kind: images}", Images(source=Digits())),
+        (
+            "{kind: images, source: {kind: idx, directory: d}, augmentation: {flip: true, pad: 4}}",
+            Images(source=Idx(directory=Path("d")), augmentation=Augmentation(flip=True, pad=4)),
+        ),
+        (
+            "{kind: images, source: {kind: folder, path: c.tar.xz}, size: 32}",
+            Images(source=ImageFolder(path=Path("c.tar.xz")), size=32),
+        ),
+        ("{kind: images, source: {kind: hub, name: n}}", Images(source=HubImages(name="n"))),
+    ],
+)
+def test_data(tmp_path: Path, text: str, expected: object) -> None:
+    experiment = load(Experiment, written(tmp_path / "a.yaml", f"data: {text}"))
+    assert experiment.data == expected
+    (tmp_path / "b.yaml").write_text(dump(experiment), encoding="utf-8")
+    assert load(Experiment, tmp_path / "b.yaml") == experiment
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{kind: char}", CharTokenizer()),
+        (
+            "{kind: byte_bpe, vocab_size: 500, mask: true}",
+            ByteBpeTokenizer(vocab_size=500, mask=True),
+        ),
+        ("{kind: wordpiece, sentinels: 9}", WordPieceTokenizer(sentinels=9)),
+        ("{kind: file, path: bert}", FileTokenizer(path=Path("bert"))),
+    ],
+)
+def test_tokenizers(tmp_path: Path, text: str, expected: object) -> None:
+    assert (
+        load(Experiment, written(tmp_path / "a.yaml", f"tokenizer: {text}")).tokenizer == expected
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("data: {kind: text}", "a.yaml:3:1: data: give either files"),
+        (
+            "data: {kind: text, train: [a], hub: {name: x}}",
+            "a.yaml:3:1: data: give either files",
+        ),
+        (
+            "data: {kind: tagged_text, train: [a], validation_share: 0.6, test_share: 0.4}",
+            "leave nothing to train on",
+        ),
+        ("data: {kind: labelled_text, train: [a], labels: [x, x]}", "a class is named twice"),
+        ("data: {kind: images, validation_share: 0.5, test_share: 0.5}", "leave nothing"),
+        ("data: {kind: images, augmentation: {crop_scale: 0}}", "crop_scale=0.0, wanted above 0"),
+        ("data: {kind: images, augmentation: {magnitude: 11}}", "magnitude=11.0, wanted 0 to 10"),
+        (
+            "data: {kind: images, source: {kind: idx}}",
+            r"a.yaml:3:\d+: data.source.directory: missing",
+        ),
+    ],
+)
+def test_one_mistake_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load(Experiment, written(tmp_path / "a.yaml", text))
+    assert "\n" not in str(caught.value)
