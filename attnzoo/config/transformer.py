@@ -61,6 +61,10 @@ class Transformer:
     """Share of hidden units of the feed-forward layers dropped while training."""
     pad_id: Annotated[int, NotNegative] = 0
     """Token that fills a batch up; it is never read."""
+    start_id: Annotated[int, NotNegative] = 1
+    """Token that the decoder starts from."""
+    eos_id: Annotated[int, NotNegative] = 2
+    """Token that ends a sentence."""
     alignment_layer: Annotated[int, NotNegative] | None = None
     """Decoder layer, from 0, whose weights are word alignments and pictures; null: the last but one
     (Garg et al. 2019)."""
@@ -117,6 +121,8 @@ class Transformer:
             tied="all",
             output_bias=True,
             pad_id=1,
+            start_id=2,
+            eos_id=2,
         )
 
     @classmethod
@@ -130,6 +136,8 @@ class Transformer:
             tied="all",
             output_bias=True,
             pad_id=pad_id,
+            start_id=pad_id,
+            eos_id=0,
         )
 
     def __post_init__(self) -> None:

@@ -1,6 +1,7 @@
 """What every search returns, and how lengths are paid for."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +46,11 @@ class TokenIds:
     start: int = BOS
     end: int = EOS
     never: tuple[int, ...] | None = None
+
+    @classmethod
+    def of(cls, config: Any) -> "TokenIds":
+        """Those that a model's config names: ``pad_id``, ``start_id``, ``eos_id``."""
+        return cls(config.pad_id, config.start_id, config.eos_id)
 
     @property
     def excluded(self) -> tuple[int, ...]:

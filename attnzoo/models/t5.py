@@ -49,9 +49,8 @@ class T5(nnx.Module):
         self.config, dim = config, config.dim
         normal = jax.nn.initializers.normal
         self.tokens = Embedding(vocab, dim, init=normal(1.0), rngs=rngs)
-        untied = not config.tied
-        init = normal(dim**-0.5)
-        self.output = Embedding(vocab, dim, init=init, rngs=rngs) if untied else None
+        own = functools.partial(Embedding, init=normal(dim**-0.5))
+        self.output = None if config.tied else own(vocab, dim, rngs=rngs)
         past, layers = config.decoder_attention or config.attention, config.decoder_layers
         self.encoder_bias = _bias(config, config.attention, True, rngs)
         self.decoder_bias = _bias(config, past, False, rngs)

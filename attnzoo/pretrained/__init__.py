@@ -19,19 +19,21 @@ from attnzoo.config import tree
 from attnzoo.config.loader import dump
 from attnzoo.config.loader import load as load_config
 from attnzoo.errors import UserError
-from attnzoo.pretrained import bert, carry, files, t5
+from attnzoo.pretrained import bart, bert, carry, files, t5
 from attnzoo.pretrained.carry import Sharding
 from attnzoo.pretrained.family import Family, Settings
 from attnzoo.pretrained.gpt2 import GPT2
 from attnzoo.pretrained.llama import LLAMA
 
 FAMILIES: dict[str, Family] = {
+    "bart": bart.FAMILIES["bart"],
     "bert": bert.FAMILY,
     "gpt2": GPT2,
     "llama": LLAMA,
     "mistral": LLAMA,
     "qwen2": LLAMA,
     "qwen3": LLAMA,
+    "marian": bart.FAMILIES["marian"],
     "t5": t5.FAMILY,
 }
 """By the ``model_type`` of config.json."""
@@ -82,7 +84,7 @@ def save(model: Any, folder: str | Path) -> None:
             continue
         break
     else:
-        raise UserError(problems[0])
+        raise UserError("; ".join(problems))
     dtypes = {str(leaf.dtype) for leaf in carry.parameters(model).values()}
     written["dtype"] = dtypes.pop() if len(dtypes) == 1 else "float32"
     home = _made(folder)

@@ -17,6 +17,7 @@ def written(tmp_path: Path) -> Callable[[Any], Path]:
     def write(model: Any, scale: float = 0.2) -> Path:
         import torch
 
+        torch.set_num_threads(1)  # so small a model only waits for its threads
         torch.manual_seed(0)
         with torch.no_grad():
             for name, parameter in model.named_parameters():

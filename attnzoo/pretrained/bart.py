@@ -1,0 +1,196 @@
+"""BART and Marian: one Transformer of ours under the names that both have in transformers."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from attnzoo.config.attention import MultiHead
+from attnzoo.config.transformer import Transformer as TransformerConfig
+from attnzoo.errors import UserError
+from attnzoo.models.transformer import Transformer
+from attnzoo.pretrained.family import Family, Settings, Sizes, plain_heads, swapped
+from attnzoo.pretrained.table import (
+    Reordered,
+    Row,
+    Shape,
+    Table,
+    embedding,
+    linear,
+    norm,
+    row,
+)
+
+ARCHITECTURES = {
+    "bart": ("BartForConditionalGeneration", "BartModel"),
+    "marian": ("MarianMTModel", "MarianModel"),
+}
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+    "gelu_new": "gelu_tanh",
+}
+
+
+def table(config: TransformerConfig, sizes: Sizes) -> Table:
+    """The rows of a post-norm Transformer."""
+    target = sizes[1]
+    rows = [*_stack("encoder", "source", config), *_stack("decoder", "target", config)]
+    if config.output_bias:
+        rows.append(row("final_logits_bias", "output_bias", form=Reordered((1, target), (0, 1))))
+    sides = ["model.encoder.embed_tokens", "model.decoder.embed_tokens"]
+    if config.tied == "all":
+        rows.append(embedding("model.shared", "source_embedding"))
+        copies = [f"{name}.weight" for name in (*sides, "lm_head")]
+        tied = dict.fromkeys(copies, "model.shared.weight")
+    else:
+        rows += map(embedding, sides, ("source_embedding", "target_embedding"))
+        tied = {"lm_head.weight": f"{sides[1]}.weight"}
+    return Table(
+        rows,
+        depths={"encoder": config.encoder_layers, "decoder": config.decoder_layers},
+        copies=tied,
+        # Sines and cosines.
+        ignored=(
+            ()
+            if config.positions == "learned"
+            else (r"model\.(en|de)coder\.embed_positions\.weight",)
+        ),
+        # A model without its output layer has no prefix.
+        renamed=((r"^(shared|encoder|decoder)\.", r"model.\1."),),
+    )
+
+
+def _stack(side: str, text: str, config: TransformerConfig) -> list[Row]:
+    layer, ours = f"model.{side}.layers.{{{side}}}", f"{side}/blocks/{{{side}}}"
+    rows = [
+        *_attention(f"{layer}.self_attn", f"{ours}/attention/mechanism"),
+        *norm(f"{layer}.self_attn_layer_norm", f"{ours}/attention_norm"),
+        *linear(f"{layer}.fc1", f"{ours}/feed_forward/up"),
+        *linear(f"{layer}.fc2", f"{ours}/feed_forward/down"),
+        *norm(f"{layer}.final_layer_norm", f"{ours}/feed_forward_norm"),
+    ]
+    if side == "decoder":
+        rows += _attention(f"{layer}.encoder_attn", f"{ours}/cross_attention")
+        rows += norm(f"{layer}.encoder_attn_layer_norm", f"{ours}/cross_norm")
+    if config.positions == "learned":
+        rows.append(embedding(f"model.{side}.embed_positions", f"{text}_positions"))
+    if config.embedding_norm:
+        rows += norm(f"model.{side}.layernorm_embedding", f"{text}_norm")
+    return rows
+
+
+def _attention(theirs: str, ours: str) -> list[Row]:
+    names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "out"}
+    return [
+        one
+        for short, name in names.items()
+        for one in linear(f"{theirs}.{short}", f"{ours}/{name}")
+    ]
+
+
+def read(kind: str, hf: Settings) -> tuple[TransformerConfig, Sizes]:
+    """Our config, and the sizes of both vocabularies."""
+    name = hf.get("architectures", ARCHITECTURES[kind])[0]
+    hf.value_in("architectures", name, dict.fromkeys(ARCHITECTURES[kind]))
+    hf.refuse_unless(
+        normalize_before=False, add_final_layer_norm=False, decoder_ffn_dim=hf["encoder_ffn_dim"]
+    )
+    past = MultiHead(num_heads=hf["decoder_attention_heads"])
+    attention = MultiHead(num_heads=hf["encoder_attention_heads"])
+    shared = hf.get("share_encoder_decoder_embeddings", True)
+    pad = hf["pad_token_id"]
+    bart = kind == "bart"
+    config = TransformerConfig(
+        attention=attention,
+        decoder_attention=None if past == attention else past,
+        cross_attention=past,
+        dim=hf["d_model"],
+        hidden=hf["encoder_ffn_dim"],
+        encoder_layers=hf["encoder_layers"],
+        decoder_layers=hf["decoder_layers"],
+        norm_eps=1e-5,
+        activation=hf.choose("activation_function", ACTIVATIONS, "gelu"),
+        positions="learned" if bart else "sinusoidal_halves",
+        position_offset=2 if bart else 0,
+        max_length=hf["max_position_embeddings"],
+        scale_embeddings=hf.get("scale_embedding", False),
+        embedding_norm=bart,
+        tied="all" if shared else "target",
+        output_bias="final_logits_bias" in hf.tensors,
+        dropout=hf.get("dropout", 0.1),
+        attention_dropout=hf.get("attention_dropout", 0.0),
+        activation_dropout=hf.get("activation_dropout", 0.0),
+        pad_id=pad,
+        start_id=hf.get("decoder_start_token_id", hf.get("eos_token_id", 2) if bart else pad),
+        eos_id=hf.get("eos_token_id", 2 if bart else 0),
+    )
+    vocab = hf["vocab_size"]
+    return config, (vocab, vocab if shared else hf.get("decoder_vocab_size", vocab))
+
+
+def write(kind: str, config: TransformerConfig, sizes: Sizes) -> dict[str, Any]:
+    """The config.json of this config."""
+    name = kind.title() if kind == "marian" else "BART"
+    past = config.decoder_attention or config.attention
+    heads = [plain_heads(one, config.dim) for one in (config.attention, past)]
+    if None in heads or plain_heads(config.cross_attention, config.dim) != heads[1]:
+        every = (config.attention, past, config.cross_attention)
+        raise UserError(swapped(name, ", ".join(map(str, dict.fromkeys(every)))))
+    bart = kind == "bart"
+    fixed = {
+        "norm": "post",
+        "norm_eps": 1e-5,
+        "use_bias": True,
+        "positions": "learned" if bart else "sinusoidal_halves",
+        "position_offset": 2 if bart else 0,
+        "embedding_norm": bart,
+    }
+    for field, wanted in fixed.items():
+        if (value := getattr(config, field)) != wanted:
+            raise UserError(f"transformers has no {name} with {field}={value}; wanted {wanted}")
+    if config.tied == "none" or (bart and config.tied != "all"):
+        raise UserError(f"transformers has no {name} with tied={config.tied}; wanted all")
+    written = {
+        "model_type": kind,
+        "architectures": [ARCHITECTURES[kind][0]],
+        "is_encoder_decoder": True,
+        "vocab_size": sizes[0],
+        "encoder_attention_heads": heads[0],
+        "decoder_attention_heads": heads[1],
+        "d_model": config.dim,
+        "encoder_ffn_dim": config.hidden,
+        "decoder_ffn_dim": config.hidden,
+        "encoder_layers": config.encoder_layers,
+        "decoder_layers": config.decoder_layers,
+        "activation_function": {v: k for k, v in reversed(ACTIVATIONS.items())}[config.activation],
+        "max_position_embeddings": config.max_length,
+        "scale_embedding": config.scale_embeddings,
+        "dropout": config.dropout,
+        "attention_dropout": config.attention_dropout,
+        "activation_dropout": config.activation_dropout,
+        "pad_token_id": config.pad_id,
+        "decoder_start_token_id": config.start_id,
+        "eos_token_id": config.eos_id,
+        "forced_eos_token_id": config.eos_id,
+    }
+    if not bart:
+        written["share_encoder_decoder_embeddings"] = config.tied == "all"
+        written["decoder_vocab_size"] = sizes[1]
+    return written
+
+
+def sizes(shapes: Mapping[str, Shape]) -> Sizes:
+    """The sizes of both vocabularies."""
+    source = "source_embedding/table"
+    target = "target_embedding/table"
+    return (shapes[source][0], shapes[target if target in shapes else source][0])
+
+
+FAMILIES = {
+    kind: Family(
+        Transformer, TransformerConfig, sizes, partial(read, kind), partial(write, kind), table
+    )
+    for kind in ARCHITECTURES
+}

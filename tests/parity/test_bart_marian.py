@@ -1,0 +1,161 @@
+"""BART and Marian beside those of transformers: layer by layer, and what greedy search says."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from attnzoo import pretrained
+from attnzoo.decoding import TokenIds, greedy_search
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+B, S, T, D, F, V = 3, 11, 5, 12, 17, 31
+PAD = {"bart": 1, "marian": V - 1}
+START = {"bart": 2, "marian": V - 1}
+
+VARIANTS = {
+    "bart": {},
+    "bart, scaled": {"scale_embedding": True, "activation_function": "relu"},
+    "bart, other heads": {"decoder_attention_heads": 2, "decoder_layers": 3},
+    "marian": {"scale_embedding": True, "activation_function": "swish"},
+    "marian, two vocabularies": {
+        "share_encoder_decoder_embeddings": False,
+        "decoder_vocab_size": V,
+        "vocab_size": V + 4,
+        "tie_word_embeddings": True,
+    },
+}
+
+
+def model(variant: str) -> tuple[str, Any]:
+    kind = variant.split(",")[0]
+    settings = {
+        "vocab_size": V,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 3,
+        "decoder_attention_heads": 3,
+        "pad_token_id": PAD[kind],
+        "decoder_start_token_id": START[kind],
+        "forced_eos_token_id": None,
+    } | VARIANTS[variant]
+    config, cls = {
+        "bart": (transformers.BartConfig, transformers.BartForConditionalGeneration),
+        "marian": (transformers.MarianConfig, transformers.MarianMTModel),
+    }[kind]
+    made = cls(
+        config(
+            d_model=D,
+            encoder_ffn_dim=F,
+            decoder_ffn_dim=F,
+            max_position_embeddings=70,
+            attn_implementation="eager",
+            **settings,
+        )
+    )
+    torch.manual_seed(3)
+    made.final_logits_bias.normal_()
+    return kind, made
+
+
+def batch(kind: str) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(1)
+    source = random.integers(3, V - 1, (B, S)).astype(np.int32)
+    source[1, 4:] = PAD[kind]
+    target = random.integers(3, V - 1, (B, T)).astype(np.int32)
+    target[:, 0] = START[kind]
+    return source, target
+
+
+def drawn(variant: str, written, scale: float = 0.2):
+    """Theirs and ours; the sines and cosines of Marian are parameters of theirs, and stay."""
+    kind, theirs = model(variant)
+    kept = {n: p.clone() for n, p in theirs.named_parameters() if "embed_positions" in n}
+    folder = written(theirs, scale)
+    if kind == "marian":
+        with torch.no_grad():
+            for name, value in kept.items():
+                theirs.get_parameter(name).copy_(value)
+        theirs.save_pretrained(folder)
+    return kind, theirs, folder
+
+
+@pytest.mark.parametrize("variant", list(VARIANTS))
+def test_every_layer(variant: str, written, close) -> None:
+    kind, theirs, folder = drawn(variant, written)
+    ours = pretrained.load(folder)
+    source, target = batch(kind)
+    with torch.no_grad():
+        wanted = theirs(
+            torch.from_numpy(source).long(),
+            attention_mask=torch.from_numpy(source != PAD[kind]).long(),
+            decoder_input_ids=torch.from_numpy(target).long(),
+            output_hidden_states=True,
+            output_attentions=True,
+        )
+    source, target = jnp.asarray(source), jnp.asarray(target)
+    logits, maps = ours(source, target, capture=True)
+    close(logits, wanted.logits)
+    valid = source != PAD[kind]
+    x = ours._embed(source, jnp.arange(S, dtype=jnp.int32)[None], "source", None)
+    for i, block in enumerate(ours.encoder.blocks):
+        close(x, wanted.encoder_hidden_states[i])
+        x, _ = block(x, valid=valid)
+        close(maps[f"encoder/{i}/self"], wanted.encoder_attentions[i])
+    encoded = x
+    close(encoded, wanted.encoder_last_hidden_state)
+    x = ours._embed(target, jnp.arange(T, dtype=jnp.int32)[None], "target", None)
+    for i, block in enumerate(ours.decoder.blocks):
+        close(x, wanted.decoder_hidden_states[i])
+        x, _ = block(x, encoded=encoded, encoded_valid=valid)
+        close(maps[f"decoder/{i}/self"], wanted.decoder_attentions[i])
+        close(maps[f"decoder/{i}/cross"], wanted.cross_attentions[i])
+    close(x, wanted.decoder_hidden_states[-1])
+
+
+@pytest.mark.parametrize("variant", ["bart", "marian"])
+@pytest.mark.parametrize("end", [None, 7])
+def test_greedy_search_says_the_same(variant: str, end: int | None, written) -> None:
+    kind, theirs, folder = drawn(variant, written, 0.5)
+    ours = pretrained.load(folder)
+    assert (ours.config.pad_id, ours.config.start_id) == (PAD[kind], START[kind])
+    source, length = batch(kind)[0], 64
+    wanted = theirs.generate(
+        torch.from_numpy(source).long(),
+        attention_mask=torch.from_numpy(source != PAD[kind]).long(),
+        max_new_tokens=length,
+        do_sample=False,
+        num_beams=1,
+        eos_token_id=end,
+    )[:, 1:].numpy()
+    ids = TokenIds(PAD[kind], START[kind], -1 if end is None else end, never=())
+    sizes = {"batch": B, "source_length": S, "max_length": length}
+    search = jax.jit(functools.partial(greedy_search, ours.step, **sizes, ids=ids))
+    memory, state = ours.start(jnp.asarray(source), max_length=length)
+    found = search(state, memory).tokens[:, 0]
+    np.testing.assert_array_equal(found[:, : wanted.shape[1]], wanted)
+    assert (found[:, wanted.shape[1] :] == PAD[kind]).all()
+    assert len(np.unique(wanted)) > 3
+    assert end is not None or wanted.shape[1] == length
+
+
+@pytest.mark.parametrize("variant", list(VARIANTS))
+def test_transformers_loads_what_we_save(variant: str, written, tmp_path) -> None:
+    _, theirs, folder = drawn(variant, written)
+    pretrained.save(pretrained.load(folder), tmp_path / "ours")
+    again = type(theirs).from_pretrained(tmp_path / "ours")
+    before, after = theirs.state_dict(), again.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    first = load_file(folder / "model.safetensors")
+    second = load_file(tmp_path / "ours" / "model.safetensors")
+    static = {name for name in first if "embed_positions" in name and name not in second}
+    assert first.keys() - static == second.keys()
+    assert all(first[name].tobytes() == second[name].tobytes() for name in second)
+    assert not static or "marian" in variant
