@@ -19,20 +19,20 @@ from attnzoo.config import tree
 from attnzoo.config.loader import dump
 from attnzoo.config.loader import load as load_config
 from attnzoo.errors import UserError
-from attnzoo.pretrained import carry, files
-from attnzoo.pretrained.bert import BERT
+from attnzoo.pretrained import bert, carry, files, t5
 from attnzoo.pretrained.carry import Sharding
 from attnzoo.pretrained.family import Family, Settings
 from attnzoo.pretrained.gpt2 import GPT2
 from attnzoo.pretrained.llama import LLAMA
 
 FAMILIES: dict[str, Family] = {
-    "bert": BERT,
+    "bert": bert.FAMILY,
     "gpt2": GPT2,
     "llama": LLAMA,
     "mistral": LLAMA,
     "qwen2": LLAMA,
     "qwen3": LLAMA,
+    "t5": t5.FAMILY,
 }
 """By the ``model_type`` of config.json."""
 

@@ -283,7 +283,11 @@ def _pad(rows: list[list[int]], batch: int, width: int) -> np.ndarray:
 def _search(graph, state, source, *, max_length: int, beam: int, alpha: float):
     model = nnx.merge(graph, state)
     memory, start = model.start(source, max_length=max_length)
-    shape = {"batch": source.shape[0], "source_length": source.shape[1], "max_length": max_length}
+    shape: dict[str, Any] = {
+        "batch": source.shape[0],
+        "source_length": source.shape[1],
+        "max_length": max_length,
+    }
     if beam == 1:
         return greedy_search(model.step, start, memory, **shape)
     return beam_search(model.step, start, memory, beam=beam, alpha=alpha, **shape)
