@@ -13,6 +13,8 @@ from jaxtyping import Array, Float, Int, Int8
 Kind = Literal["plain", "window", "int8"]
 Keys = Float[Array, "B S K H"]
 Values = Float[Array, "B S K Hv"]
+NewKeys = Float[Array, "B T K H"]
+NewValues = Float[Array, "B T K Hv"]
 
 
 class Cache(NamedTuple):
@@ -31,7 +33,7 @@ class Cache(NamedTuple):
         """Positions that fit: L."""
         return self.keys.shape[1]
 
-    def extend(self, keys: Keys, values: Values) -> tuple[Keys, Values, None, "Cache"]:
+    def extend(self, keys: NewKeys, values: NewValues) -> tuple[Keys, Values, None, "Cache"]:
         """All L keys and values: slot and position are one."""
         held = _write(self.keys, keys, self.length), _write(self.values, values, self.length)
         return *held, None, Cache(*held, self.length + keys.shape[1])
@@ -53,7 +55,7 @@ class WindowCache(NamedTuple):
         return
 
     def extend(
-        self, keys: Keys, values: Values
+        self, keys: NewKeys, values: NewValues
     ) -> tuple[Keys, Values, Int[Array, "B S"], "WindowCache"]:
         """The ring, and of several new positions these too: a first one sees what a last one
         drives out. Positions below 0 hold nothing yet.
@@ -98,7 +100,9 @@ class QuantisedCache(NamedTuple):
         """Positions that fit: L."""
         return self.keys.shape[1]
 
-    def extend(self, keys: Keys, values: Values) -> tuple[Keys, Values, None, "QuantisedCache"]:
+    def extend(
+        self, keys: NewKeys, values: NewValues
+    ) -> tuple[Keys, Values, None, "QuantisedCache"]:
         """All L keys and values, multiplied out."""
         parts = [part for pair in zip(quantise(keys), quantise(values)) for part in pair]
         old = self.keys, self.values, self.key_scale, self.value_scale

@@ -28,6 +28,7 @@ from attnzoo.ops.rotary import DynamicNTKScaling, Layout, Scaling, rotary_embedd
 from attnzoo.ops.weights import WeightRequest
 
 Positions = Int[Array, "#B T"]
+Places = Int[Array, "#B S"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -315,7 +316,7 @@ class MultiHeadAttention(Attention):
         mask: Bool[Array, "#B #N #T #S"] | None,
         positions: Positions | None,
         mask_mod: MaskFunction | None,
-        places: Positions | None = None,
+        places: Places | None = None,
     ) -> Bool[Array, "#B #N #T #S"] | MaskFunction | None:
         """The module's mask and the call's; a function, free of memory, if there is no array."""
         functions = [one for one in (self.mask_mod, mask_mod) if one is not None]
@@ -337,7 +338,7 @@ class MultiHeadAttention(Attention):
         return_weights: bool | WeightRequest,
         dropout_key: Key[Array, ""] | None,
         score_mod: ScoreFunction | None,
-        places: Positions | None = None,
+        places: Places | None = None,
     ) -> Any:
         score_mod = self.score_mod if score_mod is None else score_mod
         if score_mod is not None and positions is not None:
@@ -374,14 +375,14 @@ def _from_zero(x: Float[Array, "B T D"]) -> Int[Array, "1 T"]:
 
 
 def _placed_mask(
-    mask_mod: MaskFunction, positions: Positions, places: Positions | None
+    mask_mod: MaskFunction, positions: Positions, places: Places | None
 ) -> MaskFunction:
     """The mask with query row i standing at ``positions[b, i]``, key j at ``places[b, j]``."""
     return lambda b, n, q, k: mask_mod(b, n, _at(positions, b, q), _at(places, b, k))
 
 
 def _placed_score(
-    score_mod: ScoreFunction, positions: Positions, places: Positions | None
+    score_mod: ScoreFunction, positions: Positions, places: Places | None
 ) -> ScoreFunction:
     def score(score: Any, b: Any, n: Any, q: Any, k: Any) -> Any:
         return score_mod(score, b, n, _at(positions, b, q), _at(places, b, k))

@@ -7,6 +7,7 @@ second, medians over rounds, the reading of the prompt included and compilation 
 
 import argparse
 import importlib.util
+import itertools
 import json
 import os
 import statistics
@@ -50,8 +51,10 @@ def measure(arguments: argparse.Namespace, cores: list[int], allocator: Mapping[
         workers: list[Worker] = []
         peers = ["ours", *(["theirs"] if importlib.util.find_spec("transformers") else [])]
         try:
-            for name in peers:  # ours writes the weights that theirs reads
-                workers.append(Worker(name, directory, allocator, module=__name__))  # noqa: PERF401 (to be closed)
+            # Ours writes the weights that theirs reads.
+            for name in peers:
+                worker = Worker(name, directory, allocator, module=__name__)
+                workers.append(worker)
             print(
                 f"GPT-2 of {arguments.layers} layers, width {arguments.width}, vocabulary "
                 f"{arguments.vocabulary}, float32; {arguments.prompt} + {arguments.tokens} tokens, "
@@ -71,7 +74,7 @@ def measure(arguments: argparse.Namespace, cores: list[int], allocator: Mapping[
 def _rows(batch: int, workers: list[Worker], arguments: argparse.Namespace) -> None:
     written = [worker.ask(f"tokens {batch}") for worker in workers]
     if len(written) > 1 and written[0] != written[1]:
-        pairs = zip(sum(written[0], []), sum(written[1], []))
+        pairs = zip(*map(itertools.chain.from_iterable, written))
         same = sum(one == other for one, other in pairs)
         raise UserError(
             f"the peers disagree: {same} of {batch * arguments.tokens} tokens are the same; their "
@@ -118,9 +121,10 @@ def ours(settings: Mapping[str, Any], directory: Path) -> tuple[str, Generate]:
     model = GPT2(config, settings["vocabulary"], rngs=nnx.Rngs(0))
     # Freshly drawn, a tied model repeats its last token; such weights write something.
     random = np.random.default_rng(0)
-    grown = lambda x: (
-        x * 4 if x.ndim == 2 else x + 0.1 * random.standard_normal(x.shape, np.float32)
-    )
+
+    def grown(x: Any) -> Any:
+        return 4 * x if x.ndim == 2 else x + 0.1 * random.standard_normal(x.shape, np.float32)
+
     nnx.update(model, jax.tree.map(grown, nnx.state(model, nnx.Param)))
     pretrained.save(model, directory / "gpt2")
 
@@ -137,7 +141,6 @@ def theirs(settings: Mapping[str, Any], directory: Path) -> tuple[str, Generate]
     import transformers
 
     torch.set_num_threads(1)
-    transformers.utils.logging.disable_progress_bar()
     model = transformers.GPT2LMHeadModel.from_pretrained(directory / "gpt2").eval()
     tokens = settings["tokens"]
     options = {"max_new_tokens": tokens, "do_sample": False, "pad_token_id": 0}

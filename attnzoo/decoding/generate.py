@@ -15,6 +15,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Int, Key
 
+from attnzoo.decoding.beam import beam_search
+from attnzoo.decoding.hypotheses import Hypotheses, TokenIds
 from attnzoo.decoding.sampling import GREEDY, Sampling
 from attnzoo.models.causal import unrolled
 
@@ -127,6 +129,31 @@ def stream(
         left -= block
 
 
+def beam_generate(
+    model: Any,
+    prompts: Prompts,
+    *,
+    max_new_tokens: int,
+    eos_id: int,
+    valid: Valid | None = None,
+    beam: int = 5,
+    alpha: float = 0.6,
+    pad_id: int = 0,
+    **start: Any,
+) -> Hypotheses:
+    """The ``beam`` best continuations of each prompt: :func:`attnzoo.decoding.beam_search`, its
+    length penalty over what is new; no weights.
+
+    Args and errors are those of :func:`generate`.
+    """
+    plan, (params, prompts, valid, *_) = _prepare(
+        model, prompts, None, max_new_tokens, valid, GREEDY, 1, eos_id, pad_id, start
+    )
+    if prompts.shape[1] == 1:
+        raise ValueError("prompts have one token; a beam wants two: its last one is read by steps")
+    return _beam(plan, max_new_tokens, beam, alpha, params, prompts, valid)
+
+
 def _prepare(
     model: Any,
     prompts: Prompts,
@@ -189,6 +216,49 @@ def _some(
     return _loop(plan, steps, params, run, key, sampling)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _beam(
+    plan: _Plan, steps: int, beam: int, alpha: float, params: Any, prompts: Any, valid: Any
+) -> Hypotheses:
+    model, B = unrolled(nnx.merge(plan.graph, params)), prompts.shape[0]
+    prompts, visible = _to_the_left(plan, prompts, valid)
+    state = model.start(B, plan.room, **dict(plan.options))
+    _, state = model.decode(prompts[:, :-1], state, visible, at=jnp.zeros((B,), jnp.int32))
+
+    def step(token: Array, state: Any, memory: Any) -> tuple[Array, Any, Array]:
+        # The first token that the search reads is the last one of the prompt.
+        last, visible = memory
+        token = jnp.where(state.length == prompts.shape[1] - 1, last, token)
+        logits, state = model.decode(token[:, None], state, visible)
+        return logits[:, 0], state, jnp.zeros((token.shape[0], 1, 0), jnp.float32)
+
+    return beam_search(
+        step,
+        state,
+        (prompts[:, -1], visible),
+        batch=B,
+        source_length=0,
+        max_length=steps,
+        beam=beam,
+        alpha=alpha,
+        ids=TokenIds(pad=plan.pad_id, end=plan.eos[0], never=()),
+    )
+
+
+def _to_the_left(
+    plan: _Plan, prompts: Int[Array, "B T"], valid: Bool[Array, "B T"] | None
+) -> tuple[Int[Array, "B T"], Bool[Array, "B L"] | None]:
+    """All padding on the left, where recurrent states and caches alike pass it over, and every row
+    writes its next token to the same slot; and which slots will hold something.
+    """
+    if valid is None:
+        return prompts, None
+    order = jnp.argsort(valid, axis=1, stable=True)
+    prompts, valid = (jnp.take_along_axis(x, order, axis=1) for x in (prompts, valid))
+    rest = plan.room - prompts.shape[1]
+    return prompts, jnp.pad(valid, ((0, 0), (0, rest)), constant_values=True)
+
+
 def _begin(
     plan: _Plan,
     params: Any,
@@ -199,19 +269,13 @@ def _begin(
 ) -> _Run:
     """Read the prompts and choose the first token of every row."""
     model, (B, T) = unrolled(nnx.merge(plan.graph, params)), prompts.shape
-    visible = None
-    if valid is not None:
-        # All padding goes to the left, where recurrent states and caches alike pass it over, and
-        # every row writes its next token to the same slot.
-        order = jnp.argsort(valid, axis=1, stable=True)
-        prompts, valid = (jnp.take_along_axis(x, order, axis=1) for x in (prompts, valid))
-        visible = jnp.pad(valid, ((0, 0), (0, plan.room - T)), constant_values=True)
+    prompts, visible = _to_the_left(plan, prompts, valid)
     state = model.start(B, plan.room, **dict(plan.options))
     last = jnp.full((B,), T - 1, jnp.int32)
     logits, state = model.decode(prompts, state, visible, at=last)
     seen = None
     if sampling.repetition_penalty is not None:
-        real = jnp.ones((B, T), bool) if valid is None else valid
+        real = jnp.ones((B, T), bool) if visible is None else visible[:, :T]
         seen = jnp.zeros((B, logits.shape[-1]), bool)
         seen = seen.at[jnp.arange(B)[:, None], prompts].max(real)
     repeat = lambda x: jnp.repeat(x, plan.samples, axis=0)  # noqa: E731

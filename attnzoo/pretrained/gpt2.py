@@ -83,6 +83,8 @@ def write(config: gpt2.GPT2, sizes: Sizes) -> dict[str, Any]:
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],
         "vocab_size": sizes[0],
+        # By default those of the published vocabulary, which others do not have.
+        **({"bos_token_id": None, "eos_token_id": None} if sizes[0] <= 50256 else {}),
         "n_head": heads,
         "n_embd": config.dim,
         "n_inner": config.hidden,

@@ -55,7 +55,7 @@ def test_int8_is_off_by_half_a_step_at_most() -> None:
     whole, step = quantise(X[:, :, None, :])
     assert whole.dtype == jnp.int8
     np.testing.assert_array_equal(jnp.max(jnp.abs(whole), axis=-1), 127)
-    off = jnp.abs(whole * step - X[:, :, None, :])
+    off = jnp.abs(whole.astype(jnp.float32) * step - X[:, :, None, :])
     assert float(jnp.max(off / jnp.max(jnp.abs(X[:, :, None, :]), -1, keepdims=True))) <= 1 / 253
     zeros = quantise(jnp.zeros((1, 1, 1, 3)))
     assert not np.any(zeros[0])

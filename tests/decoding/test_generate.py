@@ -12,7 +12,7 @@ from attnzoo.config import attention as kinds
 from attnzoo.config import gpt2
 from attnzoo.config.llama import Llama as LlamaConfig
 from attnzoo.decoding import generate as module
-from attnzoo.decoding.generate import generate, stream
+from attnzoo.decoding.generate import beam_generate, generate, stream
 from attnzoo.decoding.sampling import Sampling
 from attnzoo.models.gpt2 import GPT2
 from attnzoo.models.llama import Llama
@@ -164,6 +164,32 @@ def test_one_program_serves_all_numbers(model: GPT2) -> None:
         settings = Sampling(temperature=heat)
         generate(model, PROMPTS, jax.random.key(0), max_new_tokens=3, sampling=settings)
     assert module._all._cache_size() == before + 1
+
+
+def test_the_best_of_a_beam_is_the_best_of_all(model: GPT2) -> None:
+    # Every continuation by two tokens, and those that end at once, scored by hand.
+    eos, prompt = 4, PROMPTS[:1, :3]
+    graph, params = nnx.split(model)
+    score = jax.jit(lambda params, ids: jax.nn.log_softmax(nnx.merge(graph, params)(ids)))
+    log_probs = score(
+        params, jnp.concatenate([jnp.tile(prompt, (V, 1)), jnp.arange(V)[:, None]], 1)
+    )
+    first, second = np.asarray(log_probs[0, 2]), np.asarray(log_probs[:, 3])
+    both = first[:, None] + second
+    both[eos] = -np.inf
+    ended = [((eos,), first[eos])] + [((a, eos), both[a, eos]) for a in range(V) if a != eos]
+    best = max(ended, key=lambda one: one[1])
+    found = beam_generate(model, prompt, max_new_tokens=2, eos_id=eos, beam=V, alpha=0.0)
+    assert found.tokens[0, 0, : found.lengths[0, 0]].tolist() == list(best[0])
+    np.testing.assert_allclose(found.log_probs[0, 0], best[1], rtol=1e-5)
+
+
+def test_a_beam_of_one_is_greedy_padded_or_not(model: GPT2) -> None:
+    ids, valid = padded("left")
+    wanted = generate(model, ids, valid=valid, max_new_tokens=STEPS).tokens
+    never = V + 5  # no token: nothing ends
+    found = beam_generate(model, ids, valid=valid, max_new_tokens=STEPS, eos_id=never, beam=1)
+    np.testing.assert_array_equal(found.tokens, wanted)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,102 @@
+"""`generate` from a folder: what it writes, streamed or not, and what it refuses."""
+
+import io
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from attnzoo import pretrained
+from attnzoo.cli.generate import main, parse
+from attnzoo.config import gpt2
+from attnzoo.config.attention import MultiHead
+from attnzoo.decoding.generate import generate
+from attnzoo.models.gpt2 import GPT2
+
+WORDS = ["the", "of", "and", "to", "in", "a", "is", "that", "for", "it", "as", "<end>", "<begin>"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    home = tmp_path_factory.mktemp("gpt2")
+    sizes = gpt2.GPT2(attention=MultiHead(num_heads=2), dim=6, layers=1, max_length=19, tied=False)
+    model = GPT2(sizes, len(WORDS), rngs=nnx.Rngs(0))
+    random = np.random.default_rng(0)
+    draw = lambda x: x + random.standard_normal(x.shape, np.float32)  # noqa: E731
+    nnx.update(model, jax.tree.map(draw, nnx.state(model, nnx.Param)))
+    pretrained.save(model, home)
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, "a"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.save(str(home / "tokenizer.json"))
+    ends = {"eos_token_id": [WORDS.index("<end>")], "bos_token_id": WORDS.index("<begin>")}
+    (home / "generation_config.json").write_text(json.dumps(ends))
+    return home
+
+
+def greedy(folder: Path, prompt: str, count: int) -> list[str]:
+    ids = np.int32([[WORDS.index(word) for word in prompt.split()]])
+    found = generate(pretrained.load(folder), ids, max_new_tokens=count)
+    words = [WORDS[i] for i in found.tokens[0, 0].tolist()]
+    return words[: words.index("<end>")] if "<end>" in words else words
+
+
+def test_a_prompt_goes_on_whole_or_streamed(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [str(folder), "--prompt", "the of and", "--max-new-tokens", "11"]
+    assert main([*command, "--temperature", "0"]) == 0
+    written = capsys.readouterr().out
+    assert written.startswith("the of and")
+    assert written.removeprefix("the of and").split() == greedy(folder, "the of and", 11)
+    assert main([*command, "--temperature", "0", "--stream"]) == 0
+    assert capsys.readouterr().out == written
+
+
+def test_lines_of_standard_input_and_samples(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("to in\nis that for it\n\n"))
+    command = [str(folder), "--max-new-tokens", "5"]
+    assert main([*command, "--temperature", "0"]) == 0
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first.removeprefix("to in").split() == greedy(folder, "to in", 5)
+    assert second.removeprefix("is that for it").split() == greedy(folder, "is that for it", 5)
+    assert third.split() == greedy(folder, "<begin>", 5)
+    hot = ["--prompt", "to", "--num-samples", "3", "--top-k", "9", "--seed"]
+    texts = []
+    for seed in ("1", "1", "2"):
+        assert main([*command, *hot, seed]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] != texts[2]
+    assert texts[0].count("---\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--prompt", "to", "--max-new-tokens", "20"], "20 positions, but max_length=19"),
+        (["--prompt", "to", "--top-p", "2"], "top_p=2.0; wanted 0 < top_p <= 1"),
+        (["--prompt", "to", "--num-samples", "0"], "--num-samples 0: wanted at least 1"),
+        (["--stream"], "--stream: one text at a time"),
+        (["--prompt", "to", "--cache", "window"], "this attention looks back at all"),
+    ],
+)
+def test_what_is_wrong_is_one_line(
+    arguments: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(folder), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "none"), "--prompt", "to"]) == 2
+    assert str(tmp_path / "none") in capsys.readouterr().err
+    assert parse(["x"]).temperature == 1.0
