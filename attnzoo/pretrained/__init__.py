@@ -23,9 +23,14 @@ from attnzoo.pretrained import carry, files
 from attnzoo.pretrained.bert import BERT
 from attnzoo.pretrained.carry import Sharding
 from attnzoo.pretrained.family import Family, Settings
+from attnzoo.pretrained.vit import DEIT, DINOV2, DINOV2_WITH_REGISTERS, VIT
 
 FAMILIES: dict[str, Family] = {
     "bert": BERT,
+    "vit": VIT,
+    "deit": DEIT,
+    "dinov2": DINOV2,
+    "dinov2_with_registers": DINOV2_WITH_REGISTERS,
 }
 """By the ``model_type`` of config.json."""
 
