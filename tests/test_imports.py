@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "decoding": BELOW_MODELS | {"models"},
     "explain": BELOW_MODELS | {"models"},
     "pretrained": BELOW_MODELS | {"models"},
-    "tasks": BELOW_TASKS,
+    "tasks": BELOW_TASKS | {"plotting"},
     "training": BELOW_TASKS | {"tasks", "plotting"},
     "cli": BELOW_TASKS | {"tasks", "plotting", "training", "explain", "pretrained"},
 }

@@ -171,10 +171,14 @@ class MultiHeadAttention(Attention):
         values: Float[Array, "B S Dv"] | None = None,
         *,
         mask: Bool[Array, "#B #N #T #S"] | None = None,
+        turns: Positions | None = None,
     ) -> Memory:
-        """Project keys and values; the heads lie side by side in the last axis."""
+        """Project keys and values; the heads lie side by side in the last axis.
+
+        ``turns`` are the positions by which keys turn, 0 .. S-1 if None.
+        """
         keys, values = hold(keys, values, mask)
-        k = self._keys(keys, _from_zero(keys), keys.shape[1])
+        k = self._keys(keys, _from_zero(keys) if turns is None else turns, keys.shape[1])
         return Memory(k.reshape(*keys.shape[:2], -1), self.value(values), spread(mask, keys))
 
     def attend(
@@ -187,13 +191,15 @@ class MultiHeadAttention(Attention):
         dropout_key: Key[Array, ""] | None = None,
         mask_mod: MaskFunction | None = None,
         score_mod: ScoreFunction | None = None,
+        turns: Positions | None = None,
     ) -> Any:
         """Read a prepared memory; with a ``WeightRequest`` its ``WeightReport`` comes beside.
 
-        ``mask_mod`` joins the module's, ``score_mod`` takes the place of the module's.
+        ``mask_mod`` joins the module's, ``score_mod`` takes the place of the module's. ``turns``
+        are the positions by which queries turn, where masks and scores count other ones.
         """
         S = memory.keys.shape[1]
-        q = self._queries(query, positions, S)
+        q = self._queries(query, positions if turns is None else turns, S)
         k = split_heads(memory.keys, self.num_kv_heads)
         v = split_heads(memory.values, self.num_kv_heads)
         visible = self._visible(q, k, memory.mask, positions, mask_mod)
@@ -209,16 +215,22 @@ class MultiHeadAttention(Attention):
         return_weights: Asked = False,
         dropout_key: Key[Array, ""] | None = None,
         score_mod: ScoreFunction | None = None,
+        turns: Positions | None = None,
     ) -> Any:
-        """See ``Attention``; ``mask`` may also be a function of indices, which costs no memory."""
+        """See ``Attention``; ``mask`` may also be a function of indices, which costs no memory.
+
+        Of self-attention ``turns`` are the positions by which queries and keys turn, if they are
+        not 0 .. T-1: those of packed documents begin anew. Masks and scores count slots.
+        """
         function, array = (mask, None) if callable(mask) else (None, mask)
         return self.attend(
             query,
-            self.prepare(keys, values, mask=array),
+            self.prepare(keys, values, mask=array, turns=turns),
             return_weights=return_weights,
             dropout_key=dropout_key,
             mask_mod=function,
             score_mod=score_mod,
+            turns=turns,
         )
 
     def empty_cache(self, batch: int, max_length: int, dtype: Any = jnp.float32) -> Cache:

@@ -103,7 +103,7 @@ def _chunks(file: Path | None) -> Iterator[tuple[int, list[bytes]]]:
         size = 1 if sys.stdin.isatty() else CHUNK
         lines: Iterator[bytes] = (line.rstrip(b"\r\n") for line in sys.stdin.buffer)
     else:
-        from attnzoo.data.files import read_lines
+        from attnzoo.data.sources import read_lines
 
         size, lines = CHUNK, iter(read_lines(file))
     first = 1

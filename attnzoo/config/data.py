@@ -1,9 +1,10 @@
-"""Where sentence pairs come from, and how their text becomes tokens."""
+"""Where sentence pairs, text, labels and images come from, and how text becomes tokens."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
-from attnzoo.config.fields import Kind, NotEmpty, NotNegative, Positive, config
+from attnzoo.config.fields import DropRate, Kind, NotEmpty, NotNegative, Positive, config
+from attnzoo.config.images import Images
 
 
 @config
@@ -143,7 +144,141 @@ class Synthetic:
             raise ValueError(f"min_length={self.min_length} exceeds max_length={self.max_length}")
 
 
-Data = Annotated[Cldr | Files | Hub | Synthetic, Kind]
+@config
+class HubSource:
+    """A data set by name through the Hugging Face `datasets` library, or its local builders."""
+
+    name: Annotated[str, NotEmpty]
+    """Name of the data set, or json, csv, text, parquet together with `data_files`."""
+    config: str | None = None
+    """Configuration of the data set, where it has several."""
+    revision: str | None = None
+    """Commit or tag of the data set, for a run that is to be repeated exactly."""
+    data_files: dict[str, Path] | None = None
+    """Local file of each split, for the builders json, csv, text and parquet."""
+    train_split: str | None = "train"
+    """Split to train on, slices as `datasets` writes them: train[:90%]; null: none."""
+    validation_split: str | None = "validation"
+    """Split to validate on."""
+    test_split: str | None = "test"
+    """Split to test on."""
+
+
+@config
+class Text:
+    """Plain text for language models: files, gzip is recognised, or a column of a data set."""
+
+    kind: Literal["text"] = "text"
+    train: tuple[Path, ...] = ()
+    """Training files. A file within a zip is named as if the zip were a folder."""
+    validation: tuple[Path, ...] = ()
+    """Validation files."""
+    test: tuple[Path, ...] = ()
+    """Test files."""
+    hub: HubSource | None = None
+    """A data set instead of files."""
+    field: Annotated[str, NotEmpty] = "text"
+    """Column of the data set that holds the text, one document a row."""
+    documents: Literal["files", "lines", "blank_lines"] = "files"
+    """What a document is: a whole file, each line, or what stands between blank lines."""
+    validation_share: Annotated[float, DropRate] = 0.0
+    """Share of the training text, at its end, to validate on where no validation part is given:
+    0.1 is nanoGPT's split. Whole files are cut at a character, other documents stay whole."""
+    test_share: Annotated[float, DropRate] = 0.0
+    """The same for testing; the very end of the text."""
+    limit: Annotated[int, Positive] | None = None
+    """Use only the first so many training documents; null: all."""
+
+    def __post_init__(self) -> None:
+        _check_source(self.train or self.validation or self.test, self.hub)
+        _check_shares(self)
+
+
+@config
+class LabelledText:
+    """Texts, or pairs of texts, with a class each: tables in files, or a data set."""
+
+    kind: Literal["labelled_text"] = "labelled_text"
+    train: tuple[Path, ...] = ()
+    """Training files. A file within a zip is named as if the zip were a folder."""
+    validation: tuple[Path, ...] = ()
+    """Validation files."""
+    test: tuple[Path, ...] = ()
+    """Test files."""
+    hub: HubSource | None = None
+    """A data set instead of files."""
+    format: Literal["tsv", "csv", "jsonl", "trec", "rte"] = "tsv"
+    """How the files are written. trec: `CLASS:fine the text` a line, with the columns text, label
+    and fine. rte: the XML of the entailment challenges, with the columns text, hypothesis, label.
+    tsv has no quoting, csv has."""
+    header: bool = True
+    """The first line of tsv and csv names the columns; without it they are called "0", "1", ..."""
+    encoding: Literal["utf-8", "latin-1"] = "utf-8"
+    """Encoding of the files."""
+    text_column: Annotated[str, NotEmpty] = "text"
+    """Column of the text, or of the first text of a pair."""
+    second_column: str | None = None
+    """Column of the second text of a pair; null: single texts."""
+    label_column: Annotated[str, NotEmpty] = "label"
+    """Column of the class."""
+    labels: tuple[str, ...] | None = None
+    """The classes in the order of their numbers; null: those of the training part, sorted."""
+    validation_share: Annotated[float, DropRate] = 0.0
+    """Share of the training part, drawn at random, to validate on where no part is given."""
+    test_share: Annotated[float, DropRate] = 0.0
+    """The same for testing."""
+    split_seed: Annotated[int, NotNegative] = 0
+    """Which examples are drawn; independent of the training seed."""
+    limit: Annotated[int, Positive] | None = None
+    """Use only the first so many training examples; null: all."""
+
+    def __post_init__(self) -> None:
+        _check_source(self.train or self.validation or self.test, self.hub)
+        _check_shares(self)
+        if self.labels is not None and len(set(self.labels)) != len(self.labels):
+            raise ValueError(f"labels={list(self.labels)}: a class is named twice")
+
+
+@config
+class TaggedText:
+    """Sentences with a tag on every word: CoNLL columns in files, or a data set."""
+
+    kind: Literal["tagged_text"] = "tagged_text"
+    train: tuple[Path, ...] = ()
+    """Training files: one word a line, a blank line after each sentence, gzip is recognised."""
+    validation: tuple[Path, ...] = ()
+    """Validation files."""
+    test: tuple[Path, ...] = ()
+    """Test files."""
+    hub: HubSource | None = None
+    """A data set instead of files."""
+    encoding: Literal["utf-8", "latin-1"] = "utf-8"
+    """Encoding of the files."""
+    word_column: int = 0
+    """Column of the word, whitespace between columns, counted from 0; -1: the last."""
+    tag_column: int = -1
+    """Column of the tag."""
+    words_field: Annotated[str, NotEmpty] = "tokens"
+    """Column of the data set with the list of words."""
+    tags_field: Annotated[str, NotEmpty] = "tags"
+    """Column of the data set with the list of tags."""
+    tags: tuple[str, ...] | None = None
+    """The tags in the order of their numbers; null: those of the training part, sorted."""
+    validation_share: Annotated[float, DropRate] = 0.0
+    """Share of the training part, drawn at random, to validate on where no part is given."""
+    test_share: Annotated[float, DropRate] = 0.0
+    """The same for testing."""
+    split_seed: Annotated[int, NotNegative] = 0
+    """Which sentences are drawn; independent of the training seed."""
+    limit: Annotated[int, Positive] | None = None
+    """Use only the first so many training sentences; null: all."""
+
+    def __post_init__(self) -> None:
+        _check_source(self.train or self.validation or self.test, self.hub)
+        _check_shares(self)
+
+
+Data = Annotated[Cldr | Files | Hub | Synthetic | Text | LabelledText | TaggedText | Images, Kind]
 
 
 @config
@@ -189,4 +324,84 @@ class UnigramTokenizer:
     word links), or with punctuation cut off as well (raw text)."""
 
 
-Tokenizer = Annotated[WordTokenizer | BpeTokenizer | UnigramTokenizer, Kind]
+@config
+class CharTokenizer:
+    """One token a character that the training part has; for small language models."""
+
+    kind: Literal["char"] = "char"
+    mask: bool = False
+    """A mask token, for masked language models."""
+    sentinels: Annotated[int, NotNegative] = 0
+    """So many sentinels <extra_id_0>, ... at the end, for span corruption."""
+
+
+@config
+class ByteTokenizer:
+    """One token a byte of UTF-8: nothing to train, nothing unknown (Xue et al. 2022)."""
+
+    kind: Literal["byte"] = "byte"
+    mask: bool = False
+    """A mask token, for masked language models."""
+    sentinels: Annotated[int, NotNegative] = 0
+    """So many sentinels <extra_id_0>, ... at the end, for span corruption."""
+
+
+@config
+class ByteBpeTokenizer:
+    """Byte-level BPE, trained on the training part: nothing unknown (Radford et al. 2019)."""
+
+    kind: Literal["byte_bpe"] = "byte_bpe"
+    vocab_size: Annotated[int, Positive] = 8_000
+    """Size of the vocabulary, special tokens included."""
+    mask: bool = False
+    """A mask token, for masked language models."""
+    sentinels: Annotated[int, NotNegative] = 0
+    """So many sentinels <extra_id_0>, ... at the end, for span corruption."""
+
+
+@config
+class WordPieceTokenizer:
+    """WordPiece with [CLS], [SEP] and [MASK], trained on the training part (Devlin et al. 2019)."""
+
+    kind: Literal["wordpiece"] = "wordpiece"
+    vocab_size: Annotated[int, Positive] = 8_000
+    """Size of the vocabulary, special tokens included."""
+    lowercase: bool = True
+    """Lower-case the text and strip its accents first."""
+    sentinels: Annotated[int, NotNegative] = 0
+    """So many sentinels <extra_id_0>, ... at the end, for span corruption."""
+
+
+@config
+class FileTokenizer:
+    """A tokenizer that exists: a tokenizer.json, or the folder of a Hugging Face model."""
+
+    kind: Literal["file"] = "file"
+    path: Path
+    """The file or the folder."""
+
+
+Tokenizer = Annotated[
+    WordTokenizer
+    | BpeTokenizer
+    | UnigramTokenizer
+    | CharTokenizer
+    | ByteTokenizer
+    | ByteBpeTokenizer
+    | WordPieceTokenizer
+    | FileTokenizer,
+    Kind,
+]
+
+
+def _check_source(files: tuple[Path, ...], hub: HubSource | None) -> None:
+    if bool(files) == (hub is not None):
+        raise ValueError("give either files ('train', 'validation', 'test') or 'hub'")
+
+
+def _check_shares(data: Text | LabelledText | TaggedText) -> None:
+    if data.validation_share + data.test_share >= 1:
+        raise ValueError(
+            f"validation_share={data.validation_share} and test_share={data.test_share} "
+            "leave nothing to train on"
+        )

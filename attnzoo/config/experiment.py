@@ -6,6 +6,7 @@ from typing import Annotated
 from attnzoo.config.data import Cldr, Data, Tokenizer, WordTokenizer
 from attnzoo.config.fields import NotEmpty, NotNegative, Positive, config
 from attnzoo.config.model import Bahdanau, Model
+from attnzoo.config.tasks import WANTS, Task, Translation
 from attnzoo.config.training import Training
 
 
@@ -29,8 +30,10 @@ class Experiment:
 
     name: Annotated[str, NotEmpty]
     """Name of the experiment; the run directory is called so."""
+    task: Task = Translation()
+    """What is learned."""
     data: Data = Cldr()
-    """Where the sentence pairs come from."""
+    """What it is learned from."""
     tokenizer: Tokenizer = WordTokenizer()
     """How text becomes tokens, on the source side and, by default, on both."""
     target_tokenizer: Tokenizer | None = None
@@ -51,6 +54,16 @@ class Experiment:
             raise ValueError(f"name={self.name!r}: letters, digits, '-', '_' and '.' are wanted")
         if self.shared_vocabulary and self.target_tokenizer is not None:
             raise ValueError("'shared_vocabulary' excludes 'target_tokenizer'")
+        data, models = WANTS[self.task.kind]
+        for name, kind, wanted in (
+            ("data", self.data.kind, data),
+            ("model", self.model.kind, models),
+        ):
+            if kind not in wanted:
+                raise ValueError(
+                    f"task.kind={self.task.kind} takes {name}.kind={' or '.join(wanted)}, "
+                    f"not {kind}"
+                )
 
     @property
     def run_directory(self) -> Path:

@@ -1,10 +1,15 @@
-"""The translation models and their named sizes."""
+"""The recurrent translators and the residual network, and their named sizes; all models."""
 
 from typing import Annotated, Literal
 
 from attnzoo.config.attention import Additive, Attention, General
+from attnzoo.config.bert import Bert
 from attnzoo.config.fields import DropRate, Kind, Positive, config
 from attnzoo.config.gates import SE, Gate, NoGate
+from attnzoo.config.gpt2 import GPT2
+from attnzoo.config.llama import Llama
+from attnzoo.config.transformer import Transformer
+from attnzoo.config.vit import ViT
 
 
 @config
@@ -80,9 +85,6 @@ class Luong:
         return cls(attention=attention or General(), hidden=256, embedding=128, layers=2)
 
 
-Model = Annotated[Bahdanau | Luong, Kind]
-
-
 @config
 class ResNet:
     """The residual network for small images (He et al. 2016, section 4.2); no translator."""
@@ -96,8 +98,6 @@ class ResNet:
     """Channels of the first stage; each further stage doubles them."""
     channels: Annotated[int, Positive] = 3
     """Channels of the image."""
-    num_classes: Annotated[int, Positive] = 10
-    """Classes to tell apart."""
 
     @classmethod
     def cifar(cls, attention: Gate | None = None) -> "ResNet":
@@ -112,3 +112,7 @@ class ResNet:
     def __post_init__(self) -> None:
         if self.depth < 8 or self.depth % 6 != 2:
             raise ValueError(f"depth={self.depth} is not 6 n + 2: 8, 14, 20, 32, 44, 56, 110")
+
+
+Model = Annotated[Bahdanau | Luong | Transformer | GPT2 | Llama | Bert | ViT | ResNet, Kind]
+"""The architectures that a config can name."""

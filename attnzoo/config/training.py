@@ -54,13 +54,40 @@ class AdamW:
 
 
 @config
+class Lion:
+    """The sign of a momentum, with decoupled weight decay (Chen et al. 2023)."""
+
+    kind: Literal["lion"] = "lion"
+    b1: Annotated[float, DropRate] = 0.9
+    """Share of the momentum in the update."""
+    b2: Annotated[float, DropRate] = 0.99
+    """Decay of the momentum."""
+    weight_decay: Annotated[float, NotNegative] = 0.1
+    """Weights shrink by this times the learning rate at every step."""
+
+
+@config
+class Muon:
+    """Orthogonalised momentum for matrices, AdamW for everything else (Jordan et al. 2024)."""
+
+    kind: Literal["muon"] = "muon"
+    beta: Annotated[float, DropRate] = 0.95
+    """Decay of the momentum."""
+    adam_share: Annotated[float, Positive] = 0.015
+    """Learning rate of what is no matrix, and of embeddings, as a fraction of the matrices' (0.02
+    and 3e-4 belong together)."""
+    weight_decay: Annotated[float, NotNegative] = 0.0
+    """Weights shrink by this times the learning rate at every step."""
+
+
+@config
 class Adafactor:
     """Adam's second moment in factored form (Shazeer and Stern 2018)."""
 
     kind: Literal["adafactor"] = "adafactor"
 
 
-Optimizer = Annotated[Adadelta | Sgd | Adam | AdamW | Adafactor, Kind]
+Optimizer = Annotated[Adadelta | Sgd | Adam | AdamW | Lion | Muon | Adafactor, Kind]
 
 
 @config
@@ -101,7 +128,20 @@ class Cosine:
     """What is left at the end, as a fraction of the learning rate."""
 
 
-Schedule = Annotated[Constant | Halving | InverseSqrt | Cosine, Kind]
+@config
+class WarmupStableDecay:
+    """Linear warm-up, a plateau, then a linear way down at the end (Hu et al. 2024)."""
+
+    kind: Literal["wsd"] = "wsd"
+    warmup: Annotated[int, NotNegative] = 0
+    """Steps of warm-up; the learning rate is reached at their end."""
+    decay_share: Annotated[float, Interval(gt=0, le=1)] = 0.1
+    """Share of all steps, the last ones, on which the learning rate falls."""
+    final: Annotated[float, Interval(ge=0, le=1)] = 0.0
+    """What is left at the end, as a fraction of the learning rate."""
+
+
+Schedule = Annotated[Constant | Halving | InverseSqrt | Cosine | WarmupStableDecay, Kind]
 
 
 @config
@@ -115,9 +155,13 @@ class Training:
     epochs: Annotated[int, Positive] | None = None
     """Passes over the training data; null: as `steps` says."""
     batch_size: Annotated[int, Positive] = 80
-    """Sentence pairs in a batch."""
+    """Examples in a batch: sentence pairs, rows of text, images."""
+    accumulate: Annotated[int, Positive] = 1
+    """Parts that a batch is cut into, whose gradients are added up before one update: the memory of
+    a small batch, the step of a large one."""
     max_length: Annotated[int, Positive] = 50
-    """Pairs with a side of more tokens are left out of training, counted and reported."""
+    """Longest example in tokens. Translation leaves out pairs with a longer side, counted and
+    reported; classification cuts texts to it, special tokens included."""
     buckets: Annotated[tuple[Annotated[int, Positive], ...], NotEmpty] | None = None
     """Lengths that batches are padded to, rising; null: chosen from the data."""
     optimizer: Optimizer = Adam()
@@ -129,7 +173,12 @@ class Training:
     clip_norm: Annotated[float, Positive] | None = 1.0
     """The gradient is scaled down to this global norm; null: never."""
     label_smoothing: Annotated[float, DropRate] = 0.0
-    """Probability spread evenly over the vocabulary."""
+    """Probability spread evenly over the vocabulary, or the classes."""
+    decay_all: bool = False
+    """Weight decay also for biases, norms and other vectors, not for matrices alone."""
+    ema: Annotated[float, Interval(gt=0, lt=1)] | None = None
+    """Decay of a running average of the weights, which is evaluated and kept as the best; null:
+    the weights themselves."""
     loss_per: Literal["token", "sentence"] = "token"
     """The loss is averaged over target tokens, or summed in a sentence and averaged over those; the
     recurrent papers do the latter, which matters to SGD and to the clipping."""
@@ -151,9 +200,16 @@ class Training:
     """Validation sentences in each of these pictures."""
     tensorboard: bool = True
     """Write TensorBoard events."""
+    profile: tuple[Annotated[int, NotNegative], Annotated[int, Positive]] | None = None
+    """First step and number of steps to trace with jax.profiler, into profile/ of the run."""
 
     def __post_init__(self) -> None:
         if self.steps is None and self.epochs is None:
             raise ValueError("give 'steps', 'epochs' or both")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size={self.batch_size} cannot be cut into accumulate={self.accumulate} "
+                "equal parts"
+            )
         if self.buckets is not None and list(self.buckets) != sorted(set(self.buckets)):
             raise ValueError(f"buckets={list(self.buckets)} do not rise")

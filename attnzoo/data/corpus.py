@@ -1,10 +1,10 @@
-"""What a parallel corpus is, whatever it was read from or made of, and how a config names one."""
+"""What a parallel corpus is, what the parts of any data set are, and how a config names one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import xxhash
 
@@ -20,6 +20,7 @@ class Report:
 
     name: str
     read: int = 0
+    unit: str = "pairs"
     skipped: dict[str, int] = field(default_factory=dict)
     places: dict[str, list[str]] = field(default_factory=dict)
 
@@ -36,7 +37,7 @@ class Report:
 
     def lines(self) -> list[str]:
         """One line a fact, for a person: what was kept, then each reason with its first places."""
-        lines = [f"{self.name}: {self.kept:,} of {self.read:,} pairs"]
+        lines = [f"{self.name}: {self.kept:,} of {self.read:,} {self.unit}"]
         for reason, count in self.skipped.items():
             named = ", ".join(self.places[reason])
             more = ", ..." if count > len(self.places[reason]) else ""
@@ -91,19 +92,31 @@ class Corpus:
         """xxh3_128 of every sentence and link: the same for the same data in every process."""
         digest = xxhash.xxh3_128()
         for side in (self.source, self.target):
-            _update(digest, side)
+            add_strings(digest, side)
         if self.links is not None:
-            _update(digest, (f"{sorted(x.sure)} {sorted(x.possible)}" for x in self.links))
+            add_strings(digest, (f"{sorted(x.sure)} {sorted(x.possible)}" for x in self.links))
         return digest.hexdigest()
 
 
+@runtime_checkable
+class Part(Protocol):
+    """One part of a data set, whatever it holds."""
+
+    def __len__(self) -> int: ...
+
+    def fingerprint(self) -> str: ...
+
+
+Kept = TypeVar("Kept", bound=Part)
+
+
 @dataclass(frozen=True)
-class Splits:
+class Splits(Generic[Kept]):
     """The three parts of a data set; `reports` says what was read and skipped for each."""
 
-    train: Corpus
-    validation: Corpus
-    test: Corpus
+    train: Kept
+    validation: Kept
+    test: Kept
     reports: Sequence[Report] = ()
 
     def fingerprint(self) -> str:
@@ -111,7 +124,7 @@ class Splits:
         return xxhash.xxh3_128_hexdigest("".join(part.fingerprint() for part in parts).encode())
 
 
-def load_corpus(config: Any) -> Splits:
+def load_corpus(config: Any) -> Splits[Any]:
     """The data set that a data config of `attnzoo.config.data` names, by its `kind`.
 
     Anything wrong with the files, the locale or the name of the data set is a UserError.
@@ -122,7 +135,7 @@ def load_corpus(config: Any) -> Splits:
 
 
 # The sources are imported when they are asked for: `datasets` alone takes seconds to import.
-def _load_cldr(config: Any) -> Splits:
+def _load_cldr(config: Any) -> Splits[Corpus]:
     from attnzoo.data.cldr import build_cldr
 
     return build_cldr(
@@ -135,33 +148,62 @@ def _load_cldr(config: Any) -> Splits:
     )
 
 
-def _load_files(config: Any) -> Splits:
+def _load_files(config: Any) -> Splits[Corpus]:
     from attnzoo.data.files import load_files
 
     return load_files(config)
 
 
-def _load_hub(config: Any) -> Splits:
+def _load_hub(config: Any) -> Splits[Corpus]:
     from attnzoo.data.hub import load_hub
 
     return load_hub(config)
 
 
-def _load_synthetic(config: Any) -> Splits:
+def _load_synthetic(config: Any) -> Splits[Corpus]:
     from attnzoo.data.synthetic import load_synthetic
 
     return load_synthetic(config)
 
 
-LOADERS: dict[str, Callable[[Any], Splits]] = {
+def _load_text(config: Any) -> Splits[Any]:
+    from attnzoo.data.text import load_text
+
+    return load_text(config)
+
+
+def _load_labelled(config: Any) -> Splits[Any]:
+    from attnzoo.data.labelled import load_labelled
+
+    return load_labelled(config)
+
+
+def _load_tagged(config: Any) -> Splits[Any]:
+    from attnzoo.data.tagged import load_tagged
+
+    return load_tagged(config)
+
+
+def _load_images(config: Any) -> Splits[Any]:
+    from attnzoo.data.images import load_images
+
+    return load_images(config)
+
+
+LOADERS: dict[str, Callable[[Any], Splits[Any]]] = {
     "cldr": _load_cldr,
     "files": _load_files,
     "hub": _load_hub,
     "synthetic": _load_synthetic,
+    "text": _load_text,
+    "labelled_text": _load_labelled,
+    "tagged_text": _load_tagged,
+    "images": _load_images,
 }
 
 
-def _update(digest: xxhash.xxh3_128, strings: Iterable[str]) -> None:
+def add_strings(digest: xxhash.xxh3_128, strings: Iterable[str]) -> None:
+    """Takes the strings into a digest, one by one."""
     # Lengths go in with the bytes, so that moving a character across a boundary changes the digest.
     for string in strings:
         encoded = string.encode("utf-8", "surrogatepass")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +9,9 @@ from typing import Any
 
 from attnzoo.alignment.links import Links, parse_pharaoh
 from attnzoo.data.corpus import Corpus, Report, Splits
+from attnzoo.data.sources import read_lines
 from attnzoo.errors import UserError
 
-GZIP_MAGIC = b"\x1f\x8b"
 MAX_WORDS = 1_000
 
 # The place (file:line) and the bytes of each field; None where the line has too few columns.
@@ -107,26 +105,6 @@ def load_files(config: Any) -> Splits:
     if config.limit is not None:
         parts["train"] = parts["train"].select(range(min(config.limit, len(parts["train"]))))
     return Splits(**parts, reports=reports)
-
-
-def read_lines(path: Path) -> list[bytes]:
-    """The lines of a plain or gzipped file as bytes, without line ends; gzip is known by its magic.
-
-    Lines end at a newline only: Unicode's other line separators belong to the sentence.
-    """
-    try:
-        data = Path(path).read_bytes()
-        if data.startswith(GZIP_MAGIC):
-            data = gzip.decompress(data)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{path}: cannot be read: {reason}") from None
-    lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    if lines[-1] == b"":  # the end of the last line, or an empty file
-        lines.pop()
-    return [line.removesuffix(b"\r") for line in lines]
 
 
 def _collect(

@@ -1,4 +1,4 @@
-"""Parallel text through the Hugging Face `datasets` library: by name, or from its local formats."""
+"""Data through the Hugging Face `datasets` library: by name, or from its local formats."""
 
 from __future__ import annotations
 
@@ -32,10 +32,9 @@ def read_split(
     are skipped and counted; an unknown data set, split or field, and a hub that cannot be reached,
     are a UserError.
     """
-    local = (data_files or {}).get(split.split("[")[0])
-    label = f"{name}{f'/{config}' if config else ''} {split}{f' ({local})' if local else ''}"
+    label = _label(name, config, split, data_files)
     table = _load(label, name, config, split, revision, data_files, cache_dir).flatten()
-    columns = [_column(table, label, field) for field in (source_field, target_field)]
+    columns = [text_column(table, label, field) for field in (source_field, target_field)]
     report = Report(label)
     sources, targets = [], []
     for row, (source, target) in enumerate(zip(*columns, strict=True)):
@@ -80,6 +79,75 @@ def load_hub(config: Any, cache_dir: Path | None = None) -> Splits:
     return Splits(**parts, reports=reports)
 
 
+def hub_splits(hub: Any) -> dict[str, str]:
+    """The split of each part that a config of a data set names: train, validation, test."""
+    splits = {part: getattr(hub, f"{part}_split") for part in ("train", "validation", "test")}
+    return {part: split for part, split in splits.items() if split is not None}
+
+
+def hub_label(hub: Any, split: str) -> str:
+    """What reports and errors call one split of a data set."""
+    return _label(hub.name, hub.config, split, hub.data_files)
+
+
+def load_table(hub: Any, split: str, cache_dir: Path | None = None, *, flatten: bool = True) -> Any:
+    """One split of the data set that a config names, as `datasets` has it.
+
+    With `flatten` a column within a column is a column, named with a dot.
+
+    An unknown data set or split, and a hub that cannot be reached, are a UserError.
+    """
+    label = hub_label(hub, split)
+    table = _load(label, hub.name, hub.config, split, hub.revision, hub.data_files, cache_dir)
+    return table.flatten() if flatten else table
+
+
+def text_column(table: Any, label: str, field: str) -> list[str | None]:
+    """A column of text; a column that is missing, or holds something else, is a UserError."""
+    check_field(table, label, field)
+    dtype = getattr(table.features[field], "dtype", None)
+    if dtype not in ("string", "large_string"):
+        raise UserError(f"{label}: field {field!r} holds {dtype or 'no plain values'}, wanted text")
+    return table[field][:]
+
+
+def label_column(table: Any, label: str, field: str) -> list[Any]:
+    """A column of classes or of lists of classes, as their names; numbers become strings."""
+    import datasets
+
+    check_field(table, label, field)
+    feature = table.features[field]
+    inner = getattr(feature, "feature", feature)
+    if isinstance(inner, datasets.ClassLabel):
+        names = [*inner.names, "-1"]  # -1 stands for a class that is not told
+    elif getattr(inner, "dtype", "").startswith(("int", "uint", "bool", "string", "large_string")):
+        names = None
+    else:
+        raise UserError(f"{label}: field {field!r} holds {inner}, wanted classes")
+
+    def name(value: Any) -> Any:
+        if isinstance(value, list):
+            return [name(item) for item in value]
+        return str(value) if names is None else names[value]
+
+    return [name(value) for value in table[field][:]]
+
+
+def check_field(table: Any, label: str, field: str) -> None:
+    """A column that the data set lacks is a UserError that names those it has."""
+    if field not in table.column_names:
+        near = get_close_matches(field, table.column_names, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise UserError(
+            f"{label}: no field {field!r}{hint}; it has {', '.join(table.column_names)}"
+        )
+
+
+def _label(name: str, config: str | None, split: str, data_files: dict[str, Path] | None) -> str:
+    local = (data_files or {}).get(split.split("[")[0])
+    return f"{name}{f'/{config}' if config else ''} {split}{f' ({local})' if local else ''}"
+
+
 def _load(
     label: str,
     name: str,
@@ -111,16 +179,3 @@ def _load(
         cause = error.__cause__ if "generating" in str(error) and error.__cause__ else error
         reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         raise UserError(f"{label}: {reason}") from None
-
-
-def _column(table: Any, label: str, field: str) -> list[str | None]:
-    if field not in table.column_names:
-        near = get_close_matches(field, table.column_names, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise UserError(
-            f"{label}: no field {field!r}{hint}; it has {', '.join(table.column_names)}"
-        )
-    dtype = getattr(table.features[field], "dtype", None)
-    if dtype not in ("string", "large_string"):
-        raise UserError(f"{label}: field {field!r} holds {dtype or 'no plain values'}, wanted text")
-    return table[field][:]

@@ -284,8 +284,13 @@ def train_subword_tokenizer(
 def train_tokenizer(config: Any, lines: Iterable[str]) -> Tokenizer:
     """Trains what a tokenizer config of `attnzoo.config.data` describes on these sentences.
 
-    What cannot be trained, a vocabulary without room or a text without words, is a UserError.
+    What cannot be trained, a vocabulary without room or a text without words, is a UserError; so is
+    a kind that is for running text (`text_tokenizers`).
     """
+    if config.kind not in MODELS:
+        raise UserError(
+            f"tokenizer: {config.kind} is for running text; sentence pairs take {', '.join(MODELS)}"
+        )
     shared = {"lowercase": config.lowercase, "split": config.split}
     try:
         if config.kind == "word":

@@ -11,8 +11,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from attnzoo.decoding.hypotheses import Hypotheses, length_penalty, next_log_probs
-from attnzoo.special_tokens import BOS, EOS, PAD
+from attnzoo.decoding.hypotheses import (
+    OWN_IDS,
+    Hypotheses,
+    TokenIds,
+    length_penalty,
+    next_log_probs,
+)
 
 
 @jax.tree_util.register_dataclass
@@ -43,12 +48,14 @@ def beam_search(
     max_length: int,
     beam: int = 5,
     alpha: float = 0.6,
+    ids: TokenIds = OWN_IDS,
 ) -> Hypotheses:
     """Search the ``beam`` best outputs of ``batch`` sentences of padded length ``source_length``.
 
     ``step``, ``state``, ``memory`` as in :mod:`attnzoo.decoding`; ``alpha`` is the exponent of the
-    length penalty (Wu et al. 2016), 0 for none. A sentence stops when no running hypothesis can
-    still beat its worst finished one; one that never ends returns its best running hypotheses.
+    length penalty (Wu et al. 2016), 0 for none; ``ids`` are those of the model. A sentence stops
+    when no running hypothesis can still beat its worst finished one; one that never ends returns
+    its best running hypotheses.
     """
     if beam < 1:
         raise ValueError(f"beam={beam}; wanted at least 1")
@@ -62,13 +69,13 @@ def beam_search(
     search = _Search(
         position=jnp.int32(0),
         state=repeat(state),
-        token=jnp.full((batch, beam), BOS, jnp.int32),
+        token=jnp.full((batch, beam), ids.start, jnp.int32),
         log_prob=lowest.at[:, 0].set(0.0),  # all rows are the same at first: only one runs
         score=lowest,
         final=lowest,
         end=zeros,
         row=zeros,
-        tokens=jnp.full((max_length, batch, beam), PAD, jnp.int32),
+        tokens=jnp.full((max_length, batch, beam), ids.pad, jnp.int32),
         parents=jnp.zeros((max_length, batch, beam), jnp.int32),
         weights=jnp.zeros((max_length, batch, beam, source_length), jnp.float32),
     )
@@ -81,12 +88,12 @@ def beam_search(
     def advance(search: _Search) -> _Search:
         logits, state, attention = step(search.token.reshape(-1), search.state, memory)
         vocabulary = logits.shape[-1]
-        log_probs = next_log_probs(logits).reshape(batch, beam, vocabulary)
+        log_probs = next_log_probs(logits, ids).reshape(batch, beam, vocabulary)
         total = (search.log_prob[:, :, None] + log_probs).reshape(batch, beam * vocabulary)
         best, index = jax.lax.top_k(total, 2 * beam)
         parent, token = index // vocabulary, (index % vocabulary).astype(jnp.int32)
 
-        ends = token == EOS
+        ends = token == ids.end
         among_first = jnp.arange(2 * beam)[None, :] < beam
         penalty = length_penalty(search.position + 1, alpha)
         offered = jnp.where(ends & among_first, best / penalty, -jnp.inf)
@@ -114,10 +121,10 @@ def beam_search(
             weights=search.weights.at[at].set(read.reshape(batch, beam, source_length)),
         )
 
-    return _read_off(jax.lax.while_loop(undecided, advance, search), max_length, alpha)
+    return _read_off(jax.lax.while_loop(undecided, advance, search), max_length, alpha, ids)
 
 
-def _read_off(search: _Search, max_length: int, alpha: float) -> Hypotheses:
+def _read_off(search: _Search, max_length: int, alpha: float, ids: TokenIds) -> Hypotheses:
     """Follow the back pointers of the finished hypotheses, or of the running ones without any."""
     none = jnp.all(search.score == -jnp.inf, axis=1, keepdims=True)
     running = search.log_prob / length_penalty(search.position, alpha)
@@ -126,7 +133,7 @@ def _read_off(search: _Search, max_length: int, alpha: float) -> Hypotheses:
     last = jnp.maximum(search.position - 1, 0)
     end = pick(jnp.broadcast_to(last, search.end.shape), search.end)
     row = pick(search.parents[last], search.row)
-    last_token = pick(search.tokens[last], jnp.full_like(search.row, EOS))
+    last_token = pick(search.tokens[last], jnp.full_like(search.row, ids.end))
 
     def back(row, step):
         at, tokens, parents, weights = step
@@ -137,7 +144,7 @@ def _read_off(search: _Search, max_length: int, alpha: float) -> Hypotheses:
         source = jnp.where(inside, source, row)
         read = jnp.take_along_axis(weights, source[:, :, None], axis=1)
         return source, (
-            jnp.where(inside, token, PAD),
+            jnp.where(inside, token, ids.pad),
             jnp.where(inside[:, :, None], read, 0.0),
         )
 
@@ -145,7 +152,7 @@ def _read_off(search: _Search, max_length: int, alpha: float) -> Hypotheses:
     _, (tokens, weights) = jax.lax.scan(back, row, history, reverse=True)
     scores = pick(running, search.score)
     real = scores > -jnp.inf
-    tokens = jnp.where(real[None], tokens, PAD)
+    tokens = jnp.where(real[None], tokens, ids.pad)
     return Hypotheses(
         tokens=jnp.moveaxis(tokens, 0, 2),
         lengths=jnp.where(real, end + 1, 0),

@@ -3,15 +3,23 @@
 import jax
 import jax.numpy as jnp
 
-from attnzoo.decoding.hypotheses import Hypotheses, next_log_probs
-from attnzoo.special_tokens import BOS, EOS, PAD
+from attnzoo.decoding.hypotheses import OWN_IDS, Hypotheses, TokenIds, next_log_probs
 
 
-def greedy_search(step, state, memory, *, batch: int, source_length: int, max_length: int):
+def greedy_search(
+    step,
+    state,
+    memory,
+    *,
+    batch: int,
+    source_length: int,
+    max_length: int,
+    ids: TokenIds = OWN_IDS,
+) -> Hypotheses:
     """Decode ``batch`` sentences by arg max; returns :class:`Hypotheses` with K = 1.
 
-    ``step``, ``state``, ``memory`` as in :mod:`attnzoo.decoding`. The loop ends when every sentence
-    has ended, or after ``max_length`` tokens.
+    ``step``, ``state``, ``memory`` as in :mod:`attnzoo.decoding`; ``ids`` are those of the model.
+    The loop ends when every sentence has ended, or after ``max_length`` tokens.
     """
 
     def unfinished(carry):
@@ -19,28 +27,30 @@ def greedy_search(step, state, memory, *, batch: int, source_length: int, max_le
         return (position < max_length) & ~jnp.all(done)
 
     def advance(carry):
-        position, token, state, done, log_prob, tokens, weights = carry
+        position, token, state, done, length, log_prob, tokens, weights = carry
         logits, state, attention = step(token, state, memory)
-        log_probs = next_log_probs(logits)
-        token = jnp.where(done, PAD, jnp.argmax(log_probs, axis=-1)).astype(jnp.int32)
+        log_probs = next_log_probs(logits, ids)
+        token = jnp.where(done, ids.pad, jnp.argmax(log_probs, axis=-1)).astype(jnp.int32)
         gained = jnp.take_along_axis(log_probs, token[:, None], axis=1)[:, 0]
         log_prob = log_prob + jnp.where(done, 0.0, gained)
         row = jnp.where(done[:, None], 0.0, jnp.mean(attention, axis=1).astype(jnp.float32))
         tokens = tokens.at[:, position].set(token)
         weights = weights.at[:, position].set(row)
-        return position + 1, token, state, done | (token == EOS), log_prob, tokens, weights
+        length = length + (~done).astype(jnp.int32)
+        done = done | (token == ids.end)
+        return position + 1, token, state, done, length, log_prob, tokens, weights
 
     start = (
         jnp.int32(0),
-        jnp.full((batch,), BOS, jnp.int32),
+        jnp.full((batch,), ids.start, jnp.int32),
         state,
         jnp.zeros((batch,), bool),
+        jnp.zeros((batch,), jnp.int32),
         jnp.zeros((batch,), jnp.float32),
-        jnp.full((batch, max_length), PAD, jnp.int32),
+        jnp.full((batch, max_length), ids.pad, jnp.int32),
         jnp.zeros((batch, max_length, source_length), jnp.float32),
     )
-    *_, log_prob, tokens, weights = jax.lax.while_loop(unfinished, advance, start)
-    lengths = jnp.sum(tokens != PAD, axis=1)
+    *_, lengths, log_prob, tokens, weights = jax.lax.while_loop(unfinished, advance, start)
     return Hypotheses(
         tokens[:, None], lengths[:, None], log_prob[:, None], log_prob[:, None], weights[:, None]
     )

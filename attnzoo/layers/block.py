@@ -7,7 +7,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from attnzoo.attention.contract import Asked, Attention, Memory
 from attnzoo.attention.multi_head import MultiHeadAttention
@@ -65,6 +65,7 @@ class Block(nnx.Module):
         valid: Bool[Array, "B T"] | None = None,
         mask: MaskFunction | None = None,
         score_mod: ScoreFunction | None = None,
+        positions: Int[Array, "#B T"] | None = None,
         encoded: Float[Array, "B S D2"] | None = None,
         encoded_valid: Bool[Array, "B S"] | None = None,
         key: Key[Array, ""] | None = None,
@@ -73,8 +74,8 @@ class Block(nnx.Module):
     ) -> tuple[Float[Array, "B T D"], Maps]:
         """The new states, and of each attention what was asked for under "self" and "cross".
 
-        ``valid``, ``mask`` and ``score_mod`` are those of :class:`SelfAttention`. ``key`` switches
-        dropout on; ``branch_rate`` is that of stochastic depth.
+        ``valid``, ``mask``, ``score_mod`` and ``positions`` are those of :class:`SelfAttention`.
+        ``key`` switches dropout on; ``branch_rate`` is that of stochastic depth.
         """
         keys = [None] * 7 if key is None else list(jax.random.split(key, 7))
         maps: Maps = {}
@@ -85,6 +86,7 @@ class Block(nnx.Module):
                 valid=valid,
                 mask=mask,
                 score_mod=score_mod,
+                positions=positions,
                 dropout_key=keys[0],
                 return_weights=return_weights,
             )

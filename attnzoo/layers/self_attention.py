@@ -49,13 +49,15 @@ class SelfAttention(nnx.Module):
         valid: Bool[Array, "B T"] | None = None,
         mask: MaskFunction | None = None,
         score_mod: ScoreFunction | None = None,
+        positions: Int[Array, "#B T"] | None = None,
         dropout_key: Key[Array, ""] | None = None,
         return_weights: Asked = False,
     ) -> Any:
         """``B T D`` -> ``B T D``, with the weights ``B N T T`` or their report beside it if asked.
 
         ``valid`` is False at padding; ``mask`` joins it (``masks.document(ids)`` for packed rows);
-        ``score_mod`` is for scores of dot products alone.
+        ``score_mod`` is for scores of dot products alone, ``positions`` for rotary ones: 0 .. T-1
+        if None.
         """
         mechanism = self.mechanism
         if isinstance(mechanism, MultiHeadAttention):
@@ -66,6 +68,7 @@ class SelfAttention(nnx.Module):
                 score_mod=score_mod,
                 dropout_key=dropout_key,
                 return_weights=return_weights,
+                turns=positions,
             )
         _no_score_mod(mechanism, score_mod)
         array = None if valid is None else valid[:, None, None, :]

@@ -1,17 +1,48 @@
 """Architectures, one per file; each takes its config from ``attnzoo.config.model``."""
 
+from attnzoo.models.bert import Bert
+from attnzoo.models.gpt2 import GPT2
+from attnzoo.models.llama import Llama
 from attnzoo.models.resnet import ResidualNetwork
 from attnzoo.models.rnn_seq2seq import BahdanauSeq2Seq, LuongSeq2Seq
+from attnzoo.models.transformer import Transformer
+from attnzoo.models.vit import ViT
 
-MODELS = {
+TRANSLATORS = {
     "bahdanau": BahdanauSeq2Seq,
     "luong": LuongSeq2Seq,
+    "transformer": Transformer,
 }
-"""The translators: ``MODELS[config.kind](config, source_vocab, target_vocab, rngs=rngs)``."""
+"""Sequence to sequence: ``TRANSLATORS[config.kind](config, source_vocab, target_vocab, rngs=)``."""
+
+DECODERS = {
+    "gpt2": GPT2,
+    "llama": Llama,
+}
+"""Language models: ``DECODERS[config.kind](config, vocab_size, rngs=rngs)``."""
+
+ENCODERS = {
+    "bert": Bert,
+}
+"""Encoders of text with a head: ``ENCODERS[config.kind](config, vocab_size, rngs=rngs)``."""
 
 CLASSIFIERS = {
     "resnet": ResidualNetwork,
+    "vit": ViT,
 }
-"""The image classifiers: ``CLASSIFIERS[config.kind](config, rngs=rngs)``."""
+"""Of images: ``CLASSIFIERS[config.kind](config, num_classes, rngs=rngs)``."""
 
-__all__ = ["CLASSIFIERS", "MODELS", "BahdanauSeq2Seq", "LuongSeq2Seq", "ResidualNetwork"]
+__all__ = [
+    "CLASSIFIERS",
+    "DECODERS",
+    "ENCODERS",
+    "GPT2",
+    "TRANSLATORS",
+    "BahdanauSeq2Seq",
+    "Bert",
+    "Llama",
+    "LuongSeq2Seq",
+    "ResidualNetwork",
+    "Transformer",
+    "ViT",
+]

@@ -98,7 +98,7 @@ class ResidualNetwork(nnx.Module):
     Each stage but the first halves the map and doubles its channels (section 4.2 of the paper).
     """
 
-    def __init__(self, config: ResNet, *, rngs: nnx.Rngs):
+    def __init__(self, config: ResNet, num_classes: int, *, rngs: nnx.Rngs):
         count, after_stage = (config.depth - 2) // 6, config.attention.kind == "bam"
         self.channels, self.blocks_per_stage = config.channels, count
         self.stem = convolution(config.channels, config.width, 1, rngs)
@@ -114,20 +114,24 @@ class ResidualNetwork(nnx.Module):
                 channels = wide
             if after_stage and stage < 2:
                 self.stage_gates.append(build_gate(config.attention, channels, rngs=rngs))
-        self.output = nnx.Linear(channels, config.num_classes, rngs=rngs)
+        self.output = nnx.Linear(channels, num_classes, rngs=rngs)
 
     def __call__(
         self,
         images: Float[Array, "B h w C"],
         *,
-        use_running_average: bool = True,
+        rngs: nnx.Rngs | None = None,
+        use_running_average: bool | None = None,
         return_weights: bool = False,
     ) -> Float[Array, "B V"] | tuple[Float[Array, "B V"], dict[str, Float[Array, "B ..."]]]:
         """Logits of the classes; with ``return_weights`` the weights of every gate beside them, by
         place: ``"stage2/block1"``, or ``"stage2"`` for a gate after a stage, counted from 1.
 
-        ``use_running_average=False`` is for training: batch norms use and record this batch.
+        ``use_running_average=False`` is for training: batch norms use and record this batch. If it
+        is None, ``rngs`` say so, as they switch on the dropout of other models.
         """
+        if use_running_average is None:
+            use_running_average = rngs is None
         if images.ndim != 4 or images.shape[3] != self.channels:
             raise ValueError(
                 f"images has shape {images.shape}; wanted B h w C with channels={self.channels}"

@@ -2,7 +2,8 @@
 
 Both models speak one language to decoders and tasks:
 
-- ``start(source) -> (memory, state)`` encodes a batch of sources;
+- ``start(source) -> (memory, state)`` encodes a batch of sources; ``max_length``, the longest
+  target to come, is for models that keep all of it;
 - ``step(token, state, memory) -> (logits, state, weights)`` reads one target token and predicts the
   next one; every leaf of ``state`` has the batch as its leading axis;
 - ``model(source, target)`` does all steps of a known target at once (teacher forcing).
@@ -81,7 +82,11 @@ class BahdanauSeq2Seq(nnx.Module):
         self.dropout = nnx.Dropout(config.dropout)
 
     def start(
-        self, source: Int[Array, "B S"], *, rngs: nnx.Rngs | None = None
+        self,
+        source: Int[Array, "B S"],
+        *,
+        max_length: int | None = None,
+        rngs: nnx.Rngs | None = None,
     ) -> tuple[Memory, BahdanauState]:
         """Annotations h_j = [forward; backward] and s_0 = tanh(W_s backward_1)."""
         valid = source != PAD
@@ -205,7 +210,11 @@ class LuongSeq2Seq(nnx.Module):
         self.dropout = nnx.Dropout(config.dropout)
 
     def start(
-        self, source: Int[Array, "B S"], *, rngs: nnx.Rngs | None = None
+        self,
+        source: Int[Array, "B S"],
+        *,
+        max_length: int | None = None,
+        rngs: nnx.Rngs | None = None,
     ) -> tuple[Memory, LuongState]:
         """Encode; the decoder starts from the encoder's final states, layer by layer."""
         valid = source != PAD

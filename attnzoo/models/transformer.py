@@ -27,6 +27,7 @@ from attnzoo.layers.feed_forward import FeedForward
 from attnzoo.layers.stack import Stack
 from attnzoo.models.cross_attention import build_cross_attention
 from attnzoo.models.self_attention import build_self_attention
+from attnzoo.ops.logits import ScoreFunction
 
 
 @jax.tree_util.register_dataclass
@@ -105,26 +106,15 @@ class Transformer(nnx.Module):
         room for ``max_length`` tokens (the config's, if None).
         """
         encoded, valid, _ = self.encode(source, rngs=rngs)
-        blocks = self.decoder.unrolled().blocks
-        memory = tuple(block.prepare_cross(encoded, valid) for block in blocks)
-        room, B = max_length or self.config.max_length, source.shape[0]
-        caches = tuple(block.empty_cache(B, room, encoded.dtype) for block in blocks)
-        return memory, TransformerState(caches, jnp.zeros((B,), jnp.int32))
+        return start_decoder(self.decoder, encoded, valid, max_length or self.config.max_length)
 
     def step(
         self, token: Int[Array, "B"], state: TransformerState, memory: tuple[Memory, ...]
     ) -> tuple[Float[Array, "B V"], TransformerState, Float[Array, "B N S"]]:
         """From one target token and the state before it to the logits of the next."""
         x = self._embed(token[:, None], state.position[:, None], "target", None)
-        caches, weights = [], None
-        blocks = self.decoder.unrolled().blocks
-        for i, (block, cache, read) in enumerate(zip(blocks, state.caches, memory, strict=True)):
-            asked = i == self.alignment_layer
-            x, cache, maps = block.decode(x, cache, memory=read, return_weights=asked)
-            caches.append(cache)
-            weights = maps["cross"][:, :, 0] if asked else weights
-        assert weights is not None
-        return self._logits(x)[:, 0], TransformerState(tuple(caches), state.position + 1), weights
+        x, state, weights = step_decoder(self.decoder, x, state, memory, self.alignment_layer)
+        return self._logits(x)[:, 0], state, weights
 
     def __call__(
         self,
@@ -190,6 +180,38 @@ class Transformer(nnx.Module):
         if self.output_bias is None:
             return logits
         return logits + self.output_bias[...].astype(logits.dtype)[None, None]
+
+
+def start_decoder(
+    decoder: Stack, encoded: Float[Array, "B S D"], valid: Bool[Array, "B S"], room: int
+) -> tuple[tuple[Memory, ...], TransformerState]:
+    """The source as each layer of a decoder reads it, and its state before the first token."""
+    blocks, B = decoder.unrolled().blocks, encoded.shape[0]
+    memory = tuple(block.prepare_cross(encoded, valid) for block in blocks)
+    caches = tuple(block.empty_cache(B, room, encoded.dtype) for block in blocks)
+    return memory, TransformerState(caches, jnp.zeros((B,), jnp.int32))
+
+
+def step_decoder(
+    decoder: Stack,
+    x: Float[Array, "B 1 D"],
+    state: TransformerState,
+    memory: tuple[Memory, ...],
+    alignment_layer: int,
+    score_mod: ScoreFunction | None = None,
+) -> tuple[Float[Array, "B 1 D"], TransformerState, Float[Array, "B N S"]]:
+    """One more position through a decoder, and how the alignment layer reads the source."""
+    caches, weights = [], None
+    blocks = decoder.unrolled().blocks
+    for i, (block, cache, read) in enumerate(zip(blocks, state.caches, memory, strict=True)):
+        asked = i == alignment_layer
+        x, cache, maps = block.decode(
+            x, cache, memory=read, score_mod=score_mod, return_weights=asked
+        )
+        caches.append(cache)
+        weights = maps["cross"][:, :, 0] if asked else weights
+    assert weights is not None
+    return x, TransformerState(tuple(caches), state.position + 1), weights
 
 
 def _block(

@@ -19,8 +19,7 @@ from attnzoo.config import tree
 from attnzoo.config.loader import dump
 from attnzoo.config.loader import load as load_config
 from attnzoo.errors import UserError
-from attnzoo.pretrained import carry, files
-from attnzoo.pretrained.bert import BERT
+from attnzoo.pretrained import bert, carry, files, t5
 from attnzoo.pretrained.carry import Sharding
 from attnzoo.pretrained.family import Family, Settings
 from attnzoo.pretrained.vit import DEIT, DINOV2, DINOV2_WITH_REGISTERS, VIT
@@ -31,6 +30,8 @@ FAMILIES: dict[str, Family] = {
     "deit": DEIT,
     "dinov2": DINOV2,
     "dinov2_with_registers": DINOV2_WITH_REGISTERS,
+    "bert": bert.FAMILY,
+    "t5": t5.FAMILY,
 }
 """By the ``model_type`` of config.json."""
 

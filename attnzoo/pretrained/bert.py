@@ -136,4 +136,4 @@ def sizes(shapes: Mapping[str, Shape]) -> Sizes:
     return (shapes["tokens/table"][0],)
 
 
-BERT = Family(Bert, BertConfig, sizes, read, write, table)
+FAMILY = Family(Bert, BertConfig, sizes, read, write, table)

@@ -1,1 +1,18 @@
 """What a batch is, its loss and its metrics; one task a file."""
+
+from attnzoo.tasks.image_classification import ImageClassificationTask
+from attnzoo.tasks.language_modeling import CausalLMTask, MaskedLMTask, SpanCorruptionTask
+from attnzoo.tasks.task import Task
+from attnzoo.tasks.text_classification import SequenceClassificationTask, TokenClassificationTask
+from attnzoo.tasks.translation_task import TranslationTask
+
+TASKS: dict[str, type[Task]] = {
+    "translation": TranslationTask,
+    "causal_lm": CausalLMTask,
+    "masked_lm": MaskedLMTask,
+    "span_corruption": SpanCorruptionTask,
+    "sequence_classification": SequenceClassificationTask,
+    "token_classification": TokenClassificationTask,
+    "image_classification": ImageClassificationTask,
+}
+"""The task of each ``task.kind``."""

@@ -7,41 +7,23 @@ A batch is a dict of int32 ids padded with 0: ``source`` B S (words, EOS) and ``
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from attnzoo.alignment import extract
 from attnzoo.data.tokenizers import Encoding, Tokenizer
 from attnzoo.decoding import beam_search, greedy_search
 from attnzoo.special_tokens import BOS, EOS, PAD
+from attnzoo.tasks.losses import Sums, label_losses, mean_loss
+from attnzoo.tasks.task import Batch
 
-Batch = Mapping[str, Array | np.ndarray]
 Progress = Callable[[int, int], None]
-
-
-def token_losses(
-    logits: Float[Array, "B T V"], labels: Int[Array, "B T"], label_smoothing: float = 0.0
-) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
-    """(loss, negative log-likelihood) of each label in nats, both 0 at padding, float32.
-
-    Smoothing spreads ``label_smoothing`` uniformly over the vocabulary, the true label included
-    (Vaswani et al. 2017, section 5.4); the second result is the likelihood without it.
-    """
-    logits = logits.astype(jnp.float32)
-    lse = jax.nn.logsumexp(logits, axis=-1)
-    gold = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
-    real = (labels != PAD).astype(jnp.float32)
-    nll = (lse - gold) * real
-    if label_smoothing == 0.0:
-        return nll, nll
-    uniform = (lse - jnp.mean(logits, axis=-1)) * real
-    return (1 - label_smoothing) * nll + label_smoothing * uniform, nll
 
 
 def translation_loss(
@@ -51,24 +33,20 @@ def translation_loss(
     label_smoothing: float = 0.0,
     per: Literal["token", "sentence"] = "token",
     rngs: nnx.Rngs | None = None,
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+) -> tuple[Float[Array, ""], Sums]:
     """Mean loss per real target token (or summed over tokens, per sentence) and sums to average.
 
-    ``rngs`` switches dropout on. The sums are ``nll`` in nats, ``tokens`` and ``correct``.
+    ``rngs`` switches dropout on. The sums are those of ``mean_loss``; ``weight`` is the number of
+    tokens, or of sentences.
     """
     labels = jnp.asarray(batch["target"])[:, 1:]
     logits = model(batch["source"], batch["target"][:, :-1], rngs=rngs)
-    losses, nll = token_losses(logits, labels, label_smoothing)
-    real = labels != PAD
-    counted = jnp.any(real, axis=1) if per == "sentence" else real
-    total = jnp.maximum(jnp.sum(counted), 1).astype(jnp.float32)
-    correct = jnp.sum((jnp.argmax(logits, axis=-1) == labels) & real)
-    sums = {
-        "nll": jnp.sum(nll),
-        "tokens": jnp.sum(real).astype(jnp.float32),
-        "correct": correct.astype(jnp.float32),
-    }
-    return jnp.sum(losses) / total, sums
+    loss, sums = mean_loss(logits, labels, labels != PAD, label_smoothing)
+    if per == "token":
+        return loss, sums
+    sentences = jnp.sum(jnp.any(labels != PAD, axis=1)).astype(jnp.float32)
+    total = loss * jnp.maximum(sums["weight"], 1.0)
+    return total / jnp.maximum(sentences, 1.0), {**sums, "weight": sentences}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,8 +248,12 @@ def _pad(rows: list[list[int]], batch: int, width: int) -> np.ndarray:
 
 def _search(graph, state, source, *, max_length: int, beam: int, alpha: float):
     model = nnx.merge(graph, state)
-    memory, start = model.start(source)
-    shape = {"batch": source.shape[0], "source_length": source.shape[1], "max_length": max_length}
+    memory, start = model.start(source, max_length=max_length)
+    shape: dict[str, Any] = {
+        "batch": source.shape[0],
+        "source_length": source.shape[1],
+        "max_length": max_length,
+    }
     if beam == 1:
         return greedy_search(model.step, start, memory, **shape)
     return beam_search(model.step, start, memory, beam=beam, alpha=alpha, **shape)
@@ -281,5 +263,5 @@ def _force(graph, state, source, target):
     model = nnx.merge(graph, state)
     labels = target[:, 1:]
     logits, weights = model(source, target[:, :-1], return_weights=True)
-    log_probs = -token_losses(logits, labels)[1]
+    log_probs = -label_losses(logits, labels, labels != PAD)[1]
     return log_probs, jnp.mean(weights, axis=1)

@@ -21,27 +21,23 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from attnzoo import plotting
-from attnzoo.config.attention import source_slots
 from attnzoo.config.experiment import Experiment
 from attnzoo.config.loader import dump
 from attnzoo.config.schema import plain
-from attnzoo.data.batching import BatchPlan, TokenizedPairs
-from attnzoo.data.corpus import Corpus, load_corpus
 from attnzoo.errors import UserError
-from attnzoo.tasks.translation import Batch, Translator, translation_loss
+from attnzoo.tasks import TASKS
+from attnzoo.tasks.losses import Sums
+from attnzoo.tasks.task import Batch, Task
 from attnzoo.training.checkpoint import BestCheckpoint, CheckpointStore, restore
 from attnzoo.training.fingerprint import check_fingerprint
 from attnzoo.training.logging import RunLog
 from attnzoo.training.optimizer import build_optimizer
-from attnzoo.training.run import Tokenizers, build_model, longest_source
 from attnzoo.training.run_directory import RunDirectory, write_durably
 from attnzoo.training.signals import EXIT_STOPPED, StopSignal
 
-State = dict[str, Any]  # params, rest, optimizer, step: pure dicts and tuples of arrays
-Sums = dict[str, Float[Array, ""]]
+State = dict[str, Any]  # params, rest, optimizer, step, perhaps ema: pure dicts, tuples of arrays
 
-# What may differ when a run goes on: how long, how often it looks and writes, how it translates.
+# What may differ when a run goes on: how long, how often it looks and writes, how it decodes.
 FREE = (
     "config.name",
     "config.directory",
@@ -51,7 +47,7 @@ FREE = (
         for name in ("steps", "epochs", "patience", "evaluate_every", "checkpoint_every", "keep")
     ),
     *(f"config.training.{name}" for name in ("log_every", "figures_every", "figures")),
-    "config.training.tensorboard",
+    *(f"config.training.{name}" for name in ("tensorboard", "profile")),
 )
 
 
@@ -72,11 +68,16 @@ def make_train_step(
     *,
     seed: int,
     compute_dtype: str = "float32",
+    accumulate: int = 1,
+    ema: float | None = None,
 ) -> Callable[[State, Batch], tuple[State, Sums]]:
     """One update as a jitted function of the state and a batch; the state is donated.
 
-    ``loss(model, batch, rngs=...)`` gives the loss and sums to be logged. Parameters and optimizer
-    stay float32; ``compute_dtype`` is what the model computes in.
+    ``loss(model, batch, rngs=...)`` gives the loss and sums to be logged, among them ``weight``,
+    what the loss is a mean over. Parameters and optimizer stay float32; ``compute_dtype`` is what
+    the model computes in. The batch is cut into ``accumulate`` parts, one after the other in
+    memory, whose mean by weight is the loss of the whole. ``ema`` is the decay of the running
+    average of the parameters that ``state["ema"]`` then holds.
     """
     dtype = jnp.dtype(compute_dtype)
 
@@ -87,21 +88,68 @@ def make_train_step(
     def train_step(state: State, batch: Batch) -> tuple[State, Sums]:
         key = jax.random.fold_in(jax.random.key(seed), state["step"])
 
-        def objective(params):
-            model = nnx.merge(graph, jax.tree.map(cast, params), state["rest"])
-            return loss(model, batch, rngs=nnx.Rngs(dropout=key))
+        def objective(params: Any, rest: Any, batch: Batch, key: Array) -> tuple[Array, Any]:
+            model = nnx.merge(graph, jax.tree.map(cast, params), rest)
+            value, sums = loss(model, batch, rngs=nnx.Rngs(dropout=key))
+            value = value.astype(jnp.float32)
+            # Running averages of batch norms are written while the loss is computed.
+            rest = nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param)))
+            return value, ({**sums, "loss": value}, rest)
 
-        (value, sums), gradient = jax.value_and_grad(objective, has_aux=True)(state["params"])
+        gradient_of = jax.grad(objective, has_aux=True)
+        whole = state["params"], state["rest"], batch, key
+        if accumulate == 1:
+            gradient, (sums, rest) = gradient_of(*whole)
+        else:
+            gradient, (sums, rest) = _accumulated(gradient_of, *whole, accumulate)
         updates, optimizer = transform.update(gradient, state["optimizer"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
         new = {
-            "params": optax.apply_updates(state["params"], updates),
-            "rest": state["rest"],
+            "params": params,
+            "rest": rest,
             "optimizer": optimizer,
             "step": state["step"] + 1,
         }
-        return new, {**sums, "loss": value, "gradient_norm": optax.tree.norm(gradient)}
+        if ema is not None:
+            # Early on the average is of few steps and must forget the first weights faster.
+            done = state["step"].astype(jnp.float32)
+            decay = jnp.minimum(ema, (1 + done) / (10 + done))
+            new["ema"] = jax.tree.map(
+                lambda old, now: decay * old + (1 - decay) * now, state["ema"], params
+            )
+        return new, {**sums, "gradient_norm": optax.tree.norm(gradient)}
 
     return train_step
+
+
+def _accumulated(
+    gradient_of: Callable[..., tuple[Any, tuple[Sums, Any]]],
+    params: Any,
+    rest: Any,
+    batch: Batch,
+    key: Array,
+    parts: int,
+) -> tuple[Any, tuple[Sums, Any]]:
+    """Gradient and sums of a batch, part by part; a part counts as much as it has weight."""
+    cut = jax.tree.map(lambda x: jnp.reshape(x, (parts, x.shape[0] // parts, *x.shape[1:])), batch)
+    keys = jax.random.split(key, parts)
+
+    def add(carry: Any, part: Any) -> tuple[Any, None]:
+        total, rest = carry
+        gradient, (sums, rest) = gradient_of(params, rest, *part)
+        weight = jnp.maximum(sums["weight"], 1.0)
+        weighed = jax.tree.map(lambda g: g * weight.astype(g.dtype), gradient)
+        sums = {**sums, "loss": sums["loss"] * weight, "parts": weight}
+        return (jax.tree.map(jnp.add, total, (weighed, sums)), rest), None
+
+    first = jax.tree.map(lambda x: x[0], cut)
+    gradient, (sums, _) = jax.eval_shape(gradient_of, params, rest, first, keys[0])
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (gradient, sums))
+    zeros[1]["parts"] = jnp.float32(0)
+    ((gradient, sums), rest), _ = jax.lax.scan(add, (zeros, rest), (cut, keys))
+    total = sums.pop("parts")
+    sums["loss"] = sums["loss"] / total
+    return jax.tree.map(lambda g: g / total.astype(g.dtype), gradient), (sums, rest)
 
 
 def train(
@@ -135,37 +183,17 @@ class _Training:
         # The store probes for write access: before the minutes that data may take.
         self.store = CheckpointStore(directory.checkpoints, keep=settings.keep)
         self.best = BestCheckpoint(directory.best)
-        splits = load_corpus(config.data)
-        self.notes = [line for report in splits.reports for line in report.lines()]
-        if not len(splits.train.source) or not len(splits.validation.source):
-            raise UserError("data: training needs a train and a validation part, one is empty")
-        if resume and (directory.path / "source.tokenizer.json").exists():
-            self.tokenizers = Tokenizers.load(directory.path)
-        else:
-            self.tokenizers = Tokenizers.train(config, splits.train)
-            self.tokenizers.save(directory.path)
-        pairs = self._tokenize(splits.train, "train", settings.max_length)
-        self.plan = BatchPlan(pairs, settings.batch_size, settings.buckets, settings.seed)
-        longest = 2 * settings.max_length
-        room = source_slots(config.model.attention)
-        if room is not None:
-            if self.plan.buckets[-1] > room:
-                raise UserError(
-                    f"model.attention.max_length={room} is below {self.plan.buckets[-1]}, the "
-                    "longest training sentence with its end: raise it or lower training.max_length"
-                )
-            longest = min(longest, room - 1)
-        held_out = self._tokenize(splits.validation, "validation", longest)
-        self.validation_plan = BatchPlan(held_out, settings.batch_size, shuffle=False)
-        self.validation = splits.validation
-
+        self.task: Task = TASKS[config.task.kind].create(config, directory.path, resume=resume)
+        assert self.task.train is not None
+        assert self.task.validation is not None
+        self.plan, self.validation_plan = self.task.train, self.task.validation
         per_epoch = self.plan.steps_per_epoch
         limits = [settings.steps, settings.epochs and settings.epochs * per_epoch]
         self.total = min(limit for limit in limits if limit)
         self.evaluate_every = settings.evaluate_every or per_epoch
         self.checkpoint_every = settings.checkpoint_every or self.evaluate_every
 
-        model = build_model(config, self.tokenizers)
+        model = self.task.build_model()
         self.graph, params, rest = nnx.split(model, nnx.Param, ...)
         transform, self.schedule = build_optimizer(
             settings, total_steps=self.total, steps_per_epoch=per_epoch
@@ -177,48 +205,44 @@ class _Training:
             "optimizer": transform.init(params),
             "step": jnp.int32(0),
         }
+        if settings.ema is not None:
+            self.state["ema"] = jax.tree.map(jnp.copy, params)
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
         self.fingerprint = {
             "config": plain(config),
-            "data": splits.fingerprint(),
-            "batches": self.plan.fingerprint(),
-            "tokenizers": [
-                self.tokenizers.source.fingerprint(),
-                self.tokenizers.target.fingerprint(),
-            ],
+            **self.task.fingerprint(),
             "versions": {
                 name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")
             },
             "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}",
         }
         self.stale = 0  # evaluations since the best one
-        self.best_nll = math.inf
+        self.best_score = math.inf
         if resume:
             self._restore()
         self.start = self.saved = int(self.state["step"])
         if not resume:
             write_durably(directory.config, dump(config))
-        loss = functools.partial(
-            translation_loss, label_smoothing=settings.label_smoothing, per=settings.loss_per
-        )
         self.step = make_train_step(
             self.graph,
             transform,
-            loss,
+            self.task.loss,
             seed=settings.seed,
             compute_dtype=settings.compute_dtype,
+            accumulate=settings.accumulate,
+            ema=settings.ema,
         )
         self.measure = jax.jit(
-            lambda params, rest, batch: translation_loss(
+            lambda params, rest, batch: self.task.measure(
                 nnx.merge(self.graph, params, rest), batch
-            )[1]
+            )
         )
 
     def _restore(self) -> None:
         """Go on from the newest valid checkpoint, if it is one of this very training."""
-        # A cosine ends where the run ends: another length would be another learning rate.
+        # Some schedules end where the run ends: another length would be another learning rate.
         lengths = ("config.training.steps", "config.training.epochs")
-        fixed = lengths if self.config.training.schedule.kind == "cosine" else ()
+        fixed = lengths if self.config.training.schedule.kind in ("cosine", "wsd") else ()
         free = [*(key for key in FREE if key not in fixed), *self.allow]
         try:
             restored = self.store.restore_newest_valid(self.state)
@@ -230,15 +254,7 @@ class _Training:
         if restored is not None:
             check_fingerprint(restored.meta["fingerprint"], self.fingerprint, free)
             self.state = restored.state
-            self.stale, self.best_nll = restored.meta["stale"], restored.meta["best_nll"]
-
-    def _tokenize(self, corpus: Corpus, part: str, max_length: int) -> TokenizedPairs:
-        pairs, report = TokenizedPairs.from_corpus(
-            corpus, self.tokenizers.source, self.tokenizers.target, max_length
-        )
-        if report.skipped:
-            self.notes += report.lines()
-        return pairs
+            self.stale, self.best_score = restored.meta["stale"], restored.meta["best_score"]
 
     def run(self, stop: StopSignal) -> Outcome:
         settings = self.config.training
@@ -255,15 +271,16 @@ class _Training:
             self._introduce(log)
             pending: list[tuple[int, Sums]] = []
             began = time.monotonic()
+            profiler = _Profiler(settings.profile, self.directory.path / "profile")
             while step < self.total:
                 if settings.patience is not None and self.stale >= settings.patience:
-                    reason = f"no better validation loss in {self.stale} evaluations"
+                    reason = f"no better validation {self.task.best[0]} in {self.stale} evaluations"
                     break
-                batch = self.plan.batch(step)
-                self.state, sums = self.step(
-                    self.state, {"source": batch["source"], "target": batch["target"]}
-                )
+                batch = self.task.inputs(self.plan.batch(step))
+                profiler.before(step)
+                self.state, sums = self.step(self.state, batch)
                 step += 1
+                profiler.after(step, sums, log)
                 pending.append((step, sums))
                 evaluates = step % self.evaluate_every == 0 or step == self.total
                 stopping = stop.requested  # asked once: what is saved has been looked at
@@ -287,13 +304,11 @@ class _Training:
         return Outcome(self.directory.path, step, reason, code)
 
     def _introduce(self, log: RunLog) -> None:
-        for note in self.notes:
+        for note in self.task.notes:
             log.say(note)
         log.say(
-            f"{len(self.plan.pairs)} pairs, {self.plan.steps_per_epoch} steps an epoch, "
-            f"lengths {list(self.plan.buckets)}; vocabularies "
-            f"{self.tokenizers.source.vocab_size} and {self.tokenizers.target.vocab_size}; "
-            f"{self.parameters:,} parameters; {jax.devices()[0].device_kind}"
+            f"{self.task.introduction()}; {self.parameters:,} parameters; "
+            f"{jax.devices()[0].device_kind}"
         )
         if self.start:
             log.say(f"resumed after step {self.start} of {self.total}")
@@ -306,18 +321,19 @@ class _Training:
             for name in ("loss", "gradient_norm"):
                 self._refuse_nonfinite(name, float(sums[name]), step)
         step = fetched[-1][0]
-        total = {name: float(sum(s[name] for _, s in fetched)) for name in ("nll", "tokens")}
+        names = [n for n in fetched[-1][1] if n not in ("loss", "gradient_norm", "weight")]
+        total = {name: float(sum(s[name] for _, s in fetched)) for name in names}
         values = {
             "loss": float(np.mean([s["loss"] for _, s in fetched])),
-            "nll": total["nll"] / max(total["tokens"], 1.0),
-            "accuracy": float(sum(s["correct"] for _, s in fetched)) / max(total["tokens"], 1.0),
+            **self.task.scores(total),
             "gradient_norm": float(np.mean([s["gradient_norm"] for _, s in fetched])),
             "learning_rate": float(np.asarray(self.schedule(step - 1))),
-            "tokens_per_second": total["tokens"] / max(seconds, 1e-9),
+            f"{self.task.unit}_per_second": total["count"] / max(seconds, 1e-9),
             "epoch": step / self.plan.steps_per_epoch,
         }
         log.metrics(step, values, part="train")
-        status = f"loss {values['loss']:.3f}  {values['tokens_per_second']:,.0f} tokens/s"
+        unit = self.task.unit
+        status = f"loss {values['loss']:.3f}  {values[f'{unit}_per_second']:,.0f} {unit}/s"
         log.progress(step, status, line=True)
 
     def _refuse_nonfinite(self, name: str, value: float, step: int) -> None:
@@ -328,65 +344,55 @@ class _Training:
             )
 
     def _evaluate(self, log: RunLog, step: int) -> None:
-        """Validation loss, the best checkpoint, and now and then a picture of the alignment."""
+        """Validation scores, the best checkpoint, and now and then something to look at."""
+        params = self.state.get("ema", self.state["params"])
         sums = [
-            self.measure(
-                self.state["params"],
-                self.state["rest"],
-                {"source": batch["source"], "target": batch["target"]},
-            )
+            self.measure(params, self.state["rest"], self.task.inputs(batch))
             for batch in self.validation_plan.batches()
         ]
         total = jax.tree.map(lambda *xs: float(sum(jax.device_get(xs))), *sums)
-        nll = total["nll"] / max(total["tokens"], 1.0)
-        self._refuse_nonfinite("validation loss", nll, step)
-        values = {
-            "nll": nll,
-            "perplexity": math.exp(min(nll, 700.0)),
-            "accuracy": total["correct"] / max(total["tokens"], 1.0),
-        }
-        log.metrics(step, values, part="validation")
-        weights = {"params": self.state["params"], "rest": self.state["rest"]}
-        self.best.offer(step, weights, nll, mode="min", meta=values)
+        scores = self.task.scores(total)
+        name, mode = self.task.best
+        self._refuse_nonfinite("validation loss", scores["nll"], step)
+        log.metrics(step, scores, part="validation")
+        weights = {"params": params, "rest": self.state["rest"]}
+        self.best.offer(step, weights, scores[name], mode=mode, meta=scores)
         # Not what `offer` says: a resumed run meets bests that it had written before it died.
-        better = nll < self.best_nll
-        self.stale, self.best_nll = (0, nll) if better else (self.stale + 1, self.best_nll)
+        score = scores[name] if mode == "min" else -scores[name]
+        better = score < self.best_score
+        self.stale, self.best_score = (0, score) if better else (self.stale + 1, self.best_score)
         log.say(
-            f"validation at step {step}: loss {nll:.4f}, perplexity {values['perplexity']:.2f}, "
-            f"next-token accuracy {values['accuracy']:.1%}{' (best)' if better else ''}"
+            f"validation at step {step}: {self.task.describe(scores)}{' (best)' if better else ''}"
         )
         every = self.config.training.figures_every
         if every and (step // self.evaluate_every) % every == 0:
-            figure = self._alignment_figure()
-            if figure is not None:
-                log.figure(step, "alignment", figure)
-
-    def _alignment_figure(self) -> plotting.Figure | None:
-        """The first validation sentences; None where all of them are too long to be read."""
-        count = min(self.config.training.figures, len(self.validation.source))
-        model = nnx.merge(self.graph, self.state["params"], self.state["rest"])
-        translator = Translator(
-            model,
-            self.tokenizers.source,
-            self.tokenizers.target,
-            batch_size=count,
-            max_source=longest_source(self.config.model),
-        )
-        sources, targets = self.validation.source[:count], self.validation.target[:count]
-        links = self.validation.links or [None] * count
-        pictures = [
-            plotting.AlignmentPicture(
-                translator.word_matrix(forced),
-                forced.source.words,
-                forced.target.words,
-                reference,
-            )
-            for forced, reference in zip(translator.force(sources, targets), links, strict=False)
-            if forced is not None
-        ]
-        return plotting.alignment_grid(pictures) if pictures else None
+            seen = self.task.glimpse(nnx.merge(self.graph, params, self.state["rest"]))
+            if isinstance(seen, str):
+                log.say(seen)
+            elif seen is not None:
+                log.figure(step, *seen)
 
     def _save(self, step: int) -> None:
-        meta = {"fingerprint": self.fingerprint, "stale": self.stale, "best_nll": self.best_nll}
+        meta = {"fingerprint": self.fingerprint, "stale": self.stale, "best_score": self.best_score}
         self.store.save(step, self.state, meta)
         self.saved = step
+
+
+class _Profiler:
+    """Traces the steps that a config names, for TensorBoard's and Perfetto's viewers."""
+
+    def __init__(self, steps: tuple[int, int] | None, directory: Path):
+        self.first, self.last = (steps[0], sum(steps)) if steps is not None else (-1, -1)
+        self.directory = directory
+
+    def before(self, step: int) -> None:
+        """Start, if this step is the first."""
+        if step == self.first:
+            jax.profiler.start_trace(str(self.directory))
+
+    def after(self, step: int, sums: Sums, log: RunLog) -> None:
+        """Stop, if that was the last."""
+        if step == self.last:
+            jax.block_until_ready(sums)
+            jax.profiler.stop_trace()
+            log.say(f"trace of {step - self.first} steps: {self.directory}")

@@ -1,10 +1,13 @@
 """From a config to an optax gradient transformation."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 
-from attnzoo.config.training import Optimizer, Schedule, Training
+from attnzoo.config.training import Muon, Optimizer, Schedule, Training
 
 
 def build_schedule(
@@ -42,8 +45,33 @@ def build_schedule(
             )
             # A float, because optax divides counts, which strict promotion refuses for integers.
             return lambda count: cosine(jnp.asarray(count, jnp.float32))
+        case "wsd":
+            warmup, final = schedule.warmup, schedule.final
+            decay = max(round(schedule.decay_share * total_steps), 1)
+
+            def warmup_stable_decay(count):
+                step = jnp.asarray(count, jnp.float32)
+                rise = (step + 1.0) / max(warmup, 1) if warmup else jnp.ones_like(step)
+                left = (total_steps - step) / decay
+                fall = final + (1.0 - final) * jnp.clip(left, 0.0, 1.0)
+                return learning_rate * jnp.minimum(jnp.minimum(rise, 1.0), fall)
+
+            return warmup_stable_decay
         case kind:
             raise NotImplementedError(f"schedule.kind={kind!r}")
+
+
+def matrices(params: Any) -> Any:
+    """True for what weight decay is for: matrices; not biases, gains and other vectors.
+
+    Layers that are scanned have one axis more, which does not make a vector a matrix.
+    """
+
+    def decays(path: tuple[Any, ...], leaf: Any) -> bool:
+        name = str(getattr(path[-1], "key", ""))
+        return leaf.ndim >= 2 and name not in ("bias", "scale", "sinks") and "scale" not in name
+
+    return jax.tree_util.tree_map_with_path(decays, params)
 
 
 def build_optimizer(
@@ -56,7 +84,7 @@ def build_optimizer(
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
     )
-    rule = _rule(training.optimizer, schedule)
+    rule = _rule(training.optimizer, schedule, None if training.decay_all else matrices)
     if training.clip_norm is not None:
         rule = optax.chain(optax.clip_by_global_norm(training.clip_norm), rule)
     return _permissive(rule), schedule
@@ -74,7 +102,9 @@ def _permissive(rule: optax.GradientTransformation) -> optax.GradientTransformat
     return optax.GradientTransformation(rule.init, update)
 
 
-def _rule(optimizer: Optimizer, schedule: optax.Schedule) -> optax.GradientTransformation:
+def _rule(
+    optimizer: Optimizer, schedule: optax.Schedule, decays: Callable[[Any], Any] | None
+) -> optax.GradientTransformation:
     match optimizer.kind:
         case "adadelta":
             return optax.adadelta(schedule, rho=optimizer.rho, eps=optimizer.eps)
@@ -89,8 +119,42 @@ def _rule(optimizer: Optimizer, schedule: optax.Schedule) -> optax.GradientTrans
                 b2=optimizer.b2,
                 eps=optimizer.eps,
                 weight_decay=optimizer.weight_decay,
+                mask=decays,
             )
+        case "lion":
+            return optax.lion(
+                schedule,
+                b1=optimizer.b1,
+                b2=optimizer.b2,
+                weight_decay=optimizer.weight_decay,
+                mask=decays,
+            )
+        case "muon":
+            return _muon(optimizer, schedule, decays)
         case "adafactor":
             return optax.adafactor(schedule)
         case kind:
             raise NotImplementedError(f"optimizer.kind={kind!r}")
+
+
+def _muon(
+    optimizer: Muon, schedule: optax.Schedule, decays: Callable[[Any], Any] | None
+) -> optax.GradientTransformation:
+    """Muon for the kernels, stacked ones layer by layer; AdamW for tables, vectors and the rest."""
+
+    def dimensions(params: Any) -> Any:
+        def one(path: tuple[Any, ...], leaf: Any) -> optax.contrib.MuonDimensionNumbers | None:
+            if getattr(path[-1], "key", "") != "kernel" or leaf.ndim not in (2, 3):
+                return None
+            return optax.contrib.MuonDimensionNumbers(leaf.ndim - 2, leaf.ndim - 1)
+
+        return jax.tree_util.tree_map_with_path(one, params)
+
+    return optax.contrib.muon(
+        schedule,
+        beta=optimizer.beta,
+        weight_decay=optimizer.weight_decay,
+        weight_decay_mask=decays,
+        adam_learning_rate=lambda count: schedule(count) * optimizer.adam_share,
+        muon_weight_dimension_numbers=dimensions,
+    )

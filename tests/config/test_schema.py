@@ -61,7 +61,10 @@ def test_the_help_shows_type_default_and_meaning() -> None:
     ) in HELP
     assert 'data.source_language: string (default: "")\n' in HELP
     assert "training.buckets: list of int > 0 that is not empty or null (default: null)\n" in HELP
-    assert "tokenizer: word | bpe | unigram (default: word)\n" in HELP
+    assert (
+        "tokenizer: word | bpe | unigram | char | byte | byte_bpe | wordpiece | file "
+        "(default: word)\n"
+    ) in HELP
     assert "training.tensorboard: true or false (default: true)\n" in HELP
 
 

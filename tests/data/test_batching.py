@@ -9,15 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attnzoo.data.batching import (
-    BatchPlan,
-    TokenizedPairs,
-    choose_buckets,
-    pad_source,
-    pad_target,
-    permutation,
-)
+from attnzoo.data.batching import BatchPlan
 from attnzoo.data.corpus import Corpus
+from attnzoo.data.draws import permutation
+from attnzoo.data.order import choose_buckets
+from attnzoo.data.pairs import TokenizedPairs, pad_source, pad_target
 from attnzoo.data.tokenizers import train_word_tokenizer
 from attnzoo.errors import UserError
 from attnzoo.special_tokens import EOS, PAD
@@ -200,7 +196,7 @@ def test_permutations_are_fair() -> None:
 def test_fingerprint_names_what_changed() -> None:
     pairs = many_pairs()
     base = BatchPlan(pairs, 16, seed=1).fingerprint()
-    assert list(base) == ["data", "seed", "batch_size", "buckets", "shuffle"]
+    assert list(base) == ["data", "seed", "batch_size", "shuffle", "buckets"]
     other = dataclasses.replace(pairs, rows=pairs.rows[::-1].copy())
     assert other.fingerprint() != pairs.fingerprint()
     other = make_pairs([(2, 3)] * 331)

@@ -8,7 +8,8 @@ import pytest
 from attnzoo.alignment.links import Links
 from attnzoo.config.data import FilePart, Files
 from attnzoo.data.corpus import load_corpus
-from attnzoo.data.files import Reading, read_lines, read_pair, read_table
+from attnzoo.data.files import Reading, read_pair, read_table
+from attnzoo.data.sources import read_lines
 from attnzoo.errors import UserError
 
 

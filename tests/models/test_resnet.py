@@ -19,7 +19,7 @@ from attnzoo.models import CLASSIFIERS, ResidualNetwork
 
 pytestmark = pytest.mark.usefixtures("optimised")
 
-SMALL = ["depth=8", "width=4", "channels=2", "num_classes=3"]
+SMALL = ["depth=8", "width=4", "channels=2"]
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(5, 9, 7, 2))
 
@@ -28,12 +28,13 @@ def small(*overrides: str) -> ResNet:
     return load(ResNet, None, [*SMALL, *overrides])
 
 
-def abstract(config: ResNet) -> ResidualNetwork:
-    return nnx.eval_shape(lambda: ResidualNetwork(config, rngs=nnx.Rngs(0)))
+def abstract(config: ResNet, num_classes: int = 3) -> ResidualNetwork:
+    return nnx.eval_shape(lambda: ResidualNetwork(config, num_classes, rngs=nnx.Rngs(0)))
 
 
 def count(config: ResNet) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(abstract(config), nnx.Param)))
+    """Weights of the network with ten classes."""
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(abstract(config, 10), nnx.Param)))
 
 
 def drawn(config: ResNet, dtype: str = "float32") -> ResidualNetwork:

@@ -24,7 +24,7 @@ from attnzoo.config.attention import (
 )
 from attnzoo.config.model import Bahdanau, Luong
 from attnzoo.config.training import Training
-from attnzoo.models import MODELS
+from attnzoo.models import TRANSLATORS
 from attnzoo.special_tokens import BOS, EOS, PAD
 from attnzoo.tasks.translation import translation_loss
 from attnzoo.training.optimizer import build_optimizer
@@ -60,7 +60,7 @@ def build(model: str, kind: str, **changes: Any) -> Any:
         "bahdanau": Bahdanau(attention=attention, hidden=N, embedding=M, maxout=MAXOUT),
         "luong": Luong(attention=attention, hidden=N, embedding=M, layers=2, dropout=0.0),
     }[model]
-    module = MODELS[model](dataclasses.replace(config, **changes), VS, VT, rngs=nnx.Rngs(0))
+    module = TRANSLATORS[model](dataclasses.replace(config, **changes), VS, VT, rngs=nnx.Rngs(0))
     graph, state = nnx.split(module)
     keys = iter(jax.random.split(jax.random.key(7), 99))
     return nnx.merge(
@@ -278,7 +278,7 @@ def test_reversing_is_learned_with_its_alignment(model: str, steps: int) -> None
         ),
         "luong": Luong(hidden=32, embedding=16, layers=1, dropout=0.0, reverse_source=False),
     }[model]
-    module = MODELS[model](config, 12, 12, rngs=nnx.Rngs(0))
+    module = TRANSLATORS[model](config, 12, 12, rngs=nnx.Rngs(0))
     graph, params, rest = nnx.split(module, nnx.Param, ...)
     settings = Training(steps=steps, learning_rate=1e-2)
     transform, _ = build_optimizer(settings, total_steps=steps, steps_per_epoch=1)

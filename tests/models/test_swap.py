@@ -17,7 +17,7 @@ from attnzoo.config.gates import Gate
 from attnzoo.config.loader import load
 from attnzoo.config.model import ResNet
 from attnzoo.config.training import Adam, Constant, Training
-from attnzoo.models import CLASSIFIERS, MODELS
+from attnzoo.models import CLASSIFIERS, TRANSLATORS
 from attnzoo.special_tokens import BOS, EOS, PAD
 from attnzoo.tasks.translation import translation_loss
 from attnzoo.training.loop import make_train_step
@@ -43,7 +43,7 @@ SETTINGS = {
 KINDS = [cls.kind for cls in get_args(get_args(kinds.Attention)[0])]
 # Bahdanau's queries are half as wide as its keys.
 UNEQUAL = {("bahdanau", "dot"), ("bahdanau", "scaled_dot")}
-PAIRS = [(m, kind) for m in MODELS for kind in KINDS if (m, kind) not in UNEQUAL]
+PAIRS = [(m, kind) for m in WIDTHS for kind in KINDS if (m, kind) not in UNEQUAL]
 # What the zoo has under another name, or what does not fit a decoder over a source.
 ELSEWHERE = {"multiplicative": "dot, scaled_dot, general, concat"}
 NOT_CROSS = {"causal_linear", "fast_weight", "delta_net", "gated_linear", "retnet", "mab", "graph"}
@@ -93,7 +93,7 @@ def test_a_translator_learns_with_each_attention(model: str, kind: str, tmp_path
         "source": jnp.int32(np.where(np.arange(6) < 4, source, PAD)),
         "target": jnp.int32(np.hstack([edge[1], symbols[:, 2::-1], edge[0]])),
     }
-    module = MODELS[model](config, 12, 12, rngs=nnx.Rngs(0))
+    module = TRANSLATORS[model](config, 12, 12, rngs=nnx.Rngs(0))
     losses, before, after = twenty_steps(module, translation_loss, batch)
     assert losses[-1] < losses[0] - 0.2, losses
     for name, old in before.get("attention", {}).items():
@@ -106,7 +106,7 @@ def test_a_translator_learns_with_each_attention(model: str, kind: str, tmp_path
 @pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("kind", [cls.kind for cls in get_args(get_args(Gate)[0])])
 def test_a_residual_network_learns_with_each_gate(kind: str) -> None:
-    sizes = ["depth=8", "width=4", "channels=1", "num_classes=3", f"attention={kind}"]
+    sizes = ["depth=8", "width=4", "channels=1", f"attention={kind}"]
     sizes += ["attention.reduction=2"] if kind in ("se", "cbam", "bam", "mhca") else []
     sizes += ["attention.kernel_sizes=[1, 2]"] if kind == "mhca" else []
     config = load(ResNet, None, sizes)
@@ -120,7 +120,7 @@ def test_a_residual_network_learns_with_each_gate(kind: str) -> None:
         errors = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         return jnp.mean(errors), {}
 
-    module = CLASSIFIERS["resnet"](config, rngs=nnx.Rngs(0))
+    module = CLASSIFIERS["resnet"](config, 3, rngs=nnx.Rngs(0))
     batch = {"images": jnp.float32(images), "label": jnp.int32(label)}
     losses, _, _ = twenty_steps(module, loss, batch)
     assert losses[-1] < losses[0] - 0.2, losses

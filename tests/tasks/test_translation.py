@@ -12,12 +12,12 @@ from flax import nnx
 from attnzoo.config.attention import Additive, General, Location
 from attnzoo.config.model import Bahdanau, Luong
 from attnzoo.data.tokenizers import train_word_tokenizer
-from attnzoo.models import MODELS
+from attnzoo.models import TRANSLATORS
 from attnzoo.special_tokens import BOS, EOS, PAD, UNK
+from attnzoo.tasks.losses import label_losses
 from attnzoo.tasks.translation import (
     Translator,
     padded_length,
-    token_losses,
     translation_loss,
 )
 
@@ -29,10 +29,10 @@ V = TOKENIZER.vocab_size
 def test_losses_by_hand() -> None:
     logits = jnp.log(jnp.float32([[[0.1, 0.2, 0.7], [0.5, 0.25, 0.25], [1.0, 1e-9, 1e-9]]]))
     labels = jnp.int32([[2, 1, PAD]])
-    loss, nll = token_losses(logits, labels)
+    loss, nll = label_losses(logits, labels, labels != PAD)
     np.testing.assert_allclose(nll, [[-np.log(0.7), -np.log(0.25), 0.0]], rtol=1e-6)
     np.testing.assert_array_equal(loss, nll)
-    smooth, same = token_losses(logits, labels, 0.3)
+    smooth, same = label_losses(logits, labels, labels != PAD, 0.3)
     np.testing.assert_array_equal(same, nll)
     # 0.7 on the label, and 0.1 on each of the three.
     first = -0.1 * np.log(0.1) - 0.1 * np.log(0.2) - 0.8 * np.log(0.7)
@@ -45,15 +45,17 @@ def test_smoothing_floor() -> None:
     size, epsilon = 37_000, 0.1
     target = np.full(size, epsilon / size)
     target[5] += 1 - epsilon
-    loss, _ = token_losses(jnp.float32(np.log(target))[None, None], jnp.int32([[5]]), epsilon)
+    label, counted = jnp.int32([[5]]), jnp.bool_([[True]])
+    loss, _ = label_losses(jnp.float32(np.log(target))[None, None], label, counted, epsilon)
     np.testing.assert_allclose(loss, 1.376913, atol=2e-6)
-    worse, _ = token_losses(jnp.float32(np.log(target))[None, None] * 1.1, jnp.int32([[5]]), 0.1)
+    worse, _ = label_losses(jnp.float32(np.log(target))[None, None] * 1.1, label, counted, 0.1)
     assert float(worse[0, 0]) > 1.37692
 
 
 def test_bfloat16_logits_give_a_float32_loss() -> None:
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 7)), jnp.bfloat16)
-    loss, nll = token_losses(logits, jnp.int32([[1, 2, 3], [4, 5, 6]]), 0.1)
+    labels = jnp.int32([[1, 2, 3], [4, 5, 6]])
+    loss, nll = label_losses(logits, labels, labels != PAD, 0.1)
     assert loss.dtype == nll.dtype == jnp.float32
 
 
@@ -76,14 +78,14 @@ def test_a_batch_counts_real_tokens_or_sentences() -> None:
     loss, sums = translation_loss(Table(table), batch)
     np.testing.assert_allclose(loss, total / 5, rtol=1e-5)
     np.testing.assert_allclose(sums["nll"], total, rtol=1e-5)
-    assert float(sums["tokens"]) == 5
+    assert float(sums["count"]) == 5
     assert float(sums["correct"]) == sum(table[a].argmax() == b for a, b in pairs)
     # The row of padding that fills up a last batch is no sentence.
     loss, _ = translation_loss(Table(table), batch, per="sentence")
     np.testing.assert_allclose(loss, total / 2, rtol=1e-5)
     empty = {name: jnp.zeros_like(value) for name, value in batch.items()}
     loss, sums = translation_loss(Table(table), empty)
-    assert float(loss) == float(sums["tokens"]) == 0
+    assert float(loss) == float(sums["count"]) == 0
 
 
 @functools.cache
@@ -93,7 +95,7 @@ def translator(kind: str = "bahdanau", batch_size: int = 4, max_source: int = 20
         "luong": Luong(attention=General(), hidden=8, embedding=6, layers=1),
         "location": Luong(attention=Location(max_length=11), hidden=8, embedding=6, layers=1),
     }[kind]
-    model = MODELS[config.kind](config, V, V, rngs=nnx.Rngs(0))
+    model = TRANSLATORS[config.kind](config, V, V, rngs=nnx.Rngs(0))
     graph, state = nnx.split(model)
     keys = iter(jax.random.split(jax.random.key(3), 99))
     draw: Callable = lambda x: x + 0.7 * jax.random.normal(next(keys), x.shape)  # noqa: E731

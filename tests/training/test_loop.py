@@ -140,7 +140,7 @@ def test_patience_ends_a_run_that_no_longer_learns(tmp_path: Path) -> None:
     settings = {"optimizer": Sgd(), "learning_rate": 1e-30, "evaluate_every": 1, "patience": 2}
     outcome = train(experiment(run, **settings))
     assert (outcome.step, outcome.exit_code) == (3, 0)
-    assert outcome.reason == "no better validation loss in 2 evaluations"
+    assert outcome.reason == "no better validation nll in 2 evaluations"
     assert load_run(run).step == 1
     again = train(experiment(run, **settings), resume=True)
     assert (again.step, again.reason) == (outcome.step, outcome.reason)

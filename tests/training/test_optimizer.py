@@ -14,6 +14,8 @@ from attnzoo.config.training import (
     Cosine,
     Halving,
     InverseSqrt,
+    Lion,
+    Muon,
     Optimizer,
     Schedule,
     Sgd,
@@ -98,24 +100,31 @@ def test_adadelta_by_hand() -> None:
     np.testing.assert_allclose(got, want, rtol=1e-4)
 
 
-def test_momentum_adam_and_weight_decay_by_hand() -> None:
+@pytest.mark.parametrize("decay_all", [False, True])
+def test_momentum_adam_and_weight_decay_by_hand(decay_all: bool) -> None:
     plain = {"learning_rate": 0.1, "clip_norm": None}
     got = updates(Sgd(momentum=0.5), [[1.0], [1.0]], **plain)
     np.testing.assert_allclose(got, [[-0.1], [-0.15]], rtol=1e-6)
     # Adam's first update is the learning rate times the sign.
     np.testing.assert_allclose(updates(Adam(), [[7.0, -0.2]], **plain), [[-0.1, 0.1]], rtol=1e-4)
     transform, _ = build_optimizer(
-        Training(steps=1, optimizer=AdamW(weight_decay=0.5), **plain),
+        Training(steps=1, optimizer=AdamW(weight_decay=0.5), decay_all=decay_all, **plain),
         total_steps=1,
         steps_per_epoch=1,
     )
-    params = {"w": jnp.float32([4.0])}
-    update, _ = transform.update({"w": jnp.float32([0.0])}, transform.init(params), params)
-    np.testing.assert_allclose(update["w"], [-0.1 * 0.5 * 4.0], rtol=1e-6)
+    params = {"w": jnp.float32([[4.0]]), "b": jnp.float32([4.0]), "scale": jnp.float32([[4.0]])}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    update, _ = transform.update(zeros, transform.init(params), params)
+    shrunk = -0.1 * 0.5 * 4.0
+    np.testing.assert_allclose(update["w"], [[shrunk]], rtol=1e-6)
+    # Neither biases nor norms, the stacked ones of layers that are scanned included.
+    np.testing.assert_allclose(update["b"], [shrunk * decay_all], rtol=1e-6)
+    np.testing.assert_allclose(update["scale"], [[shrunk * decay_all]], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
-    "optimizer", [Adadelta(), Sgd(), Sgd(momentum=0.9), Adam(), AdamW(), Adafactor()]
+    "optimizer",
+    [Adadelta(), Sgd(), Sgd(momentum=0.9), Adam(), AdamW(), Adafactor(), Lion(), Muon()],
 )
 @pytest.mark.parametrize("schedule", [Halving(), InverseSqrt(warmup=3), Cosine(warmup=2)])
 def test_every_rule_takes_every_schedule_under_jit(

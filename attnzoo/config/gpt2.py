@@ -1,0 +1,87 @@
+"""GPT-2: a decoder alone, over learned positions, and its named sizes."""
+
+from typing import Annotated, Literal
+
+from attnzoo.config.attention import MultiHead, SelfAttention
+from attnzoo.config.fields import DropRate, Positive, config
+from attnzoo.config.transformer import Activation, Remat
+
+
+@config
+class GPT2:
+    """Pre-norm blocks over embeddings of tokens and positions (Radford et al. 2019)."""
+
+    kind: Literal["gpt2"] = "gpt2"
+    attention: SelfAttention = MultiHead(num_heads=12)
+    """How a position reads its past."""
+    dim: Annotated[int, Positive] = 768
+    """Width of the states (D)."""
+    hidden: Annotated[int, Positive] | None = None
+    """Hidden units of the feed-forward layers (F); null: four times the width."""
+    layers: Annotated[int, Positive] = 12
+    """Blocks."""
+    max_length: Annotated[int, Positive] = 1024
+    """Context in tokens: rows of the table of positions."""
+    activation: Activation = "gelu_tanh"
+    """Non-linearity of the feed-forward layers."""
+    use_bias: bool = True
+    """Projections have biases; norms always have."""
+    norm_eps: Annotated[float, Positive] = 1e-5
+    """Added to the variance in the norms."""
+    tied: bool = True
+    """The output layer is the table of embeddings."""
+    dropout: Annotated[float, DropRate] = 0.1
+    """Share dropped, while training, of the embeddings and of every branch's result."""
+    attention_dropout: Annotated[float, DropRate] = 0.1
+    """Share of attention weights dropped while training."""
+    scan: bool = False
+    """Loop over the layers: compilation takes as long for many layers as for one."""
+    remat: Remat = "none"
+    """What the backward pass computes again to save memory: nothing, whole blocks, or all but the
+    products with weights."""
+
+    @classmethod
+    def small(cls) -> "GPT2":
+        """``gpt2``: 124 million weights."""
+        return cls()
+
+    @classmethod
+    def medium(cls) -> "GPT2":
+        """``gpt2-medium``: 355 million weights."""
+        return cls(attention=MultiHead(num_heads=16), dim=1024, layers=24)
+
+    @classmethod
+    def large(cls) -> "GPT2":
+        """``gpt2-large``: 774 million weights."""
+        return cls(attention=MultiHead(num_heads=20), dim=1280, layers=36)
+
+    @classmethod
+    def xl(cls) -> "GPT2":
+        """``gpt2-xl``: 1.56 billion weights."""
+        return cls(attention=MultiHead(num_heads=25), dim=1600, layers=48)
+
+    @classmethod
+    def char_cpu(cls) -> "GPT2":
+        """Characters as nanoGPT on a CPU: 0.8 million weights, context 64."""
+        return cls(
+            attention=MultiHead(num_heads=4),
+            dim=128,
+            layers=4,
+            max_length=64,
+            use_bias=False,
+            dropout=0.0,
+            attention_dropout=0.0,
+        )
+
+    @classmethod
+    def char_gpu(cls) -> "GPT2":
+        """Characters as nanoGPT on a GPU: 10.6 million weights, context 256."""
+        return cls(
+            attention=MultiHead(num_heads=6),
+            dim=384,
+            layers=6,
+            max_length=256,
+            use_bias=False,
+            dropout=0.2,
+            attention_dropout=0.2,
+        )

@@ -1,0 +1,199 @@
+"""Byte-level BPE and WordPiece trained, and tokenizer files read, through `tokenizers`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from attnzoo.errors import UserError
+
+# Threads here gain little, and a later fork would print a warning about them.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
+
+# What the special tokens of well-known tokenizers are called, where no file says it.
+USUAL_NAMES = {
+    "pad": ("[PAD]", "<pad>", "<|pad|>", "<|finetune_right_pad_id|>"),
+    "bos": ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "<|endoftext|>"),
+    "eos": ("</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>", "<|im_end|>"),
+    "unk": ("[UNK]", "<unk>"),
+    "cls": ("[CLS]", "<cls>"),
+    "sep": ("[SEP]", "<sep>"),
+    "mask": ("[MASK]", "<mask>", "<mask_1>"),
+}
+SENTINEL = re.compile(r"<extra_id_(\d+)>")
+UNKNOWN = "[UNK]"
+
+
+def train_byte_bpe(
+    texts: Iterable[str], vocab_size: int, specials: Sequence[str], sentinels: int
+) -> dict[str, Any]:
+    """A tokenizer.json of at most `vocab_size` tokens, special ones first and sentinels apart.
+
+    The text is cut as GPT-2 cuts it, so no token crosses a word (Radford et al. 2019).
+    """
+    least = 256 + len(specials) + sentinels
+    if vocab_size < least:
+        raise ValueError(f"vocab_size={vocab_size}, wanted at least {least} for bytes and specials")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - sentinels,
+        special_tokens=[f"<{name}>" for name in specials],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer=trainer)
+    return _with_sentinels(json.loads(tokenizer.to_str()), sentinels)
+
+
+def train_wordpiece(
+    texts: Iterable[str],
+    vocab_size: int,
+    specials: Sequence[str],
+    sentinels: int,
+    lowercase: bool,
+) -> dict[str, Any]:
+    """A tokenizer.json as BERT's (Devlin et al. 2019); the same ids from every training."""
+    if vocab_size < len(specials) + sentinels + 2:
+        raise ValueError(
+            f"vocab_size={vocab_size}, wanted at least {len(specials) + sentinels + 2}"
+        )
+    tokenizer = Tokenizer(models.WordPiece(unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    names = [f"[{name.upper()}]" for name in specials]
+    room = vocab_size - sentinels
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=room,
+        special_tokens=names,
+        limit_alphabet=max(1, (room - len(names)) // 4),
+        continuing_subword_prefix="##",
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer=trainer)
+    trained = json.loads(tokenizer.to_str())
+    # The trainer numbers its tokens in the order of a hash table; ids mean nothing to WordPiece.
+    learned = sorted(set(trained["model"]["vocab"]) - set(names))
+    if not learned:
+        raise ValueError("the text has no word to train on")
+    trained["model"]["vocab"] = {token: i for i, token in enumerate([*names, *learned])}
+    return _with_sentinels(trained, sentinels)
+
+
+def read_library_tokenizer(path: Path) -> tuple[dict[str, Any], dict[str, int], list[int]]:
+    """The tokenizer.json of a file or of a model's folder, its special tokens and sentinels by id.
+
+    A folder may instead have vocab.txt (WordPiece) or vocab.json and merges.txt (byte-level BPE).
+    Which token has which role is read from tokenizer_config.json and special_tokens_map.json, or
+    known from its usual name. Where there is no token for padding, that of EOS is taken. Anything
+    that cannot be read is a UserError that names the file.
+    """
+    path = Path(path)
+    folder = path if path.is_dir() else path.parent
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if path.is_dir() and not file.is_file():
+        tokenizer = _from_vocabulary(folder)
+    else:
+        if not file.is_file():
+            raise UserError(f"{file}: no such file")
+        try:
+            tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises nothing more specific
+            reason = (str(error).splitlines() or [""])[0]
+            raise UserError(f"{file}: not a tokenizer: {reason}") from None
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    specials = {}
+    named = _roles(folder)
+    for role, usual in USUAL_NAMES.items():
+        candidates = (named[role],) if role in named else usual
+        known = [vocabulary[token] for token in candidates if token in vocabulary]
+        if known:
+            specials[role] = known[0]
+    if "pad" not in specials:
+        stand_in = specials.get("eos", specials.get("sep"))
+        if stand_in is None:
+            raise UserError(f"{path}: the tokenizer has neither a pad nor an eos token")
+        specials["pad"] = stand_in
+    numbered = {
+        int(match[1]): i for token, i in vocabulary.items() if (match := SENTINEL.fullmatch(token))
+    }
+    sentinels = [numbered[i] for i in sorted(numbered)]
+    return json.loads(tokenizer.to_str()), specials, sentinels
+
+
+def _with_sentinels(trained: dict[str, Any], count: int) -> dict[str, Any]:
+    """Adds <extra_id_0> with the last id, <extra_id_1> with the one before, ..."""
+    end = len(trained["model"]["vocab"])
+    for i in range(count):
+        trained["added_tokens"].append(
+            {
+                "id": end + i,
+                "content": f"<extra_id_{count - 1 - i}>",
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+                "special": True,
+            }
+        )
+    return trained
+
+
+def _from_vocabulary(folder: Path) -> Tokenizer:
+    words, pieces, merges = (folder / n for n in ("vocab.txt", "vocab.json", "merges.txt"))
+    try:
+        if words.is_file():
+            config = _read_json(folder / "tokenizer_config.json")
+            lowercase = bool(config.get("do_lower_case", True))
+            tokenizer = Tokenizer(models.WordPiece.from_file(str(words), unk_token=UNKNOWN))
+            tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+            tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+            tokenizer.decoder = decoders.WordPiece()
+            return tokenizer
+        if pieces.is_file() and merges.is_file():
+            tokenizer = Tokenizer(models.BPE.from_file(str(pieces), str(merges)))
+            tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+            tokenizer.decoder = decoders.ByteLevel()
+            return tokenizer
+    except Exception as error:  # the library raises nothing more specific
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{folder}: not a tokenizer: {reason}") from None
+    raise UserError(f"{folder}: no tokenizer.json, vocab.txt, or vocab.json with merges.txt")
+
+
+def _roles(folder: Path) -> dict[str, str]:
+    """The special tokens that the files beside a tokenizer name, by their role."""
+    found: dict[str, str] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        stated = _read_json(folder / name)
+        for role in USUAL_NAMES:
+            token = stated.get(f"{role}_token")
+            token = token.get("content") if isinstance(token, dict) else token
+            if isinstance(token, str):
+                found[role] = token
+    return found
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise UserError(f"{path}: not JSON") from None
+    return read if isinstance(read, dict) else {}

@@ -1,0 +1,178 @@
+"""Short documents packed into rows of one length, told apart by their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, final
+
+import numpy as np
+from jaxtyping import Int64
+
+from attnzoo.data.batching import Batch
+from attnzoo.data.draws import permutation
+from attnzoo.data.order import RowOrder
+from attnzoo.data.text import TokenizedText, array_fingerprint
+from attnzoo.errors import UserError
+
+# So many rows wait for a document that fits; then the oldest is closed as it is.
+OPEN_ROWS = 256
+
+
+@final
+class PackPlan:
+    """Rows of `length` cells with whole documents; what a document may attend is its own number.
+
+    A document is `begin`, its ids, `end` (either may be None); a longer one is cut into pieces of
+    `length` cells that are documents of their own. With `predict_next` a cell holds a token and its
+    successor as target: the last token of a document has none and takes no cell; pieces share the
+    token where they were cut. Without, every token takes a cell, for encoders.
+
+    Pieces go, in an order drawn from `seed`, each to the first row with room for it, among the last
+    256 rows that are open. So the rows are a pure function of the seed, and their order of seed and
+    epoch; documents in one row never meet, hence other neighbours in another epoch would change
+    nothing but the batches. Without `shuffle` documents are packed, and rows come, in their own
+    order. `fill` is the share of cells that hold a token.
+
+    No document that takes a cell is a UserError.
+    """
+
+    def __init__(
+        self,
+        text: TokenizedText,
+        batch_size: int,
+        length: int,
+        begin: int | None = None,
+        end: int | None = None,
+        seed: int = 0,
+        shuffle: bool = True,
+        pad_id: int = 0,
+        predict_next: bool = True,
+    ) -> None:
+        if length < 1:
+            raise ValueError(f"length={length}, wanted at least 1")
+        self.batch_size = batch_size
+        self.length = length
+        self.pad_id = pad_id
+        self.predict_next = predict_next
+        self._flat, self._starts, self._cells = _pieces(text, length, begin, end, predict_next)
+        if not len(self._cells):
+            raise UserError("no document has a token to predict: there is nothing to pack")
+        order = np.arange(len(self._cells))
+        if shuffle:
+            order = permutation(len(order), seed, stream=4)
+        # Row r has the pieces packed[firsts[r] : firsts[r + 1]].
+        self._packed, self._firsts = _first_fit(self._cells, order, length)
+        self._order = RowOrder(len(self._firsts) - 1, batch_size, seed, shuffle)
+        self._fingerprint = array_fingerprint(self._flat, self._starts, self._cells, self._packed)
+
+    @property
+    def fill(self) -> float:
+        return int(self._cells.sum()) / (self._order.total * self.length)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self._order.steps_per_epoch
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, counted from 0 through all epochs.
+
+        `tokens`, `targets` (with `predict_next`): int32 `B T`. `documents`: int32 `B T`, 1, 2, ...
+        within a row, 0 where padded. `positions`: int32 `B T`, from 0 in every document. `valid`:
+        bool `B T`, false where padded; `counted` (with `predict_next`) is the same. `rows`: int32
+        `B`, -1 for a row that only fills up.
+        """
+        return self._collate(self._order.step(step))
+
+    def batches(self, epoch: int = 0) -> Iterator[Batch]:
+        """All batches of one epoch."""
+        for rows in self._order.epoch(epoch):
+            yield self._collate(rows)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the batches, to be compared when a run goes on; JSON values only."""
+        return {"data": self._fingerprint, **self._order.fingerprint(), "length": self.length}
+
+    def _collate(self, rows: Int64[np.ndarray, " B"]) -> Batch:
+        counts = np.where(rows >= 0, self._firsts[rows + 1] - self._firsts[rows], 0)
+        within = _counting(counts)
+        pieces = self._packed[np.repeat(self._firsts[rows], counts) + within]
+        cells = self._cells[pieces]
+        # Where each piece begins among the cells of its row.
+        ends = np.cumsum(cells)
+        row_of = np.repeat(np.arange(len(rows)), counts)
+        before = np.concatenate([[0], ends])[np.cumsum(counts) - counts]
+        places = row_of * self.length + ends - cells - before[row_of]
+        positions = _counting(cells)
+        at = np.repeat(places, cells) + positions
+        source = np.repeat(self._starts[pieces], cells) + positions
+
+        def laid_out(values: Int64[np.ndarray, " n"], fill: int) -> np.ndarray:
+            grid = np.full(len(rows) * self.length, fill, np.int32)
+            grid[at] = values
+            return grid.reshape(len(rows), self.length)
+
+        documents = laid_out(np.repeat(within + 1, cells), 0)
+        batch = {
+            "tokens": laid_out(self._flat[source].astype(np.int64), self.pad_id),
+            "documents": documents,
+            "positions": laid_out(positions, 0),
+            "valid": documents > 0,
+            "rows": rows.astype(np.int32),
+        }
+        if self.predict_next:
+            batch["targets"] = laid_out(self._flat[source + 1].astype(np.int64), self.pad_id)
+            batch["counted"] = batch["valid"]
+        return batch
+
+
+def _pieces(
+    text: TokenizedText, length: int, begin: int | None, end: int | None, predict_next: bool
+) -> tuple[np.ndarray, Int64[np.ndarray, " pieces"], Int64[np.ndarray, " pieces"]]:
+    """All documents with their ends in one array, and where each piece begins and its cells."""
+    flat = text.ids
+    offsets = text.offsets
+    if end is not None:
+        flat = np.insert(flat, offsets[1:], end)
+        offsets = offsets + np.arange(len(offsets))
+    if begin is not None:
+        flat = np.insert(flat, offsets[:-1], begin)
+        offsets = offsets + np.arange(len(offsets))
+    needs = np.maximum(np.diff(offsets) - int(predict_next), 0)
+    needs[text.lengths() == 0] = 0  # nothing but its ends
+    counts = -(-needs // length)
+    skipped = _counting(counts) * length
+    return (
+        flat,
+        np.repeat(offsets[:-1], counts) + skipped,
+        np.minimum(np.repeat(needs, counts) - skipped, length),
+    )
+
+
+def _first_fit(
+    cells: Int64[np.ndarray, " pieces"], order: Int64[np.ndarray, " pieces"], length: int
+) -> tuple[Int64[np.ndarray, " pieces"], Int64[np.ndarray, " firsts"]]:
+    """The pieces row by row, and where each row begins in that list, with its end."""
+    row_of = np.empty(len(cells), np.int64)
+    room = np.zeros(OPEN_ROWS, np.int64)  # oldest first
+    names = np.full(OPEN_ROWS, -1, np.int64)
+    rows = 0
+    for piece, need in zip(order.tolist(), cells[order].tolist()):
+        slot = int((room >= need).argmax())
+        if room[slot] < need:
+            # Full rows go first: closing them costs nothing.
+            slot = int((room == 0).argmax()) if (room == 0).any() else 0
+            room[slot:-1], names[slot:-1] = room[slot + 1 :], names[slot + 1 :]
+            slot = OPEN_ROWS - 1
+            room[slot], names[slot] = length, rows
+            rows += 1
+        room[slot] -= need
+        row_of[piece] = names[slot]
+    # Within a row in the order of packing.
+    packed = order[np.argsort(row_of[order], kind="stable")]
+    return packed, np.searchsorted(row_of[packed], np.arange(rows + 1))
+
+
+def _counting(counts: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " total"]:
+    """0, 1, ... `count - 1` for each count, one after the other."""
+    ends = np.cumsum(counts)
+    return np.arange(int(ends[-1]) if len(ends) else 0) - np.repeat(ends - counts, counts)

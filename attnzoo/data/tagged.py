@@ -1,0 +1,224 @@
+"""Sentences with a tag on every word: read, tokenized, and batched by length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import xxhash
+from jaxtyping import Int64
+
+from attnzoo.data.batching import Batch
+from attnzoo.data.corpus import Report, Splits, add_strings
+from attnzoo.data.labelled import PARTS, class_names, class_numbers, draw_parts, pad_rows
+from attnzoo.data.order import Buckets, RowOrder
+from attnzoo.data.sources import read_text
+from attnzoo.data.text import array_fingerprint
+from attnzoo.data.text_tokenizers import TextTokenizer
+from attnzoo.errors import UserError
+
+Sentence = tuple[list[str], list[str]]
+
+
+@dataclass(frozen=True)
+class TaggedCorpus:
+    """Sentences in order: word `words[i][j]` has the tag `names[tags[i][j]]`."""
+
+    words: list[list[str]]
+    tags: list[list[int]]
+    names: tuple[str, ...]
+    name: str = ""
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def fingerprint(self) -> str:
+        """xxh3_128 of every word and tag: the same for the same data in every process."""
+        digest = xxhash.xxh3_128()
+        for sentence in self.words:
+            add_strings(digest, sentence)
+        add_strings(digest, self.names)
+        digest.update(
+            array_fingerprint(
+                np.asarray([tag for tags in self.tags for tag in tags], np.int64)
+            ).encode()
+        )
+        return digest.hexdigest()
+
+
+@final
+class TaggedPlan:
+    """Batches of tagged sentences of similar length: CLS, the tokens of the words, SEP.
+
+    The first token of a word bears its tag; the others, and special tokens, are not counted
+    (Devlin et al. 2019, 5.3). What is longer than `max_length`, special tokens included, is cut at
+    its end; `cut` counts such sentences. Otherwise as `LabelledPlan`.
+    """
+
+    def __init__(
+        self,
+        corpus: TaggedCorpus,
+        tokenizer: TextTokenizer,
+        batch_size: int,
+        max_length: int,
+        buckets: Sequence[int] | None = None,
+        seed: int = 0,
+        shuffle: bool = True,
+    ) -> None:
+        if max_length <= 2:
+            raise ValueError(f"max_length={max_length}, wanted more than the 2 special tokens")
+        self.corpus = corpus
+        self.batch_size = batch_size
+        self.pad_id = tokenizer.pad_id
+        self.cut = 0
+        cls, sep = tokenizer.special("cls"), tokenizer.special("sep")
+        self._rows: list[np.ndarray] = []
+        self._tags: list[np.ndarray] = []
+        known: dict[str, list[int]] = {}
+        for words, tags in zip(corpus.words, corpus.tags, strict=True):
+            ids, marks = [cls], [-1]
+            for word, tag in zip(words, tags, strict=True):
+                if word not in known:
+                    # With the space that stands before a word in running text.
+                    pieces = tokenizer.encode_ids(f" {word}")
+                    known[word] = pieces or [tokenizer.special("unk")]
+                ids += known[word]
+                marks += [tag] + [-1] * (len(known[word]) - 1)
+            self.cut += len(ids) + 1 > max_length
+            ids, marks = ids[: max_length - 1], marks[: max_length - 1]
+            self._rows.append(np.asarray([*ids, sep], np.int32))
+            self._tags.append(np.asarray([*marks, -1], np.int32))
+        self._lengths = np.asarray([len(row) for row in self._rows], np.int64)
+        self._order = RowOrder(len(corpus), batch_size, seed, shuffle, self._lengths)
+        self._buckets = Buckets(self._lengths, buckets)
+        self._fingerprint = array_fingerprint(
+            np.concatenate(self._rows), np.concatenate(self._tags), self._lengths
+        )
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        return self._buckets.lengths
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self._order.steps_per_epoch
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, counted from 0 through all epochs.
+
+        `tokens`: int32 `B T`. `valid`: bool `B T`, false where padded. `labels`: int32 `B T`, the
+        tag on the first token of each word, which `counted`, bool `B T`, marks; 0 elsewhere.
+        `rows`: int32 `B`, the sentence, -1 for a row that only fills up.
+        """
+        return self._collate(self._order.step(step))
+
+    def batches(self, epoch: int = 0) -> Iterator[Batch]:
+        """All batches of one epoch."""
+        for rows in self._order.epoch(epoch):
+            yield self._collate(rows)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the batches, to be compared when a run goes on; JSON values only."""
+        return {
+            "data": self._fingerprint,
+            **self._order.fingerprint(),
+            "buckets": list(self.buckets),
+        }
+
+    def _collate(self, rows: Int64[np.ndarray, " B"]) -> Batch:
+        length = self._buckets.of(rows)
+        tokens, valid = pad_rows(self._rows, rows, length, self.pad_id)
+        tags, _ = pad_rows(self._tags, rows, length, -1)
+        return {
+            "tokens": tokens,
+            "valid": valid,
+            "labels": np.maximum(tags, 0),
+            "counted": tags >= 0,
+            "rows": rows.astype(np.int32),
+        }
+
+
+def load_tagged(config: Any, cache_dir: Path | None = None) -> Splits[TaggedCorpus]:
+    """The parts that a `TaggedText` config names or draws; a part that it leaves out is empty.
+
+    A line with too few columns, and a tag in validation or test that training does not have, are a
+    UserError.
+    """
+    parts: dict[str, list[Sentence]] = {}
+    reports = []
+    for part in PARTS:
+        parts[part] = []
+        for name, sentences in (
+            _hub(config, part, cache_dir) if config.hub else _files(config, part)
+        ):
+            if not sentences:
+                raise UserError(f"{name}: there is no sentence in it")
+            parts[part] += sentences
+            reports.append(Report(name, read=len(sentences), unit="sentences"))
+    parts = draw_parts(parts, config)
+    names = config.tags or class_names(tag for _, tags in parts["train"] for tag in tags)
+    return Splits(
+        **{
+            part: TaggedCorpus(
+                words=[words for words, _ in sentences],
+                tags=[class_numbers(tags, names, part) for _, tags in sentences],
+                names=tuple(names),
+                name=part,
+            )
+            for part, sentences in parts.items()
+        },
+        reports=reports,
+    )
+
+
+def read_conll(path: Path, word_column: int, tag_column: int, encoding: str) -> list[Sentence]:
+    """One word a line, a blank line after each sentence; -DOCSTART- lines are left out."""
+    sentences: list[Sentence] = []
+    words: list[str] = []
+    tags: list[str] = []
+    for number, line in enumerate([*read_text(path, encoding).split("\n"), ""], start=1):
+        columns = line.split()
+        if not columns or columns[0] == "-DOCSTART-":
+            if words:
+                sentences.append((words, tags))
+                words, tags = [], []
+            continue
+        try:
+            words.append(columns[word_column])
+            tags.append(columns[tag_column])
+        except IndexError:
+            raise UserError(
+                f"{path}:{number}: {len(columns)} columns, wanted word_column={word_column} and "
+                f"tag_column={tag_column}"
+            ) from None
+    return sentences
+
+
+def _files(config: Any, part: str) -> Iterator[tuple[str, list[Sentence]]]:
+    for path in getattr(config, part):
+        yield (
+            str(path),
+            read_conll(path, config.word_column, config.tag_column, config.encoding),
+        )
+
+
+def _hub(config: Any, part: str, cache_dir: Path | None) -> Iterator[tuple[str, list[Sentence]]]:
+    from attnzoo.data.hub import hub_label, hub_splits, label_column, load_table
+
+    split = hub_splits(config.hub).get(part)
+    if split is None:
+        return
+    label = hub_label(config.hub, split)
+    table = load_table(config.hub, split, cache_dir)
+    words = label_column(table, label, config.words_field)
+    tags = label_column(table, label, config.tags_field)
+    for row, (sentence, marks) in enumerate(zip(words, tags, strict=True)):
+        if not isinstance(sentence, list) or len(sentence) != len(marks):
+            raise UserError(
+                f"{label}: row {row}: {config.words_field!r} and {config.tags_field!r} are not "
+                "lists of one length"
+            )
+    yield label, [(sentence, marks) for sentence, marks in zip(words, tags) if sentence]

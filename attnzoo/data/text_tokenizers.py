@@ -1,0 +1,310 @@
+"""Tokenizers of running text: characters, bytes, byte-level BPE, WordPiece, and loaded ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, SupportsIndex, final, runtime_checkable
+
+import numpy as np
+import xxhash
+from jaxtyping import Bool
+
+from attnzoo.data.library_tokenizers import (
+    read_library_tokenizer,
+    train_byte_bpe,
+    train_wordpiece,
+)
+from attnzoo.errors import UserError
+from attnzoo.special_tokens import BOS, EOS, PAD, UNK
+
+FORMAT = "attnzoo.text_tokenizer"
+FORMAT_VERSION = 1
+
+# The names of special tokens, and which other token does the same where there is none: BERT begins
+# with [CLS] and ends with [SEP], RoBERTa and our own byte-level tokenizers with BOS and EOS.
+ROLES = ("pad", "bos", "eos", "unk", "cls", "sep", "mask")
+STANDS_IN = {"cls": "bos", "sep": "eos", "bos": "cls", "eos": "sep"}
+OWN_IDS = {"pad": PAD, "bos": BOS, "eos": EOS, "unk": UNK}
+
+
+@runtime_checkable
+class TextTokenizer(Protocol):
+    """What every tokenizer of running text offers.
+
+    What is trained here has PAD 0, BOS 1, EOS 2 and UNK 3; a loaded one has its own `pad_id`, which
+    may be that of EOS, so padding is told by a mask and never by the id.
+    """
+
+    kind: str
+    specials: dict[str, int]
+    sentinels: tuple[int, ...]
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def pad_id(self) -> int: ...
+
+    @property
+    def tokens(self) -> list[str]: ...
+
+    def encode_ids(self, text: str) -> list[int]:
+        """Ids without special tokens; nothing in the text can spell one."""
+        ...
+
+    def decode(self, ids: Iterable[SupportsIndex]) -> str:
+        """The text of these ids; special tokens are left out."""
+        ...
+
+    def special(self, name: str) -> int:
+        """The id of pad, bos, eos, unk, cls, sep or mask.
+
+        cls and bos, sep and eos stand in for each other. A token that the tokenizer lacks is a
+        UserError.
+        """
+        ...
+
+    def word_starts(self) -> Bool[np.ndarray, " V"]:
+        """For each id whether it begins a word rather than continues one."""
+        ...
+
+    def save(self, path: Path | str) -> None: ...
+
+    def fingerprint(self) -> str: ...
+
+
+class _Saved:
+    """What all kinds share: special tokens by name, one JSON file, a fingerprint."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self.kind: str = spec["kind"]
+        self.specials: dict[str, int] = {str(name): int(i) for name, i in spec["specials"].items()}
+        self.sentinels: tuple[int, ...] = tuple(int(i) for i in spec["sentinels"])
+        self._spec = spec
+
+    @property
+    def pad_id(self) -> int:
+        return self.specials["pad"]
+
+    def special(self, name: str) -> int:
+        if name not in ROLES:
+            raise ValueError(f"name={name!r} is none of {', '.join(ROLES)}")
+        found = self.specials.get(name, self.specials.get(STANDS_IN.get(name, name)))
+        if found is None:
+            raise UserError(
+                f"tokenizer ({self.kind}): no {name} token; it has "
+                f"{', '.join(self.specials) or 'none'}{_ADVICE.get((name, self.kind), '')}"
+            )
+        return found
+
+    def save(self, path: Path | str) -> None:
+        Path(path).write_text(self._to_json() + "\n", encoding="utf-8")
+
+    def fingerprint(self) -> str:
+        return xxhash.xxh3_128_hexdigest(self._to_json().encode())
+
+    def _to_json(self) -> str:
+        return json.dumps(self._spec, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+_ADVICE = {("mask", kind): ": set 'mask: true'" for kind in ("char", "byte", "byte_bpe")}
+
+
+@final
+class SymbolTokenizer(_Saved):
+    """One id a character, or a byte of UTF-8.
+
+    `symbols` of the spec are the characters, or null for the 256 bytes. They follow the special
+    tokens; sentinels are the last ids. Unknown characters become UNK, spelled U+FFFD.
+    """
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        super().__init__(spec)
+        self._first = max(self.specials.values()) + 1
+        self._symbols: list[str] | None = spec["symbols"]
+        count = 256 if self._symbols is None else len(self._symbols)
+        self._end = self._first + count
+        if self._symbols is not None:
+            self._ids = {ord(symbol): self._first + i for i, symbol in enumerate(self._symbols)}
+
+    @property
+    def vocab_size(self) -> int:
+        return self._end + len(self.sentinels)
+
+    @property
+    def tokens(self) -> list[str]:
+        names = [f"<{name}>" for name in sorted(self.specials, key=self.specials.__getitem__)]
+        symbols = self._symbols or [f"<0x{byte:02x}>" for byte in range(256)]
+        last = [f"<extra_id_{i}>" for i in reversed(range(len(self.sentinels)))]
+        return [*names, *symbols, *last]
+
+    def encode_ids(self, text: str) -> list[int]:
+        if self._symbols is None:
+            return [byte + self._first for byte in text.encode("utf-8", "surrogatepass")]
+        ids = self._ids
+        return [ids.get(ord(symbol), UNK) for symbol in text]
+
+    def decode(self, ids: Iterable[SupportsIndex]) -> str:
+        kept = [i for i in _checked(ids, self.vocab_size) if i == UNK or i >= self._first]
+        kept = [i for i in kept if i < self._end]
+        if self._symbols is None:
+            return bytes(i - self._first for i in kept if i != UNK).decode("utf-8", "replace")
+        return "".join("\ufffd" if i == UNK else self._symbols[i - self._first] for i in kept)
+
+    def word_starts(self) -> Bool[np.ndarray, " V"]:
+        # A word of characters is found only by the spaces around it: every id starts one.
+        return np.ones(self.vocab_size, np.bool_)
+
+
+@final
+class LibraryTokenizer(_Saved):
+    """A tokenizer of the `tokenizers` package; `model` of the spec is its tokenizer.json."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        from tokenizers import Tokenizer
+
+        super().__init__(spec)
+        self._tokenizer = Tokenizer.from_str(json.dumps(spec["model"]))
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        # Otherwise a text that spells [MASK] would contain one.
+        self._tokenizer.encode_special_tokens = True
+        for name, i in self.specials.items():
+            if self._tokenizer.id_to_token(i) is None:
+                raise ValueError(f"the {name} token has id {i}, which is not in the vocabulary")
+        self._hidden = set(self.specials.values()) - {self.specials.get("unk")}
+        self._hidden |= set(self.sentinels)
+
+    @property
+    def vocab_size(self) -> int:
+        # Not the count: there are vocabularies with gaps.
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+    @property
+    def tokens(self) -> list[str]:
+        return [self._tokenizer.id_to_token(i) or "" for i in range(self.vocab_size)]
+
+    def encode_ids(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Iterable[SupportsIndex]) -> str:
+        kept = [i for i in _checked(ids, self.vocab_size) if i not in self._hidden]
+        return self._tokenizer.decode(kept, skip_special_tokens=False)
+
+    def word_starts(self) -> Bool[np.ndarray, " V"]:
+        tokens = self.tokens
+        special = self._hidden
+        marks = [mark for mark in ("\u0120", "\u2581") if any(t.startswith(mark) for t in tokens)]
+        if marks:  # byte-level BPE and SentencePiece mark what begins a word
+            starts = [token.startswith(tuple(marks)) for token in tokens]
+        else:  # WordPiece marks what continues one
+            starts = [not token.startswith("##") for token in tokens]
+        return np.asarray([start or i in special for i, start in enumerate(starts)], np.bool_)
+
+
+KINDS: dict[str, type[SymbolTokenizer] | type[LibraryTokenizer]] = {
+    "char": SymbolTokenizer,
+    "byte": SymbolTokenizer,
+    "byte_bpe": LibraryTokenizer,
+    "wordpiece": LibraryTokenizer,
+    "file": LibraryTokenizer,
+}
+
+
+def build_tokenizer(config: Any, texts: Iterable[str]) -> TextTokenizer:
+    """The tokenizer of running text that a config names, trained on these texts where it is.
+
+    A kind that is for sentence pairs, a text that gives no vocabulary, and a file that cannot be
+    read, are a UserError.
+    """
+    if config.kind not in KINDS:
+        raise UserError(
+            f"tokenizer: {config.kind} is for sentence pairs; running text takes {', '.join(KINDS)}"
+        )
+    if config.kind == "file":
+        model, specials, sentinels = read_library_tokenizer(config.path)
+        return LibraryTokenizer(_spec("file", specials, sentinels, model=model))
+    names = ["cls", "sep", "mask"] if config.kind == "wordpiece" else ["mask"] * config.mask
+    specials = {**OWN_IDS, **{name: len(OWN_IDS) + i for i, name in enumerate(names)}}
+    count = config.sentinels
+    if config.kind in ("char", "byte"):
+        symbols = None
+        if config.kind == "char":
+            symbols = sorted(set().union(*(set(text) for text in texts)))
+            if not symbols:
+                raise UserError("tokenizer: the text has no character")
+        end = len(specials) + (256 if symbols is None else len(symbols))
+        return SymbolTokenizer(_spec(config.kind, specials, _last(end, count), symbols=symbols))
+    size = config.vocab_size
+    try:
+        if config.kind == "byte_bpe":
+            model = train_byte_bpe(texts, size, list(specials), count)
+        else:
+            model = train_wordpiece(texts, size, list(specials), count, config.lowercase)
+    except ValueError as error:
+        raise UserError(f"tokenizer: {error}") from None
+    end = len(model["model"]["vocab"])
+    return LibraryTokenizer(_spec(config.kind, specials, _last(end, count), model=model))
+
+
+def load_tokenizer(path: Path | str) -> TextTokenizer:
+    """Reads what `save` wrote; anything else is a UserError that names the file."""
+    try:
+        spec = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise UserError(f"{path}: not a tokenizer: it is not JSON") from None
+    if not isinstance(spec, dict) or spec.get("format") != FORMAT:
+        raise UserError(f"{path}: not a tokenizer: its 'format' is not {FORMAT!r}")
+    if spec.get("version") != FORMAT_VERSION:
+        raise UserError(
+            f"{path}: tokenizer of version {spec.get('version')}, wanted {FORMAT_VERSION}"
+        )
+    if spec.get("kind") not in KINDS:
+        raise UserError(f"{path}: kind {spec.get('kind')!r} is none of {', '.join(KINDS)}")
+    try:
+        return KINDS[spec["kind"]](spec)
+    except Exception as error:  # `tokenizers` raises nothing more specific
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{path}: a damaged tokenizer: {reason}") from None
+
+
+def need_sentinels(tokenizer: TextTokenizer, count: int) -> Sequence[int]:
+    """The first `count` sentinels, for span corruption; too few are a UserError."""
+    if len(tokenizer.sentinels) < count:
+        raise UserError(
+            f"tokenizer ({tokenizer.kind}): {len(tokenizer.sentinels)} sentinels <extra_id_i>, "
+            f"span corruption at this length needs {count}"
+        )
+    return tokenizer.sentinels[:count]
+
+
+def _spec(
+    kind: str, specials: dict[str, int], sentinels: Sequence[int], **rest: Any
+) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "kind": kind,
+        "specials": specials,
+        "sentinels": list(sentinels),
+        **rest,
+    }
+
+
+def _last(end: int, count: int) -> list[int]:
+    # T5's order: <extra_id_0> is the last id of all.
+    return [end + count - 1 - i for i in range(count)]
+
+
+def _checked(ids: Iterable[SupportsIndex], size: int) -> list[int]:
+    import operator
+
+    checked = [operator.index(i) for i in ids]
+    for i in checked:
+        if not 0 <= i < size:
+            raise ValueError(f"ids contains {i}, wanted 0 to {size - 1}")
+    return checked

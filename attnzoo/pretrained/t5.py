@@ -1,0 +1,164 @@
+"""T5: names and settings of ``transformers.T5ForConditionalGeneration``, versions 1.0 and 1.1."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from attnzoo.config.attention import MultiHead
+from attnzoo.config.t5 import T5 as T5Config
+from attnzoo.errors import UserError
+from attnzoo.models.t5 import T5
+from attnzoo.pretrained.family import Family, Settings, Sizes, swapped
+from attnzoo.pretrained.table import (
+    TRANSPOSED,
+    Row,
+    Shape,
+    Table,
+    embedding,
+    linear,
+    norm,
+    row,
+)
+
+ARCHITECTURES = ("T5ForConditionalGeneration", "T5WithLMHeadModel")
+# What feed_forward_proj is with us: the activation, and whether it is gated. Theirs with a gate
+# means the tanh form.
+FEED_FORWARD = {
+    "relu": ("relu", False),
+    "gelu": ("gelu", False),
+    "gelu_new": ("gelu_tanh", False),
+    "silu": ("silu", False),
+    "gated-relu": ("relu", True),
+    "gated-gelu": ("gelu_tanh", True),
+    "gated-silu": ("silu", True),
+}
+
+
+def table(config: T5Config, sizes: Sizes) -> Table:
+    """The rows of T5."""
+    rows = [
+        embedding("shared", "tokens"),
+        *([] if config.tied else [embedding("lm_head", "output")]),
+        *_stack("encoder", config.gated),
+        *_stack("decoder", config.gated),
+    ]
+    copies = ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight"]
+    copies += ["lm_head.weight"] if config.tied else []
+    return Table(
+        rows,
+        depths={"encoder": config.encoder_layers, "decoder": config.decoder_layers},
+        copies=dict.fromkeys(copies, "shared.weight"),
+        # The first files have a bias of the cross-attention, which never had any.
+        ignored=(r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",),
+    )
+
+
+def _stack(side: str, gated: bool) -> list[Row]:
+    layer, ours = f"{side}.block.{{{side}}}.layer", f"{side}/blocks/{{{side}}}"
+    last = 1 if side == "encoder" else 2
+    feed, dense = f"{ours}/feed_forward", f"{layer}.{last}.DenseReluDense"
+    rows = [
+        row(
+            f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+            f"{side}_bias/table",
+            form=TRANSPOSED,
+        ),
+        *_attention(f"{layer}.0.SelfAttention", f"{ours}/attention/mechanism"),
+        *norm(f"{layer}.0.layer_norm", f"{ours}/attention_norm", bias=False),
+        *linear(f"{dense}.wo", f"{feed}/down", bias=False),
+        *norm(f"{layer}.{last}.layer_norm", f"{ours}/feed_forward_norm", bias=False),
+        *norm(f"{side}.final_layer_norm", f"{side}_norm", bias=False),
+    ]
+    if gated:
+        rows += linear(f"{dense}.wi_0", f"{feed}/gate", bias=False)
+        rows += linear(f"{dense}.wi_1", f"{feed}/up", bias=False)
+    else:
+        rows += linear(f"{dense}.wi", f"{feed}/up", bias=False)
+    if side == "decoder":
+        rows += _attention(f"{layer}.1.EncDecAttention", f"{ours}/cross_attention")
+        rows += norm(f"{layer}.1.layer_norm", f"{ours}/cross_norm", bias=False)
+    return rows
+
+
+def _attention(theirs: str, ours: str) -> list[Row]:
+    names = {"q": "query", "k": "key", "v": "value", "o": "out"}
+    return [
+        one
+        for short, name in names.items()
+        for one in linear(f"{theirs}.{short}", f"{ours}/{name}", bias=False)
+    ]
+
+
+def read(hf: Settings) -> tuple[T5Config, Sizes]:
+    """Our config, and the size of the vocabulary."""
+    name = hf.get("architectures", ARCHITECTURES[:1])[0]
+    hf.value_in("architectures", name, dict.fromkeys(ARCHITECTURES))
+    activation, gated = hf.choose("feed_forward_proj", FEED_FORWARD, "relu")
+    # "tie_word_embeddings" has always meant the scale; whether the output layer is a matrix of its
+    # own, the tensors say.
+    scaled = hf.get("scale_decoder_outputs", hf.get("tie_word_embeddings", True))
+    attention = MultiHead(num_heads=hf["num_heads"], head_dim=hf["d_kv"])
+    config = T5Config(
+        attention=attention,
+        cross_attention=attention,
+        dim=hf["d_model"],
+        hidden=hf["d_ff"],
+        encoder_layers=hf["num_layers"],
+        decoder_layers=hf.get("num_decoder_layers", hf["num_layers"]),
+        activation=activation,
+        gated=gated,
+        buckets=hf.get("relative_attention_num_buckets", 32),
+        max_distance=hf.get("relative_attention_max_distance", 128),
+        norm_eps=hf.get("layer_norm_epsilon", 1e-6),
+        tied=scaled or "lm_head.weight" not in hf.tensors,
+        scaled_head=scaled,
+        dropout=hf.get("dropout_rate", 0.1),
+        pad_id=hf.get("pad_token_id", 0),
+        start_id=hf.get("decoder_start_token_id", hf.get("pad_token_id", 0)),
+        eos_id=hf.get("eos_token_id", 1),
+    )
+    return config, (hf["vocab_size"],)
+
+
+def write(config: T5Config, sizes: Sizes) -> dict[str, Any]:
+    """The config.json of this config."""
+    attention = config.attention
+    same = {attention, config.cross_attention, config.decoder_attention or attention}
+    plain = MultiHead(
+        num_heads=getattr(attention, "num_heads", 1), head_dim=getattr(attention, "head_dim", None)
+    )
+    if same != {plain}:
+        raise UserError(swapped("T5", ", ".join(sorted(map(str, same)))))
+    if config.scaled_head and not config.tied:
+        raise UserError("transformers has no T5 with scaled_head=true and tied=false")
+    forms = {ours: name for name, ours in FEED_FORWARD.items()}
+    if (config.activation, config.gated) not in forms:
+        raise UserError(f"transformers has no T5 with activation={config.activation} and a gate")
+    return {
+        "model_type": "t5",
+        "architectures": [ARCHITECTURES[0]],
+        "is_encoder_decoder": True,
+        "vocab_size": sizes[0],
+        "num_heads": plain.num_heads,
+        "d_kv": plain.head_dim or config.dim // plain.num_heads,
+        "d_model": config.dim,
+        "d_ff": config.hidden,
+        "num_layers": config.encoder_layers,
+        "num_decoder_layers": config.decoder_layers,
+        "feed_forward_proj": forms[config.activation, config.gated],
+        "relative_attention_num_buckets": config.buckets,
+        "relative_attention_max_distance": config.max_distance,
+        "layer_norm_epsilon": config.norm_eps,
+        "tie_word_embeddings": config.scaled_head,
+        "dropout_rate": config.dropout,
+        "pad_token_id": config.pad_id,
+        "decoder_start_token_id": config.start_id,
+        "eos_token_id": config.eos_id,
+    }
+
+
+def sizes(shapes: Mapping[str, Shape]) -> Sizes:
+    """The size of the vocabulary."""
+    return (shapes["tokens/table"][0],)
+
+
+FAMILY = Family(T5, T5Config, sizes, read, write, table)

@@ -1,0 +1,110 @@
+"""Image classification: augmented images, the classes' names, accuracy."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from attnzoo.config.experiment import Experiment
+from attnzoo.data.augment import augment, normalise, to_float
+from attnzoo.data.images import ImagePlan, channel_statistics, load_images
+from attnzoo.errors import UserError
+from attnzoo.models import CLASSIFIERS
+from attnzoo.tasks.losses import Sums, mean_loss
+from attnzoo.tasks.task import Batch, Task
+
+LABELS = "labels.json"
+
+
+class ImageClassificationTask(Task):
+    """Labelled images; pixels are normalised by the training part's mean and deviation."""
+
+    unit = "images"
+    best = ("accuracy", "max")
+
+    def __init__(
+        self, config: Experiment, names: tuple[str, ...], mean: np.ndarray, std: np.ndarray
+    ):
+        super().__init__(config)
+        self.names, self.mean, self.std = names, mean, std
+        self.sizes = [0, 0, 0]
+        self.data: Any = config.data
+
+    @classmethod
+    def open(cls, config: Experiment, directory: Path) -> "ImageClassificationTask":
+        """The classes and the statistics of a run."""
+        kept = json.loads((directory / LABELS).read_text(encoding="utf-8"))
+        mean, std = (np.asarray(kept[name], np.float32) for name in ("mean", "std"))
+        return cls(config, tuple(kept["names"]), mean, std)
+
+    @classmethod
+    def create(
+        cls, config: Experiment, directory: Path, *, resume: bool
+    ) -> "ImageClassificationTask":
+        """Read the images."""
+        splits = load_images(config.data)
+        if not len(splits.train) or not len(splits.validation):
+            raise UserError(
+                "data: training needs a train and a validation part, one is empty "
+                "(data.validation_share=0.1 draws one)"
+            )
+        mean, std = channel_statistics(splits.train.images)
+        task = cls(config, splits.train.names, mean, std)
+        kept = {"names": task.names, "mean": mean.tolist(), "std": std.tolist()}
+        (directory / LABELS).write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+        task.notes = [line for report in splits.reports for line in report.lines()]
+        task.data_fingerprint = splits.fingerprint()
+        settings = config.training
+        task.sizes = [len(splits.train), len(splits.validation), len(splits.test)]
+        task.train = ImagePlan(splits.train, settings.batch_size, settings.seed)
+        task.validation = ImagePlan(splits.validation, settings.batch_size, shuffle=False)
+        if len(splits.test):
+            task.test = ImagePlan(splits.test, settings.batch_size, shuffle=False)
+        return task
+
+    def model(self, rngs: nnx.Rngs) -> nnx.Module:
+        """The classifier of the config, with as many classes as the data has."""
+        model: Any = CLASSIFIERS[self.config.model.kind]
+        return model(self.config.model, len(self.names), rngs=rngs)
+
+    def inputs(self, batch: Any) -> Batch:
+        """Also which rows count."""
+        return {**super().inputs(batch), "counted": batch["rows"] >= 0}
+
+    def loss(
+        self, model: Any, batch: Batch, *, rngs: nnx.Rngs | None = None
+    ) -> tuple[Float[Array, ""], Sums]:
+        """Cross-entropy with label smoothing, of mixed labels where images were mixed."""
+        mean, std = jnp.asarray(self.mean), jnp.asarray(self.std)
+        counted, labels = jnp.asarray(batch["counted"]), jnp.asarray(batch["labels"])
+        if rngs is None:
+            images = normalise(to_float(jnp.asarray(batch["images"])), mean, std)
+            return mean_loss(model(images), labels, counted)
+        images, targets = augment(
+            self.data.augmentation,
+            rngs.dropout(),
+            jnp.asarray(batch["images"]),
+            jax.nn.one_hot(labels, len(self.names), dtype=jnp.float32),
+            mean,
+            std,
+        )
+        logits = model(images, rngs=rngs).astype(jnp.float32)
+        smooth = optax.smooth_labels(targets, self.config.training.label_smoothing)
+        losses = optax.softmax_cross_entropy(logits, smooth) * counted
+        _, sums = mean_loss(logits, labels, counted)
+        return jnp.sum(losses) / jnp.maximum(sums["count"], 1.0), sums
+
+    def introduction(self) -> str:
+        """Images and classes."""
+        assert self.train is not None
+        train, validation, test = self.sizes
+        return (
+            f"{train:,} images to train on, {validation:,} to validate and {test:,} to test on, "
+            f"{self.train.steps_per_epoch} steps an epoch; {len(self.names)} classes"
+        )

@@ -1,0 +1,235 @@
+"""Language modelling: the next token, masked tokens, spans that were cut out."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from attnzoo.config.experiment import Experiment
+from attnzoo.data.corpus import Splits
+from attnzoo.data.masking import MaskedPlan, SpanPlan
+from attnzoo.data.packing import PackPlan
+from attnzoo.data.text import StreamPlan, TextCorpus, TokenizedText, load_text
+from attnzoo.data.text_tokenizers import TextTokenizer, build_tokenizer, load_tokenizer
+from attnzoo.errors import UserError
+from attnzoo.models import DECODERS, ENCODERS, TRANSLATORS
+from attnzoo.tasks.losses import Sums, mean_loss
+from attnzoo.tasks.task import Batch, Plan, Task
+
+TOKENIZER = "tokenizer.json"
+
+
+class TextTask(Task):
+    """What tasks over running text share: one tokenizer, documents as ids."""
+
+    unit = "tokens"
+
+    def __init__(self, config: Experiment, tokenizer: TextTokenizer):
+        super().__init__(config)
+        self.tokenizer = tokenizer
+        self.counts: dict[str, int] = {}
+
+    @classmethod
+    def open(cls, config: Experiment, directory: Path) -> "TextTask":
+        """The tokenizer of a run."""
+        return cls(config, load_tokenizer(directory / TOKENIZER))
+
+    @classmethod
+    def create(cls, config: Experiment, directory: Path, *, resume: bool) -> "TextTask":
+        """Read the text, train a tokenizer on it, or read that of the run."""
+        splits: Splits[TextCorpus] = load_text(config.data)
+        if not len(splits.train) or not len(splits.validation):
+            raise UserError(
+                "data: training needs a train and a validation part, one is empty "
+                "(data.validation_share=0.1 cuts one off)"
+            )
+        tokenizer = kept_tokenizer(config, directory, splits.train.documents, resume=resume)
+        task = cls(config, tokenizer)
+        task.notes = [line for report in splits.reports for line in report.lines()]
+        task.data_fingerprint = splits.fingerprint()
+        parts = {
+            part: TokenizedText.from_documents(getattr(splits, part).documents, tokenizer)
+            for part in ("train", "validation", "test")
+            if len(getattr(splits, part))
+        }
+        task.counts = {part: len(text.ids) for part, text in parts.items()}
+        task.train = task.plan(parts["train"], shuffle=True)
+        task.validation = task.plan(parts["validation"], shuffle=False)
+        task.test = task.plan(parts["test"], shuffle=False) if "test" in parts else None
+        return task
+
+    def plan(self, text: TokenizedText, *, shuffle: bool) -> Plan:
+        """The batches of one part."""
+        raise NotImplementedError(f"{type(self).__name__}.plan")
+
+    def introduction(self) -> str:
+        """Tokens and vocabulary."""
+        assert self.train is not None
+        return (
+            f"{self.counts['train']:,} tokens to train on and {self.counts['validation']:,} to "
+            f"validate on, {self.train.steps_per_epoch} steps an epoch; vocabulary of "
+            f"{self.tokenizer.vocab_size} ({self.tokenizer.kind})"
+        )
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Also the tokenizer's."""
+        return super().fingerprint() | {"tokenizer": self.tokenizer.fingerprint()}
+
+
+def kept_tokenizer(
+    config: Experiment, directory: Path, texts: Any, *, resume: bool
+) -> TextTokenizer:
+    """The tokenizer of a run: read where the run goes on, else made and written."""
+    path = directory / TOKENIZER
+    if resume and path.exists():
+        return load_tokenizer(path)
+    tokenizer = build_tokenizer(config.tokenizer, texts)
+    tokenizer.save(path)
+    return tokenizer
+
+
+class CausalLMTask(TextTask):
+    """The next token of a text; validation reads every token once."""
+
+    def plan(self, text: TokenizedText, *, shuffle: bool) -> Plan:
+        """Windows of one stream, or packed documents."""
+        settings, context = self.config.training, self.settings.context
+        if self.settings.rows == "packed":
+            return PackPlan(
+                text,
+                settings.batch_size,
+                context,
+                begin=self.tokenizer.special("bos"),
+                end=self.tokenizer.special("eos"),
+                seed=settings.seed,
+                shuffle=shuffle,
+                pad_id=self.tokenizer.pad_id,
+            )
+        separator = self.tokenizer.special("eos") if len(text) > 1 else None
+        return StreamPlan(
+            text.stream(separator),
+            settings.batch_size,
+            context,
+            settings.seed,
+            shuffle=shuffle,
+            pad_id=self.tokenizer.pad_id,
+        )
+
+    def model(self, rngs: nnx.Rngs) -> nnx.Module:
+        """The decoder of the config."""
+        model: Any = DECODERS[self.config.model.kind]
+        room = getattr(self.config.model, "max_length", None)
+        context = self.settings.context
+        if room is not None and room < context:
+            raise ValueError(f"max_length={room} is below task.context={context}")
+        return model(self.config.model, self.tokenizer.vocab_size, rngs=rngs)
+
+    def loss(
+        self, model: Any, batch: Batch, *, rngs: nnx.Rngs | None = None
+    ) -> tuple[Float[Array, ""], Sums]:
+        """Cross-entropy of the next token, mean over tokens."""
+        packed = {name: batch[name] for name in ("documents", "positions") if name in batch}
+        logits = model(batch["tokens"], rngs=rngs, **packed)
+        smoothing = self.config.training.label_smoothing if rngs is not None else 0.0
+        return mean_loss(
+            logits, jnp.asarray(batch["targets"]), jnp.asarray(batch["counted"]), smoothing
+        )
+
+    def glimpse(self, model: Any) -> str | None:
+        """What the model writes, sampled."""
+        from attnzoo.decoding.generate import generate
+
+        prompt = np.asarray([[self.tokenizer.special("bos")]], np.int32)
+        found = generate(model, prompt, max_new_tokens=100, temperature=0.8, seed=0)
+        return self.tokenizer.decode(np.asarray(found.tokens[0, 0]))
+
+
+class MaskedLMTask(TextTask):
+    """Tokens that are masked in windows of a text (Devlin et al. 2019, section 3.1).
+
+    Only the states of chosen tokens go through the output layer, which is most of a small BERT's
+    work: no more than ``share`` and a little of a batch.
+    """
+
+    def plan(self, text: TokenizedText, *, shuffle: bool) -> Plan:
+        """Windows between CLS and SEP with tokens hidden."""
+        settings, task = self.config.training, self.settings
+        separator = self.tokenizer.special("sep") if len(text) > 1 else None
+        windows = StreamPlan(
+            text.stream(separator),
+            settings.batch_size,
+            task.context - 2,
+            settings.seed,
+            shuffle=shuffle,
+            pad_id=self.tokenizer.pad_id,
+        )
+        return MaskedPlan(
+            windows,
+            self.tokenizer,
+            settings.seed,
+            share=task.share,
+            whole_words=task.whole_words,
+        )
+
+    def model(self, rngs: nnx.Rngs) -> nnx.Module:
+        """The encoder of the config with the head of masked tokens."""
+        config = dataclasses.replace(self.config.model, head="lm")
+        model: Any = ENCODERS[config.kind]
+        return model(config, self.tokenizer.vocab_size, rngs=rngs)
+
+    def loss(
+        self, model: Any, batch: Batch, *, rngs: nnx.Rngs | None = None
+    ) -> tuple[Float[Array, ""], Sums]:
+        """Cross-entropy of the chosen tokens, mean over them."""
+        tokens, counted = jnp.asarray(batch["tokens"]), jnp.asarray(batch["counted"])
+        states, _ = model.states(tokens, valid=jnp.asarray(batch["valid"]), rngs=rngs)
+        # The chosen places first, in room for every row's share and its rounding.
+        T = tokens.shape[1]
+        most = min(int(np.ceil(T * self.settings.share)) + 1, T)
+        _, places = jax.lax.top_k(counted.astype(jnp.float32), most)
+        states = jnp.take_along_axis(states, places[..., None], axis=1)
+        labels, counted = (
+            jnp.take_along_axis(array, places, axis=1)
+            for array in (jnp.asarray(batch["labels"]), counted)
+        )
+        smoothing = self.config.training.label_smoothing if rngs is not None else 0.0
+        return mean_loss(model.say(states, rngs=rngs), labels, counted, smoothing)
+
+
+class SpanCorruptionTask(TextTask):
+    """Spans that are cut out of windows of a text, to be told (Raffel et al. 2020)."""
+
+    def plan(self, text: TokenizedText, *, shuffle: bool) -> Plan:
+        """Windows with sentinels in place of spans, and the spans behind sentinels."""
+        settings, task = self.config.training, self.settings
+        separator = self.tokenizer.special("eos") if len(text) > 1 else None
+        return SpanPlan(
+            text.stream(separator),
+            self.tokenizer,
+            settings.batch_size,
+            task.context,
+            settings.seed,
+            shuffle=shuffle,
+            share=task.share,
+            mean_span=task.mean_span,
+        )
+
+    def model(self, rngs: nnx.Rngs) -> nnx.Module:
+        """The encoder and decoder of the config, over one vocabulary."""
+        model: Any = TRANSLATORS[self.config.model.kind]
+        size = self.tokenizer.vocab_size
+        return model(self.config.model, size, size, rngs=rngs)
+
+    def loss(
+        self, model: Any, batch: Batch, *, rngs: nnx.Rngs | None = None
+    ) -> tuple[Float[Array, ""], Sums]:
+        """Cross-entropy of the target, mean over its tokens."""
+        target = jnp.asarray(batch["target"])
+        logits = model(jnp.asarray(batch["source"]), target[:, :-1], rngs=rngs)
+        smoothing = self.config.training.label_smoothing if rngs is not None else 0.0
+        return mean_loss(logits, target[:, 1:], jnp.asarray(batch["counted"]), smoothing)

@@ -1,0 +1,182 @@
+"""Translation as a task: pairs of sentences, their tokenizers, a translator, alignments to see."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from flax import nnx
+from jaxtyping import Array, Float
+
+from attnzoo import plotting
+from attnzoo.config.attention import source_slots
+from attnzoo.config.experiment import Experiment
+from attnzoo.data.batching import BatchPlan, TokenizedPairs
+from attnzoo.data.corpus import Corpus, load_corpus
+from attnzoo.data.tokenizers import Tokenizer, train_tokenizer
+from attnzoo.errors import UserError
+from attnzoo.models import TRANSLATORS
+from attnzoo.tasks.losses import Sums
+from attnzoo.tasks.task import Batch, Task
+from attnzoo.tasks.translation import Translator, translation_loss
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizers:
+    """The tokenizer of each side; the same object twice for a shared vocabulary."""
+
+    source: Tokenizer
+    target: Tokenizer
+
+    @classmethod
+    def train(cls, config: Experiment, corpus: Corpus) -> "Tokenizers":
+        """Train what the config asks for on the training part."""
+        if config.shared_vocabulary:
+            shared = train_tokenizer(config.tokenizer, [*corpus.source, *corpus.target])
+            return cls(shared, shared)
+        return cls(
+            train_tokenizer(config.tokenizer, corpus.source),
+            train_tokenizer(config.target_tokenizer or config.tokenizer, corpus.target),
+        )
+
+    def save(self, directory: Path) -> None:
+        """Write ``source.tokenizer.json`` and ``target.tokenizer.json``."""
+        self.source.save(directory / "source.tokenizer.json")
+        self.target.save(directory / "target.tokenizer.json")
+
+    @classmethod
+    def load(cls, directory: Path) -> "Tokenizers":
+        """Read what :meth:`save` wrote."""
+        return cls(
+            Tokenizer.load(directory / "source.tokenizer.json"),
+            Tokenizer.load(directory / "target.tokenizer.json"),
+        )
+
+
+class TranslationTask(Task):
+    """Sentence pairs of a parallel corpus."""
+
+    unit = "tokens"
+    free = ("decoding", "training.figures_every", "training.figures")
+
+    def __init__(self, config: Experiment, tokenizers: Tokenizers):
+        super().__init__(config)
+        self.tokenizers = tokenizers
+        self.held_out = Corpus([], [])
+        self.pairs = 0
+        self.buckets: tuple[int, ...] = ()
+
+    @classmethod
+    def open(cls, config: Experiment, directory: Path) -> "TranslationTask":
+        """The tokenizers of a run."""
+        return cls(config, Tokenizers.load(directory))
+
+    @classmethod
+    def create(cls, config: Experiment, directory: Path, *, resume: bool) -> "TranslationTask":
+        """Read the corpus, train tokenizers on it, or read those of the run."""
+        splits = load_corpus(config.data)
+        if not len(splits.train.source) or not len(splits.validation.source):
+            raise UserError("data: training needs a train and a validation part, one is empty")
+        if resume and (directory / "source.tokenizer.json").exists():
+            tokenizers = Tokenizers.load(directory)
+        else:
+            tokenizers = Tokenizers.train(config, splits.train)
+            tokenizers.save(directory)
+        task = cls(config, tokenizers)
+        task.notes = [line for report in splits.reports for line in report.lines()]
+        task.data_fingerprint = splits.fingerprint()
+        task.held_out = splits.validation
+        settings = config.training
+        pairs = task.tokenize(splits.train, settings.max_length)
+        task.pairs = len(pairs)
+        plan = BatchPlan(pairs, settings.batch_size, settings.buckets, settings.seed)
+        task.train, task.buckets = plan, plan.buckets
+        longest, room = 2 * settings.max_length, task.slots
+        if room is not None:
+            if task.buckets[-1] > room:
+                raise UserError(
+                    f"model.attention.max_length={room} is below {task.buckets[-1]}, the "
+                    "longest training sentence with its end: raise it or lower training.max_length"
+                )
+            longest = min(longest, room - 1)
+        validation = task.tokenize(splits.validation, longest)
+        task.validation = BatchPlan(validation, settings.batch_size, shuffle=False)
+        return task
+
+    @property
+    def slots(self) -> int | None:
+        """Longest source in tokens, EOS included, where the model has a place for each."""
+        model: Any = self.config.model
+        slots = source_slots(model.attention) if hasattr(model, "attention") else None
+        table = getattr(model, "max_length", None)
+        known = [length for length in (slots, table) if length is not None]
+        return min(known) if known else None
+
+    def tokenize(self, corpus: Corpus, max_length: int) -> TokenizedPairs:
+        """The pairs of a corpus that are short enough, as ids; notes say what was left out."""
+        pairs, report = TokenizedPairs.from_corpus(
+            corpus, self.tokenizers.source, self.tokenizers.target, max_length
+        )
+        if report.skipped:
+            self.notes += report.lines()
+        return pairs
+
+    def model(self, rngs: nnx.Rngs) -> nnx.Module:
+        """The translator of the config."""
+        model: Any = TRANSLATORS[self.config.model.kind]
+        sizes = self.tokenizers.source.vocab_size, self.tokenizers.target.vocab_size
+        return model(self.config.model, *sizes, rngs=rngs)
+
+    def loss(
+        self, model: Any, batch: Batch, *, rngs: nnx.Rngs | None = None
+    ) -> tuple[Float[Array, ""], Sums]:
+        """See ``translation_loss``."""
+        settings = self.config.training
+        return translation_loss(
+            model,
+            batch,
+            label_smoothing=settings.label_smoothing,
+            per=settings.loss_per,
+            rngs=rngs,
+        )
+
+    def introduction(self) -> str:
+        """Pairs, lengths and vocabularies."""
+        assert self.train is not None
+        return (
+            f"{self.pairs} pairs, {self.train.steps_per_epoch} steps an epoch, lengths "
+            f"{list(self.buckets)}; vocabularies {self.tokenizers.source.vocab_size} and "
+            f"{self.tokenizers.target.vocab_size}"
+        )
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Also the tokenizers'."""
+        both = self.tokenizers.source, self.tokenizers.target
+        return super().fingerprint() | {"tokenizers": [one.fingerprint() for one in both]}
+
+    def translator(self, model: nnx.Module, *, batch_size: int | None = None) -> Translator:
+        """A translator with this task's tokenizers."""
+        return Translator(
+            model,
+            self.tokenizers.source,
+            self.tokenizers.target,
+            batch_size=batch_size or self.config.decoding.batch_size,
+            max_source=self.slots or 512,
+        )
+
+    def glimpse(self, model: Any) -> tuple[str, plotting.Figure] | None:
+        """The first validation sentences; None where all of them are too long to be read."""
+        count = min(self.config.training.figures, len(self.held_out.source))
+        translator = self.translator(model, batch_size=count)
+        sources, targets = self.held_out.source[:count], self.held_out.target[:count]
+        links = self.held_out.links or [None] * count
+        pictures = [
+            plotting.AlignmentPicture(
+                translator.word_matrix(forced),
+                forced.source.words,
+                forced.target.words,
+                reference,
+            )
+            for forced, reference in zip(translator.force(sources, targets), links, strict=False)
+            if forced is not None
+        ]
+        return ("alignment", plotting.alignment_grid(pictures)) if pictures else None

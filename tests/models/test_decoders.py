@@ -1,0 +1,234 @@
+"""GPT-2 and Llama: causal, trainable throughout, the same packed or apart, cached or not."""
+
+import dataclasses
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from attnzoo.config import attention as kinds
+from attnzoo.config import gpt2
+from attnzoo.config.llama import Llama as LlamaConfig
+from attnzoo.config.rotary import DynamicScaling, YaRNScaling
+from attnzoo.models.causal import positions_in_documents
+from attnzoo.models.gpt2 import GPT2
+from attnzoo.models.llama import Llama
+
+V, D = 13, 12
+HEADS = kinds.MultiHead(num_heads=3)
+SETTINGS: dict[str, Any] = {
+    "multi_head": kinds.MultiHead(num_heads=4, num_kv_heads=2, window=3, qk_norm=True, sinks=True),
+    "latent": kinds.Latent(num_heads=2, latent_dim=5, rotary_dim=2, head_dim=3),
+    "positional": kinds.Positional(max_length=17),
+    "factorised_positional": kinds.FactorisedPositional(max_length=17, rank=3),
+    "synthesizer": kinds.Synthesizer(max_length=17),
+}
+KINDS = {cls.kind: cls for cls in get_args(get_args(kinds.SelfAttention)[0])}
+MODELS = {"gpt2": (GPT2, gpt2.GPT2), "llama": (Llama, LlamaConfig)}
+
+
+def attention(kind: str) -> Any:
+    return SETTINGS.get(kind) or KINDS[kind]()
+
+
+def make(name: str, *, seed: int = 0, **settings: Any) -> Any:
+    """A small model whose biases and norms are not at their neutral starting values."""
+    model, config = MODELS[name]
+    sizes = {"attention": HEADS, "dim": D, "hidden": 7, "layers": 2, "max_length": 17}
+    made = model(config(**sizes | settings), V, rngs=nnx.Rngs(seed))
+    state = nnx.state(made, nnx.Param)
+    keys = iter(jax.random.split(jax.random.key(seed + 1), len(jax.tree.leaves(state))))
+    moved = lambda x: x + 0.3 * jax.random.normal(next(keys), x.shape, x.dtype)  # noqa: E731
+    nnx.update(made, jax.tree.map(moved, state))
+    return made
+
+
+def tokens(*shape: int, seed: int = 0) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).integers(0, V, shape), jnp.int32)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_position_hears_of_a_later_one(name: str) -> None:
+    model, ids, t = make(name), tokens(2, 7), 3
+    graph, state = nnx.split(model)
+
+    def logits(added: jax.Array) -> jax.Array:
+        held = nnx.merge(graph, state)
+        embed = held._embed
+        if name == "gpt2":
+            held._embed = lambda ids, places, rngs: embed(ids, places, rngs) + added
+        else:
+            held._embed = lambda ids, rngs: embed(ids, rngs) + added
+        return jnp.sum(jnp.sin(held(ids)[:, t]))
+
+    slope = np.abs(np.asarray(jax.grad(logits)(jnp.zeros((2, 7, D))))).max(-1)
+    assert (slope[:, t + 1 :] == 0).all()
+    assert (slope[:, : t + 1] > 0).all()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("name", MODELS)
+def test_every_parameter_gets_a_gradient(name: str, tied: bool) -> None:
+    more = {"qkv_bias": True, "out_bias": True, "hidden_bias": True} if name == "llama" else {}
+    heads = dataclasses.replace(HEADS, qk_norm=name == "llama", sinks=True)
+    model, ids = make(name, tied=tied, attention=heads, **more), tokens(2, 17)
+    graph, state = nnx.split(model)
+    loss = lambda state: jnp.sum(jnp.sin(nnx.merge(graph, state)(ids)))  # noqa: E731
+    for path, slope in jax.tree_util.tree_leaves_with_path(jax.grad(loss)(state)):
+        assert float(jnp.max(jnp.abs(slope))) > 1e-6, jax.tree_util.keystr(path)
+
+
+@pytest.mark.parametrize("change", [{"scan": True}, {"remat": "full"}, {"remat": "dots"}])
+@pytest.mark.parametrize("name", MODELS)
+def test_scan_and_remat_change_nothing(name: str, change: dict[str, Any]) -> None:
+    plain, ids = make(name), tokens(2, 7)
+    other = MODELS[name][0](dataclasses.replace(plain.config, **change), V, rngs=nnx.Rngs(0))
+    state = nnx.to_pure_dict(nnx.state(plain, nnx.Param))
+    if "scan" in change:
+        layers = state["decoder"]["blocks"]
+        state["decoder"]["blocks"] = jax.tree.map(lambda *x: jnp.stack(x), *layers.values())
+    nnx.update(other, state)
+
+    def slopes(model: Any) -> Any:
+        graph, state = nnx.split(model)
+        loss = lambda state: jnp.sum(jnp.sin(nnx.merge(graph, state)(ids)))  # noqa: E731
+        return jax.value_and_grad(loss)(state)
+
+    (one, first), (two, second) = slopes(plain), slopes(other)
+    np.testing.assert_allclose(one, two, rtol=1e-5)
+    # Slopes reach 10: their sums in another order differ in the sixth digit.
+    np.testing.assert_allclose(
+        first["embedding"]["table"][...], second["embedding"]["table"][...], rtol=1e-4, atol=1e-4
+    )
+    np.testing.assert_allclose(
+        other.decoder.unrolled().blocks[1].feed_forward.up.kernel[...],
+        plain.decoder.blocks[1].feed_forward.up.kernel[...],
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [*(("gpt2", kind) for kind in KINDS), ("llama", "multi_head")]
+)
+def test_decoding_gives_what_the_whole_sequence_gives(name: str, kind: str) -> None:
+    # Two rows in one batch, the first without padding, the second with three slots of it.
+    model = make(name, attention=attention(kind), layers=2 if kind == "multi_head" else 1)
+    ids, P = tokens(2, 8), 3
+    visible = (jnp.arange(11)[None] >= P) | (jnp.arange(2)[:, None] == 0)
+    graph, params = nnx.split(model)
+
+    @jax.jit
+    def run(params: Any, ids: jax.Array) -> Any:
+        model = nnx.merge(graph, params)
+        state, found = model.start(2, 11), []
+        for first, last in ((0, 5), (5, 6), (6, 8)):
+            logits, state = model.decode(ids[:, first:last], state, visible)
+            found.append(logits)
+        plain, plain_state = model.decode(ids[:, :5], model.start(2, 11))
+        again, _ = model.decode(ids[:, 5:6], plain_state)
+        whole = model(ids), model(ids[1:, P:])
+        return jnp.concatenate(found, 1), jnp.concatenate([plain, again], 1), whole
+
+    found, unpadded, (whole, shorter) = run(params, ids)
+    close = {"rtol": 1e-4, "atol": 1e-5}
+    np.testing.assert_allclose(found[0], whole[0], **close)
+    np.testing.assert_allclose(found[1, P:], shorter[0], **close)
+    np.testing.assert_allclose(unpadded, whole[:, :6], **close)
+
+
+def test_the_logits_of_one_place_a_row() -> None:
+    model, ids = make("gpt2"), tokens(2, 5)
+    everywhere, _ = model.decode(ids, model.start(2))
+    chosen, state = model.decode(ids, model.start(2), at=jnp.int32([1, 4]))
+    assert chosen.shape == (2, 1, V)
+    assert (state.length == 5).all()
+    np.testing.assert_allclose(chosen[0, 0], everywhere[0, 1], rtol=1e-6)
+    np.testing.assert_allclose(chosen[1, 0], everywhere[1, 4], rtol=1e-6)
+
+
+def test_positions_begin_anew_in_every_document() -> None:
+    found = positions_in_documents(jnp.int32([[5, 5, 5, 7, 7, 5], [0, 1, 1, 1, 1, 1]]))
+    assert found.tolist() == [[0, 1, 2, 0, 1, 0], [0, 0, 1, 2, 3, 4]]
+
+
+@pytest.mark.parametrize("scaling", [None, YaRNScaling(factor=3.0, original_length=5)])
+@pytest.mark.parametrize("name", MODELS)
+def test_packed_documents_are_separate_documents(name: str, scaling: Any) -> None:
+    model = make(name, **({"rotary_scaling": scaling} if name == "llama" else {}))
+    one, two = tokens(1, 5), tokens(1, 3, seed=1)
+    documents = jnp.int32([[1] * 5 + [2] * 3])
+    packed = model(jnp.concatenate([one, two], axis=1), documents=documents)
+    np.testing.assert_allclose(packed[:, :5], model(one), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(packed[:, 5:], model(two), rtol=1e-5, atol=1e-5)
+
+
+def test_rotary_positions_turn_queries_and_keys() -> None:
+    model, ids = make("llama"), tokens(1, 5)
+    shifted = model(ids, positions=jnp.arange(5, dtype=jnp.int32)[None] + 9)
+    np.testing.assert_allclose(shifted, model(ids), rtol=1e-4, atol=1e-5)
+    stretched = model(ids, positions=2 * jnp.arange(5, dtype=jnp.int32)[None])
+    assert float(jnp.max(jnp.abs(stretched - model(ids)))) > 1e-2
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_padding_is_not_read_and_maps_are_where_the_layers_are(name: str) -> None:
+    model, ids = make(name), tokens(2, 5)
+    valid = jnp.arange(5)[None] >= jnp.int32([[0], [2]])
+    logits, maps = model(ids, valid=valid, capture=True)
+    assert sorted(maps) == ["decoder/0/self", "decoder/1/self"]
+    assert maps["decoder/1/self"].shape == (2, 3, 5, 5)
+    assert (maps["decoder/1/self"][1, :, :, :2] == 0).all()
+    other = model(ids.at[1, :2].set(3), valid=valid)
+    np.testing.assert_allclose(other[1, 2:], logits[1, 2:], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_dropout_is_on_with_rngs_alone(name: str) -> None:
+    model, ids = make(name, dropout=0.3, attention_dropout=0.2), tokens(1, 5)
+    np.testing.assert_array_equal(model(ids), model(ids))
+    first, second = (model(ids, rngs=nnx.Rngs(dropout=seed)) for seed in (0, 1))
+    assert float(jnp.max(jnp.abs(first - second))) > 1e-2
+
+
+def test_a_row_longer_than_the_table_of_positions_is_refused() -> None:
+    model = make("gpt2")
+    with pytest.raises(ValueError, match="18 positions, but max_length=17"):
+        model(tokens(1, 18))
+    with pytest.raises(ValueError, match="19 positions, but max_length=17"):
+        model.start(1, 19)
+
+
+def test_dynamic_scaling_cannot_be_cached() -> None:
+    model = make("llama", rotary_scaling=DynamicScaling(original_length=3))
+    with pytest.raises(NotImplementedError, match="DynamicNTKScaling"):
+        model.decode(tokens(1, 3), model.start(1, 5))
+
+
+@pytest.mark.parametrize(
+    ("config", "vocabulary", "millions"),
+    [
+        (gpt2.GPT2.small(), 50257, 124.4),
+        (gpt2.GPT2.xl(), 50257, 1557.6),
+        (gpt2.GPT2.char_gpu(), 65, 10.8),
+        (LlamaConfig.llama_7b(), 32000, 6738.4),
+        (LlamaConfig.tinyllama(), 32000, 1100.0),
+        (LlamaConfig.mistral_7b(), 32000, 7241.7),
+        (LlamaConfig.llama3_8b(), 128256, 8030.3),
+        (LlamaConfig.llama32_1b(), 128256, 1235.8),
+        (LlamaConfig.smollm2_135m(), 49152, 134.5),
+        (LlamaConfig.qwen2_05b(), 151936, 494.0),
+        (LlamaConfig.qwen3_06b(), 151936, 596.0),
+    ],
+)
+def test_named_sizes_have_the_published_number_of_weights(
+    config: Any, vocabulary: int, millions: float
+) -> None:
+    def count(layers: int) -> int:
+        sizes = dataclasses.replace(config, layers=layers)
+        make = lambda: MODELS[config.kind][0](sizes, vocabulary, rngs=nnx.Rngs(0))  # noqa: E731
+        return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(nnx.eval_shape(make))))
+
+    one = count(1)
+    assert round((one + (config.layers - 1) * (count(2) - one)) / 1e6, 1) == millions
