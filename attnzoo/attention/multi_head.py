@@ -3,13 +3,15 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from attnzoo.attention import cache as caches
+from attnzoo.attention.cache import AnyCache
 from attnzoo.attention.contract import Asked, Attention, Memory, hold, spread
 from attnzoo.attention.projection import (
     Initializer,
@@ -21,7 +23,7 @@ from attnzoo.attention.projection import (
 from attnzoo.ops.dot_product import dot_product_attention
 from attnzoo.ops.index_functions import along
 from attnzoo.ops.logits import ScoreFunction
-from attnzoo.ops.masks import And, MaskFunction, evaluate_mask
+from attnzoo.ops.masks import And, MaskFunction, Window, evaluate_mask
 from attnzoo.ops.rotary import DynamicNTKScaling, Layout, Scaling, rotary_embedding
 from attnzoo.ops.weights import WeightRequest
 
@@ -50,18 +52,6 @@ class Rotary:
             width=self.width,
             length=length,
         )
-
-
-class Cache(NamedTuple):
-    """Keys (already turned) and values of what was decoded so far, in room for L positions.
-
-    Rows may differ in length. After a prompt that was padded on the right, replace ``length`` by
-    the true lengths: what lies beyond them is never seen, and is overwritten.
-    """
-
-    keys: Float[Array, "B L K H"]
-    values: Float[Array, "B L K Hv"]
-    length: Int[Array, " B"]
 
 
 class MultiHeadAttention(Attention):
@@ -233,24 +223,38 @@ class MultiHeadAttention(Attention):
             turns=turns,
         )
 
-    def empty_cache(self, batch: int, max_length: int, dtype: Any = jnp.float32) -> Cache:
-        """Room for ``max_length`` positions of self-attention."""
-        zeros = jnp.zeros((batch, max_length, self.num_kv_heads, self.head_dim), dtype)
-        return Cache(zeros, zeros, jnp.zeros((batch,), jnp.int32))
+    def empty_cache(
+        self,
+        batch: int,
+        max_length: int,
+        dtype: Any = jnp.float32,
+        cache: caches.Kind = "plain",
+    ) -> AnyCache:
+        """Room for ``max_length`` positions of self-attention.
+
+        ``cache="window"`` keeps no more than a ``sliding_window`` looks back at, "int8" everything
+        in a quarter of the space.
+        """
+        window = None
+        if isinstance(self.mask_mod, Window) and self.mask_mod.left is not None:
+            window = self.mask_mod.left + 1
+        heads, width = self.num_kv_heads, self.head_dim
+        return caches.empty(cache, batch, max_length, heads, width, window, dtype)
 
     def decode(
         self,
         query: Float[Array, "B T D"],
-        cache: Cache,
+        cache: AnyCache,
         *,
         mask: Bool[Array, "#B #N #T #L"] | None = None,
         return_weights: Asked = False,
         score_mod: ScoreFunction | None = None,
-    ) -> tuple[Any, Cache]:
+    ) -> tuple[Any, AnyCache]:
         """Self-attention of the T next positions (one, or a whole prompt) over the cache and them.
 
-        Always causal. ``mask`` and weights have the cache's L keys. Rows that do not fit into the
-        cache are NaN, since under jit nothing can be raised.
+        Always causal. ``mask`` has a key for each of the L positions. So have weights, but of a
+        window's cache those of its slots. Rows that do not fit into the cache are NaN, since under
+        jit nothing can be raised.
         """
         if self.key_dim != self.dim:
             raise ValueError(f"key_dim={self.key_dim}, but self-attention needs dim={self.dim}")
@@ -259,26 +263,31 @@ class MultiHeadAttention(Attention):
                 "rotary.scaling=DynamicNTKScaling turns earlier keys anew as the sequence grows; "
                 "the cache holds turned keys. Wanted another scaling"
             )
-        T, L = query.shape[1], cache.keys.shape[1]
-        if T > L:
-            raise ValueError(f"query has {T} positions, but the cache has room for {L}")
+        T, room = query.shape[1], cache.room
+        if room is not None and room < T:
+            raise ValueError(f"query has {T} positions, but the cache has room for {room}")
         positions = cache.length[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
-        write = jax.vmap(lambda held, new, at: jax.lax.dynamic_update_slice(held, new, (at, 0, 0)))
-        new_keys = self._keys(query, positions, L).astype(cache.keys.dtype)
-        new_values = split_heads(self.value(query), self.num_kv_heads).astype(cache.values.dtype)
-        keys = write(cache.keys, new_keys, cache.length)
-        values = write(cache.values, new_values, cache.length)
+        L = cache.keys.shape[1]
+        new = self._keys(query, positions, L), split_heads(self.value(query), self.num_kv_heads)
+        keys, values, places, extended = cache.extend(*new)
         q = self._queries(query, positions, L)
 
-        past = (jnp.arange(L)[None, None, :] <= positions[:, :, None])[:, None]
+        at = jnp.arange(L, dtype=jnp.int32)[None] if places is None else places
+        past = (at[:, None, :] <= positions[:, :, None])[:, None]
+        if places is not None:
+            past = past & (places >= 0)[:, None, None, :]
+            if mask is not None:
+                mask = jnp.take_along_axis(mask, places[:, None, None, :], axis=3, mode="clip")
         past = past if mask is None else past & mask
-        visible = self._visible(q, keys, past, positions, None)
+        visible = self._visible(q, keys, past, positions, None, places)
         k, v = keys.astype(q.dtype), values.astype(q.dtype)
-        result = self._read(q, k, v, visible, positions, return_weights, None, score_mod)
-        full = (cache.length + T > L)[:, None, None]
+        result = self._read(q, k, v, visible, positions, return_weights, None, score_mod, places)
+        if room is None:
+            return result, extended
+        full = (cache.length + T > room)[:, None, None]
         out, *seen = result if return_weights else (result,)
         out = jnp.where(full, jnp.full_like(out, jnp.nan), out)
-        return (out, *seen) if return_weights else out, Cache(keys, values, cache.length + T)
+        return (out, *seen) if return_weights else out, extended
 
     def _queries(
         self,
@@ -306,13 +315,14 @@ class MultiHeadAttention(Attention):
         mask: Bool[Array, "#B #N #T #S"] | None,
         positions: Positions | None,
         mask_mod: MaskFunction | None,
+        places: Positions | None = None,
     ) -> Bool[Array, "#B #N #T #S"] | MaskFunction | None:
         """The module's mask and the call's; a function, free of memory, if there is no array."""
         functions = [one for one in (self.mask_mod, mask_mod) if one is not None]
         if not functions:
             return mask
         function = functions[0] if len(functions) == 1 else And(*functions)
-        placed = function if positions is None else _placed_mask(function, positions)
+        placed = function if positions is None else _placed_mask(function, positions, places)
         if mask is None:
             return placed
         return mask & evaluate_mask(placed, (q.shape[0], q.shape[2], q.shape[1], k.shape[1]))
@@ -327,10 +337,11 @@ class MultiHeadAttention(Attention):
         return_weights: bool | WeightRequest,
         dropout_key: Key[Array, ""] | None,
         score_mod: ScoreFunction | None,
+        places: Positions | None = None,
     ) -> Any:
         score_mod = self.score_mod if score_mod is None else score_mod
         if score_mod is not None and positions is not None:
-            score_mod = _placed_score(score_mod, positions)
+            score_mod = _placed_score(score_mod, positions, places)
         result = dot_product_attention(
             q,
             k,
@@ -362,13 +373,21 @@ def _from_zero(x: Float[Array, "B T D"]) -> Int[Array, "1 T"]:
     return jnp.arange(x.shape[1], dtype=jnp.int32)[None]
 
 
-def _placed_mask(mask_mod: MaskFunction, positions: Positions) -> MaskFunction:
-    """The mask with query row i standing at ``positions[b, i]``."""
-    return lambda b, n, q, k: mask_mod(b, n, positions[along(b, positions.shape[0]), q], k)
+def _placed_mask(
+    mask_mod: MaskFunction, positions: Positions, places: Positions | None
+) -> MaskFunction:
+    """The mask with query row i standing at ``positions[b, i]``, key j at ``places[b, j]``."""
+    return lambda b, n, q, k: mask_mod(b, n, _at(positions, b, q), _at(places, b, k))
 
 
-def _placed_score(score_mod: ScoreFunction, positions: Positions) -> ScoreFunction:
+def _placed_score(
+    score_mod: ScoreFunction, positions: Positions, places: Positions | None
+) -> ScoreFunction:
     def score(score: Any, b: Any, n: Any, q: Any, k: Any) -> Any:
-        return score_mod(score, b, n, positions[along(b, positions.shape[0]), q], k)
+        return score_mod(score, b, n, _at(positions, b, q), _at(places, b, k))
 
     return score
+
+
+def _at(positions: Positions | None, b: Any, i: Any) -> Any:
+    return i if positions is None else positions[along(b, positions.shape[0]), i]

@@ -34,6 +34,12 @@ def _gallery(argv: Sequence[str]) -> int:
     return main(argv)
 
 
+def _generate(argv: Sequence[str]) -> int:
+    from attnzoo.cli.generate import main
+
+    return main(argv)
+
+
 def _train(argv: Sequence[str]) -> int:
     from attnzoo.cli.train import main
 
@@ -59,6 +65,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "align": ("word alignments, their error rate and pictures", _align),
     "benchmark": ("a training step beside PyTorch's", _benchmark),
     "gallery": ("pictures of every attention's weights", _gallery),
+    "generate": ("continue prompts with a trained model", _generate),
     "convert": ("a model to transformers and back", _convert),
     "verify": ("check every checkpoint of a run", _verify),
 }

@@ -43,6 +43,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "reads (auto: as the model's paper says)",
     )
     parser.add_argument(
+        "--layer", type=int, help="whose cross-attention, from 0 (default: the model's own choice)"
+    )
+    parser.add_argument("--head", type=int, help="which head, from 0 (default: their mean)")
+    parser.add_argument(
+        "--survey",
+        action="store_true",
+        help="score every layer and head, credited to the predicted and to the input word; choose "
+        "on --split validation",
+    )
+    parser.add_argument(
         "--level",
         choices=("word", "token"),
         default="word",
@@ -107,7 +117,7 @@ def _align(arguments: argparse.Namespace) -> int:
 
     compilation_cache()
     trained = load_run(arguments.run, which=arguments.which)
-    translator = trained.translator()
+    translator = trained.translator(layer=arguments.layer, head=arguments.head)
     decoding = trained.config.decoding
     search: dict[str, Any] = {
         "beam": decoding.beam,
@@ -125,6 +135,9 @@ def _align(arguments: argparse.Namespace) -> int:
         return 0
 
     corpus, name = read_pairs(trained, arguments)
+    if arguments.survey:
+        _survey(translator, corpus, name, arguments)
+        return 0
     if arguments.generated:
         found = translator.translate(corpus.source, **search)
     else:
@@ -164,6 +177,43 @@ def _align(arguments: argparse.Namespace) -> int:
             path = folder / f"{name}-{row + 1}"
             print(f"figure: {_draw(translator, result, path, arguments.timing, reference)}")
     return 0
+
+
+def _survey(translator, corpus, name: str, arguments: argparse.Namespace) -> None:
+    """The alignment error rate of each head, by which word a step is credited to."""
+    from attnzoo.alignment.scores import score_corpus
+
+    if corpus.links is None:
+        raise UserError(f"--survey scores links, but {name} has no reference links")
+    found = translator.survey(corpus.source, corpus.target)
+    timings = ("predicted", "input")
+    print(
+        f"{len(corpus)} pairs of {name}: AER by layer/head, of the word a step {'/'.join(timings)}"
+    )
+    rows = {}
+    for place, results in found.items():
+        _check_words(results, corpus)
+        rows[place] = [
+            score_corpus(
+                [
+                    set()
+                    if r is None
+                    else translator.links(r, timing=timing, level=arguments.level)
+                    for r in results
+                ],
+                corpus.links,
+                restrict=arguments.restrict,
+            ).aer
+            for timing in timings
+        ]
+        print(f"  {place:<10} " + " ".join(f"{aer:9.3f}" for aer in rows[place]))
+    place, timing = min(
+        ((place, timing) for place in rows for timing in (0, 1)),
+        key=lambda pick: rows[pick[0]][pick[1]],
+    )
+    layer, head = place.split("/")
+    chosen = f"--layer {layer}" + ("" if head == "mean" else f" --head {head}")
+    print(f"best: {chosen} --timing {timings[timing]}, AER {rows[place][timing]:.3f}")
 
 
 def _eflomal(trained, corpus) -> dict[str, list]:

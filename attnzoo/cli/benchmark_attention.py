@@ -67,12 +67,14 @@ def add_parser(workloads: Any, positive: Callable[[str], int]) -> None:
 class Worker:
     """A child process that prepares cases and times one call at a time."""
 
-    def __init__(self, name: str, directory: Path, allocator: Mapping[str, str]):
+    def __init__(
+        self, name: str, directory: Path, allocator: Mapping[str, str], *, module: str = __name__
+    ):
         self.name = name
         environment = {**os.environ, **allocator, "JAX_PLATFORMS": "cpu"}
         environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", __name__, name, str(directory)],
+            [sys.executable, "-m", module, name, str(directory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

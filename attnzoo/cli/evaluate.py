@@ -1,4 +1,8 @@
-"""`evaluate RUN_DIR`: BLEU, chrF, exact match and perplexity, in all and by source length."""
+"""`evaluate RUN_DIR`: the scores of a run on its test part.
+
+Of translations BLEU, chrF, exact match and perplexity, in all and by source length; of other tasks
+loss and accuracy.
+"""
 
 import argparse
 import json
@@ -70,9 +74,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     scores = {}
     for path in arguments.run:
         name = path.resolve().name
-        values = _evaluate_run(load_run(path, which=arguments.which), arguments)
+        trained = load_run(path, which=arguments.which)
+        if trained.config.task.kind != "translation":
+            _evaluate_task(trained, arguments)
+            continue
+        values = _evaluate_run(trained, arguments)
         scores[str(path) if name in scores else name] = values
-    if arguments.figure is not None:
+    if arguments.figure is not None and scores:
         from attnzoo import plotting
 
         first = next(iter(scores.values()))["by_length"]
@@ -86,6 +94,34 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         figure = plotting.bleu_by_length(names, lines, counts=counts)
         print(f"figure: {plotting.save(figure, arguments.figure)}")
     return 0
+
+
+def _evaluate_task(trained, arguments: argparse.Namespace) -> None:
+    """The scores of a run that does not translate, over one part of its data."""
+    import jax
+    from flax import nnx
+
+    from attnzoo.tasks import TASKS
+
+    config, home = trained.config, trained.directory.path
+    task = TASKS[config.task.kind].create(config, home, resume=True)
+    plan, name = getattr(task, arguments.split), arguments.split
+    if plan is None:
+        name, plan = "validation", task.validation
+        print(f"the data has no {arguments.split} part; this is validation", file=sys.stderr)
+    assert plan is not None
+    graph, state = nnx.split(trained.model)
+    measure = jax.jit(lambda state, batch: task.measure(nnx.merge(graph, state), batch))
+    sums = [jax.device_get(measure(state, task.inputs(batch))) for batch in plan.batches()]
+    total = {key: float(sum(part[key] for part in sums)) for key in sums[0]}
+    scores = task.scores(total)
+    print(f"{home.name}, step {trained.step}: {int(total['count']):,} {task.unit} of {name}")
+    print(f"  {task.describe(scores)}")
+    values = {"run": home.name, "step": trained.step, "data": name, **scores}
+    (home / f"{name}.scores.json").write_text(
+        json.dumps(_without_nan(values), indent=2) + "\n", encoding="utf-8"
+    )
+    print(f"written: {home / f'{name}.scores.json'}\n")
 
 
 def _evaluate_run(trained, arguments: argparse.Namespace) -> dict:

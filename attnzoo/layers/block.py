@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from attnzoo.attention.cache import Kind
 from attnzoo.attention.contract import Asked, Attention, Memory
 from attnzoo.attention.multi_head import MultiHeadAttention
 from attnzoo.attention.projection import like
@@ -117,10 +118,16 @@ class Block(nnx.Module):
         mask = None if encoded_valid is None else encoded_valid[:, None, None, :]
         return self.cross_attention.prepare(encoded, mask=mask)
 
-    def empty_cache(self, batch: int, max_length: int, dtype: Any = jnp.float32) -> Any:
+    def empty_cache(
+        self,
+        batch: int,
+        max_length: int,
+        dtype: Any = jnp.float32,
+        cache: Kind = "plain",
+    ) -> Any:
         """What is kept of the past by the self-attention, before the first position."""
         try:
-            return self.attention.empty_cache(batch, max_length, dtype)
+            return self.attention.empty_cache(batch, max_length, dtype, cache)
         except NotImplementedError:
             if not self.attention.is_causal:
                 raise

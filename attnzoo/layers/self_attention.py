@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from attnzoo.attention.cache import Kind
 from attnzoo.attention.contract import Asked, Attention, Memory
 from attnzoo.attention.fast_weight import FastWeights
 from attnzoo.attention.latent import LatentAttention
@@ -91,14 +92,30 @@ class SelfAttention(nnx.Module):
         """Whether :meth:`decode` can tell its weights: a recurrent state cannot."""
         return not isinstance(self.mechanism, FastWeights)
 
-    def empty_cache(self, batch: int, max_length: int, dtype: Any = jnp.float32) -> Any:
-        """What is kept of the past, with room for ``max_length`` positions, before the first."""
+    def empty_cache(
+        self,
+        batch: int,
+        max_length: int,
+        dtype: Any = jnp.float32,
+        cache: Kind = "plain",
+    ) -> Any:
+        """What is kept of the past, with room for ``max_length`` positions, before the first.
+
+        Multi-head attention alone has other caches than the plain one (``attention.cache``).
+        """
         mechanism = self.mechanism
         if not self.is_causal:
             raise NotImplementedError("is_causal=False: an encoder cannot be decoded step by step")
+        if isinstance(mechanism, MultiHeadAttention):
+            return mechanism.empty_cache(batch, max_length, dtype, cache)
+        if cache != "plain":
+            raise ValueError(
+                f"cache={cache!r}: {type(mechanism).__name__} has one kind of memory; wanted "
+                "'plain', or attention.kind=multi_head"
+            )
         if isinstance(mechanism, FastWeights):
             return mechanism.empty_state(batch)
-        if isinstance(mechanism, (MultiHeadAttention, LatentAttention)):
+        if isinstance(mechanism, LatentAttention):
             return mechanism.empty_cache(batch, max_length, dtype)
         raise NotImplementedError(
             f"{type(mechanism).__name__} has no cache; wanted input_cache(batch, max_length, dim)"
@@ -160,16 +177,25 @@ class SelfAttention(nnx.Module):
         """Attend to all former inputs once more."""
         T, L = x.shape[1], cache.inputs.shape[1]
         write = jax.vmap(lambda held, new, at: jax.lax.dynamic_update_slice(held, new, (at, 0)))
-        inputs = write(cache.inputs, x.astype(cache.inputs.dtype), cache.length)
-        positions = cache.length[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
+        held = write(cache.inputs, x.astype(cache.inputs.dtype), cache.length)
+        inputs, positions = held, cache.length[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
+        if visible is not None:
+            # A mechanism with a slot for each position counts from the first that is no padding.
+            first = jnp.argmax(visible, axis=1).astype(jnp.int32)[:, None]
+            order = (jnp.arange(L, dtype=jnp.int32)[None] + first) % L
+            inputs, visible = (
+                jnp.take_along_axis(inputs, order[:, :, None], axis=1),
+                jnp.take_along_axis(visible, order, axis=1),
+            )
+            positions = jnp.maximum(positions - first, 0)
         seen = (jnp.arange(L)[None, None, :] <= positions[:, :, None])[:, None]
         seen = seen if visible is None else seen & visible[:, None, None, :]
-        held = self.mechanism.prepare(inputs.astype(x.dtype))
-        memory = Memory(held.keys, held.values, seen)
+        prepared = self.mechanism.prepare(inputs.astype(x.dtype))
+        memory = Memory(prepared.keys, prepared.values, seen)
         result = self.mechanism.attend(
             x, memory, positions=positions, return_weights=return_weights
         )
-        return result, InputCache(inputs, cache.length + T)
+        return result, InputCache(held, cache.length + T)
 
     def _mask(
         self, valid: Bool[Array, "B T"] | None, mask: MaskFunction | None

@@ -5,8 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from attnzoo.attention.cache import Kind
 from attnzoo.layers.stack import Stack
 
 
@@ -39,10 +41,10 @@ def next_positions(
     return jnp.maximum(jnp.take_along_axis(counted, slots, axis=1, mode="clip"), 0)
 
 
-def empty_state(stack: Stack, batch: int, max_length: int, dtype: Any) -> DecoderState:
+def empty_state(stack: Stack, batch: int, max_length: int, dtype: Any, cache: Kind) -> DecoderState:
     """Room for ``max_length`` slots, none of them filled."""
     blocks = stack.unrolled().blocks
-    caches = tuple(block.empty_cache(batch, max_length, dtype) for block in blocks)
+    caches = tuple(block.empty_cache(batch, max_length, dtype, cache) for block in blocks)
     return DecoderState(caches, jnp.zeros((batch,), jnp.int32))
 
 
@@ -63,3 +65,14 @@ def decode_stack(
 def last_states(x: Float[Array, "B T D"], at: Int[Array, " B"] | None) -> Float[Array, "B t D"]:
     """The states at one place a row, ``B 1 D``; all of them if None."""
     return x if at is None else jnp.take_along_axis(x, at[:, None, None], axis=1)
+
+
+def unrolled(model: Any) -> Any:
+    """The model with the parameters of each block apart: what a loop over tokens should start
+    from, lest it take stacked ones apart at every step.
+    """
+    if not model.decoder.scan:
+        return model
+    copy = nnx.merge(*nnx.split(model))
+    copy.decoder = copy.decoder.unrolled()
+    return copy

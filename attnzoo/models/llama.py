@@ -7,6 +7,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from attnzoo.attention.cache import Kind
 from attnzoo.attention.contract import Asked
 from attnzoo.attention.multi_head import Rotary
 from attnzoo.attention.projection import RMSNorm
@@ -78,10 +79,22 @@ class Llama(nnx.Module):
         logits = self._logits(x)
         return (logits, {f"decoder/{name}": m for name, m in maps.items()}) if capture else logits
 
-    def start(self, batch: int, max_length: int | None = None, dtype: Any = None) -> DecoderState:
-        """The state before the first token, with room for ``max_length`` tokens (the config's)."""
+    def start(
+        self,
+        batch: int,
+        max_length: int | None = None,
+        *,
+        dtype: Any = None,
+        cache: Kind = "plain",
+    ) -> DecoderState:
+        """The state before the first token, with room for ``max_length`` tokens (the config's).
+
+        ``dtype`` is that of what is kept, the embeddings' if None; ``cache`` says how
+        (``attnzoo.attention.cache``).
+        """
         room = self.config.max_length if max_length is None else max_length
-        return empty_state(self.decoder, batch, room, dtype or self.embedding.table[...].dtype)
+        dtype = self.embedding.table[...].dtype if dtype is None else dtype
+        return empty_state(self.decoder, batch, room, dtype, cache)
 
     def decode(
         self,

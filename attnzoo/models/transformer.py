@@ -74,6 +74,8 @@ class Transformer(nnx.Module):
         pre = config.norm == "pre"
         self.encoder_norm = norm(dim, rngs=rngs) if pre else None
         self.decoder_norm = norm(dim, rngs=rngs) if pre else None
+        self.layers = depths[1]
+        self.heads = getattr(config.cross_attention, "num_heads", 1)
         layer = config.alignment_layer
         self.alignment_layer = max(depths[1] - 2, 0) if layer is None else layer
         # A decoder layer knows the token it has read best: weights speak of the step's input

@@ -22,16 +22,22 @@ from attnzoo.errors import UserError
 from attnzoo.pretrained import bert, carry, files, t5
 from attnzoo.pretrained.carry import Sharding
 from attnzoo.pretrained.family import Family, Settings
+from attnzoo.pretrained.gpt2 import GPT2
+from attnzoo.pretrained.llama import LLAMA
 from attnzoo.pretrained.vit import DEIT, DINOV2, DINOV2_WITH_REGISTERS, VIT
 
 FAMILIES: dict[str, Family] = {
-    "bert": BERT,
+    "bert": bert.FAMILY,
+    "gpt2": GPT2,
+    "llama": LLAMA,
+    "mistral": LLAMA,
+    "qwen2": LLAMA,
+    "qwen3": LLAMA,
+    "t5": t5.FAMILY,
     "vit": VIT,
     "deit": DEIT,
     "dinov2": DINOV2,
     "dinov2_with_registers": DINOV2_WITH_REGISTERS,
-    "bert": bert.FAMILY,
-    "t5": t5.FAMILY,
 }
 """By the ``model_type`` of config.json."""
 

@@ -79,7 +79,9 @@ class Translator:
     """A trained model with its tokenizers: lines in, lines out.
 
     Sentences are sorted by length and cut into batches of fixed shapes, so that each length bucket
-    is compiled once. ``max_source`` is the longest source in tokens that is accepted.
+    is compiled once. ``max_source`` is the longest source in tokens that is accepted. Of a model
+    with many cross-attentions ``layer`` says whose weights are looked at (None: as its config) and
+    ``head`` which of its heads (None: their mean).
     """
 
     def __init__(
@@ -90,7 +92,10 @@ class Translator:
         *,
         batch_size: int = 64,
         max_source: int = 512,
+        layer: int | None = None,
+        head: int | None = None,
     ):
+        _choose_layer(model, layer, head)
         self.credits: Literal["predicted", "input"] = getattr(model, "credits", "predicted")
         self.source_tokenizer = source_tokenizer
         self.target_tokenizer = target_tokenizer
@@ -102,7 +107,7 @@ class Translator:
             functools.partial(_search, self._graph),
             static_argnames=("max_length", "beam", "alpha"),
         )
-        self._force = jax.jit(functools.partial(_force, self._graph))
+        self._force = jax.jit(functools.partial(_force, self._graph, head))
 
     def translate(
         self,
@@ -184,6 +189,35 @@ class Translator:
                 progress(done, len(fits))
         return results
 
+    def survey(
+        self,
+        sources: Sequence[str],
+        targets: Sequence[str],
+        *,
+        progress: Progress | None = None,
+    ) -> dict[str, list[Forced | None]]:
+        """What ``force`` gives, for every head of every layer and the mean of each layer's heads:
+        "0/0", "0/1", ..., "0/mean", "1/0", ...
+        """
+        found: dict[str, list[Forced | None]] = {}
+        survey = jax.jit(functools.partial(_survey, self._graph))
+        plain, self._force = self._force, survey
+        try:
+            everything = self.force(sources, targets, progress=progress)
+        finally:
+            self._force = plain
+        shape = next((one.weights.shape for one in everything if one is not None), (0, 0, 0, 0))
+        for place in range(shape[2] * shape[3]):
+            layer, head = divmod(place, shape[3])
+            name = f"{layer}/{head if head < shape[3] - 1 else 'mean'}"
+            found[name] = [
+                None
+                if one is None
+                else dataclasses.replace(one, weights=one.weights[:, :, layer, head])
+                for one in everything
+            ]
+        return found
+
     def word_matrix(
         self,
         result: "Translation | Forced",
@@ -259,9 +293,36 @@ def _search(graph, state, source, *, max_length: int, beam: int, alpha: float):
     return beam_search(model.step, start, memory, beam=beam, alpha=alpha, **shape)
 
 
-def _force(graph, state, source, target):
+def _force(graph, head, state, source, target):
     model = nnx.merge(graph, state)
     labels = target[:, 1:]
     logits, weights = model(source, target[:, :-1], return_weights=True)
     log_probs = -label_losses(logits, labels, labels != PAD)[1]
-    return log_probs, jnp.mean(weights, axis=1)
+    return log_probs, jnp.mean(weights, axis=1) if head is None else weights[:, head]
+
+
+def _survey(graph, state, source, target):
+    """As ``_force``; the weights are ``B T S L N+1``: layers, heads and at last their mean."""
+    model = nnx.merge(graph, state)
+    labels = target[:, 1:]
+    logits, maps = model(source, target[:, :-1], capture=True)
+    log_probs = -label_losses(logits, labels, labels != PAD)[1]
+    layers = [weights for name, weights in maps.items() if name.endswith("/cross")]
+    heads = jnp.stack(layers, axis=-1)  # B N T S L
+    both = jnp.concatenate([heads, jnp.mean(heads, axis=1, keepdims=True)], axis=1)
+    return log_probs, jnp.moveaxis(both, 1, -1)
+
+
+def _choose_layer(model: Any, layer: int | None, head: int | None) -> None:
+    """Set whose weights a model returns; ValueError where there is no such layer or head."""
+    layers = getattr(model, "layers", None)
+    if layers is None:
+        if layer not in (None, 0):
+            raise ValueError(f"layer={layer}, but {type(model).__name__} has one attention, 0")
+        return
+    if layer is not None and not 0 <= layer < layers:
+        raise ValueError(f"layer={layer}; the decoder's layers are 0 .. {layers - 1}")
+    model.alignment_layer = model.alignment_layer if layer is None else layer
+    heads = model.heads
+    if head is not None and not 0 <= head < heads:
+        raise ValueError(f"head={head}; the cross-attention's heads are 0 .. {heads - 1}")

@@ -153,15 +153,27 @@ class TranslationTask(Task):
         both = self.tokenizers.source, self.tokenizers.target
         return super().fingerprint() | {"tokenizers": [one.fingerprint() for one in both]}
 
-    def translator(self, model: nnx.Module, *, batch_size: int | None = None) -> Translator:
-        """A translator with this task's tokenizers."""
-        return Translator(
-            model,
-            self.tokenizers.source,
-            self.tokenizers.target,
-            batch_size=batch_size or self.config.decoding.batch_size,
-            max_source=self.slots or 512,
-        )
+    def translator(
+        self,
+        model: nnx.Module,
+        *,
+        batch_size: int | None = None,
+        layer: int | None = None,
+        head: int | None = None,
+    ) -> Translator:
+        """A translator with this task's tokenizers; ``layer`` and ``head`` as it takes them."""
+        try:
+            return Translator(
+                model,
+                self.tokenizers.source,
+                self.tokenizers.target,
+                batch_size=batch_size or self.config.decoding.batch_size,
+                max_source=self.slots or 512,
+                layer=layer,
+                head=head,
+            )
+        except ValueError as error:
+            raise UserError(str(error)) from error
 
     def glimpse(self, model: Any) -> tuple[str, plotting.Figure] | None:
         """The first validation sentences; None where all of them are too long to be read."""

@@ -37,9 +37,16 @@ class Run:
     step: int
     which: str
 
-    def translator(self, *, batch_size: int | None = None) -> Translator:
+    def translator(
+        self,
+        *,
+        batch_size: int | None = None,
+        layer: int | None = None,
+        head: int | None = None,
+    ) -> Translator:
         """A translator with this run's model and tokenizers."""
-        return self._translation().translator(self.model, batch_size=batch_size)
+        task = self._translation()
+        return task.translator(self.model, batch_size=batch_size, layer=layer, head=head)
 
     def _translation(self) -> TranslationTask:
         if not isinstance(self.task, TranslationTask):

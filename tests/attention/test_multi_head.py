@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from attnzoo.attention.multi_head import Cache, MultiHeadAttention, Rotary
+from attnzoo.attention.cache import Cache
+from attnzoo.attention.multi_head import MultiHeadAttention, Rotary
 from attnzoo.attention.projection import RMSNorm
 from attnzoo.attention.relative_bias import ALiBi, T5RelativeBias
 from attnzoo.ops import WeightRequest, masks, score_mods

@@ -20,7 +20,11 @@ from attnzoo.models.llama import Llama
 V, D = 13, 12
 HEADS = kinds.MultiHead(num_heads=3)
 SETTINGS: dict[str, Any] = {
-    "multi_head": kinds.MultiHead(num_heads=4, num_kv_heads=2, window=3, qk_norm=True, sinks=True),
+    "multi_head": kinds.MultiHead(
+        num_heads=4, num_kv_heads=2, head_dim=4, window=3, qk_norm=True, sinks=True
+    ),
+    "gated_linear": kinds.GatedLinear(num_heads=3),
+    "retnet": kinds.RetNet(num_heads=3),
     "latent": kinds.Latent(num_heads=2, latent_dim=5, rotary_dim=2, head_dim=3),
     "positional": kinds.Positional(max_length=17),
     "factorised_positional": kinds.FactorisedPositional(max_length=17, rank=3),

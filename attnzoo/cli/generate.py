@@ -1,0 +1,207 @@
+"""`generate MODEL`: continue a prompt, or every line of standard input.
+
+MODEL is a run that was trained with task.kind=causal_lm, a folder of transformers (or a name on the
+Hugging Face hub), or a folder that `convert` wrote. Prompt and continuation are written to standard
+output; several samples of a prompt have a line `---` between them.
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from attnzoo.cli.common import compilation_cache, require_positive, run
+from attnzoo.errors import UserError
+
+BLOCK = 8  # tokens that a stream waits for
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="generate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", metavar="MODEL", help="a run, a folder, or a name on the hub")
+    parser.add_argument("--prompt", help='"": from nothing (default: lines of standard input)')
+    parser.add_argument("--max-new-tokens", type=int, default=100, help="(default: 100)")
+    parser.add_argument(
+        "--temperature", type=float, default=1.0, help="0: the most probable token (default: 1)"
+    )
+    parser.add_argument("--top-k", type=int, help="draw from the k most probable tokens")
+    parser.add_argument("--top-p", type=float, help="draw from the fewest that reach p together")
+    parser.add_argument("--min-p", type=float, help="leave out what is below p of the best one")
+    parser.add_argument(
+        "--repetition-penalty", type=float, help="above 1: what was there becomes less probable"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
+    parser.add_argument("--num-samples", type=int, default=1, help="of each prompt (default: 1)")
+    parser.add_argument("--stream", action="store_true", help="write while it is generated")
+    parser.add_argument(
+        "--cache",
+        choices=("plain", "window", "int8"),
+        default="plain",
+        help="what multi-head attention keeps: all, what its window sees, or all in int8",
+    )
+    parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 0: done; 2: something to mend."""
+    return run(lambda: _generate(parse(argv)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Writer:
+    """A model with its tokenizer.
+
+    Attributes:
+      encode: a prompt as ids, with what a text begins with; never empty.
+      decode: ids as text.
+      ends: ids that end a text.
+    """
+
+    model: Any
+    encode: Callable[[str], list[int]]
+    decode: Callable[[Sequence[int]], str]
+    ends: tuple[int, ...]
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    require_positive(arguments, "max_new_tokens", "num_samples")
+    if arguments.stream and (arguments.prompt is None or arguments.num_samples > 1):
+        raise UserError("--stream: one text at a time; wanted --prompt, and no --num-samples")
+    if arguments.prompt is None:
+        prompts = [line.rstrip("\r\n") for line in sys.stdin]
+        if not prompts:
+            return 0
+    else:
+        prompts = [arguments.prompt]
+    compilation_cache()
+    writer = load_writer(arguments.model, which=arguments.which)
+    try:
+        for text in _texts(writer, prompts, arguments):
+            print(text, end="", flush=True)
+    except ValueError as error:  # settings out of range, a prompt that is too long
+        raise UserError(str(error)) from None
+    return 0
+
+
+def _texts(writer: Writer, prompts: Sequence[str], arguments: argparse.Namespace) -> Iterator[str]:
+    """What is to be written, piece by piece."""
+    import jax
+    import numpy as np
+
+    from attnzoo.decoding.generate import generate, stream
+    from attnzoo.decoding.sampling import Sampling
+
+    rows = [writer.encode(prompt) for prompt in prompts]
+    T = max(map(len, rows))
+    # Which token pads does not matter: it is never read.
+    ids = np.asarray([[row[0]] * (T - len(row)) + row for row in rows], np.int32)
+    settings: dict[str, Any] = {
+        "max_new_tokens": arguments.max_new_tokens,
+        "valid": np.asarray([[False] * (T - len(row)) + [True] * len(row) for row in rows]),
+        "sampling": Sampling(
+            temperature=arguments.temperature or None,
+            top_k=arguments.top_k,
+            top_p=arguments.top_p,
+            min_p=arguments.min_p,
+            repetition_penalty=arguments.repetition_penalty,
+        ),
+        "eos_id": writer.ends,
+        "cache": arguments.cache,
+    }
+    key = jax.random.key(arguments.seed)
+    if arguments.stream:
+        yield prompts[0]
+        pieces = stream(writer.model, ids, key, block=BLOCK, **settings)
+        yield from _spelled(writer, (piece[0, 0].tolist() for piece in pieces))
+        yield "\n"
+        return
+    found = generate(writer.model, ids, key, samples=arguments.num_samples, **settings)
+    tokens, lengths = np.asarray(found.tokens), np.asarray(found.lengths)
+    first = True
+    for row, prompt in enumerate(prompts):
+        for sample in range(arguments.num_samples):
+            kept = tokens[row, sample, : lengths[row, sample]].tolist()
+            between = "" if first or arguments.num_samples == 1 else "---\n"
+            yield f"{between}{prompt}{writer.decode(_cut(writer, kept))}\n"
+            first = False
+
+
+def _spelled(writer: Writer, pieces: Iterator[list[int]]) -> Iterator[str]:
+    """The text that each piece adds; a character whose bytes are not all there yet waits."""
+    ids: list[int] = []
+    written = 0
+    for piece in pieces:
+        ids += piece
+        text = writer.decode(_cut(writer, ids))
+        ready = text.rstrip("\ufffd")
+        yield ready[written:]
+        written = max(written, len(ready))
+    yield writer.decode(_cut(writer, ids))[written:]
+
+
+def _cut(writer: Writer, ids: Sequence[int]) -> list[int]:
+    """The ids before the one that ends the text."""
+    end = next((i for i, token in enumerate(ids) if token in writer.ends), len(ids))
+    return list(ids[:end])
+
+
+def load_writer(name: str, *, which: str = "best") -> Writer:
+    """The model of a run, a folder, or a name on the hub.
+
+    Raises:
+      UserError: it is not there, is damaged, has no tokenizer, or does not write texts.
+    """
+    if (Path(name) / "checkpoints").is_dir():
+        return _from_run(name, which)
+    return _from_folder(name)
+
+
+def _from_run(name: str, which: str) -> Writer:
+    from attnzoo.tasks.language_modeling import CausalLMTask
+    from attnzoo.training.run import load_run
+
+    trained = load_run(name, which=which)
+    task = trained.task
+    if not isinstance(task, CausalLMTask):
+        kind = trained.config.task.kind
+        raise UserError(f"{name} is a run of task.kind={kind}; wanted causal_lm")
+    tokenizer = task.tokenizer
+    begins = [tokenizer.special("bos")] if task.settings.rows == "packed" else []
+
+    def encode(text: str) -> list[int]:
+        return begins + tokenizer.encode_ids(text) or [tokenizer.special("bos")]
+
+    return Writer(trained.model, encode, tokenizer.decode, (tokenizer.special("eos"),))
+
+
+def _from_folder(name: str) -> Writer:
+    from attnzoo import pretrained
+    from attnzoo.pretrained import files
+
+    folder = files.resolve(name)
+    tokenizer = pretrained.tokenizer(folder)
+    model = pretrained.load(folder)
+    if not hasattr(model, "decode"):
+        raise UserError(f"{name}: a {type(model).__name__} does not write texts; wanted a decoder")
+    given: dict[str, Any] = {}
+    for file in ("config.json", "generation_config.json"):
+        if (folder / file).exists():
+            read = files.read_json(folder / file)
+            given |= {key: value for key, value in read.items() if value is not None}
+    ends = given.get("eos_token_id", [])
+    ends = tuple(ends) if isinstance(ends, list) else (ends,)
+
+    def encode(text: str) -> list[int]:
+        ids = tokenizer.encode(text).ids
+        begin = given.get("bos_token_id", ends[0] if ends else None)
+        if not ids and begin is None:
+            raise UserError(f"{name}: no token begins a text; wanted a --prompt that is not empty")
+        return ids or [begin]
+
+    return Writer(model, encode, tokenizer.decode, ends)

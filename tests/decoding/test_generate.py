@@ -1,0 +1,185 @@
+"""The compiled loop beside a loop in Python over whole sequences: every attention and cache."""
+
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from attnzoo.config import attention as kinds
+from attnzoo.config import gpt2
+from attnzoo.config.llama import Llama as LlamaConfig
+from attnzoo.decoding import generate as module
+from attnzoo.decoding.generate import generate, stream
+from attnzoo.decoding.sampling import Sampling
+from attnzoo.models.gpt2 import GPT2
+from attnzoo.models.llama import Llama
+
+V, ROOM = 13, 17
+SETTINGS: dict[str, Any] = {
+    "latent": kinds.Latent(num_heads=2, latent_dim=5, rotary_dim=2, head_dim=3),
+    "positional": kinds.Positional(max_length=ROOM),
+    "factorised_positional": kinds.FactorisedPositional(max_length=ROOM, rank=3),
+    "synthesizer": kinds.Synthesizer(max_length=ROOM),
+    "gated_linear": kinds.GatedLinear(num_heads=3),
+    "retnet": kinds.RetNet(num_heads=3),
+    "multi_head": kinds.MultiHead(num_heads=3),
+}
+KINDS = {cls.kind: cls for cls in get_args(get_args(kinds.SelfAttention)[0])}
+PROMPTS = np.random.default_rng(3).integers(0, V, (3, 5)).astype(np.int32)
+LENGTHS = [5, 2, 4]
+STEPS = 6
+
+
+def make(attention: Any, *, layers: int = 2, scan: bool = False) -> GPT2:
+    sizes = {"attention": attention, "dim": 12, "hidden": 7, "layers": layers, "max_length": ROOM}
+    model = GPT2(gpt2.GPT2(**sizes, tied=False, scan=scan), V, rngs=nnx.Rngs(0))
+    state = nnx.state(model, nnx.Param)
+    keys = iter(jax.random.split(jax.random.key(7), len(jax.tree.leaves(state))))
+    moved = lambda x: x + 0.4 * jax.random.normal(next(keys), x.shape, x.dtype)  # noqa: E731
+    nnx.update(model, jax.tree.map(moved, state))
+    return model
+
+
+def by_hand(model: Any) -> list[list[int]]:
+    """Greedy tokens of each prompt alone, the whole sequence read anew at every step."""
+    graph, params = nnx.split(model)
+    # One program: what stands behind a position does not matter to it.
+    whole = jax.jit(lambda params, ids: nnx.merge(graph, params)(ids))
+    rows = []
+    for prompt, length in zip(PROMPTS, LENGTHS, strict=True):
+        ids = np.zeros((1, 5 + STEPS), np.int32)
+        ids[0, :length] = prompt[:length]
+        for at in range(length, length + STEPS):
+            ids[0, at] = int(jnp.argmax(whole(params, ids)[0, at - 1]))
+        rows.append(ids[0, length : length + STEPS].tolist())
+    return rows
+
+
+def padded(side: str) -> tuple[np.ndarray, np.ndarray]:
+    """The prompts cut to their lengths, with other tokens as padding."""
+    ids, valid = np.full((3, 5), 7, np.int32), np.zeros((3, 5), bool)
+    for row, length in enumerate(LENGTHS):
+        place = slice(0, length) if side == "right" else slice(5 - length, 5)
+        ids[row, place], valid[row, place] = PROMPTS[row, :length], True
+    return ids, valid
+
+
+@pytest.fixture(scope="module")
+def model() -> GPT2:
+    return make(SETTINGS["multi_head"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_padded_prompts_continue_as_each_alone(kind: str) -> None:
+    model = make(SETTINGS.get(kind) or KINDS[kind](), layers=1)
+    ids, valid = padded("left")
+    found = generate(model, ids, valid=valid, max_new_tokens=STEPS)
+    assert found.tokens.shape == (3, 1, STEPS)
+    assert found.tokens[:, 0].tolist() == by_hand(model)
+    assert (found.lengths == STEPS).all()
+
+
+def test_padding_on_the_right_and_scanned_layers(model: GPT2) -> None:
+    ids, valid = padded("right")
+    wanted = by_hand(model)
+    assert generate(model, ids, valid=valid, max_new_tokens=STEPS).tokens[:, 0].tolist() == wanted
+    scanned = make(SETTINGS["multi_head"], scan=True)
+    layers = nnx.to_pure_dict(nnx.state(model))
+    blocks = layers["decoder"]["blocks"].values()
+    layers["decoder"]["blocks"] = jax.tree.map(lambda *x: jnp.stack(x), *blocks)
+    nnx.update(scanned, layers)
+    found = generate(scanned, ids, valid=valid, max_new_tokens=STEPS)
+    assert found.tokens[:, 0].tolist() == wanted
+
+
+@pytest.mark.parametrize("cache", ["plain", "window", "int8"])
+def test_caches_of_a_decoder_with_a_window(cache: str) -> None:
+    heads = kinds.MultiHead(num_heads=4, num_kv_heads=2, head_dim=4, window=3)
+    config = LlamaConfig(attention=heads, dim=12, hidden=7, layers=2, max_length=ROOM)
+    model = Llama(config, V, rngs=nnx.Rngs(1))
+    ids, valid = padded("left")
+    found = generate(model, ids, valid=valid, max_new_tokens=STEPS, cache=cache)
+    assert found.tokens[:, 0].tolist() == by_hand(model)
+
+
+def test_a_row_stops_at_its_end_and_the_loop_with_the_last(model: GPT2) -> None:
+    free = generate(model, PROMPTS, max_new_tokens=STEPS).tokens[:, 0].tolist()
+    eos = free[0][2]
+    found = generate(model, PROMPTS, max_new_tokens=STEPS, eos_id=(eos, V + 1), pad_id=99)
+    for row, tokens in enumerate(free):
+        length = tokens.index(eos) + 1 if eos in tokens else STEPS
+        assert found.lengths[row, 0] == length
+        assert found.tokens[row, 0].tolist() == tokens[:length] + [99] * (STEPS - length)
+
+
+@pytest.mark.parametrize("block", [1, 2, 4])
+def test_a_stream_has_the_tokens_of_the_whole(model: GPT2, block: int) -> None:
+    wanted = generate(model, PROMPTS, max_new_tokens=STEPS).tokens
+    pieces = list(stream(model, PROMPTS, max_new_tokens=STEPS, block=block))
+    assert pieces[0].shape == (3, 1, 1)
+    np.testing.assert_array_equal(np.concatenate(pieces, axis=2), wanted)
+
+
+def test_a_stream_ends_when_all_rows_have(model: GPT2) -> None:
+    free = generate(model, PROMPTS[:1], max_new_tokens=STEPS).tokens[0, 0].tolist()
+    pieces = list(stream(model, PROMPTS[:1], max_new_tokens=STEPS, block=2, eos_id=free[0]))
+    assert [piece.tolist() for piece in pieces] == [[[free[:1]]]]
+
+
+def test_samples_are_drawn_from_one_reading_of_the_prompt(model: GPT2) -> None:
+    hot = Sampling(temperature=1.3, top_k=6)
+
+    def draw(seed: int) -> Any:
+        key = jax.random.key(seed)
+        return generate(model, PROMPTS, key, max_new_tokens=STEPS, sampling=hot, samples=4).tokens
+
+    first = draw(0)
+    assert first.shape == (3, 4, STEPS)
+    np.testing.assert_array_equal(first, draw(0))
+    assert (first != draw(1)).any()
+    assert all(len({tuple(sample) for sample in row.tolist()}) > 1 for row in first)
+    pieces = stream(
+        model, PROMPTS, jax.random.key(0), max_new_tokens=STEPS, block=3, sampling=hot, samples=4
+    )
+    np.testing.assert_array_equal(np.concatenate(list(pieces), axis=2), first)
+
+
+def test_a_repetition_penalty_counts_prompt_and_text_but_not_padding(model: GPT2) -> None:
+    strict = Sampling(repetition_penalty=1e9)
+    ids, valid = padded("left")
+    found = generate(model, ids, valid=valid, max_new_tokens=STEPS, sampling=strict)
+    for row, length in enumerate(LENGTHS):
+        seen = [*PROMPTS[row, :length].tolist()]
+        for token in found.tokens[row, 0].tolist():
+            assert token not in seen or len(set(seen)) > V - 3
+            seen.append(token)
+
+
+def test_one_program_serves_all_numbers(model: GPT2) -> None:
+    before = module._all._cache_size()
+    for heat in (0.7, 1.1):
+        settings = Sampling(temperature=heat)
+        generate(model, PROMPTS, jax.random.key(0), max_new_tokens=3, sampling=settings)
+    assert module._all._cache_size() == before + 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens=0; wanted at least 1"),
+        ({"samples": 0}, "samples=0; wanted at least 1"),
+        ({"max_new_tokens": 14}, "18 positions, but max_length=17"),
+        ({"sampling": Sampling(temperature=1.0)}, "key is None"),
+        ({"sampling": Sampling(top_k=-1)}, "top_k=-1"),
+        ({"valid": np.zeros((3, 5), bool)}, "prompt 0 is all padding"),
+        ({"cache": "window"}, "looks back at all"),
+    ],
+)
+def test_what_does_not_fit_is_refused(model: GPT2, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        generate(model, PROMPTS, **{"max_new_tokens": 2} | change)
+    with pytest.raises(ValueError, match="prompts have no tokens"):
+        generate(model, PROMPTS[:, :0], max_new_tokens=2)
