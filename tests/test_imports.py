@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "explain": BELOW_MODELS | {"models"},
     "pretrained": BELOW_MODELS | {"models"},
     "tasks": BELOW_TASKS | {"plotting"},
-    "training": BELOW_TASKS | {"tasks", "plotting"},
+    "training": BELOW_TASKS | {"tasks", "plotting", "pretrained"},
     "cli": BELOW_TASKS | {"tasks", "plotting", "training", "explain", "pretrained"},
 }
 

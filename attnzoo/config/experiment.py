@@ -42,6 +42,9 @@ class Experiment:
     """One vocabulary, trained on both sides together."""
     model: Model = Bahdanau()
     """The architecture."""
+    start_from: Path | None = None
+    """Run directory, or folder of a pretrained model, whose weights and tokenizer are taken; null:
+    fresh weights. A head that it has not starts fresh."""
     training: Training
     """How it is trained."""
     decoding: Decoding = Decoding()

@@ -8,6 +8,7 @@ from attnzoo.config.fields import DropRate, Kind, Positive, config
 from attnzoo.config.gates import SE, Gate, NoGate
 from attnzoo.config.gpt2 import GPT2
 from attnzoo.config.llama import Llama
+from attnzoo.config.t5 import T5
 from attnzoo.config.transformer import Transformer
 from attnzoo.config.vit import ViT
 
@@ -114,5 +115,5 @@ class ResNet:
             raise ValueError(f"depth={self.depth} is not 6 n + 2: 8, 14, 20, 32, 44, 56, 110")
 
 
-Model = Annotated[Bahdanau | Luong | Transformer | GPT2 | Llama | Bert | ViT | ResNet, Kind]
+Model = Annotated[Bahdanau | Luong | Transformer | T5 | GPT2 | Llama | Bert | ViT | ResNet, Kind]
 """The architectures that a config can name."""

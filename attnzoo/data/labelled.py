@@ -9,7 +9,7 @@ from typing import Any, final
 
 import numpy as np
 import xxhash
-from jaxtyping import Int32, Int64
+from jaxtyping import Bool, Int32, Int64
 
 from attnzoo.data.batching import Batch
 from attnzoo.data.corpus import Report, Splits, add_strings
@@ -73,7 +73,7 @@ class LabelledPlan:
         self.batch_size = batch_size
         self.pad_id = tokenizer.pad_id
         self.cut = 0
-        self._rows: list[Int32[np.ndarray, " tokens"]] = []
+        self._rows: list[np.ndarray] = []
         # Where the second text begins.
         self._borders = np.zeros(len(corpus), np.int64)
         for i, text in enumerate(corpus.first):
@@ -138,11 +138,11 @@ class LabelledPlan:
 
 
 def pad_rows(
-    data: Sequence[Int32[np.ndarray, " tokens"]],
+    data: Sequence[np.ndarray],
     rows: Int64[np.ndarray, " B"],
     length: int,
     fill: int,
-) -> tuple[Int32[np.ndarray, "B T"], np.ndarray]:
+) -> tuple[Int32[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
     """The chosen rows padded to `length`, and which cells are not padding; -1 is an empty row."""
     padded = np.full((len(rows), length), fill, np.int32)
     valid = np.zeros((len(rows), length), np.bool_)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ USUAL_NAMES = {
 }
 SENTINEL = re.compile(r"<extra_id_(\d+)>")
 UNKNOWN = "[UNK]"
+# Private characters from here on stand for letters within a word while WordPiece is trained.
+WITHIN = 0xF0000
 
 
 def train_byte_bpe(
@@ -67,31 +70,52 @@ def train_wordpiece(
     sentinels: int,
     lowercase: bool,
 ) -> dict[str, Any]:
-    """A tokenizer.json as BERT's (Devlin et al. 2019); the same ids from every training."""
-    if vocab_size < len(specials) + sentinels + 2:
-        raise ValueError(
-            f"vocab_size={vocab_size}, wanted at least {len(specials) + sentinels + 2}"
-        )
-    tokenizer = Tokenizer(models.WordPiece(unk_token=UNKNOWN))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=lowercase)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
+    """A tokenizer.json as BERT's (Devlin et al. 2019); the same from every training on a text.
+
+    Pieces are learnt by merging, as the package's own trainer does. That one numbers the letters
+    within words in the order of a hash table, and its ties with them: two trainings differ. Here
+    such letters are letters of their own, which plain BPE then treats alike every time.
+    """
     names = [f"[{name.upper()}]" for name in specials]
-    room = vocab_size - sentinels
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=room,
-        special_tokens=names,
-        limit_alphabet=max(1, (room - len(names)) // 4),
-        continuing_subword_prefix="##",
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer=trainer)
-    trained = json.loads(tokenizer.to_str())
-    # The trainer numbers its tokens in the order of a hash table; ids mean nothing to WordPiece.
-    learned = sorted(set(trained["model"]["vocab"]) - set(names))
-    if not learned:
+    room = vocab_size - sentinels - len(names)
+    if room < 2:
+        raise ValueError(f"vocab_size={vocab_size}, wanted at least {vocab_size - room + 2}")
+    normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=lowercase)
+    splitter = pre_tokenizers.BertPreTokenizer()
+    words: Counter[str] = Counter()
+    for text in texts:
+        words.update(w for w, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
+    letters: Counter[str] = Counter()
+    for word, count in words.items():
+        for letter in word:
+            letters[letter] += count
+    frequent = sorted((c for c in letters if ord(c) < WITHIN), key=lambda c: (-letters[c], c))
+    # At most half of the vocabulary goes to letters, which may begin a word or stand within one.
+    within = {c: chr(WITHIN + i) for i, c in enumerate(frequent[: max(1, room // 4)])}
+    lines = [
+        " ".join([word[0] + "".join(within[c] for c in word[1:])] * count)
+        for word, count in sorted(words.items())
+        if within.keys() >= set(word)
+    ]
+    if not lines:
         raise ValueError("the text has no word to train on")
-    trained["model"]["vocab"] = {token: i for i, token in enumerate([*names, *learned])}
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    bpe.train_from_iterator(lines, trainers.BpeTrainer(vocab_size=room, show_progress=False))
+    learned = bpe.get_vocab()
+    back = {inner: letter for letter, inner in within.items()}
+    vocabulary = list(names)
+    for token in sorted(learned, key=learned.__getitem__):
+        plain = "".join(back.get(c, c) for c in token)
+        vocabulary.append(f"##{plain}" if token[0] in back else plain)
+    numbered = {token: i for i, token in enumerate(vocabulary)}
+    tokenizer = Tokenizer(models.WordPiece(numbered, unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = splitter
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.add_special_tokens(names)
+    trained = json.loads(tokenizer.to_str())
+    trained["model"]["vocab"] = numbered  # in the order of the ids
     return _with_sentinels(trained, sentinels)
 
 

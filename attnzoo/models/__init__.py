@@ -5,6 +5,7 @@ from attnzoo.models.gpt2 import GPT2
 from attnzoo.models.llama import Llama
 from attnzoo.models.resnet import ResidualNetwork
 from attnzoo.models.rnn_seq2seq import BahdanauSeq2Seq, LuongSeq2Seq
+from attnzoo.models.t5 import T5
 from attnzoo.models.transformer import Transformer
 from attnzoo.models.vit import ViT
 
@@ -12,6 +13,7 @@ TRANSLATORS = {
     "bahdanau": BahdanauSeq2Seq,
     "luong": LuongSeq2Seq,
     "transformer": Transformer,
+    "t5": T5,
 }
 """Sequence to sequence: ``TRANSLATORS[config.kind](config, source_vocab, target_vocab, rngs=)``."""
 
@@ -37,6 +39,7 @@ __all__ = [
     "DECODERS",
     "ENCODERS",
     "GPT2",
+    "T5",
     "TRANSLATORS",
     "BahdanauSeq2Seq",
     "Bert",

@@ -38,12 +38,20 @@ class T5(nnx.Module):
     N(0, 1), all other matrices at N(0, 1 / inputs), W_q at a factor 1/sqrt(H) less.
     """
 
-    def __init__(self, config: T5Config, vocab: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self, config: T5Config, vocab: int, target_vocab: int | None = None, *, rngs: nnx.Rngs
+    ):
+        if target_vocab not in (None, vocab):
+            raise ValueError(
+                f"T5 has one vocabulary, the source has {vocab} tokens and the target "
+                f"{target_vocab}: set shared_vocabulary=true"
+            )
         self.config, dim = config, config.dim
         normal = jax.nn.initializers.normal
         self.tokens = Embedding(vocab, dim, init=normal(1.0), rngs=rngs)
-        own = functools.partial(Embedding, init=normal(dim**-0.5))
-        self.output = None if config.tied else own(vocab, dim, rngs=rngs)
+        untied = not config.tied
+        init = normal(dim**-0.5)
+        self.output = Embedding(vocab, dim, init=init, rngs=rngs) if untied else None
         past, layers = config.decoder_attention or config.attention, config.decoder_layers
         self.encoder_bias = _bias(config, config.attention, True, rngs)
         self.decoder_bias = _bias(config, past, False, rngs)
@@ -57,6 +65,8 @@ class T5(nnx.Module):
         self.decoder_norm = RMSNorm(dim, eps=config.norm_eps, rngs=rngs)
         layer = config.alignment_layer
         self.alignment_layer = max(layers - 2, 0) if layer is None else layer
+        self.layers = layers
+        self.heads = getattr(config.cross_attention, "num_heads", 1)
         self.credits = "input"
 
     def encode(

@@ -1,6 +1,7 @@
 """Pure functions on arrays: no parameters, no flax."""
 
 from attnzoo.ops import linear, masks, score_mods
+from attnzoo.ops.autotune import autotune
 from attnzoo.ops.block_mask import BlockMask
 from attnzoo.ops.dot_product import dot_product_attention, explain_choice
 from attnzoo.ops.flex import flex_attention
@@ -23,6 +24,7 @@ __all__ = [
     "WeightReport",
     "WeightRequest",
     "attention_weights",
+    "autotune",
     "delta_net",
     "delta_rule",
     "dot_product_attention",

@@ -156,12 +156,12 @@ class BlockMask(Mask):
         return mask
 
 
-def chosen_block(T: int, S: int) -> tuple[int, int]:
-    """Queries and keys of a tile: near 128 x 128, and with as little as possible past the end."""
-    return _near(T), _near(S)
+def chosen_block(T: int, S: int, wanted: tuple[int, int] = (128, 128)) -> tuple[int, int]:
+    """Queries and keys of a tile: near ``wanted``, and with as little as possible past the end."""
+    return _near(T, wanted[0]), _near(S, wanted[1])
 
 
-def _near(length: int, wanted: int = 128) -> int:
+def _near(length: int, wanted: int) -> int:
     tiles = max(-(-length // wanted), 1)
     return -(-length // (16 * tiles)) * 16 if length > 16 else length
 

@@ -1,6 +1,7 @@
 """Which implementation computes an attention, and why not another."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from attnzoo.ops.kernels import blockwise, reference, through_jax
+from attnzoo.ops.kernels import blockwise, on_device, reference, through_jax
 from attnzoo.ops.logits import Scoring
 from attnzoo.ops.weights import WeightRequest, report
 
@@ -105,8 +106,14 @@ IMPLEMENTATIONS = {
     "blockwise": Implementation(blockwise.attend, _refuses_nothing),
     "xla": Implementation(through_jax.xla, _refuses_xla),
     "cudnn": Implementation(through_jax.cudnn, _refuses_cudnn),
+    "triton": Implementation(
+        on_device.triton, functools.partial(on_device.refused, on_device.TRITON)
+    ),
+    "mosaic_tpu": Implementation(
+        on_device.mosaic_tpu, functools.partial(on_device.refused, on_device.MOSAIC_TPU)
+    ),
 }
-NOT_BUILT = ("triton", "mosaic_gpu", "mosaic_tpu")
+NOT_BUILT = ("mosaic_gpu",)
 
 
 def choose(call: Call, implementation: str | None = None) -> Choice:

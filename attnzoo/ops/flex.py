@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from attnzoo.ops.block_mask import BlockMask
 from attnzoo.ops.dot_product import dot_product_attention
@@ -23,6 +23,9 @@ def flex_attention(
     implementation: str | None = None,
     return_weights: bool | WeightRequest = False,
     return_lse: bool = False,
+    sinks: Float[Array, " N"] | None = None,
+    dropout_rate: float = 0.0,
+    dropout_key: Key[Array, ""] | None = None,
 ) -> Any:
     """softmax(score_mod(scale q k^T, b, n, i, j) + mask) v  (Dong et al. 2024, arXiv 2412.05496).
 
@@ -36,7 +39,8 @@ def flex_attention(
     and full tiles known: make it once where the mask serves many calls. Without it that is done in
     every call (once a compilation under jit, unless the mask is traced).
 
-    Results, other arguments and errors are those of ``dot_product_attention``.
+    Results, other arguments (``sinks``, ``dropout_rate`` and ``dropout_key`` among them) and errors
+    are those of ``dot_product_attention``.
     """
     for name, function in (("score_mod", score_mod), ("mask_mod", mask_mod)):
         if function is not None and not callable(function):
@@ -62,4 +66,7 @@ def flex_attention(
         implementation=implementation,
         return_weights=return_weights,
         return_lse=return_lse,
+        sinks=sinks,
+        dropout_rate=dropout_rate,
+        dropout_key=dropout_key,
     )

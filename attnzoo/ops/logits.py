@@ -41,23 +41,35 @@ class Scoring:
 
         NaN and inf in q and k are replaced by 0: who sees them is for the caller to say.
         """
-        B, T, N, H = q.shape
+        B, _, N, H = q.shape
         S, K = k.shape[1:3]
         group = N // K
-        chosen_rows, chosen_heads = rows is not None, heads is not None
-        rows = jnp.arange(T, dtype=jnp.int32) if rows is None else rows
-        heads = jnp.arange(N, dtype=jnp.int32) if heads is None else heads
         dtype = compute_dtype(q, k)
-        if chosen_rows:
+        if rows is not None:
             q = q[:, rows]
-        if chosen_heads:
+        if heads is not None:
             q, k = q[:, :, heads], k[:, :, heads // group]
             K, group = heads.shape[0], 1
         # After the choice: a copy of what is looked at, not of everything.
         q, k = finite_or_zero(q).astype(dtype), finite_or_zero(k).astype(dtype)
-        grouped = q.reshape(B, rows.shape[0], K, group, H)
-        logits = jnp.einsum("btkgh,bskh->bkgts", grouped, k).reshape(B, K * group, rows.shape[0], S)
-        logits = logits * (
+        grouped = q.reshape(B, -1, K, group, H)
+        products = jnp.einsum("btkgh,bskh->bkgts", grouped, k)
+        return self.of_products(products.reshape(B, K * group, q.shape[1], S), H, rows, heads)
+
+    def of_products(
+        self,
+        products: Float[Array, "B M R S"],
+        H: int,
+        rows: Int[Array, " R"] | None = None,
+        heads: Int[Array, " M"] | None = None,
+    ) -> tuple[Float[Array, "B M R S"], Bool[Array, "#B #M #R #S"] | None]:
+        """As :meth:`logits`, from q . k of head size ``H``, which another has computed."""
+        B, M, R, S = products.shape
+        dtype = products.dtype
+        chosen_rows, chosen_heads = rows is not None, heads is not None
+        rows = jnp.arange(R, dtype=jnp.int32) if rows is None else rows
+        heads = jnp.arange(M, dtype=jnp.int32) if heads is None else heads
+        logits = products * (
             1 / math.sqrt(H) if self.scale is None else jnp.asarray(self.scale, dtype)
         )
 
@@ -70,7 +82,7 @@ class Scoring:
 
         if self.bias is not None:
             logits = logits + choose(self.bias).astype(dtype)
-        indices, shape = _indices(B, heads, rows, S), (B, heads.shape[0], rows.shape[0], S)
+        indices, shape = _indices(B, heads, rows, S), (B, M, R, S)
         if self.score_mod is not None:
             logits = dense(self.score_mod(logits, *indices), shape).astype(dtype)
             logits = jnp.broadcast_to(logits, shape)

@@ -10,12 +10,15 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from attnzoo.config.data import FileTokenizer
 from attnzoo.config.experiment import Experiment
 from attnzoo.data.corpus import Splits
 from attnzoo.data.masking import MaskedPlan, SpanPlan
 from attnzoo.data.packing import PackPlan
 from attnzoo.data.text import StreamPlan, TextCorpus, TokenizedText, load_text
 from attnzoo.data.text_tokenizers import TextTokenizer, build_tokenizer, load_tokenizer
+from attnzoo.decoding.generate import generate
+from attnzoo.decoding.sampling import Sampling
 from attnzoo.errors import UserError
 from attnzoo.models import DECODERS, ENCODERS, TRANSLATORS
 from attnzoo.tasks.losses import Sums, mean_loss
@@ -33,6 +36,7 @@ class TextTask(Task):
         super().__init__(config)
         self.tokenizer = tokenizer
         self.counts: dict[str, int] = {}
+        self.opening = tokenizer.special("bos")
 
     @classmethod
     def open(cls, config: Experiment, directory: Path) -> "TextTask":
@@ -57,6 +61,8 @@ class TextTask(Task):
             for part in ("train", "validation", "test")
             if len(getattr(splits, part))
         }
+        if len(parts["validation"].ids) and config.task.kind == "causal_lm":
+            task.opening = int(parts["validation"].ids[0])
         task.counts = {part: len(text.ids) for part, text in parts.items()}
         task.train = task.plan(parts["train"], shuffle=True)
         task.validation = task.plan(parts["validation"], shuffle=False)
@@ -84,11 +90,18 @@ class TextTask(Task):
 def kept_tokenizer(
     config: Experiment, directory: Path, texts: Any, *, resume: bool
 ) -> TextTokenizer:
-    """The tokenizer of a run: read where the run goes on, else made and written."""
-    path = directory / TOKENIZER
+    """The tokenizer of a run: read where the run goes on, that of the weights it starts from, or
+    made; and written.
+    """
+    path, start = directory / TOKENIZER, config.start_from
     if resume and path.exists():
         return load_tokenizer(path)
-    tokenizer = build_tokenizer(config.tokenizer, texts)
+    if start is None:
+        tokenizer = build_tokenizer(config.tokenizer, texts)
+    elif (start / "checkpoints").is_dir():
+        tokenizer = load_tokenizer(start / TOKENIZER)
+    else:
+        tokenizer = build_tokenizer(FileTokenizer(path=start), texts)
     tokenizer.save(path)
     return tokenizer
 
@@ -141,12 +154,12 @@ class CausalLMTask(TextTask):
         )
 
     def glimpse(self, model: Any) -> str | None:
-        """What the model writes, sampled."""
-        from attnzoo.decoding.generate import generate
-
-        prompt = np.asarray([[self.tokenizer.special("bos")]], np.int32)
-        found = generate(model, prompt, max_new_tokens=100, temperature=0.8, seed=0)
-        return self.tokenizer.decode(np.asarray(found.tokens[0, 0]))
+        """What the model writes after the first token of the validation text, sampled."""
+        prompt = jnp.int32([[self.opening]])
+        room = min(200, getattr(self.config.model, "max_length", 200) - 1)
+        sampling = Sampling(temperature=0.8)
+        written = generate(model, prompt, jax.random.key(0), max_new_tokens=room, sampling=sampling)
+        return self.tokenizer.decode(np.asarray(written.tokens[0, 0]))
 
 
 class MaskedLMTask(TextTask):

@@ -34,6 +34,7 @@ from attnzoo.training.logging import RunLog
 from attnzoo.training.optimizer import build_optimizer
 from attnzoo.training.run_directory import RunDirectory, write_durably
 from attnzoo.training.signals import EXIT_STOPPED, StopSignal
+from attnzoo.training.start import start_from
 
 State = dict[str, Any]  # params, rest, optimizer, step, perhaps ema: pure dicts, tuples of arrays
 
@@ -199,6 +200,9 @@ class _Training:
             settings, total_steps=self.total, steps_per_epoch=per_epoch
         )
         params = nnx.to_pure_dict(params)
+        if config.start_from is not None and not resume:
+            params, notes = start_from(config.start_from, params)
+            self.task.notes += notes
         self.state: State = {
             "params": params,
             "rest": nnx.to_pure_dict(rest),

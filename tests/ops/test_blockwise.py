@@ -24,18 +24,20 @@ def arrays(B, T, S, H, Hv, seed=0):
     return [draw(shape, seed + i) for i, shape in enumerate(shapes)]
 
 
-def oracle(q, k, v, d_out, d_lse, *, mask=True, bias=0.0, scale=None, softcap=None, sinks=None):
+def oracle(
+    q, k, v, d_out, d_lse, *, mask=True, bias=0.0, scale=None, softcap=None, sinks=None, keep=1.0
+):
     """Output, lse and gradients from the closed formulas, with the whole matrix, head by head.
 
     ``scores`` is the gradient of the logits after soft cap, of which that of anything added to
-    them is a sum.
+    them is a sum. ``keep`` is 0 for a weight that dropout drops and 1 / (1 - rate) for another.
     """
     (B, T, N, H), S = q.shape, k.shape[1]
     scale = H**-0.5 if scale is None else scale
     out, lse = np.zeros((B, T, N, v.shape[3])), np.zeros((B, N, T))
     dq, dk, dv = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
     d_scores, d_scale, d_sinks = np.zeros((B, N, T, S)), 0.0, np.zeros(N)
-    mask, bias = np.broadcast_to(mask, (B, N, T, S)), np.broadcast_to(bias, (B, N, T, S))
+    mask, bias, keep = (np.broadcast_to(x, (B, N, T, S)) for x in (mask, bias, keep))
     for b, n in np.ndindex(B, N):
         g = n * k.shape[2] // N
         raw = q[b, :, n] @ k[b, :, g].T
@@ -46,18 +48,19 @@ def oracle(q, k, v, d_out, d_lse, *, mask=True, bias=0.0, scale=None, softcap=No
         sink = np.zeros(T) if sinks is None else np.exp(sinks[n] - highest)
         total = terms.sum(1) + sink
         p = terms / np.where(total == 0, 1, total)[:, None]
-        out[b, :, n] = p @ v[b, :, g]
+        out[b, :, n] = (p * keep[b, n]) @ v[b, :, g]
         with np.errstate(divide="ignore"):
             lse[b, n] = np.where(total == 0, -np.inf, highest + np.log(total))
         inner = np.sum(d_out[b, :, n] * out[b, :, n], axis=1)
-        ds = p * (d_out[b, :, n] @ v[b, :, g].T - inner[:, None] + d_lse[b, n][:, None])
+        dp = d_out[b, :, n] @ v[b, :, g].T * keep[b, n]
+        ds = p * (dp - inner[:, None] + d_lse[b, n][:, None])
         d_sinks[n] += np.sum(sink / np.where(total == 0, 1, total) * (d_lse[b, n] - inner))
         d_scores[b, n] = ds
         ds = ds if softcap is None else ds * (1 - (capped / softcap) ** 2)
         d_scale += np.sum(ds * raw)
         dq[b, :, n] = scale * ds @ k[b, :, g]
         dk[b, :, g] += scale * ds.T @ q[b, :, n]
-        dv[b, :, g] += p.T @ d_out[b, :, n]
+        dv[b, :, g] += (p * keep[b, n]).T @ d_out[b, :, n]
     return {
         "out": out,
         "lse": lse,

@@ -22,9 +22,14 @@ from attnzoo.ops.block_mask import BlockMask, chosen_block
 from attnzoo.ops.dropout import kept, seed_of
 from attnzoo.ops.guards import finite_or_zero, has_non_finite, poison
 from attnzoo.ops.index_functions import along, dense
+from attnzoo.ops.kernels import few_queries
+from attnzoo.ops.kernels.tiles import device_kind, tiles_for
 from attnzoo.ops.logits import Scoring
 from attnzoo.ops.masks import Broadcast, MaskFunction, dense_mask
 from attnzoo.ops.softmax import compute_dtype
+
+FEW_QUERIES = 8
+"""Up to so many, the weights are no larger than the keys, and only keys and values are cut."""
 
 
 class Captured(NamedTuple):
@@ -93,9 +98,13 @@ def attend(
     if 0 in (B, T, S):
         out, lse = jnp.zeros((B, T, N, Hv), dtype), jnp.full((B, N, T), -jnp.inf, dtype)
         return with_sinks(out, lse, settings.sinks, q.dtype)
+    if T <= FEW_QUERIES:
+        return few_queries.attend(q, k, v, settings, dropout_rate, dropout_key)
 
-    mask = _block_mask(settings, (B, N, T, S))
-    block = chosen_block(T, S) if mask is None else mask.block_size
+    tiles = tiles_for("blockwise", device_kind(), q.dtype, H, T, S)
+    chosen = chosen_block(T, S, (tiles.queries, tiles.keys))
+    mask = _block_mask(settings, (B, N, T, S), chosen)
+    block = chosen if mask is None else mask.block_size
     bt, bs = block
     R, C = -(-T // bt), -(-S // bs)
     modify, floats, modify_fixed = trace_modify(settings, block, dtype)
@@ -160,7 +169,9 @@ def with_sinks(out: Array, lse: Array, sinks: Array | None, dtype: Any) -> tuple
     return out.astype(dtype), lse
 
 
-def _block_mask(settings: Scoring, shape: tuple[int, int, int, int]) -> BlockMask | None:
+def _block_mask(
+    settings: Scoring, shape: tuple[int, int, int, int], block: tuple[int, int]
+) -> BlockMask | None:
     """The mask of the settings in tiles; also where only the ends of T or S have to be hidden."""
     mask: MaskFunction | None = settings.mask_mod
     if settings.mask is not None:
@@ -169,7 +180,7 @@ def _block_mask(settings: Scoring, shape: tuple[int, int, int, int]) -> BlockMas
     if isinstance(mask, BlockMask):
         return mask
     T, S = shape[2:]
-    bt, bs = block = chosen_block(T, S)
+    bt, bs = block
     if isinstance(settings.mask_mod, BlockMask):
         block = settings.mask_mod.block_size
     elif mask is None and T % bt == 0 and S % bs == 0:

@@ -1,0 +1,213 @@
+"""Attention of few queries to many keys, as in decoding with a cache: keys are split into chunks.
+
+The weights are small, the keys and values are everything: each chunk of them is read once, in the
+layout it has, and only where a query may see something of it. So an empty part of a cache, or what
+lies outside of a window, costs nothing. Whole rows of weights in between make the softmax that of
+the reference, forward and backward; partial results are sums, and there is no log-sum-exp to
+combine them by.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key
+
+from attnzoo.ops.dropout import kept, seed_of
+from attnzoo.ops.guards import finite_or_zero, has_non_finite, poison, sees
+from attnzoo.ops.index_functions import index_grid
+from attnzoo.ops.logits import Scoring, of_query_heads
+from attnzoo.ops.masks import dense_mask
+from attnzoo.ops.softmax import compute_dtype
+
+CHUNK = 1 << 21
+"""Bytes of a chunk of keys: with its values and a copy of both it stays in the cache."""
+
+
+def attend(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K Hv"],
+    settings: Scoring,
+    dropout_rate: float = 0.0,
+    dropout_key: Key[Array, ""] | None = None,
+) -> tuple[Float[Array, "B T N Hv"], Float[Array, "B N T"]]:
+    """Output and log-sum-exp; ``N x T x S`` weights are in memory."""
+    (B, T, N, H), (S, K, Hv) = q.shape, v.shape[1:]
+    dtype = compute_dtype(q, k)
+    size = chunk_size(S, K * max(H, Hv) * dtype.itemsize)
+    keys, values = _chunked(k, size), _chunked(v, size)
+    wanted = _chunks_in_sight(settings, (B, N, T, S), size)
+    rows = jnp.moveaxis(finite_or_zero(q).astype(dtype).reshape(B, T, K, N // K, H), 1, 3)
+    rows = rows.reshape(B, K, -1, H)
+
+    logits, bad_keys = _products(rows, keys, wanted)
+    logits, visible = settings.of_products(logits[..., :S].reshape(B, N, T, S), H)
+    weights, lse = settings.normalise(logits, visible)
+    if dropout_key is not None:
+        keep = kept(seed_of(dropout_key), dropout_rate, *index_grid(B, N, T, S))
+        weights = jnp.where(keep, weights / (1 - dropout_rate), jnp.zeros_like(weights))
+    room = ((0, 0), (0, 0), (0, 0), (0, -S % size))
+    weights = jnp.pad(weights.reshape(B, K, -1, S), room)
+    out, bad_values = _read(weights, values, wanted)
+    out = jnp.moveaxis(out.reshape(B, N, T, Hv), 1, 2)
+
+    def marked(keys: Bool[Array, "B S K"]) -> Bool[Array, "B N T"]:
+        return jnp.broadcast_to(sees(of_query_heads(keys[:, :S], N), visible), (B, N, T))
+
+    bad_rows = jnp.moveaxis(has_non_finite(q), 1, 2) & marked(jnp.ones_like(bad_keys))
+    bad_rows = bad_rows | marked(bad_keys)
+    lse = poison(lse, bad_rows)
+    bad_rows = bad_rows | marked(bad_values)
+    return poison(out, jnp.moveaxis(bad_rows, 1, 2)[..., None]).astype(q.dtype), lse
+
+
+def chunk_size(S: int, row: int) -> int:
+    """Keys of a chunk, of ``row`` bytes each: a divisor of S if there is one of about that size."""
+    fewest = -(-S // min(max(CHUNK // row, 16), S))
+    # Other lengths have to be padded, which copies all keys.
+    divisors = [S // count for count in range(fewest, 4 * fewest + 1) if S % count == 0]
+    return divisors[0] if divisors else -(-S // fewest)
+
+
+def _chunks_in_sight(
+    settings: Scoring, shape: tuple[int, int, int, int], size: int
+) -> Bool[Array, " chunks"]:
+    """Whether some query may see something of each chunk."""
+    B, _, _, S = shape
+    visible = settings.mask
+    if settings.mask_mod is not None:
+        by_index = dense_mask(settings.mask_mod, *index_grid(*shape), shape=shape)
+        visible = by_index if visible is None else visible & by_index
+    seen = jnp.ones((B, S), bool)
+    if visible is not None:
+        seen = seen & jnp.any(visible, axis=(1, 2))
+    return jnp.any(_chunked(seen, size), axis=1)
+
+
+def _chunked(x: Any, size: int) -> Any:
+    """``B S ...`` as ``chunks size ...``, which moves nothing unless S has to be padded."""
+    _, S, *rest = x.shape
+    if S % size:
+        x = jnp.pad(x, ((0, 0), (0, -S % size), *((0, 0) for _ in rest)))
+    return x.reshape(-1, size, *rest)
+
+
+def _over(wanted: Bool[Array, " chunks"], visit: Callable[..., Any], *rows: Array) -> Any:
+    """``visit`` of each chunk's number and rows where it is wanted, and zeros for another."""
+    count = jnp.arange(wanted.shape[0], dtype=jnp.int32)
+    given = (count, *rows)
+    one = [jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in given]
+    shapes = jax.eval_shape(visit, *one)
+
+    def nothing(*_: Any) -> Any:
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    def either(inputs: Any) -> Any:
+        return jax.lax.cond(inputs[0], visit, nothing, *inputs[1:])
+
+    # One after the other where they share a cache; an accelerator wants all of them at once.
+    if jax.default_backend() == "cpu":
+        return jax.lax.map(either, (wanted, *given))
+    return jax.vmap(either)((wanted, *given))
+
+
+def _split(x: Float[Array, "B K R L"], size: int) -> Float[Array, "chunks K R s"]:
+    B, K, R, _ = x.shape
+    return jnp.moveaxis(x.reshape(B, K, R, -1, size), 3, 1).reshape(-1, K, R, size)
+
+
+def _joined(x: Float[Array, "chunks K R s"], B: int) -> Float[Array, "B K R L"]:
+    _, K, R, size = x.shape
+    return jnp.moveaxis(x.reshape(B, -1, K, R, size), 1, 3).reshape(B, K, R, -1)
+
+
+# Two products that are each other's gradient. They have rules of their own, because differentiating
+# a loop over slices of the keys would add an array as large as all keys in every step.
+
+
+@jax.custom_vjp
+def _products(
+    q: Float[Array, "B K R H"], keys: Float[Array, "chunks s K H"], wanted: Bool[Array, " chunks"]
+) -> tuple[Float[Array, "B K R L"], Bool[Array, "B L K"]]:
+    """Products with finite keys, 0 with another; and which those are."""
+    B = q.shape[0]
+    per_row = keys.shape[0] // B
+
+    def visit(i: Array) -> tuple[Array, Array]:
+        def product(chunk: Array) -> Array:
+            # The larger one on the left: XLA:CPU would transpose it entry by entry on the right.
+            product = jnp.einsum("skh,krh->ksr", chunk.astype(q.dtype), q[i // per_row])
+            return jnp.swapaxes(product, 1, 2)
+
+        return _guarded(product, lambda: keys[i])
+
+    products, bad = _over(wanted, visit)
+    return _joined(products, B), bad.reshape(B, -1, bad.shape[2])
+
+
+@jax.custom_vjp
+def _read(
+    weights: Float[Array, "B K R L"],
+    values: Float[Array, "chunks s K H"],
+    wanted: Bool[Array, " chunks"],
+) -> tuple[Float[Array, "B K R H"], Bool[Array, "B L K"]]:
+    """Sums of finite values; which are not finite."""
+    B = weights.shape[0]
+
+    def visit(i: Array, weights: Array) -> tuple[Array, Array]:
+        def product(chunk: Array) -> Array:
+            return jnp.einsum("krs,skh->krh", weights, chunk.astype(weights.dtype))
+
+        return _guarded(product, lambda: values[i])
+
+    parts, bad = _over(wanted, visit, _split(weights, values.shape[1]))
+    out = jnp.sum(parts.reshape(B, -1, *parts.shape[1:]), axis=1)
+    return out, bad.reshape(B, -1, bad.shape[2])
+
+
+def _guarded(product: Callable[[Array], Array], chunk: Callable[[], Array]) -> tuple[Array, Array]:
+    """A product in which nothing is finite that has met NaN or inf: then, and only then, a second
+    one without them, of a chunk that is read again.
+    """
+    first = product(chunk())
+
+    def careful() -> tuple[Array, Array]:
+        again = chunk()
+        return product(finite_or_zero(again)), has_non_finite(again)
+
+    nobody = jnp.zeros(jax.eval_shape(chunk).shape[:2], bool)
+    return jax.lax.cond(jnp.all(jnp.isfinite(first)), lambda: (first, nobody), careful)
+
+
+def _outer(
+    d: Float[Array, "B K R L"],
+    x: Float[Array, "B K R H"],
+    like: Float[Array, "chunks s K H"],
+    wanted: Bool[Array, " chunks"],
+) -> Float[Array, "chunks s K H"]:
+    """The gradient of keys or values that ``x`` met; 0 where they are not finite."""
+    per_row = like.shape[0] // x.shape[0]
+
+    def visit(i: Array, d: Array) -> Array:
+        gradient = jnp.einsum("krs,krh->skh", d, x[i // per_row]).astype(like.dtype)
+        return jnp.where(jnp.isfinite(like[i]), gradient, jnp.zeros_like(gradient))
+
+    return _over(wanted, visit, _split(d, like.shape[1]))
+
+
+def _products_backward(saved: Any, cotangents: Any) -> Any:
+    q, keys, wanted = saved
+    d, _ = cotangents
+    return _read(d, keys, wanted)[0], _outer(d, q, keys, wanted), None
+
+
+def _read_backward(saved: Any, cotangents: Any) -> Any:
+    weights, values, wanted = saved
+    d, _ = cotangents
+    return _products(d, values, wanted)[0], _outer(weights, d, values, wanted), None
+
+
+_products.defvjp(lambda *given: (_products(*given), given), _products_backward)
+_read.defvjp(lambda *given: (_read(*given), given), _read_backward)

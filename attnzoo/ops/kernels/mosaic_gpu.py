@@ -1,0 +1,339 @@
+"""Attention for Hopper GPUs: the kernels of ``mosaic_gpu_kernels`` under this package's contract.
+
+Around them, in XLA: padding to whole blocks, the lists of tiles, delta = rowsum(dO O) - dLSE, the
+sums of captured arrays' gradients, and the rules for what is not finite. Dao et al. 2022 (arXiv
+2205.14135) have the algorithm, Shah et al. 2024 (arXiv 2407.08608) the division of labour.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Key
+
+from attnzoo.ops.block_mask import BlockMask
+from attnzoo.ops.guards import finite_or_zero, has_non_finite, poison
+from attnzoo.ops.index_functions import along
+from attnzoo.ops.kernels import blockwise, traced
+from attnzoo.ops.kernels.traced import HEAD, KEYS, QUERIES
+from attnzoo.ops.logits import Scoring
+from attnzoo.ops.masks import Broadcast, Mask, MaskFunction
+
+BLOCK = 128
+"""Queries and keys of a tile of the mask."""
+WIDTHS = (64, 128, 256)
+"""Head sizes that the kernels have; others are padded with zeros to the next one."""
+OLDEST = (0, 11)
+"""The first jax whose Mosaic GPU these kernels are written for."""
+
+
+def refuses(call: Any) -> str | None:
+    """Why a call cannot be taken here and now: the argument, what came, what was wanted."""
+    if jax.__version_info__[:2] < OLDEST or not _has_backend():
+        return f"implementation: jax {jax.__version__}; its Mosaic GPU wants 0.11 and Python 3.12"
+    if jax.default_backend() != "gpu":
+        return f"implementation: a Hopper GPU is wanted, the default is {jax.default_backend()}"
+    capability = getattr(jax.devices()[0], "compute_capability", "unknown")
+    if capability != "9.0":
+        return f"implementation: a GPU of compute capability {capability}; wanted 9.0 (Hopper)"
+    return refuses_anywhere(call)
+
+
+def refuses_anywhere(call: Any) -> str | None:
+    """Why no device would help."""
+    dtypes = {name: getattr(call, name).dtype for name in "qkv"}
+    for name, dtype in dtypes.items():
+        if dtype not in (jnp.bfloat16, jnp.float16):
+            return f"{name}: {dtype}; wanted bfloat16 or float16 (float32: 'triton', 'blockwise')"
+        if dtype != dtypes["q"]:
+            return f"{name}: {dtype}; wanted {dtypes['q']} as in q"
+    for name, width in (("q", call.q.shape[3]), ("v", call.v.shape[3])):
+        if width > WIDTHS[-1]:
+            return f"{name}: head size {width}; wanted at most {WIDTHS[-1]}"
+    if call.dropout_key is not None:
+        return "dropout_rate: the kernel has none ('blockwise' has)"
+    shape = (call.q.shape[0], call.q.shape[2], call.q.shape[1], call.k.shape[1])
+    try:
+        with_operands(call.settings, shape)
+    except NotImplementedError as error:
+        return str(error)
+    return None
+
+
+def _has_backend() -> bool:
+    return importlib.util.find_spec("jax.experimental.pallas.mosaic_gpu") is not None
+
+
+def attend(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K Hv"],
+    settings: Scoring,
+    dropout_rate: float = 0.0,
+    dropout_key: Key[Array, ""] | None = None,
+    *,
+    tuning: Any = None,
+    staged: bool = False,
+) -> tuple[Float[Array, "B T N Hv"], Float[Array, "B N T"]]:
+    """Output and log-sum-exp; gradients for q, k, v, and for arrays read by b, n or q alone.
+
+    ``tuning`` replaces the kernels' tile sizes; ``staged`` is how the interpreter can run them.
+    """
+    from attnzoo.ops.kernels import mosaic_gpu_kernels as kernels
+
+    if dropout_key is not None:
+        raise NotImplementedError("dropout_rate: the kernel has none ('blockwise' has)")
+    B, T, N, H = q.shape
+    S, K, Hv = v.shape[1:]
+    if 0 in (B, T, S):
+        return blockwise.attend(q, k, v, settings)
+    shape = (B, N, T, S)
+    modify, visible, mask, operands = with_operands(settings, shape)
+    rows, columns = (-(-length // BLOCK) * BLOCK for length in (T, S))
+    lists: tuple[Any, Any] = ((), ())
+    has_full, has_partial = True, False
+    if mask is not None:
+        full, partial = mask.tiles() if not mask.is_concrete else _known_tiles(mask)
+        has_full, has_partial = (not mask.is_concrete or bool(np.any(x)) for x in (full, partial))
+        turned = (x.swapaxes(2, 3) for x in (full, partial))
+        lists = (in_order(full, partial), in_order(*turned))
+    scale = settings.scale
+    if scale is None:
+        scale = 1 / math.sqrt(H)
+    width, value_width = (next(x for x in WIDTHS if x >= size) for size in (H, Hv))
+    plan = kernels.Plan(
+        shape=(B, N, K, rows, columns),
+        scale=1.0 if isinstance(scale, jax.Array) else float(scale),
+        modify=modify,
+        visible=visible,
+        has_full=has_full,
+        has_partial=has_partial,
+        tuning=kernels.tuned(width, value_width, staged) if tuning is None else tuning,
+        staged=staged,
+    )
+    padded = [
+        _padded(finite_or_zero(x), length, size)
+        for x, length, size in ((q, rows, width), (k, columns, width), (v, columns, value_width))
+    ]
+    modifiers, masks = (
+        _whole(function, arrays, rows, columns)
+        for function, arrays in zip((modify, visible), operands)
+    )
+    out, lse = _attend(plan, *padded, lists, modifiers, masks)
+    out, lse = blockwise.with_sinks(out[:, :T, :, :Hv], lse[:, :, :T], settings.sinks, out.dtype)
+    bad_weights, bad_rows = _not_finite(q, k, v, mask)
+    return poison(out, jnp.moveaxis(bad_rows, 1, 2)[..., None]), poison(lse, bad_weights)
+
+
+def with_operands(settings: Scoring, shape: tuple[int, int, int, int]) -> Any:
+    """(modifier, mask, block mask, operands of both): each None where there is none.
+
+    Raises NotImplementedError, naming the argument, for what a tile of this kernel cannot have.
+    """
+    from attnzoo.ops.kernels import mosaic_gpu_kernels as kernels
+
+    tile = (kernels.ROWS, BLOCK)
+    modify, modifiers = traced.trace_modify(_with_scale(settings), shape, tile, jnp.float32)
+    mask = _block_mask(settings, shape)
+    visible, masks = None, ()
+    if mask is not None:
+        S = shape[3]
+
+        def inside(b: Array, n: Array, q: Array, k: Array) -> Array:
+            seen = mask.mask_mod(b, n, q, k)
+            return seen & (k < S) if S % BLOCK else seen
+
+        visible, masks = traced.trace_mask(inside, shape, tile)
+    for function in (modify, visible):
+        refused = None if function is None else kernels.cannot_lower(function)
+        if refused is not None:
+            raise NotImplementedError(f"{refused} ('triton' and 'blockwise' can)")
+    return modify, visible, mask, (modifiers, masks)
+
+
+def _with_scale(settings: Scoring) -> Scoring:
+    """A scale that is an array becomes part of the modifier, as any captured array."""
+    if not isinstance(settings.scale, jax.Array):
+        return settings
+
+    def modify(score: Array, b: Array, n: Array, q: Array, k: Array) -> Array:
+        score = score * settings.scale
+        if settings.softcap is not None:
+            score = settings.softcap * jnp.tanh(score / settings.softcap)
+        if settings.bias is not None:
+            at = (along(index, size) for index, size in zip((b, n, q, k), settings.bias.shape))
+            score = score + settings.bias[tuple(at)].astype(score.dtype)
+        return score if settings.score_mod is None else settings.score_mod(score, b, n, q, k)
+
+    return dataclasses.replace(settings, score_mod=modify, softcap=None, bias=None)
+
+
+def _block_mask(settings: Scoring, shape: tuple[int, int, int, int]) -> BlockMask | None:
+    """The mask in this kernel's tiles; also where only the last keys' padding is to be hidden."""
+    mask: MaskFunction | None = settings.mask_mod
+    if isinstance(mask, BlockMask):
+        if mask.block_size == (BLOCK, BLOCK) and settings.mask is None:
+            return mask
+        mask = mask.mask_mod
+    if settings.mask is not None:
+        array: Mask = Broadcast(settings.mask)
+        mask = array if mask is None else array & mask
+    if mask is None and shape[3] % BLOCK == 0:
+        return None
+    mask = mask or blockwise.everything
+    return BlockMask.from_mask(mask, *shape, block_size=(BLOCK, BLOCK))
+
+
+def _known_tiles(mask: BlockMask) -> tuple[Any, Any]:
+    with jax.ensure_compile_time_eval():
+        full, partial = mask.tiles()
+        return np.asarray(full), np.asarray(partial)
+
+
+def in_order(full: Any, partial: Any) -> tuple[Array, Array, Array]:
+    """For each row of tiles: how many are full, how many are not empty, and their columns."""
+    xp = np if isinstance(full, np.ndarray) else jnp
+    rank = xp.where(full, 0, xp.where(partial, 1, 2))
+    columns = xp.argsort(rank, axis=-1, stable=True)
+    counts = (xp.sum(full, axis=-1), xp.sum(full | partial, axis=-1))
+    if xp is np:
+        columns = columns[..., : max(int(counts[1].max()), 1)]
+    full_count, count, columns = (jnp.asarray(x, jnp.int32) for x in (*counts, columns))
+    return full_count, count, columns
+
+
+def _padded(x: Float[Array, "B L N H"], length: int, width: int) -> Float[Array, "B _ N _"]:
+    room = ((0, 0), (0, length - x.shape[1]), (0, 0), (0, width - x.shape[3]))
+    return jnp.pad(x, room) if any(after for _, after in room) else x
+
+
+def _whole(
+    function: traced.Traced | None, arrays: Sequence[Array], rows: int, columns: int
+) -> tuple[Array, ...]:
+    """Operands that a tile past the end can read, in types that a kernel can load."""
+    arrays = list(arrays)
+    for read in () if function is None else function.reads:
+        x = arrays[read.operand]
+        wanted = {QUERIES: rows, KEYS: columns, HEAD: 0}
+        room = [(0, max(wanted[a] - size, 0)) for a, size in zip(read.axes, x.shape)]
+        arrays[read.operand] = jnp.pad(x, room) if any(after for _, after in room) else x
+    return tuple(x.astype(jnp.int32) if x.dtype == jnp.int8 else x for x in arrays)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """Which floating reads of the modifier get a gradient."""
+
+    places: tuple[int, ...]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(
+    plan: Any, q: Array, k: Array, v: Array, lists: Any, modifiers: Any, masks: Any
+) -> tuple[Array, Array]:
+    from attnzoo.ops.kernels import mosaic_gpu_kernels as kernels
+
+    out, lse = kernels.forward(plan, q, k, v, lists[0], (modifiers, masks))
+    return out, lse * math.log(2)
+
+
+def _attend_forward(plan: Any, *primals: Any) -> Any:
+    from attnzoo.ops.kernels import mosaic_gpu_kernels as kernels
+
+    perturbed = [x.perturbed for x in primals[4]]
+    q, k, v, lists, modifiers, masks = jax.tree.map(
+        lambda x: x.value, primals, is_leaf=lambda x: hasattr(x, "perturbed")
+    )
+    reads = () if plan.modify is None else plan.modify.reads
+    wanted = [i for i, x in enumerate(reads) if x.is_floating and perturbed[x.operand]]
+    for place in wanted:
+        if KEYS in reads[place].axes:
+            raise NotImplementedError(
+                f"{plan.modify.name}: implementation='mosaic_gpu' has no gradient for an array "
+                "that is read by key; 'blockwise' has, and jax.lax.stop_gradient says it is not "
+                "wanted"
+            )
+    out, lse = kernels.forward(plan, q, k, v, lists[0], (modifiers, masks))
+    saved = (q, k, v, lists, modifiers, masks, out, lse, Wanted(tuple(wanted)))
+    return (out, lse * math.log(2)), saved
+
+
+def _attend_backward(plan: Any, saved: Any, cotangents: Any) -> Any:
+    from attnzoo.ops.kernels import mosaic_gpu_kernels as kernels
+
+    q, k, v, (lists, turned), modifiers, masks, out, lse, wanted = saved
+    d_out, d_lse = (
+        jnp.zeros(x.shape, x.dtype) if isinstance(x, jax.custom_derivatives.SymbolicZero) else x
+        for x in cotangents
+    )
+    empty = jnp.isneginf(lse)
+    # Rows without keys: exp2(s - inf) = 0, and nothing comes back.
+    lse = jnp.where(empty, jnp.inf, lse)
+    products = d_out.astype(jnp.float32) * out.astype(jnp.float32)
+    delta = jnp.moveaxis(jnp.sum(products, axis=-1), 2, 1) - jnp.where(empty, 0.0, d_lse)
+    arrays = (q, k, v, d_out, lse, delta)
+    operands = (modifiers, masks)
+    dq, *sums = kernels.query_gradient(plan, *arrays, lists, operands, wanted.places)
+    dk, dv = kernels.key_value_gradients(plan, *arrays, turned, operands)
+    d_modifiers = None
+    if wanted.places:
+        d_modifiers = _of_operands(plan, modifiers, dict(zip(wanted.places, sums)))
+    return dq, dk, dv, None, d_modifiers, None
+
+
+def _of_operands(plan: Any, operands: Sequence[Array], sums: dict[int, Array]) -> Any:
+    """Gradients of operands from the rows' sums of those of the reads."""
+    B, N, _, T, _ = plan.shape
+    partials = []
+    for place, read in enumerate(plan.modify.reads):
+        if not read.is_floating:
+            continue
+        kept = [size for a, size in zip(read.axes, operands[read.operand].shape) if a != HEAD]
+        if place not in sums:
+            partials.append(jnp.zeros((B, N, *kept), jnp.float32))
+        elif kept:  # zeros where the operand is longer than the queries
+            partials.append(jnp.pad(sums[place], ((0, 0), (0, 0), (0, kept[0] - T))))
+        else:
+            partials.append(jnp.sum(sums[place], axis=-1))
+    return traced.add_up(plan.modify, operands, partials, B, N)
+
+
+_attend.defvjp(_attend_forward, _attend_backward, symbolic_zeros=True)
+
+
+def _not_finite(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K Hv"],
+    mask: BlockMask | None,
+) -> tuple[Bool[Array, "B N T"], Bool[Array, "B N T"]]:
+    """The rows whose weights are NaN, and those whose output is. Costs nothing if all is finite."""
+    B, T, N, _ = q.shape
+    S, K = k.shape[1:3]
+    block = (BLOCK, BLOCK)
+    visible, arrays, lists, has_partial = None, (), None, False
+    if mask is not None:
+        visible, arrays = blockwise.trace_mask(mask.mask_mod, block, lambda q, k: (q < T) & (k < S))
+        lists = (mask.full_count, mask.full_columns, mask.partial_count, mask.partial_columns)
+        has_full, has_partial = (not mask.is_concrete or bool(np.any(lists[i])) for i in (0, 2))
+        lists = tuple(jnp.asarray(x) for x in lists)
+    else:
+        has_full = True
+    shape = (B, N, K, -(-T // BLOCK), -(-S // BLOCK))
+    plan = blockwise.Plan(shape, block, None, visible, has_full, has_partial, 0.0)
+    fixed = blockwise.Fixed((), arrays, lists, None)
+    bad_q, bad_k, bad_v = (has_non_finite(x) for x in (q, k, v))
+    bad_keys, bad_values, anything = jax.lax.cond(
+        jnp.any(bad_q) | jnp.any(bad_k) | jnp.any(bad_v),
+        lambda: blockwise.rows_that_see(plan, fixed, bad_k, bad_v)[..., :T],
+        lambda: jnp.zeros((3, B, N, T), bool),
+    )
+    bad_weights = bad_keys | (jnp.moveaxis(bad_q, 1, 2) & anything)
+    return bad_weights, bad_weights | bad_values

@@ -1,0 +1,822 @@
+"""The kernels of ``mosaic_gpu``: forward, the gradient of q, and the gradients of k and v.
+
+Each block has three warpgroups. One fetches tiles (TMA) into a ring of slots in shared memory; two
+multiply (wgmma) and do the softmax between the products. Slots are handed over by barriers:
+``ready`` when a copy has landed, ``free`` when both consumers have read it. Nothing is added up
+across blocks, so that repeats are equal bit by bit.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+from jaxtyping import Array, Float, Int, Shaped
+
+from attnzoo.ops.kernels.traced import HEAD, KEYS, QUERIES, Node, OfHead, Read, Traced
+
+LOG2E = math.log2(math.e)
+ROWS = 64
+"""Rows of a wgmma: what one warpgroup multiplies at a time."""
+BLOCK = 128
+"""Queries and keys of a tile of the mask: the rows of two warpgroups."""
+WIDE = 128
+"""The widest head of which one warpgroup holds the gradients of both k and v in registers."""
+PRODUCER_REGISTERS, CONSUMER_REGISTERS = 40, 232
+"""(40 + 2 x 232) x 128 threads are just within the 65,536 registers of a multiprocessor."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """Keys (or queries) of one step, and slots of the ring, of each kernel."""
+
+    keys: int = 128
+    slots: int = 2
+    dq_keys: int = 64
+    dq_slots: int = 2
+    dkv_queries: int = 64
+    dkv_slots: int = 2
+
+
+def tuned(width: int, value_width: int, staged: bool) -> Tuning:
+    """Tile sizes by head size: as large as shared memory and registers allow."""
+    if max(width, value_width) > WIDE:
+        return Tuning(64, 2, 32, 2, 64 if not staged else 32, 1 if staged else 2)
+    return Tuning()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """What is known before the first number is computed."""
+
+    shape: tuple[int, int, int, int, int]
+    """B, N, K, and the lengths T and S in whole blocks."""
+    scale: float
+    """Factor on q . k."""
+    modify: Traced | None
+    visible: Traced | None
+    has_full: bool
+    has_partial: bool
+    tuning: Tuning
+    staged: bool
+    """Weights reach the second product through shared memory, and each product starts from zero:
+    what the interpreter can run. Else both stay in registers."""
+
+
+class Tiles:
+    """The tiles of one row (or column) of blocks, full ones first, and the steps they take."""
+
+    def __init__(self, plan: Plan, refs: Sequence[Any], at: Sequence[Any], end: int, size: int):
+        self.per_tile = BLOCK // size
+        self.size = size
+        if not refs:
+            self.full, self.count, self._where = end // BLOCK, end // BLOCK, lambda tile: tile
+            return
+        full, count, where = refs
+        b, n, r = (jnp.int32(0) if x == 1 else i for x, i in zip((*full.shape[:2], 2), at))
+        self.full, self.count = full[b, n, r], count[b, n, r]
+        self._where = lambda tile: where[b, n, r, tile]
+
+    @property
+    def steps(self) -> Any:
+        return self.count * self.per_tile
+
+    def start(self, step: Any) -> Any:
+        """The first position of a step."""
+        if self.per_tile == 1:
+            return self._where(step) * BLOCK
+        tile = lax.div(step, jnp.int32(self.per_tile))
+        return self._where(tile) * BLOCK + lax.rem(step, jnp.int32(self.per_tile)) * self.size
+
+    def over(self, plan: Plan, visit: Callable[..., Any], carry: Any) -> Any:
+        """``carry = visit(step, is_partial, carry)`` for each step."""
+        full = self.full * self.per_tile
+        if plan.has_full:
+            carry = lax.fori_loop(0, full, lambda i, carry: visit(i, False, carry), carry)
+        if plan.has_partial:
+            first = full if plan.has_full else 0
+            carry = lax.fori_loop(first, self.steps, lambda i, x: visit(i, True, x), carry)
+        return carry
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """One tile of logits as a kernel holds it: its shape, place, and which axis is the queries'."""
+
+    shape: tuple[int, int]
+    first: tuple[Any, Any]
+    """The first query and the first key."""
+    b: Any
+    n: Any
+    query_axis: int = 0
+
+    def axis(self, kind: str) -> int:
+        return self.query_axis if kind == QUERIES else 1 - self.query_axis
+
+    def positions(self, kind: str) -> Int[Array, "_"]:
+        axis = self.axis(kind)
+        places = plgpu.broadcasted_iota(jnp.int32, (self.shape[axis],), 0, layout=layout_of(axis))
+        return places + self.first[kind == KEYS]
+
+    def lift(self, x: Any, has: frozenset[str], wanted: frozenset[str]) -> Any:
+        """Spread a number or a vector over the axes it does not have."""
+        if has == wanted:
+            return x
+        if len(wanted) == 1:
+            (kind,) = wanted
+            size = self.shape[self.axis(kind)]
+            return lax.broadcast_in_dim(x, (size,), [])
+        return lax.broadcast_in_dim(x, self.shape, [self.axis(kind) for kind in has])
+
+
+Value = tuple[Any, frozenset[str]]
+"""A number, vector or tile, and the axes of the tile that it has."""
+NUMBER: frozenset[str] = frozenset()
+TILE = frozenset((QUERIES, KEYS))
+
+ELEMENTWISE = frozenset(
+    "add sub mul div rem max min neg abs sign exp exp2 log log2 tanh logistic sqrt rsqrt round erf "
+    "integer_pow square pow select_n clamp lt le gt ge eq ne and or not xor convert_element_type "
+    "stop_gradient copy sin cos floor ceil".split()
+)
+SHAPES = frozenset("broadcast_in_dim reshape squeeze expand_dims".split())
+
+
+def cannot_lower(traced: Traced) -> str | None:
+    """Why a tile of the function has no place in this kernel, if so."""
+    for read in traced.reads:
+        if any(axis not in (HEAD, QUERIES, KEYS) for axis in read.axes):
+            return f"{traced.name}: it gathers from an array by both q and k, or by neither alone"
+    seen: set[Node] = set()
+    todo = [traced.output]
+    while todo:
+        node = todo.pop()
+        if node in seen or node in traced.at or node.equation is None:
+            continue
+        seen.add(node)
+        if node.primitive not in ELEMENTWISE | SHAPES:
+            return f"{traced.name}: it uses {node.primitive}, which no tile can"
+        if _axes(node, traced) is None:
+            return f"{traced.name}: it makes an array of shape {node.shape} in a tile"
+        todo += node.inputs
+    return None
+
+
+def _axes(node: Node, traced: Traced) -> frozenset[str] | None:
+    """Along which axes of the tile a value varies."""
+    shape = tuple(node.shape)
+    if len(shape) == 2 and shape != (1, 1):
+        sizes = zip(shape, traced.shape, (QUERIES, KEYS))
+        if all(size in (1, whole) for size, whole, _ in sizes):
+            return frozenset(x for size, x in zip(shape, (QUERIES, KEYS)) if size > 1)
+    return NUMBER if math.prod(shape) == 1 else None
+
+
+def evaluate(
+    traced: Traced,
+    frame: Frame,
+    operands: Sequence[Any],
+    score: Any,
+    reads: dict[int, Value] | None = None,
+) -> Any:
+    """A traced function on one tile; ``reads`` are used where known, and get what is loaded."""
+    reads = {} if reads is None else reads
+    known: dict[Node, Value] = {}
+
+    def at(index: Any) -> Any:
+        if isinstance(index, OfHead):
+            return _entry(operands[index.operand], frame)
+        return jnp.int32(index) if isinstance(index, int) else value(index)[0]
+
+    def value(node: Node) -> Value:
+        if node not in known:
+            known[node] = compute(node)
+        return known[node]
+
+    def compute(node: Node) -> Value:
+        if node in traced.at:
+            place = traced.at[node]
+            if place not in reads:
+                read = traced.reads[place]
+                got = _load(read, operands[read.operand], frame, at)
+                got = got != 0 if read.dtype == bool else got
+                reads[place] = got, frozenset(x for x in read.axes if x != HEAD)
+            return reads[place]
+        if node.equation is None:
+            if node.leaf in ("q", "k"):
+                kind = QUERIES if node.leaf == "q" else KEYS
+                return frame.positions(kind), frozenset([kind])
+            if isinstance(node.leaf, str):
+                number = {"score": score, "b": frame.b, "n": frame.n}[node.leaf]
+                return number, TILE if node.leaf == "score" else NUMBER
+            return np.asarray(node.leaf, node.dtype).reshape(-1)[0], NUMBER
+        values = [value(x) for x in node.inputs]
+        if node.primitive in SHAPES:
+            return values[0]
+        axes = frozenset().union(*(has for _, has in values))
+        return _apply(node, [frame.lift(x, has, axes) for x, has in values]), axes
+
+    return frame.lift(*value(traced.output), TILE)
+
+
+def _apply(node: Node, args: list[Any]) -> Any:
+    if node.primitive == "tanh":  # the hardware's own is right to 11 bits
+        e = jnp.exp2(jnp.clip(args[0], -10, 10) * (2 * LOG2E))
+        return 1 - 2 / (e + 1)
+    primitive = node.equation.primitive
+    return primitive.bind(*args, **primitive.get_bind_params(node.equation.params))
+
+
+def _entry(ref: Any, frame: Frame) -> Any:
+    """Entry [b, n] of an operand."""
+    return ref[tuple(jnp.int32(0) if x == 1 else i for x, i in zip(ref.shape, (frame.b, frame.n)))]
+
+
+def _load(read: Read, ref: Any, frame: Frame, at: Callable[[Any], Any]) -> Any:
+    """What a function reads of an operand in one tile, from global memory."""
+    where, kinds = [], []
+    for axis, index in zip(read.axes, read.indices):
+        if axis == HEAD:
+            where.append(at(index))
+        else:
+            where.append(pl.ds(frame.first[axis == KEYS], frame.shape[frame.axis(axis)]))
+            kinds.append(axis)
+    if not kinds:
+        return ref[tuple(where)]
+    layout = layout_of(frame.axis(kinds[0])) if len(kinds) == 1 else layout_of()
+    return plgpu.load(ref.at[tuple(where)], layout=layout, optimized=False)
+
+
+def layout_of(axis: int | None = None) -> Any:
+    """The registers of a product, or of a vector along its rows (0) or columns (1)."""
+    return plgpu.Layout.WGMMA if axis is None else plgpu.Layout.WGMMA.reduce(1 - axis)
+
+
+def constant(shape: tuple[int, ...], value: float, axis: int | None = None) -> Array:
+    return plgpu.layout_cast(jnp.full(shape, value, jnp.float32), layout_of(axis))
+
+
+def spread(x: Float[Array, "_"], shape: tuple[int, int], axis: int) -> Float[Array, "_ _"]:
+    """A vector along rows (0) or columns (1), over a matrix."""
+    return lax.broadcast_in_dim(x, shape, [axis])
+
+
+def matrices(*shape: int, dtype: Any) -> Any:
+    """Shared memory for matrices that wgmma reads, swizzled over 128 bytes where rows have them."""
+    minor = min(shape[-1], 64)
+    transforms = (plgpu.TilingTransform((8, minor)), plgpu.SwizzleTransform(2 * minor))
+    return plgpu.SMEM(shape, dtype, transforms=transforms)
+
+
+def product(a: Any, b: Any, shape: tuple[int, int]) -> Float[Array, "_ _"]:
+    def compute(total: Any) -> Array:
+        plgpu.wgmma(total, a, b)
+        return total[...]
+
+    return pl.run_scoped(compute, plgpu.ACC(shape, jnp.float32))
+
+
+def add_product(total: Float[Array, "_ _"], a: Array, b: Any, stage: Any) -> Float[Array, "_ _"]:
+    """Total + a b, of which a is in registers; ``stage`` is memory for it, if it has to be there."""
+    if stage is None:
+        return pl.run_state(lambda acc: plgpu.wgmma(acc, a, b))(plgpu.ACC.init(total))
+    stage[...] = a
+    plgpu.commit_smem()
+    return total + product(stage, b, total.shape)
+
+
+def copy(source: Any, target: Any, barrier: Any) -> None:
+    plgpu.copy_gmem_to_smem(source, target, barrier)
+
+
+def slot_of(step: Any, slots: int) -> Any:
+    return lax.rem(step, jnp.int32(slots))
+
+
+def drain(steps: Any, slots: int, *barriers: Any) -> None:
+    """Wait until the last slots are free: no barrier is left half-way."""
+
+    def wait(step: Any, _: None) -> None:
+        for barrier in barriers:
+            plgpu.barrier_wait(barrier.at[slot_of(step, slots)])
+
+    lax.fori_loop(jnp.maximum(steps - slots, 0), steps, wait, None)
+
+
+def modified(
+    plan: Plan, frame: Frame, operands: Sequence[Any], scores: Array, is_partial: bool
+) -> Array:
+    """Logits to the base 2, -inf where hidden."""
+    modifiers, masks = operands
+    logits = scores * plan.scale
+    if plan.modify is not None:
+        logits = evaluate(plan.modify, frame, modifiers, logits)
+    return hidden(plan, frame, masks, logits * LOG2E, is_partial)
+
+
+def hidden(plan: Plan, frame: Frame, masks: Any, logits: Array, is_partial: bool) -> Array:
+    if not is_partial or plan.visible is None:
+        return logits
+    return jnp.where(evaluate(plan.visible, frame, masks, None), logits, -jnp.inf)
+
+
+def call(
+    kernel: Callable[..., None],
+    arrays: Sequence[Any],
+    groups: Sequence[Sequence[Array]],
+    out: Sequence[jax.ShapeDtypeStruct],
+    grid: tuple[int, int, int],
+    scratch: Any,
+) -> Any:
+    """Run ``kernel(arrays, groups, outputs, scratch)`` on refs over a grid of b, n, r."""
+    sizes = [len(group) for group in groups]
+
+    def on_refs(*refs: Any) -> None:
+        inputs, rest = refs[: len(arrays)], list(refs[len(arrays) :])
+        parts = [[rest.pop(0) for _ in range(size)] for size in sizes]
+        kernel(inputs, parts, rest[: len(out)], rest[len(out)])
+
+    return plgpu.kernel(
+        on_refs,
+        out_type=tuple(out),
+        grid=grid,
+        grid_names=("b", "n", "r"),
+        num_threads=3,
+        thread_name="wg",
+        scratch_types=(scratch,),
+        compiler_params=plgpu.CompilerParams(approx_math=True),
+    )(*arrays, *(x for group in groups for x in group))
+
+
+def forward(
+    plan: Plan,
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K Hv"],
+    lists: Sequence[Int[Array, "..."]],
+    operands: Sequence[Sequence[Shaped[Array, "..."]]],
+) -> tuple[Float[Array, "B T N Hv"], Float[Array, "B N T"]]:
+    """Output, and log-sum-exp to the base 2."""
+    B, N, K, T, S = plan.shape
+    H, Hv, dtype = q.shape[3], v.shape[3], q.dtype
+    bk, slots = plan.tuning.keys, plan.tuning.slots
+    # exp2(c s - max(c s)) is one multiply-add if the largest logit is c times the largest score.
+    folds = plan.modify is None and plan.scale > 0
+
+    def kernel(arrays: Any, groups: Any, outputs: Any, scratch: Any) -> None:
+        (q_ref, k_ref, v_ref), (list_refs, *operand_refs) = arrays, groups
+        out_ref, lse_ref = outputs
+        q_mem, k_mem, v_mem, out_mem, lse_mem, stage, barriers = scratch
+        q_ready, k_ready, v_ready, k_free, v_free, turn = barriers
+        b, n, wg = lax.axis_index("b"), lax.axis_index("n"), lax.axis_index("wg")
+        # The last rows have most keys under a causal mask: they start first.
+        r = T // BLOCK - 1 - lax.axis_index("r")
+        tiles = Tiles(plan, list_refs, (b, n, r), S, bk)
+
+        @pl.when(wg == 2)
+        def _produce() -> None:
+            plgpu.set_max_registers(PRODUCER_REGISTERS, action="decrease")
+            kv = lax.div(n, jnp.int32(N // K))
+
+            def fetch(step: Any, _: None) -> None:
+                slot = slot_of(step, slots)
+                at = (b, pl.ds(tiles.start(step), bk), kv)
+                for ref, mem, ready, free in (
+                    (k_ref, k_mem, k_ready, k_free),
+                    (v_ref, v_mem, v_ready, v_free),
+                ):
+                    pl.when(step >= slots)(lambda free=free: plgpu.barrier_wait(free.at[slot]))
+                    copy(ref.at[at], mem.at[slot], ready.at[slot])
+
+            lax.fori_loop(0, tiles.steps, fetch, None)
+            drain(tiles.steps, slots, k_free, v_free)
+
+        @pl.when(wg < 2)
+        def _consume() -> None:
+            plgpu.set_max_registers(CONSUMER_REGISTERS, action="increase")
+            first = r * BLOCK + wg * ROWS
+            rows = pl.ds(first, ROWS)
+            copy(q_ref.at[b, rows, n], q_mem.at[wg], q_ready.at[wg])
+            plgpu.barrier_wait(q_ready.at[wg])
+
+            def meet() -> None:
+                plgpu.barrier_arrive(turn)
+                plgpu.barrier_wait(turn)
+
+            def visit(step: Any, is_partial: bool, carry: Any) -> Any:
+                out, maximum, total = carry
+                slot = slot_of(step, slots)
+                frame = Frame((ROWS, bk), (first, tiles.start(step)), b, n)
+
+                def scores(acc: Any) -> Array:
+                    plgpu.wgmma(acc, q_mem.at[wg], k_mem.at[slot].transpose((1, 0)))
+                    meet()
+                    return acc[...]
+
+                plgpu.barrier_wait(k_ready.at[slot])
+                s = pl.run_scoped(scores, plgpu.ACC(frame.shape, jnp.float32))
+                plgpu.barrier_arrive(k_free.at[slot])
+                factor = plan.scale * LOG2E if folds else 1.0
+                if folds:
+                    s = hidden(plan, frame, operand_refs[1], s, is_partial)
+                else:
+                    s = modified(plan, frame, operand_refs, s, is_partial)
+                larger = jnp.maximum(maximum, s.max(axis=1) * factor)
+                finite = larger
+                if is_partial or plan.modify is not None:
+                    finite = jnp.where(larger == -jnp.inf, 0.0, larger)
+                weights = jnp.exp2(s * factor - spread(finite, s.shape, 0))
+                shrink = jnp.exp2(maximum - finite)
+                total = total * shrink + weights.sum(axis=1)
+                out = out * spread(shrink, out.shape, 0)
+                weights = weights.astype(dtype)
+                # While one warpgroup is in its softmax, the other one has the tensor cores.
+                out, total, larger, weights = lax.optimization_barrier(
+                    (out, total, larger, weights)
+                )
+                plgpu.barrier_arrive(turn)
+                plgpu.barrier_wait(v_ready.at[slot])
+                plgpu.barrier_wait(turn)
+                out = add_product(out, weights, v_mem.at[slot], stage and stage.at[wg])
+                plgpu.barrier_arrive(v_free.at[slot])
+                return out, larger, total
+
+            pl.when(wg == 1)(meet)
+            nothing = (constant((ROWS,), -jnp.inf, 0), constant((ROWS,), 0, 0))
+            out, maximum, total = tiles.over(plan, visit, (constant((ROWS, Hv), 0), *nothing))
+            pl.when(wg == 0)(meet)
+            empty = total == 0
+            inverse = jnp.where(empty, 0.0, 1 / jnp.where(empty, 1.0, total))
+            out_mem.at[wg][...] = (out * spread(inverse, out.shape, 0)).astype(dtype)
+            lse = maximum + jnp.log2(jnp.where(empty, 1.0, total))
+            lse_mem.at[wg][...] = jnp.where(empty, -jnp.inf, lse)
+            plgpu.commit_smem()
+            plgpu.copy_smem_to_gmem(out_mem.at[wg], out_ref.at[b, rows, n])
+            plgpu.copy_smem_to_gmem(lse_mem.at[wg], lse_ref.at[b, n, rows])
+            plgpu.wait_smem_to_gmem(0)
+
+    scratch = (
+        matrices(2, ROWS, H, dtype=dtype),
+        matrices(slots, bk, H, dtype=dtype),
+        matrices(slots, bk, Hv, dtype=dtype),
+        matrices(2, ROWS, Hv, dtype=dtype),
+        plgpu.SMEM((2, ROWS), jnp.float32),
+        matrices(2, ROWS, bk, dtype=dtype) if plan.staged else None,
+        (
+            plgpu.Barrier(num_barriers=2),
+            plgpu.Barrier(num_barriers=slots),
+            plgpu.Barrier(num_barriers=slots),
+            plgpu.Barrier(num_arrivals=2, num_barriers=slots),
+            plgpu.Barrier(num_arrivals=2, num_barriers=slots),
+            plgpu.Barrier(num_arrivals=2),
+        ),
+    )
+    out = (
+        jax.ShapeDtypeStruct((B, T, N, Hv), dtype),
+        jax.ShapeDtypeStruct((B, N, T), jnp.float32),
+    )
+    return call(kernel, (q, k, v), (lists, *operands), out, (B, N, T // BLOCK), scratch)
+
+
+def softmax_gradient(
+    plan: Plan,
+    frame: Frame,
+    operands: Sequence[Any],
+    scores: Float[Array, "_ _"],
+    lse: Float[Array, "_"],
+    is_partial: bool,
+    wanted: Sequence[int] = (),
+) -> tuple[Array, Callable[[Array, Array], tuple[Array, list[Array]]]]:
+    """Weights of a tile, and a function of their gradient and delta.
+
+    It gives the gradients of the scaled scores and, over the whole tile, of the ``wanted`` reads.
+    """
+    axis = frame.query_axis
+    logits = scores * plan.scale
+
+    def pull(d_logits: Array) -> tuple[Array, list[Array]]:
+        return d_logits, []
+
+    if plan.modify is not None:
+        modify, reads = plan.modify, {}
+        evaluate(modify, frame, operands[0], logits, reads)
+
+        # Over the whole tile, so that no sum of a gradient is left to a product's registers.
+        values = [frame.lift(*reads[place], TILE) for place in wanted]
+
+        def modified(logits: Array, *values: Array) -> Array:
+            given = {place: (x, TILE) for place, x in zip(wanted, values)}
+            return evaluate(modify, frame, operands[0], logits, reads | given)
+
+        logits, back = jax.vjp(modified, logits, *values)
+
+        def pull(d_logits: Array) -> tuple[Array, list[Array]]:
+            d_scores, *d_values = back(d_logits)
+            return d_scores, d_values
+
+    logits = hidden(plan, frame, operands[1], logits * LOG2E, is_partial)
+    weights = jnp.exp2(logits - spread(lse, frame.shape, axis))
+
+    def gradient(d_weights: Array, delta: Array) -> tuple[Array, list[Array]]:
+        return pull(weights * (d_weights - spread(delta, frame.shape, axis)))
+
+    return weights, gradient
+
+
+def query_gradient(
+    plan: Plan,
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K Hv"],
+    d_out: Float[Array, "B T N Hv"],
+    lse: Float[Array, "B N T"],
+    delta: Float[Array, "B N T"],
+    lists: Sequence[Int[Array, "..."]],
+    operands: Sequence[Sequence[Shaped[Array, "..."]]],
+    wanted: Sequence[int],
+) -> tuple[Float[Array, "..."], ...]:
+    """The gradient of q; and of each ``wanted`` read, summed over the keys, ``B N T``."""
+    B, N, K, T, S = plan.shape
+    H, Hv, dtype = q.shape[3], v.shape[3], q.dtype
+    bk, slots = plan.tuning.dq_keys, plan.tuning.dq_slots
+
+    def kernel(arrays: Any, groups: Any, outputs: Any, scratch: Any) -> None:
+        q_ref, k_ref, v_ref, d_out_ref, lse_ref, delta_ref = arrays
+        list_refs, *operand_refs = groups
+        dq_ref, *sum_refs = outputs
+        q_mem, d_out_mem, k_mem, v_mem, sum_mem, stage, barriers = scratch
+        rows_ready, k_ready, v_ready, k_free, v_free = barriers
+        b, n, wg = lax.axis_index("b"), lax.axis_index("n"), lax.axis_index("wg")
+        r = T // BLOCK - 1 - lax.axis_index("r")
+        tiles = Tiles(plan, list_refs, (b, n, r), S, bk)
+
+        @pl.when(wg == 2)
+        def _produce() -> None:
+            plgpu.set_max_registers(PRODUCER_REGISTERS, action="decrease")
+            kv = lax.div(n, jnp.int32(N // K))
+
+            def fetch(step: Any, _: None) -> None:
+                slot = slot_of(step, slots)
+                at = (b, pl.ds(tiles.start(step), bk), kv)
+                for ref, mem, ready, free in (
+                    (k_ref, k_mem, k_ready, k_free),
+                    (v_ref, v_mem, v_ready, v_free),
+                ):
+                    pl.when(step >= slots)(lambda free=free: plgpu.barrier_wait(free.at[slot]))
+                    copy(ref.at[at], mem.at[slot], ready.at[slot])
+
+            lax.fori_loop(0, tiles.steps, fetch, None)
+            drain(tiles.steps, slots, k_free, v_free)
+
+        @pl.when(wg < 2)
+        def _consume() -> None:
+            plgpu.set_max_registers(CONSUMER_REGISTERS, action="increase")
+            first = r * BLOCK + wg * ROWS
+            rows = pl.ds(first, ROWS)
+            copy(q_ref.at[b, rows, n], q_mem.at[wg], rows_ready.at[wg])
+            copy(d_out_ref.at[b, rows, n], d_out_mem.at[wg], rows_ready.at[wg])
+            lse, delta = (
+                plgpu.load(ref.at[b, n, rows], layout=layout_of(0), optimized=False)
+                for ref in (lse_ref, delta_ref)
+            )
+            plgpu.barrier_wait(rows_ready.at[wg])
+
+            def visit(step: Any, is_partial: bool, carry: Any) -> Any:
+                dq, sums = carry
+                slot = slot_of(step, slots)
+                frame = Frame((ROWS, bk), (first, tiles.start(step)), b, n)
+                plgpu.barrier_wait(k_ready.at[slot])
+                scores = product(q_mem.at[wg], k_mem.at[slot].transpose((1, 0)), frame.shape)
+                _, gradient = softmax_gradient(
+                    plan, frame, operand_refs, scores, lse, is_partial, wanted
+                )
+                plgpu.barrier_wait(v_ready.at[slot])
+                d_weights = product(d_out_mem.at[wg], v_mem.at[slot].transpose((1, 0)), frame.shape)
+                plgpu.barrier_arrive(v_free.at[slot])
+                d_scores, d_values = gradient(d_weights, delta)
+                sums = tuple(total + x.sum(axis=1) for total, x in zip(sums, d_values))
+                d_scores = d_scores.astype(dtype)
+                dq = add_product(dq, d_scores, k_mem.at[slot], stage and stage.at[wg])
+                plgpu.barrier_arrive(k_free.at[slot])
+                return dq, sums
+
+            sums = tuple(constant((ROWS,), 0, 0) for _ in wanted)
+            dq, sums = tiles.over(plan, visit, (constant((ROWS, H), 0), sums))
+            q_mem.at[wg][...] = (dq * plan.scale).astype(dtype)
+            for i, total in enumerate(sums):
+                sum_mem.at[i, wg][...] = total
+            plgpu.commit_smem()
+            plgpu.copy_smem_to_gmem(q_mem.at[wg], dq_ref.at[b, rows, n])
+            for i, ref in enumerate(sum_refs):
+                plgpu.copy_smem_to_gmem(sum_mem.at[i, wg], ref.at[b, n, rows])
+            plgpu.wait_smem_to_gmem(0)
+
+    scratch = (
+        matrices(2, ROWS, H, dtype=dtype),
+        matrices(2, ROWS, Hv, dtype=dtype),
+        matrices(slots, bk, H, dtype=dtype),
+        matrices(slots, bk, Hv, dtype=dtype),
+        plgpu.SMEM((len(wanted), 2, ROWS), jnp.float32) if wanted else None,
+        matrices(2, ROWS, bk, dtype=dtype) if plan.staged else None,
+        (
+            plgpu.Barrier(num_arrivals=2, num_barriers=2),
+            plgpu.Barrier(num_barriers=slots),
+            plgpu.Barrier(num_barriers=slots),
+            plgpu.Barrier(num_arrivals=2, num_barriers=slots),
+            plgpu.Barrier(num_arrivals=2, num_barriers=slots),
+        ),
+    )
+    out = (q, *(jax.ShapeDtypeStruct((B, N, T), jnp.float32) for _ in wanted))
+    out = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in out)
+    arrays = (q, k, v, d_out, lse, delta)
+    return call(kernel, arrays, (lists, *operands), out, (B, N, T // BLOCK), scratch)
+
+
+def key_value_gradients(
+    plan: Plan,
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K Hv"],
+    d_out: Float[Array, "B T N Hv"],
+    lse: Float[Array, "B N T"],
+    delta: Float[Array, "B N T"],
+    lists: Sequence[Int[Array, "..."]],
+    operands: Sequence[Sequence[Shaped[Array, "..."]]],
+) -> tuple[Float[Array, "B S K H"], Float[Array, "B S K Hv"]]:
+    """The gradients of k and v: a block's keys stay, and the queries of all their heads pass by."""
+    B, N, K, T, S = plan.shape
+    H, Hv, dtype, group = q.shape[3], v.shape[3], q.dtype, N // K
+    bq, slots = plan.tuning.dkv_queries, plan.tuning.dkv_slots
+    # Heads this wide fill the registers with one gradient: the warpgroups then share 64 keys.
+    is_wide = max(H, Hv) > WIDE
+    parts = 1 if is_wide else 2
+    keys = parts * ROWS
+
+    def kernel(arrays: Any, groups: Any, outputs: Any, scratch: Any) -> None:
+        q_ref, k_ref, v_ref, d_out_ref, lse_ref, delta_ref = arrays
+        list_refs, *operand_refs = groups
+        dk_ref, dv_ref = outputs
+        k_mem, v_mem, q_mem, d_out_mem, lse_mem, delta_mem, stage, barriers = scratch
+        keys_ready, q_ready, d_out_ready, q_free, d_out_free, done = barriers
+        b, kv, wg = lax.axis_index("b"), lax.axis_index("n"), lax.axis_index("wg")
+        start = lax.axis_index("r") * keys
+        column = lax.div(start, jnp.int32(BLOCK))
+
+        def tiles_of(head: Any) -> tuple[Any, Tiles]:
+            n = kv * group + head
+            return n, Tiles(plan, list_refs, (b, n, column), T, bq)
+
+        @pl.when(wg == 2)
+        def _produce() -> None:
+            plgpu.set_max_registers(PRODUCER_REGISTERS, action="decrease")
+            for i in range(parts):
+                at = (b, pl.ds(start + i * ROWS, ROWS), kv)
+                copy(k_ref.at[at], k_mem.at[i], keys_ready.at[i])
+                copy(v_ref.at[at], v_mem.at[i], keys_ready.at[i])
+
+            def over_head(head: Any, before: Any) -> Any:
+                n, tiles = tiles_of(head)
+
+                def fetch(step: Any, _: None) -> None:
+                    slot = slot_of(before + step, slots)
+                    rows = pl.ds(tiles.start(step), bq)
+                    for ref, mem, small_ref, small, ready, free in (
+                        (q_ref, q_mem, lse_ref, lse_mem, q_ready, q_free),
+                        (d_out_ref, d_out_mem, delta_ref, delta_mem, d_out_ready, d_out_free),
+                    ):
+                        pl.when(before + step >= slots)(
+                            lambda free=free: plgpu.barrier_wait(free.at[slot])
+                        )
+                        copy(ref.at[b, rows, n], mem.at[slot], ready.at[slot])
+                        copy(small_ref.at[b, n, rows], small.at[slot], ready.at[slot])
+
+                lax.fori_loop(0, tiles.steps, fetch, None)
+                return before + tiles.steps
+
+            drain(lax.fori_loop(0, group, over_head, jnp.int32(0)), slots, q_free, d_out_free)
+
+        @pl.when(wg < 2)
+        def _consume() -> None:
+            plgpu.set_max_registers(CONSUMER_REGISTERS, action="increase")
+            part = 0 if is_wide else wg
+            first = start + part * ROWS
+            mine_k, mine_v = k_mem.at[part], v_mem.at[part]
+            plgpu.barrier_wait(keys_ready.at[part])
+
+            def over_group(dk: Any, dv: Any) -> tuple[Any, Any]:
+                """Add to those of the gradients that are not None."""
+
+                def over_head(head: Any, carry: Any) -> Any:
+                    before, totals = carry
+                    n, tiles = tiles_of(head)
+
+                    def visit(step: Any, is_partial: bool, carry: Any) -> Any:
+                        dk, dv = carry
+                        slot = slot_of(before + step, slots)
+                        frame = Frame((ROWS, bq), (tiles.start(step), first), b, n, 1)
+                        a_q, a_d_out = q_mem.at[slot], d_out_mem.at[slot]
+                        memory = stage and stage.at[wg]
+                        plgpu.barrier_wait(q_ready.at[slot])
+                        scores = product(mine_k, a_q.transpose((1, 0)), frame.shape)
+                        lse = plgpu.load(lse_mem.at[slot], layout=layout_of(1))
+                        weights, gradient = softmax_gradient(
+                            plan, frame, operand_refs, scores, lse, is_partial
+                        )
+                        plgpu.barrier_wait(d_out_ready.at[slot])
+                        if dk is None:
+                            dv = add_product(dv, weights.astype(dtype), a_d_out, memory)
+                        else:
+                            dv, d_weights = both(dv, weights, a_d_out, memory, frame.shape)
+                            delta = plgpu.load(delta_mem.at[slot], layout=layout_of(1))
+                        plgpu.barrier_arrive(d_out_free.at[slot])
+                        if dk is not None:
+                            d_scores, _ = gradient(d_weights, delta)
+                            dk = add_product(dk, d_scores.astype(dtype), a_q, memory)
+                        plgpu.barrier_arrive(q_free.at[slot])
+                        return dk, dv
+
+                    return before + tiles.steps, tiles.over(plan, visit, totals)
+
+                carry = (jnp.int32(0), (dk, dv))
+                if group == 1:
+                    return over_head(0, carry)[1]
+                return lax.fori_loop(0, group, over_head, carry)[1]
+
+            def both(
+                dv: Any, weights: Array, a_d_out: Any, memory: Any, shape: tuple[int, int]
+            ) -> tuple[Any, Array]:
+                """Dv + weights d_out, if it is wanted, and the gradient of the weights."""
+                turned = a_d_out.transpose((1, 0))
+                if dv is None:
+                    return None, product(mine_v, turned, shape)
+                weights = weights.astype(dtype)
+                if memory is not None:
+                    dv = add_product(dv, weights, a_d_out, memory)
+                    return dv, product(mine_v, turned, shape)
+
+                def compute(refs: Any) -> None:  # one wait for two products
+                    plgpu.wgmma(refs[0], weights, a_d_out)
+                    plgpu.wgmma(refs[1], mine_v, turned)
+
+                zeros = plgpu.ACC.init(constant(shape, 0))
+                return pl.run_state(compute)((plgpu.ACC.init(dv), zeros))
+
+            def write(dk: Any, dv: Any) -> None:
+                rows = pl.ds(first, ROWS)
+                if dk is not None:
+                    mine_k[...] = (dk * plan.scale).astype(dtype)
+                if dv is not None:
+                    mine_v[...] = dv.astype(dtype)
+                plgpu.commit_smem()
+                if dk is not None:
+                    plgpu.copy_smem_to_gmem(mine_k, dk_ref.at[b, rows, kv])
+                if dv is not None:
+                    plgpu.copy_smem_to_gmem(mine_v, dv_ref.at[b, rows, kv])
+                plgpu.wait_smem_to_gmem(0)
+
+            if not is_wide:
+                write(*over_group(constant((ROWS, H), 0), constant((ROWS, Hv), 0)))
+                return
+
+            def meet() -> None:  # the other one may still read what is to be overwritten
+                plgpu.barrier_arrive(done)
+                plgpu.barrier_wait(done)
+
+            @pl.when(wg == 0)
+            def _values() -> None:
+                _, dv = over_group(None, constant((ROWS, Hv), 0))
+                meet()
+                write(None, dv)
+
+            @pl.when(wg == 1)
+            def _keys() -> None:
+                dk, _ = over_group(constant((ROWS, H), 0), None)
+                meet()
+                write(dk, None)
+
+    scratch = (
+        matrices(parts, ROWS, H, dtype=dtype),
+        matrices(parts, ROWS, Hv, dtype=dtype),
+        matrices(slots, bq, H, dtype=dtype),
+        matrices(slots, bq, Hv, dtype=dtype),
+        plgpu.SMEM((slots, bq), jnp.float32),
+        plgpu.SMEM((slots, bq), jnp.float32),
+        matrices(2, ROWS, bq, dtype=dtype) if plan.staged else None,
+        (
+            plgpu.Barrier(num_arrivals=2, num_barriers=parts),
+            plgpu.Barrier(num_arrivals=2, num_barriers=slots),
+            plgpu.Barrier(num_arrivals=2, num_barriers=slots),
+            plgpu.Barrier(num_arrivals=2, num_barriers=slots),
+            plgpu.Barrier(num_arrivals=2, num_barriers=slots),
+            plgpu.Barrier(num_arrivals=2),
+        ),
+    )
+    out = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (k, v))
+    arrays = (q, k, v, d_out, lse, delta)
+    return call(kernel, arrays, (lists, *operands), out, (B, K, S // keys), scratch)

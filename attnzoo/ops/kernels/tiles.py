@@ -1,0 +1,193 @@
+"""Tile sizes: a table shipped here, and one that ``ops.autotune`` keeps in the user's cache.
+
+An implementation asks :func:`tiles_for` while it is traced. Nobody has to measure anything: where
+there is no entry for a device, a dtype or a size, the nearest one serves.
+"""
+
+import contextlib
+import functools
+import json
+import math
+import os
+import tempfile
+import warnings
+from collections.abc import Generator
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+ANY = "any"
+"""The device kind of entries for devices that nobody has measured."""
+
+
+class Tiles(NamedTuple):
+    """The size of a tile, and how a kernel runs it (which XLA decides by itself)."""
+
+    queries: int
+    keys: int
+    warps: int = 4
+    stages: int = 2
+    """Tiles that are loaded ahead."""
+
+
+class Entry(NamedTuple):
+    """What a row of the table is for; lengths and head sizes are powers of two, see `entry_for`."""
+
+    implementation: str
+    """One with other tiles in its backward pass looks them up under a second name."""
+    device_kind: str
+    dtype: str
+    head_dim: int
+    length: int
+
+
+SHIPPED: dict[Entry, Tiles] = {
+    Entry("blockwise", ANY, "float32", 64, 2048): Tiles(128, 128),
+}
+
+CANDIDATES: dict[str, tuple[Tiles, ...]] = {
+    "blockwise": tuple(
+        Tiles(queries, keys)
+        for queries, keys in (
+            (64, 64), (64, 128), (128, 64), (128, 128), (128, 256), (256, 128), (256, 256),
+            (128, 512),
+        )
+    ),
+}  # fmt: skip
+"""What ``ops.autotune`` tries of each implementation."""
+
+_trying: ContextVar[dict[str, Tiles]] = ContextVar("trying", default={})  # noqa: B039 (not mutated)
+
+
+def tiles_for(
+    implementation: str, device_kind: str, dtype: Any, head_dim: int, T: int, S: int
+) -> Tiles:
+    """The tiles of an attention: those measured on this device, else the nearest in the table.
+
+    Nearness is device kind first, then dtype, head size and length. Raises ValueError for an
+    implementation without any entry.
+    """
+    trying = _trying.get().get(implementation)
+    if trying is not None:
+        return trying
+    wanted = entry_for(implementation, device_kind, dtype, head_dim, T, S)
+    table = SHIPPED | _cached(device_kind)
+    entries = [
+        entry
+        for entry in table
+        if entry.implementation == implementation and entry.device_kind in (device_kind, ANY)
+    ]
+    if not entries:
+        raise ValueError(f"implementation={implementation!r} has no tiles in {__name__}.SHIPPED")
+
+    def distance(entry: Entry) -> tuple[bool, bool, float, float]:
+        return (
+            entry.device_kind != device_kind,
+            entry.dtype != wanted.dtype,
+            abs(math.log2(entry.head_dim / wanted.head_dim)),
+            abs(math.log2(entry.length / wanted.length)),
+        )
+
+    return table[min(entries, key=distance)]
+
+
+def entry_for(
+    implementation: str, device_kind: str, dtype: Any, head_dim: int, T: int, S: int
+) -> Entry:
+    """The row that an attention belongs to: sizes go up to 64 ... 256 and to 256 ... 131,072."""
+
+    def class_of(size: int, least: int, most: int) -> int:
+        return min(max(1 << (size - 1).bit_length(), least), most)
+
+    return Entry(
+        implementation,
+        device_kind,
+        jnp.dtype(dtype).name,
+        class_of(head_dim, 64, 256),
+        class_of(max(T, S), 256, 131_072),
+    )
+
+
+def device_kind() -> str:
+    """Of the device that jax computes on unless told otherwise: "cpu", "NVIDIA H200", ..."""
+    return jax.devices()[0].device_kind
+
+
+@contextlib.contextmanager
+def trying(implementation: str, tiles: Tiles) -> Generator[None, None, None]:
+    """What is traced inside gets these tiles, whatever the tables say."""
+    token = _trying.set(_trying.get() | {implementation: tiles})
+    try:
+        yield
+    finally:
+        _trying.reset(token)
+
+
+def remember(entry: Entry, tiles: Tiles) -> None:
+    """Write a measured entry to the user's cache, in which it replaces an older one."""
+    path = cache_path()
+    groups = _load(path)
+    group = groups.setdefault(_group(entry.device_kind), {})
+    row = f"{entry.implementation} | {entry.dtype} | {entry.head_dim} | {entry.length}"
+    group[row] = list(tiles)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Whole or not at all: another process may be reading.
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
+        json.dump(groups, file, indent=1)
+    Path(file.name).replace(path)
+
+
+def cache_path() -> Path:
+    """XDG_CACHE_HOME/attnzoo/tiles.json."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "attnzoo" / "tiles.json"
+
+
+def _group(device_kind: str) -> str:
+    # Another jax compiles other code, for which other tiles may be the best.
+    return f"{device_kind}, jax {jax.__version__}"
+
+
+def _cached(device_kind: str) -> dict[Entry, Tiles]:
+    path = cache_path()
+    try:
+        changed = path.stat().st_mtime_ns
+    except OSError:
+        return {}
+    return _entries(path, changed, device_kind)
+
+
+@functools.lru_cache(maxsize=8)
+def _entries(path: Path, changed: int, device_kind: str) -> dict[Entry, Tiles]:
+    entries = {}
+    for row, tiles in _load(path).get(_group(device_kind), {}).items():
+        implementation, dtype, head_dim, length = row.split(" | ")
+        entry = Entry(implementation, device_kind, dtype, int(head_dim), int(length))
+        entries[entry] = Tiles(*tiles)
+    return entries
+
+
+def _load(path: Path) -> dict[str, dict[str, list[int]]]:
+    """The cache, group by group; nothing, and a warning, where it cannot be read."""
+    try:
+        groups = json.loads(path.read_text())
+        for group in groups.values():
+            for row, tiles in group.items():
+                _, _, head_dim, length = row.split(" | ")
+                sizes = (int(head_dim), int(length), *tiles)
+                if len(tiles) != len(Tiles._fields) or not all(
+                    isinstance(size, int) and size > 0 for size in sizes
+                ):
+                    raise ValueError(f"{row!r} has {tiles}")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        warnings.warn(
+            f"{path} is no table of tiles and is ignored ({error}); ops.autotune writes a new one",
+            stacklevel=2,
+        )
+        return {}
+    return groups

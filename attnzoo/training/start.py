@@ -1,0 +1,70 @@
+"""Weights to start from: those of another run, or of a pretrained model."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from attnzoo.errors import UserError
+from attnzoo.training.checkpoint import restore
+
+
+def start_from(path: Path, params: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The parameters with those of ``path`` in their places, and notes on what stays fresh.
+
+    ``path`` is a run directory or the folder of a pretrained model. A parameter that it has under
+    the same name is taken, a new head keeps its fresh values, and what only it has is left there.
+
+    Raises:
+      UserError: nothing of it fits, or a parameter has another shape, by name.
+    """
+    theirs = _leaves(_read(path))
+    taken, fresh = set(), []
+
+    def place(where: Any, leaf: Any) -> Any:
+        name = _name(where)
+        if name not in theirs:
+            fresh.append(name)
+            return leaf
+        if theirs[name].shape != leaf.shape:
+            raise UserError(
+                f"start_from={path}: {name} has shape {list(theirs[name].shape)}, but the model "
+                f"wants {list(leaf.shape)}"
+            )
+        taken.add(name)
+        return jax.numpy.asarray(theirs[name], leaf.dtype)
+
+    params = jax.tree_util.tree_map_with_path(place, params)
+    if not taken:
+        raise UserError(f"start_from={path}: no parameter of it is one of this model")
+    notes = [f"start_from={path}: {len(taken)} parameters taken"]
+    for what, names in (
+        ("start fresh", fresh),
+        ("are not wanted", sorted(set(theirs) - taken)),
+    ):
+        if names:
+            more = ", ..." if len(names) > 6 else ""
+            notes.append(f"{len(names)} parameters {what}: {', '.join(names[:6])}{more}")
+    return params, notes
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The parameters in a run directory (the best ones, else the latest) or a pretrained folder."""
+    for home in (path / "best", path / "checkpoints"):
+        if any(step.name.isdecimal() for step in home.glob("*")):
+            state = restore(home).state
+            return state.get("ema", state["params"])
+    from attnzoo import pretrained
+
+    params = nnx.state(pretrained.load(path), nnx.Param)
+    return nnx.to_pure_dict(params)
+
+
+def _leaves(tree: Any) -> dict[str, np.ndarray]:
+    return {_name(where): leaf for where, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _name(where: Any) -> str:
+    return "/".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in where)
