@@ -1,7 +1,7 @@
 """`benchmark WORKLOAD`: this package beside its peers, on the same cores in turn.
 
 `benchmark attention` is told in ``attnzoo.cli.benchmark_attention``, `benchmark generation` in
-``attnzoo.cli.benchmark_generation``.
+``attnzoo.cli.benchmark_generation``, `benchmark training` in ``attnzoo.cli.benchmark_training``.
 
 `benchmark seq2seq`: a training step of the additive translator beside PyTorch's.
 
@@ -24,7 +24,12 @@ import tempfile
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
-from attnzoo.cli import benchmark_attention, benchmark_generation, benchmark_linear
+from attnzoo.cli import (
+    benchmark_attention,
+    benchmark_generation,
+    benchmark_linear,
+    benchmark_training,
+)
 from attnzoo.cli.common import run
 from attnzoo.errors import UserError
 
@@ -67,6 +72,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     benchmark_linear.add_arguments(linear, positive)
     benchmark_attention.add_parser(workloads, positive)
     benchmark_generation.add_parser(workloads, positive)
+    benchmark_training.add_parser(workloads, positive)
     return parser.parse_args(argv)
 
 
@@ -141,6 +147,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(lambda: benchmark_attention.measure(arguments, _cores(1), ALLOCATOR))
     if arguments.workload == "generation":
         return run(lambda: benchmark_generation.measure(arguments, _cores(1), ALLOCATOR))
+    if arguments.workload == "training":
+        return run(lambda: benchmark_training.measure(arguments, _cores(1), ALLOCATOR))
     return run(lambda: _seq2seq(arguments))
 
 

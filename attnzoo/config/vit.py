@@ -43,6 +43,8 @@ class ViT:
     """A second class token, which learns from a teacher, also with a head of its own (DeiT)."""
     registers: Annotated[int, NotNegative] = 0
     """Tokens without a meaning beside the patches (Darcet et al. 2024, arXiv 2309.16588)."""
+    mask_token: bool = False
+    """A learned vector can stand for patches that are hidden from the model (DINOv2)."""
     norm_eps: Annotated[float, Positive] = 1e-6
     """Added to the variance in the norms."""
     activation: Activation = "gelu"
@@ -54,9 +56,11 @@ class ViT:
     use_bias: bool = True
     """Queries, keys and values have biases; the rest always has."""
     dropout: Annotated[float, DropRate] = 0.0
-    """Share dropped, while training, of embeddings, hidden units and branches' results."""
+    """Share dropped, while training, of the embeddings and of every branch's result."""
     attention_dropout: Annotated[float, DropRate] = 0.0
     """Share of attention weights dropped while training."""
+    activation_dropout: Annotated[float, DropRate] = 0.0
+    """Share of hidden units of the feed-forward layers dropped while training."""
     branch_rate: Annotated[float, DropRate] = 0.0
     """Share of examples that skip a branch of the last block while training; it grows linearly from
     0 at the first (stochastic depth, Huang et al. 2016)."""
@@ -173,6 +177,7 @@ def _dinov2(dim: int, layers: int, num_heads: int, registers: int, **settings: A
         image_size=518,
         pooling="class_mean",
         registers=registers,
+        mask_token=True,
         antialias=registers > 0,
         layer_scale=1e-5,
         **settings,

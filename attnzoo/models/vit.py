@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from attnzoo.attention.contract import Asked
 from attnzoo.attention.multi_head import MultiHeadAttention
@@ -35,18 +35,21 @@ class ViT(nnx.Module):
       num_classes: V; without (None) a call gives what the head would read.
     """
 
-    def __init__(self, config: ViTConfig, num_classes: int | None, *, rngs: nnx.Rngs):
+    def __init__(self, config: ViTConfig, num_classes: int | None = None, *, rngs: nnx.Rngs):
         self.config, dim = config, config.dim
         norm = functools.partial(LayerNorm, eps=config.norm_eps)
         self.patches = PatchEmbedding(config.patch, config.channels, dim, rngs=rngs)
         side = config.image_size // config.patch
         self.trained_grid: Grid = (side, side)
-        # Class and distillation tokens have learned positions too, which they do not need.
-        self.tokens = _table(config.prefix - config.registers, dim, 0.0, rngs)
+        distils = config.distillation != "none"
+        leading = config.prefix - config.registers
+        self.class_token = _table(leading - distils, dim, 0.0, rngs)
+        self.distillation_token = _table(int(distils), dim, 0.0, rngs)
         self.registers = _table(config.registers, dim, 0.02, rngs)
-        learned = config.positions == "learned"
-        places = side * side + config.prefix - config.registers
-        self.positions = _table(places if learned else 0, dim, 0.02, rngs)
+        self.mask_token = _table(int(config.mask_token), dim, 0.02, rngs)
+        # Class and distillation token have learned positions too, though they need none.
+        places = side * side + leading if config.positions == "learned" else 0
+        self.positions = _table(places, dim, 0.02, rngs)
         blocks = [_block(config, norm, rngs) for _ in range(config.layers)]
         self.encoder = Stack(
             blocks, scan=config.scan, remat=config.remat, branch_rate=config.branch_rate
@@ -81,18 +84,28 @@ class ViT(nnx.Module):
         return self.encode(self.embed(images))[0]
 
     def embed(
-        self, images: Float[Array, "B h w C"], *, rngs: nnx.Rngs | None = None
+        self,
+        images: Float[Array, "B h w C"],
+        *,
+        masked: Bool[Array, "B P"] | None = None,
+        rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "B T D"]:
-        """Patches with positions, behind the other tokens (equation 1)."""
-        config, dim = self.config, self.config.dim
+        """Patches with positions, behind the other tokens (equation 1); where ``masked``, the mask
+        token stands for the patch."""
+        config = self.config
         x, grid = self.patches(images), self.patches.grid(images)
-        parts = [] if self.tokens is None else [like(self.tokens, x)]
+        if masked is not None:
+            if self.mask_token is None:
+                raise ValueError("masked: the model has no mask token; wanted mask_token=true")
+            x = jnp.where(masked[:, :, None], like(self.mask_token, x)[None], x)
+        leading = [one for one in (self.class_token, self.distillation_token) if one is not None]
+        parts = [like(token, x) for token in leading]
         if self.positions is not None:
-            leading, table = self._positions(grid, x)
+            first, table = self._positions(grid, x)
             x = x + table[None]
-            parts = [part + leading for part in parts]
+            parts = [part + first[i : i + 1] for i, part in enumerate(parts)]
         elif config.positions == "sinusoidal":
-            x = x + sinusoidal_grid(grid, dim).astype(x.dtype)[None]
+            x = x + sinusoidal_grid(grid, config.dim).astype(x.dtype)[None]
         # Registers come after the positions, of which they have none.
         parts += [] if self.registers is None else [like(self.registers, x)]
         wide = [jnp.broadcast_to(part[None], (x.shape[0], *part.shape)) for part in parts]
@@ -199,7 +212,7 @@ def _block(config: ViTConfig, norm: Any, rngs: nnx.Rngs) -> Block:
         config.hidden,
         config.activation,
         gated=config.gated,
-        dropout=config.dropout,
+        dropout=config.activation_dropout,
         rngs=rngs,
     )
     return Block(

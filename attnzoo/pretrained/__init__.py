@@ -24,6 +24,7 @@ from attnzoo.pretrained.carry import Sharding
 from attnzoo.pretrained.family import Family, Settings
 from attnzoo.pretrained.gpt2 import GPT2
 from attnzoo.pretrained.llama import LLAMA
+from attnzoo.pretrained.vit import DEIT, DINOV2, DINOV2_WITH_REGISTERS, VIT
 
 FAMILIES: dict[str, Family] = {
     "bart": bart.FAMILIES["bart"],
@@ -35,6 +36,10 @@ FAMILIES: dict[str, Family] = {
     "qwen3": LLAMA,
     "marian": bart.FAMILIES["marian"],
     "t5": t5.FAMILY,
+    "vit": VIT,
+    "deit": DEIT,
+    "dinov2": DINOV2,
+    "dinov2_with_registers": DINOV2_WITH_REGISTERS,
 }
 """By the ``model_type`` of config.json."""
 

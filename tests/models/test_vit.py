@@ -33,7 +33,7 @@ VARIANTS = {
     "mean": ["pooling=mean", "positions=sinusoidal", "gated=true", "activation=silu"],
     "attention": ["pooling=attention", "positions=none"],
     "deit": ["distillation=head"],
-    "dinov2": ["pooling=class_mean", "registers=2", "layer_scale=0.5", "antialias=true"],
+    "dinov2": ["pooling=class_mean", "registers=2", "layer_scale=0.5", "mask_token=true"],
 }
 
 
@@ -84,9 +84,8 @@ def test_known_numbers_of_parameters() -> None:
     assert count(ViTConfig.large()) == 304_326_632
     assert count(ViTConfig.huge()) == 632_045_800
     assert count(ViTConfig.deit_base()) == 87_338_192
-    # Less than published by the mask token, which nothing but their training reads.
-    assert count(ViTConfig.dinov2_small(registers=0), None) == 22_056_576 - 384
-    assert count(ViTConfig.dinov2_giant(), None) == 1_136_486_912 - 1536
+    assert count(ViTConfig.dinov2_small(registers=0), None) == 22_056_576
+    assert count(ViTConfig.dinov2_giant(), None) == 1_136_486_912
 
 
 def test_float64_oracle(x64: None) -> None:
@@ -108,7 +107,9 @@ def test_float64_oracle(x64: None) -> None:
         corners = [(i, j) for i in range(0, 6, 2) for j in range(0, 6, 2)]
         patches = np.stack([image[i : i + 2, j : j + 2].ravel() for i, j in corners])
         x = linear(model.patches.projection, patches)
-        x = np.concatenate([np.asarray(model.tokens[...]), x]) + np.asarray(model.positions[...])
+        x = np.concatenate([np.asarray(model.class_token[...]), x]) + np.asarray(
+            model.positions[...]
+        )
         y = norm(block.attention_norm, x)
         q, k, v = (linear(layer, y) for layer in (attention.query, attention.key, attention.value))
         read = np.empty_like(v)
@@ -133,7 +134,10 @@ def test_every_parameter_receives_a_gradient(variant: str) -> None:
     @jax.jit
     def gradient(state):
         def loss(state):
-            logits = nnx.merge(graph, state)(jnp.asarray(IMAGES, jnp.float32))
+            model = nnx.merge(graph, state)
+            masked = jnp.arange(18).reshape(2, 9) % 4 == 1 if model.config.mask_token else None
+            x = model.embed(jnp.asarray(IMAGES, jnp.float32), masked=masked)
+            logits = model.classify(model.encode(x)[0])
             return jnp.sum(logits * jnp.arange(14, dtype=jnp.float32).reshape(2, 7))
 
         return jax.grad(loss)(state)
@@ -166,7 +170,7 @@ def test_a_head_of_zeros_says_nothing_and_learns_first(variant: str) -> None:
 
 @pytest.mark.parametrize("setting", ["scan=true", "remat=full", "remat=dots"])
 def test_scan_and_rematerialisation_change_nothing(setting: str) -> None:
-    line = ["layer_scale=0.5", "branch_rate=0.3", "dropout=0.1"]
+    line = ["layer_scale=0.5", "branch_rate=0.3", "dropout=0.1", "activation_dropout=0.2"]
     plain, other = drawn(small(*line)), abstract(small(*line, setting))
     graph, state = nnx.split(plain, nnx.Param)
     state = nnx.to_pure_dict(state)
@@ -236,7 +240,8 @@ def test_other_images_than_it_was_made_for() -> None:
     model = drawn(small("distillation=head", "registers=2"))
     wide = np.random.default_rng(5).normal(size=(1, 4, 10, 3))
     x = np.asarray(model.embed(jnp.asarray(wide, jnp.float32)))[0]
-    table, tokens = np.asarray(model.positions[...]), np.asarray(model.tokens[...])
+    table = np.asarray(model.positions[...])
+    tokens = np.concatenate([model.class_token[...], model.distillation_token[...]])
     assert x.shape == (2 + 2 + 2 * 5, 20)
     np.testing.assert_allclose(x[:2], tokens + table[:2], rtol=1e-6)
     np.testing.assert_allclose(x[2:4], model.registers[...], rtol=1e-6)
@@ -244,6 +249,19 @@ def test_other_images_than_it_was_made_for() -> None:
     patch = wide[0, 2:4, 4:6].reshape(-1).astype(np.float32)  # second row, third column
     wanted = model.patches.projection(jnp.asarray(patch)) + resize_grid(square, (2, 5))[1, 2]
     np.testing.assert_allclose(x[4 + 5 + 2], wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_masked_patch_is_not_read() -> None:
+    model = drawn(small("mask_token=true"))
+    images = jnp.asarray(IMAGES, jnp.float32)
+    masked = jnp.zeros((2, 9), bool).at[0, 4].set(True)
+    x, seen = np.asarray(model.embed(images, masked=masked)), np.asarray(model.embed(images))
+    wanted = model.mask_token[...][0] + model.positions[...][5]
+    np.testing.assert_allclose(x[0, 5], wanted, rtol=1e-6)
+    x[0, 5] = seen[0, 5]
+    np.testing.assert_array_equal(x, seen)
+    with pytest.raises(ValueError, match="no mask token; wanted mask_token=true"):
+        drawn(small()).embed(images, masked=masked)
 
 
 def test_sinusoidal_grid_by_hand() -> None:

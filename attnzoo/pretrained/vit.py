@@ -1,0 +1,217 @@
+"""ViT, DeiT and DINOv2: names and settings of transformers' models, with and without a head."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from attnzoo.config.attention import MultiHead
+from attnzoo.config.vit import ViT as ViTConfig
+from attnzoo.errors import UserError
+from attnzoo.models.vit import ViT
+from attnzoo.pretrained.family import Family, Settings, Sizes, plain_heads, swapped
+from attnzoo.pretrained.table import Reordered, Shape, Table, linear, norm, row
+
+ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "relu": "relu", "silu": "silu"}
+BARE, CLASSIFIER, DISTILLED = "Model", "ForImageClassification", "ForImageClassificationWithTeacher"
+CLASSES = {
+    "vit": "ViT",
+    "deit": "DeiT",
+    "dinov2": "Dinov2",
+    "dinov2_with_registers": "Dinov2WithRegisters",
+}
+
+
+def _table(kind: str, config: ViTConfig, sizes: Sizes) -> Table:
+    dino, dim, patch = kind.startswith("dinov2"), config.dim, config.patch
+    prefix = f"{kind}." if sizes else ""
+    embeddings = f"{prefix}embeddings"
+    layer, ours = f"{prefix}encoder.layer.{{layer}}", "encoder/blocks/{layer}"
+    attention, feed = f"{ours}/attention/mechanism", f"{ours}/feed_forward"
+    side = config.image_size // patch
+    places = side * side + config.prefix - config.registers
+    pixels = Reordered((dim, config.channels, patch, patch), (2, 3, 1, 0))
+    token = Reordered((1, 1, dim), (0, 1, 2))
+    rows = [
+        row(f"{embeddings}.cls_token", "class_token", form=token),
+        row(f"{embeddings}.patch_embeddings.projection.weight", "patches/projection/kernel",
+            form=pixels),
+        row(f"{embeddings}.patch_embeddings.projection.bias", "patches/projection/bias"),
+        row(f"{embeddings}.position_embeddings", "positions",
+            form=Reordered((1, places, dim), (0, 1, 2))),
+        *(one for name in ("query", "key", "value") for one in
+          linear(f"{layer}.attention.attention.{name}", f"{attention}/{name}",
+                 bias=config.use_bias)),
+        *linear(f"{layer}.attention.output.dense", f"{attention}/out"),
+        *norm(f"{layer}.{'norm1' if dino else 'layernorm_before'}", f"{ours}/attention_norm"),
+        *norm(f"{layer}.{'norm2' if dino else 'layernorm_after'}", f"{ours}/feed_forward_norm"),
+        *norm(f"{prefix}layernorm", "norm"),
+    ]  # fmt: skip
+    if config.mask_token:
+        form = Reordered((1, dim), (0, 1)) if dino else token
+        rows += [row(f"{embeddings}.mask_token", "mask_token", form=form)]
+    if config.distillation != "none":
+        name = f"{embeddings}.distillation_token"
+        rows += [row(name, "distillation_token", form=token)]
+    if config.registers:
+        form = Reordered((1, config.registers, dim), (0, 1, 2))
+        rows += [row(f"{embeddings}.register_tokens", "registers", form=form)]
+    if config.layer_scale is not None:
+        rows += [
+            row(f"{layer}.layer_scale1.lambda1", f"{ours}/attention_scale"),
+            row(f"{layer}.layer_scale2.lambda1", f"{ours}/feed_forward_scale"),
+        ]
+    up, down = ("mlp.fc1", "mlp.fc2") if dino else ("intermediate.dense", "output.dense")
+    if config.gated:
+        rows += linear(f"{layer}.mlp.weights_in", f"{feed}/gate", f"{feed}/up")
+        rows += linear(f"{layer}.mlp.weights_out", f"{feed}/down")
+    else:
+        rows += linear(f"{layer}.{up}", f"{feed}/up") + linear(f"{layer}.{down}", f"{feed}/down")
+    if config.head_hidden:
+        rows += linear(f"{prefix}pooler.dense", "pre_head")
+    if sizes and config.distillation == "head":
+        rows += linear("cls_classifier", "head")
+        rows += linear("distillation_classifier", "distilled_head")
+    elif sizes:
+        rows += linear("classifier", "head")
+    return Table(rows, depths={"layer": config.layers})
+
+
+def _read(kind: str, hf: Settings) -> tuple[ViTConfig, Sizes]:
+    dino = kind.startswith("dinov2")
+    name = hf.get("architectures", [CLASSES[kind] + CLASSIFIER])[0]
+    heads = (BARE, CLASSIFIER, DISTILLED) if kind == "deit" else (BARE, CLASSIFIER)
+    head = hf.value_in("architectures", name, {CLASSES[kind] + one: one for one in heads})
+    dim, layers = hf["hidden_size"], hf["num_hidden_layers"]
+    gated = dino and hf.get("use_swiglu_ffn", False)
+    pooler = any(one.endswith("pooler.dense.weight") for one in hf.tensors)
+    if pooler:
+        hf.refuse_unless(pooler_act="tanh", pooler_output_size=dim)
+    own: dict[str, Any] = {"hidden": hf.get("intermediate_size", 4 * dim)}
+    if dino:
+        own = {
+            "hidden": _hidden(dim, hf.get("mlp_ratio", 4), gated),
+            "pooling": "class" if head == BARE else "class_mean",
+            "layer_scale": hf.get("layerscale_value", 1.0),
+            "branch_rate": hf.get("drop_path_rate", 0.0),
+            "gated": gated,
+        }
+    if kind == "dinov2_with_registers":
+        own |= {"registers": hf.get("num_register_tokens", 4), "antialias": True}
+    if kind == "deit":
+        own["distillation"] = "head" if head == DISTILLED else "token"
+    activation = hf.choose("hidden_act", ACTIVATIONS, "gelu")
+    config = ViTConfig(
+        attention=MultiHead(num_heads=hf["num_attention_heads"]),
+        image_size=hf.get("image_size", 224),
+        patch=hf.get("patch_size", 16),
+        channels=hf.get("num_channels", 3),
+        dim=dim,
+        layers=layers,
+        head_hidden=pooler,
+        mask_token=any(one.endswith("mask_token") for one in hf.tensors),
+        norm_eps=hf.get("layer_norm_eps", 1e-6 if dino else 1e-12),
+        activation="silu" if gated else activation,  # type: ignore[arg-type]
+        use_bias=hf.get("qkv_bias", True),
+        dropout=hf.get("hidden_dropout_prob", 0.0),
+        attention_dropout=hf.get("attention_probs_dropout_prob", 0.0),
+        **own,
+    )
+    labels = hf.get("id2label", None)
+    classes = hf.get("num_labels", 2) if labels is None else len(labels)
+    return config, () if head == BARE else (classes,)
+
+
+def _write(kind: str, config: ViTConfig, sizes: Sizes) -> dict[str, Any]:
+    dino, registers = kind.startswith("dinov2"), kind == "dinov2_with_registers"
+    heads = plain_heads(config.attention, config.dim)
+    if heads is None:
+        raise UserError(swapped("ViT", config.attention))
+    has, wanted = (
+        {
+            "distillation": (config.distillation != "none", kind == "deit"),
+            "registers": (config.registers > 0, registers),
+            "layer_scale": (config.layer_scale is not None, dino),
+            "antialias": (config.antialias, registers),
+        },
+        f"transformers has no {CLASSES[kind]}",
+    )
+    poolings = ("class",) if not dino else ("class_mean",) if sizes else ("class", "class_mean")
+    for name, (found, right) in has.items():
+        if found != right:
+            raise UserError(f"{wanted} with {name}={getattr(config, name)!r}")
+    for name, right in {
+        "positions": ("learned",),
+        "pooling": poolings,
+        "gated": (False, dino),
+        "head_hidden": (False, not (sizes or dino)),
+        "mask_token": (dino, not sizes and not dino),
+        "branch_rate": (0.0, config.branch_rate if dino else 0.0),
+    }.items():
+        if getattr(config, name) not in right:
+            raise UserError(f"{wanted} with {name}={getattr(config, name)!r}")
+    head = BARE if not sizes else DISTILLED if config.distillation == "head" else CLASSIFIER
+    written = {
+        "model_type": kind,
+        "architectures": [CLASSES[kind] + head],
+        "num_attention_heads": heads,
+        "image_size": config.image_size,
+        "patch_size": config.patch,
+        "num_channels": config.channels,
+        "hidden_size": config.dim,
+        "num_hidden_layers": config.layers,
+        "layer_norm_eps": config.norm_eps,
+        "hidden_act": {ours: name for name, ours in ACTIVATIONS.items()}[config.activation],
+        "qkv_bias": config.use_bias,
+        "hidden_dropout_prob": config.dropout,
+        "attention_probs_dropout_prob": config.attention_dropout,
+    }
+    if dino:
+        written |= {
+            "mlp_ratio": _ratio(config),
+            "layerscale_value": config.layer_scale,
+            "drop_path_rate": config.branch_rate,
+            "use_swiglu_ffn": config.gated,
+        }
+    else:
+        written["intermediate_size"] = config.hidden
+    if registers:
+        written["num_register_tokens"] = config.registers
+    if sizes:
+        labels = {str(i): f"LABEL_{i}" for i in range(sizes[0])}
+        written["id2label"] = labels
+        written["label2id"] = {label: int(i) for i, label in labels.items()}
+    return written
+
+
+def _hidden(dim: int, ratio: int | float, gated: bool) -> int:
+    """The feed-forward width of DINOv2: with gates two thirds, rounded up to a multiple of 8."""
+    hidden = int(dim * ratio)
+    return (int(hidden * 2 / 3) + 7) // 8 * 8 if gated else hidden
+
+
+def _ratio(config: ViTConfig) -> int:
+    for ratio in range(1, 65):
+        if _hidden(config.dim, ratio, config.gated) == config.hidden:
+            return ratio
+    raise UserError(
+        f"transformers has no DINOv2 with hidden={config.hidden} and dim={config.dim}: wanted a "
+        "multiple, with gates two thirds of one"
+    )
+
+
+def _sizes(shapes: Mapping[str, Shape]) -> Sizes:
+    """The number of classes, if there is a head."""
+    return (shapes["head/bias"][0],) if "head/bias" in shapes else ()
+
+
+def _family(kind: str) -> Family:
+    return Family(
+        ViT,
+        ViTConfig,
+        _sizes,
+        lambda settings: _read(kind, settings),
+        lambda config, sizes: _write(kind, config, sizes),
+        lambda config, sizes: _table(kind, config, sizes),
+    )
+
+
+VIT, DEIT, DINOV2, DINOV2_WITH_REGISTERS = map(_family, CLASSES)
