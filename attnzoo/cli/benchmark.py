@@ -23,7 +23,7 @@ import tempfile
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
-from attnzoo.cli import benchmark_attention, benchmark_linear
+from attnzoo.cli import benchmark_attention, benchmark_choice, benchmark_linear
 from attnzoo.cli.common import run
 from attnzoo.errors import UserError
 
@@ -131,10 +131,16 @@ class Peer:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 0: measured; 2: the peers compute different things, or one of them failed."""
+    """Exit code 0: measured; 1: a choice was too slow; 2: peers that compute different things, or one
+    of them failed.
+    """
     arguments = parse(argv)
     if arguments.workload == "linear":
         return run(lambda: benchmark_linear.measure(arguments, _cores(arguments.threads)))
+    if arguments.workload == "attention" and arguments.check_choice:
+        return run(lambda: benchmark_choice.check(arguments, _cores(1)))
+    if arguments.workload == "attention" and arguments.tune:
+        return run(lambda: benchmark_choice.tune(arguments, _cores(1)))
     if arguments.workload == "attention":
         return run(lambda: benchmark_attention.measure(arguments, _cores(1), ALLOCATOR))
     return run(lambda: _seq2seq(arguments))
