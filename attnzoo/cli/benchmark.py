@@ -131,9 +131,7 @@ class Peer:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 0: measured; 1: a choice was too slow; 2: peers that compute different things, or one
-    of them failed.
-    """
+    """Exit code 0: measured; 1: a choice was too slow; 2: peers that disagree or fail."""
     arguments = parse(argv)
     if arguments.workload == "linear":
         return run(lambda: benchmark_linear.measure(arguments, _cores(arguments.threads)))

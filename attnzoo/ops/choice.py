@@ -13,7 +13,7 @@ from attnzoo.ops.kernels.blockwise import FEW_QUERIES
 from attnzoo.ops.logits import Scoring
 from attnzoo.ops.weights import WeightRequest, report
 
-SMALL = 48 * 48
+SMALL = 80 * 80
 """Queries times keys up to which whole rows of weights are as fast as tiles."""
 MANY_KEYS = 32
 """From so many on, a few queries read the keys in chunks."""
@@ -146,12 +146,15 @@ def _preferred(call: Call) -> tuple[str, str]:
     T, S = call.q.shape[1], call.k.shape[1]
     if call.return_weights is True and call.size <= FITS:
         return "reference", f"all {T} x {S} weights are asked for, and they are computed once"
-    if T <= FEW_QUERIES and S >= MANY_KEYS:
+    on_cpu = jax.default_backend() == "cpu"
+    if T <= FEW_QUERIES and S >= MANY_KEYS and on_cpu:
         return "blockwise", f"the keys of {T} queries are read once, in chunks"
+    if T <= FEW_QUERIES:
+        return "reference", f"the weights of {T} queries are no larger than the keys"
     if call.size <= SMALL:
         return "reference", f"{T} x {S} weights of a head fit into the cache"
     B, N = call.q.shape[0], call.q.shape[2]
-    if jax.default_backend() != "cpu" and 4 * B * N * call.size <= 1 << 30:
+    if not on_cpu and 4 * B * N * call.size <= 1 << 30:
         return "reference", "tiles are visited one by one, which leaves an accelerator idle"
     return "blockwise", f"{T} x {S} weights are never in memory"
 

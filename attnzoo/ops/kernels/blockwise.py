@@ -388,7 +388,7 @@ def forward(
 
 
 def _products(q: Float[Array, "t H"], k: Float[Array, "s H"]) -> Float[Array, "t s"]:
-    """q k^T, summed in two halves: XLA:CPU adds up all of H one by one in a product this small, and
+    """Q k^T, summed in two halves: XLA:CPU adds up all of H one by one in a product this small, and
     loses twice the digits that it loses in a large one, which is what logits of 1e4 consist of.
     """
     half = q.shape[1] // 2
@@ -476,7 +476,7 @@ def attend_backward(plan: Plan, saved: Any, cotangents: tuple[Array, Array]) -> 
                 logits = _hidden(plan, fixed, logits, indices)
             weights = jnp.exp(logits - maximum[:, None])
             keep = _kept(plan, fixed, indices, dtype)
-            d_weights = jnp.einsum("th,sh->ts", d_out, v_tile)
+            d_weights = _products(d_out, v_tile)
             if keep is None:
                 read = weights
             else:
