@@ -475,6 +475,8 @@ def attend_backward(plan: Plan, saved: Any, cotangents: tuple[Array, Array]) -> 
             if is_partial:
                 logits = _hidden(plan, fixed, logits, indices)
             weights = jnp.exp(logits - maximum[:, None])
+            if plan.is_whole:  # XLA may round these logits unlike those of the forward pass
+                weights = weights / nonzero(inverse * jnp.sum(weights, axis=1))[:, None]
             keep = _kept(plan, fixed, indices, dtype)
             d_weights = _products(d_out, v_tile)
             if keep is None:
@@ -482,11 +484,11 @@ def attend_backward(plan: Plan, saved: Any, cotangents: tuple[Array, Array]) -> 
             else:
                 read, d_weights = weights * keep, d_weights * keep
             dv = _add_tile(dv, row.kv, c, bs, jnp.einsum("ts,th->sh", read, d_out))
-            shift = delta
             if plan.is_whole:
-                # Where one key has all the weight, this is its d_weights to the last bit.
-                shift = shift + inverse * jnp.sum(weights * d_weights, axis=1)
-            d_logits = weights * (d_weights - shift[:, None])
+                # Where one key has all the weight, the mean is its d_weights to the last bit.
+                mean = inverse * jnp.sum(weights * d_weights, axis=1)
+                d_weights = d_weights - mean[:, None]
+            d_logits = weights * (d_weights - delta[:, None])
             if pull is not None:
                 d_tile, d_part, d_captured = pull(d_logits[None, None])
                 d_logits = d_tile[0, 0]
