@@ -26,6 +26,7 @@ from pathlib import Path
 
 from attnzoo.cli import (
     benchmark_attention,
+    benchmark_choice,
     benchmark_generation,
     benchmark_linear,
     benchmark_training,
@@ -139,10 +140,14 @@ class Peer:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 0: measured; 2: the peers compute different things, or one of them failed."""
+    """Exit code 0: measured; 1: a choice was too slow; 2: peers that disagree or fail."""
     arguments = parse(argv)
     if arguments.workload == "linear":
         return run(lambda: benchmark_linear.measure(arguments, _cores(arguments.threads)))
+    if arguments.workload == "attention" and arguments.check_choice:
+        return run(lambda: benchmark_choice.check(arguments, _cores(1)))
+    if arguments.workload == "attention" and arguments.tune:
+        return run(lambda: benchmark_choice.tune(arguments, _cores(1)))
     if arguments.workload == "attention":
         return run(lambda: benchmark_attention.measure(arguments, _cores(1), ALLOCATOR))
     if arguments.workload == "generation":

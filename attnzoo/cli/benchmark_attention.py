@@ -62,6 +62,18 @@ def add_parser(workloads: Any, positive: Callable[[str], int]) -> None:
     parser.add_argument("--quick", action="store_true", help="two lengths, full and causal")
     parser.add_argument("--figure", type=Path, help="also draw times by length (.png or .svg)")
     parser.add_argument("--json", type=Path, help="also write all numbers")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--check-choice",
+        action="store_true",
+        help="time what implementation=None picks beside each other that would do; exit code 1 if "
+        "it is more than 10 %% slower (of the other options, --rounds and --quick count)",
+    )
+    instead.add_argument(
+        "--tune",
+        action="store_true",
+        help="time tile sizes and keep the fastest in the user's cache directory",
+    )
 
 
 class Worker:

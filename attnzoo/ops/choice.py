@@ -10,13 +10,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from attnzoo.ops.kernels import blockwise, on_device, reference, through_jax
+from attnzoo.ops.kernels.blockwise import FEW_QUERIES
 from attnzoo.ops.logits import Scoring
 from attnzoo.ops.weights import WeightRequest, report
 
-SMALL = 128 * 128
+SMALL = 80 * 80
 """Queries times keys up to which whole rows of weights are as fast as tiles."""
-FEW_QUERIES = 8
-"""Up to so many queries (decoding) the weights are no larger than the keys."""
+MANY_KEYS = 32
+"""From so many on, a few queries read the keys in chunks."""
 FITS = 1024 * 1024
 """Queries times keys up to which all weights are kept in memory where they are wanted anyway."""
 
@@ -150,14 +151,17 @@ def choose(call: Call, implementation: str | None = None) -> Choice:
 
 def _preferred(call: Call) -> tuple[str, str]:
     T, S = call.q.shape[1], call.k.shape[1]
-    if call.size <= SMALL:
-        return "reference", f"{T} x {S} weights of a head fit into the cache"
-    if T <= FEW_QUERIES:
-        return "reference", f"the weights of {T} queries are no larger than the keys"
     if call.return_weights is True and call.size <= FITS:
         return "reference", f"all {T} x {S} weights are asked for, and they are computed once"
+    on_cpu = jax.default_backend() == "cpu"
+    if T <= FEW_QUERIES and S >= MANY_KEYS and on_cpu:
+        return "blockwise", f"the keys of {T} queries are read once, in chunks"
+    if T <= FEW_QUERIES:
+        return "reference", f"the weights of {T} queries are no larger than the keys"
+    if call.size <= SMALL:
+        return "reference", f"{T} x {S} weights of a head fit into the cache"
     B, N = call.q.shape[0], call.q.shape[2]
-    if jax.default_backend() != "cpu" and 4 * B * N * call.size <= 1 << 30:
+    if not on_cpu and 4 * B * N * call.size <= 1 << 30:
         return "reference", "tiles are visited one by one, which leaves an accelerator idle"
     return "blockwise", f"{T} x {S} weights are never in memory"
 

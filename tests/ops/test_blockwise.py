@@ -528,3 +528,41 @@ def test_random_shapes(seed):
         # product of everything round differently, seen up to 2.9 apart at 1025 positions.
         factor = 4 if "huge" in what else 2
         assert error <= factor * errors["reference"][name] + rounding, (what, name, errors)
+
+
+SECOND = {
+    "jvp": lambda f, x, d: jax.jvp(f, (x,), (d,))[1],
+    "jvp under jit": lambda f, x, d: jax.jit(lambda x: jax.jvp(f, (x,), (d,))[1])(x),
+    "gradient of a gradient": lambda f, x, d: jax.grad(lambda x: jnp.sum(jax.grad(f)(x) * d))(x),
+}
+
+
+def cubes(implementation):
+    q, k, v = (jnp.asarray(x, "float32") for x in arrays(1, 40, 40, 4, 4)[:3])
+
+    def loss(q):
+        out = ops.dot_product_attention(q, k, v, is_causal=True, implementation=implementation)
+        return jnp.sum(out**3)
+
+    return loss, q, jnp.asarray(draw(q.shape, 19), "float32")
+
+
+@pytest.mark.parametrize("way", SECOND)
+def test_derivatives_that_tiles_do_not_have_are_refused_with_the_way_out(way):
+    wanted = "reverse mode" if "gradient" in way else "no forward-mode derivative"
+    with pytest.raises(NotImplementedError, match=wanted) as raised:
+        SECOND[way](*cubes("blockwise"))
+    assert 'implementation="reference" has every derivative' in str(raised.value)
+    assert np.all(np.isfinite(SECOND[way](*cubes("reference"))))
+
+
+def test_forward_over_reverse():
+    """What jax.hessian does; also under vmap, which the refusals have to let through."""
+
+    def product(implementation):
+        loss, q, d = cubes(implementation)
+        directions = jnp.stack([d, d[:, ::-1]])
+        one = jax.jit(lambda d: jax.jvp(jax.grad(loss), (q,), (d,))[1])
+        return jax.vmap(one)(directions)
+
+    np.testing.assert_allclose(product("blockwise"), product("reference"), atol=2e-4)

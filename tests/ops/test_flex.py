@@ -155,9 +155,12 @@ def shapes(T, S=None, dtype=jnp.float32, B=1, N=8):
 @pytest.mark.parametrize(
     ("arguments", "settings", "name"),
     [
-        (shapes(64), {}, "reference"),
+        (shapes(48), {}, "reference"),
         (shapes(256), {}, "blockwise"),
-        (shapes(1, 100_000), {}, "reference"),
+        (shapes(1, 31), {}, "reference"),
+        (shapes(1, 32), {}, "blockwise"),
+        (shapes(8, 100_000), {}, "blockwise"),
+        (shapes(1, 4096), {"return_weights": True}, "reference"),
         (shapes(512), {"return_weights": True}, "reference"),
         (shapes(4096), {"return_weights": True}, "blockwise"),
         (shapes(512), {"return_weights": WeightRequest(top_k=1)}, "blockwise"),

@@ -23,6 +23,7 @@ from attnzoo.ops.dropout import kept, seed_of
 from attnzoo.ops.guards import finite_or_zero, has_non_finite, poison
 from attnzoo.ops.index_functions import along, dense
 from attnzoo.ops.kernels import few_queries
+from attnzoo.ops.kernels.derivatives import no_forward_mode, no_second_reverse
 from attnzoo.ops.kernels.tiles import device_kind, tiles_for
 from attnzoo.ops.logits import Scoring
 from attnzoo.ops.masks import Broadcast, MaskFunction, dense_mask
@@ -59,6 +60,8 @@ class Plan:
     has_full: bool
     has_partial: bool
     dropout_rate: float
+    is_whole: bool = False
+    """Whether all keys of a row are in one tile."""
 
 
 class Fixed(NamedTuple):
@@ -123,7 +126,9 @@ def attend(
         else:
             has_partial = True
         lists = tuple(jnp.asarray(x) for x in lists)
-    plan = Plan((B, N, K, R, C), block, modify, visible, has_full, has_partial, dropout_rate)
+    plan = Plan(
+        (B, N, K, R, C), block, modify, visible, has_full, has_partial, dropout_rate, C == 1
+    )
     seed = None if dropout_key is None else seed_of(dropout_key)
     fixed = Fixed(modify_fixed, visible_fixed, lists, seed)
 
@@ -139,7 +144,8 @@ def attend(
         ]
         bias = jnp.pad(bias, room)
     scale = scale_of(settings, H, dtype)
-    out, lse = _attend(plan, tiled_q, tiled_k, tiled_v, scale, bias, floats, fixed)
+    given = no_forward_mode((tiled_q, tiled_k, tiled_v, scale, bias, floats))
+    out, lse = _attend(plan, *given, fixed)
     out = jnp.moveaxis(out.reshape(B, N, R * bt, Hv)[:, :, :T], 1, 2)
     lse = lse.reshape(B, N, R * bt)[:, :, :T]
     out, lse = with_sinks(out, lse, settings.sinks, dtype)
@@ -354,7 +360,7 @@ def forward(
         def visit(c: Array, is_partial: bool, carry: Any) -> Any:
             maximum, total, out = carry
             indices = _indices(plan, fixed, row, c)
-            logits = scale * jnp.einsum("th,sh->ts", q_tile, _tile(k, row.kv, c, bs))
+            logits = scale * _products(q_tile, _tile(k, row.kv, c, bs))
             if plan.modify is not None:
                 part = _bias_tile(plan, bias, row, c, dtype)
                 modified = plan.modify(floats, fixed.modify, logits[None, None], part, *indices)
@@ -381,6 +387,16 @@ def forward(
     return jax.lax.map(row_of_tiles, (count, rows))
 
 
+def _products(q: Float[Array, "t H"], k: Float[Array, "s H"]) -> Float[Array, "t s"]:
+    """Q k^T, summed in two halves: XLA:CPU adds up all of H one by one in a product this small, and
+    loses twice the digits that it loses in a large one, which is what logits of 1e4 consist of.
+    """
+    half = q.shape[1] // 2
+    parts = ((q[:, :half], k[:, :half]), (q[:, half:], k[:, half:])) if half >= 16 else ((q, k),)
+    first, *rest = (jnp.einsum("th,sh->ts", *part) for part in parts)
+    return sum(rest, first)
+
+
 def finite_maximum(maximum: Array) -> Array:
     """-inf (nothing to attend to yet) replaced by 0, so that it can be subtracted."""
     return jnp.where(jnp.isneginf(maximum), jnp.zeros_like(maximum), maximum)
@@ -405,7 +421,8 @@ def _attend(
 def _attend_forward(
     plan: Plan, q: Array, k: Array, v: Array, scale: Array, bias: Any, floats: Any, fixed: Fixed
 ) -> Any:
-    out, maximum, total = forward(plan, q, k, v, scale, bias, floats, fixed)
+    done = forward(plan, q, k, v, scale, bias, floats, fixed)
+    out, maximum, total = no_second_reverse(done)
     return (out, logsumexp(maximum, total)), (
         q,
         k,
@@ -430,18 +447,21 @@ def attend_backward(plan: Plan, saved: Any, cotangents: tuple[Array, Array]) -> 
     inverse = jnp.where(total == 0, jnp.zeros_like(total), 1 / nonzero(total))
     d_out = d_out * inverse[..., None]
     d_lse = jnp.where(total == 0, jnp.zeros_like(d_lse), d_lse) * inverse
-    delta = jnp.sum(d_out * out, axis=-1) - d_lse
+    if plan.is_whole:  # then delta is a sum over the tile, see below
+        delta = -d_lse
+    else:
+        delta = jnp.sum(d_out * out, axis=-1) - d_lse
     rows = q.reshape(-1, bt, q.shape[2])
 
     def row_of_tiles(carry: Any, inputs: Any) -> Any:
-        i, q_tile, d_out, delta, maximum = inputs
+        i, q_tile, d_out, delta, maximum, inverse = inputs
         row = _row(plan, i)
 
         def visit(c: Array, is_partial: bool, carry: Any) -> Any:
             dq, dk, dv, d_bias, d_floats = carry
             indices = _indices(plan, fixed, row, c)
             k_tile, v_tile = _tile(k, row.kv, c, bs), _tile(v, row.kv, c, bs)
-            logits = scale * jnp.einsum("th,sh->ts", q_tile, k_tile)
+            logits = scale * _products(q_tile, k_tile)
             pull = None
             if plan.modify is not None:
                 part = _bias_tile(plan, bias, row, c, dtype)
@@ -455,13 +475,19 @@ def attend_backward(plan: Plan, saved: Any, cotangents: tuple[Array, Array]) -> 
             if is_partial:
                 logits = _hidden(plan, fixed, logits, indices)
             weights = jnp.exp(logits - maximum[:, None])
+            if plan.is_whole:  # XLA may round these logits unlike those of the forward pass
+                weights = weights / nonzero(inverse * jnp.sum(weights, axis=1))[:, None]
             keep = _kept(plan, fixed, indices, dtype)
-            d_weights = jnp.einsum("th,sh->ts", d_out, v_tile)
+            d_weights = _products(d_out, v_tile)
             if keep is None:
                 read = weights
             else:
                 read, d_weights = weights * keep, d_weights * keep
             dv = _add_tile(dv, row.kv, c, bs, jnp.einsum("ts,th->sh", read, d_out))
+            if plan.is_whole:
+                # Where one key has all the weight, the mean is its d_weights to the last bit.
+                mean = inverse * jnp.sum(weights * d_weights, axis=1)
+                d_weights = d_weights - mean[:, None]
             d_logits = weights * (d_weights - delta[:, None])
             if pull is not None:
                 d_tile, d_part, d_captured = pull(d_logits[None, None])
@@ -488,7 +514,7 @@ def attend_backward(plan: Plan, saved: Any, cotangents: tuple[Array, Array]) -> 
     )
     count = jnp.arange(rows.shape[0], dtype=jnp.int32)
     (dk, dv, d_bias, d_floats), dq = jax.lax.scan(
-        row_of_tiles, nothing, (count, rows, d_out, delta, maximum)
+        row_of_tiles, nothing, (count, rows, d_out, delta, maximum, inverse)
     )
     if bias is not None:
         assert d_bias is not None
@@ -498,7 +524,11 @@ def attend_backward(plan: Plan, saved: Any, cotangents: tuple[Array, Array]) -> 
     return scale * dq, scale * dk, dv, jnp.sum(dq * q), d_bias, d_floats, None
 
 
-_attend.defvjp(_attend_forward, attend_backward)
+def _attend_backward(plan: Plan, saved: Any, cotangents: tuple[Array, Array]) -> Any:
+    return no_second_reverse(attend_backward(plan, saved, cotangents))
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
 
 
 def _add_tile(x: Array, head: Array, c: Array, size: int, part: Float[Array, "s H"]) -> Array:
