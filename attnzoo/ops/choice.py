@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from attnzoo.ops.kernels import blockwise, reference, through_jax
+from attnzoo.ops.kernels import blockwise, mosaic_gpu, reference, through_jax
 from attnzoo.ops.logits import Scoring
 from attnzoo.ops.weights import WeightRequest, report
 
@@ -105,8 +105,9 @@ IMPLEMENTATIONS = {
     "blockwise": Implementation(blockwise.attend, _refuses_nothing),
     "xla": Implementation(through_jax.xla, _refuses_xla),
     "cudnn": Implementation(through_jax.cudnn, _refuses_cudnn),
+    "mosaic_gpu": Implementation(mosaic_gpu.attend, mosaic_gpu.refuses),
 }
-NOT_BUILT = ("triton", "mosaic_gpu", "mosaic_tpu")
+NOT_BUILT = ("triton", "mosaic_tpu")
 
 
 def choose(call: Call, implementation: str | None = None) -> Choice:

@@ -126,9 +126,7 @@ def attend(
         for function, arrays in zip((modify, visible), operands)
     )
     out, lse = _attend(plan, *padded, lists, modifiers, masks)
-    out, lse = blockwise.with_sinks(
-        out[:, :T, :, :Hv], lse[:, :, :T], settings.sinks, out.dtype
-    )
+    out, lse = blockwise.with_sinks(out[:, :T, :, :Hv], lse[:, :, :T], settings.sinks, out.dtype)
     bad_weights, bad_rows = _not_finite(q, k, v, mask)
     return poison(out, jnp.moveaxis(bad_rows, 1, 2)[..., None]), poison(lse, bad_weights)
 
@@ -192,10 +190,18 @@ def _block_mask(settings: Scoring, shape: tuple[int, int, int, int]) -> BlockMas
     return BlockMask.from_mask(mask, *shape, block_size=(BLOCK, BLOCK))
 
 
-def _known_tiles(mask: BlockMask) -> tuple[Any, Any]:
-    with jax.ensure_compile_time_eval():
-        full, partial = mask.tiles()
-        return np.asarray(full), np.asarray(partial)
+def _known_tiles(mask: BlockMask) -> tuple[np.ndarray, np.ndarray]:
+    """``mask.tiles()`` without a computation of jax."""
+    columns = np.arange(-(-mask.shape[3] // mask.block_size[1]))
+
+    def marked(count: Any, listed: Any) -> np.ndarray:
+        real = np.arange(listed.shape[-1]) < np.asarray(count)[..., None]
+        return np.any((np.asarray(listed)[..., None] == columns) & real[..., None], axis=3)
+
+    return (
+        marked(mask.full_count, mask.full_columns),
+        marked(mask.partial_count, mask.partial_columns),
+    )
 
 
 def in_order(full: Any, partial: Any) -> tuple[Array, Array, Array]:
@@ -324,9 +330,7 @@ def _not_finite(
     if mask is not None:
         visible, arrays = blockwise.trace_mask(mask.mask_mod, block, lambda q, k: (q < T) & (k < S))
         lists = (mask.full_count, mask.full_columns, mask.partial_count, mask.partial_columns)
-        has_full, has_partial = (
-            not mask.is_concrete or bool(np.any(lists[i])) for i in (0, 2)
-        )
+        has_full, has_partial = (not mask.is_concrete or bool(np.any(lists[i])) for i in (0, 2))
         lists = tuple(jnp.asarray(x) for x in lists)
     else:
         has_full = True
