@@ -17,7 +17,12 @@ def seed_of(key: Key[Array, ""]) -> UInt32[Array, "2"]:
 
 
 def kept(
-    seed: UInt32[Array, "2"], rate: float, b: Index, n: Index, q: Index, k: Index
+    seed: UInt32[Array, "2"] | tuple[Array, Array],
+    rate: float,
+    b: Index,
+    n: Index,
+    q: Index,
+    k: Index,
 ) -> Bool[Array, "..."]:
     """True with probability 1 - ``rate`` where the weight of query q and key k survives."""
     # 64 bits say which row it is, so that two rows with the same pattern are not to be expected.

@@ -176,9 +176,9 @@ def test_choice_explains_itself():
         "reference   would do",
         "xla         refused score_mod: jax.nn has none",
         "cudnn       refused implementation: cuDNN wants a CUDA GPU, the default is cpu",
-        "triton      refused: not built yet",
-        "mosaic_gpu  refused: not built yet",
-        "mosaic_tpu  refused: not built yet",
+        "mosaic_gpu  refused implementation: it wants a Hopper GPU, the default is cpu",
+        "triton      refused implementation: it wants a GPU, the default is cpu",
+        "mosaic_tpu  refused implementation: it wants a TPU, the default is cpu",
     ]
 
 
@@ -215,7 +215,8 @@ def test_heads_one_by_one_are_heads_together(T, monkeypatch):
         (
             {"implementation": "triton"},
             NotImplementedError,
-            "implementation='triton' is not built yet; 'reference' would take this call",
+            "implementation='triton' cannot take implementation: it wants a GPU, the default is "
+            "cpu; 'reference' would take this call",
         ),
         ({"implementation": "flash"}, ValueError, "implementation='flash' does not exist"),
         (

@@ -249,4 +249,4 @@ def test_refuses_by_argument(monkeypatch, dtype, settings, message):
 def test_other_devices_are_refused():
     x = jax.ShapeDtypeStruct((1, 32, 1, 64), "bfloat16")
     said = ops.explain_choice(x, x, x).others["mosaic_gpu"]
-    assert said == "refused implementation: a Hopper GPU is wanted, the default is cpu"
+    assert said == "refused implementation: it wants a Hopper GPU, the default is cpu"

@@ -23,7 +23,6 @@ from attnzoo.ops.index_functions import along
 from attnzoo.ops.kernels import blockwise, traced
 from attnzoo.ops.kernels.traced import HEAD, KEYS, QUERIES
 from attnzoo.ops.logits import Scoring
-from attnzoo.ops.masks import Broadcast, Mask, MaskFunction
 
 BLOCK = 128
 """Queries and keys of a tile of the mask."""
@@ -35,10 +34,10 @@ OLDEST = (0, 11)
 
 def refuses(call: Any) -> str | None:
     """Why a call cannot be taken here and now: the argument, what came, what was wanted."""
+    if jax.default_backend() != "gpu":
+        return f"implementation: it wants a Hopper GPU, the default is {jax.default_backend()}"
     if jax.__version_info__[:2] < OLDEST or not _has_backend():
         return f"implementation: jax {jax.__version__}; its Mosaic GPU wants 0.11 and Python 3.12"
-    if jax.default_backend() != "gpu":
-        return f"implementation: a Hopper GPU is wanted, the default is {jax.default_backend()}"
     capability = getattr(jax.devices()[0], "compute_capability", "unknown")
     if capability != "9.0":
         return f"implementation: a GPU of compute capability {capability}; wanted 9.0 (Hopper)"
@@ -176,14 +175,11 @@ def _with_scale(settings: Scoring) -> Scoring:
 
 def _block_mask(settings: Scoring, shape: tuple[int, int, int, int]) -> BlockMask | None:
     """The mask in this kernel's tiles; also where only the last keys' padding is to be hidden."""
-    mask: MaskFunction | None = settings.mask_mod
+    mask = traced.mask_of(settings)
     if isinstance(mask, BlockMask):
-        if mask.block_size == (BLOCK, BLOCK) and settings.mask is None:
+        if mask.block_size == (BLOCK, BLOCK):
             return mask
         mask = mask.mask_mod
-    if settings.mask is not None:
-        array: Mask = Broadcast(settings.mask)
-        mask = array if mask is None else array & mask
     if mask is None and shape[3] % BLOCK == 0:
         return None
     mask = mask or blockwise.everything

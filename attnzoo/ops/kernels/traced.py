@@ -21,7 +21,7 @@ from jax.extend.core import Literal
 from jaxtyping import Array
 
 from attnzoo.ops.logits import Scoring
-from attnzoo.ops.masks import MaskFunction
+from attnzoo.ops.masks import Broadcast, MaskFunction
 from attnzoo.ops.softmax import compute_dtype
 
 INPUTS = ("score", "b", "n", "q", "k")
@@ -213,6 +213,14 @@ def trace_mask(
         return seen
 
     return _trace("mask_mod", visible, shape, tile, None)
+
+
+def mask_of(settings: Scoring) -> MaskFunction | None:
+    """Array and function of a mask as one function; a block mask stays one where it is alone."""
+    if settings.mask is None:
+        return settings.mask_mod
+    array = Broadcast(settings.mask)
+    return array if settings.mask_mod is None else array & settings.mask_mod
 
 
 def _entry(array: Array, b: Any, n: Any, q: Any, k: Any) -> Array:

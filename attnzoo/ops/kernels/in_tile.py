@@ -1,0 +1,142 @@
+"""What happens inside one tile of queries and keys, whatever kernel it is in.
+
+Values that belong to a row are ``t 1``, those of a column ``1 s``.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from attnzoo.ops.dropout import kept
+from attnzoo.ops.kernels.fused import Pass, Plan
+from attnzoo.ops.kernels.traced import HEAD, KEYS, QUERIES, Load, Read, Traced
+
+
+class Work(NamedTuple):
+    """What a program knows: its head, and how it reads what functions captured."""
+
+    plan: Plan
+    step: Pass
+    b: Any
+    n: Any
+    modify: Load
+    visible: Load
+    seed: Any
+    """Two integers, for dropout."""
+
+
+class Table(NamedTuple):
+    """How the gradient of a floating read is summed: by what the axes it keeps are read with."""
+
+    read: Read
+    kind: str
+    """"head", "queries", "keys", "tile" or "gather"."""
+    sizes: tuple[int, ...]
+    """Of the operand's axes that are not HEAD."""
+
+
+class Row(NamedTuple):
+    """What the backward pass knows of each query: ``t 1``."""
+
+    maximum: Array
+    inverse: Array
+    """1 / sum of exp(logits - maximum)."""
+    delta: Array
+    """d_out . out - d_lse."""
+
+
+def positions(work: Work, r: Any, c: Any) -> tuple[Array, Array, Array]:
+    """Query and key positions, which end with the last one, and keys that go on counting."""
+    (bt, bs), (T, S) = work.step.tile, work.plan.shape[3:]
+    q = jnp.minimum(r * bt + jax.lax.broadcasted_iota(jnp.int32, (bt, 1), 0), T - 1)
+    k = c * bs + jax.lax.broadcasted_iota(jnp.int32, (1, bs), 1)
+    return q, jnp.minimum(k, S - 1), k
+
+
+def product(plan: Plan, a: Array, b: Array, contract: tuple[int, int]) -> Array:
+    """A matrix product over one axis of each, in the plan's dtypes."""
+    exact = jax.lax.Precision.HIGHEST if plan.low.itemsize > 2 else None
+    numbers = (((contract[0],), (contract[1],)), ((), ()))
+    return jax.lax.dot_general(
+        a.astype(plan.low), b, numbers, precision=exact, preferred_element_type=plan.wide
+    )
+
+
+def scored(work: Work, logits: Array, r: Any, c: Any, is_partial: bool) -> Array:
+    """Logits after modifier and mask."""
+    q, k, k_far = positions(work, r, c)
+    if work.step.modify is not None:
+        logits = work.step.modify(work.modify, logits, work.b, work.n, q, k)
+    return _hidden(work, logits, q, k, k_far) if is_partial else logits
+
+
+def _hidden(work: Work, logits: Array, q: Array, k: Array, k_far: Array) -> Array:
+    visible = None
+    if work.step.visible is not None:
+        visible = work.step.visible(work.visible, None, work.b, work.n, q, k)
+    if work.plan.is_ragged:
+        inside = jnp.broadcast_to(k_far, logits.shape) < work.plan.shape[4]
+        visible = inside if visible is None else visible & inside
+    return logits if visible is None else jnp.where(visible, logits, -jnp.inf)
+
+
+def surviving(work: Work, weights: Array, r: Any, c: Any) -> Array:
+    """Weights, or gradients of them, after dropout."""
+    rate = work.plan.dropout_rate
+    if rate == 0:
+        return weights
+    q, k, _ = positions(work, r, c)
+    keep = jnp.broadcast_to(kept(work.seed, rate, work.b, work.n, q, k), weights.shape)
+    return jnp.where(keep, weights * (1 / (1 - rate)), jnp.zeros_like(weights))
+
+
+def gradients(
+    work: Work, logits: Array, d_weights: Array, row: Row, r: Any, c: Any, is_partial: bool
+) -> tuple[Array, Array, list[Array]]:
+    """Weights as they read values, gradient of the scaled logits, gradients of what was read."""
+    q, k, k_far = positions(work, r, c)
+    pull = None
+    if work.step.modify is not None:
+        logits, pull = work.step.modify.vjp(work.modify, logits, work.b, work.n, q, k)
+    if is_partial:
+        logits = _hidden(work, logits, q, k, k_far)
+    weights = jnp.exp(logits - row.maximum) * row.inverse
+    d_logits = weights * (surviving(work, d_weights, r, c) - row.delta)
+    read = surviving(work, weights, r, c)
+    return (read, d_logits, []) if pull is None else (read, *pull(d_logits))
+
+
+def tables_of(traced: Traced | None, shapes: tuple[tuple[int, ...], ...]) -> list[Table]:
+    """One for each floating read; ``shapes`` are those of the operands."""
+    tables = []
+    for read in () if traced is None else traced.floating:
+        sizes = tuple(s for s, axis in zip(shapes[read.operand], read.axes) if axis != HEAD)
+        axes = [axis for axis in read.axes if axis != HEAD]
+        if not axes:
+            kind = "head"
+        elif axes in ([QUERIES], [KEYS]):
+            kind = axes[0]
+        else:
+            kind = "tile" if sorted(axes) == sorted([QUERIES, KEYS]) else "gather"
+        tables.append(Table(read, kind, sizes))
+    return tables
+
+
+def partial_of(table: Table, found: Array) -> Array:
+    """A gradient ``B N`` and padded positions, queries first, with the axes of the operand."""
+    if [axis for axis in table.read.axes if axis != HEAD] == [KEYS, QUERIES]:
+        found = jnp.swapaxes(found, 2, 3)
+    for axis, size in enumerate(table.sizes, start=2):
+        found = fitted(found, axis, size)
+    return found
+
+
+def fitted(x: Array, axis: int, size: int) -> Array:
+    """Cut, or filled up with zeros, to a size along an axis."""
+    if x.shape[axis] >= size:
+        return jax.lax.slice_in_dim(x, 0, size, axis=axis)
+    room = [(0, 0)] * x.ndim
+    room[axis] = (0, size - x.shape[axis])
+    return jnp.pad(x, room)
