@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Key
 from attnzoo.ops.block_mask import BlockMask
 from attnzoo.ops.guards import finite_or_zero, has_non_finite, poison
 from attnzoo.ops.index_functions import along
-from attnzoo.ops.kernels import blockwise, traced
+from attnzoo.ops.kernels import blockwise, interpreting, traced
 from attnzoo.ops.kernels.traced import HEAD, KEYS, QUERIES
 from attnzoo.ops.logits import Scoring
 
@@ -34,10 +34,12 @@ OLDEST = (0, 11)
 
 def refuses(call: Any) -> str | None:
     """Why a call cannot be taken here and now: the argument, what came, what was wanted."""
-    if jax.default_backend() != "gpu":
+    if not interpreting() and jax.default_backend() != "gpu":
         return f"implementation: it wants a Hopper GPU, the default is {jax.default_backend()}"
     if jax.__version_info__[:2] < OLDEST or not _has_backend():
         return f"implementation: jax {jax.__version__}; its Mosaic GPU wants 0.11 and Python 3.12"
+    if interpreting():
+        return refuses_anywhere(call)
     capability = getattr(jax.devices()[0], "compute_capability", "unknown")
     if capability != "9.0":
         return f"implementation: a GPU of compute capability {capability}; wanted 9.0 (Hopper)"
@@ -78,16 +80,18 @@ def attend(
     dropout_key: Key[Array, ""] | None = None,
     *,
     tuning: Any = None,
-    staged: bool = False,
+    staged: bool | None = None,
 ) -> tuple[Float[Array, "B T N Hv"], Float[Array, "B N T"]]:
     """Output and log-sum-exp; gradients for q, k, v, and for arrays read by b, n or q alone.
 
-    ``tuning`` replaces the kernels' tile sizes; ``staged`` is how the interpreter can run them.
+    ``tuning`` replaces the kernels' tile sizes; ``staged`` is how the interpreter can run them, and
+    what they are where kernels are to be interpreted.
     """
     from attnzoo.ops.kernels import mosaic_gpu_kernels as kernels
 
     if dropout_key is not None:
         raise NotImplementedError("dropout_rate: the kernel has none ('blockwise' has)")
+    staged = interpreting() if staged is None else staged
     B, T, N, H = q.shape
     S, K, Hv = v.shape[1:]
     if 0 in (B, T, S):
