@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from attnzoo.ops.kernels import blockwise, on_device, reference, through_jax
+from attnzoo.ops.kernels import blockwise, mosaic_gpu, on_device, reference, through_jax
 from attnzoo.ops.kernels.blockwise import FEW_QUERIES
 from attnzoo.ops.logits import Scoring
 from attnzoo.ops.weights import WeightRequest, report
@@ -107,6 +107,7 @@ IMPLEMENTATIONS = {
     "blockwise": Implementation(blockwise.attend, _refuses_nothing),
     "xla": Implementation(through_jax.xla, _refuses_xla),
     "cudnn": Implementation(through_jax.cudnn, _refuses_cudnn),
+    "mosaic_gpu": Implementation(mosaic_gpu.attend, mosaic_gpu.refuses),
     "triton": Implementation(
         on_device.triton, functools.partial(on_device.refused, on_device.TRITON)
     ),
@@ -114,25 +115,20 @@ IMPLEMENTATIONS = {
         on_device.mosaic_tpu, functools.partial(on_device.refused, on_device.MOSAIC_TPU)
     ),
 }
-NOT_BUILT = ("mosaic_gpu",)
 
 
 def choose(call: Call, implementation: str | None = None) -> Choice:
     """The choice for a call; a name forces it.
 
-    Raises ValueError for a name that does not exist, NotImplementedError for one that is not built
-    or cannot take the call.
+    Raises ValueError for a name that does not exist, NotImplementedError for one that cannot take
+    the call.
     """
     name, reason = _preferred(call)
-    if implementation in NOT_BUILT:
-        raise NotImplementedError(
-            f"implementation={implementation!r} is not built yet; {name!r} would take this call"
-        )
     if implementation is not None:
         if implementation not in IMPLEMENTATIONS:
             raise ValueError(
                 f"implementation={implementation!r} does not exist; wanted None or one of "
-                f"{', '.join((*IMPLEMENTATIONS, *NOT_BUILT))}"
+                f"{', '.join(IMPLEMENTATIONS)}"
             )
         refused = IMPLEMENTATIONS[implementation].refuses(call)
         if refused is not None:
@@ -146,7 +142,7 @@ def choose(call: Call, implementation: str | None = None) -> Choice:
         if other != name:
             refused = refuses(call)
             others[other] = "would do" if refused is None else f"refused {refused}"
-    return Choice(name, reason, others | dict.fromkeys(NOT_BUILT, "refused: not built yet"))
+    return Choice(name, reason, others)
 
 
 def _preferred(call: Call) -> tuple[str, str]:

@@ -20,10 +20,9 @@ from jaxtyping import Array, Bool, Float, Key
 from attnzoo.ops.block_mask import BlockMask
 from attnzoo.ops.guards import finite_or_zero, has_non_finite, poison
 from attnzoo.ops.index_functions import along
-from attnzoo.ops.kernels import blockwise, traced
+from attnzoo.ops.kernels import blockwise, interpreting, traced
 from attnzoo.ops.kernels.traced import HEAD, KEYS, QUERIES
 from attnzoo.ops.logits import Scoring
-from attnzoo.ops.masks import Broadcast, Mask, MaskFunction
 
 BLOCK = 128
 """Queries and keys of a tile of the mask."""
@@ -35,10 +34,12 @@ OLDEST = (0, 11)
 
 def refuses(call: Any) -> str | None:
     """Why a call cannot be taken here and now: the argument, what came, what was wanted."""
+    if not interpreting() and jax.default_backend() != "gpu":
+        return f"implementation: it wants a Hopper GPU, the default is {jax.default_backend()}"
     if jax.__version_info__[:2] < OLDEST or not _has_backend():
         return f"implementation: jax {jax.__version__}; its Mosaic GPU wants 0.11 and Python 3.12"
-    if jax.default_backend() != "gpu":
-        return f"implementation: a Hopper GPU is wanted, the default is {jax.default_backend()}"
+    if interpreting():
+        return refuses_anywhere(call)
     capability = getattr(jax.devices()[0], "compute_capability", "unknown")
     if capability != "9.0":
         return f"implementation: a GPU of compute capability {capability}; wanted 9.0 (Hopper)"
@@ -79,16 +80,18 @@ def attend(
     dropout_key: Key[Array, ""] | None = None,
     *,
     tuning: Any = None,
-    staged: bool = False,
+    staged: bool | None = None,
 ) -> tuple[Float[Array, "B T N Hv"], Float[Array, "B N T"]]:
     """Output and log-sum-exp; gradients for q, k, v, and for arrays read by b, n or q alone.
 
-    ``tuning`` replaces the kernels' tile sizes; ``staged`` is how the interpreter can run them.
+    ``tuning`` replaces the kernels' tile sizes; ``staged`` is how the interpreter can run them, and
+    what they are where kernels are to be interpreted.
     """
     from attnzoo.ops.kernels import mosaic_gpu_kernels as kernels
 
     if dropout_key is not None:
         raise NotImplementedError("dropout_rate: the kernel has none ('blockwise' has)")
+    staged = interpreting() if staged is None else staged
     B, T, N, H = q.shape
     S, K, Hv = v.shape[1:]
     if 0 in (B, T, S):
@@ -176,24 +179,29 @@ def _with_scale(settings: Scoring) -> Scoring:
 
 def _block_mask(settings: Scoring, shape: tuple[int, int, int, int]) -> BlockMask | None:
     """The mask in this kernel's tiles; also where only the last keys' padding is to be hidden."""
-    mask: MaskFunction | None = settings.mask_mod
+    mask = traced.mask_of(settings)
     if isinstance(mask, BlockMask):
-        if mask.block_size == (BLOCK, BLOCK) and settings.mask is None:
+        if mask.block_size == (BLOCK, BLOCK):
             return mask
         mask = mask.mask_mod
-    if settings.mask is not None:
-        array: Mask = Broadcast(settings.mask)
-        mask = array if mask is None else array & mask
     if mask is None and shape[3] % BLOCK == 0:
         return None
     mask = mask or blockwise.everything
     return BlockMask.from_mask(mask, *shape, block_size=(BLOCK, BLOCK))
 
 
-def _known_tiles(mask: BlockMask) -> tuple[Any, Any]:
-    with jax.ensure_compile_time_eval():
-        full, partial = mask.tiles()
-        return np.asarray(full), np.asarray(partial)
+def _known_tiles(mask: BlockMask) -> tuple[np.ndarray, np.ndarray]:
+    """``mask.tiles()`` without a computation of jax."""
+    columns = np.arange(-(-mask.shape[3] // mask.block_size[1]))
+
+    def marked(count: Any, listed: Any) -> np.ndarray:
+        real = np.arange(listed.shape[-1]) < np.asarray(count)[..., None]
+        return np.any((np.asarray(listed)[..., None] == columns) & real[..., None], axis=3)
+
+    return (
+        marked(mask.full_count, mask.full_columns),
+        marked(mask.partial_count, mask.partial_columns),
+    )
 
 
 def in_order(full: Any, partial: Any) -> tuple[Array, Array, Array]:

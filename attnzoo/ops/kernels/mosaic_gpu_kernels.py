@@ -7,6 +7,7 @@ across blocks, so that repeats are equal bit by bit.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,8 +29,8 @@ BLOCK = 128
 """Queries and keys of a tile of the mask: the rows of two warpgroups."""
 WIDE = 128
 """The widest head of which one warpgroup holds the gradients of both k and v in registers."""
-PRODUCER_REGISTERS, CONSUMER_REGISTERS = 40, 232
-"""(40 + 2 x 232) x 128 threads are just within the 65,536 registers of a multiprocessor."""
+PRODUCER_REGISTERS, CONSUMER_REGISTERS = 24, 240
+"""(24 + 2 x 240) x 128 threads are just within the 65,536 registers of a multiprocessor."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Tuning:
     keys: int = 128
     slots: int = 2
     dq_keys: int = 64
-    dq_slots: int = 2
+    dq_slots: tuple[int, int] = (2, 2)
+    """Of keys and of values, which are free earlier."""
     dkv_queries: int = 64
     dkv_slots: int = 2
 
@@ -47,7 +49,7 @@ class Tuning:
 def tuned(width: int, value_width: int, staged: bool) -> Tuning:
     """Tile sizes by head size: as large as shared memory and registers allow."""
     if max(width, value_width) > WIDE:
-        return Tuning(64, 2, 32, 2, 64 if not staged else 32, 1 if staged else 2)
+        return Tuning(keys=64, dq_slots=(1, 1) if staged else (2, 1))
     return Tuning()
 
 
@@ -282,13 +284,34 @@ def product(a: Any, b: Any, shape: tuple[int, int]) -> Float[Array, "_ _"]:
     return pl.run_scoped(compute, plgpu.ACC(shape, jnp.float32))
 
 
-def add_product(total: Float[Array, "_ _"], a: Array, b: Any, stage: Any) -> Float[Array, "_ _"]:
-    """Total + a b, of which a is in registers; ``stage`` is memory for it, if it has to be there."""
+def two_products(
+    a: tuple[Any, Any], b: tuple[Any, Any], shape: tuple[int, int]
+) -> tuple[Float[Array, "_ _"], Float[Array, "_ _"]]:
+    """Two products of one shape with one wait for both."""
+
+    def compute(first: Any, second: Any) -> tuple[Array, Array]:
+        plgpu.wgmma(first, a[0], b[0])
+        plgpu.wgmma(second, a[1], b[1])
+        return first[...], second[...]
+
+    return pl.run_scoped(compute, plgpu.ACC(shape, jnp.float32), plgpu.ACC(shape, jnp.float32))
+
+
+def add_products(totals: Sequence[Array], a: Sequence[Array], b: Sequence[Any], stage: Any) -> Any:
+    """Each total + a b, of which a is in registers; ``stage`` is memory for it, if any."""
     if stage is None:
-        return pl.run_state(lambda acc: plgpu.wgmma(acc, a, b))(plgpu.ACC.init(total))
-    stage[...] = a
-    plgpu.commit_smem()
-    return total + product(stage, b, total.shape)
+
+        def compute(refs: Any) -> None:
+            for ref, left, right in zip(refs, a, b):
+                plgpu.wgmma(ref, left, right)
+
+        return pl.run_state(compute)(tuple(plgpu.ACC.init(total) for total in totals))
+    sums = []
+    for total, left, right in zip(totals, a, b):
+        stage[...] = left
+        plgpu.commit_smem()
+        sums.append(total + product(stage, right, total.shape))
+    return tuple(sums)
 
 
 def copy(source: Any, target: Any, barrier: Any) -> None:
@@ -373,6 +396,7 @@ def forward(
         (q_ref, k_ref, v_ref), (list_refs, *operand_refs) = arrays, groups
         out_ref, lse_ref = outputs
         q_mem, k_mem, v_mem, out_mem, lse_mem, stage, barriers = scratch
+        out_mem = q_mem if out_mem is None else out_mem
         q_ready, k_ready, v_ready, k_free, v_free, turn = barriers
         b, n, wg = lax.axis_index("b"), lax.axis_index("n"), lax.axis_index("wg")
         # The last rows have most keys under a causal mask: they start first.
@@ -391,7 +415,8 @@ def forward(
                     (k_ref, k_mem, k_ready, k_free),
                     (v_ref, v_mem, v_ready, v_free),
                 ):
-                    pl.when(step >= slots)(lambda free=free: plgpu.barrier_wait(free.at[slot]))
+                    wait = functools.partial(plgpu.barrier_wait, free.at[slot])
+                    pl.when(step >= slots)(wait)
                     copy(ref.at[at], mem.at[slot], ready.at[slot])
 
             lax.fori_loop(0, tiles.steps, fetch, None)
@@ -443,13 +468,13 @@ def forward(
                 plgpu.barrier_arrive(turn)
                 plgpu.barrier_wait(v_ready.at[slot])
                 plgpu.barrier_wait(turn)
-                out = add_product(out, weights, v_mem.at[slot], stage and stage.at[wg])
+                (out,) = add_products((out,), (weights,), (v_mem.at[slot],), stage and stage.at[wg])
                 plgpu.barrier_arrive(v_free.at[slot])
                 return out, larger, total
 
             pl.when(wg == 1)(meet)
-            nothing = (constant((ROWS,), -jnp.inf, 0), constant((ROWS,), 0, 0))
-            out, maximum, total = tiles.over(plan, visit, (constant((ROWS, Hv), 0), *nothing))
+            nothing = (constant((ROWS,), -jnp.inf, 0), constant((ROWS,), 0.0, 0))
+            out, maximum, total = tiles.over(plan, visit, (constant((ROWS, Hv), 0.0), *nothing))
             pl.when(wg == 0)(meet)
             empty = total == 0
             inverse = jnp.where(empty, 0.0, 1 / jnp.where(empty, 1.0, total))
@@ -465,7 +490,7 @@ def forward(
         matrices(2, ROWS, H, dtype=dtype),
         matrices(slots, bk, H, dtype=dtype),
         matrices(slots, bk, Hv, dtype=dtype),
-        matrices(2, ROWS, Hv, dtype=dtype),
+        None if Hv == H else matrices(2, ROWS, Hv, dtype=dtype),
         plgpu.SMEM((2, ROWS), jnp.float32),
         matrices(2, ROWS, bk, dtype=dtype) if plan.staged else None,
         (
@@ -544,7 +569,7 @@ def query_gradient(
     """The gradient of q; and of each ``wanted`` read, summed over the keys, ``B N T``."""
     B, N, K, T, S = plan.shape
     H, Hv, dtype = q.shape[3], v.shape[3], q.dtype
-    bk, slots = plan.tuning.dq_keys, plan.tuning.dq_slots
+    bk, (k_slots, v_slots) = plan.tuning.dq_keys, plan.tuning.dq_slots
 
     def kernel(arrays: Any, groups: Any, outputs: Any, scratch: Any) -> None:
         q_ref, k_ref, v_ref, d_out_ref, lse_ref, delta_ref = arrays
@@ -562,17 +587,19 @@ def query_gradient(
             kv = lax.div(n, jnp.int32(N // K))
 
             def fetch(step: Any, _: None) -> None:
-                slot = slot_of(step, slots)
                 at = (b, pl.ds(tiles.start(step), bk), kv)
-                for ref, mem, ready, free in (
-                    (k_ref, k_mem, k_ready, k_free),
-                    (v_ref, v_mem, v_ready, v_free),
+                for ref, mem, ready, free, slots in (
+                    (v_ref, v_mem, v_ready, v_free, v_slots),
+                    (k_ref, k_mem, k_ready, k_free, k_slots),
                 ):
-                    pl.when(step >= slots)(lambda free=free: plgpu.barrier_wait(free.at[slot]))
+                    slot = slot_of(step, slots)
+                    wait = functools.partial(plgpu.barrier_wait, free.at[slot])
+                    pl.when(step >= slots)(wait)
                     copy(ref.at[at], mem.at[slot], ready.at[slot])
 
             lax.fori_loop(0, tiles.steps, fetch, None)
-            drain(tiles.steps, slots, k_free, v_free)
+            drain(tiles.steps, k_slots, k_free)
+            drain(tiles.steps, v_slots, v_free)
 
         @pl.when(wg < 2)
         def _consume() -> None:
@@ -589,25 +616,35 @@ def query_gradient(
 
             def visit(step: Any, is_partial: bool, carry: Any) -> Any:
                 dq, sums = carry
-                slot = slot_of(step, slots)
+                k_slot, v_slot = slot_of(step, k_slots), slot_of(step, v_slots)
                 frame = Frame((ROWS, bk), (first, tiles.start(step)), b, n)
-                plgpu.barrier_wait(k_ready.at[slot])
-                scores = product(q_mem.at[wg], k_mem.at[slot].transpose((1, 0)), frame.shape)
+                plgpu.barrier_wait(k_ready.at[k_slot])
+                plgpu.barrier_wait(v_ready.at[v_slot])
+                turned = [
+                    k_mem.at[k_slot].transpose((1, 0)),
+                    v_mem.at[v_slot].transpose((1, 0)),
+                ]
+                if max(H, Hv) <= WIDE:
+                    scores, d_weights = two_products(
+                        (q_mem.at[wg], d_out_mem.at[wg]), tuple(turned), frame.shape
+                    )
+                else:  # two products at once would not fit the registers
+                    scores, d_weights = product(q_mem.at[wg], turned[0], frame.shape), None
                 _, gradient = softmax_gradient(
                     plan, frame, operand_refs, scores, lse, is_partial, wanted
                 )
-                plgpu.barrier_wait(v_ready.at[slot])
-                d_weights = product(d_out_mem.at[wg], v_mem.at[slot].transpose((1, 0)), frame.shape)
-                plgpu.barrier_arrive(v_free.at[slot])
+                if d_weights is None:
+                    d_weights = product(d_out_mem.at[wg], turned[1], frame.shape)
+                plgpu.barrier_arrive(v_free.at[v_slot])
                 d_scores, d_values = gradient(d_weights, delta)
                 sums = tuple(total + x.sum(axis=1) for total, x in zip(sums, d_values))
-                d_scores = d_scores.astype(dtype)
-                dq = add_product(dq, d_scores, k_mem.at[slot], stage and stage.at[wg])
-                plgpu.barrier_arrive(k_free.at[slot])
+                memory = stage and stage.at[wg]
+                (dq,) = add_products((dq,), (d_scores.astype(dtype),), (k_mem.at[k_slot],), memory)
+                plgpu.barrier_arrive(k_free.at[k_slot])
                 return dq, sums
 
-            sums = tuple(constant((ROWS,), 0, 0) for _ in wanted)
-            dq, sums = tiles.over(plan, visit, (constant((ROWS, H), 0), sums))
+            sums = tuple(constant((ROWS,), 0.0, 0) for _ in wanted)
+            dq, sums = tiles.over(plan, visit, (constant((ROWS, H), 0.0), sums))
             q_mem.at[wg][...] = (dq * plan.scale).astype(dtype)
             for i, total in enumerate(sums):
                 sum_mem.at[i, wg][...] = total
@@ -620,16 +657,16 @@ def query_gradient(
     scratch = (
         matrices(2, ROWS, H, dtype=dtype),
         matrices(2, ROWS, Hv, dtype=dtype),
-        matrices(slots, bk, H, dtype=dtype),
-        matrices(slots, bk, Hv, dtype=dtype),
+        matrices(k_slots, bk, H, dtype=dtype),
+        matrices(v_slots, bk, Hv, dtype=dtype),
         plgpu.SMEM((len(wanted), 2, ROWS), jnp.float32) if wanted else None,
         matrices(2, ROWS, bk, dtype=dtype) if plan.staged else None,
         (
             plgpu.Barrier(num_arrivals=2, num_barriers=2),
-            plgpu.Barrier(num_barriers=slots),
-            plgpu.Barrier(num_barriers=slots),
-            plgpu.Barrier(num_arrivals=2, num_barriers=slots),
-            plgpu.Barrier(num_arrivals=2, num_barriers=slots),
+            plgpu.Barrier(num_barriers=k_slots),
+            plgpu.Barrier(num_barriers=v_slots),
+            plgpu.Barrier(num_arrivals=2, num_barriers=k_slots),
+            plgpu.Barrier(num_arrivals=2, num_barriers=v_slots),
         ),
     )
     out = (q, *(jax.ShapeDtypeStruct((B, N, T), jnp.float32) for _ in wanted))
@@ -663,7 +700,7 @@ def key_value_gradients(
         list_refs, *operand_refs = groups
         dk_ref, dv_ref = outputs
         k_mem, v_mem, q_mem, d_out_mem, lse_mem, delta_mem, stage, barriers = scratch
-        keys_ready, q_ready, d_out_ready, q_free, d_out_free, done = barriers
+        keys_ready, ready, free, done = barriers
         b, kv, wg = lax.axis_index("b"), lax.axis_index("n"), lax.axis_index("wg")
         start = lax.axis_index("r") * keys
         column = lax.div(start, jnp.int32(BLOCK))
@@ -686,20 +723,16 @@ def key_value_gradients(
                 def fetch(step: Any, _: None) -> None:
                     slot = slot_of(before + step, slots)
                     rows = pl.ds(tiles.start(step), bq)
-                    for ref, mem, small_ref, small, ready, free in (
-                        (q_ref, q_mem, lse_ref, lse_mem, q_ready, q_free),
-                        (d_out_ref, d_out_mem, delta_ref, delta_mem, d_out_ready, d_out_free),
-                    ):
-                        pl.when(before + step >= slots)(
-                            lambda free=free: plgpu.barrier_wait(free.at[slot])
-                        )
-                        copy(ref.at[b, rows, n], mem.at[slot], ready.at[slot])
-                        copy(small_ref.at[b, n, rows], small.at[slot], ready.at[slot])
+                    pl.when(before + step >= slots)(lambda: plgpu.barrier_wait(free.at[slot]))
+                    copy(q_ref.at[b, rows, n], q_mem.at[slot], ready.at[slot])
+                    copy(d_out_ref.at[b, rows, n], d_out_mem.at[slot], ready.at[slot])
+                    copy(lse_ref.at[b, n, rows], lse_mem.at[slot], ready.at[slot])
+                    copy(delta_ref.at[b, n, rows], delta_mem.at[slot], ready.at[slot])
 
                 lax.fori_loop(0, tiles.steps, fetch, None)
                 return before + tiles.steps
 
-            drain(lax.fori_loop(0, group, over_head, jnp.int32(0)), slots, q_free, d_out_free)
+            drain(lax.fori_loop(0, group, over_head, jnp.int32(0)), slots, free)
 
         @pl.when(wg < 2)
         def _consume() -> None:
@@ -722,23 +755,31 @@ def key_value_gradients(
                         frame = Frame((ROWS, bq), (tiles.start(step), first), b, n, 1)
                         a_q, a_d_out = q_mem.at[slot], d_out_mem.at[slot]
                         memory = stage and stage.at[wg]
-                        plgpu.barrier_wait(q_ready.at[slot])
-                        scores = product(mine_k, a_q.transpose((1, 0)), frame.shape)
+                        plgpu.barrier_wait(ready.at[slot])
+                        turned = [x.transpose((1, 0)) for x in (a_q, a_d_out)]
+                        if dk is None:
+                            scores = product(mine_k, turned[0], frame.shape)
+                        else:
+                            scores, d_weights = two_products(
+                                (mine_k, mine_v), tuple(turned), frame.shape
+                            )
                         lse = plgpu.load(lse_mem.at[slot], layout=layout_of(1))
                         weights, gradient = softmax_gradient(
                             plan, frame, operand_refs, scores, lse, is_partial
                         )
-                        plgpu.barrier_wait(d_out_ready.at[slot])
-                        if dk is None:
-                            dv = add_product(dv, weights.astype(dtype), a_d_out, memory)
-                        else:
-                            dv, d_weights = both(dv, weights, a_d_out, memory, frame.shape)
-                            delta = plgpu.load(delta_mem.at[slot], layout=layout_of(1))
-                        plgpu.barrier_arrive(d_out_free.at[slot])
+                        totals, lefts, rights = [], [], []
+                        if dv is not None:
+                            totals, lefts, rights = [dv], [weights.astype(dtype)], [a_d_out]
                         if dk is not None:
+                            delta = plgpu.load(delta_mem.at[slot], layout=layout_of(1))
                             d_scores, _ = gradient(d_weights, delta)
-                            dk = add_product(dk, d_scores.astype(dtype), a_q, memory)
-                        plgpu.barrier_arrive(q_free.at[slot])
+                            totals.append(dk)
+                            lefts.append(d_scores.astype(dtype))
+                            rights.append(a_q)
+                        sums = list(add_products(totals, lefts, rights, memory))
+                        plgpu.barrier_arrive(free.at[slot])
+                        dv = None if dv is None else sums.pop(0)
+                        dk = None if dk is None else sums.pop(0)
                         return dk, dv
 
                     return before + tiles.steps, tiles.over(plan, visit, totals)
@@ -747,25 +788,6 @@ def key_value_gradients(
                 if group == 1:
                     return over_head(0, carry)[1]
                 return lax.fori_loop(0, group, over_head, carry)[1]
-
-            def both(
-                dv: Any, weights: Array, a_d_out: Any, memory: Any, shape: tuple[int, int]
-            ) -> tuple[Any, Array]:
-                """Dv + weights d_out, if it is wanted, and the gradient of the weights."""
-                turned = a_d_out.transpose((1, 0))
-                if dv is None:
-                    return None, product(mine_v, turned, shape)
-                weights = weights.astype(dtype)
-                if memory is not None:
-                    dv = add_product(dv, weights, a_d_out, memory)
-                    return dv, product(mine_v, turned, shape)
-
-                def compute(refs: Any) -> None:  # one wait for two products
-                    plgpu.wgmma(refs[0], weights, a_d_out)
-                    plgpu.wgmma(refs[1], mine_v, turned)
-
-                zeros = plgpu.ACC.init(constant(shape, 0))
-                return pl.run_state(compute)((plgpu.ACC.init(dv), zeros))
 
             def write(dk: Any, dv: Any) -> None:
                 rows = pl.ds(first, ROWS)
@@ -781,7 +803,7 @@ def key_value_gradients(
                 plgpu.wait_smem_to_gmem(0)
 
             if not is_wide:
-                write(*over_group(constant((ROWS, H), 0), constant((ROWS, Hv), 0)))
+                write(*over_group(constant((ROWS, H), 0.0), constant((ROWS, Hv), 0.0)))
                 return
 
             def meet() -> None:  # the other one may still read what is to be overwritten
@@ -790,13 +812,13 @@ def key_value_gradients(
 
             @pl.when(wg == 0)
             def _values() -> None:
-                _, dv = over_group(None, constant((ROWS, Hv), 0))
+                _, dv = over_group(None, constant((ROWS, Hv), 0.0))
                 meet()
                 write(None, dv)
 
             @pl.when(wg == 1)
             def _keys() -> None:
-                dk, _ = over_group(constant((ROWS, H), 0), None)
+                dk, _ = over_group(constant((ROWS, H), 0.0), None)
                 meet()
                 write(dk, None)
 
@@ -810,9 +832,7 @@ def key_value_gradients(
         matrices(2, ROWS, bq, dtype=dtype) if plan.staged else None,
         (
             plgpu.Barrier(num_arrivals=2, num_barriers=parts),
-            plgpu.Barrier(num_arrivals=2, num_barriers=slots),
-            plgpu.Barrier(num_arrivals=2, num_barriers=slots),
-            plgpu.Barrier(num_arrivals=2, num_barriers=slots),
+            plgpu.Barrier(num_arrivals=4, num_barriers=slots),
             plgpu.Barrier(num_arrivals=2, num_barriers=slots),
             plgpu.Barrier(num_arrivals=2),
         ),

@@ -1,0 +1,94 @@
+"""The Hopper kernels as the device gets them, compiled for an H200 that is not there.
+
+Wants jax-cuda13-plugin, jax-cuda13-pjrt and ptxas beside jax, and JAX_PLATFORMS=cpu. Nothing runs;
+what is looked at is ptxas' own account of registers and spills.
+"""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.experimental import topologies
+from jax.sharding import NamedSharding, PartitionSpec
+
+from attnzoo.ops import BlockMask, masks
+from attnzoo.ops.kernels import mosaic_gpu
+from attnzoo.ops.logits import scoring
+
+pytestmark = pytest.mark.skipif(
+    jax.__version_info__ < (0, 11), reason=f"jax {jax.__version__} is older than these kernels"
+)
+SHARED_MEMORY = 232_448
+"""Bytes that a block of Hopper may have."""
+B, T, N, K = 1, 512, 2, 1
+
+
+@pytest.fixture(scope="module")
+def mesh(shared):
+    """One H200."""
+    target = (shared / "kernels" / "h200.txtpb").read_text()
+    try:
+        topology = topologies.get_topology_desc(
+            platform="cuda", target_config=target, topology="1x1x1"
+        )
+    except (NotImplementedError, RuntimeError) as error:
+        pytest.skip(f"no CUDA plugin to compile with: {error}")
+    return topologies.make_mesh(topology, (1,), ("x",))
+
+
+def compiled(mesh, directory, monkeypatch, H, mask):
+    """For each kernel (spilled bytes, registers, shared memory, wgmma instructions)."""
+    monkeypatch.setenv("MOSAIC_GPU_DUMP_TO", str(directory))
+    # Before the mesh is set: sorting tiles is a computation, and there is no device for it.
+    block = None if mask is None else BlockMask.from_mask(mask, B, N, T, T, block_size=128)
+    settings = scoring(
+        (B, N, T, T), mask=block, bias=None, scale=None, softcap=None, score_mod=None, sinks=None,
+        is_causal=False,
+    )  # fmt: skip
+
+    def run(q, k, v, d_out):
+        out, pull = jax.vjp(lambda *x: mosaic_gpu.attend(*x, settings, staged=False)[0], q, k, v)
+        return out, pull(d_out)
+
+    here = NamedSharding(mesh, PartitionSpec())
+    arrays = [
+        jax.ShapeDtypeStruct((B, T, heads, H), jnp.bfloat16, sharding=here)
+        for heads in (N, K, K, N)
+    ]
+    with jax.set_mesh(mesh):
+        jax.jit(run).lower(*arrays).compile()
+    kernels = []
+    for assembly in directory.glob("*.ptx"):
+        said = assembly.with_suffix(".ptxas").read_text()
+        resources = assembly.with_suffix(".resources.txt").read_text()
+        numbers = (
+            re.search(pattern, text)
+            for pattern, text in (
+                (r"(\d+) bytes spill stores", said),
+                (r"Used (\d+) registers", said),
+                (r"smem_scratch_bytes=(\d+)", resources),
+            )
+        )
+        found = [int(number[1]) for number in numbers if number]
+        kernels.append((*found, assembly.read_text().count("wgmma.mma_async")))
+    return kernels
+
+
+@pytest.mark.parametrize(
+    ("H", "mask", "spills"),
+    [
+        (64, masks.causal(), 0),
+        (128, None, 0),
+        # The gradients of k and v fill the registers: a few words of the mask's loop do not fit.
+        (128, masks.causal(), 48),
+    ],
+)
+def test_fits_registers_and_shared_memory(mesh, tmp_path, monkeypatch, H, mask, spills):
+    kernels = compiled(mesh, tmp_path, monkeypatch, H, mask)
+    assert len(kernels) == 3  # forward, dq, and dk with dv
+    for spilled, registers, memory, products in kernels:
+        assert spilled <= spills
+        assert registers <= 168  # of 3 x 128 threads; warpgroups then trade them
+        assert memory < SHARED_MEMORY
+        assert products > 0
