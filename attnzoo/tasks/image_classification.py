@@ -96,7 +96,7 @@ class ImageClassificationTask(Task):
         )
         logits = model(images, rngs=rngs).astype(jnp.float32)
         smooth = optax.smooth_labels(targets, self.config.training.label_smoothing)
-        losses = optax.softmax_cross_entropy(logits, smooth) * counted
+        losses = optax.softmax_cross_entropy(logits, smooth) * counted.astype(jnp.float32)
         _, sums = mean_loss(logits, labels, counted)
         return jnp.sum(losses) / jnp.maximum(sums["count"], 1.0), sums
 

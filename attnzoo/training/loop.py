@@ -138,7 +138,7 @@ def _accumulated(
     def add(carry: Any, part: Any) -> tuple[Any, None]:
         total, rest = carry
         gradient, (sums, rest) = gradient_of(params, rest, *part)
-        weight = jnp.maximum(sums["weight"], 1.0)
+        weight = sums["weight"]
         weighed = jax.tree.map(lambda g: g * weight.astype(g.dtype), gradient)
         sums = {**sums, "loss": sums["loss"] * weight, "parts": weight}
         return (jax.tree.map(jnp.add, total, (weighed, sums)), rest), None
@@ -148,7 +148,7 @@ def _accumulated(
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (gradient, sums))
     zeros[1]["parts"] = jnp.float32(0)
     ((gradient, sums), rest), _ = jax.lax.scan(add, (zeros, rest), (cut, keys))
-    total = sums.pop("parts")
+    total = jnp.maximum(sums.pop("parts"), 1.0)
     sums["loss"] = sums["loss"] / total
     return jax.tree.map(lambda g: g / total.astype(g.dtype), gradient), (sums, rest)
 

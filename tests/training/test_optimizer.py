@@ -20,6 +20,7 @@ from attnzoo.config.training import (
     Schedule,
     Sgd,
     Training,
+    WarmupStableDecay,
 )
 from attnzoo.training.optimizer import build_optimizer, build_schedule
 
@@ -126,7 +127,9 @@ def test_momentum_adam_and_weight_decay_by_hand(decay_all: bool) -> None:
     "optimizer",
     [Adadelta(), Sgd(), Sgd(momentum=0.9), Adam(), AdamW(), Adafactor(), Lion(), Muon()],
 )
-@pytest.mark.parametrize("schedule", [Halving(), InverseSqrt(warmup=3), Cosine(warmup=2)])
+@pytest.mark.parametrize(
+    "schedule", [Halving(), InverseSqrt(warmup=3), Cosine(warmup=2), WarmupStableDecay(warmup=2)]
+)
 def test_every_rule_takes_every_schedule_under_jit(
     optimizer: Optimizer, schedule: Schedule
 ) -> None:
@@ -138,3 +141,30 @@ def test_every_rule_takes_every_schedule_under_jit(
     update, _ = jax.jit(transform.update)(jax.tree.map(jnp.ones_like, params), state, params)
     assert all(np.all(np.asarray(u) < 0) for u in jax.tree.leaves(update))
     assert jax.tree.map(jnp.shape, update) == jax.tree.map(jnp.shape, params)
+
+
+def test_warm_up_plateau_and_decay() -> None:
+    schedule = build_schedule(
+        WarmupStableDecay(warmup=2, decay_share=0.4, final=0.5),
+        8.0,
+        total_steps=10,
+        steps_per_epoch=5,
+    )
+    wanted = [4, 8, 8, 8, 8, 8, 8, 7, 6, 5, 4]
+    np.testing.assert_allclose([schedule(step) for step in range(11)], wanted, rtol=1e-6)
+
+
+def test_muon_makes_the_updates_of_matrices_orthogonal() -> None:
+    training = Training(steps=1, optimizer=Muon(), learning_rate=0.02, clip_norm=None)
+    transform, _ = build_optimizer(training, total_steps=1, steps_per_epoch=1)
+    gradient = jnp.float32(np.random.default_rng(0).normal(size=(2, 5, 5)))
+    params = {"kernel": jnp.zeros((2, 5, 5)), "table": jnp.zeros((5, 5)), "bias": jnp.zeros(5)}
+    gradients = {"kernel": gradient, "table": gradient[0], "bias": gradient[0, 0]}
+    update, _ = transform.update(gradients, transform.init(params), params)
+    # Newton-Schulz brings singular values near 1, not to it (Jordan et al. 2024).
+    for layer in np.asarray(update["kernel"]) / 0.02:
+        assert np.all(np.abs(np.linalg.svd(layer)[1] - 1) < 0.4)
+    # Adam's first step is its learning rate, 0.015 of the matrices', and Nesterov's look ahead.
+    first = 0.015 * 0.02 * (0.9 * 0.1 / 0.19 + 1)
+    np.testing.assert_allclose(np.abs(update["table"]), first, rtol=1e-3)
+    np.testing.assert_allclose(np.abs(update["bias"]), first, rtol=1e-3)

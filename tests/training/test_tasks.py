@@ -1,0 +1,206 @@
+"""Every task trains from a config, goes on exactly, is loaded and is scored."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from attnzoo.cli import evaluate
+from attnzoo.config.experiment import Experiment
+from attnzoo.config.loader import load
+from attnzoo.config.tasks import WANTS
+from attnzoo.errors import UserError
+from attnzoo.tasks import TASKS
+from attnzoo.training.checkpoint import restore
+from attnzoo.training.loop import train
+from attnzoo.training.run import load_run
+
+TRAINING = (
+    "{steps: 6, batch_size: 4, max_length: 15, evaluate_every: 3, log_every: 2, "
+    "tensorboard: false, %s}"
+)
+TEXT = "the cat sat on the mat .\na dog ran to the red house .\nthe sun was hot on a day .\n"
+HEADS = "{kind: multi_head, num_heads: 2}"
+BERT = f"{{kind: bert, attention: {HEADS}, dim: 8, hidden: 8, layers: 1, max_length: 16}}"
+T5 = (
+    f"{{kind: t5, attention: {HEADS}, cross_attention: {HEADS}, dim: 8, hidden: 8, "
+    "encoder_layers: 1, decoder_layers: 1, tied: false}"
+)
+TASK = {
+    "causal_lm": (
+        "{kind: causal_lm, context: 7}",
+        "{kind: text, train: [DIR/text], validation_share: 0.3}",
+        "char",
+        f"{{kind: gpt2, attention: {HEADS}, dim: 8, layers: 1, max_length: 9}}",
+    ),
+    "packed": (
+        "{kind: causal_lm, context: 29, rows: packed}",
+        "{kind: text, train: [DIR/text], validation: [DIR/text], documents: lines}",
+        "char",
+        f"{{kind: llama, attention: {HEADS}, dim: 8, layers: 1, max_length: 29}}",
+    ),
+    "masked_lm": (
+        "{kind: masked_lm, context: 11, share: 0.3}",
+        "{kind: text, train: [DIR/text], validation: [DIR/text]}",
+        "{kind: char, mask: true}",
+        BERT,
+    ),
+    "span_corruption": (
+        "{kind: span_corruption, context: 13}",
+        "{kind: text, train: [DIR/text], validation: [DIR/text]}",
+        "{kind: char, sentinels: 4}",
+        T5,
+    ),
+    "sequence_classification": (
+        "sequence_classification",
+        "{kind: labelled_text, train: [DIR/tsv], validation: [DIR/tsv], test: [DIR/tsv]}",
+        "char",
+        BERT,
+    ),
+    "token_classification": (
+        "token_classification",
+        "{kind: tagged_text, train: [DIR/conll], validation: [DIR/conll]}",
+        "{kind: wordpiece, vocab_size: 50}",
+        BERT,
+    ),
+    "image_classification": (
+        "image_classification",
+        "{kind: images, source: {kind: folder, path: DIR/images, channels: 1}, "
+        "validation_share: 0.3, augmentation: {flip: true, pad: 1, mixup: 0.2}}",
+        "char",
+        f"{{kind: vit, attention: {HEADS}, image_size: 6, patch: 3, channels: 1, dim: 8, "
+        "hidden: 8, layers: 2, branch_rate: 0.2}",
+    ),
+    "batch_norm": (
+        "image_classification",
+        "{kind: images, source: {kind: folder, path: DIR/images, channels: 1}, "
+        "validation_share: 0.3}",
+        "char",
+        "{kind: resnet, depth: 8, width: 4, channels: 1}",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small files of every kind of data."""
+    home = tmp_path_factory.mktemp("data")
+    (home / "text").write_text(TEXT * 3)
+    rows = [f"{line}\t{'animal' if 'cat' in line else 'other'}" for line in TEXT.splitlines() * 3]
+    (home / "tsv").write_text("text\tlabel\n" + "\n".join(rows) + "\n")
+    words = ["the DET\ncat NOUN\nsat VERB\n", "a DET\ndog NOUN\nran VERB\n"]
+    (home / "conll").write_text("\n".join(words * 3))
+    random = np.random.default_rng(0)
+    for name in ("bright", "dark"):
+        (home / "images" / name).mkdir(parents=True)
+        for i in range(7):
+            pixels = random.integers(0, 120, (6, 6)) + (120 if name == "bright" else 0)
+            Image.fromarray(pixels.astype(np.uint8)).save(home / "images" / name / f"{i}.png")
+    return home
+
+
+def experiment(name: str, data: Path, directory: Path, training: str = "", **more: Any):
+    task, source, tokenizer, model = TASK[name]
+    lines = [
+        f"name: {name}",
+        f"task: {task}",
+        f"data: {source.replace('DIR', str(data))}",
+        f"tokenizer: {tokenizer}",
+        f"model: {model}",
+        f"training: {TRAINING % training}",
+    ]
+    path = directory.parent / f"{directory.name}.yaml"
+    path.write_text("\n".join(lines))
+    return dataclasses.replace(load(Experiment, path), directory=directory, **more)
+
+
+def bits(directory: Path) -> dict[str, bytes]:
+    flat, _ = jax.tree_util.tree_flatten_with_path(restore(directory).state)
+    return {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in flat}
+
+
+def test_every_task_is_here() -> None:
+    kinds = {task if "{" not in task else task[7:].split(",")[0] for task, *_ in TASK.values()}
+    assert kinds | {"translation"} == set(TASKS) == set(WANTS)
+
+
+@pytest.mark.usefixtures("optimised")
+@pytest.mark.parametrize("name", TASK)
+def test_three_steps_and_three_are_six(name: str, data: Path, tmp_path: Path) -> None:
+    whole = experiment(name, data, tmp_path / "whole")
+    assert train(whole).step == 6
+    parts = tmp_path / "parts"
+    train(_three(name, data, parts))
+    assert train(dataclasses.replace(whole, directory=parts), resume=True).step == 6
+    assert bits(parts) == bits(tmp_path / "whole")
+    lines = [json.loads(line) for line in (parts / "metrics.jsonl").read_text().splitlines()]
+    scores = [line for line in lines if line["part"] == "validation"]
+    assert [line["step"] for line in scores] == [3, 6]
+    # Read again, the best checkpoint has the score that training saw.
+    trained = load_run(parts)
+    assert evaluate.main([str(parts), "--split", "validation"]) == 0
+    written = json.loads((parts / "validation.scores.json").read_text())
+    seen = next(line for line in scores if line["step"] == trained.step)
+    np.testing.assert_allclose(written["nll"], seen["nll"], rtol=1e-5)
+
+
+def _three(name: str, data: Path, directory: Path) -> Experiment:
+    config = experiment(name, data, directory)
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, steps=3))
+
+
+def test_a_language_model_writes_while_it_trains(data: Path, tmp_path: Path, capsys) -> None:
+    config = experiment("causal_lm", data, tmp_path / "run", "figures_every: 1")
+    train(config)
+    shown = capsys.readouterr()
+    alphabet = set(TEXT)
+    written = [line for line in (shown.out + shown.err).splitlines() if set(line) <= alphabet]
+    assert any(len(line) > 2 for line in written)
+
+
+def test_fine_tuning_starts_from_a_run(data: Path, tmp_path: Path, capsys) -> None:
+    first = tmp_path / "first"
+    train(experiment("masked_lm", data, first))
+    second = experiment("sequence_classification", data, tmp_path / "second", start_from=first)
+    still = dataclasses.replace(second.training, learning_rate=1e-30, steps=1)
+    train(dataclasses.replace(second, training=still))
+    said = "".join(capsys.readouterr())
+    assert "start fresh: classifier/bias, classifier/kernel, pooler/bias, pooler/kernel" in said
+    kept, old = restore(tmp_path / "second").state, restore(first / "best").state
+    np.testing.assert_array_equal(
+        kept["params"]["tokens"]["table"], old["params"]["tokens"]["table"]
+    )
+    assert (tmp_path / "second" / "tokenizer.json").read_bytes() == (
+        first / "tokenizer.json"
+    ).read_bytes()
+    wide = dataclasses.replace(second.model, dim=12)
+    with pytest.raises(UserError, match=r"encoder/.* has shape \[.*but the model wants \["):
+        train(dataclasses.replace(second, model=wide, directory=tmp_path / "third"))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("data=cldr", "task.kind=causal_lm takes data.kind=text, not cldr"),
+        ("model=luong", "task.kind=causal_lm takes model.kind=gpt2 or llama, not luong"),
+        ("training.accumulate=3", "batch_size=4 cannot be cut into accumulate=3"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(
+    line: str, said: str, data: Path, tmp_path: Path
+) -> None:
+    experiment("causal_lm", data, tmp_path / "run")
+    with pytest.raises(UserError, match=said):
+        load(Experiment, tmp_path / "run.yaml", [line])
+
+
+def test_a_context_that_the_model_has_not(data: Path, tmp_path: Path) -> None:
+    config = experiment("causal_lm", data, tmp_path / "run")
+    short = dataclasses.replace(config.model, max_length=5)
+    with pytest.raises(UserError, match=r"max_length=5 is below task.context=7"):
+        train(dataclasses.replace(config, model=short))
