@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from safetensors.numpy import load_file
 
 from attnzoo import pretrained
@@ -99,24 +100,32 @@ def test_every_layer(variant: str, written, close) -> None:
             output_hidden_states=True,
             output_attentions=True,
         )
-    source, target = jnp.asarray(source), jnp.asarray(target)
-    logits, maps = ours(source, target, capture=True)
+    logits, maps, source_states, target_states = layers(ours, source, target)
     close(logits, wanted.logits)
-    valid = source != PAD[kind]
-    x = ours._embed(source, jnp.arange(S, dtype=jnp.int32)[None], "source", None)
-    for i, block in enumerate(ours.encoder.blocks):
-        close(x, wanted.encoder_hidden_states[i])
-        x, _ = block(x, valid=valid)
+    for found, theirs in ((source_states, "encoder"), (target_states, "decoder")):
+        for x, state in zip(found, wanted[f"{theirs}_hidden_states"], strict=True):
+            close(x, state)
+    for i in range(ours.config.encoder_layers):
         close(maps[f"encoder/{i}/self"], wanted.encoder_attentions[i])
-    encoded = x
-    close(encoded, wanted.encoder_last_hidden_state)
-    x = ours._embed(target, jnp.arange(T, dtype=jnp.int32)[None], "target", None)
-    for i, block in enumerate(ours.decoder.blocks):
-        close(x, wanted.decoder_hidden_states[i])
-        x, _ = block(x, encoded=encoded, encoded_valid=valid)
+    for i in range(ours.config.decoder_layers):
         close(maps[f"decoder/{i}/self"], wanted.decoder_attentions[i])
         close(maps[f"decoder/{i}/cross"], wanted.cross_attentions[i])
-    close(x, wanted.decoder_hidden_states[-1])
+
+
+@nnx.jit
+def layers(ours, source, target):
+    """Logits, maps, and the states before and after every block, as one program."""
+    logits, maps = ours(source, target, capture=True)
+    valid = source != ours.config.pad_id
+    places = jnp.arange(S, dtype=jnp.int32)[None]
+    source_states = [ours._embed(source, places, "source", None)]
+    for block in ours.encoder.blocks:
+        source_states.append(block(source_states[-1], valid=valid)[0])
+    target_states = [ours._embed(target, places[:, :T], "target", None)]
+    read = {"encoded": source_states[-1], "encoded_valid": valid}
+    for block in ours.decoder.blocks:
+        target_states.append(block(target_states[-1], **read)[0])
+    return logits, maps, source_states, target_states
 
 
 @pytest.mark.parametrize("variant", ["bart", "marian"])
@@ -126,22 +135,30 @@ def test_greedy_search_says_the_same(variant: str, end: int | None, written) -> 
     ours = pretrained.load(folder)
     assert (ours.config.pad_id, ours.config.start_id) == (PAD[kind], START[kind])
     source, length = batch(kind)[0], 64
-    wanted = theirs.generate(
+    said = theirs.generate(
         torch.from_numpy(source).long(),
         attention_mask=torch.from_numpy(source != PAD[kind]).long(),
         max_new_tokens=length,
         do_sample=False,
         num_beams=1,
         eos_token_id=end,
-    )[:, 1:].numpy()
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    logits = torch.stack(said.logits, dim=1).log_softmax(-1).numpy()
+    wanted = said.sequences[:, 1:].numpy()
     ids = TokenIds(PAD[kind], START[kind], -1 if end is None else end, never=())
     sizes = {"batch": B, "source_length": S, "max_length": length}
     search = jax.jit(functools.partial(greedy_search, ours.step, **sizes, ids=ids))
     memory, state = ours.start(jnp.asarray(source), max_length=length)
-    found = search(state, memory).tokens[:, 0]
+    hypotheses = search(state, memory)
+    found = hypotheses.tokens[:, 0]
     np.testing.assert_array_equal(found[:, : wanted.shape[1]], wanted)
     assert (found[:, wanted.shape[1] :] == PAD[kind]).all()
-    assert len(np.unique(wanted)) > 3
+    # A random model says one token again and again: only its probability tells the positions apart.
+    each = np.take_along_axis(logits, wanted[..., None], axis=2)[..., 0]
+    read = np.arange(wanted.shape[1])[None] < np.asarray(hypotheses.lengths)
+    np.testing.assert_allclose(hypotheses.log_probs[:, 0], (each * read).sum(1), rtol=1e-5)
     assert end is not None or wanted.shape[1] == length
 
 

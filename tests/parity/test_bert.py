@@ -5,6 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from safetensors.numpy import load_file
 
 from attnzoo import pretrained
@@ -58,17 +59,24 @@ def test_every_head_and_layer(head: str, written, close) -> None:
             output_hidden_states=True,
             output_attentions=True,
         )
-    arrays = {"segments": jnp.asarray(segments), "valid": jnp.asarray(valid)}
-    found, maps = ours(jnp.asarray(tokens), **arrays, capture=True)
-    close(found, wanted[0])
-    x = ours.embed(jnp.asarray(tokens), segments=arrays["segments"])
-    close(x, wanted.hidden_states[0])
-    for i, block in enumerate(ours.encoder.blocks):
-        x, _ = block(x, valid=arrays["valid"])
-        close(x, wanted.hidden_states[i + 1])
+    said, maps, states, pooled = layers(ours, tokens, segments, valid)
+    close(said, wanted[0])
+    for x, state in zip(states, wanted.hidden_states, strict=True):
+        close(x, state)
+    for i in range(ours.config.layers):
         close(maps[f"encoder/{i}/self"], wanted.attentions[i])
     if head == "none":
-        close(ours.pool(x), wanted.pooler_output)
+        close(pooled, wanted.pooler_output)
+
+
+@nnx.jit
+def layers(ours, tokens, segments, valid):
+    """What is said, maps, the states before and after every block, and the pooled one."""
+    said, maps = ours(tokens, segments=segments, valid=valid, capture=True)
+    states = [ours.embed(tokens, segments=segments)]
+    for block in ours.encoder.blocks:
+        states.append(block(states[-1], valid=valid)[0])
+    return said, maps, states, None if ours.pooler is None else ours.pool(states[-1])
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from safetensors.numpy import load_file
 
 from attnzoo import pretrained
@@ -65,23 +66,35 @@ def test_every_layer(variant: str, written, close) -> None:
             output_hidden_states=True,
             output_attentions=True,
         )
-    source, target = jnp.asarray(source), jnp.asarray(target)
-    logits, maps = ours(source, target, capture=True)
+    logits, maps, source_states, target_states = layers(ours, source, target)
     close(logits, wanted.logits)
-    x, valid = ours.tokens(source), source != 0
-    for i, block in enumerate(ours.encoder.blocks):
-        close(x, wanted.encoder_hidden_states[i])
-        x, _ = block(x, valid=valid, score_mod=ours.encoder_bias)
+    for found, theirs in ((source_states, "encoder"), (target_states, "decoder")):
+        for x, state in zip(found, wanted[f"{theirs}_hidden_states"], strict=True):
+            close(x, state)
+    for i in range(ours.config.encoder_layers):
         close(maps[f"encoder/{i}/self"], wanted.encoder_attentions[i])
-    encoded = ours.encoder_norm(x)
-    close(encoded, wanted.encoder_last_hidden_state)
-    x = ours.tokens(target)
-    for i, block in enumerate(ours.decoder.blocks):
-        close(x, wanted.decoder_hidden_states[i])
-        x, _ = block(x, score_mod=ours.decoder_bias, encoded=encoded, encoded_valid=valid)
+    for i in range(ours.config.decoder_layers):
         close(maps[f"decoder/{i}/self"], wanted.decoder_attentions[i])
         close(maps[f"decoder/{i}/cross"], wanted.cross_attentions[i])
-    close(ours.decoder_norm(x), wanted.decoder_hidden_states[-1])
+
+
+@nnx.jit
+def layers(ours, source, target):
+    """Logits, maps, and the states before every block and after the last norm, as one program."""
+    logits, maps = ours(source, target, capture=True)
+    valid = source != 0
+    source_states = [ours.tokens(source)]
+    for block in ours.encoder.blocks:
+        x, _ = block(source_states[-1], valid=valid, score_mod=ours.encoder_bias)
+        source_states.append(x)
+    source_states[-1] = ours.encoder_norm(x)
+    target_states = [ours.tokens(target)]
+    read = {"encoded": source_states[-1], "encoded_valid": valid}
+    for block in ours.decoder.blocks:
+        x, _ = block(target_states[-1], score_mod=ours.decoder_bias, **read)
+        target_states.append(x)
+    target_states[-1] = ours.decoder_norm(x)
+    return logits, maps, source_states, target_states
 
 
 @pytest.mark.parametrize("variant", ["1.0", "1.1"])

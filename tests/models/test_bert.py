@@ -1,0 +1,170 @@
+"""BERT: every head, packed documents, padding that nobody reads, any attention."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from attnzoo.config.attention import (
+    Additive,
+    FastWeight,
+    Linear,
+    MultiHead,
+    Positional,
+    SelfAttention,
+)
+from attnzoo.config.bert import Bert as BertConfig
+from attnzoo.models.bert import Bert
+from attnzoo.pretrained import carry
+
+B, T, V, D, CLASSES = 2, 7, 13, 6, 5
+TINY = BertConfig(attention=MultiHead(num_heads=3), dim=D, hidden=11, layers=2, max_length=9)
+
+
+def make(**changes: Any) -> Bert:
+    """A small model whose biases and norms are not at their neutral starting values."""
+    config = dataclasses.replace(TINY, num_classes=CLASSES, **changes)
+    graph, state = nnx.split(Bert(config, V, rngs=nnx.Rngs(0)))
+    random = np.random.default_rng(1)
+    moved = [
+        leaf + jnp.asarray(0.3 * random.standard_normal(leaf.shape), jnp.float32)
+        for leaf in jax.tree.leaves(state)
+    ]
+    return nnx.merge(graph, jax.tree.unflatten(jax.tree.structure(state), moved))
+
+
+def tokens(*shape: int, seed: int = 0) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).integers(0, V, shape), jnp.int32)
+
+
+@pytest.mark.parametrize(
+    ("head", "shape"),
+    [
+        ("lm", (B, T, V)),
+        ("sequence", (B, CLASSES)),
+        ("token", (B, T, CLASSES)),
+        ("none", (B, T, D)),
+    ],
+)
+def test_every_parameter_gets_a_gradient(head: str, shape: tuple[int, ...]) -> None:
+    model = make(head=head, pooler=False, dropout=0.0, attention_dropout=0.0)
+    graph, state = nnx.split(model)
+    segments = (jnp.arange(T) > 3)[None].repeat(B, 0).astype(jnp.int32)
+    positions = jnp.array([[0, 1, 2, 3, 4, 5, 6], [2, 3, 4, 5, 6, 7, 8]], jnp.int32)
+    ids = jnp.arange(B * T, dtype=jnp.int32).reshape(B, T) % V
+
+    def loss(state: Any) -> Any:
+        said = nnx.merge(graph, state)(ids, segments=segments, positions=positions)
+        return jnp.sum(jnp.sin(said)), said
+
+    slopes, said = jax.jit(jax.grad(loss, has_aux=True))(state)
+    assert said.shape == shape
+    for path, slope in carry.parameters(nnx.merge(graph, slopes)).items():
+        if path.endswith("/key/bias"):  # adds the same to all scores of a query
+            np.testing.assert_allclose(slope, 0, atol=1e-5)
+        else:
+            assert float(jnp.abs(slope).max()) > 1e-5, path
+
+
+@pytest.mark.parametrize("change", [{"scan": True}, {"remat": "full"}, {"remat": "dots"}], ids=str)
+def test_scan_and_remat_change_nothing(change: dict) -> None:
+    plain, ids = make(), tokens(B, T)
+    config = dataclasses.replace(plain.config, **change)
+    other = nnx.eval_shape(lambda: Bert(config, V, rngs=nnx.Rngs(0)))
+    values = nnx.to_pure_dict(nnx.split(plain)[1])
+    if "scan" in change:
+        layers = values["encoder"]["blocks"]
+        values["encoder"]["blocks"] = jax.tree.map(lambda *x: jnp.stack(x), layers[0], layers[1])
+    other = nnx.merge(nnx.split(other)[0], values)
+
+    def slope(model: Bert) -> tuple[jax.Array, jax.Array]:
+        graph, state = nnx.split(model)
+
+        @jax.jit
+        def both(state: Any) -> Any:
+            loss = lambda state: jnp.sum(jnp.sin(nnx.merge(graph, state)(ids)))  # noqa: E731
+            return jax.value_and_grad(loss)(state)
+
+        loss, slopes = both(state)
+        return loss, slopes["tokens"]["table"][...]
+
+    for one, two in zip(slope(plain), slope(other), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
+
+
+def test_packed_documents_are_as_if_alone() -> None:
+    model, first, second = make(), tokens(1, 4), tokens(1, 3, seed=1)
+    packed = model(
+        jnp.concatenate([first, second], axis=1),
+        documents=jnp.array([[0, 0, 0, 0, 1, 1, 1]], jnp.int32),
+        positions=jnp.array([[0, 1, 2, 3, 0, 1, 2]], jnp.int32),
+    )
+    np.testing.assert_allclose(packed[:, :4], model(first), atol=1e-5)
+    np.testing.assert_allclose(packed[:, 4:], model(second), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "attention",
+    [
+        MultiHead(num_heads=3, num_kv_heads=1, window=3),
+        Linear(num_heads=3),
+        Additive(),
+        Positional(max_length=9),
+    ],
+    ids=lambda attention: attention.kind,
+)
+def test_padding_is_never_read(attention: SelfAttention) -> None:
+    model = make(attention=attention, head="token")
+    valid = jnp.arange(T)[None] < jnp.array([[7], [4]])
+    ids = tokens(B, T)
+    other = jnp.where(valid, ids, (ids + 5) % V)
+    said, changed = (model(x, valid=valid) for x in (ids, other))
+    np.testing.assert_array_equal(said[valid], changed[valid])
+    np.testing.assert_allclose(said[1, :4], model(ids[1:, :4])[0], atol=1e-5)
+    assert float(jnp.abs(said[0] - model(other)[0]).max()) == 0
+    assert float(jnp.abs(said[1, :4] - model(ids)[1, :4]).max()) > 1e-4
+
+
+def test_dropout_is_there_with_rngs_alone() -> None:
+    model, ids = make(head="sequence"), tokens(B, T)
+    first, again, other = (model(ids, rngs=nnx.Rngs(dropout=seed)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert (np.asarray(first) != np.asarray(other)).any()
+    assert (np.asarray(first) != np.asarray(model(ids))).any()
+
+
+def test_the_head_of_a_few_positions() -> None:
+    """A loss over masked tokens wants logits there alone."""
+    model, ids = make(), tokens(B, T)
+    states, maps = model.states(ids, capture=True)
+    assert {name: m.shape for name, m in maps.items()} == {
+        "encoder/0/self": (B, 3, T, T),
+        "encoder/1/self": (B, 3, T, T),
+    }
+    rows, columns = jnp.array([0, 0, 1]), jnp.array([1, 6, 3])
+    np.testing.assert_allclose(
+        model.say(states[rows, columns]), model(ids)[rows, columns], atol=1e-5
+    )
+
+
+def test_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="FastWeightProgrammer is causal"):
+        make(attention=FastWeight(num_heads=3))
+    with pytest.raises(ValueError, match=r"tokens has 10 positions, but max_length=9"):
+        make()(tokens(1, 10))
+    with pytest.raises(ValueError, match="head='lm' has no pooler"):
+        make().pool(jnp.zeros((1, 2, D)))
+
+
+def test_sizes() -> None:
+    """The paper's 110 and 340 million (section 3), with its 30,522 word pieces."""
+    counts = {}
+    for name in ("base", "large"):
+        config = dataclasses.replace(getattr(BertConfig, name)(), head="none")
+        model = nnx.eval_shape(lambda config=config: Bert(config, 30_522, rngs=nnx.Rngs(0)))
+        counts[name] = sum(leaf.size for leaf in carry.parameters(model).values())
+    assert counts == {"base": 109_482_240, "large": 335_141_888}
