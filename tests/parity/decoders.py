@@ -11,8 +11,6 @@ from flax import nnx
 from attnzoo import pretrained
 from attnzoo.decoding.generate import generate
 
-CLOSE = {"rtol": 1e-5, "atol": 1e-5}
-
 
 def both(theirs: Any, folder: Path) -> tuple[Any, Any]:
     """Their model with random weights, norms and biases too, and ours read from its files."""
@@ -51,7 +49,7 @@ def hidden_states(model: Any, ids: np.ndarray, valid: np.ndarray | None = None) 
 
 
 def compare_states(theirs: Any, ours: Any, ids: np.ndarray) -> None:
-    """Logits and every layer's states to 1e-5."""
+    """Logits and every layer's states to 1e-5 of their largest."""
     import torch
 
     with torch.no_grad():
@@ -59,8 +57,14 @@ def compare_states(theirs: Any, ours: Any, ids: np.ndarray) -> None:
     logits, states = hidden_states(ours, ids)
     assert len(states) == len(wanted.hidden_states)
     for layer, (found, state) in enumerate(zip(states, wanted.hidden_states, strict=True)):
-        np.testing.assert_allclose(found, state.numpy(), **CLOSE, err_msg=f"layer {layer}")
-    np.testing.assert_allclose(logits, wanted.logits.numpy(), **CLOSE)
+        _close(found, state.numpy(), f"layer {layer}")
+    _close(logits, wanted.logits.numpy(), "logits")
+
+
+def _close(found: Any, wanted: np.ndarray, what: str) -> None:
+    # Residual sums reach 20: what is near 0 in them has the rounding of what was added up.
+    largest = max(1.0, float(np.abs(wanted).max()))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * largest, err_msg=what)
 
 
 def compare_generation(theirs: Any, ours: Any, ids: np.ndarray, lengths: list[int]) -> None:
@@ -79,5 +83,5 @@ def compare_generation(theirs: Any, ours: Any, ids: np.ndarray, lengths: list[in
         )
     found = generate(ours, ids, valid=valid, max_new_tokens=64)
     np.testing.assert_array_equal(found.tokens[:, 0], wanted.numpy()[:, ids.shape[1] :])
-    # A loop over one token would agree by chance.
-    assert len(np.unique(found.tokens)) > 5
+    # What does not depend on the prompt would agree by chance.
+    assert len({tuple(row) for row in found.tokens[:, 0].tolist()}) > 1
