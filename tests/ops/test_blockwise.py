@@ -524,10 +524,48 @@ def test_random_shapes(seed):
     for name, error in errors["blockwise"].items():
         scale = np.sqrt(np.mean(np.where(np.isneginf(exact[name]), 0, exact[name]) ** 2))
         rounding = 2e-7 * max(scale, dp.get(name, 0))
-        # Logits of 1e4 are rounded to 1e-3 and nothing else matters then: a product of a tile and a
-        # product of everything round differently, seen up to 2.9 apart at 1025 positions.
-        factor = 4 if "huge" in what else 2
+        # Logits of 1e4 are rounded to 1e-3, and all error is that of the few rows near a tie: in 30
+        # draws of one shape the ratio was between 0.03 and 19. The lse has no such rows; for the
+        # rest see the next test.
+        factor = 20 if "huge" in what and name != "lse" else 2
         assert error <= factor * errors["reference"][name] + rounding, (what, name, errors)
+
+
+def test_logits_of_ten_thousand_over_many_draws():
+    """What one draw leaves to chance: at most twice the error of the reference, all in all."""
+    shapes = ((1, 97, 3, 111), (1, 97, 1, 111), (1, 97, 1, 64), (1, 97, 3, 64), (1, 3, 97))
+    mask = np.tri(97, dtype=bool) & ~np.tri(97, k=-40, dtype=bool)
+
+    def make(implementation):
+        def both(q, k, v, *cotangents):
+            def attention(q, k, v):
+                return ops.dot_product_attention(
+                    q,
+                    k,
+                    v,
+                    masks.sliding_window(40),
+                    return_lse=True,
+                    implementation=implementation,
+                )
+
+            results, pull = jax.vjp(attention, q, k, v)
+            return *results, *pull(cotangents)
+
+        return jax.jit(both)
+
+    made = {name: make(name) for name in ("reference", "blockwise")}
+    names = ("out", "lse", "q", "k", "v")
+    squares = dict.fromkeys(made, 0.0)
+    for seed in range(30):
+        random = np.random.default_rng(seed)
+        given = [np.asarray(random.normal(size=shape), np.float32) for shape in shapes]
+        given[0] *= np.float32(1e4 / 111**0.5)
+        exact = oracle(*(x.astype(np.float64) for x in given), mask=mask)
+        for implementation, both in made.items():
+            got = zip(names, both(*map(jnp.asarray, given)))
+            squares[implementation] += np.array([np.mean((x - exact[n]) ** 2) for n, x in got])
+    ratios = np.sqrt(squares["blockwise"] / squares["reference"])
+    assert np.all(ratios < 2), dict(zip(names, ratios))
 
 
 SECOND = {
