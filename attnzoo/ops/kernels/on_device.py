@@ -3,6 +3,8 @@
 Importing this file imports no Pallas, of which a version of jax may lack parts.
 """
 
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -64,17 +66,30 @@ def _of_functions(kernel: Kernel, call: Any) -> str | None:
     shape, tile = (B, N, T, S), (16, 32)
     mask, dtype = mask_of(call.settings), compute_dtype(call.q, call.k)
 
-    def modify() -> Traced | None:
-        return trace_modify(call.settings, shape, tile, dtype)[0]
-
-    def visible() -> Traced | None:
-        return None if mask is None else trace_mask(mask, shape, tile)[0]
-
-    for name, trace in (("score_mod", modify), ("mask_mod", visible)):
+    traces = {
+        "score_mod": lambda: trace_modify(call.settings, shape, tile, dtype),
+        "mask_mod": lambda: (None, ()) if mask is None else trace_mask(mask, shape, tile),
+    }
+    for name, trace in traces.items():
         try:
-            traced = trace()
+            traced, operands = _without_computing(trace)
         except (NotImplementedError, TypeError, ValueError) as error:
             return f"{name}: on a tile it raises {str(error).splitlines()[0]}"
         if traced is not None and traced.gathers and not kernel.gathers:
-            return f"{name}: it reads an array at computed indices; wanted entries at b, n, q or k"
+            return f"{name}: it reads an array at computed indices; wanted b, n, q or k"
+        if any(math.prod(x.shape) >= 2**31 for x in operands):
+            return f"{name}: it reads an array of 2^31 entries or more, whose indices are int32"
     return None
+
+
+def _without_computing(trace: Callable[[], Any]) -> tuple[Traced | None, Any]:
+    """The traced function and the shapes of its operands."""
+    found = []
+
+    def operands() -> Any:
+        traced, operands = trace()
+        found.append(traced)
+        return operands
+
+    shapes = jax.eval_shape(operands)
+    return found[0], shapes
