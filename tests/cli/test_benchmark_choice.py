@@ -67,10 +67,10 @@ def test_tune_writes_the_cache(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setitem(tiles.CANDIDATES, "blockwise", (tiles.Tiles(16, 32), tiles.Tiles(32, 16)))
-    arguments = ["attention", "--tune", "--lengths", "60", "20", "--masks", "causal"]
+    arguments = ["attention", "--tune", "--lengths", "90", "20", "--masks", "causal"]
     assert main([*arguments, "--heads", "1", "--head-size", "4", "--rounds", "1"]) == 0
     printed = capsys.readouterr().out
     assert "implementation='reference' has no tiles" in printed
     assert "16 x 32: " in printed
     assert str(tiles.cache_path()) in printed
-    assert tiles.tiles_for("blockwise", "cpu", "float32", 4, 60, 60)[:2] in ((16, 32), (32, 16))
+    assert tiles.tiles_for("blockwise", "cpu", "float32", 4, 90, 90)[:2] in ((16, 32), (32, 16))
