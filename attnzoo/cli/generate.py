@@ -182,12 +182,13 @@ def _from_run(name: str, which: str) -> Writer:
 
 def _from_folder(name: str) -> Writer:
     from attnzoo import pretrained
+    from attnzoo.models import DECODERS
     from attnzoo.pretrained import files
 
     folder = files.resolve(name)
     tokenizer = pretrained.tokenizer(folder)
     model = pretrained.load(folder)
-    if not hasattr(model, "decode"):
+    if not isinstance(model, tuple(DECODERS.values())):
         raise UserError(f"{name}: a {type(model).__name__} does not write texts; wanted a decoder")
     given: dict[str, Any] = {}
     for file in ("config.json", "generation_config.json"):

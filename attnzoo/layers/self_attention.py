@@ -132,7 +132,8 @@ class SelfAttention(nnx.Module):
     ) -> tuple[Any, Any]:
         """The next T positions (a prompt, or one): their result, and the cache with them in it.
 
-        ``visible`` is False where the cache's L positions are padding.
+        ``visible`` is False where the cache's L positions are padding. Weights of a mechanism that
+        has no cache of its own then count keys from the first that is none.
         """
         mechanism = self.mechanism
         if isinstance(mechanism, MultiHeadAttention):
