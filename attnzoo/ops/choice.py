@@ -156,6 +156,8 @@ def _preferred(call: Call) -> tuple[str, str]:
         return "reference", f"the weights of {T} queries are no larger than the keys"
     if call.size <= SMALL:
         return "reference", f"{T} x {S} weights of a head fit into the cache"
+    if _refuses_cudnn(call) is None:
+        return "cudnn", "the fused kernel of the GPU's own library takes it"
     B, N = call.q.shape[0], call.q.shape[2]
     if not on_cpu and 4 * B * N * call.size <= 1 << 30:
         return "reference", "tiles are visited one by one, which leaves an accelerator idle"
