@@ -165,6 +165,11 @@ def test_sizes() -> None:
     counts = {}
     for name in ("base", "large"):
         config = dataclasses.replace(getattr(BertConfig, name)(), head="none")
-        model = nnx.eval_shape(lambda config=config: Bert(config, 30_522, rngs=nnx.Rngs(0)))
-        counts[name] = sum(leaf.size for leaf in carry.parameters(model).values())
+        one, two = (count(dataclasses.replace(config, layers=n)) for n in (1, 2))
+        counts[name] = one + (config.layers - 1) * (two - one)
     assert counts == {"base": 109_482_240, "large": 335_141_888}
+
+
+def count(config: BertConfig) -> int:
+    model = nnx.eval_shape(lambda: Bert(config, 30_522, rngs=nnx.Rngs(0)))
+    return sum(leaf.size for leaf in carry.parameters(model).values())
