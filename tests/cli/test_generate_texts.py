@@ -83,7 +83,10 @@ def test_lines_of_standard_input_and_samples(
         (["--prompt", "to", "--top-p", "2"], "top_p=2.0; wanted 0 < top_p <= 1"),
         (["--prompt", "to", "--num-samples", "0"], "--num-samples 0: wanted at least 1"),
         (["--stream"], "--stream: one text at a time"),
-        (["--prompt", "to", "--cache", "window"], "this attention looks back at all"),
+        (
+            ["--prompt", "to", "--max-new-tokens", "3", "--cache", "window"],
+            "this attention looks back at all",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_line(
