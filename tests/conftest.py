@@ -22,6 +22,10 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.02")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 if importlib.metadata.version("jaxlib") < "0.11":
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+else:
+    # Warpgroups of an interpreted GPU kernel wait for one another in threads of XLA's pool. It has
+    # one for each core, and two are too few: they wait forever.
+    os.environ.setdefault("NPROC", "16")
 
 import jax
 import jaxtyping

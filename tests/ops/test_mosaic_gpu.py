@@ -17,9 +17,14 @@ from attnzoo.ops import masks, score_mods
 from attnzoo.ops.kernels import mosaic_gpu, reference
 from attnzoo.ops.logits import scoring
 
-pytestmark = pytest.mark.skipif(
-    jax.__version_info__ < (0, 11), reason=f"jax {jax.__version__} has no Mosaic GPU interpreter"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        jax.__version_info__ < (0, 11),
+        reason=f"jax {jax.__version__} has no Mosaic GPU interpreter",
+    ),
+    # Compiled in a hurry, warpgroups that wait for one another were seen to wait forever.
+    pytest.mark.usefixtures("optimised"),
+]
 
 SETTINGS = {
     "mask": None, "bias": None, "scale": None, "softcap": None, "score_mod": None, "sinks": None,
@@ -44,18 +49,15 @@ CASES = {
     ),
     "wide heads": ((1, 64, 130, 1, 1, 200, 256), lambda x: {}, None),
     "documents and alibi": (
-        (1, 130, 130, 2, 2, 64, 64),
+        (1, 130, 130, 1, 1, 64, 64),
         lambda x: {"mask": documents(), "score_mod": score_mods.alibi(x)},
-        np.array([0.1, 0.3], np.float32),
+        np.array([0.1], np.float32),
     ),
-    "a scale that is an array, a soft cap and sinks": (
+    "a vector of the queries, a soft cap and sinks": (
         (1, 128, 128, 1, 1, 64, 64),
-        lambda x: {"scale": x, "softcap": 3.0, "sinks": jnp.asarray([0.2], jnp.float32)},
-        np.float32(0.2),
-    ),
-    "a vector of the queries": (
-        (1, 128, 128, 1, 1, 64, 64),
-        lambda x: {"score_mod": temperatures(x)},
+        lambda x: {
+            "score_mod": temperatures(x), "softcap": 3.0, "sinks": jnp.array([0.2], jnp.float32),
+        },
         np.linspace(0.5, 1.5, 128, dtype=np.float32),
     ),
     "a dense bias and rows that may attend nowhere": (
@@ -66,7 +68,9 @@ CASES = {
         },
         None,
     ),
-    "logits of a thousand": ((1, 128, 128, 1, 1, 64, 64), lambda x: {"scale": 1e3}, None),
+    "a scale that is an array": (
+        (1, 128, 128, 1, 1, 64, 64), lambda x: {"scale": x}, np.float32(1e2),
+    ),
 }  # fmt: skip
 
 
@@ -173,7 +177,6 @@ def exported(staged, shape, settings):
     ("staged", "H", "settings"),
     [
         (True, 64, {"is_causal": True}),
-        (False, 64, {"is_causal": True}),
         (False, 128, {}),
         (False, 256, {"is_causal": True}),
         (False, 64, {"softcap": 20.0, "scale": jnp.float32(0.3)}),

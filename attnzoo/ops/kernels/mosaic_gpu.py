@@ -97,7 +97,8 @@ def attend(
     if 0 in (B, T, S):
         return blockwise.attend(q, k, v, settings)
     shape = (B, N, T, S)
-    modify, visible, mask, operands = with_operands(settings, shape)
+    modify, visible, operands = with_operands(settings, shape)
+    mask = _block_mask(settings, shape)
     rows, columns = (-(-length // BLOCK) * BLOCK for length in (T, S))
     lists: tuple[Any, Any] = ((), ())
     has_full, has_partial = True, False
@@ -129,13 +130,16 @@ def attend(
         for function, arrays in zip((modify, visible), operands)
     )
     out, lse = _attend(plan, *padded, lists, modifiers, masks)
-    out, lse = blockwise.with_sinks(out[:, :T, :, :Hv], lse[:, :, :T], settings.sinks, out.dtype)
+    out, lse = out[:, :T, :, :Hv], lse[:, :, :T]
+    if settings.sinks is not None:
+        wide = out.astype(jnp.float32)
+        out, lse = blockwise.with_sinks(wide, lse, settings.sinks, q.dtype)
     bad_weights, bad_rows = _not_finite(q, k, v, mask)
     return poison(out, jnp.moveaxis(bad_rows, 1, 2)[..., None]), poison(lse, bad_weights)
 
 
 def with_operands(settings: Scoring, shape: tuple[int, int, int, int]) -> Any:
-    """(modifier, mask, block mask, operands of both): each None where there is none.
+    """(modifier, mask, operands of both): each None where there is none.
 
     Raises NotImplementedError, naming the argument, for what a tile of this kernel cannot have.
     """
@@ -143,13 +147,13 @@ def with_operands(settings: Scoring, shape: tuple[int, int, int, int]) -> Any:
 
     tile = (kernels.ROWS, BLOCK)
     modify, modifiers = traced.trace_modify(_with_scale(settings), shape, tile, jnp.float32)
-    mask = _block_mask(settings, shape)
+    mask, S = traced.mask_of(settings), shape[3]
     visible, masks = None, ()
-    if mask is not None:
-        S = shape[3]
+    if mask is not None or S % BLOCK:
+        function = mask or blockwise.everything
 
         def inside(b: Array, n: Array, q: Array, k: Array) -> Array:
-            seen = mask.mask_mod(b, n, q, k)
+            seen = function(b, n, q, k)
             return seen & (k < S) if S % BLOCK else seen
 
         visible, masks = traced.trace_mask(inside, shape, tile)
@@ -157,7 +161,7 @@ def with_operands(settings: Scoring, shape: tuple[int, int, int, int]) -> Any:
         refused = None if function is None else kernels.cannot_lower(function)
         if refused is not None:
             raise NotImplementedError(f"{refused} ('triton' and 'blockwise' can)")
-    return modify, visible, mask, (modifiers, masks)
+    return modify, visible, (modifiers, masks)
 
 
 def _with_scale(settings: Scoring) -> Scoring:
