@@ -97,7 +97,7 @@ def test_a_rotation_is_counter_clockwise() -> None:
     assert np.abs(levels("rotate", -0.5, image) - ours)[middle, middle].max() > 20
 
 
-@pytest.mark.parametrize("operation", set(A.OPERATIONS) - {"auto_contrast", "equalise"})
+@pytest.mark.parametrize("operation", sorted(set(A.OPERATIONS) - {"auto_contrast", "equalise"}))
 def test_a_level_of_zero_changes_nothing(operation: str) -> None:
     image = photograph()
     assert np.abs(levels(operation, 0.0, image) - image).max() < 1e-2
