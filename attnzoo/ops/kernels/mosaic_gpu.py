@@ -170,7 +170,7 @@ def _with_scale(settings: Scoring) -> Scoring:
         return settings
 
     def modify(score: Array, b: Array, n: Array, q: Array, k: Array) -> Array:
-        score = score * settings.scale
+        score = score * jnp.asarray(settings.scale, score.dtype)
         if settings.softcap is not None:
             score = settings.softcap * jnp.tanh(score / settings.softcap)
         if settings.bias is not None:
