@@ -66,7 +66,7 @@ class T5(nnx.Module):
         self.alignment_layer = max(layers - 2, 0) if layer is None else layer
         self.layers = layers
         self.heads = getattr(config.cross_attention, "num_heads", 1)
-        self.credits = "input"
+        self.credits = "predicted"
 
     def encode(
         self,

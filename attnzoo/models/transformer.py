@@ -78,9 +78,9 @@ class Transformer(nnx.Module):
         self.heads = getattr(config.cross_attention, "num_heads", 1)
         layer = config.alignment_layer
         self.alignment_layer = max(depths[1] - 2, 0) if layer is None else layer
-        # A decoder layer knows the token it has read best: weights speak of the step's input
-        # (Chen et al. 2020, arXiv 2004.14837).
-        self.credits = "input"
+        # As Garg et al. 2019 (arXiv 1909.02074); Chen et al. 2020 (arXiv 2004.14837) find the input
+        # better in middle layers. `align --survey` says which it is of a trained model.
+        self.credits = "predicted"
 
     def encode(
         self,
