@@ -1,14 +1,13 @@
 """The steps of sampling beside transformers' logits processors, in the order of its generate."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from attnzoo.decoding.sampling import Sampling
+
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-
-import jax.numpy as jnp
-
-from attnzoo.decoding.sampling import Sampling
 
 RNG = np.random.default_rng(0)
 LOGITS = (3 * RNG.normal(size=(7, 53))).astype(np.float32)
