@@ -155,6 +155,8 @@ def cannot_lower(traced: Traced) -> str | None:
     for read in traced.reads:
         if any(axis not in (HEAD, QUERIES, KEYS) for axis in read.axes):
             return f"{traced.name}: it gathers from an array by both q and k, or by neither alone"
+        if set(read.axes) >= TILE:
+            return f"{traced.name}: it reads a dense array by both q and k"
     seen: set[Node] = set()
     todo = [traced.output]
     while todo:
@@ -251,7 +253,7 @@ def _load(read: Read, ref: Any, frame: Frame, at: Callable[[Any], Any]) -> Any:
             kinds.append(axis)
     if not kinds:
         return ref[tuple(where)]
-    layout = layout_of(frame.axis(kinds[0])) if len(kinds) == 1 else layout_of()
+    layout = layout_of(frame.axis(kinds[0]))
     return plgpu.load(ref.at[tuple(where)], layout=layout, optimized=False)
 
 
