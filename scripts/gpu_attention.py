@@ -101,13 +101,14 @@ def attention(name: str, case: str, shape: Shape, tuning: Tuning | None, dry: bo
         if case in ("document", "alibi", "softcap"):
             return None
         window = (WINDOW - 1, 0) if case == "window" else None
+        implementation: Any = name.split()[1]
         return lambda q, k, v: jax.nn.dot_product_attention(
             q,
             k,
             v,
             is_causal=case != "full",
             local_window_size=window,
-            implementation=name.split()[1],
+            implementation=implementation,
         )
     settings, _ = settings_of(case, shape)
     if name == "mosaic_gpu":
@@ -320,8 +321,9 @@ def main() -> int:
             contenders.insert(2, "triton")
     interpret: Any = contextlib.nullcontext()
     if options.dry:
-        from jax.experimental.pallas import mosaic_gpu as plgpu
+        from jax.experimental.pallas import mosaic_gpu as backend
 
+        plgpu: Any = backend
         interpret = plgpu.force_gpu_interpret_mode(plgpu.InterpretGPUParams(detect_races=True))
     with interpret:
         errors(notes, contenders)

@@ -150,10 +150,10 @@ def with_operands(settings: Scoring, shape: tuple[int, int, int, int]) -> Any:
     mask, S = traced.mask_of(settings), shape[3]
     visible, masks = None, ()
     if mask is not None or S % BLOCK:
-        function = mask or blockwise.everything
+        pattern: Any = mask or blockwise.everything
 
         def inside(b: Array, n: Array, q: Array, k: Array) -> Array:
-            seen = function(b, n, q, k)
+            seen = pattern(b, n, q, k)
             return seen & (k < S) if S % BLOCK else seen
 
         visible, masks = traced.trace_mask(inside, shape, tile)

@@ -17,10 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import mosaic_gpu as plgpu
+from jax.experimental.pallas import mosaic_gpu
 from jaxtyping import Array, Float, Int, Shaped
 
 from attnzoo.ops.kernels.traced import HEAD, KEYS, QUERIES, Node, OfHead, Read, Traced
+
+# The module differs between the versions of jax that the package imports with.
+plgpu: Any = mosaic_gpu
 
 LOG2E = math.log2(math.e)
 ROWS = 64
@@ -266,7 +269,7 @@ def constant(shape: tuple[int, ...], value: float, axis: int | None = None) -> A
     return plgpu.layout_cast(jnp.full(shape, value, jnp.float32), layout_of(axis))
 
 
-def spread(x: Float[Array, "_"], shape: tuple[int, int], axis: int) -> Float[Array, "_ _"]:
+def spread(x: Float[Array, "_"], shape: tuple[int, ...], axis: int) -> Float[Array, "_ _"]:
     """A vector along rows (0) or columns (1), over a matrix."""
     return lax.broadcast_in_dim(x, shape, [axis])
 
@@ -278,7 +281,7 @@ def matrices(*shape: int, dtype: Any) -> Any:
     return plgpu.SMEM(shape, dtype, transforms=transforms)
 
 
-def product(a: Any, b: Any, shape: tuple[int, int]) -> Float[Array, "_ _"]:
+def product(a: Any, b: Any, shape: tuple[int, ...]) -> Float[Array, "_ _"]:
     def compute(total: Any) -> Array:
         plgpu.wgmma(total, a, b)
         return total[...]
