@@ -180,14 +180,32 @@ def exported(staged, shape, settings):
         (True, 64, {"is_causal": True}),
         (False, 128, {}),
         (False, 256, {"is_causal": True}),
-        (False, 64, {"softcap": 20.0, "scale": jnp.float32(0.3)}),
+        (False, 64, {"scale": jnp.float32(0.3)}),
         (False, 64, {"mask": lambda b, n, q, k: (q // 16 + k + n) % 3 != 0}),
-        (False, 64, {"score_mod": lambda s, b, n, q, k: s * jax.nn.sigmoid(s) - jnp.abs(q - k)}),
     ],
 )  # fmt: skip
 def test_every_variant_lowers(staged, H, settings):
     text = exported(staged, (1, 256, 200, 2, 1, H, H), settings)
     assert text.count("mosaic_gpu") >= 3  # forward, dq, and dk with dv
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("softcap", {"softcap": 20.0}),
+        ("score_mod", {"score_mod": lambda s, b, n, q, k: s - jnp.abs(q - k).astype(s.dtype)}),
+    ],
+)
+def test_what_changes_the_logits_lowers_forward_and_says_that_it_has_no_gradient(name, settings):
+    shape = (1, 256, 200, 2, 1, 64, 64)
+    q, k, v, *_ = (jnp.asarray(x) for x in inputs_of(shape, jnp.bfloat16))
+    scored = scoring((1, 2, 256, 200), **SETTINGS | settings)
+    run = jax.jit(lambda q, k, v: mosaic_gpu.attend(q, k, v, scored, staged=False)[0])
+    check = jax.export.DisabledSafetyCheck.custom_call("mosaic_gpu_v2")
+    lowered = jax.export.export(run, platforms=["cuda"], disabled_checks=[check])(q, k, v)
+    assert "mosaic_gpu" in lowered.mlir_module()
+    with pytest.raises(NotImplementedError, match=f"{name}.*'triton' and 'blockwise' have"):
+        jax.vjp(run, q, k, v)
 
 
 def test_documents_lower():

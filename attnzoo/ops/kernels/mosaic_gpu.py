@@ -67,6 +67,14 @@ def refuses_anywhere(call: Any) -> str | None:
     return None
 
 
+def _undifferentiable(settings: Scoring) -> str:
+    """What changes the logits other than by a factor: its backward kernels are right where they are
+    interpreted, but Mosaic finds no registers for them.
+    """
+    named = ("softcap", "bias", "score_mod")
+    return next((name for name in named if getattr(settings, name) is not None), "")
+
+
 def _has_backend() -> bool:
     return importlib.util.find_spec("jax.experimental.pallas.mosaic_gpu") is not None
 
@@ -120,6 +128,7 @@ def attend(
         has_partial=has_partial,
         tuning=kernels.tuned(width, value_width, staged) if tuning is None else tuning,
         staged=staged,
+        undifferentiable="" if staged else _undifferentiable(settings),
     )
     padded = [
         _padded(finite_or_zero(x), length, size)
@@ -150,11 +159,15 @@ def with_operands(settings: Scoring, shape: tuple[int, int, int, int]) -> Any:
     mask, S = traced.mask_of(settings), shape[3]
     visible, masks = None, ()
     if mask is not None or S % BLOCK:
-        pattern: Any = mask or blockwise.everything
 
         def inside(b: Array, n: Array, q: Array, k: Array) -> Array:
-            seen = pattern(b, n, q, k)
-            return seen & (k < S) if S % BLOCK else seen
+            # Not `True & (k < S)`: Mosaic finds no registers for a vector of one bool.
+            within = k < S if S % BLOCK else None
+            if mask is None:
+                assert within is not None
+                return within
+            seen = mask(b, n, q, k)
+            return seen if within is None else seen & within
 
         visible, masks = traced.trace_mask(inside, shape, tile)
     for function in (modify, visible):
@@ -259,6 +272,11 @@ def _attend(
 def _attend_forward(plan: Any, *primals: Any) -> Any:
     from attnzoo.ops.kernels import mosaic_gpu_kernels as kernels
 
+    if plan.undifferentiable:
+        raise NotImplementedError(
+            f"{plan.undifferentiable}: implementation='mosaic_gpu' computes with it, but has no "
+            "gradient through it yet; 'triton' and 'blockwise' have"
+        )
     perturbed = [x.perturbed for x in primals[4]]
     q, k, v, lists, modifiers, masks = jax.tree.map(
         lambda x: x.value, primals, is_leaf=lambda x: hasattr(x, "perturbed")

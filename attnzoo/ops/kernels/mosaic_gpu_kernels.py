@@ -72,6 +72,8 @@ class Plan:
     staged: bool
     """Weights reach the second product through shared memory, and each product starts from zero:
     what the interpreter can run. Else both stay in registers."""
+    undifferentiable: str = ""
+    """The argument whose derivative Mosaic has not lowered, if there is one."""
 
 
 class Tiles:
