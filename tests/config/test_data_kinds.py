@@ -19,6 +19,14 @@ from attnzoo.config.images import Augmentation, Digits, HubImages, Idx, ImageFol
 from attnzoo.config.loader import dump, load
 from attnzoo.errors import UserError
 
+# A task and a model that take each kind of data.
+TASKS = {
+    "text": ("causal_lm", "gpt2"),
+    "labelled_text": ("sequence_classification", "bert"),
+    "tagged_text": ("token_classification", "bert"),
+    "images": ("image_classification", "vit"),
+}
+
 
 def written(path: Path, text: str) -> Path:
     path.write_text(f"name: some\ntraining: {{epochs: 1}}\n{text}\n", encoding="utf-8")
@@ -58,7 +66,10 @@ def written(path: Path, text: str) -> Path:
     ],
 )
 def test_data(tmp_path: Path, text: str, expected: object) -> None:
-    experiment = load(Experiment, written(tmp_path / "a.yaml", f"data: {text}"))
+    kind = text[1:].split(",")[0].split("}")[0].removeprefix("kind: ")
+    task, model = TASKS[kind]
+    lines = f"task: {task}\nmodel: {model}\ndata: {text}"
+    experiment = load(Experiment, written(tmp_path / "a.yaml", lines))
     assert experiment.data == expected
     (tmp_path / "b.yaml").write_text(dump(experiment), encoding="utf-8")
     assert load(Experiment, tmp_path / "b.yaml") == experiment

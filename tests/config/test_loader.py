@@ -271,8 +271,8 @@ def test_overrides_alone_make_a_config() -> None:
             "(did you mean 'additive'?)",
         ),
         (
-            GOOD + "model: {kind: vit}\n",
-            "configs/bad.yaml:3:15: model.kind: unknown kind 'vit' (known: MODELS)",
+            GOOD + "model: {kind: mlp}\n",
+            "configs/bad.yaml:3:15: model.kind: unknown kind 'mlp' (known: MODELS)",
         ),
         (
             GOOD + "model: {kind: [luong]}\n",

@@ -257,7 +257,10 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path, change: Any, message: str
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "xlnet"}, "config.json: model_type='xlnet' is not supported; wanted bert"),
+        (
+            {"model_type": "xlnet"},
+            "config.json: model_type='xlnet' is not supported; wanted bart, bert",
+        ),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key'"),
         ({"hidden_act": "mish"}, "hidden_act='mish' is not supported; wanted gelu"),
         ({"architectures": ["BertForQuestionAnswering"]}, "architectures='BertForQuestion"),
