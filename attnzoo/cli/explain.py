@@ -7,7 +7,7 @@ method's first patch is the planted one.
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,7 @@ def _explain(arguments: argparse.Namespace) -> int:
         classes = np.full_like(classes, arguments.target)
     planted = _planted(trained.config.data, part)
     rows = sorted({*range(min(arguments.count, len(images))), *arguments.images})
+    measure = _measure(trained.model, arguments)
     found: dict[str, list[Any]] = {}
     for start in range(0, len(rows), BATCH):
         chunk = np.asarray(rows[start : start + BATCH])
@@ -95,7 +96,7 @@ def _explain(arguments: argparse.Namespace) -> int:
             jnp.asarray(task.mean),
             jnp.asarray(task.std),
         )
-        batch = _one_batch(trained.model, pixels, jnp.asarray(classes[filled]), arguments, start)
+        batch = measure(pixels, jnp.asarray(classes[filled]), start)
         for name, values in batch.items():
             found.setdefault(name, []).append({k: v[: len(chunk)] for k, v in values.items()})
     table = {
@@ -126,41 +127,46 @@ def _explain(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _one_batch(model: Any, images: Any, classes: Any, arguments: Any, start: int) -> dict[str, Any]:
-    """Of each method the scores, and the areas under its deletion and insertion curves."""
+def _measure(model: Any, arguments: argparse.Namespace) -> Callable[..., dict[str, Any]]:
+    """A function that gives of each method the scores, and the areas under its curves."""
     import jax
     import numpy as np
+    from flax import nnx
 
-    from attnzoo.explain import faithfulness, weight_gradients
+    from attnzoo.explain import faithfulness
     from attnzoo.explain.vit import explain_vit, flow_of
 
-    key, noise = jax.random.split(jax.random.fold_in(jax.random.key(arguments.seed), start))
-    scores: dict[str, Any] = dict(explain_vit(model, images, classes, key, draws=arguments.draws))
-    if arguments.flow:
-        scores["flow"] = flow_of(model, weight_gradients(model, classes, images))
-    score = faithfulness.images_score(
-        model, images, classes, model.config.patch, fill=arguments.fill
-    )
-    shape = next(iter(scores.values())).shape
-    scores["leave_one_out"] = faithfulness.leave_one_out(score, shape)
-    scores["random"] = faithfulness.random_importance(noise, shape)
+    graph, state = nnx.split(model)
+    patch, fill = model.config.patch, arguments.fill
 
     @jax.jit
-    def areas(importance: Any) -> tuple[Any, Any]:
-        return (
-            faithfulness.deletion(score, importance).area,
-            faithfulness.insertion(score, importance).area,
-        )
+    def compiled(state: Any, images: Any, classes: Any, key: Any, given: Any) -> dict[str, Any]:
+        model: Any = nnx.merge(graph, state)
+        key, noise = jax.random.split(key)
+        scores = explain_vit(model, images, classes, key, draws=arguments.draws) | given
+        score = faithfulness.images_score(model, images, classes, patch, fill=fill)
+        shape = next(iter(scores.values())).shape
+        scores["leave_one_out"] = faithfulness.leave_one_out(score, shape)
+        scores["random"] = faithfulness.random_importance(noise, shape)
 
-    found = {}
-    for name, importance in scores.items():
-        deletion, insertion = areas(jax.numpy.asarray(importance, jax.numpy.float32))
-        found[name] = {
-            "scores": np.asarray(importance),
-            "deletion": np.asarray(deletion),
-            "insertion": np.asarray(insertion),
+        def areas(importance: Any) -> tuple[Any, Any]:
+            deleted = faithfulness.deletion(score, importance)
+            return deleted.area, faithfulness.insertion(score, importance).area
+
+        deletion, insertion = jax.lax.map(areas, jax.numpy.stack(list(scores.values())))
+        return {
+            name: {"scores": one, "deletion": deletion[i], "insertion": insertion[i]}
+            for i, (name, one) in enumerate(scores.items())
         }
-    return found
+
+    def measure(images: Any, classes: Any, start: int) -> dict[str, Any]:
+        given = {}
+        if arguments.flow:
+            given["flow"] = jax.numpy.asarray(flow_of(model, images), jax.numpy.float32)
+        key = jax.random.fold_in(jax.random.key(arguments.seed), start)
+        return jax.tree.map(np.asarray, compiled(state, images, classes, key, given))
+
+    return measure
 
 
 def _planted(config: Any, part: str) -> Any:

@@ -1,9 +1,10 @@
 """Attention weights of a whole model, and the gradient of its answer with respect to them."""
 
+import contextlib
 import functools
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -55,7 +56,8 @@ def capture_attention(
     graph, state = nnx.split(model)
     names = attention_names(model, *inputs, **keywords)
     wanted = names if layers is None else matching(layers, names)
-    output, maps = _capture(graph, state, inputs, keywords, what=what, wanted=tuple(wanted))
+    with _within_reach(model):
+        output, maps = _capture(graph, state, inputs, keywords, what=what, wanted=tuple(wanted))
     return output, {name: maps[name] for name in wanted}
 
 
@@ -96,12 +98,14 @@ def weight_gradients(
     # A scanned stack takes a perturbation for all of its layers or for none.
     touched = {n for p in places(model) if set(p.names) & set(wanted) for n in p.names}
     deltas = {name: jnp.zeros(shapes[name].shape, jnp.float32) for name in touched}
-    if not callable(target):
-        check_output(said, target)
-        target = jnp.asarray(target, jnp.int32)
-        output, weights, gradients = _differentiate(graph, state, deltas, inputs, keywords, target)
-    else:
-        output, weights, gradients = _gradients(graph, state, deltas, inputs, keywords, target)
+    arguments = graph, state, deltas, inputs, keywords
+    with _within_reach(model):
+        if callable(target):
+            output, weights, gradients = _gradients(*arguments, target)
+        else:
+            check_output(said, target)
+            classes = jnp.asarray(target, jnp.int32)
+            output, weights, gradients = _differentiate(*arguments, classes)
     return WeightGradients(
         output, {name: weights[name] for name in wanted}, {name: gradients[name] for name in wanted}
     )
@@ -141,12 +145,12 @@ def _capture(
     return output, {name: maps[name] for name in wanted}
 
 
-def _run(model: nnx.Module, inputs: Any, keywords: Any, asked: Any) -> tuple[Any, Maps]:
+def _run(model: Any, inputs: Any, keywords: Any, asked: Any) -> tuple[Any, Maps]:
     takes = inspect.signature(type(model).__call__).parameters
     if "capture" in takes:
-        return model(*inputs, capture=asked, **keywords)  # ty: ignore[call-non-callable]
+        return model(*inputs, capture=asked, **keywords)
     if "return_weights" in takes:
-        output, weights = model(*inputs, return_weights=True, **keywords)  # ty: ignore[call-non-callable]
+        output, weights = model(*inputs, return_weights=True, **keywords)
         return output, {"attention": weights if asked is True else select(weights, asked)}
     maps: Maps = {}
 
@@ -169,17 +173,23 @@ def _shapes(
     def run(state: Any, inputs: Any, keywords: Any) -> tuple[Any, Maps]:
         return _run(nnx.merge(graph, state), inputs, keywords, True)
 
+    output, found = jax.eval_shape(run, state, inputs, keywords)
+    if not found:
+        raise ValueError(f"{type(model).__name__} has attention, but did not call any")
+    return output, found
+
+
+@contextlib.contextmanager
+def _within_reach(model: nnx.Module) -> Generator[None]:
+    """Say what it means that weights were computed where nothing but results comes out."""
     try:
-        output, found = jax.eval_shape(run, state, inputs, keywords)
+        yield
     except jax.errors.UnexpectedTracerError as error:
         raise NotImplementedError(
             f"{type(model).__name__} calls its attention inside jax.lax.scan, jax.checkpoint or "
             "jax.jit; return the weights from there and take a `capture` argument, or use "
             "attnzoo.layers.stack.Stack"
         ) from error
-    if not found:
-        raise ValueError(f"{type(model).__name__} has attention, but did not call any")
-    return output, found
 
 
 def _in_numbers(name: str) -> list[Any]:

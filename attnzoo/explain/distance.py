@@ -6,7 +6,11 @@ from jaxtyping import Array, Float
 
 
 def attention_distance(
-    weights: Float[Array, "B N T T"], grid: tuple[int, int], *, prefix: int = 0, pixels: float = 1.0
+    weights: Float[Array, "B N T T"],
+    grid: tuple[int, int],
+    *,
+    prefix: int = 0,
+    pixels: int | float = 1.0,
 ) -> Float[Array, "B N"]:
     """Mean over patches q of sum_k a[q, k] |place of q - place of k|, of each head.
 

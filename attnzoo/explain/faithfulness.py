@@ -105,7 +105,7 @@ def random_importance(key: Key[Array, ""], shape: tuple[int, int]) -> Importance
 def images_score(
     model: nnx.Module,
     images: Float[Array, "B h w C"],
-    classes: Int[Array, " B"],
+    classes: Int[Array, " B"] | Int[np.ndarray, " B"],
     patch: int,
     *,
     fill: Literal["mean", "blur"] | float = "mean",

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from attnzoo.explain.places import before_attention
@@ -33,7 +34,7 @@ def gradcam(
     """
     x, tail = before_attention(model, layer, *inputs, **keywords)
     gradient = jax.grad(lambda x: jnp.sum(chosen(tail(x), target)))(x)[:, skip:]
-    if not isinstance(gradient, jax.core.Tracer) and not bool(jnp.any(gradient != 0)):
+    if not isinstance(gradient, Tracer) and not bool(jnp.any(gradient != 0)):
         raise ValueError(
             "the gradient is exactly 0 at every token: the target does not depend on them through "
             "this attention (a head that still has its first weights, 0, or a layer of which "

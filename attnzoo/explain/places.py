@@ -160,11 +160,11 @@ def before_attention(
     *prefix, number, _ = name.split("/")
 
     def run(enter: Callable[[Array], Array]) -> Any:
-        copy = unrolled(model)
+        copy: Any = unrolled(model)
         stack = dict(stacks(copy))[tuple(prefix)]
         block = stack.blocks[int(number)]
         block.attention = _Entry(block.attention, enter)
-        return copy(*inputs, **keywords)  # ty: ignore[call-non-callable]
+        return copy(*inputs, **keywords)
 
     seen: list[Array] = []
 

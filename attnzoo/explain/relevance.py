@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-Layers = Sequence[Float[Array, "B N T S"]]
+Layers = Sequence[Float[Array, "B N T T"]]
+Pair = tuple[Sequence[Array], Sequence[Array]]
+"""Weights and their gradients, each ``B N T S`` a layer."""
 
 
 class Relevance(NamedTuple):
@@ -39,9 +41,9 @@ def relevance(weights: Layers, gradients: Layers) -> Float[Array, "B T T"]:
 
 
 def encoder_decoder_relevance(
-    encoder: tuple[Layers, Layers],
-    decoder: tuple[Layers, Layers],
-    cross: tuple[Layers, Layers],
+    encoder: Pair,
+    decoder: Pair,
+    cross: Pair,
 ) -> Relevance:
     """Relevance of the target's and the source's tokens in a decoder that reads an encoder.
 

@@ -1,16 +1,14 @@
 """Attention rollout, Abnar and Zuidema, ACL 2020 (arXiv 2005.00928), and its gradient form."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-Fusion = Literal["mean", "max", "min"]
 _FUSE = {"mean": jnp.mean, "max": jnp.max, "min": jnp.min}
 
 
-def fuse(weights: Float[Array, "B N T S"], fusion: Fusion = "mean") -> Float[Array, "B T S"]:
+def fuse(weights: Float[Array, "B N T S"], fusion: str = "mean") -> Float[Array, "B T S"]:
     """One map of all heads: their mean, the largest, or the smallest."""
     if fusion not in _FUSE:
         raise ValueError(f"fusion={fusion!r}; there are {', '.join(_FUSE)}")
@@ -47,7 +45,7 @@ def discard_smallest(
 def rollout(
     weights: Sequence[Float[Array, "B N T T"]],
     *,
-    fusion: Fusion = "mean",
+    fusion: str = "mean",
     discard: float = 0.0,
     start: int = 0,
 ) -> Float[Array, "B T T"]:

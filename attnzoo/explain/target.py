@@ -1,11 +1,11 @@
 """What of a model's output an explanation is about."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 Classes = int | Int[Array, ""] | Int[Array, " B"] | Int[np.ndarray, " B"]
@@ -20,7 +20,7 @@ def chosen(output: Any, target: Target) -> Float[Array, " B"]:
       ValueError: the output is not ``B V`` and there is no function, or a class is out of range.
     """
     if callable(target):
-        return target(output)
+        return cast(Array, target(output))
     check_output(output, target)
     B = output.shape[0]
     classes = jnp.broadcast_to(jnp.asarray(target, jnp.int32), (B,))
@@ -38,7 +38,7 @@ def check_output(output: Any, target: Classes) -> None:
             "function of the output instead, such as lambda logits: logits[:, -1, token]"
         )
     V = shape[1]
-    if isinstance(target, jax.core.Tracer):
+    if isinstance(target, Tracer):
         return
     wrong = [int(c) for c in np.ravel(np.asarray(target)) if not 0 <= int(c) < V]
     if wrong:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from attnzoo.explain.capture import WeightGradients, weight_gradients
+from attnzoo.explain.capture import WeightGradients, capture_attention, weight_gradients
 from attnzoo.explain.cdam import cdam, integrated_cdam, smooth_cdam
 from attnzoo.explain.flow import LARGEST, attention_flow
 from attnzoo.explain.gradcam import attention_gradcam, gradcam
@@ -40,7 +40,7 @@ def explain_vit(
     size. ``flow`` has a function of its own, :func:`flow_of`: it is slow.
 
     Raises:
-      ValueError: a class out of range, or a head whose gradient is 0.
+      ValueError: a class out of range, or a gradient that is 0 everywhere; neither under jit.
     """
     found = weight_gradients(model, classes, images)
     keys = jax.random.split(key)
@@ -65,9 +65,10 @@ def explain_vit(
     return patches | {name: by_patch(x, model.config.patch) for name, x in pixels.items()}
 
 
-def flow_of(model: ViT, found: WeightGradients) -> Float[np.ndarray, "B P"]:
+def flow_of(model: ViT, images: Float[Array, "B h w C"]) -> Float[np.ndarray, "B P"]:
     """Attention flow to each patch, of models small enough."""
-    maps = [np.asarray(with_residual(fuse(w))) for w in found.weights.values()]
+    _, weights = capture_attention(model, images)
+    maps = [np.asarray(with_residual(fuse(w))) for w in weights.values()]
     tokens = maps[0].shape[-1]
     if (len(maps) + 1) * tokens > LARGEST:
         raise ValueError(f"{len(maps)} layers of {tokens} tokens; flow takes {LARGEST} in all")

@@ -67,7 +67,7 @@ def test_heads_are_fused_and_the_smallest_discarded() -> None:
     np.testing.assert_allclose(discard_smallest(fused, 0.5)[0], [[0.1, 0.9], [0.7, 0.0]])
     np.testing.assert_allclose(discard_smallest(fused, 0.5, keep=None)[0], [[0, 0.9], [0.7, 0]])
     with pytest.raises(ValueError, match="there are mean, max, min"):
-        fuse(heads, "median")  # ty: ignore[invalid-argument-type]
+        fuse(heads, "median")
 
 
 def test_gradient_rollout_counts_what_speaks_for_the_class() -> None:
