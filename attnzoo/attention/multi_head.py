@@ -360,7 +360,11 @@ class MultiHeadAttention(Attention):
         )
         out, *seen = result if return_weights else (result,)
         if self.perturbation is not None:
-            out = out + _weigh(self.perturbation[...], v).astype(out.dtype)
+            delta = self.perturbation[...]
+            wanted = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
+            if delta.shape != wanted:
+                raise ValueError(f"perturbation has shape {delta.shape}; wanted B N T S = {wanted}")
+            out = out + _weigh(delta, v).astype(out.dtype)
         context = self.out(out.reshape(*out.shape[:2], -1))
         return (context, *seen) if return_weights else context
 

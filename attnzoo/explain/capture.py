@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from attnzoo.explain.places import matching, perturb, places, stacks, tapped, unrolled
+from attnzoo.explain.places import matching, perturb, places, tapped, unrolled
 from attnzoo.explain.target import Target, check_output, chosen
 from attnzoo.ops.weights import WeightRequest, select
 
@@ -54,11 +54,10 @@ def capture_attention(
         jax.checkpoint or jax.jit, from where only a result can bring its weights out.
     """
     graph, state = nnx.split(model)
-    names = attention_names(model, *inputs, **keywords)
-    wanted = names if layers is None else matching(layers, names)
+    wanted = None if layers is None else tuple(layers)
     with _within_reach(model):
-        output, maps = _capture(graph, state, inputs, keywords, what=what, wanted=tuple(wanted))
-    return output, {name: maps[name] for name in wanted}
+        output, maps = _capture(graph, state, inputs, keywords, what=what, wanted=wanted)
+    return output, {name: maps[name] for name in wanted or sorted(maps, key=_in_numbers)}
 
 
 def attention_names(model: nnx.Module, *inputs: Any, **keywords: Any) -> list[str]:
@@ -78,7 +77,8 @@ def weight_gradients(
     The weights of one layer are varied as if they were free: later layers answer, the softmax they
     came from does not. Examples of a batch do not touch each other, so each has its own gradient.
     Works under scan and remat. The weights are added to as a perturbation of zeros, which costs as
-    much memory as all maps together.
+    much memory as all maps together. With classes as target it is compiled; with a function put it
+    into a ``jax.jit`` of your own.
 
     Raises:
       ValueError: as :func:`capture_attention`, or the target is no class.
@@ -88,7 +88,7 @@ def weight_gradients(
     names = sorted(shapes, key=_in_numbers)
     wanted = names if layers is None else matching(layers, names)
     placed = {name for place in places(model) for name in place.names}
-    missing = [name for name in wanted if name not in placed]
+    missing = [name for name in wanted if name not in placed or f"{name}:1" in shapes]
     if missing:
         raise NotImplementedError(
             f"{missing[0]}: called more than once, or by a model that loops over time; its weights "
@@ -129,20 +129,24 @@ _differentiate = jax.jit(_gradients, static_argnums=0)
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames=("what", "wanted"))
 def _capture(
-    graph: Any, state: Any, inputs: Any, keywords: Any, *, what: What, wanted: tuple[str, ...]
+    graph: Any, state: Any, inputs: Any, keywords: Any, *, what: What, wanted: Any
 ) -> tuple[Any, Maps]:
     model = nnx.merge(graph, state)
+    _has_attention(model)
     request = what
     if what in ("entropy", "column_mass"):
         request = WeightRequest(statistics=(what,))
     asked = True if what == "weights" else request
-    if set(wanted) != {name for place in places(model) for name in place.names} and stacks(model):
+    if wanted is not None:
         # A loop would compute the maps of all its layers.
         model = unrolled(model)
     output, maps = _run(model, inputs, keywords, asked)
+    _calls_attention(model, maps)
     if isinstance(what, str) and what != "weights":
         maps = {name: getattr(seen, what) for name, seen in maps.items()}
-    return output, {name: maps[name] for name in wanted}
+    if wanted is not None:
+        maps = {name: maps[name] for name in matching(wanted, sorted(maps, key=_in_numbers))}
+    return output, maps
 
 
 def _run(model: Any, inputs: Any, keywords: Any, asked: Any) -> tuple[Any, Maps]:
@@ -166,17 +170,25 @@ def _shapes(
     model: nnx.Module, inputs: Any, keywords: Any
 ) -> tuple[Any, dict[str, jax.ShapeDtypeStruct]]:
     """The shapes of the output and of every map of weights."""
-    if not places(model):
-        raise ValueError(f"{type(model).__name__} has no attention: no module of attnzoo.attention")
+    _has_attention(model)
     graph, state = nnx.split(model)
 
     def run(state: Any, inputs: Any, keywords: Any) -> tuple[Any, Maps]:
         return _run(nnx.merge(graph, state), inputs, keywords, True)
 
     output, found = jax.eval_shape(run, state, inputs, keywords)
-    if not found:
-        raise ValueError(f"{type(model).__name__} has attention, but did not call any")
+    _calls_attention(model, found)
     return output, found
+
+
+def _has_attention(model: nnx.Module) -> None:
+    if not places(model):
+        raise ValueError(f"{type(model).__name__} has no attention: no module of attnzoo.attention")
+
+
+def _calls_attention(model: nnx.Module, maps: Maps) -> None:
+    if not maps:
+        raise ValueError(f"{type(model).__name__} has attention, but did not call any")
 
 
 @contextlib.contextmanager

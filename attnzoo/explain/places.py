@@ -49,12 +49,16 @@ def places(model: nnx.Module) -> list[Place]:
                     names = tuple("/".join([*prefix, str(i), kind]) for i in numbers)
                     found.append(Place(names, module, stack.scan))
                     within.add(id(module))
-    for path, module in nnx.iter_graph(model):
-        if isinstance(module, Attention) and id(module) not in within:
-            # An attention made of attentions is one: its parts lie below its path.
+    others = {
+        path: module
+        for path, module in nnx.iter_graph(model)
+        if isinstance(module, Attention) and id(module) not in within
+    }
+    for path, module in others.items():
+        # An attention made of attentions is one: its parts lie below its path.
+        if not any(path[:end] in others for end in range(len(path))):
             name = "/".join(str(step) for step in path) or "attention"
-            if not any(name.startswith(f"{place.names[0]}/") for place in found):
-                found.append(Place((name,), module, False))
+            found.append(Place((name,), module, False))
     return found
 
 

@@ -153,5 +153,7 @@ def test_errors_name_what_there_is() -> None:
         weight_gradients(vit(), 3, IMAGES)
     with pytest.raises(NotImplementedError, match=r"Own calls its attention inside jax\.lax\.scan"):
         capture_attention(Own(loop=True), jnp.ones((1, 2, 6)))
+    with pytest.raises(NotImplementedError, match="layers/0: called more than once"):
+        weight_gradients(Own(), 0, jnp.ones((1, 2, 6)), layers=["layers/0"])
     with pytest.raises(NotImplementedError, match="LinearAttention"):
         weight_gradients(vit("attention.kind=linear"), 0, IMAGES)
