@@ -15,6 +15,8 @@ from attnzoo.cli.common import compilation_cache, require_positive, run
 from attnzoo.errors import UserError
 
 BATCH = 50
+STEPS = 18
+"""Steps of a curve, at most: a ViT-B has 196 patches."""
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -149,9 +151,11 @@ def _measure(model: Any, arguments: argparse.Namespace) -> Callable[..., dict[st
         scores["leave_one_out"] = faithfulness.leave_one_out(score, shape)
         scores["random"] = faithfulness.random_importance(noise, shape)
 
+        steps = min(STEPS, shape[1])
+
         def areas(importance: Any) -> tuple[Any, Any]:
-            deleted = faithfulness.deletion(score, importance)
-            return deleted.area, faithfulness.insertion(score, importance).area
+            deleted = faithfulness.deletion(score, importance, steps=steps)
+            return deleted.area, faithfulness.insertion(score, importance, steps=steps).area
 
         deletion, insertion = jax.lax.map(areas, jax.numpy.stack(list(scores.values())))
         return {
