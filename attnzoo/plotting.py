@@ -114,7 +114,7 @@ def alignment_grid(pictures: Sequence[AlignmentPicture], *, columns: int = 2) ->
     width = sum(lefts) + sum(widths) + gap * (columns - 1) + 0.1
     height = sum(tops) + sum(heights) + gap * (len(rows) - 1) + legend
 
-    with _style():
+    with style():
         figure = Figure(figsize=(width, height), dpi=_DPI)
         y = height
         for r, row in enumerate(rows):
@@ -274,7 +274,7 @@ def training_curves(metrics: Sequence[Mapping[str, object]]) -> Figure:
 
     columns = min(len(panels), 3)
     rows = ceil(len(panels) / columns)
-    with _style():
+    with style():
         figure = Figure(figsize=(3.4 * columns, 2.5 * rows), dpi=_DPI, layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes, (panel, lines) in zip(grid, panels.items()):
@@ -313,7 +313,7 @@ def bleu_by_length(
             raise ValueError(f"{name} has {len(values)} values for {len(buckets)} buckets")
     ticks = [f"{b}\nn = {n:,}" for b, n in zip(buckets, counts)] if counts else list(buckets)
     positions = np.arange(len(buckets))
-    with _style():
+    with style():
         size = (max(4.2, 1.0 + 0.75 * len(buckets)), 3.1)
         figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
         axes = figure.subplots()
@@ -374,7 +374,7 @@ def weight_panels(
     width = sum(widths) + columns * (left + gap) + bar
     height = sum(heights) + len(rows) * top + 0.1
 
-    with _style():
+    with style():
         figure = Figure(figsize=(width, height), dpi=_SMALL_DPI)
         image = None
         y = height
@@ -481,7 +481,7 @@ def gate_panels(
         raise ValueError(f"channels names {len(channels)} of {len(by_channel)} channels")
     size, high = 1.45, low + 1
     width, height = 3 * size + 1.35, size + 0.3
-    with _style():
+    with style():
         figure = Figure(figsize=(width, height), dpi=_SMALL_DPI)
         axes = _inches(figure, 0.05, 0.08, size, size)
         axes.imshow(image, cmap="gray", vmin=0.0, vmax=1.0)
@@ -522,7 +522,7 @@ def matrix_grid(
     rows = ceil(len(matrices) / columns)
     size, gap, head = 1.25, 0.28, 0.44 if not numbers else 0.5
     width, height = columns * (size + gap), rows * (size + head)
-    with _style():
+    with style():
         figure = Figure(figsize=(width, height), dpi=_SMALL_DPI)
         for n, (title, matrix) in enumerate(matrices.items()):
             r, c = divmod(n, columns)
@@ -558,7 +558,7 @@ def line_panels(panels: Sequence[LinePanel]) -> Figure:
     """Curves side by side, one panel each, with a legend in every panel of more than one curve."""
     if not panels:
         raise ValueError("panels is empty, wanted at least one")
-    with _style():
+    with style():
         size = (3.0 * len(panels), 2.3)
         figure = Figure(figsize=size, dpi=_SMALL_DPI, layout="constrained")
         for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
@@ -593,7 +593,7 @@ def times_by_length(
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     columns = min(len(panels), 3)
     rows = ceil(len(panels) / columns)
-    with _style():
+    with style():
         size = (3.2 * columns, 2.5 * rows + 0.5)
         figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -636,7 +636,7 @@ def save(figure: Figure, path: str | Path, *, palette: int | None = None) -> Pat
     if palette is not None and kind != "png":
         raise ValueError(f"palette={palette} is for .png, but path={str(path)!r}")
     file: Path | BytesIO = path if palette is None else BytesIO()
-    with _style(), _missing_glyphs_are_no_news():
+    with style(), _missing_glyphs_are_no_news():
         figure.savefig(
             file, format=kind, metadata=metadata[kind], bbox_inches="tight", pad_inches=0.06
         )
@@ -649,13 +649,14 @@ def save(figure: Figure, path: str | Path, *, palette: int | None = None) -> Pat
 def to_rgb(figure: Figure) -> UInt8[np.ndarray, "height width 3"]:
     """The figure's pixels, for loggers of images."""
     canvas = FigureCanvasAgg(figure)
-    with _style(), _missing_glyphs_are_no_news():
+    with style(), _missing_glyphs_are_no_news():
         canvas.draw()
     return np.array(canvas.buffer_rgba())[..., :3]
 
 
 @contextmanager
-def _style() -> Generator[None]:
+def style() -> Generator[None]:
+    """Our settings while a figure is made; matplotlib's own are back afterwards."""
     settings: dict[Any, Any] = {
         "font.family": _fonts(),
         "font.size": 9,

@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "alignment": PLAIN,
     "data": PLAIN,
     "plotting": PLAIN,
+    "plotting_explain": PLAIN | {"plotting"},
     "ops": PLAIN - {"config"},
     "testing": {"ops", "errors"},
     "attention": PLAIN | {"ops"},
@@ -34,12 +35,13 @@ ALLOWED: dict[str, set[str]] = {
     "pretrained": BELOW_MODELS | {"models"},
     "tasks": BELOW_TASKS | {"plotting"},
     "training": BELOW_TASKS | {"tasks", "plotting", "pretrained"},
-    "cli": BELOW_TASKS | {"tasks", "plotting", "training", "explain", "pretrained"},
+    "cli": BELOW_TASKS
+    | {"tasks", "plotting", "plotting_explain", "training", "explain", "pretrained"},
 }
 
 # A library that only some parts may import at all.
 ONLY_IN: dict[str, set[str]] = {
-    "matplotlib": {"plotting"},
+    "matplotlib": {"plotting", "plotting_explain"},
     "flax": {"attention", "layers", "models", "decoding", "tasks", "training", "explain",
              "pretrained", "cli"},
     "yaml": {"config"},

@@ -21,6 +21,7 @@ from attnzoo.attention.projection import (
     split_heads,
 )
 from attnzoo.ops.dot_product import dot_product_attention
+from attnzoo.ops.guards import finite_or_zero
 from attnzoo.ops.index_functions import along
 from attnzoo.ops.logits import ScoreFunction
 from attnzoo.ops.masks import And, MaskFunction, Window, evaluate_mask
@@ -139,6 +140,8 @@ class MultiHeadAttention(Attention):
         self.query_norm = None if qk_norm is None else qk_norm(head_dim, rngs=rngs)
         self.key_norm = None if qk_norm is None else qk_norm(head_dim, rngs=rngs)
         self.sinks = nnx.Param(jnp.zeros((num_heads,), jnp.float32)) if sinks else None
+        # Explanations put one here, B N T S, to differentiate by the weights.
+        self.perturbation: nnx.Perturbation | None = None
 
     @property
     def contract_exceptions(self) -> dict[str, str]:
@@ -356,8 +359,24 @@ class MultiHeadAttention(Attention):
             dropout_key=dropout_key,
         )
         out, *seen = result if return_weights else (result,)
+        if self.perturbation is not None:
+            delta = self.perturbation[...]
+            wanted = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
+            if delta.shape != wanted:
+                raise ValueError(f"perturbation has shape {delta.shape}; wanted B N T S = {wanted}")
+            out = out + _weigh(delta, v).astype(out.dtype)
         context = self.out(out.reshape(*out.shape[:2], -1))
         return (context, *seen) if return_weights else context
+
+
+def _weigh(
+    weights: Float[Array, "B N T S"], v: Float[Array, "B S K Hv"]
+) -> Float[Array, "B T N Hv"]:
+    """Weights times values, written out; a value that is not finite counts as 0."""
+    B, N, T, S = weights.shape
+    grouped = weights.reshape(B, v.shape[2], -1, T, S)
+    values = finite_or_zero(v).astype(weights.dtype)
+    return jnp.einsum("bkgts,bskh->btkgh", grouped, values).reshape(B, T, N, -1)
 
 
 def _holds_no_arrays(name: str, function: Any) -> None:

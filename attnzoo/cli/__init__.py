@@ -28,6 +28,12 @@ def _evaluate(argv: Sequence[str]) -> int:
     return main(argv)
 
 
+def _explain(argv: Sequence[str]) -> int:
+    from attnzoo.cli.explain import main
+
+    return main(argv)
+
+
 def _gallery(argv: Sequence[str]) -> int:
     from attnzoo.cli.gallery import main
 
@@ -63,6 +69,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "translate": ("translate lines with a trained run", _translate),
     "evaluate": ("BLEU, chrF and perplexity of a trained run", _evaluate),
     "align": ("word alignments, their error rate and pictures", _align),
+    "explain": ("what an image model answers by, and whether to believe it", _explain),
     "benchmark": ("a training step beside PyTorch's", _benchmark),
     "gallery": ("pictures of every attention's weights", _gallery),
     "generate": ("continue prompts with a trained model", _generate),

@@ -69,6 +69,40 @@ class HubImages:
 
 
 @config
+class Planted:
+    """Made-up grey images whose class is decided by one known patch among decoys, to test
+    explanations: `attnzoo.data.planted`."""
+
+    kind: Literal["planted"] = "planted"
+    side: Annotated[int, Positive] = 6
+    """Rows and columns of patches."""
+    patch: Annotated[int, Positive] = 4
+    """Side of a patch in pixels, a multiple of 4."""
+    classes: Annotated[int, Positive] = 4
+    """Classes, at most 8."""
+    decoys: Annotated[int, NotNegative] = 6
+    """Patches that show a class without deciding it."""
+    train: Annotated[int, Positive] = 4000
+    """Images to train on."""
+    validation: Annotated[int, NotNegative] = 500
+    """Images to validate on."""
+    test: Annotated[int, NotNegative] = 500
+    """Images to test on."""
+    seed: Annotated[int, NotNegative] = 0
+    """Which images."""
+
+    def __post_init__(self) -> None:
+        if self.patch % 4:
+            raise ValueError(f"patch={self.patch} is not divisible by 4, the side of a mark")
+        if self.classes > 8:
+            raise ValueError(f"classes={self.classes}; there are marks of 8")
+        if 1 + self.decoys > self.side**2:
+            raise ValueError(
+                f"decoys={self.decoys} and the planted patch do not fit into {self.side**2} patches"
+            )
+
+
+@config
 class Augmentation:
     """How training images are varied; everything off by default. Only normalisation is always on.
 
@@ -105,7 +139,7 @@ class Images:
     """Labelled images for classification."""
 
     kind: Literal["images"] = "images"
-    source: Annotated[Digits | Idx | ImageFolder | HubImages, Kind] = Digits()
+    source: Annotated[Digits | Idx | ImageFolder | HubImages | Planted, Kind] = Digits()
     """Where the images come from."""
     size: Annotated[int, Positive] | None = None
     """Scale the shorter side to so many pixels and cut the middle; null: the size they have."""

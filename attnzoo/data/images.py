@@ -16,6 +16,7 @@ from attnzoo.data.batching import Batch
 from attnzoo.data.corpus import Report, Splits
 from attnzoo.data.labelled import PARTS, class_names, class_numbers, draw_parts
 from attnzoo.data.order import RowOrder
+from attnzoo.data.planted import planted_images
 from attnzoo.data.sources import read_bytes
 from attnzoo.data.text import array_fingerprint
 from attnzoo.errors import UserError
@@ -113,6 +114,8 @@ def load_images(config: Any, cache_dir: Path | None = None) -> Splits[ImageSet]:
         found = {part: _idx(source.directory, stem) for part, stem in IDX_FILES.items()}
     elif source.kind == "hub":
         found = _hub(source, cache_dir)
+    elif source.kind == "planted":
+        found = dict(planted_images(source))
     else:
         found = _folder(source.path)
     channels = getattr(source, "channels", 1)

@@ -1,0 +1,50 @@
+"""What a model attends to and what it answers by: capture, explanations, and tests of them.
+
+Scores of tokens are ``B T`` or, of all tokens by all, ``B T T``; those of a ViT's patches stand
+from ``config.prefix`` on. What takes a model can be jitted:
+``jax.jit(lambda images: cdam(model, 2, images))``.
+"""
+
+from attnzoo.explain.agreement import bootstrap, kendall, parameter_randomisation, spearman
+from attnzoo.explain.capture import attention_names, capture_attention, weight_gradients
+from attnzoo.explain.cdam import cdam, integrated_cdam, smooth_cdam
+from attnzoo.explain.distance import attention_distance
+from attnzoo.explain.flow import attention_flow
+from attnzoo.explain.gradcam import attention_gradcam, gradcam
+from attnzoo.explain.gradients import (
+    by_patch,
+    gradient_times_input,
+    integrated_gradients,
+    smooth_grad,
+)
+from attnzoo.explain.relevance import encoder_decoder_relevance, relevance
+from attnzoo.explain.rollout import fuse, gradient_rollout, rollout, with_residual
+from attnzoo.explain.target import chosen
+
+__all__ = [
+    "attention_distance",
+    "attention_flow",
+    "attention_gradcam",
+    "attention_names",
+    "bootstrap",
+    "by_patch",
+    "capture_attention",
+    "cdam",
+    "chosen",
+    "encoder_decoder_relevance",
+    "fuse",
+    "gradcam",
+    "gradient_rollout",
+    "gradient_times_input",
+    "integrated_cdam",
+    "integrated_gradients",
+    "kendall",
+    "parameter_randomisation",
+    "relevance",
+    "rollout",
+    "smooth_cdam",
+    "smooth_grad",
+    "spearman",
+    "weight_gradients",
+    "with_residual",
+]

@@ -1,0 +1,100 @@
+"""How alike explanations are, how sure a mean is, and whether they depend on the parameters."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+Importance = Float[Array, "B P"]
+
+
+class Interval(NamedTuple):
+    """A mean over examples, and between which numbers it lies."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def bootstrap(
+    values: Any, *, seed: int = 0, draws: int = 2000, confidence: float = 0.95
+) -> Interval:
+    """The mean and its percentile interval over examples drawn again (Efron 1979).
+
+    Examples with NaN are left out; with none left all three are NaN.
+    """
+    known = np.asarray(values, np.float64)
+    known = known[~np.isnan(known)]
+    if not len(known):
+        return Interval(np.nan, np.nan, np.nan)
+    drawn = np.random.default_rng(seed).integers(len(known), size=(draws, len(known)))
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(known[drawn].mean(axis=1), [tail, 1 - tail])
+    return Interval(float(known.mean()), float(low), float(high))
+
+
+def spearman(a: Importance, b: Importance) -> Float[Array, " B"]:
+    """Correlation of ranks, those of ties averaged; NaN where one of the two is constant."""
+    x, y = (_average_ranks(v) for v in (a, b))
+    x, y = (v - jnp.mean(v, axis=1, keepdims=True) for v in (x, y))
+    norm = jnp.sqrt(jnp.sum(x**2, axis=1) * jnp.sum(y**2, axis=1))
+    return jnp.where(norm > 0, jnp.sum(x * y, axis=1) / jnp.where(norm > 0, norm, 1), jnp.nan)
+
+
+def kendall(a: Importance, b: Importance) -> Float[Array, " B"]:
+    """Kendall's tau-b: pairs in the same order less pairs in another; NaN where one is constant."""
+    x, y = (jnp.sign(v[:, :, None] - v[:, None, :]) for v in (a, b))
+    norm = jnp.sqrt(jnp.sum(x**2, axis=(1, 2)) * jnp.sum(y**2, axis=(1, 2)))
+    same = jnp.sum(x * y, axis=(1, 2))
+    return jnp.where(norm > 0, same / jnp.where(norm > 0, norm, 1), jnp.nan)
+
+
+def parameter_randomisation(
+    model: nnx.Module,
+    explain: Callable[[nnx.Module], Importance],
+    groups: Sequence[str],
+    key: Key[Array, ""],
+) -> dict[str, Float[Array, " B"]]:
+    """Spearman's correlation of ``explain`` with itself as parameters are destroyed, last group
+    first, and stay so (Adebayo et al., NeurIPS 2018, arXiv 1810.03292, section 3).
+
+    Parameters of each array are shuffled, which keeps their distribution. An explanation whose
+    correlation stays near 1 does not depend on what the model has learned.
+
+    Args:
+      groups: dotted beginnings of parameter names, in the order of destruction: ["head",
+        "encoder.blocks.3", ...].
+
+    Raises:
+      ValueError: a group that no parameter begins with.
+    """
+    before = explain(model)
+    copy = nnx.clone(model)
+    found: dict[str, Float[Array, " B"]] = {}
+    for group in groups:
+        touched = False
+        for path, parameter in nnx.to_flat_state(nnx.state(copy, nnx.Param)):
+            name = ".".join(str(step) for step in path)
+            if not f"{name}.".startswith(f"{group}."):
+                continue
+            touched, (key, mine) = True, tuple(jax.random.split(key))
+            value = parameter[...]
+            shuffled = jax.random.permutation(mine, value.ravel()).reshape(value.shape)
+            nnx.update(copy, nnx.from_flat_state([(path, nnx.Param(shuffled))]))
+        if not touched:
+            raise ValueError(f"groups names {group!r}, but no parameter's name begins with it")
+        found[group] = spearman(before, explain(copy))
+    return found
+
+
+def _average_ranks(values: Importance) -> Float[Array, "B P"]:
+    below = jnp.sum(values[:, None, :] < values[:, :, None], axis=2)
+    alike = jnp.sum(values[:, None, :] == values[:, :, None], axis=2)
+    return below.astype(jnp.float32) + (alike.astype(jnp.float32) - 1) / 2

@@ -1,0 +1,177 @@
+"""Does the model answer by what an explanation names? Units are taken away, and the answer watched.
+
+Units are what can be removed: patches, tokens. ``score(keep)`` is a number an example, such as the
+probability of the explained class, with only the units of ``keep`` (``B P``, True = there) left;
+``images_score`` makes one of an image model. Fills that the model never saw decide much of every
+number (Hooker et al. 2019, arXiv 1806.10758), so compare explanations under one fill, and with
+random ones.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from attnzoo.explain.target import check_output
+
+Importance = Float[Array, "B P"]
+Score = Callable[[Bool[Array, "B P"]], Float[Array, " B"]]
+BINS = (0.01, 0.05, 0.1, 0.2, 0.5)
+
+
+class Curve(NamedTuple):
+    """The score of each example at each share of units removed or inserted."""
+
+    shares: Float[np.ndarray, " K"]
+    scores: Float[Array, "B K"]
+
+    @property
+    def area(self) -> Float[Array, " B"]:
+        """The area under the curve by trapezoids, over shares from 0 to 1."""
+        widths = jnp.asarray(np.diff(self.shares), self.scores.dtype)
+        heights = (self.scores[:, 1:] + self.scores[:, :-1]) / 2
+        return jnp.einsum("bk,k->b", heights, widths)
+
+
+def ranks(importance: Importance, key: Key[Array, ""] | None = None) -> Int[Array, "B P"]:
+    """0 for the most important unit of each example, P-1 for the least.
+
+    Ties are broken by ``key``, else by place. NaN comes last.
+    """
+    clean = jnp.where(jnp.isnan(importance), -jnp.inf, importance)
+    if key is None:
+        order = jnp.argsort(-clean, axis=1)
+    else:
+        coin = jax.random.uniform(key, clean.shape)
+        order = jnp.lexsort((coin, -clean), axis=1)
+    return jnp.argsort(order, axis=1).astype(jnp.int32)
+
+
+def deletion(score: Score, importance: Importance, *, steps: int | None = None) -> Curve:
+    """Remove the most important units first (Petsiuk et al. 2018, arXiv 1806.07421).
+
+    A small area is good: the answer falls early. ``steps`` equal parts; None: one unit each.
+    """
+    return _curve(score, importance, steps, inserting=False)
+
+
+def insertion(score: Score, importance: Importance, *, steps: int | None = None) -> Curve:
+    """Start from nothing and put the most important units in first: a large area is good."""
+    return _curve(score, importance, steps, inserting=True)
+
+
+def comprehensiveness(
+    score: Score, importance: Importance, shares: tuple[float, ...] = BINS
+) -> Float[Array, " B"]:
+    """Mean fall of the score without the most important units (DeYoung et al., ACL 2020, arXiv
+    1911.03429, equation 1, over their shares of tokens); large is good. At least one unit goes.
+    """
+    whole, place = score(jnp.ones(importance.shape, bool)), ranks(importance)
+    falls = [whole - score(place >= n) for n in _counts(shares, importance.shape[1])]
+    return jnp.mean(jnp.stack(falls), axis=0)
+
+
+def sufficiency(
+    score: Score, importance: Importance, shares: tuple[float, ...] = BINS
+) -> Float[Array, " B"]:
+    """Mean fall of the score with the most important units alone (same, equation 2); small is good:
+    below 0 where the rest had spoken against the answer.
+    """
+    whole, place = score(jnp.ones(importance.shape, bool)), ranks(importance)
+    falls = [whole - score(place < n) for n in _counts(shares, importance.shape[1])]
+    return jnp.mean(jnp.stack(falls), axis=0)
+
+
+def leave_one_out(score: Score, shape: tuple[int, int]) -> Importance:
+    """How much the score falls when each unit alone is missing."""
+    whole = score(jnp.ones(shape, bool))
+    units = jnp.arange(shape[1])
+
+    def without(p: Array) -> Float[Array, " B"]:
+        return whole - score(jnp.broadcast_to((units != p)[None], shape))
+
+    return jax.lax.map(without, units).T
+
+
+def random_importance(key: Key[Array, ""], shape: tuple[int, int]) -> Importance:
+    """Uniform numbers: what every explanation has to beat."""
+    return jax.random.uniform(key, shape)
+
+
+def images_score(
+    model: nnx.Module,
+    images: Float[Array, "B h w C"],
+    classes: Int[Array, " B"] | Int[np.ndarray, " B"],
+    patch: int,
+    *,
+    fill: Literal["mean", "blur"] | float = "mean",
+) -> Score:
+    """The probability of ``classes``, with the patches not kept filled by each image's mean, by the
+    image blurred over some two patches, or by a number.
+    """
+    filled = _filled(images, patch, fill)
+    graph, state = nnx.split(model)
+
+    @jax.jit
+    def probabilities(state: Any, keep: Bool[Array, "B P"]) -> Float[Array, "B V"]:
+        rows, columns = images.shape[1] // patch, images.shape[2] // patch
+        kept = keep.reshape(-1, rows, columns)
+        kept = jnp.repeat(jnp.repeat(kept, patch, axis=1), patch, axis=2)[..., None]
+        logits: Any = nnx.merge(graph, state)
+        logits = logits(jnp.where(kept, images, filled)).astype(jnp.float32)
+        return jax.nn.softmax(logits, axis=-1)
+
+    def score(keep: Bool[Array, "B P"]) -> Float[Array, " B"]:
+        found = probabilities(state, keep)
+        check_output(found, classes)
+        return jnp.take_along_axis(found, jnp.asarray(classes)[:, None], axis=1)[:, 0]
+
+    return score
+
+
+def _filled(images: Array, patch: int, fill: Any) -> Array:
+    if fill == "mean":
+        return jnp.broadcast_to(jnp.mean(images, axis=(1, 2), keepdims=True), images.shape)
+    if fill == "blur":
+        places = np.arange(-2 * patch, 2 * patch + 1)
+        kernel = np.exp(-0.5 * (places / patch) ** 2)
+        kernel = jnp.asarray(kernel / kernel.sum(), images.dtype)
+
+        def along(x: Array, axis: int) -> Array:
+            wide = [(0, 0)] * 4
+            wide[axis] = (2 * patch, 2 * patch)
+            padded = jnp.pad(x, wide, mode="edge")
+            size = x.shape[axis]
+            parts = [
+                kernel[i] * jax.lax.slice_in_dim(padded, i, i + size, axis=axis)
+                for i in range(len(places))
+            ]
+            return sum(parts[1:], parts[0])
+
+        return along(along(images, 1), 2)
+    if isinstance(fill, str):
+        raise ValueError(f"fill={fill!r}; wanted 'mean', 'blur' or a number")
+    return jnp.full_like(images, fill)
+
+
+def _curve(score: Score, importance: Importance, steps: int | None, *, inserting: bool) -> Curve:
+    P = importance.shape[1]
+    steps = P if steps is None else steps
+    if not 1 <= steps <= P:
+        raise ValueError(f"steps={steps}; wanted 1 to {P}, the number of units")
+    counts, place = np.round(np.linspace(0, P, steps + 1)).astype(np.int32), ranks(importance)
+
+    def at(n: Array) -> Float[Array, " B"]:
+        return score(place < n) if inserting else score(place >= n)
+
+    return Curve(counts / P, jax.lax.map(at, jnp.asarray(counts)).T)
+
+
+def _counts(shares: tuple[float, ...], P: int) -> list[int]:
+    if not shares or not all(0 < share <= 1 for share in shares):
+        raise ValueError(f"shares={shares}; wanted some in 0 < share <= 1")
+    return [max(1, round(share * P)) for share in shares]

@@ -1,0 +1,74 @@
+"""Attribution by gradients of the input, with no regard to attention: what others compare with.
+
+The input is anything that a gradient reaches: images, or the embeddings of tokens. ``f(x)`` is a
+number an example, such as ``lambda x: chosen(model(x), target)``.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+Function = Callable[[Array], Float[Array, " B"]]
+
+
+def gradient(f: Function, x: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
+    """df/dx."""
+    return jax.grad(lambda x: jnp.sum(f(x)))(x)
+
+
+def gradient_times_input(f: Function, x: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
+    """X df/dx (Shrikumar et al. 2016, arXiv 1605.01713)."""
+    return x * gradient(f, x)
+
+
+def integrated_gradients(
+    f: Function,
+    x: Float[Array, "B ..."],
+    *,
+    baseline: Float[Array, "B ..."] | None = None,
+    steps: int = 50,
+) -> Float[Array, "B ..."]:
+    """(x - x') times the mean gradient on the line from x' to x; it sums to f(x) - f(x').
+
+    Sundararajan et al., ICML 2017 (arXiv 1703.01365), equation 1, by the midpoints of ``steps``
+    equal parts. The baseline x' is 0 if None.
+    """
+    start = jnp.zeros_like(x) if baseline is None else baseline
+
+    def at(i: Array) -> Array:
+        share = (i.astype(x.dtype) + 0.5) / steps
+        return gradient(f, start + share * (x - start))
+
+    return (x - start) * jnp.mean(jax.lax.map(at, jnp.arange(steps)), axis=0)
+
+
+def smooth_grad(
+    f: Function,
+    x: Float[Array, "B ..."],
+    *,
+    key: Key[Array, ""],
+    draws: int = 50,
+    spread: float = 0.15,
+) -> Float[Array, "B ..."]:
+    """The mean gradient at noisy inputs (Smilkov et al. 2017, arXiv 1706.03825).
+
+    The noise deviates by ``spread`` of each example's range of values.
+    """
+    axes = tuple(range(1, x.ndim))
+    reach = jnp.max(x, axis=axes, keepdims=True) - jnp.min(x, axis=axes, keepdims=True)
+
+    def one(key: Key[Array, ""]) -> Array:
+        return gradient(f, x + spread * reach * jax.random.normal(key, x.shape, x.dtype))
+
+    return jnp.mean(jax.lax.map(one, jax.random.split(key, draws)), axis=0)
+
+
+def by_patch(values: Float[Array, "B h w C"], patch: int) -> Float[Array, "B P"]:
+    """The sum over each patch's pixels and channels, left to right, then down."""
+    B, h, w, C = values.shape
+    if h % patch or w % patch:
+        raise ValueError(f"values of {h} x {w} pixels do not divide into patches of patch={patch}")
+    cut = values.reshape(B, h // patch, patch, w // patch, patch, C)
+    return jnp.sum(cut, axis=(2, 4, 5)).reshape(B, -1)

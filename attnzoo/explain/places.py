@@ -1,0 +1,180 @@
+"""Where a model attends, by the names that its maps have, and how to get a hand in there.
+
+Everything here is done to a model that is about to be thrown away: the caller's is never touched.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from attnzoo.attention.contract import Attention
+from attnzoo.attention.multi_head import MultiHeadAttention
+from attnzoo.layers.self_attention import SelfAttention
+from attnzoo.layers.stack import Stack
+
+Tap = Callable[[str, Any], None]
+
+
+class Place(NamedTuple):
+    """One attention module; in a scanned stack it stands for all layers, and has all their names.
+
+    Blocks of a ``Stack`` are named as the zoo's maps are, "encoder/0/self"; any other module by its
+    attributes, "pool/attention".
+    """
+
+    names: tuple[str, ...]
+    module: Attention
+    scanned: bool
+
+
+def places(model: nnx.Module) -> list[Place]:
+    """Every attention of a model, in the order of its attributes."""
+    found: list[Place] = []
+    within: set[int] = set()
+    for prefix, stack in stacks(model):
+        layers = range(stack.depth)
+        groups = (
+            [(stack.blocks, layers)] if stack.scan else [(stack.blocks[i], [i]) for i in layers]
+        )
+        for block, numbers in groups:
+            for kind, module in (
+                ("self", block.attention.mechanism),
+                ("cross", block.cross_attention),
+            ):
+                if module is not None:
+                    names = tuple("/".join([*prefix, str(i), kind]) for i in numbers)
+                    found.append(Place(names, module, stack.scan))
+                    within.add(id(module))
+    others = {
+        path: module
+        for path, module in nnx.iter_graph(model)
+        if isinstance(module, Attention) and id(module) not in within
+    }
+    for path, module in others.items():
+        # An attention made of attentions is one: its parts lie below its path.
+        if not any(path[:end] in others for end in range(len(path))):
+            name = "/".join(str(step) for step in path) or "attention"
+            found.append(Place((name,), module, False))
+    return found
+
+
+def stacks(model: nnx.Module) -> list[tuple[tuple[str, ...], Stack]]:
+    """The stacks of a model with the names of the attributes that lead to them."""
+    return [
+        (tuple(str(step) for step in path), node)
+        for path, node in nnx.iter_graph(model)
+        if isinstance(node, Stack)
+    ]
+
+
+def matching(wanted: Iterable[str], names: Iterable[str]) -> tuple[str, ...]:
+    """``wanted`` if they all are among ``names``, else a ValueError with what there is."""
+    names, wanted = list(names), tuple(wanted)
+    unknown = [name for name in wanted if name not in names]
+    if unknown:
+        raise ValueError(f"layers names {unknown[0]!r}; the model has {', '.join(names)}")
+    return wanted
+
+
+def unrolled(model: nnx.Module) -> nnx.Module:
+    """A copy whose stacks run block by block, without scan and without rematerialisation."""
+    copy: Any = nnx.clone(model)
+    for path, stack in stacks(copy):
+        plain = Stack(stack.unrolled().blocks, branch_rate=stack.branch_rate)
+        if not path:
+            return plain
+        parent = copy
+        for step in path[:-1]:
+            parent = parent[int(step)] if step.isdecimal() else getattr(parent, step)
+        if path[-1].isdecimal():
+            parent[int(path[-1])] = plain
+        else:
+            setattr(parent, path[-1], plain)
+    return copy
+
+
+def tapped(model: nnx.Module, what: Any, tap: Tap) -> nnx.Module:
+    """A copy in which ``tap(name, seen)`` is called with what each attention was asked for."""
+    copy = unrolled(model)
+    for place in places(copy):
+        place.module.attend = _reporting(place.module.attend, place.names[0], what, tap)
+    return copy
+
+
+def _reporting(attend: Callable[..., Any], name: str, what: Any, tap: Tap) -> Callable[..., Any]:
+    def attend_and_report(*arguments: Any, return_weights: Any = False, **keywords: Any) -> Any:
+        context, seen = attend(*arguments, return_weights=what, **keywords)
+        tap(name, seen)
+        if return_weights and return_weights != what:
+            raise NotImplementedError(
+                f"return_weights={return_weights!r}: the model asks {name} for one thing, and "
+                f"what={what!r} for another"
+            )
+        return (context, seen) if return_weights else context
+
+    return attend_and_report
+
+
+def perturb(model: nnx.Module, deltas: dict[str, Float[Array, "B N T S"]]) -> None:
+    """Add ``deltas`` to the weights that the named attentions weigh their values with.
+
+    Raises:
+      NotImplementedError: one of them is no ``MultiHeadAttention``.
+    """
+    for place in places(model):
+        if not any(name in deltas for name in place.names):
+            continue
+        if not isinstance(place.module, MultiHeadAttention):
+            raise NotImplementedError(
+                f"{place.names[0]} is a {type(place.module).__name__}: gradients with respect to "
+                "weights are those of MultiHeadAttention; wanted attention.kind=multi_head"
+            )
+        added = [deltas[name] for name in place.names]
+        delta = jnp.stack(added) if place.scanned else added[0]
+        place.module.perturbation = nnx.data(nnx.Perturbation(delta))
+
+
+class _Entry(nnx.Module):
+    """A self-attention whose input passes through a function."""
+
+    def __init__(self, attention: SelfAttention, enter: Callable[[Array], Array]):
+        self.attention, self.enter = attention, enter
+
+    def __call__(self, x: Float[Array, "B T D"], **keywords: Any) -> Any:
+        return self.attention(self.enter(x), **keywords)
+
+
+def before_attention(
+    model: nnx.Module, layer: str | None, *inputs: Any, **keywords: Any
+) -> tuple[Float[Array, "B T D"], Callable[[Float[Array, "B T D"]], Any]]:
+    """What a block's self-attention reads, X, and the model's output as a function of it.
+
+    Only the attention reads the X that the function is given: the residual branch beside it keeps
+    its value. X is behind the norm in a pre-norm block. ``layer`` is a name such as
+    "encoder/3/self"; None: the last.
+    """
+    names = [name for p in places(model) for name in p.names if name.endswith("/self")]
+    if not names:
+        raise ValueError(f"{type(model).__name__} has no blocks with self-attention")
+    (name,) = matching([names[-1] if layer is None else layer], names)
+    *prefix, number, _ = name.split("/")
+
+    def run(enter: Callable[[Array], Array]) -> Any:
+        copy: Any = unrolled(model)
+        stack = dict(stacks(copy))[tuple(prefix)]
+        block = stack.blocks[int(number)]
+        block.attention = _Entry(block.attention, enter)
+        return copy(*inputs, **keywords)
+
+    seen: list[Array] = []
+
+    def look(x: Array) -> Array:
+        seen.append(x)
+        return x
+
+    run(look)
+    return jax.lax.stop_gradient(seen[0]), lambda x: run(lambda _: x)

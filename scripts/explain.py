@@ -1,0 +1,8 @@
+"""Explain a trained run's answers: `python scripts/explain.py RUN_DIR --images 0 1 2`."""
+
+import sys
+
+from attnzoo.cli.explain import main
+
+if __name__ == "__main__":
+    sys.exit(main())
