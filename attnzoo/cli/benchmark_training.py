@@ -39,6 +39,7 @@ class Workload(NamedTuple):
     batch: Callable[[Any], Arrays]
     loss: Callable[..., Any]
     their_inputs: Callable[[Arrays], Arrays]
+    tolerance: float = TOLERANCE
 
 
 def _vit() -> Any:
@@ -140,6 +141,9 @@ WORKLOADS = {
         _spans,
         _translation_loss,
         lambda b: {"input_ids": b["source"], "labels": b["target"][:, 1:]},
+        # Fresh weights make logits large and gradients ill-conditioned: in float64 the peers agree to
+        # 3e-6, in float32 ours is 2.6e-3 from there and theirs 0.6e-3.
+        tolerance=1e-2,
     ),
 }
 
@@ -187,10 +191,11 @@ def _rows(model: str, workers: Sequence[Worker], rounds: int, directory: Path) -
     if len(workers) > 1:
         paths = [directory / worker.ask("check") for worker in workers]
         found, where = difference(*paths)
-        if not found <= TOLERANCE:
+        allowed = WORKLOADS[model].tolerance
+        if not found <= allowed:
             raise UserError(
                 f"the peers disagree on {model}: {where} differs by {found:.1e} of its size "
-                f"(allowed: {TOLERANCE:.0e}); their times say nothing"
+                f"(allowed: {allowed:.0e}); their times say nothing"
             )
         print(f"  loss and gradients agree: largest difference {found:.1e} ({where})")
     seconds: list[list[float]] = [[] for _ in workers]
