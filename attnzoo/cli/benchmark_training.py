@@ -141,7 +141,7 @@ WORKLOADS = {
         _spans,
         _translation_loss,
         lambda b: {"input_ids": b["source"], "labels": b["target"][:, 1:]},
-        # Fresh weights make logits large and gradients ill-conditioned: in float64 the peers agree to
+        # Fresh weights make logits large, gradients ill-conditioned: in float64 the peers agree to
         # 3e-6, in float32 ours is 2.6e-3 from there and theirs 0.6e-3.
         tolerance=1e-2,
     ),
