@@ -6,6 +6,7 @@ transformers, which `from_pretrained` loads.
 """
 
 import argparse
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,9 +54,12 @@ def _convert(arguments: argparse.Namespace) -> int:
         model = pretrained.load(folder, dtype=arguments.dtype)
     to = arguments.to or ("transformers" if own else "own")
     (pretrained.save if to == "transformers" else pretrained.save_own)(model, target)
-    for pattern in BESIDE:
-        for path in folder.glob(pattern):
-            shutil.copyfile(path, target / path.name)
+    if to == "transformers" and (folder / "checkpoints").is_dir():
+        _write_tokenizer(folder, target)
+    else:
+        for pattern in BESIDE:
+            for path in folder.glob(pattern):
+                shutil.copyfile(path, target / path.name)
     leaves = carry.parameters(model).values()
     size = sum(leaf.nbytes for leaf in leaves)
     print(f"{type(model).__name__}: {len(leaves)} parameters, {size / 1e6:,.1f} MB -> {target}")
@@ -68,3 +72,22 @@ def _trained(arguments: argparse.Namespace) -> Any:
     if arguments.dtype is not None:
         raise UserError(f"--dtype {arguments.dtype}: a run is written as it was trained")
     return load_run(arguments.source).model
+
+
+def _write_tokenizer(folder: Path, target: Path) -> None:
+    """The tokenizer of a run as transformers reads it, if it is one that the library knows."""
+    from attnzoo.data.text_tokenizers import LibraryTokenizer, load_tokenizer
+
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        return
+    tokenizer = load_tokenizer(path)
+    if not isinstance(tokenizer, LibraryTokenizer):
+        print(f"{path}: transformers has no tokenizer of kind {tokenizer.kind}; none is written")
+        return
+    names = tokenizer.tokens
+    settings = {f"{role}_token": names[i] for role, i in tokenizer.specials.items()}
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    for name, content in (("tokenizer", tokenizer.model), ("tokenizer_config", settings)):
+        text = json.dumps(content, ensure_ascii=False, indent=1)
+        (target / f"{name}.json").write_text(text + "\n", encoding="utf-8")

@@ -178,6 +178,11 @@ class LibraryTokenizer(_Saved):
         self._hidden |= set(self.sentinels)
 
     @property
+    def model(self) -> dict[str, Any]:
+        """The tokenizer.json of the `tokenizers` package."""
+        return self._spec["model"]
+
+    @property
     def vocab_size(self) -> int:
         # Not the count: there are vocabularies with gaps.
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from tokenizers import Tokenizer
 
-from attnzoo.cli import evaluate
+from attnzoo import pretrained
+from attnzoo.cli import convert, evaluate
 from attnzoo.config.experiment import Experiment
 from attnzoo.config.loader import load
 from attnzoo.config.tasks import WANTS
@@ -204,3 +207,18 @@ def test_a_context_that_the_model_has_not(data: Path, tmp_path: Path) -> None:
     short = dataclasses.replace(config.model, max_length=5)
     with pytest.raises(UserError, match=r"max_length=5 is below task.context=7"):
         train(dataclasses.replace(config, model=short))
+
+
+def test_a_run_becomes_a_folder_of_transformers(data: Path, tmp_path: Path, capsys) -> None:
+    run, folder = tmp_path / "run", tmp_path / "folder"
+    train(experiment("token_classification", data, run))
+    assert convert.main([str(run), str(folder)]) == 0
+    ours, theirs = load_run(run), pretrained.load(folder)
+    tokens = jnp.arange(14).reshape(2, 7) % ours.task.tokenizer.vocab_size
+    np.testing.assert_array_equal(ours.model(tokens), theirs(tokens))
+    written = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    wanted = ours.task.tokenizer.encode_ids("the cat ran")
+    assert written.encode("the cat ran", add_special_tokens=False).ids == wanted
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    assert (settings["cls_token"], settings["mask_token"]) == ("[CLS]", "[MASK]")
+    capsys.readouterr()
