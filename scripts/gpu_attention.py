@@ -14,7 +14,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +163,7 @@ class Notes:
         return time.perf_counter() > self.until
 
     @contextlib.contextmanager
-    def trying(self, **what: Any) -> Iterator[None]:
+    def trying(self, **what: Any) -> Generator[None]:
         """A contender that fails is a result, too."""
         try:
             yield
