@@ -115,7 +115,8 @@ def test_stacks_grow_their_branch_rate_and_refuse_unlike_blocks() -> None:
     stack = Stack([block(), block(), block()], branch_rate=0.5)
     key = jax.random.key(0)
     scanned = Stack([block(), block(), block()], scan=True, branch_rate=0.5)
-    np.testing.assert_allclose(stack(X, key=key)[0], scanned(X, key=key)[0], atol=1e-6)
+    # A rate that is traced divides where a constant one is multiplied by its inverse.
+    np.testing.assert_allclose(stack(X, key=key)[0], scanned(X, key=key)[0], atol=1e-5)
     with pytest.raises(ValueError, match="alike"):
         Stack([block("pre"), block("post")], scan=True)
 
