@@ -28,6 +28,7 @@ class ClassificationTask(Task):
 
     best = ("accuracy", "max")
     head: ClassVar[str]
+    plans: ClassVar[type[LabelledPlan] | type[TaggedPlan]]
 
     def __init__(self, config: Experiment, tokenizer: TextTokenizer, names: tuple[str, ...]):
         super().__init__(config)
@@ -75,8 +76,22 @@ class ClassificationTask(Task):
         raise NotImplementedError(f"{cls.__name__}.texts")
 
     def plan(self, corpus: Any, *, shuffle: bool) -> Plan:
-        """The batches of one part."""
-        raise NotImplementedError(f"{type(self).__name__}.plan")
+        """The batches of one part, examples of similar length together."""
+        settings = self.config.training
+        plan = self.plans(
+            corpus,
+            self.tokenizer,
+            settings.batch_size,
+            settings.max_length,
+            settings.buckets if shuffle else None,
+            settings.seed,
+            shuffle,
+        )
+        if plan.cut:
+            self.notes.append(
+                f"{plan.cut:,} examples cut to training.max_length={settings.max_length}"
+            )
+        return plan
 
     def model(self, rngs: nnx.Rngs) -> nnx.Module:
         """The encoder of the config with a class for each name of the data."""
@@ -127,6 +142,7 @@ class SequenceClassificationTask(ClassificationTask):
 
     unit = "texts"
     head = "sequence"
+    plans = LabelledPlan
 
     @classmethod
     def read(cls, config: Experiment) -> Any:
@@ -138,24 +154,6 @@ class SequenceClassificationTask(ClassificationTask):
         """Both texts of a pair."""
         return [*corpus.first, *(corpus.second or [])]
 
-    def plan(self, corpus: Any, *, shuffle: bool) -> Plan:
-        """Texts of similar length together."""
-        settings = self.config.training
-        plan = LabelledPlan(
-            corpus,
-            self.tokenizer,
-            settings.batch_size,
-            settings.max_length,
-            settings.buckets if shuffle else None,
-            settings.seed,
-            shuffle,
-        )
-        if plan.cut:
-            self.notes.append(
-                f"{plan.cut:,} texts cut to training.max_length={settings.max_length}"
-            )
-        return plan
-
     def inputs(self, batch: Mapping[str, Any]) -> Batch:
         """Also which rows count."""
         return {**super().inputs(batch), "counted": batch["rows"] >= 0}
@@ -166,6 +164,7 @@ class TokenClassificationTask(ClassificationTask):
 
     unit = "words"
     head = "token"
+    plans = TaggedPlan
 
     @classmethod
     def read(cls, config: Experiment) -> Any:
@@ -176,21 +175,3 @@ class TokenClassificationTask(ClassificationTask):
     def texts(cls, corpus: Any) -> list[str]:
         """The sentences."""
         return [" ".join(words) for words in corpus.words]
-
-    def plan(self, corpus: Any, *, shuffle: bool) -> Plan:
-        """Sentences of similar length together."""
-        settings = self.config.training
-        plan = TaggedPlan(
-            corpus,
-            self.tokenizer,
-            settings.batch_size,
-            settings.max_length,
-            settings.buckets if shuffle else None,
-            settings.seed,
-            shuffle,
-        )
-        if plan.cut:
-            self.notes.append(
-                f"{plan.cut:,} sentences cut to training.max_length={settings.max_length}"
-            )
-        return plan
