@@ -15,6 +15,7 @@ from attnzoo.data.corpus import Corpus, load_corpus
 from attnzoo.data.tokenizers import Tokenizer, train_tokenizer
 from attnzoo.errors import UserError
 from attnzoo.models import TRANSLATORS
+from attnzoo.special_tokens import PAD
 from attnzoo.tasks.losses import Sums
 from attnzoo.tasks.task import Batch, Task
 from attnzoo.tasks.translation import Translator, translation_loss
@@ -123,6 +124,12 @@ class TranslationTask(Task):
     def model(self, rngs: nnx.Rngs) -> nnx.Module:
         """The translator of the config."""
         model: Any = TRANSLATORS[self.config.model.kind]
+        pad = getattr(self.config.model, "pad_id", PAD)
+        if pad != PAD:
+            raise ValueError(
+                f"pad_id={pad}, but the tokenizers that are trained here pad with {PAD}: "
+                f"set model.pad_id={PAD}"
+            )
         sizes = self.tokenizers.source.vocab_size, self.tokenizers.target.vocab_size
         return model(self.config.model, *sizes, rngs=rngs)
 

@@ -222,3 +222,18 @@ def test_a_run_becomes_a_folder_of_transformers(data: Path, tmp_path: Path, caps
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     assert (settings["cls_token"], settings["mask_token"]) == ("[CLS]", "[MASK]")
     capsys.readouterr()
+
+
+def test_a_model_that_pads_with_another_token_is_refused(tmp_path: Path) -> None:
+    model = (
+        f"{{kind: transformer, attention: {HEADS}, cross_attention: {HEADS}, dim: 8, pad_id: 1}}"
+    )
+    config = tmp_path / "pad.yaml"
+    lines = "name: pad\ndata: {kind: synthetic, train: 9, validation: 3, test: 3}\n"
+    config.write_text(f"{lines}model: {model}\ntraining: {TRAINING % ''}")
+    experiment = dataclasses.replace(load(Experiment, config), directory=tmp_path / "run")
+    experiment = dataclasses.replace(
+        experiment, training=dataclasses.replace(experiment.training, max_length=20)
+    )
+    with pytest.raises(UserError, match=r"pad_id=1, but .* pad with 0: set model.pad_id=0"):
+        train(experiment)
