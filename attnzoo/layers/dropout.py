@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from attnzoo.ops.dot_product import check_dropout
+from attnzoo.ops.checks import check_dropout
 
 
 def drop(

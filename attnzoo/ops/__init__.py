@@ -17,6 +17,7 @@ from attnzoo.ops.linear import (
 )
 from attnzoo.ops.ring import ring_attention, ring_order
 from attnzoo.ops.rotary import rotary_embedding, rotary_frequencies
+from attnzoo.ops.sharded import sharded
 from attnzoo.ops.weights import WeightReport, WeightRequest, attention_weights
 
 __all__ = [
@@ -43,4 +44,5 @@ __all__ = [
     "rotary_embedding",
     "rotary_frequencies",
     "score_mods",
+    "sharded",
 ]

@@ -4,13 +4,16 @@ Empty tiles are not computed at all, full tiles are computed without looking at 
 partial tiles evaluate it (Dong et al. 2024, arXiv 2412.05496).
 """
 
+import contextlib
 import dataclasses
+from collections.abc import Generator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.sharding import AbstractMesh, AxisType
 from jaxtyping import Array, Bool, Int
 
 from attnzoo.ops.index_functions import Index, Tiles, describe, index_grid, is_traced, tiles_of
@@ -71,7 +74,7 @@ class BlockMask(Mask):
         block = chosen_block(T, S) if block_size is None else _pair(block_size)
         if isinstance(mask_mod, Mask):
             mask_mod.check(B, N, T, S)
-        with jax.ensure_compile_time_eval():
+        with _early(mask_mod):
             some, full = _sort(mask_mod, (B, N, T, S), block)
             partial = some & ~full
         if not isinstance(full, Tracer):
@@ -164,6 +167,23 @@ def chosen_block(T: int, S: int, wanted: tuple[int, int] = (128, 128)) -> tuple[
 def _near(length: int, wanted: int) -> int:
     tiles = max(-(-length // wanted), 1)
     return -(-length // (16 * tiles)) * 16 if length > 16 else length
+
+
+@contextlib.contextmanager
+def _early(mask_mod: MaskFunction) -> Generator[None]:
+    """Compute what is known already while a program is traced, not when it runs."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if AxisType.Manual not in mesh.axis_types:
+        with jax.ensure_compile_time_eval():
+            yield
+        return
+    # Under shard_map the present and what is traced cannot meet in one operation.
+    one = jax.ShapeDtypeStruct((1, 1, 1, 1), jnp.int32)
+    if any(isinstance(x, Tracer) for x in jax.make_jaxpr(mask_mod)(one, one, one, one).consts):
+        yield
+        return
+    with jax.sharding.use_abstract_mesh(AbstractMesh((), ())), jax.ensure_compile_time_eval():
+        yield
 
 
 def _pair(block_size: int | tuple[int, int]) -> tuple[int, int]:

@@ -17,14 +17,15 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
 from attnzoo.ops.block_mask import chosen_block, lists_of
-from attnzoo.ops.dot_product import check_dropout, check_shapes
-from attnzoo.ops.dropout import seed_of
+from attnzoo.ops.checks import check_dropout, check_shapes
+from attnzoo.ops.dropout import AnyKey, seed_of
 from attnzoo.ops.guards import finite_or_zero, has_non_finite, poison
 from attnzoo.ops.index_functions import Tiles, index_grid
 from attnzoo.ops.kernels import blockwise
 from attnzoo.ops.kernels.blockwise import Captured, Fixed, Plan
-from attnzoo.ops.logits import ScoreFunction, scoring
+from attnzoo.ops.logits import ScoreFunction, Scoring, scoring
 from attnzoo.ops.masks import MaskFunction, bounds_of, full
+from attnzoo.ops.operands import taken_out
 from attnzoo.ops.softmax import compute_dtype
 
 
@@ -80,7 +81,7 @@ def ring_attention(
     """
     check_shapes(q, k, v)
     check_dropout(dropout_rate, dropout_key)
-    (B, T, N, H), (S, K, Hv) = q.shape, v.shape[1:]
+    (B, T, N, _), S = q.shape, k.shape[1]
     if axis_name not in mesh.shape:
         raise ValueError(f"axis_name={axis_name!r} is no axis of mesh: {', '.join(mesh.shape)}")
     if mask is not None and not callable(mask):
@@ -96,8 +97,66 @@ def ring_attention(
         is_causal=is_causal,
     )
     devices = mesh.shape[axis_name]
-    q_order, k_order = (ring_order(L, devices, order).reshape(devices, -1) for L in (T, S))
-    local_T, local_S = T // devices, S // devices
+    for length in (q.shape[1], k.shape[1]):
+        ring_order(length, devices, order)
+    sharded = PartitionSpec(None, axis_name)
+    if AxisType.Explicit in mesh.axis_types:
+        q, k, v = (jax.reshard(x, NamedSharding(mesh, sharded)) for x in (q, k, v))
+    mask_arrays, mask_of = taken_out(settings.mask_mod)
+    modify_arrays, modify_of = taken_out(settings.score_mod)
+    whole = (mask_arrays, modify_arrays, settings.scale, settings.sinks, dropout_key)
+
+    def on_device(q: Array, k: Array, v: Array, whole: Any) -> tuple[Array, Array]:
+        mask, modify, scale, sinks, key = whole
+        here = dataclasses.replace(
+            settings, mask_mod=mask_of(mask), score_mod=modify_of(modify), scale=scale, sinks=sinks
+        )
+        return attend_on_ring(
+            q,
+            k,
+            v,
+            here,
+            axis_name=axis_name,
+            devices=devices,
+            order=order,
+            dropout_rate=dropout_rate,
+            dropout_key=key,
+        )
+
+    # Under jit whatever a plain function closes over becomes an operand.
+    out, lse = jax.jit(
+        jax.shard_map(
+            on_device,
+            mesh=mesh,
+            in_specs=(sharded, sharded, sharded, PartitionSpec()),
+            out_specs=(sharded, PartitionSpec(None, None, axis_name)),
+            check_vma=False,
+        )
+    )(q, k, v, whole)
+    return (out, lse) if return_lse else out
+
+
+def attend_on_ring(
+    q: Float[Array, "B t N H"],
+    k: Float[Array, "B s K H"],
+    v: Float[Array, "B s K Hv"],
+    settings: Scoring,
+    *,
+    axis_name: str,
+    devices: int,
+    order: str = "contiguous",
+    dropout_rate: float = 0.0,
+    dropout_key: AnyKey | None = None,
+) -> tuple[Float[Array, "B t N Hv"], Float[Array, "B N t"]]:
+    """One device's part of :func:`ring_attention`, for a ``shard_map`` of one's own.
+
+    q, k, v are shards of sequences of ``t * devices`` and ``s * devices`` positions; ``settings``
+    have functions, no arrays, for mask and bias.
+    """
+    (B, local_T, N, H), (local_S, K, Hv) = q.shape, v.shape[1:]
+    q_order, k_order = (
+        ring_order(L * devices, devices, order).reshape(devices, -1) for L in (local_T, local_S)
+    )
     block = chosen_block(local_T, local_S)
     rows, columns = -(-local_T // block[0]), -(-local_S // block[1])
     q_order, k_order = (
@@ -105,7 +164,7 @@ def ring_attention(
         for x, L in ((q_order, rows * block[0]), (k_order, columns * block[1]))
     )
 
-    # Everything that closes over arrays is traced once, and its arrays become operands.
+    # What closes over arrays is traced once, and its arrays become operands of the kernel.
     dtype = compute_dtype(q, k)
     seen = full() if settings.mask_mod is None else settings.mask_mod
     modify, floats, modify_fixed = blockwise.trace_modify(settings, block, dtype)
@@ -114,56 +173,34 @@ def ring_attention(
     plan = Plan((B, N, K, rows, columns), block, modify, visible, True, True, dropout_rate)
     ring = Ring(plan, lists, axis_name, devices)
     seed = seed_of(dropout_key) if dropout_rate > 0 and dropout_key is not None else None
+    me = jax.lax.axis_index(axis_name)
+    known = Known(me, q_order, k_order, modify_fixed, visible_fixed, lists_fixed, seed)
 
-    operands = (
-        finite_or_zero(q).astype(dtype),
-        finite_or_zero(k).astype(dtype),
-        finite_or_zero(v).astype(dtype),
-        *map(has_non_finite, (q, k, v)),
+    tiled = (
+        blockwise.tiles_in_front(finite_or_zero(q).astype(dtype), rows * block[0]),
+        blockwise.tiles_in_front(finite_or_zero(k).astype(dtype), columns * block[1]),
+        blockwise.tiles_in_front(finite_or_zero(v).astype(dtype), columns * block[1]),
     )
-    sharded, whole = PartitionSpec(None, axis_name), PartitionSpec()
-    if AxisType.Explicit in mesh.axis_types:
-        operands = tuple(jax.reshard(x, NamedSharding(mesh, sharded)) for x in operands)
+    out, lse = _attend(ring, *tiled, blockwise.scale_of(settings, H, dtype), floats, known)
+    out = jnp.moveaxis(out.reshape(B, N, -1, Hv)[:, :, :local_T], 1, 2)
+    lse = lse.reshape(B, N, -1)[:, :, :local_T]
+    out, lse = blockwise.with_sinks(out, lse, settings.sinks, dtype)
+    bad_q, bad_k, bad_v = map(has_non_finite, (q, k, v))
 
-    @functools.partial(
-        jax.shard_map,
-        mesh=mesh,
-        in_specs=(sharded, whole, whole),
-        out_specs=(sharded, PartitionSpec(None, None, axis_name)),
-        check_vma=False,
-    )
-    def on_device(arrays: Any, given: Any, rest: Any) -> tuple[Array, Array]:
-        q, k, v, bad_q, bad_k, bad_v = arrays
-        known = Known(jax.lax.axis_index(axis_name), *rest)
-        tiled = (
-            blockwise.tiles_in_front(q, rows * block[0]),
-            blockwise.tiles_in_front(k, columns * block[1]),
-            blockwise.tiles_in_front(v, columns * block[1]),
+    def mark(hop: Array, marks: Any) -> Any:
+        bad, rows = marks
+        here = jax.lax.cond(
+            jnp.any(bad_q) | jnp.any(bad[0]) | jnp.any(bad[1]),
+            lambda: blockwise.rows_that_see(plan, ring.at_hop(known, hop), *bad)[..., :local_T],
+            lambda: jnp.zeros_like(rows),
         )
-        out, lse = _attend(ring, *tiled, *given, known)
-        out = jnp.moveaxis(out.reshape(B, N, -1, Hv)[:, :, :local_T], 1, 2)
-        lse = lse.reshape(B, N, -1)[:, :, :local_T]
+        return ring.send(bad), rows | here
 
-        def mark(hop: Array, marks: Any) -> Any:
-            bad, rows = marks
-            here = jax.lax.cond(
-                jnp.any(bad_q) | jnp.any(bad[0]) | jnp.any(bad[1]),
-                lambda: blockwise.rows_that_see(plan, ring.at_hop(known, hop), *bad)[..., :local_T],
-                lambda: jnp.zeros_like(rows),
-            )
-            return ring.send(bad), rows | here
-
-        nobody = jnp.zeros((3, B, N, local_T), bool)
-        _, (bad_keys, bad_values, anything) = ring.hops(mark, ((bad_k, bad_v), nobody))
-        bad_weights = bad_keys | (jnp.moveaxis(bad_q, 1, 2) & anything)
-        bad_rows = jnp.moveaxis(bad_weights | bad_values, 1, 2)[..., None]
-        return poison(out, bad_rows), poison(lse, bad_weights)
-
-    rest = (q_order, k_order, modify_fixed, visible_fixed, lists_fixed, seed)
-    given = (blockwise.scale_of(settings, H, dtype), floats)
-    out, lse = on_device(operands, given, rest)
-    out, lse = blockwise.with_sinks(out, lse, sinks, dtype)
-    return (out.astype(q.dtype), lse) if return_lse else out.astype(q.dtype)
+    nobody = jnp.zeros((3, B, N, local_T), bool)
+    _, (bad_keys, bad_values, anything) = ring.hops(mark, ((bad_k, bad_v), nobody))
+    bad_weights = bad_keys | (jnp.moveaxis(bad_q, 1, 2) & anything)
+    bad_rows = jnp.moveaxis(bad_weights | bad_values, 1, 2)[..., None]
+    return poison(out, bad_rows).astype(q.dtype), poison(lse, bad_weights)
 
 
 class Known(NamedTuple):

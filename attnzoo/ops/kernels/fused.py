@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float
 
 from attnzoo.ops.block_mask import BlockMask, lists_of
-from attnzoo.ops.dropout import seed_of
+from attnzoo.ops.dropout import AnyKey, PlacedKey, seed_of
 from attnzoo.ops.guards import finite_or_zero, has_non_finite, poison
 from attnzoo.ops.kernels import interpreting
 from attnzoo.ops.kernels.blockwise import logsumexp, nonzero, scale_of, with_sinks
@@ -111,7 +111,7 @@ def attend(
     v: Float[Array, "B S K Hv"],
     settings: Scoring,
     dropout_rate: float = 0.0,
-    dropout_key: Key[Array, ""] | None = None,
+    dropout_key: AnyKey | None = None,
 ) -> tuple[Float[Array, "B T N Hv"], Float[Array, "B N T"]]:
     """Output and log-sum-exp, with gradients for q, k, v and every array in ``settings``."""
     B, T, N, H = q.shape
@@ -124,6 +124,11 @@ def attend(
     low = q.dtype if same and q.dtype.itemsize == 2 else wide
 
     plan, modify, fixed = plan_of(backend, q.shape, (S, K, max(H, Hv)), settings, low, wide)
+    if isinstance(dropout_key, PlacedKey):
+        raise NotImplementedError(
+            "dropout_rate: this kernel drops no weights of a batch that is spread over devices; "
+            "'blockwise' does"
+        )
     seed = None if dropout_key is None else seed_of(dropout_key)
     plan = dataclasses.replace(plan, dropout_rate=0.0 if seed is None else dropout_rate)
     fixed = fixed._replace(seed=seed)

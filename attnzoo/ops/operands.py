@@ -1,0 +1,26 @@
+"""The arrays of masks and score modifiers, taken out as operands of a ``shard_map``."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+
+def taken_out(function: Any) -> tuple[tuple[Array, ...], Callable[[Any], Any]]:
+    """The arrays of a mask or a modifier, and a function from arrays in their places to it.
+
+    A plain function keeps what it closes over: jit makes operands of that.
+    """
+    leaves, structure = jax.tree.flatten(function)
+    is_array = [isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves]
+    arrays = tuple(jnp.asarray(leaf) for leaf, taken in zip(leaves, is_array) if taken)
+
+    def rebuild(arrays: Any) -> Any:
+        given = iter(arrays)
+        parts = (next(given) if taken else leaf for leaf, taken in zip(leaves, is_array))
+        return structure.unflatten(parts)
+
+    return arrays, rebuild

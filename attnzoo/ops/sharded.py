@@ -1,0 +1,297 @@
+"""Attention on several devices: batch and heads where they lie, sequences round a ring.
+
+Inside ``with sharded(mesh):`` every ``dot_product_attention`` and ``flex_attention`` is computed
+under ``shard_map``: each device attends to its own rows of the batch and its own heads with the
+implementation that it would have chosen alone, and a sequence that is spread over devices travels
+round a ring (``ops.ring``). Left to itself, XLA would gather what the tiles of a kernel index.
+"""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Generator
+from typing import Any, NamedTuple
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+from attnzoo.ops import choice
+from attnzoo.ops.block_mask import BlockMask
+from attnzoo.ops.choice import Call
+from attnzoo.ops.dropout import PlacedKey
+from attnzoo.ops.index_functions import Index, Tiles, index_function
+from attnzoo.ops.logits import Scoring
+from attnzoo.ops.masks import And, Bounds, Mask, MaskFunction, bounds_of
+from attnzoo.ops.operands import taken_out
+from attnzoo.ops.ring import attend_on_ring
+from attnzoo.ops.score_mods import ScoreFunction
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Which axes of a mesh spread what; an axis that the mesh lacks has one device."""
+
+    mesh: Mesh
+    batch: tuple[str, ...] = ("data", "fsdp")
+    heads: str = "tensor"
+    sequence: str = "sequence"
+
+    def devices(self, *axes: str) -> int:
+        """The devices along these axes together."""
+        return math.prod(self.mesh.shape.get(axis, 1) for axis in axes)
+
+
+# A context of jax: what is compiled in one is not used again in another.
+_PLACEMENT: Any = jax.make_user_context(None)
+
+
+@contextlib.contextmanager
+def sharded(
+    mesh: Mesh,
+    *,
+    batch: tuple[str, ...] = ("data", "fsdp"),
+    heads: str = "tensor",
+    sequence: str = "sequence",
+) -> Generator[None]:
+    """Compute the attention inside on the devices of ``mesh``.
+
+    ``batch`` names the axes that the rows of a batch are spread over, ``heads`` that of heads,
+    ``sequence`` that of positions. What an axis does not divide is whole on each of its devices
+    (a sequence is padded instead). jit compiles anew what is called in another such context.
+    """
+    with _PLACEMENT(Placement(mesh, batch, heads, sequence)):
+        yield
+
+
+def constrain(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    """Say where states between two blocks lie: rows and positions spread, features whole."""
+    placement = _PLACEMENT.value
+    if placement is None:
+        return x
+    rows = placement.batch if x.shape[0] % placement.devices(*placement.batch) == 0 else ()
+    axes = [tuple(axis for axis in rows if axis in placement.mesh.shape) or None]
+    length = x.shape[1] % placement.devices(placement.sequence) == 0
+    axes.append(
+        placement.sequence if length and placement.devices(placement.sequence) > 1 else None
+    )
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*axes))
+
+
+def compute(call: Call, implementation: str | None) -> tuple[Array, Any, Array | None]:
+    """(output, what was asked of the weights, log-sum-exp): here, or on the devices of a mesh."""
+    placement = _PLACEMENT.value
+    # Weights are looked at, not trained with: XLA may place them as it likes.
+    if placement is None or call.return_weights:
+        return choice.compute(call, implementation)
+    layout = _layout(placement, call)
+    if placement.devices(*layout.batch, *filter(None, layout[1:])) == 1:
+        return choice.compute(call, implementation)
+    return _on_devices(placement, layout, call, implementation)
+
+
+class _Layout(NamedTuple):
+    batch: tuple[str, ...]
+    heads: str | None
+    sequence: str | None
+
+
+def _layout(placement: Placement, call: Call) -> _Layout:
+    """The axes that divide this call."""
+    (B, T, N, _), (S, K) = call.q.shape, call.k.shape[1:3]
+    batch = tuple(axis for axis in placement.batch if axis in placement.mesh.shape)
+    heads, ring = placement.devices(placement.heads), placement.devices(placement.sequence)
+    fits = {
+        placement.heads: N % heads == K % heads == 0,
+        # Fewer positions than devices: a step of decoding.
+        placement.sequence: ring == 1 or min(T, S) >= ring,
+    }
+    heads, sequence = (
+        axis if axis in placement.mesh.shape and fits[axis] else None
+        for axis in (placement.heads, placement.sequence)
+    )
+    return _Layout(() if B % placement.devices(*batch) else batch, heads, sequence)
+
+
+def _on_devices(
+    placement: Placement, layout: _Layout, call: Call, implementation: str | None
+) -> tuple[Array, None, Array | None]:
+    T, S = call.q.shape[1], call.k.shape[1]
+    batch, heads, sequence = layout.batch or None, layout.heads, layout.sequence
+    ring = placement.devices(sequence) if sequence else 1
+    if ring > 1 and implementation not in (None, "blockwise"):
+        raise NotImplementedError(
+            f"implementation={implementation!r} cannot take sequences that are spread over the "
+            f"devices of mesh axis {sequence!r}; 'blockwise' takes them"
+        )
+    settings = call.settings
+    mask_arrays, mask_of = taken_out(settings.mask_mod)
+    modify_arrays, modify_of = taken_out(settings.score_mod)
+    arrays = {"bias": settings.bias, "mask": settings.mask, "sinks": settings.sinks}
+    whole = (mask_arrays, modify_arrays, settings.scale, call.dropout_key)
+
+    def on_device(q: Array, k: Array, v: Array, arrays: Any, whole: Any) -> tuple[Any, ...]:
+        mask, modify, scale, key = whole
+        b = _first(placement, layout.batch, q.shape[0])
+        n = _first(placement, (heads,) if heads else (), q.shape[2])
+        here = Scoring(
+            scale=scale,
+            softcap=settings.softcap,
+            score_mod=_placed_mod(modify_of(modify), b, n),
+            mask_mod=_placed_mask(mask_of(mask), b, n),
+            **arrays,
+        )
+        key = None if key is None else PlacedKey(key, b, n)
+        with _PLACEMENT(None):
+            if ring > 1:
+                assert sequence is not None
+                out, lse = attend_on_ring(
+                    q,
+                    k,
+                    v,
+                    _as_functions(here, S, ring, b, n),
+                    axis_name=sequence,
+                    devices=ring,
+                    dropout_rate=call.dropout_rate,
+                    dropout_key=key,
+                )
+            else:
+                local = dataclasses.replace(call, q=q, k=k, v=v, settings=here, dropout_key=key)
+                out, _, lse = choice.compute(local, implementation)
+        return (out, lse) if call.return_lse else (out,)
+
+    def spread(x: Array) -> Array:
+        return jnp.pad(x, ((0, 0), (0, -x.shape[1] % ring), (0, 0), (0, 0)))
+
+    def spec_of(name: str, x: Array | None) -> PartitionSpec | None:
+        if x is None:
+            return None
+        if name == "sinks":
+            return PartitionSpec(heads)
+        if ring > 1:  # it looks its parts up
+            return PartitionSpec()
+        sizes = zip(x.shape, (batch, heads))
+        return PartitionSpec(*(axes if size > 1 else None for size, axes in sizes))
+
+    rows = PartitionSpec(batch, sequence, heads)
+    specs = {name: spec_of(name, x) for name, x in arrays.items()}
+    # Under jit whatever a plain function closes over becomes an operand.
+    out, *lse = jax.jit(
+        jax.shard_map(
+            on_device,
+            mesh=placement.mesh,
+            in_specs=(rows, rows, rows, specs, PartitionSpec()),
+            out_specs=(rows, PartitionSpec(batch, heads, sequence))[: 1 + call.return_lse],
+            check_vma=False,
+        )
+    )(spread(call.q), spread(call.k), spread(call.v), arrays, whole)
+    return out[:, :T], None, lse[0][:, :, :T] if lse else None
+
+
+def _first(placement: Placement, axes: tuple[str, ...], size: int) -> Int[Array, ""]:
+    """The index of the first of ``size`` entries here, of all that are spread over ``axes``."""
+    return jax.lax.axis_index(axes) * size if axes else jnp.int32(0)
+
+
+def _as_functions(
+    settings: Scoring, S: int, ring: int, b: Int[Array, ""], n: Int[Array, ""]
+) -> Scoring:
+    """Without arrays of ``T x S``: a ring looks up what it needs of them, at true positions."""
+    mask, modify = settings.mask_mod, settings.score_mod
+    if settings.mask is not None:
+        array = _looked_up(settings.mask, b, n)
+        mask = array if mask is None else And(array, mask)
+    if S % ring:
+        end = Before(jnp.int32(S))
+        mask = end if mask is None else And(end, mask)
+    if settings.bias is not None:
+        bias = _looked_up(settings.bias, b, n)
+
+        def modify(score: Array, b: Index, n: Index, q: Index, k: Index) -> Array:
+            score = score + bias(b, n, q, k).astype(score.dtype)
+            later = settings.score_mod
+            return score if later is None else later(score, b, n, q, k)
+
+    return dataclasses.replace(settings, mask=None, bias=None, mask_mod=mask, score_mod=modify)
+
+
+def _looked_up(
+    x: Shaped[Array, "#B #N #T #S"], b: Int[Array, ""], n: Int[Array, ""]
+) -> Callable[[Index, Index, Index, Index], Array]:
+    def function(b_here: Index, n_here: Index, q: Index, k: Index) -> Array:
+        # Positions past the end, which are hidden, are looked up too.
+        indices = zip((b_here + b, n_here + n, q, k), x.shape)
+        return x[tuple(jnp.minimum(i, size - 1) if size > 1 else i * 0 for i, size in indices)]
+
+    return function
+
+
+@index_function
+class Before(Mask):
+    """Keys before ``end``: what is not the padding of a sequence that the devices do not divide."""
+
+    end: Int[Array, ""]
+
+    def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
+        return (k < self.end) & (q == q)
+
+    def bounds(self, tiles: Tiles) -> Bounds | None:
+        rows = tiles.first_q == tiles.first_q
+        return (tiles.first_k < self.end) & rows, (tiles.last_k < self.end) & rows
+
+
+@index_function
+class Placed(Mask):
+    """A mask of the whole batch and all heads, where row 0 and head 0 are other ones."""
+
+    mask: Any
+    b: Int[Array, ""]
+    n: Int[Array, ""]
+
+    def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
+        return self.mask(b + self.b, n + self.n, q, k)
+
+    def bounds(self, tiles: Tiles) -> Bounds | None:
+        return bounds_of(self.mask, tiles._replace(b=tiles.b + self.b, n=tiles.n + self.n))
+
+
+def _placed_mod(
+    modify: ScoreFunction | None, b: Int[Array, ""], n: Int[Array, ""]
+) -> ScoreFunction | None:
+    if modify is None:
+        return None
+
+    def placed(score: Array, b_here: Index, n_here: Index, q: Index, k: Index) -> Array:
+        return modify(score, b_here + b, n_here + n, q, k)
+
+    return placed
+
+
+def _placed_mask(
+    mask: MaskFunction | None, b: Int[Array, ""], n: Int[Array, ""]
+) -> MaskFunction | None:
+    """Each part of it that asks for rows or heads; the others keep tiles that are known now."""
+    if mask is None:
+        return None
+    if isinstance(mask, BlockMask):
+        return _placed_mask(mask.mask_mod, b, n)
+    if isinstance(mask, And):
+        return And(*(_placed_mask(part, b, n) for part in (mask.first, mask.second)))
+    return Placed(mask, b, n) if _asks_for_rows(mask) else mask
+
+
+def _asks_for_rows(mask: MaskFunction) -> bool:
+    """Whether the mask of one row of the batch, or of one head, can be another than the next's."""
+    one = jax.ShapeDtypeStruct((1, 1, 1, 1), jnp.int32)
+    program = jax.make_jaxpr(mask)(one, one, one, one).jaxpr
+    used: set[Any] = set(program.invars[:2])
+
+    def reads(variables: Any) -> bool:
+        return any(not isinstance(x, jax.extend.core.Literal) and x in used for x in variables)
+
+    for equation in program.eqns:
+        if reads(equation.invars):
+            used.update(equation.outvars)
+    return reads(program.outvars)
