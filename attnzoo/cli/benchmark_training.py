@@ -249,8 +249,8 @@ def ours(workload: Workload, directory: Path) -> tuple[str, Check, Step]:
 
     from attnzoo import pretrained
     from attnzoo.config.training import AdamW, Constant, Training
-    from attnzoo.training.loop import make_train_step
     from attnzoo.training.optimizer import build_optimizer
+    from attnzoo.training.step import make_train_step
 
     model, random = workload.build(), np.random.default_rng(0)
     # A head of zeros has no gradient for what is below it.

@@ -29,8 +29,8 @@ def ours(settings: dict, directory: Path) -> tuple[str, Check, Step]:
     from attnzoo.config.training import Adam, Constant, Training
     from attnzoo.models.rnn_seq2seq import BahdanauSeq2Seq
     from attnzoo.tasks.translation import translation_loss
-    from attnzoo.training.loop import make_train_step
     from attnzoo.training.optimizer import build_optimizer
+    from attnzoo.training.step import make_train_step
 
     width, vocabulary = settings["width"], settings["vocabulary"]
     config = Bahdanau(hidden=width, embedding=width, maxout=width)

@@ -20,8 +20,8 @@ from attnzoo.config.training import Adam, Constant, Training
 from attnzoo.models import CLASSIFIERS, TRANSLATORS
 from attnzoo.special_tokens import BOS, EOS, PAD
 from attnzoo.tasks.translation import translation_loss
-from attnzoo.training.loop import make_train_step
 from attnzoo.training.optimizer import build_optimizer
+from attnzoo.training.step import make_train_step
 
 STEPS = 20
 CONFIG = """

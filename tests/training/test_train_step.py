@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from attnzoo.tasks.losses import mean_loss
-from attnzoo.training.loop import make_train_step
+from attnzoo.training.step import make_train_step
 
 RNG = np.random.default_rng(0)
 # Rows of which very different numbers of labels count.

@@ -1,0 +1,116 @@
+"""One update of a training: loss, gradient, optimizer, as one compiled function."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from attnzoo.tasks.losses import Sums
+from attnzoo.tasks.task import Batch
+
+State = dict[str, Any]  # params, rest, optimizer, step, perhaps ema: pure dicts, tuples of arrays
+
+
+def make_train_step(
+    graph: nnx.GraphDef,
+    transform: optax.GradientTransformation,
+    loss: Callable[..., tuple[Float[Array, ""], Sums]],
+    *,
+    seed: int,
+    compute_dtype: str = "float32",
+    accumulate: int = 1,
+    ema: float | None = None,
+    shardings: Any = None,
+) -> Callable[[State, Batch], tuple[State, Sums]]:
+    """One update as a jitted function of the state and a batch; the state is donated.
+
+    ``loss(model, batch, rngs=...)`` gives the loss and sums to be logged, among them ``weight``,
+    what the loss is a mean over. Parameters and optimizer stay float32; ``compute_dtype`` is what
+    the model computes in. The batch is cut into ``accumulate`` parts, one after the other in
+    memory, whose mean by weight is the loss of the whole. ``ema`` is the decay of the running
+    average of the parameters that ``state["ema"]`` then holds. ``shardings`` say where the arrays
+    of the state stay, on several devices.
+    """
+    dtype = jnp.dtype(compute_dtype)
+
+    def cast(x: Array) -> Array:
+        return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    @functools.partial(
+        jax.jit,
+        donate_argnums=0,
+        out_shardings=None if shardings is None else (shardings, None),
+    )
+    def train_step(state: State, batch: Batch) -> tuple[State, Sums]:
+        key = jax.random.fold_in(jax.random.key(seed), state["step"])
+
+        def objective(params: Any, rest: Any, batch: Batch, key: Array) -> tuple[Array, Any]:
+            model = nnx.merge(graph, jax.tree.map(cast, params), rest)
+            value, sums = loss(model, batch, rngs=nnx.Rngs(dropout=key))
+            value = value.astype(jnp.float32)
+            # Running averages of batch norms are written while the loss is computed.
+            rest = nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param)))
+            return value, ({**sums, "loss": value}, rest)
+
+        gradient_of = jax.grad(objective, has_aux=True)
+        whole = state["params"], state["rest"], batch, key
+        if accumulate == 1:
+            gradient, (sums, rest) = gradient_of(*whole)
+        else:
+            gradient, (sums, rest) = _accumulated(gradient_of, *whole, accumulate)
+        updates, optimizer = transform.update(gradient, state["optimizer"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        new = {
+            "params": params,
+            "rest": rest,
+            "optimizer": optimizer,
+            "step": state["step"] + 1,
+        }
+        if ema is not None:
+            # Early on the average is of few steps and must forget the first weights faster.
+            done = state["step"].astype(jnp.float32)
+            decay = jnp.minimum(ema, (1 + done) / (10 + done))
+            new["ema"] = jax.tree.map(
+                lambda old, now: decay * old + (1 - decay) * now, state["ema"], params
+            )
+        return new, {**sums, "gradient_norm": optax.tree.norm(gradient)}
+
+    return train_step
+
+
+def _accumulated(
+    gradient_of: Callable[..., tuple[Any, tuple[Sums, Any]]],
+    params: Any,
+    rest: Any,
+    batch: Batch,
+    key: Array,
+    parts: int,
+) -> tuple[Any, tuple[Sums, Any]]:
+    """Gradient and sums of a batch, part by part; a part counts as much as it has weight."""
+    # Every so many rows, not a run of them: whichever devices rows lie on, all work on each part.
+    cut = jax.tree.map(
+        lambda x: jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0), batch
+    )
+    keys = jax.random.split(key, parts)
+
+    def add(carry: Any, part: Any) -> tuple[Any, None]:
+        total, rest = carry
+        gradient, (sums, rest) = gradient_of(params, rest, *part)
+        weight = sums["weight"]
+        weighed = jax.tree.map(lambda g: g * weight.astype(g.dtype), gradient)
+        sums = {**sums, "loss": sums["loss"] * weight, "parts": weight}
+        return (jax.tree.map(jnp.add, total, (weighed, sums)), rest), None
+
+    first = jax.tree.map(lambda x: x[0], cut)
+    gradient, (sums, _) = jax.eval_shape(gradient_of, params, rest, first, keys[0])
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (gradient, sums))
+    zeros[1]["parts"] = jnp.float32(0)
+    ((gradient, sums), rest), _ = jax.lax.scan(add, (zeros, rest), (cut, keys))
+    total = jnp.maximum(sums.pop("parts"), 1.0)
+    sums["loss"] = sums["loss"] / total
+    return jax.tree.map(lambda g: g / total.astype(g.dtype), gradient), (sums, rest)
