@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from attnzoo.cli.common import compilation_cache, run
+from attnzoo.cli.common import compilation_cache, require_positive, run
 from attnzoo.config.experiment import Experiment
 from attnzoo.config.loader import help_text, load
 
@@ -36,6 +36,23 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="KEY",
         help="with --resume: this key of the fingerprint may differ (versions.jax, devices, ...)",
     )
+    several = parser.add_argument_group("several processes (docs/scaling.md)")
+    several.add_argument(
+        "--distributed", action="store_true", help="find the others as Slurm, a pod or a TPU says"
+    )
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
+    several.add_argument("--processes", type=int, metavar="N", help="how many there are")
+    several.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
+    several.add_argument(
+        "--heartbeat",
+        type=int,
+        default=30,
+        metavar="SECONDS",
+        help="a process not heard of for so long ends all (default: 30)",
+    )
+    several.add_argument(
+        "--cpu-devices", type=int, metavar="N", help="as many devices as that, all on this CPU"
+    )
     arguments, rest = parser.parse_known_args(argv)
     wrong = [argument for argument in rest if argument.startswith("-") or "=" not in argument]
     if wrong:
@@ -56,8 +73,18 @@ def _train(arguments: argparse.Namespace) -> int:
     config = load(Experiment, path, arguments.overrides)
     if arguments.run_dir is not None:
         config = dataclasses.replace(config, directory=arguments.run_dir)
+    require_positive(arguments, "cpu_devices", "processes", "heartbeat")
     # Only now, when the config is known to be right, the seconds that jax takes to import.
+    import jax
+
+    from attnzoo.training import processes
     from attnzoo.training.loop import train
 
+    if arguments.cpu_devices is not None:
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", arguments.cpu_devices)
+    where = (arguments.coordinator, arguments.processes, arguments.process)
+    if arguments.distributed or any(value is not None for value in where):
+        processes.connect(*where, heartbeat=arguments.heartbeat)
     compilation_cache()
     return train(config, resume=arguments.resume, allow=arguments.allow).exit_code

@@ -3,10 +3,9 @@
 from typing import Annotated, Literal
 
 from attnzoo.config.attention import MultiHead, SelfAttention
-from attnzoo.config.fields import DropRate, Positive, config
+from attnzoo.config.fields import DropRate, Positive, Remat, config
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
-Remat = Literal["none", "full", "dots"]
 
 
 @config
@@ -46,8 +45,8 @@ class Bert:
     scan: bool = False
     """Loop over the layers: compilation takes as long for many layers as for one."""
     remat: Remat = "none"
-    """What the backward pass computes again to save memory: nothing, whole blocks, or all but the
-    products with weights."""
+    """What the backward pass computes again to save memory: nothing, whole blocks (full), all but
+    the products with weights (dots), or these kept in the host's memory meanwhile (offload)."""
 
     @classmethod
     def tiny(cls) -> "Bert":

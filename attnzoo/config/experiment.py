@@ -5,6 +5,7 @@ from typing import Annotated
 
 from attnzoo.config.data import Cldr, Data, Tokenizer, WordTokenizer
 from attnzoo.config.fields import NotEmpty, NotNegative, Positive, config
+from attnzoo.config.mesh import Mesh
 from attnzoo.config.model import Bahdanau, Model
 from attnzoo.config.tasks import WANTS, Task, Translation
 from attnzoo.config.training import Training
@@ -49,6 +50,8 @@ class Experiment:
     """How it is trained."""
     decoding: Decoding = Decoding()
     """How it translates when it is evaluated."""
+    mesh: Mesh = Mesh()
+    """Over which devices it is trained; by default one copy of the model on each."""
     directory: Path | None = None
     """Run directory; null: runs/NAME."""
 

@@ -4,7 +4,7 @@ Nothing heavy is imported here, so that models can name their configs and ``--he
 """
 
 from dataclasses import dataclass
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, Literal, TypeVar, dataclass_transform
 
 from annotated_types import Ge, Gt, Interval, MinLen
 
@@ -41,3 +41,5 @@ NotNegative = Ge(0)
 NotEmpty = MinLen(1)
 Probability = Interval(ge=0, le=1)
 DropRate = Interval(ge=0, lt=1)
+
+Remat = Literal["none", "full", "dots", "offload"]

@@ -3,8 +3,8 @@
 from typing import Annotated, Literal
 
 from attnzoo.config.attention import MultiHead, SelfAttention
-from attnzoo.config.fields import DropRate, Positive, config
-from attnzoo.config.transformer import Activation, Remat
+from attnzoo.config.fields import DropRate, Positive, Remat, config
+from attnzoo.config.transformer import Activation
 
 
 @config
@@ -37,8 +37,8 @@ class GPT2:
     scan: bool = False
     """Loop over the layers: compilation takes as long for many layers as for one."""
     remat: Remat = "none"
-    """What the backward pass computes again to save memory: nothing, whole blocks, or all but the
-    products with weights."""
+    """What the backward pass computes again to save memory: nothing, whole blocks (full), all but
+    the products with weights (dots), or these kept in the host's memory meanwhile (offload)."""
 
     @classmethod
     def small(cls) -> "GPT2":

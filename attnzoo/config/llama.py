@@ -3,9 +3,9 @@
 from typing import Annotated, Literal
 
 from attnzoo.config.attention import MultiHead, SelfAttention
-from attnzoo.config.fields import DropRate, Positive, config
+from attnzoo.config.fields import DropRate, Positive, Remat, config
 from attnzoo.config.rotary import Llama3Scaling, RotaryScaling
-from attnzoo.config.transformer import Activation, Remat
+from attnzoo.config.transformer import Activation
 
 
 @config
@@ -49,8 +49,8 @@ class Llama:
     scan: bool = False
     """Loop over the layers: compilation takes as long for many layers as for one."""
     remat: Remat = "none"
-    """What the backward pass computes again to save memory: nothing, whole blocks, or all but the
-    products with weights."""
+    """What the backward pass computes again to save memory: nothing, whole blocks (full), all but
+    the products with weights (dots), or these kept in the host's memory meanwhile (offload)."""
 
     @classmethod
     def tiny(cls) -> "Llama":

@@ -126,6 +126,10 @@ def _help_lines(cls: type, prefix: str, indent: str) -> Iterator[str]:
             yield from _help_lines(part, f"{key}.", indent + "    ")
         if len(field.classes) == 1:
             yield from _help_lines(field.classes[0], f"{key}.", indent + "  ")
+        item = item_type(field.annotation)
+        if dataclasses.is_dataclass(item):
+            assert isinstance(item, type)
+            yield from _help_lines(item, f"{key}.", indent + "  ")
 
 
 def _default(field: Field) -> str:

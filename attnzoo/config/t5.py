@@ -4,10 +4,9 @@ import dataclasses
 from typing import Annotated, Literal
 
 from attnzoo.config.attention import Attention, MultiHead, SelfAttention
-from attnzoo.config.fields import DropRate, NotNegative, Positive, config
+from attnzoo.config.fields import DropRate, NotNegative, Positive, Remat, config
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
-Remat = Literal["none", "full", "dots"]
 
 
 @config
@@ -63,8 +62,8 @@ class T5:
     scan: bool = False
     """Loop over the layers: compilation takes as long for many layers as for one."""
     remat: Remat = "none"
-    """What the backward pass computes again to save memory: nothing, whole blocks, or all but the
-    products with weights."""
+    """What the backward pass computes again to save memory: nothing, whole blocks (full), all but
+    the products with weights (dots), or these kept in the host's memory meanwhile (offload)."""
 
     @classmethod
     def tiny(cls) -> "T5":

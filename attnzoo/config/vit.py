@@ -3,8 +3,8 @@
 from typing import Annotated, Any, Literal
 
 from attnzoo.config.attention import MultiHead, SelfAttention
-from attnzoo.config.fields import DropRate, NotNegative, Positive, config
-from attnzoo.config.transformer import Activation, Remat
+from attnzoo.config.fields import DropRate, NotNegative, Positive, Remat, config
+from attnzoo.config.transformer import Activation
 
 
 @config
@@ -67,8 +67,8 @@ class ViT:
     scan: bool = False
     """Loop over the blocks: compilation takes as long for many as for one."""
     remat: Remat = "none"
-    """What the backward pass computes again to save memory: nothing, whole blocks, or all but the
-    products with weights."""
+    """What the backward pass computes again to save memory: nothing, whole blocks (full), all but
+    the products with weights (dots), or these kept in the host's memory meanwhile (offload)."""
 
     @classmethod
     def tiny(cls, patch: int = 16, image_size: int = 224) -> "ViT":

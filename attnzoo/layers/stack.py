@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,14 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from attnzoo.attention.contract import Asked
+from attnzoo.config.fields import Remat
 from attnzoo.layers.block import Block, Maps
+from attnzoo.ops.sharded import constrain
 
-Remat = Literal["none", "full", "dots"]
-POLICIES: dict[str, Callable[..., bool] | None] = {
+POLICIES: dict[str, Callable[..., Any] | None] = {
     "full": None,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "offload": jax.checkpoint_policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
 }
 
 
@@ -26,7 +28,8 @@ class Stack(nnx.Module):
       scan: hold the parameters of all blocks stacked along a first axis and loop over it, so that
         compilation takes as long for a hundred blocks as for one. The blocks must be alike.
       remat: what the backward pass computes again instead of keeping: nothing; everything within a
-        block ("full"); or everything but the products with weights ("dots").
+        block ("full"); or everything but the products with weights, which are kept ("dots"), or
+        kept in the host's memory ("offload").
       branch_rate: stochastic depth of the last block; it grows linearly from 0 at the first.
     """
 
@@ -55,6 +58,7 @@ class Stack(nnx.Module):
 
         def apply(graph: Any, state: Any, x: Array, key: Any, rate: Any) -> tuple[Array, Maps]:
             block = nnx.merge(graph, state)
+            x = constrain(x)
             return block(x, key=key, branch_rate=rate, return_weights=return_weights, **shared)
 
         if self.scan:

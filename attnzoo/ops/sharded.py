@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.extend
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from attnzoo.ops import choice
@@ -72,12 +72,24 @@ def constrain(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
     if placement is None:
         return x
     rows = placement.batch if x.shape[0] % placement.devices(*placement.batch) == 0 else ()
-    axes = [tuple(axis for axis in rows if axis in placement.mesh.shape) or None]
-    length = x.shape[1] % placement.devices(placement.sequence) == 0
-    axes.append(
-        placement.sequence if length and placement.devices(placement.sequence) > 1 else None
-    )
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(*axes))
+    rows = tuple(axis for axis in rows if placement.devices(axis) > 1)
+    ring = placement.devices(placement.sequence)
+    positions = placement.sequence if ring > 1 and x.shape[1] % ring == 0 else None
+    where = NamedSharding(placement.mesh, PartitionSpec(rows or None, positions))
+    return jax.lax.with_sharding_constraint(x, where)
+
+
+def gathered(table: Float[Array, "V D"]) -> Float[Array, "V D"]:
+    """A table whose rows are about to be read, with whole rows on every device: what is spread
+    along features (to save memory) is brought together, and not what was read of it.
+    """
+    placement = _PLACEMENT.value
+    if placement is None:
+        return table
+    rows = placement.devices(placement.heads)
+    spread = placement.heads if rows > 1 and table.shape[0] % rows == 0 else None
+    where = NamedSharding(placement.mesh, PartitionSpec(spread))
+    return jax.lax.with_sharding_constraint(table, where)
 
 
 def compute(call: Call, implementation: str | None) -> tuple[Array, Any, Array | None]:

@@ -20,7 +20,20 @@ def check_fingerprint(
     Raises:
       UserError: a key differs, is new or is gone; the message names the first one.
     """
-    before, now = _dotted(saved), _dotted(json.loads(json.dumps(current)))
+    different = first_difference(saved, current, allow)
+    if different is not None:
+        key, a, b = different
+        raise UserError(
+            f"resume: {key} was {a!r} when the checkpoint was saved and is {b!r} now; the run "
+            f"would not be the same (to go on all the same, allow {key} to differ)"
+        )
+
+
+def first_difference(
+    one: dict[str, Any], other: dict[str, Any], allow: Collection[str] = ()
+) -> tuple[str, Any, Any] | None:
+    """The first dotted key whose values differ, and both; None if there is none."""
+    before, now = _dotted(one), _dotted(json.loads(json.dumps(other)))
     for key in sorted(before.keys() | now.keys()):
         a, b = before.get(key, "(absent)"), now.get(key, "(absent)")
         parts = key.split(".")
@@ -28,10 +41,8 @@ def check_fingerprint(
             continue
         # NaN differs from itself; its text does not.
         if json.dumps(a) != json.dumps(b):
-            raise UserError(
-                f"resume: {key} was {a!r} when the checkpoint was saved and is {b!r} now; the run "
-                f"would not be the same (to go on all the same, allow {key} to differ)"
-            )
+            return key, a, b
+    return None
 
 
 def _dotted(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

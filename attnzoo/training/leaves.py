@@ -104,13 +104,18 @@ def _place(array: np.ndarray, abstract: Any) -> Any:
     if isinstance(abstract, np.ndarray | np.generic):
         return array
     is_key = jax.dtypes.issubdtype(abstract.dtype, jax.dtypes.prng_key)
+    # An array nobody has placed stays unplaced, so that it may meet arrays on any device.
+    committed = not isinstance(abstract, jax.Array) or abstract.committed
+    sharding = getattr(abstract, "sharding", None) if committed else None
+    if sharding is not None and sharding.num_devices > 1 and not is_key:
+        # Each device gets its part: nothing is whole on one, nor known to all processes.
+        return jax.make_array_from_callback(
+            array.shape, sharding, lambda index: np.array(array[index])
+        )
     value = jax.device_put(array, may_alias=False)
     if value.dtype != array.dtype:
         raise UserError(f"cannot hold {array.dtype} on a device: 64-bit types are off in jax")
     value = jax.random.wrap_key_data(value, impl=_key_impl(abstract)) if is_key else value
-    # An array nobody has placed stays unplaced, so that it may meet arrays on any device.
-    committed = not isinstance(abstract, jax.Array) or abstract.committed
-    sharding = getattr(abstract, "sharding", None) if committed else None
     return value if sharding is None else jax.device_put(value, sharding)
 
 

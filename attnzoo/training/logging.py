@@ -129,6 +129,23 @@ class RunLog:
             self._events.close()
 
 
+class NoLog:
+    """What a process has that does not write for the others."""
+
+    def metrics(self, step: int, values: dict[str, float], *, part: str) -> None: ...
+
+    def figure(self, step: int, name: str, figure: Figure) -> None: ...
+
+    def progress(self, step: int, status: str, *, line: bool = False) -> None: ...
+
+    def say(self, message: str) -> None: ...
+
+    def __enter__(self) -> "NoLog":
+        return self
+
+    def __exit__(self, *exception: object) -> None: ...
+
+
 def _clock(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -5,12 +5,14 @@ seed folded with the step), the learning rate. A run that stops and goes on is t
 that never stopped, bit by bit, on the same device count and versions.
 """
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,15 +25,19 @@ from attnzoo.config.schema import plain
 from attnzoo.errors import UserError
 from attnzoo.tasks import TASKS
 from attnzoo.tasks.losses import Sums
-from attnzoo.tasks.task import Task
-from attnzoo.training.checkpoint import BestCheckpoint, CheckpointStore, restore
-from attnzoo.training.fingerprint import check_fingerprint
-from attnzoo.training.logging import RunLog
+from attnzoo.tasks.task import Batch, Task
+from attnzoo.training import processes
+from attnzoo.training.checkpoint import BestCheckpoint, CheckpointStore, Restored, restore
+from attnzoo.training.fingerprint import check_fingerprint, first_difference
+from attnzoo.training.logging import NoLog, RunLog
 from attnzoo.training.optimizer import build_optimizer
+from attnzoo.training.placement import Placement
 from attnzoo.training.run_directory import RunDirectory, write_durably
 from attnzoo.training.signals import EXIT_STOPPED, StopSignal
 from attnzoo.training.start import start_from
-from attnzoo.training.step import State, make_train_step
+from attnzoo.training.step import fresh_state, make_train_step
+
+AnyLog = RunLog | NoLog
 
 # What may differ when a run goes on: how long, how often it looks and writes, how it decodes.
 FREE = (
@@ -72,9 +78,31 @@ def train(
     Raises:
         UserError: whatever the person at the keyboard can mend, in one line.
     """
-    directory = RunDirectory.create(config.run_directory, resume=resume)
-    with directory.lock(), StopSignal() as stop:
+    _same_everywhere({"config": plain(config), "versions": _versions()})
+    directory = RunDirectory(config.run_directory.expanduser().resolve())
+    with contextlib.ExitStack() as stack:
+
+        def take() -> None:
+            RunDirectory.create(directory.path, resume=resume)
+            stack.enter_context(directory.lock())
+
+        processes.on_first(take)
+        stop = stack.enter_context(StopSignal())
         return _Training(config, directory, resume=resume, allow=allow).run(stop)
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")}
+
+
+def _same_everywhere(fingerprint: dict[str, Any]) -> None:
+    """Refuse processes that are not about to train the same, by the first key that differs."""
+    first, error = processes.from_first(fingerprint), None
+    different = first_difference(first, fingerprint)
+    if different is not None:
+        key, theirs, mine = different
+        error = f"{key} is {mine!r} in process {jax.process_index()} and {theirs!r} in process 0"
+    processes.agree(error)
 
 
 class _Training:
@@ -86,9 +114,12 @@ class _Training:
         self.config, self.directory, self.allow = config, directory, allow
         settings = config.training
         # The store probes for write access: before the minutes that data may take.
-        self.store = CheckpointStore(directory.checkpoints, keep=settings.keep)
+        self.store = processes.on_first(
+            lambda: CheckpointStore(directory.checkpoints, keep=settings.keep)
+        )
         self.best = BestCheckpoint(directory.best)
-        self.task: Task = TASKS[config.task.kind].create(config, directory.path, resume=resume)
+        self.placement = Placement(config.mesh)
+        self.task = self._create_task(resume)
         assert self.task.train is not None
         assert self.task.validation is not None
         self.plan, self.validation_plan = self.task.train, self.task.validation
@@ -98,38 +129,30 @@ class _Training:
         self.evaluate_every = settings.evaluate_every or per_epoch
         self.checkpoint_every = settings.checkpoint_every or self.evaluate_every
 
-        model = self.task.build_model()
-        self.graph, params, rest = nnx.split(model, nnx.Param, ...)
         transform, self.schedule = build_optimizer(
             settings, total_steps=self.total, steps_per_epoch=per_epoch
         )
-        params = nnx.to_pure_dict(params)
+        self.graph, self.state, shardings = fresh_state(self.task, transform, self.placement)
         if config.start_from is not None and not resume:
-            params, notes = start_from(config.start_from, params)
+            params, notes = start_from(config.start_from, self.state["params"])
+            self.state["params"] = params
+            if settings.ema is not None:
+                self.state["ema"] = jax.tree.map(jnp.copy, params)
             self.task.notes += notes
-        self.state: State = {
-            "params": params,
-            "rest": nnx.to_pure_dict(rest),
-            "optimizer": transform.init(params),
-            "step": jnp.int32(0),
-        }
-        if settings.ema is not None:
-            self.state["ema"] = jax.tree.map(jnp.copy, params)
-        self.parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+        self.parameters = sum(leaf.size for leaf in jax.tree.leaves(self.state["params"]))
         self.fingerprint = {
             "config": plain(config),
             **self.task.fingerprint(),
-            "versions": {
-                name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")
-            },
+            "versions": _versions(),
             "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}",
         }
+        _same_everywhere(self.fingerprint)
         self.stale = 0  # evaluations since the best one
         self.best_score = math.inf
         if resume:
             self._restore()
         self.start = self.saved = int(self.state["step"])
-        if not resume:
+        if not resume and processes.is_first():
             write_durably(directory.config, dump(config))
         self.step = make_train_step(
             self.graph,
@@ -139,12 +162,20 @@ class _Training:
             compute_dtype=settings.compute_dtype,
             accumulate=settings.accumulate,
             ema=settings.ema,
+            shardings=shardings,
         )
         self.measure = jax.jit(
             lambda params, rest, batch: self.task.measure(
                 nnx.merge(self.graph, params, rest), batch
             )
         )
+
+    def _create_task(self, resume: bool) -> Task:
+        """The task with its data; the first process writes what the others then read."""
+        create = TASKS[self.config.task.kind].create
+        path = self.directory.path
+        task = processes.on_first(lambda: create(self.config, path, resume=resume))
+        return create(self.config, path, resume=True) if task is None else task
 
     def _restore(self) -> None:
         """Go on from the newest valid checkpoint, if it is one of this very training."""
@@ -153,7 +184,7 @@ class _Training:
         fixed = lengths if self.config.training.schedule.kind in ("cosine", "wsd") else ()
         free = [*(key for key in FREE if key not in fixed), *self.allow]
         try:
-            restored = self.store.restore_newest_valid(self.state)
+            restored = self._newest_valid()
         except UserError:
             # Weights of another shape: the key of the config says more than the parameter's name.
             saved = restore(self.directory.checkpoints).meta["fingerprint"]
@@ -164,17 +195,23 @@ class _Training:
             self.state = restored.state
             self.stale, self.best_score = restored.meta["stale"], restored.meta["best_score"]
 
+    def _newest_valid(self) -> Restored | None:
+        """The first process chooses and sets aside what is damaged; all read what it has chosen."""
+        store = self.store
+        if jax.process_count() == 1:
+            assert store is not None
+            return store.restore_newest_valid(self.state)
+        found = processes.on_first(lambda: store.restore_newest_valid() if store else None)
+        step = processes.from_first(found.step if found else None)
+        return None if step is None else restore(self.directory.checkpoints, self.state, step)
+
     def run(self, stop: StopSignal) -> Outcome:
         settings = self.config.training
         step, reason, code = self.start, "all steps done", 0
         with (
-            self.store,
-            RunLog(
-                self.directory.path,
-                start=self.start,
-                total=self.total,
-                tensorboard=settings.tensorboard,
-            ) as log,
+            self.store or contextlib.nullcontext(),
+            self._log() as log,
+            self.placement.context(),
         ):
             self._introduce(log)
             pending: list[tuple[int, Sums]] = []
@@ -184,14 +221,14 @@ class _Training:
                 if settings.patience is not None and self.stale >= settings.patience:
                     reason = f"no better validation {self.task.best[0]} in {self.stale} evaluations"
                     break
-                batch = self.task.inputs(self.plan.batch(step))
+                batch = self._inputs(self.plan.batch(step))
                 profiler.before(step)
                 self.state, sums = self.step(self.state, batch)
                 step += 1
                 profiler.after(step, sums, log)
                 pending.append((step, sums))
                 evaluates = step % self.evaluate_every == 0 or step == self.total
-                stopping = stop.requested  # asked once: what is saved has been looked at
+                stopping = stop.requested(step)  # asked once: what is saved has been looked at
                 saves = step % self.checkpoint_every == 0 or evaluates or stopping
                 if len(pending) >= settings.log_every or saves:
                     self._log_steps(log, pending, began)
@@ -201,18 +238,33 @@ class _Training:
                     began = time.monotonic()
                 if saves:
                     self._save(step)
-                self.store.poll()
+                if self.store is not None:
+                    self.store.poll()
                 if stopping:
                     reason, code = f"stopped by {stop.name}, resume with --resume", EXIT_STOPPED
                     break
             if step > self.saved:
                 self._save(step)
-            self.store.wait()
+            if self.store is not None:
+                self.store.wait()
             log.say(f"{reason}: step {step}, {self.directory.path}")
         return Outcome(self.directory.path, step, reason, code)
 
-    def _introduce(self, log: RunLog) -> None:
-        for note in self.task.notes:
+    def _log(self) -> AnyLog:
+        if not processes.is_first():
+            return NoLog()
+        return RunLog(
+            self.directory.path,
+            start=self.start,
+            total=self.total,
+            tensorboard=self.config.training.tensorboard,
+        )
+
+    def _inputs(self, batch: Mapping[str, np.ndarray]) -> Batch:
+        return self.placement.batch(self.task.inputs(batch))
+
+    def _introduce(self, log: AnyLog) -> None:
+        for note in (*self.task.notes, *self.placement.notes):
             log.say(note)
         log.say(
             f"{self.task.introduction()}; {self.parameters:,} parameters; "
@@ -221,7 +273,7 @@ class _Training:
         if self.start:
             log.say(f"resumed after step {self.start} of {self.total}")
 
-    def _log_steps(self, log: RunLog, pending: list[tuple[int, Sums]], began: float) -> None:
+    def _log_steps(self, log: AnyLog, pending: list[tuple[int, Sums]], began: float) -> None:
         """Fetch the numbers of the steps since the last time, refuse what is not finite, report."""
         fetched = [(step, jax.device_get(sums)) for step, sums in pending]
         seconds = time.monotonic() - began  # only now are the steps computed, not just dispatched
@@ -251,11 +303,11 @@ class _Training:
                 "Lower training.learning_rate or set training.clip_norm"
             )
 
-    def _evaluate(self, log: RunLog, step: int) -> None:
+    def _evaluate(self, log: AnyLog, step: int) -> None:
         """Validation scores, the best checkpoint, and now and then something to look at."""
         params = self.state.get("ema", self.state["params"])
         sums = [
-            self.measure(params, self.state["rest"], self.task.inputs(batch))
+            self.measure(params, self.state["rest"], self._inputs(batch))
             for batch in self.validation_plan.batches()
         ]
         total = jax.tree.map(lambda *xs: float(sum(jax.device_get(xs))), *sums)
@@ -263,8 +315,10 @@ class _Training:
         name, mode = self.task.best
         self._refuse_nonfinite("validation loss", scores["nll"], step)
         log.metrics(step, scores, part="validation")
-        weights = {"params": params, "rest": self.state["rest"]}
-        self.best.offer(step, weights, scores[name], mode=mode, meta=scores)
+        weights = processes.whole({"params": params, "rest": self.state["rest"]})
+        processes.on_first(
+            lambda: self.best.offer(step, weights, scores[name], mode=mode, meta=scores)
+        )
         # Not what `offer` says: a resumed run meets bests that it had written before it died.
         score = scores[name] if mode == "min" else -scores[name]
         better = score < self.best_score
@@ -273,7 +327,9 @@ class _Training:
             f"validation at step {step}: {self.task.describe(scores)}{' (best)' if better else ''}"
         )
         every = self.config.training.figures_every
-        if every and (step // self.evaluate_every) % every == 0:
+        # A picture is made of one process's model.
+        alone = jax.process_count() == 1
+        if alone and every and (step // self.evaluate_every) % every == 0:
             seen = self.task.glimpse(nnx.merge(self.graph, params, self.state["rest"]))
             if isinstance(seen, str):
                 log.say(seen)
@@ -282,7 +338,9 @@ class _Training:
 
     def _save(self, step: int) -> None:
         meta = {"fingerprint": self.fingerprint, "stale": self.stale, "best_score": self.best_score}
-        self.store.save(step, self.state, meta)
+        state = processes.whole(self.state)
+        if self.store is not None:
+            self.store.save(step, state, meta)
         self.saved = step
 
 
@@ -298,7 +356,7 @@ class _Profiler:
         if step == self.first:
             jax.profiler.start_trace(str(self.directory))
 
-    def after(self, step: int, sums: Sums, log: RunLog) -> None:
+    def after(self, step: int, sums: Sums, log: AnyLog) -> None:
         """Stop, if that was the last."""
         if step == self.last:
             jax.block_until_ready(sums)

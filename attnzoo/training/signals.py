@@ -6,6 +6,10 @@ import threading
 from types import FrameType
 from typing import Any
 
+import jax
+
+from attnzoo.training.processes import preempted
+
 EXIT_STOPPED = 75
 """Exit status after a stop on request with the state saved (EX_TEMPFAIL: run it again)."""
 
@@ -15,16 +19,18 @@ class StopSignal:
 
     The loop asks `requested` once per step, saves, waits for the save and exits with
     `EXIT_STOPPED`. A second signal ends the process at once with 128 + its number, without saving.
-    Signals reach Python between two bytecodes, so a long compilation delays them.
+    Signals reach Python between two bytecodes, so a long compilation delays them. Several processes
+    must stop at one step: then jax's own runtime hears SIGTERM and says when.
     """
 
     def __init__(self) -> None:
         self._received: signal.Signals | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
-    @property
-    def requested(self) -> bool:
-        """Whether a signal has asked to stop."""
+    def requested(self, step: int) -> bool:
+        """Whether a signal has asked to stop, in all processes after the same step."""
+        if jax.process_count() > 1 and preempted(step):
+            self._received = signal.SIGTERM
         return self._received is not None
 
     @property
@@ -35,7 +41,9 @@ class StopSignal:
     def __enter__(self) -> "StopSignal":
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("StopSignal must be entered in the main thread")
-        for number in (signal.SIGTERM, signal.SIGINT):
+        # A handler of ours would take the signal from jax's.
+        numbers = (signal.SIGTERM, signal.SIGINT) if jax.process_count() == 1 else ()
+        for number in numbers:
             self._previous[number] = signal.signal(number, self._handle)
         return self
 

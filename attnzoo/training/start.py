@@ -9,6 +9,7 @@ from flax import nnx
 
 from attnzoo.errors import UserError
 from attnzoo.training.checkpoint import restore
+from attnzoo.training.placement import on_devices, path_of
 
 
 def start_from(path: Path, params: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -24,7 +25,7 @@ def start_from(path: Path, params: dict[str, Any]) -> tuple[dict[str, Any], list
     taken, fresh = set(), []
 
     def place(where: Any, leaf: Any) -> Any:
-        name = _name(where)
+        name = path_of(where)
         if name not in theirs:
             fresh.append(name)
             return leaf
@@ -34,7 +35,10 @@ def start_from(path: Path, params: dict[str, Any]) -> tuple[dict[str, Any], list
                 f"wants {list(leaf.shape)}"
             )
         taken.add(name)
-        return jax.numpy.asarray(theirs[name], leaf.dtype)
+        value = np.asarray(theirs[name], leaf.dtype)
+        if leaf.committed:  # in its place on several devices
+            return on_devices(value, leaf.sharding)
+        return jax.numpy.asarray(value)
 
     params = jax.tree_util.tree_map_with_path(place, params)
     if not taken:
@@ -63,8 +67,4 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _leaves(tree: Any) -> dict[str, np.ndarray]:
-    return {_name(where): leaf for where, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _name(where: Any) -> str:
-    return "/".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in where)
+    return {path_of(where): leaf for where, leaf in jax.tree_util.tree_leaves_with_path(tree)}

@@ -11,9 +11,46 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnzoo.tasks.losses import Sums
-from attnzoo.tasks.task import Batch
+from attnzoo.tasks.task import Batch, Task
+from attnzoo.training.placement import Placement
 
 State = dict[str, Any]  # params, rest, optimizer, step, perhaps ema: pure dicts, tuples of arrays
+
+
+def fresh_state(
+    task: Task, transform: optax.GradientTransformation, placement: Placement
+) -> tuple[nnx.GraphDef, State, Any]:
+    """The structure of the task's model, the state of a training before its first step, and where
+    its arrays lie: on several devices each is made in its place, and none is ever whole on one.
+
+    Raises:
+      UserError: a model, batch or rule that the mesh does not fit.
+    """
+    settings = task.config.training
+    graphs = []
+
+    def build() -> State:
+        graph, params, rest = nnx.split(task.build_model(), nnx.Param, ...)
+        graphs.append(graph)
+        params = nnx.to_pure_dict(params)
+        state = {
+            "params": params,
+            "rest": nnx.to_pure_dict(rest),
+            "optimizer": transform.init(params),
+            "step": jnp.int32(0),
+        }
+        if settings.ema is not None:
+            state["ema"] = jax.tree.map(jnp.copy, params)
+        return state
+
+    if placement.is_one:
+        state = build()
+        return graphs[0], state, None
+    placement.check(nnx.eval_shape(task.build_model), settings.batch_size, settings.accumulate)
+    abstract = jax.eval_shape(build)
+    shardings = placement.of_state(abstract, placement.of_parameters(abstract["params"]))
+    state = jax.jit(build, out_shardings=shardings)()
+    return graphs[0], state, shardings
 
 
 def make_train_step(

@@ -22,7 +22,7 @@ with StopSignal() as stop, CheckpointStore(sys.argv[1]) as store:
         time.sleep(0.01)
         if step == 1:
             print("training", flush=True)
-        if stop.requested:
+        if stop.requested(0):
             store.save(step, {"x": np.full(3, step)}, {"signal": stop.name})
             break
 sys.exit(EXIT_STOPPED)
@@ -72,10 +72,10 @@ def test_a_second_signal_leaves_at_once(number: signal.Signals) -> None:
 def test_a_signal_is_remembered_and_the_old_handlers_come_back() -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with StopSignal() as stop:
-        assert not stop.requested
+        assert not stop.requested(0)
         assert stop.name == ""
         signal.raise_signal(signal.SIGINT)
-        assert stop.requested
+        assert stop.requested(0)
         assert stop.name == "SIGINT"
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 

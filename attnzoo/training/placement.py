@@ -1,0 +1,237 @@
+"""Which device holds what: a mesh from the config, a place for every parameter, rows for batches.
+
+Modules know nothing of it: the place of a parameter is found by its path, in a table of rules that
+is asked from above. Attention finds the mesh through ``ops.sharded``; XLA does the rest.
+"""
+
+import contextlib
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from attnzoo.attention.multi_head import MultiHeadAttention
+from attnzoo.config.mesh import Mesh, Rule
+from attnzoo.errors import UserError
+from attnzoo.ops.sharded import sharded
+
+ROWS = ("data", "fsdp")
+
+
+def _rule(pattern: str, *axes: Any) -> Rule:
+    return Rule(pattern=pattern, axes=axes)
+
+
+RULES = (
+    # Heads, hidden units and the rows of vocabularies lie along "tensor".
+    _rule(r"(query|key|value|up|gate)/kernel$", "fsdp", "tensor"),
+    _rule(r"(query|key|value|up|gate)/bias$", "tensor"),
+    _rule(r"(attention|mechanism|feed_forward)/(out|down)/kernel$", "tensor", "fsdp"),
+    _rule(r"sinks$", "tensor"),
+    _rule(r"(embedding|tokens|output)/table$", "tensor", "fsdp"),
+    _rule(r"embedding/embedding$", "tensor", None),
+    _rule(r"output/kernel$", "fsdp", "tensor"),
+    _rule(r"(positions|segments)/table$|^positions$", None, "fsdp"),
+    # Recurrent cells, convolutions, heads: along no dimension that a step of time would gather.
+    _rule(r"kernel$", "fsdp", None),
+    _rule(r"(^|[/_])(bias|scale|offset|class_token|register_tokens|mask_token|beta|gamma)$"),
+    _rule(r"(encoder|decoder)_bias/table$|(attention|feed_forward)_scale$|mechanism/"),
+)
+"""The first match counts; dimensions before those named are whole (layers of a scan, windows)."""
+
+
+class Placement:
+    """The devices of a training, and where its arrays lie on them.
+
+    Raises:
+      UserError: a mesh that the devices do not make up.
+    """
+
+    def __init__(self, config: Mesh, devices: list[jax.Device] | None = None):
+        devices = jax.devices() if devices is None else devices
+        self.config = config
+        sizes = dict(config.sizes)
+        rest = math.prod(size for size in sizes.values() if size is not None)
+        if sizes["data"] is None:
+            if len(devices) % rest:
+                raise UserError(
+                    f"mesh: {_words(sizes)} is {rest} devices, of which {len(devices)} is no "
+                    "multiple; change an axis, or give mesh.data"
+                )
+            sizes["data"] = len(devices) // rest
+        self.sizes: dict[str, int] = {axis: size or 1 for axis, size in sizes.items()}
+        wanted = math.prod(self.sizes.values())
+        if wanted > len(devices):
+            raise UserError(
+                f"mesh: {_words(self.sizes)} wants {wanted} devices; there are {len(devices)}"
+            )
+        if wanted < len(devices) and jax.process_count() > 1:
+            raise UserError(
+                f"mesh: {_words(self.sizes)} leaves {len(devices) - wanted} of {len(devices)} "
+                "devices idle, which several processes cannot; leave mesh.data at null"
+            )
+        self.mesh = jax.make_mesh(
+            tuple(self.sizes.values()),
+            tuple(self.sizes),
+            axis_types=(AxisType.Auto,) * len(self.sizes),
+            devices=devices[:wanted],
+        )
+        self.notes: list[str] = []
+        if wanted > 1:
+            self.notes.append(f"{wanted} devices: {_words(self.sizes)}")
+        if wanted < len(devices):
+            self.notes.append(f"{len(devices) - wanted} of {len(devices)} devices are idle")
+
+    @property
+    def is_one(self) -> bool:
+        """Whether there is one device, and nothing to place."""
+        return self.mesh.size == 1
+
+    def context(self) -> contextlib.AbstractContextManager[Any]:
+        """Where models are to be called: attention then uses the mesh."""
+        return contextlib.nullcontext() if self.is_one else sharded(self.mesh, batch=ROWS)
+
+    def check(self, model: nnx.Module, batch_size: int, accumulate: int) -> None:
+        """Refuse a batch or a model that the mesh does not divide; abstract models will do.
+
+        Raises:
+          UserError: naming the axis and sizes that would do.
+        """
+        rows = self.sizes["data"] * self.sizes["fsdp"]
+        if batch_size % (rows * accumulate):
+            per = rows * accumulate
+            near = max(batch_size // per, 1) * per
+            raise UserError(
+                f"training.batch_size={batch_size} is not a multiple of {per} (mesh.data="
+                f"{self.sizes['data']} x mesh.fsdp={self.sizes['fsdp']} x training.accumulate="
+                f"{accumulate}); wanted {near} or {near + per}, say"
+            )
+        tensor = self.sizes["tensor"]
+        for path, module in nnx.iter_modules(model):
+            if isinstance(module, MultiHeadAttention) and module.num_kv_heads % tensor:
+                heads = module.num_kv_heads
+                fitting = [str(size) for size in range(1, heads + 1) if heads % size == 0]
+                raise UserError(
+                    f"mesh.tensor={tensor} does not divide the {heads} key/value heads of "
+                    f"{'/'.join(map(str, path))}; wanted {' or '.join(fitting)}"
+                )
+
+    def of_parameters(self, params: Any) -> Any:
+        """The sharding of each parameter of a tree (abstract ones will do), by its path.
+
+        Raises:
+          UserError: a rule of the config that matches no parameter, or names more dimensions than
+            there are.
+        """
+        unused, loose, whole = set(range(len(self.config.rules))), [], []
+        rules = [*self.config.rules, *RULES]
+
+        def place(where: Any, leaf: Any) -> NamedSharding:
+            name = path_of(where)
+            for number, rule in enumerate(rules):
+                if re.search(rule.pattern, name):
+                    unused.discard(number)
+                    return NamedSharding(self.mesh, self._spec(name, leaf.shape, rule, whole))
+            loose.append(name)
+            return NamedSharding(self.mesh, PartitionSpec())
+
+        shardings = jax.tree_util.tree_map_with_path(place, params)
+        if unused:
+            pattern = self.config.rules[min(unused)].pattern
+            names = [path_of(where) for where, _ in jax.tree_util.tree_leaves_with_path(params)]
+            raise UserError(
+                f"mesh.rules: {pattern!r} matches no parameter (or an earlier rule took all that "
+                f"it matches); the first of {len(names)} parameters is {names[0]}"
+            )
+        if not self.is_one:
+            for names, what in (
+                (loose, "have no rule"),
+                (whole, "have a size that its axis does not divide"),
+            ):
+                if names:
+                    more = ", ..." if len(names) > 4 else ""
+                    self.notes.append(
+                        f"{len(names)} parameters {what}, and are whole there: "
+                        f"{', '.join(names[:4])}{more}"
+                    )
+        return shardings
+
+    def _spec(
+        self, name: str, shape: tuple[int, ...], rule: Rule, whole: list[str]
+    ) -> PartitionSpec:
+        if len(rule.axes) > len(shape):
+            raise UserError(
+                f"mesh.rules: {rule.pattern!r} names {len(rule.axes)} dimensions, but {name} has "
+                f"shape {list(shape)}"
+            )
+        axes: list[str | None] = [None] * (len(shape) - len(rule.axes))
+        for axis, size in zip(rule.axes, shape[len(axes) :], strict=True):
+            fits = axis is None or size % self.sizes[axis] == 0
+            axes.append(axis if fits else None)
+            if not fits and name not in whole:
+                whole.append(name)
+        return PartitionSpec(*axes)
+
+    def of_state(self, state: Any, parameters: Any) -> Any:
+        """Shardings of a whole training state: what has path and shape of a parameter (momenta,
+        averages) lies as it does, everything else is whole on every device.
+        """
+        places = {
+            path_of(where): sharding
+            for where, sharding in jax.tree_util.tree_leaves_with_path(parameters)
+        }
+        shapes = {
+            path_of(where): leaf.shape
+            for where, leaf in jax.tree_util.tree_leaves_with_path(state["params"])
+        }
+
+        def place(where: Any, leaf: Any) -> NamedSharding:
+            parts = path_of(where).split("/")
+            for first in range(1, len(parts)):
+                name = "/".join(parts[first:])
+                if shapes.get(name) == leaf.shape:
+                    return places[name]
+            return NamedSharding(self.mesh, PartitionSpec())
+
+        return jax.tree_util.tree_map_with_path(place, state)
+
+    def batch(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A batch on the devices: each gets its rows; every process has the same whole batch.
+
+        An array whose rows the devices do not divide is whole on all.
+        """
+        if self.is_one:
+            return batch
+        rows = self.sizes["data"] * self.sizes["fsdp"]
+
+        def place(x: Any) -> Array:
+            x = np.asarray(x) if not isinstance(x, jax.Array) else x
+            spread = x.ndim > 0 and x.shape[0] % rows == 0
+            return on_devices(x, NamedSharding(self.mesh, PartitionSpec(ROWS if spread else None)))
+
+        return {name: place(x) for name, x in batch.items()}
+
+
+def on_devices(x: Any, sharding: NamedSharding) -> Array:
+    """An array that every process has whole, in its place."""
+    if jax.process_count() == 1:
+        return jax.device_put(x, sharding)
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+
+def path_of(where: Any) -> str:
+    """A jax key path as one word."""
+    return "/".join(
+        str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in where
+    )
+
+
+def _words(sizes: Mapping[str, int | None]) -> str:
+    return " x ".join(f"{axis} {size}" for axis, size in sizes.items() if size and size > 1) or "1"

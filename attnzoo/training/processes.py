@@ -1,0 +1,137 @@
+"""Several processes as one training: how they find each other, agree, and stop together.
+
+Everything here is JAX's own distributed runtime; with one process nothing happens.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from attnzoo.errors import UserError
+
+T = TypeVar("T")
+
+SCHEDULERS = ("SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri", "PMIX_NAMESPACE", "KUBERNETES_SERVICE_HOST")
+
+
+def connect(
+    coordinator: str | None = None,
+    count: int | None = None,
+    index: int | None = None,
+    *,
+    heartbeat: int = 30,
+    timeout: int = 120,
+) -> None:
+    """Join the other processes of a training, before anything else asks jax for devices.
+
+    Without arguments jax reads what the scheduler has set (Slurm, Open MPI, Kubernetes, a TPU pod).
+    A process that is not heard of for ``heartbeat`` seconds ends all of them.
+
+    Raises:
+      UserError: arguments that do not belong together, or nobody answers in ``timeout`` seconds.
+    """
+    given = {"--coordinator": coordinator, "--processes": count, "--process": index}
+    missing = [name for name, value in given.items() if value is None]
+    if missing and len(missing) < len(given):
+        present = ", ".join(name for name in given if name not in missing)
+        raise UserError(f"{present} came without {', '.join(missing)}")
+    if count is not None and index is not None and not 0 <= index < count:
+        raise UserError(f"--process {index}: wanted 0 to {count - 1}, as --processes {count} says")
+    if missing and not any(name in os.environ for name in SCHEDULERS) and not _on_tpu():
+        raise UserError(
+            "--distributed: no scheduler has set an environment that jax knows (Slurm, Open MPI, "
+            "Kubernetes, a TPU pod); give --coordinator HOST:PORT --processes N --process I"
+        )
+    if (jax.config.read("jax_platforms") or "").startswith("cpu"):
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            count,
+            index,
+            initialization_timeout=timeout,
+            heartbeat_timeout_seconds=heartbeat,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"the processes did not meet: {str(error).splitlines()[0]}") from error
+
+
+def _on_tpu() -> bool:
+    return "TPU_WORKER_HOSTNAMES" in os.environ or Path("/dev/accel0").exists()
+
+
+def is_first() -> bool:
+    """Whether this process writes for all."""
+    return jax.process_index() == 0
+
+
+def from_first(value: Any) -> Any:
+    """A JSON value of the first process, in every process."""
+    if jax.process_count() == 1:
+        return value
+    data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(data.size)))
+    padded = np.zeros(size, np.uint8)
+    padded[: data.size] = data[:size]
+    told = np.asarray(multihost_utils.broadcast_one_to_all(padded), np.uint8)
+    return json.loads(told.tobytes().decode())
+
+
+def on_first(action: Callable[[], T]) -> T | None:
+    """Let the first process do something while the others wait; its UserError is everybody's."""
+    if jax.process_count() == 1:
+        return action()
+    result, failed = None, None
+    if is_first():
+        try:
+            result = action()
+        except UserError as error:
+            failed = str(error)
+    failed = from_first(failed)
+    if failed is not None:
+        raise UserError(failed)
+    return result
+
+
+def agree(error: str | None) -> None:
+    """Go on only if no process has an error; all raise a UserError otherwise, by name."""
+    if jax.process_count() == 1:
+        if error is not None:
+            raise UserError(error)
+        return
+    wrong = np.asarray(multihost_utils.process_allgather(np.int32(error is not None))).reshape(-1)
+    if error is not None:
+        raise UserError(error)
+    if wrong.any():
+        who = ", ".join(str(index) for index in np.flatnonzero(wrong))
+        raise UserError(f"process {who} cannot go on; what it says comes first")
+
+
+def whole(tree: Any) -> Any:
+    """Arrays that are spread over processes, put together on the host of each, one by one; only
+    the first process keeps them (the others get None).
+    """
+    if jax.process_count() == 1:
+        return tree
+
+    def gathered(x: Any) -> Any:
+        if not isinstance(x, jax.Array) or x.is_fully_addressable:
+            return x
+        if x.is_fully_replicated:
+            return np.asarray(x) if is_first() else None
+        value = multihost_utils.process_allgather(x, tiled=True)
+        return np.asarray(value) if is_first() else None
+
+    kept = jax.tree.map(gathered, tree)
+    return kept if is_first() else None
+
+
+def preempted(step: int) -> bool:
+    """Whether a process was asked to end (SIGTERM), the same in all processes at the same step."""
+    return multihost_utils.reached_preemption_sync_point(step)
