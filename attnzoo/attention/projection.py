@@ -6,6 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from attnzoo.ops.guards import finite_or_zero, has_non_finite, poison, sees
+from attnzoo.ops.sharded import product
 from attnzoo.ops.softmax import compute_dtype
 
 Initializer = jax.nn.initializers.Initializer
@@ -39,10 +40,8 @@ class Projection(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((out_dim,), jnp.float32)) if use_bias else None
 
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch F"]:
-        # One matrix product of two axes: XLA:CPU is slower at the same with more.
-        y = x.reshape(-1, x.shape[-1]) @ like(self.kernel, x)
-        y = y if self.bias is None else y + like(self.bias, x)[None]
-        return y.reshape(*x.shape[:-1], y.shape[-1])
+        y = product(x, like(self.kernel, x))
+        return y if self.bias is None else y + jnp.broadcast_to(like(self.bias, x), y.shape)
 
 
 class RMSNorm(nnx.Module):

@@ -6,7 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from attnzoo.attention.projection import Initializer
-from attnzoo.ops.sharded import gathered
+from attnzoo.ops.sharded import gathered, product
 
 
 class Embedding(nnx.Module):
@@ -33,8 +33,7 @@ class Embedding(nnx.Module):
 
     def logits(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
         """The states times table^T: the output layer tied to the input (Press and Wolf 2017)."""
-        logits = x.reshape(-1, x.shape[-1]) @ self.table[...].astype(x.dtype).T
-        return logits.reshape(*x.shape[:-1], logits.shape[-1])
+        return product(x, self.table[...].astype(x.dtype).T)
 
 
 def sinusoidal_positions(

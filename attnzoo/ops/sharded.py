@@ -79,6 +79,16 @@ def constrain(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
     return jax.lax.with_sharding_constraint(x, where)
 
 
+def product(x: Float[Array, "*batch D"], kernel: Float[Array, "D F"]) -> Float[Array, "*batch F"]:
+    """X W, as one matrix product of two axes, which XLA:CPU is faster at; with all its axes where
+    rows and positions are both spread, since a flattened axis would have to be gathered.
+    """
+    placement = _PLACEMENT.value
+    if placement is not None and placement.devices(placement.sequence) > 1:
+        return jnp.einsum("...d,df->...f", x, kernel)
+    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[1])
+
+
 def gathered(table: Float[Array, "V D"]) -> Float[Array, "V D"]:
     """A table whose rows are about to be read, with whole rows on every device: what is spread
     along features (to save memory) is brought together, and not what was read of it.

@@ -107,6 +107,13 @@ def verify(path: str | Path) -> list[StepReport]:
     return [_report(p) for p in sorted(candidates, key=lambda p: (p.parent, int(p.name)))]
 
 
+def take_part(home: Path, step: int, state: Any) -> None:
+    """What other processes do while the first one saves a step: give it their parts of the arrays,
+    and be there, since orbax waits for all.
+    """
+    write_step(home / str(step), step, snapshot(state), {})
+
+
 class CheckpointStore:
     """The writer of a directory of steps; enter it under the run's lock.
 
@@ -248,6 +255,11 @@ class BestCheckpoint:
         # Two only if a process died after it wrote the better one.
         return min(found)[1:] if found else None
 
+    def wants(self, metric: float, mode: Literal["min", "max"] = "min") -> bool:
+        """Whether a step with this metric would be kept: it is finite, and better than the best."""
+        sign, current = {"min": 1, "max": -1}[mode], self.current
+        return math.isfinite(metric) and not (current and sign * metric >= sign * current[1])
+
     def offer(
         self,
         step: int,
@@ -264,10 +276,9 @@ class BestCheckpoint:
         Raises:
           UserError: the step could not be written; the earlier best is untouched.
         """
-        metric, sign = float(metric), {"min": 1, "max": -1}[mode]
-        current = self.current
-        if not math.isfinite(metric) or (current and sign * metric >= sign * current[1]):
+        if not self.wants(metric, mode):
             return False
+        metric, sign = float(metric), {"min": 1, "max": -1}[mode]
         home = self.path / str(step)
         if home.exists():
             set_aside(home, ROLLED_BACK)

@@ -9,6 +9,7 @@ import numpy as np
 import xxhash
 
 from attnzoo.errors import UserError
+from attnzoo.training.processes import whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,23 +45,26 @@ class Leaf:
 
 
 def snapshot(state: Any) -> list[Leaf]:
-    """Copy every array of a tree to the host, keys included; the tree may then be donated.
+    """Copy every array of a tree to the host, keys included; the tree may then be donated. What is
+    spread over several processes is put together in the first one.
 
     Raises:
       ValueError: a leaf is not an array, there is none, or two have the same path.
-      NotImplementedError: an array is spread over several processes.
     """
     flat = jax.tree_util.tree_flatten_with_path(state)[0]
     leaves = []
     for path, value in flat:
         if isinstance(value, jax.Array):
-            if not value.is_fully_addressable:
-                raise NotImplementedError(f"{_path(path)}: array spread over several processes")
-            _data(value).copy_to_host_async()
+            if value.is_fully_addressable:
+                _data(value).copy_to_host_async()
         elif not isinstance(value, np.ndarray | np.generic):
             raise ValueError(f"state{jax.tree_util.keystr(path)}={value!r} is not an array")
     for path, value in flat:
-        leaves.append(Leaf(_path(path), _dtype(value), np.array(_data(value), order="C")))
+        if isinstance(value, jax.Array) and not value.is_fully_addressable:
+            array = whole(_data(value))
+        else:
+            array = np.array(_data(value), order="C")
+        leaves.append(Leaf(_path(path), _dtype(value), array))
     if not any(leaf.array.size for leaf in leaves):
         raise ValueError("state holds no array with any element")
     if len({leaf.name for leaf in leaves}) < len(leaves):

@@ -27,7 +27,13 @@ from attnzoo.tasks import TASKS
 from attnzoo.tasks.losses import Sums
 from attnzoo.tasks.task import Batch, Task
 from attnzoo.training import processes
-from attnzoo.training.checkpoint import BestCheckpoint, CheckpointStore, Restored, restore
+from attnzoo.training.checkpoint import (
+    BestCheckpoint,
+    CheckpointStore,
+    Restored,
+    restore,
+    take_part,
+)
 from attnzoo.training.fingerprint import check_fingerprint, first_difference
 from attnzoo.training.logging import NoLog, RunLog
 from attnzoo.training.optimizer import build_optimizer
@@ -315,10 +321,13 @@ class _Training:
         name, mode = self.task.best
         self._refuse_nonfinite("validation loss", scores["nll"], step)
         log.metrics(step, scores, part="validation")
-        weights = processes.whole({"params": params, "rest": self.state["rest"]})
-        processes.on_first(
-            lambda: self.best.offer(step, weights, scores[name], mode=mode, meta=scores)
-        )
+        weights = {"params": params, "rest": self.state["rest"]}
+        first = processes.is_first()
+        if processes.from_first(first and self.best.wants(scores[name], mode)):
+            if first:
+                self.best.offer(step, weights, scores[name], mode=mode, meta=scores)
+            else:
+                take_part(self.directory.best, step, weights)
         # Not what `offer` says: a resumed run meets bests that it had written before it died.
         score = scores[name] if mode == "min" else -scores[name]
         better = score < self.best_score
@@ -338,9 +347,11 @@ class _Training:
 
     def _save(self, step: int) -> None:
         meta = {"fingerprint": self.fingerprint, "stale": self.stale, "best_score": self.best_score}
-        state = processes.whole(self.state)
-        if self.store is not None:
-            self.store.save(step, state, meta)
+        if self.store is None:
+            take_part(self.directory.checkpoints, step, self.state)
+        else:
+            # In the background it would mix its messages to the other processes with the step's.
+            self.store.save(step, self.state, meta, wait=jax.process_count() > 1)
         self.saved = step
 
 

@@ -135,6 +135,9 @@ class Placement:
         def place(where: Any, leaf: Any) -> NamedSharding:
             name = path_of(where)
             for number, rule in enumerate(rules):
+                ours = number >= len(self.config.rules)
+                if ours and len(rule.axes) > len(leaf.shape):
+                    continue
                 if re.search(rule.pattern, name):
                     unused.discard(number)
                     return NamedSharding(self.mesh, self._spec(name, leaf.shape, rule, whole))

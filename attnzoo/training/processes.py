@@ -48,8 +48,10 @@ def connect(
             "--distributed: no scheduler has set an environment that jax knows (Slurm, Open MPI, "
             "Kubernetes, a TPU pod); give --coordinator HOST:PORT --processes N --process I"
         )
-    if (jax.config.read("jax_platforms") or "").startswith("cpu"):
+    if (getattr(jax.config, "jax_platforms", None) or "").startswith("cpu"):
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        # Gloo tells messages apart by their order, which programs that overlap would mix up.
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
         jax.distributed.initialize(
             coordinator,
@@ -113,23 +115,15 @@ def agree(error: str | None) -> None:
         raise UserError(f"process {who} cannot go on; what it says comes first")
 
 
-def whole(tree: Any) -> Any:
-    """Arrays that are spread over processes, put together on the host of each, one by one; only
-    the first process keeps them (the others get None).
+def whole(x: jax.Array) -> np.ndarray:
+    """An array that is spread over processes, put together on the host; the others get zeros of its
+    shape that take no memory. All processes must ask for it.
     """
-    if jax.process_count() == 1:
-        return tree
-
-    def gathered(x: Any) -> Any:
-        if not isinstance(x, jax.Array) or x.is_fully_addressable:
-            return x
-        if x.is_fully_replicated:
-            return np.asarray(x) if is_first() else None
-        value = multihost_utils.process_allgather(x, tiled=True)
-        return np.asarray(value) if is_first() else None
-
-    kept = jax.tree.map(gathered, tree)
-    return kept if is_first() else None
+    if x.is_fully_replicated:
+        value = np.asarray(x)
+    else:
+        value = np.asarray(multihost_utils.process_allgather(x, tiled=True))
+    return value if is_first() else np.broadcast_to(np.zeros((), value.dtype), value.shape)
 
 
 def preempted(step: int) -> bool:

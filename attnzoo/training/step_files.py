@@ -20,6 +20,7 @@ from orbax.checkpoint import v1 as ocp
 
 from attnzoo.errors import UserError
 from attnzoo.training.leaves import Leaf
+from attnzoo.training.processes import is_first
 from attnzoo.training.run_directory import fsync_directory, fsync_tree
 
 FORMAT = 1
@@ -71,6 +72,9 @@ def open_for_writing(path: str | Path) -> Path:
 
 
 def write_step(path: Path, step: int, leaves: list[Leaf], meta: dict[str, Any]) -> None:
+    """Write one step. Of several processes all must call it, since orbax waits for all of them, and
+    the first one writes.
+    """
     manifest = {
         "format": FORMAT,
         "step": step,
@@ -83,9 +87,11 @@ def write_step(path: Path, step: int, leaves: list[Leaf], meta: dict[str, Any]) 
         with _context():
             custom: dict[str, Any] = {"manifest": manifest, "digest": _manifest_digest(manifest)}
             ocp.save_checkpointables(str(path), {"state": arrays}, custom_metadata=custom)
-        fsync_tree(path)
+        if is_first():
+            fsync_tree(path)
     except Exception as error:
-        shutil.rmtree(path, ignore_errors=True)
+        if is_first():
+            shutil.rmtree(path, ignore_errors=True)
         text = " ".join(str(error).split())
         full = "RESOURCE_EXHAUSTED" in text or "No space left" in text
         reason = "no space left on the disk" if full else text[:300]
