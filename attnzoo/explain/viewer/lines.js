@@ -5,6 +5,7 @@
 
 const LONGEST_LIST = 48;
 const FAINTEST = 0.04; // lines below this share of the strongest are left out
+const FULL = 0.4; // all lines at once: a head that looks everywhere is pale, not a block of colour
 
 function linesView(root) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
@@ -95,7 +96,8 @@ function linesView(root) {
     const weight = (q, k) => matrix[q * set.S + k];
     const nothing = focus.query == null && focus.key == null;
     const line = nothing ? matrix : lineOf(map, head, focus);
-    const limit = largestOf(line);
+    const strongest = largestOf(line);
+    const limit = nothing ? Math.max(strongest, FULL) : strongest;
     const lines = nothing && flowing ? [] : wanted(focus, set);
 
     const paths = [];
@@ -125,8 +127,8 @@ function linesView(root) {
     note.textContent = nothing
       ? flowing
         ? `${name}. Point at a word.`
-        : `${name}. Every line is a weight; the thickest is ${short(limit)}.`
-      : `${name}. The strongest here is ${short(limit)}.`;
+        : `${name}. Every line is a weight; the strongest is ${short(strongest)}.`
+      : `${name}. The strongest here is ${short(strongest)}.`;
   }
 
   return { draw };

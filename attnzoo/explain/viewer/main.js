@@ -34,9 +34,14 @@ function drawReadout({ set, map, head }, focus) {
     text = `${queryName(query)} attends to ${keyName(key)}: ${short(matrixOf(map, head)[query * set.S + key])}`;
   } else if (query != null || key != null) {
     const line = lineOf(map, head, focus);
-    const best = [...line.keys()].sort((a, b) => Math.abs(line[b]) - Math.abs(line[a])).slice(0, 5);
+    // What is within the error of the codes is not named.
+    const told = 0.004 * largestOf(line);
+    const best = [...line.keys()]
+      .filter((i) => Math.abs(line[i]) > told)
+      .sort((a, b) => Math.abs(line[b]) - Math.abs(line[a]))
+      .slice(0, 5);
     const name = query != null ? keyName : queryName;
-    const list = best.map((i) => `${name(i)} ${short(line[i])}`).join(" · ");
+    const list = best.map((i) => `${name(i)} ${short(line[i])}`).join(" · ") || "nothing";
     text = query != null ? `${queryName(query)} attends to: ${list}` : `${keyName(key)} is attended to by: ${list}`;
   }
   const explained = page.explanations?.[state.explanation];

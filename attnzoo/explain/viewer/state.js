@@ -67,7 +67,7 @@ function chosen(set = state.set) {
 const tokenName = (text) => (page.kind === "image" ? text : visible(text));
 
 const nameOf = (map, head) =>
-  `${map.name}, ${typeof head === "number" ? `head ${head}` : `${head} of ${map.heads} heads`}`;
+  `${map.name}, ${typeof head === "number" ? `head ${head}` : head}`;
 
 const NOTHING = { query: null, key: null };
 const focused = () => state.hovered ?? state.pinned ?? NOTHING;
