@@ -434,6 +434,26 @@ def test_keys_of_an_image(image: Any) -> None:
     assert browser.js(active) == "row 2, column 2"
 
 
+def test_an_image_without_extra_tokens(browser: Browser) -> None:
+    weights = soft(1, 6, 6)
+    picture = np.full((4, 6, 1), 0.5, np.float32)
+    browser.open(explain.image_page(picture, {"a": weights}, (2, 3)))
+    assert not browser.all(".extra")
+    mean = weights[0].mean(axis=0)
+    shown = browser.alphas(browser.one("#view .heat"))
+    assert np.abs(shown.ravel() - 255 * mean / mean.max()).max() < 3
+    assert shown.shape == (2, 3)
+
+
+def test_layers_with_other_numbers_of_heads(browser: Browser) -> None:
+    maps = {"layers/0": soft(3, 1, 1), "layers/1": soft(1, 1, 1)}
+    browser.open(explain.text_page(maps, [""]))
+    browser.press(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_DOWN)
+    assert browser.picked() == (1, 0)
+    assert browser.lines() == {(0, 0): 1.0}
+    assert len(browser.all(".thumb")) == 4
+
+
 def test_an_explanation_is_laid_over_the_image(image: Any) -> None:
     browser, _ = image
     card = browser.one(".card")

@@ -22,7 +22,8 @@ function visible(token) {
   });
 }
 
-const short = (weight) => (Math.abs(weight) < 0.0005 && weight !== 0 ? weight.toExponential(1) : weight.toFixed(3));
+const short = (weight) =>
+  weight !== 0 && Math.abs(weight) < 0.0005 ? weight.toExponential(1) : weight.toFixed(3);
 
 // 0 to 1: how strongly a weight is drawn where `limit` is full.
 function strength(weight, limit) {

@@ -30,7 +30,11 @@ function explanationsView(section) {
 
   function wordCard(explained) {
     const words = page.tokens.tokens.map((text, i) =>
-      element("span", { class: "scored", translate: "no", title: String(explained.scores[i]) }, element("bdi", {}, visible(text))),
+      element(
+        "span",
+        { class: "scored", translate: "no", title: String(explained.scores[i]) },
+        element("bdi", {}, visible(text)),
+      ),
     );
     const card = element(
       "div",

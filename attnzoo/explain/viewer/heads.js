@@ -17,7 +17,14 @@ function headsView(root, note) {
         const label = nameOf(map, head);
         const button = element(
           "button",
-          { type: "button", class: "thumb", title: label, "aria-label": label, "data-layer": String(layer), "data-head": String(head) },
+          {
+            type: "button",
+            class: "thumb",
+            title: label,
+            "aria-label": label,
+            "data-layer": String(layer),
+            "data-head": String(head),
+          },
           canvas,
         );
         button.addEventListener("click", () => pick(layer, head));

@@ -14,12 +14,20 @@ function imageView(root) {
   const picture = element("img", { src, alt: "", draggable: "false" });
   const heat = element("canvas", { class: "heat", "aria-hidden": "true" });
   const tokenButton = (index, kind, text) =>
-    element("button", { type: "button", class: kind, "aria-label": names[index], "data-index": String(index) }, text);
+    element(
+      "button",
+      { type: "button", class: kind, "aria-label": names[index], "data-index": String(index) },
+      text,
+    );
   const extras = names.slice(0, extra).map((name, i) => tokenButton(i, "extra", name));
   const patches = names.slice(extra).map((_, i) => tokenButton(extra + i, "patch", ""));
   // One stop of Tab for all patches; Shift and arrows go on from there.
   patches.forEach((patch, i) => (patch.tabIndex = i === 0 ? 0 : -1));
-  const grid = element("div", { class: "patches", role: "group", "aria-label": "patches of the image" }, ...patches);
+  const grid = element(
+    "div",
+    { class: "patches", role: "group", "aria-label": "patches of the image" },
+    ...patches,
+  );
   grid.style.gridTemplate = `repeat(${rows}, 1fr) / repeat(${columns}, 1fr)`;
   const note = element("p", { class: "note" });
   root.replaceChildren(
@@ -71,8 +79,9 @@ function imageView(root) {
       if (i >= extra) button.tabIndex = i === Math.max(extra, at ?? extra) ? 0 : -1;
     }
     note.textContent = explained
-      ? `${plainName(explained)}: ${explained.caption || "scores of the patches"}. Full colour is ${short(limit)}.`
-      : `${name}: ${describe(focus)}. Full colour is ${short(limit)}.`;
+      ? `${plainName(explained)}: ${explained.caption || "scores of the patches"}.`
+      : `${name}: ${describe(focus)}.`;
+    note.append(` Full colour is ${short(limit)}.`);
   }
 
   return { draw };

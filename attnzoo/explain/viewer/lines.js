@@ -26,7 +26,12 @@ function linesView(root) {
     const set = built;
     const texts = page.tokens[side === "query" ? set.queries : set.keys];
     buttons[side] = texts.map((text, i) => tokenButton(side, text, i));
-    return element("div", { class: "list", role: "group", "aria-label": heading }, element("h3", {}, heading), ...buttons[side]);
+    return element(
+      "div",
+      { class: "list", role: "group", "aria-label": heading },
+      element("h3", {}, heading),
+      ...buttons[side],
+    );
   }
 
   function build(set) {
@@ -70,7 +75,8 @@ function linesView(root) {
     const from = svg.getBoundingClientRect();
     const place = (button) => {
       const box = button.getBoundingClientRect();
-      return { x: box.left + box.width / 2 - from.left, y: box.top - from.top, middle: box.top + box.height / 2 - from.top, left: box.left - from.left };
+      const [left, y] = [box.left - from.left, box.top - from.top];
+      return { left, y, x: left + box.width / 2, middle: y + box.height / 2 };
     };
     const a = place(buttons.query[query]);
     const b = place(buttons.key[key]);
@@ -79,8 +85,8 @@ function linesView(root) {
       return `M${a.x},${a.y} C${a.x},${high} ${b.x},${high} ${b.x},${b.y}`;
     }
     const [left, right] = a.left < b.left ? [a, b] : [b, a];
-    const width = from.width;
-    return `M0,${left.middle} C${width / 2},${left.middle} ${width / 2},${right.middle} ${width},${right.middle}`;
+    const [width, half] = [from.width, from.width / 2];
+    return `M0,${left.middle} C${half},${left.middle} ${half},${right.middle} ${width},${right.middle}`;
   }
 
   function wanted({ query, key }, set) {

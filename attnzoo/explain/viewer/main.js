@@ -31,7 +31,8 @@ function drawReadout({ set, map, head }, focus) {
   const keyName = (s) => tokenName(wordList("key")[s]);
   let text = `Point at a ${page.kind === "image" ? "patch" : "word"} or at a cell of the matrix.`;
   if (query != null && key != null) {
-    text = `${queryName(query)} attends to ${keyName(key)}: ${short(matrixOf(map, head)[query * set.S + key])}`;
+    const weight = matrixOf(map, head)[query * set.S + key];
+    text = `${queryName(query)} attends to ${keyName(key)}: ${short(weight)}`;
   } else if (query != null || key != null) {
     const line = lineOf(map, head, focus);
     // What is within the error of the codes is not named.
@@ -42,11 +43,14 @@ function drawReadout({ set, map, head }, focus) {
       .slice(0, 5);
     const name = query != null ? keyName : queryName;
     const list = best.map((i) => `${name(i)} ${short(line[i])}`).join(" · ") || "nothing";
-    text = query != null ? `${queryName(query)} attends to: ${list}` : `${keyName(key)} is attended to by: ${list}`;
+    text =
+      query != null
+        ? `${queryName(query)} attends to: ${list}`
+        : `${keyName(key)} is attended to by: ${list}`;
   }
   const explained = page.explanations?.[state.explanation];
-  const patch = (query ?? key) - (page.image?.extra ?? 0);
-  if (explained && query !== key && patch >= 0) text += ` · ${plainName(explained)} ${explained.scores[patch]}`;
+  const patch = (query ?? key ?? -1) - (page.image?.extra ?? 0);
+  if (explained && patch >= 0) text += ` · ${plainName(explained)} ${explained.scores[patch]}`;
   at("readout").textContent = text;
 }
 
@@ -108,8 +112,9 @@ function start() {
   }
 
   at("set").addEventListener("change", (event) => pickSet(Number(event.target.value)));
-  at("layer").addEventListener("change", (event) => pick(Number(event.target.value), state.picks[state.set].head));
-  at("head").addEventListener("change", (event) => pick(state.picks[state.set].layer, headValue(event.target.value)));
+  for (const id of ["layer", "head"]) {
+    at(id).addEventListener("change", () => pick(Number(at("layer").value), headValue(at("head").value)));
+  }
   at("lift").addEventListener("change", (event) => look({ lift: event.target.checked }));
   at("incoming").addEventListener("change", (event) => {
     const swap = (focus) => focus && { query: focus.key, key: focus.query };
@@ -169,18 +174,24 @@ function moveFocus(down, across) {
 }
 
 if (typeof DecompressionStream === "undefined") {
-  at("readout").textContent = "This browser cannot unpack the weights (DecompressionStream): use one of 2023 or later.";
+  at("readout").textContent =
+    "This browser cannot unpack the weights (DecompressionStream): use one of 2023 or later.";
 } else {
   await unpackWeights();
   start();
   // For programs: the weights as they are shown, and what is looked at.
   window.attnzoo = Object.freeze({
-    sets: page.sets.map(({ label, direction, maps }) => ({ label, direction, maps: maps.map(({ name, heads }) => ({ name, heads })) })),
+    sets: page.sets.map(({ label, direction, maps }) => ({
+      label,
+      direction,
+      maps: maps.map(({ name, heads }) => ({ name, heads })),
+    })),
     matrix: (name, head, direction = page.sets[0].direction) => {
-      const set = page.sets.find((each) => each.direction === direction && each.maps.some((map) => map.name === name));
-      const map = set.maps.find((each) => each.name === name);
+      const sets = page.sets.filter((each) => each.direction === direction);
+      const map = sets.flatMap((each) => each.maps).find((each) => each.name === name);
+      const { T, S } = map.of;
       const values = matrixOf(map, head);
-      return Array.from({ length: set.T }, (_, t) => Array.from(values.subarray(t * set.S, (t + 1) * set.S)));
+      return Array.from({ length: T }, (_, t) => Array.from(values.subarray(t * S, (t + 1) * S)));
     },
     state: () => ({ ...structuredClone(state), ...state.picks[state.set], layerName: chosen().map.name }),
   });

@@ -12,7 +12,8 @@ function matrixView(root) {
     const caption = element("button", { type: "button", class: "caption" });
     const note = element("figcaption", { class: "note" });
     const figure = element("figure", {}, caption, canvas, note);
-    const made = { number, canvas, caption, note, figure, shape: null, cells: document.createElement("canvas") };
+    const cells = document.createElement("canvas");
+    const made = { number, canvas, caption, note, figure, cells, shape: null };
     canvas.addEventListener("pointermove", (event) => hover(cellAt(made, event)));
     canvas.addEventListener("pointerleave", () => hover(null));
     canvas.addEventListener("click", (event) => {
@@ -60,7 +61,8 @@ function matrixView(root) {
     const turn = turned(number);
     const [rows, columns] = turn ? [set.S, set.T] : [set.T, set.S];
     const [down, across] = turn ? [set.keys, set.queries] : [set.queries, set.keys];
-    const upright = turn ? Float32Array.from(values, (_, i) => values[(i % columns) * set.S + Math.floor(i / columns)]) : values;
+    const transposed = (_, i) => values[(i % columns) * set.S + Math.floor(i / columns)];
+    const upright = turn ? Float32Array.from(values, transposed) : values;
     paint(cells, upright, columns, limit);
 
     const context = canvas.getContext("2d");
