@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 import warnings
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from io import BytesIO
@@ -582,9 +582,13 @@ def line_panels(panels: Sequence[LinePanel]) -> Figure:
 
 
 def times_by_length(
-    panels: Mapping[str, Mapping[str, Mapping[int, float]]], *, ylabel: str = "ms"
+    panels: Mapping[str, Mapping[str, Mapping[int, float]]],
+    *,
+    ylabel: str = "ms",
+    planned: Mapping[str, Mapping[str, Collection[int]]] | None = None,
 ) -> Figure:
-    """Time by sequence length, both logarithmic: `panels[panel][contender][length]`.
+    """Time, or another cost, by sequence length, both logarithmic:
+    `panels[panel][contender][length]`; lengths in `planned` were not measured and get hollow marks.
 
     A contender has the same colour in every panel. Raises ValueError where there is no panel.
     """
@@ -603,6 +607,11 @@ def times_by_length(
                 color, marker = COLORS[n % len(COLORS)], MARKERS[n % len(MARKERS)]
                 xs, ys = zip(*sorted(points.items()))
                 axes.plot(xs, ys, color=color, marker=marker, markersize=3.5)
+                guessed = [*((planned or {}).get(panel, {}).get(name, ()))]
+                axes.plot(
+                    guessed, [points[x] for x in guessed], linestyle="", color=color,
+                    marker=marker, markersize=3.5, markerfacecolor="white",
+                )  # fmt: skip
             axes.set(title=panel, xlabel="length", ylabel=ylabel, xscale="log", yscale="log")
             ticks = sorted({length for points in lines.values() for length in points})
             axes.set_xticks(ticks, labels=[f"{length:,}" for length in ticks])

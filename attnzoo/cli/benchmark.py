@@ -1,7 +1,7 @@
 """`benchmark WORKLOAD`: this package beside its peers, on the same cores in turn.
 
-`benchmark attention` is told in ``attnzoo.cli.benchmark_attention``, `benchmark generation` in
-``attnzoo.cli.benchmark_generation``, `benchmark training` in ``attnzoo.cli.benchmark_training``.
+The workloads `attention`, `context`, `generation`, `linear` and `training` are told in the files
+``attnzoo/cli/benchmark_WORKLOAD.py``, and by `benchmark WORKLOAD --help`.
 
 `benchmark seq2seq`: a training step of the additive translator beside PyTorch's.
 
@@ -27,6 +27,7 @@ from pathlib import Path
 from attnzoo.cli import (
     benchmark_attention,
     benchmark_choice,
+    benchmark_context,
     benchmark_generation,
     benchmark_linear,
     benchmark_training,
@@ -72,6 +73,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     benchmark_linear.add_arguments(linear, positive)
     benchmark_attention.add_parser(workloads, positive)
+    benchmark_context.add_parser(workloads, positive)
     benchmark_generation.add_parser(workloads, positive)
     benchmark_training.add_parser(workloads, positive)
     return parser.parse_args(argv)
@@ -142,6 +144,8 @@ class Peer:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0: measured; 1: a choice was too slow; 2: peers that disagree or fail."""
     arguments = parse(argv)
+    if arguments.workload == "context":
+        return run(lambda: benchmark_context.measure(arguments))
     if arguments.workload == "linear":
         return run(lambda: benchmark_linear.measure(arguments, _cores(arguments.threads)))
     if arguments.workload == "attention" and arguments.check_choice:
