@@ -112,8 +112,8 @@ def write_data(home: Path) -> None:
 def experiment(kind: str, home: Path, name: str, training: str = "", **more: Any) -> Experiment:
     task, data, tokenizer, model = KINDS[kind]
     settings = (
-        "{steps: 3, batch_size: 16, accumulate: 2, max_length: 9, log_every: 1, clip_norm: 1.0, evaluate_every: 3, "
-        f"tensorboard: false, learning_rate: 0.01, optimizer: adamw, ema: 0.9, {training}}}"
+        "{steps: 3, batch_size: 16, accumulate: 2, max_length: 9, log_every: 1, clip_norm: 1.0, "
+        f"evaluate_every: 3, tensorboard: false, learning_rate: 0.01, optimizer: adamw, ema: 0.9, {training}}}"
     )
     lines = {
         "name": kind,
