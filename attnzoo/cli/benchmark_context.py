@@ -94,10 +94,8 @@ def measure(arguments: argparse.Namespace) -> int:
     if arguments.figure is not None:
         from attnzoo import plotting
 
-        panels: dict[str, dict[str, dict[int, float]]] = {
-            "microseconds a token": {},
-            "MiB a device": {},
-        }
+        titles = ("microseconds a token", "MiB a device")
+        panels: dict[str, dict[str, dict[int, float]]] = {title: {} for title in titles}
         planned: dict[str, list[int]] = {}
         for point in points:
             costs = (1e6 * point.seconds / point.length, point.device_bytes / 2**20)

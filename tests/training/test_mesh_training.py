@@ -113,7 +113,8 @@ def experiment(kind: str, home: Path, name: str, training: str = "", **more: Any
     task, data, tokenizer, model = KINDS[kind]
     settings = (
         "{steps: 3, batch_size: 16, accumulate: 2, max_length: 9, log_every: 1, clip_norm: 1.0, "
-        f"evaluate_every: 3, tensorboard: false, learning_rate: 0.01, optimizer: adamw, ema: 0.9, {training}}}"
+        f"evaluate_every: 3, tensorboard: false, learning_rate: 0.01, optimizer: adamw, ema: 0.9, "
+        f"{training}}}"
     )
     lines = {
         "name": kind,
