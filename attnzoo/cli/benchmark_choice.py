@@ -159,12 +159,15 @@ def _attentions(shape: Shape) -> tuple[dict[str, Callable[..., Any]], list[Any]]
 
 def _call(attend: Callable[..., Any], what: str, given: list[Any]) -> Callable[[], Any]:
     import jax
-    import jax.numpy as jnp
 
-    def both(q: Any, k: Any, v: Any) -> Any:
+    def both(q: Any, k: Any, v: Any, cotangent: Any) -> Any:
         out, pull = jax.vjp(attend, q, k, v)
-        return out, pull(jnp.ones_like(out))
+        return out, pull(cotangent)
 
+    if what == "both":
+        # An operand: of a constant XLA makes another program.
+        out = jax.eval_shape(attend, *given)
+        given = [*given, jax.random.normal(jax.random.key(0), out.shape, out.dtype)]
     compiled = jax.jit(attend if what == "forward" else both).lower(*given).compile()
     return lambda: jax.block_until_ready(compiled(*given))
 

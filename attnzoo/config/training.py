@@ -184,6 +184,8 @@ class Training:
     recurrent papers do the latter, which matters to SGD and to the clipping."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the activations; weights, softmax and loss stay float32."""
+    offload: Literal["none", "optimizer"] = "none"
+    """What waits in the host's memory between two updates: nothing, or the optimizer's state."""
     evaluate_every: Annotated[int, Positive] | None = None
     """Steps between two evaluations on the validation part; null: once an epoch."""
     patience: Annotated[int, Positive] | None = None

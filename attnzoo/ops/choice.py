@@ -18,8 +18,6 @@ SMALL = 80 * 80
 """Queries times keys up to which whole rows of weights are as fast as tiles."""
 MANY_KEYS = 32
 """From so many on, a few queries read the keys in chunks."""
-FITS = 1024 * 1024
-"""Queries times keys up to which all weights are kept in memory where they are wanted anyway."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -147,7 +145,7 @@ def choose(call: Call, implementation: str | None = None) -> Choice:
 
 def _preferred(call: Call) -> tuple[str, str]:
     T, S = call.q.shape[1], call.k.shape[1]
-    if call.return_weights is True and call.size <= FITS:
+    if call.return_weights is True and call.size <= SMALL:
         return "reference", f"all {T} x {S} weights are asked for, and they are computed once"
     on_cpu = jax.default_backend() == "cpu"
     if T <= FEW_QUERIES and S >= MANY_KEYS and on_cpu:

@@ -51,10 +51,11 @@ class Scoring:
             q, k = q[:, :, heads], k[:, :, heads // group]
             K, group = heads.shape[0], 1
         # After the choice: a copy of what is looked at, not of everything.
-        q, k = finite_or_zero(q).astype(dtype), finite_or_zero(k).astype(dtype)
-        grouped = q.reshape(B, -1, K, group, H)
-        products = jnp.einsum("btkgh,bskh->bkgts", grouped, k)
-        return self.of_products(products.reshape(B, K * group, q.shape[1], S), H, rows, heads)
+        R = q.shape[1]
+        # Heads in front by hand: the copy that a product makes anyway then does all this at once.
+        q, k = (jnp.moveaxis(finite_or_zero(x).astype(dtype), 2, 1) for x in (q, k))
+        products = jnp.einsum("bkrh,bksh->bkrs", q.reshape(B, K, group * R, H), k)
+        return self.of_products(products.reshape(B, K * group, R, S), H, rows, heads)
 
     def of_products(
         self,

@@ -181,9 +181,10 @@ class Placement:
                 whole.append(name)
         return PartitionSpec(*axes)
 
-    def of_state(self, state: Any, parameters: Any) -> Any:
+    def of_state(self, state: Any, parameters: Any, *, offload: str = "none") -> Any:
         """Shardings of a whole training state: what has path and shape of a parameter (momenta,
-        averages) lies as it does, everything else is whole on every device.
+        averages) lies as it does, everything else is whole on every device. ``offload`` names the
+        part of the state that lies in the memory of the host.
         """
         places = {
             path_of(where): sharding
@@ -195,12 +196,16 @@ class Placement:
         }
 
         def place(where: Any, leaf: Any) -> NamedSharding:
-            parts = path_of(where).split("/")
-            for first in range(1, len(parts)):
+            part, *parts = path_of(where).split("/")
+            sharding = NamedSharding(self.mesh, PartitionSpec())
+            for first in range(len(parts)):
                 name = "/".join(parts[first:])
                 if shapes.get(name) == leaf.shape:
-                    return places[name]
-            return NamedSharding(self.mesh, PartitionSpec())
+                    sharding = places[name]
+                    break
+            # Counters stay: they are no burden, and programs read them.
+            far = part == offload and leaf.ndim > 0
+            return sharding.with_memory_kind("pinned_host") if far else sharding
 
         return jax.tree_util.tree_map_with_path(place, state)
 

@@ -43,12 +43,13 @@ def fresh_state(
             state["ema"] = jax.tree.map(jnp.copy, params)
         return state
 
-    if placement.is_one:
+    if placement.is_one and settings.offload == "none":
         state = build()
         return graphs[0], state, None
     placement.check(nnx.eval_shape(task.build_model), settings.batch_size, settings.accumulate)
     abstract = jax.eval_shape(build)
-    shardings = placement.of_state(abstract, placement.of_parameters(abstract["params"]))
+    parameters = placement.of_parameters(abstract["params"])
+    shardings = placement.of_state(abstract, parameters, offload=settings.offload)
     state = jax.jit(build, out_shardings=shardings)()
     return graphs[0], state, shardings
 
@@ -100,7 +101,11 @@ def make_train_step(
             gradient, (sums, rest) = gradient_of(*whole)
         else:
             gradient, (sums, rest) = _accumulated(gradient_of, *whole, accumulate)
-        updates, optimizer = transform.update(gradient, state["optimizer"], state["params"])
+        optimizer = state["optimizer"]
+        if shardings is not None:  # from the host's memory, if it waits there
+            near = jax.tree.map(lambda s: s.with_memory_kind("device"), shardings["optimizer"])
+            optimizer = jax.device_put(optimizer, near)
+        updates, optimizer = transform.update(gradient, optimizer, state["params"])
         params = optax.apply_updates(state["params"], updates)
         new = {
             "params": params,

@@ -32,9 +32,10 @@ def attend_with_weights(
         b, n, _, s = index_grid(B, N, 1, S)
         keep = kept(seed_of(dropout_key), dropout_rate, b, n, rows.reshape(1, 1, -1, 1), s)
         used = jnp.where(keep, weights / (1 - dropout_rate), jnp.zeros_like(weights))
-    grouped = used.reshape(B, K, N // K, rows.shape[0], S)
-    out = jnp.einsum("bkgts,bskh->btkgh", grouped, finite_or_zero(v).astype(used.dtype))
-    out = out.reshape(B, rows.shape[0], N, Hv)
+    grouped = used.reshape(B, K, N // K * rows.shape[0], S)
+    values = jnp.moveaxis(finite_or_zero(v).astype(used.dtype), 2, 1)
+    out = jnp.einsum("bkrs,bksh->bkrh", grouped, values)
+    out = jnp.moveaxis(out.reshape(B, N, rows.shape[0], Hv), 1, 2)
 
     row = non_finite_rows(q, k, visible, rows)
     weights, lse = poison(weights, row[..., None]), poison(lse, row)
