@@ -109,6 +109,11 @@ class Translator:
         )
         self._force = jax.jit(functools.partial(_force, self._graph, head))
 
+    @property
+    def model(self) -> Any:
+        """A copy of the model."""
+        return nnx.merge(self._graph, self._state)
+
     def translate(
         self,
         lines: Sequence[str],
@@ -164,6 +169,16 @@ class Translator:
             raise ValueError(f"{len(sources)} sources but {len(targets)} targets")
         left = [self.source_tokenizer.encode(line) for line in sources]
         right = [self.target_tokenizer.encode(line) for line in targets]
+        return self.force_tokens(left, right, progress=progress)
+
+    def force_tokens(
+        self,
+        left: Sequence[Encoding],
+        right: Sequence[Encoding],
+        *,
+        progress: Progress | None = None,
+    ) -> list[Forced | None]:
+        """``force`` of sources and targets that are tokens already."""
         longest = lambda i: max(len(left[i].ids), len(right[i].ids)) + 1  # noqa: E731
         fits = [
             i
