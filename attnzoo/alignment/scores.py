@@ -189,7 +189,7 @@ class Shape(NamedTuple):
     covered: float
 
 
-def matrix_shape(matrices: Iterable[Float[np.ndarray, "T S"]]) -> Shape:
+def matrix_shape(matrices: Iterable[Float[np.ndarray, "_ _"]]) -> Shape:
     """`diagonality`, mean `row_entropy` and `covered` of word matrices, averaged over sentences.
 
     All NaN where nothing is defined. Rows of zeros have no entropy and do not count.

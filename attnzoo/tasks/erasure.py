@@ -19,7 +19,7 @@ from attnzoo.layers.embedding import Embedding
 from attnzoo.special_tokens import UNK
 from attnzoo.tasks.translation import Forced, Progress, Translator
 
-FILLS = ("mean", "zero", "unk")
+FILLS = ("zero", "mean", "unk")
 GROUP = 256
 """Pairs whose erasures are in memory together."""
 
@@ -42,11 +42,11 @@ class BlankEmbedding(nnx.Module):
         return self.inner.logits(x)
 
 
-def with_blank(model: Any, fill: str = "mean") -> tuple[Any, int]:
+def with_blank(model: Any, fill: str = "zero") -> tuple[Any, int]:
     """A copy of a translator that can read an erased source token, and the id of that token.
 
-    Its vector is the ``mean`` of the source's table (over words, not over how often they are used),
-    ``zero``, or that of the unknown word, ``unk``, which subword tokenizers never train.
+    Its vector is ``zero``, the ``mean`` of the source's table (rare words count alike), or that of
+    the unknown word, ``unk``, which subword tokenizers never train.
     """
     if fill not in FILLS:
         raise ValueError(f"fill={fill!r} is none of {', '.join(FILLS)}")
@@ -71,7 +71,7 @@ def erase_words(
     sources: Sequence[str],
     targets: Sequence[str],
     *,
-    fill: str = "mean",
+    fill: str = "zero",
     progress: Progress | None = None,
 ) -> list[Forced | None]:
     """Known pairs, with what each source word is worth to each target token in place of attention.

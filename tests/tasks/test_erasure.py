@@ -112,7 +112,7 @@ def test_what_is_not_erased_is_read_as_before() -> None:
     model = TRANSLATORS["bahdanau"](config, V, V, rngs=nnx.Rngs(3))
     reader = translator(model)
     sources, targets = ["a b", "", "c d e f", " ".join("a" * 12)], ["b", "a", "d c", "a"]
-    found = erase_words(reader, sources, targets)
+    found = erase_words(reader, sources, targets, fill="mean")
     plain = reader.force(sources, targets)
     assert [result is None for result in found] == [False, True, False, True]
     for a, b in zip(found, plain, strict=True):
@@ -120,7 +120,7 @@ def test_what_is_not_erased_is_read_as_before() -> None:
             np.testing.assert_allclose(a.log_probs, b.log_probs, rtol=1e-5)
             assert a.weights.shape == b.weights.shape
     # Once more by hand, without the machinery of batches.
-    copy, blank = with_blank(model)
+    copy, blank = with_blank(model, "mean")
     table = model.source_embedding.embedding[...]
     np.testing.assert_allclose(copy.source_embedding.embedding[V], table.mean(axis=0), rtol=1e-5)
     assert model.source_embedding.embedding.shape == (V, 3)
@@ -140,7 +140,7 @@ def test_what_cannot_be_erased_is_named() -> None:
     reader = translator(Copier(embed=True))
     with pytest.raises(ValueError, match="2 sources but 1 targets"):
         erase_words(reader, ["a", "b"], ["a"])
-    with pytest.raises(ValueError, match="fill='blur' is none of mean, zero, unk"):
+    with pytest.raises(ValueError, match="fill='blur' is none of zero, mean, unk"):
         erase_words(reader, ["a"], ["a"], fill="blur")
 
     class Nothing(nnx.Module):
