@@ -1,0 +1,224 @@
+"""Attention in one HTML page that needs no network: text, translations, images.
+
+What the page shows are the weights in 8 bits, the square root of each divided by the largest of its
+row: within 0.4 % of that (0.8 % where a map has negative weights), small ones finer. It says so.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from attnzoo.explain.page_parts import Page, WeightSet, assemble, checked_maps, png
+
+Links = Iterable[tuple[int, int]]
+Explanations = Mapping[str, tuple[Any, str]]
+
+MOST_EXTRA = 16
+"""Tokens before the patches: more than any model has, so that a wrong grid is not taken for them."""
+
+
+def text_page(
+    maps: Mapping[str, Any], tokens: Sequence[str], *, title: str = "", scores: Any = None
+) -> Page:
+    """Self-attention of one sequence, of any layers and heads.
+
+    Args:
+      maps: ``N T T`` by name, as ``capture_attention`` gives them for one example of its batch.
+      scores: what each token says for an answer, ``T``; or several such, by method:
+        {"relevance": (scores, caption)}.
+
+    Raises:
+      ValueError: maps or scores that are empty, not finite, or not of these tokens; a page larger
+        than ``page_parts.LARGEST``.
+    """
+    words = _words("tokens", tokens)
+    T = len(words)
+    if scores is None:
+        scores = {}
+    elif not isinstance(scores, Mapping):
+        scores = {"scores": (scores, "")}
+    weights = checked_maps("maps", maps, lambda _: (T, T), f"{T} tokens")
+    return assemble(
+        "text",
+        title,
+        {"tokens": words},
+        [WeightSet("self-attention", "tokens", "tokens", weights)],
+        explanations=_explanations(scores, T, f"{T} tokens"),
+    )
+
+
+def translation_page(
+    maps: Mapping[str, Any],
+    source: Sequence[str],
+    target: Sequence[str],
+    *,
+    reverse: Mapping[str, Any] | None = None,
+    title: str = "",
+    links: Links | None = None,
+) -> Page:
+    """Attention of a translator: from the words of ``target`` to those of ``source``.
+
+    Args:
+      maps: ``N T S`` of cross-attention, T words of ``target`` and S of ``source``; also
+        self-attention, whose names begin with "encoder/" (``N S S``) or end with "/self" (``N T T``).
+      reverse: maps of the translator of the other direction, from ``source`` back to ``target``
+        (``N S T``). Both directions are then drawn as one matrix each, words of ``target`` by row.
+      links: (source, target) pairs that are framed in the matrices, counted from 0.
+
+    Raises:
+      ValueError: as :func:`text_page`; no cross-attention; a link to a word that there is not.
+    """
+    words = {"source": _words("source", source), "target": _words("target", target)}
+    sets = _directed("maps", maps, words, "source", "target")
+    if reverse is not None:
+        sets += _directed("reverse", reverse, words, "target", "source")
+    pairs = sorted({(int(s), int(t)) for s, t in links or ()})
+    S, T = len(words["source"]), len(words["target"])
+    for s, t in pairs:
+        if not (0 <= s < S and 0 <= t < T):
+            raise ValueError(
+                f"links has ({s}, {t}), wanted (source, target) below ({S}, {T}), from 0"
+            )
+    return assemble("translation", title, words, sets, links=pairs)
+
+
+def image_page(
+    image: Any,
+    maps: Mapping[str, Any],
+    grid: tuple[int, int],
+    *,
+    explanations: Explanations | None = None,
+    title: str = "",
+    extra: Sequence[str] | None = None,
+) -> Page:
+    """Self-attention between the patches of an image, and explanations laid over it.
+
+    Args:
+      image: ``H W C`` of 1 or 3 channels, uint8, or numbers of 0 to 1.
+      maps: ``N T T``, T being the extra tokens and then the patches, left to right, then down.
+      grid: patches down and across.
+      explanations: scores of the patches (``P``) and a caption by method, as
+        {"cdam": (scores, "deletion 0.15, random 0.63")}.
+      extra: names of the tokens before the patches; by default "CLS", "extra 1", "extra 2", ...
+
+    Raises:
+      ValueError: as :func:`text_page`; not an image; a grid that maps or image do not fit.
+    """
+    pixels = _pixels(image)
+    if len(grid) != 2 or min(grid) < 1:
+        raise ValueError(f"grid={grid}, wanted (rows, columns) of at least 1 patch")
+    rows, columns = (int(n) for n in grid)
+    height, width = pixels.shape[:2]
+    if rows > height or columns > width:
+        raise ValueError(f"grid={grid}: the image has only {height} x {width} pixels")
+    P = rows * columns
+    T = _token_count(maps, P, grid)
+    if extra is None:
+        extra = ["CLS", *(f"extra {n}" for n in range(1, T - P))][: T - P]
+    elif len(extra) != T - P:
+        raise ValueError(
+            f"extra names {len(extra)} tokens, but maps have {T - P} before {P} patches"
+        )
+    patches = [f"row {r + 1}, column {c + 1}" for r in range(rows) for c in range(columns)]
+    weights = checked_maps("maps", maps, lambda _: (T, T), f"{T} tokens")
+    return assemble(
+        "image",
+        title,
+        {"tokens": [*extra, *patches]},
+        [WeightSet("self-attention", "tokens", "tokens", weights)],
+        explanations=_explanations(explanations or {}, P, f"{rows} x {columns} patches"),
+        image={"src": png(pixels), "rows": rows, "columns": columns, "extra": T - P},
+    )
+
+
+def _directed(
+    argument: str, maps: Mapping[str, Any], words: dict[str, list[str]], keys: str, queries: str
+) -> list[WeightSet]:
+    """The maps of one translator, cross-attention first."""
+    sides = {"cross": (queries, keys), "encoder": (keys, keys), "decoder": (queries, queries)}
+
+    def kind(name: str) -> str:
+        if name.startswith("encoder/"):
+            return "encoder"
+        return "decoder" if name.endswith("/self") else "cross"
+
+    def shape(name: str) -> tuple[int, int]:
+        q, k = sides[kind(name)]
+        return len(words[q]), len(words[k])
+
+    counts = ", ".join(f"{len(w)} {side} words" for side, w in words.items())
+    weights = checked_maps(argument, maps, shape, counts)
+    arrow = f"{keys} → {queries}"
+    labels = {
+        "cross": f"{arrow}: cross-attention",
+        "encoder": f"{arrow}: encoder, {keys} words among themselves",
+        "decoder": f"{arrow}: decoder, {queries} words among themselves",
+    }
+    sets = [
+        WeightSet(labels[k], *sides[k], {n: w for n, w in weights.items() if kind(n) == k}, arrow)
+        for k in sides
+    ]
+    if not sets[0].maps:
+        raise ValueError(f"{argument} has no cross-attention, only {', '.join(weights)}")
+    return [each for each in sets if each.maps]
+
+
+def _words(argument: str, words: Sequence[str]) -> list[str]:
+    if isinstance(words, str):
+        raise ValueError(f"{argument}={words[:40]!r} is one string, wanted a list of strings")
+    found = list(words)
+    for n, word in enumerate(found):
+        if not isinstance(word, str):
+            raise ValueError(f"{argument}[{n}] is {word!r}, wanted a string")
+    if not found:
+        raise ValueError(f"{argument} is empty, wanted at least one")
+    return found
+
+
+def _token_count(maps: Mapping[str, Any], P: int, grid: tuple[int, int]) -> int:
+    """T, from the first map; ``checked_maps`` holds the others to it."""
+    if not maps:
+        raise ValueError("maps is empty, wanted at least one")
+    name, first = next(iter(maps.items()))
+    T = np.shape(first)[-1] if np.ndim(first) else 0
+    if not P <= T <= P + MOST_EXTRA:
+        raise ValueError(
+            f"grid={grid} has {P} patches, but {name} has {T} tokens; wanted the patches and at "
+            f"most {MOST_EXTRA} tokens before them"
+        )
+    return T
+
+
+def _pixels(image: Any) -> np.ndarray:
+    """uint8 ``H W C``."""
+    pixels = np.asarray(image)
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or not pixels.size:
+        raise ValueError(f"image has shape {pixels.shape}, wanted H W C of 1 or 3 channels")
+    if pixels.dtype == np.uint8:
+        return pixels
+    # "V" is jax's bfloat16.
+    if pixels.dtype.kind not in "fV":
+        raise ValueError(f"image is {pixels.dtype}, wanted uint8, or numbers of 0 to 1")
+    pixels = pixels.astype(np.float32)
+    low, high = float(pixels.min()), float(pixels.max())
+    if not (low >= 0 and high <= 1):
+        raise ValueError(
+            f"image has values of {low:.3g} to {high:.3g}, wanted 0 to 1: as it was before "
+            "it was normalised for the model"
+        )
+    return np.round(pixels * 255).astype(np.uint8)
+
+
+def _explanations(given: Explanations, P: int, wanted: str) -> list[dict[str, Any]]:
+    found = []
+    for name, (scores, caption) in given.items():
+        values = np.asarray(scores, np.float64)
+        if values.shape != (P,):
+            raise ValueError(f"{name}: scores of shape {values.shape}, wanted {wanted}: ({P},)")
+        if not np.isfinite(values).all():
+            at = int(np.flatnonzero(~np.isfinite(values))[0])
+            raise ValueError(f"{name}: score {at} is {values[at]}, wanted finite scores")
+        rounded = [float(f"{value:.6g}") for value in values]
+        found.append({"name": name, "scores": rounded, "caption": caption})
+    return found
