@@ -266,6 +266,49 @@ def map_grid(
     return figure
 
 
+def patch_grid(
+    image: Float[np.ndarray, "h w C"],
+    maps: Mapping[str, Mapping[str, Float[np.ndarray, "rows columns"]]],
+    *,
+    title: str = "",
+    note: str = "",
+) -> Figure:
+    """Weights of an image's patches laid over it, in lines: ``maps[line][panel]``.
+
+    Each panel has a scale of its own, which a number under it names: its largest weight. Raises
+    ValueError where a map is not a grid that the image divides into.
+    """
+    if not maps or not all(maps.values()):
+        raise ValueError("maps is empty, wanted at least one map in every line")
+    h, w, _ = image.shape
+    across = max(map(len, maps.values()))
+    size = float(np.clip(8.0 / across, 0.6, 1.3))
+    label = max(text_width(line, 7.5) for line in maps) + 0.1
+    gap, below, head, foot = 0.07, 0.17, 0.27 if title else 0.05, 0.22 if note else 0.02
+    width = max(label + across * (size + gap), text_width(title, 8.5), text_width(note, 7.5)) + 0.1
+    height = head + len(maps) * (size + below) + foot
+    with style():
+        figure = Figure(figsize=(width, height), dpi=_DPI)
+        figure.text(0.03 / width, 1 - 0.13 / height, title, fontsize=8.5, va="center")
+        figure.text(0.03 / width, 0.1 / height, note, fontsize=7.5, va="center")
+        for n, (line, panels) in enumerate(maps.items()):
+            bottom = height - head - n * (size + below) - size
+            figure.text(0.03 / width, (bottom + size / 2) / height, line, fontsize=7.5, va="center")
+            for c, (panel, weights) in enumerate(panels.items()):
+                rows, columns = weights.shape
+                if h % rows or w % columns:
+                    raise ValueError(
+                        f"{line}, {panel}: weights of {rows} x {columns} do not divide {h} x {w}"
+                    )
+                x = label + c * (size + gap)
+                axes = figure.add_axes((x / width, bottom / height, size / width, size / height))
+                axes.set_xticks([])
+                axes.set_yticks([])
+                _lay(axes, image.mean(axis=2), Overlay("", weights))
+                axes.set_xlabel(f"{panel}: {weights.max():.2f}", fontsize=5.5, labelpad=1.5)
+    return figure
+
+
 def visible(token: str) -> str:
     """A token as it can be printed in one line: spaces and ends of lines have signs."""
     return "".join(_VISIBLE.get(character, character) for character in token) or "∅"

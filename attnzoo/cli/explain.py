@@ -1,4 +1,4 @@
-"""`explain RUN_DIR INPUT...`: what a trained model attends to and answers by, in figures and a page.
+"""`explain RUN_DIR INPUT...`: what a model attends to and answers by, in figures and a page.
 
 INPUT is a text, a sentence to translate ("source ||| target" reads a known translation), or an
 image file, as the run takes; of images the test part's are drawn too (--images). Every method's
@@ -24,20 +24,37 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "text of a token (images of the data: instead of their own class)",
     )
     parser.add_argument(
-        "--layer", type=int, help="whose raw attention, from 0 (default: the last; of a translator "
-        "that which aligns)"
+        "--layer",
+        type=int,
+        help="whose raw attention, from 0 (default: the last; of a translator that which aligns)",
     )
     parser.add_argument("--head", type=int, help="which head, from 0 (default: their mean)")
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
     parser.add_argument("--out", type=Path, help="for figures (default: RUN_DIR/explain)")
-    parser.add_argument("--html", type=Path, metavar="FILE.html", help="where the page of one "
-                        "input goes (default: beside its figures)")
+    parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE.html",
+        help="where the page of one input goes (default: beside its figures)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of all noise (default: 0)")
-    parser.add_argument("--draws", type=int, default=20, help="random orders, and steps of methods "
-                        "that average (default: 20)")
+    parser.add_argument(
+        "--draws",
+        type=int,
+        default=20,
+        help="random orders, and steps of methods that average (default: 20)",
+    )
+    parser.add_argument(
+        "--reverse",
+        type=Path,
+        metavar="RUN_DIR",
+        help="a translator of the other direction, for the page",
+    )
     texts = parser.add_argument_group("texts")
     texts.add_argument(
-        "--at", type=int, metavar="TOKEN",
+        "--at",
+        type=int,
+        metavar="TOKEN",
         help="the token whose answer is explained, from 0, specials counted (default: the last; "
         "the first [MASK]; the first word to be tagged)",
     )

@@ -85,14 +85,7 @@ def erase_words(
     if len(sources) != len(targets):
         raise ValueError(f"{len(sources)} sources but {len(targets)} targets")
     model, blank = with_blank(translator.model, fill)
-    # The translator's own, so that lengths and batches are the same.
-    reader = Translator(
-        model,
-        translator.source_tokenizer,
-        translator.target_tokenizer,
-        batch_size=translator.batch_size,
-        max_source=translator.max_source,
-    )
+    reader = _reader(translator, model)
     results: list[Forced | None] = []
     for start in range(0, len(sources), GROUP):
         part = slice(start, start + GROUP)
@@ -136,3 +129,75 @@ def _erase_group(
             falls[:, s] = np.maximum(whole.log_probs - other.log_probs, 0)
         results.append(dataclasses.replace(whole, weights=falls))
     return results
+
+
+def deletion_areas(
+    translator: Translator,
+    source: str,
+    target: str,
+    importances: dict[str, Float[np.ndarray, "T S"]],
+    *,
+    fill: str = "zero",
+    steps: int = 10,
+) -> dict[str, Float[np.ndarray, "T"]]:
+    """Do the matrices between words name what the translator needs? One number a target word.
+
+    For each target word source words are erased, those with the largest weights in its row first,
+    in ``steps`` parts at most, and the probability of the word, its tokens' product, is watched:
+    the area under that curve over the share of erased words, 0 to 1; a small one is good (as
+    ``attnzoo.explain.faithfulness.deletion``). Compare with that of random matrices.
+
+    Raises:
+      ValueError: the pair cannot be read, or a matrix is not of its words.
+    """
+    model, blank = with_blank(translator.model, fill)
+    reader = _reader(translator, model)
+    left = reader.source_tokenizer.encode(source)
+    right = reader.target_tokenizer.encode(target)
+    T, S = len(right.words), len(left.words)
+    for name, matrix in importances.items():
+        if matrix.shape != (T, S):
+            raise ValueError(
+                f"{name}: shape {matrix.shape}, wanted {T} target and {S} source words"
+            )
+    counts = np.unique(np.round(np.linspace(0, S, steps + 1)).astype(int))
+    orders = {name: np.argsort(-m, axis=1, kind="stable") for name, m in importances.items()}
+    # Orders share many beginnings: every set of words is read once.
+    sets: dict[frozenset[int], int] = {}
+    for order in orders.values():
+        for row in order.tolist():
+            for n in counts.tolist():
+                sets.setdefault(frozenset(row[:n]), len(sets))
+    erased = [
+        dataclasses.replace(
+            left,
+            ids=[
+                blank if word in gone else i
+                for i, word in zip(left.ids, left.word_ids, strict=True)
+            ],
+        )
+        for gone in sets
+    ]
+    read = reader.force_tokens(erased, [right] * len(erased))
+    if any(one is None for one in read):
+        raise ValueError("a pair that is empty or too long cannot be read")
+    found = np.stack([cast(Forced, one).log_probs for one in read])[:, : len(right.ids)]
+    belongs = np.eye(T, dtype=found.dtype)[np.asarray(right.word_ids)]
+    probabilities = np.exp(found @ belongs)  # sets by target words
+    areas: dict[str, np.ndarray] = {}
+    for name, order in orders.items():
+        rows = [[sets[frozenset(row[:n])] for n in counts.tolist()] for row in order.tolist()]
+        curves = np.stack([probabilities[at, t] for t, at in enumerate(rows)])
+        areas[name] = np.trapezoid(curves, counts / S, axis=1)
+    return areas
+
+
+def _reader(translator: Translator, model: Any) -> Translator:
+    """A translator with another model: the same tokenizers, batches and lengths."""
+    return Translator(
+        model,
+        translator.source_tokenizer,
+        translator.target_tokenizer,
+        batch_size=translator.batch_size,
+        max_source=translator.max_source,
+    )
