@@ -136,7 +136,7 @@ def token_rows(
             )
     font, tall, gap, head = 7.5, 0.235, 0.16, 0.34
     shown = [visible(token) for token in tokens]
-    widths = [max(0.17, text_width(token, font) + 0.07) for token in shown]
+    widths = [max(0.17, 1.1 * text_width(token, font) + 0.08) for token in shown]
     names = [row.title.replace("_", " ") for row in rows]
     left = max(text_width(name, font) for name in names) + 0.12
     right = max([text_width(text, font) for text in (notes, *(row.note for row in rows))]) + 0.12
@@ -257,7 +257,8 @@ def map_grid(
                 axes.set_yticklabels(words[0] if shown else [], fontsize=font)
                 axes.set_xlabel(panel, fontsize=6.5, labelpad=2)
         high = min(1.4, max(tall, 0.7))
-        box = (width - 0.42) / width, (top - high) / height, 0.08 / width, high / height
+        right = label + side + across * (wide + gap) + 0.05
+        box = right / width, (top - high) / height, 0.08 / width, high / height
         colors = ScalarMappable(scale, _WEIGHTS)
         key = figure.colorbar(colors, cax=figure.add_axes(box))
         key.set_ticks([0, 0.1, 0.5, 1], labels=["0", "0.1", "0.5", "1"])

@@ -164,8 +164,15 @@ class _Explained:
         from attnzoo.plotting import save
 
         random = self.deletion["random"]
+        # The scale is that of what can be taken away: a class token's own share is often all.
+        special = np.ones(len(self.asked.ids), bool)
+        special[self.asked.units] = False
         rows = [
-            plotting_explain.TokenRow(name, self.scores[name], f"{self.deletion[name]:.2f}")
+            plotting_explain.TokenRow(
+                name,
+                np.where(special, np.nan, self.scores[name]),
+                f"{self.deletion[name]:.2f}",
+            )
             for name in self._order
         ]
         nothing = np.zeros(len(self.asked.ids))

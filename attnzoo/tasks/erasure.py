@@ -157,9 +157,7 @@ def deletion_areas(
     T, S = len(right.words), len(left.words)
     for name, matrix in importances.items():
         if matrix.shape != (T, S):
-            raise ValueError(
-                f"{name}: shape {matrix.shape}, wanted {T} target and {S} source words"
-            )
+            raise ValueError(f"{name}: shape {matrix.shape}, wanted {(T, S)}, target by source")
     counts = np.unique(np.round(np.linspace(0, S, steps + 1)).astype(int))
     orders = {name: np.argsort(-m, axis=1, kind="stable") for name, m in importances.items()}
     # Orders share many beginnings: every set of words is read once.

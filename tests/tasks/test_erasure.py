@@ -11,7 +11,7 @@ from attnzoo.config.model import Bahdanau
 from attnzoo.data.tokenizers import Encoding, Tokenizer, train_word_tokenizer
 from attnzoo.layers.embedding import Embedding
 from attnzoo.models import TRANSLATORS
-from attnzoo.tasks.erasure import erase_words, with_blank
+from attnzoo.tasks.erasure import deletion_areas, erase_words, with_blank
 from attnzoo.tasks.translation import Translator
 
 TOKENIZER = train_word_tokenizer(["a b c d e f g"])
@@ -134,6 +134,30 @@ def test_what_is_not_erased_is_read_as_before() -> None:
     result = found[0]
     assert result is not None
     assert result.weights[0, 1] == pytest.approx(max(both[0] - both[1], 0), abs=1e-5)
+
+
+def test_a_matrix_that_names_the_copied_word_has_the_smallest_area() -> None:
+    reader = translator(Copier(embed=True))
+    right = np.exp(SHARP) / (np.exp(SHARP) + V - 1)
+    matrices = {"true": np.eye(3), "inverse": 1 - np.eye(3), "even": np.ones((3, 3))}
+    areas = deletion_areas(reader, "a b c", "a b c", matrices)
+    # The probability falls to 1/V when the word goes: with the 1st, 3rd, and (first of equals
+    # first) 1st, 2nd and 3rd step. Areas by trapezoids of a third each.
+    at = [right / 6 + 5 / 6 / V, right * 3 / 6 + 3 / 6 / V, right * 5 / 6 + 1 / 6 / V]
+    np.testing.assert_allclose(areas["true"], [at[0]] * 3, rtol=1e-5)
+    np.testing.assert_allclose(areas["inverse"], [at[2]] * 3, rtol=1e-5)
+    np.testing.assert_allclose(areas["even"], at, rtol=1e-5)
+    # Two steps: after the first, half of the words, rounded to 2, are gone.
+    two = deletion_areas(reader, "a b c", "a b c", {"true": np.eye(3)}, steps=2)
+    width = 2 / 3
+    np.testing.assert_allclose(
+        two["true"], [right * width / 2 + (1 - width / 2) / V] * 3, rtol=1e-5
+    )
+    with pytest.raises(ValueError, match=r"x: shape \(2, 3\), wanted \(3, 3\)"):
+        deletion_areas(reader, "a b c", "a b c", {"x": np.zeros((2, 3))})
+    with pytest.raises(ValueError, match="empty or too long"):
+        long = " ".join("a" * 12)
+        deletion_areas(reader, long, "a", {"x": np.zeros((1, 12))})
 
 
 def test_what_cannot_be_erased_is_named() -> None:
