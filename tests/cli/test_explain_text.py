@@ -17,7 +17,7 @@ CONFIGS = {
     "classifier": f"""
 name: classifier
 task: sequence_classification
-data: {{kind: labelled_text, train: [DATA.tsv], validation: [DATA.tsv], format: tsv, first: text, label: label}}
+data: {{kind: labelled_text, train: [DATA.tsv], validation: [DATA.tsv]}}
 tokenizer: {{kind: wordpiece, vocab_size: 60}}
 model: {BERT} max_length: 7}}
 training: {TRAINING}
