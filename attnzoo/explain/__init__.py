@@ -17,11 +17,14 @@ from attnzoo.explain.gradients import (
     integrated_gradients,
     smooth_grad,
 )
+from attnzoo.explain.page import image_page, text_page, translation_page
+from attnzoo.explain.page_parts import Page
 from attnzoo.explain.relevance import encoder_decoder_relevance, relevance
 from attnzoo.explain.rollout import fuse, gradient_rollout, rollout, with_residual
 from attnzoo.explain.target import chosen
 
 __all__ = [
+    "Page",
     "attention_distance",
     "attention_flow",
     "attention_gradcam",
@@ -36,6 +39,7 @@ __all__ = [
     "gradcam",
     "gradient_rollout",
     "gradient_times_input",
+    "image_page",
     "integrated_cdam",
     "integrated_gradients",
     "kendall",
@@ -45,6 +49,8 @@ __all__ = [
     "smooth_cdam",
     "smooth_grad",
     "spearman",
+    "text_page",
+    "translation_page",
     "weight_gradients",
     "with_residual",
 ]

@@ -15,7 +15,7 @@ Links = Iterable[tuple[int, int]]
 Explanations = Mapping[str, tuple[Any, str]]
 
 MOST_EXTRA = 16
-"""Tokens before the patches: more than any model has, so that a wrong grid is not taken for them."""
+"""Tokens before the patches, at most: no model has so many, a wrong grid may."""
 
 
 def text_page(
@@ -61,7 +61,8 @@ def translation_page(
 
     Args:
       maps: ``N T S`` of cross-attention, T words of ``target`` and S of ``source``; also
-        self-attention, whose names begin with "encoder/" (``N S S``) or end with "/self" (``N T T``).
+        self-attention, whose names begin with "encoder/" (``N S S``) or end with "/self"
+        (``N T T``).
       reverse: maps of the translator of the other direction, from ``source`` back to ``target``
         (``N S T``). Both directions are then drawn as one matrix each, words of ``target`` by row.
       links: (source, target) pairs that are framed in the matrices, counted from 0.
@@ -151,9 +152,9 @@ def _directed(
     weights = checked_maps(argument, maps, shape, counts)
     arrow = f"{keys} → {queries}"
     labels = {
-        "cross": f"{arrow}: cross-attention",
-        "encoder": f"{arrow}: encoder, {keys} words among themselves",
-        "decoder": f"{arrow}: decoder, {queries} words among themselves",
+        "cross": f"{arrow}, cross-attention",
+        "encoder": f"{arrow}, encoder",
+        "decoder": f"{arrow}, decoder",
     }
     sets = [
         WeightSet(labels[k], *sides[k], {n: w for n, w in weights.items() if kind(n) == k}, arrow)

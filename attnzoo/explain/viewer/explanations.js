@@ -1,4 +1,6 @@
-// Scores of patches or words by method, each with its caption: red speaks for the answer, blue against.
+// Scores of patches or words by method, each with its caption.
+
+const plainName = ({ name }) => name.replaceAll("_", " ");
 
 function explanationsView(section) {
   const given = page.explanations ?? [];
@@ -14,7 +16,7 @@ function explanationsView(section) {
       "button",
       { type: "button", class: "card", "data-explanation": explained.name },
       element("span", { class: "picture" }, picture, heat),
-      element("strong", {}, explained.name),
+      element("strong", {}, plainName(explained)),
       element("span", {}, explained.caption),
     );
     picture.addEventListener("load", () => picture.classList.toggle("coarse", picture.naturalWidth < 160));
@@ -33,7 +35,7 @@ function explanationsView(section) {
     const card = element(
       "div",
       { class: "strip", "data-explanation": explained.name },
-      element("p", {}, element("strong", {}, explained.name), ` ${explained.caption}`),
+      element("p", {}, element("strong", {}, plainName(explained)), ` ${explained.caption}`),
       element("p", {}, ...words),
     );
     const limit = largestOf(explained.scores);

@@ -11,7 +11,7 @@ function describe({ query, key }) {
 function imageView(root) {
   const { src, rows, columns, extra } = page.image;
   const names = page.tokens.tokens;
-  const picture = element("img", { src, alt: "the image that was given to the model", draggable: "false" });
+  const picture = element("img", { src, alt: "", draggable: "false" });
   const heat = element("canvas", { class: "heat", "aria-hidden": "true" });
   const tokenButton = (index, kind, text) =>
     element("button", { type: "button", class: kind, "aria-label": names[index], "data-index": String(index) }, text);
@@ -23,12 +23,17 @@ function imageView(root) {
   grid.style.gridTemplate = `repeat(${rows}, 1fr) / repeat(${columns}, 1fr)`;
   const note = element("p", { class: "note" });
   root.replaceChildren(
-    element("div", { class: "extras", role: "group", "aria-label": "other tokens" }, ...extras),
+    element(
+      "div",
+      { class: "beside" },
+      element("img", { src, class: "original", alt: "the image that was given to the model" }),
+      element("div", { class: "extras", role: "group", "aria-label": "other tokens" }, ...extras),
+    ),
     element("div", { class: "picture" }, picture, heat, grid),
     note,
   );
   picture.addEventListener("load", () => {
-    picture.classList.toggle("coarse", picture.naturalWidth < 160);
+    root.classList.toggle("coarse", picture.naturalWidth < 160);
     // As large as fits, whatever its own size.
     const wide = picture.naturalWidth / picture.naturalHeight;
     root.querySelector(".picture").style.setProperty("--wide", String(wide));
@@ -66,7 +71,7 @@ function imageView(root) {
       if (i >= extra) button.tabIndex = i === Math.max(extra, at ?? extra) ? 0 : -1;
     }
     note.textContent = explained
-      ? `${explained.name}: ${explained.caption || "scores of the patches"}. Full colour is ${short(limit)}.`
+      ? `${plainName(explained)}: ${explained.caption || "scores of the patches"}. Full colour is ${short(limit)}.`
       : `${name}: ${describe(focus)}. Full colour is ${short(limit)}.`;
   }
 

@@ -101,7 +101,7 @@ function linesView(root) {
     const paths = [];
     for (const [q, k] of lines) {
       const strong = strength(weight(q, k), limit);
-      if (strong < FAINTEST || (flowing && q === k)) continue;
+      if ((strong < FAINTEST && lines.length > 1) || (flowing && q === k)) continue;
       const drawn = document.createElementNS("http://www.w3.org/2000/svg", "path");
       drawn.setAttribute("d", path(q, k));
       drawn.setAttribute("stroke-width", (0.6 + 4.4 * strong).toFixed(2));

@@ -27,9 +27,9 @@ function drawControls({ set, map, head }) {
 
 function drawReadout({ set, map, head }, focus) {
   const { query, key } = focus;
-  const queryName = (t) => visible(wordList("query")[t]);
-  const keyName = (s) => visible(wordList("key")[s]);
-  let text = "Nothing is in focus.";
+  const queryName = (t) => tokenName(wordList("query")[t]);
+  const keyName = (s) => tokenName(wordList("key")[s]);
+  let text = `Point at a ${page.kind === "image" ? "patch" : "word"} or at a cell of the matrix.`;
   if (query != null && key != null) {
     text = `${queryName(query)} attends to ${keyName(key)}: ${short(matrixOf(map, head)[query * set.S + key])}`;
   } else if (query != null || key != null) {
@@ -41,7 +41,7 @@ function drawReadout({ set, map, head }, focus) {
   }
   const explained = page.explanations?.[state.explanation];
   const patch = (query ?? key) - (page.image?.extra ?? 0);
-  if (explained && query !== key && patch >= 0) text += ` · ${explained.name} ${explained.scores[patch]}`;
+  if (explained && query !== key && patch >= 0) text += ` · ${plainName(explained)} ${explained.scores[patch]}`;
   at("readout").textContent = text;
 }
 
@@ -52,6 +52,7 @@ function start() {
   at("precision").textContent =
     "Weights are kept in 8 bits: each is within " +
     `${page.levels === 255 ? "0.4" : "0.8"} % of the largest of its row, small ones closer. ` +
+    (page.levels === 255 ? "" : "Negative weights are violet. ") +
     "What attention looks at need not be what the answer depends on.";
   at("set").parentElement.hidden = page.sets.length === 1;
 

@@ -73,7 +73,7 @@ function matrixView(root) {
     const labelled = page.kind !== "image" && fit(left, top) >= 9;
     if (!labelled) [left, top] = [1, 1];
     const free = fit(left, top);
-    const cell = free > 2 ? Math.floor(free) : free;
+    const cell = free > 6 ? Math.floor(free) : free;
     made.shape = { left, top, cell, rows, columns };
 
     const scale = window.devicePixelRatio || 1;
@@ -82,6 +82,7 @@ function matrixView(root) {
     canvas.height = Math.round(high * scale);
     canvas.style.width = `${wide}px`;
     canvas.style.height = `${high}px`;
+    made.figure.style.width = `max(${wide}px, 15rem)`;
     context.scale(scale, scale);
     context.imageSmoothingEnabled = cell < 1;
     context.drawImage(cells, left, top, columns * cell, rows * cell);
@@ -101,7 +102,7 @@ function matrixView(root) {
     made.caption.setAttribute("aria-pressed", String(number === state.set));
     canvas.setAttribute("aria-label", `${name}: ${rows} by ${columns} weights, ${down} by row`);
     made.note.textContent =
-      `Rows: ${turn ? "are attended to" : "attend"}. Full colour is ${short(limit)}.` +
+      `${turn ? "Columns attend to rows" : "Rows attend to columns"}. Full colour is ${short(limit)}.` +
       (page.links?.length && set.queries !== set.keys ? " Framed: the links given." : "");
   }
 

@@ -63,6 +63,9 @@ function chosen(set = state.set) {
   return { set: page.sets[set], map, head, name: nameOf(map, head) };
 }
 
+// Words of the model are made visible; places in an image are words of ours.
+const tokenName = (text) => (page.kind === "image" ? text : visible(text));
+
 const nameOf = (map, head) =>
   `${map.name}, ${typeof head === "number" ? `head ${head}` : `${head} of ${map.heads} heads`}`;
 
