@@ -22,7 +22,7 @@ def explain(trained: Any, arguments: argparse.Namespace) -> int:
         found.print(text)
         name = f"text-{number}"
         found.draw(arguments.out / name)
-        found.page(text, arguments.html or arguments.out / f"{name}.html")
+        found.page(arguments.html or arguments.out / f"{name}.html")
         found.write(arguments.out / f"{name}.json")
     print(f"written: {arguments.out}")
     return 0
@@ -132,6 +132,14 @@ class _Explained:
         """The methods, the most faithful first."""
         return sorted(self.scores, key=lambda name: self.deletion[name])
 
+    def _shown(self, name: str) -> Any:
+        """Scores of what can be taken away, 0 elsewhere: a class token's own share is often all."""
+        import numpy as np
+
+        shown = np.zeros(len(self.asked.ids), np.float32)
+        shown[self.asked.units] = self.scores[name][self.asked.units]
+        return shown
+
     def _says(self, token: int) -> str:
         return f"{self.asked.name(token)} {self.probabilities[token]:.2f}"
 
@@ -164,15 +172,8 @@ class _Explained:
         from attnzoo.plotting import save
 
         random = self.deletion["random"]
-        # The scale is that of what can be taken away: a class token's own share is often all.
-        special = np.ones(len(self.asked.ids), bool)
-        special[self.asked.units] = False
         rows = [
-            plotting_explain.TokenRow(
-                name,
-                np.where(special, np.nan, self.scores[name]),
-                f"{self.deletion[name]:.2f}",
-            )
+            plotting_explain.TokenRow(name, self._shown(name), f"{self.deletion[name]:.2f}")
             for name in self._order
         ]
         nothing = np.zeros(len(self.asked.ids))
@@ -207,14 +208,14 @@ class _Explained:
             for suffix in (".png", ".svg"):
                 save(figure, path.with_name(f"{path.name}-{name}{suffix}"))
 
-    def page(self, text: str, path: Path) -> None:
+    def page(self, path: Path) -> None:
         """The page in which the maps are explored."""
         from attnzoo.explain.page import text_page
         from attnzoo.plotting_explain import visible
 
         random = self.deletion["random"]
         scores = {
-            name: (self.scores[name], f"deletion {self.deletion[name]:.2f}, random {random:.2f}")
+            name: (self._shown(name), f"deletion {self.deletion[name]:.2f}, random {random:.2f}")
             for name in self._order
         }
         labels = [visible(label) for label in self.asked.labels]
@@ -222,7 +223,7 @@ class _Explained:
         try:
             text_page(self.maps, labels, title=self._title, scores=scores).save(path)
         except ValueError as error:  # larger than a page may be
-            raise UserError(f"{text[:40]!r}: {error}") from None
+            raise UserError(f"{self._title}: {error}") from None
 
     def write(self, path: Path) -> None:
         """All numbers, as JSON."""

@@ -155,8 +155,8 @@ def test_a_matrix_that_names_the_copied_word_has_the_smallest_area() -> None:
     )
     with pytest.raises(ValueError, match=r"x: shape \(2, 3\), wanted \(3, 3\)"):
         deletion_areas(reader, "a b c", "a b c", {"x": np.zeros((2, 3))})
+    long = " ".join("a" * 12)
     with pytest.raises(ValueError, match="empty or too long"):
-        long = " ".join("a" * 12)
         deletion_areas(reader, long, "a", {"x": np.zeros((1, 12))})
 
 
