@@ -43,11 +43,11 @@ def print_shapes(matrices: Mapping[str, Sequence[np.ndarray]]) -> None:
     from attnzoo.alignment.scores import matrix_shape
 
     print("matrices between words, means over sentences:")
-    print(f"  {'weights of':<22} {'diagonality':>11} {'entropy':>8} {'/ log S':>8} {'covered':>8}")
+    print(f"  {'weights':<22} {'diagonality':>11} {'entropy':>8} {'/ log S':>8} {'covered':>8}")
     for label, found in matrices.items():
         shape = matrix_shape(found)
         print(
-            f"  {label:<22} {shape.diagonality:11.3f} {shape.entropy:8.3f} "
+            f"  {'by ' + label:<22} {shape.diagonality:11.3f} {shape.entropy:8.3f} "
             f"{shape.relative_entropy:8.3f} {shape.covered:8.3f}"
         )
 

@@ -72,7 +72,7 @@ def test_both_methods_and_all_combinations_of_two_directions(
         right = sum(len(a & b) for a, b in zip(found, true, strict=True))
         total = sum(map(len, found)) + sum(sizes)
         assert table[f"attention, {name}"] == pytest.approx(1 - 2 * right / total, abs=6e-4)
-    assert re.search(r"  erasure +\d\.\d{3} +\d\.\d{3} +\d\.\d{3} +\d\.\d{3}\n", text)
+    assert re.search(r"  by erasure +\d\.\d{3} +\d\.\d{3} +\d\.\d{3} +\d\.\d{3}\n", text)
 
 
 def test_the_place_that_validation_chooses_is_used_on_test(
