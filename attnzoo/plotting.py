@@ -154,7 +154,7 @@ class _Panel(NamedTuple):
 
     @property
     def right_end(self) -> float:
-        return max(self.width + self.overhang, _width(self.picture.title or "", self.font + 1))
+        return max(self.width + self.overhang, text_width(self.picture.title or "", self.font + 1))
 
     @classmethod
     def measure(cls, picture: AlignmentPicture) -> _Panel:
@@ -168,7 +168,7 @@ class _Panel(NamedTuple):
         # 8 inches for the longer side while the words stay legible, never more than 30.
         cell = min(max(8 / longest, 0.17), 0.5, 30 / longest)
         font = float(np.clip(0.6 * cell * 72, 4.0, 11.0))
-        source = [_width(word, font) for word in picture.source_words]
+        source = [text_width(word, font) for word in picture.source_words]
         pad = 0.1
         if max(source) <= 0.9 * cell:
             rotation, top, overhang = 0, font / 72, 0.0
@@ -178,7 +178,7 @@ class _Panel(NamedTuple):
             overhang = max(0.0, *ends)
         else:
             rotation, top, overhang = 90, max(source), 0.0
-        left = max(_width(word, font) for word in picture.target_words) + pad
+        left = max(text_width(word, font) for word in picture.target_words) + pad
         title = (font + 8) / 72 if picture.title else 0.0
         return cls(picture, cell, font, rotation, left, top + pad + title, overhang)
 
@@ -365,8 +365,8 @@ def weight_panels(
     font, cell, gap = 7.0, 0.23 if digits is None else 0.42, 0.22
     columns = min(columns, len(panels))
     rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
-    left = max(_width(name, font) for panel in panels for name in panel.rows) + 0.1
-    top = 0.75 * max(_width(name, font) for panel in panels for name in panel.columns) + 0.42
+    left = max(text_width(name, font) for panel in panels for name in panel.rows) + 0.1
+    top = 0.75 * max(text_width(name, font) for panel in panels for name in panel.columns) + 0.42
     widths = [max(cell * len(p.columns) for p in panels[c::columns]) for c in range(columns)]
     heights = [max(cell * len(p.rows) for p in row) for row in rows]
     signed = any((panel.weights < 0).any() for panel in panels)
@@ -434,7 +434,7 @@ def _draw_weights(axes: Axes, panel: WeightPanel, font: float, digits: int | Non
     axes.annotate(
         panel.title,
         (0, 1),
-        (0, 72 * (0.75 * max(_width(name, font) for name in panel.columns) + 0.14)),
+        (0, 72 * (0.75 * max(text_width(name, font) for name in panel.columns) + 0.14)),
         xycoords="axes fraction",
         textcoords="offset points",
         fontsize=font + 1,
@@ -701,7 +701,7 @@ def _fonts() -> list[str]:
     return ["DejaVu Sans", *(name for name in _FALLBACK_FONTS if name in installed)]
 
 
-def _width(text: str, points: float) -> float:
+def text_width(text: str, points: float) -> float:
     """About how many inches a text takes: wide scripts fill the em, others some 0.58 of it."""
     ems = 0.0
     for character in text:

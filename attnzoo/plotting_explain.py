@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from attnzoo.plotting import SURE, style
+from attnzoo.plotting import COLORS, SURE, style, text_width
 
 _PANEL, _HEAD, _DPI = 1.45, 0.42, 150
+_FOR, _AGAINST = SURE, COLORS[0]
+_WEIGHTS = LinearSegmentedColormap.from_list(
+    "attention", ["#FFFFFF", "#9CCBE8", COLORS[0], "#00263E"]
+)
+# What a reader could not see of a token.
+_VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥", "Ġ": "␣", "Ċ": "↵", "▁": "␣"}
 
 
 class Overlay(NamedTuple):
@@ -87,13 +95,224 @@ def _lay(axes: Axes, grey: Float[np.ndarray, "h w"], panel: Overlay) -> tuple[in
     limit = float(np.nanmax(np.abs(panel.scores))) or 1.0
     large = np.kron(panel.scores / limit, np.ones((h // rows, w // across)))
     color = np.zeros((h, w, 4))
-    color[large > 0, :3] = _rgb(SURE)
-    color[large < 0, :3] = _rgb("#0072B2")
+    color[large > 0, :3] = _rgb(_FOR)
+    color[large < 0, :3] = _rgb(_AGAINST)
     color[..., 3] = 0.85 * np.abs(np.nan_to_num(large))
     axes.imshow(color)
     axes.set_title(panel.title.replace("_", " "), fontsize=6.5, pad=3)
     axes.set_xlabel(panel.note, fontsize=5.5, labelpad=2)
     return rows, across
+
+
+class TokenRow(NamedTuple):
+    """The scores of a text's tokens by one method, and what is said of them."""
+
+    title: str
+    scores: Float[np.ndarray, " T"]
+    note: str = ""
+
+
+def token_rows(
+    tokens: Sequence[str],
+    rows: Sequence[TokenRow],
+    *,
+    title: str = "",
+    notes: str = "",
+    marked: int | None = None,
+    width: float = 9.0,
+) -> Figure:
+    """A text once for every method, its tokens coloured: red speaks for the answer, blue against.
+
+    Each row has a scale of its own, symmetric about 0; tokens of score 0 or NaN are clear.
+    ``notes`` stands over the rows' notes; ``marked`` frames a token. A text wider than ``width``
+    inches is broken into lines. Raises ValueError where a row has not a score for every token.
+    """
+    if not rows or not tokens:
+        raise ValueError(f"{len(rows)} rows of {len(tokens)} tokens, wanted at least one of both")
+    for row in rows:
+        if row.scores.shape != (len(tokens),):
+            raise ValueError(
+                f"{row.title}: scores have shape {row.scores.shape}, wanted ({len(tokens)},)"
+            )
+    font, tall, gap, head = 7.5, 0.235, 0.16, 0.34
+    shown = [visible(token) for token in tokens]
+    widths = [max(0.17, 1.1 * text_width(token, font) + 0.08) for token in shown]
+    names = [row.title.replace("_", " ") for row in rows]
+    left = max(text_width(name, font) for name in names) + 0.12
+    right = max([text_width(text, font) for text in (notes, *(row.note for row in rows))]) + 0.12
+    blocks = _broken(widths, width - left)
+    across = max(sum(widths[i] for i in block) for block in blocks)
+    inches = left + max(across, text_width(title, font + 1) - left - right) + right
+    height = head + len(blocks) * (len(rows) * tall + gap)
+    with style():
+        figure = Figure(figsize=(inches, height), dpi=_DPI)
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set(xlim=(0, inches), ylim=(height, 0))
+        axes.set_axis_off()
+        axes.text(0.02, 0.1, title, fontsize=font + 1, va="center")
+        axes.text(left + across + 0.1, head - 0.09, notes, fontsize=font - 1, va="center")
+        y = head
+        for number, block in enumerate(blocks):
+            for row, name in zip(rows, names, strict=True):
+                middle = y + tall / 2
+                axes.text(left - 0.06, middle, name, fontsize=font, ha="right", va="center")
+                if number == 0:
+                    axes.text(left + across + 0.1, middle, row.note, fontsize=font, va="center")
+                known = row.scores[np.isfinite(row.scores)]
+                limit = float(np.abs(known).max(initial=0)) or 1.0
+                x = left
+                for i in block:
+                    score = float(np.nan_to_num(row.scores[i])) / limit
+                    color = _FOR if score > 0 else _AGAINST
+                    cell = Rectangle(
+                        (x + 0.01, y + 0.012),
+                        widths[i] - 0.02,
+                        tall - 0.024,
+                        facecolor=(*_rgb(color), 0.85 * abs(score)),
+                        edgecolor="#009E73" if i == marked else "none",
+                        linewidth=1.1,
+                    )
+                    axes.add_patch(cell)
+                    axes.text(
+                        x + widths[i] / 2, middle, shown[i], fontsize=font, ha="center", va="center"
+                    )
+                    x += widths[i]
+                y += tall
+            y += gap
+    return figure
+
+
+def _broken(widths: Sequence[float], room: float) -> list[list[int]]:
+    """Numbers of the tokens of each line, as many as there is room for, at least one."""
+    lines: list[list[int]] = [[]]
+    used = 0.0
+    for i, width in enumerate(widths):
+        if lines[-1] and used + width > room:
+            lines.append([])
+            used = 0.0
+        lines[-1].append(i)
+        used += width
+    return lines
+
+
+def map_grid(
+    maps: Mapping[str, Mapping[str, Float[np.ndarray, "T S"]]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    title: str = "",
+    note: str = "",
+) -> Figure:
+    """Attention maps in lines, such as the heads of each layer: ``maps[line][panel]``.
+
+    Every map has a row for each of ``rows`` and a column for each of ``columns``, which are named
+    where there is room. White is 0 and black-blue 1 on one scale, stretched at its low end (by the
+    square root); grey is exactly 0. ``note`` stands below. Raises ValueError for another shape.
+    """
+    if not maps or not all(maps.values()):
+        raise ValueError("maps is empty, wanted at least one map in every line")
+    for line, panels in maps.items():
+        for panel, weights in panels.items():
+            if weights.shape != (len(rows), len(columns)):
+                raise ValueError(
+                    f"{line}, {panel}: weights of shape {weights.shape}, wanted "
+                    f"{(len(rows), len(columns))}, a row and a column for each name"
+                )
+    T, S = len(rows), len(columns)
+    across, longest = max(map(len, maps.values())), max(T, S)
+    cell = float(np.clip(8.0 / (across * S), 0.85 / longest, min(0.2, 6.0 / longest)))
+    font = min(0.72 * cell * 72, 7.0)
+    named = font >= 3.2
+    words = [visible(word) for word in rows], [visible(word) for word in columns]
+    side = max(text_width(word, font) for word in words[0]) + 0.06 if named else 0.05
+    above = max(text_width(word, font) for word in words[1]) + 0.06 if named else 0.03
+    label = max(text_width(line, 7.5) for line in maps) + 0.1
+    gap, head, foot, bar = 0.1, 0.48 if title else 0.24, 0.24 if note else 0.05, 0.55
+    wide, tall = cell * S, cell * T
+    width = max(label + side + across * (wide + gap) + bar, text_width(title, 8.5) + 0.1)
+    width = max(width, text_width(note, 7.5) + 0.1)
+    height = head + above + len(maps) * (tall + gap + 0.17) + foot
+    with style():
+        figure = Figure(figsize=(width, height), dpi=_DPI)
+        figure.text(0.03 / width, 1 - 0.13 / height, title, fontsize=8.5, va="center")
+        figure.text(0.03 / width, 0.1 / height, note, fontsize=7.5, va="center")
+        top = height - head - above
+        scale = PowerNorm(0.5, 0.0, 1.0)
+        for n, (line, panels) in enumerate(maps.items()):
+            bottom = top - n * (tall + gap + 0.17) - tall
+            figure.text(0.03 / width, (bottom + tall / 2) / height, line, fontsize=7.5, va="center")
+            for c, (panel, weights) in enumerate(panels.items()):
+                x = label + side + c * (wide + gap)
+                axes = figure.add_axes((x / width, bottom / height, wide / width, tall / height))
+                axes.set_facecolor("#DDDDDD")
+                seen = np.ma.masked_where(weights == 0, weights)
+                axes.imshow(seen, cmap=_WEIGHTS, norm=scale, aspect="auto")
+                axes.tick_params(length=0, pad=1.5)
+                axes.xaxis.tick_top()
+                shown = named and n == 0
+                axes.set_xticks(range(S) if shown else [])
+                axes.set_xticklabels(words[1] if shown else [], fontsize=font, rotation=90)
+                shown = named and c == 0
+                axes.set_yticks(range(T) if shown else [])
+                axes.set_yticklabels(words[0] if shown else [], fontsize=font)
+                axes.set_xlabel(panel, fontsize=6.5, labelpad=2)
+        high = min(1.4, max(tall, 0.7))
+        right = label + side + across * (wide + gap) + 0.05
+        box = right / width, (top - high) / height, 0.08 / width, high / height
+        colors = ScalarMappable(scale, _WEIGHTS)
+        key = figure.colorbar(colors, cax=figure.add_axes(box))
+        key.set_ticks([0, 0.1, 0.5, 1], labels=["0", "0.1", "0.5", "1"])
+        key.minorticks_off()
+        key.ax.tick_params(labelsize=6.5, length=2, width=0.5, pad=2)
+    return figure
+
+
+def patch_grid(
+    image: Float[np.ndarray, "h w C"],
+    maps: Mapping[str, Mapping[str, Float[np.ndarray, "rows columns"]]],
+    *,
+    title: str = "",
+    note: str = "",
+) -> Figure:
+    """Weights of an image's patches laid over it, in lines: ``maps[line][panel]``.
+
+    Each panel has a scale of its own, which a number under it names: its largest weight. Raises
+    ValueError where a map is not a grid that the image divides into.
+    """
+    if not maps or not all(maps.values()):
+        raise ValueError("maps is empty, wanted at least one map in every line")
+    h, w, _ = image.shape
+    across = max(map(len, maps.values()))
+    size = float(np.clip(8.0 / across, 0.6, 1.3))
+    label = max(text_width(line, 7.5) for line in maps) + 0.1
+    gap, below, head, foot = 0.07, 0.17, 0.27 if title else 0.05, 0.22 if note else 0.02
+    width = max(label + across * (size + gap), text_width(title, 8.5), text_width(note, 7.5)) + 0.1
+    height = head + len(maps) * (size + below) + foot
+    with style():
+        figure = Figure(figsize=(width, height), dpi=_DPI)
+        figure.text(0.03 / width, 1 - 0.13 / height, title, fontsize=8.5, va="center")
+        figure.text(0.03 / width, 0.1 / height, note, fontsize=7.5, va="center")
+        for n, (line, panels) in enumerate(maps.items()):
+            bottom = height - head - n * (size + below) - size
+            figure.text(0.03 / width, (bottom + size / 2) / height, line, fontsize=7.5, va="center")
+            for c, (panel, weights) in enumerate(panels.items()):
+                rows, columns = weights.shape
+                if h % rows or w % columns:
+                    raise ValueError(
+                        f"{line}, {panel}: weights of {rows} x {columns} do not divide {h} x {w}"
+                    )
+                x = label + c * (size + gap)
+                axes = figure.add_axes((x / width, bottom / height, size / width, size / height))
+                axes.set_xticks([])
+                axes.set_yticks([])
+                _lay(axes, image.mean(axis=2), Overlay("", weights))
+                axes.set_xlabel(f"{panel}: {weights.max():.2f}", fontsize=5.5, labelpad=1.5)
+    return figure
+
+
+def visible(token: str) -> str:
+    """A token as it can be printed in one line: spaces and ends of lines have signs."""
+    return "".join(_VISIBLE.get(character, character) for character in token) or "∅"
 
 
 def _rgb(color: str) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""Explain a trained run's answers: `python scripts/explain.py RUN_DIR --images 0 1 2`."""
+"""Explain a trained run's answers: `python scripts/explain.py RUN_DIR INPUT...`."""
 
 import sys
 

@@ -82,6 +82,12 @@ def word_matrix(
     return _mean_over_tokens(target) @ cut @ source
 
 
+def row_shares(matrix: Float[np.ndarray, "T S"]) -> Float[np.ndarray, "T S"]:
+    """Each row scaled to sum 1, so that every target word counts alike; a row of zeros stays."""
+    total = matrix.sum(axis=1, keepdims=True)
+    return matrix / np.where(total > 0, total, 1)
+
+
 def links_from_weights(
     weights: Float[np.ndarray, "T S"],
     source_word_ids: Sequence[int],

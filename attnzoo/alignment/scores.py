@@ -5,9 +5,9 @@ Scores of a corpus sum the counts of all its sentences first: they are not means
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import astuple, dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -164,6 +164,49 @@ def coverage(weights: Float[np.ndarray, "T S"]) -> Float[np.ndarray, " S"]:
     (equation 10). Far from 1 means a word skipped or translated twice.
     """
     return weights.sum(axis=0, dtype=np.float64)
+
+
+def covered(weights: Float[np.ndarray, "T S"]) -> float:
+    """Share of the source words at which some target word looks most; NaN without source words.
+
+    Of equal weights the first counts, and a row of zeros looks nowhere.
+    """
+    T, S = weights.shape
+    if not S:
+        return float("nan")
+    looking = weights.max(axis=1) > 0 if T else np.zeros(0, bool)
+    return len(set(weights[looking].argmax(axis=1).tolist())) / S
+
+
+class Shape(NamedTuple):
+    """What matrices look like, as means over sentences; those that are not defined are left out."""
+
+    diagonality: float
+    entropy: float
+    """Mean of a sentence's rows, in nats."""
+    relative_entropy: float
+    """The same over log S, the entropy of even weights; sentences of one source word left out."""
+    covered: float
+
+
+def matrix_shape(matrices: Iterable[Float[np.ndarray, "_ _"]]) -> Shape:
+    """`diagonality`, mean `row_entropy` and `covered` of word matrices, averaged over sentences.
+
+    All NaN where nothing is defined. Rows of zeros have no entropy and do not count.
+    """
+    rows: list[Shape] = []
+    for weights in matrices:
+        entropies = row_entropy(weights)
+        entropies = entropies[np.isfinite(entropies)]
+        entropy = float(entropies.mean()) if entropies.size else float("nan")
+        S = weights.shape[1]
+        relative = entropy / np.log(S) if S > 1 else float("nan")
+        rows.append(Shape(diagonality(weights), entropy, float(relative), covered(weights)))
+    means = []
+    for column in zip(*rows, strict=True) if rows else [()] * len(Shape._fields):
+        known = [value for value in column if np.isfinite(value)]
+        means.append(float(np.mean(known)) if known else float("nan"))
+    return Shape(*means)
 
 
 def _scores(table: Float[np.ndarray, "rows 4"], metric: Metric) -> Float[np.ndarray, " rows"]:

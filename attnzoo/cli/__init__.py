@@ -69,7 +69,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "translate": ("translate lines with a trained run", _translate),
     "evaluate": ("BLEU, chrF and perplexity of a trained run", _evaluate),
     "align": ("word alignments, their error rate and pictures", _align),
-    "explain": ("what an image model answers by, and whether to believe it", _explain),
+    "explain": ("what a model attends to and answers by, and whether to believe it", _explain),
     "benchmark": ("a training step beside PyTorch's", _benchmark),
     "gallery": ("pictures of every attention's weights", _gallery),
     "generate": ("continue prompts with a trained model", _generate),

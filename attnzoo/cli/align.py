@@ -47,6 +47,28 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--head", type=int, help="which head, from 0 (default: their mean)")
     parser.add_argument(
+        "--by",
+        choices=("attention", "erasure", "both"),
+        default="attention",
+        help="read links off the attention, or off what each target word loses when a source word "
+        "is erased (slow: a pair of S words is read S + 1 times)",
+    )
+    parser.add_argument(
+        "--fill",
+        choices=("zero", "mean", "unk"),
+        default="zero",
+        help="vector of an erased word: zero, the table's mean, or the unknown word's",
+    )
+    parser.add_argument(
+        "--choose",
+        choices=("aer", "agreement"),
+        help="layer, head and timing by the error rate on the validation part, or by where the "
+        "links of both directions agree most there (needs no links, but --reverse)",
+    )
+    parser.add_argument(
+        "--choose-pairs", type=int, default=500, metavar="N", help="pairs to choose on (500)"
+    )
+    parser.add_argument(
         "--survey",
         action="store_true",
         help="score every layer and head, credited to the predicted and to the input word; choose "
@@ -73,13 +95,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "training pairs and these (pip install eflomal)",
     )
     parser.add_argument(
-        "--reverse", type=Path, metavar="RUN_DIR", help="a run of the other direction"
+        "--reverse",
+        type=Path,
+        metavar="RUN_DIR",
+        help="a run of the other direction: its links, and every combination of the two",
     )
     parser.add_argument(
         "--symmetrize",
         choices=tuple(HEURISTICS),
         default="grow-diag-final-and",
-        help="how the two directions are combined (default: grow-diag-final-and)",
+        help="which combination of the two directions -o writes; all are scored (default: "
+        "grow-diag-final-and)",
     )
     parser.add_argument(
         "--restrict",
@@ -102,121 +128,121 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(lambda: _align(parse(argv)))
 
 
-def _align(arguments: argparse.Namespace) -> int:
+def _check(arguments: argparse.Namespace) -> None:
+    """What can be said of the arguments before a run is loaded."""
+    from attnzoo.cli.common import require_positive
     from attnzoo.cli.texts import check_pair_arguments
 
     check_pair_arguments(arguments)
+    require_positive(arguments, "choose_pairs")
     if arguments.figures < 0:
         raise UserError(f"--figures {arguments.figures}: wanted 0 or more")
-    if arguments.reverse is not None and arguments.generated:
-        raise UserError("--reverse needs known pairs, --generated makes new ones")
-    from attnzoo.alignment.links import Links, format_pharaoh
-    from attnzoo.alignment.symmetrize import symmetrize
+    if arguments.generated:
+        for name in ("reverse", "choose"):
+            if getattr(arguments, name) is not None:
+                raise UserError(f"--{name} needs known pairs, --generated makes new ones")
+        if arguments.by != "attention":
+            raise UserError(f"--by {arguments.by}: --generated aligns by attention alone")
+    if arguments.choose:
+        if arguments.survey:
+            raise UserError("--survey prints what --choose decides by: wanted one of them")
+        if arguments.layer is not None or arguments.head is not None:
+            raise UserError("--choose finds layer and head: wanted no --layer and no --head")
+        if arguments.choose == "agreement" and arguments.reverse is None:
+            raise UserError("--choose agreement: wanted --reverse RUN_DIR, a run to agree with")
+
+
+def _align(arguments: argparse.Namespace) -> int:
+    _check(arguments)
+    from attnzoo.cli.align_choice import choose, survey
+    from attnzoo.cli.align_read import METHODS, Reader, check_words
+    from attnzoo.cli.align_report import (
+        figures,
+        print_scores,
+        print_shapes,
+        search_settings,
+        sentences,
+        write_links,
+    )
     from attnzoo.cli.texts import read_pairs
     from attnzoo.training.run import load_run
 
     compilation_cache()
     trained = load_run(arguments.run, which=arguments.which)
     translator = trained.translator(layer=arguments.layer, head=arguments.head)
-    decoding = trained.config.decoding
-    search: dict[str, Any] = {
-        "beam": decoding.beam,
-        "alpha": decoding.length_penalty,
-        "max_length": decoding.max_length,
-    }
-    folder = arguments.figure_dir or trained.directory.figures
+    methods = METHODS if arguments.by == "both" else (arguments.by,)
+    options = {"level": arguments.level, "fill": arguments.fill}
     if arguments.sentence:
-        results = translator.translate(arguments.sentence, **search)
-        for number, (text, result) in enumerate(zip(arguments.sentence, results, strict=True)):
-            if result is None:
-                raise UserError(f"--sentence {text!r}: empty or too long")
-            path = folder / f"sentence-{number + 1}"
-            print(f"{text}\t{result.text}\t{_draw(translator, result, path, arguments.timing)}")
-        return 0
-
+        readers = {m: Reader(translator, m, arguments.timing, **options) for m in methods}
+        return sentences(trained, readers, arguments)
     corpus, name = read_pairs(trained, arguments)
     if arguments.survey:
-        _survey(translator, corpus, name, arguments)
+        survey(translator, corpus, name, arguments)
         return 0
-    if arguments.generated:
-        found = translator.translate(corpus.source, **search)
-    else:
-        found = translator.force(corpus.source, corpus.target)
-    left_out = [row for row, result in enumerate(found) if result is None]
-    if left_out:
-        print(f"{len(left_out)} pairs are empty or too long and get no links", file=sys.stderr)
-    options = {"timing": arguments.timing, "level": arguments.level}
-    links = [set() if r is None else translator.links(r, **options) for r in found]
-    rows = {"attention": links}
+    timing, back = arguments.timing, arguments.timing
+    other = reverse = None
     if arguments.reverse is not None:
-        other = load_run(arguments.reverse, which=arguments.which).translator()
-        backwards = [
-            set() if r is None else {(i, j) for j, i in other.links(r, **options)}
-            for r in other.force(corpus.target, corpus.source)
-        ]
-        links = [symmetrize(a, b, arguments.symmetrize) for a, b in zip(links, backwards)]
-        rows |= {"reverse": backwards, arguments.symmetrize: links}
+        other = load_run(arguments.reverse, which=arguments.which)
+        reverse = other.translator()
+    if arguments.choose:
+        place, behind = choose(trained, other, arguments)
+        translator = trained.translator(layer=place.layer, head=place.head)
+        timing = place.timing
+        if other is not None and behind is not None:
+            reverse, back = other.translator(layer=behind.layer, head=behind.head), behind.timing
+    readers = {m: Reader(translator, m, timing, **options) for m in methods}
+    if arguments.generated:
+        found = {"attention": translator.translate(corpus.source, **search_settings(trained))}
+    else:
+        found = {m: reader.read(corpus.source, corpus.target) for m, reader in readers.items()}
+    first = methods[0]
+    left_out = sum(result is None for result in found[first])
+    if left_out:
+        print(f"{left_out} pairs are empty or too long and get no links", file=sys.stderr)
+    rows: dict[str, list] = {m: readers[m].links(found[m]) for m in methods}
+    links = rows[first]
+    if reverse is not None:
+        for m in methods:
+            combined = _both_directions(rows[m], Reader(reverse, m, back, **options), corpus)
+            links = combined[arguments.symmetrize] if m == first else links
+            prefix = f"{m}, " if len(methods) > 1 else ""
+            rows |= {prefix + label: pairs for label, pairs in combined.items()}
     for path in arguments.compare:
-        other = load_run(path, which=arguments.which).translator()
-        forced = other.force(corpus.source, corpus.target)
-        rows[path.name] = [set() if r is None else other.links(r, **options) for r in forced]
+        rival = Reader(load_run(path, which=arguments.which).translator(), level=arguments.level)
+        rows[path.name] = rival.links(rival.read(corpus.source, corpus.target))
     if arguments.eflomal:
         rows |= _eflomal(trained, corpus)
     if corpus.links is not None and not arguments.generated:
-        _check_words(found, corpus)
-        _print_scores(rows, corpus, name, arguments.restrict)
+        check_words(found[first], corpus)
+        print_scores(rows, corpus, name, arguments.restrict)
     elif not arguments.generated:
         print(f"{name} has no reference links: nothing to score")
+    print_shapes(
+        {
+            m: [readers[m].matrix(r) for r in results if r is not None]
+            for m, results in found.items()
+        }
+    )
     if arguments.output is not None:
-        lines = [format_pharaoh(Links.of(pair)) for pair in links]
-        arguments.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        print(f"links: {arguments.output}")
-    for row in range(min(arguments.figures, len(found))):
-        if (result := found[row]) is not None:
-            reference = None if corpus.links is None or arguments.generated else corpus.links[row]
-            path = folder / f"{name}-{row + 1}"
-            print(f"figure: {_draw(translator, result, path, arguments.timing, reference)}")
+        write_links(links, arguments.output)
+    figures(trained, readers, found, corpus, name, arguments)
     return 0
 
 
-def _survey(translator, corpus, name: str, arguments: argparse.Namespace) -> None:
-    """The alignment error rate of each head, by which word a step is credited to."""
-    from attnzoo.alignment.scores import score_corpus
+def _both_directions(forward: list, reader: Any, corpus: Any) -> dict[str, list]:
+    """Links of the reverse reader, and every combination with those of this direction."""
+    from attnzoo.alignment.symmetrize import HEURISTICS
+    from attnzoo.cli.align_read import turned
 
-    if corpus.links is None:
-        raise UserError(f"--survey scores links, but {name} has no reference links")
-    found = translator.survey(corpus.source, corpus.target)
-    timings = ("predicted", "input")
-    print(
-        f"{len(corpus)} pairs of {name}: AER by layer/head, of the word a step {'/'.join(timings)}"
-    )
-    rows = {}
-    for place, results in found.items():
-        _check_words(results, corpus)
-        rows[place] = [
-            score_corpus(
-                [
-                    set()
-                    if r is None
-                    else translator.links(r, timing=timing, level=arguments.level)
-                    for r in results
-                ],
-                corpus.links,
-                restrict=arguments.restrict,
-            ).aer
-            for timing in timings
-        ]
-        print(f"  {place:<10} " + " ".join(f"{aer:9.3f}" for aer in rows[place]))
-    place, timing = min(
-        ((place, timing) for place in rows for timing in (0, 1)),
-        key=lambda pick: rows[pick[0]][pick[1]],
-    )
-    layer, head = place.split("/")
-    chosen = f"--layer {layer}" + ("" if head == "mean" else f" --head {head}")
-    print(f"best: {chosen} --timing {timings[timing]}, AER {rows[place][timing]:.3f}")
+    backward = turned(reader.links(reader.read(corpus.target, corpus.source)))
+    combined = {
+        name: [combine(a, b) for a, b in zip(forward, backward, strict=True)]
+        for name, combine in HEURISTICS.items()
+    }
+    return {"reverse": backward, **combined}
 
 
-def _eflomal(trained, corpus) -> dict[str, list]:
+def _eflomal(trained: Any, corpus: Any) -> dict[str, list]:
     """Eflomal on the text the run was trained on together with the pairs to align."""
     from attnzoo.alignment.eflomal import align
     from attnzoo.alignment.symmetrize import symmetrize
@@ -230,54 +256,3 @@ def _eflomal(trained, corpus) -> dict[str, list]:
         "eflomal reverse": reverse,
         "eflomal grow-diag-f-a": both,
     }
-
-
-def _check_words(found, corpus) -> None:
-    """Reference links count whitespace-separated words: so must the run's tokenizers."""
-    for result, source, target in zip(found, corpus.source, corpus.target, strict=True):
-        if result is None:
-            continue
-        for words, text in ((result.source.words, source), (result.target.words, target)):
-            if len(words) != len(text.split()):
-                raise UserError(
-                    f"the run's tokenizer takes {text!r} for {len(words)} words, the reference "
-                    f"links count {len(text.split())}: a tokenizer with split: whitespace is wanted"
-                )
-
-
-def _draw(translator, result, path: Path, timing: str, reference=None) -> Path:
-    """The alignment matrix of one pair as PNG and SVG; the path of the PNG."""
-    from attnzoo import plotting
-
-    figure = plotting.alignment_heatmap(
-        translator.word_matrix(result, timing=timing),
-        result.source.words,
-        result.target.words,
-        reference,
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    plotting.save(figure, path.with_name(path.name + ".svg"))
-    return plotting.save(figure, path.with_name(path.name + ".png"))
-
-
-def _print_scores(rows: dict, corpus, name: str, restrict: bool) -> None:
-    from attnzoo.alignment.scores import (
-        bootstrap_interval,
-        count_corpus,
-        diagonal_links,
-        score_corpus,
-    )
-
-    pairs = zip(corpus.source, corpus.target, strict=True)
-    rows = rows | {"diagonal": [diagonal_links(len(a.split()), len(b.split())) for a, b in pairs]}
-    kind = "words with a reference link" if restrict else "all words"
-    print(f"{len(corpus)} pairs of {name}, {kind}:")
-    print(f"  {'links from':<22} {'AER':>6} {'95 % interval':>16} {'precision':>10} {'recall':>7}")
-    for label, links in rows.items():
-        counts = count_corpus(links, corpus.links, restrict=restrict)
-        total = score_corpus(links, corpus.links, restrict=restrict)
-        low, high = bootstrap_interval(counts)
-        print(
-            f"  {label:<22} {total.aer:6.3f}   {low:6.3f} - {high:.3f} "
-            f"{total.precision:10.3f} {total.recall:7.3f}"
-        )

@@ -1,218 +1,110 @@
-"""`explain RUN_DIR`: what an image model answers by, by every method, and whether to believe it.
+"""`explain RUN_DIR INPUT...`: what a model attends to and answers by, in figures and a page.
 
-For each image asked a figure with all methods' overlays, each with its faithfulness beside that of
-random scores; over many images a table of faithfulness and, of planted data, of how often a
-method's first patch is the planted one.
+INPUT is a text, a sentence to translate ("source ||| target" reads a known translation), or an
+image file, as the run takes; of images the test part's are drawn too (--images). Every method's
+picture carries its faithfulness, the area under the deletion curve, beside that of random order.
 """
 
 import argparse
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from attnzoo.cli.common import compilation_cache, require_positive, run
 from attnzoo.errors import UserError
-
-BATCH = 50
-STEPS = 18
-"""Steps of a curve, at most: a ViT-B has 196 patches."""
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="explain", description=__doc__)
-    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="a run of image classification")
+    parser.add_argument("run", type=Path, metavar="RUN_DIR")
+    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="texts or image files")
     parser.add_argument(
+        "--target",
+        help="what to explain instead of the model's own answer: a class by name or number, or the "
+        "text of a token (images of the data: instead of their own class)",
+    )
+    parser.add_argument(
+        "--layer",
+        type=int,
+        help="whose raw attention, from 0 (default: the last; of a translator that which aligns)",
+    )
+    parser.add_argument("--head", type=int, help="which head, from 0 (default: their mean)")
+    parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
+    parser.add_argument("--out", type=Path, help="for figures (default: RUN_DIR/explain)")
+    parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE.html",
+        help="where the page of one input goes (default: beside its figures)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of all noise (default: 0)")
+    parser.add_argument(
+        "--draws",
+        type=int,
+        default=20,
+        help="random orders, and steps of methods that average (default: 20)",
+    )
+    parser.add_argument(
+        "--reverse",
+        type=Path,
+        metavar="RUN_DIR",
+        help="a translator of the other direction, for the page",
+    )
+    texts = parser.add_argument_group("texts")
+    texts.add_argument(
+        "--at",
+        type=int,
+        metavar="TOKEN",
+        help="the token whose answer is explained, from 0, specials counted (default: the last; "
+        "the first [MASK]; the first word to be tagged)",
+    )
+    images = parser.add_argument_group("images")
+    images.add_argument(
         "--images",
         type=int,
         nargs="*",
-        default=[0, 1, 2],
         metavar="N",
-        help="images of the test part to draw, counted from 0 (default: 0 1 2)",
+        help="images of the test part to draw, from 0 (default without INPUT: 0 1 2)",
     )
-    parser.add_argument(
+    images.add_argument(
         "--count", type=int, default=100, help="images that the table is about (default: 100)"
     )
+    images.add_argument("--flow", action="store_true", help="attention flow too, which is slow")
     parser.add_argument(
-        "--target",
-        type=int,
-        help="number of the class to explain (default: each image's own)",
+        "--fill",
+        help="what takes the place of what is removed: mean or blur for patches (default: mean), "
+        "zero, mean, unk or mask for words (default: mask where there is one, else zero)",
     )
-    parser.add_argument("--fill", choices=("mean", "blur"), default="mean", help="for a patch gone")
-    parser.add_argument("--draws", type=int, default=20, help="of methods that average over noise")
-    parser.add_argument("--seed", type=int, default=0, help="of all noise (default: 0)")
-    parser.add_argument("--flow", action="store_true", help="attention flow too, which is slow")
-    parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
-    parser.add_argument("--out", type=Path, help="for figures (default: RUN_DIR/explain)")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Writes the figures and the table, and prints the table."""
+    """Writes figures, pages and tables, and prints the tables."""
     return run(lambda: _explain(parse(argv)))
 
 
 def _explain(arguments: argparse.Namespace) -> int:
     require_positive(arguments, "count", "draws")
-    import jax.numpy as jnp
-    import numpy as np
-
-    from attnzoo.data.augment import normalise, to_float
-    from attnzoo.data.images import load_images
-    from attnzoo.explain.agreement import bootstrap
-    from attnzoo.models.vit import ViT
+    if arguments.html is not None:
+        if len(arguments.inputs) != 1:
+            raise UserError(f"--html: a page of one INPUT; {len(arguments.inputs)} came")
+        if arguments.html.suffix.lower() not in (".html", ".htm"):
+            raise UserError(f"--html {arguments.html}: wanted a name that ends in .html")
+    from attnzoo.cli import explain_images, explain_text, explain_translation
+    from attnzoo.tasks.image_classification import ImageClassificationTask
+    from attnzoo.tasks.translation_task import TranslationTask
     from attnzoo.training.run import load_run
 
     compilation_cache()
     trained = load_run(arguments.run, which=arguments.which)
-    if not isinstance(trained.model, ViT):
-        raise UserError(
-            f"{arguments.run}: a {type(trained.model).__name__}; wanted a run with model.kind=vit"
-        )
-    task: Any = trained.task
-    data = load_images(trained.config.data)
-    part = "test" if len(data.test) else "validation"
-    images = getattr(data, part)
-    wrong = [n for n in arguments.images if not 0 <= n < len(images)]
-    if wrong:
-        raise UserError(f"--images {wrong[0]}: {part} has the images 0 to {len(images) - 1}")
-    classes = images.labels
-    if arguments.target is not None:
-        if not 0 <= arguments.target < len(task.names):
-            raise UserError(
-                f"--target {arguments.target}: there are {len(task.names)} classes, 0 to "
-                f"{len(task.names) - 1} ({', '.join(task.names)})"
-            )
-        classes = np.full_like(classes, arguments.target)
-    planted = _planted(trained.config.data, part)
-    rows = sorted({*range(min(arguments.count, len(images))), *arguments.images})
-    measure = _measure(trained.model, arguments)
-    found: dict[str, list[Any]] = {}
-    for start in range(0, len(rows), BATCH):
-        chunk = np.asarray(rows[start : start + BATCH])
-        # A short last chunk is filled up, so that all is compiled once.
-        filled = np.resize(chunk, min(BATCH, len(rows)))
-        pixels = normalise(
-            to_float(jnp.asarray(images.images[filled])),
-            jnp.asarray(task.mean),
-            jnp.asarray(task.std),
-        )
-        batch = measure(pixels, jnp.asarray(classes[filled]), start)
-        for name, values in batch.items():
-            found.setdefault(name, []).append({k: v[: len(chunk)] for k, v in values.items()})
-    table = {
-        name: {key: np.concatenate([b[key] for b in batches]) for key in batches[0]}
-        for name, batches in found.items()
-    }
-    at = {row: i for i, row in enumerate(rows)}
-    counted = [at[n] for n in range(min(arguments.count, len(images)))]
-    out = arguments.out or trained.directory.path / "explain"
-    summary = {}
-    for name, values in table.items():
-        line = {k: bootstrap(values[k][counted]) for k in ("deletion", "insertion")}
-        if planted is not None:
-            hits = values["scores"][counted].argmax(axis=1) == planted[: len(counted)]
-            line = {"hit": bootstrap(hits), **line}
-        summary[name] = line
-    _print(summary, len(counted), part, arguments)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "faithfulness.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    for n in arguments.images:
-        values = {name: {k: v[at[n]] for k, v in each.items()} for name, each in table.items()}
-        mark = None if planted is None else int(planted[n])
-        title = f"{part} image {n}, class {task.names[images.labels[n]]}"
-        if arguments.target is not None:
-            title += f", explained for class {task.names[arguments.target]}"
-        _draw(images.images[n], values, title, mark, trained.model, out / f"{part}-{n}.png")
-    print(f"written: {out}")
-    return 0
-
-
-def _measure(model: Any, arguments: argparse.Namespace) -> Callable[..., dict[str, Any]]:
-    """A function that gives of each method the scores, and the areas under its curves."""
-    import jax
-    import numpy as np
-    from flax import nnx
-
-    from attnzoo.explain import faithfulness
-    from attnzoo.explain.vit import explain_vit, flow_of
-
-    graph, state = nnx.split(model)
-    patch, fill = model.config.patch, arguments.fill
-
-    @jax.jit
-    def compiled(state: Any, images: Any, classes: Any, key: Any, given: Any) -> dict[str, Any]:
-        model: Any = nnx.merge(graph, state)
-        key, noise = jax.random.split(key)
-        scores = explain_vit(model, images, classes, key, draws=arguments.draws) | given
-        score = faithfulness.images_score(model, images, classes, patch, fill=fill)
-        shape = next(iter(scores.values())).shape
-        scores["leave_one_out"] = faithfulness.leave_one_out(score, shape)
-        scores["random"] = faithfulness.random_importance(noise, shape)
-
-        steps = min(STEPS, shape[1])
-
-        def areas(importance: Any) -> tuple[Any, Any]:
-            deleted = faithfulness.deletion(score, importance, steps=steps)
-            return deleted.area, faithfulness.insertion(score, importance, steps=steps).area
-
-        deletion, insertion = jax.lax.map(areas, jax.numpy.stack(list(scores.values())))
-        return {
-            name: {"scores": one, "deletion": deletion[i], "insertion": insertion[i]}
-            for i, (name, one) in enumerate(scores.items())
-        }
-
-    def measure(images: Any, classes: Any, start: int) -> dict[str, Any]:
-        given = {}
-        if arguments.flow:
-            given["flow"] = jax.numpy.asarray(flow_of(model, images), jax.numpy.float32)
-        key = jax.random.fold_in(jax.random.key(arguments.seed), start)
-        return jax.tree.map(np.asarray, compiled(state, images, classes, key, given))
-
-    return measure
-
-
-def _planted(config: Any, part: str) -> Any:
-    """The planted patch of each image, where the data has one."""
-    if config.source.kind != "planted" or not getattr(config.source, part):
-        return None
-    from attnzoo.data.planted import planted_patches
-
-    return planted_patches(config.source, part)
-
-
-def _print(summary: dict[str, Any], count: int, part: str, arguments: argparse.Namespace) -> None:
-    print(f"{count} images of {part}; removed patches are the image's {arguments.fill}")
-    print("areas of probability: deletion, less is better, and insertion, more is better;")
-    print("in brackets 95 % of bootstrapped means")
-    first = next(iter(summary.values()))
-    print(f"  {'':<21}" + "".join(f"{name:<24}" for name in first))
-    best = sorted(summary.items(), key=lambda item: item[1]["deletion"].mean)
-    for name, line in best:
-        print(f"  {name:<21}" + "".join(f"{interval!s:<24}" for interval in line.values()))
-
-
-def _draw(
-    image: Any, values: dict[str, Any], title: str, mark: int | None, model: Any, path: Path
-) -> None:
-    import numpy as np
-
-    from attnzoo import plotting, plotting_explain
-
-    columns = image.shape[1] // model.config.patch
-    random = values["random"]
-    panels = [
-        plotting_explain.Overlay(
-            name,
-            each["scores"].reshape(-1, columns),
-            f"del {each['deletion']:.2f} ({random['deletion']:.2f} random)\n"
-            f"ins {each['insertion']:.2f} ({random['insertion']:.2f})",
-        )
-        for name, each in values.items()
-    ]
-    marked = None if mark is None else divmod(mark, columns)
-    figure = plotting_explain.overlays(
-        image.astype(np.float64) / 255, panels, title=title, marked=marked
-    )
-    plotting.save(figure, path)
+    arguments.out = arguments.out or trained.directory.path / "explain"
+    if isinstance(trained.task, ImageClassificationTask):
+        return explain_images.explain(trained, arguments)
+    if arguments.images is not None:
+        kind = trained.config.task.kind
+        raise UserError(f"--images: {arguments.run} is a run of task.kind={kind}, without images")
+    if not arguments.inputs:
+        raise UserError(f"{arguments.run}: wanted a text behind it, in quotes")
+    if isinstance(trained.task, TranslationTask):
+        return explain_translation.explain(trained, arguments)
+    return explain_text.explain(trained, arguments)

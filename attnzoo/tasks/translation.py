@@ -72,7 +72,7 @@ class Forced:
     source: Encoding
     target: Encoding
     log_probs: Float[np.ndarray, "T"]
-    weights: Float[np.ndarray, "T S"]
+    weights: Float[np.ndarray, "T S *layers_and_heads"]
 
 
 class Translator:
@@ -108,6 +108,11 @@ class Translator:
             static_argnames=("max_length", "beam", "alpha"),
         )
         self._force = jax.jit(functools.partial(_force, self._graph, head))
+
+    @property
+    def model(self) -> Any:
+        """A copy of the model."""
+        return nnx.merge(self._graph, self._state)
 
     def translate(
         self,
@@ -164,6 +169,16 @@ class Translator:
             raise ValueError(f"{len(sources)} sources but {len(targets)} targets")
         left = [self.source_tokenizer.encode(line) for line in sources]
         right = [self.target_tokenizer.encode(line) for line in targets]
+        return self.force_tokens(left, right, progress=progress)
+
+    def force_tokens(
+        self,
+        left: Sequence[Encoding],
+        right: Sequence[Encoding],
+        *,
+        progress: Progress | None = None,
+    ) -> list[Forced | None]:
+        """``force`` of sources and targets that are tokens already."""
         longest = lambda i: max(len(left[i].ids), len(right[i].ids)) + 1  # noqa: E731
         fits = [
             i
@@ -197,7 +212,7 @@ class Translator:
         progress: Progress | None = None,
     ) -> dict[str, list[Forced | None]]:
         """What ``force`` gives, for every head of every layer and the mean of each layer's heads:
-        "0/0", "0/1", ..., "0/mean", "1/0", ...
+        "0/0", "0/1", ..., "0/mean", "1/0", ...; a recurrent translator has one layer.
         """
         found: dict[str, list[Forced | None]] = {}
         survey = jax.jit(functools.partial(_survey, self._graph))
@@ -305,9 +320,13 @@ def _survey(graph, state, source, target):
     """As ``_force``; the weights are ``B T S L N+1``: layers, heads and at last their mean."""
     model = nnx.merge(graph, state)
     labels = target[:, 1:]
-    logits, maps = model(source, target[:, :-1], capture=True)
+    if getattr(model, "layers", None) is None:
+        logits, weights = model(source, target[:, :-1], return_weights=True)
+        layers = [weights]
+    else:
+        logits, maps = model(source, target[:, :-1], capture=True)
+        layers = [weights for name, weights in maps.items() if name.endswith("/cross")]
     log_probs = -label_losses(logits, labels, labels != PAD)[1]
-    layers = [weights for name, weights in maps.items() if name.endswith("/cross")]
     heads = jnp.stack(layers, axis=-1)  # B N T S L
     both = jnp.concatenate([heads, jnp.mean(heads, axis=1, keepdims=True)], axis=1)
     return log_probs, jnp.moveaxis(both, 1, -1)

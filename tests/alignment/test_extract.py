@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from attnzoo.alignment.extract import links_from_weights, token_matrix, word_matrix
+from attnzoo.alignment.extract import links_from_weights, row_shares, token_matrix, word_matrix
 
 # "I love you" -> "je t' aime", METHODS section 4.7.
 TOY = np.array([[0.94, 0.02, 0.04], [0.11, 0.01, 0.88], [0.03, 0.95, 0.02]])
@@ -135,3 +135,8 @@ def test_arguments_are_checked():
         word_matrix(TOY, [0, 1, 2], [0, 1, 2], source_words=2)
     with pytest.raises(ValueError, match="words count from 0"):
         word_matrix(TOY, [0, -1, 2], [0, 1, 2])
+
+
+def test_rows_are_scaled_to_one_and_zeros_stay():
+    shares = row_shares(np.array([[2.0, 6.0], [0.0, 0.0]]))
+    np.testing.assert_array_equal(shares, [[0.25, 0.75], [0, 0]])

@@ -13,8 +13,10 @@ from attnzoo.alignment.scores import (
     count_corpus,
     count_links,
     coverage,
+    covered,
     diagonal_links,
     diagonality,
+    matrix_shape,
     row_entropy,
     score_corpus,
 )
@@ -146,6 +148,29 @@ def test_row_entropy_of_sharp_even_and_unnormalised_rows():
 def test_coverage_sums_over_targets():
     weights = np.array([[0.5, 0.5, 0.0], [0.25, 0.75, 0.0]])
     np.testing.assert_array_equal(coverage(weights), [0.75, 1.25, 0.0])
+
+
+def test_covered_words_are_those_that_a_target_word_looks_at_most():
+    weights = np.array([[0.6, 0.4, 0, 0], [0.5, 0.5, 0, 0], [0, 0, 0, 0], [0, 0.1, 0.2, 0]])
+    assert covered(weights) == 2 / 4  # word 0 twice (the first of equals), word 2
+    assert covered(np.zeros((3, 5))) == covered(np.zeros((0, 5))) == 0
+    assert math.isnan(covered(np.zeros((3, 0))))
+
+
+def test_shapes_are_means_over_the_sentences_that_have_one():
+    sharp, even = np.eye(2), np.full((3, 4), 0.25)
+    shape = matrix_shape([sharp, even])
+    # Distances of thirds' middles from those of quarters, in 24ths: 34, 24 and 34 of 12 cells.
+    assert shape.diagonality == pytest.approx((1 + (1 - 23 / 72)) / 2)
+    assert shape.entropy == pytest.approx(math.log(4) / 2)
+    assert shape.relative_entropy == pytest.approx(0.5)
+    assert shape.covered == pytest.approx((1 + 1 / 4) / 2)
+    # One source word: no relative entropy. Zeros: covered alone.
+    shape = matrix_shape([np.ones((2, 1)), np.zeros((2, 2)), sharp])
+    assert shape.entropy == 0
+    assert shape.relative_entropy == 0
+    assert shape.covered == pytest.approx(2 / 3)
+    assert all(math.isnan(value) for value in matrix_shape([]))
 
 
 def test_diagonal_baseline_on_the_bible(shared):

@@ -1,11 +1,14 @@
-"""explain over a small run on planted images: figures, the table, and bad arguments."""
+"""explain over a small run on planted images: figures, pages, the table, and bad arguments."""
 
 import contextlib
 import io
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from attnzoo import cli
 
@@ -42,7 +45,30 @@ def test_a_figure_an_image_and_a_table(run: Path, capsys: pytest.CaptureFixture[
         for mean, low, high in line.values():
             assert 0 <= low <= mean <= high <= 1
     figures = sorted(p.name for p in (run / "explain").glob("*.png"))
-    assert figures == ["test-1.png", "test-4.png"]
+    assert figures == ["test-1-heads.png", "test-1.png", "test-4-heads.png", "test-4.png"]
+    assert len(list((run / "explain").glob("*.svg"))) == 4
+    page = (run / "explain" / "test-4.html").read_text()
+    assert "test image 4, class" in page
+    assert "encoder/1/self" in page
+
+
+def test_an_image_file_is_scaled_to_the_runs_size(
+    run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (20, 31, 3), np.uint8)).save(tmp_path / "photo.png")
+    page = tmp_path / "new" / "page.html"
+    asked = ["--draws", "2", "--out", str(tmp_path / "out"), "--html", str(page)]
+    assert cli.main(["explain", str(run), str(tmp_path / "photo.png"), *asked]) == 0
+    printed = capsys.readouterr().out
+    said = re.search(r"^photo.png, says ([01]) \((0\.\d\d)\)$", printed, re.MULTILINE)
+    assert said is not None
+    assert float(said[2]) >= 0.5  # the likelier of two
+    assert re.search(r"^  relevance +\d\.\d{3} \d\.\d{3}$", printed, re.MULTILINE)
+    assert (tmp_path / "out" / "photo.png").exists()
+    assert "photo.png, says" in page.read_text()
+    # No image of the data was asked for.
+    assert "images of test" not in printed
 
 
 @pytest.mark.parametrize(
@@ -50,11 +76,19 @@ def test_a_figure_an_image_and_a_table(run: Path, capsys: pytest.CaptureFixture[
     [
         (["--images", "5"], "--images 5: test has the images 0 to 4"),
         (["--target", "2"], "--target 2: there are 2 classes, 0 to 1 (0, 1)"),
+        (["--target", "dog"], "--target dog: there are 2 classes, 0 to 1 (0, 1)"),
         (["--count", "0"], "--count 0: wanted at least 1"),
+        (["--fill", "mask"], "--fill mask: wanted mean or blur for patches"),
+        (["--layer", "0"], "--layer is not for images"),
+        (["nowhere.png"], "nowhere.png: no such image file"),
+        (["TEXT"], "not an image"),
+        (["--html", "page.html"], "--html: a page of one INPUT; 0 came"),
     ],
 )
 def test_bad_arguments(
     run: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    config = str(run / "config.yaml")
+    arguments = [config if argument == "TEXT" else argument for argument in arguments]
     assert cli.main(["explain", str(run), *arguments]) == 2
     assert message in capsys.readouterr().err

@@ -1,0 +1,110 @@
+"""Which layer, head and timing: the survey, and a choice on validation data."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from attnzoo.cli.align_read import check_words, turned
+from attnzoo.errors import UserError
+
+TIMINGS = ("predicted", "input")
+SHOWN = 3
+
+
+class Place(NamedTuple):
+    """A layer, a head (None: the mean of all) and the word that a step is credited to."""
+
+    layer: int
+    head: int | None
+    timing: str
+
+    def __str__(self) -> str:
+        head = "" if self.head is None else f" --head {self.head}"
+        return f"--layer {self.layer}{head} --timing {self.timing}"
+
+
+Links = list[set[tuple[int, int]]]
+
+
+def links_by_place(
+    translator: Any, sources: Sequence[str], targets: Sequence[str], level: str
+) -> tuple[dict[Place, Links], list[Any]]:
+    """The links by every layer, head and timing, and one of the readings."""
+    found = translator.survey(sources, targets)
+    links: dict[Place, Links] = {}
+    results: list[Any] = []
+    for name, results in found.items():
+        layer, head = name.split("/")
+        for timing in TIMINGS:
+            place = Place(int(layer), None if head == "mean" else int(head), timing)
+            links[place] = [
+                set() if r is None else translator.links(r, timing=timing, level=level)
+                for r in results
+            ]
+    return links, results
+
+
+def survey(translator: Any, corpus: Any, name: str, arguments: Any) -> None:
+    """Print the alignment error rate of each layer and head, by which word is credited."""
+    from attnzoo.alignment.choice import by_error_rate
+
+    if corpus.links is None:
+        raise UserError(
+            f"--survey scores links, but {name} has no reference links; --choose agreement "
+            "--reverse RUN_DIR needs none"
+        )
+    links, results = links_by_place(translator, corpus.source, corpus.target, arguments.level)
+    check_words(results, corpus)
+    rates = by_error_rate(links, corpus.links, restrict=arguments.restrict)
+    print(
+        f"{len(corpus)} pairs of {name}: AER by layer/head, of the word a step {'/'.join(TIMINGS)}"
+    )
+    for layer, head in dict.fromkeys((place.layer, place.head) for place in links):
+        label = f"{layer}/{'mean' if head is None else head}"
+        row = [rates[Place(layer, head, timing)] for timing in TIMINGS]
+        print(f"  {label:<10} " + " ".join(f"{aer:9.3f}" for aer in row))
+    best = next(iter(rates))
+    print(f"best: {best}, AER {rates[best]:.3f}")
+
+
+def choose(trained: Any, other: Any | None, arguments: Any) -> tuple[Place, Place | None]:
+    """The place of the run, and that of the run of the other direction, by validation data.
+
+    By "aer" each direction is scored on the validation part's links; by "agreement" the two places
+    whose links are most alike are taken.
+    """
+    from attnzoo.alignment.choice import by_agreement, by_error_rate
+
+    corpus = trained.corpus().validation
+    if not len(corpus):
+        raise UserError(f"--choose: the data of {trained.directory.path} has no validation part")
+    corpus = corpus.select(range(min(arguments.choose_pairs, len(corpus))))
+    forward, results = links_by_place(
+        trained.translator(), corpus.source, corpus.target, arguments.level
+    )
+    backward: dict[Place, Links] | None = None
+    if other is not None:
+        read, _ = links_by_place(other.translator(), corpus.target, corpus.source, arguments.level)
+        backward = {place: turned(links) for place, links in read.items()}
+    if arguments.choose == "agreement":
+        assert backward is not None
+        pairs = by_agreement(forward, backward)
+        print(f"{len(corpus)} pairs of validation: layers and heads of both that agree best")
+        for pair in pairs[:SHOWN]:
+            print(f"  {pair.agreement:.3f}  {pair.forward}; reverse {pair.reverse}")
+        best: Any = pairs[0]
+        return best.forward, best.reverse
+    if corpus.links is None:
+        raise UserError("--choose aer: the validation part has no reference links")
+    check_words(results, corpus)
+    chosen: list[Place | None] = []
+    for label, links in (("", forward), ("reverse, ", backward)):
+        if links is None:
+            chosen.append(None)
+            continue
+        rates = by_error_rate(links, corpus.links, restrict=arguments.restrict)
+        print(f"{len(corpus)} pairs of validation: {label}AER by layer and head, the best")
+        for place in list(rates)[:SHOWN]:
+            print(f"  {rates[place]:.3f}  {place}")
+        chosen.append(next(iter(rates)))
+    assert chosen[0] is not None
+    return chosen[0], chosen[1]

@@ -1,0 +1,76 @@
+"""Readers of alignments: by attention or by erasure, of either direction."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from attnzoo.errors import UserError
+
+METHODS = ("attention", "erasure")
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """A translator, and how links are read off what it gives.
+
+    Attributes:
+      method: "attention", or "erasure" (``attnzoo.tasks.erasure``), whose rows are those of the
+        predicted word whatever ``timing`` says of attention.
+      timing: "auto", "predicted" or "input".
+      level: "word" or "token".
+      fill: what an erased word becomes.
+    """
+
+    translator: Any
+    method: str = "attention"
+    timing: str = "auto"
+    level: str = "word"
+    fill: str = "zero"
+
+    def read(self, sources: Sequence[str], targets: Sequence[str]) -> list[Any]:
+        """Known pairs; None where one is empty or too long."""
+        if self.method == "attention":
+            return self.translator.force(sources, targets)
+        from attnzoo.tasks.erasure import erase_words
+
+        return erase_words(self.translator, sources, targets, fill=self.fill)
+
+    def links(self, results: Sequence[Any]) -> list[set[tuple[int, int]]]:
+        """Links (source word, target word) of each; none of what was not read."""
+        return [
+            set()
+            if result is None
+            else self.translator.links(result, timing=self._credit, level=self.level)
+            for result in results
+        ]
+
+    def matrix(self, result: Any) -> np.ndarray:
+        """Between words; of erasure each row as shares of what the word loses in all."""
+        from attnzoo.alignment.extract import row_shares
+
+        matrix = self.translator.word_matrix(result, timing=self._credit)
+        return matrix if self.method == "attention" else row_shares(matrix)
+
+    @property
+    def _credit(self) -> str:
+        return self.timing if self.method == "attention" else "predicted"
+
+
+def turned(links: Sequence[set[tuple[int, int]]]) -> list[set[tuple[int, int]]]:
+    """Links of the other direction, as (source word, target word) of this one."""
+    return [{(i, j) for j, i in pair} for pair in links]
+
+
+def check_words(found: Sequence[Any], corpus: Any) -> None:
+    """Reference links count whitespace-separated words: so must the run's tokenizers."""
+    for result, source, target in zip(found, corpus.source, corpus.target, strict=True):
+        if result is None:
+            continue
+        for words, text in ((result.source.words, source), (result.target.words, target)):
+            if len(words) != len(text.split()):
+                raise UserError(
+                    f"the run's tokenizer takes {text!r} for {len(words)} words, the reference "
+                    f"links count {len(text.split())}: a tokenizer with split: whitespace is wanted"
+                )

@@ -1,0 +1,132 @@
+"""What `align` prints and draws: scores of links, numbers of matrices, pictures."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attnzoo.errors import UserError
+
+
+def print_scores(rows: Mapping[str, list], corpus: Any, name: str, restrict: bool) -> None:
+    """Error rate, interval, precision and recall of each row of links, and of the diagonal."""
+    from attnzoo.alignment.scores import (
+        bootstrap_interval,
+        count_corpus,
+        diagonal_links,
+        score_corpus,
+    )
+
+    pairs = zip(corpus.source, corpus.target, strict=True)
+    lengths = [diagonal_links(len(a.split()), len(b.split())) for a, b in pairs]
+    rows = {**rows, "diagonal": lengths}
+    kind = "words with a reference link" if restrict else "all words"
+    wide = max(22, *map(len, rows))
+    print(f"{len(corpus)} pairs of {name}, {kind}:")
+    print(
+        f"  {'links from':<{wide}} {'AER':>6} {'95 % interval':>16} {'precision':>10} {'recall':>7}"
+    )
+    for label, links in rows.items():
+        counts = count_corpus(links, corpus.links, restrict=restrict)
+        total = score_corpus(links, corpus.links, restrict=restrict)
+        low, high = bootstrap_interval(counts)
+        print(
+            f"  {label:<{wide}} {total.aer:6.3f}   {low:6.3f} - {high:.3f} "
+            f"{total.precision:10.3f} {total.recall:7.3f}"
+        )
+
+
+def print_shapes(matrices: Mapping[str, Sequence[np.ndarray]]) -> None:
+    """What the matrices look like, as means over sentences."""
+    from attnzoo.alignment.scores import matrix_shape
+
+    print("matrices between words, means over sentences:")
+    print(f"  {'weights':<22} {'diagonality':>11} {'entropy':>8} {'/ log S':>8} {'covered':>8}")
+    for label, found in matrices.items():
+        shape = matrix_shape(found)
+        print(
+            f"  {'by ' + label:<22} {shape.diagonality:11.3f} {shape.entropy:8.3f} "
+            f"{shape.relative_entropy:8.3f} {shape.covered:8.3f}"
+        )
+
+
+def draw(seen: Mapping[str, tuple[np.ndarray, Any]], path: Path, links: Any = None) -> Path:
+    """Matrices of one pair by method, each with what it was read off, side by side as PNG and SVG;
+    the path of the PNG.
+    """
+    from attnzoo import plotting
+
+    pictures = [
+        plotting.AlignmentPicture(
+            matrix,
+            result.source.words,
+            result.target.words,
+            links,
+            method if len(seen) > 1 else None,
+        )
+        for method, (matrix, result) in seen.items()
+    ]
+    figure = plotting.alignment_grid(pictures)
+    plotting.save(figure, path.with_name(path.name + ".svg"))
+    return plotting.save(figure, path.with_name(path.name + ".png"))
+
+
+def search_settings(trained: Any) -> dict[str, Any]:
+    """How a run's config wants its translator to search."""
+    decoding = trained.config.decoding
+    return {
+        "beam": decoding.beam,
+        "alpha": decoding.length_penalty,
+        "max_length": decoding.max_length,
+    }
+
+
+def sentences(trained: Any, readers: Mapping[str, Any], arguments: argparse.Namespace) -> int:
+    """Translate what was typed, and draw each with what it was read off."""
+    translator = next(iter(readers.values())).translator
+    folder = arguments.figure_dir or trained.directory.figures
+    results = translator.translate(arguments.sentence, **search_settings(trained))
+    for number, (text, result) in enumerate(zip(arguments.sentence, results, strict=True)):
+        if result is None:
+            raise UserError(f"--sentence {text!r}: empty or too long")
+        seen = {}
+        for method, reader in readers.items():
+            read = result if method == "attention" else reader.read([text], [result.text])[0]
+            if read is not None:  # a translation without words
+                seen[method] = (reader.matrix(read), read)
+        path = draw(seen, folder / f"sentence-{number + 1}") if seen else ""
+        print(f"{text}\t{result.text}\t{path}")
+    return 0
+
+
+def figures(
+    trained: Any,
+    readers: Mapping[str, Any],
+    found: Mapping[str, list],
+    corpus: Any,
+    name: str,
+    arguments: argparse.Namespace,
+) -> None:
+    """Draw the first pairs, as many as asked."""
+    folder = arguments.figure_dir or trained.directory.figures
+    for row in range(min(arguments.figures, len(corpus))):
+        seen = {
+            method: (readers[method].matrix(results[row]), results[row])
+            for method, results in found.items()
+            if results[row] is not None
+        }
+        known = corpus.links is not None and not arguments.generated
+        if seen:
+            path = draw(seen, folder / f"{name}-{row + 1}", corpus.links[row] if known else None)
+            print(f"figure: {path}")
+
+
+def write_links(links: list, path: Path) -> None:
+    """Pharaoh links, a line a pair."""
+    from attnzoo.alignment.links import Links, format_pharaoh
+
+    lines = [format_pharaoh(Links.of(pair)) for pair in links]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"links: {path}")

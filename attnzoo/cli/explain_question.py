@@ -1,0 +1,184 @@
+"""A text as a run's model reads it, and the place at which its answer is explained."""
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from attnzoo.errors import UserError
+
+MASK = "[MASK]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """What is read, and what is asked of it.
+
+    Attributes:
+      ids, labels: the tokens, special ones too.
+      units: the places of those that can be taken away.
+      at: the token whose answer is explained; None: the text's class.
+      target: the class or token that is explained; None: the model's own.
+      name: a class or token as text.
+      about: what the answer is, in words.
+      keywords: what else the model is given, a row each.
+    """
+
+    ids: list[int]
+    labels: list[str]
+    units: list[int]
+    at: int | None
+    target: int | None
+    name: Callable[[int], str]
+    about: str
+    specials: dict[str, int]
+    keywords: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+
+
+def question(trained: Any, text: str, arguments: argparse.Namespace) -> Question:
+    """The question that a run of texts is asked by one INPUT.
+
+    Raises:
+      UserError: a text that is empty or too long, a task without such questions, a class, token or
+        place that there is not.
+    """
+    from attnzoo.tasks.language_modeling import CausalLMTask, MaskedLMTask
+    from attnzoo.tasks.text_classification import ClassificationTask
+
+    task = trained.task
+    if not text.strip():
+        raise UserError(f"{text!r}: an empty text; wanted some words")
+    if isinstance(task, ClassificationTask):
+        asked = _class(task, text, arguments)
+    elif isinstance(task, CausalLMTask):
+        asked = _next(task, text, arguments)
+    elif isinstance(task, MaskedLMTask):
+        asked = _masked(task, text, arguments)
+    else:
+        kind = trained.config.task.kind
+        raise UserError(
+            f"{arguments.run}: task.kind={kind} is not explained; wanted image_classification, "
+            "sequence_classification, token_classification, causal_lm, masked_lm or translation"
+        )
+    longest = getattr(trained.config.model, "max_length", None)
+    if longest is not None and len(asked.ids) > longest:
+        raise UserError(
+            f"{text[:40]!r}...: {len(asked.ids)} tokens, the model reads at most {longest}"
+        )
+    return asked
+
+
+def _class(task: Any, text: str, arguments: argparse.Namespace) -> Question:
+    tokenizer = task.tokenizer
+    cls, sep = tokenizer.special("cls"), tokenizer.special("sep")
+    tags = task.head == "token"
+    first, _, second = (text, "", "") if tags else text.partition("|||")
+    ids = [cls, *tokenizer.encode_ids(first.strip()), sep]
+    border = len(ids)
+    if second.strip():
+        ids += [*tokenizer.encode_ids(second.strip()), sep]
+    at = _place(ids, 1 if arguments.at is None else arguments.at) if tags else None
+    if not tags and arguments.at is not None:
+        raise UserError("--at: the class of a text has no place")
+    labels = token_labels(tokenizer, ids)
+    return Question(
+        ids,
+        labels,
+        _removable(ids, {cls, sep}, text),
+        at,
+        None if arguments.target is None else class_number(arguments.target, task.names),
+        lambda number: task.names[number],
+        "class" if at is None else f"tag of {labels[at]}",
+        tokenizer.specials,
+        {"segments": [int(i >= border) for i in range(len(ids))]},
+    )
+
+
+def _next(task: Any, text: str, arguments: argparse.Namespace) -> Question:
+    tokenizer = task.tokenizer
+    begins = [tokenizer.special("bos")] if task.settings.rows == "packed" else []
+    ids = begins + tokenizer.encode_ids(text)
+    at = _place(ids, len(ids) - 1 if arguments.at is None else arguments.at)
+    labels = token_labels(tokenizer, ids)
+    return Question(
+        ids[: at + 1],  # what comes later is not read
+        labels[: at + 1],
+        _removable(ids[: at + 1], set(begins), text),
+        at,
+        _token(arguments.target, tokenizer),
+        lambda token: repr(token_labels(tokenizer, [token])[0]),
+        f"next token after {labels[at]!r}",
+        tokenizer.specials,
+    )
+
+
+def _masked(task: Any, text: str, arguments: argparse.Namespace) -> Question:
+    tokenizer = task.tokenizer
+    mask, cls, sep = (tokenizer.special(name) for name in ("mask", "cls", "sep"))
+    ids = [cls]
+    for number, part in enumerate(text.split(MASK)):
+        ids += [mask] * (number > 0) + tokenizer.encode_ids(part.strip())
+    ids.append(sep)
+    if mask not in ids and arguments.at is None:
+        raise UserError(f"{text[:40]!r}: wanted {MASK} in it, where a token is to be guessed")
+    at = _place(ids, ids.index(mask) if arguments.at is None else arguments.at)
+    return Question(
+        ids,
+        token_labels(tokenizer, ids),
+        _removable(ids, {cls, sep, mask}, text),
+        at,
+        _token(arguments.target, tokenizer),
+        lambda token: repr(token_labels(tokenizer, [token])[0]),
+        f"token at {at}",
+        tokenizer.specials,
+    )
+
+
+def _removable(ids: list[int], special: set[int], text: str) -> list[int]:
+    units = [place for place, token in enumerate(ids) if token not in special]
+    if not units:
+        raise UserError(f"{text!r}: no token of it is in the tokenizer's text; wanted some words")
+    return units
+
+
+def _place(ids: list[int], at: int) -> int:
+    if not 0 <= at < len(ids):
+        raise UserError(f"--at {at}: the text has the tokens 0 to {len(ids) - 1}")
+    return at
+
+
+def _token(text: str | None, tokenizer: Any) -> int | None:
+    """The one token that a text is."""
+    if text is None:
+        return None
+    found = tokenizer.encode_ids(text)
+    if len(found) != 1:
+        pieces = ", ".join(map(repr, token_labels(tokenizer, found))) or "none"
+        raise UserError(f"--target {text!r}: wanted one token; these are {len(found)}: {pieces}")
+    return found[0]
+
+
+def class_number(text: str, names: tuple[str, ...]) -> int:
+    """A class by its name, or by its number where no class has that name."""
+    if text in names:
+        return names.index(text)
+    if text.isdecimal() and int(text) < len(names):
+        return int(text)
+    raise UserError(
+        f"--target {text}: there are {len(names)} classes, 0 to {len(names) - 1} "
+        f"({', '.join(names)})"
+    )
+
+
+def token_labels(tokenizer: Any, ids: list[int]) -> list[str]:
+    """Each token as text: as it is spelled, or by name if it is special."""
+    tokens, special = tokenizer.tokens, set(tokenizer.specials.values())
+    labels = []
+    for token in ids:
+        spelled = tokens[token]
+        # Bytes are spelled by signs that are not the text's.
+        if tokenizer.kind in ("byte", "byte_bpe", "file") and token not in special:
+            text = tokenizer.decode([token])
+            spelled = spelled if "\ufffd" in text or not text else text
+        labels.append(spelled)
+    return labels
