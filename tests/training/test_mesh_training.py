@@ -1,6 +1,7 @@
 """The same losses on every mesh, for every kind of model: a program with eight devices on the CPU.
 
-Dropout is on, lengths are such that nothing divides them, and a batch is cut into parts.
+Dropout is on, lengths are such that nothing divides them, and a batch is cut into parts; what is
+scanned, computed again or kept in the host's memory is among them.
 """
 
 import dataclasses
@@ -61,7 +62,7 @@ KINDS = {
         TEXTS,
         "{kind: char, sentinels: 4}",
         f"{{kind: t5, attention: {HEADS}, cross_attention: {HEADS}, dim: 8, hidden: 8, "
-        "encoder_layers: 1, decoder_layers: 1}",
+        "encoder_layers: 1, decoder_layers: 1, remat: offload}",
     ),
     "vit": (
         "image_classification",
@@ -111,6 +112,7 @@ def write_data(home: Path) -> None:
 
 def experiment(kind: str, home: Path, name: str, training: str = "", **more: Any) -> Experiment:
     task, data, tokenizer, model = KINDS[kind]
+    training += "offload: optimizer" * (kind == "vit")
     settings = (
         "{steps: 3, batch_size: 16, accumulate: 2, max_length: 9, log_every: 1, clip_norm: 1.0, "
         f"evaluate_every: 3, tensorboard: false, learning_rate: 0.01, optimizer: adamw, ema: 0.9, "
