@@ -5,6 +5,14 @@ from ``config.prefix`` on. What takes a model can be jitted:
 ``jax.jit(lambda images: cdam(model, 2, images))``.
 """
 
+from attnzoo.explain.adversarial import (
+    adversarial,
+    adversary_curve,
+    answer_of,
+    seed_divergence,
+    train_adversary,
+    uniform_change,
+)
 from attnzoo.explain.agreement import bootstrap, kendall, parameter_randomisation, spearman
 from attnzoo.explain.capture import attention_names, capture_attention, weight_gradients
 from attnzoo.explain.cdam import cdam, integrated_cdam, smooth_cdam
@@ -22,6 +30,9 @@ from attnzoo.explain.rollout import fuse, gradient_rollout, rollout, with_residu
 from attnzoo.explain.target import chosen
 
 __all__ = [
+    "adversarial",
+    "adversary_curve",
+    "answer_of",
     "attention_distance",
     "attention_flow",
     "attention_gradcam",
@@ -42,9 +53,12 @@ __all__ = [
     "parameter_randomisation",
     "relevance",
     "rollout",
+    "seed_divergence",
     "smooth_cdam",
     "smooth_grad",
     "spearman",
+    "train_adversary",
+    "uniform_change",
     "weight_gradients",
     "with_residual",
 ]
