@@ -14,6 +14,7 @@ from attnzoo.explain.adversarial import (
     uniform_change,
 )
 from attnzoo.explain.agreement import bootstrap, kendall, parameter_randomisation, spearman
+from attnzoo.explain.attn_lrp import attn_lrp
 from attnzoo.explain.capture import attention_names, capture_attention, weight_gradients
 from attnzoo.explain.cdam import cdam, integrated_cdam, smooth_cdam
 from attnzoo.explain.distance import attention_distance
@@ -37,6 +38,7 @@ __all__ = [
     "attention_flow",
     "attention_gradcam",
     "attention_names",
+    "attn_lrp",
     "bootstrap",
     "by_patch",
     "capture_attention",

@@ -104,7 +104,7 @@ def test_pixels_are_summed_by_patch() -> None:
 
 def test_everything_at_once() -> None:
     scores = explain_vit(vit(), IMAGES, CLASSES, jax.random.key(0), draws=2)
-    assert len(scores) == 14
+    assert len(scores) == 15
     for name, one in scores.items():
         assert one.shape == (2, 4), name
         assert jnp.isfinite(one).all(), name
