@@ -94,7 +94,8 @@ def _of_weights(model: ViT, found: WeightGradients) -> dict[str, Float[Array, "B
         "rollout": rollout(weights),
         "rollout_discarded": rollout(weights, fusion="max", discard=0.9),
         "gradient_rollout": gradient_rollout(weights, gradients),
-        "relevance": relevance(weights, gradients),
+        # What each token already was says nothing; read at a mean it would be a share of everyone.
+        "relevance": relevance(weights, gradients) - jnp.eye(weights[0].shape[-1])[None],
     }
     scores = {name: read(m) for name, m in maps.items()}
     if _has_class_token(model):
