@@ -1,7 +1,8 @@
 """`benchmark WORKLOAD`: this package beside its peers, on the same cores in turn.
 
 `benchmark attention` is told in ``attnzoo.cli.benchmark_attention``, `benchmark generation` in
-``attnzoo.cli.benchmark_generation``, `benchmark training` in ``attnzoo.cli.benchmark_training``.
+``attnzoo.cli.benchmark_generation``, `benchmark training` in ``attnzoo.cli.benchmark_training``,
+`benchmark explain` in ``attnzoo.cli.benchmark_explain``.
 
 `benchmark seq2seq`: a training step of the additive translator beside PyTorch's.
 
@@ -27,6 +28,7 @@ from pathlib import Path
 from attnzoo.cli import (
     benchmark_attention,
     benchmark_choice,
+    benchmark_explain,
     benchmark_generation,
     benchmark_linear,
     benchmark_training,
@@ -72,6 +74,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     benchmark_linear.add_arguments(linear, positive)
     benchmark_attention.add_parser(workloads, positive)
+    benchmark_explain.add_parser(workloads, positive)
     benchmark_generation.add_parser(workloads, positive)
     benchmark_training.add_parser(workloads, positive)
     return parser.parse_args(argv)
@@ -150,6 +153,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(lambda: benchmark_choice.tune(arguments, _cores(1)))
     if arguments.workload == "attention":
         return run(lambda: benchmark_attention.measure(arguments, _cores(1), ALLOCATOR))
+    if arguments.workload == "explain":
+        return run(lambda: benchmark_explain.measure(arguments, _cores(1)))
     if arguments.workload == "generation":
         return run(lambda: benchmark_generation.measure(arguments, _cores(1), ALLOCATOR))
     if arguments.workload == "training":

@@ -1,4 +1,4 @@
-"""`class_sensitivity RUN_DIR`: does an explanation know which class it explains?
+"""`sensitivity RUN_DIR`: does an explanation know which class it explains?
 
 Images with two objects of different classes are explained for each of the two classes. An
 explanation that does not know the class gives the same map twice: correlation 1. One that does
@@ -21,7 +21,7 @@ DRAWN = ("rollout", "cdam", "relevance")
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="class_sensitivity", description=__doc__)
+    parser = argparse.ArgumentParser(prog="sensitivity", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN_DIR", help="a ViT trained on planted data")
     parser.add_argument("--count", type=int, default=200, help="images (default: 200)")
     parser.add_argument("--draw", type=int, default=3, help="images in the figure (default: 3)")
@@ -102,7 +102,7 @@ def _measure(arguments: argparse.Namespace) -> int:
     out = arguments.out or trained.directory.path / "explain"
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(summary, indent=2) + "\n"
-    (out / "class_sensitivity.json").write_text(text, encoding="utf-8")
+    (out / "sensitivity.json").write_text(text, encoding="utf-8")
     _draw(pairs, classes, table, probability, task.names, arguments.draw, out)
     print(f"written: {out}")
     return 0
