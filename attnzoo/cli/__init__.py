@@ -4,6 +4,12 @@ import sys
 from collections.abc import Callable, Sequence
 
 
+def _adversarial(argv: Sequence[str]) -> int:
+    from attnzoo.cli.adversarial import main
+
+    return main(argv)
+
+
 def _align(argv: Sequence[str]) -> int:
     from attnzoo.cli.align import main
 
@@ -76,6 +82,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "evaluate": ("BLEU, chrF and perplexity of a trained run", _evaluate),
     "align": ("word alignments, their error rate and pictures", _align),
     "explain": ("what an image model answers by, and whether to believe it", _explain),
+    "adversarial": ("could other attention have given the same answers", _adversarial),
     "sensitivity": ("explanations for two classes in one image", _sensitivity),
     "benchmark": ("a training step beside PyTorch's", _benchmark),
     "gallery": ("pictures of every attention's weights", _gallery),

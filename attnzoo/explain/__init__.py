@@ -28,6 +28,7 @@ from attnzoo.explain.gradients import (
 )
 from attnzoo.explain.relevance import encoder_decoder_relevance, relevance
 from attnzoo.explain.rollout import fuse, gradient_rollout, rollout, with_residual
+from attnzoo.explain.saturation import averaged, scaled
 from attnzoo.explain.target import chosen
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "attention_gradcam",
     "attention_names",
     "attn_lrp",
+    "averaged",
     "bootstrap",
     "by_patch",
     "capture_attention",
@@ -55,6 +57,7 @@ __all__ = [
     "parameter_randomisation",
     "relevance",
     "rollout",
+    "scaled",
     "seed_divergence",
     "smooth_cdam",
     "smooth_grad",

@@ -1,0 +1,94 @@
+"""`adversarial RUN_DIR`: could other attention have given an image model's answers?
+
+Layer by layer: how far the weights can go while the answer stays (Jain and Wallace 2019), and what
+the answer does when they are even or shuffled. A layer whose weights may go anywhere does not
+decide; one whose weights may not, does.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from attnzoo.cli.common import compilation_cache, require_positive, run
+from attnzoo.errors import UserError
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="adversarial", description=__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="a run of image classification")
+    parser.add_argument("--count", type=int, default=50, help="test images (default: 50)")
+    parser.add_argument(
+        "--epsilon", type=float, default=0.01, help="total variation allowed (default: 0.01)"
+    )
+    parser.add_argument("--steps", type=int, default=500, help="of the search (default: 500)")
+    parser.add_argument("--restarts", type=int, default=5, help="of the search (default: 5)")
+    parser.add_argument("--seed", type=int, default=0, help="of the search (default: 0)")
+    parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
+    parser.add_argument("--out", type=Path, help="for the table (default: RUN_DIR/explain)")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the table and writes it."""
+    return run(lambda: _measure(parse(argv)))
+
+
+def _measure(arguments: argparse.Namespace) -> int:
+    require_positive(arguments, "count", "steps", "restarts")
+    import jax
+    import jax.numpy as jnp
+
+    from attnzoo import explain
+    from attnzoo.data.augment import normalise, to_float
+    from attnzoo.data.images import load_images
+    from attnzoo.models.vit import ViT
+    from attnzoo.training.run import load_run
+
+    compilation_cache()
+    trained = load_run(arguments.run, which=arguments.which)
+    model, task = trained.model, cast(Any, trained.task)
+    if not isinstance(model, ViT):
+        raise UserError(
+            f"{arguments.run}: a {type(model).__name__}; wanted a run with model.kind=vit"
+        )
+    data = load_images(trained.config.data)
+    part = data.test if len(data.test) else data.validation
+    pixels = to_float(jnp.asarray(part.images[: arguments.count]))
+    images = normalise(pixels, jnp.asarray(task.mean), jnp.asarray(task.std))
+    # Behind the last layer the class token alone is read; without one all rows are.
+    names = explain.attention_names(model, images)
+    summary = {}
+    print(f"{len(images)} images; answers may change by {arguments.epsilon} in total variation")
+    print("divergence of the farthest weights (at most 0.693), change by even weights; 95 %")
+    for name in names:
+        row = 0 if name == names[-1] and model.config.pooling == "class" else None
+        weights, answer = explain.answer_of(model, name, images, row=row)
+        search = jax.jit(
+            lambda weights, key, answer=answer: explain.adversarial(
+                answer,
+                weights,
+                key,
+                epsilon=arguments.epsilon,
+                steps=arguments.steps,
+                restarts=arguments.restarts,
+            )
+        )
+        found = search(weights, jax.random.key(arguments.seed))
+        line = {
+            "divergence": explain.bootstrap(found.divergence),
+            "even": explain.bootstrap(
+                jax.jit(explain.uniform_change, static_argnums=0)(answer, weights)
+            ),
+        }
+        summary[name] = line
+        read = "all rows" if row is None else "the class token's row"
+        cells = "".join(f"{interval!s:<26}" for interval in line.values())
+        print(f"  {name:<20}{read:<24}{cells}", flush=True)
+    out = arguments.out or trained.directory.path / "explain"
+    out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(summary, indent=2) + "\n"
+    (out / "adversarial.json").write_text(text, encoding="utf-8")
+    return 0
