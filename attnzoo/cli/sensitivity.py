@@ -103,7 +103,7 @@ def _measure(arguments: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(summary, indent=2) + "\n"
     (out / "sensitivity.json").write_text(text, encoding="utf-8")
-    _draw(pairs, classes, table, probability, task.names, arguments.draw, out)
+    _draw(pairs, classes, table, summary, task.names, arguments.draw, out)
     print(f"written: {out}")
     return 0
 
@@ -127,19 +127,21 @@ def _print(summary: dict[str, Any], count: int, probability: float) -> None:
 
 
 def _draw(
-    pairs: Any, classes: Any, table: Any, probability: Any, names: Any, count: int, out: Path
+    pairs: Any, classes: Any, table: Any, summary: Any, names: Any, count: int, out: Path
 ) -> None:
-    """One figure an image: each class framed, and the maps of DRAWN for it."""
+    """One figure an image: the maps of DRAWN for each class, and how often those point right."""
     from attnzoo import plotting, plotting_explain
 
     side = round(table["rollout"].shape[2] ** 0.5)
+    chance = summary["random"]["hit"].mean
     for n in range(min(count, len(pairs.images))):
+        where = [divmod(int(place), side) for place in pairs.patches[n]]
         panels = [
             plotting_explain.Overlay(
-                f"{method}, {names[classes[n, one]]}",
+                f"{method}, class {names[classes[n, one]]}",
                 table[method][n, one].reshape(side, side),
-                f"class {names[classes[n, one]]} is in row {pairs.patches[n, one] // side + 1},\n"
-                f"column {pairs.patches[n, one] % side + 1}; p {probability[n, one]:.2f}",
+                f"which is in row {where[one][0] + 1}, column {where[one][1] + 1}\n"
+                f"all images: {summary[method]['hit'].mean:.2f} right ({chance:.2f} random)",
             )
             for one in (0, 1)
             for method in DRAWN
