@@ -1,8 +1,8 @@
 """`adversarial RUN_DIR`: could other attention have given an image model's answers?
 
-Layer by layer: how far the weights can go while the answer stays (Jain and Wallace 2019), and what
-the answer does when they are even or shuffled. A layer whose weights may go anywhere does not
-decide; one whose weights may not, does.
+Layer by layer, of the class token's row or, without one, of all rows: how far the weights can go
+while the answer stays (Jain and Wallace 2019), and how much it changes when they are even (after
+Wiegreffe and Pinter 2019).
 """
 
 import argparse
@@ -58,13 +58,13 @@ def _measure(arguments: argparse.Namespace) -> int:
     part = data.test if len(data.test) else data.validation
     pixels = to_float(jnp.asarray(part.images[: arguments.count]))
     images = normalise(pixels, jnp.asarray(task.mean), jnp.asarray(task.std))
-    # Behind the last layer the class token alone is read; without one all rows are.
+    # The answer is read at the class token: the same row in every layer, so that they compare.
+    row = 0 if model.config.pooling == "class" else None
     names = explain.attention_names(model, images)
     summary = {}
     print(f"{len(images)} images; answers may change by {arguments.epsilon} in total variation")
     print("divergence of the farthest weights (at most 0.693), change by even weights; 95 %")
     for name in names:
-        row = 0 if name == names[-1] and model.config.pooling == "class" else None
         weights, answer = explain.answer_of(model, name, images, row=row)
         search = jax.jit(
             lambda weights, key, answer=answer: explain.adversarial(
