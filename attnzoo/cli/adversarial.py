@@ -14,6 +14,8 @@ from typing import Any, cast
 from attnzoo.cli.common import compilation_cache, require_positive, run
 from attnzoo.errors import UserError
 
+BATCH = 64
+
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
@@ -26,6 +28,22 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=500, help="of the search (default: 500)")
     parser.add_argument("--restarts", type=int, default=5, help="of the search (default: 5)")
     parser.add_argument("--seed", type=int, default=0, help="of the search (default: 0)")
+    parser.add_argument(
+        "--seeds",
+        type=Path,
+        nargs="*",
+        default=[],
+        metavar="RUN_DIR",
+        help="runs of the same config with other training seeds: how far those lie apart",
+    )
+    parser.add_argument(
+        "--strengths",
+        type=float,
+        nargs="*",
+        default=[],
+        metavar="X",
+        help="train an adversary of the last layer for each, and tell change and divergence",
+    )
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
     parser.add_argument("--out", type=Path, help="for the table (default: RUN_DIR/explain)")
     return parser.parse_args(argv)
@@ -61,7 +79,7 @@ def _measure(arguments: argparse.Namespace) -> int:
     # The answer is read at the class token: the same row in every layer, so that they compare.
     row = 0 if model.config.pooling == "class" else None
     names = explain.attention_names(model, images)
-    summary = {}
+    summary: dict[str, Any] = {}
     print(f"{len(images)} images; answers may change by {arguments.epsilon} in total variation")
     print("divergence of the farthest weights (at most 0.693), change by even weights; 95 %")
     for name in names:
@@ -87,6 +105,27 @@ def _measure(arguments: argparse.Namespace) -> int:
         read = "all rows" if row is None else "the class token's row"
         cells = "".join(f"{interval!s:<26}" for interval in line.values())
         print(f"  {name:<20}{read:<24}{cells}", flush=True)
+    if arguments.seeds:
+        runs = [load_run(path, which=arguments.which).model for path in arguments.seeds]
+        maps = [explain.capture_attention(one, images)[1] for one in (model, *runs)]
+        print(f"divergence between {len(maps)} training seeds")
+        for name in names:
+            rows = [m[name] if row is None else m[name][:, :, row] for m in maps]
+            summary[name]["seeds"] = explain.bootstrap(explain.seed_divergence(rows))
+            print(f"  {name:<20}{summary[name]['seeds']!s}", flush=True)
+    if arguments.strengths:
+        train = normalise(
+            to_float(jnp.asarray(data.train.images)), jnp.asarray(task.mean), jnp.asarray(task.std)
+        )
+        size = min(BATCH, len(train))
+        batches = [train[i : i + size] for i in range(0, len(train) - size + 1, size)]
+        curve = explain.adversary_curve(
+            model, batches, images, names[-1], arguments.strengths, row=row
+        )
+        print(f"adversaries of {names[-1]}, {len(batches)} steps: strength, change, divergence")
+        for point in curve:
+            print(f"  {point.strength:<10g}{point.change:<10.3f}{point.divergence:.3f}")
+        summary["curve"] = [point._asdict() for point in curve]
     out = arguments.out or trained.directory.path / "explain"
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(summary, indent=2) + "\n"

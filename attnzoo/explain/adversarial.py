@@ -86,7 +86,7 @@ def adversarial(
     penalty: float = 500.0,
 ) -> Adversarial:
     """The largest divergence of weights whose answer differs by ``epsilon`` at most in total
-    variation (Jain and Wallace, equation 1 and appendix C).
+    variation (Jain and Wallace, section 4.2.2).
 
     AMSGrad on -JSD(new, old) + penalty relu(TVD - epsilon), less the mean JSD between the restarts;
     these begin at uniform logits with noise of deviation 3. The best weights of the whole way
@@ -148,7 +148,7 @@ def uniform_change(answer: Answer, weights: Weights) -> Float[Array, " B"]:
 
 def seed_divergence(maps: Sequence[Weights]) -> Float[Array, " B"]:
     """Mean divergence over pairs of models that differ in their seed alone, of the same inputs
-    (Wiegreffe and Pinter, section 3.4). An adversary no farther than that has shown nothing.
+    (Wiegreffe and Pinter, section 3.3). An adversary no farther than that has shown nothing.
     """
     if len(maps) < 2:
         raise ValueError(f"maps of {len(maps)} models; wanted at least two")
@@ -166,8 +166,8 @@ def train_adversary(
     row: int | None = None,
 ) -> nnx.Module:
     """A copy of ``model`` trained to answer alike by other attention: one step a batch of Adam on
-    TVD(answers) - strength KL(its weights ‖ the model's) (Wiegreffe and Pinter, section 4, equation
-    3). A batch is the model's one input.
+    TVD(answers) - strength KL(its weights ‖ the model's) (Wiegreffe and Pinter, section 4). A batch
+    is the model's one input.
     """
     optimizer = optax.adam(rate)
     graph, parameters, rest = nnx.split(model, nnx.Param, ...)
