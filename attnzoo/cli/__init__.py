@@ -4,6 +4,12 @@ import sys
 from collections.abc import Callable, Sequence
 
 
+def _adversarial(argv: Sequence[str]) -> int:
+    from attnzoo.cli.adversarial import main
+
+    return main(argv)
+
+
 def _align(argv: Sequence[str]) -> int:
     from attnzoo.cli.align import main
 
@@ -46,6 +52,12 @@ def _generate(argv: Sequence[str]) -> int:
     return main(argv)
 
 
+def _sensitivity(argv: Sequence[str]) -> int:
+    from attnzoo.cli.sensitivity import main
+
+    return main(argv)
+
+
 def _train(argv: Sequence[str]) -> int:
     from attnzoo.cli.train import main
 
@@ -70,6 +82,8 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "evaluate": ("BLEU, chrF and perplexity of a trained run", _evaluate),
     "align": ("word alignments, their error rate and pictures", _align),
     "explain": ("what a model attends to and answers by, and whether to believe it", _explain),
+    "adversarial": ("could other attention have given the same answers", _adversarial),
+    "sensitivity": ("explanations for two classes in one image", _sensitivity),
     "benchmark": ("a training step beside PyTorch's", _benchmark),
     "gallery": ("pictures of every attention's weights", _gallery),
     "generate": ("continue prompts with a trained model", _generate),
@@ -85,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return COMMANDS[arguments[0]][1](arguments[1:])
     asked = not arguments or arguments[0] in ("-h", "--help")
     lines = ["usage: attnzoo COMMAND ...   (attnzoo COMMAND --help says more)", ""]
-    lines += [f"  {name:<10} {what}" for name, (what, _) in COMMANDS.items()]
+    lines += [f"  {name:<12} {what}" for name, (what, _) in COMMANDS.items()]
     if asked:
         print("\n".join(lines))
         return 0

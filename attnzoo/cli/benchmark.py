@@ -1,7 +1,7 @@
 """`benchmark WORKLOAD`: this package beside its peers, on the same cores in turn.
 
-The workloads `attention`, `context`, `generation`, `linear` and `training` are told in the files
-``attnzoo/cli/benchmark_WORKLOAD.py``, and by `benchmark WORKLOAD --help`.
+The workloads `attention`, `context`, `explain`, `generation`, `linear` and `training` are told in
+``attnzoo/cli/benchmark_WORKLOAD.py`` and by `benchmark WORKLOAD --help`.
 
 `benchmark seq2seq`: a training step of the additive translator beside PyTorch's.
 
@@ -28,6 +28,7 @@ from attnzoo.cli import (
     benchmark_attention,
     benchmark_choice,
     benchmark_context,
+    benchmark_explain,
     benchmark_generation,
     benchmark_linear,
     benchmark_training,
@@ -74,6 +75,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     benchmark_linear.add_arguments(linear, positive)
     benchmark_attention.add_parser(workloads, positive)
     benchmark_context.add_parser(workloads, positive)
+    benchmark_explain.add_parser(workloads, positive)
     benchmark_generation.add_parser(workloads, positive)
     benchmark_training.add_parser(workloads, positive)
     return parser.parse_args(argv)
@@ -154,6 +156,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(lambda: benchmark_choice.tune(arguments, _cores(1)))
     if arguments.workload == "attention":
         return run(lambda: benchmark_attention.measure(arguments, _cores(1), ALLOCATOR))
+    if arguments.workload == "explain":
+        return run(lambda: benchmark_explain.measure(arguments, _cores(1)))
     if arguments.workload == "generation":
         return run(lambda: benchmark_generation.measure(arguments, _cores(1), ALLOCATOR))
     if arguments.workload == "training":

@@ -8,7 +8,7 @@ every class's mark is anywhere, and all marks have the same brightness and contr
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -20,7 +20,8 @@ from attnzoo.data.draws import integers, permutation, uniform
 _WAVES = ((1, 1, 1, 1), (1, 1, -1, -1), (1, -1, -1, 1), (1, -1, 1, -1))
 _PAIRS = ((0, 1), (1, 0), (1, 1), (2, 2), (0, 2), (2, 0), (3, 3), (1, 3))
 MOST_CLASSES = len(_PAIRS)
-STREAMS = {"train": 11, "validation": 12, "test": 13}
+PARTS = ("train", "validation", "test")
+STREAMS = {"train": 11, "validation": 12, "test": 13, "pairs": 14}
 _GREY, _CONTRAST, _NOISE = 128.0, 60.0, 50.0
 
 
@@ -33,36 +34,73 @@ def mark(number: int, patch: int) -> Int64[np.ndarray, "patch patch"]:
 
 def planted_patches(config: Any, part: str) -> Int64[np.ndarray, " images"]:
     """The planted patch of each image of a part, counted left to right, then down."""
-    return _places(config, part)[:, 0]
+    count, stream = getattr(config, part), STREAMS[part]
+    return _places(config.side**2, 1, count, config.seed, stream)[:, 0]
 
 
 def planted_images(config: Any) -> dict[str, list[tuple[str, UInt8[np.ndarray, "h w 1"], str]]]:
     """The parts of a `Planted` config: (what it is, image, class), a pure function of its seed."""
-    return {part: list(_part(config, part)) for part in STREAMS if getattr(config, part)}
+    return {part: list(_part(config, part)) for part in PARTS if getattr(config, part)}
+
+
+class Pairs(NamedTuple):
+    """Images with two planted patches, of different classes."""
+
+    images: UInt8[np.ndarray, "images h w 1"]
+    classes: Int64[np.ndarray, "images 2"]
+    patches: Int64[np.ndarray, "images 2"]
+    """Where each class's mark is, counted as by ``planted_patches``."""
+
+
+def planted_pairs(config: Any, count: int) -> Pairs:
+    """Images to explain for two classes, each with a patch of its own; nothing trains on them."""
+    seed, stream = config.seed, STREAMS["pairs"]
+    if 2 + config.decoys > config.side**2:
+        raise ValueError(
+            f"decoys={config.decoys} and two planted patches do not fit into {config.side**2}"
+        )
+    if config.classes < 2:
+        raise ValueError(f"classes={config.classes}; a pair wants two")
+    places = _places(config.side**2, 2 + config.decoys, count, seed, stream)
+    classes = integers(config.classes, (count, 2 + config.decoys), seed, stream=stream)
+    apart = 1 + integers(config.classes - 1, (count,), seed, stream=stream + 30)
+    classes[:, 1] = (classes[:, 0] + apart) % config.classes
+    images = [_image(config, classes[i], places[i], 2, i, stream) for i in range(count)]
+    return Pairs(np.stack(images), classes[:, :2], places[:, :2])
 
 
 def _part(config: Any, part: str) -> Iterator[tuple[str, UInt8[np.ndarray, "h w 1"], str]]:
-    count, side, patch = getattr(config, part), config.side, config.patch
-    seed, stream = config.seed, STREAMS[part]
-    classes = integers(config.classes, (count, 1 + config.decoys), seed, stream=stream)
-    places = _places(config, part)
-    marks = np.stack([mark(c, patch) for c in range(config.classes)])
+    count, stream = getattr(config, part), STREAMS[part]
+    classes = integers(config.classes, (count, 1 + config.decoys), config.seed, stream=stream)
+    places = _places(config.side**2, 1 + config.decoys, count, config.seed, stream)
     for i in range(count):
-        patches = np.zeros((side * side, patch, patch))
-        patches[places[i]] = marks[classes[i]]
-        patches[places[i, 0]] *= -1
-        image = patches.reshape(side, side, patch, patch).transpose(0, 2, 1, 3)
-        size = side * patch
-        noise = 2 * uniform((size, size), seed, i, stream=stream + 20) - 1
-        pixels = _GREY + _CONTRAST * image.reshape(size, size) + _NOISE * noise
-        yield f"planted {part} {i}", pixels.astype(np.uint8)[:, :, None], str(classes[i, 0])
+        image = _image(config, classes[i], places[i], 1, i, stream)
+        yield f"planted {part} {i}", image, str(classes[i, 0])
 
 
-def _places(config: Any, part: str) -> Int64[np.ndarray, "images marks"]:
-    """The planted patch and the decoys' patches, all different."""
-    count, patches = getattr(config, part), config.side**2
-    found = np.zeros((count, 1 + config.decoys), np.int64)
-    for i in range(count):
-        order = permutation(patches, config.seed, i, stream=STREAMS[part] + 10)
-        found[i] = order[: 1 + config.decoys]
-    return found
+def _image(
+    config: Any,
+    classes: Int64[np.ndarray, " marks"],
+    places: Int64[np.ndarray, " marks"],
+    planted: int,
+    number: int,
+    stream: int,
+) -> UInt8[np.ndarray, "h w 1"]:
+    """The first ``planted`` marks decide, the others are decoys."""
+    side, patch = config.side, config.patch
+    patches = np.zeros((side * side, patch, patch))
+    patches[places] = np.stack([mark(c, patch) for c in range(config.classes)])[classes]
+    patches[places[:planted]] *= -1
+    image = patches.reshape(side, side, patch, patch).transpose(0, 2, 1, 3)
+    size = side * patch
+    noise = 2 * uniform((size, size), config.seed, number, stream=stream + 20) - 1
+    pixels = _GREY + _CONTRAST * image.reshape(size, size) + _NOISE * noise
+    return pixels.astype(np.uint8)[:, :, None]
+
+
+def _places(
+    patches: int, marks: int, count: int, seed: int, stream: int
+) -> Int64[np.ndarray, "images marks"]:
+    """Each image's patches with a mark, those planted first, all different."""
+    orders = [permutation(patches, seed, i, stream=stream + 10) for i in range(count)]
+    return np.asarray(orders, np.int64).reshape(count, patches)[:, :marks]

@@ -5,7 +5,16 @@ from ``config.prefix`` on. What takes a model can be jitted:
 ``jax.jit(lambda images: cdam(model, 2, images))``.
 """
 
+from attnzoo.explain.adversarial import (
+    adversarial,
+    adversary_curve,
+    answer_of,
+    seed_divergence,
+    train_adversary,
+    uniform_change,
+)
 from attnzoo.explain.agreement import bootstrap, kendall, parameter_randomisation, spearman
+from attnzoo.explain.attn_lrp import attn_lrp
 from attnzoo.explain.capture import attention_names, capture_attention, weight_gradients
 from attnzoo.explain.cdam import cdam, integrated_cdam, smooth_cdam
 from attnzoo.explain.distance import attention_distance
@@ -21,14 +30,20 @@ from attnzoo.explain.page import image_page, text_page, translation_page
 from attnzoo.explain.page_parts import Page
 from attnzoo.explain.relevance import encoder_decoder_relevance, relevance
 from attnzoo.explain.rollout import fuse, gradient_rollout, rollout, with_residual
+from attnzoo.explain.saturation import averaged, scaled
 from attnzoo.explain.target import chosen
 
 __all__ = [
     "Page",
+    "adversarial",
+    "adversary_curve",
+    "answer_of",
     "attention_distance",
     "attention_flow",
     "attention_gradcam",
     "attention_names",
+    "attn_lrp",
+    "averaged",
     "bootstrap",
     "by_patch",
     "capture_attention",
@@ -46,11 +61,15 @@ __all__ = [
     "parameter_randomisation",
     "relevance",
     "rollout",
+    "scaled",
+    "seed_divergence",
     "smooth_cdam",
     "smooth_grad",
     "spearman",
     "text_page",
+    "train_adversary",
     "translation_page",
+    "uniform_change",
     "weight_gradients",
     "with_residual",
 ]

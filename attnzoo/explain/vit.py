@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from attnzoo.explain.attn_lrp import attn_lrp
 from attnzoo.explain.capture import WeightGradients, capture_attention, weight_gradients
 from attnzoo.explain.cdam import cdam, integrated_cdam, smooth_cdam
 from attnzoo.explain.flow import LARGEST, attention_flow
@@ -49,6 +50,7 @@ def explain_vit(
         "gradcam": gradcam(model, classes, images, skip=model.config.prefix),
         "cdam": cdam(model, classes, images),
         "smooth_cdam": smooth_cdam(model, classes, images, key=keys[0], draws=draws),
+        "attn_lrp": attn_lrp(model, classes, images),
         "integrated_cdam": integrated_cdam(model, classes, images, steps=draws),
     }
     patches = {name: tokens[:, model.config.prefix :] for name, tokens in scores.items()}
@@ -92,7 +94,8 @@ def _of_weights(model: ViT, found: WeightGradients) -> dict[str, Float[Array, "B
         "rollout": rollout(weights),
         "rollout_discarded": rollout(weights, fusion="max", discard=0.9),
         "gradient_rollout": gradient_rollout(weights, gradients),
-        "relevance": relevance(weights, gradients),
+        # What each token already was says nothing; read at a mean it would be a share of everyone.
+        "relevance": relevance(weights, gradients) - jnp.eye(weights[0].shape[-1])[None],
     }
     scores = {name: read(m) for name, m in maps.items()}
     if _has_class_token(model):

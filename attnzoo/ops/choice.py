@@ -14,9 +14,9 @@ from attnzoo.ops.kernels.blockwise import FEW_QUERIES
 from attnzoo.ops.logits import Scoring
 from attnzoo.ops.weights import WeightRequest, report
 
-SMALL = 80 * 80
+SMALL = 128 * 128
 """Queries times keys up to which whole rows of weights are as fast as tiles."""
-MANY_KEYS = 32
+MANY_KEYS = 512
 """From so many on, a few queries read the keys in chunks."""
 
 

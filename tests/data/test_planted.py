@@ -5,7 +5,7 @@ import pytest
 
 from attnzoo.config.images import Images, Planted
 from attnzoo.data.images import load_images
-from attnzoo.data.planted import MOST_CLASSES, mark, planted_patches
+from attnzoo.data.planted import MOST_CLASSES, mark, planted_pairs, planted_patches
 
 CONFIG = Planted(side=3, patch=4, classes=3, decoys=4, train=40, validation=7, test=5, seed=2)
 
@@ -50,3 +50,22 @@ def test_what_does_not_fit_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             Planted(**settings)
+
+
+def test_a_pair_has_two_inverted_marks_of_different_classes() -> None:
+    pairs = planted_pairs(CONFIG, 60)
+    grey = pairs.images[..., 0].astype(float) - 128
+    patches = grey.reshape(-1, 3, 4, 3, 4).transpose(0, 1, 3, 2, 4).reshape(60, 9, 16)
+    seen = patches @ np.stack([mark(c, 4).ravel() for c in range(3)]).T / 16
+    found = sorted(map(tuple, np.argwhere(seen < -30)))
+    told = [(i, pairs.patches[i, o], pairs.classes[i, o]) for i in range(60) for o in (0, 1)]
+    assert found == sorted(told)
+    assert (pairs.classes[:, 0] != pairs.classes[:, 1]).all()
+    assert {tuple(c) for c in pairs.classes} == {
+        (a, b) for a in range(3) for b in range(3) if a != b
+    }
+    assert ((seen > 30).sum(axis=(1, 2)) == 4).all()
+    with pytest.raises(ValueError, match="classes=1; a pair wants two"):
+        planted_pairs(Planted(side=3, classes=1, decoys=4), 2)
+    with pytest.raises(ValueError, match="decoys=8 and two planted patches do not fit into 9"):
+        planted_pairs(Planted(side=3, decoys=8), 2)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from attnzoo.explain import (
+    averaged,
     by_patch,
     cdam,
     chosen,
@@ -13,6 +14,7 @@ from attnzoo.explain import (
     gradient_times_input,
     integrated_cdam,
     integrated_gradients,
+    scaled,
     smooth_cdam,
     smooth_grad,
 )
@@ -104,9 +106,30 @@ def test_pixels_are_summed_by_patch() -> None:
 
 def test_everything_at_once() -> None:
     scores = explain_vit(vit(), IMAGES, CLASSES, jax.random.key(0), draws=2)
-    assert len(scores) == 14
+    assert len(scores) == 15
     for name, one in scores.items():
         assert one.shape == (2, 4), name
         assert jnp.isfinite(one).all(), name
     alone = cdam(vit(), CLASSES, IMAGES)[:, 1:]
     np.testing.assert_allclose(scores["cdam"], alone, rtol=1e-3, atol=1e-5)
+
+
+def test_cdam_is_the_slope_of_a_tokens_curve() -> None:
+    model, tokens = vit(), jnp.asarray([3, 1])
+    curve = scaled(model, CLASSES, IMAGES, tokens=tokens, factors=(0.98, 1.0, 1.02))
+    logits = jnp.take_along_axis(model(IMAGES), CLASSES[:, None], axis=1)[:, 0]
+    np.testing.assert_allclose(curve[:, 1], logits, rtol=1e-4)
+    slope = (curve[:, 2] - curve[:, 0]) / 0.04
+    scores = cdam(model, CLASSES, IMAGES)[jnp.arange(2), tokens]
+    np.testing.assert_allclose(slope, scores, rtol=2e-2, atol=1e-3)
+
+
+def test_tokens_that_are_the_batchs_mean() -> None:
+    model = vit()
+    alike = jnp.repeat(IMAGES[:1], 2, axis=0)
+    np.testing.assert_allclose(averaged(model, alike), model(alike), rtol=1e-4)
+    # All but the class token's input of the last attention are the same for both.
+    x, tail = before_attention(model, None, IMAGES)
+    want = tail(jnp.stack([x[0].at[1:].set(x[:, 1:].mean(0)), x[1].at[1:].set(x[:, 1:].mean(0))]))
+    np.testing.assert_allclose(averaged(model, IMAGES, skip=1), want, rtol=1e-4)
+    assert jnp.abs(averaged(model, IMAGES) - model(IMAGES)).max() > 1e-3
