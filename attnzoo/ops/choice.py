@@ -14,10 +14,12 @@ from attnzoo.ops.kernels.blockwise import FEW_QUERIES
 from attnzoo.ops.logits import Scoring
 from attnzoo.ops.weights import WeightRequest, report
 
-SMALL = 128 * 128
+SMALL = 80 * 80
 """Queries times keys up to which whole rows of weights are as fast as tiles."""
-MANY_KEYS = 512
+MANY_KEYS = 32
 """From so many on, a few queries read the keys in chunks."""
+FITS = 512 * 512
+"""Queries times keys up to which all weights, where they are asked for, are computed just once."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -145,7 +147,7 @@ def choose(call: Call, implementation: str | None = None) -> Choice:
 
 def _preferred(call: Call) -> tuple[str, str]:
     T, S = call.q.shape[1], call.k.shape[1]
-    if call.return_weights is True and call.size <= SMALL:
+    if call.return_weights is True and call.size <= FITS:
         return "reference", f"all {T} x {S} weights are asked for, and they are computed once"
     on_cpu = jax.default_backend() == "cpu"
     if T <= FEW_QUERIES and S >= MANY_KEYS and on_cpu:
