@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Shaped
 
 from attnzoo.ops.block_mask import chosen_block, lists_of
 from attnzoo.ops.checks import check_dropout, check_shapes
@@ -201,6 +201,43 @@ def attend_on_ring(
     bad_weights = bad_keys | (jnp.moveaxis(bad_q, 1, 2) & anything)
     bad_rows = jnp.moveaxis(bad_weights | bad_values, 1, 2)[..., None]
     return poison(out, bad_rows).astype(q.dtype), poison(lse, bad_weights)
+
+
+def to_zigzag(x: Shaped[Array, "B t *rest"], axis_name: str, devices: int) -> Array:
+    """Under ``shard_map``: from a shard of the sequence as it is to one in "zigzag" order."""
+    even, odd = _zigzag_pairs(devices)
+    first, second = jnp.split(x, 2, axis=1)
+    first = jax.lax.ppermute(first, axis_name, even)
+    second = jax.lax.ppermute(second, axis_name, odd)
+    return _in_order(first, second, axis_name)
+
+
+def from_zigzag(x: Shaped[Array, "B t *rest"], axis_name: str, devices: int) -> Array:
+    """The inverse of :func:`to_zigzag`."""
+    even, odd = _zigzag_pairs(devices)
+    first, second = jnp.split(_in_order(*jnp.split(x, 2, axis=1), axis_name), 2, axis=1)
+    back = [[(to, here) for here, to in pairs] for pairs in (even, odd)]
+    first = jax.lax.ppermute(first, axis_name, back[0])
+    second = jax.lax.ppermute(second, axis_name, back[1])
+    return jnp.concatenate([first, second], axis=1)
+
+
+def _zigzag_pairs(devices: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Where the two pieces 2 d and 2 d + 1 of device d belong: of each kind one to every device."""
+
+    def home(piece: int) -> int:
+        return min(piece, 2 * devices - 1 - piece)
+
+    return [(d, home(2 * d)) for d in range(devices)], [
+        (d, home(2 * d + 1)) for d in range(devices)
+    ]
+
+
+def _in_order(even: Array, odd: Array, axis_name: str) -> Array:
+    """A device of even number has an even piece first, and of its two pieces one is odd."""
+    is_even = jax.lax.axis_index(axis_name) % 2 == 0
+    halves = jnp.where(is_even, even, odd), jnp.where(is_even, odd, even)
+    return jnp.concatenate(halves, axis=1)
 
 
 class Known(NamedTuple):

@@ -39,6 +39,7 @@ CASES = {
     "batch and heads": ((2, 1, 2, 1), 130, padding, {"is_causal": True, "dropout_rate": 0.3}),
     "everything": ((2, 1, 2, 2), 32, documents, {"dropout_rate": 0.3}),
     "a length that does not divide": ((1, 1, 2, 4), 37, padding, {"scale": 0.4}),
+    "zigzag": ((1, 1, 1, 8), 48, padding, {"is_causal": True, "dropout_rate": 0.3}),
     "an array as mask": ((2, 1, 1, 4), 37, lambda T: np.arange(T) % 3 > 0, {}),
     "a plain function": ((2, 1, 2, 2), 32, lambda T: some_function, {}),
     "heads that do not divide": ((2, 1, 4, 1), 21, padding, {}),
