@@ -296,7 +296,9 @@ def _trace_lists(
         else:
             size = [max(x.shape[axis] for x in bounds) for axis in (0, 1)]
             some, every = (jnp.broadcast_to(x, (*size, R, C)) for x in bounds)
-        every = every & some & ~(q_end[:, None] | k_end[None, :])[None, None]
+        # As numbers: LLVM cannot compile 8 bools spread over 8 x 8 where registers have 64 bytes.
+        ends = q_end.astype(jnp.int32)[:, None] + k_end.astype(jnp.int32)[None, :]
+        every = every & some & (ends == 0)[None, None]
         return (*lists_of(every), *lists_of(some & ~every))
 
     tiles = [jax.ShapeDtypeStruct(size, jnp.int32) for size in ((R, block[0]), (C, block[1]))]
