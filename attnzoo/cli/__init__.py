@@ -34,6 +34,12 @@ def _explain(argv: Sequence[str]) -> int:
     return main(argv)
 
 
+def _export(argv: Sequence[str]) -> int:
+    from attnzoo.cli.export import main
+
+    return main(argv)
+
+
 def _gallery(argv: Sequence[str]) -> int:
     from attnzoo.cli.gallery import main
 
@@ -74,6 +80,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "gallery": ("pictures of every attention's weights", _gallery),
     "generate": ("continue prompts with a trained model", _generate),
     "convert": ("a model to transformers and back", _convert),
+    "export": ("a trained model that runs without its code", _export),
     "verify": ("check every checkpoint of a run", _verify),
 }
 
