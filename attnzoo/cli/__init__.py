@@ -52,6 +52,12 @@ def _generate(argv: Sequence[str]) -> int:
     return main(argv)
 
 
+def _torture(argv: Sequence[str]) -> int:
+    from attnzoo.cli.torture import main
+
+    return main(argv)
+
+
 def _train(argv: Sequence[str]) -> int:
     from attnzoo.cli.train import main
 
@@ -81,6 +87,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "generate": ("continue prompts with a trained model", _generate),
     "convert": ("a model to transformers and back", _convert),
     "export": ("a trained model that runs without its code", _export),
+    "torture": ("hurt runs on purpose and count what survives", _torture),
     "verify": ("check every checkpoint of a run", _verify),
 }
 

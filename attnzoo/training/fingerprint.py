@@ -21,7 +21,8 @@ def check_fingerprint(
       UserError: a key differs, is new or is gone; the message names the first one.
     """
     before, now = _dotted(saved), _dotted(json.loads(json.dumps(current)))
-    for key in sorted(before.keys() | now.keys()):
+    # What somebody has changed before what follows from it, such as the hash of the batches.
+    for key in sorted(before.keys() | now.keys(), key=lambda key: (key[:7] != "config.", key)):
         a, b = before.get(key, "(absent)"), now.get(key, "(absent)")
         parts = key.split(".")
         if any(".".join(parts[: i + 1]) in allow for i in range(len(parts))):
