@@ -1,6 +1,5 @@
 """Every fault of `torture` in small counts, and that it sees what does not survive."""
 
-import dataclasses
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +26,11 @@ def test_every_fault_is_here() -> None:
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_it_survives(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_survives(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What a script measures on a machine that is not busy with other tests.
+    monkeypatch.setattr(kills, "LIMIT_SECONDS", 60.0)
     code = cli.main(["torture", name, "--count", str(COUNTS[name])])
     out, errors = capsys.readouterr()
     assert code == 0, errors
@@ -77,18 +80,6 @@ def test_a_best_that_a_nan_evicts_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_p
 
     monkeypatch.setattr(rules, "BestCheckpoint", Last)
     assert not any(trial.passed for trial in rules.nan(2, random.Random(0), tmp_path))
-
-
-def test_a_training_that_resumes_elsewhere_is_seen(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def other(path: Path, **options: Any) -> checkpoint.Restored:
-        got = checkpoint.restore(path, **options)
-        return got if path.name == "reference" else dataclasses.replace(got, step=got.step + 1)
-
-    monkeypatch.setattr(kills, "restore", other)
-    (trial,) = kills.kill(1, random.Random(0), tmp_path)
-    assert (trial.passed, trial.seen) == (False, "other parameters")
 
 
 @pytest.mark.parametrize(
