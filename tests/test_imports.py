@@ -35,15 +35,16 @@ ALLOWED: dict[str, set[str]] = {
     "pretrained": BELOW_MODELS | {"models"},
     "tasks": BELOW_TASKS | {"plotting"},
     "training": BELOW_TASKS | {"tasks", "plotting", "pretrained"},
+    "export": BELOW_TASKS | {"tasks", "training", "pretrained"},
     "cli": BELOW_TASKS
-    | {"tasks", "plotting", "plotting_explain", "training", "explain", "pretrained"},
+    | {"tasks", "plotting", "plotting_explain", "training", "explain", "pretrained", "export"},
 }
 
 # A library that only some parts may import at all.
 ONLY_IN: dict[str, set[str]] = {
     "matplotlib": {"plotting", "plotting_explain"},
     "flax": {"attention", "layers", "models", "decoding", "tasks", "training", "explain",
-             "pretrained", "cli"},
+             "pretrained", "export", "cli"},
     "yaml": {"config"},
     "pydantic": {"config"},
     "grain": set(),

@@ -40,6 +40,12 @@ def _explain(argv: Sequence[str]) -> int:
     return main(argv)
 
 
+def _export(argv: Sequence[str]) -> int:
+    from attnzoo.cli.export import main
+
+    return main(argv)
+
+
 def _gallery(argv: Sequence[str]) -> int:
     from attnzoo.cli.gallery import main
 
@@ -54,6 +60,12 @@ def _generate(argv: Sequence[str]) -> int:
 
 def _sensitivity(argv: Sequence[str]) -> int:
     from attnzoo.cli.sensitivity import main
+
+    return main(argv)
+
+
+def _torture(argv: Sequence[str]) -> int:
+    from attnzoo.cli.torture import main
 
     return main(argv)
 
@@ -88,6 +100,8 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "gallery": ("pictures of every attention's weights", _gallery),
     "generate": ("continue prompts with a trained model", _generate),
     "convert": ("a model to transformers and back", _convert),
+    "export": ("a trained model that runs without its code", _export),
+    "torture": ("hurt runs on purpose and count what survives", _torture),
     "verify": ("check every checkpoint of a run", _verify),
 }
 

@@ -30,7 +30,9 @@ from attnzoo.cli import (
     benchmark_context,
     benchmark_explain,
     benchmark_generation,
+    benchmark_input,
     benchmark_linear,
+    benchmark_start,
     benchmark_training,
 )
 from attnzoo.cli.common import run
@@ -78,6 +80,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     benchmark_explain.add_parser(workloads, positive)
     benchmark_generation.add_parser(workloads, positive)
     benchmark_training.add_parser(workloads, positive)
+    benchmark_start.add_parser(workloads, positive)
+    benchmark_input.add_parser(workloads, positive)
     return parser.parse_args(argv)
 
 
@@ -162,6 +166,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(lambda: benchmark_generation.measure(arguments, _cores(1), ALLOCATOR))
     if arguments.workload == "training":
         return run(lambda: benchmark_training.measure(arguments, _cores(1), ALLOCATOR))
+    if arguments.workload == "input":
+        return run(lambda: benchmark_input.measure(arguments, _cores(1)))
+    if arguments.workload == "start":
+        return run(lambda: benchmark_start.measure(arguments))
     return run(lambda: _seq2seq(arguments))
 
 

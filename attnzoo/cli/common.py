@@ -45,9 +45,14 @@ def require_penalty(alpha: float | None) -> None:
 def compilation_cache() -> None:
     """Let jax keep compiled programs between processes, in JAX_COMPILATION_CACHE_DIR if it is set,
     else in the user's cache directory: the second start of the same config compiles nothing.
+
+    Small programs too, which jax leaves out: a training has dozens that are no step, each compiled
+    in less than its limit of a second.
     """
     import jax
 
     if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "attnzoo" / "jax"))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -6,7 +6,6 @@ transformers, which `from_pretrained` loads.
 """
 
 import argparse
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,9 +84,4 @@ def _write_tokenizer(folder: Path, target: Path) -> None:
     if not isinstance(tokenizer, LibraryTokenizer):
         print(f"{path}: transformers has no tokenizer of kind {tokenizer.kind}; none is written")
         return
-    names = tokenizer.tokens
-    settings = {f"{role}_token": names[i] for role, i in tokenizer.specials.items()}
-    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-    for name, content in (("tokenizer", tokenizer.model), ("tokenizer_config", settings)):
-        text = json.dumps(content, ensure_ascii=False, indent=1)
-        (target / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    tokenizer.save_for_transformers(target)

@@ -182,6 +182,15 @@ class LibraryTokenizer(_Saved):
         """The tokenizer.json of the `tokenizers` package."""
         return self._spec["model"]
 
+    def save_for_transformers(self, folder: Path) -> None:
+        """Write tokenizer.json and tokenizer_config.json as transformers reads them."""
+        names = self.tokens
+        settings = {f"{role}_token": names[i] for role, i in self.specials.items()}
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+        for name, content in (("tokenizer", self.model), ("tokenizer_config", settings)):
+            text = json.dumps(content, ensure_ascii=False, indent=1)
+            (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+
     @property
     def vocab_size(self) -> int:
         # Not the count: there are vocabularies with gaps.

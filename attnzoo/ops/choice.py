@@ -147,6 +147,8 @@ def choose(call: Call, implementation: str | None = None) -> Choice:
 
 def _preferred(call: Call) -> tuple[str, str]:
     T, S = call.q.shape[1], call.k.shape[1]
+    if not (isinstance(T, int) and isinstance(S, int)):
+        return "reference", f"{T} x {S}: the lengths are known only where an export runs"
     if call.return_weights is True and call.size <= FITS:
         return "reference", f"all {T} x {S} weights are asked for, and they are computed once"
     on_cpu = jax.default_backend() == "cpu"

@@ -24,6 +24,7 @@ from attnzoo.pretrained.carry import Sharding
 from attnzoo.pretrained.family import Family, Settings
 from attnzoo.pretrained.gpt2 import GPT2
 from attnzoo.pretrained.llama import LLAMA
+from attnzoo.pretrained.table import Table
 from attnzoo.pretrained.vit import DEIT, DINOV2, DINOV2_WITH_REGISTERS, VIT
 
 FAMILIES: dict[str, Family] = {
@@ -79,22 +80,30 @@ def save(model: Any, folder: str | Path) -> None:
     Raises:
       UserError: transformers has no model of this config.
     """
-    sizes, family = _sizes(model), None
-    problems = []
-    for family in _families(type(model.config)):
+    written, table = form(model)
+    dtypes = {str(leaf.dtype) for leaf in carry.parameters(model).values()}
+    written["dtype"] = dtypes.pop() if len(dtypes) == 1 else "float32"
+    home = _made(folder)
+    files.write_tensors(home, *carry.tensors_of(model, table))
+    files.write_json(home / files.CONFIG, written)
+
+
+def form(model: Any) -> tuple[dict[str, Any], Table]:
+    """The config.json that a model has in transformers, and the table of its tensors.
+
+    Raises:
+      UserError: transformers has no model of this config.
+    """
+    families = _families(type(getattr(model, "config", None)))
+    sizes, problems = _sizes(model), []
+    for family in families:
         try:
             written = family.write(model.config, sizes)
         except UserError as error:
             problems.append(str(error))
-            continue
-        break
-    else:
-        raise UserError("; ".join(problems))
-    dtypes = {str(leaf.dtype) for leaf in carry.parameters(model).values()}
-    written["dtype"] = dtypes.pop() if len(dtypes) == 1 else "float32"
-    home = _made(folder)
-    files.write_tensors(home, *carry.tensors_of(model, family.table(model.config, sizes)))
-    files.write_json(home / files.CONFIG, written)
+        else:
+            return written, family.table(model.config, sizes)
+    raise UserError("; ".join(problems))
 
 
 def save_own(model: Any, folder: str | Path) -> None:

@@ -75,23 +75,22 @@ def fill(
     plan = _plan(table, leaves)
     names = _checked(table, plan, leaves, tensors, dtype)
     filled: dict[str, jax.Array] = {}
-    for parts in plan:
-        layers: dict[str, list[np.ndarray]] = {}
-        for part in parts:
-            array = tensors.read(names[part.theirs])
-            pieces = part.form.ours(array, part.shapes(leaves))
-            for (path, layer), piece in zip(part.places, pieces, strict=True):
-                piece = piece if dtype is None else piece.astype(jnp.dtype(dtype))
-                if layer is None:
-                    filled[path] = _place(path, piece, sharding)
-                else:
-                    layers.setdefault(path, []).append(piece)
-        for path in list(layers):
-            filled[path] = _place(path, np.stack(layers.pop(path)), sharding)
+    for path, array in _ours(plan, leaves, lambda name: tensors.read(names[name]), np.stack):
+        array = array if dtype is None else array.astype(jnp.dtype(dtype))
+        filled[path] = _place(path, array, sharding)
     _check_copies(table, tensors, names)
     graph, params = nnx.split(abstract)
     flat, structure = _flat(params)
     return nnx.merge(graph, structure.unflatten(filled[_path(path)] for path, _ in flat))
+
+
+def from_tensors(
+    table: Table, leaves: Mapping[str, Any], tensors: Mapping[str, jax.Array]
+) -> dict[str, jax.Array]:
+    """Our parameters by path, computed from tensors of theirs, so that a compiled function may take
+    theirs; ``leaves`` are the shapes of ours.
+    """
+    return dict(_ours(_plan(table, leaves), leaves, tensors.__getitem__, jnp.stack))
 
 
 def tensors_of(
@@ -115,6 +114,26 @@ def tensors_of(
             yield part.theirs, part.form.theirs(arrays)
 
     return sizes, each()
+
+
+def _ours(
+    plan: list[list[_Part]],
+    leaves: Mapping[str, Any],
+    read: Callable[[str], Any],
+    stack: Callable[[list[Any]], Any],
+) -> Iterator[tuple[str, Any]]:
+    """Each of our parameters when all of theirs that it is made of have been read."""
+    for parts in plan:
+        layers: dict[str, list[Any]] = {}
+        for part in parts:
+            pieces = part.form.ours(read(part.theirs), part.shapes(leaves))
+            for (path, layer), piece in zip(part.places, pieces, strict=True):
+                if layer is None:
+                    yield path, piece
+                else:
+                    layers.setdefault(path, []).append(piece)
+        for path in list(layers):
+            yield path, stack(layers.pop(path))
 
 
 def _plan(table: Table, leaves: Mapping[str, Any]) -> list[list[_Part]]:

@@ -10,9 +10,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
+import jax
 import numpy as np
 
 Shape = tuple[int, ...]
+Tensor = np.ndarray | jax.Array
 
 
 @runtime_checkable
@@ -23,7 +25,7 @@ class Form(Protocol):
         """The shape that their tensor has if ours have these."""
         ...
 
-    def ours(self, theirs: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
+    def ours(self, theirs: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
         """Their tensor as ours, of these shapes."""
         ...
 
@@ -47,10 +49,14 @@ class Fused:
         total = sum(shape[self.axis] for shape in turned)
         return (*turned[0][: self.axis], total, *turned[0][self.axis + 1 :])
 
-    def ours(self, theirs: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
+    def ours(self, theirs: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
         turned = [shape[::-1] if self.transposed else shape for shape in shapes]
-        ends = np.cumsum([shape[self.axis] for shape in turned])[:-1]
-        parts = np.split(theirs, ends, axis=self.axis)
+        ends = np.cumsum([shape[self.axis] for shape in turned])
+        before = (slice(None),) * self.axis
+        parts = [
+            theirs[(*before, slice(end - shape[self.axis], end))]
+            for shape, end in zip(turned, ends.tolist(), strict=True)
+        ]
         return [part.T if self.transposed else part for part in parts]
 
     def theirs(self, ours: Sequence[np.ndarray]) -> np.ndarray:
@@ -75,7 +81,7 @@ class Reordered:
             raise ValueError(f"{self}: no reshape to {ours[0]}")
         return self.full
 
-    def ours(self, theirs: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
+    def ours(self, theirs: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
         return [theirs.transpose(self.axes).reshape(shapes[0])]
 
     def theirs(self, ours: Sequence[np.ndarray]) -> np.ndarray:

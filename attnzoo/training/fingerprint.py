@@ -34,7 +34,8 @@ def first_difference(
 ) -> tuple[str, Any, Any] | None:
     """The first dotted key whose values differ, and both; None if there is none."""
     before, now = _dotted(one), _dotted(json.loads(json.dumps(other)))
-    for key in sorted(before.keys() | now.keys()):
+    # What somebody has changed before what follows from it, such as the hash of the batches.
+    for key in sorted(before.keys() | now.keys(), key=lambda key: (key[:7] != "config.", key)):
         a, b = before.get(key, "(absent)"), now.get(key, "(absent)")
         parts = key.split(".")
         if any(".".join(parts[: i + 1]) in allow for i in range(len(parts))):

@@ -224,6 +224,10 @@ class _Training:
             began = time.monotonic()
             profiler = _Profiler(settings.profile, self.directory.path / "profile")
             while step < self.total:
+                if stop.requested and step == self.saved:
+                    # While it was set up: nothing is lost, and the first step may compile for long.
+                    reason, code = f"stopped by {stop.name}, resume with --resume", EXIT_STOPPED
+                    break
                 if settings.patience is not None and self.stale >= settings.patience:
                     reason = f"no better validation {self.task.best[0]} in {self.stale} evaluations"
                     break

@@ -34,3 +34,12 @@ def test_a_difference_may_be_allowed_by_its_key_or_its_section() -> None:
     check_fingerprint(SAVED, changed, allow={"data.hash", "data.workers"})
     with pytest.raises(UserError, match=r"data\.workers"):
         check_fingerprint(SAVED, changed, allow=["data.hash", "dat"])
+
+
+def test_what_was_changed_is_named_before_what_follows_from_it() -> None:
+    saved = {"batches": {"data": "a1"}, "config": {"data": {"train": 400}}}
+    now = {"batches": {"data": "b2"}, "config": {"data": {"train": 300}}}
+    with pytest.raises(UserError, match=r"resume: config\.data\.train was 400"):
+        check_fingerprint(saved, now)
+    with pytest.raises(UserError, match=r"resume: batches\.data was 'a1'"):
+        check_fingerprint(saved, now, allow=["config"])

@@ -16,9 +16,11 @@ from attnzoo.config.loader import load
 from attnzoo.config.model import Bahdanau, Luong
 from attnzoo.config.training import Adadelta, Adam, Constant, Cosine, Sgd, Training
 from attnzoo.errors import UserError
+from attnzoo.training import loop
 from attnzoo.training.checkpoint import restore
 from attnzoo.training.loop import Outcome, train
 from attnzoo.training.run import load_run
+from attnzoo.training.signals import EXIT_STOPPED, StopSignal
 
 BAHDANAU = Bahdanau(attention=Additive(), hidden=8, embedding=6, maxout=5, dropout=0.2)
 LUONG = Luong(attention=General(), hidden=8, embedding=6, layers=2, dropout=0.2)
@@ -96,6 +98,26 @@ def test_five_steps_and_seven_are_twelve(tmp_path: Path, whole: tuple[Path, Outc
     # What is done stays done.
     assert train(experiment(tmp_path / "run"), resume=True).step == 12
     assert_same_bits(tmp_path / "run", whole[0])
+
+
+def test_a_signal_before_anything_new_is_obeyed_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Sent(StopSignal):
+        requested = True
+        name = "SIGTERM"
+
+    run = tmp_path / "run"
+    train(experiment(run, steps=4))
+    monkeypatch.setattr(loop, "StopSignal", Sent)
+    outcome = train(experiment(run), resume=True)
+    assert (outcome.step, outcome.exit_code) == (4, EXIT_STOPPED)
+    assert outcome.reason == "stopped by SIGTERM, resume with --resume"
+    fresh = train(experiment(tmp_path / "fresh"))
+    assert (fresh.step, fresh.exit_code) == (0, EXIT_STOPPED)
+    monkeypatch.undo()
+    assert train(experiment(tmp_path / "fresh", steps=4), resume=True).step == 4
+    assert_same_bits(run, tmp_path / "fresh")
 
 
 def test_a_damaged_checkpoint_is_left_for_an_older_one(

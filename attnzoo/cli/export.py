@@ -1,0 +1,53 @@
+"""`export RUN_DIR --out FOLDER`: a trained model as files that run without its code.
+
+The folder holds StableHLO programs for each platform, the weights as safetensors, the tokenizer,
+export.json with inputs and outputs, and load.py, which runs them; `python FOLDER/load.py` lists
+them.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from attnzoo.cli.common import require_positive, run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 0: done; 2: something to mend."""
+    parser = argparse.ArgumentParser(
+        prog="export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, metavar="RUN_DIR")
+    parser.add_argument("--out", type=Path, required=True, help="the folder; absent or empty")
+    parser.add_argument(
+        "--platforms", nargs="+", default=["cpu", "cuda", "tpu"], help="(default: cpu cuda tpu)"
+    )
+    parser.add_argument(
+        "--max-new-tokens", type=int, help="room of what is written (default: the config's)"
+    )
+    parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
+    return run(lambda: _export(parser.parse_args(argv)))
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    require_positive(arguments, "max_new_tokens")
+    # Imported late, so that --help does not wait for jax.
+    import jax
+
+    # The kernels of a device at hand are not those of every platform.
+    jax.config.update("jax_platforms", "cpu")
+    from attnzoo.export.write import export_run
+    from attnzoo.training.run import load_run
+
+    about = export_run(
+        load_run(arguments.run, which=arguments.which),
+        arguments.out,
+        platforms=arguments.platforms,
+        max_new_tokens=arguments.max_new_tokens,
+    )
+    size = sum(path.stat().st_size for path in arguments.out.expanduser().iterdir())
+    for name, program in about["programs"].items():
+        fixed = ", ".join(f"{size}={n}" for size, n in program["fixed"].items())
+        print(f"{name}: {'any sizes' if not fixed else f'fixed {fixed}'}")
+    print(f"{', '.join(about['platforms'])}: {size / 1e6:,.1f} MB -> {arguments.out}")
+    return 0

@@ -1,0 +1,179 @@
+"""What of a task's model is exported: functions of named arrays, with their shapes and limits."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from attnzoo.data.augment import normalise, to_float
+from attnzoo.decoding import greedy_search
+from attnzoo.decoding.generate import generate
+from attnzoo.decoding.hypotheses import OWN_IDS, TokenIds
+from attnzoo.errors import UserError
+from attnzoo.tasks.image_classification import ImageClassificationTask
+from attnzoo.tasks.language_modeling import CausalLMTask, MaskedLMTask, SpanCorruptionTask
+from attnzoo.tasks.task import Task
+from attnzoo.tasks.text_classification import ClassificationTask
+from attnzoo.tasks.translation_task import TranslationTask
+
+Outputs = dict[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """One exported function.
+
+    Attributes:
+      run: ``run(model, **inputs)`` gives arrays by name.
+      inputs: dtype and shape of each, "B, T" with a letter for every size that is not fixed.
+      limits: what those sizes must obey, as ``jax.export.symbolic_shape`` reads it: "T <= 64".
+      sizes: what a letter becomes where the function cannot be traced with it open.
+    """
+
+    meaning: str
+    run: Callable[..., Outputs]
+    inputs: Mapping[str, tuple[str, str]]
+    limits: tuple[str, ...]
+    sizes: Mapping[str, int]
+
+
+def programs(task: Task, max_new_tokens: int | None = None) -> dict[str, Program]:
+    """The programs of a task, by name.
+
+    ``max_new_tokens`` is the room of those that write; if None, that of the config's decoding, or
+    half of a language model's positions.
+
+    Raises:
+      UserError: ``max_new_tokens`` leaves no room for a prompt.
+    """
+    match task:
+        case TranslationTask():
+            room = max_new_tokens or task.config.decoding.max_length
+            return _translator(task, OWN_IDS, task.slots, room)
+        case SpanCorruptionTask():
+            begin = task.tokenizer.specials.get("bos", task.tokenizer.pad_id)
+            ids = TokenIds(task.tokenizer.pad_id, begin, task.tokenizer.special("eos"))
+            return _translator(task, ids, _positions(task), max_new_tokens or task.settings.context)
+        case CausalLMTask():
+            return _language_model(task, max_new_tokens)
+        case MaskedLMTask():
+            return {"logits": _encoder(task, "of every token, B T V, also of masked ones")}
+        case ClassificationTask():
+            what = (
+                "of the classes, B C" if task.head == "sequence" else "of each token's tag, B T C"
+            )
+            return {"logits": _encoder(task, f"{what}; the names are in export.json")}
+        case ImageClassificationTask():
+            return {"logits": _images(task)}
+    raise UserError(f"task.kind={task.config.task.kind}: there is no export of it")
+
+
+def _positions(task: Task) -> int | None:
+    return getattr(task.config.model, "max_length", None)
+
+
+def _limits(**most: int | None) -> tuple[str, ...]:
+    return tuple(
+        limit
+        for size, bound in most.items()
+        for limit in (f"{size} >= 1", *([] if bound is None else [f"{size} <= {bound}"]))
+    )
+
+
+def _translator(task: Task, ids: TokenIds, longest: int | None, room: int) -> dict[str, Program]:
+    def search(model: Any, source: Array) -> Outputs:
+        B, S = source.shape
+        memory, state = model.start(source, max_length=room)
+        found = greedy_search(
+            model.step, state, memory, batch=B, source_length=S, max_length=room, ids=ids
+        )
+        return {
+            "tokens": found.tokens[:, 0],
+            "lengths": found.lengths[:, 0],
+            "log_probs": found.log_probs[:, 0],
+            "weights": found.weights[:, 0],
+        }
+
+    def force(model: Any, source: Array, target: Array) -> Outputs:
+        return {"logits": model(source, target)}
+
+    if longest is not None and room > longest:
+        raise UserError(f"--max-new-tokens {room}: the model has {longest} positions")
+    sizes = {"B": 1, "S": min(64, longest or 64), "T": min(64, longest or 64)}
+    return {
+        "translate": Program(
+            f"the most probable token at each of at most {room} steps, their number with the "
+            f"end (id {ids.end}), the sum of their log P, and the attention of each step",
+            search,
+            {"source": ("int32", "B, S")},
+            _limits(B=None, S=longest),
+            sizes,
+        ),
+        "logits": Program(
+            f"of every next token of a known target, which begins with id {ids.start}",
+            force,
+            {"source": ("int32", "B, S"), "target": ("int32", "B, T")},
+            _limits(B=None, S=longest, T=longest),
+            sizes,
+        ),
+    }
+
+
+def _language_model(task: CausalLMTask, max_new_tokens: int | None) -> dict[str, Program]:
+    most = _positions(task)
+    room = max_new_tokens or (most or 2 * task.settings.context) // 2
+    prompt = None if most is None else most - room
+    if prompt is not None and prompt < 1:
+        raise UserError(f"--max-new-tokens {room}: the model has {most} positions, prompt included")
+    end, pad = task.tokenizer.special("eos"), task.tokenizer.pad_id
+
+    def write(model: Any, tokens: Array) -> Outputs:
+        found = generate(model, tokens, max_new_tokens=room, eos_id=end, pad_id=pad)
+        return {"tokens": found.tokens[:, 0], "lengths": found.lengths[:, 0]}
+
+    return {
+        "logits": Program(
+            "of each next token; what stands behind a token does not change its own",
+            lambda model, tokens: {"logits": model(tokens)},
+            {"tokens": ("int32", "B, T")},
+            _limits(B=None, T=most),
+            {"B": 1, "T": task.settings.context},
+        ),
+        "generate": Program(
+            f"the most probable {room} tokens after prompts of one length, to the end (id {end})",
+            write,
+            {"tokens": ("int32", "B, T")},
+            _limits(B=None, T=prompt),
+            {"B": 1, "T": min(task.settings.context, prompt or task.settings.context)},
+        ),
+    }
+
+
+def _encoder(task: Any, what: str) -> Program:
+    most = _positions(task)
+    return Program(
+        f"{what}; valid is false at padding",
+        lambda model, tokens, segments, valid: {
+            "logits": model(tokens, segments=segments, valid=valid)
+        },
+        {"tokens": ("int32", "B, T"), "segments": ("int32", "B, T"), "valid": ("bool", "B, T")},
+        _limits(B=None, T=most),
+        {"B": 1, "T": min(64, most or 64)},
+    )
+
+
+def _images(task: ImageClassificationTask) -> Program:
+    config: Any = task.config.model
+    mean, std = jnp.asarray(task.mean), jnp.asarray(task.std)
+    side = getattr(config, "image_size", None)
+    # A residual network halves what it sees twice.
+    height, width = ("4*H", "4*W") if side is None else (side, side)
+    return Program(
+        "of the classes, whose names are in export.json, from pixels 0 .. 255",
+        lambda model, images: {"logits": model(normalise(to_float(images), mean, std))},
+        {"images": ("uint8", f"B, {height}, {width}, {config.channels}")},
+        _limits(B=None, **({} if side is not None else {"H": None, "W": None})),
+        {"B": 1, "H": 8, "W": 8},
+    )
