@@ -224,7 +224,7 @@ class _Training:
             began = time.monotonic()
             profiler = _Profiler(settings.profile, self.directory.path / "profile")
             while step < self.total:
-                if stop.requested and step == self.saved:
+                if stop.heard and step == self.saved:
                     # While it was set up: nothing is lost, and the first step may compile for long.
                     reason, code = f"stopped by {stop.name}, resume with --resume", EXIT_STOPPED
                     break

@@ -27,6 +27,11 @@ class StopSignal:
         self._received: signal.Signals | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
+    @property
+    def heard(self) -> bool:
+        """Whether this process was sent a signal that it handles itself."""
+        return self._received is not None
+
     def requested(self, step: int) -> bool:
         """Whether a signal has asked to stop, in all processes after the same step."""
         if jax.process_count() > 1 and preempted(step):

@@ -104,7 +104,7 @@ def test_a_signal_before_anything_new_is_obeyed_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Sent(StopSignal):
-        requested = True
+        heard = True
         name = "SIGTERM"
 
     run = tmp_path / "run"
