@@ -44,7 +44,7 @@ def fresh_state(
         return state
 
     if placement.is_one and settings.offload == "none":
-        state = build()
+        state = jax.jit(build)()
         return graphs[0], state, None
     placement.check(nnx.eval_shape(task.build_model), settings.batch_size, settings.accumulate)
     abstract = jax.eval_shape(build)
