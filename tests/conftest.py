@@ -1,9 +1,13 @@
 """The climate of the tests: strict promotion, checked shapes, no network, no leftovers."""
 
 import importlib.metadata
+import json
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,6 +63,24 @@ def optimised() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", hurry)
+
+
+@pytest.fixture(scope="session")
+def on_eight_devices() -> Callable[..., Any]:
+    """Run a test file as a program that sees eight devices on the CPU: what its last line says."""
+
+    def run(file: str, *arguments: str) -> Any:
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+        done = subprocess.run(
+            [sys.executable, file, *arguments],
+            env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run
 
 
 @pytest.fixture(scope="session")

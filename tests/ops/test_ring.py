@@ -1,9 +1,6 @@
 """Ring attention equals dense attention: run as a program, with eight devices on the CPU."""
 
 import json
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -155,16 +152,8 @@ def program():
 
 
 @pytest.fixture(scope="module")
-def found():
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    done = subprocess.run(
-        [sys.executable, __file__],
-        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+def found(on_eight_devices):
+    return on_eight_devices(__file__)
 
 
 @pytest.mark.parametrize("case", CASES)

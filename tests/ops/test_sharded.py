@@ -1,10 +1,7 @@
 """Attention on a mesh equals attention on one device: run as a program, with eight on the CPU."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections import Counter
 
 import jax
@@ -111,16 +108,8 @@ def program():
 
 
 @pytest.fixture(scope="module")
-def found():
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    done = subprocess.run(
-        [sys.executable, __file__],
-        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+def found(on_eight_devices):
+    return on_eight_devices(__file__)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -8,9 +8,9 @@ import dataclasses
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -204,16 +204,8 @@ def collectives(mesh: Mesh, home: Path) -> dict[str, list[str]]:
 
 
 @pytest.fixture(scope="module")
-def found() -> dict[str, Any]:
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    done = subprocess.run(
-        [sys.executable, __file__, *KINDS],
-        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+def found(on_eight_devices: Callable[..., Any]) -> dict[str, Any]:
+    return on_eight_devices(__file__, *KINDS)
 
 
 @pytest.mark.parametrize("kind", KINDS)
