@@ -38,7 +38,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(root: Path, home: Path, run: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, str(root / "scripts" / "train.py")]
     config = run if "--resume" in arguments else home / "config.yaml"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": os.environ["XLA_FLAGS"]}
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     return subprocess.Popen(
         [*command, str(config), "--run-dir", str(run), *arguments],
         env=environment,
