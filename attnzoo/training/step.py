@@ -26,8 +26,31 @@ def fresh_state(
     Raises:
       UserError: a model, batch or rule that the mesh does not fit.
     """
+    build, graphs = _builder(task, transform)
+    if placement.is_one:
+        state = build()
+        return graphs[0], state, None
+    graph, _, shardings = planned_state(task, transform, placement)
+    return graph, jax.jit(build, out_shardings=shardings)(), shardings
+
+
+def planned_state(
+    task: Task, transform: optax.GradientTransformation, placement: Placement
+) -> tuple[nnx.GraphDef, Any, Any]:
+    """What ``fresh_state`` gives, as shapes: nothing is allocated."""
     settings = task.config.training
-    graphs = []
+    placement.check(nnx.eval_shape(task.build_model), settings.batch_size, settings.accumulate)
+    build, graphs = _builder(task, transform)
+    abstract = jax.eval_shape(build)
+    shardings = placement.of_state(abstract, placement.of_parameters(abstract["params"]))
+    return graphs[0], abstract, shardings
+
+
+def _builder(
+    task: Task, transform: optax.GradientTransformation
+) -> tuple[Callable[[], State], list[nnx.GraphDef]]:
+    """What makes a fresh state, and a list that then begins with the structure of the model."""
+    graphs: list[nnx.GraphDef] = []
 
     def build() -> State:
         graph, params, rest = nnx.split(task.build_model(), nnx.Param, ...)
@@ -39,18 +62,11 @@ def fresh_state(
             "optimizer": transform.init(params),
             "step": jnp.int32(0),
         }
-        if settings.ema is not None:
+        if task.config.training.ema is not None:
             state["ema"] = jax.tree.map(jnp.copy, params)
         return state
 
-    if placement.is_one:
-        state = build()
-        return graphs[0], state, None
-    placement.check(nnx.eval_shape(task.build_model), settings.batch_size, settings.accumulate)
-    abstract = jax.eval_shape(build)
-    shardings = placement.of_state(abstract, placement.of_parameters(abstract["params"]))
-    state = jax.jit(build, out_shardings=shardings)()
-    return graphs[0], state, shardings
+    return build, graphs
 
 
 def make_train_step(
