@@ -1,8 +1,9 @@
 """Which implementation computes an attention, and why not another."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
 import jax
@@ -117,6 +118,19 @@ IMPLEMENTATIONS = {
 }
 
 
+# A context of jax: what is compiled in one is not used again in another.
+_NAMED: Any = jax.make_user_context(None)
+
+
+@contextlib.contextmanager
+def implemented_by(name: str) -> Generator[None]:
+    """Compute the attention inside by this implementation, where a call names none: to count what
+    it costs, or to compare.
+    """
+    with _NAMED(name):
+        yield
+
+
 def choose(call: Call, implementation: str | None = None) -> Choice:
     """The choice for a call; a name forces it.
 
@@ -124,6 +138,7 @@ def choose(call: Call, implementation: str | None = None) -> Choice:
     the call.
     """
     name, reason = _preferred(call)
+    implementation = implementation or _NAMED.value
     if implementation is not None:
         if implementation not in IMPLEMENTATIONS:
             raise ValueError(
