@@ -26,24 +26,23 @@ def fresh_state(
     Raises:
       UserError: a model, batch or rule that the mesh does not fit.
     """
-    build, graphs = _builder(task, transform)
     if placement.is_one:
+        build, graphs = _builder(task, transform)
         state = build()
         return graphs[0], state, None
-    graph, _, shardings = planned_state(task, transform, placement)
+    settings = task.config.training
+    placement.check(nnx.eval_shape(task.build_model), settings.batch_size, settings.accumulate)
+    graph, abstract = planned_state(task, transform)
+    shardings = placement.of_state(abstract, placement.of_parameters(abstract["params"]))
+    build, _ = _builder(task, transform)
     return graph, jax.jit(build, out_shardings=shardings)(), shardings
 
 
-def planned_state(
-    task: Task, transform: optax.GradientTransformation, placement: Placement
-) -> tuple[nnx.GraphDef, Any, Any]:
-    """What ``fresh_state`` gives, as shapes: nothing is allocated."""
-    settings = task.config.training
-    placement.check(nnx.eval_shape(task.build_model), settings.batch_size, settings.accumulate)
+def planned_state(task: Task, transform: optax.GradientTransformation) -> tuple[nnx.GraphDef, Any]:
+    """The structure and the state as shapes: nothing is allocated."""
     build, graphs = _builder(task, transform)
     abstract = jax.eval_shape(build)
-    shardings = placement.of_state(abstract, placement.of_parameters(abstract["params"]))
-    return graphs[0], abstract, shardings
+    return graphs[0], abstract
 
 
 def _builder(
