@@ -46,6 +46,12 @@ def _generate(argv: Sequence[str]) -> int:
     return main(argv)
 
 
+def _plan(argv: Sequence[str]) -> int:
+    from attnzoo.cli.plan import main
+
+    return main(argv)
+
+
 def _train(argv: Sequence[str]) -> int:
     from attnzoo.cli.train import main
 
@@ -66,6 +72,7 @@ def _verify(argv: Sequence[str]) -> int:
 
 COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "train": ("train the model of a config into a run directory", _train),
+    "plan": ("what a training will take, on any devices", _plan),
     "translate": ("translate lines with a trained run", _translate),
     "evaluate": ("BLEU, chrF and perplexity of a trained run", _evaluate),
     "align": ("word alignments, their error rate and pictures", _align),

@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 import jax
+from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from attnzoo.config.experiment import Experiment
@@ -142,7 +143,7 @@ class Planner:
         self.device_key, self.efficiency, self.compile = device, efficiency, compile
         self.subject: Subject | None = None
         self.device: Device | None = None
-        self.counted: dict[Any, tuple[Flops, Kept]] = {}
+        self.known: dict[Any, _Known] = {}
 
     def plan(self, config: Experiment, *, compile: bool = True) -> Plan:  # noqa: A002
         """The plan of a config, whose mesh names all sizes."""
@@ -156,10 +157,11 @@ class Planner:
         self.subject = self.subject or subject_of(config)
         subject = self.subject.with_config(config)
         settings = config.training
-        transform, _ = build_optimizer(settings, total_steps=1000, steps_per_epoch=1000)
+        known = self._known(subject)
         placement = Placement(config.mesh, wanted)
-        graph, state, shardings = planned_state(subject.task, transform, placement)
-        flops, kept = self._count(subject, graph, state, transform)
+        placement.check(known.model, settings.batch_size, settings.accumulate)
+        state, flops, kept = known.state, known.flops, known.kept
+        shardings = placement.of_state(state, placement.of_parameters(state["params"]))
         estimate = _estimate(subject, placement, state, shardings, kept)
         found: Compiled | None = None
         why = "not asked for"
@@ -170,7 +172,7 @@ class Planner:
                 devices = topology(self.device_key, wanted)
                 why = devices if isinstance(devices, str) else ""
                 if not isinstance(devices, str):
-                    found = _compile(subject, transform, devices, device.per_host)
+                    found = _compile(subject, known, devices, device.per_host)
         memory, messages = estimate, None
         if found is not None:
             extra = found.outputs + found.temporary
@@ -200,16 +202,34 @@ class Planner:
             notes=notes,
         )
 
-    def _count(self, subject: Subject, graph: Any, state: Any, transform: Any) -> Any:
-        """Once for all meshes: they change where things are, not what they are."""
+    def _known(self, subject: Subject) -> "_Known":
+        """Once for all meshes and parts of a batch: they change where things are, and when."""
         config = subject.task.config
-        key = config.model, config.training
-        if key not in self.counted:
-            self.counted[key] = (
+        key = config.model, dataclasses.replace(config.training, accumulate=1)
+        if key not in self.known:
+            transform, _ = build_optimizer(config.training, total_steps=1000, steps_per_epoch=1000)
+            graph, state = planned_state(subject.task, transform)
+            self.known[key] = _Known(
+                transform,
+                nnx.eval_shape(subject.task.build_model),
+                graph,
+                state,
                 count_flops(subject, graph, state, transform),
                 count_kept(subject, graph, state),
             )
-        return self.counted[key]
+        return self.known[key]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Known:
+    """What no mesh changes."""
+
+    transform: Any
+    model: Any
+    graph: nnx.GraphDef
+    state: Any
+    flops: Flops
+    kept: Kept
 
 
 def _size(leaf: Any, shape: tuple[int, ...]) -> int:
@@ -289,17 +309,15 @@ def _traffic(
     )
 
 
-def _compile(
-    subject: Subject, transform: Any, devices: list[Any], per_host: int
-) -> Compiled:
+def _compile(subject: Subject, known: _Known, devices: list[Any], per_host: int) -> Compiled:
     """The step of the training loop, for devices that need not be there."""
     config = subject.task.config
     settings = config.training
     placement = Placement(config.mesh, devices)
-    graph, state, shardings = planned_state(subject.task, transform, placement)
+    shardings = placement.of_state(known.state, placement.of_parameters(known.state["params"]))
     step: Any = make_train_step(
-        graph,
-        transform,
+        known.graph,
+        known.transform,
         subject.task.loss,
         seed=settings.seed,
         compute_dtype=settings.compute_dtype,
@@ -308,7 +326,9 @@ def _compile(
         shardings=shardings,
     )
     placed = jax.tree.map(
-        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), state, shardings
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+        known.state,
+        shardings,
     )
     start = time.perf_counter()
     with placement.context():

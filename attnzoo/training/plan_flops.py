@@ -56,16 +56,22 @@ class Kept:
 def count_flops(
     subject: Subject, graph: nnx.GraphDef, state: Any, transform: optax.GradientTransformation
 ) -> Flops:
-    """Of a whole step, optimizer included; what the backward pass computes again apart."""
+    """Of a whole step, optimizer included; what the backward pass computes again apart. In how many
+    parts the batch is cut makes no difference.
+    """
     counter = _Counter()
     with implemented_by("reference"):
-        forward = counter.of(jax.make_jaxpr(_loss(subject, graph, None))(*_operands(state, subject)))
+        forward = counter.of(
+            jax.make_jaxpr(_loss(subject, graph, None))(*_operands(state, subject))
+        )
         total = counter.of(_step(subject, graph, state, transform))
         unknown = counter.unknown
         needed = total
         config = subject.task.config
         if getattr(config.model, "remat", "none") != "none":
-            bare = dataclasses.replace(config, model=dataclasses.replace(config.model, remat="none"))
+            bare = dataclasses.replace(
+                config, model=dataclasses.replace(config.model, remat="none")
+            )
             simple = subject.with_config(bare)
             plain, _, _ = nnx.split(nnx.eval_shape(simple.task.build_model), nnx.Param, ...)
             needed = counter.of(_step(simple, plain, state, transform))
@@ -125,7 +131,6 @@ def _step(subject: Subject, graph: nnx.GraphDef, state: Any, transform: Any) -> 
         subject.task.loss,
         seed=settings.seed,
         compute_dtype=settings.compute_dtype,
-        accumulate=settings.accumulate,
         ema=settings.ema,
     )
     return jax.make_jaxpr(step)(state, subject.batch)
