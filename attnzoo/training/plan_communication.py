@@ -28,6 +28,8 @@ _CALLED = re.compile(
     r"|(?:branch_computations|called_computations)=\{([^}]*)\}"
 )
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
+_LIMIT = re.compile(r" s32\[\](?:\{[^}]*\})? constant\((\d+)\)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,31 +60,59 @@ def read_program(text: str, devices: int, per_host: int) -> tuple[list[Message],
     found: dict[tuple[str, bool], tuple[float, int]] = {}
     unknown = 0
 
-    def visit(name: str, times: int) -> int:
+    # A TPU does one message in steps, in several fusions and loops beside what these compute: it
+    # happens as often as the step that happens least, its start.
+    stepwise: dict[Any, tuple[int, str, bool, float]] = {}
+
+    def add(times: int, kind: str, across: bool, sent: float) -> None:
+        total, count = found.get((kind, across), (0.0, 0))
+        found[kind, across] = total + times * sent, count + times
+
+    def visit(name: str, times: int, fused: bool) -> int:
         nonlocal unknown
         here = 0
         for line in bodies.get(name, ()):
             if match := _COLLECTIVE.search(line):
+                # A TPU's name for a reduce-scatter is an all-reduce with a slice of it.
+                scatters = name.startswith("all-reduce-scatter")
+                kind = "reduce-scatter" if scatters else match["kind"]
                 size, span = _group(match["rest"], devices)
-                sent = _sent(match["kind"], _bytes(match["shape"], bool(match["start"])), size)
-                if size > 1 or match["kind"] == "collective-permute":
-                    key = match["kind"], span > per_host
-                    total, count = found.get(key, (0.0, 0))
-                    found[key] = total + times * sent, count + times
+                result = _bytes(match["shape"], bool(match["start"]))
+                sent = _sent(kind, result / size if scatters else result, size)
+                channel = re.search(r"channel_id=(\d+)", line)
+                message = times, kind, span > per_host, sent
+                if size > 1 and fused and channel:
+                    step = channel[1], kind, sent
+                    stepwise[step] = min(stepwise.get(step, message), message)
+                elif size > 1:
+                    add(*message)
                     here += 1
                 continue
-            trips = _TRIPS.search(line)
             loop = " while(" in line
+            trips = _trips(line, bodies) if loop else 1
             below = 0
             for one, several in _CALLED.findall(line):
                 for called in [one] if one else re.findall(r"[\w.\-]+", several):
-                    below += visit(called, times * (int(trips[1]) if trips and loop else 1))
-            unknown += bool(below and loop and not trips)
+                    below += visit(called, times * (trips or 1), fused or " fusion(" in line)
+            unknown += bool(below and not trips)
             here += below
         return here
 
-    visit(entry, 1)
+    visit(entry, 1, False)
+    for message in stepwise.values():
+        add(*message)
     return _listed(found), unknown
+
+
+def _trips(line: str, bodies: dict[str, list[str]]) -> int | None:
+    """How often a loop is gone through: as its line says, or as its condition compares."""
+    if found := _TRIPS.search(line):
+        return int(found[1])
+    condition = _CONDITION.search(line)
+    lines = bodies.get(condition[1], []) if condition else []
+    limits = [found[1] for found in map(_LIMIT.search, lines) if found]
+    compared = [line for line in lines if " compare(" in line and "direction=LT" in line]
+    return int(limits[0]) if len(limits) == len(compared) == 1 else None
 
 
 def _bytes(shape: str, started: bool) -> int:
@@ -112,6 +142,8 @@ def _group(rest: str, devices: int) -> tuple[int, int]:
         if iota[3]:
             ids = ids.transpose([int(n) for n in iota[3].split(",")])
         first = ids.reshape(shape)[0].reshape(-1)
+    elif mesh := re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", rest):
+        first = _along(mesh[1], mesh[2])
     elif listed := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
         first = np.array([int(n) for n in listed[1].split(",")])
     else:
@@ -119,7 +151,25 @@ def _group(rest: str, devices: int) -> tuple[int, int]:
     return len(first), int(first.max() - first.min()) + 1
 
 
-def _sent(kind: str, result: int, size: int) -> float:
+def _along(mesh: str, axes: str) -> np.ndarray:
+    """The devices of the first group along some axes of a mesh, or along parts of axes: 'a':(2)4 is
+    the part of size 4 behind one of size 2.
+    """
+    sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", mesh)}
+    parts = {
+        name: (int(before or 1), int(size or sizes[name]))
+        for name, before, size in re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", axes)
+    }
+    ids = np.arange(math.prod(sizes.values())).reshape(tuple(sizes.values()))
+    for axis, name in enumerate(sizes):
+        before, size = parts.get(name, (1, 1))
+        after = sizes[name] // (before * size)
+        # The first of what lies before and after, and all of the part itself.
+        ids = np.take(ids, np.arange(size) * after, axis=axis)
+    return ids.reshape(-1)
+
+
+def _sent(kind: str, result: float, size: int) -> float:
     """Of the bytes of a result."""
     share = (size - 1) / size
     factor = {
