@@ -266,7 +266,9 @@ def _estimate(
     parts = {name: _local(state[name], shardings[name]) for name in state}
     batch = _placed_batch(subject, placement)
     batch_bytes = sum(
-        _size(x, x.sharding.shard_shape(x.shape)) for x in batch.values() if x.sharding is not None
+        _size(x, x.sharding.shard_shape(x.shape))
+        for name, x in batch.items()
+        if name in kept.read and x.sharding is not None
     )
     gradients = parts["params"] * (2 if settings.accumulate > 1 else 1)
     rows = sizes["data"] * sizes["fsdp"] * sizes["sequence"] * settings.accumulate
@@ -300,7 +302,7 @@ def _traffic(
     gathered = _local(state["params"], shardings["params"]) // 4 * width * sizes["fsdp"]
     rows = sizes["data"] * sizes["fsdp"] * sizes["sequence"]
     activations = kept.whole / rows + kept.spread / (rows * sizes["tensor"])
-    return (
+    return float(
         2 * (memory.arguments - memory.batch)
         + memory.batch
         + 2 * memory.parameters

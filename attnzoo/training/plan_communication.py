@@ -169,7 +169,7 @@ def _along(mesh: str, axes: str) -> np.ndarray:
     return ids.reshape(-1)
 
 
-def _sent(kind: str, result: float, size: int) -> float:
+def _sent(kind: str, result: int | float, size: int) -> float:
     """Of the bytes of a result."""
     share = (size - 1) / size
     factor = {
@@ -179,7 +179,7 @@ def _sent(kind: str, result: float, size: int) -> float:
         "all-to-all": share,
         "collective-permute": 1.0,
     }
-    return factor[kind] * result
+    return float(factor[kind] * result)
 
 
 def _listed(found: dict[tuple[str, bool], tuple[float, int]]) -> list[Message]:
@@ -193,19 +193,20 @@ def by_formula(
 
     `fsdp` gathers parameters twice a part of the batch and scatters gradients; `data` and
     `sequence` sum gradients; `tensor` sums states after attention and after the feed-forward layer,
-    both ways; `sequence` sends keys and values round a ring, both ways.
+    both ways; `sequence` sends keys and values round a ring, both ways. Parameters and gradients
+    travel in the compute dtype, as XLA sends them.
     """
     sizes, config = placement.sizes, subject.task.config
     parts = config.training.accumulate
     width = 2 if config.training.compute_dtype == "bfloat16" else 4
     found: dict[tuple[str, bool], tuple[float, int]] = {}
 
-    def add(kind: str, axes: tuple[str, ...], payload: float, times: int = 1) -> None:
+    def add(kind: str, axes: tuple[str, ...], payload: int | float, times: int = 1) -> None:
         size = math.prod(sizes[axis] for axis in axes)
         if size > 1 and payload:
             key = kind, _span(sizes, axes) > per_host
             total, count = found.get(key, (0.0, 0))
-            sent = payload * times
+            sent = float(payload * times)
             if kind != "collective-permute":
                 sent *= (size - 1) / size * (2 if kind == "all-reduce" else 1)
             found[key] = total + sent, count + times
@@ -220,10 +221,10 @@ def by_formula(
         gathered = local * (sizes["fsdp"] if "fsdp" in axes else 1)
         if "fsdp" in axes:
             add("all-gather", ("fsdp",), gathered * width, 2 * parts)
-            add("reduce-scatter", ("fsdp",), gathered * 4, parts)
-            add("all-reduce", ("data", "sequence"), local * 4)
+            add("reduce-scatter", ("fsdp",), gathered * width, parts)
+            add("all-reduce", ("data", "sequence"), local * width)
         else:
-            add("all-reduce", ("data", "fsdp", "sequence"), local * 4)
+            add("all-reduce", ("data", "fsdp", "sequence"), local * width)
         name, layers = path_of(where), math.prod(leaf.shape[:-2])
         if "tensor" in axes and re.search(r"(out|down)/kernel$", name):
             add("all-reduce", ("tensor",), here * leaf.shape[-1] * width, 2 * layers)

@@ -4,6 +4,7 @@ Nothing here loads jax before it is asked to.
 """
 
 import dataclasses
+import functools
 import os
 import time
 from typing import Any
@@ -32,7 +33,7 @@ class Device:
 
 # TPUs are asked for float32 products and compute them in bfloat16; Hopper in TF32.
 DEVICES: dict[str, Device] = {
-    "cpu": Device("cpu", "cpu", {}, 0, 0, 0, 1 << 30, 0, "measured here, now"),
+    "cpu": Device("cpu", "cpu", {}, 0.0, 0.0, 0.0, 1 << 30, 0.0, "measured here, now"),
     "v5e": Device(
         "TPU v5e",
         "tpu",
@@ -151,30 +152,35 @@ def _first_line(error: Exception) -> str:
 
 
 def _this_cpu(count: int) -> Device:
-    """What this machine does now: a product of matrices, and a sum that reads and writes memory."""
-    import jax
-    import jax.numpy as jnp
-
-    n = 1024
-    x, long = jnp.ones((n, n), jnp.float32), jnp.ones((1 << 25,), jnp.float32)
-    product = _fastest(jax.jit(lambda x: x @ x), x)
-    copy = _fastest(jax.jit(lambda x: x + 1), long)
-    flops, bandwidth = 2 * n**3 / product / count, 2 * long.nbytes / copy / count
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / count
+    """This machine, cut into so many devices."""
+    flops, bandwidth = (measured / count for measured in _measured())
     return dataclasses.replace(
         DEVICES["cpu"],
         flops={"float32": flops, "bfloat16": flops},
-        memory=memory,
+        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / count,
         bandwidth=bandwidth,
         link=bandwidth,
         network=bandwidth,
     )
 
 
+@functools.cache
+def _measured() -> tuple[float, float]:
+    """Operations a second in a product of matrices, bytes a second in reading and writing."""
+    import jax
+    import jax.numpy as jnp
+
+    n = 1024
+    x, long = jnp.ones((n, n), jnp.float32), jnp.ones((1 << 24,), jnp.float32)
+    product = _fastest(jax.jit(lambda x: x @ x), x)
+    copy = _fastest(jax.jit(lambda x: x + 1), long)
+    return 2 * n**3 / product, 2 * long.nbytes / copy
+
+
 def _fastest(function: Any, x: Any) -> float:
     function(x).block_until_ready()
     times = []
-    for _ in range(5):
+    for _ in range(4):
         start = time.perf_counter()
         function(x).block_until_ready()
         times.append(time.perf_counter() - start)

@@ -51,6 +51,8 @@ class Kept:
     """States between blocks."""
     largest: int
     """The largest array that is computed."""
+    read: tuple[str, ...]
+    """Arrays of the batch that the loss reads; XLA is not given the others."""
 
 
 def count_flops(
@@ -102,7 +104,11 @@ def count_kept(subject: Subject, graph: nnx.GraphDef, state: Any) -> Kept:
             whole += size
         else:
             spread += size
-    return Kept(spread, whole, _largest(program.jaxpr))
+    used = {id(x) for equation in program.jaxpr.eqns for x in equation.invars}
+    names = sorted(subject.batch)  # as jax orders the leaves of a dict
+    last = program.jaxpr.invars[-len(names) :]
+    read = tuple(name for name, x in zip(names, last, strict=True) if id(x) in used)
+    return Kept(spread, whole, _largest(program.jaxpr), read)
 
 
 def _operands(state: Any, subject: Subject) -> tuple[Any, Any, Any]:

@@ -162,7 +162,7 @@ def refusal(plan: Plan) -> str:
     )
 
 
-def size(count: float) -> str:
+def size(count: int | float) -> str:
     """Bytes with three digits."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 999.5:
