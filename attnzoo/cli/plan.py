@@ -85,7 +85,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     from attnzoo.training.plan_report import as_table, as_values, refusal
 
     planner = Planner(
-        arguments.device, efficiency=arguments.efficiency, compile=not arguments.no_compile
+        arguments.device, efficiency=arguments.efficiency, ahead=not arguments.no_compile
     )
     plan = planner.plan(config)
     proposal = None if plan.fits else propose(planner, plan)

@@ -139,7 +139,7 @@ def topology(name: str, count: int) -> list[Any] | str:
     try:
         return list(topologies.get_topology_desc(platform=device.platform, **settings).devices)
     except (NotImplementedError, RuntimeError) as error:
-        return f"no {device.platform} plugin of jax to compile with ({_first_line(error)})"
+        return f"no {device.platform} plugin of jax to compile with ({first_line(error)})"
 
 
 def _size(shape: str) -> int:
@@ -147,8 +147,9 @@ def _size(shape: str) -> int:
     return first * second
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:100]
+def first_line(error: Exception) -> str:
+    """What is worth repeating of an error of XLA."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _this_cpu(count: int) -> Device:

@@ -10,7 +10,8 @@ from typing import Any
 from attnzoo.config.experiment import Experiment
 from attnzoo.config.mesh import Mesh
 from attnzoo.errors import UserError
-from attnzoo.training.plan import Plan, Planner
+from attnzoo.training.plan import Planner
+from attnzoo.training.plan_result import Plan
 
 CHECKED = 3
 """So many proposals are computed as the plan itself was, before the search gives up."""
@@ -38,7 +39,7 @@ def propose(planner: Planner, asked: Plan) -> Proposal | None:
     checked = 0
     for config, overrides in _nearest(asked.config):
         try:
-            rough = planner.plan(config, compile=False)
+            rough = planner.plan(config, ahead=False)
         except UserError:
             continue  # a mesh that heads or rows do not divide by
         needed = rough.estimate.arguments + correction * rough.estimate.temporary

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from attnzoo.training.plan import Plan
+from attnzoo.training.plan_result import Plan
 
 KINDS = ("parameters", "optimizer", "other", "batch", "temporary")
 GPU_DEFAULT = 0.75
@@ -156,6 +156,8 @@ def _time(plan: Plan) -> list[str]:
 
 def refusal(plan: Plan) -> str:
     """Why not, in one line."""
+    if plan.refused:
+        return f"{plan.config.name} does not fit {plan.device.name}: {plan.not_compiled}"
     return (
         f"{plan.config.name} does not fit: {size(plan.memory.total)} on each of {plan.devices} "
         f"{plan.device.name}, which has {size(plan.room)} to fill of {size(plan.device.memory)}"

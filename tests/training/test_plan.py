@@ -32,13 +32,13 @@ from attnzoo.training.plan_subject import subject_of
 HEADS = "{kind: multi_head, num_heads: 2}"
 TEXT = "{kind: text, train: [DIR/text], validation: [DIR/text]}"
 BYTES = "{kind: byte, mask: true, sentinels: 9}"
-GPT2 = f"{{kind: gpt2, attention: {HEADS}, dim: 32, layers: 2, max_length: 24, dropout: 0.1}}"
+GPT2 = f"{{kind: gpt2, attention: {HEADS}, dim: 32, layers: 1, max_length: 24, dropout: 0.1}}"
 LLAMA = (
     f"{{kind: llama, attention: {HEADS}, dim: 16, hidden: 24, layers: 3, scan: true, remat: full}}"
 )
 BERT = f"{{kind: bert, attention: {HEADS}, dim: 8, hidden: 16, layers: 1, max_length: 16}}"
 VIT = (
-    f"{{kind: vit, attention: {HEADS}, dim: 32, hidden: 56, layers: 2, image_size: 24, patch: 4, "
+    f"{{kind: vit, attention: {HEADS}, dim: 32, hidden: 56, layers: 1, image_size: 24, patch: 4, "
     "channels: 1}"
 )
 T5 = (
@@ -55,7 +55,7 @@ KINDS = {
 }
 TRAINING = {
     "gpt2": "optimizer: adamw, ema: 0.9",
-    "llama": "optimizer: adamw, accumulate: 2",
+    "llama": "optimizer: lion",
     "vit": "optimizer: sgd",
 }
 # name: (kind, mesh)
@@ -64,7 +64,6 @@ COMPILED = {
     "copies": ("gpt2", Mesh(data=8)),
     "three ways": ("gpt2", Mesh(data=2, fsdp=2, tensor=2)),
     "ring": ("llama", Mesh(fsdp=2, sequence=4, data=1)),
-    "image": ("vit", Mesh(data=1)),
     "images": ("vit", Mesh(data=2, fsdp=4)),
 }
 
@@ -120,7 +119,7 @@ def test_what_a_step_begins_with_is_what_xla_says(name: str, compiled: dict[str,
     assert plan["memory_per_device"]["total"] > plan["xla"]["arguments"]
 
 
-@pytest.mark.parametrize("name", ["one", "image", "copies"])
+@pytest.mark.parametrize("name", ["one", "copies", "images"])
 def test_operations_are_about_those_xla_counts(name: str, compiled: dict[str, Any]) -> None:
     """XLA also counts what is no product: at these widths up to a third."""
     plan = compiled[name]
@@ -143,16 +142,16 @@ def test_communication_of_other_meshes(compiled: dict[str, Any]) -> None:
     assert kinds["one"] == set()
     assert {"all-reduce", "all-gather"} <= kinds["three ways"]
     assert "collective-permute" in kinds["ring"]
-    # Layers are scanned, parts of the batch too: 3 layers x 2 parts x 3 hops of keys and values.
+    # Layers are scanned: 3 layers x 3 hops of keys and values, forwards and backwards at least.
     ring = next(m for m in compiled["ring"]["messages"] if m["kind"] == "collective-permute")
-    assert ring["count"] >= 2 * 3 * 3 * 2
+    assert ring["count"] >= 3 * 3 * 2 * 2
 
 
 def test_operations_by_hand(tmp_path: Path) -> None:
     """GPT-2: 12 D^2 weights a layer and V D of the output; T x T products of attention twice."""
-    plan = Planner("h100", compile=False).plan(experiment("gpt2", tmp_path))
+    plan = Planner("h100", ahead=False).plan(experiment("gpt2", tmp_path))
     # Bytes, sentinels, and pad, unknown, begin, end and mask.
-    tokens, D, L, T, V = 16 * 24, 32, 2, 24, 256 + 9 + 5
+    tokens, D, L, T, V = 16 * 24, 32, 1, 24, 256 + 9 + 5
     forward = tokens * (2 * (12 * D * D * L + V * D) + 2 * 2 * T * D * L)
     assert plan.flops.forward == forward
     assert plan.flops.backward == 2 * forward
@@ -164,8 +163,8 @@ def test_operations_by_hand(tmp_path: Path) -> None:
 
 def test_what_remat_computes_again(tmp_path: Path) -> None:
     config = experiment("llama", tmp_path)
-    full = Planner("h100", compile=False).plan(config)
-    none = Planner("h100", compile=False).plan(
+    full = Planner("h100", ahead=False).plan(config)
+    none = Planner("h100", ahead=False).plan(
         replace(config, model=replace(config.model, remat="none"))
     )
     assert full.flops.model == none.flops.model
@@ -253,7 +252,7 @@ def test_no_and_what_would_fit(tmp_path: Path) -> None:
     config = experiment("gpt2", tmp_path, "compute_dtype: bfloat16, optimizer: adamw", Mesh(data=4))
     (tmp_path / "model").write_text(f"model: {BIG}\nbase: planned.yaml\n")
     config = replace(load(Experiment, tmp_path / "model"), mesh=Mesh(data=4))
-    planner = Planner("v5e", compile=False)
+    planner = Planner("v5e", ahead=False)
     asked = planner.plan(config)
     assert asked.memory.parameters == 4 * asked.parameters > 3.9e9
     assert asked.memory.arguments > 3 * asked.memory.parameters
@@ -276,7 +275,7 @@ def test_no_and_what_would_fit(tmp_path: Path) -> None:
 
 def test_time_is_that_of_the_slowest(tmp_path: Path) -> None:
     mesh = Mesh(data=16)
-    plan = Planner("h100", efficiency=0.4, compile=False).plan(
+    plan = Planner("h100", efficiency=0.4, ahead=False).plan(
         experiment("gpt2", tmp_path, mesh=mesh)
     )
     assert plan.seconds["compute"] == pytest.approx(plan.flops.total / 16 / 494.7e12 / 0.4)
