@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from attnzoo.config.experiment import Experiment
 from attnzoo.ops.choice import implemented_by
 from attnzoo.training.plan_subject import Subject
 from attnzoo.training.step import make_train_step
@@ -63,9 +62,7 @@ def count_flops(
     """
     counter = _Counter()
     with implemented_by("reference"):
-        forward = counter.of(
-            jax.make_jaxpr(_loss(subject, graph, None))(*_operands(state, subject))
-        )
+        forward = counter.of(jax.make_jaxpr(_loss(subject, graph))(*_operands(state, subject)))
         total = counter.of(_step(subject, graph, state, transform))
         unknown = counter.unknown
         needed = total
@@ -82,40 +79,41 @@ def count_flops(
 
 def count_kept(subject: Subject, graph: nnx.GraphDef, state: Any) -> Kept:
     """What the gradient keeps of one forward pass; parameters as they are stored do not count."""
-    objective = _loss(subject, graph, subject.task.config)
+    objective = _loss(subject, graph)
 
     def pulled(params: Any, *rest: Any) -> Any:
         return jax.vjp(lambda params: objective(params, *rest), params)[1]
 
-    program = jax.make_jaxpr(pulled)(*_operands(state, subject))
-    given = set(map(id, program.jaxpr.invars))
-    seen: dict[int, Any] = {}
-    for out in program.jaxpr.outvars:
-        if id(out) not in given and not isinstance(out, jax.extend.core.Literal):
-            seen[id(out)] = out.aval
-    rows = subject.batch[next(iter(subject.batch))].shape[0]
-    width = getattr(subject.task.config.model, "dim", None)
-    spread = whole = 0
-    for aval in seen.values():
-        size = math.prod(aval.shape) * aval.dtype.itemsize
-        if not any(d and d % rows == 0 for d in aval.shape):
-            continue  # parameters in the compute dtype: they lie as the parameters do
-        if aval.shape and aval.shape[-1] == width:
-            whole += size
-        else:
-            spread += size
-    used = {id(x) for equation in program.jaxpr.eqns for x in equation.invars}
+    program = jax.make_jaxpr(pulled)(*_operands(state, subject)).jaxpr
     names = sorted(subject.batch)  # as jax orders the leaves of a dict
-    last = program.jaxpr.invars[-len(names) :]
-    read = tuple(name for name, x in zip(names, last, strict=True) if id(x) in used)
-    return Kept(spread, whole, _largest(program.jaxpr), read)
+    params = set(map(id, program.invars[: len(jax.tree.leaves(state["params"]))]))
+    batch = set(map(id, program.invars[-len(names) :]))
+    used: set[int] = set()
+    for equation in program.eqns:
+        inputs = set(map(id, equation.invars))
+        used |= inputs
+        for reached in (params, batch):
+            if inputs & reached:
+                reached.update(map(id, equation.outvars))
+    given = set(map(id, program.invars))
+    width = getattr(subject.task.config.model, "dim", None)
+    sizes = {True: 0, False: 0}
+    for out in {id(out): out for out in program.outvars}.values():
+        # What is made of parameters alone, cast to another dtype say, lies as they do.
+        own = id(out) in params and id(out) not in batch
+        if id(out) in given or own or isinstance(out, jax.extend.core.Literal):
+            continue
+        shape = out.aval.shape
+        sizes[bool(shape) and shape[-1] == width] += math.prod(shape) * out.aval.dtype.itemsize
+    read = tuple(name for name, x in zip(names, program.invars[-len(names) :]) if id(x) in used)
+    return Kept(sizes[False], sizes[True], _largest(program), read)
 
 
 def _operands(state: Any, subject: Subject) -> tuple[Any, Any, Any]:
     return state["params"], state["rest"], subject.batch
 
 
-def _loss(subject: Subject, graph: nnx.GraphDef, config: Experiment | None) -> Any:
+def _loss(subject: Subject, graph: nnx.GraphDef) -> Any:
     dtype = jnp.dtype(subject.task.config.training.compute_dtype)
 
     def cast(x: Any) -> Any:
