@@ -79,7 +79,7 @@ class Planner:
             memory=memory,
             flops=flops,
             messages=messages,
-            traffic=estimate_traffic(subject, placement, estimate, kept, state, shardings),
+            traffic=estimate_traffic(subject, placement, memory, kept, state, shardings),
             units=subject.units,
             unit=subject.task.unit,
             compiled=found,

@@ -194,7 +194,7 @@ def by_formula(
     `fsdp` gathers parameters twice a part of the batch and scatters gradients; `data` and
     `sequence` sum gradients; `tensor` sums states after attention and after the feed-forward layer,
     both ways; `sequence` sends keys and values round a ring, both ways. Parameters and gradients
-    travel in the compute dtype, as XLA sends them.
+    travel in the compute dtype (XLA sums gradients of copies on a GPU in float32).
     """
     sizes, config = placement.sizes, subject.task.config
     parts = config.training.accumulate

@@ -72,20 +72,25 @@ def estimate_memory(
 
 
 def estimate_traffic(
-    subject: Subject, placement: Placement, memory: Memory, kept: Kept, state: Any, shardings: Any
+    subject: Subject,
+    placement: Placement,
+    memory: Memory,
+    kept: Kept,
+    state: Any,
+    shardings: Any,
 ) -> float:
     """State read and written, gradients too; parameters read three times for each part of a batch,
-    gathered; what is kept for the backward pass written and read.
+    gathered; what is kept for the backward pass written and read, as far as there is room for it.
     """
     sizes, settings = placement.sizes, subject.task.config.training
     width = 2 if settings.compute_dtype == "bfloat16" else 4
     gathered = local_bytes(state["params"], shardings["params"]) // 4 * width * sizes["fsdp"]
-    rows = sizes["data"] * sizes["fsdp"] * sizes["sequence"]
+    rows = sizes["data"] * sizes["fsdp"] * sizes["sequence"] * settings.accumulate
     activations = kept.whole / rows + kept.spread / (rows * sizes["tensor"])
     return float(
         2 * (memory.arguments - memory.batch)
         + memory.batch
         + 2 * memory.parameters
         + 3 * settings.accumulate * gathered
-        + 2 * activations
+        + 2 * settings.accumulate * min(activations, memory.temporary)
     )

@@ -158,8 +158,12 @@ def refusal(plan: Plan) -> str:
     """Why not, in one line."""
     if plan.refused:
         return f"{plan.config.name} does not fit {plan.device.name}: {plan.not_compiled}"
+    memory = plan.memory
+    certain = (
+        "" if plan.compiled else f" ({size(memory.arguments)} for certain, estimated the rest)"
+    )
     return (
-        f"{plan.config.name} does not fit: {size(plan.memory.total)} on each of {plan.devices} "
+        f"{plan.config.name} does not fit: {size(memory.total)}{certain} on each of {plan.devices} "
         f"{plan.device.name}, which has {size(plan.room)} to fill of {size(plan.device.memory)}"
     )
 
