@@ -305,8 +305,9 @@ def test_compiles_for_a_device_that_is_not_here(name: str, devices: int, tmp_pat
     plan = Planner(name).plan(config)
     if plan.compiled is None:
         pytest.skip(plan.not_compiled)
-    # TPUs pad to tiles.
-    np.testing.assert_allclose(plan.memory.arguments, plan.compiled.arguments, rtol=0.3)
+    # A TPU pads to tiles, of which arrays this small are a part.
+    padded = plan.compiled.arguments / plan.memory.arguments
+    assert padded == 1.0 if plan.device.platform == "cuda" else 1.0 < padded < 8.0
     assert "all-gather" in {message.kind for message in plan.messages}
 
 
