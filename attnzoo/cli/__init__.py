@@ -70,6 +70,12 @@ def _torture(argv: Sequence[str]) -> int:
     return main(argv)
 
 
+def _plan(argv: Sequence[str]) -> int:
+    from attnzoo.cli.plan import main
+
+    return main(argv)
+
+
 def _train(argv: Sequence[str]) -> int:
     from attnzoo.cli.train import main
 
@@ -90,6 +96,7 @@ def _verify(argv: Sequence[str]) -> int:
 
 COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "train": ("train the model of a config into a run directory", _train),
+    "plan": ("what a training will take, on any devices", _plan),
     "translate": ("translate lines with a trained run", _translate),
     "evaluate": ("BLEU, chrF and perplexity of a trained run", _evaluate),
     "align": ("word alignments, their error rate and pictures", _align),

@@ -1,14 +1,16 @@
 """Which implementation computes an attention, and why not another."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key
+from jaxtyping import Array
 
+from attnzoo.ops.dropout import AnyKey
 from attnzoo.ops.kernels import blockwise, mosaic_gpu, on_device, reference, through_jax
 from attnzoo.ops.kernels.blockwise import FEW_QUERIES
 from attnzoo.ops.logits import Scoring
@@ -34,7 +36,7 @@ class Call:
     """B S K Hv."""
     settings: Scoring
     dropout_rate: float = 0.0
-    dropout_key: Key[Array, ""] | None = None
+    dropout_key: AnyKey | None = None
     return_weights: bool | WeightRequest = False
     return_lse: bool = False
 
@@ -117,6 +119,19 @@ IMPLEMENTATIONS = {
 }
 
 
+# A context of jax: what is compiled in one is not used again in another.
+_NAMED: Any = jax.make_user_context(None)
+
+
+@contextlib.contextmanager
+def implemented_by(name: str) -> Generator[None]:
+    """Compute the attention inside by this implementation, where a call names none: to count what
+    it costs, or to compare.
+    """
+    with _NAMED(name):
+        yield
+
+
 def choose(call: Call, implementation: str | None = None) -> Choice:
     """The choice for a call; a name forces it.
 
@@ -124,6 +139,7 @@ def choose(call: Call, implementation: str | None = None) -> Choice:
     the call.
     """
     name, reason = _preferred(call)
+    implementation = implementation or _NAMED.value
     if implementation is not None:
         if implementation not in IMPLEMENTATIONS:
             raise ValueError(

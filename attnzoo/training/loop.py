@@ -124,7 +124,8 @@ class _Training:
             lambda: CheckpointStore(directory.checkpoints, keep=settings.keep)
         )
         self.best = BestCheckpoint(directory.best)
-        self.placement = Placement(config.mesh)
+        rows = settings.batch_size // settings.accumulate
+        self.placement = Placement(config.mesh, rows=rows)
         self.task = self._create_task(resume)
         assert self.task.train is not None
         assert self.task.validation is not None

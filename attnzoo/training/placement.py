@@ -7,13 +7,13 @@ is asked from above. Attention finds the mesh through ``ops.sharded``; XLA does 
 import contextlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from attnzoo.attention.multi_head import MultiHeadAttention
@@ -49,12 +49,23 @@ RULES = (
 class Placement:
     """The devices of a training, and where its arrays lie on them.
 
+    Devices that are only counted can be planned for, and hold nothing. Where the config leaves the
+    number of copies open, as many are made as ``rows`` of a batch can be shared by; with several
+    processes no device may be left over.
+
     Raises:
       UserError: a mesh that the devices do not make up.
     """
 
-    def __init__(self, config: Mesh, devices: list[jax.Device] | None = None):
-        devices = jax.devices() if devices is None else devices
+    def __init__(
+        self,
+        config: Mesh,
+        devices: Sequence[jax.Device] | int | None = None,
+        *,
+        rows: int | None = None,
+    ):
+        counted = isinstance(devices, int)
+        devices = range(devices) if counted else jax.devices() if devices is None else devices
         self.config = config
         sizes = dict(config.sizes)
         rest = math.prod(size for size in sizes.values() if size is not None)
@@ -64,7 +75,11 @@ class Placement:
                     f"mesh: {_words(sizes)} is {rest} devices, of which {len(devices)} is no "
                     "multiple; change an axis, or give mesh.data"
                 )
-            sizes["data"] = len(devices) // rest
+            most = len(devices) // rest
+            if rows is not None and jax.process_count() == 1:
+                shared = [n for n in range(1, most + 1) if rows % (n * config.fsdp) == 0]
+                most = max(shared, default=most)
+            sizes["data"] = most
         self.sizes: dict[str, int] = {axis: size or 1 for axis, size in sizes.items()}
         wanted = math.prod(self.sizes.values())
         if wanted > len(devices):
@@ -76,17 +91,20 @@ class Placement:
                 f"mesh: {_words(self.sizes)} leaves {len(devices) - wanted} of {len(devices)} "
                 "devices idle, which several processes cannot; leave mesh.data at null"
             )
-        self.mesh = jax.make_mesh(
-            tuple(self.sizes.values()),
-            tuple(self.sizes),
-            axis_types=(AxisType.Auto,) * len(self.sizes),
-            devices=devices[:wanted],
+        axes = tuple(self.sizes.values()), tuple(self.sizes), (AxisType.Auto,) * len(self.sizes)
+        self.mesh: Any = (
+            AbstractMesh(*axes) if counted else jax.make_mesh(*axes, devices=devices[:wanted])
         )
         self.notes: list[str] = []
         if wanted > 1:
             self.notes.append(f"{wanted} devices: {_words(self.sizes)}")
         if wanted < len(devices):
-            self.notes.append(f"{len(devices) - wanted} of {len(devices)} devices are idle")
+            self.notes.append(
+                f"{len(devices) - wanted} of {len(devices)} devices are idle: a batch of "
+                f"{rows} rows cannot be shared by more"
+                if config.data is None
+                else f"{len(devices) - wanted} of {len(devices)} devices are idle"
+            )
 
     @property
     def is_one(self) -> bool:

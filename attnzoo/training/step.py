@@ -27,7 +27,29 @@ def fresh_state(
       UserError: a model, batch or rule that the mesh does not fit.
     """
     settings = task.config.training
-    graphs = []
+    build, graphs = _builder(task, transform)
+    if placement.is_one and settings.offload == "none":
+        state = jax.jit(build)()
+        return graphs[0], state, None
+    placement.check(nnx.eval_shape(task.build_model), settings.batch_size, settings.accumulate)
+    graph, abstract = planned_state(task, transform)
+    parameters = placement.of_parameters(abstract["params"])
+    shardings = placement.of_state(abstract, parameters, offload=settings.offload)
+    return graph, jax.jit(build, out_shardings=shardings)(), shardings
+
+
+def planned_state(task: Task, transform: optax.GradientTransformation) -> tuple[nnx.GraphDef, Any]:
+    """The structure and the state as shapes: nothing is allocated."""
+    build, graphs = _builder(task, transform)
+    abstract = jax.eval_shape(build)
+    return graphs[0], abstract
+
+
+def _builder(
+    task: Task, transform: optax.GradientTransformation
+) -> tuple[Callable[[], State], list[nnx.GraphDef]]:
+    """What makes a fresh state, and a list that then begins with the structure of the model."""
+    graphs: list[nnx.GraphDef] = []
 
     def build() -> State:
         graph, params, rest = nnx.split(task.build_model(), nnx.Param, ...)
@@ -39,19 +61,11 @@ def fresh_state(
             "optimizer": transform.init(params),
             "step": jnp.int32(0),
         }
-        if settings.ema is not None:
+        if task.config.training.ema is not None:
             state["ema"] = jax.tree.map(jnp.copy, params)
         return state
 
-    if placement.is_one and settings.offload == "none":
-        state = jax.jit(build)()
-        return graphs[0], state, None
-    placement.check(nnx.eval_shape(task.build_model), settings.batch_size, settings.accumulate)
-    abstract = jax.eval_shape(build)
-    parameters = placement.of_parameters(abstract["params"])
-    shardings = placement.of_state(abstract, parameters, offload=settings.offload)
-    state = jax.jit(build, out_shardings=shardings)()
-    return graphs[0], state, shardings
+    return build, graphs
 
 
 def make_train_step(

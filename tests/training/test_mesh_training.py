@@ -152,6 +152,8 @@ def program(kinds: list[str]) -> None:
             kind: {mesh: losses(kind, mesh, home) for mesh in meshes_of(kind)} for kind in kinds
         }
         communicated = {mesh: collectives(MESHES[mesh], home) for mesh in MESHES}
+        placed = {rows: Placement(Mesh(fsdp=2), rows=rows) for rows in (16, 12, 6)}
+        shared = {rows: [p.sizes["data"], *p.notes] for rows, p in placed.items()}
         wrong = [
             Mesh(data=3, fsdp=2),
             Mesh(data=1, tensor=3),
@@ -159,7 +161,11 @@ def program(kinds: list[str]) -> None:
             Mesh(rules=(Rule(pattern="query/bias", axes=("fsdp", "tensor")),)),
         ]
         refused = [refusal(mesh, home) for mesh in wrong]
-    print(json.dumps({"losses": found, "collectives": communicated, "refused": refused}))
+    print(
+        json.dumps(
+            {"losses": found, "collectives": communicated, "refused": refused, "shared": shared}
+        )
+    )
 
 
 def refusal(mesh: Mesh, home: Path) -> str:
@@ -246,6 +252,14 @@ def test_communication_is_what_the_mesh_asks_for(found: dict[str, Any]) -> None:
 def test_too_few_devices(mesh: dict[str, int], said: str) -> None:
     with pytest.raises(UserError, match=said):
         Placement(Mesh(**mesh), jax.devices()[:1])
+
+
+def test_a_batch_that_not_all_devices_can_share(found: dict[str, Any]) -> None:
+    shared = found["shared"]
+    assert [shared[rows][0] for rows in ("16", "12", "6")] == [4, 3, 3]
+    assert shared["12"][-1] == (
+        "2 of 8 devices are idle: a batch of 12 rows cannot be shared by more"
+    )
 
 
 def test_what_a_mesh_does_not_divide_is_one_line(found: dict[str, Any]) -> None:

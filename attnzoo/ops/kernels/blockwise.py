@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
-from jaxtyping import Array, Bool, Float, Key, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 
 from attnzoo.ops.block_mask import BlockMask, chosen_block
-from attnzoo.ops.dropout import kept, seed_of
+from attnzoo.ops.dropout import AnyKey, kept, seed_of
 from attnzoo.ops.guards import finite_or_zero, has_non_finite, poison
 from attnzoo.ops.index_functions import along, dense
 from attnzoo.ops.kernels import few_queries
@@ -92,7 +92,7 @@ def attend(
     v: Float[Array, "B S K Hv"],
     settings: Scoring,
     dropout_rate: float = 0.0,
-    dropout_key: Key[Array, ""] | None = None,
+    dropout_key: AnyKey | None = None,
 ) -> tuple[Float[Array, "B T N Hv"], Float[Array, "B N T"]]:
     """Output and log-sum-exp, with gradients for q, k, v and every array in ``settings``."""
     B, T, N, H = q.shape

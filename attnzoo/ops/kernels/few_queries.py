@@ -12,9 +12,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float
 
-from attnzoo.ops.dropout import kept, seed_of
+from attnzoo.ops.dropout import AnyKey, kept, seed_of
 from attnzoo.ops.guards import finite_or_zero, has_non_finite, poison, sees
 from attnzoo.ops.index_functions import index_grid
 from attnzoo.ops.logits import Scoring, of_query_heads
@@ -31,7 +31,7 @@ def attend(
     v: Float[Array, "B S K Hv"],
     settings: Scoring,
     dropout_rate: float = 0.0,
-    dropout_key: Key[Array, ""] | None = None,
+    dropout_key: AnyKey | None = None,
 ) -> tuple[Float[Array, "B T N Hv"], Float[Array, "B N T"]]:
     """Output and log-sum-exp; ``N x T x S`` weights are in memory."""
     (B, T, N, H), (S, K, Hv) = q.shape, v.shape[1:]

@@ -15,9 +15,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float
 
 from attnzoo.ops.block_mask import BlockMask
+from attnzoo.ops.dropout import AnyKey
 from attnzoo.ops.guards import finite_or_zero, has_non_finite, poison
 from attnzoo.ops.index_functions import along
 from attnzoo.ops.kernels import blockwise, interpreting, traced
@@ -85,7 +86,7 @@ def attend(
     v: Float[Array, "B S K Hv"],
     settings: Scoring,
     dropout_rate: float = 0.0,
-    dropout_key: Key[Array, ""] | None = None,
+    dropout_key: AnyKey | None = None,
     *,
     tuning: Any = None,
     staged: bool | None = None,

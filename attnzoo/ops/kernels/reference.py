@@ -2,9 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
-from attnzoo.ops.dropout import kept, seed_of
+from attnzoo.ops.dropout import AnyKey, kept, seed_of
 from attnzoo.ops.guards import finite_or_zero, has_non_finite, poison, sees
 from attnzoo.ops.index_functions import index_grid
 from attnzoo.ops.logits import Scoring, non_finite_rows, of_query_heads
@@ -17,7 +17,7 @@ def attend_with_weights(
     v: Float[Array, "B S K Hv"],
     settings: Scoring,
     dropout_rate: float = 0.0,
-    dropout_key: Key[Array, ""] | None = None,
+    dropout_key: AnyKey | None = None,
     rows: Int[Array, " R"] | None = None,
 ) -> tuple[Float[Array, "B R N Hv"], Float[Array, "B N R S"], Float[Array, "B N R"]]:
     """Output, weights and lse of the chosen query rows (None: all), with ``R x S`` weights."""
@@ -50,7 +50,7 @@ def attend(
     v: Float[Array, "B S K Hv"],
     settings: Scoring,
     dropout_rate: float = 0.0,
-    dropout_key: Key[Array, ""] | None = None,
+    dropout_key: AnyKey | None = None,
 ) -> tuple[Float[Array, "B T N Hv"], Float[Array, "B N T"]]:
     """Output and log-sum-exp."""
     out, _, lse = attend_with_weights(q, k, v, settings, dropout_rate, dropout_key)
@@ -63,7 +63,7 @@ def attend_in_blocks(
     v: Float[Array, "B S K Hv"],
     settings: Scoring,
     dropout_rate: float = 0.0,
-    dropout_key: Key[Array, ""] | None = None,
+    dropout_key: AnyKey | None = None,
 ) -> tuple[Float[Array, "B T N Hv"], Float[Array, "B N T"]]:
     """The same as :func:`attend`, a block of rows at a time: never ``T x S`` weights in memory."""
     T = q.shape[1]
