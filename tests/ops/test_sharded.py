@@ -1,5 +1,6 @@
 """Attention on a mesh equals attention on one device: run as a program, with eight on the CPU."""
 
+import functools
 import json
 import re
 from collections import Counter
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from attnzoo import ops
-from attnzoo.ops import masks, score_mods
+from attnzoo.ops import masks, ring, score_mods
 
 B, N, K, H = 4, 4, 2, 8
 AXES = ("data", "fsdp", "tensor", "sequence")
@@ -36,7 +37,7 @@ CASES = {
     "batch and heads": ((2, 1, 2, 1), 130, padding, {"is_causal": True, "dropout_rate": 0.3}),
     "everything": ((2, 1, 2, 2), 32, documents, {"dropout_rate": 0.3}),
     "a length that does not divide": ((1, 1, 2, 4), 37, padding, {"scale": 0.4}),
-    "zigzag": ((1, 1, 1, 8), 48, padding, {"is_causal": True, "dropout_rate": 0.3}),
+    "causal ring": ((1, 1, 1, 8), 48, padding, {"is_causal": True, "dropout_rate": 0.3}),
     "an array as mask": ((2, 1, 1, 4), 37, lambda T: np.arange(T) % 3 > 0, {}),
     "a plain function": ((2, 1, 2, 2), 32, lambda T: some_function, {}),
     "heads that do not divide": ((2, 1, 4, 1), 21, padding, {}),
@@ -102,9 +103,28 @@ def collectives():
     return [sorted(counted(*case)) for case in (((4, 1, 2, 1), 130), ((1, 1, 2, 4), 128))]
 
 
+def zigzag():
+    """Positions after they were dealt, and after they were brought back, of 8 and of 3 devices."""
+    found = []
+    for devices in (8, 3):
+        mesh = jax.make_mesh((devices,), ("ring",), axis_types=(jax.sharding.AxisType.Auto,))
+        x = jnp.arange(8 * 2 * devices).reshape(1, -1, 1)
+        spec = jax.sharding.PartitionSpec(None, "ring")
+
+        def run(function, x, mesh=mesh, spec=spec, devices=devices):
+            there = functools.partial(function, axis_name="ring", devices=devices)
+            return jax.jit(jax.shard_map(there, mesh=mesh, in_specs=spec, out_specs=spec))(x)
+
+        dealt = run(ring.to_zigzag, x)
+        found.append(
+            [np.asarray(y).ravel().tolist() for y in (dealt, run(ring.from_zigzag, dealt))]
+        )
+    return found
+
+
 def program():
     found = {case: difference(case) for case in CASES}
-    print(json.dumps({"differences": found, "collectives": collectives()}))
+    print(json.dumps({"differences": found, "collectives": collectives(), "zigzag": zigzag()}))
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +139,12 @@ def test_a_mesh_changes_nothing(found, case):
 
 def test_nothing_is_communicated_but_by_the_ring(found):
     assert found["collectives"] == [[], ["collective-permute"]]
+
+
+def test_dealing_in_zigzag_and_back(found):
+    for devices, (dealt, back) in zip((8, 3), found["zigzag"], strict=True):
+        assert dealt == ring.ring_order(16 * devices, devices).tolist()
+        assert back == list(range(16 * devices))
 
 
 def test_one_device_is_no_mesh():
