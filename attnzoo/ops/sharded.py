@@ -149,8 +149,8 @@ def _on_devices(
             f"devices of mesh axis {sequence!r}; 'blockwise' takes them"
         )
     settings = call.settings
-    # Of a causal mask the last device would have most of the work. Devices that a CPU emulates share
-    # it anyway, and XLA:CPU mixes up messages that are under way at the same time.
+    # Of a causal mask the last device would have most of the work. Devices that a CPU emulates
+    # share it anyway, and XLA:CPU mixes up messages that are under way at the same time.
     zigzag = ring > 1 and T == S and T % (2 * ring) == 0 and _is_causal(settings.mask_mod)
     zigzag = zigzag and jax.default_backend() != "cpu"
     mask_arrays, mask_of = taken_out(settings.mask_mod)
