@@ -68,7 +68,7 @@ def test_the_second_start_compiles_nothing(config: Path, tmp_path: Path) -> None
         assert ran.returncode == 0, ran.stderr
         seen.append(tuple(map(int, ran.stdout.split())))
     (_, compiled), (read, again) = seen
-    assert compiled > 10
+    assert compiled > 2
     assert (read >= compiled, again) == (True, 0)
 
 

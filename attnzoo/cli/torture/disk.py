@@ -164,8 +164,8 @@ def full(count: int, draws: random.Random, work: Path) -> Iterator[Trial]:
             # In the background a save that fails is noticed by the next one at the latest.
             least = begun - 2 if way == "background" else begun - 1
             lines = [line for line in errors.splitlines() if line.strip()]
-            # Before it, tensorstore may print tracebacks of event loops that orbax has closed.
-            said = lines and lines[-1].startswith("error: ") and "earlier ones kept" in lines[-1]
+            # Around it, tensorstore may print tracebacks of event loops that orbax has closed.
+            said = any(line.startswith("error: ") and "earlier ones kept" in line for line in lines)
             if process.returncode != 2 or not said:
                 yield Trial(False, f"exit status {process.returncode}: {' | '.join(lines)}")
             elif not all(one.ok for one in reports) or whole != list(range(1, len(whole) + 1)):
