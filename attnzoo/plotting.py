@@ -615,6 +615,8 @@ def times_by_length(
             axes.set(title=panel, xlabel="length", ylabel=ylabel, xscale="log", yscale="log")
             ticks = sorted({length for points in lines.values() for length in points})
             axes.set_xticks(ticks, labels=[f"{length:,}" for length in ticks])
+            if max(ticks) >= 100_000:  # such labels would run into each other
+                axes.tick_params(axis="x", labelrotation=30, labelsize=7.5)
             axes.minorticks_off()
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         for axes in grid[len(panels) :]:
