@@ -34,7 +34,7 @@ class StopSignal:
 
     def requested(self, step: int) -> bool:
         """Whether a signal has asked to stop, in all processes after the same step."""
-        if jax.process_count() > 1 and preempted(step):
+        if jax.distributed.is_initialized() and preempted(step):
             self._received = signal.SIGTERM
         return self._received is not None
 
@@ -47,7 +47,7 @@ class StopSignal:
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("StopSignal must be entered in the main thread")
         # A handler of ours would take the signal from jax's.
-        numbers = (signal.SIGTERM, signal.SIGINT) if jax.process_count() == 1 else ()
+        numbers = () if jax.distributed.is_initialized() else (signal.SIGTERM, signal.SIGINT)
         for number in numbers:
             self._previous[number] = signal.signal(number, self._handle)
         return self
