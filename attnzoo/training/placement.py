@@ -41,7 +41,8 @@ RULES = (
     # Recurrent cells, convolutions, heads: along no dimension that a step of time would gather.
     _rule(r"kernel$", "fsdp", None),
     _rule(r"(^|[/_])(bias|scale|offset|class_token|register_tokens|mask_token|beta|gamma)$"),
-    _rule(r"(encoder|decoder)_bias/table$|(attention|feed_forward)_scale$|mechanism/"),
+    # What only one mechanism has: slots, factors, score vectors.
+    _rule(r"(encoder|decoder)_bias/table$|(attention|feed_forward)_scale$|(^|/)attention/"),
 )
 """The first match counts; dimensions before those named are whole (layers of a scan, windows)."""
 
