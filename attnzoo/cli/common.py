@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from attnzoo.errors import UserError
@@ -26,6 +26,18 @@ def run(command: Callable[[], int]) -> int:
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror or error}", file=sys.stderr)
         return 2
+
+
+def with_overrides(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> argparse.Namespace:
+    """Parse a command line whose ``overrides``, key=value, may stand behind options too."""
+    arguments, rest = parser.parse_known_args(argv)
+    wrong = [argument for argument in rest if argument.startswith("-") or "=" not in argument]
+    if wrong:
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+    arguments.overrides += rest
+    return arguments
 
 
 def require_positive(arguments: argparse.Namespace, *names: str) -> None:

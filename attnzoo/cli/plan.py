@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from attnzoo.cli.common import run
+from attnzoo.cli.common import run, with_overrides
 from attnzoo.config.experiment import Experiment
 from attnzoo.config.loader import load
 from attnzoo.errors import UserError
@@ -53,12 +53,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--no-compile", action="store_true", help="formulas alone: seconds instead of minutes"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    arguments, rest = parser.parse_known_args(argv)
-    wrong = [argument for argument in rest if argument.startswith("-") or "=" not in argument]
-    if wrong:
-        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
-    arguments.overrides += rest
-    return arguments
+    return with_overrides(parser, argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from attnzoo.cli.common import compilation_cache, require_positive, run
+from attnzoo.cli.common import compilation_cache, require_positive, run, with_overrides
 from attnzoo.config.experiment import Experiment
 from attnzoo.config.loader import help_text, load
 
@@ -53,12 +53,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     several.add_argument(
         "--cpu-devices", type=int, metavar="N", help="as many devices as that, all on this CPU"
     )
-    arguments, rest = parser.parse_known_args(argv)
-    wrong = [argument for argument in rest if argument.startswith("-") or "=" not in argument]
-    if wrong:
-        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
-    arguments.overrides += rest
-    return arguments
+    return with_overrides(parser, argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
