@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 
 from attnzoo.attention.multi_head import MultiHeadAttention
 from attnzoo.attention.projection import LayerNorm, RMSNorm, compute_dtype, like
-from attnzoo.explain.places import places, stacks, unrolled
+from attnzoo.explain.places import paused, places, stacks, unrolled
 from attnzoo.explain.target import Target, chosen
 from attnzoo.layers.feed_forward import ACTIVATIONS, FeedForward
 
@@ -60,15 +60,8 @@ def attn_lrp(
         held.blocks[0] = _Entered(held.blocks[0], enter)
         return copy(*inputs, **keywords)
 
-    seen: list[Array] = []
-
-    def look(x: Array) -> Array:
-        seen.append(x)
-        return x
-
-    run(look)
-    x = jax.lax.stop_gradient(seen[0])
-    gradient = jax.grad(lambda x: jnp.sum(chosen(run(lambda _: x), target)))(x)
+    x, answer = paused(run)
+    gradient = jax.grad(lambda x: jnp.sum(chosen(answer(x), target)))(x)
     return jnp.sum(x * gradient, axis=-1)
 
 

@@ -170,6 +170,14 @@ def before_attention(
         block.attention = _Entry(block.attention, enter)
         return copy(*inputs, **keywords)
 
+    return paused(run)
+
+
+def paused(run: Callable[[Callable[[Array], Array]], Any]) -> tuple[Array, Callable[[Array], Any]]:
+    """What ``run(enter)`` puts through ``enter``, and the rest of the run from other states there.
+
+    The first result is without a gradient.
+    """
     seen: list[Array] = []
 
     def look(x: Array) -> Array:
