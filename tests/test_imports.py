@@ -24,7 +24,6 @@ ALLOWED: dict[str, set[str]] = {
     "alignment": PLAIN,
     "data": PLAIN,
     "plotting": PLAIN,
-    "plotting_explain": PLAIN | {"plotting"},
     "ops": PLAIN - {"config"},
     "testing": {"ops", "errors"},
     "attention": PLAIN | {"ops"},
@@ -36,13 +35,12 @@ ALLOWED: dict[str, set[str]] = {
     "tasks": BELOW_TASKS | {"plotting"},
     "training": BELOW_TASKS | {"tasks", "plotting", "pretrained"},
     "export": BELOW_TASKS | {"tasks", "training", "pretrained"},
-    "cli": BELOW_TASKS
-    | {"tasks", "plotting", "plotting_explain", "training", "explain", "pretrained", "export"},
+    "cli": BELOW_TASKS | {"tasks", "plotting", "training", "explain", "pretrained", "export"},
 }
 
 # A library that only some parts may import at all.
 ONLY_IN: dict[str, set[str]] = {
-    "matplotlib": {"plotting", "plotting_explain"},
+    "matplotlib": {"plotting"},
     "flax": {"attention", "layers", "models", "decoding", "tasks", "training", "explain",
              "pretrained", "export", "cli"},
     "yaml": {"config"},

@@ -181,7 +181,7 @@ def _show(trained: Any, shown: Shown, values: dict[str, Any], arguments: Any) ->
     """The overlays, the heads and the page of one image."""
     import numpy as np
 
-    from attnzoo import plotting, plotting_explain
+    from attnzoo import plotting
     from attnzoo.explain.capture import capture_attention
     from attnzoo.explain.page import image_page
 
@@ -190,7 +190,7 @@ def _show(trained: Any, shown: Shown, values: dict[str, Any], arguments: Any) ->
     grid = shown.pixels.shape[0] // config.patch, across
     random = values["random"]
     panels = [
-        plotting_explain.Overlay(
+        plotting.Overlay(
             name,
             each["scores"].reshape(grid),
             f"del {each['deletion']:.2f} ({random['deletion']:.2f} random)\n"
@@ -200,10 +200,10 @@ def _show(trained: Any, shown: Shown, values: dict[str, Any], arguments: Any) ->
     ]
     marked = None if shown.mark is None else divmod(shown.mark, across)
     light = shown.pixels.astype(np.float64) / 255
-    overlays = plotting_explain.overlays(light, panels, title=shown.title, marked=marked)
+    overlays = plotting.overlays(light, panels, title=shown.title, marked=marked)
     _, found = capture_attention(trained.model, _normalised(trained, shown.pixels[None]))
     maps = {name: np.asarray(weights[0], np.float32) for name, weights in found.items()}
-    heads = plotting_explain.patch_grid(
+    heads = plotting.patch_grid(
         light,
         {
             f"layer {n}": {f"head {h}": one for h, one in enumerate(_read(weights, config, grid))}

@@ -168,18 +168,18 @@ class _Explained:
         """Words by method, the heads of every layer, and a strip of the layers."""
         import numpy as np
 
-        from attnzoo import plotting_explain
+        from attnzoo import plotting
         from attnzoo.plotting import save
 
         random = self.deletion["random"]
         rows = [
-            plotting_explain.TokenRow(name, self._shown(name), f"{self.deletion[name]:.2f}")
+            plotting.TokenRow(name, self._shown(name), f"{self.deletion[name]:.2f}")
             for name in self._order
         ]
         nothing = np.zeros(len(self.asked.ids))
-        rows.append(plotting_explain.TokenRow("random_order", nothing, f"{random:.2f}"))
+        rows.append(plotting.TokenRow("random_order", nothing, f"{random:.2f}"))
         labels, marked = self.asked.labels, self.asked.at
-        words = plotting_explain.token_rows(
+        words = plotting.token_rows(
             labels, rows, title=self._title, notes="deletion area", marked=marked
         )
 
@@ -197,10 +197,10 @@ class _Explained:
         strip["rollout"] = _rollout(list(self.maps.values()))
         figures = {
             "words": words,
-            "heads": plotting_explain.map_grid(
+            "heads": plotting.map_grid(
                 heads, labels, labels, title=self._title, note=judged("attention")
             ),
-            "layers": plotting_explain.map_grid(
+            "layers": plotting.map_grid(
                 {"mean": strip}, labels, labels, title=self._title, note=judged("rollout")
             ),
         }
@@ -211,7 +211,7 @@ class _Explained:
     def page(self, path: Path) -> None:
         """The page in which the maps are explored."""
         from attnzoo.explain.page import text_page
-        from attnzoo.plotting_explain import visible
+        from attnzoo.plotting import visible
 
         random = self.deletion["random"]
         scores = {

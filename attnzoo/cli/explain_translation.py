@@ -110,7 +110,7 @@ class _Pair:
 
     def draw(self, path: Path) -> None:
         """Both matrices side by side, and every head of every layer."""
-        from attnzoo import plotting, plotting_explain
+        from attnzoo import plotting
 
         words = self.forced.source.words, self.forced.target.words
         pictures = [
@@ -131,7 +131,7 @@ class _Pair:
                 for n, weights in enumerate(maps.values())
             }
             title = "cross-attention" if name == "heads" else "self-attention of the encoder"
-            figures[name] = plotting_explain.map_grid(lines, rows, columns, title=title, note=note)
+            figures[name] = plotting.map_grid(lines, rows, columns, title=title, note=note)
         for name, figure in figures.items():
             for suffix in (".png", ".svg"):
                 plotting.save(figure, path.with_name(f"{path.name}-{name}{suffix}"))

@@ -130,14 +130,14 @@ def _draw(
     pairs: Any, classes: Any, table: Any, summary: Any, names: Any, count: int, out: Path
 ) -> None:
     """One figure an image: the maps of DRAWN for each class, and how often those point right."""
-    from attnzoo import plotting, plotting_explain
+    from attnzoo import plotting
 
     side = round(table["rollout"].shape[2] ** 0.5)
     chance = summary["random"]["hit"].mean
     for n in range(min(count, len(pairs.images))):
         where = [divmod(int(place), side) for place in pairs.patches[n]]
         panels = [
-            plotting_explain.Overlay(
+            plotting.Overlay(
                 f"{method}, class {names[classes[n, one]]}",
                 table[method][n, one].reshape(side, side),
                 f"which is in row {where[one][0] + 1}, column {where[one][1] + 1}\n"
@@ -146,7 +146,7 @@ def _draw(
             for one in (0, 1)
             for method in DRAWN
         ]
-        figure = plotting_explain.overlays(
+        figure = plotting.overlays(
             pairs.images[n].astype(float) / 255,
             panels,
             title=f"two classes in one image ({n})",

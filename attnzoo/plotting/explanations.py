@@ -1,4 +1,4 @@
-"""Figures of explanations: arrays in, matplotlib Figures out, in the style of ``plotting``."""
+"""Explanations: overlays on images, coloured tokens, maps by layer and head."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from attnzoo.plotting import COLORS, SURE, style, text_width
+from attnzoo.plotting.style import COLORS, SURE, style, text_width
 
 _PANEL, _HEAD, _DPI = 1.45, 0.42, 150
 _FOR, _AGAINST = SURE, COLORS[0]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from attnzoo import plotting
-from attnzoo.plotting_explain import (
+from attnzoo.plotting import (
     Overlay,
     TokenRow,
     map_grid,

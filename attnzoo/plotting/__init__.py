@@ -1,0 +1,51 @@
+"""Arrays in, matplotlib Figures out: the one part that knows matplotlib.
+
+No figure needs a display, and none passes through pyplot, so nothing global is left behind.
+"""
+
+from matplotlib.figure import Figure
+
+from attnzoo.plotting.alignment import AlignmentPicture, alignment_grid, alignment_heatmap
+from attnzoo.plotting.curves import (
+    LinePanel,
+    bleu_by_length,
+    line_panels,
+    times_by_length,
+    training_curves,
+)
+from attnzoo.plotting.explanations import (
+    Overlay,
+    TokenRow,
+    map_grid,
+    overlays,
+    patch_grid,
+    token_rows,
+    visible,
+)
+from attnzoo.plotting.style import save, to_rgb
+from attnzoo.plotting.weights import WeightPanel, gate_panels, matrix_grid, weight_panels
+
+__all__ = [
+    "AlignmentPicture",
+    "Figure",
+    "LinePanel",
+    "Overlay",
+    "TokenRow",
+    "WeightPanel",
+    "alignment_grid",
+    "alignment_heatmap",
+    "bleu_by_length",
+    "gate_panels",
+    "line_panels",
+    "map_grid",
+    "matrix_grid",
+    "overlays",
+    "patch_grid",
+    "save",
+    "times_by_length",
+    "to_rgb",
+    "token_rows",
+    "training_curves",
+    "visible",
+    "weight_panels",
+]

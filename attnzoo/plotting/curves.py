@@ -1,0 +1,184 @@
+"""Curves: of a training, of scores by length, of costs by length."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from math import ceil
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from attnzoo.plotting.style import (
+    COLORS,
+    DPI,
+    MARKERS,
+    SMALL_DPI,
+    style,
+)
+
+
+def training_curves(metrics: Sequence[Mapping[str, object]]) -> Figure:
+    """Curves of everything a run has logged, from the records of its metrics file.
+
+    A record holds its `step`, the `part` it was measured on ("train", "validation") and numbers by
+    name; `seconds` is left out. Every name is a panel and every part a line in it. What is no
+    finite number is left out. Raises ValueError where nothing is left to draw.
+    """
+    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for record in metrics:
+        step = record.get("step")
+        if not isinstance(step, int | float):
+            continue
+        for name, value in record.items():
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if name not in ("step", "seconds") and number and np.isfinite(value):
+                lines = panels.setdefault(name, {})
+                lines.setdefault(str(record.get("part", "")), []).append((step, value))
+    if not panels:
+        raise ValueError("metrics holds no finite number beside its steps: nothing to draw")
+
+    columns = min(len(panels), 3)
+    rows = ceil(len(panels) / columns)
+    with style():
+        figure = Figure(figsize=(3.4 * columns, 2.5 * rows), dpi=DPI, layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axes, (panel, lines) in zip(grid, panels.items()):
+            for n, (name, points) in enumerate(lines.items()):
+                xs, ys = np.array(sorted(points)).T
+                marker = MARKERS[n % len(MARKERS)] if len(xs) < 30 else ""
+                color = COLORS[n % len(COLORS)]
+                axes.plot(xs, ys, label=name, color=color, marker=marker, markersize=3.5)
+            axes.set(title=panel, xlabel="step")
+            if len(lines) > 1:
+                axes.legend(frameon=False)
+        for axes in grid[len(panels) :]:
+            axes.set_axis_off()
+    return figure
+
+
+def bleu_by_length(
+    buckets: Sequence[str],
+    scores: Mapping[str, Sequence[float]],
+    intervals: Mapping[str, Sequence[tuple[float, float]]] | None = None,
+    *,
+    counts: Sequence[int] | None = None,
+    ylabel: str = "BLEU",
+    title: str | None = None,
+) -> Figure:
+    """Scores by sentence length, one line a system, as in Bahdanau et al. 2015, figure 2.
+
+    `buckets` names the ranges of source length ("1-10", "11-20", ...), `scores[system]` holds one
+    score each, and `intervals[system]` the lower and upper end of its confidence interval, drawn as
+    a band. `counts` writes the number of sentences under each range. NaN leaves a gap. Raises
+    ValueError where a sequence has another length than `buckets`.
+    """
+    bands = intervals or {}
+    for name, values in [*scores.items(), *bands.items(), ("counts", counts or buckets)]:
+        if len(values) != len(buckets):
+            raise ValueError(f"{name} has {len(values)} values for {len(buckets)} buckets")
+    ticks = [f"{b}\nn = {n:,}" for b, n in zip(buckets, counts)] if counts else list(buckets)
+    positions = np.arange(len(buckets))
+    with style():
+        size = (max(4.2, 1.0 + 0.75 * len(buckets)), 3.1)
+        figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+        axes = figure.subplots()
+        for n, (name, values) in enumerate(scores.items()):
+            color, marker = COLORS[n % len(COLORS)], MARKERS[n % len(MARKERS)]
+            if name in bands:
+                low, high = np.array(bands[name], float).T
+                axes.fill_between(positions, low, high, color=color, alpha=0.18, linewidth=0)
+            axes.plot(positions, values, color=color, marker=marker, markersize=4, label=name)
+        axes.set(xlabel="source length (words)", ylabel=ylabel, title=title or "")
+        axes.set_xticks(positions, labels=ticks)
+        axes.set_ylim(bottom=0)
+        axes.legend(frameon=False)
+    return figure
+
+
+class LinePanel(NamedTuple):
+    """One panel of `line_panels`: curves by name, each of x and y."""
+
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+    xlabel: str
+    ylabel: str
+    title: str = ""
+    log: str = ""
+    """Which axes are logarithmic: "", "x", "y" or "xy"."""
+
+
+def line_panels(panels: Sequence[LinePanel]) -> Figure:
+    """Curves side by side, one panel each, with a legend in every panel of more than one curve."""
+    if not panels:
+        raise ValueError("panels is empty, wanted at least one")
+    with style():
+        size = (3.0 * len(panels), 2.3)
+        figure = Figure(figsize=size, dpi=SMALL_DPI, layout="constrained")
+        for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
+            for n, (name, (xs, ys)) in enumerate(panel.lines.items()):
+                color, marker = COLORS[n % len(COLORS)], MARKERS[n % len(MARKERS)]
+                marker = marker if len(xs) < 20 else ""
+                axes.plot(xs, ys, color=color, marker=marker, markersize=3.5, label=name)
+            if "x" in panel.log:
+                axes.set_xscale("log", base=2)
+            if "y" in panel.log:
+                axes.set_yscale("log")
+            for axis in (axes.xaxis, axes.yaxis):
+                # Not as powers, which matplotlib writes as formulas.
+                axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+                axis.set_minor_formatter(NullFormatter())
+            axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel, title=panel.title)
+            axes.tick_params(labelsize=7.5)
+            if len(panel.lines) > 1:
+                axes.legend(frameon=False, fontsize=7.5)
+    return figure
+
+
+def times_by_length(
+    panels: Mapping[str, Mapping[str, Mapping[int, float]]],
+    *,
+    ylabel: str = "ms",
+    planned: Mapping[str, Mapping[str, Collection[int]]] | None = None,
+) -> Figure:
+    """Time, or another cost, by sequence length, both logarithmic:
+    `panels[panel][contender][length]`; lengths in `planned` were not measured and get hollow marks.
+
+    A contender has the same colour in every panel. Raises ValueError where there is no panel.
+    """
+    if not panels:
+        raise ValueError("panels is empty: nothing to draw")
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    columns = min(len(panels), 3)
+    rows = ceil(len(panels) / columns)
+    with style():
+        size = (3.2 * columns, 2.5 * rows + 0.5)
+        figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axes, (panel, lines) in zip(grid, panels.items()):
+            for name, points in lines.items():
+                n = names.index(name)
+                color, marker = COLORS[n % len(COLORS)], MARKERS[n % len(MARKERS)]
+                xs, ys = zip(*sorted(points.items()))
+                axes.plot(xs, ys, color=color, marker=marker, markersize=3.5)
+                guessed = [*((planned or {}).get(panel, {}).get(name, ()))]
+                axes.plot(
+                    guessed, [points[x] for x in guessed], linestyle="", color=color,
+                    marker=marker, markersize=3.5, markerfacecolor="white",
+                )  # fmt: skip
+            axes.set(title=panel, xlabel="length", ylabel=ylabel, xscale="log", yscale="log")
+            ticks = sorted({length for points in lines.values() for length in points})
+            axes.set_xticks(ticks, labels=[f"{length:,}" for length in ticks])
+            if max(ticks) >= 100_000:  # such labels would run into each other
+                axes.tick_params(axis="x", labelrotation=30, labelsize=7.5)
+            axes.minorticks_off()
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        for axes in grid[len(panels) :]:
+            axes.set_axis_off()
+        keys = [
+            Line2D([], [], color=COLORS[n % 7], marker=MARKERS[n % 7], markersize=3.5, label=name)
+            for n, name in enumerate(names)
+        ]
+        figure.legend(handles=keys, loc="outside lower center", ncols=min(len(keys), 5))
+    return figure
