@@ -5,10 +5,8 @@ What is compiled is compiled in a program with eight devices on the CPU; nothing
 
 import json
 import math
-import os
-import subprocess
-import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,16 +97,8 @@ def program() -> None:
 
 
 @pytest.fixture(scope="module")
-def compiled() -> dict[str, Any]:
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    done = subprocess.run(
-        [sys.executable, __file__],
-        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+def compiled(on_eight_devices: Callable[..., Any]) -> dict[str, Any]:
+    return on_eight_devices(__file__)
 
 
 @pytest.mark.parametrize("name", COMPILED)
