@@ -155,11 +155,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.workload == "linear":
         return run(lambda: benchmark_linear.measure(arguments, _cores(arguments.threads)))
     if arguments.workload == "attention" and arguments.check_choice:
-        return run(lambda: benchmark_choice.check(arguments, _cores(1)))
+        return run(lambda: benchmark_choice.check(arguments, _cores(arguments.threads)))
     if arguments.workload == "attention" and arguments.tune:
-        return run(lambda: benchmark_choice.tune(arguments, _cores(1)))
+        return run(lambda: benchmark_choice.tune(arguments, _cores(arguments.threads)))
     if arguments.workload == "attention":
-        return run(lambda: benchmark_attention.measure(arguments, _cores(1), ALLOCATOR))
+        return run(
+            lambda: benchmark_attention.measure(arguments, _cores(arguments.threads), ALLOCATOR)
+        )
     if arguments.workload == "explain":
         return run(lambda: benchmark_explain.measure(arguments, _cores(1)))
     if arguments.workload == "generation":

@@ -1,10 +1,10 @@
 """`benchmark attention`: implementations of attention beside jax.nn and PyTorch.
 
-Times are CPU milliseconds on one pinned core, medians over rounds in which all contenders take
-turns; compilation is excluded. jax and PyTorch live in a process each, with the allocator settings
-that PyTorch needs. Errors are root mean squares against float64 on the same inputs, relative to the
-root mean square of the exact values. Memory is what XLA plans for temporaries of forward and
-backward; of PyTorch it is not known.
+Times are CPU milliseconds on one pinned core, or milliseconds on several (`--threads`), medians
+over rounds in which all contenders take turns; compilation is excluded. jax and PyTorch live in a
+process each, with the allocator settings that PyTorch needs. Errors are root mean squares against
+float64 on the same inputs, relative to the root mean square of the exact values. Memory is what XLA
+plans for temporaries of forward and backward; of PyTorch it is not known.
 
 `python -m attnzoo.cli.benchmark_attention PEER DIRECTORY` is such a process: a line "prepare CASE"
 compiles and answers with what it can time, a line "time NAME WHAT" with CPU seconds.
@@ -51,6 +51,7 @@ def add_parser(workloads: Any, positive: Callable[[str], int]) -> None:
     parser.add_argument("--heads", type=positive, default=8)
     parser.add_argument("--head-size", type=positive, default=64)
     parser.add_argument("--rounds", type=positive, default=7)
+    parser.add_argument("--threads", type=positive, default=1, help="cores to pin all to")
     parser.add_argument(
         "--contenders",
         nargs="+",
@@ -80,11 +81,17 @@ class Worker:
     """A child process that prepares cases and times one call at a time."""
 
     def __init__(
-        self, name: str, directory: Path, allocator: Mapping[str, str], *, module: str = __name__
+        self,
+        name: str,
+        directory: Path,
+        allocator: Mapping[str, str],
+        *,
+        threads: int = 1,
+        module: str = __name__,
     ):
         self.name = name
         environment = {**os.environ, **allocator, "JAX_PLATFORMS": "cpu"}
-        environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, name, str(directory)],
             stdin=subprocess.PIPE,
@@ -125,6 +132,7 @@ def measure(arguments: argparse.Namespace, cores: list[int], allocator: Mapping[
         directory = Path(temporary)
         settings = {
             "cores": cores,
+            "threads": arguments.threads,
             "dtype": arguments.dtype,
             "contenders": arguments.contenders,
             "shape": [arguments.batch, arguments.heads, arguments.head_size],
@@ -133,11 +141,12 @@ def measure(arguments: argparse.Namespace, cores: list[int], allocator: Mapping[
         workers = []
         try:
             for name in ("jax", *(["torch"] if importlib.util.find_spec("torch") else [])):
-                workers.append(Worker(name, directory, allocator))  # noqa: PERF401 (to be closed)
+                worker = Worker(name, directory, allocator, threads=arguments.threads)
+                workers.append(worker)
             labels = ", ".join(worker.label for worker in workers)
             B, N, H = settings["shape"]
             print(
-                f"{labels}; B {B}, N {N}, H {H}, {arguments.dtype}, one core, "
+                f"{labels}; B {B}, N {N}, H {H}, {arguments.dtype}, cores: {arguments.threads}, "
                 f"{arguments.rounds} rounds\n"
             )
             print(
@@ -160,7 +169,8 @@ def measure(arguments: argparse.Namespace, cores: list[int], allocator: Mapping[
                 if row[what] is not None:
                     lines = panels.setdefault(f"{row['mask']}, {title}", {})
                     lines.setdefault(row["name"], {})[row["length"]] = row[what]
-        save(times_by_length(panels, ylabel="CPU ms"), arguments.figure)
+        ylabel = "CPU ms" if arguments.threads == 1 else "ms"
+        save(times_by_length(panels, ylabel=ylabel), arguments.figure)
         print(f"\n{arguments.figure}")
     return 0
 
@@ -460,13 +470,14 @@ def work(peer: str, directory: Path) -> None:
     if peer == "torch":
         import torch
 
-        torch.set_num_threads(1)
+        torch.set_num_threads(settings["threads"])
         label = f"PyTorch {torch.__version__}"
     else:
         import jax
 
         label = f"attnzoo on jax {jax.__version__}"
     print(json.dumps(label), flush=True)
+    clock = time.process_time if settings["threads"] == 1 else time.perf_counter
     contenders: dict[str, Contender] = {}
     for line in sys.stdin:
         command, *rest = line.split()
@@ -477,9 +488,9 @@ def work(peer: str, directory: Path) -> None:
             forward, both, _ = contenders[" ".join(rest[:-1])]
             call = forward if rest[-1] == FORWARD else both
             assert call is not None
-            start = time.process_time()
+            start = clock()
             call()
-            print(json.dumps(time.process_time() - start), flush=True)
+            print(json.dumps(clock() - start), flush=True)
 
 
 if __name__ == "__main__":

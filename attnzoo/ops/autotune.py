@@ -36,8 +36,8 @@ def autotune(
 
     From then on ``tiles_for`` gives it to every attention of that implementation, dtype and class
     of head size and length that is traced on this kind of device (what is compiled already keeps
-    its own). Candidates take turns; medians of CPU time on a CPU, of wall time elsewhere. A
-    candidate that does not compile (a GPU's shared memory is small) is left out.
+    its own). Candidates take turns; medians of CPU time on one core of a CPU, of wall time
+    elsewhere. A candidate that does not compile (a GPU's shared memory is small) is left out.
 
     Args:
       q, k, v: arrays, or ``jax.ShapeDtypeStruct`` for which normal numbers are drawn.
@@ -56,11 +56,12 @@ def autotune(
     if arguments.get("block_mask") is not None:
         raise ValueError("block_mask has tiles of its own; wanted its mask_mod")
     choice = explain_choice(q, k, v, implementation=implementation, **arguments)
-    if choice.name not in CANDIDATES:
+    name = choice.differentiated if backward else choice.name
+    if name not in CANDIDATES:
         raise ValueError(
-            f"implementation={choice.name!r} has no tiles; those that have: {', '.join(CANDIDATES)}"
+            f"implementation={name!r} has no tiles; those that have: {', '.join(CANDIDATES)}"
         )
-    candidates = CANDIDATES[choice.name] if candidates is None else candidates
+    candidates = CANDIDATES[name] if candidates is None else candidates
     keys = jax.random.split(jax.random.key(0), 3)
     given = [
         jax.random.normal(key, x.shape, x.dtype) if isinstance(x, jax.ShapeDtypeStruct) else x
@@ -69,14 +70,14 @@ def autotune(
     made: dict[Tiles, Callable[..., Any]] = {}
     refused = ""
     for tiles in candidates:
-        with trying(choice.name, tiles):
+        with trying(name, tiles):
             try:
-                made[tiles] = _compiled(choice.name, backward, arguments, given)
+                made[tiles] = _compiled(name, backward, arguments, given)
             except Exception as error:  # whatever a compiler says of a tile that does not fit
                 refused = f"{tiles}: {str(error).splitlines()[0]}"
     if not made:
         raise ValueError(f"none of {len(candidates)} candidates compiles; the last: {refused}")
-    clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
+    clock = time.process_time if device_kind() == "cpu" else time.perf_counter
     seconds: dict[Tiles, list[float]] = {tiles: [] for tiles in made}
     for count in range(rounds + 1):
         for tiles, attention in made.items():
@@ -87,7 +88,7 @@ def autotune(
     medians = {tiles: statistics.median(times) for tiles, times in seconds.items()}
     medians = dict(sorted(medians.items(), key=lambda item: item[1]))
     (_, T, _, H), S = q.shape, k.shape[1]
-    remember(entry_for(choice.name, device_kind(), q.dtype, H, T, S), next(iter(medians)))
+    remember(entry_for(name, device_kind(), q.dtype, H, T, S), next(iter(medians)))
     return medians
 
 

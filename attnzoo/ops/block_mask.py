@@ -6,6 +6,7 @@ partial tiles evaluate it (Dong et al. 2024, arXiv 2412.05496).
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Generator
 from typing import Any
 
@@ -26,6 +27,7 @@ CHUNK = 1 << 22
 # Known lists are numpy arrays, which no trace turns into unknown ones.
 Count = Int[Array, "b n R"] | Int[np.ndarray, "b n R"]
 Columns = Int[Array, "b n R _"] | Int[np.ndarray, "b n R _"]
+Marks = Bool[Array, "b n R C"] | Bool[np.ndarray, "b n R C"]
 
 
 @jax.tree_util.register_pytree_node_class
@@ -86,26 +88,57 @@ class BlockMask(Mask):
         """Whether the numbers of tiles are known now (they are not of a traced mask)."""
         return not is_traced((self.full_count, self.partial_count))
 
-    def tiles(self) -> tuple[Bool[Array, "b n R C"], Bool[Array, "b n R C"]]:
-        """Which tiles are full, and which are partial."""
-        S = self.shape[3]
-        columns = jnp.arange(-(-S // self.block_size[1]), dtype=jnp.int32)
+    def tiles(self) -> tuple[Marks, Marks]:
+        """Which tiles are full, and which are partial; numpy arrays where the numbers are known."""
+        # Known ones stay so inside jit, where an operation of jax would make unknown ones.
+        xp: Any = np if self.is_concrete else jnp
+        columns = xp.arange(-(-self.shape[3] // self.block_size[1]), dtype=np.int32)
 
-        def marked(count: Count, listed: Columns) -> Bool[Array, "b n R C"]:
-            room = jnp.arange(listed.shape[-1], dtype=jnp.int32)
-            real = room.reshape(1, 1, 1, -1) < jnp.asarray(count)[..., None]
-            hits = jnp.asarray(listed)[..., None] == columns.reshape(1, 1, 1, 1, -1)
-            return jnp.any(hits & real[..., None], axis=3)
+        def marked(count: Any, listed: Any) -> Any:
+            count, listed = xp.asarray(count), xp.asarray(listed)
+            room = xp.arange(listed.shape[-1], dtype=np.int32).reshape(1, 1, 1, -1)
+            real = room < count[..., None]
+            hits = listed[..., None] == columns.reshape(1, 1, 1, 1, -1)
+            return xp.any(hits & real[..., None], axis=3)
 
         return (
             marked(self.full_count, self.full_columns),
             marked(self.partial_count, self.partial_columns),
         )
 
+    def joined(self, rows: int, columns: int) -> "BlockMask":
+        """The same mask in larger tiles, of so many rows and columns of these; nothing of the mask
+        is evaluated again.
+        """
+        xp: Any = np if self.is_concrete else jnp
+
+        def whole(tiles: Any) -> Any:
+            room = [
+                (0, 0),
+                (0, 0),
+                *((0, -x % n) for x, n in zip(tiles.shape[2:], (rows, columns))),
+            ]
+            tiles = xp.pad(tiles, room)
+            b, n, R, C = tiles.shape
+            return tiles.reshape(b, n, R // rows, rows, C // columns, columns)
+
+        full, partial = self.tiles()
+        some, every = whole(full | partial).any((3, 5)), whole(full).all((3, 5))
+        size = (self.block_size[0] * rows, self.block_size[1] * columns)
+        lists = (*lists_of(every), *lists_of(some & ~every))
+        return BlockMask(self.mask_mod, self.shape, size, *lists)
+
+    def visited(self) -> int:
+        """Entries of the tiles that are not empty, those past the ends included; of a mask that is
+        known.
+        """
+        full, partial = self.tiles()
+        return int(np.sum(full | partial)) * math.prod(self.block_size)
+
     def sparsity(self) -> float:
         """The part of tiles that is skipped, between 0 and 1."""
         full, partial = self.tiles()
-        return 1 - float(jnp.mean((full | partial).astype(jnp.float32)))
+        return 1 - float((full | partial).mean())
 
     def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
         return self.mask_mod(b, n, q, k)

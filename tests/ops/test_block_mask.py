@@ -34,13 +34,13 @@ MASKS = {
 }
 
 
-def kinds_by_elements(mask):
+def kinds_by_elements(mask, block=BLOCK):
     """ "full", "partial" or "empty" for each tile, read off the whole array in numpy."""
     dense = np.asarray(mask.to_dense(B, N, T, S))
-    kinds = np.empty((B, N, -(-T // BLOCK[0]), -(-S // BLOCK[1])), object)
+    kinds = np.empty((B, N, -(-T // block[0]), -(-S // block[1])), object)
     for b, n, r, c in np.ndindex(kinds.shape):
-        tile = dense[b, n, r * BLOCK[0] : (r + 1) * BLOCK[0], c * BLOCK[1] : (c + 1) * BLOCK[1]]
-        whole = tile.shape == BLOCK
+        tile = dense[b, n, r * block[0] : (r + 1) * block[0], c * block[1] : (c + 1) * block[1]]
+        whole = tile.shape == block
         kinds[b, n, r, c] = "full" if tile.all() and whole else "partial" if tile.any() else "empty"
     return kinds
 
@@ -58,6 +58,12 @@ def test_every_tile_is_what_its_elements_say(name):
     made = BlockMask.from_mask(mask, B, N, T, S, block_size=BLOCK)
     assert np.array_equal(kinds_of(made), kinds_by_elements(mask))
     assert np.array_equal(made.to_dense(B, N, T, S), mask.to_dense(B, N, T, S))
+    joined = made.joined(2, 3)
+    assert joined.block_size == (16, 12)
+    kinds = kinds_by_elements(mask, (16, 12))
+    assert np.array_equal(kinds_of(joined), kinds)
+    rows = made.full_count.shape[0] * made.full_count.shape[1]  # one, where all heads have the same
+    assert joined.visited() == np.mean(kinds != "empty") * kinds[0, 0].size * rows * 16 * 12
 
 
 def test_a_plain_function_is_sorted_by_its_elements():

@@ -31,6 +31,10 @@ from attnzoo.ops.softmax import compute_dtype
 
 FEW_QUERIES = 8
 """Up to so many, the weights are no larger than the keys, and only keys and values are cut."""
+FINE = 128
+"""Queries and keys of the tiles by which a mask is skipped, if larger ones would skip less."""
+WORTH = 1.3
+"""How much more larger tiles may visit in all: so much faster they are for each entry."""
 
 
 class Captured(NamedTuple):
@@ -105,9 +109,8 @@ def attend(
         return few_queries.attend(q, k, v, settings, dropout_rate, dropout_key)
 
     tiles = tiles_for("blockwise", device_kind(), q.dtype, H, T, S)
-    chosen = chosen_block(T, S, (tiles.queries, tiles.keys))
-    mask = _block_mask(settings, (B, N, T, S), chosen)
-    block = chosen if mask is None else mask.block_size
+    mask = _block_mask(settings, (B, N, T, S), (tiles.queries, tiles.keys))
+    block = chosen_block(T, S, tiles[:2]) if mask is None else mask.block_size
     bt, bs = block
     R, C = -(-T // bt), -(-S // bs)
     modify, floats, modify_fixed = trace_modify(settings, block, dtype)
@@ -176,22 +179,41 @@ def with_sinks(out: Array, lse: Array, sinks: Array | None, dtype: Any) -> tuple
 
 
 def _block_mask(
-    settings: Scoring, shape: tuple[int, int, int, int], block: tuple[int, int]
+    settings: Scoring, shape: tuple[int, int, int, int], wanted: tuple[int, int]
 ) -> BlockMask | None:
     """The mask of the settings in tiles; also where only the ends of T or S have to be hidden."""
     mask: MaskFunction | None = settings.mask_mod
     if settings.mask is not None:
         array = Broadcast(settings.mask)
         mask = array if mask is None else array & mask
-    if isinstance(mask, BlockMask):
-        return mask
     T, S = shape[2:]
-    bt, bs = block
-    if isinstance(settings.mask_mod, BlockMask):
-        block = settings.mask_mod.block_size
-    elif mask is None and T % bt == 0 and S % bs == 0:
-        return None
-    return BlockMask.from_mask(mask or everything, *shape, block_size=block)
+    if mask is None:
+        block = chosen_block(T, S, wanted)
+        if T % block[0] == 0 and S % block[1] == 0:
+            return None
+        return BlockMask.from_mask(everything, *shape, block_size=block)
+    if not isinstance(mask, BlockMask):
+        if isinstance(settings.mask_mod, BlockMask):
+            block = settings.mask_mod.block_size
+        else:
+            block = chosen_block(T, S, (min(wanted[0], FINE), min(wanted[1], FINE)))
+        mask = BlockMask.from_mask(mask, *shape, block_size=block)
+    return _joined(mask, wanted)
+
+
+def _joined(mask: BlockMask, wanted: tuple[int, int]) -> BlockMask:
+    """The mask in tiles near the wanted ones, unless these would visit too much that is empty."""
+    if not mask.is_concrete:  # what is empty is not known
+        return mask
+    factors = []
+    for length, size, most in zip(mask.shape[2:], mask.block_size, wanted):
+        tiles = -(-length // size)
+        larger = -(-tiles // max(most // size, 1))
+        factors.append(-(-tiles // larger))  # as equal as possible
+    if factors == [1, 1]:
+        return mask
+    joined = mask.joined(*factors)
+    return joined if joined.visited() <= WORTH * mask.visited() else mask
 
 
 def everything(b: Array, n: Array, q: Array, k: Array) -> Array:
@@ -287,6 +309,8 @@ def _over_tiles(plan: Plan, fixed: Fixed, row: Row, visit: Callable[..., Any], c
     kinds = ((plan.has_full, False, fixed.lists[:2]), (plan.has_partial, True, fixed.lists[2:]))
     for there_are, is_partial, (count, columns) in kinds:
         if there_are:
+            # They may be numpy's: jax gives constants of a program back so when it runs it again.
+            count, columns = jnp.asarray(count), jnp.asarray(columns)
             at = (along(row.b, count.shape[0]), along(row.n, count.shape[1]), row.r)
             mine = columns[at]
             carry = jax.lax.fori_loop(

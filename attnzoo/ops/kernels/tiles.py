@@ -21,6 +21,8 @@ import jax.numpy as jnp
 
 ANY = "any"
 """The device kind of entries for devices that nobody has measured."""
+SEVERAL_CORES = "cpu, several cores"
+"""The kind of a CPU on which XLA may use more than one core."""
 
 
 class Tiles(NamedTuple):
@@ -46,6 +48,8 @@ class Entry(NamedTuple):
 
 SHIPPED: dict[Entry, Tiles] = {
     Entry("blockwise", ANY, "float32", 64, 2048): Tiles(128, 128),
+    # XLA:CPU visits one tile at a time and divides what happens inside among cores, if it is much.
+    Entry("blockwise", SEVERAL_CORES, "float32", 64, 2048): Tiles(512, 256),
 }
 
 CANDIDATES: dict[str, tuple[Tiles, ...]] = {
@@ -53,7 +57,7 @@ CANDIDATES: dict[str, tuple[Tiles, ...]] = {
         Tiles(queries, keys)
         for queries, keys in (
             (64, 64), (64, 128), (128, 64), (128, 128), (128, 256), (256, 128), (256, 256),
-            (128, 512),
+            (128, 512), (512, 256), (1024, 512),
         )
     ),
 }  # fmt: skip
@@ -112,8 +116,21 @@ def entry_for(
 
 
 def device_kind() -> str:
-    """Of the device that jax computes on unless told otherwise: "cpu", "NVIDIA H200", ..."""
-    return jax.devices()[0].device_kind
+    """Of the device that jax computes on unless told otherwise: "cpu" (of one core),
+    ``SEVERAL_CORES``, "NVIDIA H200", ...
+    """
+    kind = jax.devices()[0].device_kind
+    return SEVERAL_CORES if kind == "cpu" and cores() > 1 else kind
+
+
+def cores() -> int:
+    """How many cores of this machine XLA may use: it counts them like this when it starts."""
+    named = os.environ.get("NPROC", "")
+    if named.isdigit():
+        return int(named)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @contextlib.contextmanager
