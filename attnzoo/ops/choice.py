@@ -13,11 +13,31 @@ from jaxtyping import Array
 from attnzoo.ops.dropout import AnyKey
 from attnzoo.ops.kernels import blockwise, mosaic_gpu, on_device, reference, through_jax
 from attnzoo.ops.kernels.blockwise import FEW_QUERIES
+from attnzoo.ops.kernels.derivatives import by_need
+from attnzoo.ops.kernels.tiles import cores
 from attnzoo.ops.logits import Scoring
 from attnzoo.ops.weights import WeightRequest, report
 
-SMALL = 80 * 80
-"""Queries times keys up to which whole rows of weights are as fast as tiles."""
+
+class Whole(NamedTuple):
+    """Up to where whole rows of weights are as fast as tiles, or faster, on a CPU."""
+
+    size: int
+    """Queries times keys."""
+    total: int
+    """Bytes of all weights, which want to stay in the processor's cache."""
+
+
+ALONE = {False: Whole(256 * 256, 4 << 20), True: Whole(256 * 256, 8 << 20)}
+"""Forward alone; by whether XLA has several cores, of which it gives one to a small tile."""
+DIFFERENTIATED = {False: Whole(128 * 128, 4 << 20), True: Whole(256 * 256, 4 << 20)}
+"""Forward and backward."""
+SHORT = 32
+"""So few queries make tiles that are too flat."""
+MOST = 64 << 20
+"""Bytes of all weights up to which few queries have whole rows of them."""
+ASKED = 80 * 80
+"""Queries times keys up to which whole rows are computed where some weights are asked for."""
 MANY_KEYS = 32
 """From so many on, a few queries read the keys in chunks."""
 FITS = 512 * 512
@@ -60,6 +80,8 @@ class Choice:
     name: str
     reason: str
     others: dict[str, str]
+    differentiated: str
+    """The implementation that it gets where it is differentiated: often the same."""
 
     def __str__(self) -> str:
         width = max(map(len, (self.name, *self.others)))
@@ -138,7 +160,7 @@ def choose(call: Call, implementation: str | None = None) -> Choice:
     Raises ValueError for a name that does not exist, NotImplementedError for one that cannot take
     the call.
     """
-    name, reason = _preferred(call)
+    (name, reason), (differentiated, why) = _preferred(call), _preferred(call, True)
     implementation = implementation or _NAMED.value
     if implementation is not None:
         if implementation not in IMPLEMENTATIONS:
@@ -153,43 +175,73 @@ def choose(call: Call, implementation: str | None = None) -> Choice:
                 f"{name!r} would take this call"
             )
         name, reason = implementation, "asked for by name"
+        differentiated = name
     others = {}
     for other, (_, refuses) in IMPLEMENTATIONS.items():
         if other != name:
             refused = refuses(call)
             others[other] = "would do" if refused is None else f"refused {refused}"
-    return Choice(name, reason, others)
+    if differentiated != name:
+        others[differentiated] = f"chosen where it is differentiated: {why}"
+    return Choice(name, reason, others, differentiated)
 
 
-def _preferred(call: Call) -> tuple[str, str]:
+def _preferred(call: Call, differentiated: bool = False) -> tuple[str, str]:
     T, S = call.q.shape[1], call.k.shape[1]
     if not (isinstance(T, int) and isinstance(S, int)):
         return "reference", f"{T} x {S}: the lengths are known only where an export runs"
     if call.return_weights is True and call.size <= FITS:
         return "reference", f"all {T} x {S} weights are asked for, and they are computed once"
-    on_cpu = jax.default_backend() == "cpu"
-    if T <= FEW_QUERIES and S >= MANY_KEYS and on_cpu:
+    weights = f"{T} x {S} weights"
+    total = 4 * call.q.shape[0] * call.q.shape[2] * call.size
+    if jax.default_backend() != "cpu":
+        return _on_an_accelerator(call, total)
+    if call.return_weights:
+        if call.size <= ASKED:
+            return "reference", f"{weights} of a head fit into the cache"
+        return "blockwise", f"{weights} are never in memory"
+    if T <= FEW_QUERIES and S >= MANY_KEYS and not differentiated:
         return "blockwise", f"the keys of {T} queries are read once, in chunks"
+    if T <= SHORT and total <= MOST:
+        return "reference", f"{T} queries are too few to fill a tile"
+    several = cores() > 1
+    whole = (DIFFERENTIATED if differentiated else ALONE)[several]
+    if total <= whole.total and (
+        call.size <= whole.size
+        or (several and not differentiated and call.settings.mask_mod is None)
+    ):
+        return "reference", f"{weights} fit into the cache, of all heads together"
+    return "blockwise", f"{weights} are never in memory"
+
+
+def _on_an_accelerator(call: Call, total: int) -> tuple[str, str]:
+    T, S = call.q.shape[1], call.k.shape[1]
     if T <= FEW_QUERIES:
         return "reference", f"the weights of {T} queries are no larger than the keys"
-    if call.size <= SMALL:
+    if call.size <= ASKED:
         return "reference", f"{T} x {S} weights of a head fit into the cache"
     if _refuses_cudnn(call) is None:
         return "cudnn", "the fused kernel of the GPU's own library takes it"
-    B, N = call.q.shape[0], call.q.shape[2]
-    if not on_cpu and 4 * B * N * call.size <= 1 << 30:
+    if total <= 1 << 30:
         return "reference", "tiles are visited one by one, which leaves an accelerator idle"
     return "blockwise", f"{T} x {S} weights are never in memory"
 
 
 def compute(call: Call, implementation: str | None = None) -> tuple[Array, Any, Array | None]:
     """(output, weights or what was asked of them, log-sum-exp) of a call."""
-    name = choose(call, implementation).name
+    choice = choose(call, implementation)
+    name = choice.name
     arguments = (call.q, call.k, call.v, call.settings, call.dropout_rate, call.dropout_key)
     if name == "reference" and call.return_weights is True:
         return reference.attend_with_weights(*arguments)
     if name == "reference" and call.return_weights:
         out, lse = reference.attend_in_blocks(*arguments)
+    elif choice.differentiated != name:
+        kernels = (
+            functools.partial(_of_arrays, attend=IMPLEMENTATIONS[which].attend, call=call)
+            for which in (name, choice.differentiated)
+        )
+        out, lse = by_need(*kernels, call.q, call.k, call.v)
     else:
         out, lse = IMPLEMENTATIONS[name].attend(*arguments)
     if not call.return_weights:
@@ -198,3 +250,7 @@ def compute(call: Call, implementation: str | None = None) -> tuple[Array, Any, 
     # The reference's own lse would only be subtracted again.
     seen = report(call.q, call.k, call.settings, request, None if name == "reference" else lse)
     return out, seen.weights if call.return_weights is True else seen, lse
+
+
+def _of_arrays(q: Array, k: Array, v: Array, *, attend: Any, call: Call) -> tuple[Array, Array]:
+    return attend(q, k, v, call.settings, call.dropout_rate, call.dropout_key)

@@ -144,47 +144,6 @@ def test_weights_are_the_same_through_the_lse(request_, qkv):
         np.testing.assert_allclose(x, y, atol=3e-5)
 
 
-def shapes(T, S=None, dtype=jnp.float32, B=1, N=8):
-    S = S or T
-    return [
-        jax.ShapeDtypeStruct((B, length, heads, 64), dtype)
-        for length, heads in ((T, N), (S, 2), (S, 2))
-    ]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "settings", "name"),
-    [
-        (shapes(48), {}, "reference"),
-        (shapes(256), {}, "blockwise"),
-        (shapes(1, 31), {}, "reference"),
-        (shapes(1, 32), {}, "blockwise"),
-        (shapes(8, 100_000), {}, "blockwise"),
-        (shapes(1, 4096), {"return_weights": True}, "reference"),
-        (shapes(512), {"return_weights": True}, "reference"),
-        (shapes(4096), {"return_weights": True}, "blockwise"),
-        (shapes(512), {"return_weights": WeightRequest(top_k=1)}, "blockwise"),
-        (shapes(64), {"implementation": "blockwise"}, "blockwise"),
-        (shapes(64), {"implementation": "xla", "is_causal": True}, "xla"),
-    ],
-)
-def test_choice(arguments, settings, name):
-    assert ops.explain_choice(*arguments, **settings).name == name
-
-
-def test_choice_explains_itself():
-    choice = ops.explain_choice(*shapes(300), score_mod=score_mods.softcap(5.0))
-    assert str(choice).splitlines() == [
-        "blockwise   chosen: 300 x 300 weights are never in memory",
-        "reference   would do",
-        "xla         refused score_mod: jax.nn has none",
-        "cudnn       refused implementation: cuDNN wants a CUDA GPU, the default is cpu",
-        "mosaic_gpu  refused implementation: it wants a Hopper GPU, the default is cpu",
-        "triton      refused implementation: it wants a GPU, the default is cpu",
-        "mosaic_tpu  refused implementation: it wants a TPU, the default is cpu",
-    ]
-
-
 def test_top_k_of_32k_tokens_costs_under_5_percent_more_memory():
     """Arguments, output and temporaries, beside attention alone; what was asked for not counted."""
     x = jax.ShapeDtypeStruct((1, 32_768, 8, 64), jnp.float32)

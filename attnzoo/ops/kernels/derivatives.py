@@ -1,15 +1,17 @@
-"""Which derivatives a kernel with a gradient of its own has, and an error that says what to do
-about the others.
+"""Which derivatives a kernel with a gradient of its own has, an error that says what to do about
+the others, and two kernels for one attention: one with a gradient and one without.
 
-Without these two functions jax says that it cannot apply jvp to a custom_vjp function, or that it
-cannot differentiate a loop, and names neither the attention nor the way out.
+Without the first two functions jax says that it cannot apply jvp to a custom_vjp function, or that
+it cannot differentiate a loop, and names neither the attention nor the way out.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
 from jax.core import ShapedArray
-from jax.extend.core import Primitive
+from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
 Tree = TypeVar("Tree")
@@ -28,6 +30,45 @@ def no_forward_mode(tree: Tree) -> Tree:
 def no_second_reverse(tree: Tree) -> Tree:
     """The arrays themselves; a gradient that flows back through them is refused."""
     return jax.tree.map(_out_of.bind, tree)
+
+
+def by_need(alone: Callable[..., Any], differentiated: Callable[..., Any], *args: Any) -> Any:
+    """``alone(*args)``, unless it is differentiated: then ``differentiated(*args)``.
+
+    Both give a tuple of arrays, the same but for rounding. Arrays that they close over get their
+    gradients, too.
+    """
+    args = no_forward_mode(args)
+    # A custom gradient knows only its arguments, so what the functions close over becomes some.
+    first, second = (jax.make_jaxpr(function)(*args) for function in (alone, differentiated))
+    return _by_need(_Both(first.jaxpr, second.jaxpr), args, first.consts, second.consts)
+
+
+class _Both:
+    """Two programs, without their arrays."""
+
+    def __init__(self, alone: Any, differentiated: Any):
+        self.alone, self.differentiated = alone, differentiated
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _by_need(both: _Both, args: Any, alone: Any, differentiated: Any) -> tuple[Any, ...]:
+    return tuple(jaxpr_as_fun(ClosedJaxpr(both.alone, alone))(*args))
+
+
+def _by_need_forward(both: _Both, args: Any, alone: Any, differentiated: Any) -> Any:
+    def run(args: Any, captured: Any) -> tuple[Any, ...]:
+        return tuple(jaxpr_as_fun(ClosedJaxpr(both.differentiated, captured))(*args))
+
+    return jax.vjp(run, args, differentiated)
+
+
+def _by_need_backward(both: _Both, pull: Any, cotangents: Any) -> Any:
+    args, captured = pull(cotangents)
+    return args, None, captured
+
+
+_by_need.defvjp(_by_need_forward, _by_need_backward)
 
 
 def _refuse_forward(*_: Any, **__: Any) -> Any:
