@@ -68,14 +68,6 @@ def refuses_anywhere(call: Any) -> str | None:
     return None
 
 
-def _undifferentiable(settings: Scoring) -> str:
-    """What changes the logits other than by a factor: its backward kernels are right where they are
-    interpreted, but Mosaic finds no registers for them.
-    """
-    named = ("softcap", "bias", "score_mod")
-    return next((name for name in named if getattr(settings, name) is not None), "")
-
-
 def _has_backend() -> bool:
     return importlib.util.find_spec("jax.experimental.pallas.mosaic_gpu") is not None
 
@@ -129,7 +121,6 @@ def attend(
         has_partial=has_partial,
         tuning=kernels.tuned(width, value_width, staged) if tuning is None else tuning,
         staged=staged,
-        undifferentiable="" if staged else _undifferentiable(settings),
     )
     padded = [
         _padded(finite_or_zero(x), length, size)
@@ -154,6 +145,7 @@ def with_operands(settings: Scoring, shape: tuple[int, int, int, int]) -> Any:
     Raises NotImplementedError, naming the argument, for what a tile of this kernel cannot have.
     """
     from attnzoo.ops.kernels import mosaic_gpu_kernels as kernels
+    from attnzoo.ops.kernels import mosaic_gpu_tile
 
     tile = (kernels.ROWS, BLOCK)
     modify, modifiers = traced.trace_modify(_with_scale(settings), shape, tile, jnp.float32)
@@ -172,7 +164,7 @@ def with_operands(settings: Scoring, shape: tuple[int, int, int, int]) -> Any:
 
         visible, masks = traced.trace_mask(inside, shape, tile)
     for function in (modify, visible):
-        refused = None if function is None else kernels.cannot_lower(function)
+        refused = None if function is None else mosaic_gpu_tile.cannot_lower(function)
         if refused is not None:
             raise NotImplementedError(f"{refused} ('triton' and 'blockwise' can)")
     return modify, visible, (modifiers, masks)
@@ -273,27 +265,25 @@ def _attend(
 def _attend_forward(plan: Any, *primals: Any) -> Any:
     from attnzoo.ops.kernels import mosaic_gpu_kernels as kernels
 
-    if plan.undifferentiable:
-        raise NotImplementedError(
-            f"{plan.undifferentiable}: implementation='mosaic_gpu' computes with it, but has no "
-            "gradient through it yet; 'triton' and 'blockwise' have"
-        )
     perturbed = [x.perturbed for x in primals[4]]
     q, k, v, lists, modifiers, masks = jax.tree.map(
         lambda x: x.value, primals, is_leaf=lambda x: hasattr(x, "perturbed")
     )
     reads = () if plan.modify is None else plan.modify.reads
     wanted = [i for i, x in enumerate(reads) if x.is_floating and perturbed[x.operand]]
-    for place in wanted:
-        if KEYS in reads[place].axes:
-            raise NotImplementedError(
-                f"{plan.modify.name}: implementation='mosaic_gpu' has no gradient for an array "
-                "that is read by key; 'blockwise' has, and jax.lax.stop_gradient says it is not "
-                "wanted"
-            )
+    _with_pullback(plan, wanted)
     out, lse = kernels.forward(plan, q, k, v, lists[0], (modifiers, masks))
     saved = (q, k, v, lists, modifiers, masks, out, lse, Wanted(tuple(wanted)))
     return (out, lse * math.log(2)), saved
+
+
+def _with_pullback(plan: Any, wanted: Sequence[int]) -> Any:
+    """Raises NotImplementedError, naming the argument, for a derivative that no tile can have."""
+    from attnzoo.ops.kernels import mosaic_gpu_tile
+
+    if plan.modify is None:
+        return plan
+    return dataclasses.replace(plan, pull=mosaic_gpu_tile.pullback(plan.modify, wanted))
 
 
 def _attend_backward(plan: Any, saved: Any, cotangents: Any) -> Any:
@@ -311,28 +301,33 @@ def _attend_backward(plan: Any, saved: Any, cotangents: Any) -> Any:
     delta = jnp.moveaxis(jnp.sum(products, axis=-1), 2, 1) - jnp.where(empty, 0.0, d_lse)
     arrays = (q, k, v, d_out, lse, delta)
     operands = (modifiers, masks)
-    dq, *sums = kernels.query_gradient(plan, *arrays, lists, operands, wanted.places)
-    dk, dv = kernels.key_value_gradients(plan, *arrays, turned, operands)
+    plan = _with_pullback(plan, wanted.places)
+    by_key = [i for i in wanted.places if KEYS in plan.modify.reads[i].axes]
+    by_query = [i for i in wanted.places if i not in by_key]
+    dq, *of_rows = kernels.query_gradient(plan, *arrays, lists, operands, by_query)
+    dk, dv, *of_columns = kernels.key_value_gradients(plan, *arrays, turned, operands, by_key)
     d_modifiers = None
     if wanted.places:
-        d_modifiers = _of_operands(plan, modifiers, dict(zip(wanted.places, sums)))
+        found = dict(zip((*by_query, *by_key), (*of_rows, *of_columns)))
+        d_modifiers = _of_operands(plan, modifiers, found)
     return dq, dk, dv, None, d_modifiers, None
 
 
-def _of_operands(plan: Any, operands: Sequence[Array], sums: dict[int, Array]) -> Any:
-    """Gradients of operands from the rows' sums of those of the reads."""
-    B, N, _, T, _ = plan.shape
+def _of_operands(plan: Any, operands: Sequence[Array], found: dict[int, Array]) -> Any:
+    """Gradients of operands from those of the reads, which kernels have summed by row or column."""
+    B, N = plan.shape[:2]
     partials = []
     for place, read in enumerate(plan.modify.reads):
         if not read.is_floating:
             continue
         kept = [size for a, size in zip(read.axes, operands[read.operand].shape) if a != HEAD]
-        if place not in sums:
+        if place not in found:
             partials.append(jnp.zeros((B, N, *kept), jnp.float32))
-        elif kept:  # zeros where the operand is longer than the queries
-            partials.append(jnp.pad(sums[place], ((0, 0), (0, 0), (0, kept[0] - T))))
-        else:
-            partials.append(jnp.sum(sums[place], axis=-1))
+        elif not kept:
+            partials.append(jnp.sum(found[place], axis=-1))
+        else:  # zeros where the operand is longer
+            room = [(0, size - have) for size, have in zip(kept, found[place].shape[2:])]
+            partials.append(jnp.pad(found[place], ((0, 0), (0, 0), *room)))
     return traced.add_up(plan.modify, operands, partials, B, N)
 
 

@@ -8,24 +8,26 @@ across blocks, so that repeats are equal bit by bit.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import mosaic_gpu
 from jaxtyping import Array, Float, Int, Shaped
 
-from attnzoo.ops.kernels.traced import HEAD, KEYS, QUERIES, Node, OfHead, Read, Traced
+from attnzoo.ops.kernels.mosaic_gpu_tile import (
+    LOG2E,
+    Frame,
+    Pullback,
+    evaluate,
+    in_tile,
+    layout_of,
+    plgpu,
+)
+from attnzoo.ops.kernels.traced import Traced
 
-# The module differs between the versions of jax that the package imports with.
-plgpu: Any = mosaic_gpu
-
-LOG2E = math.log2(math.e)
 ROWS = 64
 """Rows of a wgmma: what one warpgroup multiplies at a time."""
 BLOCK = 128
@@ -72,8 +74,8 @@ class Plan:
     staged: bool
     """Weights reach the second product through shared memory, and each product starts from zero:
     what the interpreter can run. Else both stay in registers."""
-    undifferentiable: str = ""
-    """The argument whose derivative Mosaic has not lowered, if there is one."""
+    pull: Pullback | None = None
+    """The derivative of ``modify``, once it is known which reads have one."""
 
 
 class Tiles:
@@ -110,161 +112,6 @@ class Tiles:
             first = full if plan.has_full else 0
             carry = lax.fori_loop(first, self.steps, lambda i, x: visit(i, True, x), carry)
         return carry
-
-
-@dataclasses.dataclass(frozen=True)
-class Frame:
-    """One tile of logits as a kernel holds it: its shape, place, and which axis is the queries'."""
-
-    shape: tuple[int, int]
-    first: tuple[Any, Any]
-    """The first query and the first key."""
-    b: Any
-    n: Any
-    query_axis: int = 0
-
-    def axis(self, kind: str) -> int:
-        return self.query_axis if kind == QUERIES else 1 - self.query_axis
-
-    def positions(self, kind: str) -> Int[Array, "_"]:
-        axis = self.axis(kind)
-        places = plgpu.broadcasted_iota(jnp.int32, (self.shape[axis],), 0, layout=layout_of(axis))
-        return places + self.first[kind == KEYS]
-
-    def lift(self, x: Any, has: frozenset[str], wanted: frozenset[str]) -> Any:
-        """Spread a number or a vector over the axes it does not have."""
-        if has == wanted:
-            return x
-        if len(wanted) == 1:
-            (kind,) = wanted
-            size = self.shape[self.axis(kind)]
-            return lax.broadcast_in_dim(x, (size,), [])
-        return lax.broadcast_in_dim(x, self.shape, [self.axis(kind) for kind in has])
-
-
-Value = tuple[Any, frozenset[str]]
-"""A number, vector or tile, and the axes of the tile that it has."""
-NUMBER: frozenset[str] = frozenset()
-TILE = frozenset((QUERIES, KEYS))
-
-ELEMENTWISE = frozenset(
-    "add sub mul div rem max min neg abs sign exp exp2 log log2 tanh logistic sqrt rsqrt round erf "
-    "integer_pow square pow select_n clamp lt le gt ge eq ne and or not xor convert_element_type "
-    "stop_gradient copy sin cos floor ceil".split()
-)
-SHAPES = frozenset("broadcast_in_dim reshape squeeze expand_dims".split())
-
-
-def cannot_lower(traced: Traced) -> str | None:
-    """Why a tile of the function has no place in this kernel, if so."""
-    for read in traced.reads:
-        if any(axis not in (HEAD, QUERIES, KEYS) for axis in read.axes):
-            return f"{traced.name}: it gathers from an array by both q and k, or by neither alone"
-        if set(read.axes) >= TILE:
-            return f"{traced.name}: it reads a dense array by both q and k"
-    seen: set[Node] = set()
-    todo = [traced.output]
-    while todo:
-        node = todo.pop()
-        if node in seen or node in traced.at or node.equation is None:
-            continue
-        seen.add(node)
-        if node.primitive not in ELEMENTWISE | SHAPES:
-            return f"{traced.name}: it uses {node.primitive}, which no tile can"
-        if _axes(node, traced) is None:
-            return f"{traced.name}: it makes an array of shape {node.shape} in a tile"
-        todo += node.inputs
-    return None
-
-
-def _axes(node: Node, traced: Traced) -> frozenset[str] | None:
-    """Along which axes of the tile a value varies."""
-    shape = tuple(node.shape)
-    if len(shape) == 2 and shape != (1, 1):
-        sizes = zip(shape, traced.shape, (QUERIES, KEYS))
-        if all(size in (1, whole) for size, whole, _ in sizes):
-            return frozenset(x for size, x in zip(shape, (QUERIES, KEYS)) if size > 1)
-    return NUMBER if math.prod(shape) == 1 else None
-
-
-def evaluate(
-    traced: Traced,
-    frame: Frame,
-    operands: Sequence[Any],
-    score: Any,
-    reads: dict[int, Value] | None = None,
-) -> Any:
-    """A traced function on one tile; ``reads`` are used where known, and get what is loaded."""
-    reads = {} if reads is None else reads
-    known: dict[Node, Value] = {}
-
-    def at(index: Any) -> Any:
-        if isinstance(index, OfHead):
-            return _entry(operands[index.operand], frame)
-        return jnp.int32(index) if isinstance(index, int) else value(index)[0]
-
-    def value(node: Node) -> Value:
-        if node not in known:
-            known[node] = compute(node)
-        return known[node]
-
-    def compute(node: Node) -> Value:
-        if node in traced.at:
-            place = traced.at[node]
-            if place not in reads:
-                read = traced.reads[place]
-                got = _load(read, operands[read.operand], frame, at)
-                got = got != 0 if read.dtype == bool else got
-                reads[place] = got, frozenset(x for x in read.axes if x != HEAD)
-            return reads[place]
-        if node.equation is None:
-            if node.leaf in ("q", "k"):
-                kind = QUERIES if node.leaf == "q" else KEYS
-                return frame.positions(kind), frozenset([kind])
-            if isinstance(node.leaf, str):
-                number = {"score": score, "b": frame.b, "n": frame.n}[node.leaf]
-                return number, TILE if node.leaf == "score" else NUMBER
-            return np.asarray(node.leaf, node.dtype).reshape(-1)[0], NUMBER
-        values = [value(x) for x in node.inputs]
-        if node.primitive in SHAPES:
-            return values[0]
-        axes = frozenset().union(*(has for _, has in values))
-        return _apply(node, [frame.lift(x, has, axes) for x, has in values]), axes
-
-    return frame.lift(*value(traced.output), TILE)
-
-
-def _apply(node: Node, args: list[Any]) -> Any:
-    if node.primitive == "tanh":  # the hardware's own is right to 11 bits
-        e = jnp.exp2(jnp.clip(args[0], -10, 10) * (2 * LOG2E))
-        return 1 - 2 / (e + 1)
-    primitive = node.equation.primitive
-    return primitive.bind(*args, **primitive.get_bind_params(node.equation.params))
-
-
-def _entry(ref: Any, frame: Frame) -> Any:
-    """Entry [b, n] of an operand."""
-    return ref[tuple(jnp.int32(0) if x == 1 else i for x, i in zip(ref.shape, (frame.b, frame.n)))]
-
-
-def _load(read: Read, ref: Any, frame: Frame, at: Callable[[Any], Any]) -> Any:
-    """What a function reads of an operand in one tile, from global memory."""
-    where, kinds = [], []
-    for axis, index in zip(read.axes, read.indices):
-        if axis == HEAD:
-            where.append(at(index))
-        else:
-            where.append(pl.ds(frame.first[axis == KEYS], frame.shape[frame.axis(axis)]))
-            kinds.append(axis)
-    if not kinds:
-        return ref[tuple(where)]
-    layout = layout_of(frame.axis(kinds[0]))
-    return plgpu.load(ref.at[tuple(where)], layout=layout, optimized=False)
-
-
-def layout_of(axis: int | None = None) -> Any:
-    """The registers of a product, or of a vector along its rows (0) or columns (1)."""
-    return plgpu.Layout.WGMMA if axis is None else plgpu.Layout.WGMMA.reduce(1 - axis)
 
 
 def constant(shape: tuple[int, ...], value: float, axis: int | None = None) -> Array:
@@ -529,36 +376,42 @@ def softmax_gradient(
 
     It gives the gradients of the scaled scores and, over the whole tile, of the ``wanted`` reads.
     """
-    axis = frame.query_axis
+    axis, pull = frame.query_axis, plan.pull
     logits = scores * plan.scale
-
-    def pull(d_logits: Array) -> tuple[Array, list[Array]]:
-        return d_logits, []
-
-    if plan.modify is not None:
-        modify, reads = plan.modify, {}
-        evaluate(modify, frame, operands[0], logits, reads)
-
-        # Over the whole tile, so that no sum of a gradient is left to a product's registers.
-        values = [frame.lift(*reads[place], TILE) for place in wanted]
-
-        def modified(logits: Array, *values: Array) -> Array:
-            given = {place: (x, TILE) for place, x in zip(wanted, values)}
-            return evaluate(modify, frame, operands[0], logits, reads | given)
-
-        logits, back = jax.vjp(modified, logits, *values)
-
-        def pull(d_logits: Array) -> tuple[Array, list[Array]]:
-            d_scores, *d_values = back(d_logits)
-            return d_scores, d_values
-
+    given = {"score": logits}
+    if pull is not None:
+        compute = in_tile(pull.function, frame, operands[0], given)
+        logits = compute(pull.function.output)
     logits = hidden(plan, frame, operands[1], logits * LOG2E, is_partial)
     weights = jnp.exp2(logits - spread(lse, frame.shape, axis))
 
     def gradient(d_weights: Array, delta: Array) -> tuple[Array, list[Array]]:
-        return pull(weights * (d_weights - spread(delta, frame.shape, axis)))
+        d_logits = weights * (d_weights - spread(delta, frame.shape, axis))
+        if pull is None:
+            return d_logits, []
+        given["gradient"] = d_logits
+        return compute(pull.score), [compute(pull.reads[place]) for place in wanted]
 
     return weights, gradient
+
+
+def added_rows(totals: Sequence[Array], tiles: Sequence[Array]) -> tuple[Array, ...]:
+    """Each total + the sums of a tile's rows."""
+    return tuple(x + tile.astype(jnp.float32).sum(axis=1) for x, tile in zip(totals, tiles))
+
+
+def write_rows(
+    totals: Sequence[Array], memory: Any, wg: Any, refs: Sequence[Any], at: tuple[Any, ...]
+) -> None:
+    """Write a vector of a warpgroup's rows to each ref, through shared memory that is its own."""
+    if not totals:
+        return
+    for i, total in enumerate(totals):
+        memory.at[i, wg][...] = total
+    plgpu.commit_smem()
+    for i, ref in enumerate(refs):
+        plgpu.copy_smem_to_gmem(memory.at[i, wg], ref.at[at])
+    plgpu.wait_smem_to_gmem(0)
 
 
 def query_gradient(
@@ -644,7 +497,7 @@ def query_gradient(
                     d_weights = product(d_out_mem.at[wg], turned[1], frame.shape)
                 plgpu.barrier_arrive(v_free.at[v_slot])
                 d_scores, d_values = gradient(d_weights, delta)
-                sums = tuple(total + x.sum(axis=1) for total, x in zip(sums, d_values))
+                sums = added_rows(sums, d_values)
                 memory = stage and stage.at[wg]
                 (dq,) = add_products((dq,), (d_scores.astype(dtype),), (k_mem.at[k_slot],), memory)
                 plgpu.barrier_arrive(k_free.at[k_slot])
@@ -653,12 +506,9 @@ def query_gradient(
             sums = tuple(constant((ROWS,), 0.0, 0) for _ in wanted)
             dq, sums = tiles.over(plan, visit, (constant((ROWS, H), 0.0), sums))
             q_mem.at[wg][...] = (dq * plan.scale).astype(dtype)
-            for i, total in enumerate(sums):
-                sum_mem.at[i, wg][...] = total
             plgpu.commit_smem()
             plgpu.copy_smem_to_gmem(q_mem.at[wg], dq_ref.at[b, rows, n])
-            for i, ref in enumerate(sum_refs):
-                plgpu.copy_smem_to_gmem(sum_mem.at[i, wg], ref.at[b, n, rows])
+            write_rows(sums, sum_mem, wg, sum_refs, (b, n, rows))
             plgpu.wait_smem_to_gmem(0)
 
     scratch = (
@@ -676,8 +526,8 @@ def query_gradient(
             plgpu.Barrier(num_arrivals=2, num_barriers=v_slots),
         ),
     )
-    out = (q, *(jax.ShapeDtypeStruct((B, N, T), jnp.float32) for _ in wanted))
-    out = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in out)
+    sums = [jax.ShapeDtypeStruct((B, N, T), jnp.float32) for _ in wanted]
+    out = (jax.ShapeDtypeStruct(q.shape, q.dtype), *sums)
     arrays = (q, k, v, d_out, lse, delta)
     return call(kernel, arrays, (lists, *operands), out, (B, N, T // BLOCK), scratch)
 
@@ -692,8 +542,12 @@ def key_value_gradients(
     delta: Float[Array, "B N T"],
     lists: Sequence[Int[Array, "..."]],
     operands: Sequence[Sequence[Shaped[Array, "..."]]],
-) -> tuple[Float[Array, "B S K H"], Float[Array, "B S K Hv"]]:
-    """The gradients of k and v: a block's keys stay, and the queries of all their heads pass by."""
+    wanted: Sequence[int],
+) -> tuple[Float[Array, "..."], ...]:
+    """The gradients of k and v: a block's keys stay, and the queries of all their heads pass by.
+
+    Then those of each ``wanted`` read, summed over the queries, ``B N S``.
+    """
     B, N, K, T, S = plan.shape
     H, Hv, dtype, group = q.shape[3], v.shape[3], q.dtype, N // K
     bq, slots = plan.tuning.dkv_queries, plan.tuning.dkv_slots
@@ -705,8 +559,8 @@ def key_value_gradients(
     def kernel(arrays: Any, groups: Any, outputs: Any, scratch: Any) -> None:
         q_ref, k_ref, v_ref, d_out_ref, lse_ref, delta_ref = arrays
         list_refs, *operand_refs = groups
-        dk_ref, dv_ref = outputs
-        k_mem, v_mem, q_mem, d_out_mem, lse_mem, delta_mem, stage, barriers = scratch
+        dk_ref, dv_ref, *sum_refs = outputs
+        k_mem, v_mem, q_mem, d_out_mem, lse_mem, delta_mem, sum_mem, stage, barriers = scratch
         keys_ready, ready, free, done = barriers
         b, kv, wg = lax.axis_index("b"), lax.axis_index("n"), lax.axis_index("wg")
         start = lax.axis_index("r") * keys
@@ -757,7 +611,7 @@ def key_value_gradients(
                     n, tiles = tiles_of(head)
 
                     def visit(step: Any, is_partial: bool, carry: Any) -> Any:
-                        dk, dv = carry
+                        dk, dv, of_reads = carry
                         slot = slot_of(before + step, slots)
                         frame = Frame((ROWS, bq), (tiles.start(step), first), b, n, 1)
                         a_q, a_d_out = q_mem.at[slot], d_out_mem.at[slot]
@@ -772,14 +626,15 @@ def key_value_gradients(
                             )
                         lse = plgpu.load(lse_mem.at[slot], layout=layout_of(1))
                         weights, gradient = softmax_gradient(
-                            plan, frame, operand_refs, scores, lse, is_partial
+                            plan, frame, operand_refs, scores, lse, is_partial, wanted
                         )
                         totals, lefts, rights = [], [], []
                         if dv is not None:
                             totals, lefts, rights = [dv], [weights.astype(dtype)], [a_d_out]
                         if dk is not None:
                             delta = plgpu.load(delta_mem.at[slot], layout=layout_of(1))
-                            d_scores, _ = gradient(d_weights, delta)
+                            d_scores, d_values = gradient(d_weights, delta)
+                            of_reads = added_rows(of_reads, d_values)
                             totals.append(dk)
                             lefts.append(d_scores.astype(dtype))
                             rights.append(a_q)
@@ -787,9 +642,13 @@ def key_value_gradients(
                         plgpu.barrier_arrive(free.at[slot])
                         dv = None if dv is None else sums.pop(0)
                         dk = None if dk is None else sums.pop(0)
-                        return dk, dv
+                        return dk, dv, of_reads
 
-                    return before + tiles.steps, tiles.over(plan, visit, totals)
+                    nothing = tuple(constant((ROWS,), 0.0, 0) for _ in wanted)
+                    nothing = () if totals[0] is None else nothing
+                    dk, dv, of_reads = tiles.over(plan, visit, (*totals, nothing))
+                    write_rows(of_reads, sum_mem, wg, sum_refs, (b, n, pl.ds(first, ROWS)))
+                    return before + tiles.steps, (dk, dv)
 
                 carry = (jnp.int32(0), (dk, dv))
                 if group == 1:
@@ -836,6 +695,7 @@ def key_value_gradients(
         matrices(slots, bq, Hv, dtype=dtype),
         plgpu.SMEM((slots, bq), jnp.float32),
         plgpu.SMEM((slots, bq), jnp.float32),
+        plgpu.SMEM((len(wanted), 2, ROWS), jnp.float32) if wanted else None,
         matrices(2, ROWS, bq, dtype=dtype) if plan.staged else None,
         (
             plgpu.Barrier(num_arrivals=2, num_barriers=parts),
@@ -844,6 +704,7 @@ def key_value_gradients(
             plgpu.Barrier(num_arrivals=2),
         ),
     )
-    out = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (k, v))
+    sums = [jax.ShapeDtypeStruct((B, N, S), jnp.float32) for _ in wanted]
+    out = (*(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (k, v)), *sums)
     arrays = (q, k, v, d_out, lse, delta)
     return call(kernel, arrays, (lists, *operands), out, (B, K, S // keys), scratch)

@@ -145,7 +145,7 @@ class Traced:
                 elif node.equation is None:
                     values[node] = inputs[node.leaf] if isinstance(node.leaf, str) else node.leaf
                 else:
-                    values[node] = _apply(node, [value(x) for x in node.inputs])
+                    values[node] = apply(node, [value(x) for x in node.inputs])
             return values[node]
 
         return jnp.broadcast_to(value(self.output), self.shape)
@@ -161,7 +161,7 @@ def _shaped(x: Array, shape: tuple[int, ...]) -> Array:
     return x.reshape(shape) if x.size == np.prod(shape) else jnp.broadcast_to(x, shape)
 
 
-def _apply(node: Node, args: list[Any]) -> Any:
+def apply(node: Node, args: list[Any]) -> Any:
     equation = node.equation
     args = [
         jnp.asarray(arg, x.dtype) if isinstance(arg, np.ndarray) else arg
@@ -255,7 +255,7 @@ def _trace(
         Node(np.shape(const), const.dtype, frozenset(["captured"]), leaf=position)
         for position, const in enumerate(closed.consts)
     ]
-    (output,) = _graph(closed.jaxpr, [*captured, *inputs])
+    (output,) = graph(closed.jaxpr, [*captured, *inputs])
     builder = _Builder(name, shape, closed.consts)
     builder.visit(output)
     return (
@@ -264,7 +264,7 @@ def _trace(
     )
 
 
-def _graph(jaxpr: Any, inputs: Sequence[Node]) -> list[Node]:
+def graph(jaxpr: Any, inputs: Sequence[Node]) -> list[Node]:
     """The outputs of a jaxpr as nodes, nested jits opened."""
     known = dict(zip((*jaxpr.constvars, *jaxpr.invars), inputs))
 
@@ -283,7 +283,7 @@ def _graph(jaxpr: Any, inputs: Sequence[Node]) -> list[Node]:
                 Node(np.shape(c), c.dtype, frozenset(["captured"]), leaf=np.asarray(c))
                 for c in getattr(inner, "consts", ())
             ]
-            outputs = _graph(getattr(inner, "jaxpr", inner), [*consts, *args])
+            outputs = graph(getattr(inner, "jaxpr", inner), [*consts, *args])
         else:
             needs = frozenset().union(*(x.needs for x in args))
             outputs = [
@@ -412,7 +412,7 @@ class _Builder:
         elif node.equation is None:
             value = node.leaf
         else:
-            value = _apply(node, [self._value(x, heads) for x in node.inputs])
+            value = apply(node, [self._value(x, heads) for x in node.inputs])
         if not node.needs & {"b", "n"}:
             self._outside[node] = value
         return value
