@@ -241,7 +241,7 @@ def _whole(
         wanted = {QUERIES: rows, KEYS: columns, HEAD: 0}
         room = [(0, max(wanted[a] - size, 0)) for a, size in zip(read.axes, x.shape)]
         arrays[read.operand] = jnp.pad(x, room) if any(after for _, after in room) else x
-    return tuple(x.astype(jnp.int32) if x.dtype == jnp.int8 else x for x in arrays)
+    return tuple(arrays)
 
 
 @jax.tree_util.register_static
@@ -258,8 +258,16 @@ def _attend(
 ) -> tuple[Array, Array]:
     from attnzoo.ops.kernels import mosaic_gpu_kernels as kernels
 
-    out, lse = kernels.forward(plan, q, k, v, lists[0], (modifiers, masks))
+    operands = _laid_out(plan, modifiers, masks, 0)
+    out, lse = kernels.forward(plan, q, k, v, lists[0], operands)
     return out, lse * math.log(2)
+
+
+def _laid_out(plan: Any, modifiers: Any, masks: Any, query_axis: int) -> Any:
+    from attnzoo.ops.kernels.mosaic_gpu_tile import laid_out
+
+    functions = ((plan.modify, modifiers), (plan.visible, masks))
+    return tuple(laid_out(function, arrays, query_axis) for function, arrays in functions)
 
 
 def _attend_forward(plan: Any, *primals: Any) -> Any:
@@ -272,7 +280,8 @@ def _attend_forward(plan: Any, *primals: Any) -> Any:
     reads = () if plan.modify is None else plan.modify.reads
     wanted = [i for i, x in enumerate(reads) if x.is_floating and perturbed[x.operand]]
     _with_pullback(plan, wanted)
-    out, lse = kernels.forward(plan, q, k, v, lists[0], (modifiers, masks))
+    operands = _laid_out(plan, modifiers, masks, 0)
+    out, lse = kernels.forward(plan, q, k, v, lists[0], operands)
     saved = (q, k, v, lists, modifiers, masks, out, lse, Wanted(tuple(wanted)))
     return (out, lse * math.log(2)), saved
 
@@ -300,17 +309,33 @@ def _attend_backward(plan: Any, saved: Any, cotangents: Any) -> Any:
     products = d_out.astype(jnp.float32) * out.astype(jnp.float32)
     delta = jnp.moveaxis(jnp.sum(products, axis=-1), 2, 1) - jnp.where(empty, 0.0, d_lse)
     arrays = (q, k, v, d_out, lse, delta)
-    operands = (modifiers, masks)
+    rows, columns = (_laid_out(plan, modifiers, masks, axis) for axis in (0, 1))
     plan = _with_pullback(plan, wanted.places)
-    by_key = [i for i in wanted.places if KEYS in plan.modify.reads[i].axes]
-    by_query = [i for i in wanted.places if i not in by_key]
-    dq, *of_rows = kernels.query_gradient(plan, *arrays, lists, operands, by_query)
-    dk, dv, *of_columns = kernels.key_value_gradients(plan, *arrays, turned, operands, by_key)
+    axes = {i: plan.modify.reads[i].axes for i in wanted.places}
+    dense = [i for i in axes if KEYS in axes[i] and QUERIES in axes[i]]
+    by_key = [i for i in axes if KEYS in axes[i] and i not in dense]
+    by_query = [i for i in axes if KEYS not in axes[i]]
+    dq, *of_rows = kernels.query_gradient(plan, *arrays, lists, rows, by_query, dense)
+    dk, dv, *of_columns = kernels.key_value_gradients(plan, *arrays, turned, columns, by_key)
+    of_rows[len(by_query) :] = (_visited(plan, lists, x) for x in of_rows[len(by_query) :])
     d_modifiers = None
     if wanted.places:
-        found = dict(zip((*by_query, *by_key), (*of_rows, *of_columns)))
+        found = dict(zip((*by_query, *dense, *by_key), (*of_rows, *of_columns)))
         d_modifiers = _of_operands(plan, modifiers, found)
     return dq, dk, dv, None, d_modifiers, None
+
+
+def _visited(plan: Any, lists: Any, x: Float[Array, "B N T S"]) -> Float[Array, "B N T S"]:
+    """The tiles that a kernel has written, and zeros where it has not been."""
+    if not lists:
+        return x
+    _, count, columns = lists
+    C = x.shape[3] // BLOCK
+    listed = jax.lax.broadcasted_iota(jnp.int32, columns.shape, 3) < count[..., None]
+    written = jnp.any(jax.nn.one_hot(columns, C, dtype=bool) & listed[..., None], axis=3)
+    written = written[:, :, :, None, :, None]
+    tiles = x.reshape(*x.shape[:2], x.shape[2] // BLOCK, BLOCK, C, BLOCK)
+    return jnp.where(written, tiles, 0.0).reshape(x.shape)
 
 
 def _of_operands(plan: Any, operands: Sequence[Array], found: dict[int, Array]) -> Any:
@@ -326,8 +351,11 @@ def _of_operands(plan: Any, operands: Sequence[Array], found: dict[int, Array]) 
         elif not kept:
             partials.append(jnp.sum(found[place], axis=-1))
         else:  # zeros where the operand is longer
-            room = [(0, size - have) for size, have in zip(kept, found[place].shape[2:])]
-            partials.append(jnp.pad(found[place], ((0, 0), (0, 0), *room)))
+            x = found[place]
+            if [a for a in read.axes if a != HEAD] == [KEYS, QUERIES]:
+                x = jnp.swapaxes(x, 2, 3)
+            room = [(0, size - have) for size, have in zip(kept, x.shape[2:])]
+            partials.append(jnp.pad(x, ((0, 0), (0, 0), *room)))
     return traced.add_up(plan.modify, operands, partials, B, N)
 
 

@@ -124,9 +124,10 @@ def spread(x: Float[Array, "_"], shape: tuple[int, ...], axis: int) -> Float[Arr
 
 
 def matrices(*shape: int, dtype: Any) -> Any:
-    """Shared memory for matrices that wgmma reads, swizzled over 128 bytes where rows have them."""
-    minor = min(shape[-1], 64)
-    transforms = (plgpu.TilingTransform((8, minor)), plgpu.SwizzleTransform(2 * minor))
+    """Shared memory for matrices that wgmma or a copy reads, swizzled over 128 bytes where rows have them."""
+    size = jnp.dtype(dtype).itemsize
+    minor = min(shape[-1], 128 // size)
+    transforms = (plgpu.TilingTransform((8, minor)), plgpu.SwizzleTransform(size * minor))
     return plgpu.SMEM(shape, dtype, transforms=transforms)
 
 
@@ -425,17 +426,24 @@ def query_gradient(
     lists: Sequence[Int[Array, "..."]],
     operands: Sequence[Sequence[Shaped[Array, "..."]]],
     wanted: Sequence[int],
+    dense: Sequence[int],
 ) -> tuple[Float[Array, "..."], ...]:
-    """The gradient of q; and of each ``wanted`` read, summed over the keys, ``B N T``."""
+    """The gradient of q; and of each ``wanted`` read, summed over the keys, ``B N T``.
+
+    Then that of each ``dense`` one, ``B N T S``, in the tiles that are in a list.
+    """
     B, N, K, T, S = plan.shape
     H, Hv, dtype = q.shape[3], v.shape[3], q.dtype
     bk, (k_slots, v_slots) = plan.tuning.dq_keys, plan.tuning.dq_slots
+    if dense and max(H, Hv) > WIDE:  # the gradient's tile takes the place of a slot
+        k_slots = v_slots = 1
 
     def kernel(arrays: Any, groups: Any, outputs: Any, scratch: Any) -> None:
         q_ref, k_ref, v_ref, d_out_ref, lse_ref, delta_ref = arrays
         list_refs, *operand_refs = groups
-        dq_ref, *sum_refs = outputs
-        q_mem, d_out_mem, k_mem, v_mem, sum_mem, stage, barriers = scratch
+        dq_ref, *read_refs = outputs
+        sum_refs, dense_refs = read_refs[: len(wanted)], read_refs[len(wanted) :]
+        q_mem, d_out_mem, k_mem, v_mem, sum_mem, dense_mem, stage, barriers = scratch
         rows_ready, k_ready, v_ready, k_free, v_free = barriers
         b, n, wg = lax.axis_index("b"), lax.axis_index("n"), lax.axis_index("wg")
         r = T // BLOCK - 1 - lax.axis_index("r")
@@ -491,16 +499,25 @@ def query_gradient(
                 else:  # two products at once would not fit the registers
                     scores, d_weights = product(q_mem.at[wg], turned[0], frame.shape), None
                 _, gradient = softmax_gradient(
-                    plan, frame, operand_refs, scores, lse, is_partial, wanted
+                    plan, frame, operand_refs, scores, lse, is_partial, (*wanted, *dense)
                 )
                 if d_weights is None:
                     d_weights = product(d_out_mem.at[wg], turned[1], frame.shape)
                 plgpu.barrier_arrive(v_free.at[v_slot])
                 d_scores, d_values = gradient(d_weights, delta)
-                sums = added_rows(sums, d_values)
+                sums = added_rows(sums, d_values[: len(wanted)])
+                if dense:  # the last tiles have left the memory
+                    plgpu.wait_smem_to_gmem(0)
+                for i, x in enumerate(d_values[len(wanted) :]):
+                    dense_mem.at[i, wg][...] = x.astype(jnp.float32)
                 memory = stage and stage.at[wg]
                 (dq,) = add_products((dq,), (d_scores.astype(dtype),), (k_mem.at[k_slot],), memory)
                 plgpu.barrier_arrive(k_free.at[k_slot])
+                if dense:
+                    plgpu.commit_smem()
+                for i, ref in enumerate(dense_refs):
+                    at = (b, n, rows, pl.ds(tiles.start(step), bk))
+                    plgpu.copy_smem_to_gmem(dense_mem.at[i, wg], ref.at[at])
                 return dq, sums
 
             sums = tuple(constant((ROWS,), 0.0, 0) for _ in wanted)
@@ -517,6 +534,7 @@ def query_gradient(
         matrices(k_slots, bk, H, dtype=dtype),
         matrices(v_slots, bk, Hv, dtype=dtype),
         plgpu.SMEM((len(wanted), 2, ROWS), jnp.float32) if wanted else None,
+        matrices(len(dense), 2, ROWS, bk, dtype=jnp.float32) if dense else None,
         matrices(2, ROWS, bk, dtype=dtype) if plan.staged else None,
         (
             plgpu.Barrier(num_arrivals=2, num_barriers=2),
@@ -527,7 +545,8 @@ def query_gradient(
         ),
     )
     sums = [jax.ShapeDtypeStruct((B, N, T), jnp.float32) for _ in wanted]
-    out = (jax.ShapeDtypeStruct(q.shape, q.dtype), *sums)
+    whole = [jax.ShapeDtypeStruct((B, N, T, S), jnp.float32) for _ in dense]
+    out = (jax.ShapeDtypeStruct(q.shape, q.dtype), *sums, *whole)
     arrays = (q, k, v, d_out, lse, delta)
     return call(kernel, arrays, (lists, *operands), out, (B, N, T // BLOCK), scratch)
 

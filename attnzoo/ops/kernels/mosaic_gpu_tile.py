@@ -101,8 +101,8 @@ def cannot_lower(traced: Traced) -> str | None:
     for read in traced.reads:
         if any(axis not in (HEAD, QUERIES, KEYS) for axis in read.axes):
             return f"{traced.name}: it gathers from an array by both q and k, or by neither alone"
-        if set(read.axes) >= TILE:
-            return f"{traced.name}: it reads a dense array by both q and k"
+        if read.axes.count(QUERIES) > 1 or read.axes.count(KEYS) > 1:
+            return f"{traced.name}: it reads two axes of an array by the same position"
     for node in _computed(traced, [traced.output]):
         operation = _refused(node)
         if operation is not None:
@@ -256,9 +256,14 @@ def in_tile(
             return {"b": frame.b, "n": frame.n}[name], NUMBER
         return given[name], TILE
 
+    across = _across(traced, frame.query_axis)
+
     def read(place: int) -> Value:
         what = traced.reads[place]
-        got = _load(what, operands[what.operand], frame, at)
+        ref = operands[what.operand]
+        if place in across:
+            ref = operands[len(operands) - len(across) + across.index(place)]
+        got = _load(what, ref, frame, at)
         return got != 0 if what.dtype == bool else got, _axes_of(what)
 
     value = evaluator(traced, frame, leaf, read, _bind)
@@ -268,6 +273,34 @@ def in_tile(
 def evaluate(traced: Traced, frame: Frame, operands: Sequence[Any], score: Any = None) -> Any:
     """A traced function on one tile."""
     return in_tile(traced, frame, operands, {"score": score})(traced.output)
+
+
+def laid_out(traced: Traced | None, arrays: Sequence[Array], query_axis: int) -> tuple[Array, ...]:
+    """Operands as a kernel reads them: after them copies of those that lie across its tiles.
+
+    Registers hold two neighbours of a row each, which are loaded together.
+    """
+    if traced is None:
+        return tuple(arrays)
+    copies = []
+    for place in _across(traced, query_axis):
+        read = traced.reads[place]
+        copies.append(jnp.swapaxes(arrays[read.operand], *_tile_axes(read)))
+    return (*arrays, *copies)
+
+
+def _across(traced: Traced, query_axis: int) -> list[int]:
+    """The reads of a tile whose operand has the axis first that the kernel has last."""
+    return [
+        place
+        for place, read in enumerate(traced.reads)
+        if len(_tile_axes(read)) == 2
+        and (read.axes[_tile_axes(read)[0]] == QUERIES) != (query_axis == 0)
+    ]
+
+
+def _tile_axes(read: Read) -> list[int]:
+    return [i for i, axis in enumerate(read.axes) if axis != HEAD]
 
 
 def _axes_of(read: Read) -> frozenset[str]:
@@ -295,14 +328,18 @@ def _entry(ref: Any, frame: Frame) -> Any:
 
 def _load(read: Read, ref: Any, frame: Frame, at: Callable[[Any], Any]) -> Any:
     """What a function reads of an operand in one tile, from global memory."""
-    where, kinds = [], []
+    kinds = [axis for axis in read.axes if axis != HEAD]
+    if len(kinds) == 2:
+        kinds = sorted(kinds, key=frame.axis)
+    kind = iter(kinds)
+    where = []
     for axis, index in zip(read.axes, read.indices):
         if axis == HEAD:
             where.append(at(index))
         else:
+            axis = next(kind)
             where.append(pl.ds(frame.first[axis == KEYS], frame.shape[frame.axis(axis)]))
-            kinds.append(axis)
     if not kinds:
         return ref[tuple(where)]
-    layout = layout_of(frame.axis(kinds[0]))
+    layout = layout_of() if len(kinds) == 2 else layout_of(frame.axis(kinds[0]))
     return plgpu.load(ref.at[tuple(where)], layout=layout, optimized=False)
