@@ -85,7 +85,8 @@ CASES = {
     "a dense bias, turned, under a dense mask": (
         (1, 130, 150, 1, 1, 64, 64),
         lambda x: {
-            "score_mod": lambda s, b, n, q, k: s * x[k, q].astype(s.dtype), "mask": jnp.asarray(DENSE),
+            "mask": jnp.asarray(DENSE),
+            "score_mod": lambda s, b, n, q, k: s * x[k, q].astype(s.dtype),
         },
         draw((150, 130), 11).astype(np.float32),
     ),
@@ -93,6 +94,11 @@ CASES = {
         (2, 128, 256, 2, 1, 64, 64),
         lambda x: {"bias": x, "mask": masks.causal()},
         draw((1, 2, 128, 256), 12).astype(np.float32),
+    ),
+    "dropout": (
+        (1, 128, 130, 2, 1, 64, 64),
+        lambda x: {"softcap": 3.0, "dropout": (0.3, jax.random.key(4))},
+        None,
     ),
     "a vector of the keys for each head": (
         (1, 128, 150, 2, 1, 64, 64),
@@ -115,8 +121,9 @@ def gradients(attend, shape, settings):
 
     def loss(arrays, variable, d_out, d_lse):
         q, k, v = arrays
-        scored = scoring((B, N, T, S), **SETTINGS | settings(variable))
-        out, lse = attend(q, k, v, scored)
+        chosen = SETTINGS | settings(variable)
+        dropout = chosen.pop("dropout", ())
+        out, lse = attend(q, k, v, scoring((B, N, T, S), **chosen), *dropout)
         wide = lse.dtype
         finite = jnp.where(jnp.isneginf(lse), jnp.zeros_like(lse), lse)
         total = jnp.sum(out.astype(wide) * d_out.astype(wide))
@@ -177,7 +184,7 @@ def test_no_more_than_twice_the_error_of_the_reference(case):
         )  # fmt: skip
 
 
-def exported(staged, shape, settings):
+def exported(staged, shape, settings, *dropout):
     """Lower output and gradients for CUDA, and give the program's text."""
     B, T, S, N, K, H, Hv = shape
     low = jnp.bfloat16
@@ -189,7 +196,7 @@ def exported(staged, shape, settings):
 
     def run(q, k, v, d_out):
         out, pull = jax.vjp(
-            lambda q, k, v: mosaic_gpu.attend(q, k, v, scored, staged=staged)[0], q, k, v
+            lambda q, k, v: mosaic_gpu.attend(q, k, v, scored, *dropout, staged=staged)[0], q, k, v
         )
         return out, pull(d_out)
 
@@ -228,8 +235,10 @@ def test_every_variant_lowers(staged, H, settings):
     assert text.count("mosaic_gpu") >= 3  # forward, dq, and dk with dv
 
 
-def test_documents_lower():
-    assert exported(False, (1, 130, 130, 2, 1, 64, 64), {"mask": documents()}).count("mosaic_gpu")
+def test_documents_with_dropout_lower():
+    dropout = (0.1, jax.random.key(0))
+    text = exported(False, (1, 130, 130, 2, 1, 64, 64), {"mask": documents()}, *dropout)
+    assert text.count("mosaic_gpu") >= 3
 
 
 def test_what_is_not_finite_reaches_only_who_may_see_it():
@@ -273,12 +282,6 @@ def test_refuses_by_argument(dtype, settings, message):
     call = Call(x, x, x, scoring((1, 1, 32, 32), **SETTINGS | settings))
     said = mosaic_gpu.refuses_anywhere(call)
     assert said is message if message is None else said.startswith(message), said
-
-
-def test_dropout_is_refused():
-    x = jnp.zeros((1, 32, 1, 64), jnp.bfloat16)
-    call = Call(x, x, x, scoring((1, 1, 32, 32), **SETTINGS), 0.1, jax.random.key(0))
-    assert mosaic_gpu.refuses_anywhere(call).startswith("dropout_rate: ")
 
 
 def test_other_devices_are_refused():

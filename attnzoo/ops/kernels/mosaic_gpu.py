@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from attnzoo.ops.block_mask import BlockMask
-from attnzoo.ops.dropout import AnyKey
+from attnzoo.ops.dropout import AnyKey, kept, seed_of
 from attnzoo.ops.guards import finite_or_zero, has_non_finite, poison
 from attnzoo.ops.index_functions import along
 from attnzoo.ops.kernels import blockwise, interpreting, traced
@@ -27,6 +27,8 @@ from attnzoo.ops.logits import Scoring
 
 BLOCK = 128
 """Queries and keys of a tile of the mask."""
+TILE = (64, BLOCK)
+"""What functions are traced on; a kernel evaluates them on tiles of any size."""
 WIDTHS = (64, 128, 256)
 """Head sizes that the kernels have; others are padded with zeros to the next one."""
 OLDEST = (0, 11)
@@ -58,8 +60,6 @@ def refuses_anywhere(call: Any) -> str | None:
     for name, width in (("q", call.q.shape[3]), ("v", call.v.shape[3])):
         if width > WIDTHS[-1]:
             return f"{name}: head size {width}; wanted at most {WIDTHS[-1]}"
-    if call.dropout_key is not None:
-        return "dropout_rate: the kernel has none ('blockwise' has)"
     shape = (call.q.shape[0], call.q.shape[2], call.q.shape[1], call.k.shape[1])
     try:
         with_operands(call.settings, shape)
@@ -90,15 +90,19 @@ def attend(
     """
     from attnzoo.ops.kernels import mosaic_gpu_kernels as kernels
 
-    if dropout_key is not None:
-        raise NotImplementedError("dropout_rate: the kernel has none ('blockwise' has)")
     staged = interpreting() if staged is None else staged
     B, T, N, H = q.shape
     S, K, Hv = v.shape[1:]
     if 0 in (B, T, S):
-        return blockwise.attend(q, k, v, settings)
+        return blockwise.attend(q, k, v, settings, dropout_rate, dropout_key)
     shape = (B, N, T, S)
     modify, visible, operands = with_operands(settings, shape)
+    survives, seeds = None, ()
+    if dropout_key is not None and dropout_rate > 0:
+        seed = seed_of(dropout_key)
+        survives, seeds = traced.trace_mask(
+            lambda *at: kept(seed, dropout_rate, *at), shape, TILE, "dropout_rate"
+        )
     mask = _block_mask(settings, shape)
     rows, columns = (-(-length // BLOCK) * BLOCK for length in (T, S))
     lists: tuple[Any, Any] = ((), ())
@@ -121,6 +125,8 @@ def attend(
         has_partial=has_partial,
         tuning=kernels.tuned(width, value_width, staged) if tuning is None else tuning,
         staged=staged,
+        kept=survives,
+        dropout_rate=dropout_rate,
     )
     padded = [
         _padded(finite_or_zero(x), length, size)
@@ -130,7 +136,7 @@ def attend(
         _whole(function, arrays, rows, columns)
         for function, arrays in zip((modify, visible), operands)
     )
-    out, lse = _attend(plan, *padded, lists, modifiers, masks)
+    out, lse = _attend(plan, *padded, lists, modifiers, (masks, seeds))
     out, lse = out[:, :T, :, :Hv], lse[:, :, :T]
     if settings.sinks is not None:
         wide = out.astype(jnp.float32)
@@ -144,11 +150,9 @@ def with_operands(settings: Scoring, shape: tuple[int, int, int, int]) -> Any:
 
     Raises NotImplementedError, naming the argument, for what a tile of this kernel cannot have.
     """
-    from attnzoo.ops.kernels import mosaic_gpu_kernels as kernels
     from attnzoo.ops.kernels import mosaic_gpu_tile
 
-    tile = (kernels.ROWS, BLOCK)
-    modify, modifiers = traced.trace_modify(_with_scale(settings), shape, tile, jnp.float32)
+    modify, modifiers = traced.trace_modify(_with_scale(settings), shape, TILE, jnp.float32)
     mask, S = traced.mask_of(settings), shape[3]
     visible, masks = None, ()
     if mask is not None or S % BLOCK:
@@ -162,7 +166,7 @@ def with_operands(settings: Scoring, shape: tuple[int, int, int, int]) -> Any:
             seen = mask(b, n, q, k)
             return seen if within is None else seen & within
 
-        visible, masks = traced.trace_mask(inside, shape, tile)
+        visible, masks = traced.trace_mask(inside, shape, TILE)
     for function in (modify, visible):
         refused = None if function is None else mosaic_gpu_tile.cannot_lower(function)
         if refused is not None:
@@ -254,19 +258,20 @@ class Wanted:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(
-    plan: Any, q: Array, k: Array, v: Array, lists: Any, modifiers: Any, masks: Any
+    plan: Any, q: Array, k: Array, v: Array, lists: Any, modifiers: Any, fixed: Any
 ) -> tuple[Array, Array]:
     from attnzoo.ops.kernels import mosaic_gpu_kernels as kernels
 
-    operands = _laid_out(plan, modifiers, masks, 0)
+    operands = _laid_out(plan, modifiers, fixed, 0)
     out, lse = kernels.forward(plan, q, k, v, lists[0], operands)
     return out, lse * math.log(2)
 
 
-def _laid_out(plan: Any, modifiers: Any, masks: Any, query_axis: int) -> Any:
+def _laid_out(plan: Any, modifiers: Any, fixed: Any, query_axis: int) -> Any:
+    """Operands of the modifier, the mask and dropout, for a kernel with queries on that axis."""
     from attnzoo.ops.kernels.mosaic_gpu_tile import laid_out
 
-    functions = ((plan.modify, modifiers), (plan.visible, masks))
+    functions = zip((plan.modify, plan.visible, plan.kept), (modifiers, *fixed))
     return tuple(laid_out(function, arrays, query_axis) for function, arrays in functions)
 
 
@@ -274,15 +279,15 @@ def _attend_forward(plan: Any, *primals: Any) -> Any:
     from attnzoo.ops.kernels import mosaic_gpu_kernels as kernels
 
     perturbed = [x.perturbed for x in primals[4]]
-    q, k, v, lists, modifiers, masks = jax.tree.map(
+    q, k, v, lists, modifiers, fixed = jax.tree.map(
         lambda x: x.value, primals, is_leaf=lambda x: hasattr(x, "perturbed")
     )
     reads = () if plan.modify is None else plan.modify.reads
     wanted = [i for i, x in enumerate(reads) if x.is_floating and perturbed[x.operand]]
     _with_pullback(plan, wanted)
-    operands = _laid_out(plan, modifiers, masks, 0)
+    operands = _laid_out(plan, modifiers, fixed, 0)
     out, lse = kernels.forward(plan, q, k, v, lists[0], operands)
-    saved = (q, k, v, lists, modifiers, masks, out, lse, Wanted(tuple(wanted)))
+    saved = (q, k, v, lists, modifiers, fixed, out, lse, Wanted(tuple(wanted)))
     return (out, lse * math.log(2)), saved
 
 
@@ -298,7 +303,7 @@ def _with_pullback(plan: Any, wanted: Sequence[int]) -> Any:
 def _attend_backward(plan: Any, saved: Any, cotangents: Any) -> Any:
     from attnzoo.ops.kernels import mosaic_gpu_kernels as kernels
 
-    q, k, v, (lists, turned), modifiers, masks, out, lse, wanted = saved
+    q, k, v, (lists, turned), modifiers, fixed, out, lse, wanted = saved
     d_out, d_lse = (
         jnp.zeros(x.shape, x.dtype) if isinstance(x, jax.custom_derivatives.SymbolicZero) else x
         for x in cotangents
@@ -309,7 +314,7 @@ def _attend_backward(plan: Any, saved: Any, cotangents: Any) -> Any:
     products = d_out.astype(jnp.float32) * out.astype(jnp.float32)
     delta = jnp.moveaxis(jnp.sum(products, axis=-1), 2, 1) - jnp.where(empty, 0.0, d_lse)
     arrays = (q, k, v, d_out, lse, delta)
-    rows, columns = (_laid_out(plan, modifiers, masks, axis) for axis in (0, 1))
+    rows, columns = (_laid_out(plan, modifiers, fixed, axis) for axis in (0, 1))
     plan = _with_pullback(plan, wanted.places)
     axes = {i: plan.modify.reads[i].axes for i in wanted.places}
     dense = [i for i in axes if KEYS in axes[i] and QUERIES in axes[i]]

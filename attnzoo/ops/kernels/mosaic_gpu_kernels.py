@@ -74,6 +74,9 @@ class Plan:
     staged: bool
     """Weights reach the second product through shared memory, and each product starts from zero:
     what the interpreter can run. Else both stay in registers."""
+    kept: Traced | None = None
+    """Which weights survive dropout, if there is one."""
+    dropout_rate: float = 0.0
     pull: Pullback | None = None
     """The derivative of ``modify``, once it is known which reads have one."""
 
@@ -124,7 +127,7 @@ def spread(x: Float[Array, "_"], shape: tuple[int, ...], axis: int) -> Float[Arr
 
 
 def matrices(*shape: int, dtype: Any) -> Any:
-    """Shared memory for matrices that wgmma or a copy reads, swizzled over 128 bytes where rows have them."""
+    """Shared memory that wgmma or a copy reads, swizzled over 128 bytes where rows have them."""
     size = jnp.dtype(dtype).itemsize
     minor = min(shape[-1], 128 // size)
     transforms = (plgpu.TilingTransform((8, minor)), plgpu.SwizzleTransform(size * minor))
@@ -191,7 +194,7 @@ def modified(
     plan: Plan, frame: Frame, operands: Sequence[Any], scores: Array, is_partial: bool
 ) -> Array:
     """Logits to the base 2, -inf where hidden."""
-    modifiers, masks = operands
+    modifiers, masks, _ = operands
     logits = scores * plan.scale
     if plan.modify is not None:
         logits = evaluate(plan.modify, frame, modifiers, logits)
@@ -202,6 +205,14 @@ def hidden(plan: Plan, frame: Frame, masks: Any, logits: Array, is_partial: bool
     if not is_partial or plan.visible is None:
         return logits
     return jnp.where(evaluate(plan.visible, frame, masks, None), logits, -jnp.inf)
+
+
+def dropped(plan: Plan, frame: Frame, operands: Sequence[Any]) -> Callable[[Array], Array]:
+    """Weights, or gradients of them, after dropout."""
+    if plan.kept is None:
+        return lambda weights: weights
+    keep = evaluate(plan.kept, frame, operands[2])
+    return lambda weights: jnp.where(keep, weights * (1 / (1 - plan.dropout_rate)), 0.0)
 
 
 def call(
@@ -315,7 +326,7 @@ def forward(
                 shrink = jnp.exp2(maximum - finite)
                 total = total * shrink + weights.sum(axis=1)
                 out = out * spread(shrink, out.shape, 0)
-                weights = weights.astype(dtype)
+                weights = dropped(plan, frame, operand_refs)(weights).astype(dtype)
                 # While one warpgroup is in its softmax, the other one has the tensor cores.
                 out, total, larger, weights = lax.optimization_barrier(
                     (out, total, larger, weights)
@@ -373,7 +384,7 @@ def softmax_gradient(
     is_partial: bool,
     wanted: Sequence[int] = (),
 ) -> tuple[Array, Callable[[Array, Array], tuple[Array, list[Array]]]]:
-    """Weights of a tile, and a function of their gradient and delta.
+    """Weights of a tile as they read values, and a function of their gradient and delta.
 
     It gives the gradients of the scaled scores and, over the whole tile, of the ``wanted`` reads.
     """
@@ -385,15 +396,16 @@ def softmax_gradient(
         logits = compute(pull.function.output)
     logits = hidden(plan, frame, operands[1], logits * LOG2E, is_partial)
     weights = jnp.exp2(logits - spread(lse, frame.shape, axis))
+    survive = dropped(plan, frame, operands)
 
     def gradient(d_weights: Array, delta: Array) -> tuple[Array, list[Array]]:
-        d_logits = weights * (d_weights - spread(delta, frame.shape, axis))
+        d_logits = weights * (survive(d_weights) - spread(delta, frame.shape, axis))
         if pull is None:
             return d_logits, []
         given["gradient"] = d_logits
         return compute(pull.score), [compute(pull.reads[place]) for place in wanted]
 
-    return weights, gradient
+    return survive(weights), gradient
 
 
 def added_rows(totals: Sequence[Array], tiles: Sequence[Array]) -> tuple[Array, ...]:

@@ -196,7 +196,10 @@ def trace_modify(
 
 
 def trace_mask(
-    mask: MaskFunction, shape: tuple[int, int, int, int], tile: tuple[int, int]
+    mask: MaskFunction,
+    shape: tuple[int, int, int, int],
+    tile: tuple[int, int],
+    name: str = "mask_mod",
 ) -> tuple[Traced, tuple[Array, ...]]:
     """A mask over ``B N T S`` as a function of a tile, and its operands. No gradient passes.
 
@@ -212,7 +215,7 @@ def trace_mask(
             )
         return seen
 
-    return _trace("mask_mod", visible, shape, tile, None)
+    return _trace(name, visible, shape, tile, None)
 
 
 def mask_of(settings: Scoring) -> MaskFunction | None:
