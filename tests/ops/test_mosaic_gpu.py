@@ -100,6 +100,11 @@ CASES = {
         lambda x: {"softcap": 3.0, "dropout": (0.3, jax.random.key(4))},
         None,
     ),
+    "a relative table of each head": (
+        (1, 140, 270, 2, 1, 64, 64),
+        lambda x: {"score_mod": score_mods.t5_bias(x, bidirectional=True), "softcap": 4.0},
+        draw((2, 8), 13).astype(np.float32),
+    ),
     "a vector of the keys for each head": (
         (1, 128, 150, 2, 1, 64, 64),
         lambda x: {"bias": x, "softcap": 2.0},
@@ -260,7 +265,7 @@ def test_what_is_not_finite_reaches_only_who_may_see_it():
         ("float32", {}, "q: float32; wanted bfloat16 or float16"),
         (
             "bfloat16",
-            {"score_mod": score_mods.clipped_bias(jnp.zeros((1, 13), jnp.float32))},
+            {"score_mod": lambda s, b, n, q, k: s + jnp.zeros(9)[(k + q) % 9]},
             "score_mod: it gathers from an array",
         ),
         ("bfloat16", {"mask": jnp.ones((1, 1, 1, 32), bool)}, None),

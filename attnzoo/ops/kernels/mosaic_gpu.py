@@ -22,6 +22,7 @@ from attnzoo.ops.dropout import AnyKey, kept, seed_of
 from attnzoo.ops.guards import finite_or_zero, has_non_finite, poison
 from attnzoo.ops.index_functions import along
 from attnzoo.ops.kernels import blockwise, interpreting, traced
+from attnzoo.ops.kernels.diagonals import summed
 from attnzoo.ops.kernels.traced import HEAD, KEYS, QUERIES
 from attnzoo.ops.logits import Scoring
 
@@ -104,7 +105,7 @@ def attend(
             lambda *at: kept(seed, dropout_rate, *at), shape, TILE, "dropout_rate"
         )
     mask = _block_mask(settings, shape)
-    rows, columns = (-(-length // BLOCK) * BLOCK for length in (T, S))
+    rows, columns = (_whole_blocks(length) for length in (T, S))
     lists: tuple[Any, Any] = ((), ())
     has_full, has_partial = True, False
     if mask is not None:
@@ -167,11 +168,22 @@ def with_operands(settings: Scoring, shape: tuple[int, int, int, int]) -> Any:
             return seen if within is None else seen & within
 
         visible, masks = traced.trace_mask(inside, shape, TILE)
-    for function in (modify, visible):
-        refused = None if function is None else mosaic_gpu_tile.cannot_lower(function)
-        if refused is not None:
-            raise NotImplementedError(f"{refused} ('triton' and 'blockwise' can)")
+    lengths = (_whole_blocks(shape[2]), _whole_blocks(S))
+    found = []
+    for function, operands in ((modify, modifiers), (visible, masks)):
+        if function is not None:
+            if function.gathers:
+                function, operands = mosaic_gpu_tile.without_gathers(function, operands, lengths)
+            refused = mosaic_gpu_tile.cannot_lower(function)
+            if refused is not None:
+                raise NotImplementedError(f"{refused} ('triton' and 'blockwise' can)")
+        found.append((function, operands))
+    (modify, modifiers), (visible, masks) = found
     return modify, visible, (modifiers, masks)
+
+
+def _whole_blocks(length: int) -> int:
+    return -(-length // BLOCK) * BLOCK
 
 
 def _with_scale(settings: Scoring) -> Scoring:
@@ -241,6 +253,8 @@ def _whole(
     """Operands that a tile past the end can read, in types that a kernel can load."""
     arrays = list(arrays)
     for read in () if function is None else function.reads:
+        if read.offset is not None:
+            continue
         x = arrays[read.operand]
         wanted = {QUERIES: rows, KEYS: columns, HEAD: 0}
         room = [(0, max(wanted[a] - size, 0)) for a, size in zip(read.axes, x.shape)]
@@ -357,6 +371,8 @@ def _of_operands(plan: Any, operands: Sequence[Array], found: dict[int, Array]) 
             partials.append(jnp.sum(found[place], axis=-1))
         else:  # zeros where the operand is longer
             x = found[place]
+            if read.offset is not None:
+                x = summed(x, BLOCK)
             if [a for a in read.axes if a != HEAD] == [KEYS, QUERIES]:
                 x = jnp.swapaxes(x, 2, 3)
             room = [(0, size - have) for size, have in zip(kept, x.shape[2:])]

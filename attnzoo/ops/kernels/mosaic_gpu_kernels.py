@@ -18,6 +18,7 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array, Float, Int, Shaped
 
 from attnzoo.ops.kernels.mosaic_gpu_tile import (
+    BLOCK,
     LOG2E,
     Frame,
     Pullback,
@@ -30,8 +31,6 @@ from attnzoo.ops.kernels.traced import Traced
 
 ROWS = 64
 """Rows of a wgmma: what one warpgroup multiplies at a time."""
-BLOCK = 128
-"""Queries and keys of a tile of the mask: the rows of two warpgroups."""
 WIDE = 128
 """The widest head of which one warpgroup holds the gradients of both k and v in registers."""
 PRODUCER_REGISTERS, CONSUMER_REGISTERS = 24, 240

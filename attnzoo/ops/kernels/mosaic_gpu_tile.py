@@ -18,6 +18,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu
 from jaxtyping import Array, Int
 
+from attnzoo.ops.kernels import diagonals
 from attnzoo.ops.kernels.traced import (
     HEAD,
     KEYS,
@@ -34,6 +35,8 @@ from attnzoo.ops.kernels.traced import (
 plgpu: Any = mosaic_gpu
 
 LOG2E = math.log2(math.e)
+BLOCK = 128
+"""Queries and keys of a tile of the mask: the rows of two warpgroups."""
 
 Value = tuple[Any, frozenset[str]]
 """A number, vector or tile, and the axes of the tile that it has."""
@@ -148,6 +151,25 @@ def _has_place(node: Node, traced: Traced) -> bool:
     sizes = zip(node.shape, traced.shape)
     is_of_tile = len(node.shape) == 2 and all(size in (1, whole) for size, whole in sizes)
     return is_of_tile or math.prod(node.shape) == 1
+
+
+def without_gathers(
+    traced: Traced, operands: Sequence[Array], lengths: tuple[int, int]
+) -> tuple[Traced, tuple[Array, ...]]:
+    """A function that reads tables by k - q, reading slices; ``lengths`` are whole blocks."""
+
+    def evaluate(index: Node, signs: dict[Node, int], distances: Array) -> Array:
+        frame = Frame((1, distances.shape[0]), (0, 0), None, None)
+        function = Traced(traced.name, index, frame.shape, (), signs)
+        along = frozenset([KEYS])
+        value = evaluator(
+            function, frame, lambda _: (0, NUMBER), lambda sign: (distances * sign, along), apply
+        )
+        return value(index)[0]
+
+    return diagonals.without_gathers(
+        traced, operands, lengths, BLOCK, evaluate, ELEMENTWISE | SHAPES
+    )
 
 
 def pullback(traced: Traced, wanted: Sequence[int]) -> Pullback:
@@ -331,6 +353,10 @@ def _load(read: Read, ref: Any, frame: Frame, at: Callable[[Any], Any]) -> Any:
     kinds = [axis for axis in read.axes if axis != HEAD]
     if len(kinds) == 2:
         kinds = sorted(kinds, key=frame.axis)
+    starts = dict(zip((QUERIES, KEYS), frame.first))
+    if read.offset is not None:
+        row = lax.rem(starts[QUERIES], jnp.int32(BLOCK))
+        starts = {QUERIES: row, KEYS: starts[KEYS] - starts[QUERIES] + row + read.offset}
     kind = iter(kinds)
     where = []
     for axis, index in zip(read.axes, read.indices):
@@ -338,7 +364,7 @@ def _load(read: Read, ref: Any, frame: Frame, at: Callable[[Any], Any]) -> Any:
             where.append(at(index))
         else:
             axis = next(kind)
-            where.append(pl.ds(frame.first[axis == KEYS], frame.shape[frame.axis(axis)]))
+            where.append(pl.ds(starts[axis], frame.shape[frame.axis(axis)]))
     if not kinds:
         return ref[tuple(where)]
     layout = layout_of() if len(kinds) == 2 else layout_of(frame.axis(kinds[0]))

@@ -68,6 +68,8 @@ class Read(NamedTuple):
     shape: tuple[int, ...]
     dtype: Any
     is_floating: bool
+    offset: int | None = None
+    """Of an operand that :mod:`diagonals` has made, which has a block of the queries' rows."""
 
 
 class OfHead(NamedTuple):
@@ -369,7 +371,7 @@ class _Builder:
         self._add(node, self._operand(array, of_head), tuple(axes), tuple(indices))
 
     def _axis(self, index: Node, size: int) -> tuple[str, Any]:
-        index = _simplified(index)
+        index = simplified(index)
         if isinstance(index.leaf, np.ndarray) and index.leaf.size == 1:
             at = int(index.leaf.reshape(()))
             return HEAD, at + size if at < 0 else at
@@ -435,7 +437,7 @@ def _columns(node: Node) -> list[Node]:
     return []
 
 
-def _simplified(node: Node) -> Node:
+def simplified(node: Node) -> Node:
     """Without what makes no difference to indices inside an array: shapes, signs, times 0."""
     if node.primitive in ("broadcast_in_dim", "reshape", "squeeze"):
         inner = node.inputs[0]
@@ -443,9 +445,9 @@ def _simplified(node: Node) -> Node:
         if np.prod(inner.shape) == 1 or (
             len(inner.shape) == len(node.shape) and tuple(dims) == tuple(range(len(inner.shape)))
         ):
-            return _simplified(inner)
+            return simplified(inner)
     if node.primitive == "convert_element_type" and jnp.issubdtype(node.dtype, jnp.integer):
-        inner = _simplified(node.inputs[0])
+        inner = simplified(node.inputs[0])
         return inner if inner.leaf is not None else node
     if node.primitive == "mul" and any(_is_zero(x) for x in node.inputs):
         return Node((), node.dtype, leaf=np.zeros((), np.int32))
@@ -453,7 +455,7 @@ def _simplified(node: Node) -> Node:
         # jnp counts an index below 0 from the end; those of the tile are never below 0.
         test, counted, _ = node.inputs
         if test.primitive == "lt" and test.inputs[0] is counted and _is_zero(test.inputs[1]):
-            inner = _simplified(counted)
+            inner = simplified(counted)
             if inner.leaf in INPUTS if isinstance(inner.leaf, str) else _is_zero(inner):
                 return inner
     return node
