@@ -102,7 +102,7 @@ CASES = {
     ),
     "a relative table of each head": (
         (1, 140, 270, 2, 1, 64, 64),
-        lambda x: {"score_mod": score_mods.t5_bias(x, bidirectional=True), "softcap": 4.0},
+        lambda x: {"score_mod": score_mods.t5_bias(x, bidirectional=True), "is_causal": True},
         draw((2, 8), 13).astype(np.float32),
     ),
     "a vector of the keys for each head": (

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Int, Shaped
 
 from attnzoo.ops.kernels.traced import GATHER, HEAD, KEYS, QUERIES, Node, Read, Traced, simplified
 
@@ -50,20 +50,6 @@ def spread_out(
     rows = jnp.broadcast_to(entries[..., None, :], (*heads, block, P)).reshape(*heads, block * P)
     rows = rows[..., block - 1 : block - 1 + block * (P - 1)].reshape(*heads, block, P - 1)
     return rows[..., : P - block + 1]
-
-
-def summed(d_bias: Float[Array, "B N T S"], block: int) -> Float[Array, "B N block X"]:
-    """The gradient of Z from that of the bias: rows of blocks one after the other."""
-    B, N, T, S = d_bias.shape
-
-    def add(r: Array, total: Array) -> Array:
-        rows = jax.lax.dynamic_slice_in_dim(d_bias, r * block, block, axis=2)
-        first = T - block - r * block
-        part = jax.lax.dynamic_slice_in_dim(total, first, S, axis=3)
-        return jax.lax.dynamic_update_slice_in_dim(total, part + rows, first, axis=3)
-
-    nothing = jnp.zeros((B, N, block, T - block + S), d_bias.dtype)
-    return jax.lax.fori_loop(0, T // block, add, nothing)
 
 
 @jax.custom_vjp

@@ -22,7 +22,6 @@ from attnzoo.ops.dropout import AnyKey, kept, seed_of
 from attnzoo.ops.guards import finite_or_zero, has_non_finite, poison
 from attnzoo.ops.index_functions import along
 from attnzoo.ops.kernels import blockwise, interpreting, traced
-from attnzoo.ops.kernels.diagonals import summed
 from attnzoo.ops.kernels.traced import HEAD, KEYS, QUERIES
 from attnzoo.ops.logits import Scoring
 
@@ -315,7 +314,7 @@ def _with_pullback(plan: Any, wanted: Sequence[int]) -> Any:
 
 
 def _attend_backward(plan: Any, saved: Any, cotangents: Any) -> Any:
-    from attnzoo.ops.kernels import mosaic_gpu_kernels as kernels
+    from attnzoo.ops.kernels import mosaic_gpu_backward as kernels
 
     q, k, v, (lists, turned), modifiers, fixed, out, lse, wanted = saved
     d_out, d_lse = (
@@ -328,33 +327,62 @@ def _attend_backward(plan: Any, saved: Any, cotangents: Any) -> Any:
     products = d_out.astype(jnp.float32) * out.astype(jnp.float32)
     delta = jnp.moveaxis(jnp.sum(products, axis=-1), 2, 1) - jnp.where(empty, 0.0, d_lse)
     arrays = (q, k, v, d_out, lse, delta)
-    rows, columns = (_laid_out(plan, modifiers, fixed, axis) for axis in (0, 1))
     plan = _with_pullback(plan, wanted.places)
-    axes = {i: plan.modify.reads[i].axes for i in wanted.places}
-    dense = [i for i in axes if KEYS in axes[i] and QUERIES in axes[i]]
-    by_key = [i for i in axes if KEYS in axes[i] and i not in dense]
-    by_query = [i for i in axes if KEYS not in axes[i]]
-    dq, *of_rows = kernels.query_gradient(plan, *arrays, lists, rows, by_query, dense)
-    dk, dv, *of_columns = kernels.key_value_gradients(plan, *arrays, turned, columns, by_key)
-    of_rows[len(by_query) :] = (_visited(plan, lists, x) for x in of_rows[len(by_query) :])
-    d_modifiers = None
-    if wanted.places:
-        found = dict(zip((*by_query, *dense, *by_key), (*of_rows, *of_columns)))
-        d_modifiers = _of_operands(plan, modifiers, found)
-    return dq, dk, dv, None, d_modifiers, None
+    by_row, by_column, dense, by_distance = _owners(plan, wanted.places)
+    rows, columns = (_laid_out(plan, modifiers, fixed, axis) for axis in (0, 1))
+    dq, *found = kernels.query_gradient(plan, *arrays, lists, rows, by_row, dense)
+    dk, dv, *sums = kernels.key_value_gradients(plan, *arrays, turned, columns, by_column)
+    if not wanted.places:
+        return dq, dk, dv, None, None, None
+    reads = dict(zip((*by_row, *dense, *by_column), (*found, *sums)))
+    visited = _visited(plan, lists)
+    for place in dense:
+        reads[place] = _where_visited(visited, reads[place])
+    for place in by_distance:
+        diagonals = _by_diagonal(visited)
+        reads[place] = kernels.diagonal_gradient(plan, *arrays, diagonals, rows, place)
+    return dq, dk, dv, None, _of_operands(plan, modifiers, reads), None
 
 
-def _visited(plan: Any, lists: Any, x: Float[Array, "B N T S"]) -> Float[Array, "B N T S"]:
-    """The tiles that a kernel has written, and zeros where it has not been."""
+def _owners(plan: Any, places: Sequence[int]) -> tuple[list[int], ...]:
+    """Reads by the kernel that sums them: rows, columns, tiles that it writes, diagonals."""
+    owners: tuple[list[int], ...] = ([], [], [], [])
+    for place in places:
+        read = plan.modify.reads[place]
+        has = (QUERIES in read.axes, KEYS in read.axes)
+        kind = 3 if read.offset is not None else {(False, True): 1, (True, True): 2}.get(has, 0)
+        owners[kind].append(place)
+    return owners
+
+
+def _visited(plan: Any, lists: Any) -> Bool[Array, "#B #N R C"]:
+    """Which tiles are in a list."""
+    R, C = (length // BLOCK for length in plan.shape[3:])
     if not lists:
-        return x
+        return jnp.ones((1, 1, R, C), bool)
     _, count, columns = lists
-    C = x.shape[3] // BLOCK
     listed = jax.lax.broadcasted_iota(jnp.int32, columns.shape, 3) < count[..., None]
-    written = jnp.any(jax.nn.one_hot(columns, C, dtype=bool) & listed[..., None], axis=3)
-    written = written[:, :, :, None, :, None]
-    tiles = x.reshape(*x.shape[:2], x.shape[2] // BLOCK, BLOCK, C, BLOCK)
-    return jnp.where(written, tiles, 0.0).reshape(x.shape)
+    return jnp.any(jax.nn.one_hot(columns, C, dtype=bool) & listed[..., None], axis=3)
+
+
+def _where_visited(
+    visited: Bool[Array, "#B #N R C"], x: Float[Array, "B N T S"]
+) -> Float[Array, "B N T S"]:
+    """The tiles that a kernel has written, and zeros where it has not been."""
+    tiles = x.reshape(*x.shape[:2], visited.shape[2], BLOCK, visited.shape[3], BLOCK)
+    return jnp.where(visited[:, :, :, None, :, None], tiles, 0.0).reshape(x.shape)
+
+
+def _by_diagonal(visited: Bool[Array, "#B #N R C"]) -> tuple[Array, Array]:
+    """For each diagonal of tiles, how many of them are visited and their rows."""
+    R, C = visited.shape[2:]
+    row, diagonal = (jax.lax.broadcasted_iota(jnp.int32, (R + C - 1, R), i) for i in (1, 0))
+    column = row + diagonal - (R - 1)
+    on_it = (
+        visited[:, :, row, jnp.clip(column, 0, C - 1)] & ((column >= 0) & (column < C))[None, None]
+    )
+    order = jnp.argsort(~on_it, axis=-1, stable=True).astype(jnp.int32)
+    return jnp.sum(on_it, axis=-1, dtype=jnp.int32), order
 
 
 def _of_operands(plan: Any, operands: Sequence[Array], found: dict[int, Array]) -> Any:
@@ -371,8 +399,6 @@ def _of_operands(plan: Any, operands: Sequence[Array], found: dict[int, Array]) 
             partials.append(jnp.sum(found[place], axis=-1))
         else:  # zeros where the operand is longer
             x = found[place]
-            if read.offset is not None:
-                x = summed(x, BLOCK)
             if [a for a in read.axes if a != HEAD] == [KEYS, QUERIES]:
                 x = jnp.swapaxes(x, 2, 3)
             room = [(0, size - have) for size, have in zip(kept, x.shape[2:])]
