@@ -189,7 +189,7 @@ def test_no_more_than_twice_the_error_of_the_reference(case):
         )  # fmt: skip
 
 
-def exported(staged, shape, settings, *dropout):
+def exported(staged, shape, settings, *dropout, variable=None):
     """Lower output and gradients for CUDA, and give the program's text."""
     B, T, S, N, K, H, Hv = shape
     low = jnp.bfloat16
@@ -197,12 +197,14 @@ def exported(staged, shape, settings, *dropout):
         jax.ShapeDtypeStruct(x, low)
         for x in ((B, T, N, H), (B, S, K, H), (B, S, K, Hv), (B, T, N, Hv))
     )
-    scored = scoring((B, N, T, S), **SETTINGS | settings)
+
+    def attend(q, k, v, variable):
+        chosen = settings if variable is None else settings(variable)
+        scored = scoring((B, N, T, S), **SETTINGS | chosen)
+        return mosaic_gpu.attend(q, k, v, scored, *dropout, staged=staged)[0]
 
     def run(q, k, v, d_out):
-        out, pull = jax.vjp(
-            lambda q, k, v: mosaic_gpu.attend(q, k, v, scored, *dropout, staged=staged)[0], q, k, v
-        )
+        out, pull = jax.vjp(attend, q, k, v, variable)
         return out, pull(d_out)
 
     check = jax.export.DisabledSafetyCheck.custom_call("mosaic_gpu_v2")
@@ -238,6 +240,17 @@ def everything(s, b, n, q, k):
 def test_every_variant_lowers(staged, H, settings):
     text = exported(staged, (1, 256, 200, 2, 1, H, H), settings)
     assert text.count("mosaic_gpu") >= 3  # forward, dq, and dk with dv
+
+
+def test_gradients_of_arrays_lower():
+    def settings(x):
+        by_table, dense, by_key = x
+        added = score_mods.clipped_bias(by_table).then(score_mods.dense_bias(dense))
+        return {"score_mod": added.then(lambda s, b, n, q, k: s * by_key[n, k]), "softcap": 9.0}
+
+    variable = (jnp.ones((2, 9)), jnp.ones((1, 1, 256, 200), jnp.bfloat16), jnp.ones((2, 200)))
+    text = exported(False, (1, 256, 200, 2, 1, 64, 64), settings, variable=variable)
+    assert text.count("mosaic_gpu") >= 4  # the fourth is the table's
 
 
 def test_documents_with_dropout_lower():
