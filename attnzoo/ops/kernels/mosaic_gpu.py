@@ -299,8 +299,10 @@ def _attend_forward(plan: Any, *primals: Any) -> Any:
     wanted = [i for i, x in enumerate(reads) if x.is_floating and perturbed[x.operand]]
     _with_pullback(plan, wanted)
     operands = _laid_out(plan, modifiers, fixed, 0)
-    out, lse = kernels.forward(plan, q, k, v, lists[0], operands)
-    saved = (q, k, v, lists, modifiers, fixed, out, lse, Wanted(tuple(wanted)))
+    # The rounded output is good enough for dq, dk and dv, which are rounded too; what is summed in
+    # float32 to the gradient of an array wants the rest.
+    out, lse, *rest = kernels.forward(plan, q, k, v, lists[0], operands, with_rest=bool(wanted))
+    saved = (q, k, v, lists, modifiers, fixed, (out, *rest), lse, Wanted(tuple(wanted)))
     return (out, lse * math.log(2)), saved
 
 
@@ -316,7 +318,7 @@ def _with_pullback(plan: Any, wanted: Sequence[int]) -> Any:
 def _attend_backward(plan: Any, saved: Any, cotangents: Any) -> Any:
     from attnzoo.ops.kernels import mosaic_gpu_backward as kernels
 
-    q, k, v, (lists, turned), modifiers, fixed, out, lse, wanted = saved
+    q, k, v, (lists, turned), modifiers, fixed, outs, lse, wanted = saved
     d_out, d_lse = (
         jnp.zeros(x.shape, x.dtype) if isinstance(x, jax.custom_derivatives.SymbolicZero) else x
         for x in cotangents
@@ -324,7 +326,7 @@ def _attend_backward(plan: Any, saved: Any, cotangents: Any) -> Any:
     empty = jnp.isneginf(lse)
     # Rows without keys: exp2(s - inf) = 0, and nothing comes back.
     lse = jnp.where(empty, jnp.inf, lse)
-    products = d_out.astype(jnp.float32) * out.astype(jnp.float32)
+    products = d_out.astype(jnp.float32) * sum(x.astype(jnp.float32) for x in outs)
     delta = jnp.moveaxis(jnp.sum(products, axis=-1), 2, 1) - jnp.where(empty, 0.0, d_lse)
     arrays = (q, k, v, d_out, lse, delta)
     plan = _with_pullback(plan, wanted.places)

@@ -78,14 +78,11 @@ def write_rows(
     totals: Sequence[Array], memory: Any, wg: Any, refs: Sequence[Any], at: tuple[Any, ...]
 ) -> None:
     """Write a vector of a warpgroup's rows to each ref, through shared memory that is its own."""
-    if not totals:
-        return
-    for i, total in enumerate(totals):
-        memory.at[i, wg][...] = total
-    plgpu.commit_smem()
-    for i, ref in enumerate(refs):
-        plgpu.copy_smem_to_gmem(memory.at[i, wg], ref.at[at])
-    plgpu.wait_smem_to_gmem(0)
+    for total, ref in zip(totals, refs):
+        memory.at[wg][...] = total
+        plgpu.commit_smem()
+        plgpu.copy_smem_to_gmem(memory.at[wg], ref.at[at])
+        plgpu.wait_smem_to_gmem(0)
 
 
 def query_gradient(
@@ -179,18 +176,15 @@ def query_gradient(
                 plgpu.barrier_arrive(v_free.at[v_slot])
                 d_scores, d_values = gradient(d_weights, delta)
                 sums = added_rows(sums, d_values[: len(wanted)])
-                if dense:  # the last tiles have left the memory
-                    plgpu.wait_smem_to_gmem(0)
-                for i, x in enumerate(d_values[len(wanted) :]):
-                    dense_mem.at[i, wg][...] = x.astype(jnp.float32)
+                for ref, x in zip(dense_refs, d_values[len(wanted) :]):
+                    plgpu.wait_smem_to_gmem(0)  # the last tile has left the memory
+                    dense_mem.at[wg][...] = x.astype(jnp.float32)
+                    plgpu.commit_smem()
+                    at = (b, n, rows, pl.ds(tiles.start(step), bk))
+                    plgpu.copy_smem_to_gmem(dense_mem.at[wg], ref.at[at])
                 memory = stage and stage.at[wg]
                 (dq,) = add_products((dq,), (d_scores.astype(dtype),), (k_mem.at[k_slot],), memory)
                 plgpu.barrier_arrive(k_free.at[k_slot])
-                if dense:
-                    plgpu.commit_smem()
-                for i, ref in enumerate(dense_refs):
-                    at = (b, n, rows, pl.ds(tiles.start(step), bk))
-                    plgpu.copy_smem_to_gmem(dense_mem.at[i, wg], ref.at[at])
                 return dq, sums
 
             sums = tuple(constant((ROWS,), 0.0, 0) for _ in wanted)
@@ -206,8 +200,8 @@ def query_gradient(
         matrices(2, ROWS, Hv, dtype=dtype),
         matrices(k_slots, bk, H, dtype=dtype),
         matrices(v_slots, bk, Hv, dtype=dtype),
-        plgpu.SMEM((len(wanted), 2, ROWS), jnp.float32) if wanted else None,
-        matrices(len(dense), 2, ROWS, bk, dtype=jnp.float32) if dense else None,
+        plgpu.SMEM((2, ROWS), jnp.float32) if wanted else None,
+        matrices(2, ROWS, bk, dtype=jnp.float32) if dense else None,
         matrices(2, ROWS, bk, dtype=dtype) if plan.staged else None,
         (
             plgpu.Barrier(num_arrivals=2, num_barriers=2),
@@ -387,7 +381,7 @@ def key_value_gradients(
         matrices(slots, bq, Hv, dtype=dtype),
         plgpu.SMEM((slots, bq), jnp.float32),
         plgpu.SMEM((slots, bq), jnp.float32),
-        plgpu.SMEM((len(wanted), 2, ROWS), jnp.float32) if wanted else None,
+        plgpu.SMEM((2, ROWS), jnp.float32) if wanted else None,
         matrices(2, ROWS, bq, dtype=dtype) if plan.staged else None,
         (
             plgpu.Barrier(num_arrivals=2, num_barriers=parts),

@@ -248,8 +248,12 @@ def forward(
     v: Float[Array, "B S K Hv"],
     lists: Sequence[Int[Array, "..."]],
     operands: Sequence[Sequence[Shaped[Array, "..."]]],
-) -> tuple[Float[Array, "B T N Hv"], Float[Array, "B N T"]]:
-    """Output, and log-sum-exp to the base 2."""
+    with_rest: bool = False,
+) -> tuple[Float[Array, "..."], ...]:
+    """Output ``B T N Hv``, and log-sum-exp to the base 2, ``B N T``.
+
+    ``with_rest``: then what the output has lost by rounding, in its dtype.
+    """
     B, N, K, T, S = plan.shape
     H, Hv, dtype = q.shape[3], v.shape[3], q.dtype
     bk, slots = plan.tuning.keys, plan.tuning.slots
@@ -258,7 +262,7 @@ def forward(
 
     def kernel(arrays: Any, groups: Any, outputs: Any, scratch: Any) -> None:
         (q_ref, k_ref, v_ref), (list_refs, *operand_refs) = arrays, groups
-        out_ref, lse_ref = outputs
+        out_ref, lse_ref, *rest_refs = outputs
         q_mem, k_mem, v_mem, out_mem, lse_mem, stage, barriers = scratch
         out_mem = q_mem if out_mem is None else out_mem
         q_ready, k_ready, v_ready, k_free, v_free, turn = barriers
@@ -342,12 +346,18 @@ def forward(
             pl.when(wg == 0)(meet)
             empty = total == 0
             inverse = jnp.where(empty, 0.0, 1 / jnp.where(empty, 1.0, total))
-            out_mem.at[wg][...] = (out * spread(inverse, out.shape, 0)).astype(dtype)
+            out = out * spread(inverse, out.shape, 0)
+            out_mem.at[wg][...] = out.astype(dtype)
             lse = maximum + jnp.log2(jnp.where(empty, 1.0, total))
             lse_mem.at[wg][...] = jnp.where(empty, -jnp.inf, lse)
             plgpu.commit_smem()
             plgpu.copy_smem_to_gmem(out_mem.at[wg], out_ref.at[b, rows, n])
             plgpu.copy_smem_to_gmem(lse_mem.at[wg], lse_ref.at[b, n, rows])
+            for ref in rest_refs:
+                plgpu.wait_smem_to_gmem(0)
+                out_mem.at[wg][...] = (out - out.astype(dtype).astype(jnp.float32)).astype(dtype)
+                plgpu.commit_smem()
+                plgpu.copy_smem_to_gmem(out_mem.at[wg], ref.at[b, rows, n])
             plgpu.wait_smem_to_gmem(0)
 
     scratch = (
@@ -370,4 +380,5 @@ def forward(
         jax.ShapeDtypeStruct((B, T, N, Hv), dtype),
         jax.ShapeDtypeStruct((B, N, T), jnp.float32),
     )
+    out = (*out, out[0]) if with_rest else out
     return call(kernel, (q, k, v), (lists, *operands), out, (B, N, T // BLOCK), scratch)
