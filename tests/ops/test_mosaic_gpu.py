@@ -34,9 +34,16 @@ SETTINGS = {
 IDS = np.sort(np.random.default_rng(5).integers(0, 4, (1, 130)), axis=1).astype(np.int32)
 
 
+DENSE = np.random.default_rng(6).random((1, 1, 130, 150)) < 0.3
+
+
 def documents():
     ids = jnp.asarray(IDS)
     return masks.document(ids, ids) & masks.causal()
+
+
+def draw(shape, seed):
+    return np.random.default_rng(seed).normal(size=shape)
 
 
 def temperatures(x):
@@ -48,7 +55,11 @@ CASES = {
     "causal, grouped, odd lengths and widths": (
         (1, 130, 200, 2, 1, 59, 111), lambda x: {"is_causal": True}, None,
     ),
-    "wide heads": ((1, 64, 130, 1, 1, 200, 256), lambda x: {}, None),
+    "wide heads and a vector of the keys": (
+        (1, 64, 130, 1, 1, 200, 256),
+        lambda x: {"score_mod": lambda s, b, n, q, k: jax.nn.relu(s + x[k].astype(s.dtype))},
+        draw((130,), 9).astype(np.float32),
+    ),
     "documents and alibi": (
         (1, 130, 130, 1, 1, 64, 64),
         lambda x: {"mask": documents(), "score_mod": score_mods.alibi(x)},
@@ -71,11 +82,35 @@ CASES = {
     "a scale that is an array": (
         (1, 128, 128, 1, 1, 64, 64), lambda x: {"scale": x}, np.float32(1e2),
     ),
+    "a dense bias, turned, under a dense mask": (
+        (1, 130, 150, 1, 1, 64, 64),
+        lambda x: {
+            "mask": jnp.asarray(DENSE),
+            "score_mod": lambda s, b, n, q, k: s * x[k, q].astype(s.dtype),
+        },
+        draw((150, 130), 11).astype(np.float32),
+    ),
+    "a dense bias of several heads": (
+        (2, 128, 256, 2, 1, 64, 64),
+        lambda x: {"bias": x, "mask": masks.causal()},
+        draw((1, 2, 128, 256), 12).astype(np.float32),
+    ),
+    "dropout": (
+        (1, 128, 130, 2, 1, 64, 64),
+        lambda x: {"softcap": 3.0, "dropout": (0.3, jax.random.key(4))},
+        None,
+    ),
+    "a relative table of each head": (
+        (1, 140, 270, 2, 1, 64, 64),
+        lambda x: {"score_mod": score_mods.t5_bias(x, bidirectional=True), "is_causal": True},
+        draw((2, 8), 13).astype(np.float32),
+    ),
+    "a vector of the keys for each head": (
+        (1, 128, 150, 2, 1, 64, 64),
+        lambda x: {"bias": x, "softcap": 2.0},
+        draw((1, 2, 1, 150), 10).astype(np.float32),
+    ),
 }  # fmt: skip
-
-
-def draw(shape, seed):
-    return np.random.default_rng(seed).normal(size=shape)
 
 
 def inputs_of(shape, dtype):
@@ -91,8 +126,9 @@ def gradients(attend, shape, settings):
 
     def loss(arrays, variable, d_out, d_lse):
         q, k, v = arrays
-        scored = scoring((B, N, T, S), **SETTINGS | settings(variable))
-        out, lse = attend(q, k, v, scored)
+        chosen = SETTINGS | settings(variable)
+        dropout = chosen.pop("dropout", ())
+        out, lse = attend(q, k, v, scoring((B, N, T, S), **chosen), *dropout)
         wide = lse.dtype
         finite = jnp.where(jnp.isneginf(lse), jnp.zeros_like(lse), lse)
         total = jnp.sum(out.astype(wide) * d_out.astype(wide))
@@ -148,12 +184,12 @@ def test_no_more_than_twice_the_error_of_the_reference(case):
         # Weights and their gradients are rounded to 8 (11) bits before a product, the reference's
         # only at the end: a sum of few terms, as one number's or a near-zero one, shows that.
         rounding = 2.0 ** (-9 if dtype == jnp.bfloat16 else -12)
-        assert error <= 2 * theirs + rounding * size * (4 if "variable" in name else 0.5), (
+        assert error <= 2 * theirs + rounding * size * (2 if "variable" in name else 0.5), (
             case, name, error / size, theirs / size,
         )  # fmt: skip
 
 
-def exported(staged, shape, settings):
+def exported(staged, shape, settings, *dropout, variable=None):
     """Lower output and gradients for CUDA, and give the program's text."""
     B, T, S, N, K, H, Hv = shape
     low = jnp.bfloat16
@@ -161,17 +197,29 @@ def exported(staged, shape, settings):
         jax.ShapeDtypeStruct(x, low)
         for x in ((B, T, N, H), (B, S, K, H), (B, S, K, Hv), (B, T, N, Hv))
     )
-    scored = scoring((B, N, T, S), **SETTINGS | settings)
+
+    def attend(q, k, v, variable):
+        chosen = settings if variable is None else settings(variable)
+        scored = scoring((B, N, T, S), **SETTINGS | chosen)
+        return mosaic_gpu.attend(q, k, v, scored, *dropout, staged=staged)[0]
 
     def run(q, k, v, d_out):
-        out, pull = jax.vjp(
-            lambda q, k, v: mosaic_gpu.attend(q, k, v, scored, staged=staged)[0], q, k, v
-        )
+        out, pull = jax.vjp(attend, q, k, v, variable)
         return out, pull(d_out)
 
     check = jax.export.DisabledSafetyCheck.custom_call("mosaic_gpu_v2")
     lowered = jax.export.export(jax.jit(run), platforms=["cuda"], disabled_checks=[check])
     return lowered(q, k, v, d_out).mlir_module()
+
+
+def everything(s, b, n, q, k):
+    """Each operation that a tile can have, and what comes of it in a derivative."""
+    far = abs(q - k).astype(s.dtype)
+    s = jnp.exp(-jnp.square(s)) + jnp.log(1 + s * s) + jnp.sqrt(1 + abs(s)) + jnp.sin(s) / 3
+    s = s + jnp.cos(s) + jax.lax.rsqrt(1 + s**2) + jax.nn.sigmoid(s) ** 3
+    s = jnp.where((q > k) & ~((q // 2 + k) % 3 == 1) | (b > n), s, jnp.tanh(-s))
+    s = jnp.maximum(s, -far) + jnp.minimum(jnp.clip(s, -2.0, far), 0.5) + jnp.exp2(s / 8)
+    return s + jnp.round(far / 8) + jnp.sign(s) + jnp.log2(1 + far)
 
 
 @pytest.mark.parametrize(
@@ -182,6 +230,11 @@ def exported(staged, shape, settings):
         (False, 256, {"is_causal": True}),
         (False, 64, {"scale": jnp.float32(0.3)}),
         (False, 64, {"mask": lambda b, n, q, k: (q // 16 + k + n) % 3 != 0}),
+        (False, 64, {"softcap": 20.0}),
+        (False, 64, {"score_mod": score_mods.alibi(2), "is_causal": True}),
+        (False, 64, {"bias": jnp.ones((1, 2, 1, 200), jnp.float32)}),
+        (False, 64, {"score_mod": everything}),
+        (False, 64, {"bias": jnp.ones((1, 1, 256, 200), jnp.bfloat16)}),
     ],
 )  # fmt: skip
 def test_every_variant_lowers(staged, H, settings):
@@ -189,27 +242,21 @@ def test_every_variant_lowers(staged, H, settings):
     assert text.count("mosaic_gpu") >= 3  # forward, dq, and dk with dv
 
 
-@pytest.mark.parametrize(
-    ("name", "settings"),
-    [
-        ("softcap", {"softcap": 20.0}),
-        ("score_mod", {"score_mod": lambda s, b, n, q, k: s - jnp.abs(q - k).astype(s.dtype)}),
-    ],
-)
-def test_what_changes_the_logits_lowers_forward_and_says_that_it_has_no_gradient(name, settings):
-    shape = (1, 256, 200, 2, 1, 64, 64)
-    q, k, v, *_ = (jnp.asarray(x) for x in inputs_of(shape, jnp.bfloat16))
-    scored = scoring((1, 2, 256, 200), **SETTINGS | settings)
-    run = jax.jit(lambda q, k, v: mosaic_gpu.attend(q, k, v, scored, staged=False)[0])
-    check = jax.export.DisabledSafetyCheck.custom_call("mosaic_gpu_v2")
-    lowered = jax.export.export(run, platforms=["cuda"], disabled_checks=[check])(q, k, v)
-    assert "mosaic_gpu" in lowered.mlir_module()
-    with pytest.raises(NotImplementedError, match=f"{name}.*'triton' and 'blockwise' have"):
-        jax.vjp(run, q, k, v)
+def test_gradients_of_arrays_lower():
+    def settings(x):
+        by_table, dense, by_key = x
+        added = score_mods.clipped_bias(by_table).then(score_mods.dense_bias(dense))
+        return {"score_mod": added.then(lambda s, b, n, q, k: s * by_key[n, k]), "softcap": 9.0}
+
+    variable = (jnp.ones((2, 9)), jnp.ones((1, 1, 256, 200), jnp.bfloat16), jnp.ones((2, 200)))
+    text = exported(False, (1, 256, 200, 2, 1, 64, 64), settings, variable=variable)
+    assert text.count("mosaic_gpu") >= 4  # the fourth is the table's
 
 
-def test_documents_lower():
-    assert exported(False, (1, 130, 130, 2, 1, 64, 64), {"mask": documents()}).count("mosaic_gpu")
+def test_documents_with_dropout_lower():
+    dropout = (0.1, jax.random.key(0))
+    text = exported(False, (1, 130, 130, 2, 1, 64, 64), {"mask": documents()}, *dropout)
+    assert text.count("mosaic_gpu") >= 3
 
 
 def test_what_is_not_finite_reaches_only_who_may_see_it():
@@ -225,35 +272,21 @@ def test_what_is_not_finite_reaches_only_who_may_see_it():
     assert np.flatnonzero(np.isnan(lse[0, 0])).tolist() == [*range(50, 60)]
 
 
-def test_gradient_of_an_array_that_is_read_by_key_is_refused():
-    shape = (1, 128, 128, 1, 1, 64, 64)
-    q, k, v, *_ = (jnp.asarray(x) for x in inputs_of(shape, jnp.bfloat16))
-
-    def loss(per_key):
-        by_key = scoring(
-            (1, 1, 128, 128), **SETTINGS | {"score_mod": lambda s, b, n, q, k: s + per_key[k]}
-        )
-        return jnp.sum(mosaic_gpu.attend(q, k, v, by_key, staged=True)[1])
-
-    with pytest.raises(NotImplementedError, match=r"score_mod: .* read by key; 'blockwise' has"):
-        jax.eval_shape(jax.grad(loss), jnp.zeros((128,), jnp.float32))
-
-
 @pytest.mark.parametrize(
     ("dtype", "settings", "message"),
     [
         ("float32", {}, "q: float32; wanted bfloat16 or float16"),
         (
             "bfloat16",
-            {"score_mod": score_mods.clipped_bias(jnp.zeros((1, 13), jnp.float32))},
+            {"score_mod": lambda s, b, n, q, k: s + jnp.zeros(9)[(k + q) % 9]},
             "score_mod: it gathers from an array",
         ),
         ("bfloat16", {"mask": jnp.ones((1, 1, 1, 32), bool)}, None),
-        ("bfloat16", {"mask": jnp.ones((1, 1, 32, 32), bool)}, "mask_mod: it reads a dense array"),
+        ("bfloat16", {"mask": jnp.ones((1, 1, 32, 32), bool)}, None),
         (
             "bfloat16",
-            {"bias": jnp.zeros((1, 1, 32, 32), jnp.float32)},
-            "bias: it reads a dense array by both q and k ('triton' and 'blockwise' can)",
+            {"score_mod": lambda s, b, n, q, k: s + jnp.eye(32)[q, q]},
+            "score_mod: it reads two axes of an array by the same position",
         ),
         (
             "bfloat16",
@@ -267,12 +300,6 @@ def test_refuses_by_argument(dtype, settings, message):
     call = Call(x, x, x, scoring((1, 1, 32, 32), **SETTINGS | settings))
     said = mosaic_gpu.refuses_anywhere(call)
     assert said is message if message is None else said.startswith(message), said
-
-
-def test_dropout_is_refused():
-    x = jnp.zeros((1, 32, 1, 64), jnp.bfloat16)
-    call = Call(x, x, x, scoring((1, 1, 32, 32), **SETTINGS), 0.1, jax.random.key(0))
-    assert mosaic_gpu.refuses_anywhere(call).startswith("dropout_rate: ")
 
 
 def test_other_devices_are_refused():

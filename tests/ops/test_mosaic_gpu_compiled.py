@@ -12,7 +12,7 @@ import pytest
 from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
-from attnzoo.ops import BlockMask, masks
+from attnzoo.ops import BlockMask, masks, score_mods
 from attnzoo.ops.kernels import mosaic_gpu
 from attnzoo.ops.logits import scoring
 
@@ -37,18 +37,23 @@ def mesh(shared):
     return topologies.make_mesh(topology, (1,), ("x",))
 
 
-def compiled(mesh, directory, monkeypatch, H, mask):
+def compiled(mesh, directory, monkeypatch, H, mask, modifiers=lambda x: {}, shapes=(), rate=0.0):
     """For each kernel (spilled bytes, registers, shared memory, wgmma instructions)."""
     monkeypatch.setenv("MOSAIC_GPU_DUMP_TO", str(directory))
     # Before the mesh is set: sorting tiles is a computation, and there is no device for it.
     block = None if mask is None else BlockMask.from_mask(mask, B, N, T, T, block_size=128)
-    settings = scoring(
-        (B, N, T, T), mask=block, bias=None, scale=None, softcap=None, score_mod=None, sinks=None,
-        is_causal=False,
-    )  # fmt: skip
+    plain = {
+        "mask": block, "bias": None, "scale": None, "softcap": None, "score_mod": None,
+        "sinks": None, "is_causal": False,
+    }  # fmt: skip
 
-    def run(q, k, v, d_out):
-        out, pull = jax.vjp(lambda *x: mosaic_gpu.attend(*x, settings, staged=False)[0], q, k, v)
+    def run(q, k, v, d_out, captured, key):
+        def attend(q, k, v, captured):
+            settings = scoring((B, N, T, T), **plain | modifiers(captured))
+            dropout = (rate, key) if rate else ()
+            return mosaic_gpu.attend(q, k, v, settings, *dropout, staged=False)[0]
+
+        out, pull = jax.vjp(attend, q, k, v, captured)
         return out, pull(d_out)
 
     here = NamedSharding(mesh, PartitionSpec())
@@ -56,8 +61,11 @@ def compiled(mesh, directory, monkeypatch, H, mask):
         jax.ShapeDtypeStruct((B, T, heads, H), jnp.bfloat16, sharding=here)
         for heads in (N, K, K, N)
     ]
+    captured = [jax.ShapeDtypeStruct(shape, jnp.float32, sharding=here) for shape in shapes]
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=here)
     with jax.set_mesh(mesh):
-        jax.jit(run).lower(*arrays).compile()
+        jax.jit(run).lower(*arrays, captured, key).compile()
     kernels = []
     for assembly in directory.glob("*.ptx"):
         said = assembly.with_suffix(".ptxas").read_text()
@@ -90,5 +98,31 @@ def test_fits_registers_and_shared_memory(mesh, tmp_path, monkeypatch, H, mask, 
     for spilled, registers, memory, products in kernels:
         assert spilled <= spills
         assert registers <= 168  # of 3 x 128 threads; warpgroups then trade them
+        assert memory < SHARED_MEMORY
+        assert products > 0
+
+
+def relative(x):
+    table, by_key = x
+    table = score_mods.t5_bias(table, bidirectional=False)
+    return {"score_mod": table.then(lambda s, b, n, q, k: s * by_key[n, k]), "softcap": 9.0}
+
+
+@pytest.mark.parametrize(
+    ("H", "modifiers", "shapes", "rate", "count"),
+    [
+        # The fourth kernel is the table's gradient.
+        (64, relative, [(N, 32), (N, T)], 0.1, 4),
+        (128, lambda x: {"bias": x[0]}, [(1, 1, T, T)], 0.0, 3),
+    ],
+)
+def test_gradients_of_captured_arrays_fit(
+    mesh, tmp_path, monkeypatch, H, modifiers, shapes, rate, count
+):
+    kernels = compiled(mesh, tmp_path, monkeypatch, H, None, modifiers, shapes, rate)
+    assert len(kernels) == count
+    for spilled, registers, memory, products in kernels:
+        assert spilled <= (0 if H == 64 else 48)
+        assert registers <= 168
         assert memory < SHARED_MEMORY
         assert products > 0

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from attnzoo.ops.block_mask import BlockMask
-from attnzoo.ops.dropout import AnyKey
+from attnzoo.ops.dropout import AnyKey, kept, seed_of
 from attnzoo.ops.guards import finite_or_zero, has_non_finite, poison
 from attnzoo.ops.index_functions import along
 from attnzoo.ops.kernels import blockwise, interpreting, traced
@@ -27,6 +27,8 @@ from attnzoo.ops.logits import Scoring
 
 BLOCK = 128
 """Queries and keys of a tile of the mask."""
+TILE = (64, BLOCK)
+"""What functions are traced on; a kernel evaluates them on tiles of any size."""
 WIDTHS = (64, 128, 256)
 """Head sizes that the kernels have; others are padded with zeros to the next one."""
 OLDEST = (0, 11)
@@ -58,22 +60,12 @@ def refuses_anywhere(call: Any) -> str | None:
     for name, width in (("q", call.q.shape[3]), ("v", call.v.shape[3])):
         if width > WIDTHS[-1]:
             return f"{name}: head size {width}; wanted at most {WIDTHS[-1]}"
-    if call.dropout_key is not None:
-        return "dropout_rate: the kernel has none ('blockwise' has)"
     shape = (call.q.shape[0], call.q.shape[2], call.q.shape[1], call.k.shape[1])
     try:
         with_operands(call.settings, shape)
     except NotImplementedError as error:
         return str(error)
     return None
-
-
-def _undifferentiable(settings: Scoring) -> str:
-    """What changes the logits other than by a factor: its backward kernels are right where they are
-    interpreted, but Mosaic finds no registers for them.
-    """
-    named = ("softcap", "bias", "score_mod")
-    return next((name for name in named if getattr(settings, name) is not None), "")
 
 
 def _has_backend() -> bool:
@@ -98,17 +90,21 @@ def attend(
     """
     from attnzoo.ops.kernels import mosaic_gpu_kernels as kernels
 
-    if dropout_key is not None:
-        raise NotImplementedError("dropout_rate: the kernel has none ('blockwise' has)")
     staged = interpreting() if staged is None else staged
     B, T, N, H = q.shape
     S, K, Hv = v.shape[1:]
     if 0 in (B, T, S):
-        return blockwise.attend(q, k, v, settings)
+        return blockwise.attend(q, k, v, settings, dropout_rate, dropout_key)
     shape = (B, N, T, S)
     modify, visible, operands = with_operands(settings, shape)
+    survives, seeds = None, ()
+    if dropout_key is not None and dropout_rate > 0:
+        seed = seed_of(dropout_key)
+        survives, seeds = traced.trace_mask(
+            lambda *at: kept(seed, dropout_rate, *at), shape, TILE, "dropout_rate"
+        )
     mask = _block_mask(settings, shape)
-    rows, columns = (-(-length // BLOCK) * BLOCK for length in (T, S))
+    rows, columns = (_whole_blocks(length) for length in (T, S))
     lists: tuple[Any, Any] = ((), ())
     has_full, has_partial = True, False
     if mask is not None:
@@ -129,7 +125,8 @@ def attend(
         has_partial=has_partial,
         tuning=kernels.tuned(width, value_width, staged) if tuning is None else tuning,
         staged=staged,
-        undifferentiable="" if staged else _undifferentiable(settings),
+        kept=survives,
+        dropout_rate=dropout_rate,
     )
     padded = [
         _padded(finite_or_zero(x), length, size)
@@ -139,7 +136,7 @@ def attend(
         _whole(function, arrays, rows, columns)
         for function, arrays in zip((modify, visible), operands)
     )
-    out, lse = _attend(plan, *padded, lists, modifiers, masks)
+    out, lse = _attend(plan, *padded, lists, modifiers, (masks, seeds))
     out, lse = out[:, :T, :, :Hv], lse[:, :, :T]
     if settings.sinks is not None:
         wide = out.astype(jnp.float32)
@@ -153,10 +150,9 @@ def with_operands(settings: Scoring, shape: tuple[int, int, int, int]) -> Any:
 
     Raises NotImplementedError, naming the argument, for what a tile of this kernel cannot have.
     """
-    from attnzoo.ops.kernels import mosaic_gpu_kernels as kernels
+    from attnzoo.ops.kernels import mosaic_gpu_tile
 
-    tile = (kernels.ROWS, BLOCK)
-    modify, modifiers = traced.trace_modify(_with_scale(settings), shape, tile, jnp.float32)
+    modify, modifiers = traced.trace_modify(_with_scale(settings), shape, TILE, jnp.float32)
     mask, S = traced.mask_of(settings), shape[3]
     visible, masks = None, ()
     if mask is not None or S % BLOCK:
@@ -170,12 +166,23 @@ def with_operands(settings: Scoring, shape: tuple[int, int, int, int]) -> Any:
             seen = mask(b, n, q, k)
             return seen if within is None else seen & within
 
-        visible, masks = traced.trace_mask(inside, shape, tile)
-    for function in (modify, visible):
-        refused = None if function is None else kernels.cannot_lower(function)
-        if refused is not None:
-            raise NotImplementedError(f"{refused} ('triton' and 'blockwise' can)")
+        visible, masks = traced.trace_mask(inside, shape, TILE)
+    lengths = (_whole_blocks(shape[2]), _whole_blocks(S))
+    found = []
+    for function, operands in ((modify, modifiers), (visible, masks)):
+        if function is not None:
+            if function.gathers:
+                function, operands = mosaic_gpu_tile.without_gathers(function, operands, lengths)
+            refused = mosaic_gpu_tile.cannot_lower(function)
+            if refused is not None:
+                raise NotImplementedError(f"{refused} ('triton' and 'blockwise' can)")
+        found.append((function, operands))
+    (modify, modifiers), (visible, masks) = found
     return modify, visible, (modifiers, masks)
+
+
+def _whole_blocks(length: int) -> int:
+    return -(-length // BLOCK) * BLOCK
 
 
 def _with_scale(settings: Scoring) -> Scoring:
@@ -245,11 +252,13 @@ def _whole(
     """Operands that a tile past the end can read, in types that a kernel can load."""
     arrays = list(arrays)
     for read in () if function is None else function.reads:
+        if read.offset is not None:
+            continue
         x = arrays[read.operand]
         wanted = {QUERIES: rows, KEYS: columns, HEAD: 0}
         room = [(0, max(wanted[a] - size, 0)) for a, size in zip(read.axes, x.shape)]
         arrays[read.operand] = jnp.pad(x, room) if any(after for _, after in room) else x
-    return tuple(x.astype(jnp.int32) if x.dtype == jnp.int8 else x for x in arrays)
+    return tuple(arrays)
 
 
 @jax.tree_util.register_static
@@ -262,44 +271,54 @@ class Wanted:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(
-    plan: Any, q: Array, k: Array, v: Array, lists: Any, modifiers: Any, masks: Any
+    plan: Any, q: Array, k: Array, v: Array, lists: Any, modifiers: Any, fixed: Any
 ) -> tuple[Array, Array]:
     from attnzoo.ops.kernels import mosaic_gpu_kernels as kernels
 
-    out, lse = kernels.forward(plan, q, k, v, lists[0], (modifiers, masks))
+    operands = _laid_out(plan, modifiers, fixed, 0)
+    out, lse = kernels.forward(plan, q, k, v, lists[0], operands)
     return out, lse * math.log(2)
+
+
+def _laid_out(plan: Any, modifiers: Any, fixed: Any, query_axis: int) -> Any:
+    """Operands of the modifier, the mask and dropout, for a kernel with queries on that axis."""
+    from attnzoo.ops.kernels.mosaic_gpu_tile import laid_out
+
+    functions = zip((plan.modify, plan.visible, plan.kept), (modifiers, *fixed))
+    return tuple(laid_out(function, arrays, query_axis) for function, arrays in functions)
 
 
 def _attend_forward(plan: Any, *primals: Any) -> Any:
     from attnzoo.ops.kernels import mosaic_gpu_kernels as kernels
 
-    if plan.undifferentiable:
-        raise NotImplementedError(
-            f"{plan.undifferentiable}: implementation='mosaic_gpu' computes with it, but has no "
-            "gradient through it yet; 'triton' and 'blockwise' have"
-        )
     perturbed = [x.perturbed for x in primals[4]]
-    q, k, v, lists, modifiers, masks = jax.tree.map(
+    q, k, v, lists, modifiers, fixed = jax.tree.map(
         lambda x: x.value, primals, is_leaf=lambda x: hasattr(x, "perturbed")
     )
     reads = () if plan.modify is None else plan.modify.reads
     wanted = [i for i, x in enumerate(reads) if x.is_floating and perturbed[x.operand]]
-    for place in wanted:
-        if KEYS in reads[place].axes:
-            raise NotImplementedError(
-                f"{plan.modify.name}: implementation='mosaic_gpu' has no gradient for an array "
-                "that is read by key; 'blockwise' has, and jax.lax.stop_gradient says it is not "
-                "wanted"
-            )
-    out, lse = kernels.forward(plan, q, k, v, lists[0], (modifiers, masks))
-    saved = (q, k, v, lists, modifiers, masks, out, lse, Wanted(tuple(wanted)))
+    _with_pullback(plan, wanted)
+    operands = _laid_out(plan, modifiers, fixed, 0)
+    # The rounded output is good enough for dq, dk and dv, which are rounded too; what is summed in
+    # float32 to the gradient of an array wants the rest.
+    out, lse, *rest = kernels.forward(plan, q, k, v, lists[0], operands, with_rest=bool(wanted))
+    saved = (q, k, v, lists, modifiers, fixed, (out, *rest), lse, Wanted(tuple(wanted)))
     return (out, lse * math.log(2)), saved
 
 
-def _attend_backward(plan: Any, saved: Any, cotangents: Any) -> Any:
-    from attnzoo.ops.kernels import mosaic_gpu_kernels as kernels
+def _with_pullback(plan: Any, wanted: Sequence[int]) -> Any:
+    """Raises NotImplementedError, naming the argument, for a derivative that no tile can have."""
+    from attnzoo.ops.kernels import mosaic_gpu_tile
 
-    q, k, v, (lists, turned), modifiers, masks, out, lse, wanted = saved
+    if plan.modify is None:
+        return plan
+    return dataclasses.replace(plan, pull=mosaic_gpu_tile.pullback(plan.modify, wanted))
+
+
+def _attend_backward(plan: Any, saved: Any, cotangents: Any) -> Any:
+    from attnzoo.ops.kernels import mosaic_gpu_backward as kernels
+
+    q, k, v, (lists, turned), modifiers, fixed, outs, lse, wanted = saved
     d_out, d_lse = (
         jnp.zeros(x.shape, x.dtype) if isinstance(x, jax.custom_derivatives.SymbolicZero) else x
         for x in cotangents
@@ -307,32 +326,85 @@ def _attend_backward(plan: Any, saved: Any, cotangents: Any) -> Any:
     empty = jnp.isneginf(lse)
     # Rows without keys: exp2(s - inf) = 0, and nothing comes back.
     lse = jnp.where(empty, jnp.inf, lse)
-    products = d_out.astype(jnp.float32) * out.astype(jnp.float32)
+    products = d_out.astype(jnp.float32) * sum(x.astype(jnp.float32) for x in outs)
     delta = jnp.moveaxis(jnp.sum(products, axis=-1), 2, 1) - jnp.where(empty, 0.0, d_lse)
     arrays = (q, k, v, d_out, lse, delta)
-    operands = (modifiers, masks)
-    dq, *sums = kernels.query_gradient(plan, *arrays, lists, operands, wanted.places)
-    dk, dv = kernels.key_value_gradients(plan, *arrays, turned, operands)
-    d_modifiers = None
-    if wanted.places:
-        d_modifiers = _of_operands(plan, modifiers, dict(zip(wanted.places, sums)))
-    return dq, dk, dv, None, d_modifiers, None
+    plan = _with_pullback(plan, wanted.places)
+    by_row, by_column, dense, by_distance = _owners(plan, wanted.places)
+    rows, columns = (_laid_out(plan, modifiers, fixed, axis) for axis in (0, 1))
+    dq, *found = kernels.query_gradient(plan, *arrays, lists, rows, by_row, dense)
+    dk, dv, *sums = kernels.key_value_gradients(plan, *arrays, turned, columns, by_column)
+    if not wanted.places:
+        return dq, dk, dv, None, None, None
+    reads = dict(zip((*by_row, *dense, *by_column), (*found, *sums)))
+    visited = _visited(plan, lists)
+    for place in dense:
+        reads[place] = _where_visited(visited, reads[place])
+    for place in by_distance:
+        diagonals = _by_diagonal(visited)
+        reads[place] = kernels.diagonal_gradient(plan, *arrays, diagonals, rows, place)
+    return dq, dk, dv, None, _of_operands(plan, modifiers, reads), None
 
 
-def _of_operands(plan: Any, operands: Sequence[Array], sums: dict[int, Array]) -> Any:
-    """Gradients of operands from the rows' sums of those of the reads."""
-    B, N, _, T, _ = plan.shape
+def _owners(plan: Any, places: Sequence[int]) -> tuple[list[int], ...]:
+    """Reads by the kernel that sums them: rows, columns, tiles that it writes, diagonals."""
+    owners: tuple[list[int], ...] = ([], [], [], [])
+    for place in places:
+        read = plan.modify.reads[place]
+        has = (QUERIES in read.axes, KEYS in read.axes)
+        kind = 3 if read.offset is not None else {(False, True): 1, (True, True): 2}.get(has, 0)
+        owners[kind].append(place)
+    return owners
+
+
+def _visited(plan: Any, lists: Any) -> Bool[Array, "#B #N R C"]:
+    """Which tiles are in a list."""
+    R, C = (length // BLOCK for length in plan.shape[3:])
+    if not lists:
+        return jnp.ones((1, 1, R, C), bool)
+    _, count, columns = lists
+    listed = jax.lax.broadcasted_iota(jnp.int32, columns.shape, 3) < count[..., None]
+    return jnp.any(jax.nn.one_hot(columns, C, dtype=bool) & listed[..., None], axis=3)
+
+
+def _where_visited(
+    visited: Bool[Array, "#B #N R C"], x: Float[Array, "B N T S"]
+) -> Float[Array, "B N T S"]:
+    """The tiles that a kernel has written, and zeros where it has not been."""
+    tiles = x.reshape(*x.shape[:2], visited.shape[2], BLOCK, visited.shape[3], BLOCK)
+    return jnp.where(visited[:, :, :, None, :, None], tiles, 0.0).reshape(x.shape)
+
+
+def _by_diagonal(visited: Bool[Array, "#B #N R C"]) -> tuple[Array, Array]:
+    """For each diagonal of tiles, how many of them are visited and their rows."""
+    R, C = visited.shape[2:]
+    row, diagonal = (jax.lax.broadcasted_iota(jnp.int32, (R + C - 1, R), i) for i in (1, 0))
+    column = row + diagonal - (R - 1)
+    on_it = (
+        visited[:, :, row, jnp.clip(column, 0, C - 1)] & ((column >= 0) & (column < C))[None, None]
+    )
+    order = jnp.argsort(~on_it, axis=-1, stable=True).astype(jnp.int32)
+    return jnp.sum(on_it, axis=-1, dtype=jnp.int32), order
+
+
+def _of_operands(plan: Any, operands: Sequence[Array], found: dict[int, Array]) -> Any:
+    """Gradients of operands from those of the reads, which kernels have summed by row or column."""
+    B, N = plan.shape[:2]
     partials = []
     for place, read in enumerate(plan.modify.reads):
         if not read.is_floating:
             continue
         kept = [size for a, size in zip(read.axes, operands[read.operand].shape) if a != HEAD]
-        if place not in sums:
+        if place not in found:
             partials.append(jnp.zeros((B, N, *kept), jnp.float32))
-        elif kept:  # zeros where the operand is longer than the queries
-            partials.append(jnp.pad(sums[place], ((0, 0), (0, 0), (0, kept[0] - T))))
-        else:
-            partials.append(jnp.sum(sums[place], axis=-1))
+        elif not kept:
+            partials.append(jnp.sum(found[place], axis=-1))
+        else:  # zeros where the operand is longer
+            x = found[place]
+            if [a for a in read.axes if a != HEAD] == [KEYS, QUERIES]:
+                x = jnp.swapaxes(x, 2, 3)
+            room = [(0, size - have) for size, have in zip(kept, x.shape[2:])]
+            partials.append(jnp.pad(x, ((0, 0), (0, 0), *room)))
     return traced.add_up(plan.modify, operands, partials, B, N)
 
 

@@ -1,4 +1,4 @@
-"""The kernels of ``mosaic_gpu``: forward, the gradient of q, and the gradients of k and v.
+"""The forward kernel of ``mosaic_gpu``, and what it shares with those of the gradients.
 
 Each block has three warpgroups. One fetches tiles (TMA) into a ring of slots in shared memory; two
 multiply (wgmma) and do the softmax between the products. Slots are handed over by barriers:
@@ -8,28 +8,28 @@ across blocks, so that repeats are equal bit by bit.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import mosaic_gpu
 from jaxtyping import Array, Float, Int, Shaped
 
-from attnzoo.ops.kernels.traced import HEAD, KEYS, QUERIES, Node, OfHead, Read, Traced
+from attnzoo.ops.kernels.mosaic_gpu_tile import (
+    BLOCK,
+    LOG2E,
+    Frame,
+    Pullback,
+    evaluate,
+    layout_of,
+    plgpu,
+)
+from attnzoo.ops.kernels.traced import Traced
 
-# The module differs between the versions of jax that the package imports with.
-plgpu: Any = mosaic_gpu
-
-LOG2E = math.log2(math.e)
 ROWS = 64
 """Rows of a wgmma: what one warpgroup multiplies at a time."""
-BLOCK = 128
-"""Queries and keys of a tile of the mask: the rows of two warpgroups."""
 WIDE = 128
 """The widest head of which one warpgroup holds the gradients of both k and v in registers."""
 PRODUCER_REGISTERS, CONSUMER_REGISTERS = 24, 240
@@ -72,8 +72,11 @@ class Plan:
     staged: bool
     """Weights reach the second product through shared memory, and each product starts from zero:
     what the interpreter can run. Else both stay in registers."""
-    undifferentiable: str = ""
-    """The argument whose derivative Mosaic has not lowered, if there is one."""
+    kept: Traced | None = None
+    """Which weights survive dropout, if there is one."""
+    dropout_rate: float = 0.0
+    pull: Pullback | None = None
+    """The derivative of ``modify``, once it is known which reads have one."""
 
 
 class Tiles:
@@ -112,161 +115,6 @@ class Tiles:
         return carry
 
 
-@dataclasses.dataclass(frozen=True)
-class Frame:
-    """One tile of logits as a kernel holds it: its shape, place, and which axis is the queries'."""
-
-    shape: tuple[int, int]
-    first: tuple[Any, Any]
-    """The first query and the first key."""
-    b: Any
-    n: Any
-    query_axis: int = 0
-
-    def axis(self, kind: str) -> int:
-        return self.query_axis if kind == QUERIES else 1 - self.query_axis
-
-    def positions(self, kind: str) -> Int[Array, "_"]:
-        axis = self.axis(kind)
-        places = plgpu.broadcasted_iota(jnp.int32, (self.shape[axis],), 0, layout=layout_of(axis))
-        return places + self.first[kind == KEYS]
-
-    def lift(self, x: Any, has: frozenset[str], wanted: frozenset[str]) -> Any:
-        """Spread a number or a vector over the axes it does not have."""
-        if has == wanted:
-            return x
-        if len(wanted) == 1:
-            (kind,) = wanted
-            size = self.shape[self.axis(kind)]
-            return lax.broadcast_in_dim(x, (size,), [])
-        return lax.broadcast_in_dim(x, self.shape, [self.axis(kind) for kind in has])
-
-
-Value = tuple[Any, frozenset[str]]
-"""A number, vector or tile, and the axes of the tile that it has."""
-NUMBER: frozenset[str] = frozenset()
-TILE = frozenset((QUERIES, KEYS))
-
-ELEMENTWISE = frozenset(
-    "add sub mul div rem max min neg abs sign exp exp2 log log2 tanh logistic sqrt rsqrt round erf "
-    "integer_pow square pow select_n clamp lt le gt ge eq ne and or not xor convert_element_type "
-    "stop_gradient copy sin cos floor ceil".split()
-)
-SHAPES = frozenset("broadcast_in_dim reshape squeeze expand_dims".split())
-
-
-def cannot_lower(traced: Traced) -> str | None:
-    """Why a tile of the function has no place in this kernel, if so."""
-    for read in traced.reads:
-        if any(axis not in (HEAD, QUERIES, KEYS) for axis in read.axes):
-            return f"{traced.name}: it gathers from an array by both q and k, or by neither alone"
-        if set(read.axes) >= TILE:
-            return f"{traced.name}: it reads a dense array by both q and k"
-    seen: set[Node] = set()
-    todo = [traced.output]
-    while todo:
-        node = todo.pop()
-        if node in seen or node in traced.at or node.equation is None:
-            continue
-        seen.add(node)
-        if node.primitive not in ELEMENTWISE | SHAPES:
-            return f"{traced.name}: it uses {node.primitive}, which no tile can"
-        if _axes(node, traced) is None:
-            return f"{traced.name}: it makes an array of shape {node.shape} in a tile"
-        todo += node.inputs
-    return None
-
-
-def _axes(node: Node, traced: Traced) -> frozenset[str] | None:
-    """Along which axes of the tile a value varies."""
-    shape = tuple(node.shape)
-    if len(shape) == 2 and shape != (1, 1):
-        sizes = zip(shape, traced.shape, (QUERIES, KEYS))
-        if all(size in (1, whole) for size, whole, _ in sizes):
-            return frozenset(x for size, x in zip(shape, (QUERIES, KEYS)) if size > 1)
-    return NUMBER if math.prod(shape) == 1 else None
-
-
-def evaluate(
-    traced: Traced,
-    frame: Frame,
-    operands: Sequence[Any],
-    score: Any,
-    reads: dict[int, Value] | None = None,
-) -> Any:
-    """A traced function on one tile; ``reads`` are used where known, and get what is loaded."""
-    reads = {} if reads is None else reads
-    known: dict[Node, Value] = {}
-
-    def at(index: Any) -> Any:
-        if isinstance(index, OfHead):
-            return _entry(operands[index.operand], frame)
-        return jnp.int32(index) if isinstance(index, int) else value(index)[0]
-
-    def value(node: Node) -> Value:
-        if node not in known:
-            known[node] = compute(node)
-        return known[node]
-
-    def compute(node: Node) -> Value:
-        if node in traced.at:
-            place = traced.at[node]
-            if place not in reads:
-                read = traced.reads[place]
-                got = _load(read, operands[read.operand], frame, at)
-                got = got != 0 if read.dtype == bool else got
-                reads[place] = got, frozenset(x for x in read.axes if x != HEAD)
-            return reads[place]
-        if node.equation is None:
-            if node.leaf in ("q", "k"):
-                kind = QUERIES if node.leaf == "q" else KEYS
-                return frame.positions(kind), frozenset([kind])
-            if isinstance(node.leaf, str):
-                number = {"score": score, "b": frame.b, "n": frame.n}[node.leaf]
-                return number, TILE if node.leaf == "score" else NUMBER
-            return np.asarray(node.leaf, node.dtype).reshape(-1)[0], NUMBER
-        values = [value(x) for x in node.inputs]
-        if node.primitive in SHAPES:
-            return values[0]
-        axes = frozenset().union(*(has for _, has in values))
-        return _apply(node, [frame.lift(x, has, axes) for x, has in values]), axes
-
-    return frame.lift(*value(traced.output), TILE)
-
-
-def _apply(node: Node, args: list[Any]) -> Any:
-    if node.primitive == "tanh":  # the hardware's own is right to 11 bits
-        e = jnp.exp2(jnp.clip(args[0], -10, 10) * (2 * LOG2E))
-        return 1 - 2 / (e + 1)
-    primitive = node.equation.primitive
-    return primitive.bind(*args, **primitive.get_bind_params(node.equation.params))
-
-
-def _entry(ref: Any, frame: Frame) -> Any:
-    """Entry [b, n] of an operand."""
-    return ref[tuple(jnp.int32(0) if x == 1 else i for x, i in zip(ref.shape, (frame.b, frame.n)))]
-
-
-def _load(read: Read, ref: Any, frame: Frame, at: Callable[[Any], Any]) -> Any:
-    """What a function reads of an operand in one tile, from global memory."""
-    where, kinds = [], []
-    for axis, index in zip(read.axes, read.indices):
-        if axis == HEAD:
-            where.append(at(index))
-        else:
-            where.append(pl.ds(frame.first[axis == KEYS], frame.shape[frame.axis(axis)]))
-            kinds.append(axis)
-    if not kinds:
-        return ref[tuple(where)]
-    layout = layout_of(frame.axis(kinds[0]))
-    return plgpu.load(ref.at[tuple(where)], layout=layout, optimized=False)
-
-
-def layout_of(axis: int | None = None) -> Any:
-    """The registers of a product, or of a vector along its rows (0) or columns (1)."""
-    return plgpu.Layout.WGMMA if axis is None else plgpu.Layout.WGMMA.reduce(1 - axis)
-
-
 def constant(shape: tuple[int, ...], value: float, axis: int | None = None) -> Array:
     return plgpu.layout_cast(jnp.full(shape, value, jnp.float32), layout_of(axis))
 
@@ -277,9 +125,10 @@ def spread(x: Float[Array, "_"], shape: tuple[int, ...], axis: int) -> Float[Arr
 
 
 def matrices(*shape: int, dtype: Any) -> Any:
-    """Shared memory for matrices that wgmma reads, swizzled over 128 bytes where rows have them."""
-    minor = min(shape[-1], 64)
-    transforms = (plgpu.TilingTransform((8, minor)), plgpu.SwizzleTransform(2 * minor))
+    """Shared memory that wgmma or a copy reads, swizzled over 128 bytes where rows have them."""
+    size = jnp.dtype(dtype).itemsize
+    minor = min(shape[-1], 128 // size)
+    transforms = (plgpu.TilingTransform((8, minor)), plgpu.SwizzleTransform(size * minor))
     return plgpu.SMEM(shape, dtype, transforms=transforms)
 
 
@@ -343,7 +192,7 @@ def modified(
     plan: Plan, frame: Frame, operands: Sequence[Any], scores: Array, is_partial: bool
 ) -> Array:
     """Logits to the base 2, -inf where hidden."""
-    modifiers, masks = operands
+    modifiers, masks, _ = operands
     logits = scores * plan.scale
     if plan.modify is not None:
         logits = evaluate(plan.modify, frame, modifiers, logits)
@@ -354,6 +203,14 @@ def hidden(plan: Plan, frame: Frame, masks: Any, logits: Array, is_partial: bool
     if not is_partial or plan.visible is None:
         return logits
     return jnp.where(evaluate(plan.visible, frame, masks, None), logits, -jnp.inf)
+
+
+def dropped(plan: Plan, frame: Frame, operands: Sequence[Any]) -> Callable[[Array], Array]:
+    """Weights, or gradients of them, after dropout."""
+    if plan.kept is None:
+        return lambda weights: weights
+    keep = evaluate(plan.kept, frame, operands[2])
+    return lambda weights: jnp.where(keep, weights * (1 / (1 - plan.dropout_rate)), 0.0)
 
 
 def call(
@@ -391,8 +248,12 @@ def forward(
     v: Float[Array, "B S K Hv"],
     lists: Sequence[Int[Array, "..."]],
     operands: Sequence[Sequence[Shaped[Array, "..."]]],
-) -> tuple[Float[Array, "B T N Hv"], Float[Array, "B N T"]]:
-    """Output, and log-sum-exp to the base 2."""
+    with_rest: bool = False,
+) -> tuple[Float[Array, "..."], ...]:
+    """Output ``B T N Hv``, and log-sum-exp to the base 2, ``B N T``.
+
+    ``with_rest``: then what the output has lost by rounding, in its dtype.
+    """
     B, N, K, T, S = plan.shape
     H, Hv, dtype = q.shape[3], v.shape[3], q.dtype
     bk, slots = plan.tuning.keys, plan.tuning.slots
@@ -401,7 +262,7 @@ def forward(
 
     def kernel(arrays: Any, groups: Any, outputs: Any, scratch: Any) -> None:
         (q_ref, k_ref, v_ref), (list_refs, *operand_refs) = arrays, groups
-        out_ref, lse_ref = outputs
+        out_ref, lse_ref, *rest_refs = outputs
         q_mem, k_mem, v_mem, out_mem, lse_mem, stage, barriers = scratch
         out_mem = q_mem if out_mem is None else out_mem
         q_ready, k_ready, v_ready, k_free, v_free, turn = barriers
@@ -467,7 +328,7 @@ def forward(
                 shrink = jnp.exp2(maximum - finite)
                 total = total * shrink + weights.sum(axis=1)
                 out = out * spread(shrink, out.shape, 0)
-                weights = weights.astype(dtype)
+                weights = dropped(plan, frame, operand_refs)(weights).astype(dtype)
                 # While one warpgroup is in its softmax, the other one has the tensor cores.
                 out, total, larger, weights = lax.optimization_barrier(
                     (out, total, larger, weights)
@@ -485,12 +346,18 @@ def forward(
             pl.when(wg == 0)(meet)
             empty = total == 0
             inverse = jnp.where(empty, 0.0, 1 / jnp.where(empty, 1.0, total))
-            out_mem.at[wg][...] = (out * spread(inverse, out.shape, 0)).astype(dtype)
+            out = out * spread(inverse, out.shape, 0)
+            out_mem.at[wg][...] = out.astype(dtype)
             lse = maximum + jnp.log2(jnp.where(empty, 1.0, total))
             lse_mem.at[wg][...] = jnp.where(empty, -jnp.inf, lse)
             plgpu.commit_smem()
             plgpu.copy_smem_to_gmem(out_mem.at[wg], out_ref.at[b, rows, n])
             plgpu.copy_smem_to_gmem(lse_mem.at[wg], lse_ref.at[b, n, rows])
+            for ref in rest_refs:
+                plgpu.wait_smem_to_gmem(0)
+                out_mem.at[wg][...] = (out - out.astype(dtype).astype(jnp.float32)).astype(dtype)
+                plgpu.commit_smem()
+                plgpu.copy_smem_to_gmem(out_mem.at[wg], ref.at[b, rows, n])
             plgpu.wait_smem_to_gmem(0)
 
     scratch = (
@@ -513,337 +380,5 @@ def forward(
         jax.ShapeDtypeStruct((B, T, N, Hv), dtype),
         jax.ShapeDtypeStruct((B, N, T), jnp.float32),
     )
+    out = (*out, out[0]) if with_rest else out
     return call(kernel, (q, k, v), (lists, *operands), out, (B, N, T // BLOCK), scratch)
-
-
-def softmax_gradient(
-    plan: Plan,
-    frame: Frame,
-    operands: Sequence[Any],
-    scores: Float[Array, "_ _"],
-    lse: Float[Array, "_"],
-    is_partial: bool,
-    wanted: Sequence[int] = (),
-) -> tuple[Array, Callable[[Array, Array], tuple[Array, list[Array]]]]:
-    """Weights of a tile, and a function of their gradient and delta.
-
-    It gives the gradients of the scaled scores and, over the whole tile, of the ``wanted`` reads.
-    """
-    axis = frame.query_axis
-    logits = scores * plan.scale
-
-    def pull(d_logits: Array) -> tuple[Array, list[Array]]:
-        return d_logits, []
-
-    if plan.modify is not None:
-        modify, reads = plan.modify, {}
-        evaluate(modify, frame, operands[0], logits, reads)
-
-        # Over the whole tile, so that no sum of a gradient is left to a product's registers.
-        values = [frame.lift(*reads[place], TILE) for place in wanted]
-
-        def modified(logits: Array, *values: Array) -> Array:
-            given = {place: (x, TILE) for place, x in zip(wanted, values)}
-            return evaluate(modify, frame, operands[0], logits, reads | given)
-
-        logits, back = jax.vjp(modified, logits, *values)
-
-        def pull(d_logits: Array) -> tuple[Array, list[Array]]:
-            d_scores, *d_values = back(d_logits)
-            return d_scores, d_values
-
-    logits = hidden(plan, frame, operands[1], logits * LOG2E, is_partial)
-    weights = jnp.exp2(logits - spread(lse, frame.shape, axis))
-
-    def gradient(d_weights: Array, delta: Array) -> tuple[Array, list[Array]]:
-        return pull(weights * (d_weights - spread(delta, frame.shape, axis)))
-
-    return weights, gradient
-
-
-def query_gradient(
-    plan: Plan,
-    q: Float[Array, "B T N H"],
-    k: Float[Array, "B S K H"],
-    v: Float[Array, "B S K Hv"],
-    d_out: Float[Array, "B T N Hv"],
-    lse: Float[Array, "B N T"],
-    delta: Float[Array, "B N T"],
-    lists: Sequence[Int[Array, "..."]],
-    operands: Sequence[Sequence[Shaped[Array, "..."]]],
-    wanted: Sequence[int],
-) -> tuple[Float[Array, "..."], ...]:
-    """The gradient of q; and of each ``wanted`` read, summed over the keys, ``B N T``."""
-    B, N, K, T, S = plan.shape
-    H, Hv, dtype = q.shape[3], v.shape[3], q.dtype
-    bk, (k_slots, v_slots) = plan.tuning.dq_keys, plan.tuning.dq_slots
-
-    def kernel(arrays: Any, groups: Any, outputs: Any, scratch: Any) -> None:
-        q_ref, k_ref, v_ref, d_out_ref, lse_ref, delta_ref = arrays
-        list_refs, *operand_refs = groups
-        dq_ref, *sum_refs = outputs
-        q_mem, d_out_mem, k_mem, v_mem, sum_mem, stage, barriers = scratch
-        rows_ready, k_ready, v_ready, k_free, v_free = barriers
-        b, n, wg = lax.axis_index("b"), lax.axis_index("n"), lax.axis_index("wg")
-        r = T // BLOCK - 1 - lax.axis_index("r")
-        tiles = Tiles(plan, list_refs, (b, n, r), S, bk)
-
-        @pl.when(wg == 2)
-        def _produce() -> None:
-            plgpu.set_max_registers(PRODUCER_REGISTERS, action="decrease")
-            kv = lax.div(n, jnp.int32(N // K))
-
-            def fetch(step: Any, _: None) -> None:
-                at = (b, pl.ds(tiles.start(step), bk), kv)
-                for ref, mem, ready, free, slots in (
-                    (v_ref, v_mem, v_ready, v_free, v_slots),
-                    (k_ref, k_mem, k_ready, k_free, k_slots),
-                ):
-                    slot = slot_of(step, slots)
-                    wait = functools.partial(plgpu.barrier_wait, free.at[slot])
-                    pl.when(step >= slots)(wait)
-                    copy(ref.at[at], mem.at[slot], ready.at[slot])
-
-            lax.fori_loop(0, tiles.steps, fetch, None)
-            drain(tiles.steps, k_slots, k_free)
-            drain(tiles.steps, v_slots, v_free)
-
-        @pl.when(wg < 2)
-        def _consume() -> None:
-            plgpu.set_max_registers(CONSUMER_REGISTERS, action="increase")
-            first = r * BLOCK + wg * ROWS
-            rows = pl.ds(first, ROWS)
-            copy(q_ref.at[b, rows, n], q_mem.at[wg], rows_ready.at[wg])
-            copy(d_out_ref.at[b, rows, n], d_out_mem.at[wg], rows_ready.at[wg])
-            lse, delta = (
-                plgpu.load(ref.at[b, n, rows], layout=layout_of(0), optimized=False)
-                for ref in (lse_ref, delta_ref)
-            )
-            plgpu.barrier_wait(rows_ready.at[wg])
-
-            def visit(step: Any, is_partial: bool, carry: Any) -> Any:
-                dq, sums = carry
-                k_slot, v_slot = slot_of(step, k_slots), slot_of(step, v_slots)
-                frame = Frame((ROWS, bk), (first, tiles.start(step)), b, n)
-                plgpu.barrier_wait(k_ready.at[k_slot])
-                plgpu.barrier_wait(v_ready.at[v_slot])
-                turned = [
-                    k_mem.at[k_slot].transpose((1, 0)),
-                    v_mem.at[v_slot].transpose((1, 0)),
-                ]
-                if max(H, Hv) <= WIDE:
-                    scores, d_weights = two_products(
-                        (q_mem.at[wg], d_out_mem.at[wg]), tuple(turned), frame.shape
-                    )
-                else:  # two products at once would not fit the registers
-                    scores, d_weights = product(q_mem.at[wg], turned[0], frame.shape), None
-                _, gradient = softmax_gradient(
-                    plan, frame, operand_refs, scores, lse, is_partial, wanted
-                )
-                if d_weights is None:
-                    d_weights = product(d_out_mem.at[wg], turned[1], frame.shape)
-                plgpu.barrier_arrive(v_free.at[v_slot])
-                d_scores, d_values = gradient(d_weights, delta)
-                sums = tuple(total + x.sum(axis=1) for total, x in zip(sums, d_values))
-                memory = stage and stage.at[wg]
-                (dq,) = add_products((dq,), (d_scores.astype(dtype),), (k_mem.at[k_slot],), memory)
-                plgpu.barrier_arrive(k_free.at[k_slot])
-                return dq, sums
-
-            sums = tuple(constant((ROWS,), 0.0, 0) for _ in wanted)
-            dq, sums = tiles.over(plan, visit, (constant((ROWS, H), 0.0), sums))
-            q_mem.at[wg][...] = (dq * plan.scale).astype(dtype)
-            for i, total in enumerate(sums):
-                sum_mem.at[i, wg][...] = total
-            plgpu.commit_smem()
-            plgpu.copy_smem_to_gmem(q_mem.at[wg], dq_ref.at[b, rows, n])
-            for i, ref in enumerate(sum_refs):
-                plgpu.copy_smem_to_gmem(sum_mem.at[i, wg], ref.at[b, n, rows])
-            plgpu.wait_smem_to_gmem(0)
-
-    scratch = (
-        matrices(2, ROWS, H, dtype=dtype),
-        matrices(2, ROWS, Hv, dtype=dtype),
-        matrices(k_slots, bk, H, dtype=dtype),
-        matrices(v_slots, bk, Hv, dtype=dtype),
-        plgpu.SMEM((len(wanted), 2, ROWS), jnp.float32) if wanted else None,
-        matrices(2, ROWS, bk, dtype=dtype) if plan.staged else None,
-        (
-            plgpu.Barrier(num_arrivals=2, num_barriers=2),
-            plgpu.Barrier(num_barriers=k_slots),
-            plgpu.Barrier(num_barriers=v_slots),
-            plgpu.Barrier(num_arrivals=2, num_barriers=k_slots),
-            plgpu.Barrier(num_arrivals=2, num_barriers=v_slots),
-        ),
-    )
-    out = (q, *(jax.ShapeDtypeStruct((B, N, T), jnp.float32) for _ in wanted))
-    out = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in out)
-    arrays = (q, k, v, d_out, lse, delta)
-    return call(kernel, arrays, (lists, *operands), out, (B, N, T // BLOCK), scratch)
-
-
-def key_value_gradients(
-    plan: Plan,
-    q: Float[Array, "B T N H"],
-    k: Float[Array, "B S K H"],
-    v: Float[Array, "B S K Hv"],
-    d_out: Float[Array, "B T N Hv"],
-    lse: Float[Array, "B N T"],
-    delta: Float[Array, "B N T"],
-    lists: Sequence[Int[Array, "..."]],
-    operands: Sequence[Sequence[Shaped[Array, "..."]]],
-) -> tuple[Float[Array, "B S K H"], Float[Array, "B S K Hv"]]:
-    """The gradients of k and v: a block's keys stay, and the queries of all their heads pass by."""
-    B, N, K, T, S = plan.shape
-    H, Hv, dtype, group = q.shape[3], v.shape[3], q.dtype, N // K
-    bq, slots = plan.tuning.dkv_queries, plan.tuning.dkv_slots
-    # Heads this wide fill the registers with one gradient: the warpgroups then share 64 keys.
-    is_wide = max(H, Hv) > WIDE
-    parts = 1 if is_wide else 2
-    keys = parts * ROWS
-
-    def kernel(arrays: Any, groups: Any, outputs: Any, scratch: Any) -> None:
-        q_ref, k_ref, v_ref, d_out_ref, lse_ref, delta_ref = arrays
-        list_refs, *operand_refs = groups
-        dk_ref, dv_ref = outputs
-        k_mem, v_mem, q_mem, d_out_mem, lse_mem, delta_mem, stage, barriers = scratch
-        keys_ready, ready, free, done = barriers
-        b, kv, wg = lax.axis_index("b"), lax.axis_index("n"), lax.axis_index("wg")
-        start = lax.axis_index("r") * keys
-        column = lax.div(start, jnp.int32(BLOCK))
-
-        def tiles_of(head: Any) -> tuple[Any, Tiles]:
-            n = kv * group + head
-            return n, Tiles(plan, list_refs, (b, n, column), T, bq)
-
-        @pl.when(wg == 2)
-        def _produce() -> None:
-            plgpu.set_max_registers(PRODUCER_REGISTERS, action="decrease")
-            for i in range(parts):
-                at = (b, pl.ds(start + i * ROWS, ROWS), kv)
-                copy(k_ref.at[at], k_mem.at[i], keys_ready.at[i])
-                copy(v_ref.at[at], v_mem.at[i], keys_ready.at[i])
-
-            def over_head(head: Any, before: Any) -> Any:
-                n, tiles = tiles_of(head)
-
-                def fetch(step: Any, _: None) -> None:
-                    slot = slot_of(before + step, slots)
-                    rows = pl.ds(tiles.start(step), bq)
-                    pl.when(before + step >= slots)(lambda: plgpu.barrier_wait(free.at[slot]))
-                    copy(q_ref.at[b, rows, n], q_mem.at[slot], ready.at[slot])
-                    copy(d_out_ref.at[b, rows, n], d_out_mem.at[slot], ready.at[slot])
-                    copy(lse_ref.at[b, n, rows], lse_mem.at[slot], ready.at[slot])
-                    copy(delta_ref.at[b, n, rows], delta_mem.at[slot], ready.at[slot])
-
-                lax.fori_loop(0, tiles.steps, fetch, None)
-                return before + tiles.steps
-
-            drain(lax.fori_loop(0, group, over_head, jnp.int32(0)), slots, free)
-
-        @pl.when(wg < 2)
-        def _consume() -> None:
-            plgpu.set_max_registers(CONSUMER_REGISTERS, action="increase")
-            part = 0 if is_wide else wg
-            first = start + part * ROWS
-            mine_k, mine_v = k_mem.at[part], v_mem.at[part]
-            plgpu.barrier_wait(keys_ready.at[part])
-
-            def over_group(dk: Any, dv: Any) -> tuple[Any, Any]:
-                """Add to those of the gradients that are not None."""
-
-                def over_head(head: Any, carry: Any) -> Any:
-                    before, totals = carry
-                    n, tiles = tiles_of(head)
-
-                    def visit(step: Any, is_partial: bool, carry: Any) -> Any:
-                        dk, dv = carry
-                        slot = slot_of(before + step, slots)
-                        frame = Frame((ROWS, bq), (tiles.start(step), first), b, n, 1)
-                        a_q, a_d_out = q_mem.at[slot], d_out_mem.at[slot]
-                        memory = stage and stage.at[wg]
-                        plgpu.barrier_wait(ready.at[slot])
-                        turned = [x.transpose((1, 0)) for x in (a_q, a_d_out)]
-                        if dk is None:
-                            scores = product(mine_k, turned[0], frame.shape)
-                        else:
-                            scores, d_weights = two_products(
-                                (mine_k, mine_v), tuple(turned), frame.shape
-                            )
-                        lse = plgpu.load(lse_mem.at[slot], layout=layout_of(1))
-                        weights, gradient = softmax_gradient(
-                            plan, frame, operand_refs, scores, lse, is_partial
-                        )
-                        totals, lefts, rights = [], [], []
-                        if dv is not None:
-                            totals, lefts, rights = [dv], [weights.astype(dtype)], [a_d_out]
-                        if dk is not None:
-                            delta = plgpu.load(delta_mem.at[slot], layout=layout_of(1))
-                            d_scores, _ = gradient(d_weights, delta)
-                            totals.append(dk)
-                            lefts.append(d_scores.astype(dtype))
-                            rights.append(a_q)
-                        sums = list(add_products(totals, lefts, rights, memory))
-                        plgpu.barrier_arrive(free.at[slot])
-                        dv = None if dv is None else sums.pop(0)
-                        dk = None if dk is None else sums.pop(0)
-                        return dk, dv
-
-                    return before + tiles.steps, tiles.over(plan, visit, totals)
-
-                carry = (jnp.int32(0), (dk, dv))
-                if group == 1:
-                    return over_head(0, carry)[1]
-                return lax.fori_loop(0, group, over_head, carry)[1]
-
-            def write(dk: Any, dv: Any) -> None:
-                rows = pl.ds(first, ROWS)
-                if dk is not None:
-                    mine_k[...] = (dk * plan.scale).astype(dtype)
-                if dv is not None:
-                    mine_v[...] = dv.astype(dtype)
-                plgpu.commit_smem()
-                if dk is not None:
-                    plgpu.copy_smem_to_gmem(mine_k, dk_ref.at[b, rows, kv])
-                if dv is not None:
-                    plgpu.copy_smem_to_gmem(mine_v, dv_ref.at[b, rows, kv])
-                plgpu.wait_smem_to_gmem(0)
-
-            if not is_wide:
-                write(*over_group(constant((ROWS, H), 0.0), constant((ROWS, Hv), 0.0)))
-                return
-
-            def meet() -> None:  # the other one may still read what is to be overwritten
-                plgpu.barrier_arrive(done)
-                plgpu.barrier_wait(done)
-
-            @pl.when(wg == 0)
-            def _values() -> None:
-                _, dv = over_group(None, constant((ROWS, Hv), 0.0))
-                meet()
-                write(None, dv)
-
-            @pl.when(wg == 1)
-            def _keys() -> None:
-                dk, _ = over_group(constant((ROWS, H), 0.0), None)
-                meet()
-                write(dk, None)
-
-    scratch = (
-        matrices(parts, ROWS, H, dtype=dtype),
-        matrices(parts, ROWS, Hv, dtype=dtype),
-        matrices(slots, bq, H, dtype=dtype),
-        matrices(slots, bq, Hv, dtype=dtype),
-        plgpu.SMEM((slots, bq), jnp.float32),
-        plgpu.SMEM((slots, bq), jnp.float32),
-        matrices(2, ROWS, bq, dtype=dtype) if plan.staged else None,
-        (
-            plgpu.Barrier(num_arrivals=2, num_barriers=parts),
-            plgpu.Barrier(num_arrivals=4, num_barriers=slots),
-            plgpu.Barrier(num_arrivals=2, num_barriers=slots),
-            plgpu.Barrier(num_arrivals=2),
-        ),
-    )
-    out = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (k, v))
-    arrays = (q, k, v, d_out, lse, delta)
-    return call(kernel, arrays, (lists, *operands), out, (B, K, S // keys), scratch)

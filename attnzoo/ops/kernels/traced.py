@@ -68,6 +68,8 @@ class Read(NamedTuple):
     shape: tuple[int, ...]
     dtype: Any
     is_floating: bool
+    offset: int | None = None
+    """Of an operand that :mod:`diagonals` has made, which has a block of the queries' rows."""
 
 
 class OfHead(NamedTuple):
@@ -145,7 +147,7 @@ class Traced:
                 elif node.equation is None:
                     values[node] = inputs[node.leaf] if isinstance(node.leaf, str) else node.leaf
                 else:
-                    values[node] = _apply(node, [value(x) for x in node.inputs])
+                    values[node] = apply(node, [value(x) for x in node.inputs])
             return values[node]
 
         return jnp.broadcast_to(value(self.output), self.shape)
@@ -161,7 +163,7 @@ def _shaped(x: Array, shape: tuple[int, ...]) -> Array:
     return x.reshape(shape) if x.size == np.prod(shape) else jnp.broadcast_to(x, shape)
 
 
-def _apply(node: Node, args: list[Any]) -> Any:
+def apply(node: Node, args: list[Any]) -> Any:
     equation = node.equation
     args = [
         jnp.asarray(arg, x.dtype) if isinstance(arg, np.ndarray) else arg
@@ -196,7 +198,10 @@ def trace_modify(
 
 
 def trace_mask(
-    mask: MaskFunction, shape: tuple[int, int, int, int], tile: tuple[int, int]
+    mask: MaskFunction,
+    shape: tuple[int, int, int, int],
+    tile: tuple[int, int],
+    name: str = "mask_mod",
 ) -> tuple[Traced, tuple[Array, ...]]:
     """A mask over ``B N T S`` as a function of a tile, and its operands. No gradient passes.
 
@@ -212,7 +217,7 @@ def trace_mask(
             )
         return seen
 
-    return _trace("mask_mod", visible, shape, tile, None)
+    return _trace(name, visible, shape, tile, None)
 
 
 def mask_of(settings: Scoring) -> MaskFunction | None:
@@ -255,7 +260,7 @@ def _trace(
         Node(np.shape(const), const.dtype, frozenset(["captured"]), leaf=position)
         for position, const in enumerate(closed.consts)
     ]
-    (output,) = _graph(closed.jaxpr, [*captured, *inputs])
+    (output,) = graph(closed.jaxpr, [*captured, *inputs])
     builder = _Builder(name, shape, closed.consts)
     builder.visit(output)
     return (
@@ -264,7 +269,7 @@ def _trace(
     )
 
 
-def _graph(jaxpr: Any, inputs: Sequence[Node]) -> list[Node]:
+def graph(jaxpr: Any, inputs: Sequence[Node]) -> list[Node]:
     """The outputs of a jaxpr as nodes, nested jits opened."""
     known = dict(zip((*jaxpr.constvars, *jaxpr.invars), inputs))
 
@@ -283,7 +288,7 @@ def _graph(jaxpr: Any, inputs: Sequence[Node]) -> list[Node]:
                 Node(np.shape(c), c.dtype, frozenset(["captured"]), leaf=np.asarray(c))
                 for c in getattr(inner, "consts", ())
             ]
-            outputs = _graph(getattr(inner, "jaxpr", inner), [*consts, *args])
+            outputs = graph(getattr(inner, "jaxpr", inner), [*consts, *args])
         else:
             needs = frozenset().union(*(x.needs for x in args))
             outputs = [
@@ -366,7 +371,7 @@ class _Builder:
         self._add(node, self._operand(array, of_head), tuple(axes), tuple(indices))
 
     def _axis(self, index: Node, size: int) -> tuple[str, Any]:
-        index = _simplified(index)
+        index = simplified(index)
         if isinstance(index.leaf, np.ndarray) and index.leaf.size == 1:
             at = int(index.leaf.reshape(()))
             return HEAD, at + size if at < 0 else at
@@ -412,7 +417,7 @@ class _Builder:
         elif node.equation is None:
             value = node.leaf
         else:
-            value = _apply(node, [self._value(x, heads) for x in node.inputs])
+            value = apply(node, [self._value(x, heads) for x in node.inputs])
         if not node.needs & {"b", "n"}:
             self._outside[node] = value
         return value
@@ -432,7 +437,7 @@ def _columns(node: Node) -> list[Node]:
     return []
 
 
-def _simplified(node: Node) -> Node:
+def simplified(node: Node) -> Node:
     """Without what makes no difference to indices inside an array: shapes, signs, times 0."""
     if node.primitive in ("broadcast_in_dim", "reshape", "squeeze"):
         inner = node.inputs[0]
@@ -440,9 +445,9 @@ def _simplified(node: Node) -> Node:
         if np.prod(inner.shape) == 1 or (
             len(inner.shape) == len(node.shape) and tuple(dims) == tuple(range(len(inner.shape)))
         ):
-            return _simplified(inner)
+            return simplified(inner)
     if node.primitive == "convert_element_type" and jnp.issubdtype(node.dtype, jnp.integer):
-        inner = _simplified(node.inputs[0])
+        inner = simplified(node.inputs[0])
         return inner if inner.leaf is not None else node
     if node.primitive == "mul" and any(_is_zero(x) for x in node.inputs):
         return Node((), node.dtype, leaf=np.zeros((), np.int32))
@@ -450,7 +455,7 @@ def _simplified(node: Node) -> Node:
         # jnp counts an index below 0 from the end; those of the tile are never below 0.
         test, counted, _ = node.inputs
         if test.primitive == "lt" and test.inputs[0] is counted and _is_zero(test.inputs[1]):
-            inner = _simplified(counted)
+            inner = simplified(counted)
             if inner.leaf in INPUTS if isinstance(inner.leaf, str) else _is_zero(inner):
                 return inner
     return node
