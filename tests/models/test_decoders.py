@@ -1,6 +1,7 @@
 """GPT-2 and Llama: causal, trainable throughout, the same packed or apart, cached or not."""
 
 import dataclasses
+import functools
 from typing import Any, get_args
 
 import jax
@@ -42,12 +43,26 @@ def make(name: str, *, seed: int = 0, **settings: Any) -> Any:
     """A small model whose biases and norms are not at their neutral starting values."""
     model, config = MODELS[name]
     sizes = {"attention": HEADS, "dim": D, "hidden": 7, "layers": 2, "max_length": 17}
-    made = model(config(**sizes | settings), V, rngs=nnx.Rngs(seed))
-    state = nnx.state(made, nnx.Param)
-    keys = iter(jax.random.split(jax.random.key(seed + 1), len(jax.tree.leaves(state))))
-    moved = lambda x: x + 0.3 * jax.random.normal(next(keys), x.shape, x.dtype)  # noqa: E731
-    nnx.update(made, jax.tree.map(moved, state))
-    return made
+    made = nnx.eval_shape(lambda: model(config(**sizes | settings), V, rngs=nnx.Rngs(seed)))
+    graph, state = nnx.split(made)
+    random = np.random.default_rng(seed)
+
+    def drawn(path: Any, leaf: Any) -> jax.Array:
+        middle = 1.0 if "scale" in jax.tree_util.keystr(path) else 0.0
+        return jnp.asarray(random.normal(middle, 0.4, leaf.shape), leaf.dtype)
+
+    return nnx.merge(graph, jax.tree_util.tree_map_with_path(drawn, state))
+
+
+def run(model: Any, *arguments: Any, **keywords: Any) -> Any:
+    """What the model says, compiled as one: operation by operation takes several times as long."""
+    fixed = {name: keywords.pop(name) for name in ("capture",) if name in keywords}
+    return _run(*nnx.split(model), tuple(fixed.items()), arguments, keywords)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _run(graph: Any, state: Any, fixed: Any, arguments: Any, keywords: Any) -> Any:
+    return nnx.merge(graph, state)(*arguments, **dict(fixed), **keywords)
 
 
 def tokens(*shape: int, seed: int = 0) -> jax.Array:
@@ -59,7 +74,7 @@ def test_no_position_hears_of_a_later_one(name: str) -> None:
     model, ids, t = make(name), tokens(2, 7), 3
     graph, state = nnx.split(model)
 
-    def logits(added: jax.Array) -> jax.Array:
+    def logits(added: jax.Array, state: Any) -> jax.Array:
         held = nnx.merge(graph, state)
         embed = held._embed
         if name == "gpt2":
@@ -68,7 +83,7 @@ def test_no_position_hears_of_a_later_one(name: str) -> None:
             held._embed = lambda ids, rngs: embed(ids, rngs) + added
         return jnp.sum(jnp.sin(held(ids)[:, t]))
 
-    slope = np.abs(np.asarray(jax.grad(logits)(jnp.zeros((2, 7, D))))).max(-1)
+    slope = np.abs(np.asarray(jax.jit(jax.grad(logits))(jnp.zeros((2, 7, D)), state))).max(-1)
     assert (slope[:, t + 1 :] == 0).all()
     assert (slope[:, : t + 1] > 0).all()
 
@@ -81,7 +96,7 @@ def test_every_parameter_gets_a_gradient(name: str, tied: bool) -> None:
     model, ids = make(name, tied=tied, attention=heads, **more), tokens(2, 17)
     graph, state = nnx.split(model)
     loss = lambda state: jnp.sum(jnp.sin(nnx.merge(graph, state)(ids)))  # noqa: E731
-    for path, slope in jax.tree_util.tree_leaves_with_path(jax.grad(loss)(state)):
+    for path, slope in jax.tree_util.tree_leaves_with_path(jax.jit(jax.grad(loss))(state)):
         assert float(jnp.max(jnp.abs(slope))) > 1e-6, jax.tree_util.keystr(path)
 
 
@@ -89,17 +104,18 @@ def test_every_parameter_gets_a_gradient(name: str, tied: bool) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_scan_and_remat_change_nothing(name: str, change: dict[str, Any]) -> None:
     plain, ids = make(name), tokens(2, 7)
-    other = MODELS[name][0](dataclasses.replace(plain.config, **change), V, rngs=nnx.Rngs(0))
+    config = dataclasses.replace(plain.config, **change)
+    other = nnx.eval_shape(lambda: MODELS[name][0](config, V, rngs=nnx.Rngs(0)))
     state = nnx.to_pure_dict(nnx.state(plain, nnx.Param))
     if "scan" in change:
         layers = state["decoder"]["blocks"]
         state["decoder"]["blocks"] = jax.tree.map(lambda *x: jnp.stack(x), *layers.values())
-    nnx.update(other, state)
+    other = nnx.merge(nnx.split(other)[0], state)
 
     def slopes(model: Any) -> Any:
         graph, state = nnx.split(model)
         loss = lambda state: jnp.sum(jnp.sin(nnx.merge(graph, state)(ids)))  # noqa: E731
-        return jax.value_and_grad(loss)(state)
+        return jax.jit(jax.value_and_grad(loss))(state)
 
     (one, first), (two, second) = slopes(plain), slopes(other)
     np.testing.assert_allclose(one, two, rtol=1e-5)
@@ -144,8 +160,15 @@ def test_decoding_gives_what_the_whole_sequence_gives(name: str, kind: str) -> N
 
 def test_the_logits_of_one_place_a_row() -> None:
     model, ids = make("gpt2"), tokens(2, 5)
-    everywhere, _ = model.decode(ids, model.start(2))
-    chosen, state = model.decode(ids, model.start(2), at=jnp.int32([1, 4]))
+    graph, params = nnx.split(model)
+
+    @jax.jit
+    def both(params: Any) -> Any:
+        model = nnx.merge(graph, params)
+        everywhere, _ = model.decode(ids, model.start(2))
+        return everywhere, *model.decode(ids, model.start(2), at=jnp.int32([1, 4]))
+
+    everywhere, chosen, state = both(params)
     assert chosen.shape == (2, 1, V)
     assert (state.length == 5).all()
     np.testing.assert_allclose(chosen[0, 0], everywhere[0, 1], rtol=1e-6)
@@ -163,36 +186,38 @@ def test_packed_documents_are_separate_documents(name: str, scaling: Any) -> Non
     model = make(name, **({"rotary_scaling": scaling} if name == "llama" else {}))
     one, two = tokens(1, 5), tokens(1, 3, seed=1)
     documents = jnp.int32([[1] * 5 + [2] * 3])
-    packed = model(jnp.concatenate([one, two], axis=1), documents=documents)
-    np.testing.assert_allclose(packed[:, :5], model(one), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(packed[:, 5:], model(two), rtol=1e-5, atol=1e-5)
+    packed = run(model, jnp.concatenate([one, two], axis=1), documents=documents)
+    np.testing.assert_allclose(packed[:, :5], run(model, one), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(packed[:, 5:], run(model, two), rtol=1e-5, atol=1e-5)
 
 
 def test_rotary_positions_turn_queries_and_keys() -> None:
     model, ids = make("llama"), tokens(1, 5)
-    shifted = model(ids, positions=jnp.arange(5, dtype=jnp.int32)[None] + 9)
-    np.testing.assert_allclose(shifted, model(ids), rtol=1e-4, atol=1e-5)
-    stretched = model(ids, positions=2 * jnp.arange(5, dtype=jnp.int32)[None])
-    assert float(jnp.max(jnp.abs(stretched - model(ids)))) > 1e-2
+    places, plain = jnp.arange(5, dtype=jnp.int32)[None], run(model, ids)
+    np.testing.assert_allclose(run(model, ids, positions=places + 9), plain, rtol=1e-4, atol=1e-5)
+    stretched = run(model, ids, positions=2 * places)
+    assert float(jnp.max(jnp.abs(stretched - plain))) > 1e-2
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_padding_is_not_read_and_maps_are_where_the_layers_are(name: str) -> None:
     model, ids = make(name), tokens(2, 5)
     valid = jnp.arange(5)[None] >= jnp.int32([[0], [2]])
-    logits, maps = model(ids, valid=valid, capture=True)
+    logits, maps = run(model, ids, valid=valid, capture=True)
     assert sorted(maps) == ["decoder/0/self", "decoder/1/self"]
     assert maps["decoder/1/self"].shape == (2, 3, 5, 5)
     assert (maps["decoder/1/self"][1, :, :, :2] == 0).all()
-    other = model(ids.at[1, :2].set(3), valid=valid)
+    other, _ = run(model, ids.at[1, :2].set(3), valid=valid, capture=True)
     np.testing.assert_allclose(other[1, 2:], logits[1, 2:], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_dropout_is_on_with_rngs_alone(name: str) -> None:
     model, ids = make(name, dropout=0.3, attention_dropout=0.2), tokens(1, 5)
-    np.testing.assert_array_equal(model(ids), model(ids))
-    first, second = (model(ids, rngs=nnx.Rngs(dropout=seed)) for seed in (0, 1))
+    np.testing.assert_array_equal(run(model, ids), run(model, ids))
+    graph, state = nnx.split(model)
+    drop = jax.jit(lambda state, key: nnx.merge(graph, state)(ids, rngs=nnx.Rngs(dropout=key)))
+    first, second = (drop(state, jax.random.key(seed)) for seed in (0, 1))
     assert float(jnp.max(jnp.abs(first - second))) > 1e-2
 
 

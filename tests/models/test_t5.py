@@ -33,13 +33,14 @@ V1_1 = {"activation": "gelu_tanh", "gated": True, "tied": False, "scaled_head": 
 def make(**changes: Any) -> T5:
     """A small model whose norms are not at their neutral starting values."""
     config = dataclasses.replace(TINY, **changes)
-    graph, state = nnx.split(T5(config, V, rngs=nnx.Rngs(0)))
+    graph, state = nnx.split(nnx.eval_shape(lambda: T5(config, V, rngs=nnx.Rngs(0))))
     random = np.random.default_rng(1)
-    moved = [
-        leaf + jnp.asarray(0.3 * random.standard_normal(leaf.shape), jnp.float32)
-        for leaf in jax.tree.leaves(state)
-    ]
-    return nnx.merge(graph, jax.tree.unflatten(jax.tree.structure(state), moved))
+
+    def drawn(path: Any, leaf: Any) -> jax.Array:
+        middle = 1.0 if "scale" in jax.tree_util.keystr(path) else 0.0
+        return jnp.asarray(random.normal(middle, 0.3, leaf.shape), leaf.dtype)
+
+    return nnx.merge(graph, jax.tree_util.tree_map_with_path(drawn, state))
 
 
 def batch() -> tuple[jax.Array, jax.Array]:

@@ -95,7 +95,7 @@ MESHES = {
     "sequence": Mesh(data=2, sequence=4),
     "mixed": Mesh(fsdp=2, tensor=2, sequence=2),
 }
-ALL = os.environ.get("ATTNZOO_MESHES") == "all"  # four minutes more
+ALL = os.environ.get("ATTNZOO_MESHES") == "all"  # minutes more
 
 
 def write_data(home: Path) -> None:
@@ -151,7 +151,7 @@ def program(kinds: list[str]) -> None:
         found = {
             kind: {mesh: losses(kind, mesh, home) for mesh in meshes_of(kind)} for kind in kinds
         }
-        communicated = {mesh: collectives(MESHES[mesh], home) for mesh in MESHES}
+        communicated = {mesh: collectives(MESHES[mesh], home) for mesh in MESHES if mesh != "mixed"}
         placed = {rows: Placement(Mesh(fsdp=2), rows=rows) for rows in (16, 12, 6)}
         shared = {rows: [p.sizes["data"], *p.notes] for rows, p in placed.items()}
         wrong = [
@@ -182,22 +182,26 @@ def meshes_of(kind: str) -> list[str]:
     if ALL:
         return [*MESHES]
     if kind == "gpt2":
-        return ["1x1", "8x1", "2x2x2", "sequence", "mixed"]
+        return ["1x1", "2x2x2", "sequence"]
     # Encoder and decoder go round rings of their own at the same time on the way back, and XLA:CPU
     # mixes up messages that are under way together (docs/scaling.md).
     return ["1x1", "2x2x2" if kind in ("t5", "transformer") else "mixed"]
 
 
 # What has neither heads nor positions to spread, and what is made of the same blocks as another.
-SEEN = [*KINDS] if ALL else ["gpt2", "llama", "bert", "vit", "transformer"]
+SEEN = [*KINDS] if ALL else ["gpt2", "llama", "vit", "transformer"]
 
 
 def collectives(mesh: Mesh, home: Path) -> dict[str, list[str]]:
     """Kinds of communication in a compiled step of GPT-2, with the shapes of results."""
     config = experiment("gpt2", home, "compiled", mesh=mesh)
     settings = dataclasses.replace(config.training, accumulate=1)
-    task_config = dataclasses.replace(config.task, context=8)
-    config = dataclasses.replace(config, training=settings, task=task_config)
+    config = dataclasses.replace(
+        config,
+        training=settings,
+        task=dataclasses.replace(config.task, context=8),
+        model=dataclasses.replace(config.model, layers=1),
+    )
     with tempfile.TemporaryDirectory() as directory:
         task = TASKS[config.task.kind].create(config, Path(directory), resume=False)
     transform, _ = build_optimizer(settings, total_steps=3, steps_per_epoch=3)
