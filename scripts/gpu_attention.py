@@ -35,7 +35,10 @@ HEADS = {64: 32, 128: 16, 256: 8}
 TOKENS = 16_384
 """Tokens of a call, in as many sequences as they fill."""
 LENGTHS = (16_384, 4096, 32_768, 1024, 131_072, 512, 2048, 8192, 65_536)
-CASES = ("causal", "full", "window", "document", "alibi", "softcap")
+CASES = ("causal", "full", "window", "document", "alibi", "softcap", "t5", "dropout")
+CHECKED = ("causal", "alibi", "softcap", "document", "t5", "dense", "dropout")
+"""Whose errors are measured."""
+RATE = 0.1
 FORWARD, BOTH = "forward", "forward and backward"
 
 
@@ -69,10 +72,13 @@ def settings_of(case: str, shape: Shape) -> tuple[Scoring, float]:
         "window": masks.sliding_window(WINDOW),
         "document": masks.document(ids, ids) & masks.causal(),
     }.get(case, masks.causal())
+    table = jnp.sin(jnp.arange(32 * N, dtype=jnp.float32)).reshape(N, 32)
     mod = {
         "alibi": score_mods.alibi(score_mods.alibi_slopes(N)),
-        "softcap": None,
+        "t5": score_mods.t5_bias(table, bidirectional=False),
     }.get(case)
+    if case == "dense":
+        mod = score_mods.dense_bias(jax.random.normal(jax.random.key(1), (1, N, T, T)))
     block = None
     if mask is not None:
         block = BlockMask.from_mask(mask, B, N, T, T, block_size=128)
@@ -95,10 +101,15 @@ def settings_of(case: str, shape: Shape) -> tuple[Scoring, float]:
     return settings, B * N * pairs
 
 
+def dropout(case: str) -> tuple[Any, ...]:
+    """Rate and key, where weights are dropped."""
+    return (RATE, jax.random.key(2)) if case == "dropout" else ()
+
+
 def attention(name: str, case: str, shape: Shape, tuning: Tuning | None, dry: bool) -> Any:
     """``f(q, k, v)`` of a contender; None where it has no such case."""
     if name.startswith("jax.nn"):
-        if case in ("document", "alibi", "softcap"):
+        if case not in ("causal", "full", "window"):
             return None
         window = (WINDOW - 1, 0) if case == "window" else None
         implementation: Any = name.split()[1]
@@ -111,9 +122,12 @@ def attention(name: str, case: str, shape: Shape, tuning: Tuning | None, dry: bo
             implementation=implementation,
         )
     settings, _ = settings_of(case, shape)
+    drop = dropout(case)
     if name == "mosaic_gpu":
-        return lambda q, k, v: mosaic_gpu.attend(q, k, v, settings, tuning=tuning, staged=dry)[0]
-    return lambda q, k, v: IMPLEMENTATIONS[name].attend(q, k, v, settings)[0]
+        return lambda q, k, v: mosaic_gpu.attend(
+            q, k, v, settings, *drop, tuning=tuning, staged=dry
+        )[0]
+    return lambda q, k, v: IMPLEMENTATIONS[name].attend(q, k, v, settings, *drop)[0]
 
 
 def with_backward(attend: Callable[..., Any]) -> Callable[..., Any]:
@@ -202,12 +216,7 @@ def errors(notes: Notes, contenders: list[str]) -> None:
     sizes = (
         [(1, 128, 1, 64)] if notes.dry else [(1, 1025, 4, 64), (1, 2048, 2, 128), (1, 1024, 2, 256)]
     )
-    for (size, case), name in itertools.product(
-        itertools.product(
-            sizes, ("causal",) if notes.dry else ("causal", "alibi", "softcap", "document")
-        ),
-        contenders,
-    ):
+    for (size, case), name in itertools.product(itertools.product(sizes, CHECKED), contenders):
         shape = Shape(*size)
         attend = attention(name, case, shape, None, notes.dry)
         if attend is None or notes.is_over:
@@ -228,7 +237,7 @@ def errors(notes: Notes, contenders: list[str]) -> None:
 def exactly(case: str, shape: Shape, arrays: list[jax.Array]) -> Any:
     """Output and gradients of the reference in the dtype that is switched on, float64."""
     settings, _ = settings_of(case, shape)
-    run = with_backward(lambda q, k, v: reference.attend(q, k, v, settings)[0])
+    run = with_backward(lambda q, k, v: reference.attend(q, k, v, settings, *dropout(case))[0])
     return jax.jit(run)(*(jnp.asarray(np.asarray(x, np.float64)) for x in arrays))
 
 

@@ -28,10 +28,10 @@ class Whole(NamedTuple):
     """Bytes of all weights, which want to stay in the processor's cache."""
 
 
-ALONE = {False: Whole(256 * 256, 4 << 20), True: Whole(256 * 256, 8 << 20)}
-"""Forward alone; by whether XLA has several cores, of which it gives one to a small tile."""
-DIFFERENTIATED = {False: Whole(128 * 128, 4 << 20), True: Whole(256 * 256, 4 << 20)}
-"""Forward and backward."""
+ALONE = Whole(256 * 256, 4 << 20)
+"""Forward alone."""
+DIFFERENTIATED = {False: Whole(128 * 128, 4 << 20), True: ALONE}
+"""Forward and backward; by whether XLA has several cores, of which it gives one to a small tile."""
 SHORT = 32
 """So few queries make tiles that are too flat."""
 MOST = 64 << 20
@@ -204,12 +204,8 @@ def _preferred(call: Call, differentiated: bool = False) -> tuple[str, str]:
         return "blockwise", f"the keys of {T} queries are read once, in chunks"
     if T <= SHORT and total <= MOST:
         return "reference", f"{T} queries are too few to fill a tile"
-    several = cores() > 1
-    whole = (DIFFERENTIATED if differentiated else ALONE)[several]
-    if total <= whole.total and (
-        call.size <= whole.size
-        or (several and not differentiated and call.settings.mask_mod is None)
-    ):
+    whole = DIFFERENTIATED[cores() > 1] if differentiated else ALONE
+    if call.size <= whole.size and total <= whole.total:
         return "reference", f"{weights} fit into the cache, of all heads together"
     return "blockwise", f"{weights} are never in memory"
 

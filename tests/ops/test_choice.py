@@ -26,7 +26,7 @@ def shapes(T, S=None, dtype=jnp.float32, B=1, N=8):
         (shapes(96), {}, "reference", "reference"),
         (shapes(256), {}, "reference, blockwise", "reference"),
         (shapes(256, B=8), {}, "blockwise", "blockwise"),
-        (shapes(512), {}, "blockwise", "reference, blockwise"),
+        (shapes(512), {}, "blockwise", "blockwise"),
         (shapes(512), {"mask_mod": masks.causal()}, "blockwise", "blockwise"),
         (shapes(1024), {}, "blockwise", "blockwise"),
         (shapes(1, 31), {}, "reference", "reference"),
