@@ -156,6 +156,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(lambda: benchmark_linear.measure(arguments, _cores(arguments.threads)))
     if arguments.workload == "attention" and arguments.check_choice:
         return run(lambda: benchmark_choice.check(arguments, _cores(arguments.threads)))
+    if arguments.workload == "attention" and arguments.check_kernels:
+        return run(benchmark_choice.check_kernels)
     if arguments.workload == "attention" and arguments.tune:
         return run(lambda: benchmark_choice.tune(arguments, _cores(arguments.threads)))
     if arguments.workload == "attention":

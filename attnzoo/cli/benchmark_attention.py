@@ -72,6 +72,12 @@ def add_parser(workloads: Any, positive: Callable[[str], int]) -> None:
         "it is more than 10 %% slower (of the other options, --rounds and --quick count)",
     )
     instead.add_argument(
+        "--check-kernels",
+        action="store_true",
+        help="compare the Pallas kernels with the reference on this device, and let implementation="
+        "None choose those that are right; exit code 1 if one is wrong",
+    )
+    instead.add_argument(
         "--tune",
         action="store_true",
         help="time tile sizes and keep the fastest in the user's cache directory",

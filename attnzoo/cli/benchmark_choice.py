@@ -3,7 +3,8 @@
 Every shape of a grid is timed with what is chosen and with each implementation that would do, in
 turns; medians of CPU time on one pinned core of a CPU, of wall time on several (`--threads`) and
 elsewhere. A shape that seems too slow is timed again with three times the rounds before it counts.
-`--tune` times the candidates of tile sizes instead and keeps the fastest in the user's cache.
+`--tune` times the candidates of tile sizes instead and keeps the fastest in the user's cache;
+`--check-kernels` looks whether the Pallas kernels are right on this device.
 """
 
 import argparse
@@ -85,6 +86,26 @@ def check(arguments: argparse.Namespace, cores: list[int]) -> int:
                 wrong.append(f"{shape}, {what}: {ratio:.2f} x")
     print(f"\n{len(wrong)} choices are more than 10 % slower than another that would do")
     return 1 if wrong else 0
+
+
+def check_kernels() -> int:
+    """Print what became of each Pallas kernel; exit code 1 if one is not refused, and wrong."""
+    import jax
+
+    from attnzoo import ops
+    from attnzoo.ops.kernels.seen import seen_path
+
+    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}")
+    checks = ops.check_kernels()
+    for check in checks:
+        name = f"{check.implementation:<11} {check.dtype:<9}"
+        if check.error is None:
+            print(f"{name} {check.what}")
+        else:
+            verdict = "right" if check.is_right else "WRONG"
+            print(f"{name} {verdict}, largest error {check.error:.1e} ({check.what})")
+    print(f"\n{seen_path()}")
+    return int(any(check.error is not None and not check.is_right for check in checks))
 
 
 def tune(arguments: argparse.Namespace, cores: list[int]) -> int:

@@ -5,6 +5,7 @@ from attnzoo.ops.autotune import autotune
 from attnzoo.ops.block_mask import BlockMask
 from attnzoo.ops.dot_product import dot_product_attention, explain_choice
 from attnzoo.ops.flex import flex_attention
+from attnzoo.ops.kernel_check import check_kernels
 from attnzoo.ops.linear import (
     delta_net,
     delta_rule,
@@ -26,6 +27,7 @@ __all__ = [
     "WeightRequest",
     "attention_weights",
     "autotune",
+    "check_kernels",
     "delta_net",
     "delta_rule",
     "dot_product_attention",

@@ -14,6 +14,7 @@ from attnzoo.ops.dropout import AnyKey
 from attnzoo.ops.kernels import blockwise, mosaic_gpu, on_device, reference, through_jax
 from attnzoo.ops.kernels.blockwise import FEW_QUERIES
 from attnzoo.ops.kernels.derivatives import by_need
+from attnzoo.ops.kernels.seen import has_been_seen
 from attnzoo.ops.kernels.tiles import cores
 from attnzoo.ops.logits import Scoring
 from attnzoo.ops.weights import WeightRequest, report
@@ -36,6 +37,8 @@ SHORT = 32
 """So few queries make tiles that are too flat."""
 MOST = 64 << 20
 """Bytes of all weights up to which few queries have whole rows of them."""
+FUSED = ("mosaic_gpu", "mosaic_tpu", "triton")
+"""Kernels of this package for accelerators, the faster ones first."""
 ASKED = 80 * 80
 """Queries times keys up to which whole rows are computed where some weights are asked for."""
 MANY_KEYS = 32
@@ -180,7 +183,11 @@ def choose(call: Call, implementation: str | None = None) -> Choice:
     for other, (_, refuses) in IMPLEMENTATIONS.items():
         if other != name:
             refused = refuses(call)
-            others[other] = "would do" if refused is None else f"refused {refused}"
+            others[other] = f"refused {refused}"
+            if refused is None:
+                others[other] = "would do"
+                if other in FUSED and not has_been_seen(other, call.q.dtype.name):
+                    others[other] += "; ops.check_kernels() has not seen it on this kind of device"
     if differentiated != name:
         others[differentiated] = f"chosen where it is differentiated: {why}"
     return Choice(name, reason, others, differentiated)
@@ -193,7 +200,9 @@ def _preferred(call: Call, differentiated: bool = False) -> tuple[str, str]:
     if call.return_weights is True and call.size <= FITS:
         return "reference", f"all {T} x {S} weights are asked for, and they are computed once"
     weights = f"{T} x {S} weights"
-    total = 4 * call.q.shape[0] * call.q.shape[2] * call.size
+    B, N = call.q.shape[0], call.q.shape[2]
+    # How many sequences come may be known only where an export runs.
+    total = 4 * (B if isinstance(B, int) else 1) * N * call.size
     if jax.default_backend() != "cpu":
         return _on_an_accelerator(call, total)
     if call.return_weights:
@@ -218,6 +227,9 @@ def _on_an_accelerator(call: Call, total: int) -> tuple[str, str]:
         return "reference", f"{T} x {S} weights of a head fit into the cache"
     if _refuses_cudnn(call) is None:
         return "cudnn", "the fused kernel of the GPU's own library takes it"
+    for name in FUSED:
+        if has_been_seen(name, call.q.dtype.name) and IMPLEMENTATIONS[name].refuses(call) is None:
+            return name, "a fused kernel, which has been seen to be right on this kind of device"
     if total <= 1 << 30:
         return "reference", "tiles are visited one by one, which leaves an accelerator idle"
     return "blockwise", f"{T} x {S} weights are never in memory"

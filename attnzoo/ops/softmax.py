@@ -12,7 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 
-def compute_dtype(*arrays: Float[Array, "..."]) -> jnp.dtype:
+def compute_dtype(
+    *arrays: Float[Array, "..."] | Float[jax.ShapeDtypeStruct, "..."],
+) -> jnp.dtype:
     """float64 if an array is, else float32: in what logits, softmax and states are computed.
 
     Not ``jnp.promote_types``, which raises for different dtypes under strict promotion.
