@@ -78,7 +78,8 @@ def settings_of(case: str, shape: Shape) -> tuple[Scoring, float]:
         "t5": score_mods.t5_bias(table, bidirectional=False),
     }.get(case)
     if case == "dense":
-        mod = score_mods.dense_bias(jax.random.normal(jax.random.key(1), (1, N, T, T)))
+        bias = jax.random.normal(jax.random.key(1), (1, N, T, T), jnp.float32)
+        mod = score_mods.dense_bias(bias)
     block = None
     if mask is not None:
         block = BlockMask.from_mask(mask, B, N, T, T, block_size=128)
