@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from random_parameters import drawn
 
 from attnzoo.config import attention as kinds
 from attnzoo.config import gpt2
@@ -37,14 +38,7 @@ STEPS = 6
 def make(attention: Any, *, layers: int = 2, scan: bool = False) -> GPT2:
     sizes = {"attention": attention, "dim": 12, "hidden": 7, "layers": layers, "max_length": ROOM}
     config = gpt2.GPT2(**sizes, tied=False, scan=scan)
-    graph, state = nnx.split(nnx.eval_shape(lambda: GPT2(config, V, rngs=nnx.Rngs(0))))
-    random = np.random.default_rng(7)
-
-    def drawn(path: Any, leaf: Any) -> jax.Array:
-        middle = 1.0 if "scale" in jax.tree_util.keystr(path) else 0.0
-        return jnp.asarray(random.normal(middle, 0.5, leaf.shape), leaf.dtype)
-
-    return nnx.merge(graph, jax.tree_util.tree_map_with_path(drawn, state))
+    return drawn(lambda: GPT2(config, V, rngs=nnx.Rngs(0)), 7, 0.5)
 
 
 def by_hand(model: Any) -> list[list[int]]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from random_parameters import drawn
 
 from attnzoo.config.attention import (
     Additive,
@@ -29,14 +30,7 @@ TINY = BertConfig(attention=MultiHead(num_heads=3), dim=D, hidden=11, layers=2, 
 def make(**changes: Any) -> Bert:
     """A small model whose biases and norms are not at their neutral starting values."""
     config = dataclasses.replace(TINY, num_classes=CLASSES, **changes)
-    graph, state = nnx.split(nnx.eval_shape(lambda: Bert(config, V, rngs=nnx.Rngs(0))))
-    random = np.random.default_rng(1)
-
-    def drawn(path: Any, leaf: Any) -> jax.Array:
-        middle = 1.0 if "scale" in jax.tree_util.keystr(path) else 0.0
-        return jnp.asarray(random.normal(middle, 0.3, leaf.shape), leaf.dtype)
-
-    return nnx.merge(graph, jax.tree_util.tree_map_with_path(drawn, state))
+    return drawn(lambda: Bert(config, V, rngs=nnx.Rngs(0)), 1, 0.3)
 
 
 def run(model: Bert, *arguments: Any, **keywords: Any) -> Any:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from random_parameters import drawn
 
 from attnzoo.config import attention as kinds
 from attnzoo.config import gpt2
@@ -43,15 +44,7 @@ def make(name: str, *, seed: int = 0, **settings: Any) -> Any:
     """A small model whose biases and norms are not at their neutral starting values."""
     model, config = MODELS[name]
     sizes = {"attention": HEADS, "dim": D, "hidden": 7, "layers": 2, "max_length": 17}
-    made = nnx.eval_shape(lambda: model(config(**sizes | settings), V, rngs=nnx.Rngs(seed)))
-    graph, state = nnx.split(made)
-    random = np.random.default_rng(seed)
-
-    def drawn(path: Any, leaf: Any) -> jax.Array:
-        middle = 1.0 if "scale" in jax.tree_util.keystr(path) else 0.0
-        return jnp.asarray(random.normal(middle, 0.4, leaf.shape), leaf.dtype)
-
-    return nnx.merge(graph, jax.tree_util.tree_map_with_path(drawn, state))
+    return drawn(lambda: model(config(**sizes | settings), V, rngs=nnx.Rngs(seed)), seed, 0.4)
 
 
 def run(model: Any, *arguments: Any, **keywords: Any) -> Any:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from random_parameters import drawn
 
 from attnzoo.config.attention import Additive, Linear, MultiHead, Positional
 from attnzoo.config.t5 import T5 as T5Config
@@ -33,14 +34,7 @@ V1_1 = {"activation": "gelu_tanh", "gated": True, "tied": False, "scaled_head": 
 def make(**changes: Any) -> T5:
     """A small model whose norms are not at their neutral starting values."""
     config = dataclasses.replace(TINY, **changes)
-    graph, state = nnx.split(nnx.eval_shape(lambda: T5(config, V, rngs=nnx.Rngs(0))))
-    random = np.random.default_rng(1)
-
-    def drawn(path: Any, leaf: Any) -> jax.Array:
-        middle = 1.0 if "scale" in jax.tree_util.keystr(path) else 0.0
-        return jnp.asarray(random.normal(middle, 0.3, leaf.shape), leaf.dtype)
-
-    return nnx.merge(graph, jax.tree_util.tree_map_with_path(drawn, state))
+    return drawn(lambda: T5(config, V, rngs=nnx.Rngs(0)), 1, 0.3)
 
 
 def batch() -> tuple[jax.Array, jax.Array]:

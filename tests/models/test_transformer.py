@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from random_parameters import drawn
 
 from attnzoo.config.attention import (
     Additive,
@@ -54,19 +55,8 @@ CAUSAL_ALONE = {"fast_weight", "delta_net", "gated_linear", "retnet"}
 
 def build(config: Config = CONFIG, seed: int = 0) -> Transformer:
     """The model with every parameter drawn, so that no norm or bias is at a special value."""
-    random = np.random.default_rng(seed)
-
-    def drawn(path: Any, x: jax.ShapeDtypeStruct) -> jax.Array:
-        scale = "scale" in jax.tree_util.keystr(path)
-        return jnp.asarray(
-            random.normal(1.0 if scale else 0.0, 0.1 if scale else 0.4, x.shape), x.dtype
-        )
-
-    model = nnx.eval_shape(
-        lambda: Transformer(config, VS, VS if config.tied == "all" else VT, rngs=nnx.Rngs(seed))
-    )
-    graph, state = nnx.split(model)
-    return nnx.merge(graph, jax.tree_util.tree_map_with_path(drawn, state))
+    target = VS if config.tied == "all" else VT
+    return drawn(lambda: Transformer(config, VS, target, rngs=nnx.Rngs(seed)), seed, 0.4, 0.1)
 
 
 def of_kind(kind: str) -> Config:

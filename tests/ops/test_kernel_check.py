@@ -52,13 +52,14 @@ def test_what_is_wrong_is_not(one_case, monkeypatch):
         out, lse = reference.attend(q, k, v, *rest)
         return out, lse + 1e-3
 
-    remember({"triton": ["float32"]})
+    remember({"triton": ["float32"], "mosaic_gpu": ["bfloat16"]})
     wrong = Implementation(nearly, lambda call: None)
     monkeypatch.setitem(choice.IMPLEMENTATIONS, "triton", wrong)
     (check,) = ops.check_kernels(["triton"], ["float32"])
     assert not check.is_right
     assert check.what == "lse, window, ALiBi"
     assert not has_been_seen("triton", "float32")  # it was, by an older note
+    assert has_been_seen("mosaic_gpu", "bfloat16")  # which still holds for what was not checked
 
     def fails(*_):
         raise RuntimeError("no such register\nand more")

@@ -108,7 +108,7 @@ def attend(
     lists: tuple[Any, Any] = ((), ())
     has_full, has_partial = True, False
     if mask is not None:
-        full, partial = mask.tiles() if not mask.is_concrete else _known_tiles(mask)
+        full, partial = mask.tiles()
         has_full, has_partial = (not mask.is_concrete or bool(np.any(x)) for x in (full, partial))
         turned = (x.swapaxes(2, 3) for x in (full, partial))
         lists = (in_order(full, partial), in_order(*turned))
@@ -213,20 +213,6 @@ def _block_mask(settings: Scoring, shape: tuple[int, int, int, int]) -> BlockMas
         return None
     mask = mask or blockwise.everything
     return BlockMask.from_mask(mask, *shape, block_size=(BLOCK, BLOCK))
-
-
-def _known_tiles(mask: BlockMask) -> tuple[np.ndarray, np.ndarray]:
-    """``mask.tiles()`` without a computation of jax."""
-    columns = np.arange(-(-mask.shape[3] // mask.block_size[1]))
-
-    def marked(count: Any, listed: Any) -> np.ndarray:
-        real = np.arange(listed.shape[-1]) < np.asarray(count)[..., None]
-        return np.any((np.asarray(listed)[..., None] == columns) & real[..., None], axis=3)
-
-    return (
-        marked(mask.full_count, mask.full_columns),
-        marked(mask.partial_count, mask.partial_columns),
-    )
 
 
 def in_order(full: Any, partial: Any) -> tuple[Array, Array, Array]:

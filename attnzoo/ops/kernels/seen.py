@@ -6,14 +6,11 @@ is one, and ``implementation=None`` chooses none before.
 
 import functools
 import json
-import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import jax
-
-from attnzoo.ops.kernels.tiles import cache_path, device_kind
+from attnzoo.ops.kernels.tiles import cache_path, device_kind, group_of, write_note
 
 Seen = dict[str, dict[str, list[str]]]
 """By device kind and version of jax: the dtypes of each implementation."""
@@ -26,27 +23,21 @@ def has_been_seen(implementation: str, dtype: str) -> bool:
         changed = path.stat().st_mtime_ns
     except OSError:
         return False
-    return dtype in _load(path, changed).get(_here(), {}).get(implementation, [])
+    return dtype in _load(path, changed).get(group_of(device_kind()), {}).get(implementation, [])
 
 
 def remember(found: Mapping[str, Sequence[str]]) -> None:
-    """What was right here, and with it that the rest was not."""
+    """Of each implementation in ``found``, the dtypes with which it was right here, no other."""
     path = seen_path()
-    seen = {**_load(path, 0 if not path.exists() else path.stat().st_mtime_ns)}
-    seen[_here()] = {name: list(dtypes) for name, dtypes in found.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-        json.dump(seen, file, indent=1)
-    Path(file.name).replace(path)
+    seen = dict(_load(path, path.stat().st_mtime_ns if path.exists() else 0))
+    here, checked = group_of(device_kind()), {name: list(x) for name, x in found.items()}
+    seen[here] = seen.get(here, {}) | checked
+    write_note(path, seen)
 
 
 def seen_path() -> Path:
     """XDG_CACHE_HOME/attnzoo/kernels.json."""
     return cache_path().with_name("kernels.json")
-
-
-def _here() -> str:
-    return f"{device_kind()}, jax {jax.__version__}"
 
 
 @functools.lru_cache(maxsize=8)

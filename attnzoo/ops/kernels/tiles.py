@@ -147,14 +147,10 @@ def remember(entry: Entry, tiles: Tiles) -> None:
     """Write a measured entry to the user's cache, in which it replaces an older one."""
     path = cache_path()
     groups = _load(path)
-    group = groups.setdefault(_group(entry.device_kind), {})
+    group = groups.setdefault(group_of(entry.device_kind), {})
     row = f"{entry.implementation} | {entry.dtype} | {entry.head_dim} | {entry.length}"
     group[row] = list(tiles)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Whole or not at all: another process may be reading.
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-        json.dump(groups, file, indent=1)
-    Path(file.name).replace(path)
+    write_note(path, groups)
 
 
 def cache_path() -> Path:
@@ -163,7 +159,15 @@ def cache_path() -> Path:
     return home / "attnzoo" / "tiles.json"
 
 
-def _group(device_kind: str) -> str:
+def write_note(path: Path, content: Any) -> None:
+    """Replace a file of the cache, whole or not at all: another process may be reading."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
+        json.dump(content, file, indent=1)
+    Path(file.name).replace(path)
+
+
+def group_of(device_kind: str) -> str:
     # Another jax compiles other code, for which other tiles may be the best.
     return f"{device_kind}, jax {jax.__version__}"
 
@@ -180,7 +184,7 @@ def _cached(device_kind: str) -> dict[Entry, Tiles]:
 @functools.lru_cache(maxsize=8)
 def _entries(path: Path, changed: int, device_kind: str) -> dict[Entry, Tiles]:
     entries = {}
-    for row, tiles in _load(path).get(_group(device_kind), {}).items():
+    for row, tiles in _load(path).get(group_of(device_kind), {}).items():
         implementation, dtype, head_dim, length = row.split(" | ")
         entry = Entry(implementation, device_kind, dtype, int(head_dim), int(length))
         entries[entry] = Tiles(*tiles)
