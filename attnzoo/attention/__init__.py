@@ -1,12 +1,14 @@
 """Attention modules: one mechanism a file, all under one contract (``attention.contract``)."""
 
+from typing import Any
+
 from flax import nnx
 
 from attnzoo.attention.additive import AdditiveAttention
 from attnzoo.attention.bam import BAM
 from attnzoo.attention.channel import EfficientChannelAttention, SqueezeExcitation
 from attnzoo.attention.combined import CBAM, MHCA, CoordinateAttention
-from attnzoo.attention.contract import Attention, Memory
+from attnzoo.attention.contract import Attention, Memory, Site
 from attnzoo.attention.convolutional import Gate
 from attnzoo.attention.decomposable import DecomposableAttention
 from attnzoo.attention.delta_net import DeltaNet
@@ -19,14 +21,16 @@ from attnzoo.attention.intra import LSTMN, IntraTemporalAttention
 from attnzoo.attention.latent import LatentAttention
 from attnzoo.attention.linear import CausalLinearAttention, LinearAttention
 from attnzoo.attention.local import LocalMonotonicAttention, LocalPredictiveAttention
-from attnzoo.attention.multi_head import MultiHeadAttention, Rotary
+from attnzoo.attention.multi_head import MultiHeadAttention
 from attnzoo.attention.multiplicative import LocationAttention, MultiplicativeAttention
 from attnzoo.attention.positional import FactorisedPositionalAttention, PositionalAttention
 from attnzoo.attention.relative_bias import ALiBi, T5RelativeBias
+from attnzoo.attention.rotary import Rotary
 from attnzoo.attention.set import ISAB, MAB, PMA, LatentReader
 from attnzoo.attention.spatial import SpatialGate
 from attnzoo.attention.structured import StructuredSelfAttention, hop_overlap
 from attnzoo.attention.synthesizer import Synthesizer
+from attnzoo.config.external import imported, is_external
 
 ATTENTIONS: dict[str, type[Attention]] = {
     "additive": AdditiveAttention,
@@ -51,6 +55,28 @@ ATTENTIONS: dict[str, type[Attention]] = {
     "mab": MAB,
     "graph": GraphAttention,
 }
+
+
+def attention_class(config: Any) -> type[Attention]:
+    """Return the mechanism that a config asks for: of the registry, or a user's own class."""
+    name = config.mechanism or config.kind
+    return imported(name) if is_external(name) else ATTENTIONS[name]
+
+
+def build_attention(config: Any, site: Site, *, rngs: nnx.Rngs) -> Attention:
+    """Make the attention that a config line asks for, at its place in a model.
+
+    Raises:
+      ValueError: sizes or settings that do not fit, by name.
+    """
+    longest = site.max_length
+    if site.is_self and config.slots is not None and longest is not None and config.slots < longest:
+        raise ValueError(
+            f"attention.max_length={config.slots} is below max_length={longest} of the model: "
+            f"attention.kind={config.kind!r} has a slot for each position"
+        )
+    return attention_class(config).from_config(config, site, rngs=rngs)
+
 
 SENTENCE_ATTENTIONS: dict[str, type[nnx.Module]] = {
     "lstmn": LSTMN,
@@ -111,10 +137,13 @@ __all__ = [
     "PositionalAttention",
     "RetNetAttention",
     "Rotary",
+    "Site",
     "SpatialGate",
     "SqueezeExcitation",
     "StructuredSelfAttention",
     "Synthesizer",
     "T5RelativeBias",
+    "attention_class",
+    "build_attention",
     "hop_overlap",
 ]

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from attnzoo.attention.contract import Asked, Attention, Memory, Read, hold, read, spread
-from attnzoo.ops.normalisers import Normalise
+from attnzoo.attention.contract import Attention, Memory, Positions, Site, hold, spread
+from attnzoo.config.attention import Additive
+from attnzoo.ops.normalisers import NORMALISERS, Normalise
 from attnzoo.ops.softmax import masked_softmax
 
 Initializer = jax.nn.initializers.Initializer
@@ -28,6 +29,7 @@ class AdditiveAttention(Attention):
         kernel_init, score_init: first values of W_a and U_a, and of v_a. The paper's suit widths
             near 1000; ``lecun_normal`` and ``normal(width**-0.5)`` leave the plateau of uniform
             weights several times sooner at small ones.
+        dropout: rate of dropped weights wherever a ``dropout_key`` is given.
     """
 
     def __init__(
@@ -39,13 +41,30 @@ class AdditiveAttention(Attention):
         kernel_init: Initializer = tiny_normal,
         score_init: Initializer = jax.nn.initializers.zeros,
         normalise: Normalise = masked_softmax,
+        dropout: float = 0.0,
         rngs: nnx.Rngs,
     ):
-        self.normalise = normalise
+        self.dim, self.normalise, self.dropout = query_dim, normalise, dropout
         width = query_dim if width is None else width
         self.query_kernel = nnx.Param(kernel_init(rngs.params(), (query_dim, width), jnp.float32))
         self.key_kernel = nnx.Param(kernel_init(rngs.params(), (key_dim, width), jnp.float32))
         self.score_kernel = nnx.Param(score_init(rngs.params(), (width,), jnp.float32))
+
+    @classmethod
+    def from_config(cls, config: Additive, site: Site, *, rngs: nnx.Rngs) -> "AdditiveAttention":
+        """See ``Attention``."""
+        width = config.width or site.query_dim
+        normal = jax.nn.initializers.normal(width**-0.5)
+        return cls(
+            site.query_dim,
+            site.key_dim,
+            width,
+            kernel_init=jax.nn.initializers.lecun_normal() if site.fan_in else tiny_normal,
+            score_init=normal if site.fan_in else jax.nn.initializers.zeros,
+            normalise=NORMALISERS[config.normalise],
+            dropout=site.dropout,
+            rngs=rngs,
+        )
 
     def prepare(
         self,
@@ -53,25 +72,16 @@ class AdditiveAttention(Attention):
         values: Float[Array, "B S Dv"] | None = None,
         *,
         mask: Bool[Array, "#B #N #T #S"] | None = None,
+        positions: Int[Array, "#B S"] | None = None,
     ) -> Memory:
         """Project the keys (U_a h_j), once for all queries."""
         keys, values = hold(keys, values, mask)
         return Memory(keys @ self.key_kernel[...], values, spread(mask, keys))
 
-    def scores(self, query: Float[Array, "B T D"], memory: Memory) -> Float[Array, "B 1 T S"]:
-        """Logits e_ij before mask and softmax."""
+    def scores(
+        self, query: Float[Array, "B T D"], memory: Memory, positions: Positions | None = None
+    ) -> Float[Array, "B 1 T S"]:
+        """Return the logits e_ij before mask and softmax: content alone, whatever the positions."""
         projected = jnp.einsum("btd,dw->btw", query, self.query_kernel[...])
         hidden = jnp.tanh(projected[:, :, None, :] + memory.keys[:, None, :, :])
         return (hidden @ self.score_kernel[...])[:, None]
-
-    def attend(
-        self,
-        query: Float[Array, "B T D"],
-        memory: Memory,
-        *,
-        positions: Int[Array, "B T"] | None = None,
-        return_weights: Asked = False,
-    ) -> Read:
-        """Read a prepared memory. ``positions`` is ignored: the score is content alone."""
-        weights = self.normalise(self.scores(query, memory), memory.mask)
-        return read(weights, memory, return_weights)

@@ -1,14 +1,16 @@
-"""What multi-head attention keeps of the past: all of it, the last of it, or all of it in int8.
+"""What attention keeps of a sequence that it reads step by step.
 
-Each takes the next T keys (already turned) and values with ``extend`` and gives back the keys and
-values to attend to, where those stand, and itself with them in it.
+Multi-head attention keeps keys and values: all of them, the last of them, or all of them in int8.
+Each of its caches takes the next T keys (already turned) and values with ``extend`` and gives back
+the keys and values to attend to, where those stand, and itself with them in it. A mechanism without
+a cache of its own keeps its inputs.
 """
 
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Int8
+from jaxtyping import Array, Bool, Float, Int, Int8
 
 Kind = Literal["plain", "window", "int8"]
 Keys = Float[Array, "B S K H"]
@@ -35,7 +37,7 @@ class Cache(NamedTuple):
 
     def extend(self, keys: NewKeys, values: NewValues) -> tuple[Keys, Values, None, "Cache"]:
         """All L keys and values: slot and position are one."""
-        held = _write(self.keys, keys, self.length), _write(self.values, values, self.length)
+        held = write(self.keys, keys, self.length), write(self.values, values, self.length)
         return *held, None, Cache(*held, self.length + keys.shape[1])
 
 
@@ -106,9 +108,17 @@ class QuantisedCache(NamedTuple):
         """All L keys and values, multiplied out."""
         parts = [part for pair in zip(quantise(keys), quantise(values)) for part in pair]
         old = self.keys, self.values, self.key_scale, self.value_scale
-        held = [_write(one, part, self.length) for one, part in zip(old, parts, strict=True)]
+        held = [write(one, part, self.length) for one, part in zip(old, parts, strict=True)]
         k, v = (held[i].astype(keys.dtype) * held[i + 2].astype(keys.dtype) for i in (0, 1))
         return k, v, None, QuantisedCache(*held, self.length + keys.shape[1])
+
+
+class InputCache(NamedTuple):
+    """The inputs of all positions so far, and their places in the text."""
+
+    inputs: Float[Array, "B L D"]
+    positions: Int[Array, "B L"]
+    length: Int[Array, " B"]
 
 
 AnyCache = Cache | WindowCache | QuantisedCache
@@ -141,7 +151,27 @@ def quantise(x: Float[Array, "B S K H"]) -> tuple[Int8[Array, "B S K H"], Float[
     return whole.astype(jnp.int8), step
 
 
-def _write(held: Array, new: Array, length: Int[Array, " B"]) -> Array:
-    """Put the new positions behind those of each row."""
-    put = jax.vmap(lambda held, new, at: jax.lax.dynamic_update_slice(held, new, (at, 0, 0)))
+def next_slots(
+    length: Int[Array, " B"], T: int, L: int
+) -> tuple[Int[Array, "B T"], Bool[Array, "B 1 T L"]]:
+    """Return the slots of a cache that the next T positions fill, and which slots each may see.
+
+    Raises:
+      ValueError: more positions than the cache has room for.
+    """
+    if T > L:
+        raise ValueError(f"query has {T} positions, but the cache has room for {L}")
+    slots = length[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
+    seen = jnp.arange(L, dtype=jnp.int32)[None, None, :] <= slots[:, :, None]
+    return slots, seen[:, None]
+
+
+def write(
+    held: Float[Array, "B L *F"] | Int[Array, "B L *F"],
+    new: Float[Array, "B T *F"] | Int[Array, "B T *F"],
+    length: Int[Array, " B"],
+) -> Any:
+    """Put new positions into a cache, behind the ``length`` positions that each row has."""
+    rest = [jnp.zeros((), length.dtype)] * (held.ndim - 2)
+    put = jax.vmap(lambda held, new, at: jax.lax.dynamic_update_slice(held, new, (at, *rest)))
     return put(held, new.astype(held.dtype), length)

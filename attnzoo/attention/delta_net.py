@@ -92,7 +92,8 @@ class DeltaNet(FastWeights):
             raise ValueError(
                 f"max_beta={max_beta}; wanted 0 < max_beta <= 2, or the memory explodes"
             )
-        self.num_heads, self.head_dim, self.value_head_dim = num_heads, head_dim, value_head_dim
+        self.dim, self.num_heads = dim, num_heads
+        self.head_dim, self.value_head_dim = head_dim, value_head_dim
         self.conv_width, self.max_beta = conv_width, max_beta
         width, value_width = num_heads * head_dim, num_heads * value_head_dim
         self.query, self.key = (Projection(dim, width, rngs=rngs) for _ in range(2))

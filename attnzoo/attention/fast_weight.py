@@ -9,12 +9,23 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from attnzoo.attention.contract import Asked, Attention, Memory, answer, hold, spread
+from attnzoo.attention.cache import Kind
+from attnzoo.attention.contract import (
+    Asked,
+    Attention,
+    Memory,
+    Positions,
+    Site,
+    answer,
+    hold,
+    spread,
+)
 from attnzoo.attention.projection import Projection, divided, split_heads
 from attnzoo.ops.linear import delta_rule, dpfp
 from attnzoo.ops.linear.fast_weights import Form
+from attnzoo.ops.masks import MaskFunction
 
 SIGNED = "the weights are those of an unnormalised recurrence"
 PROJECTED = {
@@ -41,8 +52,65 @@ class FastWeights(Attention):
     Query i reads what keys 0 .. i have written, so T = S, and a mask may only say which positions
     are real (``valid[:, None, None, :]``). ``form`` is "chunked" (for training), "parallel" (``T x
     T``) or "recurrent"; they agree up to rounding. To decode, start with ``return_state=True`` and
-    pass the ``state`` on; a prompt that is continued must not be padded on the right.
+    pass the ``state`` on; a prompt that is continued must not be padded on the right. Positions do
+    not matter: what is read is in order.
     """
+
+    is_recurrent = True
+    takes_perturbation = False
+    supports = frozenset()
+
+    @classmethod
+    def from_config(cls, config: Any, site: Site, *, rngs: nnx.Rngs) -> "FastWeights":
+        """See ``Attention``: width and heads are all that a config says."""
+        build: Any = cls
+        return build(site.query_dim, config.num_heads, rngs=rngs)
+
+    def self_mask(
+        self,
+        x: Float[Array, "B T D"],
+        *,
+        is_causal: bool,
+        valid: Bool[Array, "B T"] | None,
+        mask: MaskFunction | None,
+    ) -> Bool[Array, "B 1 1 T"] | None:
+        """See ``Attention``: only padding can be masked."""
+        if mask is not None:
+            raise NotImplementedError(
+                f"mask={mask!r}: {type(self).__name__} recurs over the whole row; packed "
+                "documents want attention.kind=multi_head, or training without packing"
+            )
+        return None if valid is None else valid[:, None, None, :]
+
+    def empty_cache(
+        self, batch: int, max_length: int, dtype: Any = jnp.float32, cache: Kind = "plain"
+    ) -> State:
+        """See ``Attention``: a state has room for any length."""
+        self.check_plain(cache)
+        return self.empty_state(batch)
+
+    def decode(
+        self,
+        query: Float[Array, "B T D"],
+        cache: State,
+        *,
+        mask: Bool[Array, "#B #N #T #L"] | None = None,
+        positions: Positions | None = None,
+        return_weights: Asked = False,
+    ) -> tuple[Any, State]:
+        """See ``Attention``; the state does not know the keys that it was made of: no weights."""
+        if return_weights:
+            raise NotImplementedError(
+                f"return_weights: the state of {type(self).__name__} does not know the keys that "
+                "it was made of; wanted a call on the whole sequence"
+            )
+        T = query.shape[1]
+        if mask is not None:
+            slots = cache.length[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
+            valid = jnp.broadcast_to(mask, (query.shape[0], 1, 1, mask.shape[3]))[:, 0, 0]
+            mask = jnp.take_along_axis(valid, slots, axis=1, mode="clip")[:, None, None, :]
+        form = "recurrent" if T == 1 else "chunked"
+        return self(query, query, mask=mask, state=cache, form=form, return_state=True)
 
     def empty_state(self, batch: int) -> State:
         """The state before the first position."""
@@ -67,6 +135,7 @@ class FastWeights(Attention):
         values: Float[Array, "B S Dv"] | None = None,
         *,
         mask: Bool[Array, "#B #N #T #S"] | None = None,
+        positions: Int[Array, "#B S"] | None = None,
     ) -> Memory:
         """Nothing can be done before the queries are there: each reads another memory."""
         keys, values = hold(keys, values, mask)
@@ -77,8 +146,9 @@ class FastWeights(Attention):
         query: Float[Array, "B T D"],
         memory: Memory,
         *,
-        positions: Int[Array, "B T"] | None = None,
+        positions: Positions | None = None,
         return_weights: Asked = False,
+        dropout_key: Key[Array, ""] | None = None,
         form: Form = "chunked",
         state: State | None = None,
         return_state: bool = False,
@@ -114,7 +184,10 @@ class FastWeights(Attention):
         values: Float[Array, "B S Dv"] | None = None,
         *,
         mask: Bool[Array, "#B #N #T #S"] | None = None,
+        positions: Positions | None = None,
+        key_positions: Int[Array, "#B S"] | None = None,
         return_weights: Asked = False,
+        dropout_key: Key[Array, ""] | None = None,
         form: Form = "chunked",
         state: State | None = None,
         return_state: bool = False,
@@ -150,7 +223,8 @@ class FastWeightProgrammer(FastWeights):
     }
 
     def __init__(self, dim: int, num_heads: int, *, nu: int = 1, rngs: nnx.Rngs):
-        self.num_heads, self.head_dim = num_heads, divided("dim", dim, "num_heads", num_heads)
+        self.dim, self.num_heads = dim, num_heads
+        self.head_dim = divided("dim", dim, "num_heads", num_heads)
         if not 1 <= nu < 2 * self.head_dim:
             raise ValueError(
                 f"nu={nu}; wanted 1 <= nu < {2 * self.head_dim}, twice the head's width"

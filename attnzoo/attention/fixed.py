@@ -4,9 +4,20 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from attnzoo.attention.contract import Asked, Attention, Memory, Read, hold, read, spread
+from attnzoo.attention.contract import (
+    Asked,
+    Attention,
+    Memory,
+    Positions,
+    Read,
+    Site,
+    hold,
+    spread,
+)
+from attnzoo.config.attention import NoAttention
 
 
 class FixedAttention(Attention):
@@ -20,6 +31,12 @@ class FixedAttention(Attention):
         "every permitted key is reached": "the last key alone is read",
         "keys are exchangeable": "which key is the last is a matter of positions",
     }
+    supports = frozenset()
+
+    @classmethod
+    def from_config(cls, config: NoAttention, site: Site, *, rngs: nnx.Rngs) -> "FixedAttention":
+        """See ``Attention``: there is nothing to choose."""
+        return cls()
 
     def prepare(
         self,
@@ -27,6 +44,7 @@ class FixedAttention(Attention):
         values: Float[Array, "B S Dv"] | None = None,
         *,
         mask: Bool[Array, "#B #N #T #S"] | None = None,
+        positions: Int[Array, "#B S"] | None = None,
     ) -> Memory:
         """Nothing to project."""
         keys, values = hold(keys, values, mask)
@@ -37,16 +55,17 @@ class FixedAttention(Attention):
         query: Float[Array, "B T D"],
         memory: Memory,
         *,
-        positions: Int[Array, "B T"] | None = None,
+        positions: Positions | None = None,
         return_weights: Asked = False,
+        dropout_key: Key[Array, ""] | None = None,
     ) -> Read:
-        """Read a prepared memory; the query is ignored."""
+        """See ``Attention``; the query is ignored."""
         batch, length = memory.values.shape[:2]
         shape = (batch, 1, query.shape[1], length)
         mask = (
             jnp.ones(shape, bool) if memory.mask is None else jnp.broadcast_to(memory.mask, shape)
         )
-        index = jnp.where(mask, jnp.arange(length)[None, None, None, :], -1)
+        index = jnp.where(mask, jnp.arange(length, dtype=jnp.int32)[None, None, None, :], -1)
         # one_hot(-1) is a row of zeros: a row that may attend nowhere.
         weights = jax.nn.one_hot(jnp.max(index, axis=-1), length, dtype=jnp.float32)
-        return read(weights, memory, return_weights)
+        return self.read(weights, memory, mask, return_weights, dropout_key)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from attnzoo.attention.contract import Site
 from attnzoo.attention.fast_weight import (
     PROJECTED,
     SIGNED,
@@ -16,8 +17,9 @@ from attnzoo.attention.fast_weight import (
     join_heads,
     unpack,
 )
-from attnzoo.attention.multi_head import Rotary
 from attnzoo.attention.projection import Projection, RMSNorm, divided, split_heads, standardise
+from attnzoo.attention.rotary import Rotary
+from attnzoo.config.attention import RetNet
 from attnzoo.ops.linear import gated_linear_attention, retention
 from attnzoo.ops.linear.fast_weights import Form
 from attnzoo.ops.softmax import compute_dtype
@@ -52,7 +54,7 @@ class GatedLinearAttention(FastWeights):
         rngs: nnx.Rngs,
     ):
         key_width = dim // 2 if key_width is None else key_width
-        self.num_heads = num_heads
+        self.dim, self.num_heads = dim, num_heads
         self.head_dim = divided("key_width", key_width, "num_heads", num_heads)
         self.value_head_dim = divided("dim", dim, "num_heads", num_heads)
         self.query, self.key = (Projection(dim, key_width, rngs=rngs) for _ in range(2))
@@ -102,6 +104,7 @@ class RetNetAttention(FastWeights):
       value_width: of all heads together; ``dim`` if None (2 dim in the paper).
     """
 
+    supports = frozenset({"rotary"})
     contract_exceptions: ClassVar[dict[str, str]] = EXCEPTIONS
 
     def __init__(
@@ -114,12 +117,17 @@ class RetNetAttention(FastWeights):
         rngs: nnx.Rngs,
     ):
         value_width = dim if value_width is None else value_width
-        self.num_heads, self.rotary = num_heads, rotary
+        self.dim, self.num_heads, self.rotary = dim, num_heads, rotary
         self.head_dim = divided("dim", dim, "num_heads", num_heads)
         self.value_head_dim = divided("value_width", value_width, "num_heads", num_heads)
         self.query, self.key = (Projection(dim, dim, rngs=rngs) for _ in range(2))
         self.value, self.gate = (Projection(dim, value_width, rngs=rngs) for _ in range(2))
         self.out = Projection(value_width, dim, rngs=rngs)
+
+    @classmethod
+    def from_config(cls, config: RetNet, site: Site, *, rngs: nnx.Rngs) -> "RetNetAttention":
+        """See ``Attention``; a model with rotary positions gives its own."""
+        return cls(site.query_dim, config.num_heads, rotary=site.rotary or ROTARY, rngs=rngs)
 
     def empty_state(self, batch: int) -> State:
         """An empty memory."""

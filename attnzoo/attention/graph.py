@@ -7,16 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from attnzoo.attention.contract import Asked, Attention, Memory, Read, answer, hold, spread
-from attnzoo.attention.projection import (
-    Projection,
-    divided,
-    glorot_per_head,
-    like,
-    read_heads,
-    split_heads,
-)
-from attnzoo.ops.softmax import masked_softmax
+from attnzoo.attention.contract import Attention, Memory, Positions, hold, spread
+from attnzoo.attention.projection import Projection, divided, glorot_per_head, like, split_heads
 
 
 class GraphAttention(Attention):
@@ -37,6 +29,8 @@ class GraphAttention(Attention):
         "convex hull": "the hull is that of the projected keys",
     }
 
+    heads_split_values = True
+
     def __init__(
         self,
         dim: int,
@@ -44,11 +38,13 @@ class GraphAttention(Attention):
         *,
         out_dim: int | None = None,
         slope: float = 0.2,
+        dropout: float = 0.0,
         rngs: nnx.Rngs,
     ):
         out_dim = dim if out_dim is None else out_dim
         head_dim = divided("out_dim", out_dim, "num_heads", num_heads)
-        self.num_heads, self.slope = num_heads, slope
+        self.num_heads, self.slope, self.dropout = num_heads, slope, dropout
+        self.dim = dim if out_dim == dim else None
         self.node = Projection(dim, out_dim, rngs=rngs)
         kernel = glorot_per_head(rngs, (num_heads, 2 * head_dim, 1))[:, :, 0]
         self.query_kernel = nnx.Param(kernel[:, :head_dim])
@@ -60,26 +56,19 @@ class GraphAttention(Attention):
         values: Float[Array, "B S Dv"] | None = None,
         *,
         mask: Bool[Array, "#B #N #T #S"] | None = None,
+        positions: Int[Array, "#B S"] | None = None,
     ) -> Memory:
         """Project the nodes; other ``values`` than the keys are projected in their place."""
         keys, values = hold(keys, values, mask)
         return Memory(self.node(keys), self.node(values), spread(mask, keys))
 
-    def attend(
-        self,
-        query: Float[Array, "B T D"],
-        memory: Memory,
-        *,
-        positions: Int[Array, "B T"] | None = None,
-        return_weights: Asked = False,
-    ) -> Read:
-        """Read a prepared memory. ``positions`` is ignored: a graph has none."""
+    def scores(
+        self, query: Float[Array, "B T D"], memory: Memory, positions: Positions | None = None
+    ) -> Float[Array, "B N T S"]:
+        """Return e_ij; ``positions`` are ignored, for a graph has none."""
         h = split_heads(self.node(query), self.num_heads)
         neighbours = split_heads(memory.keys, self.num_heads)
         # a . [x ; y] = a_1 . x + a_2 . y: a number per node instead of one vector per pair.
         own = jnp.einsum("btnh,nh->bnt", h, like(self.query_kernel, h))
         other = jnp.einsum("bsnh,nh->bns", neighbours, like(self.key_kernel, h))
-        logits = jax.nn.leaky_relu(own[..., :, None] + other[..., None, :], self.slope)
-        weights = masked_softmax(logits, memory.mask)
-        context = read_heads(weights, memory.values, memory.mask)
-        return answer(context, weights, return_weights)
+        return jax.nn.leaky_relu(own[..., :, None] + other[..., None, :], self.slope)

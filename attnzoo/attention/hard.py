@@ -11,11 +11,13 @@ from typing import ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from attnzoo.attention.additive import AdditiveAttention
-from attnzoo.attention.contract import Asked, Attention, Memory, Read, read
+from attnzoo.attention.contract import Asked, Attention, Memory, Positions, Read, Site
 from attnzoo.attention.multiplicative import MultiplicativeAttention
+from attnzoo.config import attention as kinds
 from attnzoo.ops.softmax import masked_softmax
 
 Estimator = Literal["straight_through", "reinforce"]
@@ -42,7 +44,17 @@ class HardAttention(Attention):
             raise ValueError(
                 f"estimator={estimator!r}; wanted one of {', '.join(get_args(Estimator))}"
             )
-        self.content, self.estimator = content, estimator
+        self.content, self.estimator, self.dim = content, estimator, content.dim
+
+    @classmethod
+    def from_config(cls, config: kinds.Hard, site: Site, *, rngs: nnx.Rngs) -> "HardAttention":
+        """See ``Attention``; the gradient is that of the straight-through estimator."""
+        content: AdditiveAttention | MultiplicativeAttention
+        if config.score == "additive":
+            content = AdditiveAttention.from_config(kinds.Additive(), site, rngs=rngs)
+        else:
+            content = MultiplicativeAttention(site.query_dim, site.key_dim, config.score, rngs=rngs)
+        return cls(content)
 
     def prepare(
         self,
@@ -50,20 +62,22 @@ class HardAttention(Attention):
         values: Float[Array, "B S Dv"] | None = None,
         *,
         mask: Bool[Array, "#B #N #T #S"] | None = None,
+        positions: Int[Array, "#B S"] | None = None,
     ) -> Memory:
-        """As the soft attention prepares it."""
-        return self.content.prepare(keys, values, mask=mask)
+        """Prepare as the soft attention does."""
+        return self.content.prepare(keys, values, mask=mask, positions=positions)
 
     def attend(
         self,
         query: Float[Array, "B T D"],
         memory: Memory,
         *,
-        positions: Int[Array, "B T"] | None = None,
+        positions: Positions | None = None,
         return_weights: Asked = False,
+        dropout_key: Key[Array, ""] | None = None,
         sample_key: Key[Array, ""] | None = None,
     ) -> Read:
-        """Read one location per query of a prepared memory. ``positions`` is ignored."""
+        """See ``Attention``: read one location per query, drawn if there is a ``sample_key``."""
         soft = masked_softmax(self.content.scores(query, memory), memory.mask)
         if sample_key is None:
             location = jnp.argmax(soft, axis=-1)
@@ -73,7 +87,7 @@ class HardAttention(Attention):
         chosen = jnp.where(jnp.any(soft > 0, axis=-1, keepdims=True), chosen, jnp.zeros_like(soft))
         if self.estimator == "straight_through":
             chosen = chosen + (soft - jax.lax.stop_gradient(soft))
-        return read(chosen, memory, return_weights)
+        return self.read(chosen, memory, memory.mask, return_weights, dropout_key)
 
     def __call__(
         self,
@@ -82,11 +96,14 @@ class HardAttention(Attention):
         values: Float[Array, "B S Dv"] | None = None,
         *,
         mask: Bool[Array, "#B #N #T #S"] | None = None,
+        positions: Positions | None = None,
+        key_positions: Int[Array, "#B S"] | None = None,
         return_weights: Asked = False,
+        dropout_key: Key[Array, ""] | None = None,
         sample_key: Key[Array, ""] | None = None,
     ) -> Read:
         """See ``Attention``; a ``sample_key`` draws the locations."""
-        memory = self.prepare(keys, values, mask=mask)
+        memory = self.prepare(keys, values, mask=mask, positions=key_positions)
         return self.attend(query, memory, return_weights=return_weights, sample_key=sample_key)
 
     def log_probability(

@@ -5,10 +5,21 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from attnzoo.attention.contract import Asked, Attention, Memory, Read, answer, hold, read, spread
+from attnzoo.attention.contract import (
+    Asked,
+    Attention,
+    Memory,
+    Positions,
+    Read,
+    Site,
+    answer,
+    hold,
+    spread,
+)
 from attnzoo.attention.projection import Projection, like
+from attnzoo.config.attention import IntraTemporal
 from attnzoo.ops.softmax import compute_dtype, masked_softmax
 
 
@@ -107,16 +118,24 @@ class IntraTemporalAttention(Attention):
 
     in logarithms, so that nothing overflows. What counts as the past of a key are the former
     queries that the mask let see it. One head, weights ``B 1 T S``; the order of the queries
-    matters. A decoder, which has one query at a time, calls ``step`` and hands on the past.
+    matters. A decoder, which has some queries at a time, calls ``extend`` and hands on the past.
     """
 
     contract_exceptions: ClassVar[dict[str, str]] = {
         "queries are exchangeable": "what a query reads depends on what those before it have read",
     }
 
-    def __init__(self, query_dim: int, key_dim: int, *, rngs: nnx.Rngs):
+    def __init__(self, query_dim: int, key_dim: int, *, dropout: float = 0.0, rngs: nnx.Rngs):
+        self.dropout = dropout
         glorot = jax.nn.initializers.glorot_uniform()
         self.kernel = nnx.Param(glorot(rngs.params(), (query_dim, key_dim), jnp.float32))
+
+    @classmethod
+    def from_config(
+        cls, config: IntraTemporal, site: Site, *, rngs: nnx.Rngs
+    ) -> "IntraTemporalAttention":
+        """See ``Attention``."""
+        return cls(site.query_dim, site.key_dim, dropout=site.dropout, rngs=rngs)
 
     def prepare(
         self,
@@ -124,13 +143,16 @@ class IntraTemporalAttention(Attention):
         values: Float[Array, "B S Dv"] | None = None,
         *,
         mask: Bool[Array, "#B #N #T #S"] | None = None,
+        positions: Int[Array, "#B S"] | None = None,
     ) -> Memory:
         """W k_i of every key."""
         keys, values = hold(keys, values, mask)
         return Memory(keys @ like(self.kernel, keys).T, values, spread(mask, keys))
 
-    def scores(self, query: Float[Array, "B T D"], memory: Memory) -> Float[Array, "B 1 T S"]:
-        """e_ti, before the past is taken away, in float32."""
+    def scores(
+        self, query: Float[Array, "B T D"], memory: Memory, positions: Positions | None = None
+    ) -> Float[Array, "B 1 T S"]:
+        """Return e_ti, before the past is taken away, in float32."""
         logits = jnp.einsum("btd,bsd->bts", query, memory.keys)[:, None]
         return logits.astype(compute_dtype(logits))
 
@@ -139,54 +161,56 @@ class IntraTemporalAttention(Attention):
         query: Float[Array, "B T D"],
         memory: Memory,
         *,
-        positions: Int[Array, "B T"] | None = None,
+        positions: Positions | None = None,
         return_weights: Asked = False,
+        dropout_key: Key[Array, ""] | None = None,
     ) -> Read:
-        """Read with all queries, the first of them without a past."""
+        """See ``Attention``: read with all queries, the first of them without a past."""
         if positions is not None:
             raise NotImplementedError(
                 "positions: intra-temporal attention needs the scores of all former queries, not "
-                "their number; use step(query, memory, past=past)"
+                "their number; use extend or step with a past"
             )
+        past = self.empty_past(memory)
+        return self._after(query, memory, past, return_weights, dropout_key)[0]
+
+    def empty_past(self, memory: Memory) -> Float[Array, "B S"]:
+        """Of every key log sum_{j < t} exp(e_ji) before the first query: as good as -inf."""
+        return jnp.full(memory.keys.shape[:2], NOTHING, compute_dtype(memory.keys))
+
+    def extend(
+        self,
+        query: Float[Array, "B T D"],
+        memory: Memory,
+        past: Float[Array, "B S"],
+        *,
+        positions: Positions | None = None,
+        return_weights: Asked = False,
+    ) -> tuple[Read, Float[Array, "B S"]]:
+        """See ``Attention``: ``past`` says what former queries have read."""
+        return self._after(query, memory, past, return_weights, None)
+
+    def _after(
+        self,
+        query: Float[Array, "B T D"],
+        memory: Memory,
+        past: Float[Array, "B S"],
+        return_weights: Asked,
+        dropout_key: Key[Array, ""] | None,
+    ) -> tuple[Read, Float[Array, "B S"]]:
         logits = self.scores(query, memory)
         mask = jnp.ones((1, 1, 1, 1), bool) if memory.mask is None else memory.mask
         seen = jnp.broadcast_to(mask, logits.shape)
         # Finite, so that a key nobody has seen yet has finite gradients: it is replaced below.
-        hidden = jnp.where(seen, logits, -1e30)
-        past = jax.lax.cumlogsumexp(hidden, axis=2)
-        past = jnp.pad(past, ((0, 0), (0, 0), (1, 0), (0, 0)), constant_values=-1e30)[:, :, :-1]
-        weights = masked_softmax(logits - _no_past_is_one(past), seen)
-        return read(weights, memory, return_weights)
+        hidden = jnp.where(seen, logits, NOTHING)
+        read = jnp.concatenate([past[:, None, None], hidden], axis=2)
+        read = jax.lax.cumlogsumexp(read, axis=2)  # of all queries before row t, past included
+        weights = masked_softmax(logits - _no_past_is_one(read[:, :, :-1]), seen)
+        result = self.read(weights, memory, seen, return_weights, dropout_key)
+        return result, read[:, 0, -1]
 
-    def empty_past(self, memory: Memory) -> Float[Array, "B S"]:
-        """Of every key log sum_{j < t} exp(e_ji) before the first query: as good as -inf."""
-        return jnp.full(memory.keys.shape[:2], -1e30, compute_dtype(memory.keys))
 
-    def step(
-        self,
-        query: Float[Array, "B D"],
-        memory: Memory,
-        *,
-        position: Int[Array, "B"] | None = None,
-        past: Float[Array, "B S"],
-    ) -> tuple[Float[Array, "B Dv"], Float[Array, "B N S"], Float[Array, "B S"]]:
-        """See ``Attention``: ``past`` says what former queries have read, ``position`` is ignored.
-
-        ``memory`` has a mask that is the same for all queries, or none.
-        """
-        logits = self.scores(query[:, None], memory)
-        seen = jnp.ones((1, 1, 1, 1), bool) if memory.mask is None else memory.mask
-        if seen.shape[2] != 1:
-            raise ValueError(
-                f"memory has a mask with T={seen.shape[2]}; wanted T=1, the same for each step"
-            )
-        seen = jnp.broadcast_to(seen, logits.shape)
-        before = past[:, None, None]
-        weights = masked_softmax(logits - _no_past_is_one(before), seen)
-        context = read(weights, memory, False)
-        assert not isinstance(context, tuple)
-        after = jnp.logaddexp(before, jnp.where(seen, logits, -1e30))
-        return context[:, 0], weights[:, :, 0], after[:, 0, 0]
+NOTHING = -1e30
 
 
 def _no_past_is_one(past: Float[Array, "B 1 T S"]) -> Float[Array, "B 1 T S"]:

@@ -1,20 +1,30 @@
 """Multi-head latent attention (MLA): DeepSeek-V2 2024 (arXiv 2405.04434), section 2.1."""
 
+import dataclasses
 import math
 from typing import Any, ClassVar, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from attnzoo.attention.contract import Asked, Attention, Memory, hold, spread
-from attnzoo.attention.multi_head import Rotary
+from attnzoo.attention.cache import Kind, next_slots, write
+from attnzoo.attention.contract import (
+    Asked,
+    Attention,
+    Memory,
+    Positions,
+    Site,
+    hold,
+    nan_where_full,
+    spread,
+)
 from attnzoo.attention.projection import Projection, RMSNorm, glorot_per_head, like, split_heads
+from attnzoo.attention.rotary import Rotary
+from attnzoo.config.attention import Latent
 from attnzoo.ops.dot_product import dot_product_attention
 from attnzoo.ops.index_functions import along
 from attnzoo.ops.masks import MaskFunction, evaluate_mask
-from attnzoo.ops.rotary import DynamicNTKScaling
 
 INTERLEAVED = Rotary(layout="interleaved")
 
@@ -44,6 +54,7 @@ class LatentAttention(Attention):
       key_dim, out_dim: widths of keys and of the result; ``dim`` if None.
       mask_mod: joins the mask of the call: ``masks.causal()``.
       scale: 1/sqrt(d_n + d_r) if None (with YaRN DeepSeek multiplies it further).
+      dropout: rate of dropped weights wherever a ``dropout_key`` is given.
     """
 
     contract_exceptions: ClassVar[dict[str, str]] = {
@@ -52,6 +63,9 @@ class LatentAttention(Attention):
         "queries are exchangeable": "rotary embedding: positions count",
         "keys are exchangeable": "rotary embedding: positions count",
     }
+
+    takes_perturbation = False
+    supports = frozenset({"dropout", "rotary"})
 
     def __init__(
         self,
@@ -68,6 +82,7 @@ class LatentAttention(Attention):
         rotary: Rotary = INTERLEAVED,
         mask_mod: MaskFunction | None = None,
         scale: float | None = None,
+        dropout: float = 0.0,
         rngs: nnx.Rngs,
     ):
         if rotary_dim < 2 or rotary_dim % 2:
@@ -75,7 +90,7 @@ class LatentAttention(Attention):
         value_dim = head_dim if value_dim is None else value_dim
         self.dim, self.key_dim = dim, dim if key_dim is None else key_dim
         self.num_heads, self.latent_dim, self.head_dim = num_heads, latent_dim, head_dim
-        self.rotary, self.mask_mod = rotary, mask_mod
+        self.rotary, self.mask_mod, self.dropout = rotary, mask_mod, dropout
         self.scale = 1 / math.sqrt(head_dim + rotary_dim) if scale is None else scale
         query_width = num_heads * (head_dim + rotary_dim)
         if query_rank is None:
@@ -92,17 +107,48 @@ class LatentAttention(Attention):
         out_dim = dim if out_dim is None else out_dim
         self.out = Projection(num_heads * value_dim, out_dim, rngs=rngs)
 
+    @classmethod
+    def from_config(cls, config: Latent, site: Site, *, rngs: nnx.Rngs) -> "LatentAttention":
+        """See ``Attention``; a model with rotary positions gives base and scaling."""
+        if site.value_dim != site.key_dim:
+            raise ValueError(
+                "attention.kind='latent' makes keys and values of one vector, but keys have width "
+                f"{site.key_dim} and values {site.value_dim}; model.reads='words' does not fit it"
+            )
+        rotary = INTERLEAVED
+        if site.rotary is not None:
+            if site.rotary.width is not None:
+                raise ValueError(
+                    f"rotary_width={site.rotary.width}, but the part of a head that turns is "
+                    f"attention.rotary_dim={config.rotary_dim}; wanted rotary_width: null"
+                )
+            rotary = dataclasses.replace(site.rotary, layout="interleaved")
+        return cls(
+            site.query_dim,
+            config.num_heads,
+            latent_dim=config.latent_dim,
+            rotary_dim=config.rotary_dim,
+            head_dim=config.head_dim,
+            key_dim=site.key_dim,
+            out_dim=site.value_dim,
+            rotary=rotary,
+            dropout=site.dropout,
+            rngs=rngs,
+        )
+
     def prepare(
         self,
         keys: Float[Array, "B S D"],
         values: Float[Array, "B S Dv"] | None = None,
         *,
         mask: Bool[Array, "#B #N #T #S"] | None = None,
+        positions: Int[Array, "#B S"] | None = None,
     ) -> Memory:
         """[c ; k^R] of every position; of other ``values`` than the keys their own c beside it."""
         own = values is not None and values is not keys
         keys, values = hold(keys, values, mask)
-        latents = self._latents(keys, jnp.arange(keys.shape[1], dtype=jnp.int32)[None])
+        placed = jnp.arange(keys.shape[1], dtype=jnp.int32)[None]
+        latents = self._latents(keys, placed if positions is None else positions)
         c = self.norm(self.down(values)[..., : self.latent_dim]) if own else latents[..., :0]
         return Memory(latents, c, spread(mask, keys))
 
@@ -111,8 +157,9 @@ class LatentAttention(Attention):
         query: Float[Array, "B T D"],
         memory: Memory,
         *,
-        positions: Int[Array, "B T"] | None = None,
+        positions: Positions | None = None,
         return_weights: Asked = False,
+        dropout_key: Key[Array, ""] | None = None,
         absorbed: bool = False,
     ) -> Any:
         """Read a prepared memory, expanding it to keys and values of every head or not."""
@@ -149,7 +196,14 @@ class LatentAttention(Attention):
             )
             visible = pattern if visible is None else visible & pattern
         result = dot_product_attention(
-            q, k, v, visible, scale=self.scale, return_weights=return_weights
+            q,
+            k,
+            v,
+            visible,
+            scale=self.scale,
+            return_weights=return_weights,
+            dropout_rate=0.0 if dropout_key is None else self.dropout,
+            dropout_key=dropout_key,
         )
         out, *seen = result if return_weights else (result,)
         if absorbed:
@@ -157,8 +211,11 @@ class LatentAttention(Attention):
         context = self.out(out.reshape(B, T, -1))
         return (context, *seen) if return_weights else context
 
-    def empty_cache(self, batch: int, max_length: int, dtype: Any = jnp.float32) -> LatentCache:
-        """Room for ``max_length`` positions of self-attention."""
+    def empty_cache(
+        self, batch: int, max_length: int, dtype: Any = jnp.float32, cache: Kind = "plain"
+    ) -> LatentCache:
+        """See ``Attention``."""
+        self.check_plain(cache)
         width = self.down.kernel.shape[1]
         zeros = jnp.zeros((batch, max_length, width), dtype)
         return LatentCache(zeros, jnp.zeros((batch,), jnp.int32))
@@ -169,36 +226,24 @@ class LatentAttention(Attention):
         cache: LatentCache,
         *,
         mask: Bool[Array, "#B #N #T #L"] | None = None,
+        positions: Positions | None = None,
         return_weights: Asked = False,
     ) -> tuple[Any, LatentCache]:
-        """Self-attention of the T next positions over the cache and themselves, in absorbed form.
-
-        Always causal. ``mask`` and weights have the cache's L keys. Rows that do not fit into the
-        cache are NaN, since under jit nothing can be raised.
-        """
+        """See ``Attention``; in absorbed form."""
         if self.key_dim != self.dim:
             raise ValueError(f"key_dim={self.key_dim}, but self-attention needs dim={self.dim}")
-        if isinstance(self.rotary.scaling, DynamicNTKScaling):
-            raise NotImplementedError(
-                "rotary.scaling=DynamicNTKScaling turns earlier keys anew as the sequence grows; "
-                "the cache holds turned keys. Wanted another scaling"
-            )
+        self.rotary.check_cache()
         T, L = query.shape[1], cache.latents.shape[1]
-        if T > L:
-            raise ValueError(f"query has {T} positions, but the cache has room for {L}")
-        positions = cache.length[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
-        new = self._latents(query, positions).astype(cache.latents.dtype)
-        write = jax.vmap(lambda held, new, at: jax.lax.dynamic_update_slice(held, new, (at, 0)))
-        latents = write(cache.latents, new, cache.length)
-        past = (jnp.arange(L)[None, None, :] <= positions[:, :, None])[:, None]
-        memory = Memory(latents, latents[..., :0], past if mask is None else past & mask)
+        slots, past = next_slots(cache.length, T, L)
+        placed = slots if positions is None else positions
+        latents = write(cache.latents, self._latents(query, placed), cache.length)
+        visible = past if mask is None else past & mask
+        memory = Memory(latents, latents[..., :0], spread(visible, latents))
         result = self.attend(
-            query, memory, positions=positions, return_weights=return_weights, absorbed=True
+            query, memory, positions=placed, return_weights=return_weights, absorbed=True
         )
-        out, *seen = result if return_weights else (result,)
-        full = (cache.length + T > L)[:, None, None]
-        out = jnp.where(full, jnp.full_like(out, jnp.nan), out)
-        return (out, *seen) if return_weights else out, LatentCache(latents, cache.length + T)
+        result = nan_where_full(result, cache.length + T > L, return_weights)
+        return result, LatentCache(latents, cache.length + T)
 
     def _latents(
         self, keys: Float[Array, "B S D"], positions: Int[Array, "#B S"]

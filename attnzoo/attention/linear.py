@@ -3,9 +3,18 @@
 from typing import Any, ClassVar
 
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from attnzoo.attention.contract import Asked, Attention, Memory, answer, hold, spread
+from attnzoo.attention.contract import (
+    Asked,
+    Attention,
+    Memory,
+    Positions,
+    Site,
+    answer,
+    hold,
+    spread,
+)
 from attnzoo.attention.fast_weight import (
     PROJECTED,
     FastWeights,
@@ -15,6 +24,7 @@ from attnzoo.attention.fast_weight import (
     unpack,
 )
 from attnzoo.attention.projection import Projection, divided, split_heads
+from attnzoo.config.attention import Linear
 from attnzoo.ops.linear import elu_plus_one, linear_attention
 from attnzoo.ops.linear.fast_weights import Form
 from attnzoo.ops.linear.feature_maps import FeatureMap
@@ -38,7 +48,8 @@ class CausalLinearAttention(FastWeights):
         num_features: int | None = None,
         rngs: nnx.Rngs,
     ):
-        self.num_heads, self.head_dim = num_heads, divided("dim", dim, "num_heads", num_heads)
+        self.dim, self.num_heads = dim, num_heads
+        self.head_dim = divided("dim", dim, "num_heads", num_heads)
         self.feature_map = feature_map
         self.num_features = self.head_dim if num_features is None else num_features
         self.query, self.key, self.value, self.out = (
@@ -85,6 +96,8 @@ class LinearAttention(Attention):
     Between any two sequences. A mask may only say which keys are real.
     """
 
+    takes_perturbation = False
+    supports = frozenset()
     contract_exceptions: ClassVar[dict[str, str]] = PROJECTED
 
     def __init__(
@@ -98,7 +111,7 @@ class LinearAttention(Attention):
         feature_map: FeatureMap = elu_plus_one,
         rngs: nnx.Rngs,
     ):
-        self.num_heads, self.feature_map = num_heads, feature_map
+        self.dim, self.num_heads, self.feature_map = dim, num_heads, feature_map
         divided("dim", dim, "num_heads", num_heads)
         key_dim = dim if key_dim is None else key_dim
         self.query = Projection(dim, dim, rngs=rngs)
@@ -106,12 +119,27 @@ class LinearAttention(Attention):
         self.value = Projection(key_dim if value_dim is None else value_dim, dim, rngs=rngs)
         self.out = Projection(dim, dim if out_dim is None else out_dim, rngs=rngs)
 
+    @classmethod
+    def from_config(cls, config: Linear, site: Site, *, rngs: nnx.Rngs) -> Attention:
+        """See ``Attention``; of a sequence that reads its past the recurrent relative."""
+        if site.is_self and site.is_causal:
+            return CausalLinearAttention(site.query_dim, config.num_heads, rngs=rngs)
+        return cls(
+            site.query_dim,
+            config.num_heads,
+            key_dim=site.key_dim,
+            value_dim=site.value_dim,
+            out_dim=site.value_dim,
+            rngs=rngs,
+        )
+
     def prepare(
         self,
         keys: Float[Array, "B S D"],
         values: Float[Array, "B S Dv"] | None = None,
         *,
         mask: Bool[Array, "#B #N #T #S"] | None = None,
+        positions: Int[Array, "#B S"] | None = None,
     ) -> Memory:
         """Project keys and values."""
         keys, values = hold(keys, values, mask)
@@ -122,10 +150,11 @@ class LinearAttention(Attention):
         query: Float[Array, "B T D"],
         memory: Memory,
         *,
-        positions: Int[Array, "B T"] | None = None,
+        positions: Positions | None = None,
         return_weights: Asked = False,
+        dropout_key: Key[Array, ""] | None = None,
     ) -> Any:
-        """Read a prepared memory. ``positions`` is ignored: the score is content alone."""
+        """See ``Attention``. ``positions`` is ignored: the score is content alone."""
         q = split_heads(self.query(query), self.num_heads)
         k, v = (split_heads(x, self.num_heads) for x in (memory.keys, memory.values))
         found = linear_attention(

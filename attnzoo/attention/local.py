@@ -3,15 +3,25 @@
 Positions are 0-based; the window is ``[p_t - D, p_t + D]`` with half-width D, cut at the sentence.
 """
 
+import dataclasses
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from attnzoo.attention.contract import Asked, Attention, Memory, Read, read
+from attnzoo.attention.contract import (
+    Asked,
+    Attention,
+    Memory,
+    Positions,
+    Read,
+    Site,
+    for_each_row,
+)
 from attnzoo.attention.multiplicative import MultiplicativeAttention, Score
+from attnzoo.config.attention import LocalM, LocalP
 from attnzoo.ops.softmax import compute_dtype, masked_softmax
 
 
@@ -35,10 +45,25 @@ class LocalMonotonicAttention(Attention):
         score: Score = "general",
         *,
         window: int = 10,
+        dropout: float = 0.0,
         rngs: nnx.Rngs,
     ):
-        self.window = _half_width(window)
+        self.dim, self.window, self.dropout = query_dim, _half_width(window), dropout
         self.content = MultiplicativeAttention(query_dim, key_dim, score, rngs=rngs)
+
+    @classmethod
+    def from_config(
+        cls, config: LocalM, site: Site, *, rngs: nnx.Rngs
+    ) -> "LocalMonotonicAttention":
+        """See ``Attention``."""
+        return cls(
+            site.query_dim,
+            site.key_dim,
+            config.score,
+            window=config.window,
+            dropout=site.dropout,
+            rngs=rngs,
+        )
 
     def prepare(
         self,
@@ -46,24 +71,27 @@ class LocalMonotonicAttention(Attention):
         values: Float[Array, "B S Dv"] | None = None,
         *,
         mask: Bool[Array, "#B #N #T #S"] | None = None,
+        positions: Int[Array, "#B S"] | None = None,
     ) -> Memory:
-        """As the content score prepares it."""
-        return self.content.prepare(keys, values, mask=mask)
+        """Prepare as the content score does; windows are of ``positions``."""
+        return _placed(self.content, keys, values, mask, positions)
 
     def attend(
         self,
         query: Float[Array, "B T D"],
         memory: Memory,
         *,
-        positions: Int[Array, "B T"] | None = None,
+        positions: Positions | None = None,
         return_weights: Asked = False,
+        dropout_key: Key[Array, ""] | None = None,
     ) -> Read:
-        """Read a prepared memory; ``positions`` are the queries' places, 0..T-1 if None."""
+        """See ``Attention``: the window is centred at ``positions``."""
         centre = _positions(query, positions).astype(jnp.float32)
         logits = self.content.scores(query, memory)
-        window = jnp.abs(_offsets(centre, logits.shape[-1])) <= self.window
-        weights = masked_softmax(logits, _both(window, memory.mask))
-        return read(weights, memory, return_weights)
+        window = jnp.abs(_offsets(centre, memory)) <= self.window
+        visible = _both(window, memory.mask)
+        weights = masked_softmax(logits, visible)
+        return self.read(weights, memory, visible, return_weights, dropout_key)
 
 
 class LocalPredictiveAttention(Attention):
@@ -89,13 +117,28 @@ class LocalPredictiveAttention(Attention):
         score: Score = "general",
         *,
         window: int = 10,
+        dropout: float = 0.0,
         rngs: nnx.Rngs,
     ):
-        self.window = _half_width(window)
+        self.dim, self.window, self.dropout = query_dim, _half_width(window), dropout
         self.content = MultiplicativeAttention(query_dim, key_dim, score, rngs=rngs)
         uniform = lambda shape: jax.random.uniform(rngs.params(), shape, jnp.float32, -0.1, 0.1)  # noqa: E731
         self.position_kernel = nnx.Param(uniform((query_dim, query_dim)))
         self.position_vector = nnx.Param(uniform((query_dim,)))
+
+    @classmethod
+    def from_config(
+        cls, config: LocalP, site: Site, *, rngs: nnx.Rngs
+    ) -> "LocalPredictiveAttention":
+        """See ``Attention``."""
+        return cls(
+            site.query_dim,
+            site.key_dim,
+            config.score,
+            window=config.window,
+            dropout=site.dropout,
+            rngs=rngs,
+        )
 
     def prepare(
         self,
@@ -103,9 +146,10 @@ class LocalPredictiveAttention(Attention):
         values: Float[Array, "B S Dv"] | None = None,
         *,
         mask: Bool[Array, "#B #N #T #S"] | None = None,
+        positions: Int[Array, "#B S"] | None = None,
     ) -> Memory:
-        """As the content score prepares it."""
-        return self.content.prepare(keys, values, mask=mask)
+        """Prepare as the content score does; windows are of ``positions``."""
+        return _placed(self.content, keys, values, mask, positions)
 
     def centre(self, query: Float[Array, "B T D"], memory: Memory) -> Float[Array, "B T"]:
         """p_t, a real number between 0 and the length of the sentence, in tokens."""
@@ -122,16 +166,17 @@ class LocalPredictiveAttention(Attention):
         query: Float[Array, "B T D"],
         memory: Memory,
         *,
-        positions: Int[Array, "B T"] | None = None,
+        positions: Positions | None = None,
         return_weights: Asked = False,
+        dropout_key: Key[Array, ""] | None = None,
     ) -> Read:
-        """Read a prepared memory. ``positions`` is ignored: the centre is predicted."""
+        """See ``Attention``. ``positions`` is ignored: the centre is predicted."""
         logits = self.content.scores(query, memory)
-        offsets = _offsets(self.centre(query, memory), logits.shape[-1])
-        window = jnp.abs(jax.lax.stop_gradient(offsets)) <= self.window
-        weights = masked_softmax(logits, _both(window, memory.mask))
+        offsets = _offsets(self.centre(query, memory), memory)
+        visible = _both(jnp.abs(jax.lax.stop_gradient(offsets)) <= self.window, memory.mask)
+        weights = masked_softmax(logits, visible)
         weights = weights * jnp.exp(-2.0 * jnp.square(offsets / self.window))
-        return read(weights, memory, return_weights)
+        return self.read(weights, memory, visible, return_weights, dropout_key)
 
 
 def _half_width(window: int) -> int:
@@ -140,21 +185,33 @@ def _half_width(window: int) -> int:
     return window
 
 
-def _positions(
-    query: Float[Array, "B T D"], positions: Int[Array, "B T"] | None
-) -> Int[Array, "B T"]:
+def _positions(query: Float[Array, "B T D"], positions: Positions | None) -> Positions:
     if positions is not None:
         return positions
-    return jnp.broadcast_to(jnp.arange(query.shape[1]), query.shape[:2])
+    return jnp.arange(query.shape[1], dtype=jnp.int32)[None]
 
 
-def _offsets(centre: Float[Array, "B T"], length: int) -> Float[Array, "B 1 T S"]:
+def _offsets(centre: Float[Array, "#B T"], memory: Memory) -> Float[Array, "#B 1 T S"]:
     """Signed distance of every key from the centre of the window, in tokens."""
-    keys = jnp.arange(length, dtype=centre.dtype)
-    return (keys[None, None, :] - centre[:, :, None])[:, None]
+    if memory.positions is None:
+        keys = jnp.arange(memory.values.shape[1], dtype=centre.dtype)[None]
+    else:
+        keys = memory.positions.astype(centre.dtype)
+    return (keys[:, None, :] - centre[:, :, None])[:, None]
+
+
+def _placed(
+    content: MultiplicativeAttention,
+    keys: Float[Array, "B S D"],
+    values: Float[Array, "B S Dv"] | None,
+    mask: Bool[Array, "#B #N #T #S"] | None,
+    positions: Int[Array, "#B S"] | None,
+) -> Memory:
+    memory = content.prepare(keys, values, mask=mask)
+    return dataclasses.replace(memory, positions=for_each_row(positions, keys))
 
 
 def _both(
-    window: Bool[Array, "B 1 T S"], mask: Bool[Array, "#B #N #T #S"] | None
-) -> Bool[Array, "B N T S"]:
+    window: Bool[Array, "#B 1 T S"], mask: Bool[Array, "#B #N #T #S"] | None
+) -> Bool[Array, "#B #N T S"]:
     return window if mask is None else window & mask

@@ -1,6 +1,6 @@
 """Multi-head attention: Vaswani et al. 2017 (arXiv 1706.03762), section 3.2.2, and its variants."""
 
-import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,48 +12,43 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from attnzoo.attention import cache as caches
 from attnzoo.attention.cache import AnyCache
-from attnzoo.attention.contract import Asked, Attention, Memory, hold, spread
+from attnzoo.attention.contract import (
+    Asked,
+    Attention,
+    Memory,
+    Positions,
+    Site,
+    hold,
+    joined,
+    nan_where_full,
+    spread,
+)
 from attnzoo.attention.projection import (
     Initializer,
     Projection,
+    RMSNorm,
     divided,
     glorot_uniform,
     split_heads,
 )
+from attnzoo.attention.rotary import Rotary
+from attnzoo.config.attention import MultiHead
 from attnzoo.ops.dot_product import dot_product_attention
 from attnzoo.ops.guards import finite_or_zero
 from attnzoo.ops.index_functions import along
 from attnzoo.ops.logits import ScoreFunction
-from attnzoo.ops.masks import And, MaskFunction, Window, evaluate_mask
-from attnzoo.ops.rotary import DynamicNTKScaling, Layout, Scaling, rotary_embedding
+from attnzoo.ops.masks import (
+    MaskFunction,
+    Window,
+    causal,
+    evaluate_mask,
+    padding,
+    sliding_window,
+    symmetric_window,
+)
 from attnzoo.ops.weights import WeightRequest
 
-Positions = Int[Array, "#B T"]
 Places = Int[Array, "#B S"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Rotary:
-    """How queries and keys turn with their positions: the settings of ``ops.rotary_embedding``."""
-
-    base: float = 10_000.0
-    layout: Layout = "half"
-    scaling: Scaling | None = None
-    width: int | None = None
-    """Only the first ``width`` features of a head turn; all if None."""
-
-    def __call__(
-        self, x: Float[Array, "B T N H"], positions: Positions, length: int
-    ) -> Float[Array, "B T N H"]:
-        return rotary_embedding(
-            x,
-            positions,
-            base=self.base,
-            layout=self.layout,
-            scaling=self.scaling,
-            width=self.width,
-            length=length,
-        )
 
 
 class MultiHeadAttention(Attention):
@@ -84,6 +79,9 @@ class MultiHeadAttention(Attention):
     The indices that ``score_mod`` and ``mask_mod`` see are absolute: keys count from 0, queries
     stand at ``positions`` (0..T-1 if None).
     """
+
+    takes_score_mod = True
+    supports = frozenset({"dropout", "bias", "rotary", "score_mod", "norm_eps"})
 
     def __init__(
         self,
@@ -140,8 +138,47 @@ class MultiHeadAttention(Attention):
         self.query_norm = None if qk_norm is None else qk_norm(head_dim, rngs=rngs)
         self.key_norm = None if qk_norm is None else qk_norm(head_dim, rngs=rngs)
         self.sinks = nnx.Param(jnp.zeros((num_heads,), jnp.float32)) if sinks else None
-        # Explanations put one here, B N T S, to differentiate by the weights.
-        self.perturbation: nnx.Perturbation | None = None
+
+    @classmethod
+    def from_config(cls, config: MultiHead, site: Site, *, rngs: nnx.Rngs) -> "MultiHeadAttention":
+        """See ``Attention``; a window is for a sequence that reads itself."""
+        window = None
+        if config.window is not None:
+            if not site.is_self:
+                raise ValueError(
+                    f"window={config.window} of a cross-attention: positions of two sequences "
+                    "are not those of one; wanted window: null, or kind: local_m"
+                )
+            window = (sliding_window if site.is_causal else symmetric_window)(config.window)
+        module = cls(
+            site.query_dim,
+            config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            key_dim=site.key_dim,
+            value_dim=site.value_dim,
+            out_dim=site.value_dim,
+            use_bias=site.use_bias,
+            out_bias=site.out_bias,
+            kernel_init=site.kernel_init,
+            out_init=site.out_init,
+            qk_norm=functools.partial(RMSNorm, eps=site.norm_eps) if config.qk_norm else None,
+            rotary=site.rotary,
+            mask_mod=window,
+            scale=site.scale,
+            sinks=config.sinks,
+            dropout=site.dropout,
+            rngs=rngs,
+        )
+        if site.scale is not None:
+            kernel = module.query.kernel
+            kernel[...] = kernel[...] / math.sqrt(module.head_dim)
+        return module
+
+    @property
+    def head_groups(self) -> int:
+        """Key/value heads, which several devices share."""
+        return self.num_kv_heads
 
     @property
     def contract_exceptions(self) -> dict[str, str]:
@@ -165,14 +202,14 @@ class MultiHeadAttention(Attention):
         values: Float[Array, "B S Dv"] | None = None,
         *,
         mask: Bool[Array, "#B #N #T #S"] | None = None,
-        turns: Positions | None = None,
+        positions: Int[Array, "#B S"] | None = None,
     ) -> Memory:
         """Project keys and values; the heads lie side by side in the last axis.
 
-        ``turns`` are the positions by which keys turn, 0 .. S-1 if None.
+        ``positions`` are those by which keys turn, 0 .. S-1 if None.
         """
         keys, values = hold(keys, values, mask)
-        k = self._keys(keys, _from_zero(keys) if turns is None else turns, keys.shape[1])
+        k = self._keys(keys, _from_zero(keys) if positions is None else positions, keys.shape[1])
         return Memory(k.reshape(*keys.shape[:2], -1), self.value(values), spread(mask, keys))
 
     def attend(
@@ -180,20 +217,20 @@ class MultiHeadAttention(Attention):
         query: Float[Array, "B T D"],
         memory: Memory,
         *,
-        positions: Int[Array, "B T"] | None = None,
+        positions: Positions | None = None,
         return_weights: Asked = False,
         dropout_key: Key[Array, ""] | None = None,
         mask_mod: MaskFunction | None = None,
         score_mod: ScoreFunction | None = None,
-        turns: Positions | None = None,
+        rope_positions: Positions | None = None,
     ) -> Any:
         """Read a prepared memory; with a ``WeightRequest`` its ``WeightReport`` comes beside.
 
-        ``mask_mod`` joins the module's, ``score_mod`` takes the place of the module's. ``turns``
-        are the positions by which queries turn, where masks and scores count other ones.
+        ``mask_mod`` joins the module's, ``score_mod`` takes the place of the module's.
+        ``rope_positions`` are those by which queries turn, where masks and scores count others.
         """
         S = memory.keys.shape[1]
-        q = self._queries(query, positions if turns is None else turns, S)
+        q = self._queries(query, positions if rope_positions is None else rope_positions, S)
         k = split_heads(memory.keys, self.num_kv_heads)
         v = split_heads(memory.values, self.num_kv_heads)
         visible = self._visible(q, k, memory.mask, positions, mask_mod)
@@ -206,26 +243,39 @@ class MultiHeadAttention(Attention):
         values: Float[Array, "B S Dv"] | None = None,
         *,
         mask: Bool[Array, "#B #N #T #S"] | MaskFunction | None = None,
+        positions: Positions | None = None,
+        key_positions: Int[Array, "#B S"] | None = None,
         return_weights: Asked = False,
         dropout_key: Key[Array, ""] | None = None,
         score_mod: ScoreFunction | None = None,
-        turns: Positions | None = None,
     ) -> Any:
         """See ``Attention``; ``mask`` may also be a function of indices, which costs no memory.
 
-        Of self-attention ``turns`` are the positions by which queries and keys turn, if they are
-        not 0 .. T-1: those of packed documents begin anew. Masks and scores count slots.
+        Queries and keys turn by ``positions`` and ``key_positions``; masks and scores count the
+        rows and columns of the arrays.
         """
         function, array = (mask, None) if callable(mask) else (None, mask)
         return self.attend(
             query,
-            self.prepare(keys, values, mask=array, turns=turns),
+            self.prepare(keys, values, mask=array, positions=key_positions),
             return_weights=return_weights,
             dropout_key=dropout_key,
             mask_mod=function,
             score_mod=score_mod,
-            turns=turns,
+            rope_positions=positions,
         )
+
+    def self_mask(
+        self,
+        x: Float[Array, "B T D"],
+        *,
+        is_causal: bool,
+        valid: Bool[Array, "B T"] | None,
+        mask: MaskFunction | None,
+    ) -> MaskFunction | None:
+        """See ``Attention``: a function of indices, which costs no memory."""
+        past, real = causal() if is_causal else None, None if valid is None else padding(valid)
+        return joined(past, real, mask)
 
     def empty_cache(
         self,
@@ -251,47 +301,41 @@ class MultiHeadAttention(Attention):
         cache: AnyCache,
         *,
         mask: Bool[Array, "#B #N #T #L"] | None = None,
+        positions: Positions | None = None,
         return_weights: Asked = False,
         score_mod: ScoreFunction | None = None,
     ) -> tuple[Any, AnyCache]:
-        """Self-attention of the T next positions (one, or a whole prompt) over the cache and them.
+        """See ``Attention``: queries and keys turn by ``positions``, masks and scores count slots.
 
-        Always causal. ``mask`` has a key for each of the L positions. So have weights, but of a
-        window's cache those of its slots. Rows that do not fit into the cache are NaN, since under
-        jit nothing can be raised.
+        The weights of a window's cache are those of its slots.
         """
         if self.key_dim != self.dim:
             raise ValueError(f"key_dim={self.key_dim}, but self-attention needs dim={self.dim}")
-        if self.rotary is not None and isinstance(self.rotary.scaling, DynamicNTKScaling):
-            raise NotImplementedError(
-                "rotary.scaling=DynamicNTKScaling turns earlier keys anew as the sequence grows; "
-                "the cache holds turned keys. Wanted another scaling"
-            )
+        if self.rotary is not None:
+            self.rotary.check_cache()
         T, room = query.shape[1], cache.room
         if room is not None and room < T:
             raise ValueError(f"query has {T} positions, but the cache has room for {room}")
-        positions = cache.length[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
+        slots = cache.length[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
+        turned = slots if positions is None else positions
         L = cache.keys.shape[1]
-        new = self._keys(query, positions, L), split_heads(self.value(query), self.num_kv_heads)
+        new = self._keys(query, turned, L), split_heads(self.value(query), self.num_kv_heads)
         keys, values, places, extended = cache.extend(*new)
-        q = self._queries(query, positions, L)
+        q = self._queries(query, turned, L)
 
         at = jnp.arange(L, dtype=jnp.int32)[None] if places is None else places
-        past = (at[:, None, :] <= positions[:, :, None])[:, None]
+        past = (at[:, None, :] <= slots[:, :, None])[:, None]
         if places is not None:
             past = past & (places >= 0)[:, None, None, :]
             if mask is not None:
                 mask = jnp.take_along_axis(mask, places[:, None, None, :], axis=3, mode="clip")
         past = past if mask is None else past & mask
-        visible = self._visible(q, keys, past, positions, None, places)
+        visible = self._visible(q, keys, past, slots, None, places)
         k, v = keys.astype(q.dtype), values.astype(q.dtype)
-        result = self._read(q, k, v, visible, positions, return_weights, None, score_mod, places)
-        if room is None:
-            return result, extended
-        full = (cache.length + T > room)[:, None, None]
-        out, *seen = result if return_weights else (result,)
-        out = jnp.where(full, jnp.full_like(out, jnp.nan), out)
-        return (out, *seen) if return_weights else out, extended
+        result = self._read(q, k, v, visible, slots, return_weights, None, score_mod, places)
+        if room is not None:
+            result = nan_where_full(result, cache.length + T > room, return_weights)
+        return result, extended
 
     def _queries(
         self,
@@ -322,10 +366,9 @@ class MultiHeadAttention(Attention):
         places: Places | None = None,
     ) -> Bool[Array, "#B #N #T #S"] | MaskFunction | None:
         """The module's mask and the call's; a function, free of memory, if there is no array."""
-        functions = [one for one in (self.mask_mod, mask_mod) if one is not None]
-        if not functions:
+        function = joined(self.mask_mod, mask_mod)
+        if function is None:
             return mask
-        function = functions[0] if len(functions) == 1 else And(*functions)
         placed = function if positions is None else _placed_mask(function, positions, places)
         if mask is None:
             return placed
@@ -360,10 +403,7 @@ class MultiHeadAttention(Attention):
         )
         out, *seen = result if return_weights else (result,)
         if self.perturbation is not None:
-            delta = self.perturbation[...]
-            wanted = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
-            if delta.shape != wanted:
-                raise ValueError(f"perturbation has shape {delta.shape}; wanted B N T S = {wanted}")
+            delta = self.perturbed((q.shape[0], q.shape[2], q.shape[1], k.shape[1]))
             out = out + _weigh(delta, v).astype(out.dtype)
         context = self.out(out.reshape(*out.shape[:2], -1))
         return (context, *seen) if return_weights else context

@@ -7,8 +7,18 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from attnzoo.attention.contract import Asked, Attention, Memory, Read, hold, read, spread
-from attnzoo.ops.normalisers import Normalise
+from attnzoo.attention.contract import (
+    Attention,
+    Memory,
+    Positions,
+    Site,
+    columns_of,
+    for_each_row,
+    hold,
+    spread,
+)
+from attnzoo.config.attention import Concat, Dot, General, Location, ScaledDot
+from attnzoo.ops.normalisers import NORMALISERS, Normalise
 from attnzoo.ops.softmax import masked_softmax
 
 Score = Literal["dot", "scaled_dot", "general", "concat"]
@@ -36,9 +46,10 @@ class MultiplicativeAttention(Attention):
         *,
         width: int | None = None,
         normalise: Normalise = masked_softmax,
+        dropout: float = 0.0,
         rngs: nnx.Rngs,
     ):
-        self.normalise = normalise
+        self.dim, self.normalise, self.dropout = query_dim, normalise, dropout
         if score not in get_args(Score):
             raise ValueError(f"score={score!r}; wanted one of {', '.join(get_args(Score))}")
         if score in ("dot", "scaled_dot") and query_dim != key_dim:
@@ -56,12 +67,28 @@ class MultiplicativeAttention(Attention):
             self.key_kernel = nnx.Param(init(rngs.params(), (key_dim, width)))
             self.score_kernel = nnx.Param(init(rngs.params(), (width,)))
 
+    @classmethod
+    def from_config(
+        cls, config: Dot | ScaledDot | General | Concat, site: Site, *, rngs: nnx.Rngs
+    ) -> "MultiplicativeAttention":
+        """See ``Attention``: the kind is the score."""
+        return cls(
+            site.query_dim,
+            site.key_dim,
+            config.kind,
+            width=config.width if config.kind == "concat" else None,
+            normalise=NORMALISERS[config.normalise],
+            dropout=site.dropout,
+            rngs=rngs,
+        )
+
     def prepare(
         self,
         keys: Float[Array, "B S D"],
         values: Float[Array, "B S Dv"] | None = None,
         *,
         mask: Bool[Array, "#B #N #T #S"] | None = None,
+        positions: Int[Array, "#B S"] | None = None,
     ) -> Memory:
         """Apply what depends on the keys alone: W_a k (general), the key half of W_a (concat)."""
         keys, values = hold(keys, values, mask)
@@ -71,8 +98,10 @@ class MultiplicativeAttention(Attention):
             keys = keys @ self.key_kernel[...]
         return Memory(keys, values, spread(mask, keys))
 
-    def scores(self, query: Float[Array, "B T D"], memory: Memory) -> Float[Array, "B 1 T S"]:
-        """Logits before mask and softmax."""
+    def scores(
+        self, query: Float[Array, "B T D"], memory: Memory, positions: Positions | None = None
+    ) -> Float[Array, "B 1 T S"]:
+        """Return the logits before mask and softmax: content alone, whatever the positions."""
         if self.score == "concat":
             projected = jnp.einsum("btd,dw->btw", query, self.query_kernel[...])
             hidden = jnp.tanh(projected[:, :, None, :] + memory.keys[:, None, :, :])
@@ -80,18 +109,6 @@ class MultiplicativeAttention(Attention):
         if self.score == "scaled_dot":
             query = query * query.shape[-1] ** -0.5
         return jnp.einsum("btd,bsd->bts", query, memory.keys)[:, None]
-
-    def attend(
-        self,
-        query: Float[Array, "B T D"],
-        memory: Memory,
-        *,
-        positions: Int[Array, "B T"] | None = None,
-        return_weights: Asked = False,
-    ) -> Read:
-        """Read a prepared memory. ``positions`` is ignored: the score is content alone."""
-        weights = self.normalise(self.scores(query, memory), memory.mask)
-        return read(weights, memory, return_weights)
 
 
 class LocationAttention(Attention):
@@ -104,9 +121,16 @@ class LocationAttention(Attention):
         "keys are exchangeable": "weights belong to positions, not to keys",
     }
 
-    def __init__(self, query_dim: int, max_length: int, *, rngs: nnx.Rngs):
-        self.max_length = max_length
+    asks_keys = False
+
+    def __init__(self, query_dim: int, max_length: int, *, dropout: float = 0.0, rngs: nnx.Rngs):
+        self.dim, self.max_length, self.dropout = query_dim, max_length, dropout
         self.kernel = nnx.Param(_uniform(rngs.params(), (query_dim, max_length)))
+
+    @classmethod
+    def from_config(cls, config: Location, site: Site, *, rngs: nnx.Rngs) -> "LocationAttention":
+        """See ``Attention``."""
+        return cls(site.query_dim, config.max_length, dropout=site.dropout, rngs=rngs)
 
     def prepare(
         self,
@@ -114,6 +138,7 @@ class LocationAttention(Attention):
         values: Float[Array, "B S Dv"] | None = None,
         *,
         mask: Bool[Array, "#B #N #T #S"] | None = None,
+        positions: Int[Array, "#B S"] | None = None,
     ) -> Memory:
         """Nothing to project: only the values and the mask matter."""
         if keys.shape[1] > self.max_length:
@@ -122,25 +147,14 @@ class LocationAttention(Attention):
                 f"max_length={self.max_length}; raise max_length or shorten the source"
             )
         keys, values = hold(keys, values, mask)
-        return Memory(keys, values, spread(mask, keys))
+        return Memory(keys, values, spread(mask, keys), for_each_row(positions, keys))
 
-    def scores(self, query: Float[Array, "B T D"], memory: Memory) -> Float[Array, "B 1 T S"]:
-        """Logits before mask and softmax."""
-        return jnp.einsum("btd,dl->btl", query, self.kernel[...])[
-            :, None, :, : memory.values.shape[1]
-        ]
-
-    def attend(
-        self,
-        query: Float[Array, "B T D"],
-        memory: Memory,
-        *,
-        positions: Int[Array, "B T"] | None = None,
-        return_weights: Asked = False,
-    ) -> Read:
-        """Read a prepared memory. ``positions`` is ignored: the query says where to look."""
-        weights = masked_softmax(self.scores(query, memory), memory.mask)
-        return read(weights, memory, return_weights)
+    def scores(
+        self, query: Float[Array, "B T D"], memory: Memory, positions: Positions | None = None
+    ) -> Float[Array, "B 1 T S"]:
+        """Return the logits before mask and softmax; the query says where to look."""
+        logits = jnp.einsum("btd,dl->btl", query, self.kernel[...])[:, None]
+        return columns_of(logits, memory.values.shape[1], memory.positions)
 
 
 def _uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -10,14 +10,26 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from attnzoo.attention.contract import Asked, Attention, Memory, Read, answer, hold, spread
-from attnzoo.attention.projection import Projection, divided, read_heads
+from attnzoo.attention.contract import (
+    Asked,
+    Attention,
+    Memory,
+    Positions,
+    Read,
+    Site,
+    columns_of,
+    for_each_row,
+    hold,
+    spread,
+)
+from attnzoo.attention.projection import Projection, divided
+from attnzoo.config.attention import FactorisedPositional, Positional
 from attnzoo.ops import masks
 from attnzoo.ops.index_functions import along
 from attnzoo.ops.masks import MaskFunction, evaluate_mask
-from attnzoo.ops.softmax import compute_dtype, masked_softmax
+from attnzoo.ops.softmax import compute_dtype
 
 causal = masks.causal()
 PROJECTED = {
@@ -31,7 +43,81 @@ CONTENT_FREE = {
 }
 
 
-class PositionalAttention(Attention):
+class SlotAttention(Attention):
+    """Attention whose logits belong to slots: column i is that of the key at position i.
+
+    A sequence that is packed behind another, or padded on the left, counts its own positions.
+    """
+
+    asks_keys = False
+    heads_split_values = True
+
+    max_length: int
+    mask_mod: MaskFunction | None
+    value: Projection
+
+    def prepare(
+        self,
+        keys: Float[Array, "B S D"],
+        values: Float[Array, "B S Dv"] | None = None,
+        *,
+        mask: Bool[Array, "#B #N #T #S"] | None = None,
+        positions: Int[Array, "#B S"] | None = None,
+    ) -> Memory:
+        """Project the values. Nothing of the keys is kept but their positions."""
+        _fits("keys", keys.shape[1], self.max_length)
+        keys, values = hold(keys, values, mask)
+        placed = for_each_row(positions, keys)
+        return Memory(keys[..., :0], self.value(values), spread(mask, keys), placed)
+
+    def slot_scores(
+        self, query: Float[Array, "B T D"], slots: Positions
+    ) -> Float[Array, "#B N T L"]:
+        """Return a logit for each slot, of queries that stand at ``slots``."""
+        raise NotImplementedError(f"{type(self).__name__}.slot_scores")
+
+    def scores(
+        self, query: Float[Array, "B T D"], memory: Memory, positions: Positions | None = None
+    ) -> Float[Array, "B N T S"]:
+        """See ``Attention``: the slots are the positions of queries and keys."""
+        logits = self.slot_scores(query, self._slots(query, positions))
+        S = memory.values.shape[1]
+        logits = columns_of(logits, S, memory.positions).astype(compute_dtype(query))
+        return jnp.broadcast_to(logits, (query.shape[0], *logits.shape[1:]))
+
+    def attend(
+        self,
+        query: Float[Array, "B T D"],
+        memory: Memory,
+        *,
+        positions: Positions | None = None,
+        return_weights: Asked = False,
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> Read:
+        """See ``Attention``; the module's own mask counts positions, too."""
+        logits, visible = self.scores(query, memory, positions), memory.mask
+        if self.mask_mod is not None:
+            mask_mod, slots, keys = self.mask_mod, self._slots(query, positions), memory.positions
+            at = lambda places, b, i: places[along(b, places.shape[0]), i]  # noqa: E731
+            B, N, T, S = logits.shape
+            pattern = evaluate_mask(
+                lambda b, n, q, k: mask_mod(
+                    b, n, at(slots, b, q), k if keys is None else at(keys, b, k)
+                ),
+                (B, N, T, S),
+            )
+            visible = pattern if visible is None else visible & pattern
+        weights = self.normalise(logits, visible)
+        return self.read(weights, memory, visible, return_weights, dropout_key)
+
+    def _slots(self, query: Float[Array, "B T D"], positions: Positions | None) -> Positions:
+        if positions is not None:
+            return positions
+        _fits("query", query.shape[1], self.max_length)
+        return jnp.arange(query.shape[1], dtype=jnp.int32)[None]
+
+
+class PositionalAttention(SlotAttention):
     """PARec: softmax(R_n / sqrt(H) / temperature) x W_V with one learned logit per pair of slots.
 
     Luo, He, Zhang and Xu 2024 (arXiv 2407.02793); R is ``N L L`` and starts at N(0, 0.01^2), cut
@@ -54,39 +140,37 @@ class PositionalAttention(Attention):
         *,
         temperature: float = 1.0,
         mask_mod: MaskFunction | None = causal,
+        dropout: float = 0.0,
         rngs: nnx.Rngs,
     ):
         head_dim = divided("dim", dim, "num_heads", num_heads)
         self.max_length, self.num_heads, self.mask_mod = max_length, num_heads, mask_mod
-        self.scale = _scale(head_dim, temperature)
+        self.dim, self.dropout, self.scale = dim, dropout, _scale(head_dim, temperature)
         self.table = nnx.Param(truncated_normal(rngs, (num_heads, max_length, max_length), 0.01))
         self.value = Projection(dim, dim, rngs=rngs)
 
-    def prepare(
-        self,
-        keys: Float[Array, "B S D"],
-        values: Float[Array, "B S Dv"] | None = None,
-        *,
-        mask: Bool[Array, "#B #N #T #S"] | None = None,
-    ) -> Memory:
-        """Project the values. Nothing of the keys is kept."""
-        return hold_values(keys, values, mask, self.value, self.max_length)
+    @classmethod
+    def from_config(
+        cls, config: Positional, site: Site, *, rngs: nnx.Rngs
+    ) -> "PositionalAttention":
+        """See ``Attention``; what a query may see is for the model to say."""
+        return cls(
+            site.value_dim,
+            config.max_length,
+            config.num_heads,
+            mask_mod=None,
+            dropout=site.dropout,
+            rngs=rngs,
+        )
 
-    def attend(
-        self,
-        query: Float[Array, "B T D"],
-        memory: Memory,
-        *,
-        positions: Int[Array, "B T"] | None = None,
-        return_weights: Asked = False,
-    ) -> Read:
-        """Read a prepared memory; of the query only ``positions`` (0..T-1 if None) matter."""
-        slots = slots_of(query, positions, self.max_length)
-        logits = self.scale * rows_of(self.table, slots, query)
-        return read_slots(logits, query, memory, slots, self.mask_mod, return_weights)
+    def slot_scores(
+        self, query: Float[Array, "B T D"], slots: Positions
+    ) -> Float[Array, "#B N T L"]:
+        """Return the rows of R; the content of the query is ignored."""
+        return self.scale * rows_of(self.table, slots, query)
 
 
-class FactorisedPositionalAttention(Attention):
+class FactorisedPositionalAttention(SlotAttention):
     """FPARec: as ``PositionalAttention`` with R = B_1 B_2^T, B_1 and B_2 of ``N L rank``.
 
     Luo, He, Zhang and Xu 2024 (arXiv 2407.02793): 2 L rank numbers a head, not L^2. Entries of
@@ -104,93 +188,46 @@ class FactorisedPositionalAttention(Attention):
         rank: int = 40,
         temperature: float = 1.0,
         mask_mod: MaskFunction | None = causal,
+        dropout: float = 0.0,
         rngs: nnx.Rngs,
     ):
         head_dim = divided("dim", dim, "num_heads", num_heads)
         self.max_length, self.num_heads, self.mask_mod = max_length, num_heads, mask_mod
-        self.scale = _scale(head_dim, temperature)
+        self.dim, self.dropout, self.scale = dim, dropout, _scale(head_dim, temperature)
         shape, std = (num_heads, max_length, checked_rank(rank)), 0.1 * rank**-0.25
         self.query_factor = nnx.Param(truncated_normal(rngs, shape, std))
         self.key_factor = nnx.Param(truncated_normal(rngs, shape, std))
         self.value = Projection(dim, dim, rngs=rngs)
 
-    def prepare(
-        self,
-        keys: Float[Array, "B S D"],
-        values: Float[Array, "B S Dv"] | None = None,
-        *,
-        mask: Bool[Array, "#B #N #T #S"] | None = None,
-    ) -> Memory:
-        """Project the values. Nothing of the keys is kept."""
-        return hold_values(keys, values, mask, self.value, self.max_length)
+    @classmethod
+    def from_config(
+        cls, config: FactorisedPositional, site: Site, *, rngs: nnx.Rngs
+    ) -> "FactorisedPositionalAttention":
+        """See ``Attention``; what a query may see is for the model to say."""
+        return cls(
+            site.value_dim,
+            config.max_length,
+            config.num_heads,
+            rank=config.rank,
+            mask_mod=None,
+            dropout=site.dropout,
+            rngs=rngs,
+        )
 
-    def attend(
-        self,
-        query: Float[Array, "B T D"],
-        memory: Memory,
-        *,
-        positions: Int[Array, "B T"] | None = None,
-        return_weights: Asked = False,
-    ) -> Read:
-        """Read a prepared memory; of the query only ``positions`` (0..T-1 if None) matter."""
-        slots = slots_of(query, positions, self.max_length)
+    def slot_scores(
+        self, query: Float[Array, "B T D"], slots: Positions
+    ) -> Float[Array, "#B N T L"]:
+        """Return the rows of B_1 B_2^T; the content of the query is ignored."""
         rows = rows_of(self.query_factor, slots, query)
         columns = self.key_factor[...].astype(rows.dtype)
-        logits = self.scale * jnp.einsum("bntr,nsr->bnts", rows, columns)
-        return read_slots(logits, query, memory, slots, self.mask_mod, return_weights)
-
-
-def hold_values(
-    keys: Float[Array, "B S D"],
-    values: Float[Array, "B S Dv"] | None,
-    mask: Bool[Array, "#B #N #T #S"] | None,
-    projection: Projection,
-    max_length: int,
-) -> Memory:
-    """A memory of projected values, whose keys have no content."""
-    _fits("keys", keys.shape[1], max_length)
-    keys, values = hold(keys, values, mask)
-    return Memory(keys[..., :0], projection(values), spread(mask, keys))
-
-
-def slots_of(
-    query: Float[Array, "B T D"], positions: Int[Array, "B T"] | None, max_length: int
-) -> Int[Array, "#B T"]:
-    """Where the queries stand: ``positions``, or 0 .. T-1."""
-    if positions is not None:
-        return positions
-    _fits("query", query.shape[1], max_length)
-    return jnp.arange(query.shape[1], dtype=jnp.int32)[None]
+        return self.scale * jnp.einsum("bntr,nsr->bnts", rows, columns)
 
 
 def rows_of(
-    table: nnx.Variable, slots: Int[Array, "#B T"], query: Float[Array, "B T D"]
+    table: nnx.Variable, slots: Positions, query: Float[Array, "B T D"]
 ) -> Float[Array, "#B N T R"]:
-    """The rows of an ``N L R`` table that belong to the slots, in the dtype of logits."""
+    """Return the rows of an ``N L R`` table that belong to the slots, in the dtype of logits."""
     return jnp.moveaxis(table[...][:, slots], 1, 0).astype(compute_dtype(query))
-
-
-def read_slots(
-    logits: Float[Array, "#B N T L"],
-    query: Float[Array, "B T D"],
-    memory: Memory,
-    slots: Int[Array, "#B T"],
-    mask_mod: MaskFunction | None,
-    return_weights: Asked,
-) -> Read:
-    """Mask, normalise and read the values, which hold the heads side by side."""
-    S = memory.values.shape[1]
-    shape = (query.shape[0], logits.shape[1], query.shape[1], S)
-    visible = memory.mask
-    if mask_mod is not None:
-        pattern = evaluate_mask(
-            lambda b, n, q, k: mask_mod(b, n, slots[along(b, slots.shape[0]), q], k), shape
-        )
-        visible = pattern if visible is None else visible & pattern
-    logits = jnp.broadcast_to(logits[..., :S].astype(compute_dtype(query)), shape)
-    weights = masked_softmax(logits, visible)
-    context = read_heads(weights, memory.values, visible)
-    return answer(context, weights, return_weights)
 
 
 def _fits(name: str, length: int, max_length: int) -> None:

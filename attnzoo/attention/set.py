@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from attnzoo.attention.contract import Asked, Attention, Memory
+from attnzoo.attention.contract import Asked, Attention, Memory, Positions
 from attnzoo.attention.multi_head import MultiHeadAttention
 from attnzoo.attention.projection import LayerNorm, Projection
 
@@ -24,6 +24,7 @@ class MAB(Attention):
     ``SAB(X) = MAB(X, X)`` (eq. 8). The result is not 0 where nothing may be attended to: X remains.
     """
 
+    takes_perturbation = False
     contract_exceptions: ClassVar[dict[str, str]] = {
         "fully masked rows": "the query is added to what was read: it remains",
         "weights times values": "a block: attention, residual, norm and feed-forward",
@@ -40,6 +41,7 @@ class MAB(Attention):
         rngs: nnx.Rngs,
     ):
         ff_dim = dim if ff_dim is None else ff_dim
+        self.dim, self.num_heads = dim, num_heads
         self.attention = MultiHeadAttention(dim, num_heads, key_dim=key_dim, rngs=rngs)
         self.attention_norm = LayerNorm(dim, rngs=rngs)
         self.hidden = Projection(dim, ff_dim, use_bias=True, rngs=rngs)
@@ -52,8 +54,9 @@ class MAB(Attention):
         values: Float[Array, "B S Dv"] | None = None,
         *,
         mask: Bool[Array, "#B #N #T #S"] | None = None,
+        positions: Int[Array, "#B S"] | None = None,
     ) -> Memory:
-        """As its attention prepares Y."""
+        """Prepare Y as its attention does."""
         return self.attention.prepare(keys, values, mask=mask)
 
     def attend(
@@ -61,7 +64,7 @@ class MAB(Attention):
         query: Float[Array, "B T D"],
         memory: Memory,
         *,
-        positions: Int[Array, "B T"] | None = None,
+        positions: Positions | None = None,
         return_weights: Asked = False,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Any:

@@ -5,26 +5,25 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
-from attnzoo.attention.contract import Asked, Attention, Memory, Read, answer
+from attnzoo.attention.contract import Positions, Site
 from attnzoo.attention.positional import (
     CONTENT_FREE,
     PROJECTED,
+    SlotAttention,
     checked_rank,
-    hold_values,
-    read_slots,
     rows_of,
-    slots_of,
     truncated_normal,
 )
 from attnzoo.attention.projection import Projection, divided, glorot_per_head, like
+from attnzoo.config.attention import Synthesizer as SynthesizerConfig
 from attnzoo.ops.masks import MaskFunction
 
 Variant = Literal["dense", "factorised_dense", "random", "fixed_random", "factorised_random"]
 
 
-class Synthesizer(Attention):
+class Synthesizer(SlotAttention):
     """Section 3 of the paper: synthesised logits in place of q . k.
 
     - ``dense``: W_2 relu(W_1 x + b_1) + b_2 of each query token x, one logit per slot;
@@ -53,13 +52,14 @@ class Synthesizer(Attention):
         out_dim: int | None = None,
         rank: int = 8,
         mask_mod: MaskFunction | None = None,
+        dropout: float = 0.0,
         rngs: nnx.Rngs,
     ):
         if variant not in get_args(Variant):
             raise ValueError(f"variant={variant!r}; wanted one of {', '.join(get_args(Variant))}")
         head_dim = divided("dim", dim, "num_heads", num_heads)
         self.variant, self.max_length, self.num_heads = variant, max_length, num_heads
-        self.mask_mod = mask_mod
+        self.dim, self.mask_mod, self.dropout = dim, mask_mod, dropout
         self.value = Projection(dim if value_dim is None else value_dim, dim, rngs=rngs)
         self.out = Projection(dim, dim if out_dim is None else out_dim, rngs=rngs)
         square = (num_heads, max_length, max_length)
@@ -88,33 +88,28 @@ class Synthesizer(Attention):
             return PROJECTED | CONTENT_FREE
         return PROJECTED | {"keys are exchangeable": CONTENT_FREE["keys are exchangeable"]}
 
-    def prepare(
-        self,
-        keys: Float[Array, "B S D"],
-        values: Float[Array, "B S Dv"] | None = None,
-        *,
-        mask: Bool[Array, "#B #N #T #S"] | None = None,
-    ) -> Memory:
-        """Project the values. Nothing of the keys is kept."""
-        return hold_values(keys, values, mask, self.value, self.max_length)
+    @classmethod
+    def from_config(cls, config: SynthesizerConfig, site: Site, *, rngs: nnx.Rngs) -> "Synthesizer":
+        """See ``Attention``; what a query may see is for the model to say."""
+        return cls(
+            site.query_dim,
+            config.max_length,
+            config.num_heads,
+            config.variant,
+            value_dim=site.value_dim,
+            out_dim=site.value_dim,
+            dropout=site.dropout,
+            rngs=rngs,
+        )
 
-    def attend(
-        self,
-        query: Float[Array, "B T D"],
-        memory: Memory,
-        *,
-        positions: Int[Array, "B T"] | None = None,
-        return_weights: Asked = False,
-    ) -> Read:
-        """Read a prepared memory; the random kinds look at ``positions`` (0..T-1 if None) alone."""
-        slots = slots_of(query, positions, self.max_length)
-        logits = self._logits(query, slots)
-        context, weights = read_slots(logits, query, memory, slots, self.mask_mod, True)
-        return answer(self.out(context), weights, return_weights)
+    def result(self, context: Float[Array, "B T Dv"]) -> Float[Array, "B T Do"]:
+        """Project the heads that lie side by side."""
+        return self.out(context)
 
-    def _logits(
-        self, query: Float[Array, "B T D"], slots: Int[Array, "#B T"]
+    def slot_scores(
+        self, query: Float[Array, "B T D"], slots: Positions
     ) -> Float[Array, "#B N T L"]:
+        """Return a logit for each slot; the random kinds look at the slots of the queries alone."""
         B, T, _ = query.shape
         if self.variant == "dense":
             hidden = jax.nn.relu(self.hidden(query)).reshape(B, T, self.num_heads, -1)

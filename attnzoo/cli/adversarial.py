@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from attnzoo.cli.common import compilation_cache, require_positive, run
+from attnzoo.cli.common import add_trust, compilation_cache, require_positive, run
 from attnzoo.errors import UserError
 
 BATCH = 64
@@ -45,6 +45,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="train an adversary of the last layer for each, and tell change and divergence",
     )
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
+    add_trust(parser)
     parser.add_argument("--out", type=Path, help="for the table (default: RUN_DIR/explain)")
     return parser.parse_args(argv)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from attnzoo.cli.common import compilation_cache, run
+from attnzoo.cli.common import add_trust, compilation_cache, run
 from attnzoo.errors import UserError
 
 
@@ -120,6 +120,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--figure-dir", type=Path, help="where pictures go (default: RUN_DIR/figures)"
     )
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
+    add_trust(parser)
     return parser.parse_args(argv)
 
 

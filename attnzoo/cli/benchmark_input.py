@@ -61,14 +61,14 @@ def _times(path: Path, rounds: int, steps: int) -> tuple[str, float, float, floa
 
     from attnzoo.config.experiment import Experiment
     from attnzoo.config.loader import load
-    from attnzoo.tasks import TASKS
+    from attnzoo.tasks import task_class
     from attnzoo.training.loop import make_train_step
     from attnzoo.training.optimizer import build_optimizer
 
     config = load(Experiment, path)
     settings = config.training
     with tempfile.TemporaryDirectory() as home:
-        task = TASKS[config.task.kind].create(config, Path(home), resume=False)
+        task = task_class(config.task).create(config, Path(home), resume=False)
     plan = task.train
     assert plan is not None
     batch_of = plan.batch

@@ -5,7 +5,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+from attnzoo.config.external import trust_runs
 from attnzoo.errors import UserError
 
 
@@ -38,6 +40,21 @@ def with_overrides(
         parser.error(f"unrecognized arguments: {' '.join(wrong)}")
     arguments.overrides += rest
     return arguments
+
+
+class _Trust(argparse.Action):
+    def __call__(self, *_: Any, **__: Any) -> None:
+        trust_runs()
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Give a command that reads run directories the option ``--trust-code``."""
+    parser.add_argument(
+        "--trust-code",
+        nargs=0,
+        action=_Trust,
+        help="run the code from outside of attnzoo that the config of a run names",
+    )
 
 
 def require_positive(arguments: argparse.Namespace, *names: str) -> None:

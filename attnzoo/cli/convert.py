@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from attnzoo.cli.common import run
+from attnzoo.cli.common import add_trust, run
 from attnzoo.errors import UserError
 
 BESIDE = ("tokenizer*.json", "special_tokens_map.json", "vocab.*", "merges.txt", "*.model", "*.spm")
@@ -23,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add_trust(parser)
     parser.add_argument("source", help="a folder, a run, or a name on the hub")
     parser.add_argument("target", type=Path, help="the folder to write; it holds no model yet")
     parser.add_argument(

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from attnzoo.cli.common import compilation_cache, require_penalty, require_positive, run
+from attnzoo.cli.common import add_trust, compilation_cache, require_penalty, require_positive, run
 from attnzoo.errors import UserError
 
 
@@ -48,6 +48,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="upper ends of the ranges of source length in words",
     )
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
+    add_trust(parser)
     parser.add_argument("--figure", type=Path, help="draw BLEU by source length here (PNG or SVG)")
     return parser.parse_args(argv)
 
@@ -101,10 +102,10 @@ def _evaluate_task(trained, arguments: argparse.Namespace) -> None:
     import jax
     from flax import nnx
 
-    from attnzoo.tasks import TASKS
+    from attnzoo.tasks import task_class
 
     config, home = trained.config, trained.directory.path
-    task = TASKS[config.task.kind].create(config, home, resume=True)
+    task = task_class(config.task).create(config, home, resume=True)
     plan, name = getattr(task, arguments.split), arguments.split
     if plan is None:
         name, plan = "validation", task.validation

@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from attnzoo.cli.common import require_positive, run
+from attnzoo.cli.common import add_trust, require_positive, run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--max-new-tokens", type=int, help="room of what is written (default: the config's)"
     )
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
+    add_trust(parser)
     return run(lambda: _export(parser.parse_args(argv)))
 
 

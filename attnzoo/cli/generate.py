@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from attnzoo.cli.common import compilation_cache, require_positive, run
+from attnzoo.cli.common import add_trust, compilation_cache, require_positive, run
 from attnzoo.errors import UserError
 
 BLOCK = 8  # tokens that a stream waits for
@@ -45,6 +45,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="what multi-head attention keeps: all, what its window sees, or all in int8",
     )
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
+    add_trust(parser)
     return parser.parse_args(argv)
 
 

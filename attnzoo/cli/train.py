@@ -5,8 +5,15 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from attnzoo.cli.common import compilation_cache, require_positive, run, with_overrides
+from attnzoo.cli.common import (
+    add_trust,
+    compilation_cache,
+    require_positive,
+    run,
+    with_overrides,
+)
 from attnzoo.config.experiment import Experiment
+from attnzoo.config.external import runs_are_trusted
 from attnzoo.config.loader import help_text, load
 
 
@@ -36,6 +43,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="KEY",
         help="with --resume: this key of the fingerprint may differ (versions.jax, devices, ...)",
     )
+    add_trust(parser)
     several = parser.add_argument_group("several processes (docs/scaling.md)")
     several.add_argument(
         "--distributed", action="store_true", help="find the others as Slurm, a pod or a TPU says"
@@ -63,9 +71,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(arguments: argparse.Namespace) -> int:
     path = arguments.config
-    if arguments.resume and path.is_dir():
+    of_a_run = arguments.resume and path.is_dir()
+    if of_a_run:
         arguments.run_dir, path = arguments.run_dir or path, path / "config.yaml"
-    config = load(Experiment, path, arguments.overrides)
+    trust = not of_a_run or runs_are_trusted()
+    config = load(Experiment, path, arguments.overrides, trust_code=trust)
     if arguments.run_dir is not None:
         config = dataclasses.replace(config, directory=arguments.run_dir)
     require_positive(arguments, "cpu_devices", "processes", "heartbeat")

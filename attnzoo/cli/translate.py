@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnzoo.cli.common import compilation_cache, require_penalty, require_positive, run
+from attnzoo.cli.common import add_trust, compilation_cache, require_penalty, require_positive, run
 from attnzoo.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="put the aligned source word in the place of each unknown word (Luong et al. 2015)",
     )
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
+    add_trust(parser)
     return parser.parse_args(argv)
 
 

@@ -1,14 +1,34 @@
 """Which attention a model uses: one line of a config, ``attention: additive``."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
-from attnzoo.config.fields import Kind, Positive, config
+from attnzoo.config.fields import ByKind, Positive, config
 
 Normaliser = Literal["softmax", "sparsemax", "entmax15"]
 
 
 @config
-class Additive:
+class AttentionConfig:
+    """Settings of one attention; subclasses in this module are the kinds that a config can name."""
+
+    reads: ClassVar[tuple[Literal["itself", "source"], ...]] = ("itself", "source")
+    """What a sequence can read with it: itself, or another sequence."""
+    mechanism: ClassVar[str | None] = None
+    """Name in ``attnzoo.attention.ATTENTIONS``; None: the kind."""
+
+    @property
+    def heads(self) -> int:
+        """Heads of the weights: 1 of a kind that has no such setting."""
+        return getattr(self, "num_heads", 1)
+
+    @property
+    def slots(self) -> int | None:
+        """Longest sequence in tokens of an attention that has a slot for each; None: any."""
+        return None
+
+
+@config
+class Additive(AttentionConfig):
     """v . tanh(W query + U key) (Bahdanau et al. 2015, appendix A.1.2)."""
 
     kind: Literal["additive"] = "additive"
@@ -20,9 +40,10 @@ class Additive:
 
 
 @config
-class Dot:
+class Dot(AttentionConfig):
     """query . key; both need the same width (Luong et al. 2015, eq. 8)."""
 
+    mechanism = "multiplicative"
     kind: Literal["dot"] = "dot"
     normalise: Normaliser = "softmax"
     """From scores to weights: softmax, or with exact zeros, sparsemax (Martins and Astudillo 2016)
@@ -30,9 +51,10 @@ class Dot:
 
 
 @config
-class ScaledDot:
+class ScaledDot(AttentionConfig):
     """query . key / sqrt(width) (Vaswani et al. 2017, eq. 1)."""
 
+    mechanism = "multiplicative"
     kind: Literal["scaled_dot"] = "scaled_dot"
     normalise: Normaliser = "softmax"
     """From scores to weights: softmax, or with exact zeros, sparsemax (Martins and Astudillo 2016)
@@ -40,9 +62,10 @@ class ScaledDot:
 
 
 @config
-class General:
+class General(AttentionConfig):
     """query . W key (Luong et al. 2015, eq. 8)."""
 
+    mechanism = "multiplicative"
     kind: Literal["general"] = "general"
     normalise: Normaliser = "softmax"
     """From scores to weights: softmax, or with exact zeros, sparsemax (Martins and Astudillo 2016)
@@ -50,9 +73,10 @@ class General:
 
 
 @config
-class Concat:
+class Concat(AttentionConfig):
     """v . tanh(W [query ; key]) (Luong et al. 2015, eq. 8), all of W learned."""
 
+    mechanism = "multiplicative"
     kind: Literal["concat"] = "concat"
     width: Annotated[int, Positive] | None = None
     """Width of the hidden layer; null: that of the queries."""
@@ -62,18 +86,25 @@ class Concat:
 
 
 @config
-class Location:
+class Location(AttentionConfig):
     """Weights from the query alone, one logit a source position (Luong et al. 2015, eq. 9)."""
 
+    reads = ("source",)
     kind: Literal["location"] = "location"
     max_length: Annotated[int, Positive] = 52
     """Longest source in tokens, the end token included; longer ones are an error."""
 
+    @property
+    def slots(self) -> int:
+        """Positions of the table."""
+        return self.max_length
+
 
 @config
-class LocalM:
+class LocalM(AttentionConfig):
     """A window around the same position in the source (Luong et al. 2015, section 3.2)."""
 
+    reads = ("source",)
     kind: Literal["local_m"] = "local_m"
     score: Literal["dot", "general", "concat"] = "general"
     """How positions inside the window are scored."""
@@ -82,9 +113,10 @@ class LocalM:
 
 
 @config
-class LocalP:
+class LocalP(AttentionConfig):
     """A window around a predicted position, with a Gaussian (Luong et al. 2015, eq. 9 and 10)."""
 
+    reads = ("source",)
     kind: Literal["local_p"] = "local_p"
     score: Literal["dot", "general", "concat"] = "general"
     """How positions inside the window are scored."""
@@ -93,24 +125,26 @@ class LocalP:
 
 
 @config
-class IntraTemporal:
+class IntraTemporal(AttentionConfig):
     """Bilinear, turning away from what former steps have read (Paulus et al. 2018, eq. 1 to 5)."""
 
+    reads = ("source",)
     kind: Literal["intra_temporal"] = "intra_temporal"
 
 
 @config
-class Hard:
+class Hard(AttentionConfig):
     """One source position a step, the best one; the gradient is that of the soft weights (Xu et al.
     2015, section 4.1, with the straight-through estimator)."""
 
+    reads = ("source",)
     kind: Literal["hard"] = "hard"
     score: Literal["additive", "dot", "scaled_dot", "general", "concat"] = "additive"
     """How positions are scored."""
 
 
 @config
-class MultiHead:
+class MultiHead(AttentionConfig):
     """Scaled dot products in several subspaces (Vaswani et al. 2017, section 3.2.2)."""
 
     kind: Literal["multi_head"] = "multi_head"
@@ -130,7 +164,7 @@ class MultiHead:
 
 
 @config
-class Latent:
+class Latent(AttentionConfig):
     """Keys and values of all heads from one short vector a word (DeepSeek-V2 2024, section 2.1)."""
 
     kind: Literal["latent"] = "latent"
@@ -149,7 +183,7 @@ class Latent:
 
 
 @config
-class Linear:
+class Linear(AttentionConfig):
     """elu + 1 features instead of the exponential: linear in both lengths (Katharopoulos et al.
     2020, eq. 6)."""
 
@@ -159,7 +193,7 @@ class Linear:
 
 
 @config
-class Positional:
+class Positional(AttentionConfig):
     """One learned logit for each pair of target and source position (Luo et al. 2024)."""
 
     kind: Literal["positional"] = "positional"
@@ -169,9 +203,14 @@ class Positional:
     num_heads: Annotated[int, Positive] = 1
     """Heads; they divide the width of what is read."""
 
+    @property
+    def slots(self) -> int:
+        """Positions of the table."""
+        return self.max_length
+
 
 @config
-class FactorisedPositional:
+class FactorisedPositional(AttentionConfig):
     """The same logits as products of two short vectors a position (Luo et al. 2024)."""
 
     kind: Literal["factorised_positional"] = "factorised_positional"
@@ -183,9 +222,14 @@ class FactorisedPositional:
     rank: Annotated[int, Positive] = 8
     """Length of the vectors."""
 
+    @property
+    def slots(self) -> int:
+        """Positions of the table."""
+        return self.max_length
+
 
 @config
-class Synthesizer:
+class Synthesizer(AttentionConfig):
     """The query writes a logit for each source position, no key is asked (Tay et al. 2021)."""
 
     kind: Literal["synthesizer"] = "synthesizer"
@@ -196,96 +240,73 @@ class Synthesizer:
     num_heads: Annotated[int, Positive] = 1
     """Heads; they divide the width of the queries."""
 
+    @property
+    def slots(self) -> int:
+        """Positions of the table."""
+        return self.max_length
+
 
 @config
-class NoAttention:
+class NoAttention(AttentionConfig):
     """The fixed-vector baseline: every target word sees the same summary of the source."""
 
+    reads = ("source",)
     kind: Literal["none"] = "none"
 
 
-Attention = Annotated[
-    Additive
-    | Dot
-    | ScaledDot
-    | General
-    | Concat
-    | Location
-    | LocalM
-    | LocalP
-    | IntraTemporal
-    | Hard
-    | MultiHead
-    | Latent
-    | Linear
-    | Positional
-    | FactorisedPositional
-    | Synthesizer
-    | NoAttention,
-    Kind,
-]
-"""How a decoder reads a source."""
-
-
 @config
-class FastWeight:
+class FastWeight(AttentionConfig):
     """A matrix written by the delta rule on DPFP features and read by queries; causal alone (Schlag
     et al. 2021)."""
 
+    reads = ("itself",)
     kind: Literal["fast_weight"] = "fast_weight"
     num_heads: Annotated[int, Positive] = 4
     """Heads; they divide the width."""
 
 
 @config
-class DeltaNet:
+class DeltaNet(AttentionConfig):
     """The delta rule with short convolutions, in chunks; causal alone (Yang et al. 2024)."""
 
+    reads = ("itself",)
     kind: Literal["delta_net"] = "delta_net"
     num_heads: Annotated[int, Positive] = 4
     """Heads; they divide the width."""
 
 
 @config
-class GatedLinear:
+class GatedLinear(AttentionConfig):
     """Linear attention that forgets each feature at a rate of its own; causal alone (Yang et al.
     2024)."""
 
+    reads = ("itself",)
     kind: Literal["gated_linear"] = "gated_linear"
     num_heads: Annotated[int, Positive] = 4
     """Heads; they divide the width."""
 
 
 @config
-class RetNet:
+class RetNet(AttentionConfig):
     """Linear attention with one fixed decay a head; causal alone (Sun et al. 2023)."""
 
+    reads = ("itself",)
     kind: Literal["retnet"] = "retnet"
     num_heads: Annotated[int, Positive] = 4
     """Heads; they divide the width."""
 
 
-SelfAttention = Annotated[
-    MultiHead
-    | Latent
-    | Linear
-    | FastWeight
-    | DeltaNet
-    | GatedLinear
-    | RetNet
-    | Additive
-    | Dot
-    | ScaledDot
-    | General
-    | Concat
-    | Positional
-    | FactorisedPositional
-    | Synthesizer,
-    Kind,
-]
-"""How a sequence reads itself."""
+def _kinds(reads: str) -> Any:
+    """All kinds of this module that can read so, as a union."""
+    found = (cls for cls in AttentionConfig.__subclasses__() if reads in cls.reads)
+    return Union.__getitem__(tuple(found))
 
 
-def source_slots(attention: Attention | SelfAttention) -> int | None:
-    """Longest source in tokens, the end token included, if the attention has a slot for each."""
-    return getattr(attention, "max_length", None)
+if TYPE_CHECKING:
+    Attention = Any
+    SelfAttention = Any
+else:
+    Attention = Annotated[_kinds("source"), ByKind(AttentionConfig)]
+    """How a decoder reads a source."""
+    SelfAttention = Annotated[_kinds("itself"), ByKind(AttentionConfig)]
+    """How a sequence reads itself."""

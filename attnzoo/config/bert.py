@@ -4,14 +4,16 @@ from typing import Annotated, Literal
 
 from attnzoo.config.attention import MultiHead, SelfAttention
 from attnzoo.config.fields import DropRate, Positive, Remat, config
+from attnzoo.config.model_config import ModelConfig
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
 
 
 @config
-class Bert:
+class Bert(ModelConfig):
     """Encoder that sees both sides of a token, with a head over its states (Devlin et al. 2019)."""
 
+    tasks = ("masked_lm", "sequence_classification", "token_classification")
     kind: Literal["bert"] = "bert"
     attention: SelfAttention = MultiHead(num_heads=12)
     """How the text reads itself."""

@@ -1,13 +1,14 @@
 """One runnable experiment: what a file in configs/ holds."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from attnzoo.config.data import Cldr, Data, Tokenizer, WordTokenizer
 from attnzoo.config.fields import NotEmpty, NotNegative, Positive, config
 from attnzoo.config.mesh import Mesh
 from attnzoo.config.model import Bahdanau, Model
-from attnzoo.config.tasks import WANTS, Task, Translation
+from attnzoo.config.schema import fields_of
+from attnzoo.config.tasks import Task, Translation
 from attnzoo.config.training import Training
 
 
@@ -60,9 +61,11 @@ class Experiment:
             raise ValueError(f"name={self.name!r}: letters, digits, '-', '_' and '.' are wanted")
         if self.shared_vocabulary and self.target_tokenizer is not None:
             raise ValueError("'shared_vocabulary' excludes 'target_tokenizer'")
-        data, models = WANTS[self.task.kind]
+        task = self.task
+        architectures: dict[str, Any] = fields_of(type(self))["model"].kinds
+        models = [k for k, c in architectures.items() if task.kind in c.tasks or k in task.models]
         for name, kind, wanted in (
-            ("data", self.data.kind, data),
+            ("data", self.data.kind, task.data),
             ("model", self.model.kind, models),
         ):
             if kind not in wanted:

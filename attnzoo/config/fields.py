@@ -4,9 +4,11 @@ Nothing heavy is imported here, so that models can name their configs and ``--he
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, dataclass_transform
+from typing import Any, Literal, TypeVar, Union, dataclass_transform
 
 from annotated_types import Ge, Gt, Interval, MinLen
+
+from attnzoo.config.external import admitted
 
 Class = TypeVar("Class")
 
@@ -26,12 +28,20 @@ def config(cls: type[Class]) -> type[Class]:
 
 
 class ByKind:
-    """The metadata of ``Annotated[A | B, Kind]``: the field ``kind`` says which class is meant."""
+    """The metadata of ``Annotated[A | B, Kind]``: the field ``kind`` says which class is meant.
+
+    With a ``base`` also the classes of users that come from it (``config.external``).
+    """
+
+    def __init__(self, base: type | None = None):
+        self.base = base
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         from pydantic import Discriminator
 
-        return Discriminator("kind").__get_pydantic_core_schema__(source, handler)
+        more = () if self.base is None else admitted(self.base)
+        union: Any = Union.__getitem__((source, *more))
+        return Discriminator("kind").__get_pydantic_core_schema__(union, handler)
 
 
 Kind = ByKind()

@@ -4,13 +4,15 @@ from typing import Annotated, Literal
 
 from attnzoo.config.attention import MultiHead, SelfAttention
 from attnzoo.config.fields import DropRate, Positive, Remat, config
+from attnzoo.config.model_config import ModelConfig
 from attnzoo.config.transformer import Activation
 
 
 @config
-class GPT2:
+class GPT2(ModelConfig):
     """Pre-norm blocks over embeddings of tokens and positions (Radford et al. 2019)."""
 
+    tasks = ("causal_lm",)
     kind: Literal["gpt2"] = "gpt2"
     attention: SelfAttention = MultiHead(num_heads=12)
     """How a position reads its past."""

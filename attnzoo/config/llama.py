@@ -4,15 +4,17 @@ from typing import Annotated, Literal
 
 from attnzoo.config.attention import MultiHead, SelfAttention
 from attnzoo.config.fields import DropRate, Positive, Remat, config
+from attnzoo.config.model_config import ModelConfig
 from attnzoo.config.rotary import Llama3Scaling, RotaryScaling
 from attnzoo.config.transformer import Activation
 
 
 @config
-class Llama:
+class Llama(ModelConfig):
     """Pre-norm blocks with RMS norms, rotary positions and gated feed-forward layers (Touvron et
     al. 2023, arXiv 2302.13971, section 2.2)."""
 
+    tasks = ("causal_lm",)
     kind: Literal["llama"] = "llama"
     attention: SelfAttention = MultiHead(num_heads=32)
     """How a position reads its past."""

@@ -23,8 +23,9 @@ import yaml
 
 from attnzoo.config import tree
 from attnzoo.config.explain import explain
+from attnzoo.config.external import admitted, is_external, trusting
 from attnzoo.config.fields import config
-from attnzoo.config.schema import Field, fields_of, help_text, plain
+from attnzoo.config.schema import Field, admit_kind, fields_of, help_text, plain
 from attnzoo.config.tree import Node
 from attnzoo.errors import UserError
 
@@ -35,12 +36,25 @@ COMMAND_LINE = "command line"
 Class = TypeVar("Class")
 
 
-def load(cls: type[Class], path: Path | str | None, overrides: Sequence[str] = ()) -> Class:
+def load(
+    cls: type[Class],
+    path: Path | str | None,
+    overrides: Sequence[str] = (),
+    *,
+    trust_code: bool = True,
+) -> Class:
     """The config in a YAML file, with ``dotted.key=value`` overrides, as an instance of ``cls``.
 
     Without a path only defaults and overrides count. Values must have the type of their field:
-    a number in quotes is no number. Raises UserError with one line for each thing that is wrong.
+    a number in quotes is no number. Without ``trust_code`` a kind that names a class outside of
+    this package, ``package.module:Class``, is refused. Raises UserError with one line for each
+    thing that is wrong.
     """
+    with trusting(trust_code):
+        return _load(cls, path, overrides)
+
+
+def _load(cls: type[Class], path: Path | str | None, overrides: Sequence[str]) -> Class:
     name = str(path) if path is not None else COMMAND_LINE
     node = _read_with_bases(cls, Path(path)) if path is not None else Node({}, name)
     if node.value is None:
@@ -69,8 +83,12 @@ def _validate(cls: type[Class], node: Node, name: str) -> Class:
         raise UserError("\n".join(sorted(dict.fromkeys(lines), key=_by_place))) from None
 
 
-@cache
 def _adapter(cls: type) -> Any:
+    return _adapter_with(cls, admitted(object))
+
+
+@cache
+def _adapter_with(cls: type, own: tuple[type, ...]) -> Any:
     # Half a second of import, which `--help` does not need.
     from pydantic import TypeAdapter
 
@@ -166,6 +184,8 @@ def _top(cls: type) -> Field:
 
 def _chosen(field: Field, kind: Any) -> type | None:
     """The class that a mapping of this kind is in this field."""
+    if is_external(kind):
+        return admit_kind(field, kind)
     if field.kinds:
         return field.kinds.get(kind) if isinstance(kind, str) else None
     return field.classes[0] if field.classes else None

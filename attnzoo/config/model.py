@@ -4,19 +4,21 @@ from typing import Annotated, Literal
 
 from attnzoo.config.attention import Additive, Attention, General
 from attnzoo.config.bert import Bert
-from attnzoo.config.fields import DropRate, Kind, Positive, config
+from attnzoo.config.fields import ByKind, DropRate, Positive, config
 from attnzoo.config.gates import SE, Gate, NoGate
 from attnzoo.config.gpt2 import GPT2
 from attnzoo.config.llama import Llama
+from attnzoo.config.model_config import ModelConfig
 from attnzoo.config.t5 import T5
 from attnzoo.config.transformer import Transformer
 from attnzoo.config.vit import ViT
 
 
 @config
-class Bahdanau:
+class Bahdanau(ModelConfig):
     """Bidirectional GRU encoder, GRU decoder, maxout readout (Bahdanau et al. 2015, appendix A)."""
 
+    tasks = ("translation",)
     kind: Literal["bahdanau"] = "bahdanau"
     attention: Attention = Additive()
     """How the decoder reads the source."""
@@ -42,6 +44,11 @@ class Bahdanau:
     """First weights: variance 1 / inputs, or the paper's N(0, 0.01^2) with uniform attention, made
     for widths near 1000 and several times slower to learn at small ones."""
 
+    @property
+    def source_slots(self) -> int | None:
+        """Longest source in tokens; None: any."""
+        return self.attention.slots
+
     @classmethod
     def paper(cls, attention: Attention | None = None) -> "Bahdanau":
         """The sizes of the paper (appendix A.2.1)."""
@@ -56,9 +63,10 @@ class Bahdanau:
 
 
 @config
-class Luong:
+class Luong(ModelConfig):
     """Stacked LSTMs with attention over the top layer (Luong et al. 2015, sections 3 and 4.1)."""
 
+    tasks = ("translation",)
     kind: Literal["luong"] = "luong"
     attention: Attention = General()
     """How the decoder reads the source."""
@@ -75,6 +83,11 @@ class Luong:
     dropout: Annotated[float, DropRate] = 0.2
     """Share of the inputs of every layer dropped while training."""
 
+    @property
+    def source_slots(self) -> int | None:
+        """Longest source in tokens; None: any."""
+        return self.attention.slots
+
     @classmethod
     def paper(cls, attention: Attention | None = None) -> "Luong":
         """The sizes of the paper (section 4.1)."""
@@ -87,9 +100,10 @@ class Luong:
 
 
 @config
-class ResNet:
+class ResNet(ModelConfig):
     """The residual network for small images (He et al. 2016, section 4.2); no translator."""
 
+    tasks = ("image_classification",)
     kind: Literal["resnet"] = "resnet"
     attention: Gate = NoGate()
     """What weighs channels or places."""
@@ -115,5 +129,7 @@ class ResNet:
             raise ValueError(f"depth={self.depth} is not 6 n + 2: 8, 14, 20, 32, 44, 56, 110")
 
 
-Model = Annotated[Bahdanau | Luong | Transformer | T5 | GPT2 | Llama | Bert | ViT | ResNet, Kind]
+Model = Annotated[
+    Bahdanau | Luong | Transformer | T5 | GPT2 | Llama | Bert | ViT | ResNet, ByKind(ModelConfig)
+]
 """The architectures that a config can name."""

@@ -13,6 +13,9 @@ from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, g
 
 from annotated_types import BaseMetadata, Ge, GroupedMetadata, Gt, Le, Lt, MinLen
 
+from attnzoo.config.external import admit, admitted
+from attnzoo.config.fields import ByKind
+
 WORDS = {int: "int", float: "float", str: "string", bool: "true or false", Path: "path"}
 
 
@@ -25,6 +28,8 @@ class Field:
     default: Any
     meaning: str
     classes: tuple[type, ...]
+    base: type | None = None
+    """What a user's own class for this field comes from; None: there can be none."""
 
     @property
     def kinds(self) -> dict[str, type]:
@@ -48,13 +53,29 @@ def fields_of(cls: type) -> dict[str, Field]:
     found = {}
     for field in dataclasses.fields(cast(Any, cls)):
         annotation = hints[field.name]
+        base = _base(annotation)
+        own = () if base is None else admitted(base)
         found[field.name] = Field(
             name=field.name,
             annotation=annotation,
             default=field.default,
             meaning=_meaning(cls, field.name),
-            classes=tuple(part for part in _parts(annotation) if dataclasses.is_dataclass(part)),
+            classes=(*(p for p in _parts(annotation) if dataclasses.is_dataclass(p)), *own),
+            base=base,
         )
+    return found
+
+
+def admit_kind(field: Field, kind: str) -> type | None:
+    """Return the class of a user's own that a field asks for; None if it can have none.
+
+    Raises:
+      UserError: it cannot be had; code is not trusted.
+    """
+    if field.base is None:
+        return None
+    found = admit(kind, field.base)
+    fields_of.cache_clear()
     return found
 
 
@@ -153,6 +174,16 @@ def _parts(annotation: Any) -> Iterator[Any]:
             yield from _parts(part)
     else:
         yield annotation
+
+
+def _base(annotation: Any) -> type | None:
+    """The base of users' own classes, by the mark of a union somewhere in the annotation."""
+    if get_origin(annotation) is Annotated:
+        marks = [mark.base for mark in get_args(annotation)[1:] if isinstance(mark, ByKind)]
+        return next((base for base in marks if base is not None), None)
+    if get_origin(annotation) in (Union, types.UnionType):
+        return next((b for part in get_args(annotation) if (b := _base(part)) is not None), None)
+    return None
 
 
 def _bounds(metadata: tuple[Any, ...]) -> Iterator[str]:

@@ -5,15 +5,17 @@ from typing import Annotated, Literal
 
 from attnzoo.config.attention import Attention, MultiHead, SelfAttention
 from attnzoo.config.fields import DropRate, NotNegative, Positive, Remat, config
+from attnzoo.config.model_config import ModelConfig
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
 
 
 @config
-class T5:
+class T5(ModelConfig):
     """Encoder and decoder that know positions only by a learned bias for each distance (Raffel et
     al. 2020); versions 1.0 and 1.1."""
 
+    tasks = ("translation", "span_corruption")
     kind: Literal["t5"] = "t5"
     attention: SelfAttention = MultiHead(num_heads=8, head_dim=64)
     """How the source reads itself. Only multi-head attention has the relative bias; of the others
@@ -94,6 +96,12 @@ class T5:
     def base_v1_1(cls) -> "T5":
         """Version 1.1, 250 million weights."""
         return _version_1_1(heads=12, dim=768, hidden=2048, layers=12)
+
+    @property
+    def source_slots(self) -> int:
+        """Longest source in tokens."""
+        found = (self.max_length, self.attention.slots, self.cross_attention.slots)
+        return min(length for length in found if length is not None)
 
     def __post_init__(self) -> None:
         if self.alignment_layer is not None and self.alignment_layer >= self.decoder_layers:

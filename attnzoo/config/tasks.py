@@ -1,21 +1,35 @@
 """What is learned: which batches, which loss, which scores."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from attnzoo.config.fields import DropRate, Kind, Positive, config
+from attnzoo.config.fields import ByKind, DropRate, Positive, config
+
+PAIRS = ("cldr", "files", "hub", "synthetic")
 
 
 @config
-class Translation:
+class TaskConfig:
+    """Settings of one task; ``kind`` names its class in ``attnzoo.tasks.TASKS``."""
+
+    data: ClassVar[tuple[str, ...]] = ()
+    """Kinds of the data that it is learned from."""
+    models: ClassVar[tuple[str, ...]] = ()
+    """Kinds of models that it takes beside those that name it in their ``tasks``."""
+
+
+@config
+class Translation(TaskConfig):
     """Target sentences from source sentences, token by token."""
 
+    data = PAIRS
     kind: Literal["translation"] = "translation"
 
 
 @config
-class CausalLM:
+class CausalLM(TaskConfig):
     """The next token of a text."""
 
+    data = ("text",)
     kind: Literal["causal_lm"] = "causal_lm"
     context: Annotated[int, Positive] = 256
     """Tokens in a row of a batch."""
@@ -25,9 +39,10 @@ class CausalLM:
 
 
 @config
-class MaskedLM:
+class MaskedLM(TaskConfig):
     """Tokens that are masked in a text (Devlin et al. 2019, section 3.1)."""
 
+    data = ("text",)
     kind: Literal["masked_lm"] = "masked_lm"
     context: Annotated[int, Positive] = 128
     """Tokens in a row of a batch, special ones included."""
@@ -38,9 +53,10 @@ class MaskedLM:
 
 
 @config
-class SpanCorruption:
+class SpanCorruption(TaskConfig):
     """Spans that are cut out of a text (Raffel et al. 2020, section 3.1.4)."""
 
+    data = ("text",)
     kind: Literal["span_corruption"] = "span_corruption"
     context: Annotated[int, Positive] = 128
     """Tokens of a row's source at most, sentinels included."""
@@ -51,23 +67,26 @@ class SpanCorruption:
 
 
 @config
-class SequenceClassification:
+class SequenceClassification(TaskConfig):
     """The class of a text, or of a pair of texts."""
 
+    data = ("labelled_text",)
     kind: Literal["sequence_classification"] = "sequence_classification"
 
 
 @config
-class TokenClassification:
+class TokenClassification(TaskConfig):
     """The tag of every word of a text."""
 
+    data = ("tagged_text",)
     kind: Literal["token_classification"] = "token_classification"
 
 
 @config
-class ImageClassification:
+class ImageClassification(TaskConfig):
     """The class of an image."""
 
+    data = ("images",)
     kind: Literal["image_classification"] = "image_classification"
 
 
@@ -79,17 +98,5 @@ Task = Annotated[
     | SequenceClassification
     | TokenClassification
     | ImageClassification,
-    Kind,
+    ByKind(TaskConfig),
 ]
-
-PAIRS = ("cldr", "files", "hub", "synthetic")
-WANTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "translation": (PAIRS, ("bahdanau", "luong", "transformer", "t5")),
-    "causal_lm": (("text",), ("gpt2", "llama")),
-    "masked_lm": (("text",), ("bert",)),
-    "span_corruption": (("text",), ("t5", "transformer")),
-    "sequence_classification": (("labelled_text",), ("bert",)),
-    "token_classification": (("tagged_text",), ("bert",)),
-    "image_classification": (("images",), ("vit", "resnet")),
-}
-"""The kinds of data and of models that each task takes."""

@@ -4,15 +4,17 @@ from typing import Annotated, Literal
 
 from attnzoo.config.attention import Attention, MultiHead, SelfAttention
 from attnzoo.config.fields import DropRate, NotNegative, Positive, Remat, config
+from attnzoo.config.model_config import ModelConfig
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
 
 
 @config
-class Transformer:
+class Transformer(ModelConfig):
     """Encoder and decoder of self-attention, cross-attention and feed-forward layers (Vaswani et
     al. 2017); with other settings BART and Marian."""
 
+    tasks = ("translation", "span_corruption")
     kind: Literal["transformer"] = "transformer"
     attention: SelfAttention = MultiHead(num_heads=8)
     """How the source reads itself."""
@@ -138,6 +140,12 @@ class Transformer:
             start_id=pad_id,
             eos_id=0,
         )
+
+    @property
+    def source_slots(self) -> int:
+        """Longest source in tokens."""
+        found = (self.max_length, self.attention.slots, self.cross_attention.slots)
+        return min(length for length in found if length is not None)
 
     def __post_init__(self) -> None:
         if self.alignment_layer is not None and self.alignment_layer >= self.decoder_layers:

@@ -4,14 +4,16 @@ from typing import Annotated, Any, Literal
 
 from attnzoo.config.attention import MultiHead, SelfAttention
 from attnzoo.config.fields import DropRate, NotNegative, Positive, Remat, config
+from attnzoo.config.model_config import ModelConfig
 from attnzoo.config.transformer import Activation
 
 
 @config
-class ViT:
+class ViT(ModelConfig):
     """Pre-norm encoder of image patches (Dosovitskiy et al. 2021); with other settings DeiT
     (Touvron et al. 2021) and DINOv2 (Oquab et al. 2023)."""
 
+    tasks = ("image_classification",)
     kind: Literal["vit"] = "vit"
     attention: SelfAttention = MultiHead(num_heads=12)
     """How patches read each other."""

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +11,25 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from attnzoo.attention.cache import Kind
 from attnzoo.attention.contract import Asked, Attention, Memory
-from attnzoo.attention.multi_head import MultiHeadAttention
 from attnzoo.attention.projection import like
 from attnzoo.layers.dropout import drop, drop_branch
 from attnzoo.layers.feed_forward import FeedForward
-from attnzoo.layers.self_attention import SelfAttention, input_cache
+from attnzoo.layers.positions import positions_in_text
+from attnzoo.layers.self_attention import SelfAttention
 from attnzoo.ops.logits import ScoreFunction
 from attnzoo.ops.masks import MaskFunction
 
 Norm = Callable[..., nnx.Module]
 Maps = dict[str, Any]
+
+
+class BlockCache(NamedTuple):
+    """What a block keeps while it decodes: the cache of its self-attention, and what the former
+    queries of its cross-attention have left.
+    """
+
+    own: Any
+    past: Any
 
 
 class Block(nnx.Module):
@@ -96,7 +105,9 @@ class Block(nnx.Module):
         def cross(x: Array) -> Array:
             assert self.cross_attention is not None
             memory = self.prepare_cross(encoded, encoded_valid)
-            result = _read(self.cross_attention, x, memory, keys[2], return_weights)
+            result = self.cross_attention.attend(
+                x, memory, return_weights=return_weights, dropout_key=keys[2]
+            )
             return _keep(result, "cross", maps, return_weights)
 
         ends = functools.partial(self._end, keys=keys, branch_rate=branch_rate)
@@ -112,11 +123,15 @@ class Block(nnx.Module):
         encoded: Float[Array, "B S D2"] | None,
         encoded_valid: Bool[Array, "B S"] | None,
     ) -> Memory:
-        """Do once what depends on the other sequence alone; for :meth:`decode`."""
+        """Do once what depends on the other sequence alone; for :meth:`decode`.
+
+        Its keys count from the first that is no padding.
+        """
         if self.cross_attention is None or encoded is None:
             raise ValueError(f"encoded is {encoded}, cross_attention {self.cross_attention}")
         mask = None if encoded_valid is None else encoded_valid[:, None, None, :]
-        return self.cross_attention.prepare(encoded, mask=mask)
+        positions = positions_in_text(encoded_valid)
+        return self.cross_attention.prepare(encoded, mask=mask, positions=positions)
 
     def empty_cache(
         self,
@@ -124,45 +139,54 @@ class Block(nnx.Module):
         max_length: int,
         dtype: Any = jnp.float32,
         cache: Kind = "plain",
-    ) -> Any:
-        """What is kept of the past by the self-attention, before the first position."""
-        try:
-            return self.attention.empty_cache(batch, max_length, dtype, cache)
-        except NotImplementedError:
-            if not self.attention.is_causal:
-                raise
-            return input_cache(batch, max_length, self.dim, dtype)
+        memory: Memory | None = None,
+    ) -> BlockCache:
+        """What is kept of the past before the first position; ``memory`` as in :meth:`decode`."""
+        own = self.attention.empty_cache(batch, max_length, dtype, cache)
+        if self.cross_attention is None or memory is None:
+            return BlockCache(own, None)
+        return BlockCache(own, self.cross_attention.empty_past(memory))
 
     def decode(
         self,
         x: Float[Array, "B T D"],
-        cache: Any,
+        cache: BlockCache,
         *,
         memory: Memory | None = None,
         visible: Bool[Array, "B L"] | None = None,
+        positions: Int[Array, "B T"] | None = None,
         score_mod: ScoreFunction | None = None,
         return_weights: Asked = False,
-    ) -> tuple[Float[Array, "B T D"], Any, Maps]:
+    ) -> tuple[Float[Array, "B T D"], BlockCache, Maps]:
         """The next T positions: their states, the cache with them in it, and what was asked for
         (no "self" of an attention whose state does not know its keys).
 
         ``memory`` is that of :meth:`prepare_cross`; ``visible`` is False where the cache's L
-        positions are padding.
+        positions are padding; ``positions`` are the places of the T in their text.
         """
         maps: Maps = {}
-        held = [cache]
-        asked = return_weights if self.attention.keeps_keys else False
+        own, past = cache
+        asked = False if self.attention.mechanism.is_recurrent else return_weights
 
         def attend(x: Array) -> Array:
-            result, held[0] = self.attention.decode(
-                x, cache, visible=visible, score_mod=score_mod, return_weights=asked
+            nonlocal own
+            result, own = self.attention.decode(
+                x,
+                own,
+                visible=visible,
+                positions=positions,
+                score_mod=score_mod,
+                return_weights=asked,
             )
             return _keep(result, "self", maps, asked)
 
         def cross(x: Array) -> Array:
+            nonlocal past
             assert self.cross_attention is not None
             assert memory is not None
-            result = _read(self.cross_attention, x, memory, None, return_weights)
+            result, past = self.cross_attention.extend(
+                x, memory, past, positions=positions, return_weights=return_weights
+            )
             return _keep(result, "cross", maps, return_weights)
 
         x = self._residual(x, attend, self.attention_norm, self.attention_scale, _nothing)
@@ -171,7 +195,7 @@ class Block(nnx.Module):
         x = self._residual(
             x, self.feed_forward, self.feed_forward_norm, self.feed_forward_scale, _nothing
         )
-        return x, held[0], maps
+        return x, BlockCache(own, past), maps
 
     def _residual(
         self,
@@ -211,15 +235,3 @@ def _keep(result: Any, name: str, maps: Maps, return_weights: Asked) -> Array:
         return result
     context, maps[name] = result
     return context
-
-
-def _read(
-    attention: Attention,
-    x: Float[Array, "B T D"],
-    memory: Memory,
-    dropout_key: Key[Array, ""] | None,
-    return_weights: Asked,
-) -> Any:
-    if isinstance(attention, MultiHeadAttention):
-        return attention.attend(x, memory, return_weights=return_weights, dropout_key=dropout_key)
-    return attention.attend(x, memory, return_weights=return_weights)

@@ -1,5 +1,8 @@
 """Architectures, one per file; each takes its config from ``attnzoo.config.model``."""
 
+from typing import Any
+
+from attnzoo.config.external import imported, is_external
 from attnzoo.models.bert import Bert
 from attnzoo.models.gpt2 import GPT2
 from attnzoo.models.llama import Llama
@@ -34,6 +37,14 @@ CLASSIFIERS = {
 }
 """Of images: ``CLASSIFIERS[config.kind](config, num_classes, rngs=rngs)``."""
 
+
+def model_class(config: Any) -> Any:
+    """Return the architecture that a config asks for: of a registry, or a user's own class."""
+    if is_external(config.kind):
+        return imported(config.kind)
+    return (TRANSLATORS | DECODERS | ENCODERS | CLASSIFIERS)[config.kind]
+
+
 __all__ = [
     "CLASSIFIERS",
     "DECODERS",
@@ -48,4 +59,5 @@ __all__ = [
     "ResidualNetwork",
     "Transformer",
     "ViT",
+    "model_class",
 ]

@@ -1,13 +1,15 @@
 """BERT, Devlin et al., NAACL 2019 (arXiv 1810.04805): an encoder and a head over its states."""
 
 import functools
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from attnzoo.attention import Site, build_attention
 from attnzoo.attention.contract import Asked
 from attnzoo.attention.projection import LayerNorm, Projection
 from attnzoo.config.bert import Bert as BertConfig
@@ -15,16 +17,20 @@ from attnzoo.layers.block import Block
 from attnzoo.layers.dropout import drop
 from attnzoo.layers.embedding import Embedding
 from attnzoo.layers.feed_forward import ACTIVATIONS, FeedForward
+from attnzoo.layers.positions import positions_in_text
+from attnzoo.layers.self_attention import SelfAttention
 from attnzoo.layers.stack import Stack
-from attnzoo.models.self_attention import build_self_attention
+from attnzoo.models.model import Model, check_length, dropout_key, from_zero
 from attnzoo.ops import masks
 
 
-class Bert(nnx.Module):
+class Bert(Model):
     """Post-norm encoder; see ``attnzoo.config.bert`` for the heads and what else can be chosen.
 
     All matrices start at N(0, 0.02^2), biases at 0.
     """
+
+    token_tables: ClassVar[Mapping[str, str]] = {"tokens": "tokens"}
 
     def __init__(self, config: BertConfig, vocab: int, *, rngs: nnx.Rngs):
         self.config, dim = config, config.dim
@@ -42,6 +48,12 @@ class Bert(nnx.Module):
         self.transform = _projection(dim, dim, rngs) if lm else None
         self.transform_norm = LayerNorm(dim, eps=config.norm_eps, rngs=rngs) if lm else None
         self.output_bias = nnx.Param(jnp.zeros((vocab,), jnp.float32)) if lm else None
+        self.check_settings(attention_dropout="dropout")
+
+    @property
+    def max_length(self) -> int:
+        """Longest text in tokens: rows of the table of positions."""
+        return self.config.max_length
 
     def __call__(
         self,
@@ -87,16 +99,21 @@ class Bert(nnx.Module):
         Args:
           segments: which sentence each token belongs to; the first, if None.
           valid: False at padding, which nobody reads.
-          positions: row of the table for each token; 0 .. T-1, if None.
+          positions: row of the table for each token; if None, counted from 0 in every document,
+            without padding.
           documents: ids of the documents in a packed row: none sees another.
           rngs: switches dropout on.
         """
+        if positions is None:
+            check_length("tokens", tokens.shape[1], self.max_length)
+            positions = positions_in_text(valid, documents)
         x = self.embed(tokens, segments=segments, positions=positions, rngs=rngs)
         x, maps = self.encoder(
             x,
             valid=valid,
+            positions=positions,
             mask=None if documents is None else masks.document(documents),
-            key=None if rngs is None else rngs.dropout(),
+            key=dropout_key(rngs),
             return_weights=capture,
         )
         return x, {f"encoder/{name}": m for name, m in maps.items()}
@@ -114,18 +131,17 @@ class Bert(nnx.Module):
         Raises:
           ValueError: the text is longer than the table of positions.
         """
-        T, longest = tokens.shape[1], self.config.max_length
-        if positions is None and longest < T:
-            raise ValueError(f"tokens has {T} positions, but max_length={longest}")
-        places = jnp.arange(T, dtype=jnp.int32)[None] if positions is None else positions
+        if positions is None:
+            check_length("tokens", tokens.shape[1], self.max_length)
+        places = from_zero(tokens) if positions is None else positions
         kinds = jnp.zeros_like(tokens) if segments is None else segments
         x = self.tokens(tokens) + self.segments(kinds)
         x = self.norm(x + jnp.broadcast_to(self.positions(places), x.shape))
-        return drop(x, self.config.dropout, None if rngs is None else rngs.dropout())
+        return drop(x, self.config.dropout, dropout_key(rngs))
 
     def say(self, x: Float[Array, "*batch D"], *, rngs: nnx.Rngs | None = None) -> Array:
         """What the head says of states: of all ``B T D``, or for masked tokens of a chosen few."""
-        head, key = self.config.head, None if rngs is None else rngs.dropout()
+        head, key = self.config.head, dropout_key(rngs)
         if head == "none":
             return x
         if head == "lm":
@@ -155,17 +171,15 @@ def _projection(dim: int, out: int, rngs: nnx.Rngs) -> Projection:
 
 
 def _block(config: BertConfig, rngs: nnx.Rngs) -> Block:
-    mechanism = build_self_attention(
-        config.attention,
+    site = Site.of_itself(
         config.dim,
-        is_causal=False,
         max_length=config.max_length,
         use_bias=True,
         dropout=config.attention_dropout,
         kernel_init=NORMAL,
         out_init=NORMAL,
-        rngs=rngs,
     )
+    mechanism = build_attention(config.attention, site, rngs=rngs)
     feed = FeedForward(
         config.dim,
         config.hidden,
@@ -176,7 +190,7 @@ def _block(config: BertConfig, rngs: nnx.Rngs) -> Block:
     )
     return Block(
         config.dim,
-        mechanism,
+        SelfAttention(mechanism, is_causal=False),
         feed,
         norm=functools.partial(LayerNorm, eps=config.norm_eps),
         order="post",

@@ -1,7 +1,8 @@
-"""What decoders without an encoder share: positions of packed rows, and decoding with caches."""
+"""What decoders without an encoder share: packed rows, padding, and decoding with caches."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,11 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from attnzoo.attention.cache import Kind
+from attnzoo.attention.contract import Asked
+from attnzoo.layers.positions import next_positions, positions_in_text
 from attnzoo.layers.stack import Stack
+from attnzoo.models.model import Model, dropout_key
+from attnzoo.ops.masks import document
 
 
 @jax.tree_util.register_dataclass
@@ -21,50 +26,114 @@ class DecoderState:
     length: Int[Array, " B"]
 
 
-def positions_in_documents(documents: Int[Array, "B T"]) -> Int[Array, "B T"]:
-    """The place of each token in its run of equal ids: 0, 1, 2, 0, 1 of 5, 5, 5, 7, 7."""
-    places = jnp.broadcast_to(
-        jnp.arange(documents.shape[1], dtype=jnp.int32)[None], documents.shape
-    )
-    starts = jnp.pad(documents[:, 1:] != documents[:, :-1], ((0, 0), (1, 0)))
-    return places - jax.lax.cummax(jnp.where(starts, places, 0), axis=1)
+class CausalModel(Model):
+    """A model that predicts each next token: ``_embed`` and ``_logits`` are an architecture's own.
 
+    Attributes:
+      decoder: the blocks. table: the embeddings of tokens.
+    """
 
-def next_positions(
-    state: DecoderState, T: int, visible: Bool[Array, "B L"] | None
-) -> Int[Array, "B T"]:
-    """Positions of the next T tokens: padding before them does not count."""
-    slots = state.length[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
-    if visible is None:
-        return slots
-    counted = jnp.cumsum(visible.astype(jnp.int32), axis=1) - 1
-    return jnp.maximum(jnp.take_along_axis(counted, slots, axis=1, mode="clip"), 0)
+    token_tables: ClassVar[Mapping[str, str]] = {"tokens": "embedding"}
 
+    decoder: Stack
+    embedding: Any
 
-def empty_state(stack: Stack, batch: int, max_length: int, dtype: Any, cache: Kind) -> DecoderState:
-    """Room for ``max_length`` slots, none of them filled."""
-    blocks = stack.unrolled().blocks
-    caches = tuple(block.empty_cache(batch, max_length, dtype, cache) for block in blocks)
-    return DecoderState(caches, jnp.zeros((batch,), jnp.int32))
+    @property
+    def max_length(self) -> int:
+        """Context in tokens."""
+        return self.config.max_length
 
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        *,
+        documents: Int[Array, "B T"] | None = None,
+        positions: Int[Array, "B T"] | None = None,
+        valid: Bool[Array, "B T"] | None = None,
+        rngs: nnx.Rngs | None = None,
+        capture: Asked = False,
+    ) -> Any:
+        """Logits ``B T V`` of each next token; with ``capture`` the maps "decoder/0/self", ... too.
 
-def decode_stack(
-    stack: Stack,
-    x: Float[Array, "B T D"],
-    state: DecoderState,
-    visible: Bool[Array, "B L"] | None,
-) -> tuple[Float[Array, "B T D"], DecoderState]:
-    """The next T states through all blocks, and the state with them in it."""
-    caches = []
-    for block, cache in zip(stack.unrolled().blocks, state.caches, strict=True):
-        x, cache, _ = block.decode(x, cache, visible=visible)
-        caches.append(cache)
-    return x, DecoderState(tuple(caches), state.length + x.shape[1])
+        Args:
+          documents: ids of the texts that are packed into a row: none sees another.
+          positions: places in the text; if None, counted from 0 in every document, without padding.
+            A window counts slots of the row, not these.
+          valid: False at padding, which is never read.
+          rngs: switches dropout on.
 
+        Raises:
+          ValueError: more positions than a table has rows.
+        """
+        if positions is None:
+            positions = positions_in_text(valid, documents)
+        x, maps = self.decoder(
+            self._embed(tokens, positions, rngs),
+            valid=valid,
+            mask=None if documents is None else document(documents),
+            positions=positions,
+            key=dropout_key(rngs),
+            return_weights=capture,
+        )
+        logits = self._logits(x)
+        return (logits, {f"decoder/{name}": m for name, m in maps.items()}) if capture else logits
 
-def last_states(x: Float[Array, "B T D"], at: Int[Array, " B"] | None) -> Float[Array, "B t D"]:
-    """The states at one place a row, ``B 1 D``; all of them if None."""
-    return x if at is None else jnp.take_along_axis(x, at[:, None, None], axis=1)
+    def start(
+        self,
+        batch: int,
+        max_length: int | None = None,
+        *,
+        dtype: Any = None,
+        cache: Kind = "plain",
+    ) -> DecoderState:
+        """The state before the first token, with room for ``max_length`` tokens (the config's).
+
+        ``dtype`` is that of what is kept, the embeddings' if None; ``cache`` says how
+        (``attnzoo.attention.cache``).
+        """
+        room = self.max_length if max_length is None else max_length
+        self._check(room)
+        dtype = self.embedding.table[...].dtype if dtype is None else dtype
+        blocks = self.decoder.unrolled().blocks
+        caches = tuple(block.empty_cache(batch, room, dtype, cache) for block in blocks)
+        return DecoderState(caches, jnp.zeros((batch,), jnp.int32))
+
+    def decode(
+        self,
+        tokens: Int[Array, "B T"],
+        state: DecoderState,
+        visible: Bool[Array, "B L"] | None = None,
+        *,
+        at: Int[Array, " B"] | None = None,
+    ) -> tuple[Float[Array, "B t V"], DecoderState]:
+        """Logits after each of the next T tokens (a prompt, or one), and the state with them in it.
+
+        ``visible`` is False where the state's L slots hold padding, before which positions do not
+        count; ``at`` asks for the logits of one place a row alone.
+        """
+        T = tokens.shape[1]
+        positions = next_positions(state.length, T, visible)
+        x = self._embed(tokens, positions, None)
+        caches = []
+        for block, cache in zip(self.decoder.unrolled().blocks, state.caches, strict=True):
+            x, cache, _ = block.decode(x, cache, visible=visible, positions=positions)
+            caches.append(cache)
+        x = x if at is None else jnp.take_along_axis(x, at[:, None, None], axis=1)
+        return self._logits(x), DecoderState(tuple(caches), state.length + T)
+
+    def _embed(
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "#B T"] | None,
+        rngs: nnx.Rngs | None,
+    ) -> Float[Array, "B T D"]:
+        raise NotImplementedError
+
+    def _logits(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        raise NotImplementedError
+
+    def _check(self, length: int) -> None:
+        """Refuse a length that the architecture has no positions for."""
 
 
 def unrolled(model: Any) -> Any:

@@ -1,36 +1,28 @@
 """The decoder of Llama (Touvron et al. 2023, arXiv 2302.13971 and 2307.09288) and its relatives."""
 
 import functools
-from typing import Any
 
 import jax
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from attnzoo.attention.cache import Kind
-from attnzoo.attention.contract import Asked
-from attnzoo.attention.multi_head import Rotary
+from attnzoo.attention import Site, build_attention
 from attnzoo.attention.projection import RMSNorm
+from attnzoo.attention.rotary import Rotary
 from attnzoo.config.llama import Llama as LlamaConfig
 from attnzoo.config.rotary import RotaryScaling
 from attnzoo.layers.block import Block
 from attnzoo.layers.dropout import drop
 from attnzoo.layers.embedding import Embedding
 from attnzoo.layers.feed_forward import FeedForward
+from attnzoo.layers.self_attention import SelfAttention
 from attnzoo.layers.stack import Stack
-from attnzoo.models.causal import (
-    DecoderState,
-    decode_stack,
-    empty_state,
-    last_states,
-    positions_in_documents,
-)
-from attnzoo.models.self_attention import build_self_attention
+from attnzoo.models.causal import CausalModel
+from attnzoo.models.model import dropout_key
 from attnzoo.ops import rotary
-from attnzoo.ops.masks import document
 
 
-class Llama(nnx.Module):
+class Llama(CausalModel):
     """A causal language model with rotary positions; see ``attnzoo.config.llama`` for what can be
     chosen.
 
@@ -46,75 +38,22 @@ class Llama(nnx.Module):
         blocks = [_block(config, rngs) for _ in range(config.layers)]
         self.decoder = Stack(blocks, scan=config.scan, remat=config.remat)
         self.norm = RMSNorm(dim, eps=config.norm_eps, rngs=rngs)
-
-    def __call__(
-        self,
-        tokens: Int[Array, "B T"],
-        *,
-        documents: Int[Array, "B T"] | None = None,
-        positions: Int[Array, "B T"] | None = None,
-        valid: Bool[Array, "B T"] | None = None,
-        rngs: nnx.Rngs | None = None,
-        capture: Asked = False,
-    ) -> Any:
-        """Logits ``B T V`` of each next token; with ``capture`` the maps "decoder/0/self", ... too.
-
-        Args:
-          documents: ids of the texts that are packed into a row: none sees another.
-          positions: how far queries and keys turn; 0 .. T - 1 if None, from 0 anew in every
-            document. A window counts slots of the row, not these.
-          valid: False at padding, which is never read.
-          rngs: switches dropout on.
-        """
-        if positions is None and documents is not None:
-            positions = positions_in_documents(documents)
-        x, maps = self.decoder(
-            self._embed(tokens, rngs),
-            valid=valid,
-            mask=None if documents is None else document(documents),
-            positions=positions,
-            key=None if rngs is None else rngs.dropout(),
-            return_weights=capture,
+        self.check_settings(
+            attention_dropout="dropout",
+            rotary_base="rotary",
+            rotary_width="rotary",
+            rotary_scaling="rotary",
+            qkv_bias="bias",
+            out_bias="bias",
         )
-        logits = self._logits(x)
-        return (logits, {f"decoder/{name}": m for name, m in maps.items()}) if capture else logits
 
-    def start(
-        self,
-        batch: int,
-        max_length: int | None = None,
-        *,
-        dtype: Any = None,
-        cache: Kind = "plain",
-    ) -> DecoderState:
-        """The state before the first token, with room for ``max_length`` tokens (the config's).
-
-        ``dtype`` is that of what is kept, the embeddings' if None; ``cache`` says how
-        (``attnzoo.attention.cache``).
-        """
-        room = self.config.max_length if max_length is None else max_length
-        dtype = self.embedding.table[...].dtype if dtype is None else dtype
-        return empty_state(self.decoder, batch, room, dtype, cache)
-
-    def decode(
+    def _embed(
         self,
         tokens: Int[Array, "B T"],
-        state: DecoderState,
-        visible: Bool[Array, "B L"] | None = None,
-        *,
-        at: Int[Array, " B"] | None = None,
-    ) -> tuple[Float[Array, "B t V"], DecoderState]:
-        """Logits after each of the next T tokens (a prompt, or one), and the state with them in it.
-
-        ``visible`` is False where the state's L slots hold padding; turning by slots is as good as
-        by positions, since only differences count. ``at`` asks for the logits of one place a row.
-        """
-        x, state = decode_stack(self.decoder, self._embed(tokens, None), state, visible)
-        return self._logits(last_states(x, at)), state
-
-    def _embed(self, tokens: Int[Array, "B T"], rngs: nnx.Rngs | None) -> Float[Array, "B T D"]:
-        x = self.embedding(tokens)
-        return drop(x, self.config.dropout, None if rngs is None else rngs.dropout())
+        positions: Int[Array, "#B T"] | None,
+        rngs: nnx.Rngs | None,
+    ) -> Float[Array, "B T D"]:
+        return drop(self.embedding(tokens), self.config.dropout, dropout_key(rngs))
 
     def _logits(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         return (self.output or self.embedding).logits(self.norm(x))
@@ -123,8 +62,7 @@ class Llama(nnx.Module):
 def _block(config: LlamaConfig, rngs: nnx.Rngs) -> Block:
     init = jax.nn.initializers.normal(0.02)
     out_init = jax.nn.initializers.normal(0.02 / (2 * config.layers) ** 0.5)
-    attention = build_self_attention(
-        config.attention,
+    site = Site.of_itself(
         config.dim,
         is_causal=True,
         max_length=config.max_length,
@@ -139,8 +77,8 @@ def _block(config: LlamaConfig, rngs: nnx.Rngs) -> Block:
         dropout=config.attention_dropout,
         kernel_init=init,
         out_init=out_init,
-        rngs=rngs,
     )
+    attention = build_attention(config.attention, site, rngs=rngs)
     feed = FeedForward(
         config.dim,
         config.hidden,
@@ -153,7 +91,7 @@ def _block(config: LlamaConfig, rngs: nnx.Rngs) -> Block:
     )
     return Block(
         config.dim,
-        attention,
+        SelfAttention(attention, is_causal=True),
         feed,
         norm=functools.partial(RMSNorm, eps=config.norm_eps),
         order="pre",

@@ -1,33 +1,50 @@
 """Recurrent translators with attention: Bahdanau et al. 2015 and Luong et al. 2015.
 
-Both models speak one language to decoders and tasks:
-
-- ``start(source) -> (memory, state)`` encodes a batch of sources; ``max_length``, the longest
-  target to come, is for models that keep all of it;
-- ``step(token, state, memory) -> (logits, state, weights)`` reads one target token and predicts the
-  next one; every leaf of ``state`` has the batch as its leading axis;
-- ``model(source, target)`` does all steps of a known target at once (teacher forcing).
-
-``source`` and ``target`` are ids padded with 0; ``weights`` are ``B N T S`` over source tokens in
-their natural order. ``credits`` says which target token the weights of a step speak of: the one
-that is ``"predicted"`` or the one that is the ``"input"`` (Luong et al. 2015, footnote 14).
+``source`` and ``target`` are ids padded with 0.
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from attnzoo.attention import Memory
+from attnzoo.attention import Attention, Memory, Site, build_attention
 from attnzoo.config.model import Bahdanau, Luong
+from attnzoo.layers.positions import positions_in_text
 from attnzoo.layers.recurrent import GRU, LSTM
-from attnzoo.models.cross_attention import build_cross_attention
+from attnzoo.models.model import TranslationModel
 from attnzoo.special_tokens import PAD
 
-Credit = Literal["predicted", "input"]
+
+class RecurrentTranslator(TranslationModel):
+    """A recurrent encoder and decoder with one attention between them."""
+
+    attention: Attention
+
+    @property
+    def heads(self) -> int:
+        """Heads of the attention."""
+        return self.attention.num_heads
+
+    def attentions(self) -> dict[str, Attention]:
+        """See ``Model``: there is one."""
+        return {"attention": self.attention}
+
+    def prepare(
+        self,
+        keys: Float[Array, "B S D"],
+        values: Float[Array, "B S Dv"] | None,
+        valid: Bool[Array, "B S"],
+    ) -> tuple[Memory, Any]:
+        """The source as every step reads it, and the past before the first step."""
+        positions = positions_in_text(valid)
+        memory = self.attention.prepare(
+            keys, values, mask=valid[:, None, None, :], positions=positions
+        )
+        return memory, self.attention.empty_past(memory)
 
 
 @jax.tree_util.register_dataclass
@@ -42,17 +59,15 @@ class BahdanauState:
     past: Any
 
 
-class BahdanauSeq2Seq(nnx.Module):
+class BahdanauSeq2Seq(RecurrentTranslator):
     """RNNsearch (arXiv 1409.0473, appendix A): bidirectional GRU encoder, attentive GRU decoder.
 
     ``attention.kind = "none"`` gives RNNencdec: the same decoder with c_i fixed to the annotation
     of the last source token.
     """
 
-    credits: Credit = "predicted"
-
     def __init__(self, config: Bahdanau, source_vocab: int, target_vocab: int, *, rngs: nnx.Rngs):
-        n, m = config.hidden, config.embedding
+        self.config, n, m = config, config.hidden, config.embedding
         scaled = config.init == "fan_in"
         normal = jax.nn.initializers.normal
         init = jax.nn.initializers.lecun_normal() if scaled else normal(0.01)
@@ -70,9 +85,8 @@ class BahdanauSeq2Seq(nnx.Module):
         self.reads, self.initial_state = config.reads, config.initial_state
         keys = 2 * n if config.reads == "annotations" else 2 * n + m
         width = m if config.reads == "words" else keys  # of what is read
-        self.attention = build_cross_attention(
-            config.attention, n, keys, width, scaled=scaled, rngs=rngs
-        )
+        site = Site(query_dim=n, key_dim=keys, value_dim=width, fan_in=scaled)
+        self.attention = build_attention(config.attention, site, rngs=rngs)
         self.decoder = GRU(m, n, kernel_init=init, rngs=rngs)
         self.context_kernel = linear(width, 3 * n, use_bias=False)  # C_z | C_r | C
         self.readout_state = linear(n, 2 * config.maxout, use_bias=True)  # U_o
@@ -98,13 +112,13 @@ class BahdanauSeq2Seq(nnx.Module):
         else:
             keys = jnp.concatenate([forward, backward, embedded], axis=-1)
         values = embedded if self.reads == "words" else keys
-        memory = self.attention.prepare(keys, values, mask=valid[:, None, None, :])
+        memory, past = self.prepare(keys, values, valid)
         if self.initial_state == "backward":
             hidden = jnp.tanh(self.initial(backward[:, 0]))
         else:
             hidden = jnp.zeros_like(backward[:, 0])
         position = jnp.zeros(source.shape[0], jnp.int32)
-        return memory, BahdanauState(hidden, position, self.attention.empty_past(memory))
+        return memory, BahdanauState(hidden, position, past)
 
     def step(
         self, token: Int[Array, "B"], state: BahdanauState, memory: Memory
@@ -173,7 +187,7 @@ class LuongState:
     past: Any
 
 
-class LuongSeq2Seq(nnx.Module):
+class LuongSeq2Seq(RecurrentTranslator):
     """Stacked LSTM encoder and decoder with input feeding (arXiv 1508.04025).
 
     The source is read in reverse; the memory is turned back, so that local windows and weights
@@ -182,17 +196,13 @@ class LuongSeq2Seq(nnx.Module):
     """
 
     def __init__(self, config: Luong, source_vocab: int, target_vocab: int, *, rngs: nnx.Rngs):
-        n, m = config.hidden, config.embedding
+        self.config, n, m = config, config.hidden, config.embedding
 
         def uniform(key, shape, dtype=jnp.float32, out_sharding=None):
             return jax.random.uniform(key, shape, dtype, -0.1, 0.1)
 
         self.input_feeding = config.input_feeding
         self.reverse_source = config.reverse_source
-        # Content scores at step t come before y_t is known: footnote 14 credits them to y_{t-1},
-        # and scores that ask no key, as location-based ones, to y_t.
-        keyless = ("location", "positional", "factorised_positional", "synthesizer")
-        self.credits = "predicted" if config.attention.kind in keyless else "input"
         self.source_embedding = nnx.Embed(source_vocab, m, embedding_init=uniform, rngs=rngs)
         self.target_embedding = nnx.Embed(target_vocab, m, embedding_init=uniform, rngs=rngs)
         widths = [m] + [n] * (config.layers - 1)
@@ -200,7 +210,11 @@ class LuongSeq2Seq(nnx.Module):
         self.decoder = nnx.List([LSTM(width, n, rngs=rngs) for width in widths])
         if self.input_feeding:
             self.feed = nnx.Linear(n, 4 * n, use_bias=False, kernel_init=uniform, rngs=rngs)
-        self.attention = build_cross_attention(config.attention, n, n, n, rngs=rngs)
+        site = Site(query_dim=n, key_dim=n, value_dim=n, fan_in=False)
+        self.attention = build_attention(config.attention, site, rngs=rngs)
+        # Content scores at step t come before y_t is known: footnote 14 credits them to y_{t-1},
+        # and scores that ask no key, as location-based ones, to y_t.
+        self.credits = "input" if self.attention.asks_keys else "predicted"
         self.attentive = config.attention.kind != "none"
         if self.attentive:
             self.combine = nnx.Linear(
@@ -224,10 +238,9 @@ class LuongSeq2Seq(nnx.Module):
         for index, layer in enumerate(self.encoder):
             states, final = layer(states if index == 0 else self._drop(states, rngs), valid)
             finals.append(final)
-        memory = self.attention.prepare(turn(states, valid), mask=valid[:, None, None, :])
+        memory, past = self.prepare(turn(states, valid), None, valid)
         position = jnp.zeros(source.shape[0], jnp.int32)
         attentional = jnp.zeros_like(finals[-1][1])
-        past = self.attention.empty_past(memory)
         return memory, LuongState(tuple(finals), attentional, position, past)
 
     def step(
@@ -293,8 +306,9 @@ def _lookup(embedding: nnx.Embed, ids: Int[Array, "..."]) -> Float[Array, "... D
 
 
 def _reverse_words(x: Array, valid: Bool[Array, "B S"]) -> Array:
-    """Reverse the real tokens of each sentence (ids B S or states B S D); padding stays behind."""
-    length = jnp.sum(valid, axis=1, keepdims=True)
-    place = jnp.arange(valid.shape[1])[None, :]
-    index = jnp.where(valid, length - 1 - place, place)
+    """Reverse the real tokens of each sentence (ids B S or states B S D); padding stays."""
+    length = jnp.sum(valid, axis=1, keepdims=True, dtype=jnp.int32)
+    first = jnp.argmax(valid, axis=1, keepdims=True).astype(jnp.int32)
+    place = jnp.arange(valid.shape[1], dtype=jnp.int32)[None, :]
+    index = jnp.where(valid, 2 * first + length - 1 - place, place)
     return jnp.take_along_axis(x, index if x.ndim == 2 else index[:, :, None], axis=1)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from attnzoo.attention import Site, build_attention
 from attnzoo.attention.contract import Asked
 from attnzoo.attention.multi_head import MultiHeadAttention
 from attnzoo.attention.projection import LayerNorm, Projection, like
@@ -21,11 +22,12 @@ from attnzoo.layers.block import Block, Maps
 from attnzoo.layers.dropout import drop
 from attnzoo.layers.feed_forward import FeedForward
 from attnzoo.layers.patches import Grid, PatchEmbedding, resize_grid, sinusoidal_grid
+from attnzoo.layers.self_attention import SelfAttention
 from attnzoo.layers.stack import Stack
-from attnzoo.models.self_attention import build_self_attention
+from attnzoo.models.model import Model, dropout_key
 
 
-class ViT(nnx.Module):
+class ViT(Model):
     """Patches through a pre-norm encoder, then a linear head that starts at 0.
 
     ``embed``, ``encode`` and ``classify`` are the stages of a call: explanations start from the
@@ -62,6 +64,7 @@ class ViT(nnx.Module):
         self.head = _head(dim if before else width, num_classes, rngs)
         distilled = config.distillation == "head"
         self.distilled_head = _head(dim, num_classes, rngs) if distilled else None
+        self.check_settings(attention_dropout="dropout", use_bias="bias")
 
     def __call__(
         self,
@@ -110,7 +113,7 @@ class ViT(nnx.Module):
         parts += [] if self.registers is None else [like(self.registers, x)]
         wide = [jnp.broadcast_to(part[None], (x.shape[0], *part.shape)) for part in parts]
         x = jnp.concatenate([*wide, x], axis=1) if wide else x
-        return drop(x, config.dropout, None if rngs is None else rngs.dropout())
+        return drop(x, config.dropout, dropout_key(rngs))
 
     def encode(
         self,
@@ -120,8 +123,7 @@ class ViT(nnx.Module):
         capture: Asked = False,
     ) -> tuple[Float[Array, "B T D"], Maps]:
         """The blocks and the last norm (equations 2 to 4)."""
-        key = None if rngs is None else rngs.dropout()
-        x, maps = self.encoder(x, key=key, return_weights=capture)
+        x, maps = self.encoder(x, key=dropout_key(rngs), return_weights=capture)
         return self.norm(x), {f"encoder/{name}": m for name, m in maps.items()}
 
     def classify(self, states: Float[Array, "B T D"]) -> Float[Array, "B V"]:
@@ -181,7 +183,7 @@ class AttentionPool(nnx.Module):
     """
 
     def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
-        dim, heads = config.dim, getattr(config.attention, "num_heads", 1)
+        dim, heads = config.dim, config.attention.heads
         init = jax.nn.initializers.glorot_uniform()
         self.probe = nnx.Param(init(rngs.params(), (1, dim), jnp.float32))
         self.attention = MultiHeadAttention(dim, heads, use_bias=True, rngs=rngs)
@@ -196,17 +198,15 @@ class AttentionPool(nnx.Module):
 
 def _block(config: ViTConfig, norm: Any, rngs: nnx.Rngs) -> Block:
     side = config.image_size // config.patch
-    attention = build_self_attention(
-        config.attention,
+    site = Site.of_itself(
         config.dim,
-        is_causal=False,
         max_length=side * side + config.prefix,
         use_bias=config.use_bias,
         out_bias=True,
         norm_eps=config.norm_eps,
         dropout=config.attention_dropout,
-        rngs=rngs,
     )
+    attention = build_attention(config.attention, site, rngs=rngs)
     feed = FeedForward(
         config.dim,
         config.hidden,
@@ -217,7 +217,7 @@ def _block(config: ViTConfig, norm: Any, rngs: nnx.Rngs) -> Block:
     )
     return Block(
         config.dim,
-        attention,
+        SelfAttention(attention, is_causal=False),
         feed,
         norm=norm,
         dropout=config.dropout,

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from attnzoo.ops.softmax import compute_dtype
+from attnzoo.ops.softmax import compute_dtype, masked_softmax
 
 Normalise = Callable[..., Float[Array, "..."]]
 """``normalise(logits, mask)``: weights over the last axis, as ``masked_softmax``."""
@@ -99,3 +99,11 @@ def _entmax15_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array,
     slope = jnp.sqrt(weights)
     mean = jnp.sum(slope * tangent, axis=-1, keepdims=True)
     return weights, slope * (tangent - mean / jnp.sum(slope, axis=-1, keepdims=True))
+
+
+NORMALISERS: dict[str, Normalise] = {
+    "softmax": masked_softmax,
+    "sparsemax": sparsemax,
+    "entmax15": entmax15,
+}
+"""By the names that configs have for them."""

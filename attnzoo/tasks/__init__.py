@@ -1,5 +1,8 @@
 """What a batch is, its loss and its metrics; one task a file."""
 
+from typing import Any
+
+from attnzoo.config.external import imported, is_external
 from attnzoo.tasks.image_classification import ImageClassificationTask
 from attnzoo.tasks.language_modeling import CausalLMTask, MaskedLMTask, SpanCorruptionTask
 from attnzoo.tasks.task import Task
@@ -16,3 +19,8 @@ TASKS: dict[str, type[Task]] = {
     "image_classification": ImageClassificationTask,
 }
 """The task of each ``task.kind``."""
+
+
+def task_class(config: Any) -> type[Task]:
+    """Return the task that a config asks for: of the registry, or a user's own class."""
+    return imported(config.kind) if is_external(config.kind) else TASKS[config.kind]

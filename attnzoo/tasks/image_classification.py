@@ -15,7 +15,7 @@ from attnzoo.config.experiment import Experiment
 from attnzoo.data.augment import augment, normalise, to_float
 from attnzoo.data.images import ImagePlan, channel_statistics, load_images
 from attnzoo.errors import UserError
-from attnzoo.models import CLASSIFIERS
+from attnzoo.models import model_class
 from attnzoo.tasks.losses import Sums, mean_loss
 from attnzoo.tasks.task import Batch, Task
 
@@ -70,7 +70,7 @@ class ImageClassificationTask(Task):
 
     def model(self, rngs: nnx.Rngs) -> nnx.Module:
         """The classifier of the config, with as many classes as the data has."""
-        model: Any = CLASSIFIERS[self.config.model.kind]
+        model = model_class(self.config.model)
         return model(self.config.model, len(self.names), rngs=rngs)
 
     def inputs(self, batch: Any) -> Batch:

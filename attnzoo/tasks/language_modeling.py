@@ -20,7 +20,7 @@ from attnzoo.data.text_tokenizers import TextTokenizer, build_tokenizer, load_to
 from attnzoo.decoding.generate import generate
 from attnzoo.decoding.sampling import Sampling
 from attnzoo.errors import UserError
-from attnzoo.models import DECODERS, ENCODERS, TRANSLATORS
+from attnzoo.models import model_class
 from attnzoo.tasks.losses import Sums, mean_loss
 from attnzoo.tasks.task import Batch, Plan, Task
 
@@ -135,7 +135,7 @@ class CausalLMTask(TextTask):
 
     def model(self, rngs: nnx.Rngs) -> nnx.Module:
         """The decoder of the config."""
-        model: Any = DECODERS[self.config.model.kind]
+        model = model_class(self.config.model)
         room = getattr(self.config.model, "max_length", None)
         context = self.settings.context
         if room is not None and room < context:
@@ -192,7 +192,7 @@ class MaskedLMTask(TextTask):
     def model(self, rngs: nnx.Rngs) -> nnx.Module:
         """The encoder of the config with the head of masked tokens."""
         config = dataclasses.replace(self.config.model, head="lm")
-        model: Any = ENCODERS[config.kind]
+        model = model_class(config)
         return model(config, self.tokenizer.vocab_size, rngs=rngs)
 
     def loss(
@@ -234,7 +234,7 @@ class SpanCorruptionTask(TextTask):
 
     def model(self, rngs: nnx.Rngs) -> nnx.Module:
         """The encoder and decoder of the config, over one vocabulary."""
-        model: Any = TRANSLATORS[self.config.model.kind]
+        model = model_class(self.config.model)
         size = self.tokenizer.vocab_size
         return model(self.config.model, size, size, rngs=rngs)
 

@@ -15,7 +15,7 @@ from attnzoo.data.labelled import LabelledPlan, load_labelled
 from attnzoo.data.tagged import TaggedPlan, load_tagged
 from attnzoo.data.text_tokenizers import TextTokenizer, load_tokenizer
 from attnzoo.errors import UserError
-from attnzoo.models import ENCODERS
+from attnzoo.models import model_class
 from attnzoo.tasks.language_modeling import TOKENIZER, kept_tokenizer
 from attnzoo.tasks.losses import Sums, mean_loss
 from attnzoo.tasks.task import Batch, Plan, Task
@@ -103,7 +103,7 @@ class ClassificationTask(Task):
                 f"max_length={config.max_length} is below "
                 f"training.max_length={self.config.training.max_length}"
             )
-        model: Any = ENCODERS[config.kind]
+        model = model_class(config)
         return model(config, self.tokenizer.vocab_size, rngs=rngs)
 
     def introduction(self) -> str:

@@ -8,13 +8,12 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnzoo import plotting
-from attnzoo.config.attention import source_slots
 from attnzoo.config.experiment import Experiment
 from attnzoo.data.batching import BatchPlan, TokenizedPairs
 from attnzoo.data.corpus import Corpus, load_corpus
 from attnzoo.data.tokenizers import Tokenizer, train_tokenizer
 from attnzoo.errors import UserError
-from attnzoo.models import TRANSLATORS
+from attnzoo.models import model_class
 from attnzoo.special_tokens import PAD
 from attnzoo.tasks.losses import Sums
 from attnzoo.tasks.task import Batch, Task
@@ -107,10 +106,7 @@ class TranslationTask(Task):
     def slots(self) -> int | None:
         """Longest source in tokens, EOS included, where the model has a place for each."""
         model: Any = self.config.model
-        slots = source_slots(model.attention) if hasattr(model, "attention") else None
-        table = getattr(model, "max_length", None)
-        known = [length for length in (slots, table) if length is not None]
-        return min(known) if known else None
+        return model.source_slots
 
     def tokenize(self, corpus: Corpus, max_length: int) -> TokenizedPairs:
         """The pairs of a corpus that are short enough, as ids; notes say what was left out."""
@@ -123,7 +119,7 @@ class TranslationTask(Task):
 
     def model(self, rngs: nnx.Rngs) -> nnx.Module:
         """The translator of the config."""
-        model: Any = TRANSLATORS[self.config.model.kind]
+        model = model_class(self.config.model)
         pad = getattr(self.config.model, "pad_id", PAD)
         if pad != PAD:
             raise ValueError(

@@ -23,7 +23,7 @@ from attnzoo.config.experiment import Experiment
 from attnzoo.config.loader import dump
 from attnzoo.config.schema import plain
 from attnzoo.errors import UserError
-from attnzoo.tasks import TASKS
+from attnzoo.tasks import task_class
 from attnzoo.tasks.losses import Sums
 from attnzoo.tasks.task import Batch, Task
 from attnzoo.training import processes
@@ -179,7 +179,7 @@ class _Training:
 
     def _create_task(self, resume: bool) -> Task:
         """The task with its data; the first process writes what the others then read."""
-        create = TASKS[self.config.task.kind].create
+        create = task_class(self.config.task).create
         path = self.directory.path
         task = processes.on_first(lambda: create(self.config, path, resume=resume))
         return create(self.config, path, resume=True) if task is None else task

@@ -13,7 +13,7 @@ from attnzoo.config.experiment import Experiment
 from attnzoo.data.text import TokenizedText
 from attnzoo.data.text_tokenizers import build_tokenizer
 from attnzoo.errors import UserError
-from attnzoo.tasks import TASKS
+from attnzoo.tasks import task_class
 from attnzoo.tasks.image_classification import ImageClassificationTask
 from attnzoo.tasks.language_modeling import TextTask
 from attnzoo.tasks.task import Task
@@ -63,7 +63,7 @@ def subject_of(config: Experiment) -> Subject:
     task = _from_config(config, notes)
     if task is None:
         with tempfile.TemporaryDirectory() as directory:
-            task = TASKS[config.task.kind].create(config, Path(directory), resume=False)
+            task = task_class(config.task).create(config, Path(directory), resume=False)
         notes.append("sizes of the vocabulary and of the batches are those of the data")
     assert task.train is not None
     first = task.inputs(task.train.batch(0))
@@ -86,7 +86,7 @@ def _from_config(config: Experiment, notes: list[str]) -> Task | None:
     """A task that has seen no data, with plans over nothing that give batches of the right shape;
     None where the config does not tell the sizes.
     """
-    cls: Any = TASKS[config.task.kind]
+    cls: Any = task_class(config.task)
     if config.start_from is not None:
         return None
     if issubclass(cls, TextTask):

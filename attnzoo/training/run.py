@@ -8,10 +8,11 @@ import jax
 from flax import nnx
 
 from attnzoo.config.experiment import Experiment
+from attnzoo.config.external import runs_are_trusted
 from attnzoo.config.loader import load
 from attnzoo.data.corpus import Corpus, Splits, load_corpus
 from attnzoo.errors import UserError
-from attnzoo.tasks import TASKS
+from attnzoo.tasks import task_class
 from attnzoo.tasks.task import Task
 from attnzoo.tasks.translation import Translator
 from attnzoo.tasks.translation_task import TranslationTask
@@ -68,17 +69,19 @@ class Run:
         return corpus.select(int(row) for row in pairs.rows)
 
 
-def load_run(path: str | Path, *, which: str = "best") -> Run:
+def load_run(path: str | Path, *, which: str = "best", trust_code: bool | None = None) -> Run:
     """Load a run directory: its ``best`` checkpoint (lowest validation loss) or the ``latest``.
 
-    Without a best checkpoint yet, the latest is taken.
+    Without a best checkpoint yet, the latest is taken. A config that names classes from outside of
+    this package is refused unless ``trust_code``, or ``--trust-code`` of a command (None).
 
     Raises:
         UserError: not a run directory, no valid checkpoint, or weights that do not fit the config.
     """
     directory = RunDirectory.open(path)
-    config = load(Experiment, directory.config)
-    task = TASKS[config.task.kind].open(config, directory.path)
+    trust = runs_are_trusted() if trust_code is None else trust_code
+    config = load(Experiment, directory.config, trust_code=trust)
+    task = task_class(config.task).open(config, directory.path)
     if which == "best" and not any(p.name.isdecimal() for p in directory.best.glob("*")):
         logger.info("%s: no best checkpoint yet, the latest is used", directory.path)
         which = "latest"

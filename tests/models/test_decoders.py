@@ -15,7 +15,7 @@ from attnzoo.config import attention as kinds
 from attnzoo.config import gpt2
 from attnzoo.config.llama import Llama as LlamaConfig
 from attnzoo.config.rotary import DynamicScaling, YaRNScaling
-from attnzoo.models.causal import positions_in_documents
+from attnzoo.layers.positions import positions_in_text
 from attnzoo.models.gpt2 import GPT2
 from attnzoo.models.llama import Llama
 
@@ -169,7 +169,7 @@ def test_the_logits_of_one_place_a_row() -> None:
 
 
 def test_positions_begin_anew_in_every_document() -> None:
-    found = positions_in_documents(jnp.int32([[5, 5, 5, 7, 7, 5], [0, 1, 1, 1, 1, 1]]))
+    found = positions_in_text(None, jnp.int32([[5, 5, 5, 7, 7, 5], [0, 1, 1, 1, 1, 1]]))
     assert found.tolist() == [[0, 1, 2, 0, 1, 0], [0, 0, 1, 2, 3, 4]]
 
 

@@ -1,0 +1,106 @@
+"""Classes of a user's own, named in a config as ``package.module:Class``.
+
+The one place where a name becomes an import. Such a class has an attribute ``config_class``, a
+dataclass made with ``@config`` from the base of its part (``AttentionConfig``, ``ModelConfig``,
+``TaskConfig``), whose field ``kind`` is ``Literal["package.module:Class"]``::
+
+    @config
+    class CosineConfig(AttentionConfig):
+        kind: Literal["mine:Cosine"] = "mine:Cosine"
+        num_heads: Annotated[int, Positive] = 4
+
+    class Cosine(Attention):
+        config_class = CosineConfig
+"""
+
+import contextlib
+import contextvars
+import dataclasses
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from attnzoo.errors import UserError
+
+_trusted = contextvars.ContextVar("trusted", default=True)
+_trusted_runs = contextvars.ContextVar("trusted_runs", default=False)
+_admitted: dict[str, type] = {}
+"""The config classes that were named so far: what pydantic and ``--help`` see is built of them."""
+
+
+@contextlib.contextmanager
+def trusting(trust_code: bool) -> Iterator[None]:
+    """Let configs that are read meanwhile name code outside of this package, or refuse them."""
+    token = _trusted.set(trust_code)
+    try:
+        yield
+    finally:
+        _trusted.reset(token)
+
+
+def trust_runs() -> None:
+    """Trust the code that run directories and folders name, from now on: ``--trust-code``."""
+    _trusted_runs.set(True)
+
+
+def runs_are_trusted() -> bool:
+    """Whether code that a run directory or folder names may be run."""
+    return _trusted_runs.get()
+
+
+def is_external(kind: Any) -> bool:
+    """Whether a kind names a class of a user's own."""
+    return isinstance(kind, str) and ":" in kind
+
+
+def imported(name: str) -> Any:
+    """Import the class that ``package.module:Class`` names; the working directory counts.
+
+    Raises:
+      UserError: code is not trusted here, or there is no such class.
+    """
+    if not _trusted.get():
+        raise UserError(
+            f"kind {name!r} is code from outside of attnzoo, which reading this would run; pass "
+            "--trust-code if you know where it comes from"
+        )
+    module, _, attribute = name.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # whatever a user's module raises
+        raise UserError(f"kind {name!r}: {type(error).__name__}: {error}") from error
+
+
+def admit(name: str, base: type) -> type:
+    """Return the config class of the class that ``name`` names, and let configs hold it.
+
+    Raises:
+      UserError: no such class, or one without a fitting config class.
+    """
+    cls = imported(name)
+    found = getattr(cls, "config_class", None)
+    if not (
+        isinstance(found, type) and issubclass(found, base) and dataclasses.is_dataclass(found)
+    ):
+        raise UserError(
+            f"kind {name!r}: {getattr(cls, '__name__', cls)}.config_class is {found!r}; wanted a "
+            f"dataclass made with @config from {base.__name__}"
+        )
+    kind = next((f.default for f in dataclasses.fields(found) if f.name == "kind"), None)
+    if kind != name:
+        raise UserError(
+            f"kind {name!r}: {found.__name__}.kind is {kind!r}; wanted "
+            f'kind: Literal["{name}"] = "{name}"'
+        )
+    _admitted[name] = found
+    return found
+
+
+def admitted(base: type) -> tuple[type, ...]:
+    """The config classes of users, as far as they were named, that come from ``base``."""
+    return tuple(cls for cls in _admitted.values() if issubclass(cls, base))

@@ -1,0 +1,18 @@
+"""What every model's config has."""
+
+from typing import ClassVar
+
+from attnzoo.config.fields import config
+
+
+@config
+class ModelConfig:
+    """Settings of one architecture; ``kind`` names its class in ``attnzoo.models``."""
+
+    tasks: ClassVar[tuple[str, ...]] = ()
+    """Kinds of the tasks that it can be trained for."""
+
+    @property
+    def source_slots(self) -> int | None:
+        """Longest source in tokens, of a translator; None: any."""
+        return None

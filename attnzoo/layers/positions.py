@@ -1,0 +1,40 @@
+"""Places of tokens in their texts, where rows hold padding or several documents."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+
+def positions_in_text(
+    valid: Bool[Array, "B T"] | None, documents: Int[Array, "B T"] | None = None
+) -> Int[Array, "B T"] | None:
+    """Count the tokens of each text from 0: 0, 1, 2, 0, 1 of documents 5, 5, 5, 7, 7.
+
+    Padding, where ``valid`` is False, does not count. None if a row is one text without padding:
+    its positions are 0 .. T-1.
+    """
+    if valid is None and documents is None:
+        return None
+    if valid is None:
+        assert documents is not None
+        valid = jnp.ones(documents.shape, bool)
+    counted = jnp.cumsum(valid, axis=1, dtype=jnp.int32)
+    if documents is None:
+        return jnp.maximum(counted - 1, 0)
+    before = counted - valid.astype(jnp.int32)
+    starts = jnp.pad(documents[:, 1:] != documents[:, :-1], ((0, 0), (1, 0)))
+    return jnp.maximum(counted - 1 - jax.lax.cummax(jnp.where(starts, before, 0), axis=1), 0)
+
+
+def next_positions(
+    length: Int[Array, " B"], T: int, visible: Bool[Array, "B L"] | None
+) -> Int[Array, "B T"]:
+    """Return the positions of the next T tokens of a cache with ``length`` slots filled.
+
+    Slots that are not ``visible`` hold padding, which does not count.
+    """
+    slots = length[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
+    if visible is None:
+        return slots
+    counted = jnp.cumsum(visible, axis=1, dtype=jnp.int32) - 1
+    return jnp.maximum(jnp.take_along_axis(counted, slots, axis=1, mode="clip"), 0)

@@ -1,0 +1,193 @@
+"""What Transformers with an encoder and a decoder share: a call, and decoding step by step.
+
+The weights that stand for all are those of one decoder layer's cross-attention; ``capture`` gives
+every layer's.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from attnzoo.attention.contract import Asked, Memory
+from attnzoo.layers.block import Maps
+from attnzoo.layers.positions import positions_in_text
+from attnzoo.layers.stack import Stack
+from attnzoo.models.model import TranslationModel, dropout_key
+from attnzoo.ops.logits import ScoreFunction
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TransformerState:
+    """What the decoder keeps of the target so far: a cache a layer, and the number of tokens."""
+
+    caches: tuple[Any, ...]
+    position: Int[Array, "B"]
+
+
+class EncoderDecoder(TranslationModel):
+    """A translator of two stacks; an architecture writes its embeddings, its ends and its logits.
+
+    Attributes:
+      encoder_bias, decoder_bias: score modifiers that all layers of a stack share; None: none.
+    """
+
+    encoder: Stack
+    decoder: Stack
+    encoder_bias: ScoreFunction | None = None
+    decoder_bias: ScoreFunction | None = None
+
+    @property
+    def max_length(self) -> int:
+        """Longest source or target in tokens."""
+        return self.config.max_length
+
+    @property
+    def heads(self) -> int:
+        """Heads of every cross-attention."""
+        return next(m.num_heads for name, m in self.attentions().items() if name.endswith("/cross"))
+
+    def choose_alignment_layer(self) -> None:
+        """Let the config's layer, or the last but one, stand for all.
+
+        As Garg et al. 2019 (arXiv 1909.02074); Chen et al. 2020 (arXiv 2004.14837) find the input
+        better in middle layers. ``align --survey`` says which it is of a trained model.
+        """
+        self.layers = self.decoder.depth
+        layer = self.config.alignment_layer
+        self.alignment_layer = max(self.layers - 2, 0) if layer is None else layer
+
+    def encode(
+        self,
+        source: Int[Array, "B S"],
+        *,
+        rngs: nnx.Rngs | None = None,
+        capture: Asked = False,
+    ) -> tuple[Float[Array, "B S D"], Bool[Array, "B S"], Maps]:
+        """States of the source, where it is no padding, and the maps asked for by ``capture``."""
+        valid = source != self.config.pad_id
+        positions = positions_in_text(valid)
+        x, maps = self.encoder(
+            self._embed(source, positions, "source", rngs),
+            valid=valid,
+            positions=positions,
+            score_mod=self.encoder_bias,
+            key=dropout_key(rngs),
+            return_weights=capture,
+        )
+        return self._encoded(x, rngs), valid, {f"encoder/{name}": m for name, m in maps.items()}
+
+    def start(
+        self,
+        source: Int[Array, "B S"],
+        *,
+        max_length: int | None = None,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[tuple[Memory, ...], TransformerState]:
+        """The source as each decoder layer reads it, and the state before the first token, with
+        room for ``max_length`` tokens (the config's, if None).
+
+        Raises:
+          ValueError: more tokens than the model has positions.
+        """
+        encoded, valid, _ = self.encode(source, rngs=rngs)
+        room, B = max_length or self.max_length, source.shape[0]
+        self._check(room)
+        blocks = self.decoder.unrolled().blocks
+        memory = tuple(block.prepare_cross(encoded, valid) for block in blocks)
+        caches = tuple(
+            block.empty_cache(B, room, encoded.dtype, memory=read)
+            for block, read in zip(blocks, memory, strict=True)
+        )
+        return memory, TransformerState(caches, jnp.zeros((B,), jnp.int32))
+
+    def step(
+        self, token: Int[Array, "B"], state: TransformerState, memory: tuple[Memory, ...]
+    ) -> tuple[Float[Array, "B V"], TransformerState, Float[Array, "B N S"]]:
+        """From one target token and the state before it to the logits of the next."""
+        logits, state, weights = self.extend(token[:, None], state, memory)
+        return logits[:, 0], state, weights[:, :, 0]
+
+    def extend(
+        self, tokens: Int[Array, "B T"], state: TransformerState, memory: tuple[Memory, ...]
+    ) -> tuple[Float[Array, "B T V"], TransformerState, Float[Array, "B N T S"]]:
+        """Read the next T target tokens: the logits after each, the state, and the weights of the
+        alignment layer.
+        """
+        T = tokens.shape[1]
+        positions = state.position[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
+        x = self._embed(tokens, positions, "target", None)
+        caches, weights = [], None
+        blocks = self.decoder.unrolled().blocks
+        for i, (block, cache, read) in enumerate(zip(blocks, state.caches, memory, strict=True)):
+            asked = i == self.alignment_layer
+            x, cache, maps = block.decode(
+                x,
+                cache,
+                memory=read,
+                positions=positions,
+                score_mod=self.decoder_bias,
+                return_weights=asked,
+            )
+            caches.append(cache)
+            weights = maps["cross"] if asked else weights
+        assert weights is not None
+        return self._logits(x, None), TransformerState(tuple(caches), state.position + T), weights
+
+    def all_weights(
+        self, source: Int[Array, "B S"], target: Int[Array, "B T"]
+    ) -> tuple[Float[Array, "B T V"], Float[Array, "L B N T S"]]:
+        """See ``TranslationModel``."""
+        logits, maps = self(source, target, capture=True)
+        return logits, jnp.stack([m for name, m in maps.items() if name.endswith("/cross")])
+
+    def __call__(
+        self,
+        source: Int[Array, "B S"],
+        target: Int[Array, "B T"],
+        *,
+        rngs: nnx.Rngs | None = None,
+        return_weights: bool = False,
+        capture: Asked = False,
+    ) -> Any:
+        """Logits of every next token of a known target (``target[:, 0]`` is its beginning).
+
+        With ``return_weights`` beside them the alignment layer's ``B N T S``; with ``capture`` the
+        maps of all layers, "encoder/0/self", "decoder/0/self", "decoder/0/cross", ...
+        """
+        encoded, valid, maps = self.encode(source, rngs=rngs, capture=capture)
+        # Padding lies behind the target, where a causal decoder does not look.
+        x, found = self.decoder(
+            self._embed(target, None, "target", rngs),
+            score_mod=self.decoder_bias,
+            encoded=encoded,
+            encoded_valid=valid,
+            key=dropout_key(rngs),
+            return_weights=capture or return_weights,
+        )
+        logits = self._logits(x, rngs)
+        if capture:
+            return logits, maps | {f"decoder/{name}": m for name, m in found.items()}
+        return (logits, found[f"{self.alignment_layer}/cross"]) if return_weights else logits
+
+    def _embed(
+        self,
+        ids: Int[Array, "B L"],
+        positions: Int[Array, "#B L"] | None,
+        side: str,
+        rngs: nnx.Rngs | None,
+    ) -> Float[Array, "B L D"]:
+        raise NotImplementedError
+
+    def _encoded(self, x: Float[Array, "B S D"], rngs: nnx.Rngs | None) -> Float[Array, "B S D"]:
+        raise NotImplementedError
+
+    def _logits(self, x: Float[Array, "B T D"], rngs: nnx.Rngs | None) -> Float[Array, "B T V"]:
+        raise NotImplementedError
+
+    def _check(self, length: int, what: str = "target") -> None:
+        """Refuse a length that the architecture has no positions for."""
