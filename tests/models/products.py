@@ -29,10 +29,10 @@ SMALL: dict[str, Any] = {
     "hidden": 10,
     "embedding": 6,
     "maxout": 5,
-    "layers": 2,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "image_size": 6,
+    "layers": 1,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "image_size": 8,
     "patch": 2,
     "channels": 1,
     "depth": 8,
@@ -131,6 +131,30 @@ def close(found: Any, wanted: Any, tolerance: float = 2e-5) -> None:
     assert worst <= tolerance, f"off by {worst:.2g} of the largest number"
 
 
+class Both(nnx.Module):
+    """A model and its twin, for one program."""
+
+    def __init__(self, model: Any, loop: Any):
+        self.model, self.loop = model, loop
+
+    def __iter__(self) -> Any:
+        return iter((self.model, self.loop))
+
+
+def computed(function: Any, model: Any, *arguments: Any) -> dict[str, np.ndarray]:
+    """What ``function(model, *arguments)`` computes, as one compiled program."""
+    graph, state = nnx.split(model)
+    run = jax.jit(lambda state, *arguments: function(nnx.merge(graph, state), *arguments))
+    return jax.tree.map(np.asarray, run(state, *arguments))
+
+
+def traced(function: Any, model: Any, *arguments: Any) -> Any:
+    """The shapes and dtypes of what ``function`` would compute: nothing is compiled."""
+    graph, state = nnx.split(model)
+    run = lambda state, *arguments: function(nnx.merge(graph, state), *arguments)  # noqa: E731
+    return jax.eval_shape(run, state, *arguments)
+
+
 def as_bfloat16(model: Any) -> Any:
     """The model with its parameters in bfloat16, as training with that compute dtype has it."""
     graph, state = nnx.split(model)
@@ -146,7 +170,7 @@ def scanned(config: Any) -> Any | None:
 def stacked(model: Any, config: Any) -> Any:
     """The scanned twin of a model, with the same parameters."""
     graph, state = nnx.split(nnx.eval_shape(lambda: build(config)))
-    plain = {path: leaf for path, leaf in nnx.to_flat_state(nnx.state(model))}
+    plain = dict(nnx.to_flat_state(nnx.state(model)))
     taken = []
     for path, leaf in nnx.to_flat_state(state):
         if path in plain:

@@ -1,8 +1,9 @@
 """Every model with every attention it takes: a sequence means the same however it is read.
 
 At once or some tokens at a time, alone or padded or packed behind another, in another order of
-beams, in a loop over layers, in bfloat16, under 64-bit types, and when there is nothing to read.
-What a mechanism cannot do it refuses in one line.
+beams, in a loop over layers; in bfloat16, under 64-bit types, and when there is nothing to read.
+What a mechanism cannot do it refuses in one line. One program a pair is compiled; dtypes and empty
+batches are looked at in traces.
 """
 
 from typing import Any
@@ -11,173 +12,178 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from products import (
+    MODELS,
     REGISTRIES,
+    Both,
     V,
     as_bfloat16,
     close,
+    computed,
     config_of,
     drawn_model,
     pairs,
     refusal,
     scanned,
     stacked,
+    traced,
 )
 
-from attnzoo.config.model import Model
 from attnzoo.models import CLASSIFIERS, DECODERS, ENCODERS, TRANSLATORS
 
-HALF = 0.06  # bfloat16 has 8 bits; a handful of products and two norms lie one behind another
 RNG = np.random.default_rng(0)
-
-
-def ids(*shape: int) -> np.ndarray:
-    """Tokens that are neither padding nor special."""
-    return RNG.integers(4, V, shape, dtype=np.int32)
-
-
-TEXT = ids(7)
+TEXT = RNG.integers(4, V, 7, dtype=np.int32)
 """What all rows hold, or a part of it."""
 BLOCKS = (1, 1, 3, 2)
 
 
-def test_every_model_of_the_registries_is_here() -> None:
-    held = {model for model, _ in [*DECODED, *ENCODED, *TRANSLATED]} | {"vit", "resnet"}
-    assert held == set(REGISTRIES)
-    assert held == {cls.kind for cls in __import__("products").MODELS.values()}
-    assert Model is not None
+def test_every_model_of_the_config_is_in_a_registry_and_here() -> None:
+    assert set(REGISTRIES) == set(MODELS)
 
 
-def rows_of_text() -> tuple[jax.Array, jax.Array]:
+def rows_of_text() -> tuple[np.ndarray, np.ndarray]:
     """The whole text, the last five tokens padded on the left, the first five on the right."""
     tokens = np.tile(TEXT, (3, 1))
     valid = np.ones((3, 7), bool)
     tokens[1, :2], tokens[2, 5:] = 1, 2
     valid[1, :2] = valid[2, 5:] = False
-    return jnp.asarray(tokens), jnp.asarray(valid)
+    return tokens, valid
 
 
-def reordered(state: Any, order: list[int]) -> Any:
+def rows(tree: Any, order: list[int]) -> Any:
     """A state or memory with its rows gathered, as beam search does it."""
     index = jnp.asarray(order, jnp.int32)
-    return jax.tree.map(lambda leaf: leaf[index], state)
+    return jax.tree.map(lambda leaf: jnp.take(leaf, index, axis=0), tree)
 
 
-def decoded(model: Any, tokens: Any, valid: Any) -> tuple[Any, Any]:
-    """Logits block by block, with the rows exchanged before the last block, and their order."""
-    order = [1, 0, 1]
+ALONE = np.stack([TEXT[2:], TEXT[:5]])
+PACKED = np.asarray([[*TEXT[:5], *TEXT[:2]]], np.int32)
+DOCUMENTS = np.asarray([[3, 3, 3, 3, 3, 7, 7]], np.int32)
+
+
+def in_other_dtypes(function: Any, model: Any, *arguments: Any) -> None:
+    """bfloat16 parameters give bfloat16 results, 64-bit types change no dtype, no rows are no
+    error.
+    """
+    shapes = traced(function, model, *arguments)
+    of_half = traced(function, as_bfloat16(model), *arguments)
+    for name, leaf in shapes.items():
+        weights = name.startswith("weights")
+        assert of_half[name].dtype == (jnp.float32 if weights else jnp.bfloat16), name
+        assert of_half[name].shape == leaf.shape
+    with jax.enable_x64(True):
+        wide = traced(function, model, *arguments)
+    assert wide == shapes, (wide, shapes)
+    empty = traced(function, model, *(x[:0] for x in arguments))
+    assert all(leaf.shape[0] == 0 for leaf in empty.values())
+
+
+# Language models.
+
+
+def decoding(model: Any, tokens: Any, valid: Any) -> dict[str, Any]:
+    """Logits block by block, with the rows exchanged before the last block."""
+    order = [1, 0, 1] if tokens.shape[0] else []
     state, found, first = model.start(tokens.shape[0], tokens.shape[1]), [], 0
     for size in BLOCKS[:-1]:
         logits, state = model.decode(tokens[:, first : first + size], state, valid)
         found.append(logits)
         first += size
-    if tokens.shape[0] == 0:
-        return found, None
-    last, state = model.decode(
-        reordered(tokens, order)[:, first:], reordered(state, order), reordered(valid, order)
-    )
-    return jnp.concatenate(found, 1), last
+    tokens, state, valid = rows((tokens, state, valid), order)
+    last, _ = model.decode(tokens[:, first:], state, valid)
+    return {"blocks": jnp.concatenate(found, 1), "last": last}
 
 
-# Language models.
+def reading(model: Any, tokens: Any, valid: Any) -> dict[str, Any]:
+    return {"whole": model(tokens, valid=valid)}
 
-DECODED = pairs(*DECODERS)
 
-
-@pytest.mark.parametrize(("kind", "attention"), DECODED)
+@pytest.mark.parametrize(("kind", "attention"), pairs(*DECODERS))
 def test_a_decoder_reads_a_text_alike_in_every_way(kind: str, attention: str) -> None:
     config = config_of(kind, attention)
-    model = drawn_model(config)
+    model, looped = drawn_model(config), scanned(config)
     tokens, valid = rows_of_text()
-    whole = model(tokens, valid=valid)
-    alone = model(jnp.asarray([TEXT[2:], TEXT[:5]]))
+    loop = stacked(model, looped)
+    packs = refusal(traced, lambda m, t, d: m(t, documents=d), model, PACKED, DOCUMENTS) is None
+
+    def everything(model: Any, loop: Any) -> dict[str, Any]:
+        found = reading(model, jnp.asarray(tokens), jnp.asarray(valid))
+        found |= decoding(model, jnp.asarray(tokens[:2]), jnp.asarray(valid[:2]))
+        found |= {"alone": model(jnp.asarray(ALONE)), "looped": loop(jnp.asarray(tokens))}
+        if packs:
+            found["packed"] = model(jnp.asarray(PACKED), documents=jnp.asarray(DOCUMENTS))
+        return found
+
+    found = computed(lambda both: everything(*both), Both(model, loop))
+    whole, alone = found["whole"], found["alone"]
     close(whole[1, 2:], alone[0])
     close(whole[2, :5], alone[1])
-    close(model(tokens[:1])[0], whole[0])
-    found, last = decoded(model, tokens[:2], valid[:2])
-    close(found[0], whole[0, :5])
-    close(found[1, 2:], whole[1, 2:5])
-    close(last, whole[jnp.asarray([1, 0, 1]), 5:])
-
-    documents = jnp.asarray([[3, 3, 3, 3, 3, 7, 7]], jnp.int32)
-    packed = jnp.asarray([[*TEXT[:5], *TEXT[:2]]])
-    if refusal(model, packed, documents=documents) is None:
-        both = model(packed, documents=documents)
-        close(both[0, :5], alone[1])
-        close(both[0, 5:], alone[1, :2])
-
-    close(stacked(model, scanned(config))(tokens, valid=valid)[:2], whole[:2])
-    half = as_bfloat16(model)
-    rough = half(tokens, valid=valid)
-    assert rough.dtype == jnp.bfloat16
-    close(rough[0], whole[0], HALF)
-    found, last = decoded(half, tokens[:2], valid[:2])
-    close(found[0], whole[0, :5], HALF)
-    with jax.enable_x64(True):
-        close(model(tokens, valid=valid)[0], whole[0])
-        found, last = decoded(model, tokens[:2], valid[:2])
-        close(found[0], whole[0, :5])
-        close(last, whole[jnp.asarray([1, 0, 1]), 5:])
-    assert model(tokens[:0]).shape == (0, 7, V)
-    decoded(model, tokens[:0], valid[:0])
+    close(found["blocks"][0], whole[0, :5])
+    close(found["blocks"][1, 2:], whole[1, 2:5])
+    close(found["last"], whole[[1, 0, 1], 5:])
+    close(found["looped"][0], whole[0])
+    if packs:
+        close(found["packed"][0, :5], alone[1])
+        close(found["packed"][0, 5:], alone[1, :2])
+    in_other_dtypes(reading, model, tokens, valid)
+    in_other_dtypes(decoding, model, tokens[:2], valid[:2])
 
 
 # Encoders of text.
 
-ENCODED = pairs(*ENCODERS)
 
-
-@pytest.mark.parametrize(("kind", "attention"), ENCODED)
+@pytest.mark.parametrize(("kind", "attention"), pairs(*ENCODERS))
 def test_an_encoder_reads_a_text_alike_in_every_way(kind: str, attention: str) -> None:
     config = config_of(kind, attention)
     if refusal(drawn_model, config) is not None:
         return
     model = drawn_model(config)
     tokens, valid = rows_of_text()
-    whole = model(tokens, valid=valid)
-    alone = model(jnp.asarray([TEXT[2:], TEXT[:5]]))
+    loop = stacked(model, scanned(config))
+    packs = refusal(traced, lambda m, t, d: m(t, documents=d), model, PACKED, DOCUMENTS) is None
+
+    def everything(model: Any, loop: Any) -> dict[str, Any]:
+        found = reading(model, jnp.asarray(tokens), jnp.asarray(valid))
+        found |= {"alone": model(jnp.asarray(ALONE)), "looped": loop(jnp.asarray(tokens))}
+        if packs:
+            found["packed"] = model(jnp.asarray(PACKED), documents=jnp.asarray(DOCUMENTS))
+            found["second"] = model(jnp.asarray(PACKED[:, 5:]))
+        return found
+
+    found = computed(lambda both: everything(*both), Both(model, loop))
+    whole, alone = found["whole"], found["alone"]
     close(whole[1, 2:], alone[0])
     close(whole[2, :5], alone[1])
-    close(model(tokens[:1])[0], whole[0])
-    documents = jnp.asarray([[3, 3, 3, 3, 3, 7, 7]], jnp.int32)
-    packed = jnp.asarray([[*TEXT[:5], *TEXT[:2]]])
-    if refusal(model, packed, documents=documents) is None:
-        both = model(packed, documents=documents)
-        close(both[0, :5], alone[1])
-        close(both[0, 5:], model(packed[:, 5:])[0])
-    close(stacked(model, scanned(config))(tokens, valid=valid)[0], whole[0])
-    rough = as_bfloat16(model)(tokens, valid=valid)
-    assert rough.dtype == jnp.bfloat16
-    close(rough[0], whole[0], HALF)
-    with jax.enable_x64(True):
-        close(model(tokens, valid=valid)[0], whole[0])
-    assert model(tokens[:0], valid=valid[:0]).shape == (0, 7, V)
+    close(found["looped"][0], whole[0])
+    if packs:
+        close(found["packed"][0, :5], alone[1])
+        close(found["packed"][0, 5:], found["second"][0])
+    in_other_dtypes(reading, model, tokens, valid)
 
 
 # Translators.
 
-TRANSLATED = pairs(*TRANSLATORS)
+
+def teaching(model: Any, source: Any, target: Any) -> dict[str, Any]:
+    logits, weights = model(source, target, return_weights=True)
+    return {"whole": logits, "weights": weights}
 
 
-def steps(model: Any, source: Any, target: Any) -> tuple[Any, Any, Any]:
+def stepping(model: Any, source: Any, target: Any) -> dict[str, Any]:
     """Logits and weights token by token, then those of reordered rows for the last token."""
-    order = [1, 2, 0, 1]
+    order = [1, 2, 0, 1] if source.shape[0] else []
     memory, state = model.start(source, max_length=target.shape[1])
     found, seen = [], []
     for t in range(target.shape[1] - 1):
         logits, state, weights = model.step(target[:, t], state, memory)
         found.append(logits)
         seen.append(weights)
-    if source.shape[0] == 0:
-        return found, seen, None
-    rows = jnp.asarray(order, jnp.int32)
-    memory, state = reordered(memory, order), reordered(state, order)
-    last, _, _ = model.step(target[rows, -1], state, memory)
-    return jnp.stack(found, 1), jnp.stack(seen, 2), last
+    target, state, memory = rows((target, state, memory), order)
+    last, _, _ = model.step(target[:, -1], state, memory)
+    return {"steps": jnp.stack(found, 1), "weights": jnp.stack(seen, 2), "last": last}
 
 
-@pytest.mark.parametrize(("kind", "attention"), TRANSLATED)
+@pytest.mark.parametrize(("kind", "attention"), pairs(*TRANSLATORS))
 def test_a_translator_writes_what_it_was_taught(kind: str, attention: str) -> None:
     config = config_of(kind, attention)
     if refusal(drawn_model, config) is not None:  # an encoder that may not look ahead
@@ -185,43 +191,48 @@ def test_a_translator_writes_what_it_was_taught(kind: str, attention: str) -> No
         if refusal(drawn_model, config) is not None:
             return  # widths that a mechanism without projections cannot have
     model = drawn_model(config)
+    loop = model if scanned(config) is None else stacked(model, scanned(config))
     source = np.tile(TEXT, (3, 1))
     source[1, :2] = source[2, 5:] = 0
-    source, target = jnp.asarray(source), jnp.asarray(np.stack([TEXT[::-1][:4]] * 3))
-    whole, weights = model(source, target, return_weights=True)
-    alone, seen = model(jnp.asarray([TEXT[2:], TEXT[:5]]), target[:2], return_weights=True)
-    close(whole[1], alone[0])
-    close(whole[2], alone[1])
-    close(weights[1, :, :, 2:], seen[0])
-    found, looked, last = steps(model, source, target)
-    close(found, whole[:, :-1])
-    close(looked, weights[:, :, :-1])
-    close(last, whole[jnp.asarray([1, 2, 0, 1]), -1])
-    if hasattr(type(model), "extend"):
-        memory, state = model.start(source, max_length=4)
-        first, state, _ = model.extend(target[:, :3], state, memory)
-        rest, _, _ = model.extend(target[:, 3:], state, memory)
-        close(jnp.concatenate([first, rest], 1), whole)
-    every, maps = model.all_weights(source, target)
-    close(every, whole)
-    close(maps[model.alignment_layer], weights)
-    assert maps.shape[:3] == (model.layers, 3, model.heads)
+    target = np.stack([TEXT[::-1][:4]] * 3)
 
-    if scanned(config) is not None:
-        close(stacked(model, scanned(config))(source, target), whole)
-    half = as_bfloat16(model)
-    rough = half(source, target)
-    assert rough.dtype == jnp.bfloat16
-    close(rough, whole, HALF)
-    close(steps(half, source, target)[0], whole[:, :-1], HALF)
-    with jax.enable_x64(True):
-        close(model(source, target), whole)
-        close(steps(model, source, target)[0], whole[:, :-1])
-    assert model(source[:0], target[:0]).shape == (0, 4, V)
-    steps(model, source[:0], target[:0])
+    def everything(model: Any, loop: Any) -> dict[str, Any]:
+        given, wanted = jnp.asarray(source), jnp.asarray(target)
+        found = teaching(model, given, wanted)
+        found["alone"], found["seen"] = model(jnp.asarray(ALONE), wanted[:2], return_weights=True)
+        found["stepped"] = stepping(model, given, wanted)
+        found["every"], found["maps"] = model.all_weights(given, wanted)
+        found["looped"] = loop(given, wanted)
+        if hasattr(type(model), "extend"):
+            memory, state = model.start(given, max_length=4)
+            first, state, _ = model.extend(wanted[:, :3], state, memory)
+            rest, _, _ = model.extend(wanted[:, 3:], state, memory)
+            found["blocks"] = jnp.concatenate([first, rest], 1)
+        return found
+
+    found = computed(lambda both: everything(*both), Both(model, loop))
+    whole, weights, stepped = found["whole"], found["weights"], found["stepped"]
+    close(whole[1], found["alone"][0])
+    close(whole[2], found["alone"][1])
+    close(weights[1, :, :, 2:], found["seen"][0])
+    close(stepped["steps"], whole[:, :-1])
+    close(stepped["weights"], weights[:, :, :-1])
+    close(stepped["last"], whole[[1, 2, 0, 1], -1])
+    close(found["every"], whole)
+    close(found["maps"][model.alignment_layer], weights)
+    assert found["maps"].shape[:3] == (model.layers, 3, model.heads)
+    close(found["looped"], whole)
+    if "blocks" in found:
+        close(found["blocks"], whole)
+    in_other_dtypes(teaching, model, source, target)
+    in_other_dtypes(stepping, model, source, target)
 
 
 # Classifiers of images.
+
+
+def seeing(model: Any, images: Any) -> dict[str, Any]:
+    return {"logits": model(images)}
 
 
 @pytest.mark.parametrize(("kind", "attention"), pairs(*CLASSIFIERS))
@@ -230,25 +241,14 @@ def test_a_classifier_sees_each_image_alone(kind: str, attention: str) -> None:
     if refusal(drawn_model, config) is not None:
         return
     model = drawn_model(config)
-    images = jnp.asarray(RNG.normal(size=(3, 6, 6, 1)), jnp.float32)
-    whole = model(images)
-    close(model(images[1:2])[0], whole[1])
-    if scanned(config) is not None:
-        close(stacked(model, scanned(config))(images), whole)
-    rough = as_bfloat16(model)(images)
-    assert rough.dtype == jnp.bfloat16
-    close(rough, whole, HALF)
-    with jax.enable_x64(True):
-        close(model(images), whole)
-    assert model(images[:0]).shape == (0, whole.shape[1])
+    loop = model if scanned(config) is None else stacked(model, scanned(config))
+    images = RNG.normal(size=(3, 8, 8, 1)).astype(np.float32)
 
+    def everything(model: Any, loop: Any) -> dict[str, Any]:
+        given = jnp.asarray(images)
+        return {"whole": model(given), "one": model(given[1:2]), "looped": loop(given)}
 
-def test_a_scanned_model_decodes_as_an_unrolled_one() -> None:
-    for kind in DECODERS:
-        config = config_of(kind)
-        model = drawn_model(config)
-        tokens, valid = rows_of_text()
-        plain = decoded(model, tokens[:2], valid[:2])
-        looped = decoded(stacked(model, scanned(config)), tokens[:2], valid[:2])
-        close(looped[0], plain[0])
-    assert isinstance(model, nnx.Module)
+    found = computed(lambda both: everything(*both), Both(model, loop))
+    close(found["one"][0], found["whole"][1])
+    close(found["looped"], found["whole"])
+    in_other_dtypes(seeing, model, images)
