@@ -93,6 +93,11 @@ class Attention(nnx.Module):
     A mechanism says how it prepares a memory and how it reads one; calling it does both.
     """
 
+    @property
+    def head_groups(self) -> int | None:
+        """Number of groups of heads that a mesh's tensor axis must divide; None: any will do."""
+        return None
+
     def prepare(
         self,
         keys: Float[Array, "B S D"],

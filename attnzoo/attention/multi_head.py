@@ -144,6 +144,11 @@ class MultiHeadAttention(Attention):
         self.perturbation: nnx.Perturbation | None = None
 
     @property
+    def head_groups(self) -> int:
+        """Number of key/value heads, each of which stays on one device of the tensor axis."""
+        return self.num_kv_heads
+
+    @property
     def contract_exceptions(self) -> dict[str, str]:
         """What the contract kit does not find, and why."""
         reasons = {
