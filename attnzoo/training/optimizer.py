@@ -146,9 +146,30 @@ def _rule(
         case "muon":
             return _muon(optimizer, schedule, decays)
         case "adafactor":
-            return optax.adafactor(schedule)
+            return _layer_by_layer(optax.adafactor(schedule))
         case kind:
             raise NotImplementedError(f"optimizer.kind={kind!r}")
+
+
+def _layer_by_layer(rule: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Return a rule for the layers of a scan one by one: for means over all of a parameter."""
+    layers = optax.GradientTransformation(jax.vmap(rule.init), jax.vmap(rule.update))
+
+    def depth(where: Any, leaf: Any) -> int:
+        return leaf.shape[0] if describe(where, leaf.shape).layers else 0
+
+    def parts(params: Any) -> optax.GradientTransformation:
+        depths = jax.tree_util.tree_map_with_path(depth, params)
+        # Without a scan the state is that of the rule itself.
+        if not any(jax.tree.leaves(depths)):
+            return rule
+        rules = {n: layers if n else rule for n in jax.tree.leaves(depths)}
+        return optax.partition(rules, depths)
+
+    def update(updates, state, params=None):
+        return parts(updates).update(updates, state, params)
+
+    return optax.GradientTransformation(lambda params: parts(params).init(params), update)
 
 
 def _muon(
