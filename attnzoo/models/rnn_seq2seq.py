@@ -50,6 +50,7 @@ class BahdanauSeq2Seq(nnx.Module):
     """
 
     credits: Credit = "predicted"
+    max_target_length: int | None = None
 
     def __init__(self, config: Bahdanau, source_vocab: int, target_vocab: int, *, rngs: nnx.Rngs):
         n, m = config.hidden, config.embedding
@@ -180,6 +181,8 @@ class LuongSeq2Seq(nnx.Module):
     speak of source positions in their natural order. ``attention.kind = "none"`` is the paper's
     base system, with the decoder's hidden state in place of the attentional vector.
     """
+
+    max_target_length: int | None = None
 
     def __init__(self, config: Luong, source_vocab: int, target_vocab: int, *, rngs: nnx.Rngs):
         n, m = config.hidden, config.embedding

@@ -68,6 +68,11 @@ class T5(nnx.Module):
         self.heads = getattr(config.cross_attention, "num_heads", 1)
         self.credits = "predicted"
 
+    @property
+    def max_target_length(self) -> int | None:
+        """Longest target in tokens; None: any."""
+        return None
+
     def encode(
         self,
         source: Int[Array, "B S"],

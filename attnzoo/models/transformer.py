@@ -82,6 +82,11 @@ class Transformer(nnx.Module):
         # better in middle layers. `align --survey` says which it is of a trained model.
         self.credits = "predicted"
 
+    @property
+    def max_target_length(self) -> int | None:
+        """Longest target in tokens, if positions are learned; None: any."""
+        return self.config.max_length if self.config.positions == "learned" else None
+
     def encode(
         self,
         source: Int[Array, "B S"],
