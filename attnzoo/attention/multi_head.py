@@ -177,7 +177,7 @@ class MultiHeadAttention(Attention):
 
     @property
     def head_groups(self) -> int:
-        """Key/value heads, which several devices share."""
+        """Number of key/value heads, each of which stays on one device of the tensor axis."""
         return self.num_kv_heads
 
     @property

@@ -56,11 +56,16 @@ def beam_search(
     length penalty (Wu et al. 2016), 0 for none; ``ids`` are those of the model. A sentence stops
     when no running hypothesis can still beat its worst finished one; one that never ends returns
     its best running hypotheses.
+
+    Raises:
+      ValueError: ``beam``, ``alpha`` or ``max_length`` out of range.
     """
     if beam < 1:
         raise ValueError(f"beam={beam}; wanted at least 1")
     if alpha < 0:
         raise ValueError(f"alpha={alpha}; wanted 0 or more")
+    if max_length < 1:
+        raise ValueError(f"max_length={max_length}; wanted at least 1")
     repeat = lambda tree: jax.tree.map(lambda x: jnp.repeat(x, beam, axis=0), tree)  # noqa: E731
     memory = repeat(memory)
     longest = length_penalty(jnp.int32(max_length), alpha)
@@ -104,7 +109,8 @@ def beam_search(
         log_prob, running = jax.lax.top_k(jnp.where(ends, -jnp.inf, best), beam)
         parent_running = jnp.take_along_axis(parent, running, axis=1)
         token_running = jnp.take_along_axis(token, running, axis=1)
-        flat = (jnp.arange(batch)[:, None] * beam + parent_running).reshape(-1)
+        rows = jnp.arange(batch, dtype=jnp.int32)[:, None]
+        flat = (rows * beam + parent_running).reshape(-1)
         at = search.position
         read = jnp.mean(attention, axis=1).astype(jnp.float32)
         return _Search(
@@ -148,7 +154,12 @@ def _read_off(search: _Search, max_length: int, alpha: float, ids: TokenIds) -> 
             jnp.where(inside[:, :, None], read, 0.0),
         )
 
-    history = (jnp.arange(max_length), search.tokens, search.parents, search.weights)
+    history = (
+        jnp.arange(max_length, dtype=jnp.int32),
+        search.tokens,
+        search.parents,
+        search.weights,
+    )
     _, (tokens, weights) = jax.lax.scan(back, row, history, reverse=True)
     scores = pick(running, search.score)
     real = scores > -jnp.inf

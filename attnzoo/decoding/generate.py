@@ -112,15 +112,30 @@ def stream(
     """The tokens of :func:`generate` as they come, ``block`` steps at a time; the first one alone.
 
     It ends when every row has; rows that ended before are padded.
+
+    Raises:
+      ValueError: as :func:`generate`, and ``block`` below 1; at the call, not at the first piece.
     """
     plan, arrays = _prepare(
         model, prompts, key, max_new_tokens, valid, sampling, samples, eos_id, pad_id, start
     )
     if block < 1:
         raise ValueError(f"block={block}; wanted at least 1")
-    params, prompts, valid, key, sampling = arrays
+    return _pieces(plan, max_new_tokens, block, *arrays)
+
+
+def _pieces(
+    plan: _Plan,
+    max_new_tokens: int,
+    block: int,
+    params: Any,
+    prompts: Any,
+    valid: Any,
+    key: Any,
+    sampling: Sampling,
+) -> Iterator[Int[np.ndarray, "B K n"]]:
     run = _first(plan, params, prompts, valid, key, sampling)
-    left, shape = max_new_tokens - 1, (prompts.shape[0], samples)
+    left, shape = max_new_tokens - 1, (prompts.shape[0], plan.samples)
     yield np.asarray(run.token).reshape(*shape, 1)
     while left > 0 and not bool(np.all(run.done)):
         tokens, run = _some(plan, block, params, run, key, sampling)
@@ -149,8 +164,6 @@ def beam_generate(
     plan, (params, prompts, valid, *_) = _prepare(
         model, prompts, None, max_new_tokens, valid, GREEDY, 1, eos_id, pad_id, start
     )
-    if prompts.shape[1] == 1:
-        raise ValueError("prompts have one token; a beam wants two: its last one is read by steps")
     return _beam(plan, max_new_tokens, beam, alpha, params, prompts, valid)
 
 
@@ -175,6 +188,8 @@ def _prepare(
         if sampling.temperature is not None:
             raise ValueError("key is None; sampling with a temperature draws from one")
         key = jax.random.key(0)
+    if prompts.shape[0] == 0:
+        raise ValueError(f"prompts have shape {prompts.shape}; wanted one prompt at least")
     if prompts.shape[1] == 0:
         raise ValueError("prompts have no tokens; wanted one at least (a token of beginning)")
     if valid is not None:
@@ -199,7 +214,7 @@ def _all(
     rest, _ = _loop(plan, steps - 1, params, run, key, sampling)
     tokens = jnp.concatenate([first, rest], axis=1)
     ends = jnp.pad(_ends(plan, tokens), ((0, 0), (1, 0)))[:, :-1]
-    return tokens, jnp.sum(jnp.cumsum(ends, axis=1) == 0, axis=1)
+    return tokens, jnp.sum(jnp.cumsum(ends, axis=1) == 0, axis=1, dtype=jnp.int32)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -223,7 +238,8 @@ def _beam(
     model, B = unrolled(nnx.merge(plan.graph, params)), prompts.shape[0]
     prompts, visible = _to_the_left(plan, prompts, valid)
     state = model.start(B, plan.room, **dict(plan.options))
-    _, state = model.decode(prompts[:, :-1], state, visible, at=jnp.zeros((B,), jnp.int32))
+    if prompts.shape[1] > 1:
+        _, state = model.decode(prompts[:, :-1], state, visible, at=jnp.zeros((B,), jnp.int32))
 
     def step(token: Array, state: Any, memory: Any) -> tuple[Array, Any, Array]:
         # The first token that the search reads is the last one of the prompt.
@@ -277,7 +293,7 @@ def _begin(
     if sampling.repetition_penalty is not None:
         real = jnp.ones((B, T), bool) if visible is None else visible[:, :T]
         seen = jnp.zeros((B, logits.shape[-1]), bool)
-        seen = seen.at[jnp.arange(B)[:, None], prompts].max(real)
+        seen = seen.at[jnp.arange(B, dtype=jnp.int32)[:, None], prompts].max(real)
     repeat = lambda x: jnp.repeat(x, plan.samples, axis=0)  # noqa: E731
     logits, state, visible, seen = jax.tree.map(repeat, (logits[:, 0], state, visible, seen))
     token = sampling.choose(logits, jax.random.fold_in(key, 0), seen)
@@ -288,6 +304,8 @@ def _loop(
     plan: _Plan, steps: int, params: Any, run: _Run, key: Key[Array, ""], sampling: Sampling
 ) -> tuple[Int[Array, "R n"], _Run]:
     """Up to ``steps`` tokens of every row, fewer if all have ended."""
+    if steps == 0:  # no loop is traced that writes into a buffer without places
+        return jnp.zeros((run.token.shape[0], 0), jnp.int32), run
     model, first = unrolled(nnx.merge(plan.graph, params)), run.step
 
     def unfinished(carry: tuple[_Run, Any]) -> Bool[Array, ""]:
@@ -299,7 +317,7 @@ def _loop(
         logits, state = model.decode(run.token[:, None], run.state, run.visible)
         token = sampling.choose(logits[:, 0], jax.random.fold_in(key, run.step), run.seen)
         token = jnp.where(run.done, plan.pad_id, token)
-        tokens = jax.lax.dynamic_update_slice(tokens, token[None], (run.step - first, 0))
+        tokens = tokens.at[run.step - first].set(token)
         done = run.done | _ends(plan, token)
         seen = _added(run.seen, token)
         return _Run(run.step + 1, token, done, state, run.visible, seen), tokens
@@ -317,4 +335,6 @@ def _ends(plan: _Plan, tokens: Int[Array, "*shape"]) -> Bool[Array, "*shape"]:
 
 
 def _added(seen: Bool[Array, "R V"] | None, token: Int[Array, " R"]) -> Bool[Array, "R V"] | None:
-    return None if seen is None else seen.at[jnp.arange(token.shape[0]), token].set(True)
+    if seen is None:
+        return None
+    return seen.at[jnp.arange(token.shape[0], dtype=jnp.int32), token].set(True)

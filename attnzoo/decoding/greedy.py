@@ -20,7 +20,12 @@ def greedy_search(
 
     ``step``, ``state``, ``memory`` as in :mod:`attnzoo.decoding`; ``ids`` are those of the model.
     The loop ends when every sentence has ended, or after ``max_length`` tokens.
+
+    Raises:
+      ValueError: ``max_length`` below 1.
     """
+    if max_length < 1:
+        raise ValueError(f"max_length={max_length}; wanted at least 1")
 
     def unfinished(carry):
         position, _, _, done, *_ = carry

@@ -90,15 +90,17 @@ class Sampling:
     def process(self, logits: Logits, seen: Bool[Array, "B V"] | None = None) -> Logits:
         """Logits after all steps, float32."""
         logits = logits.astype(jnp.float32)
-        if self.repetition_penalty is not None:
+        # Numbers of 64 bits would widen the logits, and with them change what is drawn.
+        narrow = jax.tree.map(lambda number: jnp.asarray(number, jnp.float32), self)
+        if narrow.repetition_penalty is not None:
             if seen is None:
                 raise ValueError("seen is None; repetition_penalty wants the tokens so far")
-            logits = repetition_penalty(logits, seen, self.repetition_penalty)
-        if self.temperature is not None:
-            logits = temperature(logits, self.temperature)
-        logits = logits if self.top_k is None else top_k(logits, self.top_k)
-        logits = logits if self.top_p is None else top_p(logits, self.top_p)
-        return logits if self.min_p is None else min_p(logits, self.min_p)
+            logits = repetition_penalty(logits, seen, narrow.repetition_penalty)
+        if narrow.temperature is not None:
+            logits = temperature(logits, narrow.temperature)
+        logits = logits if narrow.top_k is None else top_k(logits, narrow.top_k)
+        logits = logits if narrow.top_p is None else top_p(logits, narrow.top_p)
+        return logits if narrow.min_p is None else min_p(logits, narrow.min_p)
 
     def choose(
         self, logits: Logits, key: Key[Array, ""], seen: Bool[Array, "B V"] | None = None

@@ -47,6 +47,17 @@ class EncoderDecoder(TranslationModel):
         return self.config.max_length
 
     @property
+    def max_target_length(self) -> int | None:
+        """Longest target in tokens, of a decoder with a table of positions or slots; None: any."""
+        slots = (self.config.decoder_attention or self.config.attention).slots
+        return self.max_length if self.has_positions or slots is not None else None
+
+    @property
+    def has_positions(self) -> bool:
+        """Whether there is a table of positions, with a row for each."""
+        return False
+
+    @property
     def heads(self) -> int:
         """Heads of every cross-attention."""
         return next(m.num_heads for name, m in self.attentions().items() if name.endswith("/cross"))

@@ -61,9 +61,9 @@ class Transformer(EncoderDecoder):
         self.check_settings(attention_dropout="dropout", use_bias="bias")
 
     @property
-    def max_target_length(self) -> int | None:
-        """Rows of the table of positions, if they are learned."""
-        return None if self.target_positions is None else self.config.max_length
+    def has_positions(self) -> bool:
+        """See ``EncoderDecoder``."""
+        return self.config.positions == "learned"
 
     def _embed(
         self,
@@ -111,7 +111,7 @@ class Transformer(EncoderDecoder):
         return logits + self.output_bias[...].astype(logits.dtype)[None, None]
 
     def _check(self, length: int, what: str = "target") -> None:
-        if self.config.positions == "learned":
+        if self.has_positions:
             check_length(what, length, self.config.max_length)
 
 

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 from attnzoo.alignment import extract
 from attnzoo.data.tokenizers import Encoding, Tokenizer
 from attnzoo.decoding import beam_search, greedy_search
+from attnzoo.errors import UserError
 from attnzoo.special_tokens import BOS, EOS, PAD
 from attnzoo.tasks.losses import Sums, label_losses, mean_loss
 from attnzoo.tasks.task import Batch
@@ -96,7 +97,8 @@ class Translator:
         head: int | None = None,
     ):
         _choose_layer(model, layer, head)
-        self.credits: Literal["predicted", "input"] = getattr(model, "credits", "predicted")
+        self.credits: Literal["predicted", "input"] = model.credits
+        self.max_target_length: int | None = model.max_target_length
         self.source_tokenizer = source_tokenizer
         self.target_tokenizer = target_tokenizer
         self.batch_size = batch_size
@@ -125,14 +127,26 @@ class Translator:
     ) -> list[Translation | None]:
         """Translate; ``beam=1`` is greedy search. None for a line without words or too long.
 
-        The output has at most ``max_length`` tokens, and twice the source plus 10.
+        The output has at most ``max_length`` tokens, twice the source plus 10, and as many as the
+        model has positions.
+
+        Raises:
+          UserError: ``max_length`` below 1, or above the number of positions.
         """
+        bound = self.max_target_length
+        if max_length is not None and max_length < 1:
+            raise UserError(f"max_length={max_length}; wanted at least 1")
+        if max_length is not None and bound is not None and max_length > bound:
+            raise UserError(
+                f"max_length={max_length}, but the model has positions for {bound} target tokens; "
+                f"wanted at most {bound}"
+            )
         encodings = [self.source_tokenizer.encode(line) for line in lines]
         fits = [i for i, e in enumerate(encodings) if 0 < len(e.ids) < self.max_source]
         results: list[Translation | None] = [None] * len(lines)
         done = 0
         for rows, width in self._batches(fits, lambda i: len(encodings[i].ids) + 1):
-            limit = min(max_length or 2 * width + 10, 2 * width + 10)
+            limit = min(n for n in (max_length, bound, 2 * width + 10) if n is not None)
             source = _pad([[*encodings[i].ids, EOS] for i in rows], self.batch_size, width)
             found = self._search(self._state, source, max_length=limit, beam=beam, alpha=alpha)
             tokens, log_probs, scores, weights = jax.device_get(
@@ -163,7 +177,7 @@ class Translator:
         progress: Progress | None = None,
     ) -> list[Forced | None]:
         """Read known pairs: their log-probabilities and attention. None where a side is empty or
-        longer than ``max_source`` tokens.
+        longer than ``max_source`` tokens, or the target longer than the model's positions.
         """
         if len(sources) != len(targets):
             raise ValueError(f"{len(sources)} sources but {len(targets)} targets")
@@ -180,10 +194,12 @@ class Translator:
     ) -> list[Forced | None]:
         """``force`` of sources and targets that are tokens already."""
         longest = lambda i: max(len(left[i].ids), len(right[i].ids)) + 1  # noqa: E731
+        room = self.max_source if self.max_target_length is None else self.max_target_length
         fits = [
             i
             for i in range(len(left))
-            if left[i].ids and right[i].ids and longest(i) <= self.max_source
+            if left[i].ids and right[i].ids
+            if longest(i) <= self.max_source and len(right[i].ids) < room
         ]
         results: list[Forced | None] = [None] * len(left)
         done = 0

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from attnzoo.config.training import Muon, Optimizer, Schedule, Training
+from attnzoo.training.parameters import describe
 
 
 def build_schedule(
@@ -61,17 +62,30 @@ def build_schedule(
             raise NotImplementedError(f"schedule.kind={kind!r}")
 
 
-def matrices(params: Any) -> Any:
-    """True for what weight decay is for: matrices; not biases, gains and other vectors.
+def decayed(params: Any) -> Any:
+    """Return a tree of booleans: True where weight decay applies, which is nowhere for vectors."""
 
-    Layers that are scanned have one axis more, which does not make a vector a matrix.
-    """
-
-    def decays(path: tuple[Any, ...], leaf: Any) -> bool:
-        name = str(getattr(path[-1], "key", ""))
-        return leaf.ndim >= 2 and name not in ("bias", "scale", "sinks") and "scale" not in name
+    def decays(where: Any, leaf: Any) -> bool:
+        return describe(where, leaf.shape).role != "vector"
 
     return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def muon_axes(params: Any) -> Any:
+    """Return the input and output axes of each matrix, which Muon orthogonalises; None elsewhere.
+
+    Stacked matrices, those of layers and of heads, are orthogonalised one by one; the window of a
+    convolution belongs to its inputs, as in Jordan et al. 2024. Their Muon leaves embeddings and
+    output layers to Adam.
+    """
+
+    def axes(where: Any, leaf: Any) -> optax.contrib.MuonDimensionNumbers | None:
+        parameter, last = describe(where, leaf.shape), leaf.ndim - 1
+        if parameter.role != "matrix":
+            return None
+        return optax.contrib.MuonDimensionNumbers(tuple(range(parameter.stacked, last)), (last,))
+
+    return jax.tree_util.tree_map_with_path(axes, params)
 
 
 def build_optimizer(
@@ -84,7 +98,7 @@ def build_optimizer(
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
     )
-    rule = _rule(training.optimizer, schedule, None if training.decay_all else matrices)
+    rule = _rule(training.optimizer, schedule, None if training.decay_all else decayed)
     if training.clip_norm is not None:
         rule = optax.chain(optax.clip_by_global_norm(training.clip_norm), rule)
     return _permissive(rule), schedule
@@ -132,29 +146,41 @@ def _rule(
         case "muon":
             return _muon(optimizer, schedule, decays)
         case "adafactor":
-            return optax.adafactor(schedule)
+            return _layer_by_layer(optax.adafactor(schedule))
         case kind:
             raise NotImplementedError(f"optimizer.kind={kind!r}")
+
+
+def _layer_by_layer(rule: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Return a rule for the layers of a scan one by one: for means over all of a parameter."""
+    layers = optax.GradientTransformation(jax.vmap(rule.init), jax.vmap(rule.update))
+
+    def depth(where: Any, leaf: Any) -> int:
+        return leaf.shape[0] if describe(where, leaf.shape).layers else 0
+
+    def parts(params: Any) -> optax.GradientTransformation:
+        depths = jax.tree_util.tree_map_with_path(depth, params)
+        # Without a scan the state is that of the rule itself.
+        if not any(jax.tree.leaves(depths)):
+            return rule
+        rules = {n: layers if n else rule for n in jax.tree.leaves(depths)}
+        return optax.partition(rules, depths)
+
+    def update(updates, state, params=None):
+        return parts(updates).update(updates, state, params)
+
+    return optax.GradientTransformation(lambda params: parts(params).init(params), update)
 
 
 def _muon(
     optimizer: Muon, schedule: optax.Schedule, decays: Callable[[Any], Any] | None
 ) -> optax.GradientTransformation:
-    """Muon for the kernels, stacked ones layer by layer; AdamW for tables, vectors and the rest."""
-
-    def dimensions(params: Any) -> Any:
-        def one(path: tuple[Any, ...], leaf: Any) -> optax.contrib.MuonDimensionNumbers | None:
-            if getattr(path[-1], "key", "") != "kernel" or leaf.ndim not in (2, 3):
-                return None
-            return optax.contrib.MuonDimensionNumbers(leaf.ndim - 2, leaf.ndim - 1)
-
-        return jax.tree_util.tree_map_with_path(one, params)
-
+    """Muon for matrices, AdamW for tables, vectors and the rest."""
     return optax.contrib.muon(
         schedule,
         beta=optimizer.beta,
         weight_decay=optimizer.weight_decay,
         weight_decay_mask=decays,
         adam_learning_rate=lambda count: schedule(count) * optimizer.adam_share,
-        muon_weight_dimension_numbers=dimensions,
+        muon_weight_dimension_numbers=muon_axes,
     )

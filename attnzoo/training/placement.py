@@ -1,7 +1,8 @@
 """Which device holds what: a mesh from the config, a place for every parameter, rows for batches.
 
 Modules know nothing of it: the place of a parameter is found by its path, in a table of rules that
-is asked from above. Attention finds the mesh through ``ops.sharded``; XLA does the rest.
+is asked from above, and what has no rule goes by its shape. Attention finds the mesh through
+``ops.sharded``; XLA does the rest.
 """
 
 import contextlib
@@ -16,10 +17,11 @@ from flax import nnx
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from attnzoo.attention.multi_head import MultiHeadAttention
+from attnzoo.attention.contract import Attention
 from attnzoo.config.mesh import Mesh, Rule
 from attnzoo.errors import UserError
 from attnzoo.ops.sharded import sharded
+from attnzoo.training.parameters import describe, path_of
 
 ROWS = ("data", "fsdp")
 
@@ -38,13 +40,14 @@ RULES = (
     _rule(r"embedding/embedding$", "tensor", None),
     _rule(r"output/kernel$", "fsdp", "tensor"),
     _rule(r"(positions|segments)/table$|^positions$", None, "fsdp"),
-    # Recurrent cells, convolutions, heads: along no dimension that a step of time would gather.
-    _rule(r"kernel$", "fsdp", None),
-    _rule(r"(^|[/_])(bias|scale|offset|class_token|register_tokens|mask_token|beta|gamma)$"),
-    # What only one mechanism has: slots, factors, score vectors.
-    _rule(r"(encoder|decoder)_bias/table$|(attention|feed_forward)_scale$|(^|/)attention/"),
+    # Every position reads these few numbers.
+    _rule(r"_bias/table$"),
 )
 """The first match counts; dimensions before those named are whole (layers of a scan, windows)."""
+
+DEFAULT = _rule(r".", "fsdp", None)
+"""Place of what has no rule and is no vector: along the inputs, which no step of time gathers."""
+WHOLE = _rule(r".")
 
 
 class Placement:
@@ -133,8 +136,8 @@ class Placement:
             )
         tensor = self.sizes["tensor"]
         for path, module in nnx.iter_modules(model):
-            if isinstance(module, MultiHeadAttention) and module.num_kv_heads % tensor:
-                heads = module.num_kv_heads
+            heads = module.head_groups if isinstance(module, Attention) else None
+            if heads is not None and heads % tensor:
                 fitting = [str(size) for size in range(1, heads + 1) if heads % size == 0]
                 raise UserError(
                     f"mesh.tensor={tensor} does not divide the {heads} key/value heads of "
@@ -148,20 +151,21 @@ class Placement:
           UserError: a rule of the config that matches no parameter, or names more dimensions than
             there are.
         """
-        unused, loose, whole = set(range(len(self.config.rules))), [], []
+        unused, whole = set(range(len(self.config.rules))), []
         rules = [*self.config.rules, *RULES]
 
         def place(where: Any, leaf: Any) -> NamedSharding:
-            name = path_of(where)
+            name, parameter = path_of(where), describe(where, leaf.shape)
             for number, rule in enumerate(rules):
                 ours = number >= len(self.config.rules)
-                if ours and len(rule.axes) > len(leaf.shape):
+                if ours and len(rule.axes) > len(leaf.shape) - parameter.layers:
                     continue
                 if re.search(rule.pattern, name):
                     unused.discard(number)
-                    return NamedSharding(self.mesh, self._spec(name, leaf.shape, rule, whole))
-            loose.append(name)
-            return NamedSharding(self.mesh, PartitionSpec())
+                    break
+            else:
+                rule = WHOLE if parameter.role == "vector" else DEFAULT
+            return NamedSharding(self.mesh, self._spec(name, leaf.shape, rule, whole))
 
         shardings = jax.tree_util.tree_map_with_path(place, params)
         if unused:
@@ -171,17 +175,12 @@ class Placement:
                 f"mesh.rules: {pattern!r} matches no parameter (or an earlier rule took all that "
                 f"it matches); the first of {len(names)} parameters is {names[0]}"
             )
-        if not self.is_one:
-            for names, what in (
-                (loose, "have no rule"),
-                (whole, "have a size that its axis does not divide"),
-            ):
-                if names:
-                    more = ", ..." if len(names) > 4 else ""
-                    self.notes.append(
-                        f"{len(names)} parameters {what}, and are whole there: "
-                        f"{', '.join(names[:4])}{more}"
-                    )
+        if whole and not self.is_one:
+            more = ", ..." if len(whole) > 4 else ""
+            self.notes.append(
+                f"{len(whole)} parameters have a size that its axis does not divide, and are whole "
+                f"there: {', '.join(whole[:4])}{more}"
+            )
         return shardings
 
     def _spec(
@@ -196,7 +195,7 @@ class Placement:
         for axis, size in zip(rule.axes, shape[len(axes) :], strict=True):
             fits = axis is None or size % self.sizes[axis] == 0
             axes.append(axis if fits else None)
-            if not fits and name not in whole:
+            if not fits and size > 1 and name not in whole:
                 whole.append(name)
         return PartitionSpec(*axes)
 
@@ -251,13 +250,6 @@ def on_devices(x: Any, sharding: NamedSharding) -> Array:
         return jax.device_put(x, sharding)
     x = np.asarray(x)
     return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
-
-
-def path_of(where: Any) -> str:
-    """A jax key path as one word."""
-    return "/".join(
-        str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in where
-    )
 
 
 def _words(sizes: Mapping[str, int | None]) -> str:

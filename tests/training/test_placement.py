@@ -1,78 +1,88 @@
-"""Every parameter of every model has a place: the table of rules leaves none to chance."""
+"""Places by rules and by shape, and heads that a mesh does not divide; all models are in
+test_parameters.
+"""
 
-import dataclasses
-from collections.abc import Callable
-from typing import Any, get_args
-
+import jax
+import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from attnzoo.config import attention, gates
-from attnzoo.config.bert import Bert
-from attnzoo.config.gpt2 import GPT2
-from attnzoo.config.llama import Llama
-from attnzoo.config.mesh import Mesh
-from attnzoo.config.model import Bahdanau, Luong, ResNet
-from attnzoo.config.t5 import T5
-from attnzoo.config.transformer import Transformer
-from attnzoo.config.vit import ViT
-from attnzoo.models import CLASSIFIERS, DECODERS, ENCODERS, TRANSLATORS
+from attnzoo.attention import MultiHeadAttention
+from attnzoo.attention.contract import Attention
+from attnzoo.config.mesh import Mesh, Rule
+from attnzoo.errors import UserError
 from attnzoo.training.placement import Placement
 
 
-def kinds(union: Any) -> list[type]:
-    return list(get_args(get_args(union)[0]))
+def abstract(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
-def small(kind: type) -> Any:
-    names = {field.name for field in dataclasses.fields(kind)}
-    return kind(num_heads=2) if "num_heads" in names else kind()
+def test_names_without_a_rule_go_by_their_shape() -> None:
+    novel = {
+        "mixer": abstract(6, 10),
+        "per_head": abstract(3, 6, 10),
+        "vector": abstract(6),
+        "probe": abstract(1, 6),
+        "odd": abstract(7, 6),
+        "bias": abstract(3, 6),
+    }
+    stacked = {name: abstract(2, *leaf.shape) for name, leaf in novel.items()}
+    params = {"attention": novel, "decoder": {"blocks": {"cross_attention": stacked}}}
+    placement = Placement(Mesh(data=1, fsdp=2), 2)
+    found = placement.of_parameters(params)
+    wanted = {
+        "mixer": ("fsdp", None),
+        "per_head": (None, "fsdp", None),
+        "vector": (None,),
+        "probe": (None, None),
+        "odd": (None, None),
+        "bias": (None, None),
+    }
+    for layers, group in (
+        (0, found["attention"]),
+        (1, found["decoder"]["blocks"]["cross_attention"]),
+    ):
+        for name, axes in wanted.items():
+            spec = group[name].spec
+            whole = (None,) * (layers + len(axes) - len(spec))
+            assert (*whole, *spec) == (*[None] * layers, *axes), name
+    # One row cannot be spread, which is no surprise; seven could have been eight.
+    assert placement.notes[1] == (
+        "2 parameters have a size that its axis does not divide, and are whole there: "
+        "attention/odd, decoder/blocks/cross_attention/odd"
+    )
 
 
-def translator(config: Any) -> nnx.Module:
-    return TRANSLATORS[config.kind](config, 20, 20, rngs=nnx.Rngs(0))
+def test_rules_of_a_config_come_first() -> None:
+    rules = (Rule(pattern="mixer", axes=(None, "fsdp")),)
+    found = Placement(Mesh(fsdp=2, rules=rules), 2).of_parameters({"mixer": abstract(6, 10)})
+    assert tuple(found["mixer"].spec) == (None, "fsdp")
 
 
-def decoder(config: Any) -> nnx.Module:
-    return DECODERS[config.kind](config, 20, rngs=nnx.Rngs(0))
+class Grouped(Attention):
+    """An attention of a user whose three groups of heads stay together."""
+
+    @property
+    def head_groups(self) -> int:
+        return 3
 
 
-def classifier(config: Any) -> nnx.Module:
-    return CLASSIFIERS[config.kind](config, 10, rngs=nnx.Rngs(0))
-
-
-MODELS: dict[str, Callable[[], nnx.Module]] = {
-    "transformer": lambda: translator(Transformer()),
-    "t5": lambda: translator(T5()),
-    "luong": lambda: translator(Luong()),
-    "llama": lambda: decoder(Llama()),
-    "bert": lambda: ENCODERS["bert"](Bert(), 20, rngs=nnx.Rngs(0)),
-    "vit": lambda: classifier(ViT(layer_scale=0.1)),
-    **{
-        f"gpt2 {kind.kind}": lambda kind=kind: decoder(
-            GPT2(attention=small(kind), dim=16, layers=1, max_length=16)
-        )
-        for kind in kinds(attention.SelfAttention)
-    },
-    **{
-        f"bahdanau {kind.kind}": lambda kind=kind: translator(
-            Bahdanau(attention=kind(), hidden=8, embedding=8)
-        )
-        for kind in kinds(attention.Attention)
-        if kind.kind not in ("dot", "scaled_dot")  # which want equal widths
-    },
-    **{
-        f"resnet {kind.kind}": lambda kind=kind: classifier(
-            ResNet(attention=kind(), depth=8, width=16)
-        )
-        for kind in kinds(gates.Gate)
-    },
-}
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_every_parameter_has_a_rule(name: str) -> None:
-    params = nnx.to_pure_dict(nnx.state(nnx.eval_shape(MODELS[name]), nnx.Param))
-    placement = Placement(Mesh(data=2), 2)
-    placement.of_parameters(params)
-    assert placement.notes == ["2 devices: data 2"]
+@pytest.mark.parametrize(
+    ("attention", "groups"),
+    [
+        (lambda: MultiHeadAttention(12, 6, num_kv_heads=3, rngs=nnx.Rngs(0)), 3),
+        (Grouped, 3),
+        (Attention, None),
+    ],
+)
+def test_groups_of_heads_stay_on_one_device(attention, groups: int | None) -> None:
+    model = nnx.Dict(inner=nnx.eval_shape(attention))
+    Placement(Mesh(tensor=3), 3).check(model, 4, 1)
+    mesh = Placement(Mesh(tensor=2), 2)
+    if groups is None:
+        mesh.check(model, 4, 1)
+        return
+    message = "mesh.tensor=2 does not divide the 3 key/value heads of inner; wanted 1 or 3"
+    with pytest.raises(UserError, match=message):
+        mesh.check(model, 4, 1)
