@@ -12,10 +12,9 @@ from attnzoo.attention.fast_weight import (
     SIGNED,
     FastWeights,
     State,
-    join_heads,
     unpack,
 )
-from attnzoo.attention.projection import Projection, RMSNorm, divided, like, split_heads
+from attnzoo.attention.projection import Projection, RMSNorm, divided, join_heads, like, split_heads
 from attnzoo.ops.linear import delta_net
 from attnzoo.ops.linear.fast_weights import Form
 from attnzoo.ops.softmax import compute_dtype, zero_unattended

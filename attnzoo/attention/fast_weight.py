@@ -22,7 +22,7 @@ from attnzoo.attention.contract import (
     hold,
     spread,
 )
-from attnzoo.attention.projection import Projection, divided, split_heads
+from attnzoo.attention.projection import Projection, divided, join_heads, split_heads
 from attnzoo.ops.linear import delta_rule, dpfp
 from attnzoo.ops.linear.fast_weights import Form
 from attnzoo.ops.masks import MaskFunction
@@ -278,11 +278,6 @@ def unpack(
     """(out, weights or None, the next state) of what a function of ``ops.linear`` returned."""
     out, *weights, memory = found
     return out, weights[0] if weights else None, State(memory, recent, state.length + T)
-
-
-def join_heads(x: Float[Array, "B T N H"]) -> Float[Array, "B T F"]:
-    """Lay the heads side by side."""
-    return x.reshape(*x.shape[:2], -1)
 
 
 def empty_memory(batch: int, num_heads: int, features: int, width: int) -> State:

@@ -14,10 +14,16 @@ from attnzoo.attention.fast_weight import (
     FastWeights,
     State,
     empty_memory,
-    join_heads,
     unpack,
 )
-from attnzoo.attention.projection import Projection, RMSNorm, divided, split_heads, standardise
+from attnzoo.attention.projection import (
+    Projection,
+    RMSNorm,
+    divided,
+    join_heads,
+    split_heads,
+    standardise,
+)
 from attnzoo.attention.rotary import Rotary
 from attnzoo.config.attention import RetNet
 from attnzoo.ops.linear import gated_linear_attention, retention

@@ -19,7 +19,14 @@ from attnzoo.attention.contract import (
     nan_where_full,
     spread,
 )
-from attnzoo.attention.projection import Projection, RMSNorm, glorot_per_head, like, split_heads
+from attnzoo.attention.projection import (
+    Projection,
+    RMSNorm,
+    glorot_per_head,
+    join_heads,
+    like,
+    split_heads,
+)
 from attnzoo.attention.rotary import Rotary
 from attnzoo.config.attention import Latent
 from attnzoo.ops.dot_product import dot_product_attention
@@ -208,7 +215,7 @@ class LatentAttention(Attention):
         out, *seen = result if return_weights else (result,)
         if absorbed:
             out = jnp.einsum("btnc,nvc->btnv", out, value_up)
-        context = self.out(out.reshape(B, T, -1))
+        context = self.out(join_heads(out))
         return (context, *seen) if return_weights else context
 
     def empty_cache(

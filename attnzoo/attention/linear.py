@@ -20,10 +20,9 @@ from attnzoo.attention.fast_weight import (
     FastWeights,
     State,
     empty_memory,
-    join_heads,
     unpack,
 )
-from attnzoo.attention.projection import Projection, divided, split_heads
+from attnzoo.attention.projection import Projection, divided, join_heads, split_heads
 from attnzoo.config.attention import Linear
 from attnzoo.ops.linear import elu_plus_one, linear_attention
 from attnzoo.ops.linear.fast_weights import Form

@@ -29,6 +29,7 @@ from attnzoo.attention.projection import (
     RMSNorm,
     divided,
     glorot_uniform,
+    join_heads,
     split_heads,
 )
 from attnzoo.attention.rotary import Rotary
@@ -210,7 +211,7 @@ class MultiHeadAttention(Attention):
         """
         keys, values = hold(keys, values, mask)
         k = self._keys(keys, _from_zero(keys) if positions is None else positions, keys.shape[1])
-        return Memory(k.reshape(*keys.shape[:2], -1), self.value(values), spread(mask, keys))
+        return Memory(join_heads(k), self.value(values), spread(mask, keys))
 
     def attend(
         self,
@@ -405,7 +406,7 @@ class MultiHeadAttention(Attention):
         if self.perturbation is not None:
             delta = self.perturbed((q.shape[0], q.shape[2], q.shape[1], k.shape[1]))
             out = out + _weigh(delta, v).astype(out.dtype)
-        context = self.out(out.reshape(*out.shape[:2], -1))
+        context = self.out(join_heads(out))
         return (context, *seen) if return_weights else context
 
 
@@ -414,9 +415,9 @@ def _weigh(
 ) -> Float[Array, "B T N Hv"]:
     """Weights times values, written out; a value that is not finite counts as 0."""
     B, N, T, S = weights.shape
-    grouped = weights.reshape(B, v.shape[2], -1, T, S)
+    grouped = weights.reshape(B, v.shape[2], N // v.shape[2], T, S)
     values = finite_or_zero(v).astype(weights.dtype)
-    return jnp.einsum("bkgts,bskh->btkgh", grouped, values).reshape(B, T, N, -1)
+    return jnp.einsum("bkgts,bskh->btkgh", grouped, values).reshape(B, T, N, v.shape[3])
 
 
 def _holds_no_arrays(name: str, function: Any) -> None:

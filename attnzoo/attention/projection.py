@@ -88,6 +88,11 @@ def split_heads(x: Float[Array, "B L F"], num_heads: int) -> Float[Array, "B L N
     return x.reshape(*x.shape[:2], num_heads, x.shape[2] // num_heads)
 
 
+def join_heads(x: Float[Array, "B L N H"]) -> Float[Array, "B L F"]:
+    """Lay the heads side by side."""
+    return x.reshape(*x.shape[:2], x.shape[2] * x.shape[3])
+
+
 def read_heads(
     weights: Float[Array, "B N T S"],
     values: Float[Array, "B S F"],
@@ -102,7 +107,7 @@ def read_heads(
     seen = sees(jnp.moveaxis(has_non_finite(v), 1, 2), visible)
     seen = jnp.broadcast_to(seen, weights.shape[:3])
     out = poison(out, jnp.moveaxis(seen, 1, 2)[..., None])
-    return out.reshape(*out.shape[:2], -1).astype(values.dtype)
+    return join_heads(out).astype(values.dtype)
 
 
 def divided(name: str, total: int, count_name: str, count: int) -> int:

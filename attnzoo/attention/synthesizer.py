@@ -16,7 +16,7 @@ from attnzoo.attention.positional import (
     rows_of,
     truncated_normal,
 )
-from attnzoo.attention.projection import Projection, divided, glorot_per_head, like
+from attnzoo.attention.projection import Projection, divided, glorot_per_head, like, split_heads
 from attnzoo.config.attention import Synthesizer as SynthesizerConfig
 from attnzoo.ops.masks import MaskFunction
 
@@ -112,12 +112,12 @@ class Synthesizer(SlotAttention):
         """Return a logit for each slot; the random kinds look at the slots of the queries alone."""
         B, T, _ = query.shape
         if self.variant == "dense":
-            hidden = jax.nn.relu(self.hidden(query)).reshape(B, T, self.num_heads, -1)
+            hidden = split_heads(jax.nn.relu(self.hidden(query)), self.num_heads)
             logits = jnp.einsum("btnh,nhl->bntl", hidden, like(self.kernel, query))
             return logits + like(self.bias, query)[None, :, None, :]
         if self.variant == "factorised_dense":
-            coarse = self.coarse(query).reshape(B, T, self.num_heads, -1)
-            fine = self.fine(query).reshape(B, T, self.num_heads, -1)
+            coarse = split_heads(self.coarse(query), self.num_heads)
+            fine = split_heads(self.fine(query), self.num_heads)
             outer = coarse[..., :, None] * fine[..., None, :]
             return jnp.swapaxes(outer.reshape(B, T, self.num_heads, self.max_length), 1, 2)
         if self.variant == "factorised_random":

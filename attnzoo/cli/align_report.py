@@ -75,11 +75,11 @@ def draw(seen: Mapping[str, tuple[np.ndarray, Any]], path: Path, links: Any = No
 
 def search_settings(trained: Any) -> dict[str, Any]:
     """How a run's config wants its translator to search."""
-    decoding = trained.config.decoding
+    decoding, bound = trained.config.decoding, trained.model.max_target_length
     return {
         "beam": decoding.beam,
         "alpha": decoding.length_penalty,
-        "max_length": decoding.max_length,
+        "max_length": min(decoding.max_length, bound or decoding.max_length),
     }
 
 

@@ -137,7 +137,7 @@ def _evaluate_run(trained, arguments: argparse.Namespace) -> dict:
         decoding.length_penalty if arguments.length_penalty is None else arguments.length_penalty
     )
     results = translator.translate(
-        corpus.source, beam=beam, alpha=alpha, max_length=decoding.max_length
+        corpus.source, beam=beam, alpha=alpha, max_length=translator.bounded(decoding.max_length)
     )
     hypotheses = ["" if result is None else result.text for result in results]
     forced = [pair for pair in translator.force(corpus.source, corpus.target) if pair is not None]

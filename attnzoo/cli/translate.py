@@ -78,7 +78,7 @@ def _translate(arguments: argparse.Namespace) -> int:
                 alpha=decoding.length_penalty
                 if arguments.length_penalty is None
                 else arguments.length_penalty,
-                max_length=arguments.max_length or decoding.max_length,
+                max_length=arguments.max_length or translator.bounded(decoding.max_length),
             )
             for number, (text, result) in enumerate(zip(texts, results, strict=True), start=first):
                 if result is None and text.strip():

@@ -167,7 +167,7 @@ class BahdanauSeq2Seq(RecurrentTranslator):
             + self.readout_embedding(embedded)
             + self.readout_context(context)
         )
-        maxout = jnp.max(pairs.reshape(*pairs.shape[:-1], -1, 2), axis=-1)
+        maxout = jnp.max(pairs.reshape(*pairs.shape[:-1], pairs.shape[-1] // 2, 2), axis=-1)
         return self.output(self._drop(maxout, rngs))
 
     def _drop(self, x, rngs):

@@ -51,11 +51,9 @@ def with_blank(model: Any, fill: str = "zero") -> tuple[Any, int]:
     if fill not in FILLS:
         raise ValueError(f"fill={fill!r} is none of {', '.join(FILLS)}")
     copy: Any = nnx.clone(model)
-    name = next((n for n in ("source_embedding", "tokens") if hasattr(copy, n)), None)
-    if name is None:
-        raise NotImplementedError(
-            f"{type(model).__name__} has neither source_embedding nor tokens: no source to erase"
-        )
+    if "source" not in model.token_tables:
+        raise NotImplementedError(f"{type(model).__name__} embeds no source that could be erased")
+    name = model.token_tables["source"]
     table = getattr(copy, name)
     rows = table.embedding[...] if isinstance(table, nnx.Embed) else table.table[...]
     blanks = {"mean": jnp.mean(rows, axis=0), "zero": jnp.zeros_like(rows[0]), "unk": rows[UNK]}

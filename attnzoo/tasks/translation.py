@@ -87,7 +87,7 @@ class Translator:
 
     def __init__(
         self,
-        model: nnx.Module,
+        model: Any,
         source_tokenizer: Tokenizer,
         target_tokenizer: Tokenizer,
         *,
@@ -110,6 +110,10 @@ class Translator:
             static_argnames=("max_length", "beam", "alpha"),
         )
         self._force = jax.jit(functools.partial(_force, self._graph, head))
+
+    def bounded(self, max_length: int) -> int:
+        """A length of outputs, or that of the model's positions if it has fewer."""
+        return min(max_length, self.max_target_length or max_length)
 
     @property
     def model(self) -> Any:
@@ -336,25 +340,16 @@ def _survey(graph, state, source, target):
     """As ``_force``; the weights are ``B T S L N+1``: layers, heads and at last their mean."""
     model = nnx.merge(graph, state)
     labels = target[:, 1:]
-    if getattr(model, "layers", None) is None:
-        logits, weights = model(source, target[:, :-1], return_weights=True)
-        layers = [weights]
-    else:
-        logits, maps = model(source, target[:, :-1], capture=True)
-        layers = [weights for name, weights in maps.items() if name.endswith("/cross")]
+    logits, layers = model.all_weights(source, target[:, :-1])
     log_probs = -label_losses(logits, labels, labels != PAD)[1]
-    heads = jnp.stack(layers, axis=-1)  # B N T S L
+    heads = jnp.moveaxis(layers, 0, -1)  # B N T S L
     both = jnp.concatenate([heads, jnp.mean(heads, axis=1, keepdims=True)], axis=1)
     return log_probs, jnp.moveaxis(both, 1, -1)
 
 
 def _choose_layer(model: Any, layer: int | None, head: int | None) -> None:
     """Set whose weights a model returns; ValueError where there is no such layer or head."""
-    layers = getattr(model, "layers", None)
-    if layers is None:
-        if layer not in (None, 0):
-            raise ValueError(f"layer={layer}, but {type(model).__name__} has one attention, 0")
-        return
+    layers = model.layers
     if layer is not None and not 0 <= layer < layers:
         raise ValueError(f"layer={layer}; the decoder's layers are 0 .. {layers - 1}")
     model.alignment_layer = model.alignment_layer if layer is None else layer

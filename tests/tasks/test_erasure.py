@@ -11,6 +11,7 @@ from attnzoo.config.model import Bahdanau
 from attnzoo.data.tokenizers import Encoding, Tokenizer, train_word_tokenizer
 from attnzoo.layers.embedding import Embedding
 from attnzoo.models import TRANSLATORS
+from attnzoo.models.model import Model, TranslationModel
 from attnzoo.tasks.erasure import deletion_areas, erase_words, with_blank
 from attnzoo.tasks.translation import Translator
 
@@ -19,7 +20,7 @@ V = TOKENIZER.vocab_size
 SHARP = 3.0
 
 
-class Copier(nnx.Module):
+class Copier(TranslationModel):
     """Says the source word by word, or its words backwards; its table is SHARP times I."""
 
     def __init__(self, *, embed: bool, backwards: bool = False):
@@ -167,8 +168,8 @@ def test_what_cannot_be_erased_is_named() -> None:
     with pytest.raises(ValueError, match="fill='blur' is none of zero, mean, unk"):
         erase_words(reader, ["a"], ["a"], fill="blur")
 
-    class Nothing(nnx.Module):
+    class Nothing(Model):
         pass
 
-    with pytest.raises(NotImplementedError, match="Nothing has neither source_embedding nor"):
+    with pytest.raises(NotImplementedError, match="Nothing embeds no source"):
         with_blank(Nothing())
