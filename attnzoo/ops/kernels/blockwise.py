@@ -28,6 +28,7 @@ from attnzoo.ops.kernels.tiles import device_kind, tiles_for
 from attnzoo.ops.logits import Scoring
 from attnzoo.ops.masks import Broadcast, MaskFunction, dense_mask
 from attnzoo.ops.softmax import compute_dtype
+from attnzoo.ops.wide_sums import trace
 
 FEW_QUERIES = 8
 """Up to so many, the weights are no larger than the keys, and only keys and values are cut."""
@@ -227,7 +228,7 @@ def _tile_indices(block: tuple[int, int]) -> list[jax.ShapeDtypeStruct]:
 
 def capture(function: Callable[..., Any], *avals: jax.ShapeDtypeStruct) -> tuple[Any, Any, Any]:
     """The function with its arrays taken out: (Captured, floating arrays, other arrays)."""
-    closed = jax.make_jaxpr(function)(*avals)
+    closed = trace(function, *avals)
     consts = [jnp.asarray(const) for const in closed.consts]
     is_floating = tuple(bool(jnp.issubdtype(const.dtype, jnp.floating)) for const in consts)
     floating = tuple(const for const, is_float in zip(consts, is_floating) if is_float)
