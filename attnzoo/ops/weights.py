@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from attnzoo.ops.guards import poison
 from attnzoo.ops.logits import ScoreFunction, Scoring, non_finite_rows, scoring
 from attnzoo.ops.masks import MaskFunction
+from attnzoo.ops.softmax import compute_dtype
 from attnzoo.ops.wide_sums import wide
 
 STATISTICS = ("entropy", "column_mass")
@@ -102,6 +103,8 @@ def report(
     S = k.shape[1]
     heads = _chosen("heads", request.heads, N)
     rows = _chosen("rows", request.rows, T)
+    if 0 in (B, T, S):
+        return select(jnp.zeros((B, N, T, S), compute_dtype(q, k)), request)
     if request.top_k is not None:
         _check_top_k(request.top_k, S)
 

@@ -16,8 +16,8 @@ from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 from jaxtyping import Array, Float, Int
 
 MOVES = frozenset(
-    ("broadcast_in_dim", "concatenate", "copy", "dynamic_slice", "expand_dims", "gather", "pad")
-    + ("reshape", "rev", "select_n", "slice", "squeeze", "transpose")
+    "broadcast_in_dim concatenate copy dynamic_slice expand_dims gather pad reshape rev select_n "
+    "slice squeeze transpose".split()
 )
 """Primitives that move values and compute nothing: exact in any dtype, and sums backward."""
 

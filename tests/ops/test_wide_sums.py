@@ -28,9 +28,14 @@ def t5(x):
 READERS = {
     "a table in a plain function": (
         (N, 8),
-        lambda x: {"score_mod": lambda s, b, n, q, k: s + x[n, jnp.clip(q - k, 0, 7)].astype(s.dtype)},
+        lambda x: {
+            "score_mod": lambda s, b, n, q, k: s + x[n, jnp.clip(q - k, 0, 7)].astype(s.dtype)
+        },
     ),
-    "a scalar in a plain function": ((), lambda x: {"score_mod": lambda s, *_: s * x.astype(s.dtype)}),
+    "a scalar in a plain function": (
+        (),
+        lambda x: {"score_mod": lambda s, *_: s * x.astype(s.dtype)},
+    ),
     "arithmetic in bfloat16": (
         (N, 8),
         lambda x: {"score_mod": lambda s, b, n, q, k: s + (2 * x)[n, k % 8].astype(s.dtype)},
@@ -118,7 +123,7 @@ def test_what_attention_reads(way, name):
 
 
 USES = {
-    "jit": lambda read: jax.jit(read),
+    "jit": jax.jit,
     "vmap": lambda read: jax.vmap(read, (None, 0)),
     "vmap of tables": lambda read: lambda x, ids: jax.vmap(read, (0, None))(x[None], ids)[0],
     "scan": lambda read: lambda x, ids: jax.lax.map(wide(lambda one: read(x, one), ids[0]), ids),

@@ -305,8 +305,9 @@ def _row(plan: Plan, i: Array) -> Row:
 def _over_tiles(plan: Plan, fixed: Fixed, row: Row, visit: Callable[..., Any], carry: Any) -> Any:
     """``carry = visit(column, is_partial, carry)`` for each tile of a row that is not empty."""
     if fixed.lists is None:
-        C = plan.shape[4]
-        return jax.lax.fori_loop(0, C, lambda c, carry: visit(c, False, carry), carry)
+        # Bounds of 32 bits, as all indices here: those of Python have 64 under jax_enable_x64.
+        first, end = jnp.int32(0), jnp.int32(plan.shape[4])
+        return jax.lax.fori_loop(first, end, lambda c, carry: visit(c, False, carry), carry)
     kinds = ((plan.has_full, False, fixed.lists[:2]), (plan.has_partial, True, fixed.lists[2:]))
     for there_are, is_partial, (count, columns) in kinds:
         if there_are:

@@ -68,6 +68,8 @@ def attend_in_blocks(
 ) -> tuple[Float[Array, "B T N Hv"], Float[Array, "B N T"]]:
     """The same as :func:`attend`, a block of rows at a time: never ``T x S`` weights in memory."""
     T = q.shape[1]
+    if T == 0:  # there is no row to look at
+        return attend(q, k, v, settings, dropout_rate, dropout_key)
 
     def block(rows: Int[Array, " R"]) -> tuple[Array, Array]:
         out, _, lse = attend_with_weights(q, k, v, settings, dropout_rate, dropout_key, rows)
