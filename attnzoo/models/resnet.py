@@ -63,7 +63,9 @@ def normalised(
     norm: nnx.BatchNorm, x: Float[Array, "B h w C"], use_running_average: bool
 ) -> Float[Array, "B h w C"]:
     """Normalise with statistics in float32, as flax has them, and return the dtype of the map."""
-    return norm(x, use_running_average=use_running_average).astype(x.dtype)
+    # flax promotes x and the parameters to the dtype of its statistics.
+    with jax.numpy_dtype_promotion("standard"):
+        return norm(x, use_running_average=use_running_average).astype(x.dtype)
 
 
 class ResidualBlock(nnx.Module):
