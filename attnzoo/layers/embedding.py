@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from attnzoo.attention.projection import Initializer
 from attnzoo.ops.sharded import gathered, product
+from attnzoo.ops.wide_sums import take_rows
 
 
 class Embedding(nnx.Module):
@@ -29,7 +30,7 @@ class Embedding(nnx.Module):
 
     def __call__(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
         """Rows in the table's dtype; ids outside of the table are clipped into it."""
-        return jnp.take(gathered(self.table[...]), ids, axis=0, mode="clip")
+        return take_rows(gathered(self.table[...]), ids)
 
     def logits(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
         """The states times table^T: the output layer tied to the input (Press and Wolf 2017)."""

@@ -15,7 +15,8 @@ Grid = tuple[int, int]
 class PatchEmbedding(nnx.Module):
     """Non-overlapping squares of pixels, each times one matrix (Dosovitskiy et al. 2021, eq. 1).
 
-    The matrix reads a patch row by row, pixel by pixel, channel by channel.
+    The matrix reads a patch row by row, pixel by pixel, channel by channel. Images are taken into
+    its dtype, in which the model then computes.
     """
 
     def __init__(
@@ -36,7 +37,8 @@ class PatchEmbedding(nnx.Module):
         """Patches from left to right, then down."""
         rows, columns = self.grid(images)
         B, p = images.shape[0], self.patch
-        x = images.reshape(B, rows, p, columns, p, self.channels)
+        x = images.astype(self.projection.kernel[...].dtype)
+        x = x.reshape(B, rows, p, columns, p, self.channels)
         return self.projection(x.transpose(0, 1, 3, 2, 4, 5).reshape(B, rows * columns, -1))
 
     def grid(self, images: Float[Array, "..."]) -> Grid:

@@ -59,6 +59,15 @@ def convolution(channels_in: int, channels_out: int, stride: int, rngs: nnx.Rngs
     )
 
 
+def normalised(
+    norm: nnx.BatchNorm, x: Float[Array, "B h w C"], use_running_average: bool
+) -> Float[Array, "B h w C"]:
+    """Normalise with statistics in float32, as flax has them, and return the dtype of the map."""
+    # flax promotes x and the parameters to the dtype of its statistics.
+    with jax.numpy_dtype_promotion("standard"):
+        return norm(x, use_running_average=use_running_average).astype(x.dtype)
+
+
 class ResidualBlock(nnx.Module):
     """relu(shortcut(x) + gate(BN(conv(relu(BN(conv(x))))))), the shortcut without parameters.
 
@@ -80,9 +89,9 @@ class ResidualBlock(nnx.Module):
         self, x: Float[Array, "B h w C"], *, use_running_average: bool = True
     ) -> tuple[Float[Array, "B h2 w2 C2"], Float[Array, "B #h2 #w2 #C2"] | None]:
         """The map and the weights of the gate, if there is one."""
-        y = self.norm1(self.convolution1(x), use_running_average=use_running_average)
+        y = normalised(self.norm1, self.convolution1(x), use_running_average)
         y = self.convolution2(jax.nn.relu(y))
-        y = self.norm2(y, use_running_average=use_running_average)
+        y = normalised(self.norm2, y, use_running_average)
         weights = None
         if self.gate is not None:
             y, weights = self.gate(y, use_running_average=use_running_average, return_weights=True)
@@ -136,8 +145,9 @@ class ResidualNetwork(nnx.Module):
             raise ValueError(
                 f"images has shape {images.shape}; wanted B h w C with channels={self.channels}"
             )
-        x = self.stem_norm(self.stem(images), use_running_average=use_running_average)
-        x = jax.nn.relu(x)
+        # Images come in float32; the model computes in the dtype of its kernels.
+        x = self.stem(images.astype(self.stem.kernel[...].dtype))
+        x = jax.nn.relu(normalised(self.stem_norm, x, use_running_average))
         maps: dict[str, Array] = {}
         for number, block in enumerate(self.blocks):
             stage, index = divmod(number, self.blocks_per_stage)

@@ -12,6 +12,7 @@ from attnzoo.ops.index_functions import Index, Shape, dense
 from attnzoo.ops.masks import Mask, MaskFunction, causal, dense_mask
 from attnzoo.ops.score_mods import ScoreFunction, ScoreMod
 from attnzoo.ops.softmax import compute_dtype, masked_logsumexp, masked_softmax
+from attnzoo.ops.wide_sums import wide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +86,8 @@ class Scoring:
             logits = logits + choose(self.bias).astype(dtype)
         indices, shape = _indices(B, heads, rows, S), (B, M, R, S)
         if self.score_mod is not None:
-            logits = dense(self.score_mod(logits, *indices), shape).astype(dtype)
+            modify = wide(self.score_mod, logits, *indices)
+            logits = dense(modify(logits, *indices), shape).astype(dtype)
             logits = jnp.broadcast_to(logits, shape)
         visible = None if self.mask is None else choose(self.mask)
         if self.mask_mod is not None:

@@ -52,6 +52,8 @@ def dense_mask(
     mask: MaskFunction, b: Index, n: Index, q: Index, k: Index, *, shape: Shape
 ) -> Bool[Array, "#B #N #T #S"]:
     """A mask function at chosen indices; an error says what came if it is not bool."""
+    if 0 in shape:  # no entry of a captured array is that of an index
+        return jnp.zeros(shape, bool)
     visible = dense(mask(b, n, q, k), shape)
     if visible.dtype != bool:
         raise ValueError(
@@ -93,6 +95,8 @@ class Mask:
 
     def offset(self, queries: int | Int[Array, ""]) -> "Mask":
         """The same mask where query 0 stands at absolute position ``queries`` (decoding)."""
+        if isinstance(queries, jax.Array | np.ndarray | np.generic):
+            queries = jnp.asarray(queries, jnp.int32)  # as the indices, also under jax_enable_x64
         return Offset(self, queries)
 
     def to_dense(self, B: int, N: int, T: int, S: int) -> Bool[Array, "B N T S"]:
@@ -503,6 +507,8 @@ def document(ids: Int[Array, "..."], key_ids: Int[Array, "..."] | None = None) -
     """
     query_ids = _two_axes("document: ids", ids, "B T")
     key_ids = query_ids if key_ids is None else _two_axes("document: key_ids", key_ids, "B S")
+    wider = jnp.promote_types(query_ids.dtype, key_ids.dtype)
+    query_ids, key_ids = query_ids.astype(wider), key_ids.astype(wider)
     if query_ids.shape[0] != key_ids.shape[0]:
         raise ValueError(
             f"document: ids has {query_ids.shape[0]} batch rows, key_ids has {key_ids.shape[0]}"
@@ -516,7 +522,7 @@ def padding(valid_or_lengths: Bool[Array, "..."] | Int[Array, "..."]) -> Mask:
     if array.dtype == bool and array.ndim == 2:
         return Padding(array)
     if jnp.issubdtype(array.dtype, jnp.integer) and array.ndim == 1:
-        return Lengths(array)
+        return Lengths(array.astype(jnp.int32))
     raise ValueError(
         f"padding: got {array.dtype} of shape {array.shape}; "
         "wanted bool B S (True = real) or integer lengths B"

@@ -42,6 +42,8 @@ def _on_last_axis(
     function: Normalise, logits: Array, mask: Bool[Array, "..."] | None, axis: int
 ) -> Array:
     logits = logits.astype(compute_dtype(logits))
+    if 0 in logits.shape:
+        return logits
     mask = jnp.ones_like(logits, bool) if mask is None else jnp.broadcast_to(mask, logits.shape)
     hidden = jnp.where(mask, logits, -jnp.inf)
     weights = jnp.moveaxis(function(jnp.moveaxis(hidden, axis, -1)), -1, axis)

@@ -15,6 +15,8 @@ from jaxtyping import Array, Bool, Float, Int
 from attnzoo.ops.guards import poison
 from attnzoo.ops.logits import ScoreFunction, Scoring, non_finite_rows, scoring
 from attnzoo.ops.masks import MaskFunction
+from attnzoo.ops.softmax import compute_dtype
+from attnzoo.ops.wide_sums import wide
 
 STATISTICS = ("entropy", "column_mass")
 BLOCK = 64
@@ -101,6 +103,8 @@ def report(
     S = k.shape[1]
     heads = _chosen("heads", request.heads, N)
     rows = _chosen("rows", request.rows, T)
+    if 0 in (B, T, S):
+        return select(jnp.zeros((B, N, T, S), compute_dtype(q, k)), request)
     if request.top_k is not None:
         _check_top_k(request.top_k, S)
 
@@ -112,7 +116,7 @@ def report(
         """``look(heads)``, whose results have heads on axis 1; one by one where that saves."""
         if 4 * B * heads.shape[0] * min(BLOCK, T) * S <= TOGETHER:
             return look(heads)
-        alone = jax.lax.map(lambda head: look(head[None]), heads)
+        alone = jax.lax.map(wide(lambda head: look(head[None]), heads[0]), heads)
         return jax.tree.map(lambda x: jnp.moveaxis(x[:, :, 0], 0, 1), alone)
 
     found: dict[str, Any] = {}
@@ -120,10 +124,12 @@ def report(
         top_k = request.top_k
 
         def top(heads: Int[Array, " M"]) -> list[Array]:
-            blocks = jax.lax.map(
-                lambda block: jax.lax.top_k(weights_of(rows[block], heads), top_k),
-                row_blocks(rows.shape[0]),
-            )
+            indices = row_blocks(rows.shape[0])
+
+            def of_block(block: Int[Array, " R"]) -> list[Array]:
+                return jax.lax.top_k(weights_of(rows[block], heads), top_k)
+
+            blocks = jax.lax.map(wide(of_block, indices[0]), indices)
             return [unblock(x, 2, rows.shape[0]) for x in blocks]
 
         found["top_weights"], found["top_keys"] = by_heads(top)
@@ -141,7 +147,8 @@ def report(
 
             dtype = jax.eval_shape(weights_of, row_blocks(T)[0], heads).dtype
             nothing = jnp.zeros((B, heads.shape[0], S), dtype)
-            mass, entropy = jax.lax.scan(add, nothing, row_blocks(T, clip=False))
+            indices = row_blocks(T, clip=False)
+            mass, entropy = jax.lax.scan(wide(add, nothing, indices[0]), nothing, indices)
             return {"entropy": unblock(entropy, 2, T), "column_mass": mass}
 
         everything = by_heads(statistics)

@@ -409,3 +409,70 @@ def test_what_does_not_exist_says_so():
         linear.fast_weights(q, k, v, beta=beta, log_decay=gates)
     with pytest.raises(ValueError, match="causal=False takes no form"):
         linear.linear_attention(q, k, v, causal=False, form="chunked")
+
+
+def long_vectors(seed=0):
+    """Features from e^-900 to e^-100: all are 0 in float32."""
+    draw = np.random.default_rng(seed).normal
+    q, k, v = draw(size=(2, 21, 2, 8)), draw(size=(2, 21, 2, 8)), draw(size=(2, 21, 2, 3))
+    return q, 12 * k / np.linalg.norm(k, axis=-1, keepdims=True) + draw(size=k.shape), v
+
+
+def favor(q, k, v, projection, causal, real):
+    """Attention over random features in float64, by logarithms."""
+
+    def logarithms(x):
+        return x @ projection.T - (x**2).sum(-1, keepdims=True) / 2
+
+    pairs = logarithms(q).transpose(0, 2, 1, 3)[:, :, :, None], logarithms(k).transpose(0, 2, 1, 3)
+    scores = pairs[0] + pairs[1][:, :, None]
+    highest = scores.max((-1, -2), keepdims=True)
+    weights = np.exp(scores - highest).sum(-1) * real
+    weights = weights * np.tri(q.shape[1]) if causal else weights
+    return np.einsum("bnts,bsnv->btnv", weights / weights.sum(-1, keepdims=True), v)
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0, 2.0])
+@pytest.mark.parametrize("form", ["all keys", "recurrent", "parallel", "chunked"])
+def test_random_features_that_underflow_change_no_result(form, scale):
+    inputs = [np.asarray(x, np.float32) for x in long_vectors()]
+    inputs[0] *= np.float32(8 * scale)
+    inputs[1] *= np.float32(scale)
+    projection = linear.orthogonal_projection(jax.random.key(0), 16, 8)
+    real = np.arange(21) != 5
+    settings = {"causal": False} if form == "all keys" else {"form": form, "chunk_size": 8}
+    attend = functools.partial(
+        linear.linear_attention,
+        feature_map=linear.random_features(projection),
+        mask=jnp.asarray(real)[None, None, None],
+        **settings,
+    )
+    call = jax.jit(jax.value_and_grad(lambda *x: jnp.sum(attend(*x) ** 2), (0, 1, 2)))
+    exact = favor(
+        *(x.astype(np.float64) for x in inputs), np.asarray(projection, np.float64),
+        form != "all keys", real,
+    )  # fmt: skip
+    got = attend(*map(jnp.asarray, inputs))
+    # Exponents of up to 2000 are rounded by as many units of 2^-24, and so are weights, relatively.
+    np.testing.assert_allclose(got, exact, rtol=0, atol=2e-3 * np.abs(exact).max())
+    _, gradients = call(*map(jnp.asarray, inputs))
+    assert all(np.all(np.isfinite(x)) for x in gradients)
+    assert np.any(gradients[2])
+
+
+def test_a_state_of_random_features_goes_on_or_is_nan():
+    projection = linear.orthogonal_projection(jax.random.key(0), 16, 8)
+    attend = functools.partial(
+        linear.linear_attention, feature_map=linear.random_features(projection), return_state=True
+    )
+    q, k, v = (jnp.asarray(x, jnp.float32) for x in long_vectors())
+    short = k / 4
+    whole, state = attend(q, short, v)
+    first, middle = attend(q[:, :9], short[:, :9], v[:, :9])
+    second, last = attend(q[:, 9:], short[:, 9:], v[:, 9:], initial_state=middle)
+    both = jnp.concatenate([first, second], axis=1)
+    np.testing.assert_allclose(both, whole, rtol=0, atol=1e-4 * np.abs(whole).max())
+    np.testing.assert_allclose(last, state, rtol=0, atol=1e-4 * np.abs(state).max())
+    out, state = attend(q, 2 * k, v)
+    assert np.all(np.isfinite(out))
+    assert np.isnan(state).all()

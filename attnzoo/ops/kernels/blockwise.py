@@ -28,6 +28,7 @@ from attnzoo.ops.kernels.tiles import device_kind, tiles_for
 from attnzoo.ops.logits import Scoring
 from attnzoo.ops.masks import Broadcast, MaskFunction, dense_mask
 from attnzoo.ops.softmax import compute_dtype
+from attnzoo.ops.wide_sums import trace
 
 FEW_QUERIES = 8
 """Up to so many, the weights are no larger than the keys, and only keys and values are cut."""
@@ -227,7 +228,7 @@ def _tile_indices(block: tuple[int, int]) -> list[jax.ShapeDtypeStruct]:
 
 def capture(function: Callable[..., Any], *avals: jax.ShapeDtypeStruct) -> tuple[Any, Any, Any]:
     """The function with its arrays taken out: (Captured, floating arrays, other arrays)."""
-    closed = jax.make_jaxpr(function)(*avals)
+    closed = trace(function, *avals)
     consts = [jnp.asarray(const) for const in closed.consts]
     is_floating = tuple(bool(jnp.issubdtype(const.dtype, jnp.floating)) for const in consts)
     floating = tuple(const for const, is_float in zip(consts, is_floating) if is_float)
@@ -304,8 +305,9 @@ def _row(plan: Plan, i: Array) -> Row:
 def _over_tiles(plan: Plan, fixed: Fixed, row: Row, visit: Callable[..., Any], carry: Any) -> Any:
     """``carry = visit(column, is_partial, carry)`` for each tile of a row that is not empty."""
     if fixed.lists is None:
-        C = plan.shape[4]
-        return jax.lax.fori_loop(0, C, lambda c, carry: visit(c, False, carry), carry)
+        # Bounds of 32 bits, as all indices here: those of Python have 64 under jax_enable_x64.
+        first, end = jnp.int32(0), jnp.int32(plan.shape[4])
+        return jax.lax.fori_loop(first, end, lambda c, carry: visit(c, False, carry), carry)
     kinds = ((plan.has_full, False, fixed.lists[:2]), (plan.has_partial, True, fixed.lists[2:]))
     for there_are, is_partial, (count, columns) in kinds:
         if there_are:

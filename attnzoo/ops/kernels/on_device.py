@@ -64,6 +64,8 @@ def refused(kernel: Kernel, call: Any) -> str | None:
 def _of_functions(kernel: Kernel, call: Any) -> str | None:
     (B, T, N, _), S = call.q.shape, call.k.shape[1]
     shape, tile = (B, N, T, S), (16, 32)
+    if 0 in shape:  # nothing is traced
+        return None
     mask, dtype = mask_of(call.settings), compute_dtype(call.q, call.k)
 
     traces = {

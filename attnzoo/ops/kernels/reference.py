@@ -9,6 +9,7 @@ from attnzoo.ops.guards import finite_or_zero, has_non_finite, poison, sees
 from attnzoo.ops.index_functions import index_grid
 from attnzoo.ops.logits import Scoring, non_finite_rows, of_query_heads
 from attnzoo.ops.weights import row_blocks, unblock
+from attnzoo.ops.wide_sums import wide
 
 
 def attend_with_weights(
@@ -67,11 +68,14 @@ def attend_in_blocks(
 ) -> tuple[Float[Array, "B T N Hv"], Float[Array, "B N T"]]:
     """The same as :func:`attend`, a block of rows at a time: never ``T x S`` weights in memory."""
     T = q.shape[1]
+    if T == 0:  # there is no row to look at
+        return attend(q, k, v, settings, dropout_rate, dropout_key)
 
-    @jax.checkpoint  # or the backward pass would keep every block's weights
     def block(rows: Int[Array, " R"]) -> tuple[Array, Array]:
         out, _, lse = attend_with_weights(q, k, v, settings, dropout_rate, dropout_key, rows)
         return out, lse
 
-    outs, lses = jax.lax.map(block, row_blocks(T))
+    rows = row_blocks(T)
+    # Without a checkpoint the backward pass would keep every block's weights.
+    outs, lses = jax.lax.map(jax.checkpoint(wide(block, rows[0])), rows)
     return unblock(outs, 1, T), unblock(lses, 2, T)

@@ -11,6 +11,7 @@ for the scan over chunks are U - W M and M'. Decays are summed over the position
 others, never subtracted or divided: nothing overflows, and a decay of e^-inf = 0 is exact.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -48,15 +49,15 @@ def chunked(
     chunk_size: int,
 ) -> tuple[Float[Array, "B N T Hv"], Float[Array, "B N H Hv"]]:
     """Outputs and the last state, in memory linear in T. One chunk of T is the parallel form."""
-    T = q.shape[2]
-    pad = -T % chunk_size
+    B, N, T, _ = q.shape
+    count = -(-T // chunk_size)
 
     def split(x: Array | None) -> Any:
         # Zeros are neutral: nothing written, beta 0 erases nothing, log-decay 0 forgets nothing.
         if x is None:
             return None
-        x = jnp.pad(x, [(0, 0), (0, 0), (0, pad), *[(0, 0)] * (x.ndim - 3)])
-        return x.reshape(*x.shape[:2], -1, chunk_size, *x.shape[3:])
+        x = jnp.pad(x, [(0, 0), (0, 0), (0, -T % chunk_size), *[(0, 0)] * (x.ndim - 3)])
+        return x.reshape(B, N, count, chunk_size, *x.shape[3:])
 
     chunks = _chunks(*(split(x) for x in (q, k, v, beta, log_decay)))
 
@@ -86,7 +87,7 @@ def chunked(
         values = jnp.moveaxis(values, 0, 2)
     out = jnp.einsum("bncts,bncsv->bnctv", chunks.scores, values)
     out = out + jnp.einsum("bncth,cbnhv->bnctv", chunks.reading, starts)
-    return out.reshape(*q.shape[:2], -1, v.shape[3])[:, :, :T], state
+    return out.reshape(B, N, count * chunk_size, v.shape[3])[:, :, :T], state
 
 
 def effective_weights(
@@ -160,10 +161,10 @@ def _products_by_channel(
     Between different sub-blocks the exponent is split at their borders into sums that are all
     decays; within a sub-block it is computed for each pair of positions.
     """
-    C, H = q.shape[-2:]
+    *batch, C, H = q.shape
     pad = -C % SUB_BLOCK
     blocks = (C + pad) // SUB_BLOCK
-    order = (q.reshape(-1, C, H), k.reshape(-1, C, H), log_decay.reshape(-1, C, H))
+    order = tuple(x.reshape(math.prod(batch), C, H) for x in (q, k, log_decay))
 
     @jax.checkpoint  # the pairwise exponents of one chunk are recomputed, not kept for all chunks
     def one(chunk: tuple[Array, Array, Array]) -> Float[Array, "C C"]:
@@ -178,7 +179,7 @@ def _products_by_channel(
         products = across + same * within[:, :, None, :]
         return products.reshape(C + pad, C + pad)[:C, :C]
 
-    return jax.lax.map(one, order).reshape(*q.shape[:-2], C, C)
+    return jax.lax.map(one, order).reshape(*batch, C, C)
 
 
 def _between(log_decay: Float[Array, "*batch C G"]) -> Float[Array, "*batch C C G"]:

@@ -32,19 +32,32 @@ def dpfp(x: Float[Array, "*shape H"], nu: int = 1) -> Float[Array, "*shape F"]:
     return jnp.concatenate([rectified * other for other in rolled], axis=-1)
 
 
-def random_features(projection: Float[Array, "M H"]) -> FeatureMap:
+class RandomFeatures:
+    """See :func:`random_features`."""
+
+    def __init__(self, projection: Float[Array, "M H"]):
+        self.projection = projection
+
+    def logarithms(self, x: Float[Array, "*shape H"]) -> Float[Array, "*shape M"]:
+        """The logarithms of the features, finite where the features underflow."""
+        projected = jnp.einsum("...h,mh->...m", x, self.projection.astype(x.dtype))
+        norm = jnp.sum(x**2, axis=-1, keepdims=True) / 2
+        return projected - norm - math.log(self.projection.shape[0]) / 2
+
+    def __call__(self, x: Float[Array, "*shape H"]) -> Float[Array, "*shape M"]:
+        return jnp.exp(self.logarithms(x))
+
+
+def random_features(projection: Float[Array, "M H"]) -> RandomFeatures:
     """Positive random features: phi(q) . phi(k) estimates e^{q . k} without bias (Performer).
 
     FAVOR+ (Choromanski et al. 2021, arXiv 2009.14794, lemma 1). To estimate softmax attention,
     scale q and k by H^(-1/4) each. ``projection`` comes from :func:`orthogonal_projection`.
+
+    In float32 the features of a vector longer than about 14 underflow. ``linear_attention``
+    computes with their logarithms where it normalises, so that this changes no result there.
     """
-
-    def features(x: Float[Array, "*shape H"]) -> Float[Array, "*shape F"]:
-        projected = jnp.einsum("...h,mh->...m", x, projection.astype(x.dtype))
-        norm = jnp.sum(x**2, axis=-1, keepdims=True) / 2
-        return jnp.exp(projected - norm) / math.sqrt(projection.shape[0])
-
-    return features
+    return RandomFeatures(projection)
 
 
 def orthogonal_projection(key: Key[Array, ""], num_features: int, H: int) -> Float[Array, "M H"]:

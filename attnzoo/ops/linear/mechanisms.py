@@ -7,6 +7,7 @@ arguments not listed (mask, form, chunk_size, initial_state, return_weights, ret
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -14,6 +15,7 @@ from attnzoo.ops.guards import finite_or_zero, has_non_finite, poison
 from attnzoo.ops.linear.fast_weights import check_key_mask, fast_weights
 from attnzoo.ops.linear.feature_maps import (
     FeatureMap,
+    RandomFeatures,
     dpfp,
     elu_plus_one,
     l2_normalise,
@@ -41,9 +43,26 @@ def linear_attention(
     A row whose denominator is 0 (nothing written, or no feature in common) gives 0.
 
     ``causal=False`` sums over all keys once, S may differ from T; it has no form and no state.
+
+    Normalised random features are computed by their logarithms and never underflow. The state holds
+    the features themselves; one whose features all underflow is NaN.
     """
     dtype = compute_dtype(q, k, v)
-    features_q, features_k = (_map(feature_map, x.astype(dtype)) for x in (q, k))
+    check_key_mask(mask, k.shape[0], k.shape[2], k.shape[1])
+    level = None
+    if normalise and isinstance(feature_map, RandomFeatures):
+        start = keywords.get("initial_state")
+        features_q, features_k, level = _levelled(
+            feature_map, q.astype(dtype), k.astype(dtype), mask, causal, start
+        )
+        if causal:
+            # What the memory was written with is brought to the level of what is written next.
+            keywords["log_decay"] = _differences(level)
+            if start is not None:
+                start = start.astype(dtype)
+                keywords["initial_state"] = _divide(start, start[..., -1:])
+    else:
+        features_q, features_k = (_map(feature_map, x.astype(dtype)) for x in (q, k))
     values = v.astype(dtype)
     if normalise:
         # The denominator is what a value of 1 would have become.
@@ -57,12 +76,63 @@ def linear_attention(
     else:
         found = _all_keys(features_q, features_k, values, mask, return_weights)
     out, *rest = found if isinstance(found, tuple) else (found,)
+    if level is not None and keywords.get("return_state"):
+        rest[-1] = _unlevelled(rest[-1], level[:, -1])
     if normalise:
         out = _divide(out[..., :-1], out[..., -1:])
         if return_weights:
             rest[0] = _divide(rest[0], jnp.sum(rest[0], axis=-1, keepdims=True))
     out = out.astype(q.dtype)
     return (out, *rest) if rest else out
+
+
+def _levelled(
+    feature_map: RandomFeatures,
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S N H"],
+    mask: Bool[Array, "#B #N 1 S"] | None,
+    causal: bool,
+    start: Float[Array, "B N F _"] | None,
+) -> tuple[Float[Array, "B T N F"], Float[Array, "B S N F"], Float[Array, "B _ N F"]]:
+    """Features of q and k times factors that a quotient over keys does not see, and the level.
+
+    The level c of each feature is the largest logarithm of any key so far (causal, after that of
+    the start), or of all keys. exp(log phi(k) - c) and exp(log phi(q) + c - max(log phi(q) + c))
+    have products of 1 somewhere in each row: no denominator underflows.
+    """
+    logs_q, logs_k = (feature_map.logarithms(finite_or_zero(x)) for x in (q, k))
+    real = ~has_non_finite(k)[..., None]
+    if mask is not None:
+        real = real & jnp.moveaxis(mask[:, :, 0], 1, 2)[..., None]
+    logs_k = jnp.where(real, logs_k, -jnp.inf)
+    level = jax.lax.stop_gradient(logs_k)
+    if causal:
+        first = jnp.full_like(level[:, :1], -jnp.inf)
+        if start is not None:
+            first = jnp.log(jax.lax.stop_gradient(start[..., -1])).astype(level.dtype)[:, None]
+        level = jax.lax.cummax(jnp.concatenate([first, level], axis=1), axis=1)
+        here = level[:, 1:]
+    else:
+        here = level = jnp.max(level, axis=1, keepdims=True, initial=-jnp.inf)
+    here = finite_or_zero(here)  # -inf where there is no key
+    summed = logs_q + here
+    highest = jax.lax.stop_gradient(jnp.max(summed, axis=-1, keepdims=True))
+    features_q = poison(jnp.exp(summed - highest), has_non_finite(q)[..., None])
+    features_k = poison(jnp.exp(logs_k - here), has_non_finite(k)[..., None])
+    return features_q, features_k, level
+
+
+def _differences(level: Float[Array, "B L N F"]) -> Float[Array, "B T N F"]:
+    """How far each position raises the level: 0 from an empty memory on."""
+    before, after = level[:, :-1], level[:, 1:]
+    return jnp.where(jnp.isneginf(before), jnp.zeros_like(before), before - finite_or_zero(after))
+
+
+def _unlevelled(state: Float[Array, "B N F Hv"], level: Float[Array, "B N F"]) -> Array:
+    """The memory of the features themselves, NaN where nothing of them is left."""
+    held = jnp.exp(level)
+    lost = jnp.all(held == 0, axis=-1) & jnp.any(~jnp.isneginf(level), axis=-1)
+    return poison(state * held[..., None], lost[..., None, None])
 
 
 def _all_keys(

@@ -7,6 +7,8 @@ Triangular solves inside blocks of 16; then blocks are joined in pairs by produc
 A triangular solve of a whole 64 x 64 chunk has the same errors, but is several times slower.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
@@ -22,7 +24,7 @@ def unit_lower_inverse(A: Float[Array, "*batch C C"]) -> Float[Array, "*batch C 
     size = BLOCK
     while size < C:
         size *= 2
-    A = jnp.tril(A, -1).reshape(-1, C, C)
+    A = jnp.tril(A, -1).reshape(math.prod(shape[:-2]), C, C)
     A = jnp.pad(A, [(0, 0), (0, size - C), (0, size - C)])
     blocks = _diagonal_blocks(A, BLOCK)
     unit = jnp.broadcast_to(jnp.eye(BLOCK, dtype=A.dtype), blocks.shape)
