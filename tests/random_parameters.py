@@ -18,8 +18,10 @@ def drawn(
     of_scales = deviation if of_scales is None else of_scales
 
     def draw(path: Any, leaf: Any) -> jax.Array:
-        is_scale = "scale" in jax.tree_util.keystr(path)
-        middle, width = (1.0, of_scales) if is_scale else (0.0, deviation)
-        return jnp.asarray(random.normal(middle, width, leaf.shape), leaf.dtype)
+        name = jax.tree_util.keystr(path)
+        middle, width = (1.0, of_scales) if "scale" in name else (0.0, deviation)
+        numbers = random.normal(middle, width, leaf.shape)
+        numbers = np.abs(numbers) if "'var'" in name else numbers  # of a batch norm
+        return jnp.asarray(numbers, leaf.dtype)
 
     return nnx.merge(graph, jax.tree_util.tree_map_with_path(draw, state))

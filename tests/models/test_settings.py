@@ -1,0 +1,169 @@
+"""Every setting does something: each field of every model and attention, changed, changes the
+parameters, their first values or a program, or it is refused in one line.
+
+Made from the registries. Nothing is compiled: programs are compared as they are traced.
+"""
+
+import dataclasses
+import functools
+from typing import Any, Literal, get_args, get_origin
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from products import MODELS, attention_fields, build, config_of, pairs, refusal
+
+from attnzoo.config.schema import fields_of
+from attnzoo.models import CLASSIFIERS, DECODERS, ENCODERS, TRANSLATORS
+
+RECORDS = {
+    "start_id": "read by who decodes: pretrained folders, generation",
+    "eos_id": "read by who decodes: pretrained folders, generation",
+}
+"""Fields that describe the model to others, with who reads them."""
+WITHIN: dict[str, dict[str, Any]] = {
+    "num_classes": {"head": "sequence"},
+    "pooler": {"head": "none"},
+    "position_offset": {"positions": "learned"},
+    "antialias": {"image_size": 12},
+    "head_hidden": {},
+}
+"""What else has to be chosen for a field to be asked for."""
+OTHERS = {
+    "activation": "silu",
+    "rotary_scaling": None,
+    "max_length": 11,
+    "depth": 14,
+    "rotary_width": 2,
+    "num_heads": 4,
+    "num_kv_heads": 1,
+}
+
+
+def other(name: str, annotation: Any, value: Any) -> Any:
+    """Another value of a field's type."""
+    if name in OTHERS and OTHERS[name] is not None:
+        return OTHERS[name]
+    while get_origin(annotation) is not None and get_origin(annotation) is not Literal:
+        annotation = next(a for a in get_args(annotation) if a is not type(None))
+    if get_origin(annotation) is Literal:
+        return next(choice for choice in reversed(get_args(annotation)) if choice != value)
+    if dataclasses.is_dataclass(annotation):
+        return annotation()
+    if annotation is bool:
+        return not value
+    if annotation is float:
+        return 0.25 if value is None or value == 0 else value / 2
+    return 2 if value is None else value + 2
+
+
+def changes(cls: type, config: Any, own: Any = None) -> list[tuple[str, Any]]:
+    """The fields of a config but its kind and its attentions, each with another value."""
+    return [
+        (name, other(name, field.annotation, getattr(config, name)))
+        for name, field in fields_of(cls).items()
+        if name != "kind" and field.base is None and name not in RECORDS
+    ]
+
+
+def text_of(function: Any, *arguments: Any) -> str:
+    """A program as it is traced, with the numbers that it holds."""
+    traced = jax.make_jaxpr(function)(*arguments)
+    return f"{traced}{[np.asarray(c).tobytes() for c in traced.consts]}"
+
+
+@functools.cache
+def made(config: Any) -> str:
+    """How the parameters are made, with their names."""
+    return text_of(lambda: nnx.to_pure_dict(nnx.state(build(config), (nnx.Param, nnx.Variable))))
+
+
+@functools.cache
+def used(config: Any) -> str:
+    """Training, reading and decoding."""
+    model = nnx.eval_shape(lambda: build(config))
+    graph, state = nnx.split(model)
+    tokens, key = jnp.zeros((2, 7), jnp.int32), jax.random.key(0)
+
+    def call(run: Any) -> str:
+        return text_of(lambda state: run(nnx.merge(graph, state)), state)
+
+    rngs = lambda: nnx.Rngs(dropout=key)  # noqa: E731
+    if config.kind in CLASSIFIERS:
+        images, wide = jnp.zeros((2, 8, 8, 1)), jnp.zeros((2, 16, 16, 1))
+        return call(lambda m: m(images, rngs=rngs())) + call(lambda m: m(wide))
+    if config.kind in ENCODERS:
+        return call(lambda m: m(tokens, rngs=rngs()))
+    if config.kind in DECODERS:
+
+        def decode(m: Any) -> Any:
+            return m.decode(tokens[:, :1], m.start(2))
+
+        return call(lambda m: m(tokens, rngs=rngs())) + call(decode)
+
+    def step(m: Any) -> Any:
+        memory, state = m.start(tokens)
+        return m.step(tokens[:, 0], state, memory)
+
+    both = call(lambda m: m(tokens, tokens, rngs=rngs(), return_weights=True))
+    return both + call(step)
+
+
+def has_effect(config: Any, changed: Any) -> bool:
+    """Whether another config is another model, or is refused in one line."""
+    if refusal(made, changed) is not None:
+        return True
+    return made(changed) != made(config) or used(changed) != used(config)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_every_field_of_a_model_has_an_effect(kind: str) -> None:
+    silent = []
+    for name, _ in changes(MODELS[kind], config_of(kind)):
+        more = {"encoder_layers": 3, "decoder_layers": 3} if name == "alignment_layer" else {}
+        more |= {k: v for k, v in WITHIN.get(name, {}).items() if k in fields_of(MODELS[kind])}
+        config = config_of(kind, **more)
+        value = dict(changes(MODELS[kind], config))[name]
+        if not has_effect(config, dataclasses.replace(config, **{name: value})):
+            silent.append(f"{name}={value}")
+    assert not silent, f"{kind}: {', '.join(silent)} change nothing and are not refused"
+
+
+@pytest.mark.parametrize(("kind", "attention"), pairs(*MODELS))
+def test_every_field_of_an_attention_has_an_effect(kind: str, attention: str) -> None:
+    silent = []
+    for field, kinds in attention_fields(MODELS[kind]).items():
+        if attention not in kinds:
+            continue
+        cls = kinds[attention]
+        others = tuple(name for name in attention_fields(MODELS[kind]) if name != field)
+        config = config_of(kind, attention, but=others)
+        if refusal(made, config) is not None:
+            continue
+        own = getattr(config, field)
+        for name, value in changes(cls, own):
+            changed = dataclasses.replace(own, **{name: value})
+            if not has_effect(config, dataclasses.replace(config, **{field: changed})):
+                silent.append(f"{field}.{name}={value}")
+    assert not silent, f"{kind}: {', '.join(silent)} change nothing and are not refused"
+
+
+OF_ATTENTION = ("dropout", "bias", "rotary", "bucket", "distance")
+"""Parts of the names of model fields that not every attention can follow."""
+
+
+@pytest.mark.parametrize(("kind", "attention"), pairs(*TRANSLATORS, *DECODERS, *ENCODERS, "vit"))
+def test_a_model_asks_no_attention_for_what_it_has_not(kind: str, attention: str) -> None:
+    config = config_of(kind, attention)
+    if refusal(made, config) is not None:
+        config = config_of(kind, attention, but=("attention",))
+        if refusal(made, config) is not None:
+            return
+    silent = []
+    for name, value in changes(MODELS[kind], config):
+        concerns = any(part in name for part in OF_ATTENTION)
+        if concerns and not has_effect(config, dataclasses.replace(config, **{name: value})):
+            silent.append(f"{name}={value}")
+    assert not silent, f"{kind} with {attention}: {', '.join(silent)} change nothing"
