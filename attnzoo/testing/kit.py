@@ -67,6 +67,7 @@ PROPERTIES: dict[str, Property] = {
     "vmap": Property(computing.vmap),
     "gradients": Property(computing.gradients),
     "values default to keys": Property(reading.values_default_to_keys),
+    "empty sequences": Property(lengths.empty_sequences),
     "short sequences": Property(lengths.short_sequences),
     "long sequences": Property(lengths.long_sequences),
     "prepared memory": Property(decoding.prepared_memory),
