@@ -39,8 +39,9 @@ def step_by_step(subject: Subject) -> None:
     memory = run.prepare(_one_mask_for_all(inputs))
     start = run.numbers("empty_past", memory)
     past, rows, half = start, np.arange(subject.sizes.B), T // 2
-    state = memory
+    state, pasts = memory, []
     for t in range(T):
+        pasts.append(past)
         if t == half:
             rows = _other_rows(subject)
             state, past = _gathered(state, rows), _gathered(past, rows)
@@ -48,6 +49,12 @@ def step_by_step(subject: Subject) -> None:
         context, weights, past = run.step(query, state, t, past)
         expect(f"context of step {t}", context, wanted.context[rows, t], subject.tolerance, inputs)
         run.expect_weights(f"weights of step {t}", [weights], wanted.weights[rows, :, t], inputs)
+    if half > 1:
+        at = np.where(np.arange(subject.sizes.B) == 0, 0, half - 1)
+        query = inputs.query[np.arange(subject.sizes.B), at]
+        context, _, _ = run.step(query, memory, at, _merged(pasts[0], pasts[half - 1]))
+        wanted_here = wanted.context[np.arange(subject.sizes.B), at]
+        expect("context of rows at several steps", context, wanted_here, subject.tolerance, inputs)
     if half == 0 or not callable(getattr(subject.attention, "extend", None)):
         return
     past = start
@@ -104,7 +111,9 @@ def decoding(subject: Subject) -> None:
         wanted, *whole = run.causal_call(x, valid)
         rows = np.arange(B)
         cache = run.numbers("empty_cache", B, S, subject.dtype, static=True)
+        caches = []
         for t in range(0, S - block + 1, block):
+            caches.append(cache)
             places = slice(t, t + block)
             (context, *weights), new = run.decode(
                 x[rows, places], cache, valid[rows] if padded else None
@@ -123,6 +132,18 @@ def decoding(subject: Subject) -> None:
                 rows = _other_rows(subject)
                 new = _gathered(new, rows)
             cache = new
+        if not padded and S > 3:
+            # Two rows of a batch may be of different lengths.
+            at = np.where(rows == rows[0], 1, S - 2)
+            merged = _merged(caches[1], caches[S - 2])
+            (context, *_), _ = run.decode(x[rows, at][:, None], merged, None)
+            expect(
+                "context of rows of several lengths",
+                context[:, 0],
+                wanted[rows, at],
+                subject.tolerance,
+                inputs,
+            )
 
 
 class _Methods:
@@ -153,10 +174,10 @@ class _Methods:
         expect("context without weights", _arrays(alone)[0], context, self.subject.tolerance)
         return context, *weights
 
-    def step(self, query: np.ndarray, memory: Any, position: int, past: Any) -> Any:
-        position_ = np.full(self.subject.sizes.B, position, np.int32)
+    def step(self, query: np.ndarray, memory: Any, position: int | np.ndarray, past: Any) -> Any:
+        at = jax.device_put(np.broadcast_to(position, len(query)).astype(np.int32))
         context, weights, past = self.numbers(
-            "step", self._in(query), memory, position=jax.device_put(position_), past=past
+            "step", self._in(query), memory, position=at, past=past
         )
         return *_arrays((context, weights)), past
 
@@ -276,6 +297,15 @@ def _gathered(state: Any, rows: np.ndarray) -> Any:
         return jax.device_put(array[rows])
 
     return jax.tree.map(gather, state)
+
+
+def _merged(state: Any, other: Any) -> Any:
+    """The first row of one memory, past or cache, and the other rows of another."""
+
+    def merge(array: Any, other: Any) -> Any:
+        return jax.device_put(np.concatenate([np.asarray(array)[:1], np.asarray(other)[1:]]))
+
+    return jax.tree.map(merge, state, other)
 
 
 def _expect_same_kind(before: Any, after: Any) -> None:
