@@ -24,7 +24,7 @@ FAR = 256
 
 
 def short_sequences(subject: Subject) -> None:
-    """One query alone, or one key alone, gives the same rows as among others."""
+    """One query alone, or the first one or two keys alone, give the same rows as among others."""
     inputs, sizes = subject.inputs("random"), subject.sizes
     wanted = subject.run(inputs)
     if sizes.T > 1:
@@ -32,17 +32,17 @@ def short_sequences(subject: Subject) -> None:
         found = _run_unless_refused(subject, one)
         if found is not None:
             expect("context", found.context, wanted.context[:1, :1], subject.tolerance, one, found)
-    first = _first_key_alone(subject, inputs)
-    if first is None:
-        return
-    wanted = subject.run(first)
-    one = _cut(first, 1, sizes.T, 1)
-    found = _run_unless_refused(subject, one)
-    if found is None:
-        one = _cut(first, 1, 1, 1)
-        found = subject.run(one)
-    rows = wanted.context[:1, : one.query.shape[1]]
-    expect("context", found.context, rows, subject.tolerance, one, found)
+    for S in range(1, min(sizes.S, 3)):
+        first = _first_keys_alone(inputs, S)
+        if first is None:
+            return
+        few = _cut(first, 1, sizes.T, S)
+        found = _run_unless_refused(subject, few)
+        if found is None:
+            few = _cut(first, 1, S, S)
+            found = subject.run(few)
+        rows = subject.run(first).context[:1, : few.query.shape[1]]
+        expect("context", found.context, rows, subject.tolerance, few, found)
 
 
 def empty_sequences(subject: Subject) -> None:
@@ -300,11 +300,11 @@ def _cut(inputs: Inputs, B: int, T: int, S: int) -> Inputs:
     return Inputs(inputs.query[:B, :T], inputs.keys[:B, :S], inputs.values[:B, :S], mask)
 
 
-def _first_key_alone(subject: Subject, inputs: Inputs) -> Inputs | None:
+def _first_keys_alone(inputs: Inputs, S: int) -> Inputs | None:
     if inputs.mask is None:
         return None
     mask = np.zeros_like(inputs.mask)
-    mask[..., 0] = True
+    mask[..., :S] = True
     return inputs.replace(mask=mask)
 
 

@@ -304,8 +304,8 @@ def values_default_to_keys(subject: Subject) -> None:
         raise DoesNotApply("values have to be given")
     if inputs.keys.shape != inputs.values.shape:
         raise DoesNotApply("keys and values differ in width")
-    given = inputs.replace(values=None)
-    found, wanted = subject.run(given), subject.run(inputs.replace(values=inputs.keys))
+    found = subject.run_without_values(inputs)
+    wanted = subject.run(inputs.replace(values=inputs.keys))
     expect("context", found.context, wanted.context, subject.tolerance, inputs, found)
     expect("weights", found.weights, wanted.weights, subject.weight_tolerance, inputs, found)
 

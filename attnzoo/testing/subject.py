@@ -70,8 +70,7 @@ def smaller(sizes: Sizes) -> Iterator[Sizes]:
 class Inputs:
     """One call's arguments in float64, exact in float32.
 
-    ``mask`` is ``B N T S``, ``B 1 1 S`` (for an attention that takes no other) or None; ``values``
-    is None only where the attention is to take the keys for values.
+    ``mask`` is ``B N T S``, ``B 1 1 S`` (for an attention that takes no other) or None.
     """
 
     query: np.ndarray
@@ -258,6 +257,13 @@ class Subject:
                 parameters = []
             return outputs_of(function(parameters, *arguments(inputs, dtype)))
 
+    def run_without_values(self, inputs: Inputs) -> Outputs:
+        """Call with None for the values."""
+        with self.precision():
+            query, keys, _, mask = arguments(inputs, self.dtype)
+            function = self.jitted("call", self.call)
+            return outputs_of(function(self.parameters(self.dtype), query, keys, None, mask))
+
     def run_masks(self, inputs: Inputs, masks: list[np.ndarray | None]) -> list[Outputs]:
         """Calls that differ in the mask's shape, out of one program."""
 
@@ -303,8 +309,7 @@ class Subject:
 
 def arguments(inputs: Inputs, dtype: str) -> tuple[Any, ...]:
     """Query, keys, values in ``dtype``, and the mask, as jax arrays."""
-    given = (inputs.query, inputs.keys, inputs.values)
-    arrays = (None if x is None else _in(dtype, x) for x in given)
+    arrays = (_in(dtype, x) for x in (inputs.query, inputs.keys, inputs.values))
     return (*arrays, None if inputs.mask is None else jax.device_put(inputs.mask))
 
 

@@ -84,7 +84,7 @@ class Attention:
 
     def project(self, name: str, x: Any) -> Any:
         kernel = self.kernels[name].astype(x.dtype)
-        if self.has(f"gradient to the {name} kernel stopped"):
+        if name == "q" and self.has("gradient to the q kernel stopped"):
             kernel = jax.lax.stop_gradient(kernel)
         projected = jnp.einsum("bsd,de->bse", x, kernel)
         return projected.reshape(*x.shape[:2], self.N, x.shape[2] // self.N)
@@ -255,7 +255,7 @@ class Attention:
         if self.has("softmax in half"):
             weights = jax.nn.softmax(hidden.astype(dtype), -1).astype(wide)
         elif self.has("masked after the softmax"):
-            weights = unmasked * mask
+            weights = unmasked * mask.astype(wide)
         elif self.has("softmax over queries"):
             weights = jax.nn.softmax(hidden, 2)
         elif self.has("softmax over heads"):
@@ -268,7 +268,7 @@ class Attention:
         else:
             weights = jax.nn.softmax(hidden, -1)
         if self.has("maximum over the whole batch"):
-            exp = jnp.exp(hidden - hidden.max()) * mask
+            exp = jnp.exp(hidden - hidden.max()) * mask.astype(wide)
             weights = exp / jnp.maximum(exp.sum(-1, keepdims=True), jnp.finfo(wide).tiny)
         some = mask.any(-1, keepdims=True)
         if not self.has("a fully masked row is the mean"):
@@ -320,7 +320,8 @@ class Attention:
     def show(self, weights: Any, unmasked: Any, logits: Any, mask: Any) -> Any:
         """The weights that are returned."""
         if self.has("uniform weights shown"):
-            return mask / jnp.maximum(mask.sum(-1, keepdims=True), 1).astype(weights.dtype)
+            even = mask.astype(weights.dtype)
+            return even / jnp.maximum(even.sum(-1, keepdims=True), 1)
         if self.has("unmasked weights shown"):
             return unmasked
         if self.has("flatter weights shown"):
