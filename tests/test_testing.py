@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -321,3 +322,9 @@ def test_what_an_attention_lacks_may_be_declared() -> None:
     assert found.named("held") == ["shapes", "keys are exchangeable", "vmap"]
     with pytest.raises(ContractError, match="raised TypeError"):
         check(plain, sizes=SIZES, properties=["shapes"], shrink=False)
+
+
+def test_the_page_lists_the_properties_as_they_are() -> None:
+    page = Path(__file__).parent.parent.joinpath("docs", "testing.md").read_text("utf-8")
+    rows = [f"| {name} | {test.meaning} |" for name, test in testing.PROPERTIES.items()]
+    assert "\n".join(rows) in page

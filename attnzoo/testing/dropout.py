@@ -30,7 +30,7 @@ class Drawn:
 
 
 def dropout(subject: Subject) -> None:
-    """A ``dropout_key`` drops weights, on average none; without a key nothing is dropped.
+    """A ``dropout_key`` drops weights and keeps their mean; without a key nothing is dropped.
 
     The same key gives the same result, another key another one. Padding stays unseen, gradients
     are finite.
