@@ -111,9 +111,12 @@ def _draw(subject: Subject, inputs: Inputs) -> Drawn:
         cotangent = random.standard_normal(shape).astype(subject.dtype)
         keys = jax.random.split(jax.random.key(subject.seed), DRAWS)
         keys = keys[np.asarray([*range(DRAWS), 0])]
-        calm, (gradients, result) = subject.jitted("dropout", draw)(
-            subject.parameters(subject.dtype), given, mask, cotangent, keys
-        )
+        try:
+            calm, (gradients, result) = subject.jitted("dropout", draw)(
+                subject.parameters(subject.dtype), given, mask, cotangent, keys
+            )
+        except NotImplementedError as error:
+            raise DoesNotApply(str(error)) from error
         context, *weights = (np.asarray(x).astype(np.float64) for x in result)
         return Drawn(
             np.asarray(calm).astype(np.float64),

@@ -27,7 +27,9 @@ def short_sequences(subject: Subject) -> None:
     """One query alone, or the first one or two keys alone, give the same rows as among others."""
     inputs, sizes = subject.inputs("random"), subject.sizes
     wanted = subject.run(inputs)
-    if sizes.T > 1:
+    # With fewer queries than keys a causal rule of its own may count from the first or last key.
+    square = subject.visible is not None
+    if sizes.T > 1 and not square:
         one = _cut(inputs, 1, 1, sizes.S)
         found = _run_unless_refused(subject, one)
         if found is not None:
@@ -37,7 +39,7 @@ def short_sequences(subject: Subject) -> None:
         if first is None:
             return
         few = _cut(first, 1, sizes.T, S)
-        found = _run_unless_refused(subject, few)
+        found = None if square else _run_unless_refused(subject, few)
         if found is None:
             few = _cut(first, 1, S, S)
             found = subject.run(few)
