@@ -68,12 +68,26 @@ def half_precision(subject: Subject) -> None:
 
 
 def large_logits(subject: Subject) -> None:
-    """Queries and keys 50 times as large: finite context, weights and gradients."""
+    """Queries and keys 50 times as large: finite context, weights and gradients.
+
+    300 times as large, weights that were exactly 0 where a query may not attend still are, in rows
+    that sum to one: a mask that adds -10000 would be outweighed.
+    """
     inputs = _scaled(subject.inputs("random"), 50.0)
     _finite("", subject.run(inputs), inputs)
     for name, derivative in zip(subject.sizes.names, subject.jacobian(inputs)):
         bad = np.where(np.isfinite(derivative), 0.0, derivative)
         expect(f"gradient to {name}", bad, 0.0, 0.0, inputs)
+    inputs = subject.inputs("causal")
+    permitted, found = subject.permitted(inputs), subject.run(inputs)
+    if not subject.has_weights or np.any(np.where(permitted, 0.0, found.weights)):
+        return
+    sums = found.weights.sum(-1) - permitted.any(-1)
+    if np.max(np.abs(sums), initial=0.0) <= subject.weight_tolerance:
+        large = _scaled(inputs, 300.0)
+        found = subject.run(large)
+        hidden = np.where(permitted, 0.0, found.weights)
+        expect("weights of very large logits", hidden, 0.0, 0.0, large, found)
 
 
 def jit(subject: Subject) -> None:

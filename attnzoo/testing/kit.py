@@ -9,7 +9,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from attnzoo.testing import computing, reading
+from attnzoo.testing import computing, decoding, dropout, explaining, lengths, reading
 from attnzoo.testing.subject import (
     Broken,
     DoesNotApply,
@@ -50,7 +50,7 @@ PROPERTIES: dict[str, Property] = {
     "every permitted key is reached": Property(computing.reaches_permitted_keys),
     "causality": Property(computing.causality),
     "fully masked rows": Property(reading.fully_masked_rows, mask=True),
-    "masks broadcast": Property(reading.masks_broadcast, mask=True, row_masks=True),
+    "masks broadcast": Property(reading.masks_broadcast, mask=True),
     "a float mask is refused": Property(reading.float_mask_is_refused, mask=True),
     "padding changes nothing": Property(reading.padding_changes_nothing, mask=True),
     "NaN in padding": Property(reading.nan_in_padding, mask=True),
@@ -58,6 +58,7 @@ PROPERTIES: dict[str, Property] = {
     "keys are exchangeable": Property(reading.keys_exchangeable),
     "a causal mask orders the keys": Property(reading.causal_mask_orders_keys),
     "weights times values": Property(reading.weights_times_values, weights=True),
+    "weights explain the context": Property(explaining.weights_explain_context, weights=True),
     "convex hull": Property(reading.convex_hull),
     "grouped heads": Property(reading.grouped_heads),
     "half precision": Property(computing.half_precision),
@@ -65,6 +66,16 @@ PROPERTIES: dict[str, Property] = {
     "jit": Property(computing.jit),
     "vmap": Property(computing.vmap),
     "gradients": Property(computing.gradients),
+    "values default to keys": Property(reading.values_default_to_keys),
+    "empty sequences": Property(lengths.empty_sequences),
+    "short sequences": Property(lengths.short_sequences),
+    "long sequences": Property(lengths.long_sequences),
+    "prepared memory": Property(decoding.prepared_memory),
+    "step by step": Property(decoding.step_by_step),
+    "positions are places": Property(decoding.positions_are_places),
+    "decoding": Property(decoding.decoding),
+    "dropout": Property(dropout.dropout),
+    "weights after dropout": Property(dropout.weights_after_dropout, weights=True),
     "reference": Property(reading.agrees_with_reference),
 }
 

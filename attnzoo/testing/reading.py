@@ -1,5 +1,7 @@
 """Properties of weights and outputs: what a query reads, and from where."""
 
+import inspect
+
 import jax
 import numpy as np
 
@@ -39,11 +41,20 @@ def shapes(subject: Subject) -> None:
 
 
 def deterministic(subject: Subject) -> None:
-    """The same call twice gives the same bits."""
-    inputs = subject.inputs("random")
-    first, second = subject.run(inputs, eager=True), subject.run(inputs, eager=True)
+    """The same call gives the same bits, whatever was called in between, and so does its jit.
+
+    In between come other numbers and another mask of the same shapes.
+    """
+    inputs, other = subject.inputs("random"), subject.inputs("padding", draw=1)
+    first = subject.run(inputs, eager=True)
+    between, compiled = subject.run(other, eager=True), subject.run(other)
+    second = subject.run(inputs, eager=True)
     expect("context of a second call", second.context, first.context, 0.0, inputs, second)
     expect("weights of a second call", second.weights, first.weights, 0.0, inputs, second)
+    tolerance, what = subject.tolerance, "after a call with other inputs"
+    expect(f"context {what}", between.context, compiled.context, tolerance, other, between)
+    tolerance = subject.weight_tolerance
+    expect(f"weights {what}", between.weights, compiled.weights, tolerance, other, between)
 
 
 def same_without_weights(subject: Subject) -> None:
@@ -125,17 +136,26 @@ def fully_masked_rows(subject: Subject) -> None:
 
 
 def masks_broadcast(subject: Subject) -> None:
-    """``B 1 1 S`` means the same as ``B N T S``, and no mask the same as one that is all True."""
-    inputs = subject.inputs("padding")
+    """A mask means the same with axes of 1 as written out, and no mask the same as all True.
+
+    Masks are ``B 1 T S``, ``1 1 T S``, ``B 1 1 S`` and ``1 1 1 S``; only the last two where a mask
+    says which keys are real.
+    """
+    inputs = subject.inputs("random")
     assert inputs.mask is not None
-    wanted = subject.run(inputs)
-    small = inputs.replace(mask=inputs.mask[:, :1, :1])
-    found = subject.run(small)
-    expect("context", found.context, wanted.context, subject.tolerance, small, found)
-    everything = subject.inputs("all")
-    wanted, none = subject.run(everything), everything.replace(mask=None)
-    found = subject.run(none)
-    expect("context without mask", found.context, wanted.context, subject.tolerance, none, found)
+    rows, padding, everything = inputs.mask[:, :1], subject.inputs("padding").mask, None
+    assert padding is not None
+    padding = padding[:, :1, :1]
+    masks = {"B 1 1 S": padding, "1 1 1 S": padding[:1], "none": everything}
+    if subject.has_row_masks:
+        masks |= {"B 1 T S": rows, "1 1 T S": rows[:1]}
+    for (name, mask), found in zip(masks.items(), subject.run_masks(inputs, list(masks.values()))):
+        full = np.broadcast_to(True if mask is None else mask, inputs.mask.shape)
+        given, wanted = inputs.replace(mask=mask), subject.run(inputs.replace(mask=full))
+        what = f"mask {name}: " if mask is not None else "without mask: "
+        expect(f"{what}context", found.context, wanted.context, subject.tolerance, given, found)
+        tolerance = subject.weight_tolerance
+        expect(f"{what}weights", found.weights, wanted.weights, tolerance, given, found)
 
 
 def float_mask_is_refused(subject: Subject) -> None:
@@ -153,12 +173,12 @@ def float_mask_is_refused(subject: Subject) -> None:
 def padding_changes_nothing(subject: Subject) -> None:
     """More keys at the end that are masked leave the context as it was.
 
-    With T = S, as in a sequence that attends to itself, the last query is padding, too.
+    As in a sequence that attends to itself, the last query is padding, too.
     """
     S, T = subject.sizes.S, subject.sizes.T
     if S == 1:
         return
-    real = T - 1 if T == S else T
+    real = max(T - 1, 1)
     inputs = subject.inputs("all")
     assert inputs.mask is not None
     mask = inputs.mask.copy()
@@ -274,6 +294,20 @@ def weights_times_values(subject: Subject) -> None:
     else:
         wanted = np.einsum("bnts,bsd->btd", found.weights, inputs.values) / found.weights.shape[1]
     expect("context", found.context, wanted, subject.weight_tolerance, inputs, found)
+
+
+def values_default_to_keys(subject: Subject) -> None:
+    """Without values the keys are the values."""
+    inputs = subject.inputs("random")
+    values = inspect.signature(subject.attention).parameters.get("values")
+    if values is None or values.default is not None:
+        raise DoesNotApply("values have to be given")
+    if inputs.keys.shape != inputs.values.shape:
+        raise DoesNotApply("keys and values differ in width")
+    found = subject.run_without_values(inputs)
+    wanted = subject.run(inputs.replace(values=inputs.keys))
+    expect("context", found.context, wanted.context, subject.tolerance, inputs, found)
+    expect("weights", found.weights, wanted.weights, subject.weight_tolerance, inputs, found)
 
 
 def grouped_heads(subject: Subject) -> None:

@@ -30,11 +30,6 @@ class ModuleSizes:
         """Shapes of query, keys and values."""
         return (self.B, self.T, self.D), (self.B, self.S, self.D2), (self.B, self.S, self.Dv)
 
-    @property
-    def heads(self) -> int:
-        """Heads of a mask: a module's number of heads is its own affair."""
-        return 1
-
 
 @dataclasses.dataclass(frozen=True)
 class FunctionSizes:
@@ -53,11 +48,6 @@ class FunctionSizes:
         """Shapes of q, k and v."""
         keys = (self.B, self.S, self.K)
         return (self.B, self.T, self.N, self.H), (*keys, self.H), (*keys, self.Hv)
-
-    @property
-    def heads(self) -> int:
-        """Heads of a mask."""
-        return self.N
 
 
 Sizes = ModuleSizes | FunctionSizes
@@ -131,7 +121,7 @@ class Subject:
     has_weights: bool = True
     has_mask: bool = True
     has_row_masks: bool = True
-    compiled: dict[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)
+    compiled: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def tolerance(self) -> float:
@@ -142,6 +132,36 @@ class Subject:
     def weight_tolerance(self) -> float:
         """The same for weights, which are float32 whatever the inputs are."""
         return TOLERANCE["float32"]
+
+    @property
+    def heads(self) -> int:
+        """Heads of a mask: as many as the weights have, so that each head has a mask of its own."""
+        if isinstance(self.sizes, FunctionSizes):
+            return self.sizes.N
+        if "heads" not in self.compiled:
+            self.compiled["heads"] = self._heads_of_module()
+        return self.compiled["heads"]
+
+    def _heads_of_module(self) -> int:
+        if not (self.has_weights and self.has_mask and self.has_row_masks):
+            return 1
+        mask = np.ones((self.sizes.B, 1, self.sizes.T, self.sizes.S), bool)
+        inputs = Inputs(*(np.zeros(shape) for shape in self.sizes.shapes()), mask)
+        try:
+            _, weights = self.abstract(inputs)
+            return weights.shape[1] if len(weights.shape) == 4 else 1
+        except Exception:  # an attention that cannot be called at all: "shapes" will say so
+            return 1
+
+    def abstract(self, inputs: Inputs) -> Any:
+        """Shapes and dtypes of a call with the weights: traced, not compiled."""
+        with self.precision():
+            given = arguments(inputs, self.dtype)
+            return jax.eval_shape(self.call, self.parameters(self.dtype), *given)
+
+    def precision(self) -> Any:
+        """The context in which numbers of ``dtype`` stay what they are."""
+        return jax.enable_x64(self.dtype == "float64")
 
     def inputs(self, pattern: Pattern, draw: int = 0) -> Inputs:
         """Standard normal inputs. ``pattern``: where the mask, if there is one, lets queries look.
@@ -158,7 +178,7 @@ class Subject:
 
     def _mask(self, pattern: Pattern, random: np.random.Generator) -> np.ndarray:
         B, T, S = self.sizes.B, self.sizes.T, self.sizes.S
-        shape = (B, self.sizes.heads, T, S) if self.has_row_masks else (B, 1, 1, S)
+        shape = (B, self.heads, T, S) if self.has_row_masks else (B, 1, 1, S)
         if pattern == "causal" and self.has_row_masks:
             return np.broadcast_to(np.tri(T, S, dtype=bool), shape)
         lengths = np.maximum(1, S - 1 - np.arange(B) % 2)  # one and two keys of padding
@@ -179,7 +199,7 @@ class Subject:
 
     def permitted(self, inputs: Inputs) -> np.ndarray:
         """``B N T S``: what a query may look at by the mask and by the attention's own rule."""
-        shape = (self.sizes.B, self.sizes.heads, self.sizes.T, self.sizes.S)
+        shape = (self.sizes.B, self.heads, self.sizes.T, self.sizes.S)
         mask = np.ones(shape, bool) if inputs.mask is None else np.broadcast_to(inputs.mask, shape)
         return mask & self._visible()
 
@@ -237,13 +257,40 @@ class Subject:
                 parameters = []
             return outputs_of(function(parameters, *arguments(inputs, dtype)))
 
+    def run_without_values(self, inputs: Inputs) -> Outputs:
+        """Call with None for the values."""
+        with self.precision():
+            query, keys, _, mask = arguments(inputs, self.dtype)
+            function = self.jitted("call", self.call)
+            return outputs_of(function(self.parameters(self.dtype), query, keys, None, mask))
+
+    def run_masks(self, inputs: Inputs, masks: list[np.ndarray | None]) -> list[Outputs]:
+        """Calls that differ in the mask's shape, out of one program."""
+
+        def calls(parameters: list[Any], given: Any, masks: list[Any]) -> Any:
+            return [self.call(parameters, *given, mask) for mask in masks]
+
+        with self.precision():
+            given = arguments(inputs, self.dtype)[:3]
+            masks = [None if mask is None else jax.device_put(mask) for mask in masks]
+            found = self.jitted("masks", calls)(self.parameters(self.dtype), given, masks)
+            return [outputs_of(result) for result in found]
+
     def run_without_weights(self, inputs: Inputs) -> np.ndarray:
         """The context when the weights are not asked for."""
         return self._derived(inputs)[0]
 
     def jacobian(self, inputs: Inputs) -> tuple[np.ndarray, ...]:
         """Largest |d context[b, t] / d x[c, s]|, ``B T B S``, for x the query, keys and values."""
-        return self._derived(inputs)[1]
+        return tuple(map(_per_position, self._derived(inputs)[1]))
+
+    def value_derivative(self, inputs: Inputs) -> np.ndarray:
+        """D context[b, t] / d values[b, s], ``B T S F``: F counts pairs of features."""
+        derivative = self._derived(inputs)[1][2]
+        half = derivative.ndim // 2
+        own = np.stack([derivative[b].take(b, axis=half - 1) for b in range(self.sizes.B)])
+        own = np.moveaxis(own, half, 2)  # B T S, then the features of both
+        return own.reshape(*own.shape[:3], -1)
 
     def _derived(self, inputs: Inputs) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
         """Context and Jacobians out of one program, for compilation takes nearly all the time."""
@@ -256,7 +303,7 @@ class Subject:
         with jax.enable_x64(self.dtype == "float64"):
             function = self.jitted("jacobian", derivative)
             found, context = function(self.parameters(self.dtype), *arguments(inputs, self.dtype))
-            jacobians = tuple(_per_position(np.asarray(array, np.float64)) for array in found)
+            jacobians = tuple(np.asarray(array).astype(np.float64) for array in found)
             return np.asarray(context).astype(np.float64), jacobians
 
 
@@ -280,7 +327,7 @@ def expect(
     got: np.ndarray,
     wanted: Any,
     tolerance: float,
-    inputs: Inputs,
+    inputs: Inputs | None = None,
     outputs: Outputs | None = None,
 ) -> None:
     """Raise Broken unless ``got`` is ``wanted`` up to ``tolerance``, relative above 1."""
