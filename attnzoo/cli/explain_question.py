@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import string
 from collections.abc import Callable
 from typing import Any
 
@@ -115,10 +116,7 @@ def _next(task: Any, text: str, arguments: argparse.Namespace) -> Question:
 def _masked(task: Any, text: str, arguments: argparse.Namespace) -> Question:
     tokenizer = task.tokenizer
     mask, cls, sep = (tokenizer.special(name) for name in ("mask", "cls", "sep"))
-    ids = [cls]
-    for number, part in enumerate(text.split(MASK)):
-        ids += [mask] * (number > 0) + tokenizer.encode_ids(part.strip())
-    ids.append(sep)
+    ids = [cls, *_with_masks(tokenizer, text, mask), sep]
     if mask not in ids and arguments.at is None:
         raise UserError(f"{text[:40]!r}: wanted {MASK} in it, where a token is to be guessed")
     at = _place(ids, ids.index(mask) if arguments.at is None else arguments.at)
@@ -132,6 +130,33 @@ def _masked(task: Any, text: str, arguments: argparse.Namespace) -> Question:
         f"token at {at}",
         tokenizer.specials,
     )
+
+
+def _with_masks(tokenizer: Any, text: str, mask: int) -> list[int]:
+    """Return the ids of a text in which each [MASK] stands for one token.
+
+    The words beside it become the tokens that they are beside a token: a space may belong to the
+    word behind it, to the hidden token, or be a token itself. A letter in place of the hidden token
+    says which.
+    """
+    encode, unknown = tokenizer.encode_ids, tokenizer.specials.get("unk")
+    letters = [letter for letter in string.ascii_lowercase if unknown not in encode(letter)]
+    parts, ids = text.strip().split(MASK), []
+    for number, part in enumerate(parts):
+        if number > 0:
+            ids.append(mask)
+        if number + 1 < len(parts):
+            found = encode(part)
+            if any(encode(part + letter)[: len(found)] != found for letter in letters):
+                part = part.rstrip()
+        found = encode(part)
+        for letter in letters if number > 0 else []:
+            before, both = encode(letter), encode(letter + part)
+            if both[: len(before)] == before and both.count(unknown) <= found.count(unknown):
+                found = both[len(before) :]
+                break
+        ids += found
+    return ids
 
 
 def _removable(ids: list[int], special: set[int], text: str) -> list[int]:
