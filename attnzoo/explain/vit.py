@@ -92,14 +92,18 @@ def _of_weights(model: ViT, found: WeightGradients) -> dict[str, Float[Array, "B
         "attention_mean": fuse(weights[-1]),
         "attention_max": fuse(weights[-1], "max"),
         "rollout": rollout(weights),
-        "rollout_discarded": rollout(weights, fusion="max", discard=0.9),
+        "rollout_discarded": rollout(
+            weights, fusion="max", discard=0.9, prefix=model.config.prefix
+        ),
         "gradient_rollout": gradient_rollout(weights, gradients),
         # What each token already was says nothing; read at a mean it would be a share of everyone.
         "relevance": relevance(weights, gradients) - jnp.eye(weights[0].shape[-1])[None],
     }
     scores = {name: read(m) for name, m in maps.items()}
     if _has_class_token(model):
-        scores["attention_gradcam"] = attention_gradcam(weights[-1], gradients[-1])
+        scores["attention_gradcam"] = attention_gradcam(
+            weights[-1], gradients[-1], skip=model.config.prefix
+        )
     return scores
 
 
