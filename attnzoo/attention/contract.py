@@ -6,7 +6,7 @@ state of the module), and ``attend(query, memory)`` reads it. Calling the module
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -92,6 +92,9 @@ class Attention(nnx.Module):
 
     A mechanism says how it prepares a memory and how it reads one; calling it does both.
     """
+
+    takes_perturbation: ClassVar[bool] = False
+    """Whether weights can be varied through ``self.perturbation``, ``B N T S``."""
 
     def prepare(
         self,

@@ -85,6 +85,8 @@ class MultiHeadAttention(Attention):
     stand at ``positions`` (0..T-1 if None).
     """
 
+    takes_perturbation = True
+
     def __init__(
         self,
         dim: int,

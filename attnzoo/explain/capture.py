@@ -82,7 +82,7 @@ def weight_gradients(
 
     Raises:
       ValueError: as :func:`capture_attention`, or the target is no class.
-      NotImplementedError: the attention is not a ``MultiHeadAttention``.
+      NotImplementedError: an attention whose weights cannot be varied, or one called repeatedly.
     """
     said, shapes = _shapes(model, inputs, keywords)
     names = sorted(shapes, key=_in_numbers)

@@ -12,7 +12,6 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnzoo.attention.contract import Attention
-from attnzoo.attention.multi_head import MultiHeadAttention
 from attnzoo.layers.self_attention import SelfAttention
 from attnzoo.layers.stack import Stack
 
@@ -123,19 +122,20 @@ def perturb(model: nnx.Module, deltas: dict[str, Float[Array, "B N T S"]]) -> No
     """Add ``deltas`` to the weights that the named attentions weigh their values with.
 
     Raises:
-      NotImplementedError: one of them is no ``MultiHeadAttention``.
+      NotImplementedError: the weights of one of them cannot be varied.
     """
     for place in places(model):
         if not any(name in deltas for name in place.names):
             continue
-        if not isinstance(place.module, MultiHeadAttention):
+        if not place.module.takes_perturbation:
             raise NotImplementedError(
-                f"{place.names[0]} is a {type(place.module).__name__}: gradients with respect to "
-                "weights are those of MultiHeadAttention; wanted attention.kind=multi_head"
+                f"{place.names[0]} is a {type(place.module).__name__}, whose weights cannot be "
+                "varied; wanted an attention with takes_perturbation, such as multi_head"
             )
         added = [deltas[name] for name in place.names]
         delta = jnp.stack(added) if place.scanned else added[0]
-        place.module.perturbation = nnx.data(nnx.Perturbation(delta))
+        module: Any = place.module
+        module.perturbation = nnx.data(nnx.Perturbation(delta))
 
 
 class _Entry(nnx.Module):
