@@ -12,7 +12,7 @@ MASK = "[MASK]"
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
+class Asked:
     """What is read, and what is asked of it.
 
     Attributes:
@@ -36,8 +36,8 @@ class Question:
     keywords: dict[str, list[int]] = dataclasses.field(default_factory=dict)
 
 
-def question(trained: Any, text: str, arguments: argparse.Namespace) -> Question:
-    """The question that a run of texts is asked by one INPUT.
+def question(trained: Any, text: str, arguments: argparse.Namespace) -> Asked:
+    """Return the question that a run of texts is asked by one INPUT.
 
     Raises:
       UserError: a text that is empty or too long, a task without such questions, a class, token or
@@ -69,7 +69,7 @@ def question(trained: Any, text: str, arguments: argparse.Namespace) -> Question
     return asked
 
 
-def _class(task: Any, text: str, arguments: argparse.Namespace) -> Question:
+def _class(task: Any, text: str, arguments: argparse.Namespace) -> Asked:
     tokenizer = task.tokenizer
     cls, sep = tokenizer.special("cls"), tokenizer.special("sep")
     tags = task.head == "token"
@@ -82,7 +82,7 @@ def _class(task: Any, text: str, arguments: argparse.Namespace) -> Question:
     if not tags and arguments.at is not None:
         raise UserError("--at: the class of a text has no place")
     labels = token_labels(tokenizer, ids)
-    return Question(
+    return Asked(
         ids,
         labels,
         _removable(ids, {cls, sep}, text),
@@ -95,13 +95,13 @@ def _class(task: Any, text: str, arguments: argparse.Namespace) -> Question:
     )
 
 
-def _next(task: Any, text: str, arguments: argparse.Namespace) -> Question:
+def _next(task: Any, text: str, arguments: argparse.Namespace) -> Asked:
     tokenizer = task.tokenizer
     begins = [tokenizer.special("bos")] if task.settings.rows == "packed" else []
     ids = begins + tokenizer.encode_ids(text)
     at = _place(ids, len(ids) - 1 if arguments.at is None else arguments.at)
     labels = token_labels(tokenizer, ids)
-    return Question(
+    return Asked(
         ids[: at + 1],  # what comes later is not read
         labels[: at + 1],
         _removable(ids[: at + 1], set(begins), text),
@@ -113,14 +113,14 @@ def _next(task: Any, text: str, arguments: argparse.Namespace) -> Question:
     )
 
 
-def _masked(task: Any, text: str, arguments: argparse.Namespace) -> Question:
+def _masked(task: Any, text: str, arguments: argparse.Namespace) -> Asked:
     tokenizer = task.tokenizer
     mask, cls, sep = (tokenizer.special(name) for name in ("mask", "cls", "sep"))
     ids = [cls, *_with_masks(tokenizer, text, mask), sep]
     if mask not in ids and arguments.at is None:
         raise UserError(f"{text[:40]!r}: wanted {MASK} in it, where a token is to be guessed")
     at = _place(ids, ids.index(mask) if arguments.at is None else arguments.at)
-    return Question(
+    return Asked(
         ids,
         token_labels(tokenizer, ids),
         _removable(ids, {cls, sep, mask}, text),

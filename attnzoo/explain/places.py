@@ -70,6 +70,11 @@ def stacks(model: nnx.Module) -> list[tuple[tuple[str, ...], Stack]]:
     ]
 
 
+def is_causal(stack: Stack) -> bool:
+    """Whether tokens of a stack read only those before them."""
+    return (stack.blocks if stack.scan else stack.blocks[0]).attention.is_causal
+
+
 def matching(wanted: Iterable[str], names: Iterable[str]) -> tuple[str, ...]:
     """``wanted`` if they all are among ``names``, else a ValueError with what there is."""
     names, wanted = list(names), tuple(wanted)
@@ -156,10 +161,14 @@ def before_attention(
     Only the attention reads the X that the function is given: the residual branch beside it keeps
     its value. X is behind the norm in a pre-norm block. ``layer`` is a name such as
     "encoder/3/self"; None: the last.
+
+    Raises:
+      ValueError: no such layer.
+      NotImplementedError: a model without such blocks.
     """
     names = [name for p in places(model) for name in p.names if name.endswith("/self")]
     if not names:
-        raise ValueError(f"{type(model).__name__} has no blocks with self-attention")
+        raise NotImplementedError(f"{type(model).__name__} has no blocks with self-attention")
     (name,) = matching([names[-1] if layer is None else layer], names)
     *prefix, number, _ = name.split("/")
 
