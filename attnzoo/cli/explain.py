@@ -162,5 +162,5 @@ def draw(
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         result.page(example, **drawing, **page).save(path)
-    except ValueError as error:  # larger than a page may be
+    except (ValueError, NotImplementedError) as error:  # larger than a page may be, or no attention
         raise UserError(f"{name}: {error}") from None

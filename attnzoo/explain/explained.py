@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,8 @@ class Faithfulness(NamedTuple):
         return Faithfulness(*(np.nanmean(areas[example]) for areas in self))
 
     def __str__(self) -> str:
-        return f"deletion {np.nanmean(self.deletion):.2f}, random {np.nanmean(self.random_deletion):.2f}"
+        mine, random = np.nanmean(self.deletion), np.nanmean(self.random_deletion)
+        return f"deletion {mine:.2f}, random {random:.2f}"
 
 
 def explain(
@@ -250,6 +251,11 @@ class Explained:
     faithfulness: dict[str, Faithfulness] = dataclasses.field(repr=False)
     probabilities: Float[np.ndarray, "B ..."] | None = dataclasses.field(repr=False)
 
+    figures: ClassVar[Any]
+    """Every figure of an example by name; the class says which drawing arguments there are."""
+    page: ClassVar[Any]
+    """A page to explore an example in, of the same arguments."""
+
     @property
     def target(self) -> Int[np.ndarray, "B ..."]:
         """The class or token that is explained."""
@@ -267,17 +273,9 @@ class Explained:
         _, maps = capture_attention(one.model, *one.inputs, **one.keywords)
         return {name: np.asarray(weights[0], np.float32) for name, weights in maps.items()}
 
-    def figures(self, example: int = 0, **drawing: Any) -> dict[str, plotting.Figure]:
-        """All figures of an example; arguments are those of ``figure``."""
-        raise NotImplementedError
-
     def figure(self, example: int = 0, **drawing: Any) -> plotting.Figure:
         """The first of :meth:`figures`: the scores of every explanation."""
         return next(iter(self.figures(example, **drawing).values()))
-
-    def page(self, example: int = 0, **drawing: Any) -> Page:
-        """A page to explore an example in; arguments are those of ``figure``."""
-        raise NotImplementedError
 
     def _note(self, name: str, example: int) -> str:
         areas = self.faithfulness.get(name)
@@ -474,7 +472,7 @@ class TranslationsExplained(Explained):
         reverse: Mapping[str, Any] | None = None,
         links: Any = None,
     ) -> Page:
-        """The attention between both sides; ``reverse`` and ``links`` as in ``translation_page``."""
+        """The attention of both sides; ``reverse`` and ``links`` are ``translation_page``'s."""
         left, right = self._sides(example, source, target)
         maps = self.maps_by_token(example)
         return translation_page(maps, left, right, reverse=reverse, title=title, links=links)

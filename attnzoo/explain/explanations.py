@@ -1,6 +1,6 @@
 """The explanations by name, each a function from a question to scores of its patches or tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -25,26 +25,12 @@ TWO_STACKS = "follows one stack of self-attention; the model has an encoder and 
 
 def _attention_mean(question: Question) -> Scores:
     weights, head = question.weights[question.shown], question.head
-    return question.of_tokens(question.read(fuse(weights) if head is None else weights[:, head]))
-
-
-def _attention_max(question: Question) -> Scores:
-    return question.of_tokens(question.read(fuse(question.weights[question.shown], "max")))
-
-
-def _rollout(question: Question) -> Scores:
-    return question.of_tokens(question.read(rollout(question.self_attention)))
+    return question.read(fuse(weights) if head is None else weights[:, head])
 
 
 def _rollout_discarded(question: Question) -> Scores:
-    rolled = rollout(
-        question.self_attention,
-        fusion="max",
-        discard=0.9,
-        prefix=question.prefix,
-        real=question.real,
-    )
-    return question.of_tokens(question.read(rolled))
+    spared = {"prefix": question.prefix, "real": question.real}
+    return question.read(rollout(question.self_attention, fusion="max", discard=0.9, **spared))
 
 
 def _flow(question: Question) -> Scores:
@@ -55,10 +41,9 @@ def _flow(question: Question) -> Scores:
 
     def run(*arrays: Any) -> Any:
         maps, reading = (np.asarray(array) for array in arrays)
+        rows = [np.flatnonzero(one > 0).tolist() for one in reading]
         flows = [
-            reading[b, reading[b] > 0]
-            @ attention_flow(list(maps[:, b]), rows=np.flatnonzero(reading[b] > 0).tolist())
-            for b in range(B)
+            reading[b, rows[b]] @ attention_flow(list(maps[:, b]), rows=rows[b]) for b in range(B)
         ]
         return np.stack(flows).astype(np.float32)
 
@@ -69,15 +54,15 @@ def _flow(question: Question) -> Scores:
 def _gradient_rollout(question: Question) -> Scores:
     if len(question.pairs) > 1:
         raise NotImplementedError(TWO_STACKS)
-    return question.of_tokens(question.read(gradient_rollout(*question.pairs[0])))
+    return question.read(gradient_rollout(*question.pairs[0]))
 
 
 def _relevance(question: Question) -> Scores:
     if len(question.pairs) == 3:
-        return question.of_tokens(question.read(encoder_decoder_relevance(*question.pairs).source))
+        return question.read(encoder_decoder_relevance(*question.pairs).source)
     R = relevance(*question.pairs[0])
     # What each token already was says nothing; read at a mean it would be a share of everyone.
-    return question.of_tokens(question.read(R - jnp.eye(R.shape[-1], dtype=R.dtype)[None]))
+    return question.read(R - jnp.eye(R.shape[-1], dtype=R.dtype)[None])
 
 
 def _attention_gradcam(question: Question) -> Scores:
@@ -90,56 +75,32 @@ def _attention_gradcam(question: Question) -> Scores:
     return question.of_tokens(scores)
 
 
-def _gradcam(question: Question) -> Scores:
-    return question.of_tokens(
-        gradcam(question.model, question.answer, *question.inputs, skip=question.prefix,
-                real=question.real, layer=question.last, **question.keywords)
-    )  # fmt: skip
+def _of_model(method: Callable[..., Any], **attributes: str) -> Explanation:
+    """An explanation that takes the model, the answer, the inputs, and attributes of a question."""
+
+    def run(question: Question) -> Scores:
+        settings = {name: getattr(question, own) for name, own in attributes.items()}
+        return question.of_tokens(
+            method(
+                question.model, question.answer, *question.inputs, **settings, **question.keywords
+            )
+        )
+
+    return run
 
 
-def _cdam(question: Question) -> Scores:
-    return question.of_tokens(
-        cdam(question.model, question.answer, *question.inputs, layer=question.last,
-             **question.keywords)
-    )  # fmt: skip
+def _of_vectors(method: Callable[..., Any], **attributes: str) -> Explanation:
+    """An explanation that takes a function, its vectors, and attributes of a question."""
+
+    def run(question: Question) -> Scores:
+        settings = {name: getattr(question, own) for name, own in attributes.items()}
+        return question.by_unit(method(question.of_vectors, question.vectors, **settings))
+
+    return run
 
 
-def _smooth_cdam(question: Question) -> Scores:
-    return question.of_tokens(
-        smooth_cdam(question.model, question.answer, *question.inputs, key=question.key,
-                    draws=question.draws, real=question.real, layer=question.last,
-                    **question.keywords)
-    )  # fmt: skip
-
-
-def _integrated_cdam(question: Question) -> Scores:
-    return question.of_tokens(
-        integrated_cdam(question.model, question.answer, *question.inputs, steps=question.draws,
-                        layer=question.last, **question.keywords)
-    )  # fmt: skip
-
-
-def _attn_lrp(question: Question) -> Scores:
-    return question.of_tokens(
-        attn_lrp(question.model, question.answer, *question.inputs, stack=question.stack,
-                 **question.keywords)
-    )  # fmt: skip
-
-
-def _gradient_x_input(question: Question) -> Scores:
-    return question.by_unit(gradient_times_input(question.of_vectors, question.vectors))
-
-
-def _integrated_gradients(question: Question) -> Scores:
-    values = integrated_gradients(question.of_vectors, question.vectors, steps=question.draws)
-    return question.by_unit(values)
-
-
-def _smooth_grad(question: Question) -> Scores:
-    smooth = smooth_grad(
-        question.of_vectors, question.vectors, key=question.key, draws=question.draws
-    )
-    return question.by_unit(jnp.abs(smooth))
+def _smooth_grad_size(*arguments: Any, **settings: Any) -> Any:
+    return jnp.abs(smooth_grad(*arguments, **settings))
 
 
 def _leave_one_out(question: Question) -> Scores:
@@ -150,21 +111,21 @@ def _leave_one_out(question: Question) -> Scores:
 
 EXPLANATIONS: dict[str, Explanation] = {
     "attention_mean": _attention_mean,
-    "attention_max": _attention_max,
-    "rollout": _rollout,
+    "attention_max": lambda question: question.read(fuse(question.weights[question.shown], "max")),
+    "rollout": lambda question: question.read(rollout(question.self_attention)),
     "rollout_discarded": _rollout_discarded,
     "flow": _flow,
     "gradient_rollout": _gradient_rollout,
     "relevance": _relevance,
     "attention_gradcam": _attention_gradcam,
-    "gradcam": _gradcam,
-    "cdam": _cdam,
-    "smooth_cdam": _smooth_cdam,
-    "integrated_cdam": _integrated_cdam,
-    "attn_lrp": _attn_lrp,
-    "gradient_x_input": _gradient_x_input,
-    "integrated_gradients": _integrated_gradients,
-    "smooth_grad": _smooth_grad,
+    "gradcam": _of_model(gradcam, skip="prefix", real="real", layer="last"),
+    "cdam": _of_model(cdam, layer="last"),
+    "smooth_cdam": _of_model(smooth_cdam, key="key", draws="draws", real="real", layer="last"),
+    "integrated_cdam": _of_model(integrated_cdam, steps="draws", layer="last"),
+    "attn_lrp": _of_model(attn_lrp, stack="stack"),
+    "gradient_x_input": _of_vectors(gradient_times_input),
+    "integrated_gradients": _of_vectors(integrated_gradients, steps="draws"),
+    "smooth_grad": _of_vectors(_smooth_grad_size, key="key", draws="draws"),
     "leave_one_out": _leave_one_out,
 }
 """Scores ``B P`` of patches or tokens; more is more important. Signed ones stay signed, but those

@@ -1,9 +1,9 @@
 """The question that an explanation answers: by which patches or tokens a model gives its answer.
 
 An explanation is a callable from a :class:`Question` to scores of its patches or tokens, ``B P``.
-Everything that it may need is an attribute here: the maps and their gradients, the answer, the vectors that a
-gradient reaches, and the model with units taken away. What a model does not have is a
-``NotImplementedError`` with the reason. An explanation runs under ``jax.jit``; it should read
+Everything that it may need is an attribute here: the maps and their gradients, the answer, the
+vectors that a gradient reaches, and the model with units taken away. What a model does not have is
+a ``NotImplementedError`` with the reason. An explanation runs under ``jax.jit``; it should read
 attributes before it enters a loop of its own, since they are computed where they are first read.
 """
 
@@ -164,9 +164,9 @@ class Question:
         """:attr:`reading` of a model that reads its answer from one token."""
         return self.reading
 
-    def read(self, tokens_by_tokens: Float[Array, "B T S"]) -> Float[Array, "B S"]:
-        """The rows of a map at which the answer is read."""
-        return jnp.einsum("bt,bts->bs", self.reading, tokens_by_tokens)
+    def read(self, tokens_by_tokens: Float[Array, "B T S"]) -> Float[Array, "B P"]:
+        """Scores by the rows of a map at which the answer is read."""
+        return self.of_tokens(jnp.einsum("bt,bts->bs", self.reading, tokens_by_tokens))
 
     def of_tokens(self, scores: Float[Array, "B T"]) -> Float[Array, "B P"]:
         """Scores of units, of those of all tokens."""

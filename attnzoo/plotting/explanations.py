@@ -69,7 +69,8 @@ def overlays(
     columns = min(columns, len(panels) + 1)
     lines = ceil((len(panels) + 1) / columns)
     width, height = columns * (_PANEL + 0.1), lines * (_PANEL + _HEAD) + 0.25 + _FOOT
-    width = max(width, _key_width(None if marked is None else marking), text_width(title, 8) + 0.1)
+    key = _key_width(None if marked is None else marking)
+    width = max(width, key, text_width(title, 8.0) + 0.1)
     with style():
         figure = Figure(figsize=(width, height), dpi=_DPI)
         figure.text(0.05 / width, 1 - 0.16 / height, title, fontsize=8, va="center")

@@ -114,7 +114,9 @@ FAMILIES = {
 @functools.cache
 def model(name: str, *more: str) -> Any:
     """Its weights are moved off their start, where heads are 0 and all else is near it."""
-    found = FAMILIES[name].make(load(FAMILIES[name].config, None, [*FAMILIES[name].settings, *more]))
+    found = FAMILIES[name].make(
+        load(FAMILIES[name].config, None, [*FAMILIES[name].settings, *more])
+    )
     graph, state = nnx.split(found)
     leaves, tree = jax.tree.flatten(state)
     rng = np.random.default_rng(4)
@@ -174,3 +176,101 @@ def test_a_row_does_not_depend_on_its_batch_and_comes_twice_the_same(name: str) 
         np.testing.assert_allclose(
             moved.maps[method][0], scores[0], rtol=1e-4, atol=1e-5 * size, err_msg=method
         )
+
+
+SCANNED = {"vit_mean": "scan=true", "gpt2": "scan=true"}
+
+
+@pytest.mark.parametrize("name", SCANNED)
+def test_a_scanned_model_is_explained_as_an_unrolled_one(name: str) -> None:
+    plain, scanned = model(name), model(name, SCANNED[name], "remat=full")
+    blocks = {"vit_mean": "encoder", "gpt2": "decoder"}[name]
+    # The same parameters, those of the blocks one behind another.
+    state = nnx.to_pure_dict(nnx.state(plain))
+    layers = state[blocks]["blocks"]
+    state[blocks]["blocks"] = jax.tree.map(lambda *x: jnp.stack(x), *(layers[i] for i in layers))
+    nnx.update(scanned, state)
+    found = ask(name, found=scanned)
+    assert found.skipped == asked(name).skipped
+    for method, scores in asked(name).maps.items():
+        size = np.abs(scores).max()
+        got = found.maps[method]
+        np.testing.assert_allclose(got, scores, rtol=1e-3, atol=1e-4 * size, err_msg=method)
+
+
+class Position:
+    """A user's own explanation: later is more important."""
+
+    def __call__(self, question: Question) -> jax.Array:
+        return jnp.broadcast_to(jnp.arange(question.units.shape[1]) + 0.0, question.units.shape)
+
+
+def refused(question: Question) -> jax.Array:
+    raise NotImplementedError("never applies")
+
+
+def test_explanations_of_ones_own_and_names_that_there_are_not() -> None:
+    own = "tests.explain.test_explain:Position"
+    found = ask("vit", methods=[own, refused, Position(), "attention_mean"])
+    assert list(found.maps) == [own, "Position", "attention_mean"]
+    assert found.maps[own].tolist() == [[0, 1, 2, 3]] * 3
+    assert found.skipped == {"refused": "never applies"}
+    with pytest.raises(ValueError, match="methods names 'rolout'; there are attention_mean"):
+        ask("vit", methods=["rolout"])
+    with pytest.raises(ValueError, match="'nowhere:Thing', which cannot be imported"):
+        ask("vit", methods=["nowhere:Thing"])
+    with pytest.raises(ValueError, match=r"<lambda>: scores of shape \(3,\); wanted B P = \(3, 4"):
+        ask("vit", methods=[lambda question: jnp.zeros(3)])
+    with pytest.raises(ValueError, match="target=3; there are 3 classes, 0 to 2"):
+        ask("vit", target=3)
+
+
+def test_an_order_by_place_has_the_areas_of_its_curve() -> None:
+    found = ask("vit", methods=[Position()], target=1, faithfulness=True, fill=0.0)
+
+    def probability(kept: list[bool]) -> np.ndarray:
+        shown = np.kron(np.reshape(kept, (2, 2)), np.ones((2, 2)))[None, :, :, None]
+        return np.asarray(jax.nn.softmax(model("vit")(IMAGES * jnp.float32(shown)))[:, 1])
+
+    ends = [[n > i for i in range(4)] for n in range(5)]  # the first n are kept
+    deleted = [probability(kept) for kept in ends[::-1]]
+    inserted = [probability([not k for k in kept]) for kept in ends[::-1]]
+    areas = found.faithfulness["Position"]
+    np.testing.assert_allclose(areas.deletion, np.trapezoid(deleted, axis=0) / 4, rtol=1e-4)
+    np.testing.assert_allclose(areas.insertion, np.trapezoid(inserted, axis=0) / 4, rtol=1e-4)
+    assert ((areas.random_deletion > 0) & (areas.random_deletion < 1)).all()
+
+
+@pytest.mark.parametrize("name", ["vit", "bert", "transformer", "luong_multi_head"])
+def test_a_result_draws_itself(name: str) -> None:
+    result = ask(name, methods=["attention_mean", "leave_one_out"], faithfulness=True)
+    figures = result.figures(1, title="two")
+    assert (
+        figures.keys()
+        >= {
+            "vit": {"", "heads"},
+            "bert": {"words", "heads", "layers"},
+            "transformer": {"alignment", "heads", "encoder"},
+            "luong_multi_head": {"alignment", "heads"},
+        }[name]
+    )
+    page = result.page(1, title="two")
+    assert page.title == "two"
+    for text in ("deletion 0.", "random 0."):
+        assert text in page.html or "translation" in page.html
+
+
+def test_rows_of_a_translation_are_the_tokens_that_are_predicted() -> None:
+    result = asked("transformer")
+    maps = result.maps_by_token(0)
+    assert {name: w.shape[1:] for name, w in maps.items()} == {
+        "encoder/0/self": (2, 2), "decoder/0/self": (2, 2), "decoder/0/cross": (2, 2),
+        "decoder/1/self": (2, 2), "decoder/1/cross": (2, 2),
+    }  # fmt: skip
+    # The first row reads only the beginning, which is left out; a token that is predicted is not
+    # read yet.
+    past = maps["decoder/0/self"]
+    assert (past[:, 0] == 0).all()
+    assert (past[:, 1, 0] > 0).all()
+    assert (past[:, :, 1] == 0).all()
+    assert result.skipped["rollout"] == TWO_STACKS
