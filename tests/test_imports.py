@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "layers": PLAIN | {"ops", "attention"},
     "models": BELOW_MODELS,
     "decoding": BELOW_MODELS | {"models"},
-    "explain": BELOW_MODELS | {"models"},
+    "explain": BELOW_MODELS | {"models", "plotting"},
     "pretrained": BELOW_MODELS | {"models"},
     "tasks": BELOW_TASKS | {"plotting"},
     "training": BELOW_TASKS | {"tasks", "plotting", "pretrained"},

@@ -3,11 +3,13 @@
 INPUT is a text, a sentence to translate ("source ||| target" reads a known translation), or an
 image file, as the run takes; of images the test part's are drawn too (--images). Every method's
 picture carries its faithfulness, the area under the deletion curve, beside that of random order.
+The work is done by `attnzoo.explain.explain`.
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from attnzoo.cli.common import compilation_cache, require_positive, run
 from attnzoo.errors import UserError
@@ -22,6 +24,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--target",
         help="what to explain instead of the model's own answer: a class by name or number, or the "
         "text of a token (images of the data: instead of their own class)",
+    )
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        metavar="METHOD",
+        help="explanations by name, or your own as package.module:Name (default: all that apply)",
     )
     parser.add_argument(
         "--layer",
@@ -108,3 +116,51 @@ def _explain(arguments: argparse.Namespace) -> int:
     if isinstance(trained.task, TranslationTask):
         return explain_translation.explain(trained, arguments)
     return explain_text.explain(trained, arguments)
+
+
+def ask(model: Any, inputs: Any, arguments: argparse.Namespace, **settings: Any) -> Any:
+    """Explain by the methods and with the numbers of the command line; name what does not apply."""
+    import jax
+
+    from attnzoo.explain import EXPLANATIONS, explain
+    from attnzoo.explain.explanations import ON_REQUEST
+
+    every = [name for name in EXPLANATIONS if arguments.flow or name not in ON_REQUEST]
+    try:
+        return explain(
+            model,
+            inputs,
+            methods=arguments.methods or every,
+            key=jax.random.key(arguments.seed),
+            draws=arguments.draws,
+            layer=arguments.layer,
+            head=arguments.head,
+            **settings,
+        )
+    except (ValueError, NotImplementedError) as error:
+        raise UserError(f"{arguments.run}: {error}") from None
+
+
+def print_skipped(result: Any) -> None:
+    """A line for each explanation that does not apply."""
+    for name, reason in result.skipped.items():
+        print(f"  {name:<21} not here: {reason}")
+
+
+def draw(
+    result: Any, example: int, name: str, arguments: argparse.Namespace, **drawing: Any
+) -> None:
+    """Write the figures and the page of one example."""
+    from attnzoo import plotting
+
+    page = drawing.pop("page", {})
+    for figure, drawn in result.figures(example, **drawing).items():
+        for suffix in (".png", ".svg"):
+            stem = f"{name}-{figure}" if figure else name
+            plotting.save(drawn, arguments.out / f"{stem}{suffix}")
+    path = arguments.html or arguments.out / f"{name}.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        result.page(example, **drawing, **page).save(path)
+    except (ValueError, NotImplementedError) as error:  # larger than a page may be, or no attention
+        raise UserError(f"{name}: {error}") from None

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import string
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ MASK = "[MASK]"
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
+class Asked:
     """What is read, and what is asked of it.
 
     Attributes:
@@ -35,8 +36,8 @@ class Question:
     keywords: dict[str, list[int]] = dataclasses.field(default_factory=dict)
 
 
-def question(trained: Any, text: str, arguments: argparse.Namespace) -> Question:
-    """The question that a run of texts is asked by one INPUT.
+def question(trained: Any, text: str, arguments: argparse.Namespace) -> Asked:
+    """Return the question that a run of texts is asked by one INPUT.
 
     Raises:
       UserError: a text that is empty or too long, a task without such questions, a class, token or
@@ -68,7 +69,7 @@ def question(trained: Any, text: str, arguments: argparse.Namespace) -> Question
     return asked
 
 
-def _class(task: Any, text: str, arguments: argparse.Namespace) -> Question:
+def _class(task: Any, text: str, arguments: argparse.Namespace) -> Asked:
     tokenizer = task.tokenizer
     cls, sep = tokenizer.special("cls"), tokenizer.special("sep")
     tags = task.head == "token"
@@ -81,7 +82,7 @@ def _class(task: Any, text: str, arguments: argparse.Namespace) -> Question:
     if not tags and arguments.at is not None:
         raise UserError("--at: the class of a text has no place")
     labels = token_labels(tokenizer, ids)
-    return Question(
+    return Asked(
         ids,
         labels,
         _removable(ids, {cls, sep}, text),
@@ -94,13 +95,13 @@ def _class(task: Any, text: str, arguments: argparse.Namespace) -> Question:
     )
 
 
-def _next(task: Any, text: str, arguments: argparse.Namespace) -> Question:
+def _next(task: Any, text: str, arguments: argparse.Namespace) -> Asked:
     tokenizer = task.tokenizer
     begins = [tokenizer.special("bos")] if task.settings.rows == "packed" else []
     ids = begins + tokenizer.encode_ids(text)
     at = _place(ids, len(ids) - 1 if arguments.at is None else arguments.at)
     labels = token_labels(tokenizer, ids)
-    return Question(
+    return Asked(
         ids[: at + 1],  # what comes later is not read
         labels[: at + 1],
         _removable(ids[: at + 1], set(begins), text),
@@ -112,17 +113,14 @@ def _next(task: Any, text: str, arguments: argparse.Namespace) -> Question:
     )
 
 
-def _masked(task: Any, text: str, arguments: argparse.Namespace) -> Question:
+def _masked(task: Any, text: str, arguments: argparse.Namespace) -> Asked:
     tokenizer = task.tokenizer
     mask, cls, sep = (tokenizer.special(name) for name in ("mask", "cls", "sep"))
-    ids = [cls]
-    for number, part in enumerate(text.split(MASK)):
-        ids += [mask] * (number > 0) + tokenizer.encode_ids(part.strip())
-    ids.append(sep)
+    ids = [cls, *_with_masks(tokenizer, text, mask), sep]
     if mask not in ids and arguments.at is None:
         raise UserError(f"{text[:40]!r}: wanted {MASK} in it, where a token is to be guessed")
     at = _place(ids, ids.index(mask) if arguments.at is None else arguments.at)
-    return Question(
+    return Asked(
         ids,
         token_labels(tokenizer, ids),
         _removable(ids, {cls, sep, mask}, text),
@@ -132,6 +130,33 @@ def _masked(task: Any, text: str, arguments: argparse.Namespace) -> Question:
         f"token at {at}",
         tokenizer.specials,
     )
+
+
+def _with_masks(tokenizer: Any, text: str, mask: int) -> list[int]:
+    """Return the ids of a text in which each [MASK] stands for one token.
+
+    The words beside it become the tokens that they are beside a token: a space may belong to the
+    word behind it, to the hidden token, or be a token itself. A letter in place of the hidden token
+    says which.
+    """
+    encode, unknown = tokenizer.encode_ids, tokenizer.specials.get("unk")
+    letters = [letter for letter in string.ascii_lowercase if unknown not in encode(letter)]
+    parts, ids = text.strip().split(MASK), []
+    for number, part in enumerate(parts):
+        if number > 0:
+            ids.append(mask)
+        if number + 1 < len(parts):
+            found = encode(part)
+            if any(encode(part + letter)[: len(found)] != found for letter in letters):
+                part = part.rstrip()
+        found = encode(part)
+        for letter in letters if number > 0 else []:
+            before, both = encode(letter), encode(letter + part)
+            if both[: len(before)] == before and both.count(unknown) <= found.count(unknown):
+                found = both[len(before) :]
+                break
+        ids += found
+    return ids
 
 
 def _removable(ids: list[int], special: set[int], text: str) -> list[int]:

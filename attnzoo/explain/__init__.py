@@ -1,5 +1,8 @@
 """What a model attends to and what it answers by: capture, explanations, and tests of them.
 
+:func:`explain` does all of it: scores by every explanation of ``EXPLANATIONS`` that applies, their
+faithfulness, figures and a page. The parts below it can be called alone.
+
 Scores of tokens are ``B T`` or, of all tokens by all, ``B T T``; those of a ViT's patches stand
 from ``config.prefix`` on. What takes a model can be jitted:
 ``jax.jit(lambda images: cdam(model, 2, images))``.
@@ -18,6 +21,8 @@ from attnzoo.explain.attn_lrp import attn_lrp
 from attnzoo.explain.capture import attention_names, capture_attention, weight_gradients
 from attnzoo.explain.cdam import cdam, integrated_cdam, smooth_cdam
 from attnzoo.explain.distance import attention_distance
+from attnzoo.explain.explained import Explained, Faithfulness, explain
+from attnzoo.explain.explanations import EXPLANATIONS
 from attnzoo.explain.flow import attention_flow
 from attnzoo.explain.gradcam import attention_gradcam, gradcam
 from attnzoo.explain.gradients import (
@@ -28,13 +33,18 @@ from attnzoo.explain.gradients import (
 )
 from attnzoo.explain.page import image_page, text_page, translation_page
 from attnzoo.explain.page_parts import Page
+from attnzoo.explain.question import Question
 from attnzoo.explain.relevance import encoder_decoder_relevance, relevance
 from attnzoo.explain.rollout import fuse, gradient_rollout, rollout, with_residual
 from attnzoo.explain.saturation import averaged, scaled
 from attnzoo.explain.target import chosen
 
 __all__ = [
+    "EXPLANATIONS",
+    "Explained",
+    "Faithfulness",
     "Page",
+    "Question",
     "adversarial",
     "adversary_curve",
     "answer_of",
@@ -50,6 +60,7 @@ __all__ = [
     "cdam",
     "chosen",
     "encoder_decoder_relevance",
+    "explain",
     "fuse",
     "gradcam",
     "gradient_rollout",

@@ -56,7 +56,7 @@ def answer_of(
 
     Raises:
       ValueError: no such layer.
-      NotImplementedError: the attention is not a ``MultiHeadAttention``.
+      NotImplementedError: the attention's weights cannot be varied.
     """
     _, maps = capture_attention(model, *inputs, layers=[layer], **keywords)
     whole = maps[layer].astype(jnp.float32)

@@ -46,12 +46,12 @@ def attn_lrp(
         words, for which there are no rules here.
     """
     names = ["/".join(path) for path, _ in stacks(model)]
+    if not names:
+        raise NotImplementedError(f"{type(model).__name__} has no blocks of the zoo")
     if stack is None and len(names) == 1:
         (stack,) = names
     if stack not in names:
-        raise ValueError(
-            f"stack={stack!r}; {type(model).__name__} has {', '.join(names) or 'no blocks'}"
-        )
+        raise ValueError(f"stack={stack!r}; {type(model).__name__} has {', '.join(names)}")
 
     def run(enter: Callable[[Array], Array]) -> Any:
         copy: Any = unrolled(model)

@@ -49,9 +49,10 @@ def capture_attention(
       layers: names of the maps to keep, in this order; None: all, sorted by name and number.
 
     Raises:
-      ValueError: no attention in the model, or no such layer, with the names that there are.
-      NotImplementedError: an attention of a model of your own runs inside jax.lax.scan,
-        jax.checkpoint or jax.jit, from where only a result can bring its weights out.
+      ValueError: no such layer, with the names that there are.
+      NotImplementedError: a model without attention; or an attention of a model of your own runs
+        inside jax.lax.scan, jax.checkpoint or jax.jit, from where only a result can bring its
+        weights out.
     """
     graph, state = nnx.split(model)
     wanted = None if layers is None else tuple(layers)
@@ -62,7 +63,7 @@ def capture_attention(
 
 def attention_names(model: nnx.Module, *inputs: Any, **keywords: Any) -> list[str]:
     """The names of the maps that a model has, without computing any."""
-    return sorted(_shapes(model, inputs, keywords)[1], key=_in_numbers)
+    return sorted(map_shapes(model, inputs, keywords)[1], key=_in_numbers)
 
 
 def weight_gradients(
@@ -82,17 +83,20 @@ def weight_gradients(
 
     Raises:
       ValueError: as :func:`capture_attention`, or the target is no class.
-      NotImplementedError: the attention is not a ``MultiHeadAttention``.
+      NotImplementedError: an attention whose weights cannot be varied, or one called repeatedly.
     """
-    said, shapes = _shapes(model, inputs, keywords)
+    said, shapes = map_shapes(model, inputs, keywords)
     names = sorted(shapes, key=_in_numbers)
     wanted = names if layers is None else matching(layers, names)
-    placed = {name for place in places(model) for name in place.names}
+    # A model that gives its one map as a result calls that attention once a step.
+    steps = not _captures(model) and "return_weights" in _arguments(model)
+    placed = {n for p in places(model) for n in p.names if p.module is model or not steps}
     missing = [name for name in wanted if name not in placed or f"{name}:1" in shapes]
     if missing:
         raise NotImplementedError(
             f"{missing[0]}: called more than once, or by a model that loops over time; its weights "
-            f"cannot be varied one call at a time. Those that can: {', '.join(sorted(placed))}"
+            "cannot be varied one call at a time. Those that can: "
+            f"{', '.join(sorted(placed)) or 'none'}"
         )
     graph, state = nnx.split(model)
     # A scanned stack takes a perturbation for all of its layers or for none.
@@ -150,10 +154,9 @@ def _capture(
 
 
 def _run(model: Any, inputs: Any, keywords: Any, asked: Any) -> tuple[Any, Maps]:
-    takes = inspect.signature(type(model).__call__).parameters
-    if "capture" in takes:
+    if _captures(model):
         return model(*inputs, capture=asked, **keywords)
-    if "return_weights" in takes:
+    if "return_weights" in _arguments(model):
         output, weights = model(*inputs, return_weights=True, **keywords)
         return output, {"attention": weights if asked is True else select(weights, asked)}
     maps: Maps = {}
@@ -166,10 +169,18 @@ def _run(model: Any, inputs: Any, keywords: Any, asked: Any) -> tuple[Any, Maps]
     return copy(*inputs, **keywords), maps
 
 
-def _shapes(
+def _arguments(model: nnx.Module) -> Any:
+    return inspect.signature(type(model).__call__).parameters
+
+
+def _captures(model: nnx.Module) -> bool:
+    return "capture" in _arguments(model)
+
+
+def map_shapes(
     model: nnx.Module, inputs: Any, keywords: Any
 ) -> tuple[Any, dict[str, jax.ShapeDtypeStruct]]:
-    """The shapes of the output and of every map of weights."""
+    """Return the shapes of the output and of every map of weights, without computing any."""
     _has_attention(model)
     graph, state = nnx.split(model)
 
@@ -183,12 +194,14 @@ def _shapes(
 
 def _has_attention(model: nnx.Module) -> None:
     if not places(model):
-        raise ValueError(f"{type(model).__name__} has no attention: no module of attnzoo.attention")
+        raise NotImplementedError(
+            f"{type(model).__name__} has no attention: no module of attnzoo.attention"
+        )
 
 
 def _calls_attention(model: nnx.Module, maps: Maps) -> None:
     if not maps:
-        raise ValueError(f"{type(model).__name__} has attention, but did not call any")
+        raise NotImplementedError(f"{type(model).__name__} has attention, but did not call any")
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from attnzoo.explain.places import before_attention
 from attnzoo.explain.target import Target, chosen
@@ -37,14 +37,19 @@ def smooth_cdam(
     key: Key[Array, ""],
     draws: int = 50,
     spread: float = 0.05,
+    real: Bool[Array, "B T"] | None = None,
     layer: str | None = None,
     **keywords: Any,
 ) -> Scores:
-    """The mean of CDAM over ``draws`` noisy X; the noise deviates by ``spread`` of X's range."""
+    """Return the mean of CDAM over ``draws`` noisy X.
+
+    The noise deviates by ``spread`` of each example's range of X, at ``real`` tokens alone (None:
+    all are), and is the same draw for all examples: none depends on the others of its batch.
+    """
     x, gradient = _at(model, target, layer, inputs, keywords)
 
     def one(key: Key[Array, ""]) -> Scores:
-        noisy = x + _noise(x, spread, key)
+        noisy = x + _noise(x, spread, key, real)
         return jnp.sum(noisy * gradient(noisy), axis=-1)
 
     return jnp.mean(jax.lax.map(one, jax.random.split(key, draws)), axis=0)
@@ -57,11 +62,13 @@ def integrated_cdam(
     steps: int = 50,
     spread: float = 0.0,
     key: Key[Array, ""] | None = None,
+    real: Bool[Array, "B T"] | None = None,
     layer: str | None = None,
     **keywords: Any,
 ) -> Scores:
-    """The mean of CDAM over X scaled by 0, 1/steps, ..., 1, with noise as in ``smooth_cdam`` if
-    ``spread`` is above 0, which needs ``key``.
+    """Return the mean of CDAM over X scaled by 0, 1/steps, ..., 1.
+
+    With noise as in ``smooth_cdam`` if ``spread`` is above 0, which needs ``key``.
     """
     if spread > 0 and key is None:
         raise ValueError(f"spread={spread} needs key, a jax.random.key")
@@ -70,7 +77,7 @@ def integrated_cdam(
     def one(i: Array) -> Scores:
         scaled = x * (i.astype(x.dtype) / steps)
         if key is not None:
-            scaled = scaled + _noise(x, spread, jax.random.fold_in(key, i))
+            scaled = scaled + _noise(x, spread, jax.random.fold_in(key, i), real)
         return jnp.sum(scaled * gradient(scaled), axis=-1)
 
     return jnp.mean(jax.lax.map(one, jnp.arange(steps + 1)), axis=0)
@@ -84,6 +91,10 @@ def _at(
     return x, jax.grad(lambda x: jnp.sum(chosen(tail(x), target)))
 
 
-def _noise(x: Float[Array, "B T D"], spread: float, key: Key[Array, ""]) -> Float[Array, "B T D"]:
-    reach = jnp.max(x, axis=(1, 2), keepdims=True) - jnp.min(x, axis=(1, 2), keepdims=True)
-    return spread * reach * jax.random.normal(key, x.shape, x.dtype)
+def _noise(
+    x: Float[Array, "B T D"], spread: float, key: Key[Array, ""], real: Bool[Array, "B T"] | None
+) -> Float[Array, "B T D"]:
+    where = None if real is None else jnp.broadcast_to(real[..., None], x.shape)
+    high = jnp.max(x, axis=(1, 2), keepdims=True, initial=-jnp.inf, where=where)
+    low = jnp.min(x, axis=(1, 2), keepdims=True, initial=jnp.inf, where=where)
+    return spread * (high - low) * jax.random.normal(key, x.shape[1:], x.dtype)[None]

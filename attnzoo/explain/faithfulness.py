@@ -26,15 +26,15 @@ BINS = (0.01, 0.05, 0.1, 0.2, 0.5)
 class Curve(NamedTuple):
     """The score of each example at each share of units removed or inserted."""
 
-    shares: Float[np.ndarray, " K"]
+    shares: Float[Array, "B K"]
     scores: Float[Array, "B K"]
 
     @property
     def area(self) -> Float[Array, " B"]:
         """The area under the curve by trapezoids, over shares from 0 to 1."""
-        widths = jnp.asarray(np.diff(self.shares), self.scores.dtype)
+        widths = jnp.diff(self.shares, axis=1).astype(self.scores.dtype)
         heights = (self.scores[:, 1:] + self.scores[:, :-1]) / 2
-        return jnp.einsum("bk,k->b", heights, widths)
+        return jnp.sum(heights * widths, axis=1)
 
 
 def ranks(importance: Importance, key: Key[Array, ""] | None = None) -> Int[Array, "B P"]:
@@ -51,17 +51,33 @@ def ranks(importance: Importance, key: Key[Array, ""] | None = None) -> Int[Arra
     return jnp.argsort(order, axis=1).astype(jnp.int32)
 
 
-def deletion(score: Score, importance: Importance, *, steps: int | None = None) -> Curve:
+def deletion(
+    score: Score,
+    importance: Importance,
+    *,
+    steps: int | None = None,
+    units: Int[Array, " B"] | None = None,
+) -> Curve:
     """Remove the most important units first (Petsiuk et al. 2018, arXiv 1806.07421).
 
     A small area is good: the answer falls early. ``steps`` equal parts; None: one unit each.
+    Examples with fewer than P units say how many in ``units``; the importance of the rest is NaN.
     """
-    return _curve(score, importance, steps, inserting=False)
+    return _curve(score, importance, steps, units, inserting=False)
 
 
-def insertion(score: Score, importance: Importance, *, steps: int | None = None) -> Curve:
-    """Start from nothing and put the most important units in first: a large area is good."""
-    return _curve(score, importance, steps, inserting=True)
+def insertion(
+    score: Score,
+    importance: Importance,
+    *,
+    steps: int | None = None,
+    units: Int[Array, " B"] | None = None,
+) -> Curve:
+    """Start from nothing and put the most important units in first: a large area is good.
+
+    Arguments are those of :func:`deletion`.
+    """
+    return _curve(score, importance, steps, units, inserting=True)
 
 
 def comprehensiveness(
@@ -113,17 +129,14 @@ def images_score(
     """The probability of ``classes``, with the patches not kept filled by each image's mean, by the
     image blurred over some two patches, or by a number.
     """
-    filled = _filled(images, patch, fill)
+    removed = filled(images, patch, fill)
     graph, state = nnx.split(model)
 
     @jax.jit
     def probabilities(state: Any, keep: Bool[Array, "B P"]) -> Float[Array, "B V"]:
-        rows, columns = images.shape[1] // patch, images.shape[2] // patch
-        kept = keep.reshape(-1, rows, columns)
-        kept = jnp.repeat(jnp.repeat(kept, patch, axis=1), patch, axis=2)[..., None]
-        logits: Any = nnx.merge(graph, state)
-        logits = logits(jnp.where(kept, images, filled)).astype(jnp.float32)
-        return jax.nn.softmax(logits, axis=-1)
+        model: Any = nnx.merge(graph, state)
+        logits = model(with_patches(images, removed, keep, patch))
+        return jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
 
     def score(keep: Bool[Array, "B P"]) -> Float[Array, " B"]:
         found = probabilities(state, keep)
@@ -133,7 +146,20 @@ def images_score(
     return score
 
 
-def _filled(images: Array, patch: int, fill: Any) -> Array:
+def with_patches(
+    images: Float[Array, "B h w C"],
+    removed: Float[Array, "B h w C"],
+    keep: Bool[Array, "B P"],
+    patch: int,
+) -> Float[Array, "B h w C"]:
+    """Return the images with ``removed`` in the place of the patches that are not kept."""
+    kept = keep.reshape(-1, images.shape[1] // patch, images.shape[2] // patch)
+    kept = jnp.repeat(jnp.repeat(kept, patch, axis=1), patch, axis=2)[..., None]
+    return jnp.where(kept, images, removed)
+
+
+def filled(images: Array, patch: int, fill: Any) -> Array:
+    """Return what stands for removed patches: the mean of each image, its blur, or a number."""
     if fill == "mean":
         return jnp.broadcast_to(jnp.mean(images, axis=(1, 2), keepdims=True), images.shape)
     if fill == "blur":
@@ -158,17 +184,28 @@ def _filled(images: Array, patch: int, fill: Any) -> Array:
     return jnp.full_like(images, fill)
 
 
-def _curve(score: Score, importance: Importance, steps: int | None, *, inserting: bool) -> Curve:
-    P = importance.shape[1]
+def _curve(
+    score: Score,
+    importance: Importance,
+    steps: int | None,
+    units: Int[Array, " B"] | None,
+    *,
+    inserting: bool,
+) -> Curve:
+    B, P = importance.shape
     steps = P if steps is None else steps
     if not 1 <= steps <= P:
         raise ValueError(f"steps={steps}; wanted 1 to {P}, the number of units")
-    counts, place = np.round(np.linspace(0, P, steps + 1)).astype(np.int32), ranks(importance)
+    units = jnp.full((B,), P) if units is None else units
+    place = ranks(importance)
+    step = jnp.arange(steps + 1, dtype=units.dtype)[:, None]
+    counts = (2 * step * units[None] + steps) // (2 * steps)  # rounded
 
-    def at(n: Array) -> Float[Array, " B"]:
-        return score(place < n) if inserting else score(place >= n)
+    def at(n: Int[Array, " B"]) -> Float[Array, " B"]:
+        return score(place < n[:, None]) if inserting else score(place >= n[:, None])
 
-    return Curve(counts / P, jax.lax.map(at, jnp.asarray(counts)).T)
+    shares = counts.T / jnp.maximum(units, 1)[:, None]
+    return Curve(shares, jax.lax.map(at, counts).T)
 
 
 def _counts(shares: tuple[float, ...], P: int) -> list[int]:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.core import Tracer
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from attnzoo.explain.places import before_attention
 from attnzoo.explain.target import Target, chosen
@@ -17,39 +17,70 @@ def gradcam(
     target: Target,
     *inputs: Any,
     skip: int = 0,
+    real: Bool[Array, "B T"] | None = None,
     layer: str | None = None,
     **keywords: Any,
 ) -> Float[Array, "B T"]:
-    """relu(sum_e w_e X_te) with w_e the mean over tokens of df/dX_te; 0 at the first ``skip``.
+    """Return relu(sum_e w_e X_te) with w_e the mean over tokens of df/dX_te.
 
     X is what the last attention reads (behind its norm). Behind the last attention a model that
     reads a class token has a gradient of exactly 0 at all others, so nothing later would do.
 
     Args:
-      skip: tokens that are no patches (``ViT.config.prefix``); they do not join the mean.
+      skip: tokens that are no patches (``ViT.config.prefix``): they do not join the mean, and score
+        0.
+      real: False at padding, which is treated likewise; None: there is none.
       layer: the attention in front of which X is taken, "encoder/3/self"; None: the last.
 
     Raises:
       ValueError: the gradient is exactly 0 at all these tokens (not under jit, which cannot look).
     """
     x, tail = before_attention(model, layer, *inputs, **keywords)
-    gradient = jax.grad(lambda x: jnp.sum(chosen(tail(x), target)))(x)[:, skip:]
+    counted = _counted(x.shape[0], x.shape[1], skip, real)
+    gradient = jax.grad(lambda x: jnp.sum(chosen(tail(x), target)))(x)
+    gradient = jnp.where(counted[..., None], gradient, 0)
     if not isinstance(gradient, Tracer) and not bool(jnp.any(gradient != 0)):
         raise ValueError(
             "the gradient is exactly 0 at every token: the target does not depend on them through "
             "this attention (a head that still has its first weights, 0, or a layer of which "
             "nothing is read later); train the model, or take another layer"
         )
-    channels = jnp.mean(gradient, axis=1)
-    scores = jnp.maximum(jnp.einsum("btd,bd->bt", x[:, skip:], channels), 0)
-    return jnp.pad(scores, ((0, 0), (skip, 0)))
+    channels = jnp.sum(gradient, axis=1) / _count(counted, x.dtype)
+    scores = jnp.maximum(jnp.einsum("btd,bd->bt", x, channels), 0)
+    return jnp.where(counted, scores, 0)
 
 
 def attention_gradcam(
-    weights: Float[Array, "B N T S"], gradients: Float[Array, "B N T S"], row: int = 0
+    weights: Float[Array, "B N T S"],
+    gradients: Float[Array, "B N T S"],
+    row: int = 0,
+    *,
+    skip: int = 1,
+    real: Bool[Array, "B S"] | None = None,
 ) -> Float[Array, "B S"]:
-    """GradCAM on the weights of one layer: relu(mean over heads of g_n A_n[row]), g_n the mean of
-    the row's gradient (the baseline of Chefer et al. 2021, arXiv 2012.09838).
+    """Return GradCAM on the weights of one row: relu(mean over heads of g_n A_n[row]).
+
+    g_n is the mean of the row's gradient. The baseline "GradCAM" of Chefer et al., CVPR 2021 (arXiv
+    2012.09838), whose code takes row 0, leaves the class token's column out of the mean and of the
+    scores, and scales the scores to 0 .. 1, which is not done here.
+
+    Args:
+      skip: columns that do not join the mean and score 0: the class token's and those of other
+        tokens before the patches (``ViT.config.prefix``).
+      real: False at padding, which is treated likewise; None: there is none.
     """
-    by_head = jnp.mean(gradients[:, :, row], axis=-1, keepdims=True)
-    return jnp.maximum(jnp.mean(by_head * weights[:, :, row], axis=1), 0)
+    B, _, _, S = weights.shape
+    counted = _counted(B, S, skip, real)
+    gradient = jnp.where(counted[:, None], gradients[:, :, row], 0)
+    by_head = jnp.sum(gradient, axis=-1) / _count(counted, gradient.dtype)
+    scores = jnp.mean(by_head[..., None] * weights[:, :, row], axis=1)
+    return jnp.where(counted, jnp.maximum(scores, 0), 0)
+
+
+def _counted(B: int, T: int, skip: int, real: Bool[Array, "B T"] | None) -> Bool[Array, "B T"]:
+    behind = jnp.broadcast_to(jnp.arange(T) >= skip, (B, T))
+    return behind if real is None else behind & real
+
+
+def _count(counted: Bool[Array, "B T"], dtype: Any) -> Float[Array, "B 1"]:
+    return jnp.maximum(jnp.sum(counted, axis=1, keepdims=True), 1).astype(dtype)

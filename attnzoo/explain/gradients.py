@@ -54,13 +54,14 @@ def smooth_grad(
 ) -> Float[Array, "B ..."]:
     """The mean gradient at noisy inputs (Smilkov et al. 2017, arXiv 1706.03825).
 
-    The noise deviates by ``spread`` of each example's range of values.
+    The noise deviates by ``spread`` of each example's range of values, and is the same draw for
+    all examples, so that none depends on the others of its batch.
     """
     axes = tuple(range(1, x.ndim))
     reach = jnp.max(x, axis=axes, keepdims=True) - jnp.min(x, axis=axes, keepdims=True)
 
     def one(key: Key[Array, ""]) -> Array:
-        return gradient(f, x + spread * reach * jax.random.normal(key, x.shape, x.dtype))
+        return gradient(f, x + spread * reach * jax.random.normal(key, x.shape[1:], x.dtype)[None])
 
     return jnp.mean(jax.lax.map(one, jax.random.split(key, draws)), axis=0)
 

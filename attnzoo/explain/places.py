@@ -12,7 +12,6 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnzoo.attention.contract import Attention
-from attnzoo.attention.multi_head import MultiHeadAttention
 from attnzoo.layers.self_attention import SelfAttention
 from attnzoo.layers.stack import Stack
 
@@ -71,6 +70,11 @@ def stacks(model: nnx.Module) -> list[tuple[tuple[str, ...], Stack]]:
     ]
 
 
+def is_causal(stack: Stack) -> bool:
+    """Whether tokens of a stack read only those before them."""
+    return (stack.blocks if stack.scan else stack.blocks[0]).attention.is_causal
+
+
 def matching(wanted: Iterable[str], names: Iterable[str]) -> tuple[str, ...]:
     """``wanted`` if they all are among ``names``, else a ValueError with what there is."""
     names, wanted = list(names), tuple(wanted)
@@ -123,19 +127,20 @@ def perturb(model: nnx.Module, deltas: dict[str, Float[Array, "B N T S"]]) -> No
     """Add ``deltas`` to the weights that the named attentions weigh their values with.
 
     Raises:
-      NotImplementedError: one of them is no ``MultiHeadAttention``.
+      NotImplementedError: the weights of one of them cannot be varied.
     """
     for place in places(model):
         if not any(name in deltas for name in place.names):
             continue
-        if not isinstance(place.module, MultiHeadAttention):
+        if not place.module.takes_perturbation:
             raise NotImplementedError(
-                f"{place.names[0]} is a {type(place.module).__name__}: gradients with respect to "
-                "weights are those of MultiHeadAttention; wanted attention.kind=multi_head"
+                f"{place.names[0]} is a {type(place.module).__name__}, whose weights cannot be "
+                "varied; wanted an attention with takes_perturbation, such as multi_head"
             )
         added = [deltas[name] for name in place.names]
         delta = jnp.stack(added) if place.scanned else added[0]
-        place.module.perturbation = nnx.data(nnx.Perturbation(delta))
+        module: Any = place.module
+        module.perturbation = nnx.data(nnx.Perturbation(delta))
 
 
 class _Entry(nnx.Module):
@@ -156,10 +161,14 @@ def before_attention(
     Only the attention reads the X that the function is given: the residual branch beside it keeps
     its value. X is behind the norm in a pre-norm block. ``layer`` is a name such as
     "encoder/3/self"; None: the last.
+
+    Raises:
+      ValueError: no such layer.
+      NotImplementedError: a model without such blocks.
     """
     names = [name for p in places(model) for name in p.names if name.endswith("/self")]
     if not names:
-        raise ValueError(f"{type(model).__name__} has no blocks with self-attention")
+        raise NotImplementedError(f"{type(model).__name__} has no blocks with self-attention")
     (name,) = matching([names[-1] if layer is None else layer], names)
     *prefix, number, _ = name.split("/")
 

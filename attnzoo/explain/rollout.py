@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 _FUSE = {"mean": jnp.mean, "max": jnp.max, "min": jnp.min}
 
@@ -22,23 +22,28 @@ def with_residual(fused: Float[Array, "B T T"]) -> Float[Array, "B T T"]:
 
 
 def discard_smallest(
-    fused: Float[Array, "B T T"], ratio: float, keep: int | None = 0
+    fused: Float[Array, "B T T"],
+    ratio: float,
+    prefix: int = 0,
+    real: Bool[Array, "B T"] | None = None,
 ) -> Float[Array, "B T T"]:
-    """Each example's ``ratio`` smallest weights become 0, but none of column ``keep``.
+    """Set the ``ratio`` smallest weights of each example to 0, those of spared columns excepted.
 
-    The class token's column is kept, as in the usual implementations of the discard ratio.
+    The discard ratio of vit-explain (Gildenblat 2020), which spares the one weight from the class
+    token to itself; here the columns of the first ``prefix`` tokens are spared, a ViT's class token
+    among them. Weights that are not between ``real`` tokens do not count (None: all are real).
     """
     if not 0 <= ratio < 1:
         raise ValueError(f"ratio={ratio}; wanted 0 <= ratio < 1")
     B, T, _ = fused.shape
-    count = int(ratio * T * T)
-    if count == 0:
+    if int(ratio * T * T) == 0:
         return fused
-    flat = fused.reshape(B, T * T)
+    real = jnp.ones((B, T), bool) if real is None else real
+    counts = jnp.asarray([int(ratio * n * n) for n in range(T + 1)])[jnp.sum(real, axis=1)]
+    pairs = real[:, :, None] & real[:, None, :]
+    flat = jnp.where(pairs, fused, jnp.inf).reshape(B, T * T)
     rank = jnp.argsort(jnp.argsort(flat, axis=1), axis=1)
-    small = (rank < count).reshape(B, T, T)
-    if keep is not None:
-        small = small & (jnp.arange(T) != keep)[None, None, :]
+    small = (rank < counts[:, None]).reshape(B, T, T) & (jnp.arange(T) >= prefix)[None, None]
     return jnp.where(small, jnp.zeros_like(fused), fused)
 
 
@@ -48,19 +53,22 @@ def rollout(
     fusion: str = "mean",
     discard: float = 0.0,
     start: int = 0,
+    prefix: int = 0,
+    real: Bool[Array, "B T"] | None = None,
 ) -> Float[Array, "B T T"]:
-    """R_L, whose row t says how much each input token is in token t behind the last layer.
+    """Return R_L, whose row t says how much each input token is in token t after the last layer.
 
     A~_l = (A_l + I) with rows that sum to 1, R_l = A~_l R_(l-1), R_0 = I: the later layer stands on
     the left (equation 1). Rows of R sum to 1. Of a ViT take row 0 from ``config.prefix`` on.
 
     Args:
       weights: the maps of the layers, first to last.
-      discard: share of each fused map's smallest weights to drop (``discard_smallest``).
+      discard: share of each fused map's smallest weights to drop, with ``prefix`` and ``real`` as
+        in ``discard_smallest``.
       start: the first layer that counts.
     """
     _check(weights, start)
-    maps = [discard_smallest(fuse(w, fusion), discard) for w in weights[start:]]
+    maps = [discard_smallest(fuse(w, fusion), discard, prefix, real) for w in weights[start:]]
     return _product(maps)
 
 
@@ -70,15 +78,18 @@ def gradient_rollout(
     *,
     discard: float = 0.0,
     start: int = 0,
+    prefix: int = 0,
+    real: Bool[Array, "B T"] | None = None,
 ) -> Float[Array, "B T T"]:
-    """Rollout of the weights that speak for a class: A_l is the mean over heads of (A dA)^+.
+    """Return the rollout of weights that speak for a class: A_l is the mean over heads of (A dA)^+.
 
-    ``gradients`` are those of ``weight_gradients``. Where none is positive, R is I.
+    ``gradients`` are those of ``weight_gradients``; the rest is as in ``rollout``. Where none is
+    positive, R is I.
     """
     _check(weights, start)
     maps = []
     for w, g in list(zip(weights, gradients, strict=True))[start:]:
-        maps.append(discard_smallest(fuse(jnp.maximum(w * g, 0)), discard))
+        maps.append(discard_smallest(fuse(jnp.maximum(w * g, 0)), discard, prefix, real))
     return _product(maps)
 
 

@@ -1,133 +1,299 @@
-"""Every explanation of what a text model says at one place, as scores of the text's tokens."""
+"""Questions to models of text: by which tokens, or source tokens, do they give their answer?"""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from attnzoo.explain.capture import capture_attention, weight_gradients
-from attnzoo.explain.cdam import cdam
-from attnzoo.explain.faithfulness import Score
-from attnzoo.explain.gradients import gradient_times_input, integrated_gradients
-from attnzoo.explain.relevance import relevance
-from attnzoo.explain.rollout import fuse, gradient_rollout, rollout
+from attnzoo.explain.explanations import TWO_STACKS
+from attnzoo.explain.places import is_causal, stacks
+from attnzoo.explain.question import Explanation, Question
+from attnzoo.explain.relevance import Pair
 
-Answer = Callable[[Any], Float[Array, " B"]]
-TABLES = ("tokens", "embedding")
-"""What the zoo's text models call their table of tokens."""
+STEPS_AT_ONCE = 8
+"""Target tokens of a translation that are explained together."""
 
 
-class GivenEmbedding(nnx.Module):
-    """A table of tokens that gives these vectors whatever it is asked; its logits are the same."""
+def token_tables(model: nnx.Module) -> dict[str, Any]:
+    """Return a text model's tables of tokens by role: "tokens", or "source" and "target".
 
-    def __init__(self, inner: Any, vectors: Callable[[], Float[Array, "B T D"]]):
-        self.inner, self.vectors = inner, vectors
+    Empty for a model that does not read tokens.
+    """
+    declared = getattr(model, "token_embeddings", None)
+    if declared is not None:
+        return dict(declared)
+    # For models that do not declare them yet.
+    source = getattr(model, "source_embedding", None)
+    if source is not None:
+        return {"source": source, "target": getattr(model, "target_embedding", None) or source}
+    table = getattr(model, "tokens", None) or getattr(model, "embedding", None)
+    if table is None:
+        return {}
+    two = len(stacks(model)) == 2
+    return {"source": table, "target": table} if two else {"tokens": table}
 
-    def __call__(self, ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        """The vectors."""
-        return self.vectors()
+
+class ExtendedTable(nnx.Module):
+    """A table of tokens whose ids past its end are the vectors of one batch; logits are its own."""
+
+    def __init__(self, inner: Any, vectors: Float[Array, "R D"]):
+        self.inner, self.vectors = inner, nnx.Variable(vectors)
+
+    def __call__(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
+        """Rows of the table, or vectors."""
+        V, found = table_rows(self.inner).shape[0], self.inner(ids)
+        given = jnp.take(self.vectors[...], ids - V, axis=0, mode="clip")
+        return jnp.where((ids >= V)[..., None], given.astype(found.dtype), found)
 
     def logits(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
-        """Those of the table."""
+        """Return the logits by the table."""
         return self.inner.logits(x)
 
 
-def token_table(model: nnx.Module) -> tuple[str, Any]:
-    """The attribute that is a text model's table of tokens, and the table.
+def table_rows(table: Any) -> Float[Array, "V D"]:
+    """Return the vectors of all tokens."""
+    return table.embedding[...] if isinstance(table, nnx.Embed) else table.table[...]
 
-    Raises:
-      ValueError: there is none.
+
+def with_vectors(
+    model: nnx.Module, role: str, ids: Int[Array, "B T"], vectors: Float[Array, "B T D"]
+) -> tuple[Any, Int[Array, "B T"]]:
+    """Return a copy of the model, and ids by which it reads ``vectors`` for the tokens' own.
+
+    Id 0 stays, and with it its own vector: translators know padding by it.
     """
-    for name in TABLES:
-        if hasattr(model, name):
-            return name, getattr(model, name)
-    raise ValueError(f"{type(model).__name__} has none of {', '.join(TABLES)}: no text model")
-
-
-def reading(
-    model: nnx.Module, vectors: Float[Array, "B T D"], tokens: Int[Array, "B T"], **keywords: Any
-) -> Any:
-    """The model's output where ``vectors`` are read in place of the tokens' own."""
     copy: Any = nnx.clone(model)
-    name, table = token_table(copy)
-    setattr(copy, name, GivenEmbedding(table, lambda: vectors))
-    return copy(tokens, **keywords)
-
-
-def explain_tokens(
-    model: nnx.Module,
-    answer: Answer,
-    row: int,
-    tokens: Int[Array, "B T"],
-    *,
-    steps: int = 20,
-    layer: int = -1,
-    head: int | None = None,
-    gradients: bool = True,
-    **keywords: Any,
-) -> dict[str, Float[Array, "B T"]]:
-    """Scores of the tokens by each method; more is more important, and signed ones stay signed.
-
-    Args:
-      answer: from the output to the number that is explained, such as the logit of a class.
-      row: the token at which maps of all tokens by all are read: that of the class token, or the
-        one whose next token is told.
-      steps: of integrated gradients, from vectors of 0.
-      layer, head: whose raw attention; None: the mean of the heads.
-      gradients: False leaves out what needs gradients with respect to weights, which attentions
-        other than ``MultiHeadAttention`` do not have.
-    """
-    if gradients:
-        found = weight_gradients(model, answer, tokens, **keywords)
-        weights, changes = list(found.weights.values()), list(found.gradients.values())
+    table = token_tables(copy)[role]
+    flat, V = vectors.reshape(-1, vectors.shape[-1]), table_rows(table).shape[0]
+    if isinstance(table, nnx.Embed):
+        # Recurrent models look into the table themselves.
+        table.embedding = nnx.Param(jnp.concatenate([table_rows(table), flat]))
     else:
-        weights = list(capture_attention(model, tokens, **keywords)[1].values())
-        changes = []
-    raw = fuse(weights[layer]) if head is None else weights[layer][:, head]
-    maps = {"attention": raw, "rollout": rollout(weights)}
-    if gradients:
-        maps["gradient_rollout"] = gradient_rollout(weights, changes)
-        maps["relevance"] = relevance(weights, changes)
-    scores = {name: tokens_by_tokens[:, row] for name, tokens_by_tokens in maps.items()}
-    scores["cdam"] = cdam(model, answer, tokens, **keywords)
-    _, table = token_table(model)
-    x = table(tokens)
-
-    def f(x: Float[Array, "B T D"]) -> Float[Array, " B"]:
-        return answer(reading(model, x, tokens, **keywords))
-
-    scores["gradient_x_input"] = jnp.sum(gradient_times_input(f, x), axis=-1)
-    scores["integrated_gradients"] = jnp.sum(integrated_gradients(f, x, steps=steps), axis=-1)
-    return scores
+        extended = ExtendedTable(table, flat)
+        for _, module in list(nnx.iter_graph(copy)):
+            for name, value in list(vars(module).items()) if isinstance(module, nnx.Module) else ():
+                if value is table and module is not extended:
+                    setattr(module, name, extended)
+    numbers = V + jnp.arange(ids.size, dtype=ids.dtype).reshape(ids.shape)
+    return copy, numbers if role == "tokens" else jnp.where(ids == 0, ids, numbers)
 
 
-def tokens_score(
-    model: nnx.Module,
-    answer: Answer,
-    tokens: Int[Array, "1 T"],
-    units: Int[Array, " P"],
-    fill: Float[Array, " D"],
-    **keywords: Any,
-) -> Score:
-    """``answer`` of one text with ``fill`` in place of the vectors of those of its tokens ``units``
-    that are not kept; other tokens always stay. What it gives is a score of
-    ``attnzoo.explain.faithfulness`` for importances ``B P`` of any number of orders, which are read
-    as a batch.
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TokenQuestion(Question):
+    """Tokens of a text; maps are read at the token whose answer is explained, or at the first."""
+
+    role = "tokens"
+
+    @property
+    def reading(self) -> Float[Array, "B T"]:
+        """One token of each text."""
+        B, T = self.real.shape
+        at = jnp.zeros((B,), jnp.int32) if self.at is None else self.at
+        return jax.nn.one_hot(at, T)
+
+    @property
+    def vectors(self) -> Float[Array, "B T D"]:
+        """The tokens' vectors; those of padding are those of a real token, which changes nothing
+        but the range of noise.
+        """
+        table = token_tables(self.model)[self.role]
+        found = jnp.take(table_rows(table), self.inputs[0], axis=0)
+        first = jnp.argmax(self.real, axis=1)
+        some = jnp.take_along_axis(found, first[:, None, None], axis=1)
+        return jnp.where(self.real[..., None], found, some)
+
+    def of_vectors(self, vectors: Float[Array, "B T D"]) -> Float[Array, " B"]:
+        """The answer of other vectors."""
+        return self.answer(self._output(vectors))
+
+    def _output(self, vectors: Float[Array, "B T D"]) -> Any:
+        copy, ids = with_vectors(self.model, self.role, self.inputs[0], vectors)
+        return copy(ids, *self.inputs[1:], **self.keywords)
+
+    def by_unit(self, values: Float[Array, "B T D"]) -> Float[Array, "B T"]:
+        """Sums over the features of each token."""
+        return jnp.sum(values, axis=-1)
+
+    def kept(self, keep: Bool[Array, "B U"], *, log: bool = False) -> Float[Array, " B"]:
+        """``fill`` is a vector of zeros, the mean of the table, or a token's id."""
+        rows = table_rows(token_tables(self.model)[self.role])
+        match self.fill:
+            case "zero":
+                fill = jnp.zeros_like(rows[0])
+            case "mean":
+                fill = jnp.mean(rows, axis=0)
+            case _:
+                fill = rows[self.fill]
+        vectors = jnp.where(self.there(keep)[..., None], self.vectors, fill[None, None])
+        return self.value(self._output(vectors), log=log)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TranslationQuestion(TokenQuestion):
+    """Source tokens of a known translation, for each of its target tokens: scores ``B T S``.
+
+    Maps are read at the step that predicts the target token ``at``.
     """
+
+    role = "source"
+
+    @property
+    def reading(self) -> Float[Array, "B T"]:
+        """One step of each translation."""
+        return jax.nn.one_hot(self.at, self.inputs[1].shape[1])
+
+    def _rows(self, name: str, weights: Float[Array, "B N T S"]) -> Float[Array, "B N T S"]:
+        if name.startswith("encoder/"):
+            return super()._rows(name, weights)
+        read = jnp.arange(weights.shape[2])[None] <= self.at[:, None]
+        return jnp.where(read[:, None, :, None], weights.astype(jnp.float32), 0)
+
+    def readable(self, names: Iterable[str]) -> list[str]:
+        """Cross-attention, or the one map of a recurrent model."""
+        return [n for n in names if n.endswith("/cross") or n == "attention"]
+
+    @property
+    def shown(self) -> str:
+        """The layer that aligns, if none is named."""
+        names = self.readable(self.weights)
+        if self.layer is None and len(names) > 1:
+            return names[self.model.alignment_layer]
+        return names[self.layer or 0]
+
+    @property
+    def self_attention(self) -> list[Any]:
+        """None that leads from source to target."""
+        raise NotImplementedError(TWO_STACKS)
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """The encoder's, the decoder's, and those of cross-attention."""
+        names = list(self.gradients.weights)
+        ends = (("encoder/", "/self"), ("decoder/", "/self"), ("decoder/", "/cross"))
+        return tuple(
+            self._pair(n for n in names if n.startswith(start) and n.endswith(end))
+            for start, end in ends
+        )
+
+    def scores(
+        self, methods: Iterable[tuple[str, Explanation]]
+    ) -> tuple[dict[str, Float[Array, "B T S"]], dict[str, str]]:
+        """What the methods say of each target token; ``classes`` are all of them, ``B T``."""
+        skipped: dict[str, str] = {}
+        B, T = self.classes.shape
+
+        def one(t: Int[Array, ""]) -> dict[str, Float[Array, "B S"]]:
+            at = jnp.broadcast_to(t, (B,))
+            step = dataclasses.replace(self, at=at, classes=self.classes[:, t])
+            found, reasons = super(TranslationQuestion, step).scores(methods)
+            skipped.update(reasons)
+            return found
+
+        rounds = -(-T // STEPS_AT_ONCE)
+        size = -(-T // rounds)
+        # The last round is filled up, so that one program does for all.
+        steps = jnp.minimum(jnp.arange(rounds * size, dtype=jnp.int32), T - 1)
+        found = jax.lax.map(one, steps, batch_size=size)
+        said = (self.classes != 0)[:, :, None]
+        scores = {name: jnp.swapaxes(s[:T], 0, 1) for name, s in found.items()}
+        return {name: jnp.where(said, s, 0) for name, s in scores.items()}, skipped
+
+    def cases(self) -> Question:
+        """Each target token of each pair as an example."""
+        B, T = self.classes.shape
+        step = jnp.tile(jnp.arange(T, dtype=jnp.int32), B)
+        rows = self.of_rows(jnp.repeat(jnp.arange(B), T))
+        return dataclasses.replace(rows, at=step, classes=self.classes.reshape(-1))
+
+    def logits(self, output: Any) -> Any:
+        """All rows of the output while none is asked for."""
+        return output if self.at is None else super().logits(output)
+
+
+def token_question(
+    model: nnx.Module, tokens: Int[Array, "B T"], *, units: Any = None, **rest: Any
+) -> TokenQuestion:
+    """Return the question about these texts."""
+    (path, stack), *_ = [*stacks(model), ((), None)]
+    B, T = tokens.shape
+    valid = rest["keywords"].get("valid")
+    real = jnp.ones((B, T), bool) if valid is None else jnp.asarray(valid)
     graph, state = nnx.split(model)
-    _, table = token_table(model)
-    x = table(tokens)
+    shape = jax.eval_shape(
+        lambda state: nnx.merge(graph, state)(tokens, **rest["keywords"]), state
+    ).shape
+    at = rest["at"]
+    if len(shape) == 2 and at is not None:
+        raise ValueError(f"at={at}, but the output has shape {shape}: one answer of the whole text")
+    causal = stack is not None and is_causal(stack)
+    if (len(shape) == 3 and rest["function"] is None) or at is not None or causal:
+        if at is None and not causal:
+            raise ValueError(f"the output has shape {shape}: at is wanted, the token to explain")
+        last = T - 1 - jnp.argmax(real[:, ::-1], axis=1).astype(jnp.int32)
+        at = last if at is None else jnp.broadcast_to(jnp.asarray(at, jnp.int32), (B,))
+        if bool(jnp.any((at < 0) | (at >= T))):
+            raise ValueError(f"at={rest['at']}; wanted 0 to {T - 1}, a token of the text")
+    if causal:
+        real = real & (jnp.arange(T)[None] <= at[:, None])
+    numbers, count = _numbered(units, real)
+    settings: dict[str, Any] = {**rest, "at": at, "fill": _fill(model, "tokens", rest["fill"])}
+    return TokenQuestion(
+        graph=graph, state=state, inputs=(tokens,), units=numbers, count=count, real=real,
+        prefix=0, stack="/".join(path), **settings,
+    )  # fmt: skip
 
-    @jax.jit
-    def compiled(state: Any, keep: Bool[Array, "B P"]) -> Float[Array, " B"]:
-        B, T = keep.shape[0], tokens.shape[1]
-        kept = jnp.ones((B, T), bool).at[:, units].set(keep)
-        vectors = jnp.where(kept[..., None], x, fill.astype(x.dtype)[None, None])
-        many = {name: jnp.broadcast_to(v, (B, *v.shape[1:])) for name, v in keywords.items()}
-        ids = jnp.broadcast_to(tokens, (B, T))
-        return answer(reading(nnx.merge(graph, state), vectors, ids, **many))
 
-    return lambda keep: compiled(state, keep)
+def translation_question(
+    model: nnx.Module,
+    source: Int[Array, "B S"],
+    target: Int[Array, "B T"],
+    *,
+    units: Any = None,
+    **rest: Any,
+) -> TranslationQuestion:
+    """Return the question about these pairs, padded with 0, targets from BOS to EOS."""
+    if rest["function"] is not None or rest["classes"] is not None or rest["at"] is not None:
+        raise ValueError("target and at: of a translation every known target token is explained")
+    if target.shape[1] < 2:
+        raise ValueError(f"a target of shape {target.shape}; wanted BOS and the tokens behind it")
+    graph, state = nnx.split(model)
+    real = source != 0
+    numbers, count = _numbered(units, real)
+    settings: dict[str, Any] = {
+        **rest,
+        "classes": target[:, 1:],
+        "fill": _fill(model, "source", rest["fill"]),
+    }
+    return TranslationQuestion(
+        graph=graph, state=state, inputs=(source, target[:, :-1]), units=numbers, count=count,
+        real=real, prefix=0, stack="encoder", **settings,
+    )  # fmt: skip
+
+
+def _numbered(units: Any, real: Bool[Array, "B T"]) -> tuple[Int[Array, "B T"], int]:
+    """The units, by default each real token one, and the most that an example has."""
+    each: Any = np.cumsum(np.asarray(real), axis=1)
+    units = np.asarray(each - 1 if units is None else units, np.int32)
+    if units.shape != real.shape:
+        raise ValueError(f"units has shape {units.shape}; wanted B T = {real.shape}")
+    units = np.where(real, units, -1)
+    for row in units:
+        if set(row[row >= 0].tolist()) != set(range(row.max() + 1)):
+            raise ValueError(f"units has a row {row.tolist()}; wanted 0, 1, ... and -1 elsewhere")
+    return jnp.asarray(units), max(int(units.max()) + 1, 1)
+
+
+def _fill(model: nnx.Module, role: str, fill: Any) -> Any:
+    V = table_rows(token_tables(model)[role]).shape[0]
+    if fill in (None, "zero", "mean"):
+        return fill or "zero"
+    if isinstance(fill, str) or not 0 <= fill < V:
+        raise ValueError(f"fill={fill!r}; wanted zero, mean, or the id of a token below {V}")
+    return fill

@@ -1,29 +1,97 @@
-"""Every explanation of a ViT's answer side by side, as scores of its patches."""
+"""Questions to a ViT: by which patches does it give its answer?"""
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from attnzoo.explain.attn_lrp import attn_lrp
-from attnzoo.explain.capture import WeightGradients, capture_attention, weight_gradients
-from attnzoo.explain.cdam import cdam, integrated_cdam, smooth_cdam
-from attnzoo.explain.flow import LARGEST, attention_flow
-from attnzoo.explain.gradcam import attention_gradcam, gradcam
-from attnzoo.explain.gradients import (
-    by_patch,
-    gradient_times_input,
-    integrated_gradients,
-    smooth_grad,
-)
-from attnzoo.explain.relevance import relevance
-from attnzoo.explain.rollout import fuse, gradient_rollout, rollout, with_residual
-from attnzoo.explain.target import chosen
+from attnzoo.explain.explanations import EXPLANATIONS, ON_REQUEST
+from attnzoo.explain.faithfulness import filled, with_patches
+from attnzoo.explain.gradients import by_patch
+from attnzoo.explain.question import Question
 from attnzoo.models.vit import ViT
 
-Scores = Float[Array, "B P"]
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ImageQuestion(Question):
+    """Patches of images, left to right, then down.
+
+    Maps of all tokens by all are read at the class token; with a head for the distillation token at
+    both; where the model has no class token, at the mean of the patches.
+    """
+
+    @property
+    def reading(self) -> Float[Array, "B T"]:
+        """One row for all examples."""
+        config, T = self.model.config, self.real.shape[1]
+        if config.pooling not in ("class", "class_mean"):
+            row = np.arange(T) >= config.prefix
+        else:
+            row = np.arange(T) < (2 if config.distillation == "head" else 1)
+        return jnp.broadcast_to(jnp.asarray(row / row.sum(), jnp.float32), self.real.shape)
+
+    @property
+    def reading_token(self) -> Float[Array, "B T"]:
+        """The class token's row."""
+        pooling = self.model.config.pooling
+        if pooling not in ("class", "class_mean"):
+            raise NotImplementedError(f"pooling={pooling!r}: there is no class token to read at")
+        return self.reading
+
+    @property
+    def vectors(self) -> Float[Array, "B h w C"]:
+        """The images."""
+        return self.inputs[0]
+
+    def of_vectors(self, vectors: Float[Array, "B h w C"]) -> Float[Array, " B"]:
+        """The answer of other images."""
+        return self.answer(self.model(vectors, **self.keywords))
+
+    def by_unit(self, values: Float[Array, "B h w C"]) -> Float[Array, "B P"]:
+        """Sums over each patch's pixels and channels."""
+        return by_patch(values, self.model.config.patch)
+
+    def kept(self, keep: Bool[Array, "B P"], *, log: bool = False) -> Float[Array, " B"]:
+        """``fill`` is the image's mean, its blur, or a number."""
+        patch, images = self.model.config.patch, self.inputs[0]
+        shown = with_patches(images, filled(images, patch, self.fill), keep, patch)
+        return self.value(self.model(shown, **self.keywords), log=log)
+
+
+def image_question(
+    model: ViT, images: Float[Array, "B h w C"], *, units: Any = None, **rest: Any
+) -> ImageQuestion:
+    """Return the question about these images."""
+    if units is not None or rest["at"] is not None:
+        raise ValueError("units and at are for tokens; an image has one answer and its patches")
+    for name in ("layer", "head"):
+        if rest[name] is not None:
+            raise ValueError(
+                f"{name}={rest[name]} is for tokens; of images the last layer is shown"
+            )
+    rows, columns = model.patches.grid(images)
+    B, P, prefix = images.shape[0], rows * columns, model.config.prefix
+    graph, state = nnx.split(model)
+    numbers = jnp.broadcast_to(jnp.arange(P), (B, P))
+    real = jnp.ones((B, prefix + P), bool)
+    fill = "mean" if rest["fill"] is None else rest["fill"]
+    if fill not in ("mean", "blur") and isinstance(fill, str):
+        raise ValueError(f"fill={fill!r}; wanted mean, blur or a number for patches")
+    settings: dict[str, Any] = {
+        **rest,
+        "fill": fill,
+        "prefix": prefix,
+        "stack": "encoder",
+        "count": P,
+    }
+    return ImageQuestion(
+        graph=graph, state=state, inputs=(images,), units=numbers, real=real, **settings
+    )
 
 
 def explain_vit(
@@ -33,75 +101,17 @@ def explain_vit(
     key: Key[Array, ""],
     *,
     draws: int = 20,
-) -> dict[str, Scores]:
-    """Scores of the patches by each method, left to right, then down; more is more important.
+) -> dict[str, Float[Array, "B P"]]:
+    """Return the scores of the patches by each explanation that applies, for use under jit.
 
-    Maps of all tokens by all are read at the class token, or at the mean of the patches where the
-    model has none. Signed scores stay signed, but those of ``smooth_grad`` are of the gradient's
-    size. ``flow`` has a function of its own, :func:`flow_of`: it is slow.
+    Scores are those of :func:`attnzoo.explain.explain`, which also says what does not apply.
 
     Raises:
-      ValueError: a class out of range, or a gradient that is 0 everywhere; neither under jit.
+      ValueError: a class out of range (not under jit).
     """
-    found = weight_gradients(model, classes, images)
-    keys = jax.random.split(key)
-    scores = {
-        **_of_weights(model, found),
-        "gradcam": gradcam(model, classes, images, skip=model.config.prefix),
-        "cdam": cdam(model, classes, images),
-        "smooth_cdam": smooth_cdam(model, classes, images, key=keys[0], draws=draws),
-        "attn_lrp": attn_lrp(model, classes, images),
-        "integrated_cdam": integrated_cdam(model, classes, images, steps=draws),
-    }
-    patches = {name: tokens[:, model.config.prefix :] for name, tokens in scores.items()}
-
-    def f(images: Float[Array, "B h w C"]) -> Float[Array, " B"]:
-        return chosen(model(images), classes)
-
-    smooth = smooth_grad(f, images, key=keys[1], draws=draws)
-    pixels = {
-        "gradient_x_input": gradient_times_input(f, images),
-        "integrated_gradients": integrated_gradients(f, images, steps=draws),
-        "smooth_grad": jnp.abs(smooth),
-    }
-    return patches | {name: by_patch(x, model.config.patch) for name, x in pixels.items()}
-
-
-def flow_of(model: ViT, images: Float[Array, "B h w C"]) -> Float[np.ndarray, "B P"]:
-    """Attention flow to each patch, of models small enough."""
-    _, weights = capture_attention(model, images)
-    maps = [np.asarray(with_residual(fuse(w))) for w in weights.values()]
-    tokens = maps[0].shape[-1]
-    if (len(maps) + 1) * tokens > LARGEST:
-        raise ValueError(f"{len(maps)} layers of {tokens} tokens; flow takes {LARGEST} in all")
-    rows = [0] if _has_class_token(model) else range(model.config.prefix, tokens)
-    flows = [attention_flow([m[b] for m in maps], rows=rows) for b in range(len(maps[0]))]
-    return np.stack(flows).mean(axis=1)[:, model.config.prefix :]
-
-
-def _of_weights(model: ViT, found: WeightGradients) -> dict[str, Float[Array, "B T"]]:
-    """What is made of weights and their gradients: scores of all tokens."""
-    weights, gradients = list(found.weights.values()), list(found.gradients.values())
-
-    def read(tokens_by_tokens: Float[Array, "B T T"]) -> Float[Array, "B T"]:
-        if _has_class_token(model):
-            return tokens_by_tokens[:, 0]
-        return jnp.mean(tokens_by_tokens[:, model.config.prefix :], axis=1)
-
-    maps: dict[str, Any] = {
-        "attention_mean": fuse(weights[-1]),
-        "attention_max": fuse(weights[-1], "max"),
-        "rollout": rollout(weights),
-        "rollout_discarded": rollout(weights, fusion="max", discard=0.9),
-        "gradient_rollout": gradient_rollout(weights, gradients),
-        # What each token already was says nothing; read at a mean it would be a share of everyone.
-        "relevance": relevance(weights, gradients) - jnp.eye(weights[0].shape[-1])[None],
-    }
-    scores = {name: read(m) for name, m in maps.items()}
-    if _has_class_token(model):
-        scores["attention_gradcam"] = attention_gradcam(weights[-1], gradients[-1])
-    return scores
-
-
-def _has_class_token(model: ViT) -> bool:
-    return model.config.pooling in ("class", "class_mean")
+    question = image_question(
+        model, images, classes=classes, key=key, draws=draws, at=None, function=None, fill=None,
+        layer=None, head=None, keywords={},
+    )  # fmt: skip
+    methods = [(name, one) for name, one in EXPLANATIONS.items() if name not in ON_REQUEST]
+    return question.scores(methods)[0]

@@ -1,10 +1,14 @@
-"""Explanations: overlays on images, coloured tokens, maps by layer and head."""
+"""Explanations: overlays on images, coloured tokens, maps by layer and head.
+
+Colours are those of the pages of ``attnzoo.explain.page`` in a light browser: orange speaks for an
+answer, violet against it, blue is attention.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import ceil
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -17,10 +21,12 @@ from matplotlib.patches import Rectangle
 from attnzoo.plotting.style import COLORS, SURE, style, text_width
 
 _PANEL, _HEAD, _DPI = 1.45, 0.42, 150
-_FOR, _AGAINST = SURE, COLORS[0]
-_WEIGHTS = LinearSegmentedColormap.from_list(
-    "attention", ["#FFFFFF", "#9CCBE8", COLORS[0], "#00263E"]
-)
+FOR, AGAINST, WEIGHT, FRAME = SURE, "#7A3FA0", COLORS[0], COLORS[2]
+_OPAQUE = 0.85
+"""Of the largest score of a method."""
+_WEIGHTS = LinearSegmentedColormap.from_list("attention", ["#FFFFFF", "#9CCBE8", WEIGHT, "#00263E"])
+_SIGNED = LinearSegmentedColormap.from_list("scores", [AGAINST, "#FFFFFF", FOR])
+_FOOT = 0.36
 # What a reader could not see of a token.
 _VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥", "Ġ": "␣", "Ċ": "↵", "▁": "␣"}
 
@@ -39,12 +45,14 @@ def overlays(
     *,
     title: str = "",
     marked: tuple[int, int] | None = None,
+    marking: str = "marked",
     columns: int = 6,
 ) -> Figure:
-    """An image, and every method's scores laid over it: red speaks for the class, blue against it.
+    """Draw an image, and every method's scores over it: orange for the class, violet against it.
 
-    Each panel has a scale of its own, symmetric about 0; patches of score 0 are clear. ``image``
-    has values of 0 to 1 and one or three channels; ``marked`` frames a patch (row, column). Raises
+    All panels have one scale, the share of the largest absolute score of the method, since methods
+    have different units; patches of score 0 are clear. ``image`` has values of 0 to 1 and one or
+    three channels; ``marked`` frames a patch (row, column), and ``marking`` says why. Raises
     ValueError where scores are not a grid that the image divides into.
     """
     if not panels:
@@ -60,7 +68,9 @@ def overlays(
     grey = shown.mean(axis=2)
     columns = min(columns, len(panels) + 1)
     lines = ceil((len(panels) + 1) / columns)
-    width, height = columns * (_PANEL + 0.1), lines * (_PANEL + _HEAD) + 0.25
+    width, height = columns * (_PANEL + 0.1), lines * (_PANEL + _HEAD) + 0.25 + _FOOT
+    key = _key_width(None if marked is None else marking)
+    width = max(width, key, text_width(title, 8.0) + 0.1)
     with style():
         figure = Figure(figsize=(width, height), dpi=_DPI)
         figure.text(0.05 / width, 1 - 0.16 / height, title, fontsize=8, va="center")
@@ -80,24 +90,61 @@ def overlays(
             if marked is not None:
                 tall, wide = h / rows, w / across
                 corner = (marked[1] * wide - 0.5, marked[0] * tall - 0.5)
-                frame = Rectangle(
-                    corner, wide, tall, fill=False, edgecolor="#009E73", linewidth=1.4
-                )
+                frame = Rectangle(corner, wide, tall, fill=False, edgecolor=FRAME, linewidth=1.4)
                 axes.add_patch(frame)
+        _key(figure, None if marked is None else marking)
     return figure
 
 
-def _lay(axes: Axes, grey: Float[np.ndarray, "h w"], panel: Overlay) -> tuple[int, int]:
-    """The scores over a pale image; returns the grid."""
+def _key(figure: Figure, marking: str | None) -> None:
+    """Say at the foot of a figure what colours and frames are."""
+    width, height = figure.get_size_inches()
+    axes = figure.add_axes((0.55 / width, 0.16 / height, 1.1 / width, 0.09 / height))
+    shares = np.linspace(-1, 1, 64)[None]
+    axes.imshow(shares, cmap=_SIGNED, alpha=_OPAQUE, aspect="auto", extent=(-1, 1, 0, 1))
+    axes.set_xticks([])
+    axes.set_yticks([])
+    y = 0.205 / height
+    words: dict[str, Any] = {"fontsize": 6.5, "va": "center"}
+    figure.text(0.5 / width, y, "against", ha="right", **words)
+    figure.text(1.7 / width, y, "for", **words)
+    figure.text(1.87 / width, y, KEY, **words)
+    if marking is None:
+        return
+    x = 1.95 + text_width(KEY, 6.5) + 0.15
+    box = Rectangle(
+        (x / width, 0.15 / height), 0.11 / width, 0.11 / height, fill=False, edgecolor=FRAME,
+        linewidth=1.4, transform=figure.transFigure,
+    )  # fmt: skip
+    figure.add_artist(box)
+    figure.text((x + 0.16) / width, y, marking, **words)
+
+
+KEY = "the answer; full colour is the largest score of each method"
+
+
+def _key_width(marking: str | None) -> float:
+    width = 1.95 + text_width(KEY, 6.5)
+    return width + 0.1 if marking is None else width + 0.45 + text_width(marking, 6.5)
+
+
+def _lay(
+    axes: Axes,
+    grey: Float[np.ndarray, "h w"],
+    panel: Overlay,
+    limit: float | None = None,
+    color_above: str = FOR,
+) -> tuple[int, int]:
+    """The scores over a pale image, in full colour at ``limit``; returns the grid."""
     rows, across = panel.scores.shape
     h, w = grey.shape
     axes.imshow(grey, cmap="gray", vmin=-0.6, vmax=1.2)
-    limit = float(np.nanmax(np.abs(panel.scores))) or 1.0
-    large = np.kron(panel.scores / limit, np.ones((h // rows, w // across)))
+    limit = float(np.nanmax(np.abs(panel.scores))) if limit is None else limit
+    large = np.kron(panel.scores / (limit or 1.0), np.ones((h // rows, w // across)))
     color = np.zeros((h, w, 4))
-    color[large > 0, :3] = _rgb(_FOR)
-    color[large < 0, :3] = _rgb(_AGAINST)
-    color[..., 3] = 0.85 * np.abs(np.nan_to_num(large))
+    color[large > 0, :3] = _rgb(color_above)
+    color[large < 0, :3] = _rgb(AGAINST)
+    color[..., 3] = _OPAQUE * np.abs(np.nan_to_num(large))
     axes.imshow(color)
     axes.set_title(panel.title.replace("_", " "), fontsize=6.5, pad=3)
     axes.set_xlabel(panel.note, fontsize=5.5, labelpad=2)
@@ -119,13 +166,15 @@ def token_rows(
     title: str = "",
     notes: str = "",
     marked: int | None = None,
+    marking: str = "the token whose answer is explained",
     width: float = 9.0,
 ) -> Figure:
-    """A text once for every method, its tokens coloured: red speaks for the answer, blue against.
+    """Draw a text once for every method, coloured: orange for the answer, violet against it.
 
-    Each row has a scale of its own, symmetric about 0; tokens of score 0 or NaN are clear.
-    ``notes`` stands over the rows' notes; ``marked`` frames a token. A text wider than ``width``
-    inches is broken into lines. Raises ValueError where a row has not a score for every token.
+    All rows have one scale, the share of the largest absolute score of the method; tokens of score
+    0 or NaN are clear. ``notes`` stands over the rows' notes; ``marked`` frames a token, and
+    ``marking`` says why. A text wider than ``width`` inches is broken into lines. Raises ValueError
+    where a row has not a score for every token.
     """
     if not rows or not tokens:
         raise ValueError(f"{len(rows)} rows of {len(tokens)} tokens, wanted at least one of both")
@@ -143,7 +192,8 @@ def token_rows(
     blocks = _broken(widths, width - left)
     across = max(sum(widths[i] for i in block) for block in blocks)
     inches = left + max(across, text_width(title, font + 1) - left - right) + right
-    height = head + len(blocks) * (len(rows) * tall + gap)
+    inches = max(inches, _key_width(None if marked is None else marking))
+    height = head + len(blocks) * (len(rows) * tall + gap) + _FOOT
     with style():
         figure = Figure(figsize=(inches, height), dpi=_DPI)
         axes = figure.add_axes((0, 0, 1, 1))
@@ -163,13 +213,13 @@ def token_rows(
                 x = left
                 for i in block:
                     score = float(np.nan_to_num(row.scores[i])) / limit
-                    color = _FOR if score > 0 else _AGAINST
+                    color = FOR if score > 0 else AGAINST
                     cell = Rectangle(
                         (x + 0.01, y + 0.012),
                         widths[i] - 0.02,
                         tall - 0.024,
-                        facecolor=(*_rgb(color), 0.85 * abs(score)),
-                        edgecolor="#009E73" if i == marked else "none",
+                        facecolor=(*_rgb(color), _OPAQUE * abs(score)),
+                        edgecolor=FRAME if i == marked else "none",
                         linewidth=1.1,
                     )
                     axes.add_patch(cell)
@@ -179,6 +229,7 @@ def token_rows(
                     x += widths[i]
                 y += tall
             y += gap
+        _key(figure, None if marked is None else marking)
     return figure
 
 
@@ -203,11 +254,11 @@ def map_grid(
     title: str = "",
     note: str = "",
 ) -> Figure:
-    """Attention maps in lines, such as the heads of each layer: ``maps[line][panel]``.
+    """Draw attention maps in lines, such as the heads of each layer: ``maps[line][panel]``.
 
     Every map has a row for each of ``rows`` and a column for each of ``columns``, which are named
-    where there is room. White is 0 and black-blue 1 on one scale, stretched at its low end (by the
-    square root); grey is exactly 0. ``note`` stands below. Raises ValueError for another shape.
+    where there is room. White is near 0 and black-blue 1 on one scale, stretched at its low end (by
+    the square root); grey is exactly 0. ``note`` stands below. Raises ValueError for another shape.
     """
     if not maps or not all(maps.values()):
         raise ValueError("maps is empty, wanted at least one map in every line")
@@ -227,11 +278,14 @@ def map_grid(
     side = max(text_width(word, font) for word in words[0]) + 0.06 if named else 0.05
     above = max(text_width(word, font) for word in words[1]) + 0.06 if named else 0.03
     label = max(text_width(line, 7.5) for line in maps) + 0.1
-    gap, head, foot, bar = 0.1, 0.48 if title else 0.24, 0.24 if note else 0.05, 0.55
+    head, foot, bar = 0.48 if title else 0.24, 0.24 if note else 0.05, 0.55
     wide, tall = cell * S, cell * T
+    said = [text.split("\n") for panels in maps.values() for text in panels]
+    under = 0.05 + 0.12 * max(map(len, said))
+    gap = max(0.1, max(text_width(part, 6.5) for parts in said for part in parts) + 0.08 - wide)
     width = max(label + side + across * (wide + gap) + bar, text_width(title, 8.5) + 0.1)
     width = max(width, text_width(note, 7.5) + 0.1)
-    height = head + above + len(maps) * (tall + gap + 0.17) + foot
+    height = head + above + len(maps) * (tall + 0.1 + under) + foot
     with style():
         figure = Figure(figsize=(width, height), dpi=_DPI)
         figure.text(0.03 / width, 1 - 0.13 / height, title, fontsize=8.5, va="center")
@@ -239,7 +293,7 @@ def map_grid(
         top = height - head - above
         scale = PowerNorm(0.5, 0.0, 1.0)
         for n, (line, panels) in enumerate(maps.items()):
-            bottom = top - n * (tall + gap + 0.17) - tall
+            bottom = top - n * (tall + 0.1 + under) - tall
             figure.text(0.03 / width, (bottom + tall / 2) / height, line, fontsize=7.5, va="center")
             for c, (panel, weights) in enumerate(panels.items()):
                 x = label + side + c * (wide + gap)
@@ -264,6 +318,7 @@ def map_grid(
         key.set_ticks([0, 0.1, 0.5, 1], labels=["0", "0.1", "0.5", "1"])
         key.minorticks_off()
         key.ax.tick_params(labelsize=6.5, length=2, width=0.5, pad=2)
+        key.ax.set_xlabel("grey: 0", fontsize=6.5, labelpad=3)
     return figure
 
 
@@ -274,10 +329,11 @@ def patch_grid(
     title: str = "",
     note: str = "",
 ) -> Figure:
-    """Weights of an image's patches laid over it, in lines: ``maps[line][panel]``.
+    """Draw weights of an image's patches over it, in lines: ``maps[line][panel]``.
 
-    Each panel has a scale of its own, which a number under it names: its largest weight. Raises
-    ValueError where a map is not a grid that the image divides into.
+    All panels have one scale: clear is 0, and full blue the largest weight of all. A number under
+    each names its own largest. Raises ValueError where a map is not a grid that the image divides
+    into.
     """
     if not maps or not all(maps.values()):
         raise ValueError("maps is empty, wanted at least one map in every line")
@@ -285,13 +341,14 @@ def patch_grid(
     across = max(map(len, maps.values()))
     size = float(np.clip(8.0 / across, 0.6, 1.3))
     label = max(text_width(line, 7.5) for line in maps) + 0.1
-    gap, below, head, foot = 0.07, 0.17, 0.27 if title else 0.05, 0.22 if note else 0.02
-    width = max(label + across * (size + gap), text_width(title, 8.5), text_width(note, 7.5)) + 0.1
-    height = head + len(maps) * (size + below) + foot
+    limit = max(float(weights.max()) for panels in maps.values() for weights in panels.values())
+    gap, below, head, foot = 0.07, 0.17, 0.27 if title else 0.05, _FOOT + (0.2 if note else 0)
+    widest = max(label + across * (size + gap), text_width(title, 8.5), text_width(note, 7.5), 2.6)
+    width, height = widest + 0.1, head + len(maps) * (size + below) + foot
     with style():
         figure = Figure(figsize=(width, height), dpi=_DPI)
         figure.text(0.03 / width, 1 - 0.13 / height, title, fontsize=8.5, va="center")
-        figure.text(0.03 / width, 0.1 / height, note, fontsize=7.5, va="center")
+        figure.text(0.03 / width, (foot - 0.1) / height, note, fontsize=7.5, va="center")
         for n, (line, panels) in enumerate(maps.items()):
             bottom = height - head - n * (size + below) - size
             figure.text(0.03 / width, (bottom + size / 2) / height, line, fontsize=7.5, va="center")
@@ -305,8 +362,16 @@ def patch_grid(
                 axes = figure.add_axes((x / width, bottom / height, size / width, size / height))
                 axes.set_xticks([])
                 axes.set_yticks([])
-                _lay(axes, image.mean(axis=2), Overlay("", weights))
+                _lay(axes, image.mean(axis=2), Overlay("", weights), limit, WEIGHT)
                 axes.set_xlabel(f"{panel}: {weights.max():.2f}", fontsize=5.5, labelpad=1.5)
+        bar = figure.add_axes((0.55 / width, 0.16 / height, 1.1 / width, 0.09 / height))
+        blue = LinearSegmentedColormap.from_list("weights", ["#FFFFFF", WEIGHT])
+        bar.imshow(np.linspace(0, 1, 64)[None], cmap=blue, alpha=_OPAQUE, aspect="auto")
+        bar.set_xticks([])
+        bar.set_yticks([])
+        y = 0.205 / height
+        figure.text(0.5 / width, y, "weight 0", fontsize=6.5, va="center", ha="right")
+        figure.text(1.7 / width, y, f"{limit:.2f}, in all panels", fontsize=6.5, va="center")
     return figure
 
 

@@ -73,15 +73,14 @@ def test_a_class_with_figures_a_page_and_numbers(
             name = f"text-{number}-{figure}"
             assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
             drawn = (out / f"{name}.svg").read_text()
-            assert "deletion area" in drawn
-            assert "random order" in drawn
+            assert re.search(r"deletion 0\.\d\d, random 0\.\d\d", drawn)
         assert "encoder/1/self" in (out / f"text-{number}.html").read_text()
     told = json.loads((out / "text-1.json").read_text())
     assert told["tokens"][0] == "[CLS]"
     assert told["tokens"][-1] == "[SEP]"
     assert told["answer"] == "bad"
     assert set(told["deletion"]) == {*told["scores"], "random"}
-    assert {"attention", "rollout", "relevance", "cdam", "erasure"} < set(told["scores"])
+    assert {"attention_mean", "rollout", "relevance", "cdam", "leave_one_out"} < set(told["scores"])
     # The most faithful first, beside random order.
     table = re.findall(r"^  (\w+) +(\d\.\d{3}) +\d\.\d{3}  ", text, re.MULTILINE)
     areas = [float(area) for _, area in table[: len(told["deletion"])]]
@@ -91,7 +90,7 @@ def test_a_class_with_figures_a_page_and_numbers(
                  "--head", "1", "--fill", "zero")  # fmt: skip
     assert "class: bad" in other
     scores = json.loads((out / "text-1.json").read_text())["scores"]
-    assert scores["attention"] != told["scores"]["attention"]
+    assert scores["attention_mean"] != told["scores"]["attention_mean"]
     assert scores["relevance"] == pytest.approx(told["scores"]["relevance"], rel=1e-4)
 
 
@@ -119,8 +118,8 @@ def test_the_next_character_and_a_hidden_word(
         ("classifier", [" "], "an empty text"),
         ("classifier", ["good", "--target", "ugly"], "there are 2 classes, 0 to 1 (bad, good)"),
         ("classifier", ["good", "--target", "2"], "there are 2 classes, 0 to 1 (bad, good)"),
-        ("classifier", ["good", "--layer", "2"], "--layer 2: there are 2 layers, 0 to 1"),
-        ("classifier", ["good", "--head", "-1"], "--head -1: there are 2 heads, 0 to 1"),
+        ("classifier", ["good", "--layer", "2"], "layer=2: there are 2 layers, 0 to 1"),
+        ("classifier", ["good", "--head", "-1"], "head=-1: there are 2 heads, 0 to 1"),
         ("classifier", ["good", "--at", "1"], "--at: the class of a text has no place"),
         ("classifier", ["good", "--fill", "blur"], "--fill blur is for images"),
         ("classifier", ["good", "--fill", "x"], "--fill x: wanted zero, mean, mask, unk"),
@@ -128,6 +127,7 @@ def test_the_next_character_and_a_hidden_word(
         ("classifier", ["good sun again day rain bad"], "8 tokens, the model reads at most 7"),
         ("classifier", ["a", "b", "--html", "x.html"], "a page of one INPUT; 2 came"),
         ("classifier", ["a", "--html", "x.pdf"], "wanted a name that ends in .html"),
+        ("classifier", ["good", "--methods", "rolout"], "methods names 'rolout'; there are"),
         ("language", ["good", "--target", "da"], "wanted one token; these are 2: 'd', 'a'"),
         ("language", ["good", "--at", "4"], "--at 4: the text has the tokens 0 to 3"),
         ("masked", ["good sun"], "wanted [MASK] in it"),

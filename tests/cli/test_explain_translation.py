@@ -47,7 +47,7 @@ def test_a_known_translation(
     assert cli.main(["explain", str(runs / kind), *map(str, asked)]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("0 1 2 ||| 2 1 0 3\nlog-probability -")
-    for name in ("attention", "erasure"):
+    for name in ("attention_mean", "leave_one_out"):
         numbers = re.search(rf"^  {name} +(\S+) +(\S+) +(\S+) +(\S+) +(\S+)$", printed, re.M)
         assert numbers is not None
         assert all(0 <= float(number) <= 2 for number in numbers.groups())
@@ -75,26 +75,6 @@ def test_the_runs_own_translation_and_both_directions(
     capsys.readouterr()
 
 
-def test_columns_of_the_decoders_past_are_the_tokens_that_are_predicted(runs: Path) -> None:
-    from attnzoo.cli.explain_translation import token_maps
-    from attnzoo.training.run import load_run
-
-    translator = load_run(runs / "transformer").translator()
-    (forced,) = translator.force(["0 1 2"], ["2 1"])
-    assert forced is not None
-    maps, (source, target) = token_maps(translator, forced)
-    assert (source, target) == (["0", "1", "2", "</s>"], ["2", "1", "</s>"])
-    past = maps["decoder/0/self"]
-    # The first row reads only the beginning, which is left out; a token that is predicted is not
-    # read yet.
-    assert (past[:, 0] == 0).all()
-    for t in range(3):
-        assert (past[:, t, :t] > 0).all()
-        assert (past[:, t, t:] == 0).all()
-    assert maps["decoder/1/cross"].shape == (2, 3, 4)
-    assert maps["encoder/0/self"].shape == (2, 4, 4)
-
-
 @pytest.mark.parametrize(
     ("run", "arguments", "message"),
     [
@@ -103,8 +83,8 @@ def test_columns_of_the_decoders_past_are_the_tokens_that_are_predicted(runs: Pa
         ("transformer", ["||| 1"], "an empty source"),
         ("transformer", ["1 |||"], "no target behind |||"),
         ("transformer", ["1 2 3 4 5 6 1 2 3 ||| 1"], "9 tokens of source, wanted at most 8"),
-        ("transformer", ["1", "--layer", "2"], "layer=2; the decoder's layers are 0 .. 1"),
-        ("transformer", ["1", "--head", "2"], "head=2; the cross-attention's heads are 0 .. 1"),
+        ("transformer", ["1", "--layer", "2"], "layer=2: there are 2 layers, 0 to 1"),
+        ("transformer", ["1", "--head", "2"], "head=2: there are 2 heads, 0 to 1"),
         ("transformer", ["1", "--fill", "blur"], "--fill blur: wanted zero, mean, unk"),
         ("transformer", ["1", "--target", "2"], "wanted 'source ||| target'"),
         ("transformer", ["1", "--reverse", "nowhere"], "nowhere"),

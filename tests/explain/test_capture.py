@@ -148,7 +148,7 @@ def test_one_attention_is_a_model_too() -> None:
 def test_errors_name_what_there_is() -> None:
     with pytest.raises(ValueError, match=r"encoder/3/self.*encoder/0/self, .*encoder/2/self"):
         capture_attention(vit(), IMAGES, layers=["encoder/3/self"])
-    with pytest.raises(ValueError, match="Linear has no attention"):
+    with pytest.raises(NotImplementedError, match="Linear has no attention"):
         capture_attention(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), jnp.ones((1, 2)))
     with pytest.raises(ValueError, match="target=3; there are 3 classes, 0 to 2"):
         weight_gradients(vit(), 3, IMAGES)

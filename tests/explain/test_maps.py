@@ -64,8 +64,13 @@ def test_heads_are_fused_and_the_smallest_discarded() -> None:
     np.testing.assert_allclose(fuse(heads)[0], [[0.35, 0.65], [0.35, 0.65]])
     fused = jnp.asarray([[[0.1, 0.9], [0.7, 0.3]]])
     # Of the two smallest, 0.1 and 0.3, the first stands in the class token's column.
-    np.testing.assert_allclose(discard_smallest(fused, 0.5)[0], [[0.1, 0.9], [0.7, 0.0]])
-    np.testing.assert_allclose(discard_smallest(fused, 0.5, keep=None)[0], [[0, 0.9], [0.7, 0]])
+    np.testing.assert_allclose(discard_smallest(fused, 0.5, 1)[0], [[0.1, 0.9], [0.7, 0.0]])
+    np.testing.assert_allclose(discard_smallest(fused, 0.5)[0], [[0, 0.9], [0.7, 0]])
+    # Behind padding, which has the smallest weights of all, the same.
+    padded = jnp.full((1, 3, 3), 0.01).at[:, :2, :2].set(fused)
+    real = jnp.asarray([[True, True, False]])
+    found = discard_smallest(padded, 0.5, real=real)[0, :2, :2]
+    np.testing.assert_allclose(found, [[0, 0.9], [0.7, 0]])
     with pytest.raises(ValueError, match="there are mean, max, min"):
         fuse(heads, "median")
 
@@ -153,11 +158,33 @@ def test_distance_by_hand() -> None:
         attention_distance(jnp.asarray(weights)[None, None], (2, 2), prefix=1)
 
 
+@pytest.mark.parametrize("prefix", [0, 1, 2])
+def test_only_columns_before_the_patches_are_spared(prefix: int) -> None:
+    rng = np.random.default_rng(3)
+    weights = jnp.asarray(softmax(rng.normal(size=(31, 2, 7, 7))), jnp.float32)
+    ones = jnp.ones_like(weights)
+    for rolled in (
+        rollout([weights], discard=0.9, prefix=prefix),
+        gradient_rollout([weights], [ones], discard=0.9, prefix=prefix),
+    ):
+        off_diagonal = np.asarray(rolled) * (1 - np.eye(7))
+        kept = (off_diagonal > 0).mean(axis=(0, 1))
+        assert (kept[:prefix] > 0.8).all()
+        assert (kept[prefix:] < 0.25).all()
+
+
 def test_gradcam_on_weights_by_hand() -> None:
-    weights = jnp.asarray([[[[0.5, 0.5]], [[0.1, 0.9]]]])
-    gradients = jnp.asarray([[[[1.0, 3.0]], [[-1.0, -1.0]]]])  # means 2 and -1
-    want = [[(2 * 0.5 - 0.1) / 2, max((2 * 0.5 - 0.9) / 2, 0)]]
-    np.testing.assert_allclose(attention_gradcam(weights, gradients), want, rtol=1e-6)
+    # A class token, two patches, padding. Heads' means over the patches: 2 and -1.
+    weights = jnp.asarray([[[[0.2, 0.4, 0.4, 0.0]], [[0.1, 0.2, 0.7, 0.0]]]])
+    gradients = jnp.asarray([[[[9.0, 1.0, 3.0, 7.0]], [[8.0, -1.0, -1.0, 5.0]]]])
+    real = jnp.asarray([[True, True, True, False]])
+    want = [[0, (2 * 0.4 - 0.2) / 2, (2 * 0.4 - 0.7) / 2, 0]]
+    got = attention_gradcam(weights, gradients, real=real)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    # Without a class token all columns count: means 13/3 and 2.
+    want = [[(13 / 3 * 0.2 + 2 * 0.1) / 2, (13 / 3 * 0.4 + 0.4) / 2, (13 / 3 * 0.4 + 1.4) / 2, 0]]
+    got = attention_gradcam(weights, gradients, skip=0, real=real)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
 def test_all_of_it_jits() -> None:

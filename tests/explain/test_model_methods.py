@@ -19,7 +19,6 @@ from attnzoo.explain import (
     smooth_grad,
 )
 from attnzoo.explain.places import before_attention
-from attnzoo.explain.vit import explain_vit
 from tests.explain.test_capture import IMAGES, vit
 
 CLASSES = jnp.asarray([2, 0])
@@ -102,16 +101,6 @@ def test_pixels_are_summed_by_patch() -> None:
     assert by_patch(image, 2).tolist() == [[0 + 1 + 4 + 5, 2 + 3 + 6 + 7, 42, 50]]
     with pytest.raises(ValueError, match="patch=3"):
         by_patch(image, 3)
-
-
-def test_everything_at_once() -> None:
-    scores = explain_vit(vit(), IMAGES, CLASSES, jax.random.key(0), draws=2)
-    assert len(scores) == 15
-    for name, one in scores.items():
-        assert one.shape == (2, 4), name
-        assert jnp.isfinite(one).all(), name
-    alone = cdam(vit(), CLASSES, IMAGES)[:, 1:]
-    np.testing.assert_allclose(scores["cdam"], alone, rtol=1e-3, atol=1e-5)
 
 
 def test_cdam_is_the_slope_of_a_tokens_curve() -> None:

@@ -1,7 +1,5 @@
-"""Scores of tokens: the reader of given vectors, erasure by hand, and what causality forbids."""
+"""Questions to text models: vectors in place of tokens, words taken away, padding."""
 
-from functools import cache
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,108 +7,95 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from attnzoo.config.bert import Bert as BertConfig
-from attnzoo.config.gpt2 import GPT2 as GPT2Config
-from attnzoo.config.loader import load
-from attnzoo.explain.faithfulness import deletion, leave_one_out
-from attnzoo.explain.tokens import explain_tokens, reading, token_table, tokens_score
-from attnzoo.models.bert import Bert
-from attnzoo.models.gpt2 import GPT2
+from attnzoo.explain import explain
+from attnzoo.explain.tokens import table_rows, token_tables, with_vectors
+from tests.explain.test_explain import FAMILIES, SOURCE, TARGET, TOKENS, VALID, model
 
-TOKENS = jnp.int32([[3, 7, 5, 2, 7]])
-METHODS = ("attention", "rollout", "gradient_rollout", "relevance", "cdam", "gradient_x_input")
+TEXTS = [name for name in FAMILIES if not name.startswith("vit")]
 
 
-@cache
-def bert(*overrides: str) -> Bert:
-    settings = ["dim=6", "hidden=5", "layers=2", "max_length=7", "attention.num_heads=3"]
-    settings += ["head=sequence", "num_classes=3", "dropout=0", *overrides]
-    model = Bert(load(BertConfig, None, settings), 11, rngs=nnx.Rngs(1))
-    return louder(model)
+@pytest.mark.parametrize("name", TEXTS)
+def test_the_tokens_own_vectors_give_the_models_answer(name: str) -> None:
+    one = model(name)
+    role = "source" if isinstance(FAMILIES[name].inputs, tuple) else "tokens"
+    rest = (TARGET,) if role == "source" else ()
+    ids = SOURCE if role == "source" else TOKENS
+    # The vectors of other tokens, whatever the ids say; of a translator not at padding.
+    other = jnp.where(SOURCE == 0, 0, 9 - SOURCE) if role == "source" else 9 - TOKENS
+    for read in (ids, other):
+        vectors = jnp.take(table_rows(token_tables(one)[role]), read, axis=0)
+        copy, numbers = with_vectors(one, role, ids, vectors)
+        got, want = copy(numbers, *rest), one(read, *rest)
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5 * np.abs(want).max())
 
 
-@cache
-def gpt() -> GPT2:
-    settings = ["dim=6", "hidden=5", "layers=2", "max_length=7", "attention.num_heads=2"]
-    return louder(GPT2(load(GPT2Config, None, [*settings, "dropout=0"]), 11, rngs=nnx.Rngs(2)))
+def test_a_text_without_a_word_is_one_with_another_token() -> None:
+    one = model("bert")
+    units = np.asarray([[-1, 0, 0, -1, -1], [-1, 0, 1, 1, 2], [0, 1, 2, 3, -1]])
+    found = explain(one, TOKENS, methods=["leave_one_out"], target=2, units=units, fill=4,
+                    draws=1, valid=VALID)  # fmt: skip
+
+    def log_probability(*rows: list[int]) -> np.ndarray:
+        logits = one(jnp.int32(rows), valid=VALID[: len(rows)])
+        return np.asarray(jax.nn.log_softmax(logits)[:, 2])
+
+    whole = log_probability([3, 7, 5, 2, 7], [4, 4, 2, 9, 1])
+    gone = log_probability([3, 4, 4, 2, 7], [4, 4, 4, 4, 1])
+    scores = found.maps["leave_one_out"]
+    # The first text has one word of two tokens, which share its fall alike.
+    np.testing.assert_allclose(scores[0], [0, *[(whole - gone)[0] / 2] * 2, 0, 0], atol=1e-5)
+    np.testing.assert_allclose(scores[1, 2:4], [(whole - gone)[1] / 2] * 2, atol=1e-5)
+    # One unit: the answer with it and without it, whatever comes first.
+    want = np.exp([whole[0], gone[0]]).mean()
+    areas = found.faithfulness["leave_one_out"]
+    for area in areas:
+        np.testing.assert_allclose(area[0], want, rtol=1e-4)
 
 
-def louder(model: Any) -> Any:
-    """Weights that start at 0.02 say nothing."""
-    graph, state = nnx.split(model)
-    keys = iter(jax.random.split(jax.random.key(4), 99))
-    return nnx.merge(
-        graph, jax.tree.map(lambda x: x + 0.4 * jax.random.normal(next(keys), x.shape), state)
-    )
+def test_a_padded_text_is_explained_as_it_is_alone() -> None:
+    methods = ["rollout_discarded", "attention_gradcam", "gradcam", "smooth_cdam", "smooth_grad"]
+    one, settings = model("bert"), {"methods": methods, "draws": 2}
+    padded = explain(one, TOKENS, target=2, valid=VALID, **settings)
+    alone = explain(one, TOKENS[:1, :3], target=2, valid=VALID[:1, :3], **settings)
+    for name in methods:
+        want = alone.maps[name][0]
+        size = np.abs(want).max()
+        np.testing.assert_allclose(padded.maps[name][0, :3], want, rtol=1e-3, atol=1e-4 * size)
+        for got, area in zip(padded.faithfulness[name], alone.faithfulness[name]):
+            np.testing.assert_allclose(got[0], area[0], rtol=1e-4)
 
 
-def logit(output: Any) -> Any:
-    return output[:, 2]
+def test_the_token_to_explain_is_asked_for_or_known() -> None:
+    with pytest.raises(ValueError, match="at is wanted, the token to explain"):
+        explain(model("bert_lm"), TOKENS)
+    with pytest.raises(ValueError, match="one answer of the whole text"):
+        explain(model("bert"), TOKENS, at=1)
+    with pytest.raises(ValueError, match="at=5; wanted 0 to 4"):
+        explain(model("gpt2"), TOKENS, at=5)
+    with pytest.raises(ValueError, match="every known target token is explained"):
+        explain(model("luong_multi_head"), (SOURCE, TARGET), target=1)
+    # Of a causal model the last token that is no padding.
+    found = explain(model("gpt2"), TOKENS, methods=["attention_mean"], faithfulness=False,
+                    valid=VALID)  # fmt: skip
+    assert found.question.at.tolist() == [2, 4, 3]
+    said = jnp.take_along_axis(model("gpt2")(TOKENS), found.question.at[:, None, None], axis=1)
+    assert found.target.tolist() == said[:, 0].argmax(axis=-1).tolist()
 
 
-def explained(model: Any, answer: Any, row: int, **settings: Any) -> dict[str, Any]:
-    """All compiled together, which is faster than one operation after another."""
-    graph, state = nnx.split(model)
-    run = jax.jit(lambda s: explain_tokens(nnx.merge(graph, s), answer, row, TOKENS, **settings))
-    return run(state)
-
-
-def test_the_tokens_own_vectors_give_the_models_answer() -> None:
-    for model in (bert("scan=true"), gpt()):
-        _, table = token_table(model)
-        np.testing.assert_allclose(
-            reading(model, table(TOKENS), TOKENS), model(TOKENS), rtol=1e-4, atol=1e-5
-        )
-        # The vectors of other tokens, whatever the ids say.
-        other = jnp.int32([[1, 1, 4, 9, 0]])
-        np.testing.assert_allclose(
-            reading(model, table(other), TOKENS), model(other), rtol=1e-4, atol=1e-5
-        )
-    with pytest.raises(ValueError, match="Linear has none of tokens, embedding"):
-        token_table(nnx.Linear(2, 2, rngs=nnx.Rngs(0)))
-
-
-def test_a_score_without_a_token_is_the_answer_with_the_other_vector() -> None:
-    model = bert()
-    table = model.tokens.table[...]
-    score = tokens_score(model, logit, TOKENS, jnp.int32([1, 2, 3]), table[4])
-    keep = jnp.asarray([[True, True, True], [True, False, True], [False, False, True]])
-    texts = jnp.int32([[3, 7, 5, 2, 7], [3, 7, 4, 2, 7], [3, 4, 4, 2, 7]])
-    np.testing.assert_allclose(score(keep), model(texts)[:, 2], rtol=1e-4, atol=1e-5)
-    alone = leave_one_out(score, (1, 3))
-    erased = jnp.int32([[3, 4, 5, 2, 7], [3, 7, 4, 2, 7], [3, 7, 5, 4, 7]])
-    falls = model(TOKENS)[0, 2] - model(erased)[:, 2]
-    np.testing.assert_allclose(alone[0], falls, rtol=1e-4, atol=1e-5)
-    # Many orders of one text are read as a batch.
-    area = deletion(score, jnp.asarray([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0]])).area
-    steps = [[True, True, True], [False, True, True], [False, False, True], [False] * 3]
-    whole, first, last, none = (float(score(jnp.asarray([kept]))[0]) for kept in steps)
-    want = (whole / 2 + first + last + none / 2) / 3
-    assert float(area[0]) == pytest.approx(want, rel=1e-4)
-
-
-def test_every_method_scores_every_token_and_gradients_add_up() -> None:
-    model = bert()
-    found = explained(model, logit, 0, steps=200)
-    assert set(found) == {*METHODS, "integrated_gradients"}
-    assert all(scores.shape == (1, 5) for scores in found.values())
-    _, maps = model(TOKENS, capture=True)
+def test_raw_attention_is_that_of_the_layer_and_head_asked_for() -> None:
+    one, settings = model("bert"), {"methods": ["attention_mean"], "faithfulness": False}
+    _, maps = one(TOKENS, valid=VALID, capture=True)
+    found = explain(one, TOKENS, layer=0, head=1, valid=VALID, **settings)
     np.testing.assert_allclose(
-        found["attention"][0], maps["encoder/1/self"][0].mean(axis=0)[0], rtol=1e-4, atol=1e-6
+        found.maps["attention_mean"], maps["encoder/0/self"][:, 1, 0], rtol=1e-4, atol=1e-6
     )
-    head = explained(model, logit, 0, steps=1, layer=0, head=2, gradients=False)
-    np.testing.assert_allclose(
-        head["attention"][0], maps["encoder/0/self"][0, 2, 0], rtol=1e-4, atol=1e-6
-    )
-    assert set(head) == {"attention", "rollout", "cdam", "gradient_x_input", "integrated_gradients"}
-    # Completeness: f(x) - f(0). A norm follows the embedding, so that steps near 0 are steep.
-    zeros = jnp.zeros((1, 5, 6))
-    change = float((model(TOKENS) - reading(model, zeros, TOKENS))[0, 2])
-    assert float(found["integrated_gradients"].sum()) == pytest.approx(change, abs=0.05)
+    with pytest.raises(ValueError, match="layer=2: there are 2 layers, 0 to 1"):
+        explain(one, TOKENS, layer=2, **settings)
+    with pytest.raises(ValueError, match="head=-1: there are 2 heads, 0 to 1"):
+        explain(one, TOKENS, head=-1, **settings)
 
 
-def test_later_tokens_of_a_causal_model_have_no_part_in_an_answer() -> None:
-    found = explained(gpt(), lambda output: output[:, 1, 8], 1, steps=3)
-    for name, scores in found.items():
-        assert (np.asarray(scores)[0, 2:] == 0).all(), name
-        assert (np.asarray(scores)[0, :2] != 0).any(), name
+def test_models_without_tokens_have_no_tables() -> None:
+    assert token_tables(nnx.Linear(2, 2, rngs=nnx.Rngs(0))) == {}
+    with pytest.raises(NotImplementedError, match="Linear is not explained: wanted a ViT"):
+        explain(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), TOKENS)

@@ -62,6 +62,7 @@ function start() {
     "Weights are kept in 8 bits: each is within " +
     `${page.levels === 255 ? "0.4" : "0.8"} % of the largest of its row, small ones closer. ` +
     (page.levels === 255 ? "" : "Negative weights are violet. ") +
+    (page.links?.length ? "Orange frames are links between words. " : "") +
     "What attention looks at need not be what the answer depends on.";
   at("set").parentElement.hidden = page.sets.length === 1;
 
