@@ -26,6 +26,7 @@ SEEN_BY: dict[str, list[str]] = {
         "counts its calls",
         "first memory kept by shape",
         "first mask kept by shape",
+        "first prepared mask kept",
         "other numbers under jit",
     ],
     "same output without weights": [
@@ -33,7 +34,6 @@ SEEN_BY: dict[str, list[str]] = {
         "attend reads a memory backwards",
     ],
     "masked weights are zero": [
-        "first prepared mask kept",
         "mask of one row for all",
         "mask of one head for all",
         "mask of one query for all",
