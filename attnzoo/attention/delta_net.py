@@ -68,6 +68,7 @@ class DeltaNet(FastWeights):
 
     contract_exceptions: ClassVar[dict[str, str]] = {
         **PROJECTED,
+        "weights explain the context": "values pass a convolution over positions first",
         "rows sum to one": SIGNED,
         "weights are not negative": "what is written later erases what was written before",
     }

@@ -64,9 +64,16 @@ def dropout(subject: Subject) -> None:
 
 
 def weights_after_dropout(subject: Subject) -> None:
-    """The weights that come back under dropout are those that were used, after dropout."""
+    """The weights that come back under dropout are those used, or all as they were before it; what
+    is dropped are weights, not parts of the result.
+    """
     inputs = subject.inputs("random")
     drawn, undropped = _draw(subject, inputs), subject.run(inputs)
+    if np.abs(drawn.weights - undropped.weights).max(initial=0.0) <= subject.weight_tolerance:
+        ratio = np.round(drawn.contexts / np.where(drawn.calm == 0, 1.0, drawn.calm)[None], 3)
+        if len(np.unique(ratio)) == 2:
+            raise Broken("what is dropped are numbers of the result, not weights", inputs)
+        return
     found = explain(subject, inputs)
     if found.shared != "everywhere":
         raise DoesNotApply("the context is not linear in the values")
@@ -79,6 +86,8 @@ def weights_after_dropout(subject: Subject) -> None:
 
 
 def _draw(subject: Subject, inputs: Inputs) -> Drawn:
+    if "dropout" not in getattr(subject.attention, "supports", ("dropout",)):
+        raise DoesNotApply("it declares that it has no weights to drop")
     rate = getattr(subject.attention, "dropout", None)
     if isinstance(rate, bool) or not isinstance(rate, float | int):
         raise DoesNotApply("it has no rate `dropout`")

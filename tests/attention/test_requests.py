@@ -1,54 +1,34 @@
 """Part of the weights on request, from every mechanism: the part is that of the whole."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import CASES, build
 from flax import nnx
 
 from attnzoo.attention import ATTENTIONS, ISAB, PMA, SENTENCE_ATTENTIONS, LatentReader
 from attnzoo.ops import WeightRequest
+from attnzoo.testing import ModuleSizes
 
 B, T, D = 2, 5, 8
-TWO = {"dim": D, "num_heads": 2}
-ARGUMENTS: dict[str, Any] = {
-    "additive": {"query_dim": D, "key_dim": D},
-    "multiplicative": {"query_dim": D, "key_dim": D},
-    "location": {"query_dim": D, "max_length": 7},
-    "local_m": {"query_dim": D, "key_dim": D, "window": 1},
-    "local_p": {"query_dim": D, "key_dim": D, "window": 2},
-    "intra_temporal": {"query_dim": D, "key_dim": D},
-    "none": {},
-    "latent": {**TWO, "latent_dim": 3, "rotary_dim": 2, "head_dim": 4},
-    "positional": {**TWO, "max_length": 7},
-    "factorised_positional": {**TWO, "max_length": 7},
-    "synthesizer": {**TWO, "max_length": 7},
-}
 REQUEST = WeightRequest(rows=(3, 0), heads=(0,), statistics=("entropy", "column_mass"))
 TOP = WeightRequest(top_k=2)
 
 
-def build(name: str) -> Any:
-    rngs = nnx.Rngs(0)
-    if name == "hard":
-        return ATTENTIONS[name](build("additive"))
-    without = {"none": {}}.get(name, {"rngs": rngs})
-    return ATTENTIONS[name](**ARGUMENTS.get(name, TWO), **without)
-
-
 @pytest.mark.parametrize("name", ATTENTIONS)
 def test_every_attention_takes_a_request(name: str) -> None:
-    module = build(name)
-    x = jax.random.normal(jax.random.key(0), (B, T, D))
-    mask = jnp.asarray([[True] * 5, [True] * 4 + [False]])[:, None, None, :]
+    case = next(key for key in CASES if key.split()[0] == name)
+    module, sizes = build(case), CASES[case].sizes
+    keys = jax.random.split(jax.random.key(0), 3)
+    inputs = [jax.random.normal(key, shape) for key, shape in zip(keys, sizes.shapes())]
+    mask = jnp.ones((sizes.B, 1, 1, sizes.S), bool).at[1, ..., -1].set(False)
 
     @jax.jit
-    def run(x):
-        return [module(x, x, mask=mask, return_weights=asked) for asked in (True, REQUEST, TOP)]
+    def run(*inputs):
+        return [module(*inputs, mask=mask, return_weights=asked) for asked in (True, REQUEST, TOP)]
 
-    (context, weights), (same, report), (also, top) = run(x)
+    (context, weights), (same, report), (also, top) = run(*inputs)
     np.testing.assert_allclose(same, context, rtol=0, atol=2e-6)
     np.testing.assert_allclose(also, context, rtol=0, atol=2e-6)
     weights = np.asarray(weights, np.float64)
@@ -103,6 +83,6 @@ def test_so_do_sentence_attentions_and_sets() -> None:
     ],
 )
 def test_what_is_not_there_is_named(request_: WeightRequest, message: str) -> None:
-    x = jnp.ones((B, T, D))
+    query, keys, values = (jnp.ones(shape) for shape in ModuleSizes(S=5, D2=13).shapes())
     with pytest.raises(ValueError, match=message):
-        build("additive")(x, x, return_weights=request_)
+        build("additive")(query, keys, values, return_weights=request_)

@@ -1,6 +1,5 @@
 """Questions to text models: vectors in place of tokens, words taken away, padding."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np

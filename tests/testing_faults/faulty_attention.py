@@ -292,7 +292,7 @@ class Attention:
                 used = jnp.where(keep, weights * (1 + rate / 2), 0)
             if self.has("dropout lets padding in"):
                 used = used + jnp.where(keep, 0.0, 0.01).astype(wide)
-        shown = weights if self.has("weights before dropout shown") else used
+        shown = used
         if self.has("dropout of the result"):
             used, shown = weights, weights
         context = jnp.einsum("bnts,bsnh->btnh", used.astype(wide), v.astype(wide))

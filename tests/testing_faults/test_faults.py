@@ -141,7 +141,7 @@ SEEN_BY: dict[str, list[str]] = {
         "dropout scaled by the rate",
         "dropout lets padding in",
     ],
-    "weights after dropout": ["weights before dropout shown", "dropout of the result"],
+    "weights after dropout": ["dropout of the result"],
     # Another attention than was meant, but an attention: no property of its own can tell.
     "reference": ["heads of the keys mixed"],
 }

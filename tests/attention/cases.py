@@ -1,0 +1,85 @@
+"""One case or a few for each attention of the registry: how to build it, and what it is held to.
+
+A new mechanism adds a line here, with a number that can be computed by hand where no other test has
+one; the contract, requests and all products with models follow from the registries.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from attnzoo.attention import ATTENTIONS, AdditiveAttention, Attention, Rotary
+from attnzoo.ops import masks
+from attnzoo.testing import ModuleSizes
+
+SIZES = ModuleSizes(B=2, T=5, S=7, D=11, D2=13, Dv=3)
+EQUAL = ModuleSizes(B=2, T=5, S=7, D=11, D2=11, Dv=3)
+SELF = ModuleSizes(B=2, T=5, S=5, D=6, D2=6, Dv=6)
+EIGHT = ModuleSizes(B=2, T=5, S=5, D=8, D2=8, Dv=8)  # rotary turns pairs, so heads are even
+HEADS = ModuleSizes(B=2, T=5, S=7, D=6, D2=6, Dv=6)
+GROUPED = ModuleSizes(B=2, T=5, S=7, D=8, D2=8, Dv=8)
+WIDTHS = {"query_dim": 11, "key_dim": 13}
+TWO_HEADS = {"dim": 6, "num_heads": 2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """How to build a module for the kit, and what it lets a query see by itself."""
+
+    arguments: dict[str, Any] | Callable[[nnx.Rngs], dict[str, Any]]
+    sizes: ModuleSizes = SIZES
+    visible: Callable[[int, int], np.ndarray] | None = None
+    except_: dict[str, str] = dataclasses.field(default_factory=dict)
+    by_hand: Callable[[], tuple[Any, Any]] | None = None
+    """Numbers found, and the same computed by hand."""
+
+
+# Registry name -> cases; the first word of a case's key is the name.
+CASES: dict[str, Case] = {
+    "additive": Case({**WIDTHS, "width": 5}),
+    "multiplicative general": Case(WIDTHS),
+    "multiplicative dot": Case({"query_dim": 11, "key_dim": 11, "score": "dot"}, EQUAL),
+    "multiplicative scaled_dot": Case(
+        {"query_dim": 11, "key_dim": 11, "score": "scaled_dot"}, EQUAL
+    ),
+    "multiplicative concat": Case({**WIDTHS, "score": "concat", "width": 5}),
+    "location": Case({"query_dim": 11, "max_length": 7}),
+    "local_m": Case({**WIDTHS, "window": 2}),
+    "local_p": Case({**WIDTHS, "window": 2}),
+    "intra_temporal": Case(WIDTHS),
+    "none": Case({}),
+    "hard": Case(lambda rngs: {"content": AdditiveAttention(11, 13, 5, rngs=rngs)}),
+    "multi_head": Case(TWO_HEADS, HEADS),
+    "multi_head grouped": Case({"dim": 8, "num_heads": 4, "num_kv_heads": 2}, GROUPED),
+    "multi_head rotary causal": Case(
+        {**TWO_HEADS, "head_dim": 4, "rotary": Rotary(), "mask_mod": masks.causal()}, SELF, np.tri
+    ),
+    "latent": Case({**TWO_HEADS, "latent_dim": 5, "rotary_dim": 2, "head_dim": 3}, SELF),
+    "positional": Case({"dim": 6, "max_length": 7, "num_heads": 2}, SELF, np.tri),
+    "factorised_positional": Case(
+        {"dim": 6, "max_length": 7, "num_heads": 2, "rank": 3}, SELF, np.tri
+    ),
+    "synthesizer": Case({"dim": 6, "max_length": 7, "num_heads": 2}, SELF),
+    "linear": Case(TWO_HEADS, HEADS),
+    "causal_linear": Case(TWO_HEADS, SELF, np.tri),
+    "fast_weight": Case(TWO_HEADS, SELF, np.tri),
+    "delta_net": Case(TWO_HEADS, SELF, np.tri),
+    "delta_net gated": Case({**TWO_HEADS, "gated": True, "max_beta": 2.0}, SELF, np.tri),
+    "gated_linear": Case({**TWO_HEADS, "key_width": 6, "rank": 2}, SELF, np.tri),
+    "retnet": Case({"dim": 8, "num_heads": 2, "value_width": 6}, EIGHT, np.tri),
+    "mab": Case(TWO_HEADS, HEADS),
+    "graph": Case(TWO_HEADS, SELF),
+}
+
+
+def build(name: str) -> Attention:
+    """The attention of a case, with its own first parameters."""
+    case, cls = CASES[name], ATTENTIONS[name.split()[0]]
+    rngs = {"rngs": nnx.Rngs(0)} if "rngs" in inspect.signature(cls.__init__).parameters else {}
+    arguments = case.arguments(nnx.Rngs(0)) if callable(case.arguments) else case.arguments
+    make: Any = cls
+    return make(**arguments, **rngs)
