@@ -69,20 +69,43 @@ def weights_after_dropout(subject: Subject) -> None:
     """
     inputs = subject.inputs("random")
     drawn, undropped = _draw(subject, inputs), subject.run(inputs)
-    if np.abs(drawn.weights - undropped.weights).max(initial=0.0) <= subject.weight_tolerance:
-        ratio = np.round(drawn.contexts / np.where(drawn.calm == 0, 1.0, drawn.calm)[None], 3)
-        if len(np.unique(ratio)) == 2:
-            raise Broken("what is dropped are numbers of the result, not weights", inputs)
-        return
     found = explain(subject, inputs)
     if found.shared != "everywhere":
         raise DoesNotApply("the context is not linear in the values")
     B, S = inputs.keys.shape[:2]
     values = inputs.values.reshape(B, S, -1)
     maps = found.maps.reshape(found.maps.shape[0], -1, values.shape[-1])  # N O V
+    if np.abs(drawn.weights - undropped.weights).max(initial=0.0) <= subject.weight_tolerance:
+        _expect_whole_weights(subject, inputs, maps)
+        return
     read = np.einsum("rbnts,nov,bsv->rbto", drawn.weights - undropped.weights, maps, values)
     wanted = undropped.context[None] + read.reshape(drawn.contexts.shape)
     expect("context under dropout", drawn.contexts, wanted, 1e-3, inputs)
+
+
+def _expect_whole_weights(subject: Subject, inputs: Inputs, maps: np.ndarray) -> None:
+    """Of one key alone, each head's part of the context is there as a whole or not at all."""
+    heads = maps.shape[0]
+    if heads > 6:
+        return  # 2^N sums
+    kept = np.zeros_like(inputs.values)
+    kept[:, 0] = inputs.values[:, 0]
+    one = inputs.replace(values=kept)
+    drawn = _draw(subject, one)
+    base = subject.run(inputs.replace(values=np.zeros_like(kept))).context
+    parts = np.einsum(
+        "bnt,nov,bv->nbto",
+        subject.run(one).weights[..., 0],
+        maps,
+        kept[:, 0].reshape(len(kept), -1),
+    )
+    rate = getattr(subject.attention, "dropout", 0.0) or RATE
+    subsets = np.asarray(np.meshgrid(*[[0.0, 1 / (1 - rate)]] * heads)).reshape(heads, -1)
+    sums = np.einsum("nk,nbto->kbto", subsets, parts)
+    contexts = (drawn.contexts - base[None]).reshape(len(drawn.contexts), 1, *sums.shape[1:])
+    off = np.abs(contexts - sums[None]).max(-1).min(1)
+    if off.max() > 1e-3 * max(1.0, np.abs(sums).max()):
+        raise Broken("what is dropped are numbers of the result, not weights", one)
 
 
 def _draw(subject: Subject, inputs: Inputs) -> Drawn:
