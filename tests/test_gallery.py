@@ -33,7 +33,9 @@ ENTRIES = entries(PAGE)
 
 @pytest.mark.parametrize("name", set(REGISTERED) - set(ENTRIES))
 def test_a_mechanism_without_an_entry_documents_itself(name: str) -> None:
-    said = ({**ATTENTIONS, **SENTENCE_ATTENTIONS, **GATES}[name].__doc__ or "").partition("Args:")[0]
+    said = ({**ATTENTIONS, **SENTENCE_ATTENTIONS, **GATES}[name].__doc__ or "").partition("Args:")[
+        0
+    ]
     assert " = " in said, "the class has no equation"
     assert "arXiv" in said or "doi" in said, "the class names no source"
 
