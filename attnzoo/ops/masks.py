@@ -507,7 +507,8 @@ def document(ids: Int[Array, "..."], key_ids: Int[Array, "..."] | None = None) -
     """
     query_ids = _two_axes("document: ids", ids, "B T")
     key_ids = query_ids if key_ids is None else _two_axes("document: key_ids", key_ids, "B S")
-    wider = jnp.promote_types(query_ids.dtype, key_ids.dtype)
+    # Ids of 32 and of 64 bits may meet; jax.numpy refuses that where promotion is strict.
+    wider = np.promote_types(query_ids.dtype, key_ids.dtype)
     query_ids, key_ids = query_ids.astype(wider), key_ids.astype(wider)
     if query_ids.shape[0] != key_ids.shape[0]:
         raise ValueError(

@@ -126,7 +126,7 @@ def report(
         def top(heads: Int[Array, " M"]) -> list[Array]:
             indices = row_blocks(rows.shape[0])
 
-            def of_block(block: Int[Array, " R"]) -> list[Array]:
+            def of_block(block: Int[Array, " R"]) -> Any:
                 return jax.lax.top_k(weights_of(rows[block], heads), top_k)
 
             blocks = jax.lax.map(wide(of_block, indices[0]), indices)

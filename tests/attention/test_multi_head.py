@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from tolerances import assert_close
 
 from attnzoo.attention.cache import Cache
 from attnzoo.attention.multi_head import MultiHeadAttention, Rotary
@@ -221,8 +222,8 @@ def test_golden_values_through_identity_projections(case):
     out = np.asarray(attention(q, k, v)).reshape(6, 2, 4).swapaxes(0, 1).ravel()
     np.testing.assert_allclose(out[:4], first, atol=1e-6)
     # The sinks are float32 parameters (0.3 is not exact), the table has six digits.
-    np.testing.assert_allclose(out.sum(), total, atol=2e-6)
-    np.testing.assert_allclose(out @ np.cos(0.11 * np.arange(out.size)), weighted, atol=2e-6)
+    assert_close(out.sum(), total, 2e-6)
+    assert_close(out @ np.cos(0.11 * np.arange(out.size)), weighted, 2e-6)
 
 
 def test_parity_with_flax_with_copied_weights():
@@ -268,7 +269,7 @@ def test_a_shared_key_head_is_repeated_heads_and_sums_their_gradients():
     (few, out), (many, wanted) = run(shared, x), run(full, x)
     np.testing.assert_allclose(out, wanted, atol=1e-5)
     summed = many.key.kernel[...].reshape(D, 2, 2, 3).sum(axis=2).reshape(D, 6)
-    np.testing.assert_allclose(few.key.kernel[...], summed, atol=1e-4)
+    assert_close(few.key.kernel[...], summed, 1e-4)
 
 
 @pytest.mark.parametrize("variant", ["grouped_norm_rotary_sinks", "alibi_window", "t5"])

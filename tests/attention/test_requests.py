@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from cases import CASES, build
 from flax import nnx
+from tolerances import assert_close
 
 from attnzoo.attention import ATTENTIONS, ISAB, PMA, SENTENCE_ATTENTIONS, LatentReader
 from attnzoo.ops import WeightRequest
@@ -33,7 +34,7 @@ def test_every_attention_takes_a_request(name: str) -> None:
     np.testing.assert_allclose(also, context, rtol=0, atol=2e-6)
     weights = np.asarray(weights, np.float64)
     np.testing.assert_allclose(report.weights, weights[:, :1, [3, 0]], atol=2e-6)
-    np.testing.assert_allclose(report.column_mass, weights[:, :1].sum(2), atol=1e-5)
+    assert_close(report.column_mass, weights[:, :1].sum(2), 1e-5)
     if np.all(weights >= 0):
         some = np.where(weights > 0, weights, 1.0)
         entropy = -np.sum(weights * np.log(some), axis=-1)
@@ -59,19 +60,19 @@ def test_so_do_sentence_attentions_and_sets() -> None:
         out, weights = module(x, return_weights=True)
         same, report = module(x, return_weights=asked)
         np.testing.assert_allclose(same, out, atol=2e-6, err_msg=name)
-        np.testing.assert_allclose(report.column_mass, weights.sum(2), atol=1e-5, err_msg=name)
+        assert_close(report.column_mass, weights.sum(2), 1e-5, err_msg=name)
     isab = ISAB(D, 2, 3, rngs=nnx.Rngs(0))
     out, (into, back) = isab(x, return_weights=True)
     same, reports = isab(x, return_weights=asked)
     np.testing.assert_allclose(same, out, atol=2e-6)
     for report, weights in zip(reports, (into, back), strict=True):
-        np.testing.assert_allclose(report.column_mass, weights.sum(2), atol=1e-5)
+        assert_close(report.column_mass, weights.sum(2), 1e-5)
     classes = {"input_dim": D, "width": 4, "num_classes": 3, "rngs": nnx.Rngs(0)}
     pair = SENTENCE_ATTENTIONS["decomposable"](**classes)
     _, maps = pair(x, x[:, :4], return_weights=True)
     _, reports = pair(x, x[:, :4], return_weights=asked)
     for name, weights in maps.items():
-        np.testing.assert_allclose(reports[name].column_mass, weights.sum(2), atol=1e-5)
+        assert_close(reports[name].column_mass, weights.sum(2), 1e-5)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_blockwise import CASES, VARIABLES, B, S, T, arrays, check, oracle, run
+from tolerances import assert_close
 
 from attnzoo import ops
 from attnzoo.ops import BlockMask, masks
@@ -63,7 +64,7 @@ def keeps_empty_rows_and_what_is_not_finite_apart(implementation):
     assert np.isnan(wanted["out"]).any()
     for name, x in got.items():
         np.testing.assert_array_equal(np.isnan(x), np.isnan(wanted[name]), err_msg=name)
-        np.testing.assert_allclose(x, wanted[name], atol=5e-6, err_msg=name)
+        assert_close(x, wanted[name], 5e-6, err_msg=name)
     assert not any(np.isnan(got[name]).any() for name in "qkv")
 
 
@@ -81,7 +82,7 @@ def drops_what_the_reference_drops(implementation):
     with interpret():
         got = run(implementation, settings, *inputs)
     for name, x in got.items():
-        np.testing.assert_allclose(x, wanted[name], atol=1e-5, err_msg=name)
+        assert_close(x, wanted[name], 1e-5, err_msg=name)
 
 
 def takes_nothing_but_empty_tiles(implementation):

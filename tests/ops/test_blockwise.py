@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tolerances import assert_close
 
 from attnzoo import ops
 from attnzoo.ops import BlockMask, masks, score_mods
@@ -328,7 +329,7 @@ def test_what_is_not_finite_reaches_only_who_may_see_it(bad):
         assert not nan[:, :, 5].any()
         for name, x in got.items():
             np.testing.assert_array_equal(np.isnan(x), np.isnan(wanted[name]), err_msg=name)
-            np.testing.assert_allclose(x, wanted[name], atol=2e-6, err_msg=name)
+            assert_close(x, wanted[name], 2e-6, err_msg=name)
         assert not any(np.isnan(got[name]).any() for name in "qkv")
 
 
@@ -344,10 +345,10 @@ def test_dropout_drops_what_the_reference_drops():
 
     wanted, got = (run(name, settings, *inputs) for name in ("reference", "blockwise"))
     for name, x in got.items():
-        np.testing.assert_allclose(x, wanted[name], atol=1e-5, err_msg=name)
+        assert_close(x, wanted[name], 1e-5, err_msg=name)
     plain = run("blockwise", lambda _: {"mask": masks.causal()}, *inputs)
     assert np.abs(plain["out"] - got["out"]).max() > 0.1
-    np.testing.assert_allclose(plain["lse"], got["lse"], atol=1e-5)
+    assert_close(plain["lse"], got["lse"], 1e-5)
 
 
 def test_repeats_are_bit_equal():
@@ -603,4 +604,4 @@ def test_forward_over_reverse():
         one = jax.jit(lambda d: jax.jvp(jax.grad(loss), (q,), (d,))[1])
         return jax.vmap(one)(directions)
 
-    np.testing.assert_allclose(product("blockwise"), product("reference"), atol=2e-4)
+    assert_close(product("blockwise"), product("reference"), 2e-4)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tolerances import assert_close
 
 from attnzoo import ops
 from attnzoo.ops import masks
@@ -81,7 +82,7 @@ def test_what_is_not_finite_reaches_only_who_may_see_it(bad):
     assert not nan[0, 0].any()
     for name, x in got.items():
         np.testing.assert_array_equal(np.isnan(x), np.isnan(wanted[name]), err_msg=name)
-        np.testing.assert_allclose(x, wanted[name], atol=2e-6, err_msg=name)
+        assert_close(x, wanted[name], 2e-6, err_msg=name)
     assert not any(np.isnan(got[name]).any() for name in "qkv")
 
 
@@ -93,7 +94,7 @@ def test_dropout_drops_what_the_reference_drops():
 
     wanted, got = (run(name, settings, *inputs) for name in ("reference", "blockwise"))
     for name, x in got.items():
-        np.testing.assert_allclose(x, wanted[name], atol=1e-5, err_msg=name)
+        assert_close(x, wanted[name], 1e-5, err_msg=name)
 
 
 def test_second_derivatives_and_vmap():

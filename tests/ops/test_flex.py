@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tolerances import assert_close
 
 from attnzoo import ops
 from attnzoo.ops import BlockMask, WeightRequest, masks, score_mods
@@ -49,7 +50,7 @@ def test_every_implementation_gives_the_same(name, qkv):
     wanted = jax.tree.leaves(gradients("reference"))
     for implementation in IMPLEMENTATIONS[1:]:
         for x, y in zip(jax.tree.leaves(gradients(implementation)), wanted):
-            np.testing.assert_allclose(x, y, atol=2e-5, err_msg=implementation)
+            assert_close(x, y, 2e-5, err_msg=implementation)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -106,15 +107,15 @@ def test_mask_function_and_block_mask_are_one_thing(qkv):
 
     wanted = flex(mask_mod=mask, implementation="reference")
     for settings in ({"mask_mod": mask}, {"block_mask": block_mask}):
-        np.testing.assert_allclose(flex(**settings, implementation="blockwise"), wanted, atol=1e-5)
+        assert_close(flex(**settings, implementation="blockwise"), wanted, 1e-5)
     assert np.array_equal(flex(block_mask=block_mask, implementation="reference"), wanted)
     # A block mask with something more than itself is sorted again, in tiles of the same size.
     both = jax.jit(
         functools.partial(ops.dot_product_attention, mask=block_mask, is_causal=True),
         static_argnames="implementation",
     )
-    np.testing.assert_allclose(
-        both(*qkv, implementation="blockwise"), both(*qkv, implementation="reference"), atol=1e-5
+    assert_close(
+        both(*qkv, implementation="blockwise"), both(*qkv, implementation="reference"), 1e-5
     )
 
 
@@ -141,7 +142,7 @@ def test_weights_are_the_same_through_the_lse(request_, qkv):
         for implementation in ("reference", "blockwise")
     ]
     for x, y in zip(*map(jax.tree.leaves, results)):
-        np.testing.assert_allclose(x, y, atol=3e-5)
+        assert_close(x, y, 3e-5)
 
 
 def test_top_k_of_32k_tokens_costs_under_5_percent_more_memory():
@@ -168,7 +169,7 @@ def test_heads_one_by_one_are_heads_together(T, monkeypatch):
     alone = jax.jit(lambda q, k: ops.attention_weights(q, k, request, is_causal=True))(q, k)
     for x, y in zip(jax.tree.leaves(together), jax.tree.leaves(alone)):
         assert x.shape == y.shape
-        np.testing.assert_allclose(x, y, atol=1e-5)
+        assert_close(x, y, 1e-5)
 
 
 @pytest.mark.parametrize(

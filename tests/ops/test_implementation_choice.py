@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tolerances import assert_close
 
 from attnzoo import ops
 from attnzoo.ops import WeightRequest, choice, masks, score_mods
@@ -131,7 +132,7 @@ def test_tiles_that_a_known_mask_leaves(two_programs):
 
     gradients = jax.jit(jax.grad(loss, (0, 1, 2)), static_argnums=3)
     for x, y in zip(gradients(q, k, v, None), gradients(q, k, v, "reference")):
-        np.testing.assert_allclose(x, y, atol=1e-5)
+        assert_close(x, y, 1e-5)
 
 
 @pytest.mark.parametrize(("T", "S"), [(17, 19), (3, 41)])
@@ -174,5 +175,5 @@ def test_gradients_reach_everything_that_is_given(T, S, two_programs):
         for name in (None, "reference")
     ]
     for x, y in zip(*map(jax.tree.leaves, results)):
-        np.testing.assert_allclose(x, y, atol=3e-5)
+        assert_close(x, y, 3e-5)
         assert np.any(x != 0)

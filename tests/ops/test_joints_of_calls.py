@@ -18,17 +18,6 @@ from attnzoo.ops.choice import IMPLEMENTATIONS
 from attnzoo.ops.kernels import interpret
 
 B, N, K, H, Hv = 2, 4, 2, 8, 3
-# Implementations that run on a CPU, interpreted if need be: lengths that are whole tiles, that are
-# not, and few queries where these are something else; and dtypes that nothing else traces.
-CALLS = {
-    None: ([(3, 48)], ["float32"]),
-    "reference": ([(33, 40)], ["float32", "float64"]),
-    "blockwise": ([(32, 32), (33, 40), (3, 48)], ["float32", "float64"]),
-    "xla": ([(33, 40)], ["float32"]),
-    "triton": ([(33, 40)], ["float32"]),
-    "mosaic_tpu": ([(33, 40)], ["float32"]),
-}
-assert CALLS.keys() == {None, *IMPLEMENTATIONS} - {"cudnn", "mosaic_gpu"}
 
 
 def draw(*shape, seed=0):
@@ -70,6 +59,20 @@ SETTINGS = {
 }
 
 
+# Implementations that run on a CPU, interpreted if need be: lengths (whole tiles, and few queries,
+# where these are something else), dtypes, and settings. Float64 oracles test the others.
+FEW = ("a mask function", "a table", "bias, cap and sinks", "dropout")
+CALLS = {
+    None: ([(3, 48)], ["float32"], FEW),
+    "reference": ([(33, 40)], ["float32"], SETTINGS),
+    "blockwise": ([(32, 32), (3, 48)], ["float32", "float64"], SETTINGS),
+    "xla": ([(33, 40)], ["float32"], FEW),
+    "triton": ([(33, 40)], ["float32"], FEW),
+    "mosaic_tpu": ([(33, 40)], ["float32"], FEW),
+}
+assert CALLS.keys() == {None, *IMPLEMENTATIONS} - {"cudnn", "mosaic_gpu"}
+
+
 def loss(q, k, v, settings, implementation):
     """The sum of squares of all floating results, and the results."""
     found = ops.dot_product_attention(
@@ -97,11 +100,16 @@ def traced(name, implementation, T, S, dtype, batch=B):
             return None
 
 
-@pytest.mark.parametrize("implementation", CALLS)
-@pytest.mark.parametrize("name", SETTINGS)
-def test_calls_that_are_traced_with_64_bits(name, implementation):
+def calls(implementations):
+    """Parameters: each implementation with each of its settings."""
+    pairs = [(one, name) for one in implementations for name in CALLS[one][2]]
+    return pytest.mark.parametrize(("implementation", "name"), pairs)
+
+
+@calls(CALLS)
+def test_calls_that_are_traced_with_64_bits(implementation, name):
     """Whatever is floating has the dtype of the queries, keys and values."""
-    lengths, dtypes = CALLS[implementation]
+    lengths, dtypes, _ = CALLS[implementation]
     for (T, S), dtype in itertools.product(lengths, dtypes):
         with jax.enable_x64(True):
             got = traced(name, implementation, T, S, dtype)
@@ -138,10 +146,12 @@ def test_64_bits_change_no_result(implementation, T, S):
 EMPTY = [(0, 5, 7), (B, 0, 7), (B, 5, 0)]
 
 
-@pytest.mark.parametrize("implementation", [None, "reference", "blockwise", "triton"])
-@pytest.mark.parametrize("name", [name for name in SETTINGS if name != "a block mask"])
-def test_calls_of_nothing(name, implementation):
-    """A block mask wants a tile, and says so."""
+@calls([None, "reference", "blockwise", "triton"])
+def test_calls_of_nothing(implementation, name):
+    if name == "a block mask":
+        with pytest.raises(ValueError, match="B=0: a block mask wants at least one tile"):
+            traced(name, implementation, 5, 7, "float32", 0)
+        return
     for batch, T, S in EMPTY:
         got = traced(name, implementation, T, S, "float32", batch)
         assert got is not None, f"{implementation} refuses {batch, T, S}"

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from tolerances import assert_close
 
 from attnzoo import ops
 from attnzoo.attention import MultiHeadAttention
@@ -63,7 +64,7 @@ def test_gradients_of_grouped_query_attention() -> None:
     out = torch.nn.functional.scaled_dot_product_attention(*tensors, enable_gqa=True)
     (out * heads_second(cotangent)).sum().backward()
     for one, tensor in zip(found, tensors):
-        np.testing.assert_allclose(one, np.moveaxis(tensor.grad.numpy(), 1, 2), atol=1e-5)
+        assert_close(one, np.moveaxis(tensor.grad.numpy(), 1, 2), 1e-5)
 
 
 def test_multi_head_attention_with_copied_weights() -> None:
