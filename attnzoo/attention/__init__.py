@@ -10,6 +10,7 @@ from attnzoo.attention.channel import EfficientChannelAttention, SqueezeExcitati
 from attnzoo.attention.combined import CBAM, MHCA, CoordinateAttention
 from attnzoo.attention.contract import Attention, Memory, Site
 from attnzoo.attention.convolutional import Gate
+from attnzoo.attention.cosine import CosineAttention
 from attnzoo.attention.decomposable import DecomposableAttention
 from attnzoo.attention.delta_net import DeltaNet
 from attnzoo.attention.fast_weight import FastWeightProgrammer
@@ -43,6 +44,7 @@ ATTENTIONS: dict[str, type[Attention]] = {
     "hard": HardAttention,
     "multi_head": MultiHeadAttention,
     "latent": LatentAttention,
+    "cosine": CosineAttention,
     "positional": PositionalAttention,
     "factorised_positional": FactorisedPositionalAttention,
     "synthesizer": Synthesizer,
@@ -114,6 +116,7 @@ __all__ = [
     "Attention",
     "CausalLinearAttention",
     "CoordinateAttention",
+    "CosineAttention",
     "DecomposableAttention",
     "DeltaNet",
     "EfficientChannelAttention",

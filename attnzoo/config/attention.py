@@ -183,6 +183,16 @@ class Latent(AttentionConfig):
 
 
 @config
+class Cosine(AttentionConfig):
+    """Cosines of queries and keys over a temperature that each head learns (Swin V2, Liu et al.
+    2022, eq. 2)."""
+
+    kind: Literal["cosine"] = "cosine"
+    num_heads: Annotated[int, Positive] = 4
+    """Heads; they divide the width of the queries."""
+
+
+@config
 class Linear(AttentionConfig):
     """elu + 1 features instead of the exponential: linear in both lengths (Katharopoulos et al.
     2020, eq. 6)."""

@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -24,6 +25,18 @@ HEADS = ModuleSizes(B=2, T=5, S=7, D=6, D2=6, Dv=6)
 GROUPED = ModuleSizes(B=2, T=5, S=7, D=8, D2=8, Dv=8)
 WIDTHS = {"query_dim": 11, "key_dim": 13}
 TWO_HEADS = {"dim": 6, "num_heads": 2}
+
+
+def cosine_by_hand() -> tuple[Any, Any]:
+    """cos((3, 4), (4, 3)) = 24 / 25 and cos((3, 4), (0, 1)) = 4 / 5, over a temperature of 1/2."""
+    attention = ATTENTIONS["cosine"](2, 1, rngs=nnx.Rngs(0))
+    for projection in (attention.query, attention.key):
+        projection.kernel[...] = jnp.eye(2)
+    attention.log_scale[...] = jnp.log(jnp.asarray([2.0]))
+    keys = jnp.asarray([[[4.0, 3.0], [0.0, 1.0]]])
+    _, weights = attention(jnp.asarray([[[3.0, 4.0]]]), keys, return_weights=True)
+    exp = np.exp([2 * 0.96, 2 * 0.8])
+    return weights[0, 0, 0], exp / exp.sum()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +72,7 @@ CASES: dict[str, Case] = {
         {**TWO_HEADS, "head_dim": 4, "rotary": Rotary(), "mask_mod": masks.causal()}, SELF, np.tri
     ),
     "latent": Case({**TWO_HEADS, "latent_dim": 5, "rotary_dim": 2, "head_dim": 3}, SELF),
+    "cosine": Case(TWO_HEADS, HEADS, by_hand=cosine_by_hand),
     "positional": Case({"dim": 6, "max_length": 7, "num_heads": 2}, SELF, np.tri),
     "factorised_positional": Case(
         {"dim": 6, "max_length": 7, "num_heads": 2, "rank": 3}, SELF, np.tri
