@@ -26,12 +26,12 @@ from attnzoo.attention.multi_head import MultiHeadAttention
 from attnzoo.attention.multiplicative import LocationAttention, MultiplicativeAttention
 from attnzoo.attention.positional import FactorisedPositionalAttention, PositionalAttention
 from attnzoo.attention.relative_bias import ALiBi, T5RelativeBias
-from attnzoo.attention.rotary import Rotary
 from attnzoo.attention.set import ISAB, MAB, PMA, LatentReader
 from attnzoo.attention.spatial import SpatialGate
 from attnzoo.attention.structured import StructuredSelfAttention, hop_overlap
 from attnzoo.attention.synthesizer import Synthesizer
 from attnzoo.config.external import imported, is_external
+from attnzoo.ops.rotary import Rotary
 
 ATTENTIONS: dict[str, type[Attention]] = {
     "additive": AdditiveAttention,

@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
-from attnzoo.attention.contract import Attention, Memory, Positions, Site, hold, spread
+from attnzoo.attention.contract import Attention, Memory, Positions, Site
 from attnzoo.config.attention import Additive
 from attnzoo.ops.normalisers import NORMALISERS, Normalise
 from attnzoo.ops.softmax import masked_softmax
@@ -66,17 +66,9 @@ class AdditiveAttention(Attention):
             rngs=rngs,
         )
 
-    def prepare(
-        self,
-        keys: Float[Array, "B S D"],
-        values: Float[Array, "B S Dv"] | None = None,
-        *,
-        mask: Bool[Array, "#B #N #T #S"] | None = None,
-        positions: Int[Array, "#B S"] | None = None,
-    ) -> Memory:
+    def prepare_keys(self, keys: Float[Array, "B S D"]) -> Float[Array, "B S K"]:
         """Project the keys (U_a h_j), once for all queries."""
-        keys, values = hold(keys, values, mask)
-        return Memory(keys @ self.key_kernel[...], values, spread(mask, keys))
+        return keys @ self.key_kernel[...]
 
     def scores(
         self, query: Float[Array, "B T D"], memory: Memory, positions: Positions | None = None

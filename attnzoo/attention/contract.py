@@ -5,11 +5,11 @@ splits in two: ``prepare(keys, values, mask=...)`` returns a :class:`Memory` (a 
 state of the module), and ``attend(query, memory)`` reads it. Calling the module does both.
 
 :class:`Attention` is all that a model may ask of a mechanism: how it is made from a config, what it
-supports, how it reads a sequence at once, and how it reads one step by step. Most mechanisms write
-``__init__``, ``from_config``, ``prepare`` and ``scores``, and inherit the rest.
+supports, how it reads a sequence at once, and how it reads one step by step.
 """
 
 import dataclasses
+import inspect
 from typing import Any, ClassVar
 
 import jax
@@ -19,12 +19,13 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from attnzoo.attention.cache import InputCache, Kind, next_slots, write
 from attnzoo.attention.projection import Initializer, glorot_uniform, read_heads
-from attnzoo.attention.rotary import Rotary
 from attnzoo.ops.checks import check_dropout
 from attnzoo.ops.masks import And, MaskFunction, causal, evaluate_mask
-from attnzoo.ops.normalisers import Normalise
-from attnzoo.ops.softmax import masked_softmax, weighted_values, zero_unattended
-from attnzoo.ops.weights import WeightRequest, select
+from attnzoo.ops.normalisers import NORMALISERS, Normalise
+from attnzoo.ops.padding import broadcast_mask, check_and_zero_padding
+from attnzoo.ops.rotary import Rotary
+from attnzoo.ops.softmax import masked_softmax, weighted_values
+from attnzoo.ops.weights import WeightRequest, with_weights
 
 
 @jax.tree_util.register_dataclass
@@ -82,55 +83,6 @@ class Site:
         """The place of a self-attention of states of width ``dim``."""
         return cls(query_dim=dim, key_dim=dim, value_dim=dim, is_self=True, **settings)
 
-    @classmethod
-    def of_another(cls, dim: int, **settings: Any) -> "Site":
-        """The place of an attention of states of width ``dim`` to other ones as wide."""
-        return cls(query_dim=dim, key_dim=dim, value_dim=dim, **settings)
-
-
-def hold(
-    keys: Float[Array, "B S D"],
-    values: Float[Array, "B S Dv"] | None,
-    mask: Bool[Array, "#B #N #T #S"] | None,
-) -> tuple[Float[Array, "B S D"], Float[Array, "B S Dv"]]:
-    """Check keys, values and mask against each other and remove the content of padding."""
-    values = keys if values is None else values
-    if values.shape[:2] != keys.shape[:2]:
-        raise ValueError(
-            f"values has batch and length {values.shape[:2]}, keys has {keys.shape[:2]}: "
-            "each key needs its value"
-        )
-    if mask is not None:
-        if mask.dtype != bool:
-            raise ValueError(
-                f"mask has dtype {mask.dtype}; wanted bool, True = may attend "
-                "(something that is added to the scores is a bias)"
-            )
-        if mask.ndim != 4 or mask.shape[3] not in (1, keys.shape[1]):
-            raise ValueError(
-                f"mask has shape {mask.shape}; wanted B N T S (1 where it does not vary) with "
-                f"S={keys.shape[1]}; a padding mask is valid[:, None, None, :]"
-            )
-    return zero_unattended(keys, mask), zero_unattended(values, mask)
-
-
-def spread(
-    mask: Bool[Array, "#B #N #T #S"] | None, keys: Float[Array, "B S D"]
-) -> Bool[Array, "B N T S"] | None:
-    """Write out the batch and key axes of a mask: a memory's rows are gathered, and local attention
-    counts the keys of a sentence.
-    """
-    if mask is None:
-        return None
-    return jnp.broadcast_to(mask, (keys.shape[0], *mask.shape[1:3], keys.shape[1]))
-
-
-def for_each_row(
-    positions: Int[Array, "#B S"] | None, keys: Float[Array, "B S D"]
-) -> Int[Array, "B S"] | None:
-    """Write out the batch axis of the positions of keys, as a memory holds them."""
-    return None if positions is None else jnp.broadcast_to(positions, keys.shape[:2])
-
 
 def columns_of(
     logits: Float[Array, "#B N T L"], S: int, positions: Int[Array, "B S"] | None
@@ -149,20 +101,13 @@ Read = Any
 """The context ``B T Do``; beside it, if asked for, the weights or a ``WeightReport`` of them."""
 
 
-def answer(context: Any, weights: Weights, return_weights: Asked) -> Any:
-    """Return the context alone, or beside it the weights or what a ``WeightRequest`` asks."""
-    if isinstance(return_weights, WeightRequest):
-        return context, select(weights, return_weights)
-    return (context, weights) if return_weights else context
-
-
 class Attention(nnx.Module):
     """The interface of every attention between a query sequence and a key sequence.
 
-    A mechanism overrides ``__init__``, ``from_config`` (to be named in configs), ``prepare`` and
-    ``scores``; one that weighs nothing, or that has more to do between scores and context,
-    overrides ``attend``; one whose queries remember those before them, ``extend`` and
-    ``empty_past``; one with a cache of its own, ``empty_cache`` and ``decode``.
+    A mechanism writes ``__init__``, ``prepare_keys``, ``prepare_values`` and ``scores``, as far as
+    the defaults are not its own; one with a mask of its own overrides ``weigh``, one that weighs
+    nothing ``attend``, one whose queries remember those before them ``extend`` and ``empty_past``,
+    one with a cache of its own ``empty_cache`` and ``decode``.
 
     Attributes:
       num_heads: N, the heads of the weights.
@@ -183,6 +128,8 @@ class Attention(nnx.Module):
     """Settings of a model that have an effect here: dropout, bias, rotary, score_mod, norm_eps."""
     asks_keys: ClassVar[bool] = True
     """Weights depend on the content of keys."""
+    counts_positions: ClassVar[bool] = False
+    """Scores depend on the places of keys, which a memory then holds."""
     heads_split_values: ClassVar[bool] = False
     """Each head reads its part of the values' last axis; else all heads read the same, in mean."""
 
@@ -196,10 +143,26 @@ class Attention(nnx.Module):
     def from_config(cls, config: Any, site: Site, *, rngs: nnx.Rngs) -> "Attention":
         """Make the mechanism that a config line asks for, at its place in a model.
 
+        Parameters of ``__init__`` are filled by their names from the config, then from the site
+        (``dim`` is the width of the queries, ``out_dim`` that of the values); others keep their
+        defaults, and what a query may see is for the model to say (``mask_mod=None``).
+
         Raises:
           ValueError: widths or settings that do not fit, by name.
         """
-        raise NotImplementedError(f"{cls.__name__} cannot be made from a config")
+        at: dict[str, Any] = {
+            "dim": site.query_dim,
+            "out_dim": site.value_dim,
+            "rotary": site.rotary,
+        }
+        at |= {"key_dim": site.key_dim, "value_dim": site.value_dim, "query_dim": site.query_dim}
+        at |= {"dropout": site.dropout, "use_bias": site.use_bias, "rngs": rngs}
+        chosen: dict[str, Any] = {}
+        for name in inspect.signature(cls.__init__).parameters:
+            value: Any = getattr(config, name, at.get(name))
+            if value is not None or name == "mask_mod":
+                chosen[name] = NORMALISERS[value] if name == "normalise" else value
+        return cls(**chosen)
 
     @property
     def head_groups(self) -> int | None:
@@ -221,7 +184,20 @@ class Attention(nnx.Module):
         ``positions`` are the places of the keys in their text, 0 .. S-1 if None: only mechanisms
         that depend on them look.
         """
-        raise NotImplementedError(f"{type(self).__name__}.prepare")
+        keys, values = check_and_zero_padding(keys, values, mask)
+        if positions is not None:
+            whole = jnp.broadcast_to(positions, keys.shape[:2])
+            positions = whole if self.counts_positions else None
+        prepared = self.prepare_keys(keys), self.prepare_values(values)
+        return Memory(*prepared, broadcast_mask(mask, keys), positions)
+
+    def prepare_keys(self, keys: Float[Array, "B S D"]) -> Float[Array, "B S K"]:
+        """Return the keys as :meth:`scores` wants them."""
+        return keys
+
+    def prepare_values(self, values: Float[Array, "B S Dv"]) -> Float[Array, "B S F"]:
+        """Return the values as they are weighed."""
+        return values
 
     def scores(
         self, query: Float[Array, "B T D"], memory: Memory, positions: Positions | None = None
@@ -244,8 +220,14 @@ class Attention(nnx.Module):
         that depend on them look. ``dropout_key`` switches dropout of weights on; the weights
         returned are those before it.
         """
-        weights = self.normalise(self.scores(query, memory, positions), memory.mask)
-        return self.read(weights, memory, memory.mask, return_weights, dropout_key)
+        weights, visible = self.weigh(query, memory, positions)
+        return self.read(weights, memory, visible, return_weights, dropout_key)
+
+    def weigh(
+        self, query: Float[Array, "B T D"], memory: Memory, positions: Positions | None
+    ) -> tuple[Weights, Bool[Array, "#B #N #T #S"] | None]:
+        """Return the weights, and where the queries may look."""
+        return self.normalise(self.scores(query, memory, positions), memory.mask), memory.mask
 
     def read(
         self,
@@ -267,7 +249,7 @@ class Attention(nnx.Module):
             context = read_heads(applied, memory.values, visible)
         else:
             context = weighted_values(applied, memory.values)
-        return answer(self.result(context), weights, return_weights)
+        return with_weights(self.result(context), weights, return_weights)
 
     def result(self, context: Float[Array, "B T Dv"]) -> Float[Array, "B T Do"]:
         """Return what becomes of the weighed values: themselves, or their projection."""
@@ -292,12 +274,14 @@ class Attention(nnx.Module):
         key_positions: Int[Array, "#B S"] | None = None,
         return_weights: Asked = False,
         dropout_key: Key[Array, ""] | None = None,
+        **more: Any,
     ) -> Read:
         """``B T D``, ``B S D``, ``B S Dv`` -> ``B T Do``; with the weights ``B N T S`` beside it if
         ``return_weights``, or a ``WeightReport`` of the rows, heads, largest weights or statistics
         that a ``WeightRequest`` asks for. Do is Dv unless values are projected. ``mask`` is bool,
         True = may attend, broadcastable to ``B N T S``. ``positions`` and ``key_positions`` are the
-        places of queries and keys in their texts, 0 .. T-1 and 0 .. S-1 if None.
+        places of queries and keys in their texts, 0 .. T-1 and 0 .. S-1 if None; ``more`` is for
+        what a mechanism's ``attend`` takes beside.
         """
         memory = self.prepare(keys, values, mask=mask, positions=key_positions)
         return self.attend(
@@ -306,6 +290,7 @@ class Attention(nnx.Module):
             positions=positions,
             return_weights=return_weights,
             dropout_key=dropout_key,
+            **more,
         )
 
     def self_mask(
@@ -425,7 +410,7 @@ class Attention(nnx.Module):
         held = write(cache.positions, places, cache.length)
         prepared = self.prepare(inputs.astype(query.dtype), positions=held)
         visible = past if mask is None else past & mask
-        memory = dataclasses.replace(prepared, mask=spread(visible, inputs))
+        memory = dataclasses.replace(prepared, mask=broadcast_mask(visible, inputs))
         read = self.attend(query, memory, positions=places, return_weights=return_weights)
         read = nan_where_full(read, cache.length + T > L, return_weights)
         return read, InputCache(inputs, held, cache.length + T)

@@ -6,11 +6,10 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
-from attnzoo.attention.contract import Attention, Memory, Positions, Site, hold, spread
+from attnzoo.attention.contract import Attention, Memory, Positions
 from attnzoo.attention.projection import Projection, divided, join_heads, split_heads
-from attnzoo.config.attention import Cosine
 from attnzoo.ops.softmax import compute_dtype
 
 LARGEST = math.log(100.0)
@@ -54,30 +53,13 @@ class CosineAttention(Attention):
         self.out = Projection(dim, dim if out_dim is None else out_dim, rngs=rngs)
         self.log_scale = nnx.Param(jnp.full((num_heads,), math.log(10.0), jnp.float32))
 
-    @classmethod
-    def from_config(cls, config: Cosine, site: Site, *, rngs: nnx.Rngs) -> "CosineAttention":
-        """See ``Attention``."""
-        return cls(
-            site.query_dim,
-            config.num_heads,
-            key_dim=site.key_dim,
-            value_dim=site.value_dim,
-            out_dim=site.value_dim,
-            dropout=site.dropout,
-            rngs=rngs,
-        )
+    def prepare_keys(self, keys: Float[Array, "B S D"]) -> Float[Array, "B S K"]:
+        """Project the keys and give those of each head length 1."""
+        return self._unit(self.key(keys))
 
-    def prepare(
-        self,
-        keys: Float[Array, "B S D"],
-        values: Float[Array, "B S Dv"] | None = None,
-        *,
-        mask: Bool[Array, "#B #N #T #S"] | None = None,
-        positions: Int[Array, "#B S"] | None = None,
-    ) -> Memory:
-        """Project keys and values, and give the keys of each head length 1."""
-        keys, values = hold(keys, values, mask)
-        return Memory(self._unit(self.key(keys)), self.value(values), spread(mask, keys))
+    def prepare_values(self, values: Float[Array, "B S Dv"]) -> Float[Array, "B S F"]:
+        """Project the values."""
+        return self.value(values)
 
     def scores(
         self, query: Float[Array, "B T D"], memory: Memory, positions: Positions | None = None

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from attnzoo.attention.contract import Asked, hold
+from attnzoo.attention.contract import Asked
 from attnzoo.attention.projection import Projection
+from attnzoo.ops.padding import check_and_zero_padding
 from attnzoo.ops.softmax import masked_softmax
 from attnzoo.ops.weights import WeightRequest, select
 
@@ -126,7 +127,7 @@ class DecomposableAttention(nnx.Module):
         for name, (side, valid) in sides.items():
             valid = jnp.ones(side.shape[:2], bool) if valid is None else valid
             masks[name] = valid[:, None, None, :]
-            words[name], _ = hold(side, None, masks[name])
+            words[name], _ = check_and_zero_padding(side, None, masks[name])
             if self.intra is not None:
                 words[name], maps[f"{name}/intra"] = self.intra(words[name], masks[name], drop)
         hidden = [self.attend(words[name], drop) for name in sides]

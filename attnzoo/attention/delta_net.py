@@ -11,12 +11,11 @@ from attnzoo.attention.fast_weight import (
     PROJECTED,
     SIGNED,
     FastWeights,
+    Given,
     State,
-    unpack,
 )
 from attnzoo.attention.projection import Projection, RMSNorm, divided, join_heads, like, split_heads
 from attnzoo.ops.linear import delta_net
-from attnzoo.ops.linear.fast_weights import Form
 from attnzoo.ops.softmax import compute_dtype, zero_unattended
 
 
@@ -116,36 +115,23 @@ class DeltaNet(FastWeights):
         recent = tuple(jnp.zeros((batch, self.conv_width - 1, F), jnp.float32) for F in widths)
         return State(zeros, recent, jnp.zeros((batch,), jnp.int32))
 
-    def recur(
-        self,
-        query: Float[Array, "B T D"],
-        keys: Float[Array, "B T D2"],
-        values: Float[Array, "B T Dv"],
-        mask: Bool[Array, "#B #N 1 T"] | None,
-        state: State,
-        form: Form,
-        return_weights: bool,
-    ) -> tuple[Float[Array, "B T Do"], Float[Array, "B N T T"] | None, State]:
+    def recur(self, given: Given) -> tuple[Array, Array | None, State]:
         """See ``FastWeights``."""
-        q, recent_q = self.query_conv(self.query(query), state.recent[0], mask)
-        k, recent_k = self.key_conv(self.key(keys), state.recent[1], mask)
-        v, recent_v = self.value_conv(self.value(values), state.recent[2], mask)
+        query, keys, mask, recent = given.query, given.keys, given.mask, given.state.recent
+        q, recent_q = self.query_conv(self.query(query), recent[0], mask)
+        k, recent_k = self.key_conv(self.key(keys), recent[1], mask)
+        v, recent_v = self.value_conv(self.value(given.values), recent[2], mask)
         q, k, v = (split_heads(jax.nn.silu(x), self.num_heads) for x in (q, k, v))
-        found = delta_net(
+        out, weights, state = given.through(
+            delta_net,
             q,
             k,
             v,
             self.max_beta * jax.nn.sigmoid(self.strength(keys)),
             log_decay=None if self.decay is None else self.decay(keys),
             scale=self.head_dim**-0.5,
-            mask=mask,
-            form=form,
-            initial_state=state.memory,
-            return_weights=return_weights,
-            return_state=True,
+            recent=(recent_q, recent_k, recent_v),
         )
-        recent = (recent_q, recent_k, recent_v)
-        out, weights, state = unpack(found, state, query.shape[1], recent)
         out = join_heads(self.norm(out)).astype(query.dtype)
         if self.gate is not None:
             out = out * jax.nn.silu(self.gate(query))

@@ -4,6 +4,7 @@ Schmidhuber 1991/1992; Schlag et al. 2021. Here are the interface of the family 
 programmer; ``linear``, ``delta_net`` and ``gated_linear`` have its other members.
 """
 
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -12,20 +13,12 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from attnzoo.attention.cache import Kind
-from attnzoo.attention.contract import (
-    Asked,
-    Attention,
-    Memory,
-    Positions,
-    Site,
-    answer,
-    hold,
-    spread,
-)
+from attnzoo.attention.contract import Asked, Attention, Memory, Positions
 from attnzoo.attention.projection import Projection, divided, join_heads, split_heads
 from attnzoo.ops.linear import delta_rule, dpfp
 from attnzoo.ops.linear.fast_weights import Form
 from attnzoo.ops.masks import MaskFunction
+from attnzoo.ops.weights import with_weights
 
 SIGNED = "the weights are those of an unnormalised recurrence"
 PROJECTED = {
@@ -46,6 +39,44 @@ class State(NamedTuple):
     """Positions so far."""
 
 
+class Given(NamedTuple):
+    """What a recurrence is given; keys and values come from the positions of the queries."""
+
+    query: Float[Array, "B T D"]
+    keys: Float[Array, "B T D2"]
+    values: Float[Array, "B T Dv"]
+    mask: Bool[Array, "#B #N 1 T"] | None
+    state: State
+    form: Form
+    return_weights: bool
+
+    def heads(self, attention: Any) -> list[Float[Array, "B T N H"]]:
+        """Queries, keys and values of each head, by the attention's own projections."""
+        parts = (attention.query, self.query), (attention.key, self.keys)
+        parts = (*parts, (attention.value, self.values))
+        return [split_heads(part(x), attention.num_heads) for part, x in parts]
+
+    def through(
+        self,
+        function: Callable[..., Any],
+        *arrays: Any,
+        recent: tuple[Array, ...] = (),
+        **more: Any,
+    ) -> tuple[Array, Array | None, State]:
+        """Result, weights or None, and next state of a function of ``ops.linear``."""
+        out, *weights, memory = function(
+            *arrays,
+            mask=self.mask,
+            form=self.form,
+            initial_state=self.state.memory,
+            return_weights=self.return_weights,
+            return_state=True,
+            **more,
+        )
+        state = State(memory, recent, self.state.length + self.query.shape[1])
+        return out, weights[0] if weights else None, state
+
+
 class FastWeights(Attention):
     """The interface of causal attention with a recurrent memory.
 
@@ -59,12 +90,6 @@ class FastWeights(Attention):
     is_recurrent = True
     takes_perturbation = False
     supports = frozenset()
-
-    @classmethod
-    def from_config(cls, config: Any, site: Site, *, rngs: nnx.Rngs) -> "FastWeights":
-        """See ``Attention``: width and heads are all that a config says."""
-        build: Any = cls
-        return build(site.query_dim, config.num_heads, rngs=rngs)
 
     def self_mask(
         self,
@@ -116,30 +141,9 @@ class FastWeights(Attention):
         """The state before the first position."""
         raise NotImplementedError(f"{type(self).__name__}.empty_state")
 
-    def recur(
-        self,
-        query: Float[Array, "B T D"],
-        keys: Float[Array, "B T D2"],
-        values: Float[Array, "B T Dv"],
-        mask: Bool[Array, "#B #N 1 T"] | None,
-        state: State,
-        form: Form,
-        return_weights: bool,
-    ) -> tuple[Float[Array, "B T Do"], Float[Array, "B N T T"] | None, State]:
+    def recur(self, given: "Given") -> tuple[Array, Array | None, State]:
         """Output, implied weights (None if not asked for) and the state after the last position."""
         raise NotImplementedError(f"{type(self).__name__}.recur")
-
-    def prepare(
-        self,
-        keys: Float[Array, "B S D"],
-        values: Float[Array, "B S Dv"] | None = None,
-        *,
-        mask: Bool[Array, "#B #N #T #S"] | None = None,
-        positions: Int[Array, "#B S"] | None = None,
-    ) -> Memory:
-        """Nothing can be done before the queries are there: each reads another memory."""
-        keys, values = hold(keys, values, mask)
-        return Memory(keys, values, spread(mask, keys))
 
     def attend(
         self,
@@ -155,10 +159,6 @@ class FastWeights(Attention):
     ) -> Any:
         """Read a prepared memory; (context, weights, state) without those not asked for."""
         T, S = query.shape[1], memory.keys.shape[1]
-        if positions is not None:
-            raise NotImplementedError(
-                "positions is not None; a recurrent memory is read in order, wanted T = S queries"
-            )
         if T != S:
             raise ValueError(
                 f"query has length T={T} and keys have S={S}; {type(self).__name__} is causal: "
@@ -169,38 +169,13 @@ class FastWeights(Attention):
                 "return_weights with a state: a state does not know the keys that it was made of"
             )
         state = self.empty_state(query.shape[0]) if state is None else state
-        context, weights, state = self.recur(
-            query, memory.keys, memory.values, memory.mask, state, form, bool(return_weights)
-        )
-        result = context if weights is None else answer(context, weights, return_weights)
+        asked = bool(return_weights)
+        given = Given(query, memory.keys, memory.values, memory.mask, state, form, asked)
+        context, weights, state = self.recur(given)
+        result = context if weights is None else with_weights(context, weights, return_weights)
         if not return_state:
             return result
         return (*result, state) if return_weights else (result, state)
-
-    def __call__(
-        self,
-        query: Float[Array, "B T D"],
-        keys: Float[Array, "B S D2"],
-        values: Float[Array, "B S Dv"] | None = None,
-        *,
-        mask: Bool[Array, "#B #N #T #S"] | None = None,
-        positions: Positions | None = None,
-        key_positions: Int[Array, "#B S"] | None = None,
-        return_weights: Asked = False,
-        dropout_key: Key[Array, ""] | None = None,
-        form: Form = "chunked",
-        state: State | None = None,
-        return_state: bool = False,
-    ) -> Any:
-        """See ``Attention``; what else comes back is in the order (context, weights, state)."""
-        return self.attend(
-            query,
-            self.prepare(keys, values, mask=mask),
-            return_weights=return_weights,
-            form=form,
-            state=state,
-            return_state=return_state,
-        )
 
 
 class FastWeightProgrammer(FastWeights):
@@ -239,45 +214,15 @@ class FastWeightProgrammer(FastWeights):
         """No associations."""
         return empty_memory(batch, self.num_heads, 2 * self.head_dim * self.nu, self.head_dim)
 
-    def recur(
-        self,
-        query: Float[Array, "B T D"],
-        keys: Float[Array, "B T D2"],
-        values: Float[Array, "B T Dv"],
-        mask: Bool[Array, "#B #N 1 T"] | None,
-        state: State,
-        form: Form,
-        return_weights: bool,
-    ) -> tuple[Float[Array, "B T Do"], Float[Array, "B N T T"] | None, State]:
+    def recur(self, given: Given) -> tuple[Array, Array | None, State]:
         """See ``FastWeights``."""
-        q, k, v = (
-            split_heads(part(x), self.num_heads)
-            for part, x in ((self.query, query), (self.key, keys), (self.value, values))
-        )
         scale = self.head_dim**-0.5
-        found = delta_rule(
-            q,
-            k,
-            v,
-            jax.nn.sigmoid(self.strength(keys)),
-            feature_map=lambda x: dpfp(x, self.nu),
-            mask=mask,
-            form=form,
-            initial_state=state.memory,
-            return_weights=return_weights,
-            return_state=True,
-        )
-        out, weights, state = unpack(found, state, query.shape[1])
+        strength = jax.nn.sigmoid(self.strength(given.keys))
+        features = lambda x: dpfp(x, self.nu)  # noqa: E731
+        q, k, v = given.heads(self)
+        out, weights, state = given.through(delta_rule, q, k, v, strength, feature_map=features)
         weights = None if weights is None else scale * weights
         return self.out(scale * join_heads(out)), weights, state
-
-
-def unpack(
-    found: tuple[Array, ...], state: State, T: int, recent: tuple[Array, ...] = ()
-) -> tuple[Array, Array | None, State]:
-    """(out, weights or None, the next state) of what a function of ``ops.linear`` returned."""
-    out, *weights, memory = found
-    return out, weights[0] if weights else None, State(memory, recent, state.length + T)
 
 
 def empty_memory(batch: int, num_heads: int, features: int, width: int) -> State:

@@ -1,20 +1,19 @@
 """Linear attention that forgets: gated linear attention (GLA) and retention (RetNet)."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from attnzoo.attention.contract import Site
 from attnzoo.attention.fast_weight import (
     PROJECTED,
     SIGNED,
     FastWeights,
+    Given,
     State,
     empty_memory,
-    unpack,
 )
 from attnzoo.attention.projection import (
     Projection,
@@ -24,10 +23,8 @@ from attnzoo.attention.projection import (
     split_heads,
     standardise,
 )
-from attnzoo.attention.rotary import Rotary
-from attnzoo.config.attention import RetNet
 from attnzoo.ops.linear import gated_linear_attention, retention
-from attnzoo.ops.linear.fast_weights import Form
+from attnzoo.ops.rotary import Rotary
 from attnzoo.ops.softmax import compute_dtype
 
 ROTARY = Rotary()
@@ -73,29 +70,14 @@ class GatedLinearAttention(FastWeights):
         """An empty memory."""
         return empty_memory(batch, self.num_heads, self.head_dim, self.value_head_dim)
 
-    def recur(
-        self,
-        query: Float[Array, "B T D"],
-        keys: Float[Array, "B T D2"],
-        values: Float[Array, "B T Dv"],
-        mask: Bool[Array, "#B #N 1 T"] | None,
-        state: State,
-        form: Form,
-        return_weights: bool,
-    ) -> tuple[Float[Array, "B T Do"], Float[Array, "B N T T"] | None, State]:
+    def recur(self, given: Given) -> tuple[Array, Array | None, State]:
         """See ``FastWeights``."""
-        forget = jax.nn.log_sigmoid(self.forget_up(self.forget_down(keys))) / 16
-        found = gated_linear_attention(
-            *_heads(self, query, keys, values),
-            split_heads(forget, self.num_heads),
-            mask=mask,
-            form=form,
-            initial_state=state.memory,
-            return_weights=return_weights,
-            return_state=True,
+        forget = jax.nn.log_sigmoid(self.forget_up(self.forget_down(given.keys))) / 16
+        q, k, v = given.heads(self)
+        out, weights, state = given.through(
+            gated_linear_attention, q, k, v, split_heads(forget, self.num_heads)
         )
-        out, weights, state = unpack(found, state, query.shape[1])
-        out = join_heads(self.norm(out)) * jax.nn.silu(self.gate(query))
+        out = join_heads(self.norm(out)) * jax.nn.silu(self.gate(given.query))
         return self.out(out), weights, state
 
 
@@ -130,53 +112,24 @@ class RetNetAttention(FastWeights):
         self.value, self.gate = (Projection(dim, value_width, rngs=rngs) for _ in range(2))
         self.out = Projection(value_width, dim, rngs=rngs)
 
-    @classmethod
-    def from_config(cls, config: RetNet, site: Site, *, rngs: nnx.Rngs) -> "RetNetAttention":
-        """See ``Attention``; a model with rotary positions gives its own."""
-        return cls(site.query_dim, config.num_heads, rotary=site.rotary or ROTARY, rngs=rngs)
-
     def empty_state(self, batch: int) -> State:
         """An empty memory."""
         return empty_memory(batch, self.num_heads, self.head_dim, self.value_head_dim)
 
-    def recur(
-        self,
-        query: Float[Array, "B T D"],
-        keys: Float[Array, "B T D2"],
-        values: Float[Array, "B T Dv"],
-        mask: Bool[Array, "#B #N 1 T"] | None,
-        state: State,
-        form: Form,
-        return_weights: bool,
-    ) -> tuple[Float[Array, "B T Do"], Float[Array, "B N T T"] | None, State]:
-        """See ``FastWeights``."""
-        T = query.shape[1]
-        q, k, v = _heads(self, query, keys, values)
+    def decode(self, query: Float[Array, "B T D"], cache: State, **more: Any) -> tuple[Any, State]:
+        """See ``Attention``."""
         if self.rotary is not None:
-            positions = state.length[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
+            self.rotary.check_cache()
+        return super().decode(query, cache, **more)
+
+    def recur(self, given: Given) -> tuple[Array, Array | None, State]:
+        """See ``FastWeights``."""
+        q, k, v = given.heads(self)
+        if self.rotary is not None:
+            T = given.query.shape[1]
+            positions = given.state.length[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
             q, k = self.rotary(q, positions, T), self.rotary(k, positions, T)
-        found = retention(
-            q,
-            k,
-            v,
-            mask=mask,
-            form=form,
-            initial_state=state.memory,
-            return_weights=return_weights,
-            return_state=True,
-        )
-        out, weights, state = unpack(found, state, T)
+        out, weights, state = given.through(retention, q, k, v)
         out = standardise(out.astype(compute_dtype(out))).astype(out.dtype)
-        out = join_heads(out) * jax.nn.silu(self.gate(query))
+        out = join_heads(out) * jax.nn.silu(self.gate(given.query))
         return self.out(out), weights, state
-
-
-def _heads(
-    attention: GatedLinearAttention | RetNetAttention,
-    query: Float[Array, "B T D"],
-    keys: Float[Array, "B T D2"],
-    values: Float[Array, "B T Dv"],
-) -> tuple[Float[Array, "B T N H"], Float[Array, "B T N H"], Float[Array, "B T N Hv"]]:
-    q, k, v = attention.query(query), attention.key(keys), attention.value(values)
-    N = attention.num_heads
-    return split_heads(q, N), split_heads(k, N), split_heads(v, N)

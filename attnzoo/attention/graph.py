@@ -5,9 +5,9 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
-from attnzoo.attention.contract import Attention, Memory, Positions, hold, spread
+from attnzoo.attention.contract import Attention, Memory, Positions
 from attnzoo.attention.projection import Projection, divided, glorot_per_head, like, split_heads
 
 
@@ -50,17 +50,13 @@ class GraphAttention(Attention):
         self.query_kernel = nnx.Param(kernel[:, :head_dim])
         self.key_kernel = nnx.Param(kernel[:, head_dim:])
 
-    def prepare(
-        self,
-        keys: Float[Array, "B S D"],
-        values: Float[Array, "B S Dv"] | None = None,
-        *,
-        mask: Bool[Array, "#B #N #T #S"] | None = None,
-        positions: Int[Array, "#B S"] | None = None,
-    ) -> Memory:
-        """Project the nodes; other ``values`` than the keys are projected in their place."""
-        keys, values = hold(keys, values, mask)
-        return Memory(self.node(keys), self.node(values), spread(mask, keys))
+    def prepare_keys(self, keys: Float[Array, "B S D"]) -> Float[Array, "B S K"]:
+        """Project the nodes."""
+        return self.node(keys)
+
+    def prepare_values(self, values: Float[Array, "B S Dv"]) -> Float[Array, "B S F"]:
+        """Project the values, which are the nodes themselves if none are given."""
+        return self.node(values)
 
     def scores(
         self, query: Float[Array, "B T D"], memory: Memory, positions: Positions | None = None

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal, get_args
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from attnzoo.attention.additive import AdditiveAttention
 from attnzoo.attention.contract import Asked, Attention, Memory, Positions, Read, Site
@@ -56,16 +56,9 @@ class HardAttention(Attention):
             content = MultiplicativeAttention(site.query_dim, site.key_dim, config.score, rngs=rngs)
         return cls(content)
 
-    def prepare(
-        self,
-        keys: Float[Array, "B S D"],
-        values: Float[Array, "B S Dv"] | None = None,
-        *,
-        mask: Bool[Array, "#B #N #T #S"] | None = None,
-        positions: Int[Array, "#B S"] | None = None,
-    ) -> Memory:
-        """Prepare as the soft attention does."""
-        return self.content.prepare(keys, values, mask=mask, positions=positions)
+    def prepare_keys(self, keys: Float[Array, "B S D"]) -> Float[Array, "B S K"]:
+        """Prepare the keys as the soft attention does."""
+        return self.content.prepare_keys(keys)
 
     def attend(
         self,
@@ -88,23 +81,6 @@ class HardAttention(Attention):
         if self.estimator == "straight_through":
             chosen = chosen + (soft - jax.lax.stop_gradient(soft))
         return self.read(chosen, memory, memory.mask, return_weights, dropout_key)
-
-    def __call__(
-        self,
-        query: Float[Array, "B T D"],
-        keys: Float[Array, "B S D2"],
-        values: Float[Array, "B S Dv"] | None = None,
-        *,
-        mask: Bool[Array, "#B #N #T #S"] | None = None,
-        positions: Positions | None = None,
-        key_positions: Int[Array, "#B S"] | None = None,
-        return_weights: Asked = False,
-        dropout_key: Key[Array, ""] | None = None,
-        sample_key: Key[Array, ""] | None = None,
-    ) -> Read:
-        """See ``Attention``; a ``sample_key`` draws the locations."""
-        memory = self.prepare(keys, values, mask=mask, positions=key_positions)
-        return self.attend(query, memory, return_weights=return_weights, sample_key=sample_key)
 
     def log_probability(
         self,

@@ -5,22 +5,12 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Key
 
-from attnzoo.attention.contract import (
-    Asked,
-    Attention,
-    Memory,
-    Positions,
-    Read,
-    Site,
-    answer,
-    hold,
-    spread,
-)
+from attnzoo.attention.contract import Asked, Attention, Memory, Positions, Read
 from attnzoo.attention.projection import Projection, like
-from attnzoo.config.attention import IntraTemporal
 from attnzoo.ops.softmax import compute_dtype, masked_softmax
+from attnzoo.ops.weights import with_weights
 
 
 class LSTMN(nnx.Module):
@@ -105,7 +95,7 @@ class LSTMN(nnx.Module):
         (states, *_), weights = jax.lax.scan(step, initial, steps)
         if weights is None:
             return states
-        return answer(states, jnp.swapaxes(weights, 0, 1)[:, None], return_weights)
+        return with_weights(states, jnp.swapaxes(weights, 0, 1)[:, None], return_weights)
 
 
 class IntraTemporalAttention(Attention):
@@ -130,24 +120,9 @@ class IntraTemporalAttention(Attention):
         glorot = jax.nn.initializers.glorot_uniform()
         self.kernel = nnx.Param(glorot(rngs.params(), (query_dim, key_dim), jnp.float32))
 
-    @classmethod
-    def from_config(
-        cls, config: IntraTemporal, site: Site, *, rngs: nnx.Rngs
-    ) -> "IntraTemporalAttention":
-        """See ``Attention``."""
-        return cls(site.query_dim, site.key_dim, dropout=site.dropout, rngs=rngs)
-
-    def prepare(
-        self,
-        keys: Float[Array, "B S D"],
-        values: Float[Array, "B S Dv"] | None = None,
-        *,
-        mask: Bool[Array, "#B #N #T #S"] | None = None,
-        positions: Int[Array, "#B S"] | None = None,
-    ) -> Memory:
+    def prepare_keys(self, keys: Float[Array, "B S D"]) -> Float[Array, "B S K"]:
         """W k_i of every key."""
-        keys, values = hold(keys, values, mask)
-        return Memory(keys @ like(self.kernel, keys).T, values, spread(mask, keys))
+        return keys @ like(self.kernel, keys).T
 
     def scores(
         self, query: Float[Array, "B T D"], memory: Memory, positions: Positions | None = None

@@ -9,16 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from attnzoo.attention.cache import Kind, next_slots, write
-from attnzoo.attention.contract import (
-    Asked,
-    Attention,
-    Memory,
-    Positions,
-    Site,
-    hold,
-    nan_where_full,
-    spread,
-)
+from attnzoo.attention.contract import Asked, Attention, Memory, Positions, Site, nan_where_full
 from attnzoo.attention.projection import (
     Projection,
     RMSNorm,
@@ -27,11 +18,12 @@ from attnzoo.attention.projection import (
     like,
     split_heads,
 )
-from attnzoo.attention.rotary import Rotary
 from attnzoo.config.attention import Latent
 from attnzoo.ops.dot_product import dot_product_attention
 from attnzoo.ops.index_functions import along
 from attnzoo.ops.masks import MaskFunction, evaluate_mask
+from attnzoo.ops.padding import broadcast_mask, check_and_zero_padding
+from attnzoo.ops.rotary import Rotary
 
 INTERLEAVED = Rotary(layout="interleaved")
 
@@ -153,11 +145,11 @@ class LatentAttention(Attention):
     ) -> Memory:
         """[c ; k^R] of every position; of other ``values`` than the keys their own c beside it."""
         own = values is not None and values is not keys
-        keys, values = hold(keys, values, mask)
+        keys, values = check_and_zero_padding(keys, values, mask)
         placed = jnp.arange(keys.shape[1], dtype=jnp.int32)[None]
         latents = self._latents(keys, placed if positions is None else positions)
         c = self.norm(self.down(values)[..., : self.latent_dim]) if own else latents[..., :0]
-        return Memory(latents, c, spread(mask, keys))
+        return Memory(latents, c, broadcast_mask(mask, keys))
 
     def attend(
         self,
@@ -245,7 +237,7 @@ class LatentAttention(Attention):
         placed = slots if positions is None else positions
         latents = write(cache.latents, self._latents(query, placed), cache.length)
         visible = past if mask is None else past & mask
-        memory = Memory(latents, latents[..., :0], spread(visible, latents))
+        memory = Memory(latents, latents[..., :0], broadcast_mask(visible, latents))
         result = self.attend(
             query, memory, positions=placed, return_weights=return_weights, absorbed=True
         )

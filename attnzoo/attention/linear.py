@@ -3,30 +3,21 @@
 from typing import Any, ClassVar
 
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
-from attnzoo.attention.contract import (
-    Asked,
-    Attention,
-    Memory,
-    Positions,
-    Site,
-    answer,
-    hold,
-    spread,
-)
+from attnzoo.attention.contract import Asked, Attention, Memory, Positions, Site
 from attnzoo.attention.fast_weight import (
     PROJECTED,
     FastWeights,
+    Given,
     State,
     empty_memory,
-    unpack,
 )
 from attnzoo.attention.projection import Projection, divided, join_heads, split_heads
 from attnzoo.config.attention import Linear
 from attnzoo.ops.linear import elu_plus_one, linear_attention
-from attnzoo.ops.linear.fast_weights import Form
 from attnzoo.ops.linear.feature_maps import FeatureMap
+from attnzoo.ops.weights import with_weights
 
 
 class CausalLinearAttention(FastWeights):
@@ -59,33 +50,11 @@ class CausalLinearAttention(FastWeights):
         """M and z, side by side."""
         return empty_memory(batch, self.num_heads, self.num_features, self.head_dim + 1)
 
-    def recur(
-        self,
-        query: Float[Array, "B T D"],
-        keys: Float[Array, "B T D2"],
-        values: Float[Array, "B T Dv"],
-        mask: Bool[Array, "#B #N 1 T"] | None,
-        state: State,
-        form: Form,
-        return_weights: bool,
-    ) -> tuple[Float[Array, "B T Do"], Float[Array, "B N T T"] | None, State]:
+    def recur(self, given: Given) -> tuple[Array, Array | None, State]:
         """See ``FastWeights``."""
-        q, k, v = (
-            split_heads(part(x), self.num_heads)
-            for part, x in ((self.query, query), (self.key, keys), (self.value, values))
-        )
-        found = linear_attention(
-            q,
-            k,
-            v,
-            feature_map=self.feature_map,
-            mask=mask,
-            form=form,
-            initial_state=state.memory,
-            return_weights=return_weights,
-            return_state=True,
-        )
-        out, weights, state = unpack(found, state, query.shape[1])
+        q, k, v = given.heads(self)
+        found = given.through(linear_attention, q, k, v, feature_map=self.feature_map)
+        out, weights, state = found
         return self.out(join_heads(out)), weights, state
 
 
@@ -122,27 +91,16 @@ class LinearAttention(Attention):
     def from_config(cls, config: Linear, site: Site, *, rngs: nnx.Rngs) -> Attention:
         """See ``Attention``; of a sequence that reads its past the recurrent relative."""
         if site.is_self and site.is_causal:
-            return CausalLinearAttention(site.query_dim, config.num_heads, rngs=rngs)
-        return cls(
-            site.query_dim,
-            config.num_heads,
-            key_dim=site.key_dim,
-            value_dim=site.value_dim,
-            out_dim=site.value_dim,
-            rngs=rngs,
-        )
+            return CausalLinearAttention.from_config(config, site, rngs=rngs)
+        return super().from_config(config, site, rngs=rngs)
 
-    def prepare(
-        self,
-        keys: Float[Array, "B S D"],
-        values: Float[Array, "B S Dv"] | None = None,
-        *,
-        mask: Bool[Array, "#B #N #T #S"] | None = None,
-        positions: Int[Array, "#B S"] | None = None,
-    ) -> Memory:
-        """Project keys and values."""
-        keys, values = hold(keys, values, mask)
-        return Memory(self.key(keys), self.value(values), spread(mask, keys))
+    def prepare_keys(self, keys: Float[Array, "B S D"]) -> Float[Array, "B S K"]:
+        """Project the keys."""
+        return self.key(keys)
+
+    def prepare_values(self, values: Float[Array, "B S Dv"]) -> Float[Array, "B S F"]:
+        """Project the values."""
+        return self.value(values)
 
     def attend(
         self,
@@ -167,4 +125,4 @@ class LinearAttention(Attention):
         )
         out, *weights = found if return_weights else (found,)
         context = self.out(join_heads(out))
-        return answer(context, weights[0], return_weights) if weights else context
+        return with_weights(context, weights[0], return_weights) if weights else context

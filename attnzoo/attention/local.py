@@ -3,25 +3,15 @@
 Positions are 0-based; the window is ``[p_t - D, p_t + D]`` with half-width D, cut at the sentence.
 """
 
-import dataclasses
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float
 
-from attnzoo.attention.contract import (
-    Asked,
-    Attention,
-    Memory,
-    Positions,
-    Read,
-    Site,
-    for_each_row,
-)
+from attnzoo.attention.contract import Attention, Memory, Positions
 from attnzoo.attention.multiplicative import MultiplicativeAttention, Score
-from attnzoo.config.attention import LocalM, LocalP
 from attnzoo.ops.softmax import compute_dtype, masked_softmax
 
 
@@ -38,6 +28,8 @@ class LocalMonotonicAttention(Attention):
         "keys are exchangeable": "the window is one of positions",
     }
 
+    counts_positions = True
+
     def __init__(
         self,
         query_dim: int,
@@ -51,47 +43,19 @@ class LocalMonotonicAttention(Attention):
         self.dim, self.window, self.dropout = query_dim, _half_width(window), dropout
         self.content = MultiplicativeAttention(query_dim, key_dim, score, rngs=rngs)
 
-    @classmethod
-    def from_config(
-        cls, config: LocalM, site: Site, *, rngs: nnx.Rngs
-    ) -> "LocalMonotonicAttention":
-        """See ``Attention``."""
-        return cls(
-            site.query_dim,
-            site.key_dim,
-            config.score,
-            window=config.window,
-            dropout=site.dropout,
-            rngs=rngs,
-        )
+    def prepare_keys(self, keys: Float[Array, "B S D"]) -> Float[Array, "B S K"]:
+        """Prepare the keys as the content score does."""
+        return self.content.prepare_keys(keys)
 
-    def prepare(
-        self,
-        keys: Float[Array, "B S D"],
-        values: Float[Array, "B S Dv"] | None = None,
-        *,
-        mask: Bool[Array, "#B #N #T #S"] | None = None,
-        positions: Int[Array, "#B S"] | None = None,
-    ) -> Memory:
-        """Prepare as the content score does; windows are of ``positions``."""
-        return _placed(self.content, keys, values, mask, positions)
-
-    def attend(
-        self,
-        query: Float[Array, "B T D"],
-        memory: Memory,
-        *,
-        positions: Positions | None = None,
-        return_weights: Asked = False,
-        dropout_key: Key[Array, ""] | None = None,
-    ) -> Read:
+    def weigh(
+        self, query: Float[Array, "B T D"], memory: Memory, positions: Positions | None
+    ) -> tuple[Float[Array, "B N T S"], Bool[Array, "#B #N #T #S"] | None]:
         """See ``Attention``: the window is centred at ``positions``."""
         centre = _positions(query, positions).astype(jnp.float32)
         logits = self.content.scores(query, memory)
         window = jnp.abs(_offsets(centre, memory)) <= self.window
         visible = _both(window, memory.mask)
-        weights = masked_softmax(logits, visible)
-        return self.read(weights, memory, visible, return_weights, dropout_key)
+        return masked_softmax(logits, visible), visible
 
 
 class LocalPredictiveAttention(Attention):
@@ -110,6 +74,8 @@ class LocalPredictiveAttention(Attention):
         "convex hull": "rows sum to less than one: the hull is that of the values and 0",
     }
 
+    counts_positions = True
+
     def __init__(
         self,
         query_dim: int,
@@ -126,30 +92,9 @@ class LocalPredictiveAttention(Attention):
         self.position_kernel = nnx.Param(uniform((query_dim, query_dim)))
         self.position_vector = nnx.Param(uniform((query_dim,)))
 
-    @classmethod
-    def from_config(
-        cls, config: LocalP, site: Site, *, rngs: nnx.Rngs
-    ) -> "LocalPredictiveAttention":
-        """See ``Attention``."""
-        return cls(
-            site.query_dim,
-            site.key_dim,
-            config.score,
-            window=config.window,
-            dropout=site.dropout,
-            rngs=rngs,
-        )
-
-    def prepare(
-        self,
-        keys: Float[Array, "B S D"],
-        values: Float[Array, "B S Dv"] | None = None,
-        *,
-        mask: Bool[Array, "#B #N #T #S"] | None = None,
-        positions: Int[Array, "#B S"] | None = None,
-    ) -> Memory:
-        """Prepare as the content score does; windows are of ``positions``."""
-        return _placed(self.content, keys, values, mask, positions)
+    def prepare_keys(self, keys: Float[Array, "B S D"]) -> Float[Array, "B S K"]:
+        """Prepare the keys as the content score does."""
+        return self.content.prepare_keys(keys)
 
     def centre(self, query: Float[Array, "B T D"], memory: Memory) -> Float[Array, "B T"]:
         """p_t, a real number between 0 and the length of the sentence, in tokens."""
@@ -161,22 +106,16 @@ class LocalPredictiveAttention(Attention):
         length = jnp.sum(memory.mask[:, 0], axis=-1)  # B #T
         return length.astype(share.dtype) * share
 
-    def attend(
-        self,
-        query: Float[Array, "B T D"],
-        memory: Memory,
-        *,
-        positions: Positions | None = None,
-        return_weights: Asked = False,
-        dropout_key: Key[Array, ""] | None = None,
-    ) -> Read:
+    def weigh(
+        self, query: Float[Array, "B T D"], memory: Memory, positions: Positions | None
+    ) -> tuple[Float[Array, "B N T S"], Bool[Array, "#B #N #T #S"] | None]:
         """See ``Attention``. ``positions`` is ignored: the centre is predicted."""
         logits = self.content.scores(query, memory)
         offsets = _offsets(self.centre(query, memory), memory)
         visible = _both(jnp.abs(jax.lax.stop_gradient(offsets)) <= self.window, memory.mask)
         weights = masked_softmax(logits, visible)
         weights = weights * jnp.exp(-2.0 * jnp.square(offsets / self.window))
-        return self.read(weights, memory, visible, return_weights, dropout_key)
+        return weights, visible
 
 
 def _half_width(window: int) -> int:
@@ -198,17 +137,6 @@ def _offsets(centre: Float[Array, "#B T"], memory: Memory) -> Float[Array, "#B 1
     else:
         keys = memory.positions.astype(centre.dtype)
     return (keys[:, None, :] - centre[:, :, None])[:, None]
-
-
-def _placed(
-    content: MultiplicativeAttention,
-    keys: Float[Array, "B S D"],
-    values: Float[Array, "B S Dv"] | None,
-    mask: Bool[Array, "#B #N #T #S"] | None,
-    positions: Int[Array, "#B S"] | None,
-) -> Memory:
-    memory = content.prepare(keys, values, mask=mask)
-    return dataclasses.replace(memory, positions=for_each_row(positions, keys))
 
 
 def _both(

@@ -18,10 +18,8 @@ from attnzoo.attention.contract import (
     Memory,
     Positions,
     Site,
-    hold,
     joined,
     nan_where_full,
-    spread,
 )
 from attnzoo.attention.projection import (
     Initializer,
@@ -32,7 +30,6 @@ from attnzoo.attention.projection import (
     join_heads,
     split_heads,
 )
-from attnzoo.attention.rotary import Rotary
 from attnzoo.config.attention import MultiHead
 from attnzoo.ops.dot_product import dot_product_attention
 from attnzoo.ops.guards import finite_or_zero
@@ -47,6 +44,8 @@ from attnzoo.ops.masks import (
     sliding_window,
     symmetric_window,
 )
+from attnzoo.ops.padding import broadcast_mask, check_and_zero_padding
+from attnzoo.ops.rotary import Rotary
 from attnzoo.ops.weights import WeightRequest
 
 Places = Int[Array, "#B S"]
@@ -209,9 +208,9 @@ class MultiHeadAttention(Attention):
 
         ``positions`` are those by which keys turn, 0 .. S-1 if None.
         """
-        keys, values = hold(keys, values, mask)
+        keys, values = check_and_zero_padding(keys, values, mask)
         k = self._keys(keys, _from_zero(keys) if positions is None else positions, keys.shape[1])
-        return Memory(join_heads(k), self.value(values), spread(mask, keys))
+        return Memory(join_heads(k), self.value(values), broadcast_mask(mask, keys))
 
     def attend(
         self,
@@ -249,6 +248,7 @@ class MultiHeadAttention(Attention):
         return_weights: Asked = False,
         dropout_key: Key[Array, ""] | None = None,
         score_mod: ScoreFunction | None = None,
+        **more: Any,
     ) -> Any:
         """See ``Attention``; ``mask`` may also be a function of indices, which costs no memory.
 
@@ -264,6 +264,7 @@ class MultiHeadAttention(Attention):
             mask_mod=function,
             score_mod=score_mod,
             rope_positions=positions,
+            **more,
         )
 
     def self_mask(

@@ -5,20 +5,10 @@ from typing import ClassVar, Literal, get_args
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
-from attnzoo.attention.contract import (
-    Attention,
-    Memory,
-    Positions,
-    Site,
-    columns_of,
-    for_each_row,
-    hold,
-    spread,
-)
-from attnzoo.config.attention import Concat, Dot, General, Location, ScaledDot
-from attnzoo.ops.normalisers import NORMALISERS, Normalise
+from attnzoo.attention.contract import Attention, Memory, Positions, columns_of
+from attnzoo.ops.normalisers import Normalise
 from attnzoo.ops.softmax import masked_softmax
 
 Score = Literal["dot", "scaled_dot", "general", "concat"]
@@ -67,36 +57,11 @@ class MultiplicativeAttention(Attention):
             self.key_kernel = nnx.Param(init(rngs.params(), (key_dim, width)))
             self.score_kernel = nnx.Param(init(rngs.params(), (width,)))
 
-    @classmethod
-    def from_config(
-        cls, config: Dot | ScaledDot | General | Concat, site: Site, *, rngs: nnx.Rngs
-    ) -> "MultiplicativeAttention":
-        """See ``Attention``: the kind is the score."""
-        return cls(
-            site.query_dim,
-            site.key_dim,
-            config.kind,
-            width=config.width if config.kind == "concat" else None,
-            normalise=NORMALISERS[config.normalise],
-            dropout=site.dropout,
-            rngs=rngs,
-        )
-
-    def prepare(
-        self,
-        keys: Float[Array, "B S D"],
-        values: Float[Array, "B S Dv"] | None = None,
-        *,
-        mask: Bool[Array, "#B #N #T #S"] | None = None,
-        positions: Int[Array, "#B S"] | None = None,
-    ) -> Memory:
-        """Apply what depends on the keys alone: W_a k (general), the key half of W_a (concat)."""
-        keys, values = hold(keys, values, mask)
+    def prepare_keys(self, keys: Float[Array, "B S D"]) -> Float[Array, "B S K"]:
+        """Apply what depends on keys alone: W_a k (general), the key half of W_a (concat)."""
         if self.score == "general":
-            keys = keys @ self.kernel[...].T
-        elif self.score == "concat":
-            keys = keys @ self.key_kernel[...]
-        return Memory(keys, values, spread(mask, keys))
+            return keys @ self.kernel[...].T
+        return keys @ self.key_kernel[...] if self.score == "concat" else keys
 
     def scores(
         self, query: Float[Array, "B T D"], memory: Memory, positions: Positions | None = None
@@ -122,32 +87,20 @@ class LocationAttention(Attention):
     }
 
     asks_keys = False
+    counts_positions = True
 
     def __init__(self, query_dim: int, max_length: int, *, dropout: float = 0.0, rngs: nnx.Rngs):
         self.dim, self.max_length, self.dropout = query_dim, max_length, dropout
         self.kernel = nnx.Param(_uniform(rngs.params(), (query_dim, max_length)))
 
-    @classmethod
-    def from_config(cls, config: Location, site: Site, *, rngs: nnx.Rngs) -> "LocationAttention":
-        """See ``Attention``."""
-        return cls(site.query_dim, config.max_length, dropout=site.dropout, rngs=rngs)
-
-    def prepare(
-        self,
-        keys: Float[Array, "B S D"],
-        values: Float[Array, "B S Dv"] | None = None,
-        *,
-        mask: Bool[Array, "#B #N #T #S"] | None = None,
-        positions: Int[Array, "#B S"] | None = None,
-    ) -> Memory:
-        """Nothing to project: only the values and the mask matter."""
+    def prepare_keys(self, keys: Float[Array, "B S D"]) -> Float[Array, "B S K"]:
+        """Refuse keys that have no column; their content does not matter."""
         if keys.shape[1] > self.max_length:
             raise ValueError(
                 f"keys has length S={keys.shape[1]}, but location-based attention was built for "
                 f"max_length={self.max_length}; raise max_length or shorten the source"
             )
-        keys, values = hold(keys, values, mask)
-        return Memory(keys, values, spread(mask, keys), for_each_row(positions, keys))
+        return keys
 
     def scores(
         self, query: Float[Array, "B T D"], memory: Memory, positions: Positions | None = None

@@ -5,27 +5,16 @@ The length is a parameter of both: slot i of one sequence means what slot i of a
 is nothing to extrapolate with beyond ``max_length``.
 """
 
-from typing import ClassVar
+import dataclasses
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float
 
-from attnzoo.attention.contract import (
-    Asked,
-    Attention,
-    Memory,
-    Positions,
-    Read,
-    Site,
-    columns_of,
-    for_each_row,
-    hold,
-    spread,
-)
+from attnzoo.attention.contract import Attention, Memory, Positions, Site, columns_of
 from attnzoo.attention.projection import Projection, divided
-from attnzoo.config.attention import FactorisedPositional, Positional
 from attnzoo.ops import masks
 from attnzoo.ops.index_functions import along
 from attnzoo.ops.masks import MaskFunction, evaluate_mask
@@ -50,25 +39,21 @@ class SlotAttention(Attention):
     """
 
     asks_keys = False
+    counts_positions = True
     heads_split_values = True
 
     max_length: int
     mask_mod: MaskFunction | None
     value: Projection
 
-    def prepare(
-        self,
-        keys: Float[Array, "B S D"],
-        values: Float[Array, "B S Dv"] | None = None,
-        *,
-        mask: Bool[Array, "#B #N #T #S"] | None = None,
-        positions: Int[Array, "#B S"] | None = None,
-    ) -> Memory:
-        """Project the values. Nothing of the keys is kept but their positions."""
+    def prepare_keys(self, keys: Float[Array, "B S D"]) -> Float[Array, "B S K"]:
+        """Keep nothing of the keys: their places count."""
         _fits("keys", keys.shape[1], self.max_length)
-        keys, values = hold(keys, values, mask)
-        placed = for_each_row(positions, keys)
-        return Memory(keys[..., :0], self.value(values), spread(mask, keys), placed)
+        return keys[..., :0]
+
+    def prepare_values(self, values: Float[Array, "B S Dv"]) -> Float[Array, "B S F"]:
+        """Project the values."""
+        return self.value(values)
 
     def slot_scores(
         self, query: Float[Array, "B T D"], slots: Positions
@@ -85,15 +70,9 @@ class SlotAttention(Attention):
         logits = columns_of(logits, S, memory.positions).astype(compute_dtype(query))
         return jnp.broadcast_to(logits, (query.shape[0], *logits.shape[1:]))
 
-    def attend(
-        self,
-        query: Float[Array, "B T D"],
-        memory: Memory,
-        *,
-        positions: Positions | None = None,
-        return_weights: Asked = False,
-        dropout_key: Key[Array, ""] | None = None,
-    ) -> Read:
+    def weigh(
+        self, query: Float[Array, "B T D"], memory: Memory, positions: Positions | None
+    ) -> tuple[Float[Array, "B N T S"], Bool[Array, "#B #N #T #S"] | None]:
         """See ``Attention``; the module's own mask counts positions, too."""
         logits, visible = self.scores(query, memory, positions), memory.mask
         if self.mask_mod is not None:
@@ -107,8 +86,7 @@ class SlotAttention(Attention):
                 (B, N, T, S),
             )
             visible = pattern if visible is None else visible & pattern
-        weights = self.normalise(logits, visible)
-        return self.read(weights, memory, visible, return_weights, dropout_key)
+        return self.normalise(logits, visible), visible
 
     def _slots(self, query: Float[Array, "B T D"], positions: Positions | None) -> Positions:
         if positions is not None:
@@ -150,18 +128,10 @@ class PositionalAttention(SlotAttention):
         self.value = Projection(dim, dim, rngs=rngs)
 
     @classmethod
-    def from_config(
-        cls, config: Positional, site: Site, *, rngs: nnx.Rngs
-    ) -> "PositionalAttention":
-        """See ``Attention``; what a query may see is for the model to say."""
-        return cls(
-            site.value_dim,
-            config.max_length,
-            config.num_heads,
-            mask_mod=None,
-            dropout=site.dropout,
-            rngs=rngs,
-        )
+    def from_config(cls, config: Any, site: Site, *, rngs: nnx.Rngs) -> Attention:
+        """See ``Attention``; as wide as what is read, for queries are not looked at."""
+        site = dataclasses.replace(site, query_dim=site.value_dim)
+        return super().from_config(config, site, rngs=rngs)
 
     def slot_scores(
         self, query: Float[Array, "B T D"], slots: Positions
@@ -170,14 +140,12 @@ class PositionalAttention(SlotAttention):
         return self.scale * rows_of(self.table, slots, query)
 
 
-class FactorisedPositionalAttention(SlotAttention):
+class FactorisedPositionalAttention(PositionalAttention):
     """FPARec: as ``PositionalAttention`` with R = B_1 B_2^T, B_1 and B_2 of ``N L rank``.
 
     Luo, He, Zhang and Xu 2024 (arXiv 2407.02793): 2 L rank numbers a head, not L^2. Entries of
     B start at N(0, (0.1 / rank^(1/4))^2), which gives R a deviation of 0.01 whatever the rank.
     """
-
-    contract_exceptions: ClassVar[dict[str, str]] = PROJECTED | CONTENT_FREE
 
     def __init__(
         self,
@@ -198,21 +166,6 @@ class FactorisedPositionalAttention(SlotAttention):
         self.query_factor = nnx.Param(truncated_normal(rngs, shape, std))
         self.key_factor = nnx.Param(truncated_normal(rngs, shape, std))
         self.value = Projection(dim, dim, rngs=rngs)
-
-    @classmethod
-    def from_config(
-        cls, config: FactorisedPositional, site: Site, *, rngs: nnx.Rngs
-    ) -> "FactorisedPositionalAttention":
-        """See ``Attention``; what a query may see is for the model to say."""
-        return cls(
-            site.value_dim,
-            config.max_length,
-            config.num_heads,
-            rank=config.rank,
-            mask_mod=None,
-            dropout=site.dropout,
-            rngs=rngs,
-        )
 
     def slot_scores(
         self, query: Float[Array, "B T D"], slots: Positions

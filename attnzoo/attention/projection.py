@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float
 from attnzoo.ops.guards import finite_or_zero, has_non_finite, poison, sees
 from attnzoo.ops.sharded import product
 from attnzoo.ops.softmax import compute_dtype
+from attnzoo.ops.wide_sums import spread
 
 Initializer = jax.nn.initializers.Initializer
 glorot_uniform = jax.nn.initializers.glorot_uniform()
@@ -41,7 +42,7 @@ class Projection(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch F"]:
         y = product(x, like(self.kernel, x))
-        return y if self.bias is None else y + jnp.broadcast_to(like(self.bias, x), y.shape)
+        return y if self.bias is None else y + spread(like(self.bias, x), y.shape)
 
 
 class RMSNorm(nnx.Module):
@@ -57,7 +58,7 @@ class RMSNorm(nnx.Module):
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         wide = x.astype(compute_dtype(x))
         wide = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + self.eps)
-        return wide.astype(x.dtype) * jnp.broadcast_to(like(self.scale, x), x.shape)
+        return wide.astype(x.dtype) * spread(like(self.scale, x), x.shape)
 
 
 class LayerNorm(nnx.Module):
@@ -73,7 +74,7 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         wide = standardise(x.astype(compute_dtype(x)), self.eps).astype(x.dtype)
-        scale, bias = (jnp.broadcast_to(like(p, x), x.shape) for p in (self.scale, self.bias))
+        scale, bias = (spread(like(p, x), x.shape) for p in (self.scale, self.bias))
         return wide * scale + bias
 
 

@@ -6,9 +6,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from attnzoo.attention.contract import Asked, answer, hold
+from attnzoo.attention.contract import Asked
 from attnzoo.attention.projection import Projection
+from attnzoo.ops.padding import check_and_zero_padding
 from attnzoo.ops.softmax import compute_dtype, masked_softmax
+from attnzoo.ops.weights import with_weights
 
 
 class StructuredSelfAttention(nnx.Module):
@@ -42,11 +44,11 @@ class StructuredSelfAttention(nnx.Module):
         ``valid`` is False at padding; a sentence of nothing else gives zeros.
         """
         mask = None if valid is None else valid[:, None, None, :]
-        states, _ = hold(states, None, mask)
+        states, _ = check_and_zero_padding(states, None, mask)
         logits = self.hop(jnp.tanh(self.hidden(states)))  # B S N
         weights = masked_softmax(jnp.swapaxes(logits, 1, 2)[:, :, None], mask)
         embedding = jnp.einsum("bnts,bsd->bntd", weights.astype(states.dtype), states)[:, :, 0]
-        return answer(embedding, weights, return_weights)
+        return with_weights(embedding, weights, return_weights)
 
 
 def hop_overlap(weights: Float[Array, "B N 1 S"]) -> Float[Array, "B"]:

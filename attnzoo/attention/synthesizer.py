@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from attnzoo.attention.contract import Positions, Site
+from attnzoo.attention.contract import Positions
 from attnzoo.attention.positional import (
     CONTENT_FREE,
     PROJECTED,
@@ -17,7 +17,6 @@ from attnzoo.attention.positional import (
     truncated_normal,
 )
 from attnzoo.attention.projection import Projection, divided, glorot_per_head, like, split_heads
-from attnzoo.config.attention import Synthesizer as SynthesizerConfig
 from attnzoo.ops.masks import MaskFunction
 
 Variant = Literal["dense", "factorised_dense", "random", "fixed_random", "factorised_random"]
@@ -87,20 +86,6 @@ class Synthesizer(SlotAttention):
         if "random" in self.variant:
             return PROJECTED | CONTENT_FREE
         return PROJECTED | {"keys are exchangeable": CONTENT_FREE["keys are exchangeable"]}
-
-    @classmethod
-    def from_config(cls, config: SynthesizerConfig, site: Site, *, rngs: nnx.Rngs) -> "Synthesizer":
-        """See ``Attention``; what a query may see is for the model to say."""
-        return cls(
-            site.query_dim,
-            config.max_length,
-            config.num_heads,
-            config.variant,
-            value_dim=site.value_dim,
-            out_dim=site.value_dim,
-            dropout=site.dropout,
-            rngs=rngs,
-        )
 
     def result(self, context: Float[Array, "B T Dv"]) -> Float[Array, "B T Do"]:
         """Project the heads that lie side by side."""

@@ -40,49 +40,56 @@ class Additive(AttentionConfig):
 
 
 @config
-class Dot(AttentionConfig):
+class ContentConfig(AttentionConfig):
+    """Settings of a score of queries and keys (Luong et al. 2015, section 3.1): the kind."""
+
+    mechanism = "multiplicative"
+
+    if TYPE_CHECKING:
+        kind: str = ""
+
+    normalise: Normaliser = "softmax"
+    """From scores to weights: softmax, or with exact zeros, sparsemax (Martins and Astudillo 2016)
+    and 1.5-entmax between the two (Peters et al. 2019)."""
+
+    @property
+    def score(self) -> str:
+        """The score, by the name that the mechanism has for it."""
+        return self.kind
+
+
+@config
+class Dot(ContentConfig):
     """query . key; both need the same width (Luong et al. 2015, eq. 8)."""
 
     mechanism = "multiplicative"
     kind: Literal["dot"] = "dot"
-    normalise: Normaliser = "softmax"
-    """From scores to weights: softmax, or with exact zeros, sparsemax (Martins and Astudillo 2016)
-    and 1.5-entmax between the two (Peters et al. 2019)."""
 
 
 @config
-class ScaledDot(AttentionConfig):
+class ScaledDot(ContentConfig):
     """query . key / sqrt(width) (Vaswani et al. 2017, eq. 1)."""
 
     mechanism = "multiplicative"
     kind: Literal["scaled_dot"] = "scaled_dot"
-    normalise: Normaliser = "softmax"
-    """From scores to weights: softmax, or with exact zeros, sparsemax (Martins and Astudillo 2016)
-    and 1.5-entmax between the two (Peters et al. 2019)."""
 
 
 @config
-class General(AttentionConfig):
+class General(ContentConfig):
     """query . W key (Luong et al. 2015, eq. 8)."""
 
     mechanism = "multiplicative"
     kind: Literal["general"] = "general"
-    normalise: Normaliser = "softmax"
-    """From scores to weights: softmax, or with exact zeros, sparsemax (Martins and Astudillo 2016)
-    and 1.5-entmax between the two (Peters et al. 2019)."""
 
 
 @config
-class Concat(AttentionConfig):
+class Concat(ContentConfig):
     """v . tanh(W [query ; key]) (Luong et al. 2015, eq. 8), all of W learned."""
 
     mechanism = "multiplicative"
     kind: Literal["concat"] = "concat"
     width: Annotated[int, Positive] | None = None
     """Width of the hidden layer; null: that of the queries."""
-    normalise: Normaliser = "softmax"
-    """From scores to weights: softmax, or with exact zeros, sparsemax (Martins and Astudillo 2016)
-    and 1.5-entmax between the two (Peters et al. 2019)."""
 
 
 @config
@@ -308,7 +315,8 @@ class RetNet(AttentionConfig):
 
 def _kinds(reads: str) -> Any:
     """All kinds of this module that can read so, as a union."""
-    found = (cls for cls in AttentionConfig.__subclasses__() if reads in cls.reads)
+    all_kinds = (*AttentionConfig.__subclasses__(), *ContentConfig.__subclasses__())
+    found = [cls for cls in all_kinds if hasattr(cls, "kind") and reads in cls.reads]
     return Union.__getitem__(tuple(found))
 
 

@@ -1,5 +1,6 @@
 """The block of a Transformer: attention, perhaps attention to another sequence, feed-forward."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -9,15 +10,16 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from attnzoo.attention import Site, build_attention
 from attnzoo.attention.cache import Kind
 from attnzoo.attention.contract import Asked, Attention, Memory
 from attnzoo.attention.projection import like
 from attnzoo.layers.dropout import drop, drop_branch
 from attnzoo.layers.feed_forward import FeedForward
-from attnzoo.layers.positions import positions_in_text
 from attnzoo.layers.self_attention import SelfAttention
 from attnzoo.ops.logits import ScoreFunction
 from attnzoo.ops.masks import MaskFunction
+from attnzoo.ops.positions import positions_in_text
 
 Norm = Callable[..., nnx.Module]
 Maps = dict[str, Any]
@@ -223,6 +225,54 @@ class Block(nnx.Module):
             return drop_branch(y, branch_rate, key)
 
         return end
+
+
+def build_block(
+    config: Any,
+    attention: Any,
+    site: Site,
+    norm: Norm,
+    *,
+    cross_attention: Any = None,
+    order: Literal["pre", "post"] = "pre",
+    hidden: int | None = None,
+    gated: bool = False,
+    use_bias: bool = True,
+    hidden_dropout: float = 0.0,
+    layer_scale: float | None = None,
+    rngs: nnx.Rngs,
+) -> Block:
+    """Make the block of a model: its attentions from their configs, at this site, and the rest.
+
+    ``config`` is the model's (``hidden``, ``activation``, ``norm_eps``, ``dropout``); ``hidden``
+    overrides its width of feed-forward layers, ``use_bias`` and ``hidden_dropout`` are theirs.
+    """
+    dim = site.query_dim
+    mechanism = build_attention(attention, site, rngs=rngs)
+    feed_forward = FeedForward(
+        dim,
+        hidden or config.hidden,
+        config.activation,
+        gated=gated,
+        use_bias=use_bias,
+        dropout=hidden_dropout,
+        kernel_init=site.kernel_init,
+        out_init=site.out_init,
+        rngs=rngs,
+    )
+    other = dataclasses.replace(site, is_self=False, is_causal=False, max_length=None)
+    reads = None if cross_attention is None else build_attention(cross_attention, other, rngs=rngs)
+    return Block(
+        dim,
+        SelfAttention(mechanism, is_causal=site.is_causal),
+        feed_forward,
+        cross_attention=reads,
+        norm=functools.partial(norm, eps=config.norm_eps),
+        order=order,
+        dropout=config.dropout,
+        layer_scale=layer_scale,
+        rngs=rngs,
+    )
 
 
 def _nothing(y: Array) -> Array:

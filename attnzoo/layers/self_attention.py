@@ -4,10 +4,10 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int
 
 from attnzoo.attention.cache import Kind
-from attnzoo.attention.contract import Asked, Attention
+from attnzoo.attention.contract import Attention
 from attnzoo.ops.logits import ScoreFunction
 from attnzoo.ops.masks import MaskFunction
 
@@ -39,25 +39,17 @@ class SelfAttention(nnx.Module):
         mask: MaskFunction | None = None,
         score_mod: ScoreFunction | None = None,
         positions: Int[Array, "#B T"] | None = None,
-        dropout_key: Key[Array, ""] | None = None,
-        return_weights: Asked = False,
+        **reading: Any,
     ) -> Any:
-        """``B T D`` -> ``B T D``, with the weights ``B N T T`` or their report beside it if asked.
+        """``B T D`` -> ``B T D``; ``reading`` is ``dropout_key`` and ``return_weights``.
 
         ``valid`` is False at padding; ``mask`` joins it (``masks.document(ids)`` for packed rows);
         ``score_mod`` is for mechanisms that take it, ``positions`` are places in the text for those
         that depend on them: 0 .. T-1 if None.
         """
-        return self.mechanism(
-            x,
-            x,
-            mask=self.mechanism.self_mask(x, is_causal=self.is_causal, valid=valid, mask=mask),
-            positions=positions,
-            key_positions=positions,
-            dropout_key=dropout_key,
-            return_weights=return_weights,
-            **self._modified(score_mod),
-        )
+        seen = self.mechanism.self_mask(x, is_causal=self.is_causal, valid=valid, mask=mask)
+        placed: dict[str, Any] = {"positions": positions, "key_positions": positions}
+        return self.mechanism(x, x, mask=seen, **placed, **reading, **self._modified(score_mod))
 
     def empty_cache(
         self, batch: int, max_length: int, dtype: Any = jnp.float32, cache: Kind = "plain"
@@ -77,23 +69,17 @@ class SelfAttention(nnx.Module):
         cache: Any,
         *,
         visible: Bool[Array, "B L"] | None = None,
-        positions: Int[Array, "#B T"] | None = None,
         score_mod: ScoreFunction | None = None,
-        return_weights: Asked = False,
+        **reading: Any,
     ) -> tuple[Any, Any]:
         """The next T positions (a prompt, or one): their result, and the cache with them in it.
 
-        ``visible`` is False where the cache's L positions are padding; ``positions`` are places in
-        the text where padding before them does not count.
+        ``visible`` is False where the cache's L positions are padding; ``reading`` is
+        ``return_weights`` and ``positions``, places in the text where padding does not count.
         """
-        return self.mechanism.decode(
-            x,
-            cache,
-            mask=None if visible is None else visible[:, None, None, :],
-            positions=positions,
-            return_weights=return_weights,
-            **self._modified(score_mod),
-        )
+        mask = None if visible is None else visible[:, None, None, :]
+        reading |= self._modified(score_mod)
+        return self.mechanism.decode(x, cache, mask=mask, **reading)
 
     def _modified(self, score_mod: ScoreFunction | None) -> dict[str, Any]:
         if score_mod is None:

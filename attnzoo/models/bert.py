@@ -1,6 +1,5 @@
 """BERT, Devlin et al., NAACL 2019 (arXiv 1810.04805): an encoder and a head over its states."""
 
-import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -9,19 +8,19 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from attnzoo.attention import Site, build_attention
+from attnzoo.attention import Site
 from attnzoo.attention.contract import Asked
 from attnzoo.attention.projection import LayerNorm, Projection
 from attnzoo.config.bert import Bert as BertConfig
-from attnzoo.layers.block import Block
+from attnzoo.layers.block import Block, build_block
 from attnzoo.layers.dropout import drop
 from attnzoo.layers.embedding import Embedding
-from attnzoo.layers.feed_forward import ACTIVATIONS, FeedForward
-from attnzoo.layers.positions import positions_in_text
-from attnzoo.layers.self_attention import SelfAttention
+from attnzoo.layers.feed_forward import ACTIVATIONS
 from attnzoo.layers.stack import Stack
 from attnzoo.models.model import Model, check_length, dropout_key, from_zero
 from attnzoo.ops import masks
+from attnzoo.ops.positions import positions_in_text
+from attnzoo.ops.wide_sums import spread
 
 
 class Bert(Model):
@@ -136,7 +135,7 @@ class Bert(Model):
         places = from_zero(tokens) if positions is None else positions
         kinds = jnp.zeros_like(tokens) if segments is None else segments
         x = self.tokens(tokens) + self.segments(kinds)
-        x = self.norm(x + jnp.broadcast_to(self.positions(places), x.shape))
+        x = self.norm(x + spread(self.positions(places), x.shape))
         return drop(x, self.config.dropout, dropout_key(rngs))
 
     def say(self, x: Float[Array, "*batch D"], *, rngs: nnx.Rngs | None = None) -> Array:
@@ -151,7 +150,7 @@ class Bert(Model):
             f = ACTIVATIONS[self.config.activation]
             logits = self.tokens.logits(self.transform_norm(f(self.transform(x))))
             bias = self.output_bias[...].astype(logits.dtype)
-            return logits + jnp.broadcast_to(bias, logits.shape)
+            return logits + spread(bias, logits.shape)
         assert self.classifier is not None
         x = self.pool(x) if head == "sequence" else x
         return self.classifier(drop(x, self.config.dropout, key))
@@ -179,21 +178,4 @@ def _block(config: BertConfig, rngs: nnx.Rngs) -> Block:
         kernel_init=NORMAL,
         out_init=NORMAL,
     )
-    mechanism = build_attention(config.attention, site, rngs=rngs)
-    feed = FeedForward(
-        config.dim,
-        config.hidden,
-        config.activation,
-        kernel_init=NORMAL,
-        out_init=NORMAL,
-        rngs=rngs,
-    )
-    return Block(
-        config.dim,
-        SelfAttention(mechanism, is_causal=False),
-        feed,
-        norm=functools.partial(LayerNorm, eps=config.norm_eps),
-        order="post",
-        dropout=config.dropout,
-        rngs=rngs,
-    )
+    return build_block(config, config.attention, site, LayerNorm, order="post", rngs=rngs)

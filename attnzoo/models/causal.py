@@ -11,10 +11,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from attnzoo.attention.cache import Kind
 from attnzoo.attention.contract import Asked
-from attnzoo.layers.positions import next_positions, positions_in_text
 from attnzoo.layers.stack import Stack
 from attnzoo.models.model import Model, dropout_key
 from attnzoo.ops.masks import document
+from attnzoo.ops.positions import next_positions, positions_in_text
 
 
 @jax.tree_util.register_dataclass

@@ -14,10 +14,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from attnzoo.attention.contract import Asked, Memory
 from attnzoo.layers.block import Maps
-from attnzoo.layers.positions import positions_in_text
 from attnzoo.layers.stack import Stack
 from attnzoo.models.model import TranslationModel, dropout_key
 from attnzoo.ops.logits import ScoreFunction
+from attnzoo.ops.positions import positions_in_text
 
 
 @jax.tree_util.register_dataclass

@@ -1,23 +1,21 @@
 """GPT-2 (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners")."""
 
-import functools
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from attnzoo.attention import Site, build_attention
+from attnzoo.attention import Site
 from attnzoo.attention.projection import LayerNorm
 from attnzoo.config import gpt2
-from attnzoo.layers.block import Block
+from attnzoo.layers.block import Block, build_block
 from attnzoo.layers.dropout import drop
 from attnzoo.layers.embedding import Embedding
-from attnzoo.layers.feed_forward import FeedForward
-from attnzoo.layers.self_attention import SelfAttention
 from attnzoo.layers.stack import Stack
 from attnzoo.models.causal import CausalModel
 from attnzoo.models.model import check_length, dropout_key, from_zero
+from attnzoo.ops.wide_sums import spread
 
 
 class GPT2(CausalModel):
@@ -48,7 +46,7 @@ class GPT2(CausalModel):
             self._check(tokens.shape[1])
             positions = from_zero(tokens)
         x = self.embedding(tokens)
-        x = x + jnp.broadcast_to(self.positions(positions), x.shape)
+        x = x + spread(self.positions(positions), x.shape)
         return drop(x, self.config.dropout, dropout_key(rngs))
 
     def _logits(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
@@ -70,22 +68,5 @@ def _block(config: gpt2.GPT2, rngs: nnx.Rngs) -> Block:
         kernel_init=init,
         out_init=out_init,
     )
-    attention = build_attention(config.attention, site, rngs=rngs)
-    feed = FeedForward(
-        config.dim,
-        config.hidden or 4 * config.dim,
-        config.activation,
-        use_bias=config.use_bias,
-        kernel_init=init,
-        out_init=out_init,
-        rngs=rngs,
-    )
-    return Block(
-        config.dim,
-        SelfAttention(attention, is_causal=True),
-        feed,
-        norm=functools.partial(LayerNorm, eps=config.norm_eps),
-        order="pre",
-        dropout=config.dropout,
-        rngs=rngs,
-    )
+    feed: dict[str, Any] = {"hidden": config.hidden or 4 * config.dim, "use_bias": config.use_bias}
+    return build_block(config, config.attention, site, LayerNorm, **feed, rngs=rngs)

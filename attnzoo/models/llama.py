@@ -1,25 +1,24 @@
 """The decoder of Llama (Touvron et al. 2023, arXiv 2302.13971 and 2307.09288) and its relatives."""
 
-import functools
+import dataclasses
+from collections.abc import Callable
 
 import jax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from attnzoo.attention import Site, build_attention
+from attnzoo.attention import Site
 from attnzoo.attention.projection import RMSNorm
-from attnzoo.attention.rotary import Rotary
 from attnzoo.config.llama import Llama as LlamaConfig
 from attnzoo.config.rotary import RotaryScaling
-from attnzoo.layers.block import Block
+from attnzoo.layers.block import Block, build_block
 from attnzoo.layers.dropout import drop
 from attnzoo.layers.embedding import Embedding
-from attnzoo.layers.feed_forward import FeedForward
-from attnzoo.layers.self_attention import SelfAttention
 from attnzoo.layers.stack import Stack
 from attnzoo.models.causal import CausalModel
 from attnzoo.models.model import dropout_key
 from attnzoo.ops import rotary
+from attnzoo.ops.rotary import Rotary
 
 
 class Llama(CausalModel):
@@ -78,43 +77,22 @@ def _block(config: LlamaConfig, rngs: nnx.Rngs) -> Block:
         kernel_init=init,
         out_init=out_init,
     )
-    attention = build_attention(config.attention, site, rngs=rngs)
-    feed = FeedForward(
-        config.dim,
-        config.hidden,
-        config.activation,
-        gated=True,
-        use_bias=config.hidden_bias,
-        kernel_init=init,
-        out_init=out_init,
-        rngs=rngs,
+    return build_block(
+        config, config.attention, site, RMSNorm, gated=True, use_bias=config.hidden_bias, rngs=rngs
     )
-    return Block(
-        config.dim,
-        SelfAttention(attention, is_causal=True),
-        feed,
-        norm=functools.partial(RMSNorm, eps=config.norm_eps),
-        order="pre",
-        dropout=config.dropout,
-        rngs=rngs,
-    )
+
+
+SCALINGS: dict[str, Callable[..., rotary.Scaling]] = {
+    "linear": rotary.LinearScaling,
+    "ntk": rotary.NTKScaling,
+    "dynamic": rotary.DynamicNTKScaling,
+    "yarn": rotary.YaRNScaling,
+    "llama3": rotary.Llama3Scaling,
+}
 
 
 def _scaling(config: RotaryScaling | None) -> rotary.Scaling | None:
     if config is None:
         return None
-    match config.kind:
-        case "linear":
-            return rotary.LinearScaling(config.factor)
-        case "ntk":
-            return rotary.NTKScaling(config.factor)
-        case "dynamic":
-            return rotary.DynamicNTKScaling(config.factor, config.original_length)
-        case "yarn":
-            return rotary.YaRNScaling(
-                config.factor, config.original_length, config.fast, config.slow
-            )
-        case "llama3":
-            return rotary.Llama3Scaling(
-                config.factor, config.low, config.high, config.original_length
-            )
+    settings = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    return SCALINGS[settings.pop("kind")](**settings)

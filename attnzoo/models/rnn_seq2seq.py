@@ -13,9 +13,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from attnzoo.attention import Attention, Memory, Site, build_attention
 from attnzoo.config.model import Bahdanau, Luong
-from attnzoo.layers.positions import positions_in_text
 from attnzoo.layers.recurrent import GRU, LSTM
 from attnzoo.models.model import TranslationModel
+from attnzoo.ops.positions import positions_in_text
 from attnzoo.special_tokens import PAD
 
 
@@ -23,6 +23,7 @@ class RecurrentTranslator(TranslationModel):
     """A recurrent encoder and decoder with one attention between them."""
 
     attention: Attention
+    dropout: nnx.Dropout
 
     @property
     def heads(self) -> int:
@@ -45,6 +46,9 @@ class RecurrentTranslator(TranslationModel):
             keys, values, mask=valid[:, None, None, :], positions=positions
         )
         return memory, self.attention.empty_past(memory)
+
+    def _drop(self, x, rngs):
+        return self.dropout(x, deterministic=rngs is None, rngs=rngs)
 
 
 @jax.tree_util.register_dataclass
@@ -170,9 +174,6 @@ class BahdanauSeq2Seq(RecurrentTranslator):
         maxout = jnp.max(pairs.reshape(*pairs.shape[:-1], pairs.shape[-1] // 2, 2), axis=-1)
         return self.output(self._drop(maxout, rngs))
 
-    def _drop(self, x, rngs):
-        return self.dropout(x, deterministic=rngs is None, rngs=rngs)
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -293,9 +294,6 @@ class LuongSeq2Seq(RecurrentTranslator):
             both = jnp.concatenate([context, hidden], axis=-1)
             hidden = jnp.tanh(jnp.einsum("bi,io->bo", both, self.combine.kernel[...]))
         return LuongState(tuple(layers), hidden, state.position + 1, past), weights
-
-    def _drop(self, x, rngs):
-        return self.dropout(x, deterministic=rngs is None, rngs=rngs)
 
 
 def _lookup(embedding: nnx.Embed, ids: Int[Array, "..."]) -> Float[Array, "... D"]:

@@ -12,16 +12,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from attnzoo.attention import Site, attention_class, build_attention
+from attnzoo.attention import Site, attention_class
 from attnzoo.attention.projection import RMSNorm
 from attnzoo.attention.relative_bias import T5RelativeBias
 from attnzoo.config.attention import SelfAttention as SelfAttentionConfig
 from attnzoo.config.t5 import T5 as T5Config
-from attnzoo.layers.block import Block
+from attnzoo.layers.block import Block, build_block
 from attnzoo.layers.dropout import drop
 from attnzoo.layers.embedding import Embedding
-from attnzoo.layers.feed_forward import FeedForward
-from attnzoo.layers.self_attention import SelfAttention
 from attnzoo.layers.stack import Stack
 from attnzoo.models.encoder_decoder import EncoderDecoder
 from attnzoo.models.model import dropout_key
@@ -102,37 +100,24 @@ def _bias(
 def _block(
     config: T5Config, attention: SelfAttentionConfig, decoder: bool, rngs: nnx.Rngs
 ) -> Block:
-    settings = {
-        "scale": 1.0,
-        "norm_eps": config.norm_eps,
-        "dropout": config.dropout,
-        "kernel_init": FAN_IN,
-        "out_init": FAN_IN,
-    }
-    site = Site.of_itself(config.dim, is_causal=decoder, max_length=config.max_length, **settings)
-    mechanism = build_attention(attention, site, rngs=rngs)
-    feed = FeedForward(
+    site = Site.of_itself(
         config.dim,
-        config.hidden,
-        config.activation,
-        gated=config.gated,
-        use_bias=False,
+        is_causal=decoder,
+        max_length=config.max_length,
+        scale=1.0,
+        norm_eps=config.norm_eps,
         dropout=config.dropout,
         kernel_init=FAN_IN,
         out_init=FAN_IN,
-        rngs=rngs,
     )
-    cross = None
-    if decoder:
-        site = Site.of_another(config.dim, **settings)
-        cross = build_attention(config.cross_attention, site, rngs=rngs)
-    return Block(
-        config.dim,
-        SelfAttention(mechanism, is_causal=decoder),
-        feed,
-        cross_attention=cross,
-        norm=functools.partial(RMSNorm, eps=config.norm_eps),
-        order="pre",
-        dropout=config.dropout,
+    return build_block(
+        config,
+        attention,
+        site,
+        RMSNorm,
+        cross_attention=config.cross_attention if decoder else None,
+        gated=config.gated,
+        use_bias=False,
+        hidden_dropout=config.dropout,
         rngs=rngs,
     )

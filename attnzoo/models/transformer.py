@@ -8,18 +8,17 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from attnzoo.attention import Site, build_attention
+from attnzoo.attention import Site
 from attnzoo.attention.projection import LayerNorm
 from attnzoo.config.attention import SelfAttention as SelfAttentionConfig
 from attnzoo.config.transformer import Transformer as TransformerConfig
-from attnzoo.layers.block import Block
+from attnzoo.layers.block import Block, build_block
 from attnzoo.layers.dropout import drop
 from attnzoo.layers.embedding import Embedding, sinusoidal_positions
-from attnzoo.layers.feed_forward import FeedForward
-from attnzoo.layers.self_attention import SelfAttention
 from attnzoo.layers.stack import Stack
 from attnzoo.models.encoder_decoder import EncoderDecoder
 from attnzoo.models.model import check_length, dropout_key, from_zero
+from attnzoo.ops.wide_sums import spread
 
 
 class Transformer(EncoderDecoder):
@@ -94,7 +93,7 @@ class Transformer(EncoderDecoder):
         else:
             halves = config.positions == "sinusoidal_halves"
             added = sinusoidal_positions(places, config.dim, halves=halves).astype(x.dtype)
-        x = x if added is None else x + jnp.broadcast_to(added, x.shape)
+        x = x if added is None else x + spread(added, x.shape)
         norm = self.source_norm if source else self.target_norm
         x = x if norm is None else norm(x)
         return drop(x, config.dropout, dropout_key(rngs))
@@ -108,7 +107,7 @@ class Transformer(EncoderDecoder):
         logits = table.logits(x)
         if self.output_bias is None:
             return logits
-        return logits + self.output_bias[...].astype(logits.dtype)[None, None]
+        return logits + spread(self.output_bias[...].astype(logits.dtype), logits.shape)
 
     def _check(self, length: int, what: str = "target") -> None:
         if self.has_positions:
@@ -118,27 +117,20 @@ class Transformer(EncoderDecoder):
 def _block(
     config: TransformerConfig, attention: SelfAttentionConfig, decoder: bool, rngs: nnx.Rngs
 ) -> Block:
-    settings = {"use_bias": config.use_bias, "dropout": config.attention_dropout}
-    site = Site.of_itself(config.dim, is_causal=decoder, max_length=config.max_length, **settings)
-    mechanism = build_attention(attention, site, rngs=rngs)
-    feed = FeedForward(
+    site = Site.of_itself(
         config.dim,
-        config.hidden,
-        config.activation,
-        dropout=config.activation_dropout,
-        rngs=rngs,
+        is_causal=decoder,
+        max_length=config.max_length,
+        use_bias=config.use_bias,
+        dropout=config.attention_dropout,
     )
-    cross = None
-    if decoder:
-        site = Site.of_another(config.dim, **settings)
-        cross = build_attention(config.cross_attention, site, rngs=rngs)
-    return Block(
-        config.dim,
-        SelfAttention(mechanism, is_causal=decoder),
-        feed,
-        cross_attention=cross,
-        norm=functools.partial(LayerNorm, eps=config.norm_eps),
+    return build_block(
+        config,
+        attention,
+        site,
+        LayerNorm,
+        cross_attention=config.cross_attention if decoder else None,
         order=config.norm,
-        dropout=config.dropout,
+        hidden_dropout=config.activation_dropout,
         rngs=rngs,
     )

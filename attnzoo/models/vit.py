@@ -13,18 +13,18 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from attnzoo.attention import Site, build_attention
+from attnzoo.attention import Site
 from attnzoo.attention.contract import Asked
 from attnzoo.attention.multi_head import MultiHeadAttention
 from attnzoo.attention.projection import LayerNorm, Projection, like
 from attnzoo.config.vit import ViT as ViTConfig
-from attnzoo.layers.block import Block, Maps
+from attnzoo.layers.block import Block, Maps, build_block
 from attnzoo.layers.dropout import drop
 from attnzoo.layers.feed_forward import FeedForward
 from attnzoo.layers.patches import Grid, PatchEmbedding, resize_grid, sinusoidal_grid
-from attnzoo.layers.self_attention import SelfAttention
 from attnzoo.layers.stack import Stack
 from attnzoo.models.model import Model, dropout_key
+from attnzoo.ops.wide_sums import spread
 
 
 class ViT(Model):
@@ -105,13 +105,13 @@ class ViT(Model):
         parts = [like(token, x) for token in leading]
         if self.positions is not None:
             first, table = self._positions(grid, x)
-            x = x + table[None]
+            x = x + spread(table, x.shape)
             parts = [part + first[i : i + 1] for i, part in enumerate(parts)]
         elif config.positions == "sinusoidal":
             x = x + sinusoidal_grid(grid, config.dim).astype(x.dtype)[None]
         # Registers come after the positions, of which they have none.
         parts += [] if self.registers is None else [like(self.registers, x)]
-        wide = [jnp.broadcast_to(part[None], (x.shape[0], *part.shape)) for part in parts]
+        wide = [spread(part, (x.shape[0], *part.shape)) for part in parts]
         x = jnp.concatenate([*wide, x], axis=1) if wide else x
         return drop(x, config.dropout, dropout_key(rngs))
 
@@ -206,21 +206,13 @@ def _block(config: ViTConfig, norm: Any, rngs: nnx.Rngs) -> Block:
         norm_eps=config.norm_eps,
         dropout=config.attention_dropout,
     )
-    attention = build_attention(config.attention, site, rngs=rngs)
-    feed = FeedForward(
-        config.dim,
-        config.hidden,
-        config.activation,
+    return build_block(
+        config,
+        config.attention,
+        site,
+        LayerNorm,
         gated=config.gated,
-        dropout=config.activation_dropout,
-        rngs=rngs,
-    )
-    return Block(
-        config.dim,
-        SelfAttention(attention, is_causal=False),
-        feed,
-        norm=norm,
-        dropout=config.dropout,
+        hidden_dropout=config.activation_dropout,
         layer_scale=config.layer_scale,
         rngs=rngs,
     )

@@ -229,3 +229,12 @@ def unblock(x: Array, axis: int, T: int) -> Array:
     x = jnp.moveaxis(x, 0, axis)
     x = x.reshape(*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2 :])
     return jax.lax.slice_in_dim(x, 0, T, axis=axis)
+
+
+def with_weights(
+    context: Any, weights: Float[Array, "B N T S"], return_weights: bool | WeightRequest
+) -> Any:
+    """Return the context alone, or beside it the weights or what a ``WeightRequest`` asks."""
+    if isinstance(return_weights, WeightRequest):
+        return context, select(weights, return_weights)
+    return (context, weights) if return_weights else context

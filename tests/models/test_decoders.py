@@ -15,9 +15,9 @@ from attnzoo.config import attention as kinds
 from attnzoo.config import gpt2
 from attnzoo.config.llama import Llama as LlamaConfig
 from attnzoo.config.rotary import DynamicScaling, YaRNScaling
-from attnzoo.layers.positions import positions_in_text
 from attnzoo.models.gpt2 import GPT2
 from attnzoo.models.llama import Llama
+from attnzoo.ops.positions import positions_in_text
 
 V, D = 13, 12
 HEADS = kinds.MultiHead(num_heads=3)
