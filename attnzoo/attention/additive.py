@@ -1,5 +1,7 @@
 """Additive attention: Bahdanau, Cho and Bengio, ICLR 2015 (arXiv 1409.0473), appendix A.1.2."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -7,7 +9,7 @@ from jaxtyping import Array, Float
 
 from attnzoo.attention.contract import Attention, Memory, Positions, Site
 from attnzoo.config.attention import Additive
-from attnzoo.ops.normalisers import NORMALISERS, Normalise
+from attnzoo.ops.normalisers import Normalise
 from attnzoo.ops.softmax import masked_softmax
 
 Initializer = jax.nn.initializers.Initializer
@@ -51,20 +53,13 @@ class AdditiveAttention(Attention):
         self.score_kernel = nnx.Param(score_init(rngs.params(), (width,), jnp.float32))
 
     @classmethod
-    def from_config(cls, config: Additive, site: Site, *, rngs: nnx.Rngs) -> "AdditiveAttention":
+    def from_config(cls, config: Additive, site: Site, *, rngs: nnx.Rngs) -> Attention:
         """See ``Attention``."""
-        width = config.width or site.query_dim
-        normal = jax.nn.initializers.normal(width**-0.5)
-        return cls(
-            site.query_dim,
-            site.key_dim,
-            width,
-            kernel_init=jax.nn.initializers.lecun_normal() if site.fan_in else tiny_normal,
-            score_init=normal if site.fan_in else jax.nn.initializers.zeros,
-            normalise=NORMALISERS[config.normalise],
-            dropout=site.dropout,
-            rngs=rngs,
-        )
+        own: dict[str, Any] = {}
+        if site.fan_in:
+            normal = jax.nn.initializers.normal((config.width or site.query_dim) ** -0.5)
+            own = {"kernel_init": jax.nn.initializers.lecun_normal(), "score_init": normal}
+        return super().from_config(config, site, rngs=rngs, **own)
 
     def prepare_keys(self, keys: Float[Array, "B S D"]) -> Float[Array, "B S K"]:
         """Project the keys (U_a h_j), once for all queries."""

@@ -140,12 +140,13 @@ class Attention(nnx.Module):
     perturbation: nnx.Perturbation | None = None
 
     @classmethod
-    def from_config(cls, config: Any, site: Site, *, rngs: nnx.Rngs) -> "Attention":
+    def from_config(cls, config: Any, site: Site, *, rngs: nnx.Rngs, **own: Any) -> "Attention":
         """Make the mechanism that a config line asks for, at its place in a model.
 
-        Parameters of ``__init__`` are filled by their names from the config, then from the site
-        (``dim`` is the width of the queries, ``out_dim`` that of the values); others keep their
-        defaults, and what a query may see is for the model to say (``mask_mod=None``).
+        Parameters of ``__init__`` are filled by their names: from ``own``, which a mechanism gives
+        that has more to say, from the config, then from the site (``dim`` is the width of the
+        queries, ``out_dim`` that of the values). Others, and those that are None, keep their
+        defaults; what a query may see is for the model to say (``mask_mod=None``).
 
         Raises:
           ValueError: widths or settings that do not fit, by name.
@@ -159,7 +160,7 @@ class Attention(nnx.Module):
         at |= {"dropout": site.dropout, "use_bias": site.use_bias, "rngs": rngs}
         chosen: dict[str, Any] = {}
         for name in inspect.signature(cls.__init__).parameters:
-            value: Any = getattr(config, name, at.get(name))
+            value: Any = own[name] if name in own else getattr(config, name, at.get(name))
             if value is not None or name == "mask_mod":
                 chosen[name] = NORMALISERS[value] if name == "normalise" else value
         return cls(**chosen)

@@ -107,7 +107,7 @@ class LatentAttention(Attention):
         self.out = Projection(num_heads * value_dim, out_dim, rngs=rngs)
 
     @classmethod
-    def from_config(cls, config: Latent, site: Site, *, rngs: nnx.Rngs) -> "LatentAttention":
+    def from_config(cls, config: Latent, site: Site, *, rngs: nnx.Rngs) -> Attention:
         """See ``Attention``; a model with rotary positions gives base and scaling."""
         if site.value_dim != site.key_dim:
             raise ValueError(
@@ -122,18 +122,8 @@ class LatentAttention(Attention):
                     f"attention.rotary_dim={config.rotary_dim}; wanted rotary_width: null"
                 )
             rotary = dataclasses.replace(site.rotary, layout="interleaved")
-        return cls(
-            site.query_dim,
-            config.num_heads,
-            latent_dim=config.latent_dim,
-            rotary_dim=config.rotary_dim,
-            head_dim=config.head_dim,
-            key_dim=site.key_dim,
-            out_dim=site.value_dim,
-            rotary=rotary,
-            dropout=site.dropout,
-            rngs=rngs,
-        )
+        # ``value_dim`` is here that of a head.
+        return super().from_config(config, site, rngs=rngs, rotary=rotary, value_dim=None)
 
     def prepare(
         self,

@@ -150,25 +150,11 @@ class MultiHeadAttention(Attention):
                     "are not those of one; wanted window: null, or kind: local_m"
                 )
             window = (sliding_window if site.is_causal else symmetric_window)(config.window)
-        module = cls(
-            site.query_dim,
-            config.num_heads,
-            num_kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
-            key_dim=site.key_dim,
-            value_dim=site.value_dim,
-            out_dim=site.value_dim,
-            use_bias=site.use_bias,
-            out_bias=site.out_bias,
-            kernel_init=site.kernel_init,
-            out_init=site.out_init,
-            qk_norm=functools.partial(RMSNorm, eps=site.norm_eps) if config.qk_norm else None,
-            rotary=site.rotary,
-            mask_mod=window,
-            scale=site.scale,
-            sinks=config.sinks,
-            dropout=site.dropout,
-            rngs=rngs,
+        norm = functools.partial(RMSNorm, eps=site.norm_eps) if config.qk_norm else None
+        shared = ("out_bias", "kernel_init", "out_init", "scale")
+        own = {name: getattr(site, name) for name in shared}
+        module: Any = super().from_config(
+            config, site, rngs=rngs, mask_mod=window, qk_norm=norm, **own
         )
         if site.scale is not None:
             kernel = module.query.kernel
