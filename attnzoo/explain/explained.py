@@ -60,7 +60,7 @@ def explain(
     target: Target | None = None,
     at: Any = None,
     units: Any = None,
-    fill: str | float | None = None,
+    fill: str | float | int | None = None,
     faithfulness: bool = True,
     key: Key[Array, ""] | None = None,
     draws: int = 20,

@@ -221,7 +221,7 @@ class Question:
         """``units``, with ``count`` for what is never taken away."""
         return jnp.where(self.units < 0, self.count, self.units)
 
-    def _sums(self, scores: Float[Array, "B P"]) -> Float[Array, "B U+1"]:
+    def _sums(self, scores: Float[Array, "B P"]) -> Float[Array, "B units"]:
         """Sums over the tokens of each unit, and over all others."""
         zeros = jnp.zeros((self.count + 1,), scores.dtype)
         return jax.vmap(lambda s, p: zeros.at[p].add(s))(scores, self._place)
