@@ -60,7 +60,7 @@ def explain(
     target: Target | None = None,
     at: Any = None,
     units: Any = None,
-    fill: str | float | None = None,
+    fill: str | float | int | None = None,
     faithfulness: bool = True,
     key: Key[Array, ""] | None = None,
     draws: int = 20,
@@ -211,7 +211,10 @@ def _faithfulness(question: Question, maps: Mapping[str, Any]) -> dict[str, Fait
     C, U = cases.units.shape[0], question.count
     each = C // shape[0]
     orders = max(1, question.draws // each)
-    drawn = jax.random.uniform(jax.random.fold_in(question.key, 1), (orders, 1, each, U))
+    # An order's numbers do not depend on how long others of the batch are.
+    keys = jax.random.split(jax.random.fold_in(question.key, 1), orders)
+    per_case = jax.vmap(lambda key: jax.random.split(key, each))(keys)
+    drawn = jax.vmap(jax.vmap(lambda key: jax.random.uniform(key, (U,))))(per_case)[:, None]
     random = jnp.broadcast_to(drawn, (orders, shape[0], each, U)).reshape(orders, C, U)
     random = jnp.where(cases.has_unit[None], random, jnp.nan)
     known = [cases.gather(jnp.asarray(scores).reshape(C, -1)) for scores in maps.values()]

@@ -193,17 +193,13 @@ class Question:
         """The importance of each unit that can be taken away, the sum over its tokens; NaN where an
         example has fewer.
         """
-        place = jnp.where(self.units < 0, self.count, self.units)
-        sums = jax.vmap(lambda s, p: jnp.zeros((self.count + 1,), s.dtype).at[p].add(s))
-        found = sums(scores, place)[:, : self.count]
-        return jnp.where(self.has_unit, found, jnp.nan)
+        return jnp.where(self.has_unit, self._sums(scores)[:, : self.count], jnp.nan)
 
     def scatter(self, values: Float[Array, "B U"]) -> Float[Array, "B P"]:
         """Scores of tokens: each token of a unit has an equal share of the unit's."""
-        place = jnp.where(self.units < 0, self.count, self.units)
-        sizes = jax.vmap(lambda p: jnp.zeros((self.count + 1,), values.dtype).at[p].add(1))(place)
+        sizes = self._sums(jnp.ones(self.units.shape, values.dtype))
         shares = jnp.pad(values, ((0, 0), (0, 1))) / jnp.maximum(sizes, 1)
-        return jnp.where(self.units < 0, 0, jnp.take_along_axis(shares, place, axis=1))
+        return jnp.where(self.units < 0, 0, jnp.take_along_axis(shares, self._place, axis=1))
 
     @property
     def unit_count(self) -> Any:
@@ -218,8 +214,17 @@ class Question:
     def there(self, keep: Bool[Array, "B U"]) -> Bool[Array, "B P"]:
         """Which tokens stay when units are kept."""
         every = jnp.pad(keep, ((0, 0), (0, 1)), constant_values=True)
-        place = jnp.where(self.units < 0, self.count, self.units)
-        return jnp.take_along_axis(every, place, axis=1)
+        return jnp.take_along_axis(every, self._place, axis=1)
+
+    @property
+    def _place(self) -> Any:
+        """``units``, with ``count`` for what is never taken away."""
+        return jnp.where(self.units < 0, self.count, self.units)
+
+    def _sums(self, scores: Float[Array, "B P"]) -> Float[Array, "B units"]:
+        """Sums over the tokens of each unit, and over all others."""
+        zeros = jnp.zeros((self.count + 1,), scores.dtype)
+        return jax.vmap(lambda s, p: zeros.at[p].add(s))(scores, self._place)
 
     def scores(
         self, methods: Iterable[tuple[str, Explanation]]

@@ -66,7 +66,7 @@ def test_a_padded_text_is_explained_as_it_is_alone() -> None:
 
 def test_the_token_to_explain_is_asked_for_or_known() -> None:
     with pytest.raises(ValueError, match="at is wanted, the token to explain"):
-        explain(model("bert_lm"), TOKENS)
+        explain(model("bert_tags"), TOKENS)
     with pytest.raises(ValueError, match="one answer of the whole text"):
         explain(model("bert"), TOKENS, at=1)
     with pytest.raises(ValueError, match="at=5; wanted 0 to 4"):
@@ -88,7 +88,7 @@ def test_raw_attention_is_that_of_the_layer_and_head_asked_for() -> None:
     np.testing.assert_allclose(
         found.maps["attention_mean"], maps["encoder/0/self"][:, 1, 0], rtol=1e-4, atol=1e-6
     )
-    with pytest.raises(ValueError, match="layer=2: there are 2 layers, 0 to 1"):
+    with pytest.raises(ValueError, match="layer=2: there are 1 layers, 0 to 0"):
         explain(one, TOKENS, layer=2, **settings)
     with pytest.raises(ValueError, match="head=-1: there are 2 heads, 0 to 1"):
         explain(one, TOKENS, head=-1, **settings)
