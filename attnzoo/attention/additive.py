@@ -53,13 +53,13 @@ class AdditiveAttention(Attention):
         self.score_kernel = nnx.Param(score_init(rngs.params(), (width,), jnp.float32))
 
     @classmethod
-    def from_config(cls, config: Additive, site: Site, *, rngs: nnx.Rngs) -> Attention:
+    def from_config(cls, config: Additive, site: Site, *, rngs: nnx.Rngs) -> "AdditiveAttention":
         """See ``Attention``."""
         own: dict[str, Any] = {}
         if site.fan_in:
             normal = jax.nn.initializers.normal((config.width or site.query_dim) ** -0.5)
             own = {"kernel_init": jax.nn.initializers.lecun_normal(), "score_init": normal}
-        return super().from_config(config, site, rngs=rngs, **own)
+        return cls.by_name(config, site, rngs=rngs, **own)
 
     def prepare_keys(self, keys: Float[Array, "B S D"]) -> Float[Array, "B S K"]:
         """Project the keys (U_a h_j), once for all queries."""

@@ -140,24 +140,24 @@ class Attention(nnx.Module):
     perturbation: nnx.Perturbation | None = None
 
     @classmethod
-    def from_config(cls, config: Any, site: Site, *, rngs: nnx.Rngs, **own: Any) -> "Attention":
+    def from_config(cls, config: Any, site: Site, *, rngs: nnx.Rngs) -> "Attention":
         """Make the mechanism that a config line asks for, at its place in a model.
-
-        Parameters of ``__init__`` are filled by their names: from ``own``, which a mechanism gives
-        that has more to say, from the config, then from the site (``dim`` is the width of the
-        queries, ``out_dim`` that of the values). Others, and those that are None, keep their
-        defaults; what a query may see is for the model to say (``mask_mod=None``).
 
         Raises:
           ValueError: widths or settings that do not fit, by name.
         """
-        at: dict[str, Any] = {
-            "dim": site.query_dim,
-            "out_dim": site.value_dim,
-            "rotary": site.rotary,
-        }
-        at |= {"key_dim": site.key_dim, "value_dim": site.value_dim, "query_dim": site.query_dim}
-        at |= {"dropout": site.dropout, "use_bias": site.use_bias, "rngs": rngs}
+        return cls.by_name(config, site, rngs=rngs)
+
+    @classmethod
+    def by_name(cls, config: Any, site: Site, *, rngs: nnx.Rngs, **own: Any) -> Any:
+        """Fill the parameters of ``__init__`` by their names: from ``own``, the config, the site.
+
+        ``dim`` is the width of the queries, ``out_dim`` that of the values. Others, and those that
+        are None, keep their defaults; what a query may see is for the model (``mask_mod=None``).
+        """
+        shared = "query_dim", "key_dim", "value_dim", "rotary", "dropout", "use_bias"
+        at: dict[str, Any] = {name: getattr(site, name) for name in shared}
+        at |= {"dim": site.query_dim, "out_dim": site.value_dim, "rngs": rngs}
         chosen: dict[str, Any] = {}
         for name in inspect.signature(cls.__init__).parameters:
             value: Any = own[name] if name in own else getattr(config, name, at.get(name))

@@ -123,7 +123,7 @@ class LatentAttention(Attention):
                 )
             rotary = dataclasses.replace(site.rotary, layout="interleaved")
         # ``value_dim`` is here that of a head.
-        return super().from_config(config, site, rngs=rngs, rotary=rotary, value_dim=None)
+        return cls.by_name(config, site, rngs=rngs, rotary=rotary, value_dim=None)
 
     def prepare(
         self,

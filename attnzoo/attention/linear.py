@@ -92,7 +92,7 @@ class LinearAttention(Attention):
         """See ``Attention``; of a sequence that reads its past the recurrent relative."""
         if site.is_self and site.is_causal:
             return CausalLinearAttention.from_config(config, site, rngs=rngs)
-        return super().from_config(config, site, rngs=rngs)
+        return cls.by_name(config, site, rngs=rngs)
 
     def prepare_keys(self, keys: Float[Array, "B S D"]) -> Float[Array, "B S K"]:
         """Project the keys."""

@@ -153,9 +153,7 @@ class MultiHeadAttention(Attention):
         norm = functools.partial(RMSNorm, eps=site.norm_eps) if config.qk_norm else None
         shared = ("out_bias", "kernel_init", "out_init", "scale")
         own = {name: getattr(site, name) for name in shared}
-        module: Any = super().from_config(
-            config, site, rngs=rngs, mask_mod=window, qk_norm=norm, **own
-        )
+        module: Any = cls.by_name(config, site, rngs=rngs, mask_mod=window, qk_norm=norm, **own)
         if site.scale is not None:
             kernel = module.query.kernel
             kernel[...] = kernel[...] / math.sqrt(module.head_dim)

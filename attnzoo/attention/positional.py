@@ -131,7 +131,7 @@ class PositionalAttention(SlotAttention):
     def from_config(cls, config: Any, site: Site, *, rngs: nnx.Rngs) -> Attention:
         """See ``Attention``; as wide as what is read, for queries are not looked at."""
         site = dataclasses.replace(site, query_dim=site.value_dim)
-        return super().from_config(config, site, rngs=rngs)
+        return cls.by_name(config, site, rngs=rngs)
 
     def slot_scores(
         self, query: Float[Array, "B T D"], slots: Positions

@@ -61,7 +61,7 @@ def question(trained: Any, text: str, arguments: argparse.Namespace) -> Asked:
             f"{arguments.run}: task.kind={kind} is not explained; wanted image_classification, "
             "sequence_classification, token_classification, causal_lm, masked_lm or translation"
         )
-    longest = getattr(trained.config.model, "max_length", None)
+    longest = trained.config.model.longest
     if longest is not None and len(asked.ids) > longest:
         raise UserError(
             f"{text[:40]!r}...: {len(asked.ids)} tokens, the model reads at most {longest}"

@@ -155,7 +155,7 @@ def _kind(model: nnx.Module) -> tuple[type["Explained"], Callable[..., Question]
         return TextsExplained, token_question
     raise NotImplementedError(
         f"{type(model).__name__} is not explained: wanted a ViT, or a model of text whose "
-        "token_embeddings name its tables of tokens"
+        "token_tables name its tables of tokens"
     )
 
 

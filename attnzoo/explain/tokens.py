@@ -22,20 +22,12 @@ STEPS_AT_ONCE = 8
 def token_tables(model: nnx.Module) -> dict[str, Any]:
     """Return a text model's tables of tokens by role: "tokens", or "source" and "target".
 
-    Empty for a model that does not read tokens.
+    Empty for a model that does not say so (``token_tables``, as ``models.model.Model`` has it).
     """
-    declared = getattr(model, "token_embeddings", None)
-    if declared is not None:
-        return dict(declared)
-    # For models that do not declare them yet.
-    source = getattr(model, "source_embedding", None)
-    if source is not None:
-        return {"source": source, "target": getattr(model, "target_embedding", None) or source}
-    table = getattr(model, "tokens", None) or getattr(model, "embedding", None)
-    if table is None:
-        return {}
-    two = len(stacks(model)) == 2
-    return {"source": table, "target": table} if two else {"tokens": table}
+    named: dict[str, str] = dict(getattr(model, "token_tables", {}))
+    tables = {role: getattr(model, name) for role, name in named.items()}
+    # A target without a table of its own shares that of the source.
+    return {role: tables["source"] if one is None else one for role, one in tables.items()}
 
 
 class ExtendedTable(nnx.Module):

@@ -71,7 +71,7 @@ def programs(task: Task, max_new_tokens: int | None = None) -> dict[str, Program
 
 
 def _positions(task: Task) -> int | None:
-    return getattr(task.config.model, "max_length", None)
+    return task.config.model.longest
 
 
 def _limits(**most: int | None) -> tuple[str, ...]:

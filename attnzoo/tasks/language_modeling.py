@@ -136,7 +136,7 @@ class CausalLMTask(TextTask):
     def model(self, rngs: nnx.Rngs) -> nnx.Module:
         """The decoder of the config."""
         model = model_class(self.config.model)
-        room = getattr(self.config.model, "max_length", None)
+        room = self.config.model.longest
         context = self.settings.context
         if room is not None and room < context:
             raise ValueError(f"max_length={room} is below task.context={context}")
@@ -156,7 +156,7 @@ class CausalLMTask(TextTask):
     def glimpse(self, model: Any) -> str | None:
         """What the model writes after the first token of the validation text, sampled."""
         prompt = jnp.int32([[self.opening]])
-        room = min(200, getattr(self.config.model, "max_length", 200) - 1)
+        room = min(200, (self.config.model.longest or 200) - 1)
         sampling = Sampling(temperature=0.8)
         written = generate(model, prompt, jax.random.key(0), max_new_tokens=room, sampling=sampling)
         return self.tokenizer.decode(np.asarray(written.tokens[0, 0]))

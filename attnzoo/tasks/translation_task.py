@@ -120,7 +120,7 @@ class TranslationTask(Task):
     def model(self, rngs: nnx.Rngs) -> nnx.Module:
         """The translator of the config."""
         model = model_class(self.config.model)
-        pad = getattr(self.config.model, "pad_id", PAD)
+        pad = self.config.model.padding
         if pad != PAD:
             raise ValueError(
                 f"pad_id={pad}, but the tokenizers that are trained here pad with {PAD}: "

@@ -259,8 +259,6 @@ def test_wrong_arguments_are_named():
         attention(x[:, :3], x)
     with pytest.raises(ValueError, match="return_weights with a state"):
         attention(x, x, state=attention.empty_state(B), return_weights=True)
-    with pytest.raises(NotImplementedError, match="positions"):
-        attention.attend(x, attention.prepare(x), positions=jnp.zeros((B, T), jnp.int32))
     causal = jnp.tril(jnp.ones((T, T), bool))[None, None]
     with pytest.raises((ValueError, TypeError), match="mask"):
         attention(x, x, mask=causal)

@@ -24,7 +24,7 @@ SMALL: dict[str, Any] = {
     "rotary_dim": 2,
     "rank": 3,
     "window": 2,
-    "max_length": 16,
+    "max_length": 20,
     "dim": 8,
     "hidden": 10,
     "embedding": 6,
