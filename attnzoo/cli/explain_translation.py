@@ -25,7 +25,7 @@ def explain(trained: Any, arguments: argparse.Namespace) -> int:
         from attnzoo.training.run import load_run
 
         reverse = load_run(arguments.reverse, which=arguments.which).translator()
-    translator = trained.translator()
+    translator = trained.translator(layer=arguments.layer, head=arguments.head)
     for number, text in enumerate(arguments.inputs, start=1):
         source, known, target = (part.strip() for part in text.partition("|||"))
         if known and not target:

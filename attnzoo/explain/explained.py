@@ -451,18 +451,15 @@ class TranslationsExplained(Explained):
         maps = self.maps_by_token(example)
         cross = {name: w for name, w in maps.items() if not name.endswith("/self")}
         encoder = {name: w for name, w in maps.items() if name.startswith("encoder/")}
-        if cross:
-            found["heads"] = plotting.map_grid(
-                self._heads(cross),
-                right,
-                left,
-                title=f"{title}: cross-attention".lstrip(": "),
-                note=self._judged("attention_mean", example),
-            )
-        if encoder:
-            found["encoder"] = plotting.map_grid(
-                self._heads(encoder), left, left, title=f"{title}: the encoder".lstrip(": ")
-            )
+        note = self._judged("attention_mean", example)
+        for figure, heads, rows, what in (
+            ("heads", cross, right, "cross-attention"),
+            ("encoder", encoder, left, "the encoder"),
+        ):
+            if heads:
+                headed = f"{title}: {what}".lstrip(": ")
+                lines = self._heads(heads)
+                found[figure] = plotting.map_grid(lines, rows, left, title=headed, note=note)
         return found
 
     def page(

@@ -204,7 +204,8 @@ class Position:
     """A user's own explanation: later is more important."""
 
     def __call__(self, question: Question) -> jax.Array:
-        return jnp.broadcast_to(jnp.arange(question.units.shape[1]) + 0.0, question.units.shape)
+        places = jnp.arange(question.units.shape[1], dtype=jnp.float32)
+        return jnp.broadcast_to(places, question.units.shape)
 
 
 def refused(question: Question) -> jax.Array:
