@@ -17,7 +17,7 @@ import contextlib
 import contextvars
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -30,7 +30,7 @@ _admitted: dict[str, type] = {}
 
 
 @contextlib.contextmanager
-def trusting(trust_code: bool) -> Iterator[None]:
+def trusting(trust_code: bool) -> Generator[None]:
     """Let configs that are read meanwhile name code outside of this package, or refuse them."""
     token = _trusted.set(trust_code)
     try:
