@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from attnzoo.cli.common import compilation_cache, require_positive, run
+from attnzoo.cli.common import add_trust, compilation_cache, require_positive, run
 from attnzoo.errors import UserError
 
 
@@ -83,6 +83,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="what takes the place of what is removed: mean or blur for patches (default: mean), "
         "zero, mean, unk or mask for words (default: mask where there is one, else zero)",
     )
+    add_trust(parser)
     return parser.parse_args(argv)
 
 

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from attnzoo.cli.common import run, with_overrides
+from attnzoo.cli.common import add_trust, run, with_overrides
 from attnzoo.config.experiment import Experiment
+from attnzoo.config.external import runs_are_trusted
 from attnzoo.config.loader import load
 from attnzoo.errors import UserError
 from attnzoo.training.plan_devices import DEVICES
@@ -53,6 +54,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--no-compile", action="store_true", help="formulas alone: seconds instead of minutes"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    add_trust(parser)
     return with_overrides(parser, argv)
 
 
@@ -67,7 +69,10 @@ def _plan(arguments: argparse.Namespace) -> int:
     if not 0 < arguments.efficiency <= 1:
         raise UserError(f"--efficiency {arguments.efficiency}: wanted more than 0, at most 1")
     overrides = [*arguments.overrides, *_axes(arguments.mesh)]
-    config = _counted(load(Experiment, arguments.config, overrides), arguments.devices)
+    of_a_run = (arguments.config.parent / "checkpoints").is_dir()
+    trust = not of_a_run or runs_are_trusted()
+    config = load(Experiment, arguments.config, overrides, trust_code=trust)
+    config = _counted(config, arguments.devices)
     import jax
 
     # Nothing runs on an accelerator that may be here: compiling does not need it.

@@ -15,12 +15,11 @@ dataclass made with ``@config`` from the base of its part (``AttentionConfig``, 
 
 import contextlib
 import contextvars
-import dataclasses
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from attnzoo.errors import UserError
 
@@ -31,7 +30,7 @@ _admitted: dict[str, type] = {}
 
 
 @contextlib.contextmanager
-def trusting(trust_code: bool) -> Iterator[None]:
+def trusting(trust_code: bool) -> Generator[None]:
     """Let configs that are read meanwhile name code outside of this package, or refuse them."""
     token = _trusted.set(trust_code)
     try:
@@ -72,8 +71,13 @@ def imported(name: str) -> Any:
         sys.path.append(here)
     try:
         return getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # whatever a user's module raises
-        raise UserError(f"kind {name!r}: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever a user's module raises
+        raise _refused(name, error) from error
+
+
+def _refused(name: str, error: BaseException) -> UserError:
+    """Return the error that names a kind and says in one line what its code raised."""
+    return UserError(f"kind {name!r}: {type(error).__name__}: {' '.join(str(error).split())}")
 
 
 def admit(name: str, base: type) -> type:
@@ -84,21 +88,32 @@ def admit(name: str, base: type) -> type:
     """
     cls = imported(name)
     found = getattr(cls, "config_class", None)
-    if not (
-        isinstance(found, type) and issubclass(found, base) and dataclasses.is_dataclass(found)
-    ):
+    decorated = isinstance(found, type) and "__dataclass_fields__" in vars(found)
+    if not (decorated and issubclass(found, base)):
         raise UserError(
             f"kind {name!r}: {getattr(cls, '__name__', cls)}.config_class is {found!r}; wanted a "
             f"dataclass made with @config from {base.__name__}"
         )
-    kind = next((f.default for f in dataclasses.fields(found) if f.name == "kind"), None)
-    if kind != name:
-        raise UserError(
-            f"kind {name!r}: {found.__name__}.kind is {kind!r}; wanted "
-            f'kind: Literal["{name}"] = "{name}"'
-        )
-    _admitted[name] = found
+    if _admitted.get(name) is not found:
+        _check(name, found)
+        _admitted[name] = found
     return found
+
+
+def _check(name: str, found: type) -> None:
+    """Refuse a config class that no config could hold, before it spoils those of all others."""
+    from pydantic import TypeAdapter
+
+    try:
+        TypeAdapter(found)
+        kind = get_type_hints(found).get("kind")
+    except Exception as error:  # annotations that cannot be resolved, or that YAML cannot hold
+        raise _refused(name, error) from error
+    if get_args(kind) != (name,) or getattr(found, "kind", None) != name:
+        raise UserError(
+            f"kind {name!r}: {found.__name__}.kind is {getattr(found, 'kind', None)!r} of type "
+            f'{kind}; wanted kind: Literal["{name}"] = "{name}"'
+        )
 
 
 def admitted(base: type) -> tuple[type, ...]:
