@@ -62,7 +62,7 @@ ATTENTIONS: dict[str, type[Attention]] = {
 def attention_class(config: Any) -> type[Attention]:
     """Return the mechanism that a config asks for: of the registry, or a user's own class."""
     name = config.mechanism or config.kind
-    return imported(name) if is_external(name) else ATTENTIONS[name]
+    return imported(name, Attention) if is_external(name) else ATTENTIONS[name]
 
 
 def build_attention(config: Any, site: Site, *, rngs: nnx.Rngs) -> Attention:
@@ -71,6 +71,12 @@ def build_attention(config: Any, site: Site, *, rngs: nnx.Rngs) -> Attention:
     Raises:
       ValueError: sizes or settings that do not fit, by name.
     """
+    wanted = "itself" if site.is_self else "source"
+    if wanted not in config.reads:
+        raise ValueError(
+            f"attention.kind={config.kind!r} reads {' or '.join(config.reads)}; here a sequence "
+            f"reads {wanted}"
+        )
     longest = site.max_length
     if site.is_self and config.slots is not None and longest is not None and config.slots < longest:
         raise ValueError(

@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from attnzoo.attention.fast_weight import (
-    PROJECTED,
+    RECURRENT,
     SIGNED,
     FastWeights,
     Given,
@@ -66,7 +66,7 @@ class DeltaNet(FastWeights):
     """
 
     contract_exceptions: ClassVar[dict[str, str]] = {
-        **PROJECTED,
+        **RECURRENT,
         "weights explain the context": "values pass a convolution over positions first",
         "rows sum to one": SIGNED,
         "weights are not negative": "what is written later erases what was written before",

@@ -26,6 +26,7 @@ PROJECTED = {
     "weights times values": "values are projected before they are weighed, and the result",
     "convex hull": "the hull is that of projected values, before the result is projected",
 }
+RECURRENT = {**PROJECTED, "positions are places": "a recurrent memory is read in order"}
 
 
 class State(NamedTuple):
@@ -137,6 +138,14 @@ class FastWeights(Attention):
         form = "recurrent" if T == 1 else "chunked"
         return self(query, query, mask=mask, state=cache, form=form, return_state=True)
 
+    def extend(
+        self, query: Float[Array, "B T D"], memory: Memory, past: Any, **reading: Any
+    ) -> tuple[Any, Any]:
+        """Refuse: each query reads another memory; a sequence goes on by :meth:`decode`."""
+        raise NotImplementedError(
+            f"extend: {type(self).__name__} is causal and reads its own past; wanted decode"
+        )
+
     def empty_state(self, batch: int) -> State:
         """The state before the first position."""
         raise NotImplementedError(f"{type(self).__name__}.empty_state")
@@ -191,7 +200,7 @@ class FastWeightProgrammer(FastWeights):
     """
 
     contract_exceptions: ClassVar[dict[str, str]] = {
-        **PROJECTED,
+        **RECURRENT,
         "rows sum to one": SIGNED,
         "weights are not negative": "what is written later erases what was written before",
         "every permitted key is reached": "features are sparse: those of two keys may not overlap",

@@ -2,7 +2,6 @@
 
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -20,6 +19,7 @@ class FixedAttention(Attention):
         "every permitted key is reached": "the last key alone is read",
         "keys are exchangeable": "which key is the last is a matter of positions",
     }
+    counts_positions = True
     supports = frozenset()
 
     def weigh(
@@ -31,7 +31,9 @@ class FixedAttention(Attention):
         mask = (
             jnp.ones(shape, bool) if memory.mask is None else jnp.broadcast_to(memory.mask, shape)
         )
-        index = jnp.where(mask, jnp.arange(length, dtype=jnp.int32)[None, None, None, :], -1)
-        # one_hot(-1) is a row of zeros: a row that may attend nowhere.
-        weights = jax.nn.one_hot(jnp.max(index, axis=-1), length, dtype=jnp.float32)
-        return weights, mask
+        places = memory.positions
+        if places is None:
+            places = jnp.arange(length, dtype=jnp.int32)[None]
+        seen = jnp.where(mask, places[:, None, None, :], -1)
+        last = mask & (seen == jnp.max(seen, axis=-1, keepdims=True, initial=-1))
+        return last.astype(jnp.float32), mask

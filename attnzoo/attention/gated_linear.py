@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnzoo.attention.fast_weight import (
-    PROJECTED,
+    RECURRENT,
     SIGNED,
     FastWeights,
     Given,
@@ -29,7 +29,7 @@ from attnzoo.ops.softmax import compute_dtype
 
 ROTARY = Rotary()
 EXCEPTIONS = {
-    **PROJECTED,
+    **RECURRENT,
     "rows sum to one": SIGNED,
     "weights are not negative": "q . k may be negative, and nothing makes it positive",
 }

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Key
 from attnzoo.attention.contract import Asked, Attention, Memory, Positions, Site
 from attnzoo.attention.fast_weight import (
     PROJECTED,
+    RECURRENT,
     FastWeights,
     Given,
     State,
@@ -27,7 +28,7 @@ class CausalLinearAttention(FastWeights):
     ``feature_map`` maps ``... H`` to ``... F``; ``num_features`` is its F, ``head_dim`` if None.
     """
 
-    contract_exceptions: ClassVar[dict[str, str]] = PROJECTED
+    contract_exceptions: ClassVar[dict[str, str]] = RECURRENT
 
     def __init__(
         self,

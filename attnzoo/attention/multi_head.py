@@ -174,6 +174,10 @@ class MultiHeadAttention(Attention):
         if self.rotary is not None or self.score_mod is not None:
             reasons["queries are exchangeable"] = "scores depend on positions"
             reasons["keys are exchangeable"] = "scores depend on positions"
+        if self.mask_mod is not None or self.score_mod is not None:
+            reasons["positions are places"] = (
+                "masks and modified scores count the keys of the array"
+            )
         if self.sinks is not None:
             reasons["rows sum to one"] = "the sink takes a share and has no key"
         if self.out.bias is not None:

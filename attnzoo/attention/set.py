@@ -25,6 +25,7 @@ class MAB(Attention):
     """
 
     takes_perturbation = False
+    supports = frozenset()
     contract_exceptions: ClassVar[dict[str, str]] = {
         "fully masked rows": "the query is added to what was read: it remains",
         "weights times values": "a block: attention, residual, norm and feed-forward",

@@ -54,11 +54,11 @@ def is_external(kind: Any) -> bool:
     return isinstance(kind, str) and ":" in kind
 
 
-def imported(name: str) -> Any:
+def imported(name: str, base: type = object) -> Any:
     """Import the class that ``package.module:Class`` names; the working directory counts.
 
     Raises:
-      UserError: code is not trusted here, or there is no such class.
+      UserError: code is not trusted here, or there is no such class, or none from ``base``.
     """
     if not _trusted.get():
         raise UserError(
@@ -70,9 +70,12 @@ def imported(name: str) -> Any:
     if here not in sys.path:
         sys.path.append(here)
     try:
-        return getattr(importlib.import_module(module), attribute)
+        found = getattr(importlib.import_module(module), attribute)
     except (Exception, SystemExit) as error:  # whatever a user's module raises
         raise _refused(name, error) from error
+    if not (base is object or (isinstance(found, type) and issubclass(found, base))):
+        raise UserError(f"kind {name!r}: {found!r} is no class from {base.__name__}")
+    return found
 
 
 def _refused(name: str, error: BaseException) -> UserError:

@@ -182,10 +182,13 @@ def _top(cls: type) -> Field:
     return Field(name="", annotation=cls, default=MISSING, meaning="", classes=(cls,))
 
 
-def _chosen(field: Field, kind: Any) -> type | None:
+def _chosen(field: Field, kind: Any, place: str) -> type | None:
     """The class that a mapping of this kind is in this field."""
     if is_external(kind):
-        return admit_kind(field, kind)
+        try:
+            return admit_kind(field, kind)
+        except UserError as error:
+            raise UserError(f"{place}: {error}") from error
     if field.kinds:
         return field.kinds.get(kind) if isinstance(kind, str) else None
     return field.classes[0] if field.classes else None
@@ -202,7 +205,7 @@ def _overlay(below: Node, above: Node, field: Field | None) -> Node:
         kind = _kind(above) or former
         if field.kinds and kind != former:
             return above
-        cls = _chosen(field, kind)
+        cls = _chosen(field, kind, above.place)
         within = fields_of(cls) if cls is not None else {}
     merged = dict(below.value)
     for key, node in above.value.items():
@@ -222,6 +225,6 @@ def _complete(node: Node, cls: type) -> Node:
         if dataclasses.is_dataclass(field.default):
             place = value.key_place or value.place
             value = _overlay(tree.from_plain(plain(field.default), place, place), value, field)
-        chosen = _chosen(field, _kind(value))
+        chosen = _chosen(field, _kind(value), value.place)
         values[field.name] = _complete(value, chosen) if chosen is not None else value
     return Node(values, node.place, node.key_place)

@@ -6,6 +6,7 @@ from attnzoo.config.external import imported, is_external
 from attnzoo.models.bert import Bert
 from attnzoo.models.gpt2 import GPT2
 from attnzoo.models.llama import Llama
+from attnzoo.models.model import Model
 from attnzoo.models.resnet import ResidualNetwork
 from attnzoo.models.rnn_seq2seq import BahdanauSeq2Seq, LuongSeq2Seq
 from attnzoo.models.t5 import T5
@@ -41,7 +42,7 @@ CLASSIFIERS = {
 def model_class(config: Any) -> Any:
     """Return the architecture that a config asks for: of a registry, or a user's own class."""
     if is_external(config.kind):
-        return imported(config.kind)
+        return imported(config.kind, Model)
     return (TRANSLATORS | DECODERS | ENCODERS | CLASSIFIERS)[config.kind]
 
 

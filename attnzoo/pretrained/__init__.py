@@ -16,6 +16,7 @@ from flax import nnx
 from tokenizers import Tokenizer
 
 from attnzoo.config import tree
+from attnzoo.config.external import runs_are_trusted
 from attnzoo.config.loader import dump
 from attnzoo.config.loader import load as load_config
 from attnzoo.errors import UserError
@@ -172,7 +173,7 @@ def _own_config(path: Path) -> tuple[Family, Any]:
     kind = values.get("kind") if isinstance(values, dict) else None
     for family in FAMILIES.values():
         if getattr(family.config, "kind", None) == kind:
-            return family, load_config(family.config, path)
+            return family, load_config(family.config, path, trust_code=runs_are_trusted())
     raise UserError(f"{path}: kind={kind!r} is no pretrained model of ours")
 
 

@@ -160,7 +160,8 @@ def _draw(subject: Subject, inputs: Inputs) -> Drawn:
 
 def _with_rate(subject: Subject, parameters: Any, rate: float) -> Any:
     given = subject.attention
-    attention: Any = subject.with_parameters(parameters) if parameters else copy.copy(given)
+    attention: Any = subject.with_parameters(parameters)
+    attention = copy.copy(given) if attention is given else attention
     if getattr(attention, "dropout", None) == rate:
         return attention
     try:

@@ -405,7 +405,6 @@ def test_an_exported_run_names_no_code(run_of: Callable[[str], Path], tmp_path: 
     assert about["model"] == "gpt2"
 
 
-@pytest.mark.xfail(reason="attnzoo.pretrained reads its config.yaml with trust")
 def test_a_folder_of_a_model_is_refused_before_it_imports(home: Path, tmp_path: Path) -> None:
     config = load(Experiment, home / "attention.yaml", ["model.attention=multi_head"]).model
     pretrained.save_own(GPT2(config, 20, rngs=nnx.Rngs(0)), tmp_path)
