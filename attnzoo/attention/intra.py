@@ -146,8 +146,7 @@ class IntraTemporalAttention(Attention):
                 "positions: intra-temporal attention needs the scores of all former queries, not "
                 "their number; use extend or step with a past"
             )
-        past = self.empty_past(memory)
-        return self._after(query, memory, past, return_weights, dropout_key)[0]
+        return self._after(query, memory, self.empty_past(memory), return_weights, dropout_key)[0]
 
     def empty_past(self, memory: Memory) -> Float[Array, "B S"]:
         """Of every key log sum_{j < t} exp(e_ji) before the first query: as good as -inf."""
@@ -174,12 +173,17 @@ class IntraTemporalAttention(Attention):
         dropout_key: Key[Array, ""] | None,
     ) -> tuple[Read, Float[Array, "B S"]]:
         logits = self.scores(query, memory)
-        mask = jnp.ones((1, 1, 1, 1), bool) if memory.mask is None else memory.mask
+        mask, T = (
+            jnp.ones((1, 1, 1, 1), bool) if memory.mask is None else memory.mask,
+            logits.shape[2],
+        )
+        if mask.shape[2] not in (1, T):
+            raise ValueError(f"memory has a mask with T={mask.shape[2]}; wanted 1 or {T} queries")
         seen = jnp.broadcast_to(mask, logits.shape)
         # Finite, so that a key nobody has seen yet has finite gradients: it is replaced below.
         hidden = jnp.where(seen, logits, NOTHING)
-        read = jnp.concatenate([past[:, None, None], hidden], axis=2)
-        read = jax.lax.cumlogsumexp(read, axis=2)  # of all queries before row t, past included
+        # Of all queries before row t, the past included.
+        read = jax.lax.cumlogsumexp(jnp.concatenate([past[:, None, None], hidden], 2), axis=2)
         weights = masked_softmax(logits - _no_past_is_one(read[:, :, :-1]), seen)
         result = self.read(weights, memory, seen, return_weights, dropout_key)
         return result, read[:, 0, -1]

@@ -1,8 +1,4 @@
-"""What Transformers with an encoder and a decoder share: a call, and decoding step by step.
-
-The weights that stand for all are those of one decoder layer's cross-attention; ``capture`` gives
-every layer's.
-"""
+"""What Transformers with an encoder and a decoder share: a call, and decoding step by step."""
 
 import dataclasses
 from typing import Any
@@ -56,11 +52,6 @@ class EncoderDecoder(TranslationModel):
     def has_positions(self) -> bool:
         """Whether there is a table of positions, with a row for each."""
         return False
-
-    @property
-    def heads(self) -> int:
-        """Heads of every cross-attention."""
-        return next(m.num_heads for name, m in self.attentions().items() if name.endswith("/cross"))
 
     def choose_alignment_layer(self) -> None:
         """Let the config's layer, or the last but one, stand for all.

@@ -101,8 +101,8 @@ class TranslationModel(Model):
 
     @property
     def heads(self) -> int:
-        """Heads of the cross-attention."""
-        raise NotImplementedError(f"{type(self).__name__}.heads")
+        """Heads of each cross-attention."""
+        return next(m.num_heads for name, m in self.attentions().items() if "/self" not in name)
 
     @property
     def max_target_length(self) -> int | None:

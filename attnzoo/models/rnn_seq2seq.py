@@ -25,11 +25,6 @@ class RecurrentTranslator(TranslationModel):
     attention: Attention
     dropout: nnx.Dropout
 
-    @property
-    def heads(self) -> int:
-        """Heads of the attention."""
-        return self.attention.num_heads
-
     def attentions(self) -> dict[str, Attention]:
         """See ``Model``: there is one."""
         return {"attention": self.attention}

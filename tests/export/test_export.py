@@ -225,8 +225,7 @@ def test_an_export_says_what_the_model_says(name: str, results: Path, runs: dict
     assert about["names_of_weights"] == CASES[name][-1]
     assert about["programs"]
     for program, described in about["programs"].items():
-        # Its chunks are counted when it is traced.
-        assert described["fixed"] == ({"T": 7} if name == "retnet" else {})
+        assert described["fixed"] == {}
         with np.load(results / f"{name}.{program}.in.npz") as given:
             wanted = jax.jit(lambda given: expected(runs[name], program, given))(dict(given))  # noqa: B023
         with np.load(results / f"{name}.{program}.out.npz") as found:
