@@ -21,21 +21,13 @@ TRANSLATORS = {
 }
 """Sequence to sequence: ``TRANSLATORS[config.kind](config, source_vocab, target_vocab, rngs=)``."""
 
-DECODERS = {
-    "gpt2": GPT2,
-    "llama": Llama,
-}
+DECODERS = {"gpt2": GPT2, "llama": Llama}
 """Language models: ``DECODERS[config.kind](config, vocab_size, rngs=rngs)``."""
 
-ENCODERS = {
-    "bert": Bert,
-}
+ENCODERS = {"bert": Bert}
 """Encoders of text with a head: ``ENCODERS[config.kind](config, vocab_size, rngs=rngs)``."""
 
-CLASSIFIERS = {
-    "resnet": ResidualNetwork,
-    "vit": ViT,
-}
+CLASSIFIERS = {"resnet": ResidualNetwork, "vit": ViT}
 """Of images: ``CLASSIFIERS[config.kind](config, num_classes, rngs=rngs)``."""
 
 
