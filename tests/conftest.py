@@ -51,8 +51,13 @@ jaxtyping.install_import_hook("attnzoo", "beartype.beartype")
 
 # The files that take longest, longest first: one that begins last would keep one worker waiting.
 LONG = (
+    "test_products",
+    "test_settings",
     "test_transformer",
     "test_contract",
+    "test_explain",
+    "test_external",
+    "test_faults",
     "test_tasks",
     "test_mesh_training",
     "test_processes",
