@@ -103,8 +103,8 @@ class FastWeights(Attention):
         """See ``Attention``: only padding can be masked."""
         if mask is not None:
             raise NotImplementedError(
-                f"mask={mask!r}: {type(self).__name__} recurs over the whole row; packed "
-                "documents want attention.kind=multi_head, or training without packing"
+                f"mask={mask!r}: {type(self).__name__} has one memory of the whole row; "
+                "packed documents want attention.kind=multi_head, or training without packing"
             )
         return None if valid is None else valid[:, None, None, :]
 

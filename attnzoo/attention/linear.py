@@ -67,6 +67,7 @@ class LinearAttention(Attention):
 
     takes_perturbation = False
     supports = frozenset()
+    self_mask = FastWeights.self_mask
     contract_exceptions: ClassVar[dict[str, str]] = PROJECTED
 
     def __init__(
