@@ -39,7 +39,8 @@ class PatchEmbedding(nnx.Module):
         B, p = images.shape[0], self.patch
         x = images.astype(self.projection.kernel[...].dtype)
         x = x.reshape(B, rows, p, columns, p, self.channels)
-        return self.projection(x.transpose(0, 1, 3, 2, 4, 5).reshape(B, rows * columns, -1))
+        x = x.transpose(0, 1, 3, 2, 4, 5)
+        return self.projection(x.reshape(B, rows * columns, p * p * self.channels))
 
     def grid(self, images: Float[Array, "..."]) -> Grid:
         """Rows and columns of patches, or a ValueError for images that do not fit."""
