@@ -21,7 +21,7 @@ V, CLASSES = 13, 3
 SMALL: dict[str, Any] = {
     "num_heads": 2,
     "latent_dim": 5,
-    "rotary_dim": 2,
+    "rotary_dim": 4,
     "rank": 3,
     "window": 2,
     "max_length": 20,
