@@ -86,7 +86,10 @@ def used(config: Any) -> str:
     tokens = jnp.zeros((2, 7), jnp.int32)
 
     def call(run: Any) -> str:
-        return text_of(lambda state: run(nnx.merge(graph, state)), state)
+        try:
+            return text_of(lambda state: run(nnx.merge(graph, state)), state)
+        except ValueError as error:  # more patches than slots, say
+            return str(error)
 
     rngs = lambda: nnx.Rngs(dropout=0)  # noqa: E731
     if config.kind in CLASSIFIERS:
