@@ -406,7 +406,8 @@ def test_an_exported_run_names_no_code(run_of: Callable[[str], Path], tmp_path: 
 
 
 def test_a_folder_of_a_model_is_refused_before_it_imports(home: Path, tmp_path: Path) -> None:
-    config = load(Experiment, home / "attention.yaml", ["model.attention=multi_head"]).model
+    heads = "model.attention={kind: multi_head, num_heads: 2}"
+    config = load(Experiment, home / "attention.yaml", [heads]).model
     pretrained.save_own(GPT2(config, 20, rngs=nnx.Rngs(0)), tmp_path)
     path = tmp_path / "config.yaml"
     path.write_text(path.read_text().replace("kind: multi_head", "kind: 'mine:Cosine'"))
