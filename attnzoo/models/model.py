@@ -101,8 +101,9 @@ class TranslationModel(Model):
 
     @property
     def heads(self) -> int:
-        """Heads of each cross-attention."""
-        return next(m.num_heads for name, m in self.attentions().items() if "/self" not in name)
+        """Heads of each cross-attention; 1 for a model that attends by code of its own."""
+        cross = [m.num_heads for name, m in self.attentions().items() if "/self" not in name]
+        return cross[0] if cross else 1
 
     @property
     def max_target_length(self) -> int | None:

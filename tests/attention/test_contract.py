@@ -19,7 +19,17 @@ from attnzoo.ops.guards import finite_or_zero
 from attnzoo.testing import PROPERTIES, FunctionSizes, check
 
 # How a class is written, and not with which score or mask, decides these: its first case has them.
-OF_THE_CLASS = {"deterministic", "half precision", "jit", "vmap"}
+OF_THE_CLASS = {
+    "deterministic",
+    "half precision",
+    "jit",
+    "vmap",
+    "masks broadcast",
+    "long sequences",
+    "short sequences",
+    "empty sequences",
+    "values default to keys",
+}
 OF_THE_CASE = [name for name in PROPERTIES if name not in OF_THE_CLASS]
 
 

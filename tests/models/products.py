@@ -3,12 +3,15 @@
 A new attention or model is held to the tests of products by being registered.
 """
 
+import contextlib
 import dataclasses
 import functools
+from collections.abc import Iterator
 from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 from flax import nnx
 from random_parameters import drawn
@@ -109,6 +112,13 @@ def drawn_model(config: Any, deviation: float = 0.4) -> Any:
     return drawn(functools.partial(build, config), 0, deviation)
 
 
+def unless_refused(config: Any) -> Any | None:
+    """The drawn model, or None if it is refused, in one line."""
+    made = []
+    refused = refusal(lambda: made.append(drawn_model(config)))
+    return made[0] if refused is None else None
+
+
 def refusal(function: Any, *arguments: Any, **keywords: Any) -> str | None:
     """What a call is refused with, one line; None if it is not. Anything else is raised."""
     try:
@@ -131,6 +141,17 @@ def close(found: Any, wanted: Any, tolerance: float = 2e-5) -> None:
     assert worst <= tolerance, f"off by {worst:.2g} of the largest number"
 
 
+@contextlib.contextmanager
+def unchecked() -> Iterator[None]:
+    """Annotated shapes are not checked."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", before)
+
+
 class Both(nnx.Module):
     """A model and its twin, for one program."""
 
@@ -149,10 +170,14 @@ def computed(function: Any, model: Any, *arguments: Any) -> dict[str, np.ndarray
 
 
 def traced(function: Any, model: Any, *arguments: Any) -> Any:
-    """The shapes and dtypes of what ``function`` would compute: nothing is compiled."""
+    """The shapes and dtypes of what ``function`` would compute: nothing is compiled.
+
+    Annotated shapes, which take a third of the time, are checked in ``computed`` alone.
+    """
     graph, state = nnx.split(model)
     run = lambda state, *arguments: function(nnx.merge(graph, state), *arguments)  # noqa: E731
-    return jax.eval_shape(run, state, *arguments)
+    with unchecked():
+        return jax.eval_shape(run, state, *arguments)
 
 
 def as_bfloat16(model: Any) -> Any:

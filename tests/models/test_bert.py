@@ -12,12 +12,8 @@ from flax import nnx
 from random_parameters import drawn
 
 from attnzoo.config.attention import (
-    Additive,
     FastWeight,
-    Linear,
     MultiHead,
-    Positional,
-    SelfAttention,
 )
 from attnzoo.config.bert import Bert as BertConfig
 from attnzoo.models.bert import Bert
@@ -112,29 +108,6 @@ def test_packed_documents_are_as_if_alone() -> None:
     )
     np.testing.assert_allclose(packed[:, :4], run(model, first), atol=1e-5)
     np.testing.assert_allclose(packed[:, 4:], run(model, second), atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    "attention",
-    [
-        MultiHead(num_heads=3, num_kv_heads=1, window=3),
-        Linear(num_heads=3),
-        Additive(),
-        Positional(max_length=9),
-    ],
-    ids=lambda attention: attention.kind,
-)
-def test_padding_is_never_read(attention: SelfAttention) -> None:
-    model = make(attention=attention, head="token")
-    valid = jnp.arange(T)[None] < jnp.array([[7], [4]])
-    ids = tokens(B, T)
-    other = jnp.where(valid, ids, (ids + 5) % V)
-    said, changed = (run(model, x, valid=valid) for x in (ids, other))
-    np.testing.assert_array_equal(said[valid], changed[valid])
-    np.testing.assert_allclose(said[1, :4], run(model, ids[1:, :4])[0], atol=1e-5)
-    unmasked = run(model, ids)
-    np.testing.assert_allclose(said[0], unmasked[0], atol=1e-5)
-    assert float(jnp.abs(said[1, :4] - unmasked[1, :4]).max()) > 1e-4
 
 
 def test_dropout_is_there_with_rngs_alone() -> None:

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from random_parameters import drawn
 
-from attnzoo.config.attention import Additive, Linear, MultiHead, Positional
+from attnzoo.config.attention import MultiHead
 from attnzoo.config.t5 import T5 as T5Config
 from attnzoo.models.t5 import T5
 from attnzoo.pretrained import carry
@@ -96,39 +96,6 @@ def test_scan_and_remat_change_nothing(change: dict) -> None:
 
     for one, two in zip(slopes(plain), slopes(other), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("attention", "cross"),
-    [
-        (HEADS, HEADS),
-        (MultiHead(num_heads=2, num_kv_heads=1, head_dim=3, window=3), HEADS),
-        (Linear(num_heads=2), Linear(num_heads=2)),
-        (Additive(), Additive()),
-        (Positional(max_length=9), HEADS),
-    ],
-    ids=["multi_head", "window", "linear", "additive", "positional"],
-)
-def test_steps_give_what_the_whole_target_gives(attention: Any, cross: Any) -> None:
-    model = make(attention=attention, cross_attention=cross, alignment_layer=1)
-    source, target = batch()
-    graph, state = nnx.split(model)
-    whole, weights = jax.jit(lambda s, t: model(s, t, return_weights=True))(source, target)
-
-    @jax.jit
-    def steps(state: Any, source: jax.Array, target: jax.Array) -> Any:
-        held = nnx.merge(graph, state)
-        memory, past = held.start(source, max_length=T)
-
-        def step(past: Any, token: jax.Array) -> Any:
-            logits, past, read = held.step(token, past, memory)
-            return past, (logits, read)
-
-        return jax.lax.scan(step, past, target.T)[1]
-
-    logits, read = steps(state, source, target)
-    np.testing.assert_allclose(jnp.moveaxis(logits, 0, 1), whole, atol=1e-5, rtol=1e-5)
-    np.testing.assert_allclose(jnp.moveaxis(read, 0, 2), weights, atol=1e-5)
 
 
 def test_a_bias_by_hand() -> None:

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from functools import partial
-from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from attnzoo.config.attention import Positional, SelfAttention
+from attnzoo.config.attention import Positional
 from attnzoo.config.loader import load
 from attnzoo.config.vit import ViT as ViTConfig
 from attnzoo.errors import UserError
@@ -27,7 +26,6 @@ SMALL = [
     "attention.num_heads=5",
 ]
 IMAGES = np.random.default_rng(0).normal(size=(2, 6, 6, 3))
-CAUSAL_ALONE = ("fast_weight", "delta_net", "gated_linear", "retnet")
 VARIANTS = {
     "class": ["head_hidden=true"],
     "mean": ["pooling=mean", "positions=sinusoidal", "gated=true", "activation=silu"],
@@ -308,24 +306,6 @@ def test_without_classes_it_gives_what_a_head_would_read() -> None:
     states = model.features(jnp.asarray(IMAGES, jnp.float32))
     wanted = np.concatenate([states[:, 0], np.mean(states[:, 2:], axis=1)], axis=1)
     np.testing.assert_allclose(apply(model, IMAGES), wanted, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("kind", [cls.kind for cls in get_args(get_args(SelfAttention)[0])])
-def test_any_attention_by_one_config_line(kind: str) -> None:
-    lines = [line for line in SMALL if not line.startswith("attention")]
-    lines += [f"attention={kind}"]
-    lines += ["attention.num_heads=5"] if kind in ("multi_head", "gated_linear") else []
-    config = load(ViTConfig, None, lines)
-    if kind in CAUSAL_ALONE:
-        with pytest.raises(ValueError, match="is causal; an encoder wants another attention"):
-            abstract(config)
-        return
-    images = jnp.asarray(IMAGES, jnp.float32)
-    logits, maps = nnx.eval_shape(lambda model: model(images, capture=True), abstract(config))
-    assert logits.shape == (2, 7)
-    assert {name: m.shape[2:] for name, m in maps.items()} == {
-        f"encoder/{layer}/self": (10, 10) for layer in range(2)
-    }
 
 
 def test_errors_name_the_argument() -> None:

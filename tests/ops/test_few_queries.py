@@ -60,7 +60,7 @@ def test_no_more_than_twice_the_error_of_the_reference(dtype):
         if name in results[0]:
             got = (np.asarray(x[name], np.float64) for x in results)
             reference, ours = (np.sqrt(np.mean((x - wanted) ** 2)) for x in got)
-            assert ours <= 2 * reference + 2e-7 * np.sqrt(np.mean(wanted**2)), name
+            assert ours <= 2 * reference + 5e-7 * np.sqrt(np.mean(wanted**2)), name
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -102,7 +102,7 @@ def test_no_more_than_twice_the_error_of_the_reference(dtype):
     """Of captured arrays in float32 only: see test_triton for what products of bfloat16 give."""
     errors, plain, exact = contract.errors_of("mosaic_tpu", "alibi", dtype)
     for name in ("out", "lse", "q", "k", "v", *(["slopes"] if dtype == "float32" else [])):
-        rounding = 2e-7 * np.sqrt(np.mean(exact[name] ** 2))  # of the values themselves
+        rounding = 5e-7 * np.sqrt(np.mean(exact[name] ** 2))  # of the values themselves
         assert errors[name] <= 2 * plain[name] + rounding, (name, errors, plain)
 
 

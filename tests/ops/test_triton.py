@@ -77,7 +77,7 @@ def test_decoding_splits_the_keys(window):
 def test_no_more_than_twice_the_error_of_the_reference_in_float32():
     errors, plain, exact = contract.errors_of("triton", "everything", "float32")
     for name, error in errors.items():
-        rounding = 2e-7 * np.sqrt(np.mean(exact[name] ** 2))  # of the values themselves
+        rounding = 5e-7 * np.sqrt(np.mean(exact[name] ** 2))  # of the values themselves
         assert error <= 2 * plain[name] + rounding, (name, errors, plain)
 
 
@@ -87,7 +87,7 @@ def test_no_more_than_twice_the_error_of_the_reference_in_bfloat16():
     """
     errors, plain, exact = contract.errors_of("triton", "a bias per key", "bfloat16")
     for name in ("out", "lse", "q", "k", "v"):
-        rounding = 2e-7 * np.sqrt(np.mean(exact[name] ** 2))
+        rounding = 5e-7 * np.sqrt(np.mean(exact[name] ** 2))
         assert errors[name] <= 2 * plain[name] + rounding, (name, errors, plain)
     *inputs, d_lse = (jnp.asarray(x, jnp.bfloat16) for x in arrays(2, 61, 83, 11, 11))
     bias = jnp.asarray(VARIABLES["column"], jnp.float32)
