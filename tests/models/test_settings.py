@@ -6,6 +6,7 @@ Made from the registries. Nothing is compiled: programs are compared as they are
 
 import dataclasses
 import functools
+import hashlib
 from typing import Any, Literal, get_args, get_origin
 
 import jax
@@ -66,17 +67,34 @@ def changes(cls: type, config: Any, own: Any = None) -> list[tuple[str, Any]]:
     ]
 
 
-def text_of(function: Any, *arguments: Any) -> str:
-    """A program as it is traced, with the numbers that it holds."""
+def digest_of(function: Any, *arguments: Any) -> str:
+    """A digest of a program as it is traced, with the numbers that it holds."""
     with unchecked():
         traced = jax.make_jaxpr(function)(*arguments)
-    return f"{traced}{[np.asarray(c).tobytes() for c in traced.consts]}"
+    digest = hashlib.sha256(str(traced).encode())
+    for constant in traced.consts:
+        digest.update(np.asarray(constant).tobytes())
+    return digest.hexdigest()
 
 
 @functools.cache
+def built(config: Any) -> tuple[str, Any, Any]:
+    """How the parameters are made, with their names; the model's graph and shapes of its state."""
+    found = []
+
+    def make() -> Any:
+        graph, state = nnx.split(build(config))
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+        found.append((graph, shapes))
+        return nnx.to_pure_dict(state)
+
+    digest = digest_of(make)
+    return f"{digest} {jax.tree.structure(found[0][1])}", *found[0]
+
+
 def made(config: Any) -> str:
     """How the parameters are made, with their names."""
-    return text_of(lambda: nnx.to_pure_dict(nnx.state(build(config), (nnx.Param, nnx.Variable))))
+    return built(config)[0]
 
 
 def uses(kind: str) -> list[Any]:
@@ -101,10 +119,10 @@ def uses(kind: str) -> list[Any]:
 @functools.cache
 def used(config: Any, number: int) -> str:
     """One use of the model of a config, as it is traced."""
-    graph, state = nnx.split(nnx.eval_shape(lambda: build(config)))
+    _, graph, state = built(config)
     run = uses(config.kind)[number]
     try:
-        return text_of(lambda state: run(nnx.merge(graph, state)), state)
+        return digest_of(lambda state: run(nnx.merge(graph, state)), state)
     except ValueError as error:  # more patches than slots, say
         return str(error)
 
