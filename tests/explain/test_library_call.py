@@ -213,7 +213,7 @@ def refused(question: Question) -> jax.Array:
 
 
 def test_explanations_of_ones_own_and_names_that_there_are_not() -> None:
-    own = "tests.explain.test_explain:Position"
+    own = "tests.explain.test_library_call:Position"
     found = ask("vit", methods=[own, refused, Position(), "attention_mean"])
     assert list(found.maps) == [own, "Position", "attention_mean"]
     assert found.maps[own].tolist() == [[0, 1, 2, 3]] * 3

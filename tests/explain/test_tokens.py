@@ -8,7 +8,7 @@ from flax import nnx
 
 from attnzoo.explain import explain
 from attnzoo.explain.tokens import table_rows, token_tables, with_vectors
-from tests.explain.test_explain import FAMILIES, SOURCE, TARGET, TOKENS, VALID, model
+from tests.explain.test_library_call import FAMILIES, SOURCE, TARGET, TOKENS, VALID, model
 
 TEXTS = [name for name in FAMILIES if not name.startswith("vit")]
 
