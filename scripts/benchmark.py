@@ -2,7 +2,7 @@
 
 import sys
 
-from attnzoo.cli.benchmark import main
+from benchmarks.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,7 +2,7 @@
 
 import sys
 
-from attnzoo.cli.gallery import main
+from gallery_pictures.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,7 +2,7 @@
 
 import sys
 
-from attnzoo.cli.torture import main
+from fault_injection.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

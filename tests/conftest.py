@@ -46,7 +46,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Every annotated function of ours checks its shapes; users never pay for it.
-jaxtyping.install_import_hook("attnzoo", "beartype.beartype")
+jaxtyping.install_import_hook(["attnzoo", "gallery_pictures"], "beartype.beartype")
 
 
 # The files that take longest, longest first: one that begins last would keep one worker waiting.

@@ -1,14 +1,21 @@
 """Imports run one way, and what is slow or dangerous to import stays where it belongs."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parent.parent / "attnzoo"
+from attnzoo.cli import COMMANDS, SCRIPTS
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "attnzoo"
+# Beside the package in the repository, and not in the wheel.
+PROGRAMS = {path.stem for path in (ROOT / "scripts").iterdir()} - {"__pycache__"}
 
 PLAIN = {"config", "errors", "special_tokens", "alignment.links"}
 BELOW_MODELS = PLAIN | {"ops", "attention", "layers"}
@@ -97,6 +104,8 @@ def violations(dotted: str, source: str) -> list[str]:
             if other is not None and other not in ALLOWED[part] | {part}:
                 found.append(f"{dotted} ({part}) imports {module} ({other})")
             continue
+        if library in PROGRAMS | {"scripts"}:
+            found.append(f"{dotted} imports {module} of scripts/, which the wheel does not have")
         if part not in ONLY_IN.get(library, {part}):
             found.append(f"{dotted} ({part}) imports {library}")
         if top and library in LAZY:
@@ -126,6 +135,17 @@ def test_imports_run_one_way() -> None:
     assert wrong == []
 
 
+def test_the_wheel_holds_the_library_alone() -> None:
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    assert build["targets"]["wheel"]["packages"] == [PACKAGE.name]
+    packed = [path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")]
+    assert "cli/train.py" in packed
+    programs = re.compile("benchmark|torture|fault_injection|gallery")
+    assert [path for path in packed if programs.search(path)] == []
+    assert {f"cli/{name}.py" for name in COMMANDS} <= set(packed)
+    assert {f"cli/{name}.py" for name in SCRIPTS}.isdisjoint(packed)
+
+
 def test_the_package_itself_imports_nothing() -> None:
     assert list(imports(ast.parse((PACKAGE / "__init__.py").read_text()))) == []
 
@@ -145,6 +165,8 @@ def test_the_package_itself_imports_nothing() -> None:
         ("attnzoo.config.model", "import jax.numpy as jnp"),
         ("attnzoo.config.model", "class A:\n    from attnzoo.ops import softmax"),
         ("attnzoo.training.checkpoint", "import pickle"),
+        ("attnzoo.cli.train", "from benchmarks.main import main"),
+        ("attnzoo.cli.train", "def f():\n    import child_process"),
         ("attnzoo.utils", "import math"),
     ],
 )

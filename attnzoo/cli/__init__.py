@@ -1,128 +1,42 @@
-"""`attnzoo COMMAND ...`: the mains of the files in scripts/. Nothing heavy is imported here."""
+"""`attnzoo COMMAND ...`: the commands of the package. Nothing heavy is imported here."""
 
+import difflib
+import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-
-def _adversarial(argv: Sequence[str]) -> int:
-    from attnzoo.cli.adversarial import main
-
-    return main(argv)
-
-
-def _align(argv: Sequence[str]) -> int:
-    from attnzoo.cli.align import main
-
-    return main(argv)
-
-
-def _benchmark(argv: Sequence[str]) -> int:
-    from attnzoo.cli.benchmark import main
-
-    return main(argv)
-
-
-def _convert(argv: Sequence[str]) -> int:
-    from attnzoo.cli.convert import main
-
-    return main(argv)
-
-
-def _evaluate(argv: Sequence[str]) -> int:
-    from attnzoo.cli.evaluate import main
-
-    return main(argv)
-
-
-def _explain(argv: Sequence[str]) -> int:
-    from attnzoo.cli.explain import main
-
-    return main(argv)
-
-
-def _export(argv: Sequence[str]) -> int:
-    from attnzoo.cli.export import main
-
-    return main(argv)
-
-
-def _gallery(argv: Sequence[str]) -> int:
-    from attnzoo.cli.gallery import main
-
-    return main(argv)
-
-
-def _generate(argv: Sequence[str]) -> int:
-    from attnzoo.cli.generate import main
-
-    return main(argv)
-
-
-def _sensitivity(argv: Sequence[str]) -> int:
-    from attnzoo.cli.sensitivity import main
-
-    return main(argv)
-
-
-def _torture(argv: Sequence[str]) -> int:
-    from attnzoo.cli.torture import main
-
-    return main(argv)
-
-
-def _plan(argv: Sequence[str]) -> int:
-    from attnzoo.cli.plan import main
-
-    return main(argv)
-
-
-def _train(argv: Sequence[str]) -> int:
-    from attnzoo.cli.train import main
-
-    return main(argv)
-
-
-def _translate(argv: Sequence[str]) -> int:
-    from attnzoo.cli.translate import main
-
-    return main(argv)
-
-
-def _verify(argv: Sequence[str]) -> int:
-    from attnzoo.cli.verify import main
-
-    return main(argv)
-
-
-COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
-    "train": ("train the model of a config into a run directory", _train),
-    "plan": ("what a training will take, on any devices", _plan),
-    "translate": ("translate lines with a trained run", _translate),
-    "evaluate": ("BLEU, chrF and perplexity of a trained run", _evaluate),
-    "align": ("word alignments, their error rate and pictures", _align),
-    "explain": ("what a model attends to and answers by, and whether to believe it", _explain),
-    "adversarial": ("could other attention have given the same answers", _adversarial),
-    "sensitivity": ("explanations for two classes in one image", _sensitivity),
-    "benchmark": ("a training step beside PyTorch's", _benchmark),
-    "gallery": ("pictures of every attention's weights", _gallery),
-    "generate": ("continue prompts with a trained model", _generate),
-    "convert": ("a model to transformers and back", _convert),
-    "export": ("a trained model that runs without its code", _export),
-    "torture": ("hurt runs on purpose and count what survives", _torture),
-    "verify": ("check every checkpoint of a run", _verify),
+COMMANDS = {
+    "train": "train the model of a config into a run directory",
+    "plan": "what a training will take, on any devices",
+    "translate": "translate lines with a trained run",
+    "evaluate": "BLEU, chrF and perplexity of a trained run",
+    "align": "word alignments, their error rate and pictures",
+    "explain": "what a model attends to and answers by, and whether to believe it",
+    "generate": "continue prompts with a trained model",
+    "convert": "a model to transformers and back",
+    "export": "a trained model that runs without its code",
+    "verify": "check every checkpoint of a run",
 }
+"""Each is a module of its name here, with ``main(argv)``."""
+
+SCRIPTS = ("adversarial", "benchmark", "demo", "gallery", "sensitivity", "torture")
+"""Programs that are in the repository, but not in the installed package."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that the first argument names."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments and arguments[0] in COMMANDS:
-        return COMMANDS[arguments[0]][1](arguments[1:])
-    asked = not arguments or arguments[0] in ("-h", "--help")
-    lines = ["usage: attnzoo COMMAND ...   (attnzoo COMMAND --help says more)", ""]
-    lines += [f"  {name:<12} {what}" for name, (what, _) in COMMANDS.items()]
-    if asked:
-        print("\n".join(lines))
+    """Run the command that the first argument names and return its exit code."""
+    command, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    if command in COMMANDS:
+        return importlib.import_module(f"attnzoo.cli.{command}").main(rest)
+    if command in ("-h", "--help"):
+        print("usage: attnzoo COMMAND ...   (attnzoo COMMAND --help says more)\n")
+        print("\n".join(f"  {name:<12} {what}" for name, what in COMMANDS.items()))
         return 0
-    print(f"error: {arguments[0]!r} is no command\n" + "\n".join(lines), file=sys.stderr)
+    if command in SCRIPTS:
+        hint = f"in a clone of the repository: python scripts/{command}.py"
+    elif near := difflib.get_close_matches(command, [*COMMANDS, *SCRIPTS], 1):
+        hint = f"did you mean {near[0]}?"
+    else:
+        hint = f"wanted one of {', '.join(COMMANDS)}"
+    print(f"error: {command!r} is no command of attnzoo; {hint}", file=sys.stderr)
     return 2

@@ -10,7 +10,6 @@ from attnzoo.plotting.curves import (
     LinePanel,
     bleu_by_length,
     line_panels,
-    times_by_length,
     training_curves,
 )
 from attnzoo.plotting.explanations import (
@@ -42,7 +41,6 @@ __all__ = [
     "overlays",
     "patch_grid",
     "save",
-    "times_by_length",
     "to_rgb",
     "token_rows",
     "training_curves",

@@ -17,7 +17,6 @@ import sacrebleu
 from attnzoo import cli
 from attnzoo.alignment.links import parse_pharaoh
 
-COMMANDS = ["train", "translate", "evaluate", "align", "verify"]
 CONFIG = """
 name: reverse
 data: {kind: synthetic, task: reverse, symbols: 7, min_length: 2, max_length: 5,
@@ -296,7 +295,7 @@ for name in sys.argv[1:]:
 print("CPU", time.process_time())
 """
     ended = subprocess.run(
-        [sys.executable, "-c", code, *COMMANDS], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code, *cli.COMMANDS], capture_output=True, text=True, timeout=60
     )
     assert ended.returncode == 0, ended.stderr
     assert float(ended.stdout.rsplit("CPU", 1)[1]) < 2.0
@@ -314,6 +313,21 @@ def test_the_scripts_are_the_commands(root: Path) -> None:
     )
     assert ended.returncode == 2
     assert ended.stderr.startswith("usage: evaluate")
-    assert cli.main(["nonsense"]) == 2
     assert cli.main([]) == 0
-    assert set(COMMANDS) <= set(cli.COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("trian", "did you mean train?"),
+        ("benchmrk", "did you mean benchmark?"),
+        ("nonsense", "wanted one of train, plan, "),
+        *((name, f"repository: python scripts/{name}.py") for name in cli.SCRIPTS),
+    ],
+)
+def test_an_unknown_command_is_answered_with_what_to_do(
+    name: str, hint: str, call: Callable[..., Ended], root: Path
+) -> None:
+    one_line(call(name), f"error: {name!r} is no command of attnzoo; ", hint)
+    if name in cli.SCRIPTS:
+        assert (root / "scripts" / f"{name}.py").is_file()

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from attnzoo.cli import benchmark, benchmark_input, benchmark_start
-
 CONFIG = """
 name: tiny
 data: {kind: synthetic, task: copy, symbols: 5, max_length: 4, train: 40, validation: 8, test: 8}
@@ -26,7 +24,7 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("command", ["train", "export", "benchmark", "convert"])
+@pytest.mark.parametrize("command", ["train", "export", "convert"])
 def test_help_comes_at_once_and_without_jax(command: str) -> None:
     program = (
         "import sys\nfrom attnzoo.cli import main\ntry:\n    main([sys.argv[1], '--help'])\n"
@@ -73,32 +71,3 @@ def test_the_second_start_compiles_nothing(config: Path, tmp_path: Path) -> None
 
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def test_benchmark_start_measures_both(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert benchmark.main(["start", str(config), "--rounds", "1"]) == 0
-    _, cpu, clock = capsys.readouterr().out.splitlines()
-    for row in (cpu, clock):
-        name, *_, first, second, ratio = row.split()
-        assert name == "tiny"
-        assert float(second) / float(first) == pytest.approx(float(ratio), abs=0.02)
-    with pytest.raises(benchmark_start.UserError, match="ended before step 1"):
-        benchmark_start._start(config.with_name("none.yaml"), config.parent, "x")
-
-
-def test_benchmark_input_says_what_is_too_slow(
-    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(benchmark.os, "sched_setaffinity", lambda pid, cores: None)
-    command = ["input", str(config), "--rounds", "1", "--steps", "2"]
-    monkeypatch.setattr(benchmark_input, "WANTED", 1e-9)
-    assert benchmark.main(command) == 0
-    name, unit, given, step, ratio, _ = capsys.readouterr().out.splitlines()[1].split()
-    assert (name, unit) == ("tiny", "tokens")
-    fast, slow = (float(one.replace(",", "")) for one in (given, step))
-    assert fast / slow == pytest.approx(float(ratio), rel=0.1)
-    monkeypatch.setattr(benchmark_input, "WANTED", 5.0)
-    monkeypatch.setattr(benchmark_input, "_times", lambda *a: ("tokens", 10.0, 0.2, 1.0))
-    assert benchmark.main(command) == 0
-    monkeypatch.setattr(benchmark_input, "_times", lambda *a: ("tokens", 10.0, 0.21, 1.0))
-    assert benchmark.main(command) == 1

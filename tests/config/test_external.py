@@ -20,6 +20,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import adversarial
+import sensitivity
 from attnzoo import cli, pretrained
 from attnzoo.attention import Attention
 from attnzoo.attention.contract import Site
@@ -324,7 +326,8 @@ def test_a_decoders_attention_is_refused_in_an_encoder(tmp_path: Path) -> None:
     assert said.count("\n") == 1 + said.count("\n", 0, said.index("error: "))
 
 
-# Commands that read the run they are given, with what they want beside it; the others read none.
+# Commands and scripts that read the run they are given, with what they want beside it; the others
+# read none.
 READERS = {
     "train": ["--resume"],
     "plan": ["--no-compile"],
@@ -338,11 +341,18 @@ READERS = {
     "convert": ["converted"],
     "export": ["--out", "exported", "--platforms", "cpu"],
 }
-OTHERS = {"benchmark", "gallery", "torture", "verify"}
+SCRIPTS = {"adversarial": adversarial.main, "sensitivity": sensitivity.main}
+OTHERS = {"verify"}
 
 
 def test_every_command_is_here() -> None:
-    assert set(READERS) | OTHERS == set(cli.COMMANDS)
+    assert set(READERS) | OTHERS == {*cli.COMMANDS, *SCRIPTS}
+
+
+def call(command: str, *arguments: str) -> int:
+    if command in SCRIPTS:
+        return SCRIPTS[command](arguments)
+    return cli.main([command, *arguments])
 
 
 @pytest.mark.parametrize("command", READERS)
@@ -353,13 +363,13 @@ def test_a_command_that_reads_a_run_asks_before_it_imports(
     forget()
     capsys.readouterr()
     path = run / "config.yaml" if command == "plan" else run
-    assert cli.main([command, str(path), *READERS[command]]) == 2
+    assert call(command, str(path), *READERS[command]) == 2
     said = capsys.readouterr().err
     assert "kind 'mine:Cosine' is code from outside of attnzoo" in said
     assert said.count("\n") == 1
     assert "mine" not in sys.modules
     with pytest.raises(SystemExit) as ended:
-        cli.main([command, "--help"])
+        call(command, "--help")
     assert ended.value.code == 0
     assert "--trust-code" in capsys.readouterr().out
 

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import pytest
 
 from attnzoo import ops
-from attnzoo.cli.benchmark import main
 from attnzoo.ops import choice, kernel_check, masks, score_mods
 from attnzoo.ops.choice import Implementation
 from attnzoo.ops.kernels import interpret, reference
 from attnzoo.ops.kernels.seen import has_been_seen, remember, seen_path
+from benchmarks.main import main
 
 
 @pytest.fixture(autouse=True)

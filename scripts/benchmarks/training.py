@@ -20,8 +20,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from attnzoo.cli.benchmark_attention import Worker
 from attnzoo.errors import UserError
+from benchmarks.attention import Worker
 
 TOLERANCE = 1e-4
 WARM_UP = 2

@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 
 from attnzoo.attention import ATTENTIONS, GATES, SENTENCE_ATTENTIONS
-from attnzoo.cli import gallery
-from attnzoo.cli import gallery_mechanisms as mechanisms
-from attnzoo.cli.gallery_demonstrations import DEMONSTRATIONS
-from attnzoo.cli.gallery_mechanisms import SENTENCE
 from attnzoo.plotting import WeightPanel
+from gallery_pictures import main as gallery
+from gallery_pictures import mechanisms
+from gallery_pictures.demonstrations import DEMONSTRATIONS
+from gallery_pictures.mechanisms import SENTENCE
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 FIGURES = DOCS / "figures" / "attention"
 REGISTERED = [*ATTENTIONS, *SENTENCE_ATTENTIONS, *GATES]
 BESIDE = ["isab", "pma", "latent_reader", "masks", "score_mods", "normalisers"]

@@ -21,8 +21,14 @@ if TYPE_CHECKING:  # --help and wrong arguments are answered without jax
 TOLERANCE = 1e-3
 
 
-def add_arguments(parser: argparse.ArgumentParser, positive: Callable[[str], int]) -> None:
+def add_parser(workloads: Any, positive: Callable[[str], int]) -> None:
     """The options of this workload."""
+    parser = workloads.add_parser(
+        "linear",
+        help="linear attention in chunks against the recurrent scan",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     parser.add_argument("--lengths", type=positive, nargs="+", default=[4096, 8192, 16384])
     parser.add_argument("--mechanisms", nargs="+", metavar="NAME", help="all if not given")
     parser.add_argument("--batch", type=positive, default=1)

@@ -1,7 +1,7 @@
 """`benchmark WORKLOAD`: this package beside its peers, on the same cores in turn.
 
 The workloads `attention`, `context`, `explain`, `generation`, `linear` and `training` are told in
-``attnzoo/cli/benchmark_WORKLOAD.py`` and by `benchmark WORKLOAD --help`.
+``scripts/benchmarks/WORKLOAD.py`` and by `benchmark WORKLOAD --help`.
 
 `benchmark seq2seq`: a training step of the additive translator beside PyTorch's.
 
@@ -24,19 +24,20 @@ import tempfile
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
-from attnzoo.cli import (
-    benchmark_attention,
-    benchmark_choice,
-    benchmark_context,
-    benchmark_explain,
-    benchmark_generation,
-    benchmark_input,
-    benchmark_linear,
-    benchmark_start,
-    benchmark_training,
-)
 from attnzoo.cli.common import run
 from attnzoo.errors import UserError
+from benchmarks import (
+    attention,
+    choice,
+    context,
+    explain,
+    generation,
+    linear,
+    start,
+    training,
+)
+from benchmarks import input as input_pipeline
+from child_process import environment
 
 TOLERANCE = 1e-4
 WARM_UP = 2
@@ -68,20 +69,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     seq2seq.add_argument("--length", type=positive, default=25, help="tokens of the longest one")
     seq2seq.add_argument("--rounds", type=positive, default=7, help="timed steps of each peer")
     seq2seq.add_argument("--threads", type=positive, default=1, help="cores that both are held to")
-    linear = workloads.add_parser(
-        "linear",
-        help="linear attention in chunks against the recurrent scan",
-        description=benchmark_linear.__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    benchmark_linear.add_arguments(linear, positive)
-    benchmark_attention.add_parser(workloads, positive)
-    benchmark_context.add_parser(workloads, positive)
-    benchmark_explain.add_parser(workloads, positive)
-    benchmark_generation.add_parser(workloads, positive)
-    benchmark_training.add_parser(workloads, positive)
-    benchmark_start.add_parser(workloads, positive)
-    benchmark_input.add_parser(workloads, positive)
+    linear.add_parser(workloads, positive)
+    attention.add_parser(workloads, positive)
+    context.add_parser(workloads, positive)
+    explain.add_parser(workloads, positive)
+    generation.add_parser(workloads, positive)
+    training.add_parser(workloads, positive)
+    start.add_parser(workloads, positive)
+    input_pipeline.add_parser(workloads, positive)
     return parser.parse_args(argv)
 
 
@@ -100,17 +95,16 @@ class Peer:
         self.cpu: list[float] = []
         self.wall: list[float] = []
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "attnzoo.cli.benchmark_worker", name, str(directory)],
+            [sys.executable, "-m", "benchmarks.worker", name, str(directory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={
-                **os.environ,
+            env=environment(
                 **ALLOCATOR,
-                "OMP_NUM_THREADS": str(threads),
-                "MKL_NUM_THREADS": str(threads),
-                "JAX_PLATFORMS": "cpu",
-            },
+                OMP_NUM_THREADS=str(threads),
+                MKL_NUM_THREADS=str(threads),
+                JAX_PLATFORMS="cpu",
+            ),
         )
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -151,29 +145,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0: measured; 1: a choice was too slow; 2: peers that disagree or fail."""
     arguments = parse(argv)
     if arguments.workload == "context":
-        return run(lambda: benchmark_context.measure(arguments))
+        return run(lambda: context.measure(arguments))
     if arguments.workload == "linear":
-        return run(lambda: benchmark_linear.measure(arguments, _cores(arguments.threads)))
+        return run(lambda: linear.measure(arguments, _cores(arguments.threads)))
     if arguments.workload == "attention" and arguments.check_choice:
-        return run(lambda: benchmark_choice.check(arguments, _cores(arguments.threads)))
+        return run(lambda: choice.check(arguments, _cores(arguments.threads)))
     if arguments.workload == "attention" and arguments.check_kernels:
-        return run(benchmark_choice.check_kernels)
+        return run(choice.check_kernels)
     if arguments.workload == "attention" and arguments.tune:
-        return run(lambda: benchmark_choice.tune(arguments, _cores(arguments.threads)))
+        return run(lambda: choice.tune(arguments, _cores(arguments.threads)))
     if arguments.workload == "attention":
-        return run(
-            lambda: benchmark_attention.measure(arguments, _cores(arguments.threads), ALLOCATOR)
-        )
+        return run(lambda: attention.measure(arguments, _cores(arguments.threads), ALLOCATOR))
     if arguments.workload == "explain":
-        return run(lambda: benchmark_explain.measure(arguments, _cores(1)))
+        return run(lambda: explain.measure(arguments, _cores(1)))
     if arguments.workload == "generation":
-        return run(lambda: benchmark_generation.measure(arguments, _cores(1), ALLOCATOR))
+        return run(lambda: generation.measure(arguments, _cores(1), ALLOCATOR))
     if arguments.workload == "training":
-        return run(lambda: benchmark_training.measure(arguments, _cores(1), ALLOCATOR))
+        return run(lambda: training.measure(arguments, _cores(1), ALLOCATOR))
     if arguments.workload == "input":
-        return run(lambda: benchmark_input.measure(arguments, _cores(1)))
+        return run(lambda: input_pipeline.measure(arguments, _cores(1)))
     if arguments.workload == "start":
-        return run(lambda: benchmark_start.measure(arguments))
+        return run(lambda: start.measure(arguments))
     return run(lambda: _seq2seq(arguments))
 
 

@@ -7,17 +7,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attnzoo.cli.benchmark import _difference, _write_batch, parse
+from benchmarks.main import _difference, _write_batch, parse
+from child_process import environment
 
 
 def test_help_loads_neither_jax_nor_torch(root: Path) -> None:
     program = (
-        "import sys\nfrom attnzoo.cli.benchmark import main\n"
+        "import sys\nfrom benchmarks.main import main\n"
         "try: main(['seq2seq', '--help'])\n"
         "except SystemExit as end:\n"
         "    print(end.code, [x for x in ('jax', 'torch') if x in sys.modules])"
     )
-    ran = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        env=environment(),
+    )
     assert "--vocabulary" in ran.stdout, ran.stderr
     assert ran.stdout.endswith("0 []\n")
 

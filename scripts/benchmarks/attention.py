@@ -6,7 +6,7 @@ process each, with the allocator settings that PyTorch needs. Errors are root me
 float64 on the same inputs, relative to the root mean square of the exact values. Memory is what XLA
 plans for temporaries of forward and backward; of PyTorch it is not known.
 
-`python -m attnzoo.cli.benchmark_attention PEER DIRECTORY` is such a process: a line "prepare CASE"
+`python -m benchmarks.attention PEER DIRECTORY` is such a process: a line "prepare CASE"
 compiles and answers with what it can time, a line "time NAME WHAT" with CPU seconds.
 """
 
@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from attnzoo.errors import UserError
+from child_process import environment
 
 MASKS = ("full", "causal", "window", "document", "alibi", "softcap")
 CONTENDERS = ("chosen", "blockwise", "reference", "jax.nn", "sdpa", "flex")
@@ -97,14 +98,17 @@ class Worker:
         module: str = __name__,
     ):
         self.name = name
-        environment = {**os.environ, **allocator, "JAX_PLATFORMS": "cpu"}
-        environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, name, str(directory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=environment,
+            env=environment(
+                **allocator,
+                OMP_NUM_THREADS=str(threads),
+                MKL_NUM_THREADS=str(threads),
+                JAX_PLATFORMS="cpu",
+            ),
         )
         self.label = self._answer()
 
@@ -168,7 +172,8 @@ def measure(arguments: argparse.Namespace, cores: list[int], allocator: Mapping[
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1))
     if arguments.figure:
-        from attnzoo.plotting import save, times_by_length
+        from attnzoo.plotting import save
+        from benchmarks.figure import times_by_length
 
         panels: dict[str, dict[str, dict[int, float]]] = {}
         for what, title in ((FORWARD, "forward"), (BOTH, "forward + backward")):

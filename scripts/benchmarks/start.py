@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from attnzoo.errors import UserError
+from child_process import environment
 
 
 def add_parser(workloads: Any, positive: Any) -> None:
@@ -51,11 +52,10 @@ def _start(config: Path, home: Path, name: str) -> tuple[float, float]:
     """Seconds of CPU and by the clock until a training has told its first step."""
     settings = ["training.log_every=1", "training.tensorboard=false"]
     command = [sys.executable, "-m", "attnzoo.cli", "train", str(config), *settings]
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(home / "cache")}
     began = time.monotonic()
     process = subprocess.Popen(
         [*command, "--run-dir", str(home / name)],
-        env=environment,
+        env=environment(JAX_COMPILATION_CACHE_DIR=str(home / "cache")),
         stderr=subprocess.PIPE,
         text=True,
     )

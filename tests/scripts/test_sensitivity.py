@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import sensitivity
 from attnzoo import cli
-from attnzoo.cli.sensitivity import _correlation
 from tests.cli.test_explain import CONFIG
 
 
@@ -24,7 +24,7 @@ def test_raw_maps_agree_for_both_classes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = trained(tmp_path, CONFIG)
-    assert cli.main(["sensitivity", str(run), "--count", "3", "--draw", "1", "--draws", "2"]) == 0
+    assert sensitivity.main([str(run), "--count", "3", "--draw", "1", "--draws", "2"]) == 0
     printed = capsys.readouterr().out
     table = json.loads((run / "explain" / "sensitivity.json").read_text())
     for name in ("rollout", "attention_mean", "rollout_discarded"):
@@ -42,7 +42,7 @@ def test_correlation_by_hand() -> None:
         np.asarray([[1.0, 2, 3], [1, 2, 3], [1, 1, 1]]),
         np.asarray([[2.0, 4, 6], [3, 2, 1], [1, 2, 3]]),
     )
-    np.testing.assert_allclose(_correlation(a, b), [1, -1, np.nan])
+    np.testing.assert_allclose(sensitivity._correlation(a, b), [1, -1, np.nan])
 
 
 def test_other_runs_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,5 +52,5 @@ def test_other_runs_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[st
         "       validation: 8, test: 5}",
         "source: digits",
     )
-    assert cli.main(["sensitivity", str(trained(tmp_path, text))]) == 2
+    assert sensitivity.main([str(trained(tmp_path, text))]) == 2
     assert "wanted a ViT with data.source.kind=planted" in capsys.readouterr().err

@@ -1,6 +1,6 @@
 """One peer of `benchmark`, alone in its process: it waits on stdin and times one step a line.
 
-`python -m attnzoo.cli.benchmark_worker PEER DIRECTORY`: the directory holds ``settings.json`` and
+`python -m benchmarks.worker PEER DIRECTORY`: the directory holds ``settings.json`` and
 ``batch.npz``; ours writes ``weights.npz`` for the others. A line "check" writes loss and gradients
 to ``PEER.npz``; a line "step" does a training step and answers with its CPU seconds.
 """
@@ -85,7 +85,7 @@ def torch(settings: dict, directory: Path) -> tuple[str, Check, Step]:
     """The same model in PyTorch."""
     import torch
 
-    from attnzoo.cli.benchmark_torch import TorchSeq2Seq
+    from benchmarks.torch_seq2seq import TorchSeq2Seq
 
     torch.set_num_threads(settings["threads"])
     weights = dict(np.load(directory / "weights.npz"))

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from attnzoo.cli import benchmark_context
-from attnzoo.cli.benchmark import parse
 from attnzoo.errors import UserError
+from benchmarks import context
+from benchmarks.main import parse
 
 
 def test_what_would_take_too_long_is_planned(tmp_path, capsys, monkeypatch):
@@ -19,8 +19,8 @@ def test_what_would_take_too_long_is_planned(tmp_path, capsys, monkeypatch):
     # As if every call took three quarters of a second.
     clock = iter(range(1000))
     watch = SimpleNamespace(perf_counter=lambda: 0.75 * next(clock))
-    monkeypatch.setattr(benchmark_context, "time", watch)
-    assert benchmark_context.measure(arguments) == 0
+    monkeypatch.setattr(context, "time", watch)
+    assert context.measure(arguments) == 0
     points = json.loads(found.read_text())
     seen = {(p["way"], p["length"]): (p["planned"], p["seconds"]) for p in points}
     assert seen["full", 64] == (False, 0.75)
@@ -35,4 +35,4 @@ def test_what_would_take_too_long_is_planned(tmp_path, capsys, monkeypatch):
 
 def test_an_unknown_way():
     with pytest.raises(UserError, match="--ways sparse: wanted some of full, ring, window"):
-        benchmark_context.measure(parse(["context", "--ways", "sparse"]))
+        context.measure(parse(["context", "--ways", "sparse"]))

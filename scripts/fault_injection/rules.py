@@ -10,7 +10,8 @@ from typing import Literal
 
 import numpy as np
 
-from attnzoo.cli.torture.trials import (
+from attnzoo.training.checkpoint import BestCheckpoint, CheckpointStore, restore, verify
+from fault_injection.trials import (
     Trial,
     ended,
     living,
@@ -20,7 +21,6 @@ from attnzoo.cli.torture.trials import (
     wait_for,
     write_config,
 )
-from attnzoo.training.checkpoint import BestCheckpoint, CheckpointStore, restore, verify
 
 
 def lock(count: int, draws: random.Random, work: Path) -> Iterator[Trial]:

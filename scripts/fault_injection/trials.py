@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import io
-import os
 import random
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from attnzoo.errors import UserError
+from child_process import environment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,15 +54,12 @@ def write_config(work: Path) -> Path:
 
 def python(*arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
     """A Python process that finds this package and keeps what it compiles."""
-    root = Path(__file__).resolve().parents[3]
-    paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "JAX_PLATFORMS": "cpu"}
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment,
+        env=environment(JAX_PLATFORMS="cpu"),
         **options,
     )
 

@@ -7,7 +7,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from attnzoo.cli.torture.trials import (
+from attnzoo.training.checkpoint import restore, verify
+from attnzoo.training.signals import EXIT_STOPPED
+from fault_injection.trials import (
     Trial,
     ended,
     leaves,
@@ -18,8 +20,6 @@ from attnzoo.cli.torture.trials import (
     wait_for,
     write_config,
 )
-from attnzoo.training.checkpoint import restore, verify
-from attnzoo.training.signals import EXIT_STOPPED
 
 LIMIT_SECONDS = 5.0
 """From SIGTERM until the training says that its step is on disk; to end a process that holds jax

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attnzoo.cli.common import require_positive, run
-from attnzoo.cli.torture import disk, kills, rules
-from attnzoo.cli.torture.trials import Fault
 from attnzoo.errors import UserError
+from fault_injection import disk, kills, rules
+from fault_injection.trials import Fault
 
 FAULTS: dict[str, Fault] = {
     "kill": Fault(kills.kill, 50, "SIGKILL at a random instant of a training, then resumed"),

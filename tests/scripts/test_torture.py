@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attnzoo import cli
-from attnzoo.cli import torture
-from attnzoo.cli.torture import disk, kills, rules
-from attnzoo.cli.torture.trials import Fault, Trial
 from attnzoo.training import checkpoint
+from fault_injection import disk, kills, rules
+from fault_injection import main as torture
+from fault_injection.trials import Fault, Trial
 
 COUNTS = {"kill": 1, "save": 1, "stop": 1, "flip": 60, "damage": 10, "full": 2, "lock": 2, "nan": 3,
           "change": 4}  # fmt: skip
@@ -34,7 +33,7 @@ def test_it_survives(
 ) -> None:
     # What a script measures on a machine that is not busy with other tests.
     monkeypatch.setattr(kills, "LIMIT_SECONDS", 60.0)
-    code = cli.main(["torture", name, "--count", str(COUNTS[name])])
+    code = torture.main([name, "--count", str(COUNTS[name])])
     out, errors = capsys.readouterr()
     assert code == 0, errors
     head, row = out.splitlines()

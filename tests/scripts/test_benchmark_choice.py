@@ -5,9 +5,9 @@ import time
 import numpy as np
 import pytest
 
-from attnzoo.cli import benchmark_choice as benchmark
-from attnzoo.cli.benchmark import main, parse
-from attnzoo.cli.benchmark_choice import Shape
+from benchmarks import choice as benchmark
+from benchmarks.choice import Shape
+from benchmarks.main import main, parse
 
 
 @pytest.fixture(autouse=True)

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from attnzoo.cli.torture.trials import Trial, leaves, python
 from attnzoo.errors import UserError
 from attnzoo.training.checkpoint import CheckpointStore, restore, verify
 from attnzoo.training.step_files import METADATA_FILE, steps
+from fault_injection.trials import Trial, leaves, python
 
 LEVELS = 20
 

@@ -92,7 +92,8 @@ def measure(arguments: argparse.Namespace) -> int:
     if arguments.json is not None:
         arguments.json.write_text(json.dumps([point._asdict() for point in points], indent=1))
     if arguments.figure is not None:
-        from attnzoo import plotting
+        from attnzoo.plotting import save
+        from benchmarks.figure import times_by_length
 
         titles = ("microseconds a token", "MiB a device")
         panels: dict[str, dict[str, dict[int, float]]] = {title: {} for title in titles}
@@ -103,8 +104,8 @@ def measure(arguments: argparse.Namespace) -> int:
                 panel.setdefault(point.way, {})[point.length] = cost
             if point.planned:
                 planned.setdefault(point.way, []).append(point.length)
-        picture = plotting.times_by_length(panels, ylabel="", planned={titles[0]: planned})
-        plotting.save(picture, arguments.figure)
+        picture = times_by_length(panels, ylabel="", planned={titles[0]: planned})
+        save(picture, arguments.figure)
         print(f"\n{arguments.figure}", file=sys.stderr)
     return 0
 

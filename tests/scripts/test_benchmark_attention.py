@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from attnzoo.cli import benchmark_attention as benchmark
-from attnzoo.cli.benchmark import parse
+from benchmarks import attention as benchmark
+from benchmarks.main import parse
 
 
 @pytest.mark.parametrize("mask", benchmark.MASKS)

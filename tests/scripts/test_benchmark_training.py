@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attnzoo.cli.benchmark import parse
-from attnzoo.cli.benchmark_training import WORKLOADS, difference
+from benchmarks.main import parse
+from benchmarks.training import WORKLOADS, difference
 
 
 def test_models_are_chosen_by_name(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,8 +18,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from attnzoo.cli.benchmark_attention import Worker
 from attnzoo.errors import UserError
+from benchmarks.attention import Worker
 
 WARM_UP = 1
 Generate = Callable[[int], list[list[int]]]

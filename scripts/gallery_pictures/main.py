@@ -8,7 +8,7 @@ from pathlib import Path
 from attnzoo.cli import common
 from attnzoo.errors import UserError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 COLORS = 112
 
 
@@ -55,8 +55,8 @@ def pictures() -> dict[str, Callable]:
     """Every picture by name, as a function that draws it."""
     from attnzoo import plotting
     from attnzoo.attention import GATES
-    from attnzoo.cli import gallery_mechanisms as mechanisms
-    from attnzoo.cli.gallery_demonstrations import DEMONSTRATIONS
+    from gallery_pictures import mechanisms
+    from gallery_pictures.demonstrations import DEMONSTRATIONS
 
     def panels(name: str) -> Callable:
         def draw():

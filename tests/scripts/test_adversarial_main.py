@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import adversarial
 from attnzoo import cli
 from tests.cli.test_explain import CONFIG
 
@@ -19,7 +20,7 @@ def test_a_line_a_layer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         assert cli.main(["train", str(tmp_path / "planted.yaml"), "--run-dir", str(run)]) == 0
     asked = ["--count", "3", "--steps", "5", "--restarts", "2", "--epsilon", "1"]
     asked += ["--seeds", str(run), "--strengths", "0", "1"]
-    assert cli.main(["adversarial", str(run), *asked]) == 0
+    assert adversarial.main([str(run), *asked]) == 0
     printed = capsys.readouterr().out
     table = json.loads((run / "explain" / "adversarial.json").read_text())
     curve = table.pop("curve")
@@ -32,5 +33,5 @@ def test_a_line_a_layer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         assert 0.05 < line["divergence"][0] <= math.log(2)
         assert 0 <= line["even"][0] <= 1
         assert line["seeds"] == pytest.approx([0, 0, 0], abs=1e-6)  # the run beside itself
-    assert cli.main(["adversarial", str(run), "--steps", "0"]) == 2
+    assert adversarial.main([str(run), "--steps", "0"]) == 2
     assert "--steps 0: wanted at least 1" in capsys.readouterr().err

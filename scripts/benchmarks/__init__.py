@@ -1,0 +1,1 @@
+"""Workloads that are measured beside their peers, in turns; main.py has the command line."""
