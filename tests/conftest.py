@@ -55,7 +55,7 @@ LONG = (
     "test_settings",
     "test_transformer",
     "test_contract",
-    "test_explain",
+    "test_library_call",
     "test_external",
     "test_faults",
     "test_tasks",
