@@ -1,4 +1,4 @@
-"""Curves: of a training, of scores by length, of costs by length."""
+"""Plots of curves: training metrics, scores by length, costs by length."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from attnzoo.plotting.style import (
 
 
 def training_curves(metrics: Sequence[Mapping[str, object]]) -> Figure:
-    """Curves of everything a run has logged, from the records of its metrics file.
+    """Draw curves of everything a run has logged, from the records of its metrics file.
 
     A record holds its `step`, the `part` it was measured on ("train", "validation") and numbers by
-    name; `seconds` is left out. Every name is a panel and every part a line in it. What is no
-    finite number is left out. Raises ValueError where nothing is left to draw.
+    name; `seconds` is left out. Every name is a panel and every part a line in it. Values that are
+    not finite numbers are left out. Raises ValueError if nothing is left to draw.
     """
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for record in metrics:
@@ -68,12 +68,12 @@ def bleu_by_length(
     ylabel: str = "BLEU",
     title: str | None = None,
 ) -> Figure:
-    """Scores by sentence length, one line a system, as in Bahdanau et al. 2015, figure 2.
+    """Draw scores by sentence length, one line per system, as in Bahdanau et al. 2015, figure 2.
 
     `buckets` names the ranges of source length ("1-10", "11-20", ...), `scores[system]` holds one
     score each, and `intervals[system]` the lower and upper end of its confidence interval, drawn as
-    a band. `counts` writes the number of sentences under each range. NaN leaves a gap. Raises
-    ValueError where a sequence has another length than `buckets`.
+    a band. `counts` adds the number of sentences under each range. NaN leaves a gap. Raises
+    ValueError if a sequence and `buckets` differ in length.
     """
     bands = intervals or {}
     for name, values in [*scores.items(), *bands.items(), ("counts", counts or buckets)]:
@@ -106,11 +106,11 @@ class LinePanel(NamedTuple):
     ylabel: str
     title: str = ""
     log: str = ""
-    """Which axes are logarithmic: "", "x", "y" or "xy"."""
+    """Logarithmic axes: "", "x", "y" or "xy"."""
 
 
 def line_panels(panels: Sequence[LinePanel]) -> Figure:
-    """Curves side by side, one panel each, with a legend in every panel of more than one curve."""
+    """Draw panels of curves side by side, with a legend in panels of more than one curve."""
     if not panels:
         raise ValueError("panels is empty, wanted at least one")
     with style():
@@ -126,7 +126,7 @@ def line_panels(panels: Sequence[LinePanel]) -> Figure:
             if "y" in panel.log:
                 axes.set_yscale("log")
             for axis in (axes.xaxis, axes.yaxis):
-                # Not as powers, which matplotlib writes as formulas.
+                # Plain numbers instead of powers, which matplotlib writes as formulas.
                 axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
                 axis.set_minor_formatter(NullFormatter())
             axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel, title=panel.title)
@@ -142,10 +142,11 @@ def times_by_length(
     ylabel: str = "ms",
     planned: Mapping[str, Mapping[str, Collection[int]]] | None = None,
 ) -> Figure:
-    """Time, or another cost, by sequence length, both logarithmic:
-    `panels[panel][contender][length]`; lengths in `planned` were not measured and get hollow marks.
+    """Draw time, or another cost, by sequence length, both on logarithmic axes.
 
-    A contender has the same colour in every panel. Raises ValueError where there is no panel.
+    Values are `panels[panel][contender][length]`; lengths in `planned` were not measured and get
+    hollow markers. A contender has the same colour in every panel. Raises ValueError if there is
+    no panel.
     """
     if not panels:
         raise ValueError("panels is empty: nothing to draw")
@@ -170,7 +171,7 @@ def times_by_length(
             axes.set(title=panel, xlabel="length", ylabel=ylabel, xscale="log", yscale="log")
             ticks = sorted({length for points in lines.values() for length in points})
             axes.set_xticks(ticks, labels=[f"{length:,}" for length in ticks])
-            if max(ticks) >= 100_000:  # such labels would run into each other
+            if max(ticks) >= 100_000:  # such labels would overlap
                 axes.tick_params(axis="x", labelrotation=30, labelsize=7.5)
             axes.minorticks_off()
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")

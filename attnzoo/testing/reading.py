@@ -1,4 +1,4 @@
-"""Properties of weights and outputs: what a query reads, and from where."""
+"""Properties of weights and outputs: the keys and values that a query reads."""
 
 import inspect
 
@@ -46,7 +46,7 @@ def deterministic(subject: Subject) -> None:
     In between come other numbers and another mask of the same shapes.
     """
     inputs, other = subject.inputs("random"), subject.inputs("padding", draw=1)
-    # Compiled first: what tracing leaves behind meets the eager calls.
+    # Compiled first, so that state left behind by tracing affects the eager calls.
     compiled, first = subject.run(other), subject.run(inputs, eager=True)
     between = subject.run(other, eager=True)
     second = subject.run(inputs, eager=True)
@@ -166,7 +166,7 @@ def float_mask_is_refused(subject: Subject) -> None:
     *arrays, mask = arguments(inputs, "float32")
     try:
         subject.call([], *arrays, jax.device_put(np.asarray(mask, np.float32)))
-    except Exception:  # whichever: a shape checker may stand before the attention's own error
+    except Exception:  # any error: a shape checker may raise before the attention does
         return
     raise Broken("mask of dtype float32 was taken without an error; wanted a ValueError", inputs)
 
@@ -186,7 +186,7 @@ def padding_changes_nothing(subject: Subject) -> None:
     mask[..., S - 1 :] = False
     padded = inputs.replace(mask=mask)
     if not subject.permitted(padded).any(-1).all():
-        return  # at this size a row sees padding alone
+        return  # at this size a row sees only padding
     cut = Inputs(
         inputs.query[:, :real],
         inputs.keys[:, :-1],
@@ -334,7 +334,7 @@ def agrees_with_reference(subject: Subject) -> None:
             found = subject.run(inputs, dtype)
             expect(f"{dtype} context", found.context, context, tolerance, inputs, found)
             if weights is not None and subject.has_weights:
-                # Weights may be float32 by contract, whatever they were computed in.
+                # Weights may be float32 by contract, whatever the dtype of the computation.
                 tolerance = 1e-5 if "float32" in found.dtypes[1] else tolerance
                 expect(f"{dtype} weights", found.weights, weights, tolerance, inputs, found)
 
