@@ -10,7 +10,7 @@ from attnzoo.testing.subject import TOLERANCE, Broken, Inputs, Subject, argument
 
 
 def reaches_permitted_keys(subject: Subject) -> None:
-    """Every permitted value moves the context: its gradient is not 0."""
+    """Every permitted value affects the context: its gradient is not 0."""
     for pattern in ("random", "causal"):
         inputs = subject.inputs(pattern)
         to_values = _own_batch(subject.jacobian(inputs)[2], inputs)
@@ -28,7 +28,7 @@ def reaches_permitted_keys(subject: Subject) -> None:
 def causality(subject: Subject) -> None:
     """Under a causal mask row t has gradient exactly 0 to later queries, keys and values.
 
-    What it may see up to t is the business of "every permitted key is reached".
+    Gradients to keys up to t are tested by "every permitted key is reached".
     """
     inputs = subject.inputs("causal")
     forbidden = ~subject.permitted(inputs).any(1)
@@ -70,8 +70,8 @@ def half_precision(subject: Subject) -> None:
 def large_logits(subject: Subject) -> None:
     """Queries and keys 50 times as large: finite context, weights and gradients.
 
-    300 times as large, weights that were exactly 0 where a query may not attend still are, in rows
-    that sum to one: a mask that adds -10000 would be outweighed.
+    With queries and keys 300 times as large, masked weights that were exactly 0 remain 0, if rows
+    sum to one. This detects masks that add -10000.
     """
     inputs = _scaled(subject.inputs("random"), 50.0)
     _finite("", subject.run(inputs), inputs)
@@ -91,7 +91,7 @@ def large_logits(subject: Subject) -> None:
 
 
 def jit(subject: Subject) -> None:
-    """Compiled and not compiled, the numbers are the same."""
+    """A compiled call gives the same numbers as an eager one."""
     inputs = subject.inputs("random")
     found, wanted = subject.run(inputs), subject.run(inputs, eager=True)
     expect("context under jit", found.context, wanted.context, subject.tolerance, inputs, found)
@@ -101,7 +101,7 @@ def jit(subject: Subject) -> None:
 
 
 def vmap(subject: Subject) -> None:
-    """Batch rows one by one under ``jax.vmap`` give what the batch gives."""
+    """Batch rows one by one under ``jax.vmap`` give the same as the whole batch."""
     inputs = subject.inputs("random")
 
     def one(parameters: list[Any], *rows: Any) -> tuple[Any, ...]:
@@ -122,7 +122,7 @@ def vmap(subject: Subject) -> None:
 
 
 def gradients(subject: Subject) -> None:
-    """Gradients to query, keys, values and parameters are the finite differences, in float64."""
+    """Gradients to query, keys, values and parameters equal finite differences, in float64."""
     inputs = subject.inputs("random")
     if inputs.mask is not None:
         mask = inputs.mask.copy()

@@ -10,9 +10,10 @@ from attnzoo.testing.subject import Broken, DoesNotApply, Inputs, Subject, argum
 
 
 def prepared_memory(subject: Subject) -> None:
-    """``attend(query, prepare(keys, values, mask=...))`` is the call, whatever else was prepared.
+    """``attend(query, prepare(keys, values, mask=...))`` equals the direct call.
 
-    The rows of a memory can be gathered, as a beam search does.
+    Preparing another memory in between changes nothing. The rows of a memory can be gathered, as a
+    beam search does.
     """
     run = _Methods(subject, "prepare", "attend")
     inputs, other = subject.inputs("random"), subject.inputs("causal", draw=1)
@@ -29,7 +30,7 @@ def prepared_memory(subject: Subject) -> None:
 
 
 def step_by_step(subject: Subject) -> None:
-    """Queries one by one through ``step``, and in blocks through ``extend``, are the whole call.
+    """Queries one by one through ``step``, and in blocks through ``extend``, give the call's rows.
 
     In between, the rows of memory and past are gathered, as a beam search does.
     """
@@ -67,7 +68,7 @@ def step_by_step(subject: Subject) -> None:
 
 
 def positions_are_places(subject: Subject) -> None:
-    """Queries and keys may come in any order if ``positions`` say where they stand."""
+    """Queries and keys may come in any order if ``positions`` gives their positions."""
     run = _Methods(subject, "prepare", "attend")
     run.needs_argument("prepare", "positions")
     run.needs_argument("attend", "positions")
@@ -87,7 +88,7 @@ def positions_are_places(subject: Subject) -> None:
 
 
 def decoding(subject: Subject) -> None:
-    """``decode`` with a cache, position by position and in blocks, is the causal call.
+    """``decode`` with a cache, position by position and in blocks, equals the causal call.
 
     Rows may have padding at the start or end of the first block, and the rows of a cache can be
     gathered.

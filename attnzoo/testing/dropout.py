@@ -32,8 +32,8 @@ class Drawn:
 def dropout(subject: Subject) -> None:
     """A ``dropout_key`` drops weights and keeps their mean; without a key nothing is dropped.
 
-    The same key gives the same result, another key another one. Padding stays unseen, gradients
-    are finite.
+    The same key gives the same result, another key another one. Padding has no effect, and
+    gradients are finite.
     """
     inputs = subject.inputs("random")
     drawn, undropped = _draw(subject, inputs), subject.run(inputs)
@@ -64,7 +64,7 @@ def dropout(subject: Subject) -> None:
 
 
 def weights_after_dropout(subject: Subject) -> None:
-    """The returned weights are those used, dropped ones as 0, or all those before dropout.
+    """Under dropout, the returned weights are the weights used, or all weights before dropout.
 
     Dropout acts on weights, not on elements of the result.
     """

@@ -30,8 +30,8 @@ def weights_explain_context(subject: Subject) -> None:
     """The context's derivative to the values is the weights times one map for each head.
 
     ``d context[b, t] / d values[b, s] = sum_n weights[b, n, t, s] A_n`` with projections ``A_n``
-    that least squares finds. Where values pass a nonlinear layer before they are weighed each key
-    has its own ``A_n``, where the result does each query.
+    found by least squares. Each key has its own ``A_n`` if the values pass a nonlinear layer before
+    they are weighted, and each query if the result does.
     """
     inputs = subject.inputs("random")
     found = explain(subject, inputs)

@@ -24,7 +24,7 @@ FAR = 256
 
 
 def short_sequences(subject: Subject) -> None:
-    """One query alone, or the first one or two keys alone, give the same rows as among others."""
+    """One query alone, or only the first one or two keys, give the same rows as among others."""
     inputs, sizes = subject.inputs("random"), subject.sizes
     wanted = subject.run(inputs)
     # With fewer queries than keys the attention's own causal rule may align either end.
@@ -69,11 +69,11 @@ def empty_sequences(subject: Subject) -> None:
 
 
 def long_sequences(subject: Subject) -> None:
-    """What holds of a few keys holds of 256 more: masks, sums, gradients, order, the same rows.
+    """Properties at few keys hold with 256 more: masks, sums, gradients, order, the same rows.
 
-    The short sequence stands at the start, across position 128 and at the end of the long one, all
-    else masked. Besides the start, this is asked of an attention to which a shift by one position
-    makes no difference.
+    The short sequence is put at the start, across position 128 and at the end of the long one, all
+    else masked. Positions other than the start are tested only if a shift by one position makes no
+    difference to the attention.
     """
     inputs = subject.inputs("random")
     far = _Far(subject, inputs)

@@ -29,7 +29,7 @@ class StopSignal:
 
     @property
     def heard(self) -> bool:
-        """True if this process received a signal that it handles itself."""
+        """True if a signal was handled by this process itself, not by jax's runtime."""
         return self._received is not None
 
     def requested(self, step: int) -> bool:
