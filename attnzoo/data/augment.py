@@ -184,7 +184,7 @@ def _vary(strength: float, key: Key[Array, ""], image: Image) -> Image:
 
 
 def _affine(image: Image, matrix: Float[Array, "2 3"]) -> Image:
-    """Resample an image bilinearly: pixel (y, x), from the centre, is `matrix @ (y, x, 1)`."""
+    """Resample bilinearly: (y, x), from the centre, takes the value at `matrix @ (y, x, 1)`."""
     H, W, _ = image.shape
     centre = jnp.asarray([(H - 1) / 2, (W - 1) / 2], jnp.float32)
     grid = jnp.stack(jnp.meshgrid(jnp.arange(H), jnp.arange(W), indexing="ij"), -1)
@@ -306,7 +306,7 @@ OPERATIONS: dict[str, Callable[[Image, Float[Array, ""]], Image]] = {
 
 
 def grey(image: Image) -> Float[Array, "H W"]:
-    """Return the brightness of a colour image; the mean channel of any other image."""
+    """Return the brightness of a colour image, or the mean over channels of any other image."""
     if image.shape[-1] != 3:
         return image.mean(axis=-1)
     return jnp.einsum("hwc,c->hw", image, jnp.asarray(LUMA, image.dtype))
@@ -354,7 +354,7 @@ def augment(
 
 
 def _blend(other: Image, image: Image, level: Float[Array, ""]) -> Image:
-    """Return `other` at a level of -1.1, `image` at 0, extrapolated to 1.9 at 1, within 0 .. 1."""
+    """Scale the difference of `image` from `other` by 1 + 0.9 level, and clip to 0 .. 1."""
     return jnp.clip(other + (1 + 0.9 * level) * (image - other), 0, 1)
 
 

@@ -284,7 +284,7 @@ def _hub(config: Any, part: str, cache_dir: Path | None) -> Iterator[tuple[str, 
 
 
 def _shares(first: int, second: int, room: int) -> tuple[int, int]:
-    """Return the kept tokens of each text: the longer is cut first, then both equally."""
+    """Return the number of tokens kept of each text; the longer is cut first, then both."""
     if first + second <= room:
         return first, second
     half = room // 2

@@ -163,7 +163,7 @@ def read_library_tokenizer(path: Path) -> tuple[dict[str, Any], dict[str, int], 
 
 
 def _with_sentinels(trained: dict[str, Any], count: int) -> dict[str, Any]:
-    """Add <extra_id_0> with the last id, <extra_id_1> with the one before, ..."""
+    """Add <extra_id_0> with the last id, <extra_id_1> with the last but one, ..."""
     end = len(trained["model"]["vocab"])
     for i in range(count):
         trained["added_tokens"].append(

@@ -122,7 +122,7 @@ class Buckets:
 def choose_buckets(
     needs: Int64[np.ndarray, " pairs"], max_buckets: int = MAX_BUCKETS
 ) -> tuple[int, ...]:
-    """Choose at most `max_buckets` lengths with the least padding if each row is padded alone.
+    """Choose at most `max_buckets` lengths with the least padding, each row in its own bucket.
 
     Exact, by dynamic programming over the distinct lengths.
     """

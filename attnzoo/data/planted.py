@@ -39,7 +39,7 @@ def planted_patches(config: Any, part: str) -> Int64[np.ndarray, " images"]:
 
 
 def planted_images(config: Any) -> dict[str, list[tuple[str, UInt8[np.ndarray, "h w 1"], str]]]:
-    """Return (name, image, class) lists by part, as a pure function of a config's seed."""
+    """Return lists of (name, image, class) by part, a pure function of the config's seed."""
     return {part: list(_part(config, part)) for part in PARTS if getattr(config, part)}
 
 

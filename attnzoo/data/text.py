@@ -91,8 +91,8 @@ class StreamPlan:
     Without, an epoch has every token but the first as a target exactly once: windows are
     contiguous, the last one is padded with `pad_id` and the last batch filled up with padding rows.
 
-    A stream shorter than one window (with `shuffle`), or without a token to predict, is a
-    UserError.
+    A stream without a whole window and its next token (with `shuffle`), or without a token to
+    predict, is a UserError.
     """
 
     def __init__(

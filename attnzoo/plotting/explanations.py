@@ -27,7 +27,7 @@ _OPAQUE = 0.85
 _WEIGHTS = LinearSegmentedColormap.from_list("attention", ["#FFFFFF", "#9CCBE8", WEIGHT, "#00263E"])
 _SIGNED = LinearSegmentedColormap.from_list("scores", [AGAINST, "#FFFFFF", FOR])
 _FOOT = 0.36
-# Characters of tokens that are invisible or cannot be printed, and their replacements.
+# Printable signs for whitespace and for the markers of whitespace in tokens.
 _VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥", "Ġ": "␣", "Ċ": "↵", "▁": "␣"}
 
 

@@ -45,7 +45,7 @@ def weights_explain_context(subject: Subject) -> None:
 
 
 def explain(subject: Subject, inputs: Inputs) -> Explanation:
-    """Return the best explanation, with maps shared as widely as the attention is linear."""
+    """Return the best explanation, with maps shared as widely as linearity permits."""
     # Other queries of the same keys give more equations for the same unknowns.
     draws = [inputs.replace(query=subject.inputs("random", draw).query) for draw in (1, 2)]
     draws = [inputs, *draws]

@@ -239,7 +239,7 @@ class _Training:
                 profiler.after(step, sums, log)
                 pending.append((step, sums))
                 evaluates = step % self.evaluate_every == 0 or step == self.total
-                stopping = stop.requested(step)  # once, so that all processes agree
+                stopping = stop.requested(step)  # asked once: a saved step has been checked
                 saves = step % self.checkpoint_every == 0 or evaluates or stopping
                 if len(pending) >= settings.log_every or saves:
                     self._log_steps(log, pending, began)

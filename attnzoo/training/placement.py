@@ -46,7 +46,7 @@ RULES = (
 """The first match counts; leading axes without a name are not sharded (layers, windows)."""
 
 DEFAULT = _rule(r".", "fsdp", None)
-"""Sharding without a matching rule, except for vectors: the input axis, along "fsdp"."""
+"""Sharding without a matching rule, except for vectors: inputs, which no recurrent step gathers."""
 WHOLE = _rule(r".")
 
 
@@ -54,8 +54,8 @@ class Placement:
     """The devices of a training, and the shardings of its arrays.
 
     ``devices`` may be a number, for planning without real devices. If the config leaves
-    ``mesh.data`` open, it is the largest number that divides ``rows`` (a batch's) evenly; with
-    several processes no device may be left over.
+    ``mesh.data`` open, it is the largest number of copies that can share the ``rows`` of a batch
+    evenly; with several processes no device may be left over.
 
     Raises:
       UserError: a mesh that does not fit the devices.
