@@ -72,9 +72,9 @@ class MaskedPlan:
     def batch(self, step: int) -> Batch:
         """Return the batch of a step; steps count from 0 through all epochs.
 
-        `tokens`: int32 `B T`, masked. `labels`: int32 `B T`, the text itself. `counted`: bool `B
-        T`, true where a token was chosen. `valid`: bool `B T`, false at padding. `rows`, and the
-        `documents` and `positions` of a `PackPlan`, are unchanged.
+        `tokens`: int32 `B T`, masked. `labels`: int32 `B T`, the text itself. `counted`: bool
+        `B T`, true where a token was chosen. `valid`: bool `B T`, false at padding. `rows`, and
+        the `documents` and `positions` of a `PackPlan`, are unchanged.
         """
         return self._hide(self.plan.batch(step), step)
 
@@ -194,10 +194,10 @@ class SpanPlan:
     def batch(self, step: int) -> Batch:
         """Return the batch of a step; steps count from 0 through all epochs.
 
-        `source`: int32 `B S`. `source_valid`: bool `B S`, false at padding. `target`: int32 `B
-        T+1`; the model's input is `target[:, :-1]`, its labels are `target[:, 1:]`. `counted`: bool
-        `B T`, true at labels. `rows`: int32 `B`, the window's start in the stream, -1 for a padding
-        row. The last token of the stream is left out.
+        `source`: int32 `B S`. `source_valid`: bool `B S`, false at padding. `target`: int32
+        `B T+1`; the model's input is `target[:, :-1]`, its labels are `target[:, 1:]`. `counted`:
+        bool `B T`, true at labels. `rows`: int32 `B`, the window's start in the stream, -1 for a
+        padding row. The last token of the stream is left out.
         """
         windows = self._plan.batch(step)
         B = self.batch_size

@@ -77,8 +77,7 @@ class Renderer:
             case Series(kind, items):
                 return self._series(kind, [self.render(item) for item in items])
             case Annotated(outer, inner):
-                # babel writes "French (Canada)" like this in every language:
-                # Locale.get_display_name.
+                # Parentheses in every language, as in babel's Locale.get_display_name.
                 opening, closing = Token("(", ("opening",)), Token(")", ("closing",))
                 inside = within(self.render(inner), "inner")
                 return [*within(self.render(outer), "outer"), opening, *inside, closing]
