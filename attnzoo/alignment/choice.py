@@ -1,4 +1,4 @@
-"""Which layer and head aligns: by links that are known, or by whether two directions agree."""
+"""Choice of the layer and head that align best, by reference links or by agreement."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from attnzoo.alignment.links import Link, Links
 from attnzoo.alignment.scores import score_corpus
 
 Place = TypeVar("Place", bound=Hashable)
-"""Whatever names an alignment: a layer, head and timing."""
+"""Key of an alignment, for instance a layer, a head and a timing."""
 
 Corpus = Sequence[Set[Link]]
 
 
 class Pair(NamedTuple):
-    """A place of each direction, and how well the two agree."""
+    """A key of each direction, and the agreement between their links."""
 
     forward: Hashable
     reverse: Hashable
@@ -23,9 +23,9 @@ class Pair(NamedTuple):
 
 
 def agreement(forward: Corpus, reverse: Corpus) -> float:
-    """2 |F∩B| / (|F| + |B|) over a corpus, both as links (source word, target word).
+    """Return 2 |F∩B| / (|F| + |B|) over a corpus, both as links (source word, target word).
 
-    1 less the alignment error rate of one against the other; NaN where neither has a link.
+    This is 1 minus the alignment error rate of one against the other; NaN if neither has a link.
     """
     return 1 - score_corpus(forward, [Links.of(links) for links in reverse]).aer
 
@@ -33,7 +33,7 @@ def agreement(forward: Corpus, reverse: Corpus) -> float:
 def by_error_rate(
     found: Mapping[Place, Corpus], references: Sequence[Links], *, restrict: bool = False
 ) -> dict[Place, float]:
-    """The alignment error rate of each place, the best first; of equal ones the first given."""
+    """Return the alignment error rate by key, lowest first; ties keep the order of `found`."""
     rates = {
         place: score_corpus(links, references, restrict=restrict).aer
         for place, links in found.items()
@@ -42,10 +42,10 @@ def by_error_rate(
 
 
 def by_agreement(forward: Mapping[Place, Corpus], reverse: Mapping[Place, Corpus]) -> list[Pair]:
-    """Every pair of places of the two directions, those that agree best first.
+    """Return every pair of a forward and a reverse key, highest agreement first.
 
-    No reference is needed: Chen et al., EMNLP 2020 (arXiv 2004.14837) choose their layer so. Links
-    of both are (source word, target word) of the forward direction.
+    No reference is needed; Chen et al., EMNLP 2020 (arXiv 2004.14837) choose their layer this way.
+    Links of both are (source word, target word) of the forward direction.
     """
     pairs = [
         Pair(a, b, agreement(links, others))

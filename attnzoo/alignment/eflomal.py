@@ -1,4 +1,4 @@
-"""The statistical aligner eflomal (Östling and Tiedemann 2016), a yardstick for neural ones."""
+"""The statistical aligner eflomal (Östling and Tiedemann 2016), a baseline for neural aligners."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def align(
 ) -> tuple[list[set[Link]], list[set[Link]]]:
     """Align a corpus without any reference: (forward, reverse) links of every sentence pair.
 
-    Words are what whitespace separates, compared in lower case. Both directions are sets of
+    Words are separated by whitespace and compared in lower case. Both directions are sets of
     (source word, target word): a target word has at most one forward link, a source word at most
     one reverse link; `attnzoo.alignment.symmetrize` combines them. The aligner is trained on these
-    lines and aligns them in the same run, so give it all the text there is, the test set included.
+    lines and aligns them in the same run, so pass all available text, the test set included.
 
     eflomal takes no seed (it reads the system's randomness), so two runs differ a little; more
     `samplers` average the difference out. It is an optional package that is compiled on
-    installation: UserError where it is missing. A pair with an empty side gets no links.
+    installation; UserError if it is missing. A pair with an empty side gets no links.
     """
     if len(source_lines) != len(target_lines):
         raise ValueError(f"{len(source_lines)} source lines for {len(target_lines)} target lines")

@@ -1,10 +1,10 @@
-"""From attention weights over tokens to links between words.
+"""Extraction of links between words from attention weights between tokens.
 
 Throughout, `weights` is one sentence's matrix: T rows, one per decoder step, and S columns, one per
-source position in reading order (a model that reads the source reversed mirrors its columns
-before it comes here). Several heads are averaged by the caller. `source_word_ids[s]` says which
-word source token s belongs to, `target_word_ids[t]` likewise for target token t; neither lists the
-special tokens. Whatever rows and columns the word ids do not reach (EOS, padding) is dropped.
+source position in reading order (for a model that reads the source reversed, mirror the columns
+first). The caller averages over heads. `source_word_ids[s]` is the word that source token s belongs
+to, `target_word_ids[t]` the word of target token t; neither lists the special tokens. Rows and
+columns beyond the word ids (EOS, padding) are dropped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Timing = Literal["predicted", "input"]
 Rule = Literal["target", "source", "threshold"]
 Level = Literal["token", "word"]
 
-# How many rows later than the step that predicts it a token is read off.
+# Row of a token, counted from the row of the step that predicts the token.
 TIMINGS: dict[str, int] = {"predicted": 0, "input": 1}
 
 
@@ -35,10 +35,11 @@ def token_matrix(
     """Cut `weights` to one row per target token and one column per source token.
 
     Step t of a decoder reads token t-1 (BOS at t = 0) and predicts token t. With
-    `timing="predicted"` row t belongs to token t; with `timing="input"` row t+1 does, the step that
-    reads it. Luong et al. 2015 (section 5.4, footnote 14) credit location-based attention to the
-    predicted and content-based attention to the input word; Chen et al. 2020 (arXiv 2004.14837)
-    call the latter Shift-Att. The wrong choice costs a large part of the alignment error rate.
+    `timing="predicted"` row t belongs to token t. With `timing="input"` row t+1 does, the row of
+    the step that reads token t. Luong et al. 2015 (section 5.4, footnote 14) assign location-based
+    attention to the predicted and content-based attention to the input word; Chen et al. 2020
+    (arXiv 2004.14837) call the latter Shift-Att. The wrong choice raises the alignment error rate
+    a lot.
 
     Raises ValueError where `weights` is not a finite, non-negative matrix or has too few rows or
     columns ("input" needs the row of the step that predicts EOS).
@@ -70,11 +71,11 @@ def word_matrix(
     source_words: int | None = None,
     target_words: int | None = None,
 ) -> Float[np.ndarray, "target_words source_words"]:
-    """Attention between words, for pictures: summed over source tokens, averaged over target ones.
+    """Sum attention over each word's source tokens and average it over its target tokens.
 
-    A row is where one target word looked, and sums to the mass its tokens gave to real words (1
-    less what went to EOS). `source_words` and `target_words` give the number of words where the
-    last ones may have no token; a word without tokens has a row or column of zeros.
+    For plots. A row shows where one target word attends, and sums to the mass that its tokens give
+    to real words (1 minus the mass on EOS). `source_words` and `target_words` give the number of
+    words if the last words may have no token; a word without tokens has a row or column of zeros.
     """
     cut = token_matrix(weights, len(source_word_ids), len(target_word_ids), timing=timing)
     source = _membership(source_word_ids, source_words, "source")
@@ -83,7 +84,7 @@ def word_matrix(
 
 
 def row_shares(matrix: Float[np.ndarray, "T S"]) -> Float[np.ndarray, "T S"]:
-    """Each row scaled to sum 1, so that every target word counts alike; a row of zeros stays."""
+    """Scale each row to sum to 1, so that all target words count equally; rows of zeros stay."""
     total = matrix.sum(axis=1, keepdims=True)
     return matrix / np.where(total > 0, total, 1)
 
@@ -99,19 +100,19 @@ def links_from_weights(
     threshold: float = 0.5,
     eos_is_null: bool = False,
 ) -> set[Link]:
-    """Word links (i, j) = (source word, target word) read off one sentence's weights.
+    """Return word links (i, j) = (source word, target word) from one sentence's weights.
 
-    `rule` says which cells become links: "target" takes the heaviest source for every target, the
-    usual one; "source" the heaviest target for every source; "threshold" every cell of at least
-    `threshold`. Of equal cells the first wins; a row (or column) of zeros links nothing.
+    `rule` selects the cells that become links: "target" takes the largest weight of every target
+    (the usual rule), "source" the largest of every source, "threshold" every cell of at least
+    `threshold`. Of equal cells the first wins; a row (or column) of zeros gives no link.
 
-    `level` says what a cell is. "token": a pair of tokens, and two words are linked if any of
+    `level` defines a cell. "token": a pair of tokens, and two words are linked if any of
     their tokens are (Zenkel et al. 2019), so a target word of three tokens may get three links.
     "word": a pair of words in `word_matrix`, so that "target" gives every target word at most one
     link, as Luong et al. 2015 do.
 
-    With `eos_is_null` a target token (or word) whose heaviest column is a dropped one, EOS or
-    padding, stays unlinked instead of taking the best of the rest; only for `rule="target"`.
+    With `eos_is_null` a target token (or word) gets no link if its largest weight is on a dropped
+    column (EOS or padding); otherwise it takes its best remaining column. Only for `rule="target"`.
     """
     if rule not in ("target", "source", "threshold"):
         raise ValueError(f"rule={rule!r} is none of target, source, threshold")
@@ -156,7 +157,7 @@ def links_from_weights(
 def _membership(
     word_ids: Sequence[int], words: int | None, side: str
 ) -> Float[np.ndarray, "tokens words"]:
-    """A 0/1 matrix: which token (row) belongs to which word (column)."""
+    """Return a 0/1 matrix, 1 where the token (row) belongs to the word (column)."""
     ids = np.asarray(word_ids, np.int64).reshape(-1)
     needed = int(ids.max()) + 1 if ids.size else 0
     if ids.size and ids.min() < 0:
@@ -169,5 +170,5 @@ def _membership(
 def _mean_over_tokens(
     membership: Float[np.ndarray, "tokens words"],
 ) -> Float[np.ndarray, "words tokens"]:
-    """What turns rows for tokens into rows for words; a word without tokens gets zeros."""
+    """Return the matrix that averages token rows into word rows; 0 for a word without tokens."""
     return (membership / np.maximum(membership.sum(axis=0), 1)).T

@@ -34,7 +34,7 @@ class Links:
 
     @classmethod
     def of(cls, sure: Iterable[Link], possible: Iterable[Link] = ()) -> Links:
-        """Build links from any iterables; `possible` may leave out what `sure` already says."""
+        """Build links from any iterables; `possible` need not repeat the links in `sure`."""
         sure = frozenset(sure)
         return cls(sure, sure | frozenset(possible))
 
@@ -45,7 +45,7 @@ class Links:
         )
 
     def check(self, source_words: int, target_words: int) -> Links:
-        """Return the links unchanged, or raise ValueError where one points past either sentence.
+        """Return the links unchanged, or raise ValueError if one points past either sentence.
 
         `source_words` and `target_words` are the sentences' word counts.
         """
@@ -63,7 +63,7 @@ def parse_pharaoh(text: str, *, one_based: bool = False) -> Links:
     """Read one line of links: `i-j` is sure, `i?j` and `ipj` are possible, separated by spaces.
 
     With `one_based` both indices count from 1 in the text. A link written both as sure and as
-    possible is sure. An empty line is a pair without links. Raises ValueError naming the token
+    possible is sure. An empty line is a pair without links. Raises ValueError with the first token
     that is not a link.
     """
     base = int(one_based)
@@ -81,7 +81,7 @@ def parse_pharaoh(text: str, *, one_based: bool = False) -> Links:
 
 
 def format_pharaoh(links: Links, *, one_based: bool = False) -> str:
-    """Write links as one Pharaoh line, sorted by source, then target word; parsing undoes it."""
+    """Write links as one line that `parse_pharaoh` reads, sorted by source, then target word."""
     base = int(one_based)
     return " ".join(
         f"{i + base}{'-' if (i, j) in links.sure else '?'}{j + base}"

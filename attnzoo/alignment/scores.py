@@ -1,6 +1,7 @@
-"""How well links agree with a reference, and what a matrix of weights looks like in numbers.
+"""Scores of links against a reference, and statistics of matrices of attention weights.
 
-Scores of a corpus sum the counts of all its sentences first: they are not means over sentences.
+The score of a corpus is computed from counts summed over its sentences; it is not a mean of
+sentence scores.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Metric = Literal["aer", "precision", "recall", "f1"]
 
 @dataclass(frozen=True)
 class Counts:
-    """What every score is made of, for one sentence or, added up, for a corpus.
+    """Link counts of one sentence, or summed over a corpus, from which every score is computed.
 
     With hypothesis A, sure reference S and possible reference P (Och and Ney 2003):
     precision = |A∩P| / |A|, recall = |A∩S| / |S|, AER = 1 - (|A∩S| + |A∩P|) / (|A| + |S|), and F1
@@ -63,10 +64,10 @@ def count_links(hypothesis: Set[Link], reference: Links, *, restrict: bool = Fal
     """Compare one sentence pair's links (source word, target word) with the reference.
 
     With `restrict` a hypothesis link is left out unless its source word and its target word each
-    have a reference link (sure or possible, to any word of the other side). That is for references
-    that leave whole classes of words unlinked without meaning that they have no counterpart, such
-    as articles in a corpus linked by dictionary number: a link from or to such a word can be
-    neither right nor wrong. Recall is the same either way.
+    have a reference link (sure or possible, to any word of the other side). Use it for references
+    that leave whole classes of words unlinked although they have counterparts, such as articles in
+    a corpus linked by dictionary number: a link of such a word can be neither right nor wrong.
+    Recall is the same either way.
     """
     if restrict:
         source = {i for i, _ in reference.possible}
@@ -83,7 +84,7 @@ def count_links(hypothesis: Set[Link], reference: Links, *, restrict: bool = Fal
 def count_corpus(
     hypotheses: Sequence[Set[Link]], references: Sequence[Links], *, restrict: bool = False
 ) -> list[Counts]:
-    """`count_links` of every sentence pair; ValueError where the two have not the same length."""
+    """Apply `count_links` to every sentence pair; ValueError if the lengths differ."""
     if len(hypotheses) != len(references):
         raise ValueError(f"{len(hypotheses)} hypotheses for {len(references)} references")
     return [count_links(a, r, restrict=restrict) for a, r in zip(hypotheses, references)]
@@ -92,7 +93,7 @@ def count_corpus(
 def score_corpus(
     hypotheses: Sequence[Set[Link]], references: Sequence[Links], *, restrict: bool = False
 ) -> Counts:
-    """The corpus's counts, whose `.aer`, `.precision`, `.recall` and `.f1` are its scores."""
+    """Return the counts of a corpus; `.aer`, `.precision`, `.recall` and `.f1` are its scores."""
     return sum(count_corpus(hypotheses, references, restrict=restrict), Counts())
 
 
@@ -104,9 +105,9 @@ def bootstrap_interval(
     samples: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of a corpus score over sentences (Efron 1979).
+    """Return a percentile bootstrap interval of a corpus score over sentences (Efron 1979).
 
-    `counts` are those of the sentences (`count_corpus`), drawn again with replacement `samples`
+    `counts` has one entry per sentence (`count_corpus`), resampled with replacement `samples`
     times. Samples whose score is undefined are left out; if all are, both ends are NaN.
     """
     if not counts:
@@ -126,10 +127,10 @@ def bootstrap_interval(
 
 
 def diagonal_links(source_words: int, target_words: int) -> set[Link]:
-    """The alignment that knows only lengths: each target word to the source word as far along.
+    """Link each target word to the source word at the same relative position.
 
-    A baseline to print beside any score: target word j takes the source word in which the point
-    (j + 1/2) / target_words of the sentence lies.
+    A baseline that knows only the lengths: target word j takes the source word that contains the
+    point (j + 1/2) / target_words of the sentence.
     """
     if source_words < 1:
         return set()
@@ -137,10 +138,10 @@ def diagonal_links(source_words: int, target_words: int) -> set[Link]:
 
 
 def diagonality(weights: Float[np.ndarray, "T S"]) -> float:
-    """1 less the mean distance from the diagonal, by weight, both sides scaled to length 1.
+    """Return 1 minus the weighted mean distance from the diagonal, both sides scaled to length 1.
 
-    1 for weights on the diagonal, about 2/3 for uniform ones, 1/2 for the other diagonal (long
-    sentences); NaN where there is no weight at all.
+    1 for weights on the diagonal, about 2/3 for uniform weights, 1/2 for the other diagonal (in
+    long sentences); NaN if all weights are zero.
     """
     T, S = weights.shape
     target = (np.arange(T)[:, None] + 0.5) / max(T, 1)
@@ -150,9 +151,9 @@ def diagonality(weights: Float[np.ndarray, "T S"]) -> float:
 
 
 def row_entropy(weights: Float[np.ndarray, "T S"]) -> Float[np.ndarray, " T"]:
-    """Entropy of each row in nats, scaled to sum to 1 first; NaN for a row of zeros.
+    """Return the entropy of each row in nats, after scaling to sum 1; NaN for a row of zeros.
 
-    0 where one source word has all the weight, log S where all have the same.
+    0 if one source word has all the weight, log S if all have the same.
     """
     rows = weights.astype(np.float64)
     p = _divide(rows, rows.sum(axis=1, keepdims=True))
@@ -160,16 +161,18 @@ def row_entropy(weights: Float[np.ndarray, "T S"]) -> Float[np.ndarray, " T"]:
 
 
 def coverage(weights: Float[np.ndarray, "T S"]) -> Float[np.ndarray, " S"]:
-    """The attention each source word received in all: the last coverage vector of See et al. 2017
-    (equation 10). Far from 1 means a word skipped or translated twice.
+    """Return the attention that each source word received, summed over target words.
+
+    This is the last coverage vector of See et al. 2017 (equation 10). A value far from 1 means a
+    word that was skipped or translated twice.
     """
     return weights.sum(axis=0, dtype=np.float64)
 
 
 def covered(weights: Float[np.ndarray, "T S"]) -> float:
-    """Share of the source words at which some target word looks most; NaN without source words.
+    """Return the share of source words that are the arg max of some row; NaN without source words.
 
-    Of equal weights the first counts, and a row of zeros looks nowhere.
+    Of equal weights the first counts; a row of zeros has no arg max.
     """
     T, S = weights.shape
     if not S:
@@ -179,20 +182,20 @@ def covered(weights: Float[np.ndarray, "T S"]) -> float:
 
 
 class Shape(NamedTuple):
-    """What matrices look like, as means over sentences; those that are not defined are left out."""
+    """Statistics of attention matrices, as means over the sentences for which each is defined."""
 
     diagonality: float
     entropy: float
-    """Mean of a sentence's rows, in nats."""
+    """Mean over a sentence's rows, in nats."""
     relative_entropy: float
-    """The same over log S, the entropy of even weights; sentences of one source word left out."""
+    """Entropy divided by log S, the entropy of uniform weights; undefined for one source word."""
     covered: float
 
 
 def matrix_shape(matrices: Iterable[Float[np.ndarray, "_ _"]]) -> Shape:
-    """`diagonality`, mean `row_entropy` and `covered` of word matrices, averaged over sentences.
+    """Average `diagonality`, mean `row_entropy` and `covered` of word matrices over sentences.
 
-    All NaN where nothing is defined. Rows of zeros have no entropy and do not count.
+    NaN for a statistic that no sentence defines. Rows of zeros have no entropy and do not count.
     """
     rows: list[Shape] = []
     for weights in matrices:
@@ -210,7 +213,7 @@ def matrix_shape(matrices: Iterable[Float[np.ndarray, "_ _"]]) -> Shape:
 
 
 def _scores(table: Float[np.ndarray, "rows 4"], metric: Metric) -> Float[np.ndarray, " rows"]:
-    """A score for every row of |A|, |S|, |A∩P|, |A∩S|."""
+    """Return the score of every row of |A|, |S|, |A∩P|, |A∩S|."""
     hypothesis, sure, in_possible, in_sure = table.T
     if metric == "aer":
         return 1 - _divide(in_sure + in_possible, hypothesis + sure)
@@ -227,6 +230,6 @@ def _scores(table: Float[np.ndarray, "rows 4"], metric: Metric) -> Float[np.ndar
 
 
 def _divide(top: np.ndarray | np.floating, bottom: np.ndarray | np.floating) -> np.ndarray:
-    """Quotient, NaN for division by zero without a warning."""
+    """Return the quotient, NaN for division by zero without a warning."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(np.asarray(bottom) == 0, np.nan, np.divide(top, bottom))

@@ -1,10 +1,10 @@
-"""One alignment out of two: an aligner's links from each direction, combined.
+"""Symmetrization: an aligner's links from both directions combined into one alignment.
 
-`forward` and `reverse` are both sets of (source word, target word); whoever aligned the other
-direction swaps its links first. The growing heuristics follow the `symal` program of Moses
-(Koehn, Och and Marcu 2003; Och and Ney 2003) link by link, including the order in which links are
-visited, on which the result depends: by target word, then by source word, and a link that was
-added is visited in the same pass if it comes later.
+`forward` and `reverse` are both sets of (source word, target word); swap the links of a model
+that aligns in the other direction first. The growing heuristics follow the `symal` program of Moses
+(Koehn, Och and Marcu 2003; Och and Ney 2003) link by link. The result depends on the order in which
+links are visited: by target word, then by source word; a link that was added is visited in the same
+pass if it comes later.
 """
 
 from __future__ import annotations
@@ -19,47 +19,48 @@ _NEIGHBOURS = ((-1, 0), (0, -1), (1, 0), (0, 1), (-1, -1), (-1, 1), (1, -1), (1,
 
 
 def intersection(forward: Set[Link], reverse: Set[Link]) -> set[Link]:
-    """Links both directions have: the most precise combination."""
+    """Return the links in both directions: the most precise combination."""
     return set(forward) & set(reverse)
 
 
 def union(forward: Set[Link], reverse: Set[Link]) -> set[Link]:
-    """Links either direction has: the one with the highest recall."""
+    """Return the links in either direction: the combination with the highest recall."""
     return set(forward) | set(reverse)
 
 
 def grow_diag(forward: Set[Link], reverse: Set[Link]) -> set[Link]:
-    """The intersection, grown by neighbouring links of the union.
+    """Grow the intersection by neighbouring links of the union.
 
-    A link of the union joins if one of its eight neighbours is in and at least one of its two words
-    has no link yet; repeated until nothing changes.
+    A link of the union is added if one of its eight neighbours is linked and at least one of its
+    two words has no link yet; repeated until nothing changes.
     """
     return _grow(forward, reverse, _either_is_free).links
 
 
 def grow_diag_final(forward: Set[Link], reverse: Set[Link]) -> set[Link]:
-    """`grow_diag`, then the links left in `forward` and after them those in `reverse` that give
-    at least one of their words its first link.
+    """Apply `grow_diag`, then add remaining links of `forward`, then of `reverse`.
+
+    A link is added if at least one of its words has no link yet.
     """
     return _final(_grow(forward, reverse, _either_is_free), forward, reverse, _either_is_free)
 
 
 def grow_diag_final_and(forward: Set[Link], reverse: Set[Link]) -> set[Link]:
-    """`grow_diag`, then the links left in either direction between two words without any link."""
+    """Apply `grow_diag`, then add remaining links between two words without any link."""
     return _final(_grow(forward, reverse, _either_is_free), forward, reverse, _both_are_free)
 
 
 def strict_grow_diag(forward: Set[Link], reverse: Set[Link]) -> set[Link]:
-    """`grow_diag` where both words of a new link must be free, as in lilt's alignment-scripts.
+    """Apply `grow_diag`, but add a link only if both its words are free (lilt's alignment-scripts).
 
-    Fewer links than Moses. Their script visits source words first and neighbours in no stated
+    Gives fewer links than Moses. Their script visits source words first and neighbours in no stated
     order; the order here is that of the other heuristics.
     """
     return _grow(forward, reverse, _both_are_free).links
 
 
 def strict_grow_diag_final(forward: Set[Link], reverse: Set[Link]) -> set[Link]:
-    """What lilt's alignment-scripts call grow-diagonal-final: both words free, in both stages."""
+    """Apply lilt's "grow-diagonal-final": both words of a new link are free, in both stages."""
     return _final(_grow(forward, reverse, _both_are_free), forward, reverse, _both_are_free)
 
 
@@ -84,7 +85,7 @@ def symmetrize(
 
 
 class _Alignment:
-    """Links, and which words they cover."""
+    """Links, and the sets of words that they cover."""
 
     def __init__(self, links: Set[Link]):
         self.links: set[Link] = set()

@@ -1,4 +1,4 @@
-"""Parallel corpora, tokenizers and batches: from sentences to arrays of ids."""
+"""Data: corpora, tokenizers and batches, from sentences or images to arrays."""
 
 from attnzoo.data.corpus import Corpus, Report, Splits, load_corpus
 

@@ -1,7 +1,7 @@
-"""Images varied on the device: every operation is a pure function of its key.
+"""Image augmentation on the device; every operation is a pure function of its key.
 
-Images are float32 `B H W C` in 0 .. 1 until `normalise`; every image has its own draw. Everything
-here is jittable; sizes are static.
+Images are float32 `B H W C` in 0 .. 1 until `normalise`; each image has its own random draw.
+Everything here is jittable; sizes are static.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ Images = Float[Array, "B H W C"]
 
 # RandAugment's strengths run from 0 to 10; at 10 each operation is at its strongest.
 MAX_MAGNITUDE = 10.0
-# ITU-R BT.601, as Pillow makes grey of colour.
+# ITU-R BT.601, as Pillow converts colour to grey.
 LUMA = (0.299, 0.587, 0.114)
 
 
 def to_float(images: UInt8[Array, "B H W C"]) -> Images:
-    """0 .. 255 as 0 .. 1."""
+    """Scale 0 .. 255 to 0 .. 1."""
     return images.astype(jnp.float32) / 255.0
 
 
 def normalise(images: Images, mean: Float[Array, " C"], deviation: Float[Array, " C"]) -> Images:
-    """Each channel less its mean, over its standard deviation; a constant channel becomes 0."""
+    """Standardise each channel by its mean and standard deviation; a constant channel becomes 0."""
     scale = jnp.where(deviation > 0, deviation, 1.0)
     return (images - mean[None, None, None]) / scale[None, None, None]
 
 
 def flip(key: Key[Array, ""], images: Images) -> Images:
-    """Mirrors each image with probability 1/2."""
+    """Mirror each image with probability 1/2."""
     mirrored = jax.random.bernoulli(key, shape=(len(images), 1, 1, 1))
     return jnp.where(mirrored, images[:, :, ::-1], images)
 
 
 def pad_and_crop(key: Key[Array, ""], images: Images, pad: int) -> Images:
-    """Pads each image with `pad` pixels of zero on every side and cuts a random window."""
+    """Pad each image with `pad` pixels of zero on every side and cut a random window."""
     B, H, W, C = images.shape
     padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     starts = jax.random.randint(key, (B, 2), 0, 2 * pad + 1)
@@ -61,10 +61,10 @@ def resized_crop(
     min_area: float,
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Images:
-    """A random window of each image, scaled to its size (Szegedy et al. 2015).
+    """Cut a random window of each image and scale it to the image's size (Szegedy et al. 2015).
 
-    The window has a share of the area uniform in `min_area` .. 1 and a ratio of width to height
-    log-uniform in `ratio`, and is cut down to what fits.
+    The window's share of the area is uniform in `min_area` .. 1 and its ratio of width to height
+    log-uniform in `ratio`; it is clipped to the image.
     """
     B, H, W, _ = images.shape
     area_key, ratio_key, place_key = jax.random.split(key, 3)
@@ -101,9 +101,9 @@ def erase(
     area: tuple[float, float] = (0.02, 0.33),
     ratio: tuple[float, float] = (0.3, 3.3),
 ) -> Images:
-    """Fills a rectangle with normal noise in `share` of the images (Zhong et al. 2020).
+    """Fill a rectangle with normal noise in `share` of the images (Zhong et al. 2020).
 
-    After `normalise`, so that the noise is like the pixels.
+    Apply it after `normalise`, so that noise and pixels have the same scale.
     """
     B, H, W, _ = images.shape
     keys = jax.random.split(key, 5)
@@ -121,9 +121,10 @@ def erase(
 def mixup(
     key: Key[Array, ""], images: Images, targets: Float[Array, "B V"], alpha: float
 ) -> tuple[Images, Float[Array, "B V"]]:
-    """Each image and its target mixed with another's (Zhang et al. 2018, eq. 1).
+    """Mix each image and its target with those of another image (Zhang et al. 2018, eq. 1).
 
-    `targets` are distributions over the classes; the share is Beta(alpha, alpha), one an image.
+    `targets` are distributions over the classes; each image has its own share, drawn from
+    Beta(alpha, alpha).
     """
     share_key, other_key = jax.random.split(key)
     B = len(images)
@@ -137,10 +138,10 @@ def mixup(
 def cutmix(
     key: Key[Array, ""], images: Images, targets: Float[Array, "B V"], alpha: float
 ) -> tuple[Images, Float[Array, "B V"]]:
-    """A rectangle of each image replaced by that of another (Yun et al. 2019, eq. 1 and 2).
+    """Replace a rectangle of each image by that of another image (Yun et al. 2019, eq. 1 and 2).
 
-    Its area is 1 - Beta(alpha, alpha) of the image, less what lies outside; targets are mixed by
-    the pixels that are left.
+    Its area is 1 - Beta(alpha, alpha) of the image, minus the part outside of the image. Targets
+    are mixed in proportion to the pixels.
     """
     share_key, other_key, place_key = jax.random.split(key, 3)
     B, H, W, _ = images.shape
@@ -153,18 +154,18 @@ def cutmix(
 
 
 def rand_augment(key: Key[Array, ""], images: Images, operations: int, magnitude: float) -> Images:
-    """`operations` operations on each image, drawn from `OPERATIONS` (Cubuk et al. 2020).
+    """Apply `operations` random operations to each image (RandAugment, Cubuk et al. 2020).
 
-    `magnitude` from 0 to 10 is one strength for all; directions are drawn. Pixels moved in from
-    outside are mid-grey.
+    Operations are drawn from `OPERATIONS`. `magnitude` from 0 to 10 is the strength of all;
+    directions are random. Pixels moved in from outside are mid-grey.
     """
     if not 0 <= magnitude <= MAX_MAGNITUDE:
         raise ValueError(f"magnitude={magnitude}, wanted 0 to {MAX_MAGNITUDE:.0f}")
     vary = partial(_vary, magnitude / MAX_MAGNITUDE)
     for step_key in jax.random.split(key, operations):
         keys = jax.random.split(step_key, len(images))
-        # Under vmap the switch does all operations on every image: twenty times the work, which
-        # pays only where images run side by side.
+        # Under vmap the switch computes all operations for every image: twenty times the work,
+        # which pays off only where images run in parallel.
         images = jax.lax.platform_dependent(
             keys,
             images,
@@ -175,7 +176,7 @@ def rand_augment(key: Key[Array, ""], images: Images, operations: int, magnitude
 
 
 def _vary(strength: float, key: Key[Array, ""], image: Image) -> Image:
-    """A random operation in a random direction on one image."""
+    """Apply a random operation in a random direction to one image."""
     kind_key, sign_key = jax.random.split(key)
     level = jnp.where(jax.random.bernoulli(sign_key), strength, -strength)
     kind = jax.random.randint(kind_key, (), 0, len(OPERATIONS))
@@ -183,7 +184,7 @@ def _vary(strength: float, key: Key[Array, ""], image: Image) -> Image:
 
 
 def _affine(image: Image, matrix: Float[Array, "2 3"]) -> Image:
-    """The image whose pixel (y, x), from the centre, is that at `matrix @ (y, x, 1)`; bilinear."""
+    """Resample bilinearly: (y, x), from the centre, takes the value at `matrix @ (y, x, 1)`."""
     H, W, _ = image.shape
     centre = jnp.asarray([(H - 1) / 2, (W - 1) / 2], jnp.float32)
     grid = jnp.stack(jnp.meshgrid(jnp.arange(H), jnp.arange(W), indexing="ij"), -1)
@@ -198,49 +199,49 @@ def _affine(image: Image, matrix: Float[Array, "2 3"]) -> Image:
 
 
 def rotate(image: Image, level: Float[Array, ""]) -> Image:
-    """By up to 30 degrees, counter-clockwise for a positive level."""
+    """Rotate by up to 30 degrees, counter-clockwise for a positive level."""
     angle = level * (math.pi / 6)
     c, s, o = jnp.cos(angle), jnp.sin(angle), jnp.zeros(())
     return _affine(image, jnp.stack([jnp.stack([c, s, o]), jnp.stack([-s, c, o])]))
 
 
 def shear_x(image: Image, level: Float[Array, ""]) -> Image:
-    """Rows moved sideways by up to 0.3 of their distance from the middle."""
+    """Shift rows sideways by up to 0.3 of their distance from the middle."""
     return _affine(image, _matrix(x_by_y=0.3 * level))
 
 
 def shear_y(image: Image, level: Float[Array, ""]) -> Image:
-    """Columns moved up or down by up to 0.3 of their distance from the middle."""
+    """Shift columns up or down by up to 0.3 of their distance from the middle."""
     return _affine(image, _matrix(y_by_x=0.3 * level))
 
 
 def translate_x(image: Image, level: Float[Array, ""]) -> Image:
-    """Moved to the left by up to 0.45 of the width."""
+    """Shift an image to the left by up to 0.45 of the width."""
     return _affine(image, _matrix(x=0.45 * level * image.shape[1]))
 
 
 def translate_y(image: Image, level: Float[Array, ""]) -> Image:
-    """Moved up by up to 0.45 of the height."""
+    """Shift an image up by up to 0.45 of the height."""
     return _affine(image, _matrix(y=0.45 * level * image.shape[0]))
 
 
 def brightness(image: Image, level: Float[Array, ""]) -> Image:
-    """Times 0.1 to 1.9."""
+    """Multiply all values by 0.1 to 1.9."""
     return _blend(jnp.zeros_like(image), image, level)
 
 
 def contrast(image: Image, level: Float[Array, ""]) -> Image:
-    """The distance from the mean grey times 0.1 to 1.9."""
+    """Multiply the distance from the mean grey by 0.1 to 1.9."""
     return _blend(jnp.full_like(image, grey(image).mean()), image, level)
 
 
 def colour(image: Image, level: Float[Array, ""]) -> Image:
-    """The distance from the grey image times 0.1 to 1.9; a grey image stays."""
+    """Multiply the distance from the grey image by 0.1 to 1.9; a grey image stays unchanged."""
     return _blend(jnp.broadcast_to(grey(image)[..., None], image.shape), image, level)
 
 
 def sharpness(image: Image, level: Float[Array, ""]) -> Image:
-    """The distance from a smoothed image times 0.1 to 1.9; the border stays (Pillow's SMOOTH)."""
+    """Multiply the distance from a smoothed image by 0.1 to 1.9 (Pillow's SMOOTH, no border)."""
     H, W, _ = image.shape
     if min(H, W) < 3:
         return image
@@ -252,32 +253,32 @@ def sharpness(image: Image, level: Float[Array, ""]) -> Image:
 
 
 def posterise(image: Image, level: Float[Array, ""]) -> Image:
-    """8 bits a value down to 4, whatever the sign."""
+    """Reduce values from 8 bits to as few as 4, whatever the level's sign."""
     steps = 2.0 ** (8 - jnp.round(4 * jnp.abs(level)))
     return jnp.floor(jnp.round(image * 255) * (steps / 256)) * (256 / steps) / 255
 
 
 def solarise(image: Image, level: Float[Array, ""]) -> Image:
-    """Values of at least 1 - |level| inverted."""
-    # Level 0 leaves white as it is.
+    """Invert values of at least 1 - |level|."""
+    # Level 0 keeps white unchanged.
     return jnp.where((image >= 1 - jnp.abs(level)) & (level != 0), 1 - image, image)
 
 
 def auto_contrast(image: Image, level: Float[Array, ""]) -> Image:
-    """Each channel stretched to 0 .. 1, whatever the level; a constant one stays."""
+    """Stretch each channel to 0 .. 1, whatever the level; a constant one stays unchanged."""
     low, high = image.min(axis=(0, 1), keepdims=True), image.max(axis=(0, 1), keepdims=True)
     return jnp.where(high > low, (image - low) / jnp.where(high > low, high - low, 1.0), image)
 
 
 def equalise(image: Image, level: Float[Array, ""]) -> Image:
-    """Each channel with the flattest histogram of 256 values, whatever the level, as Pillow."""
+    """Equalise each channel's histogram of 256 values like Pillow, whatever the level."""
 
     def channel(plane: Float[Array, "H W"]) -> Float[Array, "H W"]:
         values = jnp.round(plane * 255).astype(jnp.int32)
         counts = jnp.bincount(values.ravel(), length=256)
         last = counts[values.max()]
         step = (plane.size - last) // 255
-        # As many as came before, and half a step, in steps.
+        # Number of smaller values plus half a step, in units of steps.
         table = (jnp.cumsum(counts) - counts + step // 2) // jnp.maximum(step, 1)
         equal = jnp.clip(table, 0, 255)[values].astype(jnp.float32) / 255
         return jnp.where(step > 0, equal, plane)
@@ -305,7 +306,7 @@ OPERATIONS: dict[str, Callable[[Image, Float[Array, ""]], Image]] = {
 
 
 def grey(image: Image) -> Float[Array, "H W"]:
-    """Brightness of a colour image; a grey image is its own."""
+    """Return the brightness of a colour image, or the mean over channels of any other image."""
     if image.shape[-1] != 3:
         return image.mean(axis=-1)
     return jnp.einsum("hwc,c->hw", image, jnp.asarray(LUMA, image.dtype))
@@ -319,10 +320,10 @@ def augment(
     mean: Float[Array, " C"],
     deviation: Float[Array, " C"],
 ) -> tuple[Images, Float[Array, "B V"]]:
-    """What an `Augmentation` config asks for, on a training batch.
+    """Apply an `Augmentation` config to a training batch.
 
-    `targets` are distributions over the classes; that of a row that only fills up is all zeros, so
-    that what it is mixed into counts for less.
+    `targets` are distributions over the classes. The target of a padding row must be all zeros, so
+    that images mixed with it count for less.
     """
     keys = iter(jax.random.split(key, 8))
     crop_key, pad_key, flip_key, operations_key = (next(keys) for _ in range(4))
@@ -353,12 +354,12 @@ def augment(
 
 
 def _blend(other: Image, image: Image, level: Float[Array, ""]) -> Image:
-    """`other` at a level of -1 to 0.1, twice away from it at 1, in 0 .. 1."""
+    """Scale the difference of `image` from `other` by 1 + 0.9 level, and clip to 0 .. 1."""
     return jnp.clip(other + (1 + 0.9 * level) * (image - other), 0, 1)
 
 
 def _matrix(**entries: Float[Array, ""]) -> Float[Array, "2 3"]:
-    """The identity, but for the entries y_by_x, x_by_y, y and x."""
+    """Return the identity, except for the entries y_by_x, x_by_y, y and x."""
     places = {"y_by_x": (0, 1), "x_by_y": (1, 0), "y": (0, 2), "x": (1, 2)}
     matrix = jnp.eye(2, 3)
     for name, value in entries.items():
@@ -374,10 +375,10 @@ def _rectangles(
     W: int,
     inside: bool = True,
 ) -> Array:
-    """One random rectangle an image, bool `B H W`.
+    """Return one random rectangle per image, bool `B H W`.
 
-    `inside` the image as a whole; otherwise its middle is anywhere in it, and what lies outside is
-    lost.
+    With `inside` the whole rectangle is in the image; otherwise its centre is anywhere in the
+    image, and the part outside is cut off.
     """
     place = jax.random.uniform(key, (len(height), 2))
     if inside:

@@ -1,4 +1,4 @@
-"""Batches of sentences of similar length, in an order that the seed and the step alone decide."""
+"""Batches of sentences of similar length, in an order set only by the seed and the step."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ Batch = dict[str, np.ndarray]
 
 @runtime_checkable
 class Plan(Protocol):
-    """What every plan of batches offers, whatever is in them.
+    """Interface of plans, which give the batch of every step.
 
-    A batch is a dict of arrays with `B` rows and a pure function of the step, so the step number is
-    all that a run has to remember. `rows`, int32 `B`, is each row's place in its data, -1 for a row
-    that only fills up the last batch of an epoch: it counts nowhere.
+    A batch is a dict of arrays with `B` rows and a pure function of the step, so a run only has to
+    save the step number. `rows`, int32 `B`, is each row's index in its data, -1 for a padding row
+    that fills up the last batch of an epoch and does not count in any sum.
     """
 
     batch_size: int
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches that show all data once."""
+        """Number of batches that show all data once."""
         ...
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step, counted from 0 through all epochs."""
+        """Return the batch of a step; steps count from 0 through all epochs."""
         ...
 
     def batches(self, epoch: int = 0) -> Iterator[Batch]:
-        """All batches of one epoch."""
+        """Yield all batches of one epoch."""
         ...
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the batches, to be compared when a run goes on; JSON values only."""
+        """Return everything that determines the batches; JSON values, compared on resume."""
         ...
 
 
 @final
 class BatchPlan:
-    """Which sentences make up the batch of every step, and their arrays.
+    """Batches of sentence pairs of similar length, for every step.
 
     An epoch has every pair once, pairs of similar length together (`RowOrder`); without `shuffle`
     all are sorted by length, for evaluation. A batch is padded to a bucket: the smallest that holds
@@ -54,8 +54,8 @@ class BatchPlan:
     with rows of PAD.
 
     `buckets` are sentence lengths with EOS; None chooses at most six that waste the least padding.
-    No pairs, or buckets too short for the longest sentence, are a UserError: they come from a
-    config and its data.
+    No pairs, or buckets too short for the longest sentence, are a UserError, because they come from
+    a config and its data.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class BatchPlan:
         self.batch_size = batch_size
         source_lengths, target_lengths = pairs.lengths()
         needs = np.maximum(source_lengths, target_lengths) + 1  # EOS, or BOS in the input
-        # Equally long pairs are ordered by the other side, which brings like together.
+        # Pairs of equal length are sorted by their shorter side, too.
         keys = needs * (int(needs.max()) + 1) + np.minimum(source_lengths, target_lengths)
         self._order = RowOrder(len(pairs), batch_size, seed, shuffle, keys)
         self._buckets = Buckets(needs, buckets)
@@ -88,32 +88,32 @@ class BatchPlan:
         return self._order.steps_per_epoch
 
     def order(self, epoch: int) -> Int64[np.ndarray, "steps B"]:
-        """For each step of the epoch the indices into `pairs`; -1 where the last batch is short."""
+        """Return indices into `pairs` for each step of an epoch; -1 pads the last batch."""
         return self._order.epoch(epoch)
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step, counted from 0 through all epochs.
+        """Return the batch of a step; steps count from 0 through all epochs.
 
         `source`: int32 `B S`, ids, EOS, PAD. `target`: int32 `B T+1`, BOS, ids, EOS, PAD; the
-        model's input is `target[:, :-1]`, what it predicts `target[:, 1:]`. `S = T` is the bucket.
-        `rows`: int32 `B`, each row's place in the corpus, -1 for a row of PAD.
+        model's input is `target[:, :-1]`, its labels are `target[:, 1:]`. `S = T` is the bucket.
+        `rows`: int32 `B`, each row's index in the corpus, -1 for a row of PAD.
         """
         return self._collate(self._order.step(step))
 
     def batches(self, epoch: int = 0) -> Iterator[Batch]:
-        """All batches of one epoch."""
+        """Yield all batches of one epoch."""
         for chosen in self.order(epoch):
             yield self._collate(chosen)
 
     def padding_share(self, epoch: int = 0) -> float:
-        """The share of all cells, source and target, that are padding in this epoch."""
+        """Return the share of padding in all cells of an epoch, source and target."""
         order = self.order(epoch)
         cells = 2 * self.batch_size * sum(self._buckets.of(chosen) for chosen in order)
         tokens = sum(int(lengths.sum()) + len(self.pairs) for lengths in self.pairs.lengths())
         return 1 - tokens / cells
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the batches, to be compared when a run goes on; JSON values only."""
+        """Return everything that determines the batches; JSON values, compared on resume."""
         return {
             "data": self.pairs.fingerprint(),
             **self._order.fingerprint(),

@@ -1,4 +1,4 @@
-"""What a parallel corpus is, what the parts of any data set are, and how a config names one."""
+"""Parallel corpora, the three parts of a data set, and the loaders of each kind of data config."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import xxhash
 
 from attnzoo.alignment.links import Links
 
-# How many places of each kind of skip a report names; the counts are always complete.
+# Number of places that a report names per reason; the counts are always complete.
 PLACES_NAMED = 5
 
 
 @dataclass
 class Report:
-    """What was read and what was skipped, reason by reason: nothing disappears in silence."""
+    """Counts of examples read and skipped, with a reason and places for every skipped one."""
 
     name: str
     read: int = 0
@@ -25,7 +25,7 @@ class Report:
     places: dict[str, list[str]] = field(default_factory=dict)
 
     def skip(self, reason: str, place: str) -> None:
-        """Counts one skip; `place` is `file:line` (only the first few of a reason are kept)."""
+        """Count one skip; `place` is `file:line` (only the first few of a reason are kept)."""
         self.skipped[reason] = self.skipped.get(reason, 0) + 1
         places = self.places.setdefault(reason, [])
         if len(places) < PLACES_NAMED:
@@ -36,7 +36,7 @@ class Report:
         return self.read - sum(self.skipped.values())
 
     def lines(self) -> list[str]:
-        """One line a fact, for a person: what was kept, then each reason with its first places."""
+        """Describe the kept examples, then each reason for skipping with its first places."""
         lines = [f"{self.name}: {self.kept:,} of {self.read:,} {self.unit}"]
         for reason, count in self.skipped.items():
             named = ", ".join(self.places[reason])
@@ -49,7 +49,7 @@ class Report:
 class Corpus:
     """Sentence pairs in order; `target[i]` translates `source[i]`.
 
-    Where `links` is given, `links[i]` aligns the whitespace-separated words of `source[i]` (first
+    If `links` is given, `links[i]` aligns the whitespace-separated words of `source[i]` (first
     index) with those of `target[i]` (second index), counted from 0. Different lengths of the three
     lists are a ValueError.
     """
@@ -77,7 +77,7 @@ class Corpus:
         return len(self.source)
 
     def select(self, rows: Iterable[int]) -> Corpus:
-        """The pairs of these rows, in this order."""
+        """Return the pairs of these rows, in this order."""
         rows = list(rows)
         return Corpus(
             source=[self.source[row] for row in rows],
@@ -89,7 +89,7 @@ class Corpus:
         )
 
     def fingerprint(self) -> str:
-        """xxh3_128 of every sentence and link: the same for the same data in every process."""
+        """Return the xxh3_128 of every sentence and link, the same in every process."""
         digest = xxhash.xxh3_128()
         for side in (self.source, self.target):
             add_strings(digest, side)
@@ -100,7 +100,7 @@ class Corpus:
 
 @runtime_checkable
 class Part(Protocol):
-    """One part of a data set, whatever it holds."""
+    """Interface of one part of a data set."""
 
     def __len__(self) -> int: ...
 
@@ -112,7 +112,7 @@ Kept = TypeVar("Kept", bound=Part)
 
 @dataclass(frozen=True)
 class Splits(Generic[Kept]):
-    """The three parts of a data set; `reports` says what was read and skipped for each."""
+    """The three parts of a data set, with `reports` of the examples read and skipped."""
 
     train: Kept
     validation: Kept
@@ -125,16 +125,16 @@ class Splits(Generic[Kept]):
 
 
 def load_corpus(config: Any) -> Splits[Any]:
-    """The data set that a data config of `attnzoo.config.data` names, by its `kind`.
+    """Load the data set of a data config of `attnzoo.config.data`, by its `kind`.
 
-    Anything wrong with the files, the locale or the name of the data set is a UserError.
+    Errors in the files, the locale or the name of the data set are a UserError.
     """
     if config.kind not in LOADERS:
         raise ValueError(f"config.kind={config.kind!r} is none of {', '.join(LOADERS)}")
     return LOADERS[config.kind](config)
 
 
-# The sources are imported when they are asked for: `datasets` alone takes seconds to import.
+# Sources are imported on use: `datasets` alone takes seconds to import.
 def _load_cldr(config: Any) -> Splits[Corpus]:
     from attnzoo.data.cldr import build_cldr
 
@@ -203,8 +203,8 @@ LOADERS: dict[str, Callable[[Any], Splits[Any]]] = {
 
 
 def add_strings(digest: xxhash.xxh3_128, strings: Iterable[str]) -> None:
-    """Takes the strings into a digest, one by one."""
-    # Lengths go in with the bytes, so that moving a character across a boundary changes the digest.
+    """Update a digest with strings, one by one."""
+    # Lengths are included, so that moving a character across a boundary changes the digest.
     for string in strings:
         encoded = string.encode("utf-8", "surrogatepass")
         digest.update(len(encoded).to_bytes(8, "little"))

@@ -1,4 +1,4 @@
-"""Parallel text in local files: two plain files or one TSV, plain or gzipped, links or not."""
+"""Parallel text in local files: two plain files or one TSV, plain or gzipped, links optional."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from attnzoo.errors import UserError
 
 MAX_WORDS = 1_000
 
-# The place (file:line) and the bytes of each field; None where the line has too few columns.
+# The place (file:line) and bytes of each field; None if the line has too few columns.
 Row = tuple[tuple[str, ...], Sequence[bytes | None]]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How the text and links of a file are taken.
+    """Settings for reading the text and links of a file.
 
     A pair with a side of more than `max_words` whitespace-separated words is skipped. A link `i-j`
     names the source word first, unless `target_first`, and counts from 0, unless `one_based`.
@@ -36,7 +36,7 @@ class Reading:
 def read_pair(
     source: Path, target: Path, links: Path | None = None, reading: Reading = Reading()
 ) -> tuple[Corpus, Report]:
-    """Two files with one sentence a line, and perhaps a third with the Pharaoh links of each pair.
+    """Read two files with one sentence per line, and optionally a third with Pharaoh links.
 
     Single lines that are not UTF-8, empty or too long are skipped and counted in the report; a
     missing or damaged file, files of different lengths, and a bad link are a UserError.
@@ -62,9 +62,9 @@ def read_table(
     links_column: int | None = None,
     reading: Reading = Reading(),
 ) -> tuple[Corpus, Report]:
-    """One file with tab-separated columns, counted from 0; there is no quoting.
+    """Read one file with tab-separated columns, counted from 0; there is no quoting.
 
-    A line with too few columns is skipped and counted; otherwise as `read_pair`.
+    A line with too few columns is skipped and counted; otherwise like `read_pair`.
     """
     columns = [source_column, target_column] + ([] if links_column is None else [links_column])
     if min(columns) < 0:
@@ -80,7 +80,7 @@ def read_table(
 
 
 def load_files(config: Any) -> Splits:
-    """The parts that a `Files` config names; a part that it leaves out is empty."""
+    """Load the parts of a `Files` config; parts that are not configured are empty."""
     reading = Reading(
         max_words=config.max_words,
         target_first=config.links_reversed,
@@ -138,7 +138,7 @@ def _collect(
 def _texts(
     places: tuple[str, ...], fields: Sequence[bytes | None], reading: Reading, report: Report
 ) -> list[str] | None:
-    """The fields of one line as text, or None where the line was skipped."""
+    """Return the fields of one line as text, or None if the line was skipped."""
     texts = []
     for place, field in zip(places, fields, strict=True):
         if field is None:
@@ -158,7 +158,7 @@ def _texts(
 
 
 def reason_to_skip(source: str, target: str, max_words: int) -> tuple[int, str] | None:
-    """Which side (0 or 1) makes a pair useless, and why; None for a good pair."""
+    """Return the side (0 or 1) to skip a pair for, and the reason; None for a good pair."""
     for side, text in enumerate((source, target)):
         words = len(text.split())
         if not words:

@@ -1,4 +1,4 @@
-"""Data through the Hugging Face `datasets` library: by name, or from its local formats."""
+"""Data from the Hugging Face `datasets` library: by name, or from local files in its formats."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def read_split(
     source_language: str = "",
     target_language: str = "",
 ) -> tuple[Corpus, Report]:
-    """One split of a data set, two of its text columns.
+    """Read two text columns of one split of a data set.
 
     `name` is a data set's name, or `json`, `csv` or `parquet` with `data_files`. A dot in a field
-    descends, as `translation.en` in the OPUS sets. Rows without text, or longer than `max_words`,
-    are skipped and counted; an unknown data set, split or field, and a hub that cannot be reached,
-    are a UserError.
+    name selects a nested field, as `translation.en` in the OPUS sets. Rows without text, or longer
+    than `max_words`, are skipped and counted; an unknown data set, split or field, and a hub that
+    cannot be reached, are a UserError.
     """
     label = _label(name, config, split, data_files)
     table = _load(label, name, config, split, revision, data_files, cache_dir).flatten()
@@ -52,7 +52,7 @@ def read_split(
 
 
 def load_hub(config: Any, cache_dir: Path | None = None) -> Splits:
-    """The three splits that a `Hub` config names; a split that is null is empty."""
+    """Load the three splits of a `Hub` config; a split that is null is empty."""
     parts: dict[str, Corpus] = {}
     reports = []
     for part in ("train", "validation", "test"):
@@ -80,20 +80,20 @@ def load_hub(config: Any, cache_dir: Path | None = None) -> Splits:
 
 
 def hub_splits(hub: Any) -> dict[str, str]:
-    """The split of each part that a config of a data set names: train, validation, test."""
+    """Return the configured splits of a data set by part: train, validation, test."""
     splits = {part: getattr(hub, f"{part}_split") for part in ("train", "validation", "test")}
     return {part: split for part, split in splits.items() if split is not None}
 
 
 def hub_label(hub: Any, split: str) -> str:
-    """What reports and errors call one split of a data set."""
+    """Return the name of a split for reports and errors."""
     return _label(hub.name, hub.config, split, hub.data_files)
 
 
 def load_table(hub: Any, split: str, cache_dir: Path | None = None, *, flatten: bool = True) -> Any:
-    """One split of the data set that a config names, as `datasets` has it.
+    """Load one split of a config's data set as a `datasets` table.
 
-    With `flatten` a column within a column is a column, named with a dot.
+    With `flatten` nested columns become columns with dotted names.
 
     An unknown data set or split, and a hub that cannot be reached, are a UserError.
     """
@@ -103,7 +103,7 @@ def load_table(hub: Any, split: str, cache_dir: Path | None = None, *, flatten: 
 
 
 def text_column(table: Any, label: str, field: str) -> list[str | None]:
-    """A column of text; a column that is missing, or holds something else, is a UserError."""
+    """Return a column of text; a missing column, or another type, is a UserError."""
     check_field(table, label, field)
     dtype = getattr(table.features[field], "dtype", None)
     if dtype not in ("string", "large_string"):
@@ -112,14 +112,14 @@ def text_column(table: Any, label: str, field: str) -> list[str | None]:
 
 
 def label_column(table: Any, label: str, field: str) -> list[Any]:
-    """A column of classes or of lists of classes, as their names; numbers become strings."""
+    """Return a column of classes, or of lists of classes, as names; numbers become strings."""
     import datasets
 
     check_field(table, label, field)
     feature = table.features[field]
     inner = getattr(feature, "feature", feature)
     if isinstance(inner, datasets.ClassLabel):
-        names = [*inner.names, "-1"]  # -1 stands for a class that is not told
+        names = [*inner.names, "-1"]  # -1 means that the class is unknown
     elif getattr(inner, "dtype", "").startswith(("int", "uint", "bool", "string", "large_string")):
         names = None
     else:
@@ -134,7 +134,7 @@ def label_column(table: Any, label: str, field: str) -> list[Any]:
 
 
 def check_field(table: Any, label: str, field: str) -> None:
-    """A column that the data set lacks is a UserError that names those it has."""
+    """Raise UserError for a missing column, with the existing ones."""
     if field not in table.column_names:
         near = get_close_matches(field, table.column_names, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
@@ -157,7 +157,7 @@ def _load(
     data_files: dict[str, Path] | None,
     cache_dir: Path | None,
 ) -> Any:
-    # Takes seconds to import, so only who reads a data set pays for it.
+    # Takes seconds to import, so it is imported only here.
     import datasets
     import datasets.exceptions
 
@@ -173,8 +173,8 @@ def _load(
             data_files=None if data_files is None else {k: str(v) for k, v in data_files.items()},
             cache_dir=None if cache_dir is None else str(cache_dir),
         )
-    # All that the library raises for a wrong name, configuration or split, for a damaged file and
-    # for a hub out of reach; its cause says more than "an error occurred while generating".
+    # All errors of the library for a wrong name, configuration or split, a damaged file, or
+    # an unreachable hub. The cause says more than "an error occurred while generating".
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         cause = error.__cause__ if "generating" in str(error) and error.__cause__ else error
         reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]

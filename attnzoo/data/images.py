@@ -1,4 +1,4 @@
-"""Labelled images: read, scaled, and batched."""
+"""Labelled images: reading, scaling and batching."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from attnzoo.data.text import array_fingerprint
 from attnzoo.errors import UserError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".ppm", ".tif", ".tiff"}
-# The names of the MNIST files by part: images, labels.
+# Prefixes of MNIST's file names by part.
 IDX_FILES = {"train": "train", "test": "t10k"}
 
-# An image, or its encoded bytes, with its class and where it was read.
+# Place where it was read, image or encoded bytes, class.
 Found = tuple[str, Any, str]
 
 
@@ -42,7 +42,7 @@ class ImageSet:
         return len(self.labels)
 
     def fingerprint(self) -> str:
-        """xxh3_128 of every pixel and class."""
+        """Return the xxh3_128 of every pixel and class."""
         return array_fingerprint(self.images, self.labels, " ".join(self.names))
 
 
@@ -63,20 +63,20 @@ class ImagePlan:
         return self._order.steps_per_epoch
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step, counted from 0 through all epochs.
+        """Return the batch of a step; steps count from 0 through all epochs.
 
-        `images`: uint8 `B H W C`. `labels`: int32 `B`. `rows`: int32 `B`, the image, -1 for a row
-        that only fills up: it is black and of class 0.
+        `images`: uint8 `B H W C`. `labels`: int32 `B`. `rows`: int32 `B`, the image's index, -1 for
+        a padding row, which is black and of class 0.
         """
         return self._collate(self._order.step(step))
 
     def batches(self, epoch: int = 0) -> Iterator[Batch]:
-        """All batches of one epoch."""
+        """Yield all batches of one epoch."""
         for rows in self._order.epoch(epoch):
             yield self._collate(rows)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the batches, to be compared when a run goes on; JSON values only."""
+        """Return everything that determines the batches; JSON values, compared on resume."""
         return {"data": self._fingerprint, **self._order.fingerprint()}
 
     def _collate(self, rows: Int64[np.ndarray, " B"]) -> Batch:
@@ -89,8 +89,8 @@ class ImagePlan:
 def channel_statistics(
     images: UInt8[np.ndarray, "images H W C"],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each channel, float32 `C`, of values scaled to 0 .. 1."""
-    # By counts: the pixels of a data set as float64 would take eight times its memory.
+    """Return mean and standard deviation per channel, float32 `C`, of values scaled to 0 .. 1."""
+    # From counts: the pixels of a data set as float64 would take eight times its memory.
     counts = [np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[-1])]
     values = np.arange(256) / 255
     shares = np.stack(counts) / counts[0].sum()
@@ -102,10 +102,10 @@ def channel_statistics(
 
 
 def load_images(config: Any, cache_dir: Path | None = None) -> Splits[ImageSet]:
-    """The parts that an `Images` config names or draws; a part that there is not is empty.
+    """Load or draw the parts of an `Images` config; a missing part is empty.
 
-    Files that are no images, images of different sizes where `size` does not make them alike, and
-    a class that training does not have, are a UserError.
+    Files that are not images, images of different sizes without a `size` in the config, and a class
+    that the training part does not have, are a UserError.
     """
     source = config.source
     if source.kind == "digits":
@@ -154,7 +154,7 @@ def load_images(config: Any, cache_dir: Path | None = None) -> Splits[ImageSet]:
 
 
 def read_idx(path: Path) -> UInt8[np.ndarray, "*shape"]:
-    """An array of bytes in the format of MNIST's files, gzipped or not."""
+    """Read an array of bytes in the format of MNIST's files, gzipped or not."""
     file = path if path.is_file() else path.with_name(f"{path.name}.gz")
     data = read_bytes(file)
     # Two zero bytes, 8 for unsigned bytes, the number of axes, their sizes as big-endian int32.
@@ -189,7 +189,7 @@ def _idx(directory: Path, stem: str) -> Iterator[Found]:
 
 
 def _folder(path: Path) -> dict[str, Iterable[Found]]:
-    """The images by part; a class directory outside train/, validation/ and test/ is training."""
+    """Return images by part; class directories outside of part directories are training."""
     if path.is_dir():
         files = [(p.relative_to(path), p) for p in sorted(path.rglob("*")) if p.is_file()]
         named: Iterable[tuple[Path, Any]] = files
@@ -241,7 +241,7 @@ def _hub(source: Any, cache_dir: Path | None) -> dict[str, Iterable[Found]]:
 
 
 def _pixels(place: str, image: Any, size: int | None, channels: int) -> np.ndarray:
-    """uint8 `H W C` of an array, of a Pillow image, or of a file as path or bytes."""
+    """Return uint8 `H W C` of an array, of a Pillow image, or of a file as path or bytes."""
     from PIL import Image
 
     if isinstance(image, np.ndarray):

@@ -1,4 +1,4 @@
-"""Texts, or pairs of texts, with a class each: read, tokenized, and batched by length."""
+"""Labelled texts, or pairs of texts: reading, tokenizing, and batching by length."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class LabelledCorpus:
         return len(self.first)
 
     def fingerprint(self) -> str:
-        """xxh3_128 of every text and class: the same for the same data in every process."""
+        """Return the xxh3_128 of every text and class, the same in every process."""
         digest = xxhash.xxh3_128()
         for strings in (self.first, self.second or (), self.names):
             add_strings(digest, strings)
@@ -50,9 +50,9 @@ class LabelledPlan:
     """Batches of labelled texts of similar length: CLS, text, SEP, perhaps the second text, SEP.
 
     An epoch has every example once (`RowOrder`); without `shuffle` sorted by length. A batch is
-    padded with `pad_id` to a bucket; None chooses at most six that waste the least padding. What is
-    longer than `max_length`, special tokens included, is cut at its end, of two texts the longer
-    one first; `cut` counts such examples.
+    padded with `pad_id` to a bucket; None chooses at most six that waste the least padding.
+    Examples longer than `max_length`, special tokens included, are cut at their end, of two texts
+    the longer one first; `cut` counts such examples.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class LabelledPlan:
         self.pad_id = tokenizer.pad_id
         self.cut = 0
         self._rows: list[np.ndarray] = []
-        # Where the second text begins.
+        # Index at which the second text begins.
         self._borders = np.zeros(len(corpus), np.int64)
         for i, text in enumerate(corpus.first):
             first = tokenizer.encode_ids(text)
@@ -103,21 +103,21 @@ class LabelledPlan:
         return self._order.steps_per_epoch
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step, counted from 0 through all epochs.
+        """Return the batch of a step; steps count from 0 through all epochs.
 
         `tokens`: int32 `B T`. `segments`: int32 `B T`, 0, and 1 for the second text and its SEP.
-        `valid`: bool `B T`, false where padded. `labels`: int32 `B`, 0 for a row that only fills
-        up. `rows`: int32 `B`, the example, -1 for such a row.
+        `valid`: bool `B T`, false at padding. `labels`: int32 `B`, 0 for a padding row. `rows`:
+        int32 `B`, the example's index, -1 for a padding row.
         """
         return self._collate(self._order.step(step))
 
     def batches(self, epoch: int = 0) -> Iterator[Batch]:
-        """All batches of one epoch."""
+        """Yield all batches of one epoch."""
         for rows in self._order.epoch(epoch):
             yield self._collate(rows)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the batches, to be compared when a run goes on; JSON values only."""
+        """Return everything that determines the batches; JSON values, compared on resume."""
         return {
             "data": self._fingerprint,
             **self._order.fingerprint(),
@@ -143,7 +143,7 @@ def pad_rows(
     length: int,
     fill: int,
 ) -> tuple[Int32[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
-    """The chosen rows padded to `length`, and which cells are not padding; -1 is an empty row."""
+    """Pad the chosen rows to `length`; return them and their padding mask. -1 is an empty row."""
     padded = np.full((len(rows), length), fill, np.int32)
     valid = np.zeros((len(rows), length), np.bool_)
     for place, row in enumerate(rows):
@@ -155,7 +155,7 @@ def pad_rows(
 
 
 def load_labelled(config: Any, cache_dir: Path | None = None) -> Splits[LabelledCorpus]:
-    """The parts that a `LabelledText` config names or draws; a part that it leaves out is empty.
+    """Load or draw the parts of a `LabelledText` config; a missing part is empty.
 
     Examples with a blank text are skipped and counted. A missing column, and a class in validation
     or test that training does not have, are a UserError.
@@ -195,9 +195,10 @@ class Example:
 
 
 def draw_parts(parts: dict[str, list[Any]], config: Any) -> dict[str, list[Any]]:
-    """Draws the validation and test parts that are not given out of the training part.
+    """Draw missing validation and test parts from the training part.
 
-    The others keep their order. `config` has validation_share, test_share, split_seed and limit.
+    The remaining examples keep their order. `config` has validation_share, test_share, split_seed
+    and limit.
     """
     train = parts["train"]
     drawn = permutation(len(train), config.split_seed, stream=3)
@@ -211,7 +212,7 @@ def draw_parts(parts: dict[str, list[Any]], config: Any) -> dict[str, list[Any]]
 
 
 def class_names(labels: Iterator[str]) -> tuple[str, ...]:
-    """The classes in order: numbers by their value, others by their characters."""
+    """Return the distinct classes in order: numbers by value, others by their characters."""
     found = set(labels)
     if all(name.removeprefix("-").isdigit() for name in found):
         return tuple(sorted(found, key=int))
@@ -219,7 +220,7 @@ def class_names(labels: Iterator[str]) -> tuple[str, ...]:
 
 
 def class_numbers(labels: Sequence[str], names: Sequence[str], place: str) -> list[int]:
-    """The number of each class; a class without one is a UserError that names it."""
+    """Return the index of each class; an unknown class is a UserError with its name."""
     number = {name: i for i, name in enumerate(names)}
     unknown = sorted({label for label in labels if label not in number})
     if unknown:
@@ -283,7 +284,7 @@ def _hub(config: Any, part: str, cache_dir: Path | None) -> Iterator[tuple[str, 
 
 
 def _shares(first: int, second: int, room: int) -> tuple[int, int]:
-    """How many tokens of each text stay: the longer one is cut first, then both alike."""
+    """Return the number of tokens kept of each text; the longer is cut first, then both."""
     if first + second <= room:
         return first, second
     half = room // 2

@@ -1,4 +1,4 @@
-"""Byte-level BPE and WordPiece trained, and tokenizer files read, through `tokenizers`."""
+"""Byte-level BPE and WordPiece training, and reading of tokenizer files, through `tokenizers`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from attnzoo.errors import UserError
 
-# Threads here gain little, and a later fork would print a warning about them.
+# Threads gain little here, and a later fork would print a warning about them.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from tokenizers import (
@@ -24,7 +24,7 @@ from tokenizers import (
     trainers,
 )
 
-# What the special tokens of well-known tokenizers are called, where no file says it.
+# Names of the special tokens of well-known tokenizers, if no file names them.
 USUAL_NAMES = {
     "pad": ("[PAD]", "<pad>", "<|pad|>", "<|finetune_right_pad_id|>"),
     "bos": ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "<|endoftext|>"),
@@ -36,16 +36,17 @@ USUAL_NAMES = {
 }
 SENTINEL = re.compile(r"<extra_id_(\d+)>")
 UNKNOWN = "[UNK]"
-# Private characters from here on stand for letters within a word while WordPiece is trained.
+# Private characters from here on mark letters within a word while WordPiece is trained.
 WITHIN = 0xF0000
 
 
 def train_byte_bpe(
     texts: Iterable[str], vocab_size: int, specials: Sequence[str], sentinels: int
 ) -> dict[str, Any]:
-    """A tokenizer.json of at most `vocab_size` tokens, special ones first and sentinels apart.
+    """Train byte-level BPE; return a tokenizer.json of at most `vocab_size` tokens.
 
-    The text is cut as GPT-2 cuts it, so no token crosses a word (Radford et al. 2019).
+    Special tokens come first, sentinels last. The text is split as in GPT-2, so no token crosses a
+    word (Radford et al. 2019).
     """
     least = 256 + len(specials) + sentinels
     if vocab_size < least:
@@ -70,11 +71,12 @@ def train_wordpiece(
     sentinels: int,
     lowercase: bool,
 ) -> dict[str, Any]:
-    """A tokenizer.json as BERT's (Devlin et al. 2019); the same from every training on a text.
+    """Train a tokenizer like BERT's (Devlin et al. 2019), with reproducible results.
 
-    Pieces are learnt by merging, as the package's own trainer does. That one numbers the letters
-    within words in the order of a hash table, and its ties with them: two trainings differ. Here
-    such letters are letters of their own, which plain BPE then treats alike every time.
+    Returns its tokenizer.json. Pieces are learnt by merging, as in the package's own trainer. That
+    trainer numbers letters within words in the order of a hash table and breaks ties by these
+    numbers, so two trainings differ. Here letters within words are mapped to characters of their
+    own and trained by plain BPE, which is deterministic.
     """
     names = [f"[{name.upper()}]" for name in specials]
     room = vocab_size - sentinels - len(names)
@@ -90,7 +92,7 @@ def train_wordpiece(
         for letter in word:
             letters[letter] += count
     frequent = sorted((c for c in letters if ord(c) < WITHIN), key=lambda c: (-letters[c], c))
-    # At most half of the vocabulary goes to letters, which may begin a word or stand within one.
+    # At most half of the vocabulary is letters; each may begin a word or be within one.
     within = {c: chr(WITHIN + i) for i, c in enumerate(frequent[: max(1, room // 4)])}
     lines = [
         " ".join([word[0] + "".join(within[c] for c in word[1:])] * count)
@@ -120,12 +122,12 @@ def train_wordpiece(
 
 
 def read_library_tokenizer(path: Path) -> tuple[dict[str, Any], dict[str, int], list[int]]:
-    """The tokenizer.json of a file or of a model's folder, its special tokens and sentinels by id.
+    """Read the tokenizer.json of a file or model folder; return it, special ids and sentinel ids.
 
     A folder may instead have vocab.txt (WordPiece) or vocab.json and merges.txt (byte-level BPE).
-    Which token has which role is read from tokenizer_config.json and special_tokens_map.json, or
-    known from its usual name. Where there is no token for padding, that of EOS is taken. Anything
-    that cannot be read is a UserError that names the file.
+    The roles of tokens are read from tokenizer_config.json and special_tokens_map.json, or inferred
+    from usual names. Without a padding token, EOS (or SEP) is used for padding. A file that cannot
+    be read is a UserError with its name.
     """
     path = Path(path)
     folder = path if path.is_dir() else path.parent
@@ -161,7 +163,7 @@ def read_library_tokenizer(path: Path) -> tuple[dict[str, Any], dict[str, int], 
 
 
 def _with_sentinels(trained: dict[str, Any], count: int) -> dict[str, Any]:
-    """Adds <extra_id_0> with the last id, <extra_id_1> with the one before, ..."""
+    """Add <extra_id_0> with the last id, <extra_id_1> with the last but one, ..."""
     end = len(trained["model"]["vocab"])
     for i in range(count):
         trained["added_tokens"].append(
@@ -201,7 +203,7 @@ def _from_vocabulary(folder: Path) -> Tokenizer:
 
 
 def _roles(folder: Path) -> dict[str, str]:
-    """The special tokens that the files beside a tokenizer name, by their role."""
+    """Return the special tokens in the files beside a tokenizer, by role."""
     found: dict[str, str] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         stated = _read_json(folder / name)

@@ -1,4 +1,4 @@
-"""What pre-training hides: BERT's masked tokens, and T5's spans behind sentinels."""
+"""Masking for pre-training: BERT's masked tokens, and T5's span corruption."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from attnzoo.data.text_tokenizers import TextTokenizer, need_sentinels
 
 @final
 class MaskedPlan:
-    """The batches of another plan with tokens hidden as BERT hides them (Devlin et al. 2019, 3.1).
+    """Batches of another plan with tokens masked as in BERT (Devlin et al. 2019, 3.1).
 
-    Of the tokens of each row, special ones apart, `share` are chosen, at least one: so many to the
-    nearest whole token, whole words together with `whole_words`. Of the chosen `mask_share` become
-    the mask token, `random_share` any ordinary token, the others stay. What is hidden is a pure
+    Of the tokens of each row, special ones excluded, `share` are chosen, rounded to the nearest
+    token, at least one; with `whole_words` whole words at a time. Of the chosen tokens `mask_share`
+    become the mask token, `random_share` any ordinary token, the others stay. The choice is a pure
     function of `seed` and the step.
 
-    `plan` is a `PackPlan` without `predict_next`, or a `StreamPlan`, whose windows then stand
-    between CLS and SEP and are two tokens longer. A tokenizer without a mask token is a UserError.
+    `plan` is a `PackPlan` without `predict_next`, or a `StreamPlan`, whose windows are put between
+    CLS and SEP and so become two tokens longer. A tokenizer without a mask token is a UserError.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class MaskedPlan:
         if isinstance(plan, StreamPlan):
             self._ends = tokenizer.special("cls"), tokenizer.special("sep")
         self._special = np.zeros(tokenizer.vocab_size, np.bool_)
-        # An unknown word can be learnt from what stands around it as any other.
+        # An unknown word can be predicted from its context like any other.
         hidden = {i for name, i in tokenizer.specials.items() if name != "unk"}
         self._special[[*hidden, *tokenizer.sentinels]] = True
         ordinary = ~self._special
@@ -70,22 +70,22 @@ class MaskedPlan:
         return self.plan.steps_per_epoch
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step, counted from 0 through all epochs.
+        """Return the batch of a step; steps count from 0 through all epochs.
 
-        `tokens`: int32 `B T`, with tokens hidden. `labels`: int32 `B T`, the text itself.
-        `counted`: bool `B T`, where a token was chosen. `valid`: bool `B T`, false where padded.
-        `rows`, and of a `PackPlan` `documents` and `positions`, as they were.
+        `tokens`: int32 `B T`, masked. `labels`: int32 `B T`, the text itself. `counted`: bool
+        `B T`, true where a token was chosen. `valid`: bool `B T`, false at padding. `rows`, and
+        the `documents` and `positions` of a `PackPlan`, are unchanged.
         """
         return self._hide(self.plan.batch(step), step)
 
     def batches(self, epoch: int = 0) -> Iterator[Batch]:
-        """All batches of one epoch."""
+        """Yield all batches of one epoch."""
         first = epoch * self.steps_per_epoch
         for step, batch in enumerate(self.plan.batches(epoch), start=first):
             yield self._hide(batch, step)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the batches, to be compared when a run goes on; JSON values only."""
+        """Return everything that determines the batches; JSON values, compared on resume."""
         return {
             "masked": self.plan.fingerprint(),
             "seed": self.seed,
@@ -117,15 +117,15 @@ def choose_words(
     share: float,
     key: tuple[int, ...],
 ) -> Bool[np.ndarray, "B T"]:
-    """Chooses whole words with about `share` of the candidates of each row, at least one word.
+    """Choose whole words with about `share` of the candidates of each row, at least one word.
 
-    A word is a candidate that starts one and the candidates after it that do not.
+    A word is a candidate that starts one, and the following candidates that do not.
     """
     B, T = candidates.shape
     before = np.concatenate([np.zeros((B, 1), np.bool_), candidates[:, :-1]], axis=1)
     begins = candidates & (starts | ~before)
     word = np.maximum(np.cumsum(begins, axis=1) - 1, 0)
-    # Words in random order: rank is the place of each token among all in that order.
+    # Words are in random order; rank is the index of each token in that order.
     lot = np.take_along_axis(uniform((B, T), *key, stream=5), word, axis=1)
     order = np.argsort(np.where(candidates, lot, 2.0), axis=1, kind="stable")
     rank = np.argsort(order, axis=1)
@@ -135,24 +135,24 @@ def choose_words(
     np.add.at(sizes, (np.nonzero(candidates)[0], word[candidates]), 1)
     middle = first + np.take_along_axis(sizes, word, axis=1) / 2
     wanted = share * candidates.sum(axis=1, keepdims=True)
-    # By its middle, so that the word at the border rounds to the nearer side.
+    # Compare the word's middle, so that the last word rounds to the nearer side.
     return candidates & ((middle < wanted) | (first == 0))
 
 
 @final
 class SpanPlan:
-    """Windows of a stream with spans replaced by sentinels, and the spans to be told (T5).
+    """Windows of a stream with spans replaced by sentinels, and the spans as targets (T5).
 
-    `share` of the tokens is hidden in spans of `mean_span` tokens on average, so many spans and
-    tokens in every window (Raffel et al. 2020, 3.1.4; the T5 code's `random_spans_noise_mask`):
-    arrays have one shape. A window begins with tokens that stay and ends with a span.
+    `share` of the tokens is hidden in spans of `mean_span` tokens on average. Every window has the
+    same number of spans and hidden tokens, so arrays have one shape (Raffel et al. 2020, 3.1.4; the
+    T5 code's `random_spans_noise_mask`). A window begins with visible tokens and ends with a span.
 
         text    a b c d e f g h         source  a b <0> e f g <1> EOS
                     - -       -         target  start <0> c d <1> h EOS
 
-    `source_length` is the most that the source may have; the window is the longest that fits. What
-    is hidden is a pure function of `seed` and the step; `shuffle` is that of `StreamPlan`. Too few
-    sentinels are a UserError. The target begins with BOS, or PAD where there is none, as T5's.
+    `source_length` is the maximum length of the source; the window is the longest that fits. The
+    spans are a pure function of `seed` and the step; `shuffle` is that of `StreamPlan`. Too few
+    sentinels are a UserError. The target begins with BOS, or with PAD without a BOS, as in T5.
     """
 
     def __init__(
@@ -192,12 +192,12 @@ class SpanPlan:
         return self._plan.steps_per_epoch
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step, counted from 0 through all epochs.
+        """Return the batch of a step; steps count from 0 through all epochs.
 
-        `source`: int32 `B S`. `source_valid`: bool `B S`, false where padded. `target`: int32
-        `B T+1`; the model's input is `target[:, :-1]`, what it predicts `target[:, 1:]`. `counted`:
-        bool `B T`, where it is to predict. `rows`: int32 `B`, where the window begins in the
-        stream, -1 for a row that only fills up. The last token of the stream is left out.
+        `source`: int32 `B S`. `source_valid`: bool `B S`, false at padding. `target`: int32
+        `B T+1`; the model's input is `target[:, :-1]`, its labels are `target[:, 1:]`. `counted`:
+        bool `B T`, true at labels. `rows`: int32 `B`, the window's start in the stream, -1 for a
+        padding row. The last token of the stream is left out.
         """
         windows = self._plan.batch(step)
         B = self.batch_size
@@ -206,7 +206,7 @@ class SpanPlan:
         source_valid = np.zeros(source.shape, np.bool_)
         target_valid = np.zeros(target.shape, np.bool_)
         counts = windows["counted"].sum(axis=1)
-        # Two lengths at most: only the last window of a stream is shorter, and left out below two.
+        # At most two lengths: only the last window of a stream is shorter, and skipped below two.
         for length in np.unique(counts[counts >= 2]).tolist():
             rows = np.flatnonzero(counts == length)
             noise = span_noise(len(rows), length, self.share, self.mean_span, (self.seed, step))
@@ -227,13 +227,13 @@ class SpanPlan:
         }
 
     def batches(self, epoch: int = 0) -> Iterator[Batch]:
-        """All batches of one epoch."""
+        """Yield all batches of one epoch."""
         first = epoch * self.steps_per_epoch
         for step in range(first, first + self.steps_per_epoch):
             yield self.batch(step)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the batches, to be compared when a run goes on; JSON values only."""
+        """Return everything that determines the batches; JSON values, compared on resume."""
         return {
             "windows": self._plan.fingerprint(),
             "share": self.share,
@@ -244,7 +244,7 @@ class SpanPlan:
     def _collapse(
         self, tokens: Int64[np.ndarray, "B T"], noise: Bool[np.ndarray, "B T"]
     ) -> Int64[np.ndarray, "B L"]:
-        """The rows with each run of noise as one sentinel, and EOS; all have one length."""
+        """Replace each run of noise by one sentinel and append EOS; all rows have one length."""
         begins = noise & ~np.concatenate([np.zeros_like(noise[:, :1]), noise[:, :-1]], axis=1)
         number = np.cumsum(begins, axis=1) - 1
         shown = np.where(begins, self._sentinels[number], tokens)
@@ -253,7 +253,7 @@ class SpanPlan:
 
 
 def span_counts(length: int, share: float, mean_span: float) -> tuple[int, int]:
-    """How many tokens of a window are hidden, and in how many spans; at least one of each."""
+    """Return the numbers of hidden tokens and of spans in a window; at least one of each."""
     hidden = min(max(round(length * share), 1), length - 1)
     spans = min(max(round(hidden / mean_span), 1), hidden, length - hidden)
     return hidden, spans
@@ -262,9 +262,9 @@ def span_counts(length: int, share: float, mean_span: float) -> tuple[int, int]:
 def span_noise(
     batch: int, length: int, share: float, mean_span: float, key: tuple[int, ...]
 ) -> Bool[np.ndarray, "B T"]:
-    """Which tokens are hidden: runs of tokens that stay and of hidden ones in turn.
+    """Return a mask of hidden tokens, with runs of visible and hidden tokens in turn.
 
-    Every way to cut the hidden tokens into the spans, and the others, is equally likely.
+    Every way to divide the hidden tokens, and the visible ones, into spans is equally likely.
     """
     hidden, spans = span_counts(length, share, mean_span)
     runs = np.empty((batch, 2 * spans), np.int64)
@@ -278,7 +278,7 @@ def span_noise(
 def _cut_at_random(
     batch: int, total: int, parts: int, key: tuple[int, ...], stream: int
 ) -> Int64[np.ndarray, "B parts"]:
-    """Sizes of `parts` parts of at least one that sum up to `total`."""
+    """Return random sizes of `parts` parts, at least 1 each, that sum to `total`."""
     lots = uniform((batch, total - 1), *key, stream=stream)
     cuts = np.sort(np.argsort(lots, axis=1)[:, : parts - 1], axis=1) + 1
     edges = np.concatenate(
@@ -293,7 +293,7 @@ def _source_length(window: int, share: float, mean_span: float) -> int:
 
 
 def _framed(batch: Batch, first: int, last: int, pad_id: int) -> Batch:
-    """Windows of a `StreamPlan` between two special tokens: `tokens`, `valid` and `rows`."""
+    """Put windows of a `StreamPlan` between two special tokens: `tokens`, `valid` and `rows`."""
     counts = batch["counted"].sum(axis=1)
     B, T = batch["tokens"].shape
     column = np.arange(T + 2)

@@ -1,4 +1,4 @@
-"""The order of rows in batches: a function of the seed and the step alone."""
+"""Order of rows in batches, as a function of the seed and the step."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from attnzoo.errors import UserError
 
 # Bahdanau et al. 2015, A.2.3: fetch 20 batches, sort them by length, split them again.
 CHUNK_BATCHES = 20
-# Each bucket is one compilation of the train step.
+# Each bucket needs one compilation of the train step.
 MAX_BUCKETS = 6
 
 
 @final
 class RowOrder:
-    """Which of `total` rows make up the batch of every step; an epoch has every row once.
+    """Row indices of the batch of every step; an epoch has each of `total` rows once.
 
-    With `shuffle` the rows are permuted, otherwise in their own order. Where `sort_keys` are given,
-    rows of like keys come together: permuted rows are taken in chunks of 20 batches, sorted within
-    the chunk and cut (Bahdanau et al. 2015, A.2.3), and the batches are permuted; without
-    `shuffle` all are sorted and cut. The last batch of an epoch is filled up with -1.
+    With `shuffle` the rows are permuted, otherwise in their own order. With `sort_keys` rows of
+    similar keys come together: permuted rows are taken in chunks of 20 batches, sorted within the
+    chunk and split into batches (Bahdanau et al. 2015, A.2.3), and the batches are permuted;
+    without `shuffle` all rows are sorted and split. The last batch of an epoch is filled up with
+    -1.
 
-    No rows are a UserError: they come from a config and its data.
+    `total=0` is a UserError, because it comes from a config and its data.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class RowOrder:
         self.seed = seed
         self.shuffle = shuffle
         self._sort_keys = sort_keys
-        # The order of the epoch asked for last: computing it takes milliseconds, a batch far less.
+        # Cache of the latest epoch's order: computing it takes milliseconds, a batch far less.
         self._latest: tuple[int, Int64[np.ndarray, "steps B"]] | None = None
 
     @property
@@ -59,7 +60,7 @@ class RowOrder:
         return -(-self.total // self.batch_size)
 
     def epoch(self, epoch: int) -> Int64[np.ndarray, "steps B"]:
-        """For each step of the epoch the rows; -1 where the last batch is short."""
+        """Return the rows of each step of an epoch; -1 pads the last batch."""
         if epoch < 0:
             raise ValueError(f"epoch={epoch}, wanted 0 or more")
         keys = self._sort_keys
@@ -78,7 +79,7 @@ class RowOrder:
         return steps[permutation(len(steps), self.seed, epoch, stream=1)]
 
     def step(self, step: int) -> Int64[np.ndarray, " B"]:
-        """The rows of a step, counted from 0 through all epochs."""
+        """Return the rows of a step; steps count from 0 through all epochs."""
         if step < 0:
             raise ValueError(f"step={step}, wanted 0 or more")
         epoch, within = divmod(step, self.steps_per_epoch)
@@ -87,7 +88,7 @@ class RowOrder:
         return self._latest[1][within]
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the order besides the keys; JSON values only."""
+        """Return everything that determines the order besides the keys; JSON values only."""
         return {"seed": self.seed, "batch_size": self.batch_size, "shuffle": self.shuffle}
 
     def _cut(self, rows: Int64[np.ndarray, " total"]) -> Int64[np.ndarray, "steps B"]:
@@ -98,10 +99,10 @@ class RowOrder:
 
 @final
 class Buckets:
-    """The lengths that batches are padded to: the smallest that holds the longest row.
+    """Padded lengths of batches: the smallest bucket that holds the longest row.
 
-    `needs` are the cells that each row takes. None chooses at most six lengths that waste the least
-    padding. Lengths too short for the longest row are a UserError.
+    `needs` is the number of cells of each row. None chooses at most six lengths that waste the
+    least padding. Lengths too short for the longest row are a UserError.
     """
 
     def __init__(self, needs: Int64[np.ndarray, " rows"], lengths: Sequence[int] | None) -> None:
@@ -113,7 +114,7 @@ class Buckets:
             _check_buckets(self.lengths, int(needs.max()))
 
     def of(self, rows: Int64[np.ndarray, " B"]) -> int:
-        """The length of a batch of these rows; -1 is no row."""
+        """Return the padded length of a batch of these rows; -1 is no row."""
         longest = int(self._needs[rows[rows >= 0]].max())
         return next(length for length in self.lengths if length >= longest)
 
@@ -121,7 +122,7 @@ class Buckets:
 def choose_buckets(
     needs: Int64[np.ndarray, " pairs"], max_buckets: int = MAX_BUCKETS
 ) -> tuple[int, ...]:
-    """At most `max_buckets` lengths that need the least padding if each sentence goes to its own.
+    """Choose at most `max_buckets` lengths with the least padding, each row in its own bucket.
 
     Exact, by dynamic programming over the distinct lengths.
     """

@@ -1,4 +1,4 @@
-"""Short documents packed into rows of one length, told apart by their numbers."""
+"""Packing of short documents into rows of one length, with document numbers."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from attnzoo.data.order import RowOrder
 from attnzoo.data.text import TokenizedText, array_fingerprint
 from attnzoo.errors import UserError
 
-# So many rows wait for a document that fits; then the oldest is closed as it is.
+# Number of rows that wait for a document that fits; then the oldest is closed.
 OPEN_ROWS = 256
 
 
 @final
 class PackPlan:
-    """Rows of `length` cells with whole documents; what a document may attend is its own number.
+    """Rows of `length` cells packed with whole documents, numbered for the attention mask.
 
     A document is `begin`, its ids, `end` (either may be None); a longer one is cut into pieces of
-    `length` cells that are documents of their own. With `predict_next` a cell holds a token and its
-    successor as target: the last token of a document has none and takes no cell; pieces share the
-    token where they were cut. Without, every token takes a cell, for encoders.
+    `length` cells that count as separate documents. With `predict_next` a cell holds a token and
+    the next token as target: the last token of a document has no target and takes no cell; pieces
+    share the token where they were cut. Without `predict_next` every token takes a cell, for
+    encoders.
 
     Pieces go, in an order drawn from `seed`, each to the first row with room for it, among the last
-    256 rows that are open. So the rows are a pure function of the seed, and their order of seed and
-    epoch; documents in one row never meet, hence other neighbours in another epoch would change
-    nothing but the batches. Without `shuffle` documents are packed, and rows come, in their own
-    order. `fill` is the share of cells that hold a token.
+    256 open rows. So the rows are a pure function of the seed, and their order of seed and epoch.
+    Documents in one row do not attend to each other, so the rows need not be packed again for each
+    epoch. Without `shuffle` documents are packed, and rows come, in their own order. `fill` is the
+    share of cells that hold a token.
 
-    No document that takes a cell is a UserError.
+    A text without any such cell is a UserError.
     """
 
     def __init__(
@@ -74,22 +75,22 @@ class PackPlan:
         return self._order.steps_per_epoch
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step, counted from 0 through all epochs.
+        """Return the batch of a step; steps count from 0 through all epochs.
 
         `tokens`, `targets` (with `predict_next`): int32 `B T`. `documents`: int32 `B T`, 1, 2, ...
-        within a row, 0 where padded. `positions`: int32 `B T`, from 0 in every document. `valid`:
-        bool `B T`, false where padded; `counted` (with `predict_next`) is the same. `rows`: int32
-        `B`, -1 for a row that only fills up.
+        within a row, 0 at padding. `positions`: int32 `B T`, from 0 in every document. `valid`:
+        bool `B T`, false at padding; `counted` (with `predict_next`) is the same. `rows`: int32
+        `B`, -1 for a padding row.
         """
         return self._collate(self._order.step(step))
 
     def batches(self, epoch: int = 0) -> Iterator[Batch]:
-        """All batches of one epoch."""
+        """Yield all batches of one epoch."""
         for rows in self._order.epoch(epoch):
             yield self._collate(rows)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the batches, to be compared when a run goes on; JSON values only."""
+        """Return everything that determines the batches; JSON values, compared on resume."""
         return {"data": self._fingerprint, **self._order.fingerprint(), "length": self.length}
 
     def _collate(self, rows: Int64[np.ndarray, " B"]) -> Batch:
@@ -97,7 +98,7 @@ class PackPlan:
         within = _counting(counts)
         pieces = self._packed[np.repeat(self._firsts[rows], counts) + within]
         cells = self._cells[pieces]
-        # Where each piece begins among the cells of its row.
+        # Start of each piece among the cells of its row.
         ends = np.cumsum(cells)
         row_of = np.repeat(np.arange(len(rows)), counts)
         before = np.concatenate([[0], ends])[np.cumsum(counts) - counts]
@@ -128,7 +129,7 @@ class PackPlan:
 def _pieces(
     text: TokenizedText, length: int, begin: int | None, end: int | None, predict_next: bool
 ) -> tuple[np.ndarray, Int64[np.ndarray, " pieces"], Int64[np.ndarray, " pieces"]]:
-    """All documents with their ends in one array, and where each piece begins and its cells."""
+    """Join all documents with their ends; return the array, and start and cells of each piece."""
     flat = text.ids
     offsets = text.offsets
     if end is not None:
@@ -138,7 +139,7 @@ def _pieces(
         flat = np.insert(flat, offsets[:-1], begin)
         offsets = offsets + np.arange(len(offsets))
     needs = np.maximum(np.diff(offsets) - int(predict_next), 0)
-    needs[text.lengths() == 0] = 0  # nothing but its ends
+    needs[text.lengths() == 0] = 0  # the document has only begin and end
     counts = -(-needs // length)
     skipped = _counting(counts) * length
     return (
@@ -151,7 +152,7 @@ def _pieces(
 def _first_fit(
     cells: Int64[np.ndarray, " pieces"], order: Int64[np.ndarray, " pieces"], length: int
 ) -> tuple[Int64[np.ndarray, " pieces"], Int64[np.ndarray, " firsts"]]:
-    """The pieces row by row, and where each row begins in that list, with its end."""
+    """Return the pieces row by row, and the start of each row in that list, with its end."""
     row_of = np.empty(len(cells), np.int64)
     room = np.zeros(OPEN_ROWS, np.int64)  # oldest first
     names = np.full(OPEN_ROWS, -1, np.int64)
@@ -159,7 +160,7 @@ def _first_fit(
     for piece, need in zip(order.tolist(), cells[order].tolist()):
         slot = int((room >= need).argmax())
         if room[slot] < need:
-            # Full rows go first: closing them costs nothing.
+            # Full rows are closed first, at no cost.
             slot = int((room == 0).argmax()) if (room == 0).any() else 0
             room[slot:-1], names[slot:-1] = room[slot + 1 :], names[slot + 1 :]
             slot = OPEN_ROWS - 1
@@ -173,6 +174,6 @@ def _first_fit(
 
 
 def _counting(counts: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " total"]:
-    """0, 1, ... `count - 1` for each count, one after the other."""
+    """Return 0, 1, ... `count - 1` for each count, one after the other."""
     ends = np.cumsum(counts)
     return np.arange(int(ends[-1]) if len(ends) else 0) - np.repeat(ends - counts, counts)

@@ -1,4 +1,4 @@
-"""A tokenized corpus in flat arrays, and its rows padded to arrays of one shape."""
+"""Tokenized corpora in flat arrays, and rows of them padded to one shape."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from attnzoo.special_tokens import BOS, EOS, PAD
 
 @dataclass(frozen=True)
 class TokenizedPairs:
-    """Sentence pairs as ids without special tokens, one side in one flat array.
+    """Sentence pairs as ids without special tokens, each side in one flat array.
 
     Pair `i` has `source_ids[source_offsets[i] : source_offsets[i + 1]]`, the target likewise, and
-    was pair `rows[i]` of its corpus. Ids are checked here against the vocabulary sizes, since an
-    embedding maps a wrong one to some row without a word: ValueError.
+    was pair `rows[i]` of its corpus. Ids outside of the vocabulary are a ValueError, because an
+    embedding would silently map them to some row.
     """
 
     source_ids: Int32[np.ndarray, " source_tokens"]
@@ -49,9 +49,9 @@ class TokenizedPairs:
         target_tokenizer: Tokenizer,
         max_length: int | None = None,
     ) -> tuple[TokenizedPairs, Report]:
-        """Tokenizes a corpus; `max_length` is in tokens of either side, special tokens apart.
+        """Tokenize a corpus; `max_length` is in tokens of either side, without special tokens.
 
-        Pairs that are longer, or empty, are skipped and counted in the report (by their place in
+        Pairs that are longer, or empty, are skipped and counted in the report (by their index in
         the corpus, counted from 1).
         """
         report = Report(f"{corpus.name or 'corpus'} as tokens")
@@ -86,11 +86,11 @@ class TokenizedPairs:
         return len(self.rows)
 
     def lengths(self) -> tuple[Int64[np.ndarray, " pairs"], Int64[np.ndarray, " pairs"]]:
-        """Tokens of each source and of each target, special tokens apart."""
+        """Return the number of tokens of each source and target, without special tokens."""
         return np.diff(self.source_offsets), np.diff(self.target_offsets)
 
     def fingerprint(self) -> str:
-        """xxh3_128 of all ids, offsets and rows, independent of the machine's byte order."""
+        """Return the xxh3_128 of all ids, offsets and rows, for any byte order of the machine."""
         digest = xxhash.xxh3_128()
         arrays = (self.source_ids, self.source_offsets, self.target_ids, self.target_offsets)
         for array in (*arrays, self.rows):
@@ -100,14 +100,14 @@ class TokenizedPairs:
 
 
 def pad_source(sentences: Sequence[Sequence[int]], length: int) -> Int32[np.ndarray, "B S"]:
-    """Ids, then EOS, then PAD up to `length`: what a model reads. A longer one is a ValueError."""
+    """Return ids, EOS, and PAD up to `length`: a model's input. Longer ones are a ValueError."""
     return _pad([[*ids, EOS] for ids in sentences], length)
 
 
 def pad_target(sentences: Sequence[Sequence[int]], length: int) -> Int32[np.ndarray, "B L"]:
-    """BOS, ids, EOS, then PAD up to `length + 1`.
+    """Return BOS, ids, EOS, then PAD up to `length + 1`.
 
-    All but the last column is the model's input, all but the first what it is to predict; both have
+    All but the last column is the model's input, all but the first are its labels; both have
     `length` columns.
     """
     return _pad([[BOS, *ids, EOS] for ids in sentences], length + 1)
@@ -121,7 +121,7 @@ def take_rows(
     *,
     begin: bool,
 ) -> Int32[np.ndarray, "B T"]:
-    """The chosen rows of a flat array as `pad_source` or, with `begin`, `pad_target` has them.
+    """Return rows of a flat array as in `pad_source` or, with `begin`, `pad_target`.
 
     The array has `length` columns. A row of -1 is all PAD.
     """

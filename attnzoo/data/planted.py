@@ -1,8 +1,8 @@
-"""Images whose class is decided by one known patch: explanations can be right or wrong about them.
+"""Images with one known patch that decides the class, for testing explanations.
 
-A patch is empty, a decoy or the planted one. Decoys show the mark of a class drawn at random; the
-planted patch, one an image, shows the mark of the image's class with light and dark exchanged. So
-every class's mark is anywhere, and all marks have the same brightness and contrast.
+A patch is empty, a decoy or the planted one. Decoys show the mark of a random class. The planted
+patch, one per image, shows the mark of the image's class with light and dark exchanged. So marks of
+every class may be anywhere, and all marks have the same brightness and contrast.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from jaxtyping import Int64, UInt8
 
 from attnzoo.data.draws import integers, permutation, uniform
 
-# The marks: products of a pattern along the rows and one along the columns, orthogonal and half
-# light, half dark.
+# Marks are products of a pattern along the rows and one along the columns, orthogonal, half
+# light and half dark.
 _WAVES = ((1, 1, 1, 1), (1, 1, -1, -1), (1, -1, -1, 1), (1, -1, 1, -1))
 _PAIRS = ((0, 1), (1, 0), (1, 1), (2, 2), (0, 2), (2, 0), (3, 3), (1, 3))
 MOST_CLASSES = len(_PAIRS)
@@ -26,20 +26,20 @@ _GREY, _CONTRAST, _NOISE = 128.0, 60.0, 50.0
 
 
 def mark(number: int, patch: int) -> Int64[np.ndarray, "patch patch"]:
-    """The mark of a class, of -1 and 1, as decoys show it."""
+    """Return the mark of a class as decoys show it, with values -1 and 1."""
     rows, columns = _PAIRS[number]
     small = np.outer(_WAVES[rows], _WAVES[columns])
     return np.kron(small, np.ones((patch // 4, patch // 4), int))
 
 
 def planted_patches(config: Any, part: str) -> Int64[np.ndarray, " images"]:
-    """The planted patch of each image of a part, counted left to right, then down."""
+    """Return the index of each image's planted patch, left to right, then down."""
     count, stream = getattr(config, part), STREAMS[part]
     return _places(config.side**2, 1, count, config.seed, stream)[:, 0]
 
 
 def planted_images(config: Any) -> dict[str, list[tuple[str, UInt8[np.ndarray, "h w 1"], str]]]:
-    """The parts of a `Planted` config: (what it is, image, class), a pure function of its seed."""
+    """Return lists of (name, image, class) by part, a pure function of the config's seed."""
     return {part: list(_part(config, part)) for part in PARTS if getattr(config, part)}
 
 
@@ -49,11 +49,11 @@ class Pairs(NamedTuple):
     images: UInt8[np.ndarray, "images h w 1"]
     classes: Int64[np.ndarray, "images 2"]
     patches: Int64[np.ndarray, "images 2"]
-    """Where each class's mark is, counted as by ``planted_patches``."""
+    """Index of the patch with each class's mark, as in ``planted_patches``."""
 
 
 def planted_pairs(config: Any, count: int) -> Pairs:
-    """Images to explain for two classes, each with a patch of its own; nothing trains on them."""
+    """Return images with planted patches of two classes, for explanations, not for training."""
     seed, stream = config.seed, STREAMS["pairs"]
     if 2 + config.decoys > config.side**2:
         raise ValueError(
@@ -86,7 +86,7 @@ def _image(
     number: int,
     stream: int,
 ) -> UInt8[np.ndarray, "h w 1"]:
-    """The first ``planted`` marks decide, the others are decoys."""
+    """Draw an image; the first ``planted`` marks decide the class, the others are decoys."""
     side, patch = config.side, config.patch
     patches = np.zeros((side * side, patch, patch))
     patches[places] = np.stack([mark(c, patch) for c in range(config.classes)])[classes]
@@ -101,6 +101,6 @@ def _image(
 def _places(
     patches: int, marks: int, count: int, seed: int, stream: int
 ) -> Int64[np.ndarray, "images marks"]:
-    """Each image's patches with a mark, those planted first, all different."""
+    """Return the patches of each image that have a mark, planted ones first, all different."""
     orders = [permutation(patches, seed, i, stream=stream + 10) for i in range(count)]
     return np.asarray(orders, np.int64).reshape(count, patches)[:, :marks]

@@ -13,9 +13,9 @@ GZIP_MAGIC = b"\x1f\x8b"
 
 
 def read_bytes(path: Path) -> bytes:
-    """What a file holds; gzip, known by its magic, is unpacked.
+    """Read a file; gzip is recognised by its magic number and unpacked.
 
-    A file within a zip is named as if the zip were a folder: `qc.zip/qc/train.txt`. A file that is
+    The path of a file within a zip continues the zip's: `qc.zip/qc/train.txt`. A file that is
     missing or damaged is a UserError.
     """
     path = Path(path)
@@ -35,7 +35,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path, encoding: str = "utf-8") -> str:
-    """A whole file as text with newlines as line ends; a wrong byte is a UserError."""
+    """Read a whole file as text with newlines as line ends; an invalid byte is a UserError."""
     data = read_bytes(path).removeprefix(b"\xef\xbb\xbf")
     try:
         text = data.decode(encoding)
@@ -46,7 +46,7 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
 
 
 def read_lines(path: Path) -> list[bytes]:
-    """The lines of a file as bytes, without line ends.
+    """Read the lines of a file as bytes, without line ends.
 
     Lines end at a newline only: Unicode's other line separators belong to the sentence.
     """

@@ -1,12 +1,12 @@
-"""Text to words and pieces and back: the part that every tokenizer shares.
+"""Splitting of text into words and pieces, and joining, shared by all tokenizers.
 
-A *word* is what alignment links count: a whitespace-separated token (`split="whitespace"`), or,
-where punctuation is cut off, a run of letters and digits or a single punctuation mark or symbol
+A *word* is the unit of alignment links: a whitespace-separated token (`split="whitespace"`), or, if
+punctuation is split off, a run of letters and digits or a single punctuation mark or symbol
 (`split="punctuation"`). A *piece* is a word with its spacing written into it, so that the text can
 be rebuilt from pieces alone:
 
 - SPACE before the word: a space comes before it. A word of letters and digits always has it, which
-  keeps one vocabulary entry a word; a punctuation mark only where the text has the space.
+  keeps one vocabulary entry per word; a punctuation mark only if the text has the space.
 - JOINER after a punctuation mark: the next word follows without a space.
 
 `l'eau, 3.5 km` is `▁l`, `'￭`, `▁eau`, `,`, `▁3`, `.￭`, `▁5`, `▁km`. Text is normalised to NFC,
@@ -19,17 +19,17 @@ import unicodedata
 
 SPACE = "▁"  # U+2581, as sentencepiece writes it
 JOINER = "￭"  # U+FFED, as OpenNMT writes it
-# The two marks cannot stay in a text whose pieces they describe; these look like them.
+# Both marks are replaced in the text by characters that look like them.
 _REPLACE_MARKS = str.maketrans({SPACE: "_", JOINER: "■"})
 
 
 def is_punctuation(character: str) -> bool:
-    """Punctuation marks and symbols by Unicode category; combining marks belong to their letter."""
+    """Return whether a character is punctuation or a symbol by its Unicode category."""
     return unicodedata.category(character)[0] in "PS"
 
 
 def split_token(token: str, *, split: str, lowercase: bool) -> tuple[list[str], list[str]]:
-    """The words and the pieces, equally many, of one whitespace-separated token."""
+    """Return the words and the pieces, equally many, of one whitespace-separated token."""
     token = unicodedata.normalize("NFC", token).translate(_REPLACE_MARKS)
     if lowercase:
         token = token.lower()
@@ -48,25 +48,25 @@ def split_token(token: str, *, split: str, lowercase: bool) -> tuple[list[str], 
 
 
 def join_pieces(pieces: list[str]) -> str:
-    """The text that these pieces (or parts of pieces, in order) spell."""
+    """Join pieces (or parts of pieces, in order) into text."""
     spelled = "".join(pieces).replace(JOINER + SPACE, "").replace(JOINER, "")
     return spelled.replace(SPACE, " ").strip()
 
 
 def strip_marks(piece: str) -> str:
-    """What is left of a piece, or a part of one, without the spacing marks."""
+    """Remove the spacing marks from a piece, or a part of one."""
     return piece.replace(SPACE, "").replace(JOINER, "")
 
 
 def is_mark(piece: str, *, split: str) -> bool:
-    """Whether this piece is a punctuation mark that was cut off."""
+    """Return whether a piece is a punctuation mark that was split off."""
     return split == "punctuation" and is_punctuation(strip_marks(piece)[0])
 
 
 def group_pieces(pieces: list[str], *, split: str) -> list[int]:
-    """For each of these pieces, or parts of pieces, the index of its word.
+    """Return the index of the word of each piece, or part of a piece.
 
-    The inverse of splitting where only the tokens are known, as in generated text. A part continues
+    This undoes splitting if only the tokens are known, as in generated text. A part continues
     the word before it unless it has a SPACE, or punctuation starts or ends between the two.
     """
     word_ids: list[int] = []

@@ -1,4 +1,4 @@
-"""BPE and Unigram subwords through the `tokenizers` package, kept as plain JSON."""
+"""BPE and Unigram subwords through the `tokenizers` package, stored as plain JSON."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# Threads here gain little, and a later fork would print a warning about them.
+# Threads gain little here, and a later fork would print a warning about them.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-# A character of the private use area; it never leaves this file.
+# A character of the private use area; it is used only in this file.
 SECOND = "\ue001"
 
 
@@ -24,11 +24,10 @@ def train_subwords(
     whole: Sequence[str],
     unknown: str,
 ) -> dict[str, Any]:
-    """A trained model as JSON, from pieces of text and how often each occurs.
+    """Train a model on pieces of text with their counts; return it as JSON.
 
-    BPE: Sennrich et al. 2016; Unigram: Kudo 2018. `whole` are tokens with the first ids that are
-    not made of others. At most half of the vocabulary of BPE goes to single characters, the most
-    frequent ones.
+    BPE: Sennrich et al. 2016; Unigram: Kudo 2018. `whole` are indivisible tokens with the first
+    ids. At most half of the vocabulary of BPE is single characters, the most frequent ones.
     """
     if kind == "bpe":
         tokenizer = Tokenizer(models.BPE(unk_token=unknown))
@@ -47,11 +46,11 @@ def train_subwords(
             show_progress=False,
         )
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    # One line a piece, in an order that does not depend on that of the corpus.
+    # One line per piece, in an order that does not depend on that of the corpus.
     lines = [" ".join([piece] * count) for piece, count in sorted(pieces.items())]
     if kind == "unigram":
-        # The trainer takes as candidates only what occurs in two different pieces, which leaves out
-        # every whole word that no other word contains. A second piece brings them in.
+        # The trainer's candidates are only substrings of at least two different pieces, which
+        # leaves out every whole word that no other word contains. A second piece adds them.
         lines += [piece + SECOND for piece in sorted(pieces)]
     tokenizer.train_from_iterator(lines, trainer=trainer)
     model = json.loads(tokenizer.to_str())["model"]
@@ -61,11 +60,11 @@ def train_subwords(
 
 
 def _reproducible(vocab: list[tuple[str, float]], num_whole: int) -> list[tuple[str, float]]:
-    """The same vocabulary from every training on the same text.
+    """Make the vocabulary reproducible for trainings on the same text.
 
-    The trainer adds in the order of a hash table: the last digits of the scores differ from run to
-    run, and characters that it has no score for get the lowest score plus 0.0001, 0.0002, ... in
-    any order. So these get the lowest score alike, and scores are rounded.
+    The trainer sums in the order of a hash table: the last digits of the scores differ from run to
+    run, and characters without a score get the lowest score plus 0.0001, 0.0002, ... in any order.
+    So all of these get the lowest score, and scores are rounded.
     """
     others = [entry for entry in vocab[num_whole:] if SECOND not in entry[0]]
     lowest = min(score for _, score in others)
@@ -78,13 +77,13 @@ def _reproducible(vocab: list[tuple[str, float]], num_whole: int) -> list[tuple[
 
 
 class SubwordModel:
-    """Ids of one piece by a trained model; a character never seen in training is the unknown id."""
+    """A trained model that encodes one piece; characters unseen in training get the unknown id."""
 
     def __init__(self, kind: str, model: Any, unknown: str) -> None:
         if not isinstance(model, dict):
             raise ValueError(f"the model is a {type(model).__name__}, wanted an object")
-        # Built anew from the vocabulary: the trained object would also match the names of the
-        # special tokens anywhere in a text.
+        # Built from the vocabulary: the trained object would also match the names of special tokens
+        # anywhere in a text.
         if kind == "bpe":
             vocab = {str(token): int(index) for token, index in model["vocab"].items()}
             self.tokens = sorted(vocab, key=vocab.__getitem__)

@@ -1,4 +1,4 @@
-"""Copying, reversing and sorting: tasks whose word links are known, to see attention learn."""
+"""Synthetic tasks with known word links: copying, reversing and sorting."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def build_synthetic(
     test: int,
     seed: int,
 ) -> Splits:
-    """Distinct random sequences of symbols (no source twice, within or across the parts).
+    """Build distinct random sequences of symbols, no source twice in all parts.
 
     The symbols are the numbers below `symbols`, written with equally many digits. Lengths are
     uniform between the two bounds, and so are the symbols. In `copy` and `reverse` all links are
-    sure. In `sort` they are for a symbol that occurs once; between several copies of one symbol
-    nothing tells which went where, so all their links are possible.
+    sure. In `sort` links are sure for a symbol that occurs once; the copies of a repeated symbol
+    cannot be told apart, so all their links are possible.
 
-    More pairs than half the sequences there are is a UserError.
+    More pairs than half of all possible sequences is a UserError.
     """
     if task not in TASKS:
         raise ValueError(f"task={task!r} is none of {', '.join(TASKS)}")
@@ -46,7 +46,7 @@ def build_synthetic(
             f"synthetic data: {wanted:,} pairs are wanted, but there are only {available:,} "
             f"sequences of {min_length} to {max_length} of {symbols} symbols; half is the most"
         )
-    # Only random() is promised to be the same in every version of Python.
+    # Only random() is guaranteed to be the same in every version of Python.
     generator = random.Random(seed)
     seen: dict[tuple[int, ...], None] = {}
     while len(seen) < wanted:
@@ -62,7 +62,7 @@ def build_synthetic(
 
 
 def load_synthetic(config: Any) -> Splits:
-    """The data set that a `Synthetic` config describes."""
+    """Build the data set of a `Synthetic` config."""
     return build_synthetic(
         config.task,
         symbols=config.symbols,
@@ -87,7 +87,7 @@ def _corpus(task: str, sequences: list[tuple[int, ...]], digits: int) -> Corpus:
 
 
 def _order(task: str, sequence: tuple[int, ...]) -> list[int]:
-    """For each target position the source position it comes from."""
+    """Return the source position of each target position."""
     positions = range(len(sequence))
     if task == "copy":
         return list(positions)

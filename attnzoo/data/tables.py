@@ -1,4 +1,4 @@
-"""Records of labelled text out of files: tables, JSON lines, question classes, entailment pairs."""
+"""Records of labelled text from files: tables, JSON lines, question classes, entailment pairs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from xml.etree import ElementTree as ET
 from attnzoo.data.sources import read_bytes, read_text
 from attnzoo.errors import UserError
 
-# Where a record stands (file:line) and its columns.
+# Place of a record (file:line) and its columns.
 Record = tuple[str, dict[str, str]]
 
 
 def read_records(path: Path, file_format: str, *, header: bool, encoding: str) -> Iterator[Record]:
-    """The records of one file; what is not in the format is a UserError that names the line."""
+    """Yield the records of one file; a malformed line is a UserError with its number."""
     if file_format == "rte":
         return _rte(path)
     text = read_text(path, encoding)
@@ -62,7 +62,7 @@ def _json_lines(path: Path, text: str) -> Iterator[Record]:
 
 
 def _trec(path: Path, text: str) -> Iterator[Record]:
-    """`DESC:manner How did serfdom develop ?` (Li and Roth 2002)."""
+    """Read lines like `DESC:manner How did serfdom develop ?` (Li and Roth 2002)."""
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -74,7 +74,7 @@ def _trec(path: Path, text: str) -> Iterator[Record]:
 
 
 def _rte(path: Path) -> Iterator[Record]:
-    """The XML of the entailment challenges, where RTE-1 says TRUE for the later YES."""
+    """Read the XML of the entailment challenges; TRUE in RTE-1 becomes the later YES."""
     try:
         root = ET.fromstring(read_bytes(path))
     except ET.ParseError as error:

@@ -1,4 +1,4 @@
-"""Sentences with a tag on every word: read, tokenized, and batched by length."""
+"""Sentences with a tag on every word: reading, tokenizing, and batching by length."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TaggedCorpus:
         return len(self.words)
 
     def fingerprint(self) -> str:
-        """xxh3_128 of every word and tag: the same for the same data in every process."""
+        """Return the xxh3_128 of every word and tag, the same in every process."""
         digest = xxhash.xxh3_128()
         for sentence in self.words:
             add_strings(digest, sentence)
@@ -53,9 +53,9 @@ class TaggedCorpus:
 class TaggedPlan:
     """Batches of tagged sentences of similar length: CLS, the tokens of the words, SEP.
 
-    The first token of a word bears its tag; the others, and special tokens, are not counted
-    (Devlin et al. 2019, 5.3). What is longer than `max_length`, special tokens included, is cut at
-    its end; `cut` counts such sentences. Otherwise as `LabelledPlan`.
+    The first token of a word has its tag; the others, and special tokens, are not counted
+    (Devlin et al. 2019, 5.3). Sentences longer than `max_length`, special tokens included, are cut
+    at their end; `cut` counts them. Otherwise like `LabelledPlan`.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class TaggedPlan:
             ids, marks = [cls], [-1]
             for word, tag in zip(words, tags, strict=True):
                 if word not in known:
-                    # With the space that stands before a word in running text.
+                    # With a space, as before a word in running text.
                     pieces = tokenizer.encode_ids(f" {word}")
                     known[word] = pieces or [tokenizer.special("unk")]
                 ids += known[word]
@@ -107,21 +107,21 @@ class TaggedPlan:
         return self._order.steps_per_epoch
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step, counted from 0 through all epochs.
+        """Return the batch of a step; steps count from 0 through all epochs.
 
-        `tokens`: int32 `B T`. `valid`: bool `B T`, false where padded. `labels`: int32 `B T`, the
-        tag on the first token of each word, which `counted`, bool `B T`, marks; 0 elsewhere.
-        `rows`: int32 `B`, the sentence, -1 for a row that only fills up.
+        `tokens`: int32 `B T`. `valid`: bool `B T`, false at padding. `labels`: int32 `B T`, the tag
+        at the first token of each word, where `counted`, bool `B T`, is true; 0 elsewhere. `rows`:
+        int32 `B`, the sentence's index, -1 for a padding row.
         """
         return self._collate(self._order.step(step))
 
     def batches(self, epoch: int = 0) -> Iterator[Batch]:
-        """All batches of one epoch."""
+        """Yield all batches of one epoch."""
         for rows in self._order.epoch(epoch):
             yield self._collate(rows)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the batches, to be compared when a run goes on; JSON values only."""
+        """Return everything that determines the batches; JSON values, compared on resume."""
         return {
             "data": self._fingerprint,
             **self._order.fingerprint(),
@@ -142,7 +142,7 @@ class TaggedPlan:
 
 
 def load_tagged(config: Any, cache_dir: Path | None = None) -> Splits[TaggedCorpus]:
-    """The parts that a `TaggedText` config names or draws; a part that it leaves out is empty.
+    """Load or draw the parts of a `TaggedText` config; a missing part is empty.
 
     A line with too few columns, and a tag in validation or test that training does not have, are a
     UserError.
@@ -175,7 +175,7 @@ def load_tagged(config: Any, cache_dir: Path | None = None) -> Splits[TaggedCorp
 
 
 def read_conll(path: Path, word_column: int, tag_column: int, encoding: str) -> list[Sentence]:
-    """One word a line, a blank line after each sentence; -DOCSTART- lines are left out."""
+    """Read one word per line, a blank line after each sentence; skip -DOCSTART- lines."""
     sentences: list[Sentence] = []
     words: list[str] = []
     tags: list[str] = []

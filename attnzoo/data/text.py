@@ -22,7 +22,7 @@ from attnzoo.errors import UserError
 
 @dataclass(frozen=True)
 class TextCorpus:
-    """Documents in order."""
+    """Text documents in order."""
 
     documents: list[str]
     name: str = ""
@@ -31,7 +31,7 @@ class TextCorpus:
         return len(self.documents)
 
     def fingerprint(self) -> str:
-        """xxh3_128 of every document: the same for the same text in every process."""
+        """Return the xxh3_128 of every document, the same in every process."""
         digest = xxhash.xxh3_128()
         add_strings(digest, self.documents)
         return digest.hexdigest()
@@ -41,8 +41,8 @@ class TextCorpus:
 class TokenizedText:
     """Documents as ids without special tokens: document `i` is `ids[offsets[i] : offsets[i + 1]]`.
 
-    Ids are checked against the vocabulary size, since an embedding maps a wrong one to some row
-    without a word: ValueError.
+    Ids outside of the vocabulary are a ValueError, because an embedding would silently map them to
+    some row.
     """
 
     ids: Int32[np.ndarray, " tokens"]
@@ -58,7 +58,7 @@ class TokenizedText:
 
     @classmethod
     def from_documents(cls, documents: Sequence[str], tokenizer: TextTokenizer) -> TokenizedText:
-        """Tokenizes documents; those without a token stay, and are empty."""
+        """Tokenize documents; documents without a token are kept, as empty ones."""
         rows = [np.asarray(tokenizer.encode_ids(text), np.int32) for text in documents]
         offsets = np.zeros(len(rows) + 1, np.int64)
         np.cumsum([len(row) for row in rows], out=offsets[1:])
@@ -72,27 +72,27 @@ class TokenizedText:
         return np.diff(self.offsets)
 
     def stream(self, separator: int | None = None) -> Int32[np.ndarray, " tokens"]:
-        """All documents one after the other, with `separator` (usually EOS) after each."""
+        """Return all documents one after the other, with `separator` (usually EOS) after each."""
         if separator is None:
             return self.ids
         return np.insert(self.ids, self.offsets[1:], separator)
 
     def fingerprint(self) -> str:
-        """xxh3_128 of all ids and offsets, independent of the machine's byte order."""
+        """Return the xxh3_128 of all ids and offsets, for any byte order of the machine."""
         return array_fingerprint(self.ids, self.offsets, self.vocab_size)
 
 
 @final
 class StreamPlan:
-    """Windows of `length` tokens, each with the token after, from one long stream of ids.
+    """Windows of `length` tokens from one long stream of ids, with the next token of each.
 
-    With `shuffle` every window begins anywhere (nanoGPT's way): the positions are a pure function
-    of `seed` and the step, and an epoch is so many steps as the stream has batches of windows.
-    Without, an epoch has every token but the first as a target exactly once: windows stand side by
-    side, the last one is padded with `pad_id` and the last batch filled up with rows that do not
-    count.
+    With `shuffle` windows begin anywhere (as in nanoGPT): the positions are a pure function of
+    `seed` and the step, and an epoch has as many steps as the stream has batches of windows.
+    Without, an epoch has every token but the first as a target exactly once: windows are
+    contiguous, the last one is padded with `pad_id` and the last batch filled up with padding rows.
 
-    A stream that has not one whole window (with `shuffle`), or no token to predict, is a UserError.
+    A stream without a whole window and its next token (with `shuffle`), or without a token to
+    predict, is a UserError.
     """
 
     def __init__(
@@ -124,11 +124,11 @@ class StreamPlan:
         return self._order.steps_per_epoch
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step, counted from 0 through all epochs.
+        """Return the batch of a step; steps count from 0 through all epochs.
 
-        `tokens`, `targets`: int32 `B T`, the target is the token after. `counted`: bool `B T`, true
-        where there is a target. `rows`: int32 `B`, where the window begins in the stream, -1 for a
-        row that only fills up.
+        `tokens`, `targets`: int32 `B T`, the target is the next token. `counted`: bool `B T`, true
+        where there is a target. `rows`: int32 `B`, the window's start in the stream, -1 for a
+        padding row.
         """
         if not self._order.shuffle:
             return self._side_by_side(self._order.step(step))
@@ -140,13 +140,13 @@ class StreamPlan:
         return self._cut(starts)
 
     def batches(self, epoch: int = 0) -> Iterator[Batch]:
-        """All batches of one epoch."""
+        """Yield all batches of one epoch."""
         first = epoch * self.steps_per_epoch
         for step in range(first, first + self.steps_per_epoch):
             yield self.batch(step)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the batches, to be compared when a run goes on; JSON values only."""
+        """Return everything that determines the batches; JSON values, compared on resume."""
         return {"data": self._fingerprint, **self._order.fingerprint(), "length": self.length}
 
     def _side_by_side(self, windows: Int64[np.ndarray, " B"]) -> Batch:
@@ -165,7 +165,7 @@ class StreamPlan:
 
 
 def load_text(config: Any, cache_dir: Path | None = None) -> Splits[TextCorpus]:
-    """The parts that a `Text` config names or cuts off; a part that it leaves out is empty."""
+    """Load the parts of a `Text` config, or cut them off the training part; others are empty."""
     parts: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
     reports = []
     if config.hub is not None:
@@ -185,7 +185,7 @@ def load_text(config: Any, cache_dir: Path | None = None) -> Splits[TextCorpus]:
     whole = config.hub is None and config.documents == "files"
     for part, share in (("test", config.test_share), ("validation", config.validation_share)):
         if share and not parts[part]:
-            # Of the whole text, not of what the other part has left.
+            # A share of the whole text, not of the rest after the test part.
             left = 1 - config.test_share if part == "validation" else 1.0
             parts["train"], parts[part] = _cut_end(parts["train"], share / left, whole)
     parts["train"] = parts["train"][: config.limit]
@@ -196,7 +196,7 @@ def load_text(config: Any, cache_dir: Path | None = None) -> Splits[TextCorpus]:
 
 
 def array_fingerprint(*values: np.ndarray | int | str) -> str:
-    """xxh3_128 of arrays, numbers and words, independent of the machine's byte order."""
+    """Return the xxh3_128 of arrays, numbers and strings, for any byte order of the machine."""
     digest = xxhash.xxh3_128()
     for value in values:
         if isinstance(value, np.ndarray):
@@ -223,7 +223,7 @@ def _cut_documents(text: str, unit: str) -> list[str]:
 
 
 def _without_empty(name: str, documents: list[str]) -> Report:
-    """Takes blank documents out of the list, and says how many there were."""
+    """Remove blank documents from the list in place, and report their number."""
     report = Report(name, read=len(documents), unit="documents")
     for number, document in enumerate(documents, start=1):
         if not document.strip():
@@ -235,9 +235,9 @@ def _without_empty(name: str, documents: list[str]) -> Report:
 
 
 def _cut_end(documents: list[str], share: float, whole: bool) -> tuple[list[str], list[str]]:
-    """All but the last `share`, and that; a document is cut in two only where it is a `whole` file.
+    """Split off the last `share`; only `whole` files are cut within a document.
 
-    The place is that of nanoGPT: `int(n * (1 - share))` characters, or documents.
+    The cut is that of nanoGPT: at `int(n * (1 - share))` characters, or documents.
     """
     if not whole:
         cut = int(len(documents) * (1 - share))

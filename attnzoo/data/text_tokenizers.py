@@ -22,8 +22,8 @@ from attnzoo.special_tokens import BOS, EOS, PAD, UNK
 FORMAT = "attnzoo.text_tokenizer"
 FORMAT_VERSION = 1
 
-# The names of special tokens, and which other token does the same where there is none: BERT begins
-# with [CLS] and ends with [SEP], RoBERTa and our own byte-level tokenizers with BOS and EOS.
+# Roles of special tokens, and the role that replaces a missing one: BERT begins with [CLS] and
+# ends with [SEP], RoBERTa and our own byte-level tokenizers with BOS and EOS.
 ROLES = ("pad", "bos", "eos", "unk", "cls", "sep", "mask")
 STANDS_IN = {"cls": "bos", "sep": "eos", "bos": "cls", "eos": "sep"}
 OWN_IDS = {"pad": PAD, "bos": BOS, "eos": EOS, "unk": UNK}
@@ -31,10 +31,10 @@ OWN_IDS = {"pad": PAD, "bos": BOS, "eos": EOS, "unk": UNK}
 
 @runtime_checkable
 class TextTokenizer(Protocol):
-    """What every tokenizer of running text offers.
+    """Interface of tokenizers of running text.
 
-    What is trained here has PAD 0, BOS 1, EOS 2 and UNK 3; a loaded one has its own `pad_id`, which
-    may be that of EOS, so padding is told by a mask and never by the id.
+    Tokenizers trained here have PAD 0, BOS 1, EOS 2 and UNK 3. A loaded one has its own `pad_id`,
+    which may equal EOS, so detect padding by a mask and never by the id.
     """
 
     kind: str
@@ -51,23 +51,23 @@ class TextTokenizer(Protocol):
     def tokens(self) -> list[str]: ...
 
     def encode_ids(self, text: str) -> list[int]:
-        """Ids without special tokens; nothing in the text can spell one."""
+        """Return ids without special tokens; text that spells one is encoded as text."""
         ...
 
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
-        """The text of these ids; special tokens are left out."""
+        """Return the text of ids without special tokens."""
         ...
 
     def special(self, name: str) -> int:
-        """The id of pad, bos, eos, unk, cls, sep or mask.
+        """Return the id of pad, bos, eos, unk, cls, sep or mask.
 
-        cls and bos, sep and eos stand in for each other. A token that the tokenizer lacks is a
-        UserError.
+        cls and bos, sep and eos replace each other if one is missing. A token that the tokenizer
+        lacks is a UserError.
         """
         ...
 
     def word_starts(self) -> Bool[np.ndarray, " V"]:
-        """For each id whether it begins a word rather than continues one."""
+        """Return for each id whether it begins a word rather than continues one."""
         ...
 
     def save(self, path: Path | str) -> None: ...
@@ -76,7 +76,7 @@ class TextTokenizer(Protocol):
 
 
 class _Saved:
-    """What all kinds share: special tokens by name, one JSON file, a fingerprint."""
+    """Common parts of all kinds: special tokens by name, one JSON file, a fingerprint."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
         self.kind: str = spec["kind"]
@@ -114,10 +114,10 @@ _ADVICE = {("mask", kind): ": set 'mask: true'" for kind in ("char", "byte", "by
 
 @final
 class SymbolTokenizer(_Saved):
-    """One id a character, or a byte of UTF-8.
+    """A tokenizer with one id per character, or per byte of UTF-8.
 
     `symbols` of the spec are the characters, or null for the 256 bytes. They follow the special
-    tokens; sentinels are the last ids. Unknown characters become UNK, spelled U+FFFD.
+    tokens; sentinels are the last ids. Unknown characters become UNK, decoded as U+FFFD.
     """
 
     def __init__(self, spec: dict[str, Any]) -> None:
@@ -154,7 +154,7 @@ class SymbolTokenizer(_Saved):
         return "".join("\ufffd" if i == UNK else self._symbols[i - self._first] for i in kept)
 
     def word_starts(self) -> Bool[np.ndarray, " V"]:
-        # A word of characters is found only by the spaces around it: every id starts one.
+        # Only the spaces around it delimit a word of characters, so every id counts as a start.
         return np.ones(self.vocab_size, np.bool_)
 
 
@@ -183,7 +183,7 @@ class LibraryTokenizer(_Saved):
         return self._spec["model"]
 
     def save_for_transformers(self, folder: Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json as transformers reads them."""
+        """Write tokenizer.json and tokenizer_config.json in the format of transformers."""
         names = self.tokens
         settings = {f"{role}_token": names[i] for role, i in self.specials.items()}
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
@@ -193,7 +193,7 @@ class LibraryTokenizer(_Saved):
 
     @property
     def vocab_size(self) -> int:
-        # Not the count: there are vocabularies with gaps.
+        # Not the number of tokens: some vocabularies have gaps.
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
     @property
@@ -211,9 +211,9 @@ class LibraryTokenizer(_Saved):
         tokens = self.tokens
         special = self._hidden
         marks = [mark for mark in ("\u0120", "\u2581") if any(t.startswith(mark) for t in tokens)]
-        if marks:  # byte-level BPE and SentencePiece mark what begins a word
+        if marks:  # byte-level BPE and SentencePiece mark tokens that begin a word
             starts = [token.startswith(tuple(marks)) for token in tokens]
-        else:  # WordPiece marks what continues one
+        else:  # WordPiece marks tokens that continue one
             starts = [not token.startswith("##") for token in tokens]
         return np.asarray([start or i in special for i, start in enumerate(starts)], np.bool_)
 
@@ -228,10 +228,10 @@ KINDS: dict[str, type[SymbolTokenizer] | type[LibraryTokenizer]] = {
 
 
 def build_tokenizer(config: Any, texts: Iterable[str]) -> TextTokenizer:
-    """The tokenizer of running text that a config names, trained on these texts where it is.
+    """Build the tokenizer of running text of a config, trained on these texts unless loaded.
 
-    A kind that is for sentence pairs, a text that gives no vocabulary, and a file that cannot be
-    read, are a UserError.
+    A kind for sentence pairs, a text that gives no vocabulary, and a file that cannot be read, are
+    a UserError.
     """
     if config.kind not in KINDS:
         raise UserError(
@@ -264,7 +264,7 @@ def build_tokenizer(config: Any, texts: Iterable[str]) -> TextTokenizer:
 
 
 def load_tokenizer(path: Path | str) -> TextTokenizer:
-    """Reads what `save` wrote; anything else is a UserError that names the file."""
+    """Read a file of `save`; any other file is a UserError with its name."""
     try:
         spec = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -287,7 +287,7 @@ def load_tokenizer(path: Path | str) -> TextTokenizer:
 
 
 def need_sentinels(tokenizer: TextTokenizer, count: int) -> Sequence[int]:
-    """The first `count` sentinels, for span corruption; too few are a UserError."""
+    """Return the first `count` sentinels, for span corruption; too few are a UserError."""
     if len(tokenizer.sentinels) < count:
         raise UserError(
             f"tokenizer ({tokenizer.kind}): {len(tokenizer.sentinels)} sentinels <extra_id_i>, "

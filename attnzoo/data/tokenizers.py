@@ -1,4 +1,4 @@
-"""Tokenizers: words with a shortlist, BPE and Unigram, trained by the run and saved with it."""
+"""Tokenizers for sentence pairs: words with a shortlist, BPE and Unigram, saved with each run."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from attnzoo.special_tokens import BOS, EOS, PAD, UNK
 SPECIALS = ("< pad >", "< bos >", "< eos >", "< unk >")
 FORMAT = "attnzoo.tokenizer"
 FORMAT_VERSION = 1
-# Stands for an unknown part of a word while words are put together: a letter, for splitting.
+# Placeholder for an unknown part of a word while words are joined: a letter, for splitting.
 UNKNOWN_LETTER = "\ue000"
-# So many whitespace-separated tokens are remembered with their ids; a corpus has fewer.
+# Number of whitespace-separated tokens whose ids are cached; a corpus has fewer.
 CACHE_SIZE = 2**19
-# At most one in so many subwords is a punctuation mark with its spacing.
+# At most one in this many subwords is a punctuation mark with its spacing.
 MARKS_SHARE = 8
 
 
@@ -40,7 +40,7 @@ MARKS_SHARE = 8
 class Encoding:
     """A sentence as tokens: token `i`, with id `ids[i]`, is a part of `words[word_ids[i]]`.
 
-    There are no special tokens in it. With `split="whitespace"` the words are exactly the
+    It contains no special tokens. With `split="whitespace"` the words are exactly the
     whitespace-separated tokens of the text, so that a corpus' links index them.
     """
 
@@ -50,10 +50,10 @@ class Encoding:
 
 
 class Tokenizer:
-    """Sentences to ids and back; ids 0 to 3 are PAD, BOS, EOS and UNK.
+    """Tokenizer of sentences; ids 0 to 3 are PAD, BOS, EOS and UNK.
 
-    Made by `train_tokenizer` or `Tokenizer.load`. What is common to all kinds is here; `spec` is
-    what is saved: kind, split, lowercase, and the pieces or the trained subword model.
+    Made by `train_tokenizer` or `Tokenizer.load`. `spec` is the saved content: kind, split,
+    lowercase, and the pieces or the trained subword model.
     """
 
     def __init__(self, spec: dict[str, Any]) -> None:
@@ -78,7 +78,7 @@ class Tokenizer:
         return list(self._tokens)
 
     def encode(self, text: str) -> Encoding:
-        """Tokens of a sentence, without special tokens; an empty text gives empty lists."""
+        """Encode a sentence without special tokens; an empty text gives empty lists."""
         ids: list[int] = []
         word_ids: list[int] = []
         words: list[str] = []
@@ -91,24 +91,24 @@ class Tokenizer:
         return Encoding(ids, word_ids, words)
 
     def encode_ids(self, text: str) -> list[int]:
-        """Only the ids of `encode`, for whole corpora."""
+        """Return only the ids of `encode`, for whole corpora."""
         ids: list[int] = []
         for token in text.split():
             ids += self._encode_token(token)[0]
         return ids
 
     def decode(self, ids: Iterable[SupportsIndex], *, unknown: str = "<unk>") -> str:
-        """The text of these ids: up to the first EOS, without PAD and BOS; `unknown` for UNK.
+        """Return the text of ids up to the first EOS, without PAD and BOS; `unknown` for UNK.
 
         An id that is not in the vocabulary is a ValueError.
         """
         return join_pieces(self._pieces(self._kept(ids), unknown))
 
     def decode_words(self, ids: Iterable[SupportsIndex], *, unknown: str = "<unk>") -> Encoding:
-        """As `decode`, but which word each id belongs to, for sentences that a model generated.
+        """Decode ids of generated text into words, with the word index of each id.
 
-        PAD, BOS, EOS and what follows EOS are left out: `ids` of the result are the others. A
-        sentence that was encoded and is decoded comes back with the same `word_ids`.
+        PAD, BOS, EOS and all ids after EOS are left out of the result's `ids`. Decoding an encoded
+        sentence gives the same `word_ids`.
         """
         kept = self._kept(ids)
         pieces = self._pieces(kept, UNKNOWN_LETTER)
@@ -119,16 +119,16 @@ class Tokenizer:
         return Encoding(kept, word_ids, words)
 
     def fingerprint(self) -> str:
-        """xxh3_128 of all that decides how a text is encoded."""
+        """Return the xxh3_128 of everything that determines the encoding of a text."""
         return xxhash.xxh3_128_hexdigest(self._to_json().encode())
 
     def save(self, path: Path | str) -> None:
-        """Writes one JSON file."""
+        """Write the tokenizer to one JSON file."""
         Path(path).write_text(self._to_json() + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path | str) -> Tokenizer:
-        """Reads what `save` wrote; anything else is a UserError that names the file."""
+        """Read a file of `save`; any other file is a UserError with its name."""
         try:
             spec = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
@@ -178,7 +178,7 @@ class Tokenizer:
         return kept
 
     def _pieces(self, ids: list[int], unknown: str) -> list[str]:
-        # A whole unknown word has a space before it; an unknown part of a word has not.
+        # A whole unknown word has a space before it; an unknown part of a word has none.
         unknown = SPACE + unknown if self.kind == "word" else unknown
         return [unknown if index == UNK else self._tokens[index] for index in ids]
 
@@ -187,7 +187,7 @@ class Tokenizer:
 
 
 class WordModel:
-    """The shortlist: one id a piece. A punctuation mark falls back on its other spacings."""
+    """Shortlist with one id per piece; an unknown punctuation mark tries other spacings."""
 
     def __init__(self, tokens: Any) -> None:
         if not isinstance(tokens, list):
@@ -233,10 +233,10 @@ def train_word_tokenizer(
     lowercase: bool = False,
     split: str = "whitespace",
 ) -> Tokenizer:
-    """The `max_size` most frequent words (Bahdanau et al. 2015 take 30,000), special tokens apart.
+    """Train on the `max_size` most frequent words (30,000 in Bahdanau et al. 2015).
 
-    Equally frequent words are taken in the order of their characters. No words at all is a
-    ValueError.
+    Special tokens are not counted. Equally frequent words are taken in the order of their
+    characters. A text without words is a ValueError.
     """
     counts = _count_pieces(lines, split=split, lowercase=lowercase)
     frequent = [piece for piece, count in counts.items() if count >= min_count]
@@ -254,17 +254,17 @@ def train_subword_tokenizer(
     lowercase: bool = False,
     split: str = "punctuation",
 ) -> Tokenizer:
-    """BPE or Unigram with at most `vocab_size` tokens, special tokens included.
+    """Train BPE or Unigram with at most `vocab_size` tokens, special tokens included.
 
-    Subwords never cross words. Decoding gives the text back, but for characters that training did
-    not see. No words at all, or a `vocab_size` that leaves no room, is a ValueError.
+    Subwords never cross words. Decoding restores the text, except for characters that training did
+    not see. A text without words, or a `vocab_size` that is too small, is a ValueError.
     """
     from attnzoo.data.subwords import train_subwords
 
     if vocab_size < len(SPECIALS) + 2:
         raise ValueError(f"vocab_size={vocab_size}, wanted at least {len(SPECIALS) + 2}")
     counts = _count_pieces(lines, split=split, lowercase=lowercase)
-    # Punctuation is whole tokens: Unigram would take a mark and its spacing apart again.
+    # Punctuation is whole tokens: Unigram would split a mark and its spacing again.
     marks = [piece for piece in counts if is_mark(piece, split=split)]
     marks.sort(key=lambda piece: (-counts[piece], piece))
     marks = marks[: vocab_size // MARKS_SHARE]
@@ -282,10 +282,10 @@ def train_subword_tokenizer(
 
 
 def train_tokenizer(config: Any, lines: Iterable[str]) -> Tokenizer:
-    """Trains what a tokenizer config of `attnzoo.config.data` describes on these sentences.
+    """Train the tokenizer of a config of `attnzoo.config.data` on these sentences.
 
-    What cannot be trained, a vocabulary without room or a text without words, is a UserError; so is
-    a kind that is for running text (`text_tokenizers`).
+    A vocabulary that is too small, a text without words, and a kind for running text
+    (`text_tokenizers`) are a UserError.
     """
     if config.kind not in MODELS:
         raise UserError(
@@ -314,7 +314,7 @@ def _spec(kind: str, split: str, lowercase: bool, model: Any) -> dict[str, Any]:
 
 
 def _count_pieces(lines: Iterable[str], *, split: str, lowercase: bool) -> Counter[str]:
-    # Each distinct token is split once: a corpus has some hundred times fewer than occurrences.
+    # Each distinct token is split once: a corpus has about a hundred times more occurrences.
     tokens = Counter(token for line in lines for token in line.split())
     counts: Counter[str] = Counter()
     for token, count in tokens.items():

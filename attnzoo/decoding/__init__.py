@@ -1,4 +1,4 @@
-"""Turning a model's step into text: one compiled loop per search, over one step function.
+"""Decoding: one compiled loop per search over a model's step function.
 
 A step is ``step(token: B, state, memory) -> (logits: B V, state, weights: B N S)``; every leaf of
 ``state`` and ``memory`` has the batch as its leading axis.

@@ -1,8 +1,8 @@
 """Beam search with a length penalty, as one compiled loop.
 
-Each step expands the K running hypotheses of a sentence and keeps the 2K best candidates: those
-that end (and are among the K best) compete for K finished places, the others run on. Only back
-pointers are stored; the winners' tokens and attention are read off them at the end.
+Each step expands the K running hypotheses of a sentence and keeps the 2K best candidates. Those
+that end (and are among the K best) compete for K finished places; the others continue. Only back
+pointers are stored; the tokens and attention of the winners are read from them at the end.
 """
 
 import dataclasses
@@ -27,12 +27,12 @@ class _Search:
     state: object  # leaves (B K) ...
     token: Int[Array, "B K"]
     log_prob: Float[Array, "B K"]  # of the running hypotheses
-    # Finished places: score, log-probability, the step of EOS and the running row it came from.
+    # Finished places: score, log-probability, step of EOS and running row it came from.
     score: Float[Array, "B K"]
     final: Float[Array, "B K"]
     end: Int[Array, "B K"]
     row: Int[Array, "B K"]
-    # History: what row k of step t read and became; weights are those of the step before selection.
+    # History: tokens and parents of row k after step t; weights of the rows before selection.
     tokens: Int[Array, "L B K"]
     parents: Int[Array, "L B K"]
     weights: Float[Array, "L B K S"]
@@ -53,9 +53,9 @@ def beam_search(
     """Search the ``beam`` best outputs of ``batch`` sentences of padded length ``source_length``.
 
     ``step``, ``state``, ``memory`` as in :mod:`attnzoo.decoding`; ``alpha`` is the exponent of the
-    length penalty (Wu et al. 2016), 0 for none; ``ids`` are those of the model. A sentence stops
-    when no running hypothesis can still beat its worst finished one; one that never ends returns
-    its best running hypotheses.
+    length penalty (Wu et al. 2016), 0 for none; ``ids`` are the special ids of the model. The
+    search of a sentence stops when no running hypothesis can beat its worst finished one. A
+    sentence without a finished hypothesis returns its best running ones.
 
     Raises:
       ValueError: ``beam``, ``alpha`` or ``max_length`` out of range.
@@ -75,7 +75,7 @@ def beam_search(
         position=jnp.int32(0),
         state=repeat(state),
         token=jnp.full((batch, beam), ids.start, jnp.int32),
-        log_prob=lowest.at[:, 0].set(0.0),  # all rows are the same at first: only one runs
+        log_prob=lowest.at[:, 0].set(0.0),  # all rows are equal at first: only one runs
         score=lowest,
         final=lowest,
         end=zeros,
@@ -86,7 +86,7 @@ def beam_search(
     )
 
     def undecided(search: _Search) -> Bool[Array, ""]:
-        # log P only falls, and the penalty is largest at the maximum length: an upper bound.
+        # log P only falls and the penalty is largest at the maximum length: an upper bound.
         bound = jnp.max(search.log_prob, axis=1) / longest
         return (search.position < max_length) & jnp.any(bound > jnp.min(search.score, axis=1))
 
@@ -144,7 +144,7 @@ def _read_off(search: _Search, max_length: int, alpha: float, ids: TokenIds) -> 
     def back(row, step):
         at, tokens, parents, weights = step
         inside = at <= end
-        # At its end a hypothesis is one of the candidates; before, it is the row it became.
+        # At its last step a hypothesis is a candidate; before that, the row it became.
         token = jnp.where(at == end, last_token, jnp.take_along_axis(tokens, row, axis=1))
         source = jnp.where(at == end, row, jnp.take_along_axis(parents, row, axis=1))
         source = jnp.where(inside, source, row)

@@ -1,7 +1,7 @@
-"""Text from a decoder without an encoder: the prompt at once, then one compiled loop of steps.
+"""Text generation by decoder-only models: one call for the prompt, then one compiled loop.
 
 A model is anything with ``start(batch, max_length)`` and ``decode(tokens, state, visible)`` as in
-``attnzoo.models.gpt2``: caches of keys and values and recurrent states are the same to the loop.
+``attnzoo.models.gpt2``. The loop treats key/value caches and recurrent states alike.
 """
 
 import dataclasses
@@ -27,11 +27,11 @@ Valid = Bool[Array, "B T"] | Bool[np.ndarray, "B T"]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Generated:
-    """What was generated: K samples of each prompt.
+    """Generated tokens: K samples of each prompt.
 
     Attributes:
-      tokens: new tokens, with the one that ended a row, then ``pad_id``.
-      lengths: how many of them are real.
+      tokens: new tokens, including the one that ended a row, then ``pad_id``.
+      lengths: number of tokens per row without padding.
     """
 
     tokens: Int[Array, "B K L"]
@@ -41,7 +41,7 @@ class Generated:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Run:
-    """All rows between two steps: R = B K of them."""
+    """State of all R = B K rows between two steps."""
 
     step: Int[Array, ""]
     token: Int[Array, " R"]
@@ -53,7 +53,7 @@ class _Run:
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """What is compiled in."""
+    """Static arguments of the compiled functions."""
 
     graph: Any
     room: int
@@ -79,10 +79,10 @@ def generate(
     """Continue prompts until ``eos_id``, or for ``max_new_tokens``.
 
     Args:
-      key: what chance draws from; not needed without ``sampling.temperature``.
+      key: key for sampling; not needed without ``sampling.temperature``.
       valid: False at padding, on the left or on the right of a prompt.
-      samples: K continuations of each prompt, which is read once.
-      start: goes to ``model.start``, such as ``cache="int8"``.
+      samples: K continuations of each prompt; the prompt is read once for all of them.
+      start: options of ``model.start``, such as ``cache="int8"``.
 
     Raises:
       ValueError: settings out of range, an empty prompt, more tokens than the model has positions.
@@ -109,9 +109,9 @@ def stream(
     pad_id: int = 0,
     **start: Any,
 ) -> Iterator[Int[np.ndarray, "B K n"]]:
-    """The tokens of :func:`generate` as they come, ``block`` steps at a time; the first one alone.
+    """Yield the tokens of :func:`generate`, ``block`` steps at a time; the first token alone.
 
-    It ends when every row has; rows that ended before are padded.
+    The iterator ends when every row has ended; rows that ended before are padded.
 
     Raises:
       ValueError: as :func:`generate`, and ``block`` below 1; at the call, not at the first piece.
@@ -139,7 +139,7 @@ def _pieces(
     yield np.asarray(run.token).reshape(*shape, 1)
     while left > 0 and not bool(np.all(run.done)):
         tokens, run = _some(plan, block, params, run, key, sampling)
-        # What is beyond the last token is dropped: one program serves all blocks.
+        # Tokens beyond the limit are dropped, so that one compiled program serves all blocks.
         yield np.asarray(tokens)[:, :left].reshape(*shape, -1)
         left -= block
 
@@ -156,8 +156,10 @@ def beam_generate(
     pad_id: int = 0,
     **start: Any,
 ) -> Hypotheses:
-    """The ``beam`` best continuations of each prompt: :func:`attnzoo.decoding.beam_search`, its
-    length penalty over what is new; no weights.
+    """Return the ``beam`` best continuations of each prompt, best first.
+
+    The search is :func:`attnzoo.decoding.beam_search`; its length penalty counts new tokens only.
+    No attention weights are returned.
 
     Args and errors are those of :func:`generate`.
     """
@@ -179,7 +181,7 @@ def _prepare(
     pad_id: int,
     start: dict[str, Any],
 ) -> tuple[_Plan, tuple[Any, ...]]:
-    """What is compiled in, and the arrays; a ValueError for what does not fit."""
+    """Check the arguments and return the static plan and the arrays."""
     for name, value in (("max_new_tokens", max_new_tokens), ("samples", samples)):
         if value < 1:
             raise ValueError(f"{name}={value}; wanted at least 1")
@@ -264,8 +266,10 @@ def _beam(
 def _to_the_left(
     plan: _Plan, prompts: Int[Array, "B T"], valid: Bool[Array, "B T"] | None
 ) -> tuple[Int[Array, "B T"], Bool[Array, "B L"] | None]:
-    """All padding on the left, where recurrent states and caches alike pass it over, and every row
-    writes its next token to the same slot; and which slots will hold something.
+    """Move all padding to the left; return the prompts and which slots will hold a token.
+
+    Recurrent states and caches skip padding there, and every row writes its next token to the same
+    slot.
     """
     if valid is None:
         return prompts, None
@@ -303,8 +307,8 @@ def _begin(
 def _loop(
     plan: _Plan, steps: int, params: Any, run: _Run, key: Key[Array, ""], sampling: Sampling
 ) -> tuple[Int[Array, "R n"], _Run]:
-    """Up to ``steps`` tokens of every row, fewer if all have ended."""
-    if steps == 0:  # no loop is traced that writes into a buffer without places
+    """Generate up to ``steps`` tokens of every row, fewer if all have ended."""
+    if steps == 0:  # a loop that writes into a buffer of size 0 cannot be traced
         return jnp.zeros((run.token.shape[0], 0), jnp.int32), run
     model, first = unrolled(nnx.merge(plan.graph, params)), run.step
 

@@ -18,8 +18,8 @@ def greedy_search(
 ) -> Hypotheses:
     """Decode ``batch`` sentences by arg max; returns :class:`Hypotheses` with K = 1.
 
-    ``step``, ``state``, ``memory`` as in :mod:`attnzoo.decoding`; ``ids`` are those of the model.
-    The loop ends when every sentence has ended, or after ``max_length`` tokens.
+    ``step``, ``state``, ``memory`` as in :mod:`attnzoo.decoding`; ``ids`` are the special ids of
+    the model. The loop ends when every sentence has ended, or after ``max_length`` tokens.
 
     Raises:
       ValueError: ``max_length`` below 1.

@@ -1,4 +1,4 @@
-"""What every search returns, and how lengths are paid for."""
+"""Results of a search, the special token ids that decoding needs, and the length penalty."""
 
 import dataclasses
 from typing import Any
@@ -16,11 +16,11 @@ class Hypotheses:
     """The K best outputs of each sentence, best first; L is the maximum length.
 
     Attributes:
-        tokens: predicted ids without the start, with the end if it was reached, padding behind.
-        lengths: tokens per hypothesis, the end included.
+        tokens: predicted ids without the start token, with the end token if reached, then padding.
+        lengths: tokens per hypothesis, the end token included.
         log_probs: log P(tokens | source), in nats.
-        scores: what the search ranked by: ``log_probs / length_penalty(lengths)``.
-        weights: attention of the step that predicted each token, averaged over heads; 0 behind.
+        scores: ranking of the search, ``log_probs / length_penalty(lengths)``.
+        weights: attention of the step that predicted each token, averaged over heads; 0 at padding.
     """
 
     tokens: Int[Array, "B K L"]
@@ -32,14 +32,14 @@ class Hypotheses:
 
 @dataclasses.dataclass(frozen=True)
 class TokenIds:
-    """What a search must know of a vocabulary; the zoo's own ids where nothing is said.
+    """Special token ids that decoding needs; the defaults are attnzoo's own ids.
 
     Attributes:
-        pad: what stands behind an end.
-        start: what the decoder reads first.
-        end: what ends an output.
-        never: tokens that are no part of an output; pad and start (unless it is the end as well,
-            as in BART) where nothing is said.
+        pad: fills a row after its end token.
+        start: first input of the decoder.
+        end: ends an output.
+        never: ids that are never generated; None for pad and start (without start if it is also
+            the end, as in BART).
     """
 
     pad: int = PAD
@@ -49,12 +49,12 @@ class TokenIds:
 
     @classmethod
     def of(cls, config: Any) -> "TokenIds":
-        """Those that a model's config names: ``pad_id``, ``start_id``, ``eos_id``."""
+        """Read ``pad_id``, ``start_id`` and ``eos_id`` of a model's config."""
         return cls(config.pad_id, config.start_id, config.eos_id)
 
     @property
     def excluded(self) -> tuple[int, ...]:
-        """``never``, said or not."""
+        """Ids that are never generated, with the default of ``never`` applied."""
         if self.never is not None:
             return self.never
         return tuple(sorted({self.pad, self.start} - {self.end}))
@@ -64,9 +64,9 @@ OWN_IDS = TokenIds()
 
 
 def next_log_probs(logits: Float[Array, "B V"], ids: TokenIds = OWN_IDS) -> Float[Array, "B V"]:
-    """Log P of each next token, float32; -inf for those that are no part of an output.
+    """Return log P of each next token in float32, -inf for excluded ids.
 
-    The others keep the probability that the model gives them: nothing is renormalised.
+    The other probabilities are not renormalised.
     """
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
     if not ids.excluded:
@@ -75,5 +75,5 @@ def next_log_probs(logits: Float[Array, "B V"], ids: TokenIds = OWN_IDS) -> Floa
 
 
 def length_penalty(length: Int[Array, "..."], alpha: float) -> Float[Array, "..."]:
-    """((5 + length) / 6)^alpha, Wu et al. 2016 (arXiv 1609.08144), eq. 14; EOS counts."""
+    """Return ((5 + length) / 6)^alpha, Wu et al. 2016 (arXiv 1609.08144), eq. 14; EOS counts."""
     return ((5.0 + length.astype(jnp.float32)) / 6.0) ** alpha

@@ -1,8 +1,8 @@
-"""From the logits of the next token to a token: pure functions, and the settings that chain them.
+"""Sampling of the next token: pure functions of logits, and the settings that chain them.
 
-A function takes logits ``B V`` and gives logits of the same shape, -inf where a token is out. They
-are those of transformers (``generation.logits_process``), in its order: repetition penalty,
-temperature, top-k, top-p, min-p.
+Each function takes logits ``B V`` and returns logits of the same shape, -inf for excluded tokens.
+The functions match those of transformers (``generation.logits_process``) and run in its order:
+repetition penalty, temperature, top-k, top-p, min-p.
 """
 
 import dataclasses
@@ -16,23 +16,24 @@ Logits = Float[Array, "B V"]
 
 
 def temperature(logits: Logits, value: Number) -> Logits:
-    """Logits / value: below 1 sharper, above 1 flatter."""
+    """Divide logits by a temperature: below 1 sharper, above 1 flatter."""
     return logits / value
 
 
 def top_k(logits: Logits, k: int) -> Logits:
-    """The k largest, and what ties with the last of them."""
+    """Keep the k largest logits, and those equal to the k-th."""
     last = jax.lax.top_k(logits, min(k, logits.shape[1]))[0][:, -1:]
     return jnp.where(logits < last, -jnp.inf, logits)
 
 
 def top_p(logits: Logits, p: Number) -> Logits:
-    """The fewest tokens whose probability reaches p, at least one (Holtzman et al. 2020, arXiv
-    1904.09751, equations 2 and 3).
+    """Keep the fewest tokens whose total probability reaches p, at least one.
+
+    Holtzman et al. 2020 (arXiv 1904.09751), equations 2 and 3.
     """
     order = jnp.argsort(logits, axis=1)
     ascending = jnp.take_along_axis(logits, order, axis=1)
-    # The sum over the tail of small ones, as transformers takes it: what ties is told apart.
+    # Cumulative sum from the smallest, as in transformers, so that ties break the same way.
     out = jnp.cumsum(jax.nn.softmax(ascending, axis=1), axis=1) <= 1 - p
     out = out.at[:, -1].set(False)
     back = jnp.argsort(order, axis=1)
@@ -40,15 +41,19 @@ def top_p(logits: Logits, p: Number) -> Logits:
 
 
 def min_p(logits: Logits, p: Number) -> Logits:
-    """Tokens of at least p times the largest probability (Nguyen et al. 2024, arXiv 2407.01082)."""
+    """Keep tokens of at least p times the largest probability.
+
+    Nguyen et al. 2024 (arXiv 2407.01082).
+    """
     probabilities = jax.nn.softmax(logits, axis=1)
     least = p * jnp.max(probabilities, axis=1, keepdims=True)
     return jnp.where(probabilities < least, -jnp.inf, logits)
 
 
 def repetition_penalty(logits: Logits, seen: Bool[Array, "B V"], penalty: Number) -> Logits:
-    """Logits of seen tokens divided by the penalty if positive, else multiplied (Keskar et al.
-    2019, arXiv 1909.05858, section 4.1, with the sign that the paper forgets).
+    """Divide positive logits of seen tokens by the penalty, and multiply negative ones by it.
+
+    Keskar et al. 2019 (arXiv 1909.05858), section 4.1, which does not treat negative logits.
     """
     return jnp.where(seen, jnp.where(logits < 0, logits * penalty, logits / penalty), logits)
 
@@ -56,11 +61,11 @@ def repetition_penalty(logits: Logits, seen: Bool[Array, "B V"], penalty: Number
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How a token is chosen; None leaves a step out. All but ``top_k`` may be traced.
+    """Settings of sampling; None skips a step. All but ``top_k`` may be traced.
 
     Attributes:
-      temperature: None takes the most probable token after all other steps: no randomness.
-      repetition_penalty: counts the prompt, without padding, and what was generated.
+      temperature: None takes the arg max after all other steps, without randomness.
+      repetition_penalty: applies to tokens of the prompt, without padding, and generated tokens.
     """
 
     temperature: Number | None = None
@@ -70,7 +75,7 @@ class Sampling:
     repetition_penalty: Number | None = None
 
     def check(self) -> None:
-        """Numbers out of range.
+        """Check that all settings are in range.
 
         Raises:
           ValueError: with name, value and range.
@@ -88,9 +93,9 @@ class Sampling:
                 raise ValueError(f"{name}={value}; wanted {wanted}")
 
     def process(self, logits: Logits, seen: Bool[Array, "B V"] | None = None) -> Logits:
-        """Logits after all steps, float32."""
+        """Return the logits after all steps, float32."""
         logits = logits.astype(jnp.float32)
-        # Numbers of 64 bits would widen the logits, and with them change what is drawn.
+        # 64-bit numbers would widen the logits and so change the samples.
         narrow = jax.tree.map(lambda number: jnp.asarray(number, jnp.float32), self)
         if narrow.repetition_penalty is not None:
             if seen is None:
@@ -105,7 +110,7 @@ class Sampling:
     def choose(
         self, logits: Logits, key: Key[Array, ""], seen: Bool[Array, "B V"] | None = None
     ) -> Int[Array, " B"]:
-        """A token for each row."""
+        """Choose a token for each row."""
         logits = self.process(logits, seen)
         if self.temperature is None:
             return jnp.argmax(logits, axis=1).astype(jnp.int32)

@@ -1,5 +1,5 @@
-"""A trained model as files that run without its code: StableHLO, safetensors, its tokenizer.
+"""Export of trained models as files that run without their code: StableHLO, safetensors, tokenizer.
 
-``attnzoo.export.write`` makes such a folder of a run. ``attnzoo.export.load`` runs one; it needs
-jax, numpy and safetensors, nothing of this package, and lies in every folder as ``load.py``.
+``attnzoo.export.write`` writes such a folder from a run. ``attnzoo.export.load`` runs one; it needs
+only jax, flatbuffers, numpy and safetensors, and is copied into every folder as ``load.py``.
 """

@@ -1,4 +1,4 @@
-"""Run an exported model: jax, flatbuffers, numpy and safetensors are all it needs.
+"""Run an exported model; needs only jax, flatbuffers, numpy and safetensors.
 
     from load import Exported
 
@@ -6,8 +6,8 @@
     print(model)  # its programs, their inputs and outputs
     outputs = model("logits", tokens=tokens)  # numpy arrays by name
 
-Errors are ``ValueError``: a file of another version, a damaged one, a platform that the model was
-not exported for, an input that is not as the folder's export.json describes it.
+Errors are ``ValueError``: a file of another version, a damaged file, a platform that the model was
+not exported for, an input that does not match export.json.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ DESCRIPTION = "export.json"
 
 
 class Exported:
-    """The programs of a folder and their weights, which are read once and kept on the device."""
+    """Programs of an exported folder, and their weights, read once and kept on the device."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
@@ -48,7 +48,7 @@ class Exported:
         self._calls: dict[str, Any] = {}
 
     def __call__(self, program: str, **inputs: Any) -> dict[str, np.ndarray]:
-        """The outputs of a program by name; compiled once for each shape of the inputs."""
+        """Return the outputs of a program by name; compiled once for each shape of the inputs."""
         if program not in self.about["programs"]:
             wanted = ", ".join(self.about["programs"])
             raise ValueError(f"program={program!r} is none of this model; wanted {wanted}")
@@ -87,7 +87,7 @@ class Exported:
 
 
 def _fits(shape: tuple[int, ...], wanted: list[Any], sizes: dict[str, int]) -> bool:
-    """Whether a shape is [3, "B", "4*H"], each letter the same size as in the inputs before."""
+    """Return whether a shape matches [3, "B", "4*H"]; a letter has one size in all inputs."""
     if len(shape) != len(wanted):
         return False
     for size, one in zip(shape, wanted, strict=True):

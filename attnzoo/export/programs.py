@@ -1,4 +1,4 @@
-"""What of a task's model is exported: functions of named arrays, with their shapes and limits."""
+"""Exported functions of each task's model: named arrays in and out, with shapes and limits."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -26,10 +26,10 @@ class Program:
     """One exported function.
 
     Attributes:
-      run: ``run(model, **inputs)`` gives arrays by name.
-      inputs: dtype and shape of each, "B, T" with a letter for every size that is not fixed.
-      limits: what those sizes must obey, as ``jax.export.symbolic_shape`` reads it: "T <= 64".
-      sizes: what a letter becomes where the function cannot be traced with it open.
+      run: ``run(model, **inputs)`` returns arrays by name.
+      inputs: dtype and shape by name; "B, T" has a letter for every size that is not fixed.
+      limits: constraints on those sizes, as ``jax.export.symbolic_shape`` reads them: "T <= 64".
+      sizes: size of each letter if the function cannot be traced with a symbolic size.
     """
 
     meaning: str
@@ -40,10 +40,10 @@ class Program:
 
 
 def programs(task: Task, max_new_tokens: int | None = None) -> dict[str, Program]:
-    """The programs of a task, by name.
+    """Return the programs of a task, by name.
 
-    ``max_new_tokens`` is the room of those that write; if None, that of the config's decoding, or
-    half of a language model's positions.
+    ``max_new_tokens`` limits the programs that generate. If None: the config's decoding length, or
+    half the positions of a language model.
 
     Raises:
       UserError: ``max_new_tokens`` leaves no room for a prompt.
@@ -168,7 +168,7 @@ def _images(task: ImageClassificationTask) -> Program:
     config: Any = task.config.model
     mean, std = jnp.asarray(task.mean), jnp.asarray(task.std)
     side = getattr(config, "image_size", None)
-    # A residual network halves what it sees twice.
+    # A residual network halves height and width twice.
     height, width = ("4*H", "4*W") if side is None else (side, side)
     return Program(
         "of the classes, whose names are in export.json, from pixels 0 .. 255",

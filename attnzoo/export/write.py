@@ -1,4 +1,4 @@
-"""A run into a folder: its programs lowered for every platform, its weights, its tokenizer."""
+"""Export of a run to a folder: programs lowered for every platform, weights, tokenizer."""
 
 import functools
 import hashlib
@@ -24,7 +24,7 @@ from attnzoo.training.run import Run
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 BESIDE = ("*tokenizer.json", "labels.json")
-"""What of a run goes along as it is."""
+"""Files of a run that are copied unchanged."""
 LETTER = re.compile("[A-Z]")
 OPEN_SIZE = jax.errors.InconclusiveDimensionOperation
 
@@ -38,11 +38,12 @@ def export_run(
     platforms: Sequence[str] = PLATFORMS,
     max_new_tokens: int | None = None,
 ) -> dict[str, Any]:
-    """Write an export of a loaded run; returns what its export.json says.
+    """Write an export of a loaded run; return the content of its export.json.
 
-    The weights are arguments of the programs and lie in model.safetensors alone: under the names
-    of transformers, with its config.json, where ``attnzoo.pretrained`` knows the model, else under
-    our own. Sizes stay open where the model can be traced so; export.json names those that do not.
+    The weights are arguments of the programs and are stored once, in model.safetensors. They have
+    the names of transformers, beside its config.json, if ``attnzoo.pretrained`` knows the model,
+    else our own. Sizes stay symbolic if the model can be traced so; export.json lists the fixed
+    ones.
 
     Raises:
       UserError: the folder is not empty, a platform is unknown, jax runs on an accelerator (whose
@@ -120,7 +121,7 @@ def _write(
 
 
 def _weights(model: Any, home: Path) -> tuple[str, dict[str, Any], Rebuild]:
-    """Write the weights; whose names they have, their shapes, and the way back to a model."""
+    """Write the weights; return their naming, shapes, and a function that rebuilds the model."""
     graph, state = nnx.split(model)
     leaves, structure = jax.tree_util.tree_flatten_with_path(nnx.to_pure_dict(state))
     paths = ["/".join(str(part.key) for part in path) for path, _ in leaves]
@@ -153,7 +154,7 @@ def _kind(tensors: files.Tensors, name: str) -> tuple[tuple[int, ...], Any]:
 def _lower(
     program: Program, weights: dict[str, Any], rebuild: Rebuild, platforms: tuple[str, ...]
 ) -> tuple[export.Exported, dict[str, int]]:
-    """The function for all platforms, and the sizes that had to be fixed: few or none."""
+    """Lower a program for all platforms; return it and the sizes that had to be fixed."""
 
     def function(weights: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
         return program.run(rebuild(weights), **inputs)
@@ -171,7 +172,7 @@ def _lower(
             inputs[name] = jax.ShapeDtypeStruct(dims, np.dtype(dtype))
         try:
             lowered = export.export(jax.jit(function), platforms=platforms)(weights, inputs)
-        # A size that decides what is computed: each library says it with an error of its own.
+        # A size that decides what is computed: each library raises an error of its own.
         except (OPEN_SIZE, TypeError, ValueError, NotImplementedError):
             if i == len(trials) - 1:
                 raise
@@ -200,7 +201,7 @@ def _write_tokenizers(run: Run, home: Path) -> None:
             shutil.copyfile(path, home / path.name)
     tokenizer = getattr(run.task, "tokenizer", None)
     if isinstance(tokenizer, LibraryTokenizer):
-        # As the `tokenizers` package and transformers read it.
+        # Also in the format that the `tokenizers` package and transformers read.
         tokenizer.save_for_transformers(home)
 
 

@@ -1,6 +1,7 @@
-"""Arrays in, matplotlib Figures out: the one part that knows matplotlib.
+"""Plots: functions that take arrays and return matplotlib figures.
 
-No figure needs a display, and none passes through pyplot, so nothing global is left behind.
+No other package imports matplotlib. No figure needs a display or uses pyplot, so no global state
+changes.
 """
 
 from matplotlib.figure import Figure

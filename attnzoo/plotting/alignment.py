@@ -1,4 +1,4 @@
-"""Alignment matrices with their words and reference links."""
+"""Plots of alignment matrices with their words and reference links."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def alignment_heatmap(
     links: Links | None = None,
     title: str | None = None,
 ) -> Figure:
-    """The alignment matrix of one sentence pair, as in Bahdanau et al. 2015, figure 3.
+    """Draw the alignment matrix of one sentence pair, as in Bahdanau et al. 2015, figure 3.
 
     Rows are target words, columns source words (named at the top); black is 0 and white is 1.
-    Reference `links` are outlined: sure ones solid, possible ones dashed. Raises ValueError where
+    Reference `links` are outlined: sure ones solid, possible ones dashed. Raises ValueError if
     the matrix does not have a row for every target word and a column for every source word.
     """
     return alignment_grid(
@@ -52,7 +52,7 @@ def alignment_heatmap(
 
 
 def alignment_grid(pictures: Sequence[AlignmentPicture], *, columns: int = 2) -> Figure:
-    """Several alignment matrices on one page, row by row, each as `alignment_heatmap` draws it."""
+    """Draw several alignment matrices in a grid, row by row, each as in `alignment_heatmap`."""
     if not pictures:
         raise ValueError("pictures is empty, wanted at least one alignment")
     panels = [_Panel.measure(picture) for picture in pictures]
@@ -88,7 +88,7 @@ def alignment_grid(pictures: Sequence[AlignmentPicture], *, columns: int = 2) ->
 
 
 class _Panel(NamedTuple):
-    """An alignment matrix and the room it takes, in inches."""
+    """An alignment matrix and its dimensions in inches."""
 
     picture: AlignmentPicture
     cell: float
@@ -140,7 +140,7 @@ class _Panel(NamedTuple):
         picture = self.picture
         axes.imshow(picture.weights, cmap="gray", vmin=0.0, vmax=1.0, aspect="auto")
         axes.xaxis.tick_top()
-        # Beyond some 170 words there is no room for every one of them.
+        # Beyond some 170 words there is no room to label every one.
         every = ceil(self.font / 72 / self.cell)
         for axis, words in ((axes.xaxis, picture.source_words), (axes.yaxis, picture.target_words)):
             axis.set_ticks(

@@ -1,4 +1,4 @@
-"""Curves: of a training, of scores by length, of anything in panels."""
+"""Plots of curves: training metrics, scores by length."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from attnzoo.plotting.style import (
 
 
 def training_curves(metrics: Sequence[Mapping[str, object]]) -> Figure:
-    """Curves of everything a run has logged, from the records of its metrics file.
+    """Draw curves of everything a run has logged, from the records of its metrics file.
 
     A record holds its `step`, the `part` it was measured on ("train", "validation") and numbers by
-    name; `seconds` is left out. Every name is a panel and every part a line in it. What is no
-    finite number is left out. Raises ValueError where nothing is left to draw.
+    name; `seconds` is left out. Every name is a panel and every part a line in it. Values that are
+    not finite numbers are left out. Raises ValueError if nothing is left to draw.
     """
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for record in metrics:
@@ -67,12 +67,12 @@ def bleu_by_length(
     ylabel: str = "BLEU",
     title: str | None = None,
 ) -> Figure:
-    """Scores by sentence length, one line a system, as in Bahdanau et al. 2015, figure 2.
+    """Draw scores by sentence length, one line per system, as in Bahdanau et al. 2015, figure 2.
 
     `buckets` names the ranges of source length ("1-10", "11-20", ...), `scores[system]` holds one
     score each, and `intervals[system]` the lower and upper end of its confidence interval, drawn as
-    a band. `counts` writes the number of sentences under each range. NaN leaves a gap. Raises
-    ValueError where a sequence has another length than `buckets`.
+    a band. `counts` adds the number of sentences under each range. NaN leaves a gap. Raises
+    ValueError if a sequence and `buckets` differ in length.
     """
     bands = intervals or {}
     for name, values in [*scores.items(), *bands.items(), ("counts", counts or buckets)]:
@@ -105,11 +105,11 @@ class LinePanel(NamedTuple):
     ylabel: str
     title: str = ""
     log: str = ""
-    """Which axes are logarithmic: "", "x", "y" or "xy"."""
+    """Logarithmic axes: "", "x", "y" or "xy"."""
 
 
 def line_panels(panels: Sequence[LinePanel]) -> Figure:
-    """Curves side by side, one panel each, with a legend in every panel of more than one curve."""
+    """Draw panels of curves side by side, with a legend in panels of more than one curve."""
     if not panels:
         raise ValueError("panels is empty, wanted at least one")
     with style():
@@ -125,7 +125,7 @@ def line_panels(panels: Sequence[LinePanel]) -> Figure:
             if "y" in panel.log:
                 axes.set_yscale("log")
             for axis in (axes.xaxis, axes.yaxis):
-                # Not as powers, which matplotlib writes as formulas.
+                # Plain numbers instead of powers, which matplotlib writes as formulas.
                 axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
                 axis.set_minor_formatter(NullFormatter())
             axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel, title=panel.title)

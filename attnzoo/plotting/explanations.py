@@ -1,7 +1,7 @@
-"""Explanations: overlays on images, coloured tokens, maps by layer and head.
+"""Plots of explanations: overlays on images, coloured tokens, maps by layer and head.
 
-Colours are those of the pages of ``attnzoo.explain.page`` in a light browser: orange speaks for an
-answer, violet against it, blue is attention.
+Colours are those of the pages of ``attnzoo.explain.page`` in a light browser: orange is evidence
+for an answer, violet against it, blue is attention.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from attnzoo.plotting.style import COLORS, SURE, style, text_width
 _PANEL, _HEAD, _DPI = 1.45, 0.42, 150
 FOR, AGAINST, WEIGHT, FRAME = SURE, "#7A3FA0", COLORS[0], COLORS[2]
 _OPAQUE = 0.85
-"""Of the largest score of a method."""
+"""Opacity of the largest score of a method."""
 _WEIGHTS = LinearSegmentedColormap.from_list("attention", ["#FFFFFF", "#9CCBE8", WEIGHT, "#00263E"])
 _SIGNED = LinearSegmentedColormap.from_list("scores", [AGAINST, "#FFFFFF", FOR])
 _FOOT = 0.36
-# What a reader could not see of a token.
+# Printable signs for whitespace and for the markers of whitespace in tokens.
 _VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥", "Ġ": "␣", "Ċ": "↵", "▁": "␣"}
 
 
 class Overlay(NamedTuple):
-    """The scores of an image's patches by one method, and what is said of them."""
+    """Scores of an image's patches by one method, with a title and a note."""
 
     title: str
     scores: Float[np.ndarray, "rows columns"]
@@ -50,10 +50,10 @@ def overlays(
 ) -> Figure:
     """Draw an image, and every method's scores over it: orange for the class, violet against it.
 
-    All panels have one scale, the share of the largest absolute score of the method, since methods
-    have different units; patches of score 0 are clear. ``image`` has values of 0 to 1 and one or
-    three channels; ``marked`` frames a patch (row, column), and ``marking`` says why. Raises
-    ValueError where scores are not a grid that the image divides into.
+    All panels share one scale, relative to the largest absolute score of each method, since methods
+    have different units; patches of score 0 are transparent. ``image`` has values of 0 to 1 and one
+    or three channels; ``marked`` frames a patch (row, column), and ``marking`` labels the frame.
+    Raises ValueError if the image does not divide into the grid of scores.
     """
     if not panels:
         raise ValueError("panels is empty, wanted at least one")
@@ -97,7 +97,7 @@ def overlays(
 
 
 def _key(figure: Figure, marking: str | None) -> None:
-    """Say at the foot of a figure what colours and frames are."""
+    """Draw the legend of colours and frames at the bottom of a figure."""
     width, height = figure.get_size_inches()
     axes = figure.add_axes((0.55 / width, 0.16 / height, 1.1 / width, 0.09 / height))
     shares = np.linspace(-1, 1, 64)[None]
@@ -135,7 +135,7 @@ def _lay(
     limit: float | None = None,
     color_above: str = FOR,
 ) -> tuple[int, int]:
-    """The scores over a pale image, in full colour at ``limit``; returns the grid."""
+    """Draw scores over a pale image, in full colour at ``limit``; return the grid's size."""
     rows, across = panel.scores.shape
     h, w = grey.shape
     axes.imshow(grey, cmap="gray", vmin=-0.6, vmax=1.2)
@@ -152,7 +152,7 @@ def _lay(
 
 
 class TokenRow(NamedTuple):
-    """The scores of a text's tokens by one method, and what is said of them."""
+    """Scores of a text's tokens by one method, with a title and a note."""
 
     title: str
     scores: Float[np.ndarray, " T"]
@@ -171,10 +171,10 @@ def token_rows(
 ) -> Figure:
     """Draw a text once for every method, coloured: orange for the answer, violet against it.
 
-    All rows have one scale, the share of the largest absolute score of the method; tokens of score
-    0 or NaN are clear. ``notes`` stands over the rows' notes; ``marked`` frames a token, and
-    ``marking`` says why. A text wider than ``width`` inches is broken into lines. Raises ValueError
-    where a row has not a score for every token.
+    All rows share one scale, relative to the largest absolute score of each method; tokens of score
+    0 or NaN are transparent. ``notes`` is the heading of the rows' notes; ``marked`` frames a
+    token, and ``marking`` labels the frame. A text wider than ``width`` inches is broken into
+    lines. Raises ValueError if a row does not have a score for every token.
     """
     if not rows or not tokens:
         raise ValueError(f"{len(rows)} rows of {len(tokens)} tokens, wanted at least one of both")
@@ -234,7 +234,7 @@ def token_rows(
 
 
 def _broken(widths: Sequence[float], room: float) -> list[list[int]]:
-    """Numbers of the tokens of each line, as many as there is room for, at least one."""
+    """Return the token indices of each line: as many as fit, at least one."""
     lines: list[list[int]] = [[]]
     used = 0.0
     for i, width in enumerate(widths):
@@ -256,9 +256,10 @@ def map_grid(
 ) -> Figure:
     """Draw attention maps in lines, such as the heads of each layer: ``maps[line][panel]``.
 
-    Every map has a row for each of ``rows`` and a column for each of ``columns``, which are named
-    where there is room. White is near 0 and black-blue 1 on one scale, stretched at its low end (by
-    the square root); grey is exactly 0. ``note`` stands below. Raises ValueError for another shape.
+    Every map has a row for each of ``rows`` and a column for each of ``columns``, labelled if there
+    is room. All maps share one colour scale, white near 0 to dark blue at 1, stretched at its low
+    end (by the square root); grey is exactly 0. ``note`` is drawn below. Raises ValueError for
+    another shape.
     """
     if not maps or not all(maps.values()):
         raise ValueError("maps is empty, wanted at least one map in every line")
@@ -331,9 +332,9 @@ def patch_grid(
 ) -> Figure:
     """Draw weights of an image's patches over it, in lines: ``maps[line][panel]``.
 
-    All panels have one scale: clear is 0, and full blue the largest weight of all. A number under
-    each names its own largest. Raises ValueError where a map is not a grid that the image divides
-    into.
+    All panels share one scale: transparent is 0, full blue the largest weight of all panels. The
+    number under each panel is its own largest weight. Raises ValueError if the image does not
+    divide into the grid of a map.
     """
     if not maps or not all(maps.values()):
         raise ValueError("maps is empty, wanted at least one map in every line")
@@ -376,7 +377,7 @@ def patch_grid(
 
 
 def visible(token: str) -> str:
-    """A token as it can be printed in one line: spaces and ends of lines have signs."""
+    """Replace spaces and line breaks of a token by printable signs; "∅" for an empty token."""
     return "".join(_VISIBLE.get(character, character) for character in token) or "∅"
 
 

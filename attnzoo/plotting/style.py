@@ -1,6 +1,6 @@
-"""How every figure looks, and how it is written: colours, fonts, files.
+"""Style of all figures (colours, fonts) and writing them to files.
 
-Colours are Okabe and Ito's, which stay apart for colour-blind readers.
+Colours are those of Okabe and Ito, which colour-blind readers can tell apart.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 SURE, POSSIBLE = "#D55E00", "#56B4E9"
 
-# Asked for glyphs that DejaVu Sans lacks, in this order; only the installed ones are named to
-# matplotlib, which would otherwise warn about each of the others.
+# Fonts for glyphs that DejaVu Sans lacks, in this order. Only installed fonts are passed to
+# matplotlib, which would otherwise warn about each missing one.
 _FALLBACK_FONTS = (
     "Noto Sans",
     "Noto Sans CJK JP",
@@ -49,17 +49,17 @@ _FALLBACK_FONTS = (
     "Unifont",
 )
 DPI = 200
-SMALL_DPI = 130  # of the small pictures of a page
+SMALL_DPI = 130  # for small images on a page
 
 
 def save(figure: Figure, path: str | Path, *, palette: int | None = None) -> Path:
     """Write a figure as PNG or SVG, by the suffix, and return the path; parents are made.
 
-    `palette` writes a PNG of so many colours, at most 256: a third of the size, for pages.
+    `palette` limits a PNG to that many colours, at most 256, for a third of the file size.
 
     The same figure gives the same bytes every time: no date, fixed identifiers. Text in an SVG
-    stays text, shown in the reader's fonts. A script that no installed font knows is drawn as boxes
-    in a PNG. Raises ValueError for another suffix.
+    stays text, in the fonts of the viewer. A PNG shows boxes for characters that no installed font
+    has. Raises ValueError for another suffix.
     """
     path = Path(path)
     kind = path.suffix.lower().removeprefix(".")
@@ -81,7 +81,7 @@ def save(figure: Figure, path: str | Path, *, palette: int | None = None) -> Pat
 
 
 def to_rgb(figure: Figure) -> UInt8[np.ndarray, "height width 3"]:
-    """The figure's pixels, for loggers of images."""
+    """Return a figure's pixels, for loggers of images."""
     canvas = FigureCanvasAgg(figure)
     with style(), missing_glyphs_are_no_news():
         canvas.draw()
@@ -90,7 +90,7 @@ def to_rgb(figure: Figure) -> UInt8[np.ndarray, "height width 3"]:
 
 @contextmanager
 def style() -> Generator[None]:
-    """Our settings while a figure is made; matplotlib's own are back afterwards."""
+    """Apply our matplotlib settings inside the context, and restore the previous ones after it."""
     settings: dict[Any, Any] = {
         "font.family": _fonts(),
         "font.size": 9,
@@ -103,7 +103,7 @@ def style() -> Generator[None]:
         "lines.linewidth": 1.5,
         "svg.fonttype": "none",
         "svg.hashsalt": "attnzoo",
-        # A word such as "$5" is no formula.
+        # A word such as "$5" is not a formula.
         "text.parse_math": False,
         "text.usetex": False,
     }
@@ -127,7 +127,7 @@ def _fonts() -> list[str]:
 
 
 def text_width(text: str, points: float) -> float:
-    """About how many inches a text takes: wide scripts fill the em, others some 0.58 of it."""
+    """Estimate the width of a text in inches: 1 em per wide character, 0.58 em per other one."""
     ems = 0.0
     for character in text:
         if unicodedata.combining(character):

@@ -1,4 +1,4 @@
-"""Attention weights, gates and masks in panels: grey values, or colours, carry the numbers."""
+"""Plots of attention weights, gates and masks: numbers as colours or grey values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from attnzoo.plotting.style import (
     text_width,
 )
 
-# -1 to 1: the same number has the same colour in every picture of weights.
+# -1 to 1: a number has the same colour in every plot of weights.
 _NUMBERS = LinearSegmentedColormap.from_list(
     "weights", ["#7A2E00", SURE, "#F6CBA9", "#FFFFFF", "#9CCBE8", COLORS[0], "#00263E"]
 )
@@ -46,12 +46,13 @@ def weight_panels(
     digits: int | None = None,
     outlined_row: int | None = None,
 ) -> Figure:
-    """Attention weights of several mechanisms or heads, all on one colour scale.
+    """Draw attention weights of several mechanisms or heads, all on one colour scale.
 
-    White is near 0, dark blue 1, dark red -1 (weights beyond are drawn as those); grey is exactly
-    0: masked, out of the window, or cut off by a sparse normaliser. Cells have one size whatever
-    their number. `digits` writes the numbers into the cells, `outlined_row` frames one query.
-    Raises ValueError where a matrix does not have a name for every row and every column.
+    White is near 0, dark blue 1, dark red -1 (larger absolute values are clipped). Grey is exactly
+    0, which means masked, out of the window, or cut off by a sparse normaliser. The size of a cell
+    does not depend on their number. `digits` writes the numbers into the cells, `outlined_row`
+    frames one query. Raises ValueError if a matrix does not have a name for every row and every
+    column.
     """
     if not panels:
         raise ValueError("panels is empty, wanted at least one matrix")
@@ -144,7 +145,7 @@ def _draw_weights(axes: Axes, panel: WeightPanel, font: float, digits: int | Non
 
 
 def _inches(figure: Figure, x: float, y: float, width: float, height: float) -> Axes:
-    """Axes at a place of the figure, in inches from its lower left corner."""
+    """Add axes at a position in inches from the figure's lower left corner."""
     w, h = figure.get_size_inches()
     return figure.add_axes((x / w, y / h, width / w, height / h))
 
@@ -172,10 +173,10 @@ def gate_panels(
     place_title: str = "weights by place",
     low: float = 0.0,
 ) -> Figure:
-    """What a gate of a convolutional network multiplies by: a map, and a bar per channel.
+    """Draw the gates of a convolutional network: a spatial map, and one bar per channel.
 
-    `image` is what it was given. Weights lie between `low` (white) and `low` + 1 (dark blue).
-    Raises ValueError where there is no name for every channel.
+    `image` is the network's input. Weights lie between `low` (white) and `low` + 1 (dark blue).
+    Raises ValueError if there is not a name for every channel.
     """
     if len(channels) != len(by_channel):
         raise ValueError(f"channels names {len(channels)} of {len(by_channel)} channels")
@@ -211,10 +212,10 @@ def gate_panels(
 def matrix_grid(
     matrices: Mapping[str, np.ndarray], *, columns: int = 4, numbers: bool = False
 ) -> Figure:
-    """Masks, or tables of numbers, as small squares with a title each; a row is a query.
+    """Draw masks, or tables of numbers, as small squares with titles; a row is a query.
 
-    Booleans are dark where they are True. With `numbers` each matrix has a scale of its own, red
-    below 0 and blue above, and its least and greatest number are written under it.
+    True is dark. With `numbers` each matrix has a scale of its own, red below 0 and blue above,
+    and its smallest and largest number are written under it.
     """
     if not matrices:
         raise ValueError("matrices is empty, wanted at least one")

@@ -1,4 +1,4 @@
-"""What a batch is, its loss and its metrics; one task a file."""
+"""Tasks, one per file: batches, loss and metrics of each."""
 
 from typing import Any
 
@@ -18,9 +18,9 @@ TASKS: dict[str, type[Task]] = {
     "token_classification": TokenClassificationTask,
     "image_classification": ImageClassificationTask,
 }
-"""The task of each ``task.kind``."""
+"""Task class by ``task.kind``."""
 
 
 def task_class(config: Any) -> type[Task]:
-    """Return the task that a config asks for: of the registry, or a user's own class."""
+    """Return the task class of a config: from the registry, or a user's own class."""
     return imported(config.kind, Task) if is_external(config.kind) else TASKS[config.kind]

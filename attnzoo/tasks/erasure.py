@@ -1,8 +1,8 @@
-"""Which source word a translation needs: one after another is erased, and the target reread.
+"""Importance of source words to a translation: erase each word and score the target again.
 
-The prediction difference of Li et al., ACL 2019 ("On the Word Alignment from Neural Machine
-Translation"), here of log-probabilities and of whole words: a second opinion on an alignment that
-asks the model and not its attention.
+This is the prediction difference of Li et al., ACL 2019 ("On the Word Alignment from Neural Machine
+Translation"), here of log-probabilities and of whole words. It checks an alignment by the model's
+predictions instead of its attention.
 """
 
 import dataclasses
@@ -21,32 +21,32 @@ from attnzoo.tasks.translation import Forced, Progress, Translator
 
 FILLS = ("zero", "mean", "unk")
 GROUP = 256
-"""Pairs whose erasures are in memory together."""
+"""Number of pairs whose erasures are in memory together."""
 
 
 class BlankEmbedding(nnx.Module):
-    """A table with one more row, ``blank``, that ids past its end read; its logits are the same."""
+    """An embedding that returns ``blank`` for ids beyond the table; its logits are the table's."""
 
     def __init__(self, table: Embedding, blank: Float[Array, " D"]):
         self.inner, self.blank = table, nnx.Variable(blank)
 
     def __call__(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
-        """Rows, or ``blank``."""
+        """Return the rows of ids, or ``blank`` for ids beyond the table."""
         found = self.inner(ids)
         size = self.inner.table[...].shape[0]
         blank = jnp.broadcast_to(self.blank[...], found.shape)
         return jnp.where((ids >= size)[..., None], blank, found)
 
     def logits(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
-        """Those of the table."""
+        """Return the logits of the table."""
         return self.inner.logits(x)
 
 
 def with_blank(model: Any, fill: str = "zero") -> tuple[Any, int]:
-    """A copy of a translator that can read an erased source token, and the id of that token.
+    """Copy a translator with a token for erased words; return the copy and the token's id.
 
-    Its vector is ``zero``, the ``mean`` of the source's table (rare words count alike), or that of
-    the unknown word, ``unk``, which subword tokenizers never train.
+    The token's vector is ``zero``, the ``mean`` of the source's table (each row counts equally), or
+    the vector of the unknown word, ``unk``, which subword tokenizers never train.
     """
     if fill not in FILLS:
         raise ValueError(f"fill={fill!r} is none of {', '.join(FILLS)}")
@@ -72,12 +72,12 @@ def erase_words(
     fill: str = "zero",
     progress: Progress | None = None,
 ) -> list[Forced | None]:
-    """Known pairs, with what each source word is worth to each target token in place of attention.
+    """Score known pairs, with the importance of each source word in place of attention.
 
-    ``weights[t, s]`` is by how many nats the log-probability of target token t falls without the
-    source word that token s begins, 0 where it rises; columns of tokens that continue a word, and
-    of EOS, are 0. Rows are credited to the token that is predicted: ``translator.links(result,
-    timing="predicted")``. A pair of S words is read S + 1 times, in batches. None where a side is
+    ``weights[t, s]`` is the drop in nats of the log-probability of target token t if the source
+    word that begins at token s is erased, 0 if it rises. Columns of tokens that continue a word,
+    and of EOS, are 0. Rows belong to the predicted token: ``translator.links(result,
+    timing="predicted")``. A pair of S words is read S + 1 times, in batches. None if a side is
     empty or too long.
     """
     if len(sources) != len(targets):
@@ -138,15 +138,15 @@ def deletion_areas(
     fill: str = "zero",
     steps: int = 10,
 ) -> dict[str, Float[np.ndarray, "T"]]:
-    """Do the matrices between words name what the translator needs? One number a target word.
+    """Return the area under the deletion curve of each target word, for each importance matrix.
 
-    For each target word source words are erased, those with the largest weights in its row first,
-    in ``steps`` parts at most, and the probability of the word, its tokens' product, is watched:
-    the area under that curve over the share of erased words, 0 to 1; a small one is good (as
-    ``attnzoo.explain.faithfulness.deletion``). Compare with that of random matrices.
+    For each target word, source words are erased in order of falling importance in its row, in at
+    most ``steps`` parts. The curve is the word's probability (the product over its tokens) against
+    the share of erased words, 0 to 1. A small area means a faithful matrix (as in
+    ``attnzoo.explain.faithfulness.deletion``). Compare it with that of random matrices.
 
     Raises:
-      ValueError: the pair cannot be read, or a matrix is not of its words.
+      ValueError: the pair cannot be read, or a matrix has the wrong shape for its words.
     """
     model, blank = with_blank(translator.model, fill)
     reader = _reader(translator, model)
@@ -158,7 +158,7 @@ def deletion_areas(
             raise ValueError(f"{name}: shape {matrix.shape}, wanted {(T, S)}, target by source")
     counts = np.unique(np.round(np.linspace(0, S, steps + 1)).astype(int))
     orders = {name: np.argsort(-m, axis=1, kind="stable") for name, m in importances.items()}
-    # Orders share many beginnings: every set of words is read once.
+    # Orders share many prefixes: each set of words is read once.
     sets: dict[frozenset[int], int] = {}
     for order in orders.values():
         for row in order.tolist():
@@ -189,7 +189,7 @@ def deletion_areas(
 
 
 def _reader(translator: Translator, model: Any) -> Translator:
-    """A translator with another model: the same tokenizers, batches and lengths."""
+    """Return a translator for another model, with the same tokenizers, batches and lengths."""
     return Translator(
         model,
         translator.source_tokenizer,

@@ -1,4 +1,4 @@
-"""Image classification: augmented images, the classes' names, accuracy."""
+"""Image classification: augmented images, class names, accuracy."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ LABELS = "labels.json"
 
 
 class ImageClassificationTask(Task):
-    """Labelled images; pixels are normalised by the training part's mean and deviation."""
+    """Classification of images; pixels are normalised by the training part's mean and deviation."""
 
     unit = "images"
     best = ("accuracy", "max")
@@ -38,7 +38,7 @@ class ImageClassificationTask(Task):
 
     @classmethod
     def open(cls, config: Experiment, directory: Path) -> "ImageClassificationTask":
-        """The classes and the statistics of a run."""
+        """Load the class names and pixel statistics of a run."""
         kept = json.loads((directory / LABELS).read_text(encoding="utf-8"))
         mean, std = (np.asarray(kept[name], np.float32) for name in ("mean", "std"))
         return cls(config, tuple(kept["names"]), mean, std)
@@ -47,7 +47,7 @@ class ImageClassificationTask(Task):
     def create(
         cls, config: Experiment, directory: Path, *, resume: bool
     ) -> "ImageClassificationTask":
-        """Read the images."""
+        """Read the images and write the class names and pixel statistics."""
         splits = load_images(config.data)
         if not len(splits.train) or not len(splits.validation):
             raise UserError(
@@ -69,18 +69,18 @@ class ImageClassificationTask(Task):
         return task
 
     def model(self, rngs: nnx.Rngs) -> nnx.Module:
-        """The classifier of the config, with as many classes as the data has."""
+        """Build the config's classifier, with as many classes as the data has."""
         model = model_class(self.config.model)
         return model(self.config.model, len(self.names), rngs=rngs)
 
     def inputs(self, batch: Any) -> Batch:
-        """Also which rows count."""
+        """Return the arrays that the loss reads; ``counted`` is False for padding rows."""
         return {**super().inputs(batch), "counted": batch["rows"] >= 0}
 
     def loss(
         self, model: Any, batch: Batch, *, rngs: nnx.Rngs | None = None
     ) -> tuple[Float[Array, ""], Sums]:
-        """Cross-entropy with label smoothing, of mixed labels where images were mixed."""
+        """Return the cross-entropy with label smoothing, of mixed labels if images were mixed."""
         mean, std = jnp.asarray(self.mean), jnp.asarray(self.std)
         counted, labels = jnp.asarray(batch["counted"]), jnp.asarray(batch["labels"])
         if rngs is None:
@@ -101,7 +101,7 @@ class ImageClassificationTask(Task):
         return jnp.sum(losses) / jnp.maximum(sums["count"], 1.0), sums
 
     def introduction(self) -> str:
-        """Images and classes."""
+        """Describe the number of images and classes."""
         assert self.train is not None
         train, validation, test = self.sizes
         return (

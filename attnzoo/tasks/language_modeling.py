@@ -1,4 +1,4 @@
-"""Language modelling: the next token, masked tokens, spans that were cut out."""
+"""Language modelling tasks: next token, masked tokens, span corruption."""
 
 import dataclasses
 from pathlib import Path
@@ -28,7 +28,7 @@ TOKENIZER = "tokenizer.json"
 
 
 class TextTask(Task):
-    """What tasks over running text share: one tokenizer, documents as ids."""
+    """Base class of tasks over running text: one tokenizer, documents as ids."""
 
     unit = "tokens"
 
@@ -40,12 +40,12 @@ class TextTask(Task):
 
     @classmethod
     def open(cls, config: Experiment, directory: Path) -> "TextTask":
-        """The tokenizer of a run."""
+        """Load the tokenizer of a run."""
         return cls(config, load_tokenizer(directory / TOKENIZER))
 
     @classmethod
     def create(cls, config: Experiment, directory: Path, *, resume: bool) -> "TextTask":
-        """Read the text, train a tokenizer on it, or read that of the run."""
+        """Read the text; train a tokenizer on it, or load the run's tokenizer."""
         splits: Splits[TextCorpus] = load_text(config.data)
         if not len(splits.train) or not len(splits.validation):
             raise UserError(
@@ -70,11 +70,11 @@ class TextTask(Task):
         return task
 
     def plan(self, text: TokenizedText, *, shuffle: bool) -> Plan:
-        """The batches of one part."""
+        """Return the batches of one part."""
         raise NotImplementedError(f"{type(self).__name__}.plan")
 
     def introduction(self) -> str:
-        """Tokens and vocabulary."""
+        """Describe the number of tokens and the vocabulary."""
         assert self.train is not None
         return (
             f"{self.counts['train']:,} tokens to train on and {self.counts['validation']:,} to "
@@ -83,15 +83,17 @@ class TextTask(Task):
         )
 
     def fingerprint(self) -> dict[str, Any]:
-        """Also the tokenizer's."""
+        """Return the task's fingerprint with that of the tokenizer."""
         return super().fingerprint() | {"tokenizer": self.tokenizer.fingerprint()}
 
 
 def kept_tokenizer(
     config: Experiment, directory: Path, texts: Any, *, resume: bool
 ) -> TextTokenizer:
-    """The tokenizer of a run: read where the run goes on, that of the weights it starts from, or
-    made; and written.
+    """Load or make the tokenizer of a run, and save it in the run directory.
+
+    A resumed run loads its own, a run that starts from other weights loads theirs; otherwise a new
+    one is made.
     """
     path, start = directory / TOKENIZER, config.start_from
     if resume and path.exists():
@@ -107,10 +109,10 @@ def kept_tokenizer(
 
 
 class CausalLMTask(TextTask):
-    """The next token of a text; validation reads every token once."""
+    """Next-token prediction; validation reads every token once."""
 
     def plan(self, text: TokenizedText, *, shuffle: bool) -> Plan:
-        """Windows of one stream, or packed documents."""
+        """Return windows of one stream, or packed documents."""
         settings, context = self.config.training, self.settings.context
         if self.settings.rows == "packed":
             return PackPlan(
@@ -134,7 +136,7 @@ class CausalLMTask(TextTask):
         )
 
     def model(self, rngs: nnx.Rngs) -> nnx.Module:
-        """The decoder of the config."""
+        """Build the decoder of the config."""
         model = model_class(self.config.model)
         room = self.config.model.longest
         context = self.settings.context
@@ -145,7 +147,7 @@ class CausalLMTask(TextTask):
     def loss(
         self, model: Any, batch: Batch, *, rngs: nnx.Rngs | None = None
     ) -> tuple[Float[Array, ""], Sums]:
-        """Cross-entropy of the next token, mean over tokens."""
+        """Return the cross-entropy of the next token, mean over tokens."""
         packed = {name: batch[name] for name in ("documents", "positions") if name in batch}
         logits = model(batch["tokens"], rngs=rngs, **packed)
         smoothing = self.config.training.label_smoothing if rngs is not None else 0.0
@@ -154,7 +156,7 @@ class CausalLMTask(TextTask):
         )
 
     def glimpse(self, model: Any) -> str | None:
-        """What the model writes after the first token of the validation text, sampled."""
+        """Sample a continuation of the first token of the validation text."""
         prompt = jnp.int32([[self.opening]])
         room = min(200, (self.config.model.longest or 200) - 1)
         sampling = Sampling(temperature=0.8)
@@ -163,14 +165,14 @@ class CausalLMTask(TextTask):
 
 
 class MaskedLMTask(TextTask):
-    """Tokens that are masked in windows of a text (Devlin et al. 2019, section 3.1).
+    """Masked language modelling over windows of a text (Devlin et al. 2019, section 3.1).
 
-    Only the states of chosen tokens go through the output layer, which is most of a small BERT's
-    work: no more than ``share`` and a little of a batch.
+    Only the states of masked tokens go through the output layer, which is most of the cost of a
+    small BERT: about ``share`` of a batch.
     """
 
     def plan(self, text: TokenizedText, *, shuffle: bool) -> Plan:
-        """Windows between CLS and SEP with tokens hidden."""
+        """Return windows between CLS and SEP with tokens masked."""
         settings, task = self.config.training, self.settings
         separator = self.tokenizer.special("sep") if len(text) > 1 else None
         windows = StreamPlan(
@@ -190,7 +192,7 @@ class MaskedLMTask(TextTask):
         )
 
     def model(self, rngs: nnx.Rngs) -> nnx.Module:
-        """The encoder of the config with the head of masked tokens."""
+        """Build the encoder of the config with the masked-token head."""
         config = dataclasses.replace(self.config.model, head="lm")
         model = model_class(config)
         return model(config, self.tokenizer.vocab_size, rngs=rngs)
@@ -198,10 +200,10 @@ class MaskedLMTask(TextTask):
     def loss(
         self, model: Any, batch: Batch, *, rngs: nnx.Rngs | None = None
     ) -> tuple[Float[Array, ""], Sums]:
-        """Cross-entropy of the chosen tokens, mean over them."""
+        """Return the cross-entropy of the masked tokens, mean over them."""
         tokens, counted = jnp.asarray(batch["tokens"]), jnp.asarray(batch["counted"])
         states, _ = model.states(tokens, valid=jnp.asarray(batch["valid"]), rngs=rngs)
-        # The chosen places first, in room for every row's share and its rounding.
+        # Masked positions first; the number of slots covers every row's share after rounding.
         T = tokens.shape[1]
         most = min(int(np.ceil(T * self.settings.share)) + 1, T)
         _, places = jax.lax.top_k(counted.astype(jnp.float32), most)
@@ -215,10 +217,10 @@ class MaskedLMTask(TextTask):
 
 
 class SpanCorruptionTask(TextTask):
-    """Spans that are cut out of windows of a text, to be told (Raffel et al. 2020)."""
+    """Span corruption: predict spans cut out of windows of a text (Raffel et al. 2020)."""
 
     def plan(self, text: TokenizedText, *, shuffle: bool) -> Plan:
-        """Windows with sentinels in place of spans, and the spans behind sentinels."""
+        """Return windows with sentinels in place of spans, and the spans after their sentinels."""
         settings, task = self.config.training, self.settings
         separator = self.tokenizer.special("eos") if len(text) > 1 else None
         return SpanPlan(
@@ -233,7 +235,7 @@ class SpanCorruptionTask(TextTask):
         )
 
     def model(self, rngs: nnx.Rngs) -> nnx.Module:
-        """The encoder and decoder of the config, over one vocabulary."""
+        """Build the encoder and decoder of the config, over one vocabulary."""
         model = model_class(self.config.model)
         size = self.tokenizer.vocab_size
         return model(self.config.model, size, size, rngs=rngs)
@@ -241,7 +243,7 @@ class SpanCorruptionTask(TextTask):
     def loss(
         self, model: Any, batch: Batch, *, rngs: nnx.Rngs | None = None
     ) -> tuple[Float[Array, ""], Sums]:
-        """Cross-entropy of the target, mean over its tokens."""
+        """Return the cross-entropy of the target, mean over its tokens."""
         target = jnp.asarray(batch["target"])
         logits = model(jnp.asarray(batch["source"]), target[:, :-1], rngs=rngs)
         smoothing = self.config.training.label_smoothing if rngs is not None else 0.0

@@ -1,4 +1,4 @@
-"""The loss of predicting labels, and the sums that scores are made of."""
+"""Cross-entropy of labels, and the sums from which scores are computed."""
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,10 @@ def label_losses(
     counted: Bool[Array, "*rows"],
     label_smoothing: float = 0.0,
 ) -> tuple[Float[Array, "*rows"], Float[Array, "*rows"]]:
-    """(loss, negative log-likelihood) of each label in nats, both 0 where not counted, float32.
+    """Return (loss, negative log-likelihood) per label in nats, float32; 0 where not counted.
 
     Smoothing spreads ``label_smoothing`` uniformly over the vocabulary, the true label included
-    (Vaswani et al. 2017, section 5.4); the second result is the likelihood without it.
+    (Vaswani et al. 2017, section 5.4); the second result is without it.
     """
     logits = logits.astype(jnp.float32)
     lse = jax.nn.logsumexp(logits, axis=-1)
@@ -35,8 +35,9 @@ def mean_loss(
     counted: Bool[Array, "*rows"],
     label_smoothing: float = 0.0,
 ) -> tuple[Float[Array, ""], Sums]:
-    """The mean over what is counted, and the sums ``nll``, ``count``, ``correct`` and ``weight``
-    (what the mean was divided by).
+    """Return the mean loss over counted labels, and sums to aggregate over batches.
+
+    The sums are ``nll``, ``count``, ``correct`` and ``weight``, the divisor of the mean.
     """
     losses, nll = label_losses(logits, labels, counted, label_smoothing)
     count = jnp.sum(counted).astype(jnp.float32)

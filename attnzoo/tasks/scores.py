@@ -16,10 +16,10 @@ def score_translations(
     *,
     tokenize: str = "13a",
 ) -> dict[str, Any]:
-    """BLEU and chrF with their signatures, exact match, and BLEU by source length in words.
+    """Return BLEU and chrF with their signatures, exact match, and BLEU by source length in words.
 
-    Where sources repeat (several references of one sentence), ``bleu_all_references`` scores each
-    distinct source once against all of them; its hypothesis is that of the first occurrence.
+    If sources repeat (several references of one sentence), ``bleu_all_references`` scores each
+    distinct source once against all its references; the hypothesis is that of its first occurrence.
     """
     if not len(hypotheses) == len(sources) == len(references) or not hypotheses:
         raise ValueError(
@@ -52,7 +52,7 @@ def score_translations(
 
 
 def check_tokenize(tokenize: str) -> None:
-    """Raise UserError where sacreBLEU has no tokenizer of this name or lacks what it needs."""
+    """Raise UserError if sacreBLEU has no tokenizer of this name or lacks its packages."""
     if tokenize not in BLEU.TOKENIZERS:
         raise UserError(
             f"--tokenize {tokenize}: wanted one of {', '.join(sorted(BLEU.TOKENIZERS))}"
@@ -65,7 +65,7 @@ def check_tokenize(tokenize: str) -> None:
 
 
 def _bleu(tokenize: str) -> BLEU:
-    # `force` silences the warning about tokenised text where that is what is wanted.
+    # `force` silences the warning about tokenised text when it is intended.
     return BLEU(tokenize=tokenize, force=tokenize == "none")
 
 

@@ -1,4 +1,4 @@
-"""What a training knows of what is learned: batches, a model, a loss and scores."""
+"""Interface of a task: batches, a model, a loss and scores."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ Batch = Mapping[str, Array | np.ndarray]
 
 @runtime_checkable
 class Plan(Protocol):
-    """Which examples make up the batch of every step: a pure function of the seed and the step."""
+    """Batches of every step, as a pure function of the seed and the step."""
 
     @property
     def steps_per_epoch(self) -> int: ...
@@ -34,16 +34,16 @@ class Plan(Protocol):
 class Task:
     """The interface of a task.
 
-    ``open`` makes what a finished run needs, ``create`` what a training needs: with its data, as
-    ``train``, ``validation`` and ``test`` plans (a part that is empty is None).
+    ``open`` makes a task for a finished run. ``create`` makes one for training, with its data as
+    ``train``, ``validation`` and ``test`` plans (None for an empty part).
     """
 
     unit: ClassVar[str]
-    """What ``count`` of the sums counts."""
+    """Unit of ``count`` in the sums."""
     best: ClassVar[tuple[str, Literal["min", "max"]]] = ("nll", "min")
-    """The validation score of which the best checkpoint is kept."""
+    """Validation score that selects the best checkpoint, and its direction."""
     free: ClassVar[tuple[str, ...]] = ()
-    """Fields of the config that may change when a run goes on."""
+    """Config fields that may change when a run is resumed."""
 
     def __init__(self, config: Experiment):
         self.config = config
@@ -56,21 +56,22 @@ class Task:
 
     @classmethod
     def open(cls, config: Experiment, directory: Path) -> "Task":
-        """The task of a run directory, without its data."""
+        """Return the task of a run directory, without its data."""
         raise NotImplementedError(f"{cls.__name__}.open")
 
     @classmethod
     def create(cls, config: Experiment, directory: Path, *, resume: bool) -> "Task":
-        """The task with its data; what ``open`` needs is written into the run directory, or read
-        there where a run goes on.
+        """Return the task with its data.
+
+        Files that ``open`` needs are written to the run directory, or read from it if ``resume``.
         """
         raise NotImplementedError(f"{cls.__name__}.create")
 
     def build_model(self, seed: int | None = None) -> nnx.Module:
-        """The model of the config with fresh weights.
+        """Build the model of the config with new random weights.
 
         Raises:
-            UserError: sizes that do not fit one another (heads that do not divide a width).
+            UserError: inconsistent sizes (such as heads that do not divide a width).
         """
         rngs = nnx.Rngs(self.config.training.seed if seed is None else seed)
         try:
@@ -79,27 +80,28 @@ class Task:
             raise UserError(f"model: {error}") from error
 
     def model(self, rngs: nnx.Rngs) -> nnx.Module:
-        """The model of the config; ValueError for sizes that do not fit."""
+        """Build the model of the config; ValueError for inconsistent sizes."""
         raise NotImplementedError(f"{type(self).__name__}.model")
 
     def inputs(self, batch: Mapping[str, np.ndarray]) -> Batch:
-        """The arrays of a batch that the loss reads."""
+        """Return the arrays of a batch that the loss reads."""
         return {name: array for name, array in batch.items() if name != "rows"}
 
     def loss(
         self, model: Any, batch: Batch, *, rngs: nnx.Rngs | None = None
     ) -> tuple[Float[Array, ""], Sums]:
-        """The training loss with dropout (``rngs``), and the sums that scores are made of:
-        ``count``, ``weight`` (what the loss is a mean over), ...
+        """Return the training loss with dropout (``rngs``), and the sums for ``scores``.
+
+        The sums hold ``count``, ``weight`` (the divisor of the mean loss) and others.
         """
         raise NotImplementedError(f"{type(self).__name__}.loss")
 
     def measure(self, model: Any, batch: Batch) -> Sums:
-        """The sums of a batch of the validation part."""
+        """Return the sums of a validation batch."""
         return self.loss(model, batch)[1]
 
     def scores(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """From sums over many batches to what is reported."""
+        """Compute the reported scores from sums over many batches."""
         count = max(sums["count"], 1.0)
         nll = sums["nll"] / count
         return {
@@ -109,21 +111,21 @@ class Task:
         }
 
     def describe(self, scores: Mapping[str, float]) -> str:
-        """One line of validation scores."""
+        """Format validation scores in one line."""
         return (
             f"loss {scores['nll']:.4f}, perplexity {scores['perplexity']:.2f}, "
             f"accuracy {scores['accuracy']:.1%}"
         )
 
     def introduction(self) -> str:
-        """The data in one line."""
+        """Describe the data in one line."""
         raise NotImplementedError(f"{type(self).__name__}.introduction")
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the batches and the model, to be compared when a run goes on."""
+        """Return everything that determines batches and model, compared when a run is resumed."""
         assert self.train is not None
         return {"data": self.data_fingerprint, "batches": self.train.fingerprint()}
 
     def glimpse(self, model: Any) -> tuple[str, Figure] | str | None:
-        """Something to look at now and then: a named figure, or a text."""
+        """Return an example of the model's output: a named figure, a text, or None."""
         return None

@@ -1,4 +1,4 @@
-"""Classes of texts and tags of words, by an encoder with a head."""
+"""Classification of texts and tagging of words, by an encoder with a head."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ LABELS = "labels.json"
 
 
 class ClassificationTask(Task):
-    """What classification of texts and of their words share: a tokenizer and names of classes."""
+    """Base class of text classification and word tagging: a tokenizer and class names."""
 
     best = ("accuracy", "max")
     head: ClassVar[str]
@@ -37,13 +37,13 @@ class ClassificationTask(Task):
 
     @classmethod
     def open(cls, config: Experiment, directory: Path) -> "ClassificationTask":
-        """The tokenizer and the classes of a run."""
+        """Load the tokenizer and the class names of a run."""
         names = json.loads((directory / LABELS).read_text(encoding="utf-8"))
         return cls(config, load_tokenizer(directory / TOKENIZER), tuple(names))
 
     @classmethod
     def create(cls, config: Experiment, directory: Path, *, resume: bool) -> "ClassificationTask":
-        """Read the examples, train a tokenizer on them, or read that of the run."""
+        """Read the examples; train a tokenizer on them, or load the run's tokenizer."""
         splits = cls.read(config)
         if not len(splits.train) or not len(splits.validation):
             raise UserError(
@@ -67,16 +67,16 @@ class ClassificationTask(Task):
 
     @classmethod
     def read(cls, config: Experiment) -> Any:
-        """The parts of the data."""
+        """Read the parts of the data."""
         raise NotImplementedError(f"{cls.__name__}.read")
 
     @classmethod
     def texts(cls, corpus: Any) -> list[str]:
-        """What a tokenizer is trained on."""
+        """Return the texts on which a tokenizer is trained."""
         raise NotImplementedError(f"{cls.__name__}.texts")
 
     def plan(self, corpus: Any, *, shuffle: bool) -> Plan:
-        """The batches of one part, examples of similar length together."""
+        """Return the batches of one part, examples of similar length together."""
         settings = self.config.training
         plan = self.plans(
             corpus,
@@ -94,7 +94,7 @@ class ClassificationTask(Task):
         return plan
 
     def model(self, rngs: nnx.Rngs) -> nnx.Module:
-        """The encoder of the config with a class for each name of the data."""
+        """Build the encoder of the config with one class per label of the data."""
         config: Any = dataclasses.replace(
             self.config.model, head=self.head, num_classes=len(self.names)
         )
@@ -107,7 +107,7 @@ class ClassificationTask(Task):
         return model(config, self.tokenizer.vocab_size, rngs=rngs)
 
     def introduction(self) -> str:
-        """Examples, classes and vocabulary."""
+        """Describe the number of examples and classes, and the vocabulary."""
         assert self.train is not None
         counts = ", ".join(f"{count:,} to {part}" for part, count in self.counts.items())
         return (
@@ -116,18 +116,18 @@ class ClassificationTask(Task):
         )
 
     def fingerprint(self) -> dict[str, Any]:
-        """Also the tokenizer's."""
+        """Return the task's fingerprint with that of the tokenizer."""
         return super().fingerprint() | {"tokenizer": self.tokenizer.fingerprint()}
 
     def logits(self, model: Any, batch: Batch, rngs: nnx.Rngs | None) -> Array:
-        """What the model says of a batch."""
+        """Return the model's logits of a batch."""
         inputs = {name: jnp.asarray(batch[name]) for name in ("segments", "valid") if name in batch}
         return model(jnp.asarray(batch["tokens"]), rngs=rngs, **inputs)
 
     def loss(
         self, model: Any, batch: Batch, *, rngs: nnx.Rngs | None = None
     ) -> tuple[Float[Array, ""], Sums]:
-        """Cross-entropy of the classes, mean over what is counted."""
+        """Return the cross-entropy of the classes, mean over counted labels."""
         smoothing = self.config.training.label_smoothing if rngs is not None else 0.0
         return mean_loss(
             self.logits(model, batch, rngs),
@@ -138,7 +138,7 @@ class ClassificationTask(Task):
 
 
 class SequenceClassificationTask(ClassificationTask):
-    """The class of a text, or of a pair."""
+    """Classification of a text, or of a pair of texts."""
 
     unit = "texts"
     head = "sequence"
@@ -146,21 +146,21 @@ class SequenceClassificationTask(ClassificationTask):
 
     @classmethod
     def read(cls, config: Experiment) -> Any:
-        """Labelled texts."""
+        """Read the labelled texts of the config."""
         return load_labelled(config.data)
 
     @classmethod
     def texts(cls, corpus: Any) -> list[str]:
-        """Both texts of a pair."""
+        """Return all texts, both of each pair."""
         return [*corpus.first, *(corpus.second or [])]
 
     def inputs(self, batch: Mapping[str, Any]) -> Batch:
-        """Also which rows count."""
+        """Return the arrays that the loss reads; ``counted`` is False for padding rows."""
         return {**super().inputs(batch), "counted": batch["rows"] >= 0}
 
 
 class TokenClassificationTask(ClassificationTask):
-    """The tag of every word, read off its first token."""
+    """Tagging of every word, predicted at its first token."""
 
     unit = "words"
     head = "token"
@@ -168,10 +168,10 @@ class TokenClassificationTask(ClassificationTask):
 
     @classmethod
     def read(cls, config: Experiment) -> Any:
-        """Tagged sentences."""
+        """Read the tagged sentences of the config."""
         return load_tagged(config.data)
 
     @classmethod
     def texts(cls, corpus: Any) -> list[str]:
-        """The sentences."""
+        """Return the sentences, with words joined by spaces."""
         return [" ".join(words) for words in corpus.words]

@@ -35,10 +35,10 @@ def translation_loss(
     per: Literal["token", "sentence"] = "token",
     rngs: nnx.Rngs | None = None,
 ) -> tuple[Float[Array, ""], Sums]:
-    """Mean loss per real target token (or summed over tokens, per sentence) and sums to average.
+    """Return the mean loss per target token, or per sentence, and the sums for scores.
 
-    ``rngs`` switches dropout on. The sums are those of ``mean_loss``; ``weight`` is the number of
-    tokens, or of sentences.
+    ``per="sentence"`` sums over the tokens of each sentence. ``rngs`` switches dropout on. The
+    sums are those of ``mean_loss``; ``weight`` is the number of tokens, or of sentences.
     """
     labels = jnp.asarray(batch["target"])[:, 1:]
     logits = model(batch["source"], batch["target"][:, :-1], rngs=rngs)
@@ -52,8 +52,10 @@ def translation_loss(
 
 @dataclasses.dataclass(frozen=True)
 class Translation:
-    """One translated line. ``weights`` has a row per target token (EOS last if it was reached) and
-    a column per source token (EOS last). ``score`` is the log-probability over the length penalty.
+    """One translated line, with attention weights.
+
+    ``weights`` has a row per target token (EOS last if it was reached) and a column per source
+    token (EOS last). ``score`` is the log-probability divided by the length penalty.
     """
 
     text: str
@@ -66,8 +68,10 @@ class Translation:
 
 @dataclasses.dataclass(frozen=True)
 class Forced:
-    """A known pair read by the model: natural-log probability of each target token (EOS last) and
-    the attention of each step (rows; the step that predicts that token) over source tokens.
+    """Log-probabilities and attention of a known sentence pair.
+
+    ``log_probs`` has one entry per target token (EOS last), in nats. Row t of ``weights`` is the
+    attention over source tokens at the step that predicts target token t.
     """
 
     source: Encoding
@@ -77,12 +81,12 @@ class Forced:
 
 
 class Translator:
-    """A trained model with its tokenizers: lines in, lines out.
+    """A trained model with its tokenizers, for translating lines of text.
 
     Sentences are sorted by length and cut into batches of fixed shapes, so that each length bucket
-    is compiled once. ``max_source`` is the longest source in tokens that is accepted. Of a model
-    with many cross-attentions ``layer`` says whose weights are looked at (None: as its config) and
-    ``head`` which of its heads (None: their mean).
+    is compiled once. Sources longer than ``max_source`` tokens are not accepted. In a model with
+    many cross-attentions ``layer`` selects the returned weights (None: by its config) and ``head``
+    one of its heads (None: their mean).
     """
 
     def __init__(
@@ -112,7 +116,7 @@ class Translator:
         self._force = jax.jit(functools.partial(_force, self._graph, head))
 
     def bounded(self, max_length: int) -> int:
-        """A length of outputs, or that of the model's positions if it has fewer."""
+        """Limit an output length to the number of the model's positions."""
         return min(max_length, self.max_target_length or max_length)
 
     @property
@@ -129,10 +133,10 @@ class Translator:
         max_length: int | None = None,
         progress: Progress | None = None,
     ) -> list[Translation | None]:
-        """Translate; ``beam=1`` is greedy search. None for a line without words or too long.
+        """Translate lines; ``beam=1`` is greedy search. None for an empty or too long line.
 
-        The output has at most ``max_length`` tokens, twice the source plus 10, and as many as the
-        model has positions.
+        The output has at most ``max_length`` tokens, twice the padded source length plus 10, and as
+        many as the model has positions.
 
         Raises:
           UserError: ``max_length`` below 1, or above the number of positions.
@@ -180,8 +184,10 @@ class Translator:
         *,
         progress: Progress | None = None,
     ) -> list[Forced | None]:
-        """Read known pairs: their log-probabilities and attention. None where a side is empty or
-        longer than ``max_source`` tokens, or the target longer than the model's positions.
+        """Score known pairs: return log-probabilities and attention.
+
+        None if a side is empty or longer than ``max_source`` tokens, or the target longer than the
+        model's positions.
         """
         if len(sources) != len(targets):
             raise ValueError(f"{len(sources)} sources but {len(targets)} targets")
@@ -196,7 +202,7 @@ class Translator:
         *,
         progress: Progress | None = None,
     ) -> list[Forced | None]:
-        """``force`` of sources and targets that are tokens already."""
+        """Apply ``force`` to tokenized sources and targets."""
         longest = lambda i: max(len(left[i].ids), len(right[i].ids)) + 1  # noqa: E731
         room = self.max_source if self.max_target_length is None else self.max_target_length
         fits = [
@@ -231,8 +237,9 @@ class Translator:
         *,
         progress: Progress | None = None,
     ) -> dict[str, list[Forced | None]]:
-        """What ``force`` gives, for every head of every layer and the mean of each layer's heads:
-        "0/0", "0/1", ..., "0/mean", "1/0", ...; a recurrent translator has one layer.
+        """Apply ``force`` with the weights of every head of every layer, and of each layer's mean.
+
+        Keys are "0/0", "0/1", ..., "0/mean", "1/0", ...; a recurrent translator has one layer.
         """
         found: dict[str, list[Forced | None]] = {}
         survey = jax.jit(functools.partial(_survey, self._graph))
@@ -259,7 +266,7 @@ class Translator:
         *,
         timing: Literal["auto", "predicted", "input"] = "auto",
     ) -> Float[np.ndarray, "target_words source_words"]:
-        """The attention between the words of one result, for pictures."""
+        """Return the attention between the words of one result, for plots."""
         weights, sources, targets, timing = self._read_off(result, timing)
         return extract.word_matrix(weights, sources, targets, timing=timing)
 
@@ -270,10 +277,10 @@ class Translator:
         timing: Literal["auto", "predicted", "input"] = "auto",
         level: Literal["word", "token"] = "word",
     ) -> set[tuple[int, int]]:
-        """Links (source word, target word) of one result: the heaviest source of each target.
+        """Return links (source word, target word) of one result: the largest source of each target.
 
-        ``timing`` says which word the attention of a step is credited to; "auto" is what the
-        model's paper does (Luong et al. 2015, footnote 14).
+        ``timing`` selects the word to which the attention of a step belongs; "auto" follows the
+        model's paper (Luong et al. 2015, footnote 14).
         """
         weights, sources, targets, timing = self._read_off(result, timing)
         return extract.links_from_weights(weights, sources, targets, timing=timing, level=level)
@@ -283,7 +290,7 @@ class Translator:
         weights, steps = result.weights, len(result.target.ids) + 1
         if (
             len(weights) < steps
-        ):  # a hypothesis cut off before EOS lacks the step that reads its end
+        ):  # a hypothesis cut off before EOS lacks the step that reads its last token
             weights = np.pad(weights, ((0, steps - len(weights)), (0, 0)))
         return weights, result.source.word_ids, result.target.word_ids, timing
 
@@ -301,7 +308,7 @@ class Translator:
 
 
 def padded_length(length: int) -> int:
-    """The next of 8, 12, 16, 24, 32, 48, 64, ...: few shapes to compile, little padding."""
+    """Return the next of 8, 12, 16, 24, 32, 48, 64, ...: few shapes to compile, little padding."""
     if length <= 8:
         return 8
     power = 2 ** math.floor(math.log2(length - 1))
@@ -337,7 +344,7 @@ def _force(graph, head, state, source, target):
 
 
 def _survey(graph, state, source, target):
-    """As ``_force``; the weights are ``B T S L N+1``: layers, heads and at last their mean."""
+    """Compute ``_force`` with weights ``B T S L N+1``: layers, then heads with their mean last."""
     model = nnx.merge(graph, state)
     labels = target[:, 1:]
     logits, layers = model.all_weights(source, target[:, :-1])
@@ -348,7 +355,7 @@ def _survey(graph, state, source, target):
 
 
 def _choose_layer(model: Any, layer: int | None, head: int | None) -> None:
-    """Set whose weights a model returns; ValueError where there is no such layer or head."""
+    """Select the layer whose weights a model returns; ValueError for an unknown layer or head."""
     layers = model.layers
     if layer is not None and not 0 <= layer < layers:
         raise ValueError(f"layer={layer}; the decoder's layers are 0 .. {layers - 1}")

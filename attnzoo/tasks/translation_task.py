@@ -1,4 +1,4 @@
-"""Translation as a task: pairs of sentences, their tokenizers, a translator, alignments to see."""
+"""Translation task: sentence pairs, tokenizers, a translator, and plots of alignments."""
 
 import dataclasses
 from pathlib import Path
@@ -29,7 +29,7 @@ class Tokenizers:
 
     @classmethod
     def train(cls, config: Experiment, corpus: Corpus) -> "Tokenizers":
-        """Train what the config asks for on the training part."""
+        """Train the tokenizers of the config on the training part."""
         if config.shared_vocabulary:
             shared = train_tokenizer(config.tokenizer, [*corpus.source, *corpus.target])
             return cls(shared, shared)
@@ -45,7 +45,7 @@ class Tokenizers:
 
     @classmethod
     def load(cls, directory: Path) -> "Tokenizers":
-        """Read what :meth:`save` wrote."""
+        """Read the files of :meth:`save`."""
         return cls(
             Tokenizer.load(directory / "source.tokenizer.json"),
             Tokenizer.load(directory / "target.tokenizer.json"),
@@ -53,7 +53,7 @@ class Tokenizers:
 
 
 class TranslationTask(Task):
-    """Sentence pairs of a parallel corpus."""
+    """Translation between the two sides of a parallel corpus."""
 
     unit = "tokens"
     free = ("decoding", "training.figures_every", "training.figures")
@@ -67,12 +67,12 @@ class TranslationTask(Task):
 
     @classmethod
     def open(cls, config: Experiment, directory: Path) -> "TranslationTask":
-        """The tokenizers of a run."""
+        """Load the tokenizers of a run."""
         return cls(config, Tokenizers.load(directory))
 
     @classmethod
     def create(cls, config: Experiment, directory: Path, *, resume: bool) -> "TranslationTask":
-        """Read the corpus, train tokenizers on it, or read those of the run."""
+        """Read the corpus; train tokenizers on it, or load those of the run."""
         splits = load_corpus(config.data)
         if not len(splits.train.source) or not len(splits.validation.source):
             raise UserError("data: training needs a train and a validation part, one is empty")
@@ -104,12 +104,12 @@ class TranslationTask(Task):
 
     @property
     def slots(self) -> int | None:
-        """Longest source in tokens, EOS included, where the model has a place for each."""
+        """Longest source in tokens, EOS included, if the model limits it; else None."""
         model: Any = self.config.model
         return model.source_slots
 
     def tokenize(self, corpus: Corpus, max_length: int) -> TokenizedPairs:
-        """The pairs of a corpus that are short enough, as ids; notes say what was left out."""
+        """Return the short enough pairs of a corpus as ids; ``notes`` reports the others."""
         pairs, report = TokenizedPairs.from_corpus(
             corpus, self.tokenizers.source, self.tokenizers.target, max_length
         )
@@ -118,7 +118,7 @@ class TranslationTask(Task):
         return pairs
 
     def model(self, rngs: nnx.Rngs) -> nnx.Module:
-        """The translator of the config."""
+        """Build the translator of the config."""
         model = model_class(self.config.model)
         pad = self.config.model.padding
         if pad != PAD:
@@ -132,7 +132,7 @@ class TranslationTask(Task):
     def loss(
         self, model: Any, batch: Batch, *, rngs: nnx.Rngs | None = None
     ) -> tuple[Float[Array, ""], Sums]:
-        """See ``translation_loss``."""
+        """Return the ``translation_loss`` with the settings of the config."""
         settings = self.config.training
         return translation_loss(
             model,
@@ -143,7 +143,7 @@ class TranslationTask(Task):
         )
 
     def introduction(self) -> str:
-        """Pairs, lengths and vocabularies."""
+        """Describe the number of pairs, their lengths and the vocabularies."""
         assert self.train is not None
         return (
             f"{self.pairs} pairs, {self.train.steps_per_epoch} steps an epoch, lengths "
@@ -152,7 +152,7 @@ class TranslationTask(Task):
         )
 
     def fingerprint(self) -> dict[str, Any]:
-        """Also the tokenizers'."""
+        """Return the task's fingerprint with those of the tokenizers."""
         both = self.tokenizers.source, self.tokenizers.target
         return super().fingerprint() | {"tokenizers": [one.fingerprint() for one in both]}
 
@@ -164,7 +164,7 @@ class TranslationTask(Task):
         layer: int | None = None,
         head: int | None = None,
     ) -> Translator:
-        """A translator with this task's tokenizers; ``layer`` and ``head`` as it takes them."""
+        """Return a translator with this task's tokenizers; arguments as in ``Translator``."""
         try:
             return Translator(
                 model,
@@ -179,7 +179,7 @@ class TranslationTask(Task):
             raise UserError(str(error)) from error
 
     def glimpse(self, model: Any) -> tuple[str, plotting.Figure] | None:
-        """The first validation sentences; None where all of them are too long to be read."""
+        """Plot alignments of the first validation sentences; None if all are too long."""
         count = min(self.config.training.figures, len(self.held_out.source))
         translator = self.translator(model, batch_size=count)
         sources, targets = self.held_out.source[:count], self.held_out.target[:count]

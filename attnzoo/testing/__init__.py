@@ -1,6 +1,6 @@
-"""The contract kit: ``check(attention, sizes=...)`` holds any attention to the rules of this zoo.
+"""The contract kit: ``check(attention, sizes=...)`` tests any attention against attnzoo's contract.
 
-It imports no mechanism of ours: yours, from any library, is checked in the same way.
+It imports no attention of ours: attentions from any library are checked in the same way.
 """
 
 from attnzoo.testing.kit import PROPERTIES, ContractError, Report, Result, check, report

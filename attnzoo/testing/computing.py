@@ -10,7 +10,7 @@ from attnzoo.testing.subject import TOLERANCE, Broken, Inputs, Subject, argument
 
 
 def reaches_permitted_keys(subject: Subject) -> None:
-    """Every permitted value moves the context: its gradient is not 0."""
+    """Every permitted value affects the context: its gradient is not 0."""
     for pattern in ("random", "causal"):
         inputs = subject.inputs(pattern)
         to_values = _own_batch(subject.jacobian(inputs)[2], inputs)
@@ -28,7 +28,7 @@ def reaches_permitted_keys(subject: Subject) -> None:
 def causality(subject: Subject) -> None:
     """Under a causal mask row t has gradient exactly 0 to later queries, keys and values.
 
-    What it may see up to t is the business of "every permitted key is reached".
+    Gradients to keys up to t are tested by "every permitted key is reached".
     """
     inputs = subject.inputs("causal")
     forbidden = ~subject.permitted(inputs).any(1)
@@ -63,15 +63,15 @@ def half_precision(subject: Subject) -> None:
                 )
             expect(f"{dtype} weights", found.weights, exact.weights, tolerance, inputs, found)
         expect(f"{dtype} context", found.context, exact.context, tolerance, inputs, found)
-        large = _rounded(_scaled(inputs, 8.0), dtype)  # logits in the hundreds; exp(12) is too
-        _finite(f"{dtype} ", subject.run(large, dtype), large)  # much for float16
+        large = _rounded(_scaled(inputs, 8.0), dtype)  # logits in the hundreds;
+        _finite(f"{dtype} ", subject.run(large, dtype), large)  # exp(12) already overflows float16
 
 
 def large_logits(subject: Subject) -> None:
     """Queries and keys 50 times as large: finite context, weights and gradients.
 
-    300 times as large, weights that were exactly 0 where a query may not attend still are, in rows
-    that sum to one: a mask that adds -10000 would be outweighed.
+    With queries and keys 300 times as large, masked weights that were exactly 0 remain 0, if rows
+    sum to one. This detects masks that add -10000.
     """
     inputs = _scaled(subject.inputs("random"), 50.0)
     _finite("", subject.run(inputs), inputs)
@@ -91,7 +91,7 @@ def large_logits(subject: Subject) -> None:
 
 
 def jit(subject: Subject) -> None:
-    """Compiled and not compiled, the numbers are the same."""
+    """A compiled call gives the same numbers as an eager one."""
     inputs = subject.inputs("random")
     found, wanted = subject.run(inputs), subject.run(inputs, eager=True)
     expect("context under jit", found.context, wanted.context, subject.tolerance, inputs, found)
@@ -101,7 +101,7 @@ def jit(subject: Subject) -> None:
 
 
 def vmap(subject: Subject) -> None:
-    """Batch rows one by one under ``jax.vmap`` give what the batch gives."""
+    """Batch rows one by one under ``jax.vmap`` give the same as the whole batch."""
     inputs = subject.inputs("random")
 
     def one(parameters: list[Any], *rows: Any) -> tuple[Any, ...]:
@@ -122,16 +122,16 @@ def vmap(subject: Subject) -> None:
 
 
 def gradients(subject: Subject) -> None:
-    """Gradients to query, keys, values and parameters are the finite differences, in float64."""
+    """Gradients to query, keys, values and parameters equal finite differences, in float64."""
     inputs = subject.inputs("random")
     if inputs.mask is not None:
         mask = inputs.mask.copy()
-        mask[0, :, 0] = False  # gradients past an empty row are right, too
+        mask[0, :, 0] = False  # gradients beside an empty row are tested, too
         inputs = inputs.replace(mask=mask)
     random = np.random.default_rng(subject.seed)
     step = 1e-5
     with jax.enable_x64(True):
-        # Everything but the attention is numpy's: an operation on its own would be compiled, too.
+        # All else uses numpy, because jax would compile every single operation.
         parameters = [np.asarray(array) for array in subject.parameters("float64")]
         point = (parameters, inputs.query, inputs.keys, inputs.values)
         mask = None if inputs.mask is None else jax.device_put(inputs.mask)
@@ -145,7 +145,7 @@ def gradients(subject: Subject) -> None:
         _, found = function(point, cotangent, mask)
         for i, name in enumerate(("the parameters", *subject.sizes.names)):
             direction = jax.tree.map(lambda x: random.standard_normal(x.shape), point[i])
-            # One argument at a time moves, so that a wrong gradient has a name.
+            # One argument moves at a time, so that the error names the wrong gradient.
             up, down = (
                 float(
                     function(
@@ -161,7 +161,7 @@ def gradients(subject: Subject) -> None:
                 for g, d in zip(jax.tree.leaves(found[i]), jax.tree.leaves(direction))
             ]
             what = f"directional derivative along {name}"
-            # The difference quotient itself is good to about 1e-9.
+            # The difference quotient is accurate to about 1e-9.
             got, wanted = np.asarray([sum(along)]), [(up - down) / (2 * step)]
             expect(what, got, wanted, 1e-6, inputs)
 
@@ -171,7 +171,7 @@ def _moved(x: Any, direction: Any, by: float) -> Any:
 
 
 def _own_batch(derivative: np.ndarray, inputs: Inputs) -> np.ndarray:
-    """``B T B S`` -> ``B T S``; there is to be nothing between rows of the batch."""
+    """Reduce ``B T B S`` to ``B T S``; raise Broken for a gradient between batch rows."""
     B = derivative.shape[0]
     same = np.eye(B, dtype=bool)[:, None, :, None]
     if np.where(same, 0.0, derivative).any():

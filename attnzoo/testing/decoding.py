@@ -1,4 +1,4 @@
-"""Properties of a memory and of decoding: what was prepared, step by step, with a cache."""
+"""Properties of prepared memories and of decoding, step by step and with a cache."""
 
 import inspect
 from typing import Any
@@ -10,9 +10,10 @@ from attnzoo.testing.subject import Broken, DoesNotApply, Inputs, Subject, argum
 
 
 def prepared_memory(subject: Subject) -> None:
-    """``attend(query, prepare(keys, values, mask=...))`` is the call, whatever else was prepared.
+    """``attend(query, prepare(keys, values, mask=...))`` equals the direct call.
 
-    The rows of a memory can be gathered, as a beam search does.
+    Preparing another memory in between changes nothing. The rows of a memory can be gathered, as a
+    beam search does.
     """
     run = _Methods(subject, "prepare", "attend")
     inputs, other = subject.inputs("random"), subject.inputs("causal", draw=1)
@@ -29,7 +30,7 @@ def prepared_memory(subject: Subject) -> None:
 
 
 def step_by_step(subject: Subject) -> None:
-    """Queries one by one through ``step``, and in blocks through ``extend``, are the whole call.
+    """Queries one by one through ``step``, and in blocks through ``extend``, give the call's rows.
 
     In between, the rows of memory and past are gathered, as a beam search does.
     """
@@ -67,7 +68,7 @@ def step_by_step(subject: Subject) -> None:
 
 
 def positions_are_places(subject: Subject) -> None:
-    """Queries and keys may come in any order if ``positions`` say where they stand."""
+    """Queries and keys may come in any order if ``positions`` gives their positions."""
     run = _Methods(subject, "prepare", "attend")
     run.needs_argument("prepare", "positions")
     run.needs_argument("attend", "positions")
@@ -87,7 +88,7 @@ def positions_are_places(subject: Subject) -> None:
 
 
 def decoding(subject: Subject) -> None:
-    """``decode`` with a cache, position by position and in blocks, is the causal call.
+    """``decode`` with a cache, position by position and in blocks, equals the causal call.
 
     Rows may have padding at the start or end of the first block, and the rows of a cache can be
     gathered.
@@ -124,7 +125,7 @@ def decoding(subject: Subject) -> None:
             context = np.where(real, context, wanted[rows, places])
             expect(f"context {what}", context, wanted[rows, places], subject.tolerance, inputs)
             for got, all_ in zip(weights, whole):
-                if got.shape[-1] == S:  # a window's cache has other slots
+                if got.shape[-1] == S:  # the cache of a window has other slots
                     seen = all_[rows][:, :, places]
                     got = np.where(real[:, None], got, seen)
                     expect(f"weights {what}", got, seen, subject.weight_tolerance, inputs)
@@ -147,7 +148,7 @@ def decoding(subject: Subject) -> None:
 
 
 class _Methods:
-    """The methods of an attention, compiled, with its parameters."""
+    """Methods of an attention, compiled and called with its parameters."""
 
     def __init__(self, subject: Subject, *names: str):
         for name in names:
@@ -167,7 +168,7 @@ class _Methods:
         return self.numbers("prepare", keys, values, **keywords)
 
     def attend(self, query: np.ndarray, memory: Any, places: np.ndarray | None = None) -> Any:
-        """The context, the same when no weights are asked for if it differs, and weights."""
+        """Return the context and weights; expect the same context without weights."""
         keywords = {} if places is None else {"positions": self._of_all_rows(places)}
         alone, result = self.numbers("attend", self._in(query), memory, twice=True, **keywords)
         context, *weights = _arrays(result)
@@ -197,7 +198,7 @@ class _Methods:
         return _arrays(result), cache
 
     def causal_call(self, x: np.ndarray, valid: np.ndarray) -> list[np.ndarray]:
-        """Self-attention of the whole sequence, without padded keys."""
+        """Return the self-attention of the whole sequence, without padded keys."""
         subject, (B, S) = self.subject, valid.shape
         mask = valid[:, None, None, :]
         if subject.has_row_masks:
@@ -216,7 +217,7 @@ class _Methods:
         weights: bool = False,
         **keywords: Any,
     ) -> Any:
-        """What the method returns; DoesNotApply where it says that it does not know how to."""
+        """Return the result of a method; raise DoesNotApply if it raises NotImplementedError."""
         subject = self.subject
 
         def call(parameters: list[Any], given: Any, keywords: Any) -> Any:
@@ -237,7 +238,7 @@ class _Methods:
                 raise DoesNotApply(f"{name}: {error}") from error
 
     def _decodes_weights(self, x: np.ndarray, cache: Any, keywords: Any) -> bool:
-        """A recurrent state does not know the keys that it was made of, and may say so."""
+        """Return whether ``decode`` returns weights; a recurrent state has no weights per key."""
         attention: Any = self.subject.attention
         with self.subject.precision():
             try:
@@ -285,7 +286,7 @@ def _other_rows(subject: Subject) -> np.ndarray:
 
 
 def _gathered(state: Any, rows: np.ndarray) -> Any:
-    """Rows of all arrays of a memory, past or cache: the batch is their first axis."""
+    """Gather rows of all arrays of a memory, past or cache along their first axis, the batch."""
 
     def gather(array: Any) -> Any:
         array = np.asarray(array)
@@ -300,7 +301,7 @@ def _gathered(state: Any, rows: np.ndarray) -> Any:
 
 
 def _merged(state: Any, other: Any) -> Any:
-    """The first row of one memory, past or cache, and the other rows of another."""
+    """Join the first row of one memory, past or cache with the other rows of another."""
 
     def merge(array: Any, other: Any) -> Any:
         return jax.device_put(np.concatenate([np.asarray(array)[:1], np.asarray(other)[1:]]))
@@ -309,7 +310,7 @@ def _merged(state: Any, other: Any) -> Any:
 
 
 def _expect_same_kind(before: Any, after: Any) -> None:
-    """Shapes and dtypes of a cache stay: it is carried through a compiled loop."""
+    """Expect the same shapes and dtypes after a step, as a compiled loop requires."""
     kinds = [jax.tree.map(lambda x: (x.shape, str(x.dtype)), cache) for cache in (before, after)]
     if kinds[0] != kinds[1]:
         raise Broken(f"decode made of a cache {kinds[0]} one {kinds[1]}; wanted the same kind")

@@ -1,4 +1,4 @@
-"""Properties of dropout: drawn by a key, kept on average, and used as returned."""
+"""Properties of dropout: seeded by a key, unbiased, and consistent with the returned weights."""
 
 import copy
 import dataclasses
@@ -12,16 +12,16 @@ from attnzoo.testing.explaining import explain
 from attnzoo.testing.subject import Broken, DoesNotApply, Inputs, Subject, arguments, expect
 
 RATE = 0.25
-"""Rate given to an attention that has none."""
+"""Dropout rate that is set on an attention whose rate is 0."""
 DRAWS = 384
-"""Keys whose mean is compared with the result without dropout."""
+"""Number of keys whose mean is compared with the result without dropout."""
 DEVIATIONS = 6.0
-"""Standard deviations that a mean may be off: 1 in 5e8 means lies beyond."""
+"""Permitted deviation of a mean in standard deviations; 1 in 5e8 means lies beyond."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """Results of many keys, the last one being the first again; ``calm`` without a key."""
+    """Results of many keys, the last one being the first again; ``calm`` is without a key."""
 
     calm: np.ndarray
     contexts: np.ndarray
@@ -32,8 +32,8 @@ class Drawn:
 def dropout(subject: Subject) -> None:
     """A ``dropout_key`` drops weights and keeps their mean; without a key nothing is dropped.
 
-    The same key gives the same result, another key another one. Padding stays unseen, gradients
-    are finite.
+    The same key gives the same result, another key another one. Padding has no effect, and
+    gradients are finite.
     """
     inputs = subject.inputs("random")
     drawn, undropped = _draw(subject, inputs), subject.run(inputs)
@@ -64,8 +64,9 @@ def dropout(subject: Subject) -> None:
 
 
 def weights_after_dropout(subject: Subject) -> None:
-    """The weights that come back under dropout are those used, or all as they were before it; what
-    is dropped are weights, not parts of the result.
+    """Under dropout, the returned weights are the weights used, or all weights before dropout.
+
+    Dropout acts on weights, not on elements of the result.
     """
     inputs = subject.inputs("random")
     drawn, undropped = _draw(subject, inputs), subject.run(inputs)
@@ -84,10 +85,10 @@ def weights_after_dropout(subject: Subject) -> None:
 
 
 def _expect_whole_weights(subject: Subject, inputs: Inputs, maps: np.ndarray) -> None:
-    """Of one key alone, each head's part of the context is there as a whole or not at all."""
+    """Expect that one key's contribution of each head is dropped as a whole or not at all."""
     heads = maps.shape[0]
     if heads > 6:
-        return  # 2^N sums
+        return  # there would be 2^N sums
     kept = np.zeros_like(inputs.values)
     kept[:, 0] = inputs.values[:, 0]
     one = inputs.replace(values=kept)
@@ -172,7 +173,7 @@ def _with_rate(subject: Subject, parameters: Any, rate: float) -> Any:
 
 
 def _expect_mean(what: str, drawn: np.ndarray, wanted: np.ndarray, inputs: Inputs) -> None:
-    """Of each number, and of their sum, which sees a smaller factor on all."""
+    """Compare the mean of each number and of their sum, which shows a small common factor."""
     for name, x, y in (
         ("", drawn, wanted),
         ("sum of ", drawn.reshape(len(drawn), -1).sum(1), np.asarray(wanted.sum())),

@@ -1,4 +1,4 @@
-"""The weights that come back against the weights that were used: what the values' gradient says."""
+"""Properties of the returned weights: they agree with the gradient to the values."""
 
 import dataclasses
 from typing import Literal
@@ -7,7 +7,7 @@ import numpy as np
 
 from attnzoo.testing.subject import Broken, Inputs, Subject
 
-# Weights and derivative are float32, each good to about 1e-6 of the largest.
+# Weights and derivative are float32, each accurate to about 1e-6 of the largest.
 TOLERANCE = 1e-4
 
 Shared = Literal["everywhere", "by all queries", "by all keys"]
@@ -15,10 +15,10 @@ Shared = Literal["everywhere", "by all queries", "by all keys"]
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """The derivative of the context to the values as weights times maps, one for each head.
+    """The context's derivative to the values as weights times maps, one for each head.
 
     ``maps`` are ``N F`` if all queries and keys share them, F pairs of a feature of the context and
-    one of a value; ``residual`` is what they leave unexplained, of the derivative's largest number.
+    one of a value; ``residual`` is the unexplained part, relative to the largest derivative.
     """
 
     shared: Shared
@@ -30,8 +30,8 @@ def weights_explain_context(subject: Subject) -> None:
     """The context's derivative to the values is the weights times one map for each head.
 
     ``d context[b, t] / d values[b, s] = sum_n weights[b, n, t, s] A_n`` with projections ``A_n``
-    that least squares finds. Where values pass a nonlinear layer before they are weighed each key
-    has its own ``A_n``, where the result does each query.
+    found by least squares. Each key has its own ``A_n`` if the values pass a nonlinear layer before
+    they are weighted, and each query if the result does.
     """
     inputs = subject.inputs("random")
     found = explain(subject, inputs)
@@ -45,8 +45,8 @@ def weights_explain_context(subject: Subject) -> None:
 
 
 def explain(subject: Subject, inputs: Inputs) -> Explanation:
-    """The best explanation, maps being shared as widely as the attention's linearity asks for."""
-    # Other queries of the same keys are more equations for the same unknowns.
+    """Return the best explanation, with maps shared as widely as linearity permits."""
+    # Other queries of the same keys give more equations for the same unknowns.
     draws = [inputs.replace(query=subject.inputs("random", draw).query) for draw in (1, 2)]
     draws = [inputs, *draws]
     weights = np.stack([subject.run(draw).weights for draw in draws])  # R B N T S
@@ -60,7 +60,7 @@ def explain(subject: Subject, inputs: Inputs) -> Explanation:
     if moved <= TOLERANCE * size:
         maps, residual = _solve(_rows(by_pair, 0), _rows(derivative, 0))
         return Explanation("everywhere", maps, residual / size)
-    # R T of each key, S of each query
+    # R T axes of each key, S axes of each query
     by_key = [np.moveaxis(x, (1, 3), (0, 1)) for x in (by_pair, derivative)]
     of_keys = _solve(*(_rows(x, 2) for x in by_key))
     of_queries = _solve(by_pair, derivative)
@@ -70,11 +70,11 @@ def explain(subject: Subject, inputs: Inputs) -> Explanation:
 
 
 def _solve(weights: np.ndarray, derivative: np.ndarray) -> tuple[np.ndarray, float]:
-    """Least squares for ``weights @ maps = derivative``, and the largest residual."""
+    """Return least-squares maps of ``weights @ maps = derivative``, and the largest residual."""
     maps = np.linalg.pinv(weights, rcond=1e-5) @ derivative
     return maps, float(np.max(np.abs(weights @ maps - derivative)))
 
 
 def _rows(x: np.ndarray, kept: int) -> np.ndarray:
-    """All axes but the first ``kept`` and the last laid together."""
+    """Merge all axes except the first ``kept`` and the last."""
     return x.reshape(*x.shape[:kept], -1, x.shape[-1])

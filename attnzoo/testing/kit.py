@@ -1,4 +1,4 @@
-"""``check`` and ``report``: hold an attention to its contract and say what broke."""
+"""``check`` and ``report``: test an attention against its contract and report violations."""
 
 import dataclasses
 import difflib
@@ -25,7 +25,7 @@ from attnzoo.testing.subject import (
 
 @dataclasses.dataclass(frozen=True)
 class Property:
-    """A property's test, and what it needs the attention to have."""
+    """A property's test, and the features that an attention needs for it."""
 
     test: Callable[[Subject], None]
     weights: bool = False
@@ -34,11 +34,11 @@ class Property:
 
     @property
     def meaning(self) -> str:
-        """What has to hold, in a sentence."""
+        """The requirement in one sentence, from the test's docstring."""
         return " ".join((self.test.__doc__ or "").split("\n\n")[0].split())
 
 
-# In this order they are tested and named: what is simple first, for it explains the rest.
+# Order of tests: simple properties first, because they explain failures of later ones.
 PROPERTIES: dict[str, Property] = {
     "shapes": Property(reading.shapes),
     "deterministic": Property(reading.deterministic),
@@ -80,14 +80,14 @@ PROPERTIES: dict[str, Property] = {
 }
 
 NO_WEIGHTS, NO_MASK, NO_ROW_MASKS = "weights on request", "mask", "a mask for each query"
-"""What may be declared as missing altogether; the properties that need it then do not apply."""
+"""Features that may be declared missing; properties that need them then do not apply."""
 
 Status = Literal["held", "BROKEN", "excepted", "unneeded exception", "does not apply"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What became of one property; ``detail`` is the number that broke it, or the reason."""
+    """Result of one property; ``detail`` is the number that violates it, or the reason."""
 
     status: Status
     detail: str = ""
@@ -95,13 +95,13 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Every property's result; as text a Markdown table."""
+    """Results of all properties; ``str`` gives a Markdown table."""
 
     name: str
     results: dict[str, Result]
 
     def named(self, status: Status) -> list[str]:
-        """The properties with this status."""
+        """Return the names of the properties with this status."""
         return [name for name, result in self.results.items() if result.status == status]
 
     def __str__(self) -> str:
@@ -114,9 +114,9 @@ class Report:
 
 
 class ContractError(AssertionError):
-    """A property does not hold: ``broken`` names it, ``report`` has what came before it.
+    """A property does not hold: ``broken`` names it, ``report`` has the results before it.
 
-    ``sizes`` and ``inputs`` are the smallest case in which it breaks.
+    ``sizes`` and ``inputs`` are the smallest case in which it fails.
     """
 
     def __init__(
@@ -146,32 +146,32 @@ def check(
     """Raise ContractError unless ``attention`` keeps the contract of attention.
 
     A module is called ``attention(query, keys, values, mask=..., return_weights=True)`` with
-    ``B T D``, ``B S D2``, ``B S Dv``; a function alike with q ``B T N H``, k ``B S K H``, v
-    ``B S K Hv``. A module's parameters have to be drawn, not zero: nothing is seen of uniform
-    weights. If it is a pytree of arrays (flax nnx, equinox, ...), its parameters are cast to the
-    dtype of the inputs and their gradients tested, too.
+    ``B T D``, ``B S D2``, ``B S Dv``; a function in the same way with q ``B T N H``, k ``B S K H``,
+    v ``B S K Hv``. A module's parameters must be random, not zero: uniform weights hide faults. If
+    the module is a pytree of arrays (flax nnx, equinox, ...), its parameters are cast to the
+    inputs' dtype and their gradients are tested, too.
 
     Args:
-      sizes: ``ModuleSizes(...)`` or ``FunctionSizes(...)``, which says how to call; None: the
-        latter for a function, the former for any other object. T and S are best unequal.
-      dtype: what most properties are run in; half precision and float64 gradients come anyway.
-      visible: ``visible(T, S)`` -> ``T S`` bool, what the attention itself lets a query see,
-        besides the mask; ``numpy.tri`` for one that is causal without being told.
+      sizes: ``ModuleSizes(...)`` or ``FunctionSizes(...)``, which selects the calling convention;
+        None: the latter for a function, the former for any other object. Choose T unequal to S.
+      dtype: dtype of most properties; half precision and float64 gradients are tested anyway.
+      visible: ``visible(T, S)`` -> ``T S`` bool, the attention's own rule for keys that a query
+        may attend to, besides the mask; ``numpy.tri`` for one that is always causal.
       reference: ``reference(query, keys, values, mask)`` -> the context, or (context, weights), in
-        float64 with numpy: another computation of the same, held to 1e-10.
-      properties: the names to test, keys of ``PROPERTIES``; None: all.
-      except_: properties that are not to hold, each with the reason; added to those that the
-        attention declares itself as ``contract_exceptions``. Also ``"weights on request"``,
-        ``"mask"`` and ``"a mask for each query"`` for what it does not have: the properties that
-        need them do not apply then.
-      shrink: look for the smallest case of a broken property; False: show the first, sooner.
+        float64 with numpy: an independent computation, compared to 1e-10.
+      properties: names of the properties to test, keys of ``PROPERTIES``; None: all.
+      except_: properties that need not hold, each with the reason; added to those that the
+        attention itself declares as ``contract_exceptions``. Also ``"weights on request"``,
+        ``"mask"`` and ``"a mask for each query"`` for missing features: the properties that need
+        them then do not apply.
+      shrink: search the smallest failing case of a property; False: show the first, sooner.
 
     Returns:
-      The report, if all is well.
+      The report, if all properties hold.
 
     Raises:
-      ContractError: names the property, the numbers, and the smallest sizes and inputs at which it
-        breaks; also for a property in ``except_`` that holds after all.
+      ContractError: names the property, the numbers, and the smallest sizes and inputs that break
+        it; also for a property in ``except_`` that does hold.
       ValueError: an unknown property, an exception without a reason.
     """
     subject, reasons = _subject(attention, sizes, dtype, seed, visible, reference, except_)
@@ -205,7 +205,7 @@ def report(
     properties: Iterable[str] | None = None,
     except_: Mapping[str, str] | None = None,
 ) -> Report:
-    """The table of all properties: held, broken, excepted. Arguments are those of ``check``."""
+    """Return the table of all properties: held, broken, excepted; arguments as in ``check``."""
     subject, reasons = _subject(attention, sizes, dtype, seed, visible, reference, except_)
     results = {name: _examine(name, subject, reasons)[0] for name in _names(properties)}
     return Report(_name(attention), results)
@@ -220,7 +220,7 @@ def _subject(
     reference: Callable[..., Any] | None,
     except_: Mapping[str, str] | None,
 ) -> tuple[Subject, dict[str, str]]:
-    """What is under test, and all declared exceptions with their reasons."""
+    """Return the subject under test, and all declared exceptions with their reasons."""
     if dtype not in ("float32", "float64"):
         raise ValueError(f"dtype={dtype!r}; wanted 'float32' or 'float64'")
     if sizes is None:
@@ -253,7 +253,7 @@ def _names(properties: Iterable[str] | None) -> list[str]:
 def _examine(
     name: str, subject: Subject, reasons: dict[str, str]
 ) -> tuple[Result, Exception | None]:
-    """The result of one property, and how it failed if it was not to fail."""
+    """Return the result of one property, and the exception if it failed unexpectedly."""
     property_ = PROPERTIES[name]
     needs = {
         NO_WEIGHTS: property_.weights,
@@ -276,7 +276,7 @@ def _examine(
 
 def _failure(property_: Property, subject: Subject) -> Exception | None:
     try:
-        # A GPU or TPU would else multiply float32 with fewer bits.
+        # A GPU or TPU would otherwise multiply float32 with fewer bits.
         with jax.default_matmul_precision("highest"):
             property_.test(subject)
     except DoesNotApply:
@@ -287,7 +287,7 @@ def _failure(property_: Property, subject: Subject) -> Exception | None:
 
 
 def _error(name: str, failure: Exception, subject: Subject, found: Report) -> ContractError:
-    """The error for a property with the inputs of its failure."""
+    """Return the error of a property, with the inputs of its failure."""
     sizes = " ".join(f"{key}={n}" for key, n in dataclasses.asdict(subject.sizes).items())
     lines = [
         f"{name}: broken by {found.name}",
@@ -309,10 +309,10 @@ def _error(name: str, failure: Exception, subject: Subject, found: Report) -> Co
 
 
 def _shrink(property_: Property, subject: Subject, failure: Exception) -> tuple[Subject, Exception]:
-    """Shorten one axis after the other for as long as the property breaks in the same way.
+    """Shorten one axis after the other while the property fails in the same way.
 
-    A module's widths are those of its parameters: with others it would raise for another reason,
-    or worse, for a width of 1 is broadcast and its heads are no longer what they were.
+    The widths of a module are fixed by its parameters: with others it would raise for another
+    reason, or a width of 1 would be broadcast.
     """
     tried: set[Sizes] = {subject.sizes}
     bound = not isinstance(failure, Broken) or subject.parameters("float32")

@@ -1,4 +1,4 @@
-"""Properties of lengths: none, one, and more than a tile or chunk of an implementation holds."""
+"""Properties of lengths: empty, one, and longer than a tile or chunk of an implementation."""
 
 import dataclasses
 from typing import Any
@@ -20,14 +20,14 @@ from attnzoo.testing.subject import (
 )
 
 FAR = 256
-"""Positions that long sequences have more: borders of tiles of 64, 128 and 256 lie among them."""
+"""Extra positions of long sequences; they cross the borders of tiles of 64, 128 and 256."""
 
 
 def short_sequences(subject: Subject) -> None:
-    """One query alone, or the first one or two keys alone, give the same rows as among others."""
+    """One query alone, or only the first one or two keys, give the same rows as among others."""
     inputs, sizes = subject.inputs("random"), subject.sizes
     wanted = subject.run(inputs)
-    # With fewer queries than keys a causal rule of its own may count from the first or last key.
+    # With fewer queries than keys the attention's own causal rule may align either end.
     square = subject.visible is not None
     if sizes.T > 1 and not square:
         one = _cut(inputs, 1, 1, sizes.S)
@@ -51,7 +51,7 @@ def empty_sequences(subject: Subject) -> None:
     """No query, or no row of a batch, gives empty results of the right shape."""
     inputs, sizes = subject.inputs("random"), subject.sizes
     like = subject.abstract(inputs)
-    # A causal rule of its own is one of a sequence that reads itself: no query, no key.
+    # An attention with its own causal rule reads its own sequence: no query, no key.
     square = subject.visible is not None
     for B, T in ((sizes.B, 0), (0, sizes.T)):
         none = _cut(inputs, B, T, T if square else sizes.S)
@@ -59,7 +59,7 @@ def empty_sequences(subject: Subject) -> None:
             found = [x.shape for x in subject.abstract(none)[:2]]
         except _refuses(subject):
             continue
-        # The axes of the context that a query has, and those of the weights but B and T.
+        # Axes of the context after B T, and of the weights except B and T.
         wanted = [(B, T, *like[0].shape[2:])]
         wanted += [(B, x.shape[1], T, none.keys.shape[1]) for x in like[1:2]]
         if found != wanted:
@@ -69,11 +69,11 @@ def empty_sequences(subject: Subject) -> None:
 
 
 def long_sequences(subject: Subject) -> None:
-    """What holds of a few keys holds of 256 more: masks, sums, gradients, order, the same rows.
+    """Properties at few keys hold with 256 more: masks, sums, gradients, order, the same rows.
 
-    The short sequence stands at the start, across position 128 and at the end of the long one, all
-    else masked. Besides the start, this is asked of an attention to which a shift by one position
-    makes no difference.
+    The short sequence is put at the start, across position 128 and at the end of the long one, all
+    else masked. Positions other than the start are tested only if a shift by one position makes no
+    difference to the attention.
     """
     inputs = subject.inputs("random")
     far = _Far(subject, inputs)
@@ -92,7 +92,7 @@ def long_sequences(subject: Subject) -> None:
 
 
 class _Relations:
-    """What holds at the given sizes, and so is to hold at larger ones."""
+    """Relations that hold at the given sizes, and so must hold at larger ones."""
 
     def __init__(self, subject: Subject, inputs: Inputs):
         self.subject, self.inputs = subject, inputs
@@ -114,17 +114,17 @@ class _Relations:
         self.ordered = not np.any(np.triu(own[0], 1))
 
     def order_free(self, moved: str) -> bool:
-        """Queries, or keys with their values, may come in any order."""
+        """Return whether queries, or keys with their values, may come in any order."""
         other, order = _reversed(self.inputs, moved)
         wanted = self.found.context[:, order] if moved == "query" else self.found.context
         return _near(self.subject.run(other).context, wanted)
 
     def shifts(self) -> bool:
-        """One more query and key at the start, masked, change nothing."""
+        """Return whether one more masked query and key at the start change nothing."""
         return self._shifted(slice(1, None))
 
     def queries_shift(self) -> bool:
-        """One more query at the start and one more key at the end change nothing."""
+        """Return whether one more query at the start and one more key at the end change nothing."""
         return self._shifted(slice(None, -1))
 
     def _shifted(self, keys: slice) -> bool:
@@ -146,7 +146,7 @@ class _Relations:
 
 
 class _Far:
-    """The attention on one long sequence, with gradients of four rows: one program for all."""
+    """The attention on one long sequence, with gradients of four rows, in one program."""
 
     def __init__(self, subject: Subject, inputs: Inputs):
         sizes = subject.sizes
@@ -193,7 +193,7 @@ class _Far:
         return Outputs(context, weights, tuple(str(x.dtype) for x in result)), gradients
 
     def expect_embedded(self, inputs: Inputs, wanted: Outputs, place: tuple[int, int]) -> None:
-        """The first row of the batch, alone in the mask, as it was by itself."""
+        """Expect the short sequence's results when it lies in the long one, all else masked."""
         at, key = place
         queries = slice(at, at + self.small.sizes.T)
         keys = slice(key, key + self.small.sizes.S)
@@ -212,7 +212,7 @@ class _Far:
             self._expect(f"weights from {at}, {key} on", weights, wanted.weights[:1], True)
 
     def expect_rows(self, relations: _Relations) -> None:
-        """Masks, sums and gradients of a random mask; the weights are those that were used."""
+        """Expect correct masks, sums and gradients of a random mask, and weights that were used."""
         permitted = self.subject.permitted(self.inputs)
         weights = self.found.weights
         self._zero("not finite: context", np.where(np.isfinite(self.found.context), 0.0, 1.0))
@@ -220,7 +220,7 @@ class _Far:
             self._zero("weights", np.where(permitted, 0.0, weights))
         if relations.normal:
             sums = weights.sum(-1)
-            # A window may lie where everything is masked.
+            # All keys of a window may be masked.
             read = permitted.any(-1) if relations.reached else permitted.any(-1) & (sums != 0)
             self._expect("row sums", sums, read.astype(float), True)
         to_query, to_keys, to_values = (_largest(x) for x in self.gradients)
@@ -231,7 +231,7 @@ class _Far:
         if relations.ordered:
             later = np.arange(to_query.shape[1]) > self.rows[:, None]
             self._zero("gradient to later queries", np.where(later, to_query, 0.0))
-        # Weights that do not sum to one may be those of a memory that forgets: down to nothing.
+        # Weights that do not sum to 1 may be those of a decaying memory and reach 0.
         if relations.normal and relations.reached and np.any(visible & (to_values == 0)):
             row, key = np.argwhere(visible & (to_values == 0))[0]
             raise Broken(
@@ -244,7 +244,7 @@ class _Far:
     def _expect_used(self, weights: np.ndarray) -> None:
         explanation = explain(self.small, self.of_small)
         if explanation.residual > UNEXPLAINED:
-            return  # and so it is at few keys: the property of that name says it
+            return  # a residual at few keys is reported by the property of that name
         read = np.moveaxis(weights[0][:, self.rows], 0, -1)  # R S N
         found = self.gradients[2].reshape(*read.shape[:2], -1)  # R S Fv
         if explanation.shared == "everywhere":
@@ -260,7 +260,7 @@ class _Far:
         expect(what, found / size, wanted / size, UNEXPLAINED, self.of_small)
 
     def expect_order_free(self, moved: str) -> None:
-        """Queries, or keys with their values, in reverse."""
+        """Expect reversed results for reversed queries, the same for reversed keys and values."""
         other, order = _reversed(self.inputs, moved)
         wanted = self.found.context[:, order] if moved == "query" else self.found.context
         self._expect(f"context with {moved} in reverse", self._run(other)[0].context, wanted)
@@ -271,7 +271,7 @@ class _Far:
         # Relative to the largest: an unnormalised sum over 256 keys is a large number.
         size = max(1.0, float(np.max(np.abs(wanted), initial=0.0)))
         what = f"T={self.subject.sizes.T} S={self.subject.sizes.S}: {what}"
-        # A rotary angle of 256 is good to 3e-5 in float32, ten times less than one of 7.
+        # A rotary angle of 256 is accurate to 3e-5 in float32, ten times worse than one of 7.
         tolerance = self.subject.weight_tolerance if of_weights else self.subject.tolerance
         expect(what, got / size, wanted / size, 10 * tolerance, self.of_small)
 
@@ -315,7 +315,7 @@ def _first_keys_alone(inputs: Inputs, S: int) -> Inputs | None:
 
 
 def _refuses(subject: Subject) -> type[Exception] | tuple[type[Exception], ...]:
-    """What an attention may raise that reads as many keys as it has queries."""
+    """Return the exceptions that an attention with as many keys as queries may raise."""
     same = subject.sizes.T == subject.sizes.S
     return (ValueError, NotImplementedError) if same else ()
 

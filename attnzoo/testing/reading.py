@@ -1,4 +1,4 @@
-"""Properties of weights and outputs: what a query reads, and from where."""
+"""Properties of weights and outputs: the keys and values that a query reads."""
 
 import inspect
 
@@ -41,12 +41,13 @@ def shapes(subject: Subject) -> None:
 
 
 def deterministic(subject: Subject) -> None:
-    """The same call gives the same bits, whatever was called in between, and so does its jit.
+    """A repeated call gives the same bits, even after eager or compiled calls with other inputs.
 
-    In between come other numbers and another mask of the same shapes.
+    The calls in between have other numbers and another mask of the same shapes; they must agree
+    with their compiled versions.
     """
     inputs, other = subject.inputs("random"), subject.inputs("padding", draw=1)
-    # Compiled first: what tracing leaves behind meets the eager calls.
+    # Compiled first, so that state left behind by tracing affects the eager calls.
     compiled, first = subject.run(other), subject.run(inputs, eager=True)
     between = subject.run(other, eager=True)
     second = subject.run(inputs, eager=True)
@@ -89,7 +90,7 @@ def not_negative(subject: Subject) -> None:
 
 
 def weights_follow_input(subject: Subject) -> None:
-    """Other queries and keys give other weights, so that the properties are not held by chance."""
+    """Other queries and keys give other weights, so that other properties do not hold trivially."""
     inputs, other = subject.inputs("random"), subject.inputs("random", draw=1)
     if subject.sizes.S == 1:
         return
@@ -107,8 +108,8 @@ def weights_follow_input(subject: Subject) -> None:
 def fully_masked_rows(subject: Subject) -> None:
     """A row without a permitted key: zero weights, output and gradients; no harm to other rows.
 
-    Rows before it and in the rest of the batch are unchanged; later ones may remember it (a
-    mechanism with a memory of former queries) and are finite.
+    Rows before it and in the rest of the batch are unchanged. Later rows may depend on it (in a
+    mechanism with a memory of former queries) but are finite.
     """
     inputs = subject.inputs("random")
     assert inputs.mask is not None
@@ -137,10 +138,10 @@ def fully_masked_rows(subject: Subject) -> None:
 
 
 def masks_broadcast(subject: Subject) -> None:
-    """A mask means the same with axes of 1 as written out, and no mask the same as all True.
+    """A mask with axes of size 1 equals the broadcast mask, and no mask equals all True.
 
-    Masks are ``B 1 T S``, ``1 1 T S``, ``B 1 1 S`` and ``1 1 1 S``; only the last two where a mask
-    says which keys are real.
+    Masks are ``B 1 T S``, ``1 1 T S``, ``B 1 1 S`` and ``1 1 1 S``; only the last two for an
+    attention whose masks only mark real keys.
     """
     inputs = subject.inputs("random")
     assert inputs.mask is not None
@@ -160,19 +161,19 @@ def masks_broadcast(subject: Subject) -> None:
 
 
 def float_mask_is_refused(subject: Subject) -> None:
-    """A mask of numbers, which may have meant a bias, is an error."""
+    """A float mask, which may be meant as a bias, raises an error."""
     inputs = subject.inputs("random")
     assert inputs.mask is not None
     *arrays, mask = arguments(inputs, "float32")
     try:
         subject.call([], *arrays, jax.device_put(np.asarray(mask, np.float32)))
-    except Exception:  # whichever: a shape checker may stand before the attention's own error
+    except Exception:  # any error: a shape checker may raise before the attention does
         return
     raise Broken("mask of dtype float32 was taken without an error; wanted a ValueError", inputs)
 
 
 def padding_changes_nothing(subject: Subject) -> None:
-    """More keys at the end that are masked leave the context as it was.
+    """Additional masked keys at the end do not change the context.
 
     As in a sequence that attends to itself, the last query is padding, too.
     """
@@ -186,7 +187,7 @@ def padding_changes_nothing(subject: Subject) -> None:
     mask[..., S - 1 :] = False
     padded = inputs.replace(mask=mask)
     if not subject.permitted(padded).any(-1).all():
-        return  # at this size a row sees padding alone
+        return  # at this size a row sees only padding
     cut = Inputs(
         inputs.query[:, :real],
         inputs.keys[:, :-1],
@@ -199,7 +200,7 @@ def padding_changes_nothing(subject: Subject) -> None:
 
 
 def nan_in_padding(subject: Subject) -> None:
-    """NaN and inf in keys and values that nobody may see reach no output and no gradient."""
+    """NaN and inf in fully masked keys and values reach no output and no gradient."""
     clean = subject.inputs("padding")
     assert clean.mask is not None
     padding = ~clean.mask[:, 0, 0]
@@ -223,7 +224,7 @@ def nan_in_padding(subject: Subject) -> None:
 
 
 def queries_exchangeable(subject: Subject) -> None:
-    """Queries in another order: the same rows in that order (mask rows move along)."""
+    """Permuted queries (with their mask rows) give the same rows in the permuted order."""
     _only_without_own_rule(subject)
     inputs = subject.inputs("random")
     order = np.arange(subject.sizes.T)[::-1]
@@ -236,7 +237,7 @@ def queries_exchangeable(subject: Subject) -> None:
 
 
 def keys_exchangeable(subject: Subject) -> None:
-    """Keys and values in another common order change nothing (mask columns move along)."""
+    """Permuted keys and values (with their mask columns) give the same context."""
     _only_without_own_rule(subject)
     inputs = subject.inputs("random")
     moved, order = _keys_moved(inputs)
@@ -247,7 +248,7 @@ def keys_exchangeable(subject: Subject) -> None:
 
 
 def causal_mask_orders_keys(subject: Subject) -> None:
-    """Under a causal mask that stays, keys in another order do change the output."""
+    """Permuted keys under an unchanged causal mask give another context."""
     inputs = subject.inputs("causal")
     if subject.sizes.S == 1 or subject.permitted(inputs).all():
         return
@@ -298,7 +299,7 @@ def weights_times_values(subject: Subject) -> None:
 
 
 def values_default_to_keys(subject: Subject) -> None:
-    """Without values the keys are the values."""
+    """Without values, the keys are used as values."""
     inputs = subject.inputs("random")
     values = inspect.signature(subject.attention).parameters.get("values")
     if values is None or values.default is not None:
@@ -324,7 +325,7 @@ def grouped_heads(subject: Subject) -> None:
 
 
 def agrees_with_reference(subject: Subject) -> None:
-    """The numbers of ``reference``: to 1e-10 in float64 and 1e-5 in float32."""
+    """Context and weights equal ``reference``, to 1e-10 in float64 and 1e-5 in float32."""
     if subject.reference is None:
         raise DoesNotApply("no reference= was given")
     for inputs in _masked(subject):
@@ -334,7 +335,7 @@ def agrees_with_reference(subject: Subject) -> None:
             found = subject.run(inputs, dtype)
             expect(f"{dtype} context", found.context, context, tolerance, inputs, found)
             if weights is not None and subject.has_weights:
-                # Weights may be float32 by contract, whatever they were computed in.
+                # Weights may be float32 by contract, whatever the dtype of the computation.
                 tolerance = 1e-5 if "float32" in found.dtypes[1] else tolerance
                 expect(f"{dtype} weights", found.weights, weights, tolerance, inputs, found)
 

@@ -1,4 +1,4 @@
-"""What is under test, on which inputs, and how it is run."""
+"""The attention under test, its random inputs, and ways to run it."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ class ModuleSizes:
     names = ("query", "keys", "values")
 
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Shapes of query, keys and values."""
+        """Return the shapes of query, keys and values."""
         return (self.B, self.T, self.D), (self.B, self.S, self.D2), (self.B, self.S, self.Dv)
 
 
@@ -45,7 +45,7 @@ class FunctionSizes:
     names = ("q", "k", "v")
 
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Shapes of q, k and v."""
+        """Return the shapes of q, k and v."""
         keys = (self.B, self.S, self.K)
         return (self.B, self.T, self.N, self.H), (*keys, self.H), (*keys, self.Hv)
 
@@ -54,9 +54,9 @@ Sizes = ModuleSizes | FunctionSizes
 
 
 def smaller(sizes: Sizes) -> Iterator[Sizes]:
-    """Smaller sizes to try: all lengths at most 2 at once, then one axis after the other.
+    """Yield smaller sizes to try: all lengths at most 2 at once, then one axis after the other.
 
-    A module's widths are its parameters', so they stay out of the first attempt.
+    A module's widths are fixed by its parameters, so the first attempt keeps them.
     """
     now = dataclasses.asdict(sizes)
     lengths = {name: min(size, 2) for name, size in now.items() if name not in ("D", "D2", "Dv")}
@@ -68,7 +68,7 @@ def smaller(sizes: Sizes) -> Iterator[Sizes]:
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """One call's arguments in float64, exact in float32.
+    """Arguments of one call in float64, exact in float32.
 
     ``mask`` is ``B N T S``, ``B 1 1 S`` (for an attention that takes no other) or None.
     """
@@ -79,13 +79,13 @@ class Inputs:
     mask: np.ndarray | None
 
     def replace(self, **changes: Any) -> "Inputs":
-        """The same inputs with some arrays exchanged."""
+        """Return a copy with some arrays replaced."""
         return dataclasses.replace(self, **changes)
 
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """What came back, in float64, and the dtypes it came in."""
+    """Results of one call in float64, and their original dtypes."""
 
     context: np.ndarray
     weights: np.ndarray
@@ -93,7 +93,7 @@ class Outputs:
 
 
 class Broken(Exception):  # noqa: N818 (a finding on its way to the report, never seen outside)
-    """A property does not hold: the message says with which numbers."""
+    """A property does not hold; the message gives the numbers."""
 
     def __init__(self, message: str, inputs: Inputs | None = None, outputs: Outputs | None = None):
         super().__init__(message)
@@ -101,15 +101,15 @@ class Broken(Exception):  # noqa: N818 (a finding on its way to the report, neve
 
 
 class DoesNotApply(Exception):  # noqa: N818 (no error either)
-    """The property says nothing about this attention; the message says why."""
+    """The property does not apply to this attention; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """An attention with sizes and seed; the properties look at it through these methods.
+    """An attention with sizes and seed, and the methods by which properties examine it.
 
     ``has_weights`` and ``has_mask`` are False for an attention that declares that it has none, and
-    ``has_row_masks`` for one whose mask says only which keys are real: ``B 1 1 S``.
+    ``has_row_masks`` for one whose mask only marks real keys: ``B 1 1 S``.
     """
 
     attention: Callable[..., Any]
@@ -130,12 +130,12 @@ class Subject:
 
     @property
     def weight_tolerance(self) -> float:
-        """The same for weights, which are float32 whatever the inputs are."""
+        """Largest permitted difference of weights, which are float32 whatever the inputs are."""
         return TOLERANCE["float32"]
 
     @property
     def heads(self) -> int:
-        """Heads of a mask: as many as the weights have, so that each head has a mask of its own."""
+        """Number of heads of a mask: that of the weights, so that each head has its own mask."""
         if isinstance(self.sizes, FunctionSizes):
             return self.sizes.N
         if "heads" not in self.compiled:
@@ -154,17 +154,17 @@ class Subject:
             return 1
 
     def abstract(self, inputs: Inputs) -> Any:
-        """Shapes and dtypes of a call with the weights: traced, not compiled."""
+        """Return the shapes and dtypes of a call with the weights: traced, not compiled."""
         with self.precision():
             given = arguments(inputs, self.dtype)
             return jax.eval_shape(self.call, self.parameters(self.dtype), *given)
 
     def precision(self) -> Any:
-        """The context in which numbers of ``dtype`` stay what they are."""
+        """Return a context manager in which numbers of ``dtype`` keep their precision."""
         return jax.enable_x64(self.dtype == "float64")
 
     def inputs(self, pattern: Pattern, draw: int = 0) -> Inputs:
-        """Standard normal inputs. ``pattern``: where the mask, if there is one, lets queries look.
+        """Draw standard normal inputs, and a mask of the given pattern if the attention takes one.
 
         Every row has a permitted key, except where ``visible`` leaves it none.
         """
@@ -198,20 +198,20 @@ class Subject:
         return np.broadcast_to(np.asarray(self.visible(T, S), bool), (T, S))
 
     def permitted(self, inputs: Inputs) -> np.ndarray:
-        """``B N T S``: what a query may look at by the mask and by the attention's own rule."""
+        """Return ``B N T S``: True where the mask and the attention's own rule permit a key."""
         shape = (self.sizes.B, self.heads, self.sizes.T, self.sizes.S)
         mask = np.ones(shape, bool) if inputs.mask is None else np.broadcast_to(inputs.mask, shape)
         return mask & self._visible()
 
-    # How it is run.
+    # Ways to run it.
 
     def parameters(self, dtype: str) -> list[Any]:
-        """The floating point arrays that the attention holds, if it is a pytree with arrays."""
+        """Return the floating point arrays of the attention, if it is a pytree with arrays."""
         leaves = jax.tree.leaves(self.attention)
         return [_in(dtype, np.asarray(leaf)) for leaf in leaves if _real(leaf)]
 
     def with_parameters(self, parameters: list[Any]) -> Callable[..., Any]:
-        """The attention with these arrays in the place of its own."""
+        """Return the attention with these arrays in place of its own."""
         leaves, tree = jax.tree.flatten(self.attention)
         rest = iter(parameters)
         return jax.tree.unflatten(tree, [next(rest) if _real(leaf) else leaf for leaf in leaves])
@@ -219,19 +219,19 @@ class Subject:
     def call(
         self, parameters: list[Any], query: Any, keys: Any, values: Any, mask: Any
     ) -> tuple[Any, ...]:
-        """``(context, weights)``, or ``(context,)`` of an attention without weights."""
+        """Return ``(context, weights)``, or ``(context,)`` of an attention without weights."""
         attention = self.with_parameters(parameters) if parameters else self.attention
         if not self.has_weights:
             return (attention(query, keys, values, **_mask_argument(mask)),)
         return attention(query, keys, values, **_mask_argument(mask), return_weights=True)
 
     def context(self, parameters: list[Any], query: Any, keys: Any, values: Any, mask: Any) -> Any:
-        """The context alone, asked for without weights."""
+        """Return the context alone, called without ``return_weights``."""
         attention = self.with_parameters(parameters) if parameters else self.attention
         return attention(query, keys, values, **_mask_argument(mask))
 
     def jitted(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """``jax.jit(function)``, made once: all sizes and properties share it."""
+        """Return ``jax.jit(function)``, cached by name: all sizes and properties share it."""
         return self.compiled.setdefault(name, jax.jit(function))
 
     def run(
@@ -244,7 +244,7 @@ class Subject:
     ) -> Outputs:
         """Call the attention, compiled unless ``eager``, with parameters and inputs in ``dtype``.
 
-        Eager, the object itself is called, so that hidden state shows. ``parameters_from`` is a
+        An eager call uses the object itself, so that hidden state shows. ``parameters_from`` is a
         dtype that the parameters are rounded to first.
         """
         dtype = self.dtype if dtype is None else dtype
@@ -258,14 +258,14 @@ class Subject:
             return outputs_of(function(parameters, *arguments(inputs, dtype)))
 
     def run_without_values(self, inputs: Inputs) -> Outputs:
-        """Call with None for the values."""
+        """Call the attention with None for the values."""
         with self.precision():
             query, keys, _, mask = arguments(inputs, self.dtype)
             function = self.jitted("call", self.call)
             return outputs_of(function(self.parameters(self.dtype), query, keys, None, mask))
 
     def run_masks(self, inputs: Inputs, masks: list[np.ndarray | None]) -> list[Outputs]:
-        """Calls that differ in the mask's shape, out of one program."""
+        """Call the attention with masks of different shapes, in one compiled program."""
 
         def calls(parameters: list[Any], given: Any, masks: list[Any]) -> Any:
             return [self.call(parameters, *given, mask) for mask in masks]
@@ -277,15 +277,15 @@ class Subject:
             return [outputs_of(result) for result in found]
 
     def run_without_weights(self, inputs: Inputs) -> np.ndarray:
-        """The context when the weights are not asked for."""
+        """Return the context of a call without ``return_weights``."""
         return self._derived(inputs)[0]
 
     def jacobian(self, inputs: Inputs) -> tuple[np.ndarray, ...]:
-        """Largest |d context[b, t] / d x[c, s]|, ``B T B S``, for x the query, keys and values."""
+        """Return the largest |d context[b, t] / d x[c, s]|, ``B T B S``, for each input x."""
         return tuple(map(_per_position, self._derived(inputs)[1]))
 
     def value_derivative(self, inputs: Inputs) -> np.ndarray:
-        """D context[b, t] / d values[b, s], ``B T S F``: F counts pairs of features."""
+        """Return d context[b, t] / d values[b, s] as ``B T S F``: F counts pairs of features."""
         derivative = self._derived(inputs)[1][2]
         half = derivative.ndim // 2
         own = np.stack([derivative[b].take(b, axis=half - 1) for b in range(self.sizes.B)])
@@ -293,7 +293,7 @@ class Subject:
         return own.reshape(*own.shape[:3], -1)
 
     def _derived(self, inputs: Inputs) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-        """Context and Jacobians out of one program, for compilation takes nearly all the time."""
+        """Return context and Jacobians from one program; compilation takes nearly all the time."""
 
         def twice(*arguments: Any) -> tuple[Any, Any]:
             context = self.context(*arguments)
@@ -308,13 +308,13 @@ class Subject:
 
 
 def arguments(inputs: Inputs, dtype: str) -> tuple[Any, ...]:
-    """Query, keys, values in ``dtype``, and the mask, as jax arrays."""
+    """Return query, keys, values in ``dtype``, and the mask, as jax arrays."""
     arrays = (_in(dtype, x) for x in (inputs.query, inputs.keys, inputs.values))
     return (*arrays, None if inputs.mask is None else jax.device_put(inputs.mask))
 
 
 def outputs_of(result: Any) -> Outputs:
-    """Arrays of any dtype as float64; without weights an empty array stands for them."""
+    """Convert results to float64; an empty array stands for missing weights."""
     if not isinstance(result, tuple | list):
         raise Broken(f"return_weights=True gave a {type(result).__name__}; wanted a tuple")
     arrays = [np.asarray(array).astype(np.float64) for array in result[:2]]
@@ -349,7 +349,7 @@ def expect(
 
 
 def _in(dtype: str, x: np.ndarray) -> jax.Array:
-    """The array in ``dtype``: numpy converts, jax would compile that anew for every shape."""
+    """Convert with numpy and move to the device; jax would compile a conversion for each shape."""
     return jax.device_put(x.astype(jnp.dtype(dtype)))
 
 

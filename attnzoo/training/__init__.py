@@ -1,1 +1,1 @@
-"""Config in, run directory out: the loop, its optimizer, and what makes a run survive."""
+"""Training: the loop, its optimizer, and checkpoints from which a run resumes."""

@@ -1,4 +1,4 @@
-"""Checkpoints that are never silently wrong: the newest steps, the best one, and their readers.
+"""Checkpoints with verified digests: the newest steps, the best step, and functions that read them.
 
 A step is a directory named by its number (see `step_files`). Steps that are damaged or rolled back
 are moved into a directory beside them; only `keep` and a better metric delete any.
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """What a step held: its number, the arrays, and the JSON dictionary saved with them."""
+    """Content of a saved step: its number, the arrays, and the JSON dictionary saved with them."""
 
     step: int
     state: Any
@@ -42,30 +42,30 @@ class Restored:
 
 @dataclasses.dataclass(frozen=True)
 class StepReport:
-    """What `verify` found in one step: nothing wrong, or which leaf or file differs."""
+    """Result of `verify` for one step: the leaves or files that differ, if any."""
 
     step: int
     path: Path
     problems: tuple[str, ...] = ()
     unfinished: bool = False
-    """There is no commit file: a save that is going on or was interrupted, not a step."""
+    """True if there is no commit file: the save is still running or was interrupted."""
 
     @property
     def ok(self) -> bool:
-        """Whether nothing that was ever saved is damaged here."""
+        """True if no saved data is damaged."""
         return not self.problems
 
 
 def restore(path: str | Path, abstract: Any = None, step: int | None = None) -> Restored:
-    """Read a step without the run's lock: of a run directory, a directory of steps, or one step.
+    """Read a step without the run's lock, from a run directory, a directory of steps, or one step.
 
-    Without `step` the newest valid one is read; damaged ones are warned about and left alone.
+    Without `step` the newest valid one is read; damaged ones are skipped with a warning.
     Without `abstract` the state is nested dictionaries of numpy arrays as stored, tuples and
     lists as dictionaries with integer keys, typed random keys as their uint32 data. With it, see
     `CheckpointStore.restore_newest_valid`.
 
     Raises:
-      UserError: no step, none valid, the one asked for damaged, or not what `abstract` wants.
+      UserError: no step, no valid step, the given step is damaged, or does not match `abstract`.
     """
     root = Path(path).expanduser().resolve()
     if (root / COMMIT_FILE).exists():
@@ -76,7 +76,7 @@ def restore(path: str | Path, abstract: Any = None, step: int | None = None) -> 
             raise UserError(f"{root}: there is no step {step}; the steps are {steps(root)}")
         return _restore_step(root / str(step), abstract)
     tried: set[int] = set()
-    # Listed anew each time: a training that goes on deletes old steps while we read.
+    # Listed again each time: a running training deletes old steps while we read.
     while remaining := [number for number in steps(root) if number not in tried]:
         tried.add(newest := max(remaining))
         try:
@@ -108,8 +108,9 @@ def verify(path: str | Path) -> list[StepReport]:
 
 
 def take_part(home: Path, step: int, state: Any) -> None:
-    """What other processes do while the first one saves a step: give it their parts of the arrays,
-    and be there, since orbax waits for all.
+    """Send this process's parts of the arrays while the first process saves a step.
+
+    All other processes must call it, since orbax waits for them.
     """
     write_step(home / str(step), step, snapshot(state), {})
 
@@ -117,8 +118,8 @@ def take_part(home: Path, step: int, state: Any) -> None:
 class CheckpointStore:
     """The writer of a directory of steps; enter it under the run's lock.
 
-    A save copies the arrays to the host and returns; a thread of its own writes them, syncs them
-    to the disk, and only then deletes steps beyond the newest `keep`. Leaving the context waits
+    A save copies the arrays to the host and returns. A background thread writes and syncs them to
+    the disk, and only then deletes steps beyond the newest `keep`. Leaving the context waits
     for the last save. Errors of a save are raised by the next `poll`, `wait` or `save`.
     """
 
@@ -126,7 +127,7 @@ class CheckpointStore:
         """Open `path`, made if absent; remove saves that an earlier process did not finish.
 
         Raises:
-          UserError: nothing can be written there.
+          UserError: `path` cannot be written to.
         """
         if keep < 1:
             raise ValueError(f"keep={keep} must be at least 1")
@@ -162,7 +163,7 @@ class CheckpointStore:
         Args:
           step: larger than every step saved here; see `rollback`.
           state: dictionaries, tuples, lists and NamedTuples of arrays.
-          meta: what else a resume needs: data position, fingerprint, metrics.
+          meta: other data for resuming: data position, fingerprint, metrics.
           wait: return only when the step is on disk.
 
         Raises:
@@ -181,7 +182,7 @@ class CheckpointStore:
             self.wait()
 
     def poll(self) -> None:
-        """Raise the error of the last save if it has failed by now; never waits."""
+        """Raise the error of the last save if it has already failed; never wait."""
         if self._pending is not None and self._pending.done():
             self.wait()
 
@@ -192,11 +193,11 @@ class CheckpointStore:
             pending.result()
 
     def restore_newest_valid(self, abstract: Any = None) -> Restored | None:
-        """Restore the newest step whose digests hold; None when nothing was ever saved.
+        """Restore the newest step with valid digests; None if nothing was ever saved.
 
-        Newer steps that are damaged are warned about and, once an older one has proved valid,
-        moved into `damaged/`. Each leaf becomes what `abstract` has there: a numpy array for a
-        numpy array, else a jax array, with the sharding of the abstract leaf if it has one.
+        Damaged newer steps are reported as warnings and, once an older step has proved valid, moved
+        into `damaged/`. A leaf is restored as a numpy array if its leaf in `abstract` is one, else
+        as a jax array, with the sharding of the abstract leaf if it has one.
 
         Raises:
           UserError: every step is damaged; or a path, shape or dtype is not that of `abstract`.
@@ -220,7 +221,7 @@ class CheckpointStore:
         return None
 
     def rollback(self, step: int) -> None:
-        """Make `step` the newest: move later ones into `rolled_back/`, so that saves go on."""
+        """Make `step` the newest: move later ones into `rolled_back/`; saving can then continue."""
         self.wait()
         if step not in self.steps:
             raise UserError(f"{self.path}: there is no step {step}; the steps are {self.steps}")
@@ -234,15 +235,15 @@ class CheckpointStore:
 
 
 class BestCheckpoint:
-    """The one step with the best metric, in a directory of its own; enter under the run's lock."""
+    """Writer of the step with the best metric; enter under the run's lock."""
 
     def __init__(self, path: str | Path) -> None:
-        """Open `path`, made if absent. Raises UserError when nothing can be written there."""
+        """Open `path`, made if absent. Raises UserError if it cannot be written to."""
         self.path = open_for_writing(path)
 
     @property
     def current(self) -> tuple[int, float] | None:
-        """Step and metric of the best so far; None when there is none whose manifest is valid."""
+        """Step and metric of the best so far; None if there is none with a valid manifest."""
         found = []
         for step in steps(self.path):
             try:
@@ -252,11 +253,11 @@ class BestCheckpoint:
                 set_aside(self.path / str(step), DAMAGED)
             else:
                 found.append((best["sign"] * best["metric"], step, best["metric"]))
-        # Two only if a process died after it wrote the better one.
+        # Two only if a process died after writing the better one.
         return min(found)[1:] if found else None
 
     def wants(self, metric: float, mode: Literal["min", "max"] = "min") -> bool:
-        """Whether a step with this metric would be kept: it is finite, and better than the best."""
+        """Return whether a step with this metric would be kept: finite and better than the best."""
         sign, current = {"min": 1, "max": -1}[mode], self.current
         return math.isfinite(metric) and not (current and sign * metric >= sign * current[1])
 
@@ -268,13 +269,13 @@ class BestCheckpoint:
         mode: Literal["min", "max"] = "min",
         meta: dict[str, Any] | None = None,
     ) -> bool:
-        """Keep this step if its metric is better than the best so far; say whether it was kept.
+        """Save this step if its metric is better than the best so far; return whether it was saved.
 
         The earlier best is deleted only when the new one is on disk. A metric that is not finite
-        is worse than any, and never kept. Returns when the step is written.
+        is never kept. Returns when the step is written.
 
         Raises:
-          UserError: the step could not be written; the earlier best is untouched.
+          UserError: the step could not be written; the earlier best is unchanged.
         """
         if not self.wants(metric, mode):
             return False

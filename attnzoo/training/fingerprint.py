@@ -1,4 +1,4 @@
-"""Whether a run that wants to continue would still be the run that was saved."""
+"""Comparison of a resumed run's fingerprint with that of the saved run."""
 
 import json
 from collections.abc import Collection
@@ -10,11 +10,11 @@ from attnzoo.errors import UserError
 def check_fingerprint(
     saved: dict[str, Any], current: dict[str, Any], allow: Collection[str] = ()
 ) -> None:
-    """Compare what a run's order of computation depends on, as saved and as it would be now.
+    """Compare everything that determines the computation, as saved and as it is now.
 
     Args:
       saved: nested dictionary from the checkpoint (seed, batch size, data hash, versions, ...).
-      current: the same of the run that wants to continue.
+      current: the same of the run to resume.
       allow: dotted keys that may differ; "data" allows all of "data.hash", "data.workers", ...
 
     Raises:
@@ -32,9 +32,9 @@ def check_fingerprint(
 def first_difference(
     one: dict[str, Any], other: dict[str, Any], allow: Collection[str] = ()
 ) -> tuple[str, Any, Any] | None:
-    """The first dotted key whose values differ, and both; None if there is none."""
+    """Return the first dotted key whose values differ, and both values; None if there is none."""
     before, now = _dotted(one), _dotted(json.loads(json.dumps(other)))
-    # What somebody has changed before what follows from it, such as the hash of the batches.
+    # Config keys first: they are the cause, other keys (the hash of the batches) the effect.
     for key in sorted(before.keys() | now.keys(), key=lambda key: (key[:7] != "config.", key)):
         a, b = before.get(key, "(absent)"), now.get(key, "(absent)")
         parts = key.split(".")

@@ -1,4 +1,4 @@
-"""A tree of arrays as a flat list of named host arrays, and back, strictly."""
+"""Conversion of a tree of arrays to a flat list of named host arrays, and back, strictly."""
 
 import dataclasses
 import json
@@ -22,17 +22,17 @@ class Leaf:
 
     @property
     def name(self) -> str:
-        """The path as one word, "params/encoder/kernel" say."""
+        """The path as one string, for instance "params/encoder/kernel"."""
         return "/".join(map(str, self.path)) or "state"
 
     @classmethod
     def empty(cls, entry: dict[str, Any]) -> "Leaf":
-        """A leaf as its manifest entry describes it, its array not yet filled."""
+        """Make a leaf from its manifest entry, with an array that is not yet filled."""
         dtype = np.uint32 if "key<" in entry["dtype"] else jax.numpy.dtype(entry["dtype"])
         return cls(tuple(entry["path"]), entry["dtype"], np.empty(entry["shape"], dtype))
 
     def entry(self) -> dict[str, Any]:
-        """What the manifest says about this leaf."""
+        """Return the manifest entry of this leaf."""
         shape = list(self.array.shape)
         digest = xxhash.xxh3_128(json.dumps([self.path, self.dtype, shape]).encode())
         digest.update(np.ascontiguousarray(self.array).reshape(-1).view(np.uint8).data)
@@ -45,8 +45,9 @@ class Leaf:
 
 
 def snapshot(state: Any) -> list[Leaf]:
-    """Copy every array of a tree to the host, keys included; the tree may then be donated. What is
-    spread over several processes is put together in the first one.
+    """Copy every array of a tree to the host, keys included; the tree may then be donated.
+
+    Arrays sharded over several processes are gathered in the first one.
 
     Raises:
       ValueError: a leaf is not an array, there is none, or two have the same path.
@@ -73,7 +74,10 @@ def snapshot(state: Any) -> list[Leaf]:
 
 
 def build(leaves: list[Leaf], abstract: Any, where: str) -> Any:
-    """The tree of `abstract` with the stored arrays, strictly; nested dictionaries without it."""
+    """Fill the tree of `abstract` with the stored arrays; None gives nested dictionaries.
+
+    Paths, shapes and dtypes must be the same in both: UserError.
+    """
     if abstract is None:
         tree: Any = {}
         for leaf in leaves:
@@ -108,11 +112,11 @@ def _place(array: np.ndarray, abstract: Any) -> Any:
     if isinstance(abstract, np.ndarray | np.generic):
         return array
     is_key = jax.dtypes.issubdtype(abstract.dtype, jax.dtypes.prng_key)
-    # An array nobody has placed stays unplaced, so that it may meet arrays on any device.
+    # An uncommitted array stays uncommitted, so that it may be combined with any device's.
     committed = not isinstance(abstract, jax.Array) or abstract.committed
     sharding = getattr(abstract, "sharding", None) if committed else None
     if sharding is not None and sharding.num_devices > 1 and not is_key:
-        # Each device gets its part: nothing is whole on one, nor known to all processes.
+        # Each device gets its part: no device or process holds the whole array.
         return jax.make_array_from_callback(
             array.shape, sharding, lambda index: np.array(array[index])
         )
@@ -124,7 +128,7 @@ def _place(array: np.ndarray, abstract: Any) -> Any:
 
 
 def _path(path: tuple[Any, ...]) -> tuple[str | int, ...]:
-    """A jax key path as dictionary keys, field names and positions."""
+    """Convert a jax key path to dictionary keys, field names and positions."""
     parts = (getattr(k, "key", getattr(k, "name", getattr(k, "idx", None))) for k in path)
     return tuple(part if isinstance(part, int) else str(part) for part in parts)
 

@@ -1,4 +1,4 @@
-"""What a run says while it trains: metrics.jsonl always, a progress bar, TensorBoard, figures."""
+"""Logs of a training: metrics.jsonl, a progress bar, TensorBoard, figures."""
 
 import contextlib
 import json
@@ -22,11 +22,13 @@ from attnzoo.plotting import Figure
 
 
 class RunLog:
-    """Writes ``metrics.jsonl`` (one object a line, with ``step`` and seconds since the start),
-    ``tensorboard/`` and ``figures/`` of a run directory, and talks to the person at the keyboard:
-    a progress bar on a terminal, a plain line now and then elsewhere.
+    """Writer of a run's metrics, figures and TensorBoard events, and of progress on the terminal.
 
-    ``start`` is the step a resumed run goes on from: lines of later steps, which will be written
+    It writes ``metrics.jsonl`` (one object per line, with ``step`` and seconds since the start),
+    ``tensorboard/`` and ``figures/`` in a run directory. Progress is a bar on a terminal, otherwise
+    a line of text from time to time.
+
+    ``start`` is the step from which a run is resumed: lines of later steps, which will be written
     again, are dropped.
     """
 
@@ -70,7 +72,7 @@ class RunLog:
             try:
                 if json.loads(line)["step"] <= step and line.endswith("\n"):
                     lines.append(line)
-            except (ValueError, KeyError):  # the line a crash cut short
+            except (ValueError, KeyError):  # a line cut short by a crash
                 continue
         replacement = self._metrics.with_suffix(".partial")
         replacement.write_text("".join(lines), encoding="utf-8")
@@ -86,7 +88,7 @@ class RunLog:
                 self._events.add_scalar(f"{part}/{name}", value, step)
 
     def figure(self, step: int, name: str, figure: Figure) -> Path:
-        """Save a picture as ``figures/NAME-STEP.png`` and show it to TensorBoard."""
+        """Save a figure as ``figures/NAME-STEP.png`` and add it to TensorBoard."""
         path = self.directory / "figures" / f"{name}-{step:07d}.png"
         plotting.save(figure, path)
         if self._events is not None:
@@ -99,7 +101,7 @@ class RunLog:
         return path
 
     def progress(self, step: int, status: str, *, line: bool = False) -> None:
-        """Move the bar; without a terminal, print when ``line`` is set, with the time left."""
+        """Move the bar; without a terminal, print if ``line`` is set, with the remaining time."""
         if self._bar is not None:
             self._bar.update(self._task, completed=step, status=status)
         elif line:
@@ -111,7 +113,7 @@ class RunLog:
             )
 
     def say(self, message: str) -> None:
-        """One line for the person at the keyboard."""
+        """Print one line for the user."""
         self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> "RunLog":
@@ -130,7 +132,7 @@ class RunLog:
 
 
 class NoLog:
-    """What a process has that does not write for the others."""
+    """A log that writes nothing, for all processes but the first."""
 
     def metrics(self, step: int, values: dict[str, float], *, part: str) -> None: ...
 

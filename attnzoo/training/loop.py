@@ -1,8 +1,8 @@
 """The training loop: data, step, log, evaluate, save, in that order.
 
 Everything a step needs is a function of its number: the batch (``BatchPlan``), the dropout key (the
-seed folded with the step), the learning rate. A run that stops and goes on is therefore the run
-that never stopped, bit by bit, on the same device count and versions.
+seed folded with the step), the learning rate. An interrupted and resumed run is therefore equal
+bit by bit to an uninterrupted one, on the same device count and versions.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ from attnzoo.training.step import fresh_state, make_train_step
 
 AnyLog = RunLog | NoLog
 
-# What may differ when a run goes on: how long, how often it looks and writes, how it decodes.
+# Keys that may differ when a run is resumed: length, logging and saving, decoding.
 FREE = (
     "config.name",
     "config.directory",
@@ -61,7 +61,7 @@ FREE = (
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a training ended: the reason in words, and the exit code of the process."""
+    """End of a training: the reason in words, and the exit code of the process."""
 
     directory: Path
     step: int
@@ -78,11 +78,11 @@ def train(
     """Train the model of a config into its run directory.
 
     Args:
-        resume: go on from the newest valid checkpoint of that directory.
+        resume: resume from the newest valid checkpoint of that directory.
         allow: dotted keys of the fingerprint that may differ from the checkpoint's.
 
     Raises:
-        UserError: whatever the person at the keyboard can mend, in one line.
+        UserError: an error that the user can fix, in one line.
     """
     _same_everywhere({"config": plain(config), "versions": _versions()})
     directory = RunDirectory(config.run_directory.expanduser().resolve())
@@ -102,7 +102,7 @@ def _versions() -> dict[str, str]:
 
 
 def _same_everywhere(fingerprint: dict[str, Any]) -> None:
-    """Refuse processes that are not about to train the same, by the first key that differs."""
+    """Raise UserError if the processes have different settings, with the first key that differs."""
     first, error = processes.from_first(fingerprint), None
     different = first_difference(first, fingerprint)
     if different is not None:
@@ -112,14 +112,14 @@ def _same_everywhere(fingerprint: dict[str, Any]) -> None:
 
 
 class _Training:
-    """The pieces of one training, made in the order in which they depend on each other."""
+    """Parts of one training, created in the order in which they depend on each other."""
 
     def __init__(
         self, config: Experiment, directory: RunDirectory, *, resume: bool, allow: Sequence[str]
     ):
         self.config, self.directory, self.allow = config, directory, allow
         settings = config.training
-        # The store probes for write access: before the minutes that data may take.
+        # The store checks write access first, before loading data, which may take minutes.
         self.store = processes.on_first(
             lambda: CheckpointStore(directory.checkpoints, keep=settings.keep)
         )
@@ -178,22 +178,22 @@ class _Training:
         )
 
     def _create_task(self, resume: bool) -> Task:
-        """The task with its data; the first process writes what the others then read."""
+        """Create the task with its data; the first process writes files, then the others read."""
         create = task_class(self.config.task).create
         path = self.directory.path
         task = processes.on_first(lambda: create(self.config, path, resume=resume))
         return create(self.config, path, resume=True) if task is None else task
 
     def _restore(self) -> None:
-        """Go on from the newest valid checkpoint, if it is one of this very training."""
-        # Some schedules end where the run ends: another length would be another learning rate.
+        """Restore the newest valid checkpoint, if it belongs to this training."""
+        # Some schedules end with the run: another length would change the learning rate.
         lengths = ("config.training.steps", "config.training.epochs")
         fixed = lengths if self.config.training.schedule.kind in ("cosine", "wsd") else ()
         free = [*(key for key in FREE if key not in fixed), *self.allow]
         try:
             restored = self._newest_valid()
         except UserError:
-            # Weights of another shape: the key of the config says more than the parameter's name.
+            # Shapes differ: report the config key that differs rather than a parameter's name.
             saved = restore(self.directory.checkpoints).meta["fingerprint"]
             check_fingerprint(saved, self.fingerprint, free)
             raise
@@ -203,7 +203,7 @@ class _Training:
             self.stale, self.best_score = restored.meta["stale"], restored.meta["best_score"]
 
     def _newest_valid(self) -> Restored | None:
-        """The first process chooses and sets aside what is damaged; all read what it has chosen."""
+        """Restore the newest step that the first process finds valid, in all processes."""
         store = self.store
         if jax.process_count() == 1:
             assert store is not None
@@ -226,7 +226,7 @@ class _Training:
             profiler = _Profiler(settings.profile, self.directory.path / "profile")
             while step < self.total:
                 if stop.heard and step == self.saved:
-                    # While it was set up: nothing is lost, and the first step may compile for long.
+                    # Stopped during setup: nothing to save. Compiling the first step may take long.
                     reason, code = f"stopped by {stop.name}, resume with --resume", EXIT_STOPPED
                     break
                 if settings.patience is not None and self.stale >= settings.patience:
@@ -239,7 +239,7 @@ class _Training:
                 profiler.after(step, sums, log)
                 pending.append((step, sums))
                 evaluates = step % self.evaluate_every == 0 or step == self.total
-                stopping = stop.requested(step)  # asked once: what is saved has been looked at
+                stopping = stop.requested(step)  # asked once: a saved step has been checked
                 saves = step % self.checkpoint_every == 0 or evaluates or stopping
                 if len(pending) >= settings.log_every or saves:
                     self._log_steps(log, pending, began)
@@ -285,9 +285,9 @@ class _Training:
             log.say(f"resumed after step {self.start} of {self.total}")
 
     def _log_steps(self, log: AnyLog, pending: list[tuple[int, Sums]], began: float) -> None:
-        """Fetch the numbers of the steps since the last time, refuse what is not finite, report."""
+        """Fetch the sums of the steps since the last call, refuse non-finite values, and log."""
         fetched = [(step, jax.device_get(sums)) for step, sums in pending]
-        seconds = time.monotonic() - began  # only now are the steps computed, not just dispatched
+        seconds = time.monotonic() - began  # after device_get: steps are dispatched asynchronously
         for step, sums in fetched:
             for name in ("loss", "gradient_norm"):
                 self._refuse_nonfinite(name, float(sums[name]), step)
@@ -315,7 +315,7 @@ class _Training:
             )
 
     def _evaluate(self, log: AnyLog, step: int) -> None:
-        """Validation scores, the best checkpoint, and now and then something to look at."""
+        """Compute validation scores, keep the best checkpoint, and sometimes plot an example."""
         params = self.state.get("ema", self.state["params"])
         sums = [
             self.measure(params, self.state["rest"], self._inputs(batch))
@@ -333,7 +333,7 @@ class _Training:
                 self.best.offer(step, weights, scores[name], mode=mode, meta=scores)
             else:
                 take_part(self.directory.best, step, weights)
-        # Not what `offer` says: a resumed run meets bests that it had written before it died.
+        # Not the result of `offer`: a resumed run meets steps it had saved before it stopped.
         score = scores[name] if mode == "min" else -scores[name]
         better = score < self.best_score
         self.stale, self.best_score = (0, score) if better else (self.stale + 1, self.best_score)
@@ -341,7 +341,7 @@ class _Training:
             f"validation at step {step}: {self.task.describe(scores)}{' (best)' if better else ''}"
         )
         every = self.config.training.figures_every
-        # A picture is made of one process's model.
+        # A figure needs the whole model in one process.
         alone = jax.process_count() == 1
         if alone and every and (step // self.evaluate_every) % every == 0:
             seen = self.task.glimpse(nnx.merge(self.graph, params, self.state["rest"]))
@@ -355,25 +355,25 @@ class _Training:
         if self.store is None:
             take_part(self.directory.checkpoints, step, self.state)
         else:
-            # In the background it would mix its messages to the other processes with the step's.
+            # A background save would interleave its collectives with those of the step.
             self.store.save(step, self.state, meta, wait=jax.process_count() > 1)
         self.saved = step
 
 
 class _Profiler:
-    """Traces the steps that a config names, for TensorBoard's and Perfetto's viewers."""
+    """Profiler of the steps that a config names, for TensorBoard's and Perfetto's viewers."""
 
     def __init__(self, steps: tuple[int, int] | None, directory: Path):
         self.first, self.last = (steps[0], sum(steps)) if steps is not None else (-1, -1)
         self.directory = directory
 
     def before(self, step: int) -> None:
-        """Start, if this step is the first."""
+        """Start the trace if this step is the first."""
         if step == self.first:
             jax.profiler.start_trace(str(self.directory))
 
     def after(self, step: int, sums: Sums, log: AnyLog) -> None:
-        """Stop, if that was the last."""
+        """Stop the trace if that step was the last."""
         if step == self.last:
             jax.block_until_ready(sums)
             jax.profiler.stop_trace()

@@ -1,4 +1,4 @@
-"""From a config to an optax gradient transformation."""
+"""Optimizers and learning rate schedules: optax transformations built from a config."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ from attnzoo.training.parameters import describe
 def build_schedule(
     schedule: Schedule, learning_rate: float, *, total_steps: int, steps_per_epoch: int
 ) -> optax.Schedule:
-    """Learning rate as a function of the number of updates done before this one (0, 1, ...)."""
+    """Return the learning rate as a function of the number of previous updates (0, 1, ...)."""
     match schedule.kind:
         case "constant":
             return optax.constant_schedule(learning_rate)
@@ -63,7 +63,7 @@ def build_schedule(
 
 
 def decayed(params: Any) -> Any:
-    """Return a tree of booleans: True where weight decay applies, which is nowhere for vectors."""
+    """Return a tree of booleans, True where weight decay applies: everywhere except vectors."""
 
     def decays(where: Any, leaf: Any) -> bool:
         return describe(where, leaf.shape).role != "vector"
@@ -72,11 +72,11 @@ def decayed(params: Any) -> Any:
 
 
 def muon_axes(params: Any) -> Any:
-    """Return the input and output axes of each matrix, which Muon orthogonalises; None elsewhere.
+    """Return the input and output axes of each matrix that Muon orthogonalises; None elsewhere.
 
-    Stacked matrices, those of layers and of heads, are orthogonalised one by one; the window of a
-    convolution belongs to its inputs, as in Jordan et al. 2024. Their Muon leaves embeddings and
-    output layers to Adam.
+    Stacked matrices, those of layers and of heads, are orthogonalised one by one. The window axes
+    of a convolution are input axes, as in Jordan et al. 2024. As in their Muon, embeddings and
+    output layers are left to Adam.
     """
 
     def axes(where: Any, leaf: Any) -> optax.contrib.MuonDimensionNumbers | None:
@@ -91,7 +91,7 @@ def muon_axes(params: Any) -> Any:
 def build_optimizer(
     training: Training, *, total_steps: int, steps_per_epoch: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """The update rule with its schedule, behind clipping by the global norm; and the schedule."""
+    """Build the update rule with gradient clipping and its schedule; return both."""
     schedule = build_schedule(
         training.schedule,
         training.learning_rate,
@@ -105,8 +105,9 @@ def build_optimizer(
 
 
 def _permissive(rule: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The rule under standard promotion: optax raises floats to powers of integer counts, which
-    the strict promotion that a user may have switched on refuses.
+    """Apply a rule under standard dtype promotion.
+
+    optax raises floats to powers of integer counts, which strict promotion refuses.
     """
 
     def update(updates, state, params=None):
@@ -152,7 +153,7 @@ def _rule(
 
 
 def _layer_by_layer(rule: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Return a rule for the layers of a scan one by one: for means over all of a parameter."""
+    """Apply a rule separately to each layer of a scan, for rules that average over a parameter."""
     layers = optax.GradientTransformation(jax.vmap(rule.init), jax.vmap(rule.update))
 
     def depth(where: Any, leaf: Any) -> int:
@@ -175,7 +176,7 @@ def _layer_by_layer(rule: optax.GradientTransformation) -> optax.GradientTransfo
 def _muon(
     optimizer: Muon, schedule: optax.Schedule, decays: Callable[[Any], Any] | None
 ) -> optax.GradientTransformation:
-    """Muon for matrices, AdamW for tables, vectors and the rest."""
+    """Return Muon for matrices, AdamW for tables, vectors and the rest."""
     return optax.contrib.muon(
         schedule,
         beta=optimizer.beta,

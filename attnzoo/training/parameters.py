@@ -1,8 +1,8 @@
-"""Roles of parameters, read off their paths and shapes in one place.
+"""Roles of parameters, derived from their paths and shapes.
 
-Weight decay, Muon and the placement on devices ask here. A parameter has the same role in a block
-of its own (``blocks/0/...``) and stacked with the other layers of a scan (``blocks/...``). A name
-that is not known here goes by its shape.
+Weight decay, Muon and the placement on devices use them. A parameter has the same role in a block
+of its own (``blocks/0/...``) and stacked with the other layers of a scan (``blocks/...``). For
+unknown names the shape decides.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ _VECTORS = re.compile(r"(^|_)(bias|gain|offset|beta|gamma|sinks)$|scale")
 _TABLES = re.compile(
     r"(table|embeddings?|positions|segments|tokens?|factor|probe|points|seeds|latents)$"
 )
-# Layers from features to the logits of tokens or classes: tables that lie on their side.
+# Layers from features to the logits of tokens or classes: transposed tables.
 _OUTPUTS = re.compile(r"^(output|head|distilled_head|classifier)/kernel$")
 
 
@@ -49,7 +49,7 @@ def describe(where: Any, shape: tuple[int, ...]) -> Parameter:
         return Parameter("vector", layers, layers)
     owner = next((part for part in reversed(parents) if not part.isdecimal()), "")
     convolves = "conv" in owner or "conv" in name
-    # No stack of heads has four axes, so these are two of a window, inputs and outputs.
+    # No stack of heads has four axes, so these are two window axes, inputs and outputs.
     windowed = axes > 3 or (axes == 3 and convolves)
     stacked = layers if windowed else len(shape) - 2
     if _TABLES.search(name) or _OUTPUTS.search(path):
@@ -58,7 +58,7 @@ def describe(where: Any, shape: tuple[int, ...]) -> Parameter:
 
 
 def path_of(where: Any) -> str:
-    """Return a jax key path as one word, "decoder/blocks/0/attention/mechanism/query/kernel"."""
+    """Return a jax key path as a string, "decoder/blocks/0/attention/mechanism/query/kernel"."""
     return "/".join(
         str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in where
     )

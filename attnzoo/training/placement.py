@@ -1,8 +1,8 @@
-"""Which device holds what: a mesh from the config, a place for every parameter, rows for batches.
+"""Placement of arrays on devices: a mesh from the config, shardings of parameters and batches.
 
-Modules know nothing of it: the place of a parameter is found by its path, in a table of rules that
-is asked from above, and what has no rule goes by its shape. Attention finds the mesh through
-``ops.sharded``; XLA does the rest.
+Modules know nothing of it. The sharding of a parameter comes from its path, by the first matching
+rule of a table; parameters without a rule are sharded by their role. Attention finds the mesh
+through ``ops.sharded``; XLA does the rest.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ def _rule(pattern: str, *axes: Any) -> Rule:
 
 
 RULES = (
-    # Heads, hidden units and the rows of vocabularies lie along "tensor".
+    # Heads, hidden units and rows of vocabularies are sharded along "tensor".
     _rule(r"(query|key|value|up|gate)/kernel$", "fsdp", "tensor"),
     _rule(r"(query|key|value|up|gate)/bias$", "tensor"),
     _rule(r"(attention|mechanism|feed_forward)/(out|down)/kernel$", "tensor", "fsdp"),
@@ -40,25 +40,25 @@ RULES = (
     _rule(r"embedding/embedding$", "tensor", None),
     _rule(r"output/kernel$", "fsdp", "tensor"),
     _rule(r"(positions|segments)/table$|^positions$", None, "fsdp"),
-    # Every position reads these few numbers.
+    # Every position reads these few numbers, so they are replicated.
     _rule(r"_bias/table$"),
 )
-"""The first match counts; dimensions before those named are whole (layers of a scan, windows)."""
+"""The first match counts; leading axes without a name are not sharded (layers, windows)."""
 
 DEFAULT = _rule(r".", "fsdp", None)
-"""Place of what has no rule and is no vector: along the inputs, which no step of time gathers."""
+"""Sharding without a matching rule, except for vectors: inputs, which no recurrent step gathers."""
 WHOLE = _rule(r".")
 
 
 class Placement:
-    """The devices of a training, and where its arrays lie on them.
+    """The devices of a training, and the shardings of its arrays.
 
-    Devices that are only counted can be planned for, and hold nothing. Where the config leaves the
-    number of copies open, as many are made as ``rows`` of a batch can be shared by; with several
-    processes no device may be left over.
+    ``devices`` may be a number, for planning without real devices. If the config leaves
+    ``mesh.data`` open, it is the largest number of copies that can share the ``rows`` of a batch
+    evenly; with several processes no device may be left over.
 
     Raises:
-      UserError: a mesh that the devices do not make up.
+      UserError: a mesh that does not fit the devices.
     """
 
     def __init__(
@@ -112,18 +112,18 @@ class Placement:
 
     @property
     def is_one(self) -> bool:
-        """Whether there is one device, and nothing to place."""
+        """True if there is one device, and nothing to shard."""
         return self.mesh.size == 1
 
     def context(self) -> contextlib.AbstractContextManager[Any]:
-        """Where models are to be called: attention then uses the mesh."""
+        """Return a context manager for calls of models, in which attention uses the mesh."""
         return contextlib.nullcontext() if self.is_one else sharded(self.mesh, batch=ROWS)
 
     def check(self, model: nnx.Module, batch_size: int, accumulate: int) -> None:
-        """Refuse a batch or a model that the mesh does not divide; abstract models will do.
+        """Check that the mesh divides batch and model; an abstract model is enough.
 
         Raises:
-          UserError: naming the axis and sizes that would do.
+          UserError: with the axis and sizes that would fit.
         """
         rows = self.sizes["data"] * self.sizes["fsdp"]
         if batch_size % (rows * accumulate):
@@ -145,7 +145,7 @@ class Placement:
                 )
 
     def of_parameters(self, params: Any) -> Any:
-        """The sharding of each parameter of a tree (abstract ones will do), by its path.
+        """Return the sharding of each parameter of a tree, which may be abstract, by its path.
 
         Raises:
           UserError: a rule of the config that matches no parameter, or names more dimensions than
@@ -200,9 +200,10 @@ class Placement:
         return PartitionSpec(*axes)
 
     def of_state(self, state: Any, parameters: Any, *, offload: str = "none") -> Any:
-        """Shardings of a whole training state: what has path and shape of a parameter (momenta,
-        averages) lies as it does, everything else is whole on every device. ``offload`` names the
-        part of the state that lies in the memory of the host.
+        """Return the shardings of a whole training state.
+
+        Arrays with the path and shape of a parameter (momenta, averages) are sharded like it, all
+        others are replicated. ``offload`` names the part of the state that is kept in host memory.
         """
         places = {
             path_of(where): sharding
@@ -221,16 +222,16 @@ class Placement:
                 if shapes.get(name) == leaf.shape:
                     sharding = places[name]
                     break
-            # Counters stay: they are no burden, and programs read them.
+            # Counters stay on the device: they are small, and programs read them.
             far = part == offload and leaf.ndim > 0
             return sharding.with_memory_kind("pinned_host") if far else sharding
 
         return jax.tree_util.tree_map_with_path(place, state)
 
     def batch(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
-        """A batch on the devices: each gets its rows; every process has the same whole batch.
+        """Move a batch to the devices, sharded by rows; every process passes the same whole batch.
 
-        An array whose rows the devices do not divide is whole on all.
+        An array whose rows the devices do not divide is replicated.
         """
         if self.is_one:
             return batch
@@ -245,7 +246,7 @@ class Placement:
 
 
 def on_devices(x: Any, sharding: NamedSharding) -> Array:
-    """An array that every process has whole, in its place."""
+    """Shard an array that every process has whole."""
     if jax.process_count() == 1:
         return jax.device_put(x, sharding)
     x = np.asarray(x)

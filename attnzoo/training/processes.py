@@ -1,6 +1,6 @@
-"""Several processes as one training: how they find each other, agree, and stop together.
+"""Training with several processes: connecting, agreeing on values, and stopping together.
 
-Everything here is JAX's own distributed runtime; with one process nothing happens.
+Everything here uses JAX's distributed runtime; with one process nothing happens.
 """
 
 import json
@@ -28,13 +28,13 @@ def connect(
     heartbeat: int = 30,
     timeout: int = 120,
 ) -> None:
-    """Join the other processes of a training, before anything else asks jax for devices.
+    """Connect to the other processes of a training; call this before jax lists its devices.
 
-    Without arguments jax reads what the scheduler has set (Slurm, Open MPI, Kubernetes, a TPU pod).
-    A process that is not heard of for ``heartbeat`` seconds ends all of them.
+    Without arguments jax reads the scheduler's environment (Slurm, Open MPI, Kubernetes, a TPU
+    pod). A process that sends no heartbeat for ``heartbeat`` seconds ends all of them.
 
     Raises:
-      UserError: arguments that do not belong together, or nobody answers in ``timeout`` seconds.
+      UserError: incomplete arguments, or no answer within ``timeout`` seconds.
     """
     given = {"--coordinator": coordinator, "--processes": count, "--process": index}
     missing = [name for name, value in given.items() if value is None]
@@ -69,12 +69,12 @@ def _on_tpu() -> bool:
 
 
 def is_first() -> bool:
-    """Whether this process writes for all."""
+    """Return whether this is the first process, which writes for all."""
     return jax.process_index() == 0
 
 
 def from_first(value: Any) -> Any:
-    """A JSON value of the first process, in every process."""
+    """Broadcast a JSON value of the first process to every process."""
     if jax.process_count() == 1:
         return value
     data = np.frombuffer(json.dumps(value).encode(), np.uint8)
@@ -86,7 +86,7 @@ def from_first(value: Any) -> Any:
 
 
 def on_first(action: Callable[[], T]) -> T | None:
-    """Let the first process do something while the others wait; its UserError is everybody's."""
+    """Run an action in the first process while the others wait; all raise its UserError."""
     if jax.process_count() == 1:
         return action()
     result, failed = None, None
@@ -102,7 +102,7 @@ def on_first(action: Callable[[], T]) -> T | None:
 
 
 def agree(error: str | None) -> None:
-    """Go on only if no process has an error; all raise a UserError otherwise, by name."""
+    """Continue only if no process has an error; otherwise all raise UserError."""
     if jax.process_count() == 1:
         if error is not None:
             raise UserError(error)
@@ -116,8 +116,9 @@ def agree(error: str | None) -> None:
 
 
 def whole(x: jax.Array) -> np.ndarray:
-    """An array that is spread over processes, put together on the host; the others get zeros of its
-    shape that take no memory. All processes must ask for it.
+    """Gather an array that is sharded over processes, on the host of the first process.
+
+    The other processes get zeros of its shape that take no memory. All processes must call it.
     """
     if x.is_fully_replicated:
         value = np.asarray(x)
@@ -127,5 +128,5 @@ def whole(x: jax.Array) -> np.ndarray:
 
 
 def preempted(step: int) -> bool:
-    """Whether a process was asked to end (SIGTERM), the same in all processes at the same step."""
+    """Return whether a process received SIGTERM, the same in all processes at the same step."""
     return multihost_utils.reached_preemption_sync_point(step)

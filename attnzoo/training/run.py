@@ -1,4 +1,4 @@
-"""A run seen from outside: its config, its task and its trained model."""
+"""A finished run loaded from disk: its config, its task and its trained model."""
 
 import dataclasses
 import logging
@@ -24,10 +24,10 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A trained run, loaded to be used.
+    """A trained run, loaded for use.
 
     Attributes:
-        step: the update the weights are from.
+        step: number of updates of the weights.
         which: "best" or "latest".
     """
 
@@ -45,7 +45,7 @@ class Run:
         layer: int | None = None,
         head: int | None = None,
     ) -> Translator:
-        """A translator with this run's model and tokenizers."""
+        """Return a translator with this run's model and tokenizers."""
         task = self._translation()
         return task.translator(self.model, batch_size=batch_size, layer=layer, head=head)
 
@@ -58,22 +58,22 @@ class Run:
         return self.task
 
     def corpus(self) -> Splits:
-        """The sentence pairs the run was trained on, read anew."""
+        """Read the sentence pairs of the run again."""
         self._translation()
         return load_corpus(self.config.data)
 
     def training_pairs(self) -> Corpus:
-        """The pairs of the train part that were short enough to be trained on."""
+        """Return the pairs of the train part that were short enough for training."""
         corpus = self.corpus().train
         pairs = self._translation().tokenize(corpus, self.config.training.max_length)
         return corpus.select(int(row) for row in pairs.rows)
 
 
 def load_run(path: str | Path, *, which: str = "best", trust_code: bool | None = None) -> Run:
-    """Load a run directory: its ``best`` checkpoint (lowest validation loss) or the ``latest``.
+    """Load a run directory: its ``best`` checkpoint (best validation score) or the ``latest``.
 
-    Without a best checkpoint yet, the latest is taken. A config that names classes from outside of
-    this package is refused unless ``trust_code``, or ``--trust-code`` of a command (None).
+    Without a best checkpoint, the latest is taken. A config that names classes from outside of
+    this package is refused unless ``trust_code``; None follows ``--trust-code`` of the command.
 
     Raises:
         UserError: not a run directory, no valid checkpoint, or weights that do not fit the config.
@@ -91,7 +91,7 @@ def load_run(path: str | Path, *, which: str = "best", trust_code: bool | None =
     restored: Restored = restore(home)
     wanted = {"params": nnx.to_pure_dict(parameters), "rest": nnx.to_pure_dict(rest)}
     stored = restored.state
-    if "ema" in stored:  # what was evaluated
+    if "ema" in stored:  # the weights that were evaluated
         stored = {**stored, "params": stored["ema"]}
     weights = _fit(stored, wanted, str(home))
     model = nnx.merge(graph, weights["params"], weights["rest"])
@@ -99,7 +99,7 @@ def load_run(path: str | Path, *, which: str = "best", trust_code: bool | None =
 
 
 def _fit(stored: dict, wanted: dict, where: str) -> dict:
-    """The part of a stored state that a model wants, checked name by name."""
+    """Return the part of a stored state that a model needs, checked name by name."""
     flat = {jax.tree_util.keystr(k): v for k, v in jax.tree_util.tree_leaves_with_path(stored)}
     paths, structure = jax.tree_util.tree_flatten_with_path(wanted)
     leaves = []

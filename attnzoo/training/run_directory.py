@@ -1,4 +1,4 @@
-"""A run directory: where each file of a run lies, and the lock that keeps a second writer out."""
+"""Run directories: the paths of a run's files, and the lock against a second writer."""
 
 import contextlib
 import dataclasses
@@ -16,7 +16,7 @@ from attnzoo.errors import UserError
 LOCK_FILE = "run.lock"
 HEARTBEAT_SECONDS = 10.0
 FOREIGN_STALE_SECONDS = 120.0
-"""A lock of another host that was not touched for this long belongs to a dead run."""
+"""Age in seconds at which a lock of another host counts as left by a dead run."""
 
 
 def fsync_directory(path: Path) -> None:
@@ -42,7 +42,7 @@ def fsync_tree(path: Path) -> None:
 
 
 def write_durably(path: Path, text: str) -> None:
-    """Replace a small text file; after a crash too, a reader sees the old or the new one whole."""
+    """Replace a small text file atomically: even after a crash, readers see the old or new text."""
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -63,8 +63,8 @@ class RunDirectory:
         """Make the directory of a new run, or (`resume`) open that of an earlier one.
 
         Raises:
-          UserError: without `resume` it holds a run already (naming the process that is writing
-            there, if one is); with `resume` there is no run; or it cannot be created.
+          UserError: without `resume` a run already exists (naming the process that writes to it, if
+            any); with `resume` there is no run; or the directory cannot be created.
         """
         run = cls(Path(path).expanduser().resolve())
         started = run.config.exists() or any(run.checkpoints.glob("*"))
@@ -88,7 +88,7 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: str | Path) -> "RunDirectory":
-        """An existing run, to read from; nothing is written and no lock is taken.
+        """Open an existing run for reading; nothing is written and no lock is taken.
 
         Raises:
           UserError: there is no run in `path`.
@@ -100,50 +100,50 @@ class RunDirectory:
 
     @property
     def config(self) -> Path:
-        """The resolved config."""
+        """File of the resolved config."""
         return self.path / "config.yaml"
 
     @property
     def checkpoints(self) -> Path:
-        """The newest steps."""
+        """Directory of the newest steps."""
         return self.path / "checkpoints"
 
     @property
     def best(self) -> Path:
-        """The step with the best validation metric."""
+        """Directory of the step with the best validation metric."""
         return self.path / "best"
 
     @property
     def metrics(self) -> Path:
-        """One JSON object per logged step."""
+        """File with one JSON object per logged step."""
         return self.path / "metrics.jsonl"
 
     @property
     def figures(self) -> Path:
-        """Pictures made while training."""
+        """Directory of figures made during training."""
         return self.path / "figures"
 
     @property
     def tensorboard(self) -> Path:
-        """TensorBoard event files."""
+        """Directory of TensorBoard event files."""
         return self.path / "tensorboard"
 
     @property
     def lock_file(self) -> Path:
-        """Names the process that writes here; absent when there is none."""
+        """File that names the process that writes here; absent if there is none."""
         return self.path / LOCK_FILE
 
     @contextlib.contextmanager
     def lock(self) -> Generator[None]:
         """Hold the right to write into this run; a dead writer's lock is taken over.
 
-        The lock is a file made exclusively, held by flock, that names process, host and boot. The
+        The lock is a file created exclusively and held by flock, with process, host and boot. The
         kernel drops flock with its process, so on one host a stale lock is recognised at once. A
-        lock of another host, where flock may not reach, counts as stale only when its holder has
+        lock of another host, where flock may not work, counts as stale only when its holder has
         not touched it for `FOREIGN_STALE_SECONDS`.
 
         Raises:
-          UserError: another process is writing into this run, named with its host.
+          UserError: another process is writing into this run; the message names it and its host.
         """
         descriptor = _acquire(self.lock_file)
         stop = threading.Event()
@@ -154,15 +154,15 @@ class RunDirectory:
         finally:
             stop.set()
             beat.join()
-            # Unlinked while still held: whoever opened the old file meanwhile sees that its
-            # inode is no longer the one on disk, and starts over.
+            # Unlinked while still held: a process that opened the old file meanwhile sees that
+            # its inode is no longer the one on disk, and starts over.
             self.lock_file.unlink(missing_ok=True)
             os.close(descriptor)
 
 
 @dataclasses.dataclass(frozen=True)
 class Owner:
-    """Who wrote a lock file."""
+    """The process that wrote a lock file."""
 
     pid: int
     host: str
@@ -173,7 +173,7 @@ class Owner:
 
     @classmethod
     def here(cls) -> "Owner":
-        """This process."""
+        """Return the owner for this process."""
         boot_id = Path("/proc/sys/kernel/random/boot_id")
         return cls(
             pid=os.getpid(),
@@ -183,7 +183,7 @@ class Owner:
 
 
 def read_owner(lock_file: Path) -> Owner | None:
-    """Whom a lock file names; None when there is none or it was not written to its end."""
+    """Return the owner of a lock file; None if it is missing or incomplete."""
     try:
         return Owner(**json.loads(lock_file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -225,7 +225,7 @@ def _acquire(path: Path) -> int:
 
 
 def _flock(descriptor: int) -> bool:
-    """Lock or raise BlockingIOError; False where the file system knows no flock."""
+    """Lock or raise BlockingIOError; False if the file system does not support flock."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -236,14 +236,14 @@ def _flock(descriptor: int) -> bool:
 
 
 def _of_this_boot(path: Path) -> bool:
-    """Whether the kernel that dropped the holder's flock is ours; an unfinished file counts."""
+    """Return whether the lock was written since this boot of this host, or is incomplete."""
     owner = read_owner(path)
     return owner is None or owner.boot_id == Owner.here().boot_id
 
 
 def _alive(path: Path) -> bool:
-    """Whether the holder of a lock that flock cannot vouch for touched it lately."""
-    # The file server's clock, not ours, wrote the lock's time: ask it for the time now.
+    """Return whether a lock that flock cannot check was touched recently."""
+    # The lock's time is the file server's clock, not ours: ask it for the time now.
     probe = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
     probe.touch()
     now = probe.stat().st_mtime

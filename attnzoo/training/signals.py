@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a polite request: finish the step, save, leave with a code of its own."""
+"""Graceful stop on SIGTERM and Ctrl-C: finish the step, save, exit with a code of its own."""
 
 import os
 import signal
@@ -19,8 +19,8 @@ class StopSignal:
 
     The loop asks `requested` once per step, saves, waits for the save and exits with
     `EXIT_STOPPED`. A second signal ends the process at once with 128 + its number, without saving.
-    Signals reach Python between two bytecodes, so a long compilation delays them. Several processes
-    must stop at one step: then jax's own runtime hears SIGTERM and says when.
+    Python handles signals between two bytecodes, so a long compilation delays them. Several
+    processes must stop at the same step: there jax's runtime receives SIGTERM and chooses it.
     """
 
     def __init__(self) -> None:
@@ -29,18 +29,18 @@ class StopSignal:
 
     @property
     def heard(self) -> bool:
-        """Whether this process was sent a signal that it handles itself."""
+        """True if a signal was handled by this process itself, not by jax's runtime."""
         return self._received is not None
 
     def requested(self, step: int) -> bool:
-        """Whether a signal has asked to stop, in all processes after the same step."""
+        """Return whether a signal has requested a stop, in all processes after the same step."""
         if jax.distributed.is_initialized() and preempted(step):
             self._received = signal.SIGTERM
         return self._received is not None
 
     @property
     def name(self) -> str:
-        """The signal that asked, "SIGTERM" say; empty when there was none."""
+        """Name of the signal, for instance "SIGTERM"; empty if there was none."""
         return self._received.name if self._received else ""
 
     def __enter__(self) -> "StopSignal":

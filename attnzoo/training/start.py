@@ -1,4 +1,4 @@
-"""Weights to start from: those of another run, or of a pretrained model."""
+"""Initial weights from another run or a pretrained model."""
 
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,14 @@ from attnzoo.training.placement import on_devices, path_of
 
 
 def start_from(path: Path, params: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The parameters with those of ``path`` in their places, and notes on what stays fresh.
+    """Replace parameters by those of ``path``, and return notes on the ones that stay random.
 
     ``path`` is a run directory or the folder of a pretrained model. A parameter that it has under
-    the same name is taken, a new head keeps its fresh values, and what only it has is left there.
+    the same name is taken, a new head keeps its initial values, other parameters of ``path`` are
+    ignored.
 
     Raises:
-      UserError: nothing of it fits, or a parameter has another shape, by name.
+      UserError: no parameter fits, or one has another shape; the message names it.
     """
     theirs = _leaves(_read(path))
     taken, fresh = set(), []
@@ -36,7 +37,7 @@ def start_from(path: Path, params: dict[str, Any]) -> tuple[dict[str, Any], list
             )
         taken.add(name)
         value = np.asarray(theirs[name], leaf.dtype)
-        if leaf.committed:  # in its place on several devices
+        if leaf.committed:  # already sharded over several devices
             return on_devices(value, leaf.sharding)
         return jax.numpy.asarray(value)
 
@@ -55,7 +56,7 @@ def start_from(path: Path, params: dict[str, Any]) -> tuple[dict[str, Any], list
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The parameters in a run directory (the best ones, else the latest) or a pretrained folder."""
+    """Read the parameters of a run directory (best, else latest) or of a pretrained folder."""
     for home in (path / "best", path / "checkpoints"):
         if any(step.name.isdecimal() for step in home.glob("*")):
             state = restore(home).state

@@ -1,4 +1,4 @@
-"""One update of a training: loss, gradient, optimizer, as one compiled function."""
+"""One training update (loss, gradient, optimizer) as one compiled function."""
 
 import functools
 from collections.abc import Callable
@@ -20,11 +20,12 @@ State = dict[str, Any]  # params, rest, optimizer, step, perhaps ema: pure dicts
 def fresh_state(
     task: Task, transform: optax.GradientTransformation, placement: Placement
 ) -> tuple[nnx.GraphDef, State, Any]:
-    """The structure of the task's model, the state of a training before its first step, and where
-    its arrays lie: on several devices each is made in its place, and none is ever whole on one.
+    """Return the structure of the task's model, the initial training state, and its shardings.
+
+    On several devices each array is created sharded; no device ever holds a whole one.
 
     Raises:
-      UserError: a model, batch or rule that the mesh does not fit.
+      UserError: a model, batch or rule that does not fit the mesh.
     """
     settings = task.config.training
     build, graphs = _builder(task, transform)
@@ -39,7 +40,7 @@ def fresh_state(
 
 
 def planned_state(task: Task, transform: optax.GradientTransformation) -> tuple[nnx.GraphDef, Any]:
-    """The structure and the state as shapes: nothing is allocated."""
+    """Return the model's structure and the state as shapes, without allocating arrays."""
     build, graphs = _builder(task, transform)
     abstract = jax.eval_shape(build)
     return graphs[0], abstract
@@ -48,7 +49,7 @@ def planned_state(task: Task, transform: optax.GradientTransformation) -> tuple[
 def _builder(
     task: Task, transform: optax.GradientTransformation
 ) -> tuple[Callable[[], State], list[nnx.GraphDef]]:
-    """What makes a fresh state, and a list that then begins with the structure of the model."""
+    """Return a function that builds a new state, and a list to which it adds the graph."""
     graphs: list[nnx.GraphDef] = []
 
     def build() -> State:
@@ -79,14 +80,14 @@ def make_train_step(
     ema: float | None = None,
     shardings: Any = None,
 ) -> Callable[[State, Batch], tuple[State, Sums]]:
-    """One update as a jitted function of the state and a batch; the state is donated.
+    """Return one update as a jitted function of the state and a batch; the state is donated.
 
-    ``loss(model, batch, rngs=...)`` gives the loss and sums to be logged, among them ``weight``,
-    what the loss is a mean over. Parameters and optimizer stay float32; ``compute_dtype`` is what
-    the model computes in. The batch is cut into ``accumulate`` parts, one after the other in
-    memory, whose mean by weight is the loss of the whole. ``ema`` is the decay of the running
-    average of the parameters that ``state["ema"]`` then holds. ``shardings`` say where the arrays
-    of the state stay, on several devices.
+    ``loss(model, batch, rngs=...)`` returns the loss and sums to be logged, among them ``weight``,
+    the divisor of the mean loss. Parameters and optimizer stay float32; the model computes in
+    ``compute_dtype``. The batch is cut into ``accumulate`` parts, computed one after the other;
+    their mean, weighted by ``weight``, is the loss of the whole batch. ``ema`` is the decay of the
+    running average of the parameters, kept in ``state["ema"]``. ``shardings`` are those of the
+    state's arrays, on several devices.
     """
     dtype = jnp.dtype(compute_dtype)
 
@@ -116,7 +117,7 @@ def make_train_step(
         else:
             gradient, (sums, rest) = _accumulated(gradient_of, *whole, accumulate)
         optimizer = state["optimizer"]
-        if shardings is not None:  # from the host's memory, if it waits there
+        if shardings is not None:  # copied from host memory if the optimizer is offloaded
             near = jax.tree.map(lambda s: s.with_memory_kind("device"), shardings["optimizer"])
             optimizer = jax.device_put(optimizer, near)
         updates, optimizer = transform.update(gradient, optimizer, state["params"])
@@ -128,7 +129,7 @@ def make_train_step(
             "step": state["step"] + 1,
         }
         if ema is not None:
-            # Early on the average is of few steps and must forget the first weights faster.
+            # At first the average is over few steps and must forget the initial weights faster.
             done = state["step"].astype(jnp.float32)
             decay = jnp.minimum(ema, (1 + done) / (10 + done))
             new["ema"] = jax.tree.map(
@@ -147,8 +148,8 @@ def _accumulated(
     key: Array,
     parts: int,
 ) -> tuple[Any, tuple[Sums, Any]]:
-    """Gradient and sums of a batch, part by part; a part counts as much as it has weight."""
-    # Every so many rows, not a run of them: whichever devices rows lie on, all work on each part.
+    """Return gradient and sums of a batch computed part by part, weighted by ``weight``."""
+    # Strided rows, not contiguous ones, so that all devices work on each part.
     cut = jax.tree.map(
         lambda x: jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0), batch
     )

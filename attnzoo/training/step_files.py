@@ -1,8 +1,8 @@
-"""One step on disk: written whole or not at all, and read with every digest checked.
+"""Files of one saved step: written completely or not at all, and verified on reading.
 
 Orbax writes the arrays, then a commit file. It keeps no checksum of them, so its metadata file also
 carries our manifest: path, dtype, shape and xxh3_128 digest of every leaf, the JSON dictionary that
-was saved along, and a digest of the manifest itself.
+was saved with them, and a digest of the manifest itself.
 """
 
 import dataclasses
@@ -30,14 +30,14 @@ DAMAGED = "damaged"
 ROLLED_BACK = "rolled_back"
 
 logger = logging.getLogger(__name__)
-# Orbax logs with a traceback what it also raises; the one line of the error is enough.
+# Orbax also logs, with a traceback, every error that it raises; one line is enough.
 logging.getLogger("absl").addFilter(
     lambda record: not ("orbax" in record.pathname and record.levelno >= logging.WARNING)
 )
 
 
 class DamagedStepError(Exception):
-    """A step on disk that is not what was saved; `problems` says what differs."""
+    """A step on disk that fails verification; `problems` lists the differences."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("; ".join(problems))
@@ -45,7 +45,7 @@ class DamagedStepError(Exception):
 
 
 def steps(path: Path) -> list[int]:
-    """The committed steps in a directory, ascending."""
+    """Return the committed steps in a directory, ascending."""
     if not path.is_dir():
         return []
     found = [
@@ -55,7 +55,7 @@ def steps(path: Path) -> list[int]:
 
 
 def open_for_writing(path: str | Path) -> Path:
-    """Make a directory of steps, try to write into it, and remove what is not committed."""
+    """Make a directory of steps, check write access, and remove steps without a commit file."""
     root = Path(path).expanduser().resolve()
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -72,8 +72,9 @@ def open_for_writing(path: str | Path) -> Path:
 
 
 def write_step(path: Path, step: int, leaves: list[Leaf], meta: dict[str, Any]) -> None:
-    """Write one step. Of several processes all must call it, since orbax waits for all of them, and
-    the first one writes.
+    """Write one step; all processes must call it, and the first one writes.
+
+    Orbax waits for all processes.
     """
     manifest = {
         "format": FORMAT,
@@ -99,9 +100,9 @@ def write_step(path: Path, step: int, leaves: list[Leaf], meta: dict[str, Any]) 
 
 
 def read_step(path: Path) -> tuple[list[Leaf], dict[str, Any]]:
-    """Read one step and check all of it; DamagedStepError when it is not what was saved.
+    """Read one step and verify all leaves; raise DamagedStepError if one differs.
 
-    Reads orbax's files (one zarr3 array per leaf in an OCDBT database) with tensorstore itself:
+    Reads orbax's files (one zarr3 array per leaf in an OCDBT database) with tensorstore directly:
     orbax's reader reports damage without the leaf's name, from threads that outlive the call.
     """
     manifest = read_manifest(path)
@@ -118,13 +119,13 @@ def read_step(path: Path) -> tuple[list[Leaf], dict[str, Any]]:
         try:
             if stored is not None:
                 array = stored.result()
-                # A damaged shape could ask for any amount of memory: look before reading.
+                # A damaged shape could request any amount of memory: check before reading.
                 if array.shape != leaf.array.shape or array.dtype.numpy_dtype != leaf.array.dtype:
                     raise ValueError("shape or dtype differs")
                 leaf = dataclasses.replace(leaf, array=array.read().result())
             if leaf.entry() != entry:
                 raise ValueError("the digest differs")
-        except Exception as error:  # tensorstore raises whatever it stumbles over
+        except Exception as error:  # tensorstore may raise any exception
             problems.append(f"{leaf.name}: {str(error).splitlines()[0][:80]}")
         leaves.append(leaf)
     if problems:
@@ -157,7 +158,7 @@ def _manifest_digest(manifest: dict[str, Any]) -> str:
 
 
 def set_aside(path: Path, folder: str) -> None:
-    """Move a step into a directory beside it, whatever lies there already."""
+    """Move a step into a directory beside it, under a new name if its name is taken."""
     home = path.parent / folder
     home.mkdir(exist_ok=True)
     target, copy = home / path.name, 1
@@ -169,7 +170,7 @@ def set_aside(path: Path, folder: str) -> None:
 
 
 def delete_step(path: Path) -> None:
-    """Remove a step; whenever this is interrupted, what is left is not taken for a step."""
+    """Remove a step; after an interruption its remaining files do not count as a step."""
     (path / COMMIT_FILE).unlink()
     fsync_directory(path)
     shutil.rmtree(path)
@@ -178,6 +179,6 @@ def delete_step(path: Path) -> None:
 def _context() -> ocp.Context:
     context = ocp.Context()
     context.atomicity.mode = ocp.options.AtomicityMode.COMMIT_FILE
-    # Otherwise a directory that cannot be made leaves threads that wait for it for 300 s.
+    # Otherwise a directory that cannot be created leaves threads that wait 300 s for it.
     context.asynchronous.create_directories_asynchronously = False
     return context

@@ -1,4 +1,4 @@
-"""The embedded corpus: phrases in two languages from the CLDR, with the true word alignment."""
+"""Building of the embedded corpus: CLDR phrases in two languages, with true word alignment."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from attnzoo.data.cldr.tokens import Token, links_between
 from attnzoo.data.corpus import Corpus, Splits
 from attnzoo.errors import UserError
 
-# A held-out word was seen in training at least this often.
+# Minimum number of occurrences in training of each held-out word.
 SEEN_IN_TRAINING = 5
 MAX_WORDS = 20
-# Below this many kinds of phrases a pair of locales is not a corpus but a word list.
+# With fewer kinds of phrases the corpus would be only a word list.
 MIN_TEMPLATES = 6
-# So many draws in a row that give nothing new say that there is no more to be had.
+# Number of draws in a row without a new pair after which the search stops.
 PATIENCE = 2_000
 
 Pair = tuple[str, str, Links]
@@ -43,7 +43,7 @@ def build_cldr(
 
     Dates, times, intervals, quantities, money, names and lists are rendered field by field through
     both locales' patterns, so that the word alignment is known (see docs/embedded_corpus.md).
-    Sentences are words separated by single spaces. The same arguments and the same babel give the
+    Sentences are words separated by single spaces. The same arguments and version of babel give the
     same corpus in every process. All sources are distinct and so are all targets, over the three
     parts together, and every word of validation and test occurs at least `SEEN_IN_TRAINING` times
     in train. An unknown locale, or one with too little data, is a UserError.
@@ -57,7 +57,7 @@ def build_cldr(
         raise UserError(f"source and target locale are both {source}: two languages are wanted")
     pairs = _distinct_pairs(source, target, seed)
     seen_most = list(itertools.islice(pairs, train + 2 * (validation + test)))
-    random.Random(seed).shuffle(seen_most)  # the names by themselves come early in the stream
+    random.Random(seed).shuffle(seen_most)  # single names come early in the stream
     train_pairs = seen_most[:train]
     candidates = itertools.chain(seen_most[train:], pairs)
     held_out = list(itertools.islice(_familiar(candidates, train_pairs), validation + test))
@@ -84,8 +84,9 @@ def build_cldr(
 
 
 def find_locale(identifier: str) -> Locale:
-    """The babel locale of "en", "pt_BR" or "pt-BR"; an unknown one is a UserError that names the
-    nearest.
+    """Return the babel locale of "en", "pt_BR" or "pt-BR".
+
+    An unknown identifier is a UserError with the nearest known ones.
     """
     known = locale_identifiers()
     try:
@@ -100,7 +101,7 @@ def find_locale(identifier: str) -> Locale:
 
 
 def translate(phrase: Phrase, source: Renderer, target: Renderer) -> Pair:
-    """One phrase in both languages with its links."""
+    """Render one phrase in both languages, with its links."""
     left, right = source.render(phrase), target.render(phrase)
     return _text(left), _text(right), links_between(left, right)
 
@@ -110,14 +111,14 @@ def _text(tokens: list[Token]) -> str:
 
 
 def _distinct_pairs(source: Locale, target: Locale, seed: int) -> Iterator[Pair]:
-    """Pairs without end, no source and no target twice, so that translating is a function.
+    """Yield pairs with distinct sources and distinct targets, so that translation is a function.
 
-    Ends where new pairs have become hard to find.
+    The iterator ends when new pairs have become rare.
     """
     renderers = Renderer(source), Renderer(target)
     sampler = Sampler(*renderers)
     if not (sampler.territories or sampler.languages):
-        # What such a locale has is inherited from the root: numbers and codes, no language.
+        # Such a locale inherits its data from the root: numbers and codes, no language.
         raise UserError(
             f"the CLDR data of {source} and {target} have too few names of territories and "
             f"languages in common: choose a locale that the CLDR covers better"
@@ -145,7 +146,7 @@ def _distinct_pairs(source: Locale, target: Locale, seed: int) -> Iterator[Pair]
 
 
 def _familiar(candidates: Iterable[Pair], train: list[Pair]) -> Iterator[Pair]:
-    """The candidates all of whose words occur `SEEN_IN_TRAINING` times in `train`, by side."""
+    """Yield candidates whose words all occur `SEEN_IN_TRAINING` times on their side of `train`."""
     counts = [Counter(word for pair in train for word in pair[side].split()) for side in (0, 1)]
     unfamiliar = 0
     for pair in candidates:

@@ -1,4 +1,4 @@
-"""Dates, times and their intervals through one locale's CLDR patterns, field by field."""
+"""Rendering of dates, times and intervals with a locale's CLDR patterns, field by field."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from attnzoo.data.cldr.tokens import Token, is_comma, numbered, split_words, tok
 
 Parts = list[tuple[str, str, int]]  # ("field", letter, width) or ("literal", text, 0)
 
-# style -> where the pattern is: a length of the locale's date format, or skeletons in order of
-# preference, whose months and weekdays are then written out as ICU does.
+# Pattern by style: a length of the locale's date format, or skeletons in order of preference,
+# whose months and weekdays are then written out as in ICU.
 STYLES: dict[str, str | tuple[str, ...]] = {
     "full": "full",
     "long": "long",
@@ -31,7 +31,7 @@ INTERVALS: dict[str, tuple[str, ...]] = {
     "month": ("yMMMM", "yMMM"),
     "day": ("MMMMd", "MMMd"),
     "year": ("y",),
-    "time": ("hm", "Hm"),  # whichever clock the locale uses
+    "time": ("hm", "Hm"),  # the skeleton of the locale's 12- or 24-hour clock
 }
 FIELDS = {
     **dict.fromkeys("yu", "year"),
@@ -49,7 +49,7 @@ FIELDS = {
 class DateRenderer:
     """Renders `Moment` and `Interval` in one locale.
 
-    A locale that lacks a pattern, or whose pattern has a field we cannot read, raises KeyError.
+    A locale without a pattern, or a pattern with an unsupported field, raises KeyError.
     """
 
     def __init__(self, locale: Locale) -> None:
@@ -73,7 +73,7 @@ class DateRenderer:
         return tokens
 
     def interval(self, interval: Interval) -> list[Token]:
-        """Fields that differ carry "start" or "end"; those that both ends share do not."""
+        """Render an interval; meanings of fields that differ are marked "start" or "end"."""
         first, dash, second = self._interval_parts(interval.style, _greatest_difference(interval))
         differing = _differing(interval)
         start = self._fields(first, interval.start)
@@ -88,7 +88,7 @@ class DateRenderer:
                 tokens += _literal(parts, index, numeric)
                 continue
             name = FIELDS[value]
-            # The hour of a 24-hour clock says by itself what the other language says with PM.
+            # The hour of a 24-hour clock includes the meaning of PM in the other language.
             also = ("period",) if value in "Hk" else None
             tokens += tokens_of(self._text(value * width, _relevant(value, when)), (name,), also)
         return tokens
@@ -96,7 +96,7 @@ class DateRenderer:
     def _field_text(self, letters: str, when: datetime) -> str:
         if letters[0] == "L" and len(letters) >= 3:
             alone = self._data["months"]["stand-alone"]["wide"]
-            # babel gives numbered months of another calendar where a locale inherits the format.
+            # babel gives numbered months of another calendar if a locale inherits the format.
             if alone[9] == "9月" != self._data["months"]["format"]["wide"][9]:
                 letters = "M" * len(letters)
         return str(DateTimeFormat(when, self._locale)[letters])
@@ -170,8 +170,10 @@ def _widen(parts: Parts) -> Parts:
 
 
 def _split_dash(first: Parts, second: Parts) -> tuple[Parts, tuple[str, ...], Parts]:
-    """Cut the dash off the first half; what follows its last field there may be more than a dash,
-    as in "d日～" and "d日", where the second half tells which part belongs to the field.
+    """Cut the dash off the first half of an interval pattern.
+
+    The text after the last field may be more than a dash, as in "d日～" and "d日": the second half
+    shows which part belongs to the field.
     """
     if first[-1][0] != "literal":
         raise KeyError("interval")
@@ -188,9 +190,11 @@ def _split_dash(first: Parts, second: Parts) -> tuple[Parts, tuple[str, ...], Pa
 
 
 def _literal(parts: Parts, index: int, numeric: bool) -> list[Token]:
-    """Words between fields. In a numeric date the k-th separator answers the k-th; the separator
-    of hour and minute answers its like; a comma belongs to the weekday beside it, else to the year;
-    any other word answers the same word after the same field.
+    """Return the words between fields, with meanings that match those of the other language.
+
+    In a numeric date the k-th separator matches the k-th. The separator of hour and minute matches
+    its counterpart. A comma belongs to the weekday beside it, else to the year. Any other word
+    matches the same word after the same field.
     """
     words = split_words(parts[index][1])
     before = FIELDS[parts[index - 1][1]] if index else ""
@@ -207,7 +211,7 @@ def _literal(parts: Parts, index: int, numeric: bool) -> list[Token]:
 
 
 def _relevant(letter: str, when: datetime) -> datetime:
-    """`when` without what this field does not show, so that equal fields share a cache entry."""
+    """Reset the parts of `when` that a field does not show, so that equal fields share caches."""
     name = FIELDS[letter]
     if name == "year":
         return datetime(when.year, 1, 1)
@@ -235,7 +239,7 @@ def _values(when: datetime) -> dict[str, int]:
 
 
 def _differing(interval: Interval) -> frozenset[str]:
-    """The fields that each end says for itself: all those below the greatest difference."""
+    """Return the fields that both ends write: all from the greatest difference down."""
     start, end = _values(interval.start), _values(interval.end)
     if interval.style == "time":
         different = {"hour", "minute"}

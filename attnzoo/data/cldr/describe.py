@@ -1,4 +1,4 @@
-"""Figures about a corpus with links: how long, how reordered, how much of it unaligned."""
+"""Statistics of a corpus with links: lengths, reordering, unaligned words."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from attnzoo.data.corpus import Corpus
 
 @dataclass(frozen=True)
 class Description:
-    """Shares are between 0 and 1, of all words or links of the corpus."""
+    """Statistics of a corpus; shares are between 0 and 1, of all words or links."""
 
     pairs: int
     source_words: int
@@ -27,15 +27,15 @@ class Description:
     source_unaligned: float
     target_unaligned: float
     fertility: dict[int, float]
-    """Of the source words: the share with 0, 1, 2, ... sure or possible links."""
+    """Share of source words with 0, 1, 2, ... sure or possible links."""
 
     def lines(self) -> list[str]:
-        """One `name: value` a line."""
+        """Return one `name: value` per line."""
         return [f"{name}: {value}" for name, value in asdict(self).items()]
 
 
 def describe(corpus: Corpus) -> Description:
-    """Count words, links and crossings of a corpus that has links; one without is a ValueError."""
+    """Count words, links and crossings of a corpus; one without links is a ValueError."""
     if corpus.links is None:
         raise ValueError(f"corpus {corpus.name!r} has no links to describe")
     sides = [Counter(word for line in side for word in line.split()) for side in _sides(corpus)]
@@ -72,7 +72,7 @@ def _share(part: int, whole: int) -> float:
 
 
 def _crosses(links: frozenset[tuple[int, int]]) -> bool:
-    """Whether one link is left of another in the source and right of it in the target."""
+    """Return whether two links cross: i < i' but j > j'."""
     furthest = -1  # the rightmost target word of all source words before
     for word in sorted({i for i, _ in links}):
         targets = [j for i, j in links if i == word]

@@ -1,4 +1,4 @@
-"""What a phrase says, before any language says it: plain values that every locale can render."""
+"""Phrases as language-independent values that every locale can render."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Interval:
-    """From `start` to `end`; `style` is a key of `dates.INTERVALS`."""
+    """A time interval from `start` to `end`; `style` is a key of `dates.INTERVALS`."""
 
     style: str
     start: datetime
@@ -84,7 +84,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Annotated:
-    """Something with something in parentheses: French (Canada)."""
+    """A phrase with another in parentheses: French (Canada)."""
 
     outer: Phrase
     inner: Phrase

@@ -1,4 +1,4 @@
-"""One locale's rendering of phrases: from a meaning to words that each know what they mean."""
+"""Rendering of phrases in one locale, as words with their meanings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NUMBER = ("number",)
 class Renderer:
     """Renders any phrase in one locale as tokens.
 
-    What the locale's data lacks raises KeyError; `supports` asks beforehand. Numbers are written
+    Missing data of the locale raises KeyError; `supports` tests beforehand. Numbers are written
     with Latin digits and the locale's separators.
     """
 
@@ -39,7 +39,7 @@ class Renderer:
         self.locale = locale
         self._data = locale._data
         self._dates = DateRenderer(locale)
-        # babel works for every call, and the corpus asks the same few thousand questions.
+        # Cached: babel is slow, and the corpus needs the same few thousand results.
         self._number = cache(self._number_words)
         self._unit = cache(self._unit_pattern)
         self._currency = cache(self._currency_name)
@@ -47,7 +47,7 @@ class Renderer:
         self._name = cache(self._name_words)
 
     def supports(self, phrase: Phrase) -> bool:
-        """Whether the locale has the data to render this phrase (as words, not as nothing)."""
+        """Return whether the locale has the data to render a phrase as at least one word."""
         try:
             return bool(self.render(phrase))
         except KeyError:
@@ -77,7 +77,7 @@ class Renderer:
             case Series(kind, items):
                 return self._series(kind, [self.render(item) for item in items])
             case Annotated(outer, inner):
-                # babel writes "French (Canada)" so in every language: Locale.get_display_name.
+                # Parentheses in every language, as in babel's Locale.get_display_name.
                 opening, closing = Token("(", ("opening",)), Token(")", ("closing",))
                 inside = within(self.render(inner), "inner")
                 return [*within(self.render(outer), "outer"), opening, *inside, closing]
@@ -87,7 +87,7 @@ class Renderer:
         return split_words(names[code]) if names[code] != code else ()
 
     def plural(self, number: Number) -> str:
-        """The plural category of a number: "one", "few", "other", ..."""
+        """Return the plural category of a number: "one", "few", "other", ..."""
         return self.locale.plural_form(number)
 
     def _number_words(self, number: Number) -> tuple[str, ...]:
@@ -97,8 +97,9 @@ class Renderer:
         return [Token(word, NUMBER) for word in self._number(number)]
 
     def _counted(self, pattern: str, number: Number, what: str) -> list[Token]:
-        """A pattern around a number. Without a place for it (the Arabic dual), the noun says the
-        number too.
+        """Fill a number into a pattern.
+
+        If the pattern has no slot (the Arabic dual), the noun also has the number's meaning.
         """
         also = None if "{0}" in pattern else NUMBER
         tokens: list[Token] = []
@@ -137,7 +138,7 @@ class Renderer:
     def _affixed(
         self, pattern: object, mark: str, text: str, meaning: tuple[str], number: int
     ) -> list[Token]:
-        """A number with a sign before or behind it, as the pattern's prefix and suffix say."""
+        """Render a number with a sign before or after it, by the pattern's prefix and suffix."""
         prefix, suffix = (getattr(pattern, name)[0] for name in ("prefix", "suffix"))
         if mark not in prefix + suffix:
             raise KeyError(mark)
@@ -146,7 +147,7 @@ class Renderer:
 
     def _relative_time(self, phrase: Relative) -> list[Token]:
         words = self._relative(phrase.unit, phrase.direction, self.plural(phrase.number))
-        # Without a place for the number ("in a month") the unit says it.
+        # Without a slot for the number ("in a month") the unit has its meaning.
         spelled = any(role == "number" for _, role in words)
         tokens: list[Token] = []
         for word, role in words:
@@ -157,11 +158,11 @@ class Renderer:
         return tokens
 
     def _relative_words(self, unit: str, direction: str, plural: str) -> list[tuple[str, str]]:
-        """The words of "in {0} days" with their roles: number, unit and direction.
+        """Return the words of "in {0} days" with their roles: number, unit and direction.
 
-        The unit is what the patterns for the future and the past share ("days"), the direction
-        what only one has ("in", "ago"). Where a language inflects the unit instead, nothing is
-        shared, the alignment is not known, and KeyError is raised.
+        The unit is the part that the patterns of the future and the past share ("days"), the
+        direction the part that only one has ("in", "ago"). If a language inflects the unit instead,
+        nothing is shared, the alignment is not known, and KeyError is raised.
         """
         field = self._data["date_fields"][unit]
         runs: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""Which phrases two locales can both say, and random ones among them."""
+"""Random phrases that two locales can both render."""
 
 from __future__ import annotations
 
@@ -46,24 +46,24 @@ RELATIVE_UNITS: tuple[str, ...] = (
     "tue", "wed", "thu", "fri", "sat",
 )
 # fmt: on
-# A kind of noun of which both locales have fewer is left out.
+# Minimum size of a kind of nouns; a smaller kind is left out.
 MIN_NOUNS = 12
-# How often a name by itself comes before a phrase, until all names have been.
+# Probability that a single name comes before a phrase, until all names have been drawn.
 NAME_SHARE = 0.1
-# Codes for no place at all: pseudo-locales, "unknown region".
+# Codes that are not places: pseudo-locales, "unknown region".
 NO_TERRITORY = frozenset({"XA", "XB", "ZZ", "QO"})
 
 _SAMPLE_DAY = datetime(2015, 9, 8, 14, 30)
 
 
 class Sampler:
-    """Draws phrases that both renderers support, from a random generator it is given."""
+    """Draws phrases that both renderers support, from a given random generator."""
 
     def __init__(self, source: Renderer, target: Renderer) -> None:
         self._both = lambda phrase: source.supports(phrase) and target.supports(phrase)
         claimed: dict[tuple[str, ...], tuple[str, ...]] = {}
 
-        # One number of each pair of plural forms, to look at all forms of a noun.
+        # One number of each pair of plural forms, to check all forms of a noun.
         def one_each(numbers: Iterable[Number]) -> list[Number]:
             return list({(source.plural(n), target.plural(n)): n for n in numbers}.values())
 
@@ -71,7 +71,7 @@ class Sampler:
         whole_probes = one_each((1, *COUNTS))
 
         def usable(nouns: Iterable[tuple[Phrase, ...]]) -> Iterator[Phrase]:
-            """The first form of each noun whose words are plain and mean one thing only."""
+            """Yield the first form of each noun whose words are plain and unambiguous."""
             for forms in nouns:
                 pairs = [(_words(source, form), _words(target, form)) for form in forms]
                 if not all(_is_plain(words) for pair in pairs for words in pair):
@@ -109,7 +109,7 @@ class Sampler:
         ]
 
     def templates(self) -> list[tuple[float, Callable[[random.Random], Phrase]]]:
-        """The kinds of phrases with their weights; a kind the locales lack is left out."""
+        """Return the supported kinds of phrases with their weights."""
         kinds: list[tuple[float, bool, Callable[[random.Random], Phrase]]] = [
             (0.26, bool(self.styles), self.moment),
             (0.16, bool(self.intervals), self.interval),
@@ -127,7 +127,7 @@ class Sampler:
         return [(weight, draw) for weight, available, draw in kinds if available]
 
     def stream(self, rng: random.Random) -> Iterator[Phrase]:
-        """Random phrases without end, and among the first ones every name once by itself."""
+        """Yield random phrases without end, with every name once by itself among the first ones."""
         names = [*self.territories, *self.languages]
         rng.shuffle(names)
         weights, draws = zip(*self.templates(), strict=True)
@@ -221,13 +221,13 @@ class Sampler:
 
 
 def _enough(nouns: Iterable[Phrase]) -> list[Phrase]:
-    """All the nouns, or none where they are too few to make lists of."""
+    """Return all nouns, or none if they are too few for lists."""
     nouns = list(nouns)
     return nouns if len(nouns) >= MIN_NOUNS else []
 
 
 def _words(renderer: Renderer, phrase: Phrase) -> tuple[str, ...]:
-    """What the locale writes, numbers as "#"; nothing where it lacks the data."""
+    """Return the locale's words with numbers as "#"; nothing if it lacks the data."""
     try:
         tokens = renderer.render(phrase)
     except KeyError:
@@ -236,7 +236,7 @@ def _words(renderer: Renderer, phrase: Phrase) -> tuple[str, ...]:
 
 
 def _is_plain(words: tuple[str, ...]) -> bool:
-    """At most four words (and a number), without digits, brackets, dashes or abbreviation dots."""
+    """Return whether there are at most four words (and a number), of letters only."""
     own = [word for word in words if word != "#"]
     return (
         0 < len(own) <= 4
@@ -250,12 +250,12 @@ def _territories() -> list[str]:
 
 
 def _languages() -> list[str]:
-    """The languages with a two-letter code: rarer ones would make a vocabulary of names only."""
+    """Return the languages with a two-letter code; rarer ones would add only names."""
     return [c for c in sorted(Locale.parse("en")._data["languages"]) if len(c) == 2]
 
 
 def _currencies() -> list[str]:
-    """Every currency that is legal tender somewhere today."""
+    """Return every currency that is legal tender somewhere today."""
     table = get_global("territory_currencies")
     return sorted({row[0] for rows in table.values() for row in rows if row[2] is None and row[3]})
 
@@ -275,7 +275,7 @@ def _years(rng: random.Random) -> tuple[datetime, datetime]:
 
 def _number(rng: random.Random) -> Number:
     draw = rng.random()
-    if draw < 0.20:  # the singular is one form of many nouns: each must be seen often enough
+    if draw < 0.20:  # many nouns have a singular form of their own, which must be frequent enough
         return 1
     if draw < 0.28:
         return rng.choice(FRACTIONS)

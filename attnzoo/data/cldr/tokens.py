@@ -1,4 +1,4 @@
-"""Words that remember what they mean, and the alignment that follows from it."""
+"""Words with their meanings, and the alignment that follows from equal meanings."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 from attnzoo.alignment.links import Link, Links
 
-# A meaning is a path: ("item", 2, "unit"). Equal meanings on both sides are translations.
+# A meaning is a path: ("item", 2, "unit"). Words of equal meaning are translations.
 Meaning = tuple[Hashable, ...]
 
-# Characters that hold a word together when they stand between two letters or digits.
+# Characters that belong to a word if they are between two letters or digits.
 _JOINERS = frozenset("-'’‑.·・״׳,٫٬")
-# Invisible characters that steer display only: bidi marks, soft hyphen, zero-width space.
+# Invisible characters that control display only: bidi marks, soft hyphen, zero-width space.
 _INVISIBLE = frozenset("\u00ad\u061c\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\ufeff") | {
     chr(code) for code in range(0x2060, 0x206A)
 }
@@ -24,8 +24,10 @@ _SHAPING = frozenset("\u200c\u200d")
 
 
 class Token(NamedTuple):
-    """One word: its text, the meaning it renders (None: only grammar asks for it), and a second
-    meaning it takes part in, as the 14 of "14:30" contains the PM of "2:30 PM".
+    """One word with its text, its meaning and perhaps a second meaning.
+
+    `meaning` is None for a word that only grammar requires. `also` is a second meaning that the
+    word includes, as the 14 of "14:30" includes the PM of "2:30 PM".
     """
 
     text: str
@@ -59,12 +61,12 @@ def split_words(text: str) -> tuple[str, ...]:
 
 
 def tokens_of(text: str, meaning: Meaning | None, also: Meaning | None = None) -> list[Token]:
-    """The words of `text`, all with one meaning."""
+    """Split `text` into tokens, all with one meaning."""
     return [Token(word, meaning, also) for word in split_words(text)]
 
 
 def numbered(words: Iterable[str], place: Meaning) -> list[Token]:
-    """Pattern words ("de", ",") keyed by their place, their text and how often it came before."""
+    """Return pattern words ("de", ",") with meanings of place, text and occurrence number."""
     seen: Counter[str] = Counter()
     tokens = []
     for word in words:
@@ -75,7 +77,7 @@ def numbered(words: Iterable[str], place: Meaning) -> list[Token]:
 
 
 def within(tokens: Iterable[Token], *place: Hashable) -> list[Token]:
-    """The same words as part of something larger: `place` goes before every meaning."""
+    """Prefix every meaning with `place`, for words that are part of something larger."""
     return [
         Token(
             text,
@@ -91,13 +93,12 @@ def is_comma(word: str) -> bool:
 
 
 def links_between(source: Sequence[Token], target: Sequence[Token]) -> Links:
-    """The word alignment: tokens of one meaning are linked.
+    """Return the word alignment, which links tokens of equal meaning.
 
-    One token against one, or one against several, is sure. Several against several is possible,
-    all with all, because which word of a name answers which is not known; but when both sides
-    write the very same words, or say one word equally often, the first answers the first, surely,
-    and so on. Second meanings give possible links. What has
-    no counterpart has no link.
+    One token against one, or one against several, is sure. Several against several are possible,
+    all with all, because it is not known which words of a name correspond. But if both sides write
+    the same words, or repeat one word equally often, the first is linked to the first, and so on,
+    as sure. Second meanings give possible links. Tokens without a counterpart have no link.
     """
     source_groups, target_groups = _groups(source), _groups(target)
     _join_lone_separators(source_groups, target_groups)
@@ -139,7 +140,7 @@ def _groups(tokens: Sequence[Token]) -> dict[Meaning, list[int]]:
 def _join_lone_separators(
     source: dict[Meaning, list[int]], target: dict[Meaning, list[int]]
 ) -> None:
-    """Let "and" answer a comma where each is all that one language writes between two items.
+    """Align "and" with a comma if each is the only separator of one language between two items.
 
     The list patterns key a separator (..., "separator", k, "comma" or "word").
     """
