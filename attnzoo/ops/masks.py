@@ -570,7 +570,7 @@ def from_array(mask: Bool[Array, "B N T S"]) -> Mask:
 
 
 def random(key: Key[Array, ""], keep: float, N: int, T: int, S: int) -> Mask:
-    """Return a mask that permits each query and key with probability ``keep`` (as in BigBird).
+    """Return a mask that permits each pair with probability ``keep`` (random part of BigBird).
 
     It is drawn once per head, and all batch rows share it.
     """

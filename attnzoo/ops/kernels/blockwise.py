@@ -314,7 +314,7 @@ def _over_tiles(plan: Plan, fixed: Fixed, row: Row, visit: Callable[..., Any], c
     kinds = ((plan.has_full, False, fixed.lists[:2]), (plan.has_partial, True, fixed.lists[2:]))
     for there_are, is_partial, (count, columns) in kinds:
         if there_are:
-            # They may be numpy arrays: jax passes the constants of a rerun program like this.
+            # They may be numpy arrays: so jax passes the constants of a program that it reruns.
             count, columns = jnp.asarray(count), jnp.asarray(columns)
             at = (along(row.b, count.shape[0]), along(row.n, count.shape[1]), row.r)
             mine = columns[at]
