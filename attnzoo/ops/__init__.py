@@ -1,4 +1,4 @@
-"""Pure functions on arrays: no parameters, no flax."""
+"""Attention and its parts as pure functions on arrays: no parameters, no flax."""
 
 from attnzoo.ops import linear, masks, score_mods
 from attnzoo.ops.autotune import autotune

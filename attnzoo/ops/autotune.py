@@ -1,4 +1,4 @@
-"""Measuring tile sizes on the device at hand, for the table that implementations look into."""
+"""Measurement of the fastest tile sizes on the current device."""
 
 import statistics
 import time
@@ -32,26 +32,26 @@ def autotune(
     rounds: int = 7,
     **arguments: Any,
 ) -> dict[Tiles, float]:
-    """Time an attention with each of the candidate tiles and keep the fastest in the user's cache.
+    """Time attention with each candidate tile size and store the fastest in the user's cache.
 
-    From then on ``tiles_for`` gives it to every attention of that implementation, dtype and class
-    of head size and length that is traced on this kind of device (what is compiled already keeps
-    its own). Candidates take turns; medians of CPU time on one core of a CPU, of wall time
-    elsewhere. A candidate that does not compile (a GPU's shared memory is small) is left out.
+    Attention traced later on this kind of device uses the stored tiles, for the same
+    implementation, dtype, and class of head size and length. Compiled programs keep their tiles.
+    Candidates are timed in turns. Times are medians: CPU time if XLA uses one CPU core, else wall
+    time. A candidate that does not compile is left out (a GPU's shared memory is small).
 
     Args:
-      q, k, v: arrays, or ``jax.ShapeDtypeStruct`` for which normal numbers are drawn.
-      implementation: whose tiles; None: that of the one that would be chosen.
-      candidates: None: those of ``attnzoo.ops.kernels.tiles.CANDIDATES``.
+      q, k, v: arrays, or ``jax.ShapeDtypeStruct``, for which normal random numbers are drawn.
+      implementation: the implementation to tune; None: the one that attention would choose.
+      candidates: tiles to try; None: those of ``attnzoo.ops.kernels.tiles.CANDIDATES``.
       backward: time forward and backward together.
-      rounds: how often each is timed.
-      arguments: those of ``flex_attention``.
+      rounds: timings per candidate, after one warm-up run.
+      arguments: further arguments of ``flex_attention``, without ``block_mask``.
 
     Returns:
       Seconds by tiles, the fastest first.
 
     Raises:
-      ValueError: an implementation without tiles, or no candidate that compiles.
+      ValueError: the implementation has no tiles, no candidate compiles, or a ``block_mask`` came.
     """
     if arguments.get("block_mask") is not None:
         raise ValueError("block_mask has tiles of its own; wanted its mask_mod")
@@ -73,7 +73,7 @@ def autotune(
         with trying(name, tiles):
             try:
                 made[tiles] = _compiled(name, backward, arguments, given)
-            except Exception as error:  # whatever a compiler says of a tile that does not fit
+            except Exception as error:  # compilers raise many types for a tile that does not fit
                 refused = f"{tiles}: {str(error).splitlines()[0]}"
     if not made:
         raise ValueError(f"none of {len(candidates)} candidates compiles; the last: {refused}")

@@ -1,4 +1,4 @@
-"""BlockMask: which tiles of a mask are empty, full or partial, so that attention can skip work.
+"""Masks whose tiles are classified as empty, full or partial, so that attention can skip work.
 
 Empty tiles are not computed at all, full tiles are computed without looking at the mask, and only
 partial tiles evaluate it (Dong et al. 2024, arXiv 2412.05496).
@@ -22,9 +22,9 @@ from attnzoo.ops.masks import Bounds, Mask, MaskFunction, bounds_of, dense_mask
 
 EMPTY, PARTIAL, FULL = "░", "▒", "█"
 CHUNK = 1 << 22
-"""Elements of a mask that are looked at together while it is sorted into tiles."""
+"""Number of mask elements that are evaluated together while tiles are classified."""
 
-# Known lists are numpy arrays, which no trace turns into unknown ones.
+# Concrete lists are numpy arrays, which stay concrete under every trace.
 Count = Int[Array, "b n R"] | Int[np.ndarray, "b n R"]
 Columns = Int[Array, "b n R _"] | Int[np.ndarray, "b n R _"]
 Marks = Bool[Array, "b n R C"] | Bool[np.ndarray, "b n R C"]
@@ -33,18 +33,18 @@ Marks = Bool[Array, "b n R C"] | Bool[np.ndarray, "b n R C"]
 @jax.tree_util.register_pytree_node_class
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class BlockMask(Mask):
-    """A mask sorted into tiles: made by :meth:`from_mask`, taken wherever a mask is.
+    """A mask with its tiles classified as empty, partial or full; made by :meth:`from_mask`.
 
-    Each row of tiles has its number of full and of partial tiles, and their columns in ascending
-    order; what follows in the list is undefined. The axes b and n have size 1 where the mask does
-    not depend on the batch row or the head.
+    It is accepted wherever a mask is. Each row of tiles stores its number of full and of partial
+    tiles, and their columns in ascending order; entries past the number are undefined. The axes b
+    and n have size 1 where the mask does not depend on the batch row or the head.
     """
 
     mask_mod: MaskFunction
     shape: tuple[int, int, int, int]
-    """B, N, T, S for which it was made."""
+    """Sizes B, N, T, S that the mask was made for."""
     block_size: tuple[int, int]
-    """Queries and keys of a tile."""
+    """Number of queries and of keys in a tile."""
     full_count: Count
     full_columns: Columns
     partial_count: Count
@@ -61,14 +61,13 @@ class BlockMask(Mask):
         *,
         block_size: int | tuple[int, int] | None = None,
     ) -> "BlockMask":
-        """Sort the tiles of ``mask_mod`` over ``B N T S``.
+        """Classify the tiles of ``mask_mod`` over ``B N T S`` as empty, partial or full.
 
-        ``block_size`` is the number of queries and keys of a tile; None chooses by shape. A mask
-        whose arrays are concrete is sorted exactly, also inside jit. Of a traced one (document ids
-        of a batch) the lists have room for every tile, and where a mask can tell from the corners
-        of a tile, only those are looked at: a tile that is really empty or full may then count as
-        partial, which costs time and changes no result. A tile that reaches past the end of T or S
-        is never full.
+        ``block_size`` is the number of queries and keys in a tile; None chooses by shape. A mask
+        whose arrays are concrete is classified exactly, also inside jit. For a traced mask (such as
+        the document ids of a batch) the lists have room for every tile. If a traced mask has
+        :meth:`Mask.bounds`, only these are used: an empty or full tile may then count as partial,
+        which costs time but changes no result. A tile past the end of T or S is never full.
         """
         for name, size in (("B", B), ("N", N), ("T", T), ("S", S)):
             if size < 1:
@@ -85,12 +84,12 @@ class BlockMask(Mask):
 
     @property
     def is_concrete(self) -> bool:
-        """Whether the numbers of tiles are known now (they are not of a traced mask)."""
+        """True if the numbers of tiles are known while tracing; False for a traced mask."""
         return not is_traced((self.full_count, self.partial_count))
 
     def tiles(self) -> tuple[Marks, Marks]:
-        """Which tiles are full, and which are partial; numpy arrays where the numbers are known."""
-        # Known ones stay so inside jit, where an operation of jax would make unknown ones.
+        """Return bool grids of the full and of the partial tiles; numpy arrays if concrete."""
+        # numpy keeps concrete lists concrete inside jit; a jax operation would trace them.
         xp: Any = np if self.is_concrete else jnp
         columns = xp.arange(-(-self.shape[3] // self.block_size[1]), dtype=np.int32)
 
@@ -107,9 +106,7 @@ class BlockMask(Mask):
         )
 
     def joined(self, rows: int, columns: int) -> "BlockMask":
-        """The same mask in larger tiles, of so many rows and columns of these; nothing of the mask
-        is evaluated again.
-        """
+        """Merge ``rows`` by ``columns`` tiles into one, without evaluating the mask again."""
         xp: Any = np if self.is_concrete else jnp
 
         def whole(tiles: Any) -> Any:
@@ -129,14 +126,12 @@ class BlockMask(Mask):
         return BlockMask(self.mask_mod, self.shape, size, *lists)
 
     def visited(self) -> int:
-        """Entries of the tiles that are not empty, those past the ends included; of a mask that is
-        known.
-        """
+        """Count the entries of all non-empty tiles of a concrete mask, padding included."""
         full, partial = self.tiles()
         return int(np.sum(full | partial)) * math.prod(self.block_size)
 
     def sparsity(self) -> float:
-        """The part of tiles that is skipped, between 0 and 1."""
+        """Return the fraction of tiles that are skipped, between 0 and 1."""
         full, partial = self.tiles()
         return 1 - float((full | partial).mean())
 
@@ -159,7 +154,7 @@ class BlockMask(Mask):
         return min(self.shape[2], 64), min(self.shape[3], 64)
 
     def draw_tiles(self, b: int = 0, n: int = 0) -> str:
-        """The tiles of one batch row and head as text: █ full, ▒ partial, ░ empty."""
+        """Draw the tiles of one batch row and head as text: █ full, ▒ partial, ░ empty."""
         full, partial = (np.asarray(x) for x in self.tiles())
         b, n = b if full.shape[0] > 1 else 0, n if full.shape[1] > 1 else 0
         kinds = np.where(full[b, n], FULL, np.where(partial[b, n], PARTIAL, EMPTY))
@@ -193,7 +188,7 @@ class BlockMask(Mask):
 
 
 def chosen_block(T: int, S: int, wanted: tuple[int, int] = (128, 128)) -> tuple[int, int]:
-    """Queries and keys of a tile: near ``wanted``, and with as little as possible past the end."""
+    """Choose the queries and keys of a tile: near ``wanted``, with little padding at the end."""
     return _near(T, wanted[0]), _near(S, wanted[1])
 
 
@@ -204,13 +199,13 @@ def _near(length: int, wanted: int) -> int:
 
 @contextlib.contextmanager
 def _early(mask_mod: MaskFunction) -> Generator[None]:
-    """Compute what is known already while a program is traced, not when it runs."""
+    """Evaluate operations on concrete arrays at trace time, not in the traced program."""
     mesh = jax.sharding.get_abstract_mesh()
     if AxisType.Manual not in mesh.axis_types:
         with jax.ensure_compile_time_eval():
             yield
         return
-    # Under shard_map the present and what is traced cannot meet in one operation.
+    # Under shard_map an operation evaluated at trace time cannot take traced arrays.
     one = jax.ShapeDtypeStruct((1, 1, 1, 1), jnp.int32)
     if any(isinstance(x, Tracer) for x in jax.make_jaxpr(mask_mod)(one, one, one, one).consts):
         yield
@@ -227,7 +222,7 @@ def _pair(block_size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def lists_of(marked: Any) -> tuple[Any, Any]:
-    """Count and columns of the marked tiles of each row; numpy where they are known."""
+    """Return the number and the columns of the marked tiles in each row of tiles."""
     xp = np if isinstance(marked, np.ndarray) else jnp
     count = xp.sum(marked, axis=-1, dtype=np.int32)
     columns = xp.argsort(~marked, axis=-1, stable=True).astype(np.int32)
@@ -237,7 +232,7 @@ def lists_of(marked: Any) -> tuple[Any, Any]:
 
 
 def _sort(mask_mod: MaskFunction, shape: tuple[int, int, int, int], block: tuple[int, int]) -> Any:
-    """(some, every) of each tile, kept at size 1 along batch and heads where they do not vary."""
+    """Return (some, every) for each tile, of size 1 along batch and heads that do not vary."""
     B, N, T, S = shape
     tiles = tiles_of(*shape, block)
     R, C = tiles.q.shape[2], tiles.k.shape[3]
@@ -269,7 +264,7 @@ def _sort(mask_mod: MaskFunction, shape: tuple[int, int, int, int], block: tuple
         inside = [jnp.arange(size, dtype=jnp.int32) for size in block]
         q = r * block[0] + inside[0].reshape(1, 1, -1, 1)
         k = c * block[1] + inside[1].reshape(1, 1, 1, -1)
-        # Past the end the last one is looked at again, which changes neither answer.
+        # Past the end the last position is repeated, which changes neither result.
         q, k = jnp.minimum(q, T - 1), jnp.minimum(k, S - 1)
         size = (at.shape[0], 1, block[0], block[1])
         seen = jnp.broadcast_to(dense_mask(mask_mod, b, n, q, k, shape=size), size)
@@ -278,7 +273,7 @@ def _sort(mask_mod: MaskFunction, shape: tuple[int, int, int, int], block: tuple
     captured = jax.make_jaxpr(look)(chunks[0]).consts
     if any(isinstance(const, Tracer) for const in captured):
         found = jax.lax.map(look, jnp.asarray(chunks))
-    else:  # operation by operation: nothing is compiled for one mask alone
+    else:  # eagerly: no program is compiled for a single mask
         found = [jnp.stack(x) for x in zip(*(look(jnp.asarray(part)) for part in chunks))]
     found_some, found_every = (x.reshape(-1)[: len(at)] for x in found)
     where = tuple(jnp.asarray(at[:, axis]) for axis in range(4))
@@ -287,6 +282,6 @@ def _sort(mask_mod: MaskFunction, shape: tuple[int, int, int, int], block: tuple
 
 
 def _probe(B: int, N: int) -> tuple[Index, Index, Index, Index]:
-    """Indices of the array's full shape in b and n, and of one query and key."""
+    """Return the indices of all batch rows and heads, and of one query and key."""
     b, n, _, _ = index_grid(B, N, 1, 1)
     return b, n, *index_grid(1, 1, 1, 1)[2:]

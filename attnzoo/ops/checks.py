@@ -1,4 +1,4 @@
-"""What every attention refuses before it computes anything."""
+"""Checks of shapes, dtypes and dropout that every attention makes before it computes."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def check_shapes(q: Any, k: Any, v: Any) -> None:
 
 
 def check_dropout(rate: float, key: Key[Array, ""] | None) -> None:
-    """Raise ValueError unless the rate is a probability below 1 and has the key it needs."""
+    """Raise ValueError unless the rate is a probability below 1; a rate above 0 needs a key."""
     if not 0 <= rate < 1:
         raise ValueError(f"dropout_rate={rate}; wanted 0 <= dropout_rate < 1")
     if rate > 0 and key is None:

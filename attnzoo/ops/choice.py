@@ -1,4 +1,4 @@
-"""Which implementation computes an attention, and why not another."""
+"""Choice of the implementation that computes an attention, with the reasons."""
 
 import contextlib
 import dataclasses
@@ -21,38 +21,38 @@ from attnzoo.ops.weights import WeightRequest, report
 
 
 class Whole(NamedTuple):
-    """Up to where whole rows of weights are as fast as tiles, or faster, on a CPU."""
+    """Limits up to which whole rows of weights are at least as fast as tiles on a CPU."""
 
     size: int
     """Queries times keys."""
     total: int
-    """Bytes of all weights, which want to stay in the processor's cache."""
+    """Bytes of all weights, which should stay in the processor's cache."""
 
 
 ALONE = Whole(256 * 256, 4 << 20)
-"""Forward alone."""
+"""Limits for the forward pass alone."""
 DIFFERENTIATED = {False: Whole(128 * 128, 4 << 20), True: ALONE}
-"""Forward and backward; by whether XLA has several cores, of which it gives one to a small tile."""
+"""Limits for forward and backward, by whether XLA has several cores; a small tile uses only one."""
 SHORT = 32
-"""So few queries make tiles that are too flat."""
+"""Number of queries up to which tiles are too flat to be efficient."""
 MOST = 64 << 20
-"""Bytes of all weights up to which few queries have whole rows of them."""
+"""Bytes of all weights up to which whole rows are computed for a few queries."""
 FUSED = ("mosaic_gpu", "mosaic_tpu", "triton")
 """Kernels of this package for accelerators, the faster ones first."""
 ASKED = 80 * 80
-"""Queries times keys up to which whole rows are computed where some weights are asked for."""
+"""Queries times keys up to which whole rows are computed on accelerators, or to return weights."""
 MANY_KEYS = 32
-"""From so many on, a few queries read the keys in chunks."""
+"""Number of keys from which a few queries read the keys in chunks."""
 FITS = 512 * 512
-"""Queries times keys up to which all weights, where they are asked for, are computed just once."""
+"""Queries times keys up to which a call that returns all weights computes them only once."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Call:
-    """One attention to compute: arrays and settings that are checked already."""
+    """One attention call: arrays and settings that have been checked."""
 
     q: Any
-    """B T N H; arrays, or only their shapes and dtypes where nothing is to be computed."""
+    """B T N H; an array, or only its shape and dtype if nothing is computed."""
     k: Any
     """B S K H."""
     v: Any
@@ -70,7 +70,11 @@ class Call:
 
 
 class Implementation(NamedTuple):
-    """``attend`` gives (out, lse); ``refuses`` names the argument it cannot take, if any."""
+    """An attention function, with a check whether it can take a call.
+
+    ``attend`` returns (out, lse). ``refuses`` returns the argument that is not supported and why,
+    or None.
+    """
 
     attend: Callable[..., tuple[Array, Array | None]]
     refuses: Callable[[Call], str | None]
@@ -78,13 +82,13 @@ class Implementation(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """The implementation that a call gets, and why each other one does not."""
+    """The implementation chosen for a call, with the reason why each other one was not."""
 
     name: str
     reason: str
     others: dict[str, str]
     differentiated: str
-    """The implementation that it gets where it is differentiated: often the same."""
+    """The implementation used when the call is differentiated; often the same as ``name``."""
 
     def __str__(self) -> str:
         width = max(map(len, (self.name, *self.others)))
@@ -144,24 +148,22 @@ IMPLEMENTATIONS = {
 }
 
 
-# A context of jax: what is compiled in one is not used again in another.
+# A jax user context: programs compiled under one value are not reused under another.
 _NAMED: Any = jax.make_user_context(None)
 
 
 @contextlib.contextmanager
 def implemented_by(name: str) -> Generator[None]:
-    """Compute the attention inside by this implementation, where a call names none: to count what
-    it costs, or to compare.
-    """
+    """Use this implementation inside the context for every attention call that names none."""
     with _NAMED(name):
         yield
 
 
 def choose(call: Call, implementation: str | None = None) -> Choice:
-    """The choice for a call; a name forces it.
+    """Choose the implementation for a call; ``implementation`` forces one by name.
 
-    Raises ValueError for a name that does not exist, NotImplementedError for one that cannot take
-    the call.
+    Raises ValueError for an unknown name, and NotImplementedError if the named implementation
+    cannot take the call.
     """
     (name, reason), (differentiated, why) = _preferred(call), _preferred(call, True)
     implementation = implementation or _NAMED.value
@@ -201,7 +203,7 @@ def _preferred(call: Call, differentiated: bool = False) -> tuple[str, str]:
         return "reference", f"all {T} x {S} weights are asked for, and they are computed once"
     weights = f"{T} x {S} weights"
     B, N = call.q.shape[0], call.q.shape[2]
-    # How many sequences come may be known only where an export runs.
+    # The batch size of an exported program may be symbolic.
     total = 4 * (B if isinstance(B, int) else 1) * N * call.size
     if jax.default_backend() != "cpu":
         return _on_an_accelerator(call, total)
@@ -236,7 +238,7 @@ def _on_an_accelerator(call: Call, total: int) -> tuple[str, str]:
 
 
 def compute(call: Call, implementation: str | None = None) -> tuple[Array, Any, Array | None]:
-    """(output, weights or what was asked of them, log-sum-exp) of a call."""
+    """Compute a call: return the output, the weights or weight report, and the log-sum-exp."""
     choice = choose(call, implementation)
     name = choice.name
     arguments = (call.q, call.k, call.v, call.settings, call.dropout_rate, call.dropout_key)
@@ -255,7 +257,7 @@ def compute(call: Call, implementation: str | None = None) -> tuple[Array, Any, 
     if not call.return_weights:
         return out, None, lse
     request = WeightRequest() if call.return_weights is True else call.return_weights
-    # The reference's own lse would only be subtracted again.
+    # Without an lse the report applies the softmax itself, as the reference does.
     seen = report(call.q, call.k, call.settings, request, None if name == "reference" else lse)
     return out, seen.weights if call.return_weights is True else seen, lse
 

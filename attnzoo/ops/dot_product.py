@@ -1,4 +1,4 @@
-"""Scaled dot-product attention: one call, computed by whichever implementation fits it.
+"""Scaled dot-product attention, computed by the implementation that fits the call.
 
 a = softmax(cap(q k^T / sqrt(H)) + bias),  o = a v        Vaswani et al. 2017, equation 1
 """
@@ -34,40 +34,41 @@ def dot_product_attention(
     dropout_rate: float = 0.0,
     dropout_key: Key[Array, ""] | None = None,
 ) -> Any:
-    """Softmax attention of Vaswani et al. 2017 (arXiv 1706.03762), equation 1.
+    """Compute softmax attention (Vaswani et al. 2017, arXiv 1706.03762, equation 1).
 
     Grouped-query: N must be a multiple of K, and query head n reads key head n // (N // K).
     Logits, softmax and the value product run in float32 (or wider); the result has q's dtype.
 
     Args:
       mask: bool, True = may attend, broadcastable to ``B N T S``; or a mask function of
-        ``attnzoo.ops.masks``, which costs no memory, or a ``BlockMask`` of one. Padding is
+        ``attnzoo.ops.masks``, which costs no memory; or a ``BlockMask``. A padding mask is
         ``valid[:, None, None, :]``.
       bias: added to the logits, broadcastable to ``B N T S``. -inf gives weight 0.
       scale: factor on q . k, 1/sqrt(H) if None.
       is_causal: query i sees keys j <= i + S - T: the last query is aligned with the last key.
-      implementation: None chooses; a name forces it: "reference", "blockwise", "xla", "cudnn".
-        ``explain_choice`` says which, and why not another.
-      return_weights: also return the weights ``B N T S``, float32, as they are before dropout; or
-        a ``WeightRequest``: rows, heads, top-k or statistics, in memory for what is asked only.
+      implementation: None chooses; a name of ``attnzoo.ops.choice.IMPLEMENTATIONS`` forces it, such
+        as "reference" or "blockwise". ``explain_choice`` shows the choice with its reasons.
+      return_weights: True also returns the weights ``B N T S``, float32, before dropout. A
+        ``WeightRequest`` returns a ``WeightReport`` of rows, heads, top-k or statistics, and takes
+        memory only for these.
       return_lse: also return the log-sum-exp of each row's logits, ``B N T``, float32.
       score_mod: ``score_mod(logits, b, n, q, k)``, applied after bias and before the mask.
-      sinks: one logit per head that joins the softmax without a value: a row's weights then sum
-        to less than 1, and the lse includes it.
+      sinks: one extra logit per head in the softmax, without a value: a row's weights then sum to
+        less than 1, and the lse includes the sink.
       softcap: logits become c tanh(logits / c), before bias and mask (Gemma 2).
-      dropout_rate, dropout_key: drop weights with this probability; a rate above 0 needs the key.
+      dropout_rate, dropout_key: probability of dropping a weight; a rate above 0 needs the key.
 
     Returns:
-      ``out`` (``B T N Hv``), or the tuple ``(out, weights, lse)`` without those not asked for.
+      ``out`` (``B T N Hv``), or a tuple of ``out`` and the requested ones of ``weights``, ``lse``.
 
     A row that may attend nowhere has zero weights, zero output, zero gradients and an lse of -inf
-    (with sinks: the sink). NaN or inf in a key or value makes exactly the rows NaN that may attend
-    to it, and reaches no other row and no gradient.
+    (with sinks: the sink). NaN or inf in a key or value makes exactly those rows NaN that may
+    attend to it, and reaches no other row and no gradient.
 
     Raises:
-      ValueError: shapes, dtypes, rates or names that do not fit, by argument.
-      NotImplementedError: the implementation that is forced cannot take an argument, or is not
-        built yet; the message names the argument and an implementation that would take it.
+      ValueError: a shape, dtype, rate or name does not fit; the message names the argument.
+      NotImplementedError: the forced implementation cannot take an argument; the message names the
+        argument and an implementation that can take the call.
     """
     call = _checked(
         q,
@@ -100,10 +101,10 @@ def explain_choice(
     block_mask: MaskFunction | None = None,
     **arguments: Any,
 ) -> Choice:
-    """Which implementation a call would get, and why each other was refused: ``print`` it.
+    """Return the implementation that a call would use, and why each other is not used.
 
-    Takes the arguments of ``dot_product_attention`` and of ``flex_attention`` and computes nothing;
-    q, k, v may be ``jax.ShapeDtypeStruct``.
+    ``print`` shows the result as a table. Takes the arguments of ``dot_product_attention`` and of
+    ``flex_attention`` and computes nothing; q, k, v may be ``jax.ShapeDtypeStruct``.
     """
     for mask in (mask_mod, block_mask):
         if mask is not None:

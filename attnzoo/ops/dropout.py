@@ -1,7 +1,7 @@
-"""Which attention weights survive dropout: a function of indices, like a mask.
+"""Dropout of attention weights as a function of indices, like a mask.
 
-A counter hash instead of a stream of random numbers: whoever computes a weight, alone or in a tile,
-forward or backward, in any implementation, finds the same answer without storing it.
+A hash of the indices replaces a stream of random numbers. Every implementation, forward or
+backward, for one weight or a tile, gets the same result without storing it.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from attnzoo.ops.index_functions import Index
 
 
 class PlacedKey(NamedTuple):
-    """A key for a part of a batch and of its heads: which row and head are the first there."""
+    """A dropout key for a part of a batch and of its heads, with its first row and head."""
 
     key: Key[Array, ""]
     b: Int[Array, ""]
@@ -25,7 +25,7 @@ AnyKey = Key[Array, ""] | PlacedKey
 
 
 def seed_of(key: AnyKey) -> UInt32[Array, " words"]:
-    """The 64 bits of a key that the hash starts from; then its place, if it has one."""
+    """Return the 64 bits of a key that the hash starts from, then the place of a placed key."""
     if not isinstance(key, PlacedKey):
         return jax.random.bits(key, (2,), jnp.uint32)
     place = jnp.stack([key.b, key.n]).astype(jnp.uint32)
@@ -40,8 +40,8 @@ def kept(
     q: Index,
     k: Index,
 ) -> Bool[Array, "..."]:
-    """True with probability 1 - ``rate`` where the weight of query q and key k survives."""
-    # 64 bits say which row it is, so that two rows with the same pattern are not to be expected.
+    """Return True, with probability 1 - ``rate``, where the weight of query q and key k is kept."""
+    # A row is hashed to 64 bits, so that two rows are unlikely to share a pattern.
     row, other = seed[0], seed[1]
     b, n, q = (index.astype(jnp.uint32) for index in (b, n, q))
     if len(seed) == 4:
@@ -54,7 +54,7 @@ def kept(
 
 
 def _mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
-    """A bijection of 32 bits in which every bit of x moves every bit of the result.
+    """Permute 32-bit integers so that every bit of x affects every bit of the result.
 
     The multiply-xorshift permutation with constants found by C. Wellons' search (hash prospector).
     """

@@ -27,20 +27,22 @@ def flex_attention(
     dropout_rate: float = 0.0,
     dropout_key: Key[Array, ""] | None = None,
 ) -> Any:
-    """softmax(score_mod(scale q k^T, b, n, i, j) + mask) v  (Dong et al. 2024, arXiv 2412.05496).
+    """Compute attention with a score modifier and a mask given as functions of indices.
 
-    ``score_mod(score, b, n, q, k)`` changes logits after scaling and before masking;
-    ``mask_mod(b, n, q, k)`` is True where query q may attend to key k. Both see absolute indices
-    i of the query and j of the key, counted from 0 in the arrays given (a mask shifts its queries
-    with ``.offset``), as arrays that broadcast. See ``attnzoo.ops.score_mods`` and
-    ``attnzoo.ops.masks`` for ready ones. Gradients flow to the arrays that they capture.
+    out = softmax(score_mod(scale q k^T, b, n, i, j) + mask) v    Dong et al. 2024, arXiv 2412.05496
 
-    A ``block_mask``, ``BlockMask.from_mask(mask_mod, B, N, T, S)``, is the same mask with its empty
-    and full tiles known: make it once where the mask serves many calls. Without it that is done in
-    every call (once a compilation under jit, unless the mask is traced).
+    ``score_mod(score, b, n, q, k)`` changes logits after scaling and before masking.
+    ``mask_mod(b, n, q, k)`` is True where query q may attend to key k. Both get absolute indices,
+    counted from 0 in the arrays given, as arrays that broadcast; ``mask.offset`` shifts the
+    queries. ``attnzoo.ops.score_mods`` and ``attnzoo.ops.masks`` have ready ones. Gradients flow to
+    the arrays that they capture.
 
-    Results, other arguments (``sinks``, ``dropout_rate`` and ``dropout_key`` among them) and errors
-    are those of ``dot_product_attention``.
+    ``block_mask``, made by ``BlockMask.from_mask(mask_mod, B, N, T, S)``, replaces ``mask_mod`` and
+    knows its empty and full tiles. Make it once if the mask serves many calls. Without it the tiles
+    are classified in every call (under jit once per compilation, unless the mask is traced).
+
+    Results, other arguments (also ``sinks``, ``dropout_rate`` and ``dropout_key``) and errors are
+    those of ``dot_product_attention``.
     """
     for name, function in (("score_mod", score_mod), ("mask_mod", mask_mod)):
         if function is not None and not callable(function):

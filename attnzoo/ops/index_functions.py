@@ -1,4 +1,4 @@
-"""What masks and score modifiers share: they are functions of absolute indices, and pytrees.
+"""Functions of absolute indices that are pytrees: the base of masks and score modifiers.
 
 An index function is called with four integer arrays that broadcast against one another: batch
 ``b``, head ``n``, query ``q`` and key ``k``. The same object therefore serves a whole ``B N T S``
@@ -21,15 +21,15 @@ T = TypeVar("T")
 
 
 def setting(default: Any = dataclasses.MISSING) -> Any:
-    """A field that belongs to the function's structure (static under jit), not to its arrays."""
+    """Declare a field that is static under jit, not an array."""
     return dataclasses.field(default=default, metadata={"static": True})
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(setting, dataclasses.field))
 def index_function(cls: type[T]) -> type[T]:
-    """A frozen dataclass that jit sees: arrays are leaves, ``setting()`` is structure.
+    """Make a class a frozen dataclass and a pytree: arrays are leaves, ``setting()`` is static.
 
-    Two of them are equal if all their settings are, and their arrays are the same objects.
+    Two instances are equal if their settings are equal and their arrays are the same objects.
     """
     cls = dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
     fields = dataclasses.fields(cls)
@@ -59,7 +59,7 @@ def index_function(cls: type[T]) -> type[T]:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Equality of parts that are no arrays, whose ``==`` would be an array."""
+    """Return True for equal parts that are not arrays (``==`` of arrays is an array)."""
     return not any(hasattr(x, "shape") for x in (a, b)) and a == b
 
 
@@ -68,7 +68,7 @@ def index_grid(
 ) -> tuple[
     Int[Array, "B 1 1 1"], Int[Array, "1 N 1 1"], Int[Array, "1 1 T 1"], Int[Array, "1 1 1 S"]
 ]:
-    """The indices of a whole ``B N T S`` array, each on its own axis."""
+    """Return the indices of a whole ``B N T S`` array, each on its own axis."""
 
     def axis(size: int, position: int) -> Int[Array, "..."]:
         shape = [1, 1, 1, 1]
@@ -79,9 +79,9 @@ def index_grid(
 
 
 class Tiles(NamedTuple):
-    """The tiles that cover a ``B N T S`` array, R rows and C columns of them, by their positions.
+    """Positions of the tiles that cover a ``B N T S`` array in R rows and C columns.
 
-    A tile may be shorter than the others, and repeats its last position then.
+    A tile that is shorter than the others repeats its last position.
     """
 
     b: Int[Array, "B 1 1 1"]
@@ -121,7 +121,10 @@ def tiles_of(B: int, N: int, T: int, S: int, block: tuple[int, int]) -> Tiles:
 
 
 def dense(value: Any, shape: Shape) -> Array:
-    """What an index function returned, as an array of four axes (a scalar gets four ones)."""
+    """Return the result of an index function as an array of four axes, after a shape check.
+
+    A scalar gets four axes of size 1. Raises ValueError if it does not broadcast to ``shape``.
+    """
     value = jnp.asarray(value)
     if value.ndim == 0:
         value = value.reshape(1, 1, 1, 1)
@@ -134,24 +137,24 @@ def dense(value: Any, shape: Shape) -> Array:
 
 
 def wants_size(name: str, got: int, wanted: int, axis: str) -> None:
-    """Raise unless an axis of a captured array is 1 or has the size of what it is applied to."""
+    """Raise ValueError unless an axis of a captured array has size 1 or ``wanted``."""
     if got not in (1, wanted):
         raise ValueError(f"{name} has {got} entries on its {axis} axis; wanted 1 or {wanted}")
 
 
 def wants_length(name: str, got: int, wanted: int, axis: str) -> None:
-    """Raise unless a captured array reaches as far as the indices that will read it."""
+    """Raise ValueError if a captured array is shorter than the indices that will read it."""
     if got < wanted:
         raise ValueError(f"{name} covers {got} positions, but {axis} has {wanted}")
 
 
 def along(index: Index, size: int) -> Index:
-    """The index into an axis of ``size`` entries, where 1 entry serves everybody."""
+    """Return the index into an axis of ``size`` entries; an axis of size 1 broadcasts."""
     return index * 0 if size == 1 else index
 
 
 def describe(value: Any) -> str:
-    """Name and fields of an index function; arrays by dtype and shape (they may be tracers)."""
+    """Describe an index function by name and fields, arrays by dtype and shape."""
     if isinstance(value, (jax.Array, np.ndarray)):
         return f"{value.dtype}[{', '.join(map(str, value.shape))}]" if value.ndim else str(value)
     if isinstance(value, tuple):
@@ -163,5 +166,5 @@ def describe(value: Any) -> str:
 
 
 def is_traced(value: Any) -> bool:
-    """Whether a leaf of the pytree has no concrete value, so that nothing can be drawn."""
+    """Return True if a leaf of the pytree is a tracer, without a concrete value."""
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value))

@@ -1,4 +1,4 @@
-"""Are the Pallas kernels right on the device at hand? Until somebody has looked, none is chosen."""
+"""Check of the Pallas kernels on the current device; none is chosen by default before it."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -15,36 +15,37 @@ from attnzoo.ops.kernels.seen import remember
 
 KERNELS = ("mosaic_gpu", "mosaic_tpu", "triton")
 ALLOWED = {"bfloat16": 1e-2, "float32": 1e-4}
-"""Relative root mean square error of output, log-sum-exp and each gradient; a bfloat16 is rounded
-by 1.7e-3."""
+"""Largest relative root mean square error of output, log-sum-exp and each gradient, by dtype.
+Rounding to bfloat16 alone gives 1.7e-3."""
 
 
 class Check(NamedTuple):
-    """What became of a kernel with a dtype."""
+    """Result of the check of one kernel with one dtype."""
 
     implementation: str
     dtype: str
     error: float | None
-    """The largest one of all cases; None if it was refused."""
+    """The largest error of all cases; None if the kernel cannot take the call."""
     what: str
-    """Whose that is; or why it was refused, or what was raised."""
+    """The result and case with the largest error, or why the kernel was refused or failed."""
 
     @property
     def is_right(self) -> bool:
-        """Whether ``implementation=None`` may choose it from now on."""
+        """True if ``implementation=None`` may choose this kernel from now on."""
         return self.error is not None and self.error <= ALLOWED[self.dtype]
 
 
 def check_kernels(
     implementations: Sequence[str] = KERNELS, dtypes: Sequence[str] = tuple(ALLOWED)
 ) -> list[Check]:
-    """Compare Pallas kernels with ``reference`` on this device, and remember which are right.
+    """Compare Pallas kernels with ``reference`` on this device, and store which are correct.
 
-    Four attentions each, with output, log-sum-exp and the gradients of q, k, v: causal with grouped
-    heads, a window with ALiBi and fewer queries than keys, documents with a soft cap, dropout under
-    padding. Lengths are no multiples of a tile; a second run has to be equal bit by bit. What is
-    right is kept in the user's cache, by kind of device and version of jax, and from then on chosen
-    where nothing faster is known to take a call. Takes a minute, most of it compilation.
+    Each kernel computes four attentions: causal with grouped heads, a window with ALiBi and fewer
+    queries than keys, documents with a soft cap, and dropout under padding. Output, log-sum-exp and
+    the gradients of q, k, v are compared. Lengths are not multiples of a tile, and a second run
+    must be equal bit by bit. Correct kernels are stored in the user's cache by kind of device and
+    version of jax. From then on they are chosen for calls that no faster implementation takes.
+    Takes about a minute, most of it compilation.
     """
     checks = [_checked(name, dtype) for name in implementations for dtype in dtypes]
     right: dict[str, list[str]] = {name: [] for name in implementations}
@@ -56,7 +57,7 @@ def check_kernels(
 
 
 def _cases() -> Iterator[tuple[str, tuple[int, ...], dict[str, Any]]]:
-    """Name, T S N K H, and arguments of ``flex_attention``."""
+    """Yield the name, the sizes T S N K H and the ``flex_attention`` arguments of each case."""
     yield "causal", (300, 300, 4, 2, 64), {"mask_mod": masks.causal()}
     window = masks.sliding_window(90).offset(170)
     alibi = score_mods.alibi(2)
@@ -84,7 +85,7 @@ def _checked(name: str, dtype: str) -> Check:
             return Check(name, dtype, None, str(error))
         try:
             got, again = (_everything(name, arrays, settings) for _ in range(2))
-        except Exception as error:  # whatever a compiler or a driver says
+        except Exception as error:  # compilers and drivers raise many types
             said = str(error).strip().splitlines() or [type(error).__name__]
             return Check(name, dtype, float("inf"), f"{case}: {said[0]}")
         wide = [x.astype(jnp.float32) for x in arrays]
@@ -101,7 +102,7 @@ def _checked(name: str, dtype: str) -> Check:
 
 
 def _everything(name: str, arrays: Sequence[Array], settings: Any) -> list[np.ndarray]:
-    """Output, log-sum-exp and gradients, in float64."""
+    """Return output, log-sum-exp and gradients, in float64."""
     *given, cotangent = arrays
 
     def attend(q: Array, k: Array, v: Array) -> Any:

@@ -1,4 +1,4 @@
-"""From q and k to logits and weights, of all query rows or of a few rows and heads."""
+"""Logits and weights computed from q and k, for all query rows or for chosen rows and heads."""
 
 import dataclasses
 import math
@@ -17,9 +17,9 @@ from attnzoo.ops.wide_sums import wide
 
 @dataclasses.dataclass(frozen=True)
 class Scoring:
-    """How queries score keys: everything between q, k and the softmax but the arrays themselves.
+    """Settings that turn the products q k^T into attention weights.
 
-    The order is: scale, soft cap ``c tanh(s / c)``, bias, score modifier, mask.
+    They apply in this order: scale, soft cap ``c tanh(s / c)``, bias, score modifier, mask.
     """
 
     scale: float | Float[Array, ""] | None = None
@@ -38,9 +38,9 @@ class Scoring:
         rows: Int[Array, " R"] | None = None,
         heads: Int[Array, " M"] | None = None,
     ) -> tuple[Float[Array, "B M R S"], Bool[Array, "#B #M #R #S"] | None]:
-        """Unmasked logits, and where they count, of the chosen query rows and heads (None: all).
+        """Return unmasked logits and the mask for the chosen query rows and heads (None: all).
 
-        NaN and inf in q and k are replaced by 0: who sees them is for the caller to say.
+        NaN and inf in q and k are replaced by 0; the caller marks the rows that see them.
         """
         B, _, N, H = q.shape
         S, K = k.shape[1:3]
@@ -51,9 +51,8 @@ class Scoring:
         if heads is not None:
             q, k = q[:, :, heads], k[:, :, heads // group]
             K, group = heads.shape[0], 1
-        # After the choice: a copy of what is looked at, not of everything.
         R = q.shape[1]
-        # Heads in front by hand: the copy that a product makes anyway then does all this at once.
+        # The product copies its operands anyway: with the heads moved here, one copy does it all.
         q, k = (jnp.moveaxis(finite_or_zero(x).astype(dtype), 2, 1) for x in (q, k))
         products = jnp.einsum("bkrh,bksh->bkrs", q.reshape(B, K, group * R, H), k)
         return self.of_products(products.reshape(B, K * group, R, S), H, rows, heads)
@@ -65,7 +64,7 @@ class Scoring:
         rows: Int[Array, " R"] | None = None,
         heads: Int[Array, " M"] | None = None,
     ) -> tuple[Float[Array, "B M R S"], Bool[Array, "#B #M #R #S"] | None]:
-        """As :meth:`logits`, from q . k of head size ``H``, which another has computed."""
+        """Return logits and mask as :meth:`logits` does, from given products of head size ``H``."""
         B, M, R, S = products.shape
         dtype = products.dtype
         chosen_rows, chosen_heads = rows is not None, heads is not None
@@ -101,7 +100,7 @@ class Scoring:
         visible: Bool[Array, "#B #M #R #S"] | None,
         heads: Int[Array, " M"] | None = None,
     ) -> tuple[Float[Array, "B M R S"], Float[Array, "B M R"]]:
-        """Weights and log-sum-exp of logits, with one more logit per head if there are sinks."""
+        """Return weights and log-sum-exp of logits, with one more logit per head for sinks."""
         weights = masked_softmax(logits, visible)
         lse = masked_logsumexp(logits, visible)
         if self.sinks is None:
@@ -114,7 +113,7 @@ class Scoring:
 
 
 def of_query_heads(keys: Bool[Array, "B S K"], num_heads: int) -> Bool[Array, "B N S"]:
-    """Something said of each key and its head, for each query head that reads it."""
+    """Repeat marks of keys and key/value heads for every query head that reads them."""
     return jnp.repeat(jnp.moveaxis(keys, 1, 2), num_heads // keys.shape[2], axis=1)
 
 
@@ -125,7 +124,7 @@ def non_finite_rows(
     rows: Int[Array, " R"],
     heads: Int[Array, " M"] | None = None,
 ) -> Bool[Array, "B M R"]:
-    """The rows whose weights are NaN: the query, or a key it may attend to, is not finite."""
+    """Return True for rows whose weights are NaN: the query or a visible key is not finite."""
     N = q.shape[2]
     keys, queries = of_query_heads(has_non_finite(k), N), jnp.moveaxis(has_non_finite(q), 1, 2)
     queries = queries[:, :, rows]
@@ -156,7 +155,7 @@ def scoring(
     sinks: Float[Array, " N"] | None,
     is_causal: bool,
 ) -> Scoring:
-    """Check the settings of an attention of shape ``B N T S`` and put them in one object."""
+    """Check the settings of an attention of shape ``B N T S`` and return them as one object."""
     B, N, T, S = shape
     if softcap is not None and not softcap > 0:
         raise ValueError(f"softcap={softcap}: wanted a positive number (None switches it off)")
@@ -181,7 +180,7 @@ def scoring(
             raise ValueError(f"bias has dtype {bias.dtype}; wanted floating (a bool is a mask)")
         bias = _fits("bias", bias, shape)
     if is_causal:
-        # The last query sees the last key: what decoding with a cache and cross-chunk code want.
+        # The last query is aligned with the last key, as decoding with a cache needs.
         past = causal().offset(S - T)
         mask_mod = past if mask_mod is None else past & mask_mod
     return Scoring(scale, softcap, bias, score_mod, mask_array, mask_mod, sinks)

@@ -1,12 +1,12 @@
 """Masks as functions of indices: ``mask(b, n, q, k)`` is True where query q may attend to key k.
 
-Masks combine with ``&``, ``|`` and ``~``, draw themselves (``print(mask)``) and are pytrees:
-captured arrays such as document ids are seen by jit. All indices are absolute and 0-based; to
-decode with a cache, shift the queries: ``causal().offset(step)``.
+Masks combine with ``&``, ``|`` and ``~``, and ``print(mask)`` draws them. They are pytrees: jit
+traces captured arrays such as document ids. All indices are absolute and 0-based; to decode with a
+cache, shift the queries: ``causal().offset(step)``.
 
 >>> print(causal() & (sliding_window(3) | sink_tokens(1)))
 
-A plain function ``lambda b, n, q, k: ...`` is as good wherever a mask is wanted, if it broadcasts.
+A plain function ``lambda b, n, q, k: ...`` that broadcasts is accepted wherever a mask is.
 """
 
 import html
@@ -36,13 +36,13 @@ from attnzoo.ops.index_functions import (
 MaskFunction = Callable[[Any, Any, Any, Any], Any]
 MAY, MAY_NOT = "█", "░"
 
-# What is known of the tiles of a mask without looking at their elements: False in the first array
-# proves that nothing in the tile is permitted, True in the second that everything is.
+# (some, every) for each tile, without evaluating its elements: False in ``some`` proves that the
+# tile is empty, True in ``every`` that the tile is full.
 Bounds = tuple[Bool[Array, "..."], Bool[Array, "..."]]
 
 
 def evaluate_mask(mask: MaskFunction, shape: Shape) -> Bool[Array, "#B #N #T #S"]:
-    """A mask function over a whole ``B N T S`` array, kept at size 1 where it does not vary."""
+    """Evaluate a mask function over ``B N T S``; axes along which it does not vary have size 1."""
     if isinstance(mask, Mask):
         mask.check(*shape)
     return dense_mask(mask, *index_grid(*shape), shape=shape)
@@ -51,8 +51,8 @@ def evaluate_mask(mask: MaskFunction, shape: Shape) -> Bool[Array, "#B #N #T #S"
 def dense_mask(
     mask: MaskFunction, b: Index, n: Index, q: Index, k: Index, *, shape: Shape
 ) -> Bool[Array, "#B #N #T #S"]:
-    """A mask function at chosen indices; an error says what came if it is not bool."""
-    if 0 in shape:  # no entry of a captured array is that of an index
+    """Evaluate a mask function at given indices; raise ValueError if the result is not bool."""
+    if 0 in shape:  # captured arrays may have no entry to read
         return jnp.zeros(shape, bool)
     visible = dense(mask(b, n, q, k), shape)
     if visible.dtype != bool:
@@ -64,24 +64,24 @@ def dense_mask(
 
 
 class Mask:
-    """The interface: callable on indices, composable, drawable."""
+    """Interface of masks: callable on indices, composable, drawable."""
 
     def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
-        """True where query ``q`` of head ``n`` in batch row ``b`` may attend to key ``k``."""
+        """Return True where query ``q`` of head ``n``, batch row ``b``, may attend to key ``k``."""
         raise NotImplementedError
 
     def check(self, B: int, N: int, T: int, S: int) -> None:
         """Raise ValueError if a captured array does not fit ``B N T S`` (jax would clamp)."""
 
     def bounds(self, tiles: Tiles) -> Bounds | None:
-        """(some, every) for each tile, from its corners alone; None if only elements can tell.
+        """Return (some, every) for each tile, or None if only the elements of a tile can tell.
 
-        ``some`` may be True of an empty tile and ``every`` False of a full one, never the reverse.
+        ``some`` must be True unless the tile is empty; ``every`` must be False unless it is full.
         """
         return None
 
     def lengths(self) -> tuple[int, int]:
-        """How many queries and keys make a telling picture."""
+        """Return the numbers of queries and keys to draw, enough to show the pattern."""
         return 8, 8
 
     def __and__(self, other: MaskFunction) -> "Mask":
@@ -94,17 +94,17 @@ class Mask:
         return Not(self)
 
     def offset(self, queries: int | Int[Array, ""]) -> "Mask":
-        """The same mask where query 0 stands at absolute position ``queries`` (decoding)."""
+        """Return the same mask with query 0 at absolute position ``queries``, for decoding."""
         if isinstance(queries, jax.Array | np.ndarray | np.generic):
-            queries = jnp.asarray(queries, jnp.int32)  # as the indices, also under jax_enable_x64
+            queries = jnp.asarray(queries, jnp.int32)  # as indices, also under jax_enable_x64
         return Offset(self, queries)
 
     def to_dense(self, B: int, N: int, T: int, S: int) -> Bool[Array, "B N T S"]:
-        """The mask as an array."""
+        """Return the mask as an array."""
         return jnp.broadcast_to(evaluate_mask(self, (B, N, T, S)), (B, N, T, S))
 
     def draw(self, T: int | None = None, S: int | None = None, b: int = 0, n: int = 0) -> str:
-        """The mask of one batch row and head as text: a row is a query, █ = may attend."""
+        """Draw the mask of one batch row and head as text: a row is a query, █ = may attend."""
         S = S or T or self.lengths()[1]
         T = T or self.lengths()[0]
         _, _, q, k = index_grid(1, 1, T, S)
@@ -125,7 +125,7 @@ class Mask:
 
 @index_function
 class And(Mask):
-    """Both masks permit."""
+    """Intersection of two masks: both must permit."""
 
     first: Any
     second: Any
@@ -137,7 +137,7 @@ class And(Mask):
         first, second = bounds_of(self.first, tiles), bounds_of(self.second, tiles)
         if first is None or second is None:
             known = first or second
-            # Half of it can still prove that a tile is empty.
+            # One mask alone can still prove that a tile is empty.
             return None if known is None else (known[0], jnp.zeros_like(known[1]))
         return first[0] & second[0], first[1] & second[1]
 
@@ -150,7 +150,7 @@ class And(Mask):
 
 @index_function
 class Or(Mask):
-    """One mask or the other permits."""
+    """Union of two masks: at least one must permit."""
 
     first: Any
     second: Any
@@ -174,7 +174,7 @@ class Or(Mask):
 
 @index_function
 class Not(Mask):
-    """The mask forbids."""
+    """Complement of a mask: permits where the mask forbids."""
 
     mask: Mask
 
@@ -194,7 +194,7 @@ class Not(Mask):
 
 @index_function
 class Offset(Mask):
-    """The mask with its queries shifted; a traced shift cannot be checked against lengths."""
+    """A mask with shifted query positions; a traced shift cannot be checked against lengths."""
 
     mask: Mask
     queries: int | Int[Array, ""]
@@ -216,7 +216,7 @@ class Offset(Mask):
 
 @index_function
 class Full(Mask):
-    """See :func:`full`."""
+    """Mask in which all pairs are permitted; see :func:`full`."""
 
     def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
         return (q == q) & (k == k)
@@ -228,7 +228,7 @@ class Full(Mask):
 
 @index_function
 class Causal(Mask):
-    """See :func:`causal`."""
+    """Mask of the past and the query itself; see :func:`causal`."""
 
     def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
         return k <= q
@@ -239,7 +239,7 @@ class Causal(Mask):
 
 @index_function
 class Window(Mask):
-    """See :func:`window`."""
+    """Mask of a window of keys around the query; see :func:`window`."""
 
     left: int | None = setting()
     right: int | None = setting()
@@ -265,7 +265,7 @@ class Window(Mask):
 
 @index_function
 class Prefix(Mask):
-    """See :func:`prefix_lm`."""
+    """Causal mask with a prefix that all queries see; see :func:`prefix_lm`."""
 
     length: Int[Array, " B"]
 
@@ -283,7 +283,7 @@ class Prefix(Mask):
 
 @index_function
 class Document(Mask):
-    """See :func:`document`."""
+    """Mask of keys in the same document as the query; see :func:`document`."""
 
     query_ids: Int[Array, "B T"]
     key_ids: Int[Array, "B S"]
@@ -297,7 +297,7 @@ class Document(Mask):
         queries = self.query_ids[row, tiles.q]
         keys = self.key_ids[row, tiles.k]
         (q_low, q_high), (k_low, k_high) = ((x.min(-1), x.max(-1)) for x in (queries, keys))
-        # Exact where ids are sorted; elsewhere a tile may be looked at for nothing.
+        # Exact for sorted ids; for others an empty tile may count as partial.
         some = (q_low <= k_high) & (k_low <= q_high)
         return some, some & (q_low == q_high) & (k_low == k_high)
 
@@ -312,7 +312,7 @@ class Document(Mask):
 
 @index_function
 class Padding(Mask):
-    """See :func:`padding`."""
+    """Padding mask given as a bool per key; see :func:`padding`."""
 
     valid: Bool[Array, "B S"]
 
@@ -334,7 +334,7 @@ class Padding(Mask):
 
 @index_function
 class Lengths(Mask):
-    """See :func:`padding`."""
+    """Padding mask given as a length per batch row; see :func:`padding`."""
 
     keys: Int[Array, " B"]
 
@@ -351,7 +351,7 @@ class Lengths(Mask):
 
 @index_function
 class Dilated(Mask):
-    """See :func:`dilated`."""
+    """Mask of every ``step``-th key; see :func:`dilated`."""
 
     step: int = setting()
 
@@ -361,7 +361,7 @@ class Dilated(Mask):
 
 @index_function
 class SinkTokens(Mask):
-    """See :func:`sink_tokens`."""
+    """Mask of the first ``count`` keys; see :func:`sink_tokens`."""
 
     count: int = setting()
 
@@ -374,7 +374,7 @@ class SinkTokens(Mask):
 
 @index_function
 class Neighbourhood(Mask):
-    """See :func:`neighbourhood`."""
+    """Mask of nearby positions in an image; see :func:`neighbourhood`."""
 
     width: int = setting()
     radius: int = setting()
@@ -390,7 +390,7 @@ class Neighbourhood(Mask):
 
 @index_function
 class Dense(Mask):
-    """See :func:`from_array`."""
+    """Mask given as a bool array; see :func:`from_array`."""
 
     array: Bool[Array, "B N T S"]
 
@@ -406,7 +406,7 @@ class Dense(Mask):
         keys = one if S == 1 else tiles.k[0, 0, 0]
         keys = keys[None, None, :, None, :]
 
-        def row(q: Int[Array, " t"]) -> Bounds:  # one at a time: less memory than the mask has
+        def row(q: Int[Array, " t"]) -> Bounds:  # one row at a time, in less memory than the mask
             seen = self.array[b, n, q.reshape(1, 1, 1, -1, 1), keys]
             return seen.any((-2, -1)), seen.all((-2, -1))
 
@@ -425,7 +425,7 @@ class Dense(Mask):
 
 @index_function
 class Broadcast(Dense):
-    """A bool array of which any axis may have size 1: the ``mask`` argument of attention."""
+    """Mask given as a bool array that broadcasts: the ``mask`` argument of attention."""
 
     def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
         B, N, T, S = self.array.shape
@@ -437,12 +437,12 @@ class Broadcast(Dense):
 
 
 def bounds_of(mask: MaskFunction, tiles: Tiles) -> Bounds | None:
-    """The bounds of a mask, None for a plain function."""
+    """Return the bounds of a mask, or None for a plain function."""
     return mask.bounds(tiles) if isinstance(mask, Mask) else None
 
 
 def _for_every_query(some: Bool[Array, "..."], every: Bool[Array, "..."], tiles: Tiles) -> Bounds:
-    """Bounds that do not depend on the query, along all rows of tiles."""
+    """Broadcast bounds that do not depend on the query over all rows of tiles."""
     rows = tiles.first_q == tiles.first_q
     return some & rows, every & rows
 
@@ -467,22 +467,22 @@ def _positive(name: str, value: int, least: int = 1) -> int:
 
 
 def full() -> Mask:
-    """Every query may attend to every key."""
+    """Return the mask in which every query may attend to every key."""
     return Full()
 
 
 def causal() -> Mask:
-    """Query q sees the keys k <= q: itself and the past (absolute positions, see ``offset``)."""
+    """Return the causal mask: query q sees the keys k <= q (absolute, see ``Mask.offset``)."""
     return Causal()
 
 
 def sliding_window(size: int) -> Mask:
-    """Query q sees ``size`` keys, itself included and the last: q - size < k <= q."""
+    """Return a causal window: query q sees ``size`` keys, itself included, q - size < k <= q."""
     return Window(left=_positive("sliding_window: size", size) - 1, right=0)
 
 
 def window(left: int | None, right: int | None) -> Mask:
-    """Query q sees q - left <= k <= q + right; None is unlimited on that side."""
+    """Return a window: query q sees q - left <= k <= q + right; None is unlimited on that side."""
     for name, value in (("left", left), ("right", right)):
         if value is not None:
             _positive(f"window: {name}", value, least=0)
@@ -490,24 +490,28 @@ def window(left: int | None, right: int | None) -> Mask:
 
 
 def symmetric_window(radius: int) -> Mask:
-    """Query q sees the keys at most ``radius`` away: 2 radius + 1 of them (Longformer)."""
+    """Return a window of 2 radius + 1 keys: those at most ``radius`` away (Longformer)."""
     radius = _positive("symmetric_window: radius", radius, least=0)
     return Window(left=radius, right=radius)
 
 
 def prefix_lm(length: int | Int[Array, ""] | Int[Array, " B"]) -> Mask:
-    """Causal, but the first ``length`` keys (one number, or one per batch row) are seen by all."""
+    """Return a causal mask whose first ``length`` keys are visible to every query.
+
+    ``length`` is one number, or one per batch row.
+    """
     return Prefix(jnp.atleast_1d(jnp.asarray(length, dtype=jnp.int32)))
 
 
 def document(ids: Int[Array, "..."], key_ids: Int[Array, "..."] | None = None) -> Mask:
-    """Packed sequences: query and key must have the same id (``& causal()`` for a decoder).
+    """Return a mask for packed sequences: query and key must have the same document id.
 
-    ``ids`` has shape T (for all batch rows) or ``B T``; ``key_ids`` likewise, the same if None.
+    ``ids`` has shape T (for all batch rows) or ``B T``; ``key_ids`` likewise, ``ids`` if None. A
+    decoder adds ``& causal()``.
     """
     query_ids = _two_axes("document: ids", ids, "B T")
     key_ids = query_ids if key_ids is None else _two_axes("document: key_ids", key_ids, "B S")
-    # Ids of 32 and of 64 bits may meet; jax.numpy refuses that where promotion is strict.
+    # Under strict promotion jax.numpy does not compare ids of 32 bits with ids of 64 bits.
     wider = np.promote_types(query_ids.dtype, key_ids.dtype)
     query_ids, key_ids = query_ids.astype(wider), key_ids.astype(wider)
     if query_ids.shape[0] != key_ids.shape[0]:
@@ -518,7 +522,7 @@ def document(ids: Int[Array, "..."], key_ids: Int[Array, "..."] | None = None) -
 
 
 def padding(valid_or_lengths: Bool[Array, "..."] | Int[Array, "..."]) -> Mask:
-    """Only real keys are seen: given as bool ``B S`` (True = real) or as lengths, one a row."""
+    """Return a padding mask from bool ``B S`` (True = real key) or from a length per batch row."""
     array = jnp.asarray(valid_or_lengths)
     if array.dtype == bool and array.ndim == 2:
         return Padding(array)
@@ -531,23 +535,32 @@ def padding(valid_or_lengths: Bool[Array, "..."] | Int[Array, "..."]) -> Mask:
 
 
 def dilated(step: int) -> Mask:
-    """Every ``step``-th key counted from the query itself; ``& sliding_window(w)`` bounds it."""
+    """Return a mask of every ``step``-th key, counted from the query in both directions.
+
+    ``& sliding_window(w)`` limits the distance.
+    """
     return Dilated(_positive("dilated: step", step))
 
 
 def sink_tokens(count: int) -> Mask:
-    """The first ``count`` keys (StreamingLLM: ``causal() & (window | sink_tokens(4))``)."""
+    """Return a mask of the first ``count`` keys.
+
+    StreamingLLM uses ``causal() & (sliding_window(w) | sink_tokens(4))``.
+    """
     return SinkTokens(_positive("sink_tokens: count", count, least=0))
 
 
 def neighbourhood(width: int, radius: int) -> Mask:
-    """Row-major image positions at most ``radius`` rows and columns away; no shift at the edge."""
+    """Return a mask of image positions at most ``radius`` rows and ``radius`` columns away.
+
+    Positions are row-major. At an edge of the image the neighbourhood is cut, not shifted.
+    """
     width = _positive("neighbourhood: width", width)
     return Neighbourhood(width, _positive("neighbourhood: radius", radius, least=0))
 
 
 def from_array(mask: Bool[Array, "B N T S"]) -> Mask:
-    """A bool array as a mask function; its first two axes may have size 1."""
+    """Return a bool array as a mask function; its first two axes may have size 1."""
     mask = jnp.asarray(mask)
     if mask.dtype != bool or mask.ndim != 4:
         raise ValueError(
@@ -557,7 +570,10 @@ def from_array(mask: Bool[Array, "B N T S"]) -> Mask:
 
 
 def random(key: Key[Array, ""], keep: float, N: int, T: int, S: int) -> Mask:
-    """Each key is seen with probability ``keep``, drawn once per head (BigBird's random part)."""
+    """Return a mask that permits each pair with probability ``keep`` (random part of BigBird).
+
+    It is drawn once per head, and all batch rows share it.
+    """
     if not 0 <= keep <= 1:
         raise ValueError(f"random: keep={keep}; wanted a probability in [0, 1]")
     return Dense(jax.random.bernoulli(key, keep, (1, N, T, S)))

@@ -1,6 +1,6 @@
 """Sparse alternatives to softmax: exact, by sorting, with their exact derivatives.
 
-Both are called as ``masked_softmax`` is, ``normalise(logits, mask=None, axis=-1)``, and keep the
+Both are called like ``masked_softmax``, ``normalise(logits, mask=None, axis=-1)``, and follow the
 same rules: at least float32, masked entries exactly 0, a row without a permitted entry all 0.
 """
 
@@ -13,13 +13,13 @@ from jaxtyping import Array, Bool, Float
 from attnzoo.ops.softmax import compute_dtype, masked_softmax
 
 Normalise = Callable[..., Float[Array, "..."]]
-"""``normalise(logits, mask)``: weights over the last axis, as ``masked_softmax``."""
+"""``normalise(logits, mask)`` returns weights over the last axis, like ``masked_softmax``."""
 
 
 def sparsemax(
     logits: Float[Array, "..."], mask: Bool[Array, "..."] | None = None, axis: int = -1
 ) -> Float[Array, "..."]:
-    """The point of the simplex nearest to the logits: max(z - tau, 0).
+    """Compute sparsemax, the point of the simplex nearest to the logits: max(z - tau, 0).
 
     Martins and Astudillo 2016 (arXiv 1602.02068), algorithm 1; derivative from their equation 9.
     Entries more than 1 below the largest are exactly 0.
@@ -30,7 +30,7 @@ def sparsemax(
 def entmax15(
     logits: Float[Array, "..."], mask: Bool[Array, "..."] | None = None, axis: int = -1
 ) -> Float[Array, "..."]:
-    """1.5-entmax, between softmax and sparsemax: max(z / 2 - tau, 0)^2.
+    """Compute 1.5-entmax, between softmax and sparsemax: max(z / 2 - tau, 0)^2.
 
     Peters, Niculae and Martins 2019 (arXiv 1905.05702), algorithm 2; derivative from their
     proposition 2. Entries more than 2 below the largest are exactly 0.
@@ -51,9 +51,10 @@ def _on_last_axis(
 
 
 def _from_maximum(z: Float[Array, "*rows S"]) -> Float[Array, "*rows S"]:
-    """Logits less their row's maximum, cut at -2: whatever is at or below -1 has no weight.
+    """Subtract the row maximum from the logits, and clip them at -2.
 
-    Cutting makes masked entries finite without changing the solution.
+    Clipping makes masked entries finite. It does not change the solution, in which entries at or
+    below -1 have no weight.
     """
     maximum = jnp.max(z, axis=-1, keepdims=True)
     maximum = jnp.where(jnp.isneginf(maximum), jnp.zeros_like(maximum), maximum)
@@ -61,7 +62,7 @@ def _from_maximum(z: Float[Array, "*rows S"]) -> Float[Array, "*rows S"]:
 
 
 def _sorted(z: Float[Array, "*rows S"]) -> tuple[Float[Array, "*rows S"], Float[Array, "..."]]:
-    """Entries in falling order, and how many there are up to each."""
+    """Return the entries in descending order, and the number of entries up to each."""
     count = jnp.arange(1, z.shape[-1] + 1, dtype=z.dtype)
     return -jnp.sort(-z, axis=-1), count.reshape((1,) * (z.ndim - 1) + (-1,))
 
@@ -108,4 +109,4 @@ NORMALISERS: dict[str, Normalise] = {
     "sparsemax": sparsemax,
     "entmax15": entmax15,
 }
-"""By the names that configs have for them."""
+"""Normalisers by their names in configs."""

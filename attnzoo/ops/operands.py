@@ -1,4 +1,4 @@
-"""The arrays of masks and score modifiers, taken out as operands of a ``shard_map``."""
+"""Extraction of the arrays of masks and score modifiers, as operands of a ``shard_map``."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,9 +10,9 @@ from jaxtyping import Array
 
 
 def taken_out(function: Any) -> tuple[tuple[Array, ...], Callable[[Any], Any]]:
-    """The arrays of a mask or a modifier, and a function from arrays in their places to it.
+    """Return the arrays of a mask or modifier, and a function that rebuilds it from such arrays.
 
-    A plain function keeps what it closes over: jit makes operands of that.
+    A plain function keeps the arrays that it closes over: jit makes operands of them.
     """
     leaves, structure = jax.tree.flatten(function)
     is_array = [isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves]

@@ -1,4 +1,4 @@
-"""Keys, values and their mask: checked against each other, without the content of padding."""
+"""Checks of keys, values and their mask, and removal of the content of padding."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -11,7 +11,11 @@ def check_and_zero_padding(
     values: Float[Array, "B S Dv"] | None,
     mask: Bool[Array, "#B #N #T #S"] | None,
 ) -> tuple[Float[Array, "B S D"], Float[Array, "B S Dv"]]:
-    """Check keys, values and mask against each other and remove the content of padding."""
+    """Check keys, values and mask against each other, and set padding to zero.
+
+    ``values`` are the keys if None. Raises ValueError if lengths, or the mask's shape or dtype, do
+    not fit.
+    """
     values = keys if values is None else values
     if values.shape[:2] != keys.shape[:2]:
         raise ValueError(
@@ -35,8 +39,9 @@ def check_and_zero_padding(
 def broadcast_mask(
     mask: Bool[Array, "#B #N #T #S"] | None, keys: Float[Array, "B S D"]
 ) -> Bool[Array, "B N T S"] | None:
-    """Write out the batch and key axes of a mask: a memory's rows are gathered, and local attention
-    counts the keys of a sentence.
+    """Broadcast the batch and key axes of a mask to the sizes of the keys.
+
+    Gathering rows of a memory, and counting the keys of a sentence in local attention, need this.
     """
     if mask is None:
         return None

@@ -1,4 +1,4 @@
-"""Places of tokens in their texts, where rows hold padding or several documents."""
+"""Positions of tokens in their texts, for rows with padding or several documents."""
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +8,10 @@ from jaxtyping import Array, Bool, Int
 def positions_in_text(
     valid: Bool[Array, "B T"] | None, documents: Int[Array, "B T"] | None = None
 ) -> Int[Array, "B T"] | None:
-    """Count the tokens of each text from 0: 0, 1, 2, 0, 1 of documents 5, 5, 5, 7, 7.
+    """Count the tokens of each text from 0: 0, 1, 2, 0, 1 for documents 5, 5, 5, 7, 7.
 
-    Padding, where ``valid`` is False, does not count. None if a row is one text without padding:
-    its positions are 0 .. T-1.
+    Padding, where ``valid`` is False, does not count. Returns None if both arguments are None: each
+    row is then one text without padding, with positions 0 .. T-1.
     """
     if valid is None and documents is None:
         return None

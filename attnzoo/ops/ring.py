@@ -1,8 +1,9 @@
 """Attention over a sequence that is sharded across devices (Liu et al. 2024, arXiv 2310.01889).
 
-Each device keeps its queries; keys and values travel round the ring, and after every hop the device
-attends, in tiles, to the shard it holds. In the backward pass their gradients travel with them and
-are home after the last hop. A device holds one shard of each array, however many devices there are.
+Each device keeps its queries. Keys and values travel around the ring, and after every hop the
+device attends, in tiles, to the shard that it holds. In the backward pass their gradients travel
+with them, and are back on their own device after the last hop. A device always holds one shard of
+each array, for any number of devices.
 """
 
 import dataclasses
@@ -30,11 +31,12 @@ from attnzoo.ops.softmax import compute_dtype
 
 
 def ring_order(length: int, devices: int, order: str = "zigzag") -> Int[np.ndarray, " L"]:
-    """Which position stands where when a sequence is sharded: ``x[:, ring_order(L, P)]``.
+    """Return the order of positions in which to shard a sequence: ``x[:, ring_order(L, P)]``.
 
-    "contiguous" is the sequence itself. Under a causal mask its last device would do most of the
-    work; "zigzag" cuts it into 2 P pieces and gives device d the pieces d and 2 P - 1 - d, so that
-    all do the same. ``numpy.argsort`` of the result undoes it.
+    "contiguous" keeps the sequence as it is. Under a causal mask the last device then does most of
+    the work. "zigzag" cuts the sequence into 2 P pieces and gives device d the pieces d and
+    2 P - 1 - d, so that all devices do the same work. ``numpy.argsort`` of the result inverts it.
+    Raises ValueError for a length that is not a multiple of the pieces.
     """
     if order not in ("contiguous", "zigzag"):
         raise ValueError(f"order={order!r}; wanted 'contiguous' or 'zigzag'")
@@ -69,15 +71,16 @@ def ring_attention(
     dropout_rate: float = 0.0,
     dropout_key: Key[Array, ""] | None = None,
 ) -> Any:
-    """``dot_product_attention`` of sequences that are sharded along ``axis_name`` of ``mesh``.
+    """Compute ``dot_product_attention`` of sequences sharded along ``axis_name`` of ``mesh``.
 
-    q, k, v stand in ``order``, see :func:`ring_order`, and so does the result; masks and modifiers
-    see true positions. Their arrays are whole on every device, and gradients flow to them. Tiles
-    that a mask of ``attnzoo.ops.masks`` leaves empty are skipped; a plain function is evaluated
-    everywhere. Other arguments, results and rules are those of ``dot_product_attention``.
+    q, k, v and the result are in ``order``, see :func:`ring_order`. Masks and modifiers get the
+    positions in the original sequence. Their arrays are whole on every device, and gradients flow
+    to them. Tiles that a mask of ``attnzoo.ops.masks`` leaves empty are skipped; a plain function
+    is evaluated everywhere. Other arguments, results and rules are those of
+    ``dot_product_attention``.
 
     Raises:
-      ValueError: arguments that do not fit, or lengths that the devices do not divide.
+      ValueError: arguments do not fit, or a length is not a multiple of the pieces of ``order``.
     """
     check_shapes(q, k, v)
     check_dropout(dropout_rate, dropout_key)
@@ -148,10 +151,10 @@ def attend_on_ring(
     dropout_rate: float = 0.0,
     dropout_key: AnyKey | None = None,
 ) -> tuple[Float[Array, "B t N Hv"], Float[Array, "B N t"]]:
-    """One device's part of :func:`ring_attention`, for a ``shard_map`` of one's own.
+    """Compute one device's part of :func:`ring_attention`, inside the caller's ``shard_map``.
 
-    q, k, v are shards of sequences of ``t * devices`` and ``s * devices`` positions; ``settings``
-    have functions, no arrays, for mask and bias.
+    q, k, v are shards of sequences of ``t * devices`` and ``s * devices`` positions. Mask and bias
+    in ``settings`` must be functions, not arrays.
     """
     (B, local_T, N, H), (local_S, K, Hv) = q.shape, v.shape[1:]
     q_order, k_order = (
@@ -164,7 +167,7 @@ def attend_on_ring(
         for x, L in ((q_order, rows * block[0]), (k_order, columns * block[1]))
     )
 
-    # What closes over arrays is traced once, and its arrays become operands of the kernel.
+    # Functions that close over arrays are traced once; their arrays become operands of the kernel.
     dtype = compute_dtype(q, k)
     seen = full() if settings.mask_mod is None else settings.mask_mod
     modify, floats, modify_fixed = blockwise.trace_modify(settings, block, dtype)
@@ -186,7 +189,7 @@ def attend_on_ring(
     lse = lse.reshape(B, N, -1)[:, :, :local_T]
     out, lse = blockwise.with_sinks(out, lse, settings.sinks, dtype)
     bad_q, bad_k, bad_v = map(has_non_finite, (q, k, v))
-    # Nothing but an order: the marks set out when the keys are home.
+    # Always bad_k: the dependency on lse only makes the marks travel after the keys have returned.
     bad_k = bad_k & ~(jnp.minimum(jnp.abs(lse.reshape(-1)[0]), 1) > 2)
 
     def mark(hop: Array, marks: Any) -> Any:
@@ -206,7 +209,7 @@ def attend_on_ring(
 
 
 def to_zigzag(x: Shaped[Array, "B t *rest"], axis_name: str, devices: int) -> Array:
-    """Under ``shard_map``: from a shard of the sequence as it is to one in "zigzag" order."""
+    """Exchange contiguous shards for shards in "zigzag" order, inside a ``shard_map``."""
     even, odd = _zigzag_pairs(devices)
     first, second = jnp.split(x, 2, axis=1)
     first = jax.lax.ppermute(first, axis_name, even)
@@ -215,7 +218,7 @@ def to_zigzag(x: Shaped[Array, "B t *rest"], axis_name: str, devices: int) -> Ar
 
 
 def from_zigzag(x: Shaped[Array, "B t *rest"], axis_name: str, devices: int) -> Array:
-    """The inverse of :func:`to_zigzag`."""
+    """Exchange shards in "zigzag" order for contiguous ones, the inverse of :func:`to_zigzag`."""
     even, odd = _zigzag_pairs(devices)
     first, second = jnp.split(_in_order(*jnp.split(x, 2, axis=1), axis_name), 2, axis=1)
     back = [[(to, here) for here, to in pairs] for pairs in (even, odd)]
@@ -225,7 +228,7 @@ def from_zigzag(x: Shaped[Array, "B t *rest"], axis_name: str, devices: int) -> 
 
 
 def _zigzag_pairs(devices: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """Where the two pieces 2 d and 2 d + 1 of device d belong: of each kind one to every device."""
+    """Return (source, target) devices of the even pieces 2 d, and of the odd pieces 2 d + 1."""
 
     def home(piece: int) -> int:
         return min(piece, 2 * devices - 1 - piece)
@@ -236,14 +239,14 @@ def _zigzag_pairs(devices: int) -> tuple[list[tuple[int, int]], list[tuple[int, 
 
 
 def _in_order(even: Array, odd: Array, axis_name: str) -> Array:
-    """A device of even number has an even piece first, and of its two pieces one is odd."""
+    """Join a device's even and odd piece; an even device has the even piece first."""
     is_even = jax.lax.axis_index(axis_name) % 2 == 0
     halves = jnp.where(is_even, even, odd), jnp.where(is_even, odd, even)
     return jnp.concatenate(halves, axis=1)
 
 
 class Known(NamedTuple):
-    """Operands without a gradient, the same on all devices but for ``me``."""
+    """Operands without a gradient; all but ``me`` are the same on every device."""
 
     me: Array
     q_order: Int[Array, "P T"]
@@ -256,7 +259,7 @@ class Known(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Ring:
-    """What is known before the first number is computed."""
+    """Static plan of ring attention: the kernel's plan, the lists of tiles and the devices."""
 
     plan: Plan
     lists: Captured
@@ -264,18 +267,18 @@ class Ring:
     devices: int
 
     def at_hop(self, known: Known, hop: Array) -> Fixed:
-        """What the kernel has to know when the shard of device ``me - hop`` is here."""
+        """Return the kernel's operands at a hop, for the keys and values of device ``me - hop``."""
         positions = (known.q_order[known.me], known.k_order[(known.me - hop) % self.devices])
         tiles = [x.reshape(-1, size) for x, size in zip(positions, self.plan.block)]
         lists = tuple(self.lists((), known.lists, *tiles))
         return Fixed(known.modify, known.visible, lists, known.seed, positions)
 
     def send(self, arrays: Any) -> Any:
-        """To the next device; what this one gets comes from the one before."""
+        """Send arrays to the next device, and return those received from the previous device."""
         pairs = [(i, (i + 1) % self.devices) for i in range(self.devices)]
         if jax.default_backend() != "cpu":
             return jax.tree.map(lambda x: jax.lax.ppermute(x, self.axis_name, pairs), arrays)
-        # XLA:CPU mixes up messages that are under way at the same time: jax numbers them all alike.
+        # XLA:CPU mixes up concurrent messages, because jax gives them all the same number.
         leaves, structure = jax.tree.flatten(arrays)
         ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
         together = jnp.concatenate([leaf.reshape(-1) for leaf in leaves])
@@ -283,7 +286,7 @@ class Ring:
         return structure.unflatten(x.reshape(leaf.shape) for x, leaf in zip(parts, leaves))
 
     def hops(self, visit: Callable[[Array, Any], Any], carry: Any) -> Any:
-        """``carry = visit(hop, carry)`` once for each device of the ring."""
+        """Run ``carry = visit(hop, carry)`` once for each device of the ring."""
         hops = jnp.arange(self.devices, dtype=jnp.int32)
         return jax.lax.scan(lambda carry, hop: (visit(hop, carry), None), carry, hops)[0]
 
@@ -291,12 +294,12 @@ class Ring:
 def _trace_lists(
     mask: MaskFunction, shape: tuple[int, int, int, int], block: tuple[int, int]
 ) -> tuple[Captured, tuple[Array, ...]]:
-    """Counts and columns of full and of partial tiles, as a function of the tiles' positions."""
+    """Trace counts and columns of full and partial tiles as a function of the tiles' positions."""
     B, N, R, C = shape
 
     def lists(q: Int[Array, "R t"], k: Int[Array, "C s"]) -> tuple[Array, ...]:
         b, n, _, _ = index_grid(B, N, 1, 1)
-        # Past the end stands -1: such tiles are never full, and their bounds are those of the rest.
+        # -1 marks the end: such tiles are never full, and the other positions give their bounds.
         q_end, k_end = (jnp.any(x < 0, axis=1) for x in (q, k))
         q, k = (jnp.where(x < 0, jnp.max(x, axis=1, keepdims=True), x) for x in (q, k))
         bounds = bounds_of(mask, Tiles(b, n, q[None, None, :, None, :], k[None, None, None, :, :]))
@@ -305,7 +308,7 @@ def _trace_lists(
         else:
             size = [max(x.shape[axis] for x in bounds) for axis in (0, 1)]
             some, every = (jnp.broadcast_to(x, (*size, R, C)) for x in bounds)
-        # As numbers: LLVM cannot compile 8 bools spread over 8 x 8 where registers have 64 bytes.
+        # As integers: LLVM cannot broadcast 8 bools to 8 x 8 where registers have 64 bytes.
         ends = q_end.astype(jnp.int32)[:, None] + k_end.astype(jnp.int32)[None, :]
         every = every & some & (ends == 0)[None, None]
         return (*lists_of(every), *lists_of(some & ~every))
@@ -338,7 +341,7 @@ def _forward(
 
 
 def _merge(a: Any, b: Any) -> Any:
-    """Output, maximum and sum over two disjoint sets of keys; a set without keys has sum 0."""
+    """Merge output, maximum and sum over two disjoint sets of keys; an empty set has sum 0."""
     out_a, maximum_a, total_a = a
     out_b, maximum_b, total_b = b
     hidden = [

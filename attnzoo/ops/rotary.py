@@ -1,7 +1,8 @@
 """Rotary position embedding and the ways to stretch it over longer sequences.
 
-Su et al. 2021 (arXiv 2104.09864), equation 34: each pair of features turns by an angle proportional
-to its position, so that q . k depends on the difference of positions alone. Rotate q and k, not v.
+Su et al. 2021 (arXiv 2104.09864), equation 34: each pair of features is rotated by an angle
+proportional to its position, so that q . k depends only on the difference of positions. Rotate q
+and k, not v.
 """
 
 import dataclasses
@@ -34,7 +35,7 @@ class LinearScaling:
 
 @dataclasses.dataclass(frozen=True)
 class NTKScaling:
-    """NTK-aware: the base grows so that the slowest pair is stretched by ``factor``."""
+    """NTK-aware scaling: a larger base stretches the slowest pair by ``factor``."""
 
     factor: float
 
@@ -44,13 +45,13 @@ class NTKScaling:
 
 @dataclasses.dataclass(frozen=True)
 class DynamicNTKScaling:
-    """NTK-aware with a stretch that follows the current length, once it is past the original."""
+    """NTK-aware scaling that grows with the current length beyond ``original_length``."""
 
     factor: float
     original_length: int
 
     def stretched(self, width: int, base: float, length: Float[Array, ""]) -> Float[Array, " half"]:
-        """Frequencies at a length that may be traced."""
+        """Return the frequencies at the current length, which may be traced."""
         longest = jnp.maximum(length, self.original_length)
         stretch = self.factor * longest / self.original_length - (self.factor - 1)
         exponents = jnp.asarray(-np.arange(0, width, 2) / width, length.dtype)
@@ -59,14 +60,14 @@ class DynamicNTKScaling:
 
 @dataclasses.dataclass(frozen=True)
 class YaRNScaling:
-    """YaRN (Peng et al. 2024, arXiv 2309.00071): slow pairs interpolated, fast ones kept."""
+    """YaRN (Peng et al. 2024, arXiv 2309.00071): interpolates slow pairs and keeps fast ones."""
 
     factor: float
     original_length: int
     fast: float = 32.0
-    """Pairs that turn more often than this within the original length are kept."""
+    """Pairs with more turns than this within the original length are kept."""
     slow: float = 1.0
-    """Pairs that turn less often than this are interpolated."""
+    """Pairs with fewer turns than this within the original length are interpolated."""
 
     def frequencies(self, width: int, base: float) -> Frequencies:
         def pair_that_turns(times: float) -> float:
@@ -81,13 +82,17 @@ class YaRNScaling:
 
     @property
     def attention_factor(self) -> float:
-        """Factor on cos and sin, hence squared on the logits."""
+        """Factor on cos and sin; its square scales the logits."""
         return 0.1 * math.log(self.factor) + 1 if self.factor > 1 else 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Llama3Scaling:
-    """Llama 3.1: wavelengths above the original context are stretched, with a smooth transition."""
+    """Llama 3.1 scaling: long wavelengths are stretched by ``factor``, with a smooth transition.
+
+    Frequencies with fewer than ``low`` turns within ``original_length`` are divided by ``factor``,
+    those with more than ``high`` turns are kept.
+    """
 
     factor: float = 8.0
     low: float = 1.0
@@ -111,9 +116,9 @@ def rotary_frequencies(
     scaling: Scaling | None = None,
     length: int | Int[Array, ""] | None = None,
 ) -> Float[Array, " half"]:
-    """Angle per position of each of the ``width / 2`` pairs, in radians.
+    """Return the angle per position of each of the ``width / 2`` pairs, in radians.
 
-    Only ``DynamicNTKScaling`` reads ``length``, the number of positions so far.
+    Only ``DynamicNTKScaling`` reads ``length``, the number of positions so far, and needs it.
     """
     if width % 2 or width < 2:
         raise ValueError(f"width={width} features do not make pairs; wanted an even number")
@@ -138,10 +143,11 @@ def rotary_embedding(
     """Rotate queries or keys by their absolute positions, in float32; the result has x's dtype.
 
     Args:
-      positions: ``B T`` or ``1 T``; after cache eviction still the absolute ones.
+      positions: absolute positions, ``B T`` or ``1 T``, also after cache eviction.
       layout: "half" pairs feature c with c + width/2 (GPT-NeoX, Hugging Face); "interleaved" pairs
-        2c with 2c + 1 (the paper, Meta's weights). Weights for one fail with the other.
-      width: only the first ``width`` features turn (partial rotary); all if None.
+        2c with 2c + 1 (the paper, Meta's weights). Weights trained with one do not work with the
+        other.
+      width: only the first ``width`` features are rotated (partial rotary); all if None.
       length: the number of positions so far, for ``DynamicNTKScaling``.
     """
     H = x.shape[3]
@@ -171,13 +177,13 @@ def rotary_embedding(
 
 @dataclasses.dataclass(frozen=True)
 class Rotary:
-    """How queries and keys turn with their positions: the settings of ``ops.rotary_embedding``."""
+    """Rotary embedding of queries or keys with fixed settings of ``ops.rotary_embedding``."""
 
     base: float = 10_000.0
     layout: Layout = "half"
     scaling: Scaling | None = None
     width: int | None = None
-    """Only the first ``width`` features of a head turn; all if None."""
+    """Only the first ``width`` features of a head are rotated; all if None."""
 
     def __call__(
         self, x: Float[Array, "B T N H"], positions: Int[Array, "#B T"], length: int
@@ -193,7 +199,7 @@ class Rotary:
         )
 
     def check_cache(self) -> None:
-        """Refuse to keep turned keys that a longer sequence would turn anew."""
+        """Raise NotImplementedError if a longer sequence changes the rotation of cached keys."""
         if isinstance(self.scaling, DynamicNTKScaling):
             raise NotImplementedError(
                 "rotary.scaling=DynamicNTKScaling turns earlier keys anew as the sequence grows; "

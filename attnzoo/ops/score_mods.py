@@ -1,9 +1,9 @@
 """Score modifiers as functions of indices: ``score_mod(score, b, n, q, k)`` returns the new score.
 
-They run on scaled logits, before the mask; compose with ``first.then(second)``; draw themselves;
-and are pytrees, so that jit sees captured tables and gradients flow to them.
+They change scaled logits before the mask. ``first.then(second)`` composes them, and ``print`` draws
+them. They are pytrees: jit traces captured tables, and gradients flow to them.
 
-A plain function ``lambda score, b, n, q, k: ...`` is as good wherever one is wanted.
+A plain function ``lambda score, b, n, q, k: ...`` is accepted wherever a score modifier is.
 """
 
 import dataclasses
@@ -35,28 +35,28 @@ Score = Float[Array, "..."]
 
 
 class ScoreMod:
-    """The interface: callable on a score and its indices, composable, drawable."""
+    """Interface of score modifiers: callable on a score and its indices, composable, drawable."""
 
     def __call__(self, score: Score, b: Index, n: Index, q: Index, k: Index) -> Score:
-        """The new score of query ``q`` and key ``k`` in head ``n`` of batch row ``b``."""
+        """Return the new score of query ``q`` and key ``k`` in head ``n`` of batch row ``b``."""
         raise NotImplementedError
 
     def check(self, B: int, N: int, T: int, S: int) -> None:
         """Raise ValueError if a captured array does not fit ``B N T S`` (jax would clamp)."""
 
     def then(self, following: ScoreFunction) -> "ScoreMod":
-        """First this, then ``following``."""
+        """Return a modifier that applies this one first, then ``following``."""
         return Then(self, following)
 
     def to_dense(self, B: int, N: int, T: int, S: int) -> Float[Array, "B N T S"]:
-        """What becomes of scores that are all 0: the bias, for a modifier that adds one."""
+        """Return the modified scores for scores of 0: the bias, for a modifier that adds one."""
         self.check(B, N, T, S)
         shape = (B, N, T, S)
         score = self(jnp.zeros(shape), *index_grid(*shape))
         return jnp.broadcast_to(dense(score, shape), shape)
 
     def draw(self, T: int = 6, S: int | None = None, b: int = 0, n: int = 0) -> str:
-        """What becomes of zero scores, for one batch row and head, as numbers; a row is a query."""
+        """Draw the modified zero scores of one batch row and head as numbers; a row is a query."""
         zeros = jnp.zeros((1, 1, T, T if S is None else S))
         _, _, q, k = index_grid(1, 1, T, zeros.shape[3])
         here = [jnp.full((1, 1, 1, 1), index, jnp.int32) for index in (b, n)]
@@ -91,7 +91,7 @@ class Then(ScoreMod):
 
 @index_function
 class ALiBi(ScoreMod):
-    """See :func:`alibi`."""
+    """Linear bias by distance (ALiBi); see :func:`alibi`."""
 
     slopes: Float[Array, " N"]
 
@@ -104,7 +104,7 @@ class ALiBi(ScoreMod):
 
 @index_function
 class RelativeBias(ScoreMod):
-    """See :func:`relative_bias`."""
+    """Bias by bucket of the relative position; see :func:`relative_bias`."""
 
     table: Float[Array, "N R"]
     buckets: Buckets = setting()
@@ -119,7 +119,7 @@ class RelativeBias(ScoreMod):
 
 @index_function
 class SoftCap(ScoreMod):
-    """See :func:`softcap`."""
+    """Soft cap of the scores by tanh; see :func:`softcap`."""
 
     cap: float = setting()
 
@@ -127,7 +127,7 @@ class SoftCap(ScoreMod):
         return self.cap * jnp.tanh(score / self.cap)
 
     def draw(self, T: int = 6, S: int | None = None, b: int = 0, n: int = 0) -> str:
-        """Scores and what becomes of them: the indices do not matter."""
+        """Draw a line of scores above their capped values; indices do not matter."""
         scores = np.linspace(-2, 2, 9) * self.cap
         lines = (scores, self.cap * np.tanh(scores / self.cap))
         return "\n".join(" ".join(f"{score:7.2f}" for score in line) for line in lines)
@@ -135,7 +135,7 @@ class SoftCap(ScoreMod):
 
 @index_function
 class Temperature(ScoreMod):
-    """See :func:`temperature`."""
+    """Division of the scores by a temperature; see :func:`temperature`."""
 
     temperatures: Float[Array, " N"]
 
@@ -149,7 +149,7 @@ class Temperature(ScoreMod):
 
 @index_function
 class Distance(ScoreMod):
-    """See :func:`distance`."""
+    """Bias given as a function of k - q; see :func:`distance`."""
 
     function: Callable[[Any], Any] = setting()
 
@@ -159,7 +159,7 @@ class Distance(ScoreMod):
 
 @index_function
 class DenseBias(ScoreMod):
-    """See :func:`dense_bias`."""
+    """Bias given as an array; see :func:`dense_bias`."""
 
     array: Float[Array, "B N T S"]
 
@@ -175,15 +175,20 @@ class DenseBias(ScoreMod):
 
 
 def alibi(slopes: Float[Array, " N"] | int) -> ScoreMod:
-    """-slope_n |q - k|, of slopes or of a number of heads (Press et al. 2022, arXiv 2108.12409).
+    """Return ALiBi, which adds -slope_n |q - k| (Press et al. 2022, arXiv 2108.12409).
 
-    Under a causal mask this is the paper's -slope_n (q - k); without one it is symmetric.
+    ``slopes`` are given, or a number of heads for the paper's slopes. Under a causal mask this is
+    the paper's -slope_n (q - k); without a causal mask it is symmetric.
     """
     return ALiBi(alibi_slopes(slopes) if isinstance(slopes, int) else slopes)
 
 
 def alibi_slopes(num_heads: int) -> Float[Array, " N"]:
-    """2^(-8 (n + 1) / N) for a power of two, else every second slope of twice that many follows."""
+    """Return ALiBi's slopes of all heads: 2^(-8 (n + 1) / N) if N is a power of two.
+
+    For another N, with P the largest power of two below N, the slopes of P heads come first, then
+    every second slope of 2 P heads.
+    """
     if num_heads < 1:
         raise ValueError(f"alibi_slopes: num_heads={num_heads}; wanted at least 1")
     power = 2 ** math.floor(math.log2(num_heads))
@@ -193,19 +198,25 @@ def alibi_slopes(num_heads: int) -> Float[Array, " N"]:
 
 
 def relative_bias(table: Float[Array, "N R"], buckets: Buckets) -> ScoreMod:
-    """Add ``table[n, buckets(k - q)]``; a table with one row serves all heads."""
+    """Return a modifier that adds ``table[n, buckets(k - q)]``; one row serves all heads."""
     return RelativeBias(table, buckets)
 
 
 def t5_bias(
     table: Float[Array, "N R"], *, bidirectional: bool, max_distance: int = 128
 ) -> ScoreMod:
-    """T5's relative bias (arXiv 1910.10683); ``table`` has a column per bucket, 32 in the paper."""
+    """Return T5's relative bias (arXiv 1910.10683).
+
+    ``table`` has a column per bucket, 32 in the paper; see :func:`t5_bucket`.
+    """
     return RelativeBias(table, T5Buckets(bidirectional, table.shape[1], max_distance))
 
 
 def clipped_bias(table: Float[Array, "N R"]) -> ScoreMod:
-    """A bias per distance, of -r ... r for 2 r + 1 columns, clipped (Shaw et al. 2018, §3.2)."""
+    """Return a bias by distance, clipped to -r ... r (Shaw et al. 2018, §3.2).
+
+    ``table`` has 2 r + 1 columns.
+    """
     if table.shape[1] % 2 == 0:
         raise ValueError(
             f"clipped_bias: table has {table.shape[1]} columns; wanted 2 r + 1 of them"
@@ -214,24 +225,27 @@ def clipped_bias(table: Float[Array, "N R"]) -> ScoreMod:
 
 
 def softcap(cap: float) -> ScoreMod:
-    """Cap scores softly: c tanh(score / c) (Gemma 2, arXiv 2408.00118)."""
+    """Return a soft cap of the scores: c tanh(score / c) (Gemma 2, arXiv 2408.00118)."""
     if not cap > 0:
         raise ValueError(f"softcap: cap={cap}; wanted a positive number")
     return SoftCap(cap)
 
 
 def temperature(temperatures: float | Float[Array, " N"]) -> ScoreMod:
-    """Divide scores by a temperature, one for all heads or one for each."""
+    """Return a modifier that divides scores by a temperature, one for all heads or one per head."""
     return Temperature(jnp.atleast_1d(jnp.asarray(temperatures)))
 
 
 def distance(function: Callable[[Any], Any]) -> ScoreMod:
-    """Add a function of k - q, which comes as floating point: ``distance(lambda d: -d**2 / 8)``."""
+    """Return a modifier that adds a function of k - q: ``distance(lambda d: -d**2 / 8)``.
+
+    The function gets the distance in the dtype of the scores.
+    """
     return Distance(function)
 
 
 def dense_bias(bias: Float[Array, "B N T S"]) -> ScoreMod:
-    """Add an array; its first two axes may have size 1."""
+    """Return a modifier that adds an array; its first two axes may have size 1."""
     if bias.ndim != 4:
         raise ValueError(f"dense_bias: bias has shape {bias.shape}; wanted four axes B N T S")
     return DenseBias(bias)
@@ -239,7 +253,7 @@ def dense_bias(bias: Float[Array, "B N T S"]) -> ScoreMod:
 
 @dataclasses.dataclass(frozen=True)
 class ClippedBuckets:
-    """Bucket of a relative position k - q clipped to -radius ... radius."""
+    """Buckets of relative positions k - q, clipped to -radius ... radius."""
 
     radius: int
 
@@ -249,7 +263,7 @@ class ClippedBuckets:
 
 @dataclasses.dataclass(frozen=True)
 class T5Buckets:
-    """T5's bucket of a relative position k - q: see :func:`t5_bucket`."""
+    """T5's buckets of relative positions k - q: see :func:`t5_bucket`."""
 
     bidirectional: bool
     num_buckets: int = 32
@@ -265,10 +279,11 @@ def t5_bucket(
     num_buckets: int = 32,
     max_distance: int = 128,
 ) -> Int[Array, "*shape"]:
-    """Exact near buckets, then logarithmically wider ones up to ``max_distance`` (METHODS §5.4).
+    """Return T5's bucket of each relative position, key minus query (METHODS §5.4).
 
-    ``relative`` is key minus query. Causal: the future shares bucket 0 with the query itself;
-    bidirectional: the second half of the buckets is the future.
+    Near positions have a bucket each; further ones share logarithmically wider buckets up to
+    ``max_distance``. If causal, future keys share bucket 0 with the query itself; if bidirectional,
+    the second half of the buckets is for future keys.
     """
     count = num_buckets // 2 if bidirectional else num_buckets
     exact = count // 2
@@ -292,7 +307,10 @@ def t5_bucket(
 
 
 def _thresholds(exact: int, wide: int, max_distance: int) -> list[int]:
-    """For j = 1 .. wide - 1 the smallest n with (n / exact)^wide >= (max_distance / exact)^j."""
+    """Return the distances at which the logarithmic buckets after the first begin.
+
+    For j = 1 .. wide - 1, the smallest n with (n / exact)^wide >= (max_distance / exact)^j.
+    """
     thresholds, n = [], exact
     for j in range(1, wide):
         while n**wide * exact**j < max_distance**j * exact**wide:

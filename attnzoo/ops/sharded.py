@@ -1,9 +1,9 @@
-"""Attention on several devices: batch and heads where they lie, sequences round a ring.
+"""Attention on several devices: batch and heads stay in place, sequences travel around a ring.
 
 Inside ``with sharded(mesh):`` every ``dot_product_attention`` and ``flex_attention`` is computed
-under ``shard_map``: each device attends to its own rows of the batch and its own heads with the
-implementation that it would have chosen alone, and a sequence that is spread over devices travels
-round a ring (``ops.ring``). Left to itself, XLA would gather what the tiles of a kernel index.
+under ``shard_map``. Each device computes its own batch rows and heads, with the implementation that
+it would choose alone. A sequence that is sharded over devices travels around a ring (``ops.ring``).
+Without ``shard_map``, XLA would gather the arrays that the tiles of a kernel index.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from attnzoo.ops.score_mods import ScoreFunction
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Which axes of a mesh spread what; an axis that the mesh lacks has one device."""
+    """Mesh axes that shard batch, heads and sequence; an axis missing in the mesh has size 1."""
 
     mesh: Mesh
     batch: tuple[str, ...] = ("data", "fsdp")
@@ -40,11 +40,11 @@ class Placement:
     sequence: str = "sequence"
 
     def devices(self, *axes: str) -> int:
-        """The devices along these axes together."""
+        """Return the number of devices along these axes together."""
         return math.prod(self.mesh.shape.get(axis, 1) for axis in axes)
 
 
-# A context of jax: what is compiled in one is not used again in another.
+# A jax user context: programs compiled under one value are not reused under another.
 _PLACEMENT: Any = jax.make_user_context(None)
 
 
@@ -58,16 +58,16 @@ def sharded(
 ) -> Generator[None]:
     """Compute the attention inside on the devices of ``mesh``.
 
-    ``batch`` names the axes that the rows of a batch are spread over, ``heads`` that of heads,
-    ``sequence`` that of positions. What an axis does not divide is whole on each of its devices
-    (a sequence is padded instead). jit compiles anew what is called in another such context.
+    ``batch`` names the mesh axes that shard the rows of a batch, ``heads`` the axis of heads,
+    ``sequence`` that of positions. An array that an axis does not divide is whole on each of its
+    devices; a sequence is padded instead. jit compiles again in a context with other settings.
     """
     with _PLACEMENT(Placement(mesh, batch, heads, sequence)):
         yield
 
 
 def constrain(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-    """Say where states between two blocks lie: rows and positions spread, features whole."""
+    """Constrain the states between two blocks: rows and positions sharded, features whole."""
     placement = _PLACEMENT.value
     if placement is None:
         return x
@@ -80,8 +80,10 @@ def constrain(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
 
 
 def product(x: Float[Array, "*batch D"], kernel: Float[Array, "D F"]) -> Float[Array, "*batch F"]:
-    """X W, as one matrix product of two axes, which XLA:CPU is faster at; with all its axes where
-    rows and positions are both spread, since a flattened axis would have to be gathered.
+    """Multiply ``x`` by a matrix along its last axis.
+
+    The other axes are flattened, which XLA:CPU computes faster, unless the sequence is sharded: a
+    flattened axis of rows and positions would have to be gathered.
     """
     placement = _PLACEMENT.value
     if placement is not None and placement.devices(placement.sequence) > 1:
@@ -90,8 +92,9 @@ def product(x: Float[Array, "*batch D"], kernel: Float[Array, "D F"]) -> Float[A
 
 
 def gathered(table: Float[Array, "V D"]) -> Float[Array, "V D"]:
-    """A table whose rows are about to be read, with whole rows on every device: what is spread
-    along features (to save memory) is brought together, and not what was read of it.
+    """Constrain a table to whole rows on every device, before its rows are read.
+
+    Features that are sharded to save memory are then gathered in the table, not in the rows read.
     """
     placement = _PLACEMENT.value
     if placement is None:
@@ -103,9 +106,9 @@ def gathered(table: Float[Array, "V D"]) -> Float[Array, "V D"]:
 
 
 def compute(call: Call, implementation: str | None) -> tuple[Array, Any, Array | None]:
-    """(output, what was asked of the weights, log-sum-exp): here, or on the devices of a mesh."""
+    """Compute output, requested weights and log-sum-exp, on a mesh inside ``with sharded(...)``."""
     placement = _PLACEMENT.value
-    # Weights are looked at, not trained with: XLA may place them as it likes.
+    # Returned weights serve inspection, not training: XLA may place them.
     if placement is None or call.return_weights:
         return choice.compute(call, implementation)
     layout = _layout(placement, call)
@@ -121,13 +124,13 @@ class _Layout(NamedTuple):
 
 
 def _layout(placement: Placement, call: Call) -> _Layout:
-    """The axes that divide this call."""
+    """Return the mesh axes that divide this call."""
     (B, T, N, _), (S, K) = call.q.shape, call.k.shape[1:3]
     batch = tuple(axis for axis in placement.batch if axis in placement.mesh.shape)
     heads, ring = placement.devices(placement.heads), placement.devices(placement.sequence)
     fits = {
         placement.heads: N % heads == K % heads == 0,
-        # Fewer positions than devices: a step of decoding.
+        # A step of decoding has fewer positions than devices.
         placement.sequence: ring == 1 or min(T, S) >= ring,
     }
     heads, sequence = (
@@ -149,8 +152,8 @@ def _on_devices(
             f"devices of mesh axis {sequence!r}; 'blockwise' takes them"
         )
     settings = call.settings
-    # Of a causal mask the last device would have most of the work. Devices that a CPU emulates
-    # share it anyway, and XLA:CPU mixes up messages that are under way at the same time.
+    # Under a causal mask the last device would have most of the work. Not on a CPU: its emulated
+    # devices share the cores, and XLA:CPU mixes up concurrent messages.
     zigzag = ring > 1 and T == S and T % (2 * ring) == 0 and _is_causal(settings.mask_mod)
     zigzag = zigzag and jax.default_backend() != "cpu"
     mask_arrays, mask_of = taken_out(settings.mask_mod)
@@ -202,7 +205,7 @@ def _on_devices(
             return None
         if name == "sinks":
             return PartitionSpec(heads)
-        if ring > 1:  # it looks its parts up
+        if ring > 1:  # a ring looks up parts of the whole array
             return PartitionSpec()
         sizes = zip(x.shape, (batch, heads))
         return PartitionSpec(*(axes if size > 1 else None for size, axes in sizes))
@@ -224,14 +227,14 @@ def _on_devices(
 
 
 def _first(placement: Placement, axes: tuple[str, ...], size: int) -> Int[Array, ""]:
-    """The index of the first of ``size`` entries here, of all that are spread over ``axes``."""
+    """Return the global index of the first of ``size`` entries that this device holds."""
     return jax.lax.axis_index(axes) * size if axes else jnp.int32(0)
 
 
 def _as_functions(
     settings: Scoring, S: int, ring: int, b: Int[Array, ""], n: Int[Array, ""]
 ) -> Scoring:
-    """Without arrays of ``T x S``: a ring looks up what it needs of them, at true positions."""
+    """Replace mask and bias arrays by functions that look up entries at global positions."""
     mask, modify = settings.mask_mod, settings.score_mod
     if settings.mask is not None:
         array = _looked_up(settings.mask, b, n)
@@ -254,7 +257,7 @@ def _looked_up(
     x: Shaped[Array, "#B #N #T #S"], b: Int[Array, ""], n: Int[Array, ""]
 ) -> Callable[[Index, Index, Index, Index], Array]:
     def function(b_here: Index, n_here: Index, q: Index, k: Index) -> Array:
-        # Positions past the end, which are hidden, are looked up too.
+        # Positions past the end are looked up too, and hidden by another mask.
         indices = zip((b_here + b, n_here + n, q, k), x.shape)
         return x[tuple(jnp.minimum(i, size - 1) if size > 1 else i * 0 for i, size in indices)]
 
@@ -263,7 +266,7 @@ def _looked_up(
 
 @index_function
 class Before(Mask):
-    """Keys before ``end``: what is not the padding of a sequence that the devices do not divide."""
+    """Mask of the keys before ``end``; hides padding that makes the devices divide a sequence."""
 
     end: Int[Array, ""]
 
@@ -277,7 +280,7 @@ class Before(Mask):
 
 @index_function
 class Placed(Mask):
-    """A mask of the whole batch and all heads, where row 0 and head 0 are other ones."""
+    """A mask of the whole batch and all heads, seen from a device with first row b and head n."""
 
     mask: Any
     b: Int[Array, ""]
@@ -305,7 +308,7 @@ def _placed_mod(
 def _placed_mask(
     mask: MaskFunction | None, b: Int[Array, ""], n: Int[Array, ""]
 ) -> MaskFunction | None:
-    """Each part of it that asks for rows or heads; the others keep tiles that are known now."""
+    """Shift rows and heads in the parts of a mask that depend on them; others stay concrete."""
     if mask is None:
         return None
     if isinstance(mask, BlockMask):
@@ -322,7 +325,7 @@ def _is_causal(mask: MaskFunction | None) -> bool:
 
 
 def _asks_for_rows(mask: MaskFunction) -> bool:
-    """Whether the mask of one row of the batch, or of one head, can be another than the next's."""
+    """Return True if the mask may differ between batch rows or between heads."""
     one = jax.ShapeDtypeStruct((1, 1, 1, 1), jnp.int32)
     program = jax.make_jaxpr(mask)(one, one, one, one).jaxpr
     used: set[Any] = set(program.invars[:2])

@@ -1,10 +1,10 @@
 """Masked softmax and the weighted sum: the two steps every attention mechanism shares.
 
-The rules that hold for every mechanism of the zoo are kept here, once:
+These rules hold for every mechanism of the zoo:
 
 - the softmax runs in float32 (or wider, if the logits are);
 - a row that may attend nowhere has zero weights, zero gradients and a log-sum-exp of -inf;
-- NaN or inf in a masked key or value never reaches the output nor a gradient.
+- NaN or inf in a masked key or value never reaches the output or a gradient.
 """
 
 import jax
@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 def compute_dtype(
     *arrays: Float[Array, "..."] | Float[jax.ShapeDtypeStruct, "..."],
 ) -> jnp.dtype:
-    """float64 if an array is, else float32: in what logits, softmax and states are computed.
+    """Return the dtype of logits, softmax and states: float64 if any array has it, else float32.
 
     Not ``jnp.promote_types``, which raises for different dtypes under strict promotion.
     """
@@ -28,7 +28,7 @@ def _at_least_float32(logits: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def _finite_maximum(logits: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
-    """Row maximum with -inf (nothing to attend to) replaced by 0, so that it can be subtracted."""
+    """Return the row maximum with -inf (nothing to attend to) replaced by 0, for subtraction."""
     maximum = jax.lax.stop_gradient(jnp.max(logits, axis=axis, keepdims=True, initial=-jnp.inf))
     return jnp.where(maximum == -jnp.inf, jnp.zeros_like(maximum), maximum)
 
@@ -40,7 +40,7 @@ def _hide(logits: Float[Array, "..."], mask: Bool[Array, "..."] | None) -> Float
 def masked_softmax(
     logits: Float[Array, "..."], mask: Bool[Array, "..."] | None = None, axis: int = -1
 ) -> Float[Array, "..."]:
-    """Softmax over the entries of ``axis`` that ``mask`` permits (True = may attend).
+    """Compute the softmax over the entries of ``axis`` that ``mask`` permits (True = may attend).
 
     ``mask`` broadcasts to ``logits``. Masked entries are exactly 0, and so is every entry of a row
     without a permitted one. The result is at least float32.
@@ -55,7 +55,7 @@ def masked_softmax(
 def masked_logsumexp(
     logits: Float[Array, "..."], mask: Bool[Array, "..."] | None = None, axis: int = -1
 ) -> Float[Array, "..."]:
-    """Log-sum-exp over the permitted entries of ``axis``; -inf for a row without one."""
+    """Compute the log-sum-exp over the permitted entries of ``axis``; -inf for an empty row."""
     logits = _hide(_at_least_float32(logits), mask)
     maximum = _finite_maximum(logits, axis)
     total = jnp.sum(jnp.exp(logits - maximum), axis=axis)
@@ -68,9 +68,9 @@ def masked_logsumexp(
 def weighted_values(
     weights: Float[Array, "B N T S"], values: Float[Array, "B S Dv"]
 ) -> Float[Array, "B T Dv"]:
-    """Read one-headed values: the average over heads of sum_s weights[b, n, t, s] values[b, s].
+    """Return weighted sums of values that all heads share, averaged over the heads.
 
-    The result has the dtype of ``values``.
+    The average over n of sum_s weights[b, n, t, s] values[b, s], in the dtype of ``values``.
     """
     heads = weights.shape[1]
     context = jnp.einsum("bnts,bsd->btd", weights.astype(values.dtype), values)
@@ -82,8 +82,8 @@ def zero_unattended(
 ) -> Float[Array, "B S D"]:
     """Zero the keys or values that no query may attend to (padding).
 
-    0 * NaN is NaN: only by removing the padding *before* the products does its content, whatever it
-    is, stay out of the output and of every gradient.
+    0 * NaN is NaN: the content of padding stays out of the output and of every gradient only if it
+    is removed *before* the products.
     """
     if mask is None:
         return x

@@ -1,7 +1,7 @@
-"""Attention weights on request: rebuilt from q and k in blocks of rows, for any implementation.
+"""Attention weights on request: recomputed from q and k in blocks of rows, for any implementation.
 
-Looking costs memory only for what is looked at: the largest intermediate is one block of rows times
-all keys. A fused kernel hands in its log-sum-exp; without it each block normalises its own rows.
+Only the requested part takes memory: the largest intermediate is one block of rows times all keys.
+A fused kernel passes its log-sum-exp; without it each block normalises its own rows.
 """
 
 import dataclasses
@@ -21,21 +21,21 @@ from attnzoo.ops.wide_sums import wide
 STATISTICS = ("entropy", "column_mass")
 BLOCK = 64
 TOGETHER = 1 << 24
-"""Bytes of a block of weights up to which all heads are looked at together."""
+"""Bytes of a block of weights up to which all heads are computed together."""
 
 
 @dataclasses.dataclass(frozen=True)
 class WeightRequest:
-    """Which part of the attention weights to return."""
+    """The part of the attention weights to return."""
 
     rows: tuple[int, ...] | None = None
-    """Query positions whose weights are wanted; None: all, if neither top_k nor statistics are."""
+    """Query positions of the weights or top_k; None: all. Statistics alone return no weights."""
     heads: tuple[int, ...] | None = None
-    """Query heads that everything is about; None: all."""
+    """Query heads to report; None: all."""
     top_k: int | None = None
-    """Only the top_k largest weights of each row, and their keys."""
+    """Return only the top_k largest weights of each row, and their keys."""
     statistics: tuple[str, ...] = ()
-    """Of all rows: "entropy" of each row, and "column_mass", the sum of weights per key."""
+    """Over all rows: "entropy" of each row, and "column_mass", the sum of weights per key."""
 
     def __post_init__(self) -> None:
         for name in self.statistics:
@@ -46,9 +46,10 @@ class WeightRequest:
 
 
 class WeightReport(NamedTuple):
-    """What a ``WeightRequest`` asked for, else None. M: the chosen heads, R: the chosen rows.
+    """Result of a ``WeightRequest``; parts that were not requested are None.
 
-    Entropy is -sum w ln w, in nats; of weights below 0 (delta rule) there is none, and it is NaN.
+    M: the chosen heads, R: the chosen rows. Entropy is -sum w ln w, in nats; it is NaN for weights
+    below 0 (delta rule).
     """
 
     weights: Float[Array, "B M R S"] | None = None
@@ -72,9 +73,9 @@ def attention_weights(
     sinks: Float[Array, " N"] | None = None,
     softcap: float | None = None,
 ) -> WeightReport:
-    """The weights that dot-product attention with these settings gives, without its output.
+    """Return the weights of dot-product attention with these settings, without its output.
 
-    ``lse`` (which includes the sinks) is what the implementation that is looked at returned; the
+    ``lse`` is the log-sum-exp that the inspected implementation returned, with sinks included; the
     weights are then exp(logits - lse). Entropy is -sum w ln w, in nats. Other arguments and errors
     are those of ``dot_product_attention``.
     """
@@ -98,7 +99,7 @@ def report(
     request: WeightRequest,
     lse: Float[Array, "B N T"] | None = None,
 ) -> WeightReport:
-    """As :func:`attention_weights`, of settings that are checked already."""
+    """Return the weights as :func:`attention_weights` does, from settings that are checked."""
     B, T, N, _ = q.shape
     S = k.shape[1]
     heads = _chosen("heads", request.heads, N)
@@ -113,7 +114,7 @@ def report(
         return _weights_of_rows(q, k, settings, lse, rows, heads)
 
     def by_heads(look: Callable[[Int[Array, " M"]], Any]) -> Any:
-        """``look(heads)``, whose results have heads on axis 1; one by one where that saves."""
+        """Return ``look(heads)`` (heads on axis 1), one head at a time if memory requires it."""
         if 4 * B * heads.shape[0] * min(BLOCK, T) * S <= TOGETHER:
             return look(heads)
         alone = jax.lax.map(wide(lambda head: look(head[None]), heads[0]), heads)
@@ -157,8 +158,9 @@ def report(
 
 
 def select(weights: Float[Array, "B N T S"], request: WeightRequest) -> WeightReport:
-    """What is asked for of weights that are there already: of a mechanism that scores each pair, or
-    that implies weights without having computed with them.
+    """Return the requested part of weights that are already computed.
+
+    For mechanisms that score each pair, or that imply weights without computing with them.
     """
     _, N, T, S = weights.shape
     weights = weights[:, _chosen("heads", request.heads, N)]
@@ -195,7 +197,7 @@ def _weights_of_rows(
         weights, _ = settings.normalise(logits, visible, heads)
     else:
         chosen = lse[:, heads][:, :, rows, None].astype(logits.dtype)
-        # A row that sees nothing has an lse of -inf; any finite number in its place will do.
+        # A row that sees nothing has an lse of -inf; any finite number can take its place.
         chosen = jnp.where(jnp.isneginf(chosen), jnp.zeros_like(chosen), chosen)
         hidden = logits if visible is None else jnp.where(visible, logits, -jnp.inf)
         weights = jnp.exp(hidden - chosen)
@@ -203,7 +205,7 @@ def _weights_of_rows(
 
 
 def _entropy(weights: Float[Array, "B M R S"]) -> Float[Array, "B M R"]:
-    """-sum w ln w with 0 ln 0 = 0, also in the gradient."""
+    """Return -sum w ln w with 0 ln 0 = 0, also in the gradient."""
     logarithm = jnp.log(jnp.where(weights == 0, jnp.ones_like(weights), weights))
     return -jnp.sum(weights * logarithm, axis=-1)
 
@@ -218,14 +220,14 @@ def _chosen(name: str, indices: tuple[int, ...] | None, size: int) -> Int[Array,
 
 
 def row_blocks(T: int, *, clip: bool = True) -> Int[Array, "blocks rows"]:
-    """Query rows in blocks; past the end the last row is repeated (or counted on: no ``clip``)."""
+    """Split query rows into blocks; with ``clip``, rows past the end repeat the last one."""
     blocks = max(-(-T // BLOCK), 1)
     rows = jnp.arange(blocks * BLOCK, dtype=jnp.int32).reshape(blocks, BLOCK)
     return jnp.minimum(rows, max(T - 1, 0)) if clip else rows
 
 
 def unblock(x: Array, axis: int, T: int) -> Array:
-    """Put blocks stacked in front back along ``axis``, without what is past the end."""
+    """Join blocks stacked on the first axis along ``axis``, and cut the result to length ``T``."""
     x = jnp.moveaxis(x, 0, axis)
     x = x.reshape(*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2 :])
     return jax.lax.slice_in_dim(x, 0, T, axis=axis)
@@ -234,7 +236,7 @@ def unblock(x: Array, axis: int, T: int) -> Array:
 def with_weights(
     context: Any, weights: Float[Array, "B N T S"], return_weights: bool | WeightRequest
 ) -> Any:
-    """Return the context alone, or beside it the weights or what a ``WeightRequest`` asks."""
+    """Return the context, followed by the weights or the ``WeightReport`` if requested."""
     if isinstance(return_weights, WeightRequest):
         return context, select(weights, return_weights)
     return (context, weights) if return_weights else context

@@ -1,9 +1,9 @@
 """Gradients of 16-bit arrays that are read many times: summed in float32, rounded once.
 
-A table that a thousand positions read has a gradient of a thousand terms. Summed in bfloat16, which
-has 8 bits, the sum stops growing where a term is below half a unit in its last place. jax sums in
-the dtype of the array that is read; so what is read here is the array in float32, and what comes of
-it is rounded back: the same values, and another gradient.
+A table that a thousand positions read has a gradient of a thousand terms. A sum in bfloat16, which
+has 8 bits, stops growing once a term is below half a unit in its last place. jax sums gradients in
+the dtype of the array that is read. Here the array is read in float32 and the result is rounded
+back: the values are the same, and the gradient is summed in float32.
 """
 
 import functools
@@ -19,33 +19,33 @@ MOVES = frozenset(
     "broadcast_in_dim concatenate copy dynamic_slice expand_dims gather pad reshape rev select_n "
     "slice squeeze transpose".split()
 )
-"""Primitives that move values and compute nothing: exact in any dtype, and sums backward."""
+"""Primitives that only move values: exact in any dtype, but sums in the backward pass."""
 
 
 @jax.custom_jvp
 def take_rows(table: Float[Array, "V D"], ids: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
-    """Rows of a table; an id outside of it reads the nearest row."""
+    """Return rows of a table; an id outside of the table reads the nearest row."""
     return jnp.take(table, ids, axis=0, mode="clip")
 
 
 @take_rows.defjvp
 def _take_rows_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    # The tangent alone is read in float32: forward, the table is not copied.
+    # Only the tangent is read in float32, so that the forward pass does not copy the table.
     (table, ids), (d_table, _) = primals, tangents
     rows = take_rows(table, ids)
     return rows, jnp.take(_wide(d_table), ids, axis=0, mode="clip").astype(rows.dtype)
 
 
 def spread(x: Float[Array, "..."], shape: tuple[int, ...]) -> Float[Array, "..."]:
-    """``jnp.broadcast_to`` for parameters, such as a bias that is added at every position."""
+    """Broadcast a parameter, such as a bias for all positions; its gradient sums in float32."""
     return jnp.broadcast_to(_wide(x), shape).astype(x.dtype)
 
 
 def wide(function: Callable[..., Any], *avals: Any) -> Callable[..., Any]:
-    """The function, traced for arguments like ``avals`` where it has 16-bit floats.
+    """Return the function with gradients of captured 16-bit arrays summed in float32.
 
-    Gradients of those that it closes over are then summed in float32, also over the steps of a loop
-    around the function.
+    The sums include the steps of a loop around the function. It is traced for arguments like
+    ``avals``; a function without 16-bit floats is returned as it is.
     """
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*avals)
     if not _has_narrow(closed):
@@ -56,7 +56,7 @@ def wide(function: Callable[..., Any], *avals: Any) -> Callable[..., Any]:
 
 
 def trace(function: Callable[..., Any], *avals: Any) -> ClosedJaxpr:
-    """As ``jax.make_jaxpr(function)(*avals)``; 16-bit floats that it closes over are float32."""
+    """Trace a function as ``jax.make_jaxpr`` does, with captured 16-bit floats in float32."""
     closed = jax.make_jaxpr(function)(*avals)
     return _widened(closed, avals) if _has_narrow(closed) else closed
 
@@ -77,7 +77,7 @@ def _has_narrow(closed: ClosedJaxpr) -> bool:
 
 
 def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
-    """The outputs of a jaxpr, where 16-bit values that are only moved are held in float32."""
+    """Return the outputs of a jaxpr; 16-bit values that are only moved are held in float32."""
     values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args)))
 
     def read(atom: Any) -> Any:
@@ -105,7 +105,7 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[An
 
 
 def _as(x: Any, var: Any) -> Any:
-    """A value in the dtype that its variable has."""
+    """Cast a floating value to the dtype of its variable."""
     return jnp.asarray(x).astype(var.aval.dtype) if _is_floating(x) else x
 
 

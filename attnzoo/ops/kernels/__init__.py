@@ -1,4 +1,4 @@
-"""One file per implementation of attention; ``attnzoo.ops.choice`` picks among them.
+"""Implementations of attention, one file each; ``attnzoo.ops.choice`` picks among them.
 
 All have one signature: ``attend(q, k, v, settings, dropout_rate, dropout_key)`` returns the output
 ``B T N Hv`` in q's dtype and the log-sum-exp ``B N T`` in float32 (float64 in float64).
@@ -13,7 +13,7 @@ _interpreting = contextvars.ContextVar("interpreting", default=False)
 
 @contextlib.contextmanager
 def interpret() -> Generator[None]:
-    """Pallas kernels traced in here are interpreted, slowly and on any device, to be checked."""
+    """Interpret Pallas kernels traced inside the context: slowly, on any device, for tests."""
     token = _interpreting.set(True)
     try:
         yield
@@ -22,5 +22,5 @@ def interpret() -> Generator[None]:
 
 
 def interpreting() -> bool:
-    """Whether kernels are to be interpreted."""
+    """Return True if Pallas kernels are to be interpreted."""
     return _interpreting.get()

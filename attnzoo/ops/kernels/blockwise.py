@@ -1,9 +1,9 @@
-"""Attention in tiles, in plain XLA: never a ``T x S`` array, forward nor backward.
+"""Attention in tiles, in plain XLA: no ``T x S`` array, forward or backward.
 
 Forward: online softmax over the key tiles of a row of tiles (Milakov and Gimelshein 2018, arXiv
-1805.02867; Rabe and Staats 2021, arXiv 2112.05682). Backward: the weights of a tile are computed
-again from q, k and the row's maximum and sum, and all gradients come out of one pass over the tiles
-(Dao et al. 2022, arXiv 2205.14135). Tiles that a mask leaves empty are not visited.
+1805.02867; Rabe and Staats 2021, arXiv 2112.05682). Backward: the weights of a tile are recomputed
+from q, k and the row's maximum and sum, and one pass over the tiles computes all gradients (Dao et
+al. 2022, arXiv 2205.14135). Tiles that a mask leaves empty are not visited.
 """
 
 import dataclasses
@@ -31,18 +31,18 @@ from attnzoo.ops.softmax import compute_dtype
 from attnzoo.ops.wide_sums import trace
 
 FEW_QUERIES = 8
-"""Up to so many, the weights are no larger than the keys, and only keys and values are cut."""
+"""Number of queries up to which the weights are no larger than the keys, and are not tiled."""
 FINE = 128
-"""Queries and keys of the tiles by which a mask is skipped, if larger ones would skip less."""
+"""Queries and keys of a tile of a mask, if larger tiles would skip too little."""
 WORTH = 1.3
-"""How much more larger tiles may visit in all: so much faster they are for each entry."""
+"""Factor by which larger tiles may visit more entries: they are faster per entry."""
 
 
 class Captured(NamedTuple):
     """A function that was traced on one tile: its structure is static, its arrays are operands.
 
-    Arrays that a function closes over would be invisible to the custom gradient; so they become
-    arguments, floating ones with a gradient.
+    Arrays that a function closes over would be invisible to the custom gradient, so they become
+    arguments; floating ones get a gradient.
     """
 
     jaxpr: Any
@@ -55,10 +55,10 @@ class Captured(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
-    """What is known before the first number is computed."""
+    """Static plan of blockwise attention: sizes, traced functions and kinds of tiles."""
 
     shape: tuple[int, int, int, int, int]
-    """B, N, K, R rows and C columns of tiles."""
+    """B, N, K, and the numbers of rows R and columns C of tiles."""
     block: tuple[int, int]
     modify: Captured | None
     visible: Captured | None
@@ -66,7 +66,7 @@ class Plan:
     has_partial: bool
     dropout_rate: float
     is_whole: bool = False
-    """Whether all keys of a row are in one tile."""
+    """True if all keys of a row are in one tile."""
 
 
 class Fixed(NamedTuple):
@@ -78,12 +78,12 @@ class Fixed(NamedTuple):
     """Counts and columns of full and of partial tiles, for each row of tiles."""
     seed: Array | None
     positions: tuple[Array, Array] | None = None
-    """What modifiers and masks take for q and k, if not the indices into the arrays; -1 past the
-    end of a sequence."""
+    """Positions that modifiers and masks get for q and k, if not the indices into the arrays; -1
+    past the end of a sequence."""
 
 
 class Row(NamedTuple):
-    """One row of tiles: which batch row, head, row and key/value head it belongs to."""
+    """One row of tiles, by its batch row, head, row of tiles and key/value head."""
 
     b: Array
     n: Array
@@ -99,7 +99,7 @@ def attend(
     dropout_rate: float = 0.0,
     dropout_key: AnyKey | None = None,
 ) -> tuple[Float[Array, "B T N Hv"], Float[Array, "B N T"]]:
-    """Output and log-sum-exp, with gradients for q, k, v and every array in ``settings``."""
+    """Compute output and log-sum-exp, with gradients for q, k, v and arrays in ``settings``."""
     B, T, N, H = q.shape
     S, K, Hv = v.shape[1:]
     dtype = compute_dtype(q, k)
@@ -166,12 +166,12 @@ def attend(
 
 
 def scale_of(settings: Scoring, H: int, dtype: Any) -> Float[Array, ""]:
-    """The factor on q . k. It goes onto the product: on q, each of H entries would be rounded."""
+    """Return the factor on q . k; on q instead, each of the H entries would be rounded."""
     return jnp.asarray(1 / math.sqrt(H) if settings.scale is None else settings.scale, dtype)
 
 
 def with_sinks(out: Array, lse: Array, sinks: Array | None, dtype: Any) -> tuple[Array, Array]:
-    """One more logit per head, of a key without a value: the other weights shrink."""
+    """Add one logit per head, of a key without a value: the other weights shrink."""
     if sinks is not None:
         sinks = sinks.astype(lse.dtype)[None, :, None]
         out = out * jnp.moveaxis(jax.nn.sigmoid(lse - sinks), 1, 2)[..., None]
@@ -182,7 +182,7 @@ def with_sinks(out: Array, lse: Array, sinks: Array | None, dtype: Any) -> tuple
 def _block_mask(
     settings: Scoring, shape: tuple[int, int, int, int], wanted: tuple[int, int]
 ) -> BlockMask | None:
-    """The mask of the settings in tiles; also where only the ends of T or S have to be hidden."""
+    """Return the mask in tiles, also to hide padding at the ends of T or S; None if not needed."""
     mask: MaskFunction | None = settings.mask_mod
     if settings.mask is not None:
         array = Broadcast(settings.mask)
@@ -203,8 +203,8 @@ def _block_mask(
 
 
 def _joined(mask: BlockMask, wanted: tuple[int, int]) -> BlockMask:
-    """The mask in tiles near the wanted ones, unless these would visit too much that is empty."""
-    if not mask.is_concrete:  # what is empty is not known
+    """Merge tiles to near the wanted size, unless these would visit too many empty entries."""
+    if not mask.is_concrete:  # the empty tiles are not known
         return mask
     factors = []
     for length, size, most in zip(mask.shape[2:], mask.block_size, wanted):
@@ -227,7 +227,7 @@ def _tile_indices(block: tuple[int, int]) -> list[jax.ShapeDtypeStruct]:
 
 
 def capture(function: Callable[..., Any], *avals: jax.ShapeDtypeStruct) -> tuple[Any, Any, Any]:
-    """The function with its arrays taken out: (Captured, floating arrays, other arrays)."""
+    """Trace a function and take its arrays out: (Captured, floating arrays, other arrays)."""
     closed = trace(function, *avals)
     consts = [jnp.asarray(const) for const in closed.consts]
     is_floating = tuple(bool(jnp.issubdtype(const.dtype, jnp.floating)) for const in consts)
@@ -237,7 +237,7 @@ def capture(function: Callable[..., Any], *avals: jax.ShapeDtypeStruct) -> tuple
 
 
 def trace_modify(settings: Scoring, block: tuple[int, int], dtype: Any) -> tuple[Any, Any, Any]:
-    """Soft cap, bias and score modifier as one function of a tile of logits."""
+    """Trace soft cap, bias and score modifier as one function of a tile of logits."""
     if settings.softcap is None and settings.bias is None and settings.score_mod is None:
         return None, (), ()
     shape = (1, 1, *block)
@@ -265,7 +265,10 @@ def trace_modify(settings: Scoring, block: tuple[int, int], dtype: Any) -> tuple
 def trace_mask(
     mask: MaskFunction, block: tuple[int, int], inside: Callable[[Array, Array], Array] | None
 ) -> tuple[Captured, tuple[Array, ...]]:
-    """A mask as a function of a tile, and its arrays; ``inside`` tells what is no padding."""
+    """Trace a mask as a function of a tile; ``inside`` is False at padding.
+
+    Returns the function and its arrays.
+    """
     shape = (1, 1, *block)
 
     def visible(b: Array, n: Array, q: Array, k: Array) -> Array:
@@ -278,7 +281,7 @@ def trace_mask(
 def without_gradient(
     captured: Captured, floating: tuple[Array, ...], other: tuple[Array, ...]
 ) -> tuple[Captured, tuple[Array, ...]]:
-    """All arrays of a captured function in one tuple: no gradient passes through a mask."""
+    """Return a captured function with all its arrays in one tuple, none with a gradient."""
     consts = in_order(captured.is_floating, floating, other)
     return captured._replace(is_floating=(False,) * len(consts)), consts
 
@@ -289,7 +292,7 @@ def in_order(is_floating: tuple[bool, ...], floating: Any, other: Any) -> tuple[
 
 
 def tiles_in_front(x: Float[Array, "B L N H"], length: int) -> Float[Array, "heads _ H"]:
-    """Heads in front of positions, which are padded with zeros to whole tiles."""
+    """Move heads in front of positions, and pad positions with zeros to whole tiles."""
     B, L, N, H = x.shape
     x = jnp.pad(jnp.moveaxis(x, 2, 1), ((0, 0), (0, 0), (0, length - L), (0, 0)))
     return x.reshape(B * N, length, H)
@@ -303,15 +306,15 @@ def _row(plan: Plan, i: Array) -> Row:
 
 
 def _over_tiles(plan: Plan, fixed: Fixed, row: Row, visit: Callable[..., Any], carry: Any) -> Any:
-    """``carry = visit(column, is_partial, carry)`` for each tile of a row that is not empty."""
+    """Run ``carry = visit(column, is_partial, carry)`` for each non-empty tile of a row."""
     if fixed.lists is None:
-        # Bounds of 32 bits, as all indices here: those of Python have 64 under jax_enable_x64.
+        # int32 as all indices here: Python's integers have 64 bits under jax_enable_x64.
         first, end = jnp.int32(0), jnp.int32(plan.shape[4])
         return jax.lax.fori_loop(first, end, lambda c, carry: visit(c, False, carry), carry)
     kinds = ((plan.has_full, False, fixed.lists[:2]), (plan.has_partial, True, fixed.lists[2:]))
     for there_are, is_partial, (count, columns) in kinds:
         if there_are:
-            # They may be numpy's: jax gives constants of a program back so when it runs it again.
+            # They may be numpy arrays: so jax passes the constants of a program that it reruns.
             count, columns = jnp.asarray(count), jnp.asarray(columns)
             at = (along(row.b, count.shape[0]), along(row.n, count.shape[1]), row.r)
             mine = columns[at]
@@ -342,7 +345,7 @@ def _tile(x: Shaped[Array, "heads L H"], head: Array, c: Array, size: int) -> Sh
 
 
 def _bias_at(plan: Plan, bias: Array, row: Row, c: Array) -> tuple[tuple[Array, ...], Any]:
-    """Where the tile's part of a bias starts, and its size."""
+    """Return the start and the size of the tile's part of a bias."""
     starts = (row.b, row.n, row.r * plan.block[0], c * plan.block[1])
     sizes = (1, 1, *plan.block)
     where = tuple(along(at, size) for at, size in zip(starts, bias.shape))
@@ -364,7 +367,7 @@ def _hidden(
 
 
 def _kept(plan: Plan, fixed: Fixed, indices: Any, dtype: Any) -> Float[Array, "t s"] | None:
-    """0 for a dropped weight, 1 / (1 - rate) for another."""
+    """Return dropout's factor on each weight: 0 if dropped, 1 / (1 - rate) if kept."""
     if fixed.seed is None:
         return None
     keep = kept(fixed.seed, plan.dropout_rate, *indices)[0, 0]
@@ -374,7 +377,7 @@ def _kept(plan: Plan, fixed: Fixed, indices: Any, dtype: Any) -> Float[Array, "t
 def forward(
     plan: Plan, q: Array, k: Array, v: Array, scale: Array, bias: Any, floats: Any, fixed: Fixed
 ) -> Any:
-    """Output, row maximum and row sum of exp(logits - maximum); rows of tiles in front."""
+    """Compute output, row maximum and row sum of exp(logits - maximum), rows of tiles in front."""
     (bt, bs), dtype = plan.block, q.dtype
     H, Hv = q.shape[2], v.shape[2]
     rows = q.reshape(-1, bt, H)
@@ -414,8 +417,10 @@ def forward(
 
 
 def _products(q: Float[Array, "t H"], k: Float[Array, "s H"]) -> Float[Array, "t s"]:
-    """Q k^T, summed in two halves: XLA:CPU adds up all of H one by one in a product this small, and
-    loses twice the digits that it loses in a large one, which is what logits of 1e4 consist of.
+    """Compute Q k^T as the sum of two halves of H, for precision.
+
+    In a product this small XLA:CPU adds all of H one by one, and loses twice the digits that it
+    loses in a large product. Logits of 1e4 need these digits.
     """
     half = q.shape[1] // 2
     parts = ((q[:, :half], k[:, :half]), (q[:, half:], k[:, half:])) if half >= 16 else ((q, k),)
@@ -424,12 +429,12 @@ def _products(q: Float[Array, "t H"], k: Float[Array, "s H"]) -> Float[Array, "t
 
 
 def finite_maximum(maximum: Array) -> Array:
-    """-inf (nothing to attend to yet) replaced by 0, so that it can be subtracted."""
+    """Replace a maximum of -inf (nothing to attend to yet) by 0, which can be subtracted."""
     return jnp.where(jnp.isneginf(maximum), jnp.zeros_like(maximum), maximum)
 
 
 def logsumexp(maximum: Array, total: Array) -> Array:
-    """-inf for a row without keys."""
+    """Return the log-sum-exp from a row's maximum and sum; -inf for a row without keys."""
     return jnp.where(total == 0, -jnp.inf, maximum + jnp.log(nonzero(total)))
 
 
@@ -469,7 +474,7 @@ def attend_backward(plan: Plan, saved: Any, cotangents: tuple[Array, Array]) -> 
     (bt, bs), dtype = plan.block, q.dtype
     # The weights are exp(logits - maximum) / total, which is exact where exp(logits - lse) is not:
     # at logits of 1e4 the lse itself is rounded to 1e-3. The division goes into the cotangents,
-    # which are smaller than a tile. A row without keys has a total of 0: nothing comes back.
+    # which are smaller than a tile. A row without keys has a total of 0 and no gradient.
     inverse = jnp.where(total == 0, jnp.zeros_like(total), 1 / nonzero(total))
     d_out = d_out * inverse[..., None]
     d_lse = jnp.where(total == 0, jnp.zeros_like(d_lse), d_lse) * inverse
@@ -565,7 +570,7 @@ def _add_tile(x: Array, head: Array, c: Array, size: int, part: Float[Array, "s 
 def rows_that_see(
     plan: Plan, fixed: Fixed, bad_k: Bool[Array, "B S K"], bad_v: Bool[Array, "B S K"]
 ) -> Bool[Array, "3 B N _"]:
-    """Which rows may attend to a marked key, to a marked value, and to anything at all."""
+    """Return the rows that may attend to a marked key, to a marked value, and to anything."""
     B, N, _, R, C = plan.shape
     bt, bs = plan.block
     marks = jnp.stack([bad_k, bad_v, jnp.ones_like(bad_k)], axis=-1)

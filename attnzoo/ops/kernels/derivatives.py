@@ -1,8 +1,8 @@
-"""Which derivatives a kernel with a gradient of its own has, an error that says what to do about
-the others, and two kernels for one attention: one with a gradient and one without.
+"""Errors for derivatives that a custom gradient lacks, and a choice of kernel by derivative.
 
-Without the first two functions jax says that it cannot apply jvp to a custom_vjp function, or that
-it cannot differentiate a loop, and names neither the attention nor the way out.
+Without :func:`no_forward_mode` and :func:`no_second_reverse`, jax says that it cannot apply jvp to
+a custom_vjp function, or that it cannot differentiate a loop, and names neither the attention nor
+the way out. :func:`by_need` uses one kernel without a gradient and another one with a gradient.
 """
 
 import functools
@@ -20,26 +20,27 @@ _WAY_OUT = 'implementation="reference" has every derivative'
 
 
 def no_forward_mode(tree: Tree) -> Tree:
-    """The arrays themselves; jax.jvp, jax.linearize or jax.jacfwd through them is refused.
+    """Return the arrays; jax.jvp, jax.linearize or jax.jacfwd through them raises an error.
 
-    Forward over reverse mode, as in jax.hessian, passes: it differentiates the kernel's own loops.
+    The error is NotImplementedError. Forward over reverse mode, as in jax.hessian, works: it
+    differentiates the kernel's own loops.
     """
     return jax.tree.map(_into.bind, tree)
 
 
 def no_second_reverse(tree: Tree) -> Tree:
-    """The arrays themselves; a gradient that flows back through them is refused."""
+    """Return the arrays; a gradient that flows back through them raises NotImplementedError."""
     return jax.tree.map(_out_of.bind, tree)
 
 
 def by_need(alone: Callable[..., Any], differentiated: Callable[..., Any], *args: Any) -> Any:
-    """``alone(*args)``, unless it is differentiated: then ``differentiated(*args)``.
+    """Compute ``alone(*args)``, or ``differentiated(*args)`` if it is differentiated.
 
-    Both give a tuple of arrays, the same but for rounding. Arrays that they close over get their
-    gradients, too.
+    Both return a tuple of arrays, equal up to rounding. Arrays that they close over get gradients,
+    too.
     """
     args = no_forward_mode(args)
-    # A custom gradient knows only its arguments, so what the functions close over becomes some.
+    # A custom gradient covers only arguments, so captured arrays become arguments.
     first, second = (jax.make_jaxpr(function)(*args) for function in (alone, differentiated))
     return _by_need(_Both(first.jaxpr, second.jaxpr), args, first.consts, second.consts)
 
@@ -99,7 +100,7 @@ def _same(x: ShapedArray) -> ShapedArray:
 
 _into = _identity("into_tiles")
 _out_of = _identity("out_of_tiles")
-# Reverse mode transposes what happens to tangents and never computes it; forward mode does.
+# Reverse mode only transposes operations on tangents; forward mode computes them.
 _tangent = _identity("tangent_into_tiles")
 _tangent.def_impl(_refuse_forward)
 mlir.register_lowering(_tangent, _refuse_forward)
@@ -109,7 +110,7 @@ ad.deflinear2(_out_of, lambda *_: _refuse_second())
 
 def _jvp(primals: Any, tangents: Any) -> Any:
     (tangent,) = tangents
-    # The primal goes on without the primitive: an outer derivative of a gradient may pass.
+    # The primal continues without the primitive, so that an outer derivative of a gradient works.
     return primals[0], tangent if type(tangent) is ad.Zero else _tangent.bind(tangent)
 
 

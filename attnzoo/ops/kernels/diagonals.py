@@ -1,7 +1,7 @@
-"""Arrays that a function reads at a place decided by k - q, as slices: for kernels without gathers.
+"""Tables that a function reads at k - q, turned into slices for kernels without gathers.
 
-``table[n, bucket(k - q)]`` is constant along diagonals. So the entries of all distances become a
-block of rows of the whole bias, each row shifted by one,
+``table[n, bucket(k - q)]`` is constant along diagonals. So the entries of all distances are laid
+out as one block of rows of the whole bias, each row shifted by one,
 
     Z[i, x] = table[bucket(x - offset - i)]        i < block, x < T - block + S, offset = T - block
 
@@ -19,11 +19,14 @@ from jaxtyping import Array, Int, Shaped
 from attnzoo.ops.kernels.traced import GATHER, HEAD, KEYS, QUERIES, Node, Read, Traced, simplified
 
 CHUNK = 1024
-"""Distances that are added to a table at once."""
+"""Number of distances that are added to a table at once."""
 
 
 def by_distance(index: Node, traced: Traced, elementwise: frozenset[str]) -> dict[Node, int] | None:
-    """Where a value in a tile depends on k - q (1) or q - k (-1); None if on anything else too."""
+    """Find the nodes k - q (1) and q - k (-1) that an index is computed from.
+
+    Returns None if the index depends on anything else in the tile.
+    """
     cuts: dict[Node, int] = {}
     todo = [index]
     while todo:
@@ -43,10 +46,13 @@ def by_distance(index: Node, traced: Traced, elementwise: frozenset[str]) -> dic
 def spread_out(
     table: Shaped[Array, "*heads R"], where: Int[Array, " P"], block: int
 ) -> Shaped[Array, "*heads block X"]:
-    """Z of the module's docstring, from the entries of distances 1 - T ... S - 1."""
+    """Return Z of the module's docstring, the entries of a table along diagonals.
+
+    ``where`` is the index into the last axis of ``table`` at each distance 1 - T ... S - 1.
+    """
     entries = _entries(table, where)
     heads, P = entries.shape[:-1], entries.shape[-1]
-    # Rows of P that are read as rows of P - 1: each starts one entry earlier than the last.
+    # Rows of P are read as rows of P - 1: each starts one entry earlier than the row before.
     rows = jnp.broadcast_to(entries[..., None, :], (*heads, block, P)).reshape(*heads, block * P)
     rows = rows[..., block - 1 : block - 1 + block * (P - 1)].reshape(*heads, block, P - 1)
     return rows[..., : P - block + 1]
@@ -69,7 +75,7 @@ def _entries_backward(saved: Any, d_entries: Array) -> Any:
     d_entries = jnp.pad(d_entries, [(0, 0)] * (d_entries.ndim - 1) + [(0, room)])
     chunks = jnp.moveaxis(d_entries.reshape(*d_entries.shape[:-1], -1, CHUNK), -2, 0)
 
-    # A scatter would add in another order each time.
+    # A scatter would not repeat its order of addition.
     def add(total: Array, chunk: tuple[Array, Array]) -> tuple[Array, None]:
         places, found = chunk
         is_one = jax.nn.one_hot(jnp.clip(places, 0, R - 1), R, dtype=total.dtype)
@@ -92,7 +98,7 @@ def without_gathers(
     evaluate: Any,
     elementwise: frozenset[str],
 ) -> tuple[Traced, tuple[Array, ...]]:
-    """The function with slices in place of those gathers that k - q decides, and its operands.
+    """Replace gathers at indices computed from k - q by slices; return function and operands.
 
     ``lengths`` are whole blocks; ``evaluate(node, cuts, distances)`` computes an index.
     """

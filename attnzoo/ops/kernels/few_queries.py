@@ -1,10 +1,9 @@
 """Attention of few queries to many keys, as in decoding with a cache: keys are split into chunks.
 
-The weights are small, the keys and values are everything: each chunk of them is read once, in the
-layout it has, and only where a query may see something of it. So an empty part of a cache, or what
-lies outside of a window, costs nothing. Whole rows of weights in between make the softmax that of
-the reference, forward and backward; partial results are sums, and there is no log-sum-exp to
-combine them by.
+The weights are small; the time goes into reading keys and values. Each chunk of them is read once,
+without a change of layout, and only if a query may see a key in it. So an empty part of a cache,
+or keys outside of a window, cost nothing. Rows of weights are whole, so that the softmax is that of
+the reference, forward and backward, and the outputs of the chunks are simply added.
 """
 
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from attnzoo.ops.masks import dense_mask
 from attnzoo.ops.softmax import compute_dtype
 
 CHUNK = 1 << 21
-"""Bytes of a chunk of keys: with its values and a copy of both it stays in the cache."""
+"""Bytes of a chunk of keys; with its values and a copy of both it stays in the CPU's cache."""
 
 
 def attend(
@@ -33,7 +32,7 @@ def attend(
     dropout_rate: float = 0.0,
     dropout_key: AnyKey | None = None,
 ) -> tuple[Float[Array, "B T N Hv"], Float[Array, "B N T"]]:
-    """Output and log-sum-exp; ``N x T x S`` weights are in memory."""
+    """Compute output and log-sum-exp, with all weights ``B N T S`` in memory."""
     (B, T, N, H), (S, K, Hv) = q.shape, v.shape[1:]
     dtype = compute_dtype(q, k)
     size = chunk_size(S, K * max(H, Hv) * dtype.itemsize)
@@ -64,7 +63,7 @@ def attend(
 
 
 def chunk_size(S: int, row: int) -> int:
-    """Keys of a chunk, of ``row`` bytes each: a divisor of S if there is one of about that size."""
+    """Choose the keys per chunk, of ``row`` bytes each; a divisor of S if one is large enough."""
     fewest = -(-S // min(max(CHUNK // row, 16), S))
     # Other lengths have to be padded, which copies all keys.
     divisors = [S // count for count in range(fewest, 4 * fewest + 1) if S % count == 0]
@@ -74,7 +73,7 @@ def chunk_size(S: int, row: int) -> int:
 def _chunks_in_sight(
     settings: Scoring, shape: tuple[int, int, int, int], size: int
 ) -> Bool[Array, " chunks"]:
-    """Whether some query may see something of each chunk."""
+    """Return True for each chunk in which some query may see a key."""
     B, _, _, S = shape
     visible = settings.mask
     if settings.mask_mod is not None:
@@ -87,7 +86,7 @@ def _chunks_in_sight(
 
 
 def _chunked(x: Any, size: int) -> Any:
-    """``B S ...`` as ``chunks size ...``, which moves nothing unless S has to be padded."""
+    """Reshape ``B S ...`` to ``chunks size ...``, without a copy unless S has to be padded."""
     _, S, *rest = x.shape
     if S % size:
         x = jnp.pad(x, ((0, 0), (0, -S % size), *((0, 0) for _ in rest)))
@@ -95,7 +94,7 @@ def _chunked(x: Any, size: int) -> Any:
 
 
 def _over(wanted: Bool[Array, " chunks"], visit: Callable[..., Any], *rows: Array) -> Any:
-    """``visit`` of each chunk's number and rows where it is wanted, and zeros for another."""
+    """Return ``visit`` of the number and rows of each wanted chunk, and zeros for the others."""
     count = jnp.arange(wanted.shape[0], dtype=jnp.int32)
     given = (count, *rows)
     one = [jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in given]
@@ -107,7 +106,7 @@ def _over(wanted: Bool[Array, " chunks"], visit: Callable[..., Any], *rows: Arra
     def either(inputs: Any) -> Any:
         return jax.lax.cond(inputs[0], visit, nothing, *inputs[1:])
 
-    # One after the other where they share a cache; an accelerator wants all of them at once.
+    # On a CPU one after the other, to use its cache; on an accelerator all at once.
     if jax.default_backend() == "cpu":
         return jax.lax.map(either, (wanted, *given))
     return jax.vmap(either)((wanted, *given))
@@ -131,13 +130,13 @@ def _joined(x: Float[Array, "chunks K R s"], B: int) -> Float[Array, "B K R L"]:
 def _products(
     q: Float[Array, "B K R H"], keys: Float[Array, "chunks s K H"], wanted: Bool[Array, " chunks"]
 ) -> tuple[Float[Array, "B K R L"], Bool[Array, "B L K"]]:
-    """Products with finite keys, 0 with another; and which those are."""
+    """Return the products with keys, NaN and inf read as 0, and marks of keys not finite."""
     B = q.shape[0]
     per_row = keys.shape[0] // B
 
     def visit(i: Array) -> tuple[Array, Array]:
         def product(chunk: Array) -> Array:
-            # The larger one on the left: XLA:CPU would transpose it entry by entry on the right.
+            # The larger operand is on the left: XLA:CPU transposes it slowly on the right.
             product = jnp.einsum("skh,krh->ksr", chunk.astype(q.dtype), q[i // per_row])
             return jnp.swapaxes(product, 1, 2)
 
@@ -153,7 +152,7 @@ def _read(
     values: Float[Array, "chunks s K H"],
     wanted: Bool[Array, " chunks"],
 ) -> tuple[Float[Array, "B K R H"], Bool[Array, "B L K"]]:
-    """Sums of finite values; which are not finite."""
+    """Return weighted sums of values, NaN and inf read as 0, and marks of values not finite."""
     B = weights.shape[0]
 
     def visit(i: Array, weights: Array) -> tuple[Array, Array]:
@@ -168,8 +167,9 @@ def _read(
 
 
 def _guarded(product: Callable[[Array], Array], chunk: Callable[[], Array]) -> tuple[Array, Array]:
-    """A product in which nothing is finite that has met NaN or inf: then, and only then, a second
-    one without them, of a chunk that is read again.
+    """Return a product with NaN and inf of the chunk read as 0, and marks of rows not finite.
+
+    Only if the plain product is not finite, the chunk is read and multiplied a second time.
     """
     first = product(chunk())
 
@@ -187,7 +187,7 @@ def _outer(
     like: Float[Array, "chunks s K H"],
     wanted: Bool[Array, " chunks"],
 ) -> Float[Array, "chunks s K H"]:
-    """The gradient of keys or values that ``x`` met; 0 where they are not finite."""
+    """Return the gradient of keys or values multiplied by ``x``; 0 where they are not finite."""
     per_row = like.shape[0] // x.shape[0]
 
     def visit(i: Array, d: Array) -> Array:

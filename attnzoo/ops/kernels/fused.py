@@ -1,8 +1,8 @@
-"""What fused kernels share: padding to tiles, lists of tiles, the custom gradient, the contract.
+"""Common part of fused kernels: padding to tiles, lists of tiles, custom gradient, contract.
 
-A kernel is a :class:`Backend`: a forward and a backward pass over padded, finite arrays. What is
-common to all attention here (rows that may attend nowhere, sinks, NaN only where it may be seen) is
-put around it once.
+A kernel is a :class:`Backend`: a forward and a backward pass over padded, finite arrays. The rules
+of all attention here (rows that may attend nowhere, sinks, NaN only where it may be seen) are
+applied around it.
 """
 
 import dataclasses
@@ -39,12 +39,12 @@ class Pass:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
-    """What a kernel is compiled for."""
+    """Static plan that a fused kernel is compiled for."""
 
     shape: tuple[int, int, int, int, int]
-    """B, N, K, T, S, without padding."""
+    """Sizes B, N, K, T, S, without padding."""
     cell: Tile
-    """Queries and keys of a tile of the mask; a tile of a pass divides it."""
+    """Queries and keys of a tile of the mask; the tile of a pass divides it."""
     forward: Pass
     backward: Pass
     masked: bool
@@ -52,25 +52,25 @@ class Plan:
     has_partial: bool
     dropout_rate: float
     low: Any
-    """The dtype in which products are taken."""
+    """Dtype of the operands of matrix products."""
     wide: Any
-    """The dtype of sums."""
+    """Dtype of sums."""
     interpret: bool
 
     @property
     def padded(self) -> Tile:
-        """Queries and keys with padding."""
+        """Numbers of queries and keys with padding."""
         T, S = self.shape[3:]
         return -(-T // self.cell[0]) * self.cell[0], -(-S // self.cell[1]) * self.cell[1]
 
     @property
     def is_ragged(self) -> bool:
-        """Whether the last keys are padding."""
+        """True if the last keys are padding."""
         return self.padded[1] != self.shape[4]
 
 
 class Lists(NamedTuple):
-    """Counts and positions of the tiles of each row (transposed: of each column) of the mask."""
+    """Counts and positions of the tiles in each row (or in each column) of the mask."""
 
     full: tuple[Array, Array] | None
     partial: tuple[Array, Array] | None
@@ -80,7 +80,7 @@ class Fixed(NamedTuple):
     """Operands without a gradient."""
 
     modify: tuple[Array, ...]
-    """Of the forward pass: the gradients come with those of the backward pass."""
+    """Operands in the forward pass; those of the backward pass get the gradients."""
     visible: tuple[Array, ...]
     visible_backward: tuple[Array, ...]
     rows: Lists | None
@@ -89,19 +89,22 @@ class Fixed(NamedTuple):
 
 
 class Backend(NamedTuple):
-    """A kernel. Arrays are ``B T N H`` with padded lengths and sizes, ``maximum`` is ``B N T``."""
+    """A kernel's forward and backward pass, and its sizes.
+
+    Arrays are ``B T N H`` with padded lengths and sizes, ``maximum`` is ``B N T``.
+    """
 
     forward: Callable[..., tuple[Array, Array, Array]]
     """(plan, q, k, v, scale, fixed): out, row maximum, row sum."""
     backward: Callable[..., tuple[Array, Array, Array, list[Array]]]
     """(plan, q, k, v, scale, modify, fixed, d_out, maximum, inverse, delta): dq, dk, dv, without
-    the scale, and the gradients of the floating reads as ``traced.add_up`` wants them."""
+    the scale, and the gradients of the floating reads as ``traced.add_up`` takes them."""
     tiles: Callable[[int, Any], tuple[Tile, Tile]]
     """(head size, dtype): tiles of the forward and of the backward pass, powers of two."""
     width: Callable[[int], int]
-    """The head size that is computed with, at least the one that is asked for."""
+    """Head size after padding, for a given head size."""
     smallest: int
-    """The least number of queries or keys of a tile."""
+    """Smallest number of queries or keys of a tile."""
 
 
 def attend(
@@ -113,7 +116,7 @@ def attend(
     dropout_rate: float = 0.0,
     dropout_key: AnyKey | None = None,
 ) -> tuple[Float[Array, "B T N Hv"], Float[Array, "B N T"]]:
-    """Output and log-sum-exp, with gradients for q, k, v and every array in ``settings``."""
+    """Compute output and log-sum-exp, with gradients for q, k, v and arrays in ``settings``."""
     B, T, N, H = q.shape
     S, K, Hv = v.shape[1:]
     wide = compute_dtype(q, k, v)
@@ -167,9 +170,9 @@ def plan_of(
     low: Any,
     wide: Any,
 ) -> tuple[Plan, tuple[Array, ...], Fixed]:
-    """Plan, operands of the modifier in the backward pass, and the other operands.
+    """Return the plan, the modifier's operands in the backward pass, and the other operands.
 
-    Raises NotImplementedError, naming the argument, for a function that a tile cannot have.
+    Raises NotImplementedError, naming the argument, for a function that cannot run on a tile.
     """
     (B, T, N, _), (S, K, width) = q_shape, keys
     shape = (B, N, T, S)
@@ -210,7 +213,7 @@ def _power(length: int, smallest: int) -> int:
 def _mask_of(
     settings: Scoring, shape: tuple[int, int, int, int], cell: Tile, smallest: int
 ) -> tuple[BlockMask | None, Tile]:
-    """The mask in tiles that powers of two divide, and their size."""
+    """Return the mask in tiles whose size powers of two divide, and this size."""
     mask = mask_of(settings)
     if isinstance(mask, BlockMask):
         least = max(smallest, 64)
@@ -221,7 +224,7 @@ def _mask_of(
 
 
 def lists_by_row_and_column(mask: BlockMask) -> tuple[Lists, Lists]:
-    """The tiles of a mask, listed twice."""
+    """List the tiles of a mask by row and by column."""
     with jax.ensure_compile_time_eval():
         marks = mask.tiles()
     if mask.is_concrete:
@@ -295,10 +298,10 @@ def _rows_that_see(
     bad_k: Bool[Array, "B S K"],
     bad_v: Bool[Array, "B S K"],
 ) -> Bool[Array, "3 B N T"]:
-    """Which rows may attend to a marked key, to a marked value, and to anything at all.
+    """Return the rows that may attend to a marked key, to a marked value, and to anything.
 
-    Attention with logits of 0, whose values are the marks: where the mean is above 0. (Weights of 1
-    are exact in any dtype.)
+    This is attention with logits of 0 and the marks as values: True where the mean is above 0.
+    (Weights of 1 are exact in any dtype.)
     """
     B, N, K, T, S = plan.shape
     rows, keys = plan.padded

@@ -1,6 +1,6 @@
-"""What happens inside one tile of queries and keys, whatever kernel it is in.
+"""Computation inside one tile of queries and keys, shared by the fused kernels.
 
-Values that belong to a row are ``t 1``, those of a column ``1 s``.
+Values per query have shape ``t 1``, values per key ``1 s``.
 """
 
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from attnzoo.ops.kernels.traced import HEAD, KEYS, QUERIES, Load, Read, Traced
 
 
 class Work(NamedTuple):
-    """What a program knows: its head, and how it reads what functions captured."""
+    """Context of a kernel program: its plan, its head, and loaders of captured arrays."""
 
     plan: Plan
     step: Pass
@@ -28,17 +28,17 @@ class Work(NamedTuple):
 
 
 class Table(NamedTuple):
-    """How the gradient of a floating read is summed: by what the axes it keeps are read with."""
+    """Summation of the gradient of a floating read, by the axes that the gradient keeps."""
 
     read: Read
     kind: str
     """"head", "queries", "keys", "tile" or "gather"."""
     sizes: tuple[int, ...]
-    """Of the operand's axes that are not HEAD."""
+    """Sizes of the operand's axes that are not HEAD."""
 
 
 class Row(NamedTuple):
-    """What the backward pass knows of each query: ``t 1``."""
+    """Values per query in the backward pass, each ``t 1``."""
 
     maximum: Array
     inverse: Array
@@ -48,7 +48,7 @@ class Row(NamedTuple):
 
 
 def positions(work: Work, r: Any, c: Any) -> tuple[Array, Array, Array]:
-    """Query and key positions, which end with the last one, and keys that go on counting."""
+    """Return query and key positions clipped to the last one, and key positions not clipped."""
     (bt, bs), (T, S) = work.step.tile, work.plan.shape[3:]
     q = jnp.minimum(r * bt + jax.lax.broadcasted_iota(jnp.int32, (bt, 1), 0), T - 1)
     k = c * bs + jax.lax.broadcasted_iota(jnp.int32, (1, bs), 1)
@@ -56,7 +56,7 @@ def positions(work: Work, r: Any, c: Any) -> tuple[Array, Array, Array]:
 
 
 def product(plan: Plan, a: Array, b: Array, contract: tuple[int, int]) -> Array:
-    """A matrix product over one axis of each, in the plan's dtypes."""
+    """Multiply two matrices over one axis of each, in the plan's dtypes."""
     exact = jax.lax.Precision.HIGHEST if plan.low.itemsize > 2 else None
     numbers = (((contract[0],), (contract[1],)), ((), ()))
     return jax.lax.dot_general(
@@ -65,7 +65,7 @@ def product(plan: Plan, a: Array, b: Array, contract: tuple[int, int]) -> Array:
 
 
 def scored(work: Work, logits: Array, r: Any, c: Any, is_partial: bool) -> Array:
-    """Logits after modifier and mask."""
+    """Return the logits after modifier and mask."""
     q, k, k_far = positions(work, r, c)
     if work.step.modify is not None:
         logits = work.step.modify(work.modify, logits, work.b, work.n, q, k)
@@ -83,7 +83,7 @@ def _hidden(work: Work, logits: Array, q: Array, k: Array, k_far: Array) -> Arra
 
 
 def surviving(work: Work, weights: Array, r: Any, c: Any) -> Array:
-    """Weights, or gradients of them, after dropout."""
+    """Apply dropout to weights, or to gradients of weights."""
     rate = work.plan.dropout_rate
     if rate == 0:
         return weights
@@ -95,7 +95,7 @@ def surviving(work: Work, weights: Array, r: Any, c: Any) -> Array:
 def gradients(
     work: Work, logits: Array, d_weights: Array, row: Row, r: Any, c: Any, is_partial: bool
 ) -> tuple[Array, Array, list[Array]]:
-    """Weights as they read values, gradient of the scaled logits, gradients of what was read."""
+    """Return the weights after dropout, and the gradients of the scaled logits and of the reads."""
     q, k, k_far = positions(work, r, c)
     pull = None
     if work.step.modify is not None:
@@ -109,7 +109,7 @@ def gradients(
 
 
 def tables_of(traced: Traced | None, shapes: tuple[tuple[int, ...], ...]) -> list[Table]:
-    """One for each floating read; ``shapes`` are those of the operands."""
+    """Return a table for each floating read; ``shapes`` are the shapes of the operands."""
     tables = []
     for read in () if traced is None else traced.floating:
         sizes = tuple(s for s, axis in zip(shapes[read.operand], read.axes) if axis != HEAD)
@@ -125,7 +125,7 @@ def tables_of(traced: Traced | None, shapes: tuple[tuple[int, ...], ...]) -> lis
 
 
 def partial_of(table: Table, found: Array) -> Array:
-    """A gradient ``B N`` and padded positions, queries first, with the axes of the operand."""
+    """Give a gradient (``B N``, padded queries, padded keys) the axes of the operand."""
     if [axis for axis in table.read.axes if axis != HEAD] == [KEYS, QUERIES]:
         found = jnp.swapaxes(found, 2, 3)
     for axis, size in enumerate(table.sizes, start=2):
@@ -134,7 +134,7 @@ def partial_of(table: Table, found: Array) -> Array:
 
 
 def fitted(x: Array, axis: int, size: int) -> Array:
-    """Cut, or filled up with zeros, to a size along an axis."""
+    """Cut an axis to a size, or pad it with zeros to that size."""
     if x.shape[axis] >= size:
         return jax.lax.slice_in_dim(x, 0, size, axis=axis)
     room = [(0, 0)] * x.ndim

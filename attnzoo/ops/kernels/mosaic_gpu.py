@@ -1,8 +1,9 @@
 """Attention for Hopper GPUs: the kernels of ``mosaic_gpu_kernels`` under this package's contract.
 
 Around them, in XLA: padding to whole blocks, the lists of tiles, delta = rowsum(dO O) - dLSE, the
-sums of captured arrays' gradients, and the rules for what is not finite. Dao et al. 2022 (arXiv
-2205.14135) have the algorithm, Shah et al. 2024 (arXiv 2407.08608) the division of labour.
+sums of captured arrays' gradients, and the rules for NaN and inf. The algorithm is that of Dao et
+al. 2022 (arXiv 2205.14135), the division of work between warpgroups that of Shah et al. 2024 (arXiv
+2407.08608).
 """
 
 import dataclasses
@@ -28,15 +29,15 @@ from attnzoo.ops.logits import Scoring
 BLOCK = 128
 """Queries and keys of a tile of the mask."""
 TILE = (64, BLOCK)
-"""What functions are traced on; a kernel evaluates them on tiles of any size."""
+"""Tile on which functions are traced; a kernel evaluates them on tiles of any size."""
 WIDTHS = (64, 128, 256)
-"""Head sizes that the kernels have; others are padded with zeros to the next one."""
+"""Head sizes of the kernels; others are padded with zeros to the next one."""
 OLDEST = (0, 11)
-"""The first jax whose Mosaic GPU these kernels are written for."""
+"""First version of jax whose Mosaic GPU these kernels are written for."""
 
 
 def refuses(call: Any) -> str | None:
-    """Why a call cannot be taken here and now: the argument, what came, what was wanted."""
+    """Return the argument that rules a call out on this machine, and why; None if it can run."""
     if not interpreting() and jax.default_backend() != "gpu":
         return f"implementation: it wants a Hopper GPU, the default is {jax.default_backend()}"
     if jax.__version_info__[:2] < OLDEST or not _has_backend():
@@ -50,7 +51,7 @@ def refuses(call: Any) -> str | None:
 
 
 def refuses_anywhere(call: Any) -> str | None:
-    """Why no device would help."""
+    """Return the argument that rules a call out on every device, and why; None if it can run."""
     dtypes = {name: getattr(call, name).dtype for name in "qkv"}
     for name, dtype in dtypes.items():
         if dtype not in (jnp.bfloat16, jnp.float16):
@@ -83,10 +84,10 @@ def attend(
     tuning: Any = None,
     staged: bool | None = None,
 ) -> tuple[Float[Array, "B T N Hv"], Float[Array, "B N T"]]:
-    """Output and log-sum-exp; gradients for q, k, v, and for arrays read by b, n or q alone.
+    """Compute output and log-sum-exp, with gradients for q, k, v and arrays in ``settings``.
 
-    ``tuning`` replaces the kernels' tile sizes; ``staged`` is how the interpreter can run them, and
-    what they are where kernels are to be interpreted.
+    ``tuning`` replaces the kernels' tile sizes. ``staged`` selects kernels that the interpreter can
+    run; None: only where kernels are to be interpreted.
     """
     from attnzoo.ops.kernels import mosaic_gpu_kernels as kernels
 
@@ -146,9 +147,10 @@ def attend(
 
 
 def with_operands(settings: Scoring, shape: tuple[int, int, int, int]) -> Any:
-    """(modifier, mask, operands of both): each None where there is none.
+    """Return (modifier, mask, operands of both), with None for a missing modifier or mask.
 
-    Raises NotImplementedError, naming the argument, for what a tile of this kernel cannot have.
+    Raises NotImplementedError, naming the argument, for a function that cannot run on a tile of
+    this kernel.
     """
     from attnzoo.ops.kernels import mosaic_gpu_tile
 
@@ -186,7 +188,7 @@ def _whole_blocks(length: int) -> int:
 
 
 def _with_scale(settings: Scoring) -> Scoring:
-    """A scale that is an array becomes part of the modifier, as any captured array."""
+    """Make a scale that is an array part of the modifier, like any captured array."""
     if not isinstance(settings.scale, jax.Array):
         return settings
 
@@ -203,7 +205,7 @@ def _with_scale(settings: Scoring) -> Scoring:
 
 
 def _block_mask(settings: Scoring, shape: tuple[int, int, int, int]) -> BlockMask | None:
-    """The mask in this kernel's tiles; also where only the last keys' padding is to be hidden."""
+    """Return the mask in this kernel's tiles, also to hide padding of keys; None if not needed."""
     mask = traced.mask_of(settings)
     if isinstance(mask, BlockMask):
         if mask.block_size == (BLOCK, BLOCK):
@@ -216,7 +218,7 @@ def _block_mask(settings: Scoring, shape: tuple[int, int, int, int]) -> BlockMas
 
 
 def in_order(full: Any, partial: Any) -> tuple[Array, Array, Array]:
-    """For each row of tiles: how many are full, how many are not empty, and their columns."""
+    """Return for each row the numbers of full and of non-empty tiles, and columns, full first."""
     xp = np if isinstance(full, np.ndarray) else jnp
     rank = xp.where(full, 0, xp.where(partial, 1, 2))
     columns = xp.argsort(rank, axis=-1, stable=True)
@@ -235,7 +237,7 @@ def _padded(x: Float[Array, "B L N H"], length: int, width: int) -> Float[Array,
 def _whole(
     function: traced.Traced | None, arrays: Sequence[Array], rows: int, columns: int
 ) -> tuple[Array, ...]:
-    """Operands that a tile past the end can read, in types that a kernel can load."""
+    """Pad operands so that a tile past the end can read them."""
     arrays = list(arrays)
     for read in () if function is None else function.reads:
         if read.offset is not None:
@@ -250,7 +252,7 @@ def _whole(
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """Which floating reads of the modifier get a gradient."""
+    """Places of the modifier's floating reads that get a gradient."""
 
     places: tuple[int, ...]
 
@@ -267,7 +269,7 @@ def _attend(
 
 
 def _laid_out(plan: Any, modifiers: Any, fixed: Any, query_axis: int) -> Any:
-    """Operands of the modifier, the mask and dropout, for a kernel with queries on that axis."""
+    """Lay out operands of modifier, mask and dropout for a kernel with queries on an axis."""
     from attnzoo.ops.kernels.mosaic_gpu_tile import laid_out
 
     functions = zip((plan.modify, plan.visible, plan.kept), (modifiers, *fixed))
@@ -285,15 +287,18 @@ def _attend_forward(plan: Any, *primals: Any) -> Any:
     wanted = [i for i, x in enumerate(reads) if x.is_floating and perturbed[x.operand]]
     _with_pullback(plan, wanted)
     operands = _laid_out(plan, modifiers, fixed, 0)
-    # The rounded output is good enough for dq, dk and dv, which are rounded too; what is summed in
-    # float32 to the gradient of an array wants the rest.
+    # The rounded output is enough for dq, dk and dv, which are rounded too. Gradients of captured
+    # arrays are sums in float32, and also need what the rounding has lost.
     out, lse, *rest = kernels.forward(plan, q, k, v, lists[0], operands, with_rest=bool(wanted))
     saved = (q, k, v, lists, modifiers, fixed, (out, *rest), lse, Wanted(tuple(wanted)))
     return (out, lse * math.log(2)), saved
 
 
 def _with_pullback(plan: Any, wanted: Sequence[int]) -> Any:
-    """Raises NotImplementedError, naming the argument, for a derivative that no tile can have."""
+    """Return the plan with the derivative of the modifier.
+
+    Raises NotImplementedError, naming the argument, for one that cannot run on a tile.
+    """
     from attnzoo.ops.kernels import mosaic_gpu_tile
 
     if plan.modify is None:
@@ -310,7 +315,7 @@ def _attend_backward(plan: Any, saved: Any, cotangents: Any) -> Any:
         for x in cotangents
     )
     empty = jnp.isneginf(lse)
-    # Rows without keys: exp2(s - inf) = 0, and nothing comes back.
+    # Rows without keys: exp2(s - inf) = 0, and no gradient.
     lse = jnp.where(empty, jnp.inf, lse)
     products = d_out.astype(jnp.float32) * sum(x.astype(jnp.float32) for x in outs)
     delta = jnp.moveaxis(jnp.sum(products, axis=-1), 2, 1) - jnp.where(empty, 0.0, d_lse)
@@ -333,7 +338,7 @@ def _attend_backward(plan: Any, saved: Any, cotangents: Any) -> Any:
 
 
 def _owners(plan: Any, places: Sequence[int]) -> tuple[list[int], ...]:
-    """Reads by the kernel that sums them: rows, columns, tiles that it writes, diagonals."""
+    """Group reads by the kernel that sums them: by row, by column, as tiles, by diagonal."""
     owners: tuple[list[int], ...] = ([], [], [], [])
     for place in places:
         read = plan.modify.reads[place]
@@ -344,7 +349,7 @@ def _owners(plan: Any, places: Sequence[int]) -> tuple[list[int], ...]:
 
 
 def _visited(plan: Any, lists: Any) -> Bool[Array, "#B #N R C"]:
-    """Which tiles are in a list."""
+    """Return True for the tiles that are in a list."""
     R, C = (length // BLOCK for length in plan.shape[3:])
     if not lists:
         return jnp.ones((1, 1, R, C), bool)
@@ -356,13 +361,13 @@ def _visited(plan: Any, lists: Any) -> Bool[Array, "#B #N R C"]:
 def _where_visited(
     visited: Bool[Array, "#B #N R C"], x: Float[Array, "B N T S"]
 ) -> Float[Array, "B N T S"]:
-    """The tiles that a kernel has written, and zeros where it has not been."""
+    """Keep the tiles that a kernel has written, with zeros in the others."""
     tiles = x.reshape(*x.shape[:2], visited.shape[2], BLOCK, visited.shape[3], BLOCK)
     return jnp.where(visited[:, :, :, None, :, None], tiles, 0.0).reshape(x.shape)
 
 
 def _by_diagonal(visited: Bool[Array, "#B #N R C"]) -> tuple[Array, Array]:
-    """For each diagonal of tiles, how many of them are visited and their rows."""
+    """Return the number of visited tiles on each diagonal of tiles, and their rows."""
     R, C = visited.shape[2:]
     row, diagonal = (jax.lax.broadcasted_iota(jnp.int32, (R + C - 1, R), i) for i in (1, 0))
     column = row + diagonal - (R - 1)
@@ -374,7 +379,7 @@ def _by_diagonal(visited: Bool[Array, "#B #N R C"]) -> tuple[Array, Array]:
 
 
 def _of_operands(plan: Any, operands: Sequence[Array], found: dict[int, Array]) -> Any:
-    """Gradients of operands from those of the reads, which kernels have summed by row or column."""
+    """Return gradients of operands from those of reads, which kernels have summed."""
     B, N = plan.shape[:2]
     partials = []
     for place, read in enumerate(plan.modify.reads):
@@ -403,7 +408,10 @@ def _not_finite(
     v: Float[Array, "B S K Hv"],
     mask: BlockMask | None,
 ) -> tuple[Bool[Array, "B N T"], Bool[Array, "B N T"]]:
-    """The rows whose weights are NaN, and those whose output is. Costs nothing if all is finite."""
+    """Return the rows whose weights are NaN, and the rows whose output is NaN.
+
+    Tiles are visited only if an entry of q, k or v is not finite.
+    """
     B, T, N, _ = q.shape
     S, K = k.shape[1:3]
     block = (BLOCK, BLOCK)

@@ -1,6 +1,7 @@
-"""The kernels of ``mosaic_gpu``'s gradients: of q, of k and v, of tables that are read by k - q.
+"""Gradient kernels of ``mosaic_gpu``: of q, of k and v, and of tables that are read at k - q.
 
-Each computes the weights again from q, k and the log-sum-exp, and owns what it adds to.
+Each recomputes the weights from q, k and the log-sum-exp. A block is the only one to add to its
+part of a result.
 """
 
 import functools
@@ -45,9 +46,10 @@ def softmax_gradient(
     is_partial: bool,
     wanted: Sequence[int] = (),
 ) -> tuple[Array, Callable[[Array, Array], tuple[Array, list[Array]]]]:
-    """Weights of a tile as they read values, and a function of their gradient and delta.
+    """Return a tile's weights after dropout, and a function of their gradient and delta.
 
-    It gives the gradients of the scaled scores and, over the whole tile, of the ``wanted`` reads.
+    The function returns the gradients of the scaled scores and, as whole tiles, of the ``wanted``
+    reads.
     """
     axis, pull = frame.query_axis, plan.pull
     logits = scores * plan.scale
@@ -70,14 +72,14 @@ def softmax_gradient(
 
 
 def added_rows(totals: Sequence[Array], tiles: Sequence[Array]) -> tuple[Array, ...]:
-    """Each total + the sums of a tile's rows."""
+    """Add the row sums of each tile to its total."""
     return tuple(x + tile.astype(jnp.float32).sum(axis=1) for x, tile in zip(totals, tiles))
 
 
 def write_rows(
     totals: Sequence[Array], memory: Any, wg: Any, refs: Sequence[Any], at: tuple[Any, ...]
 ) -> None:
-    """Write a vector of a warpgroup's rows to each ref, through shared memory that is its own."""
+    """Write a vector of a warpgroup's rows to each ref, through the warpgroup's shared memory."""
     for total, ref in zip(totals, refs):
         memory.at[wg][...] = total
         plgpu.commit_smem()
@@ -98,9 +100,10 @@ def query_gradient(
     wanted: Sequence[int],
     dense: Sequence[int],
 ) -> tuple[Float[Array, "..."], ...]:
-    """The gradient of q; and of each ``wanted`` read, summed over the keys, ``B N T``.
+    """Compute the gradients of q, of ``wanted`` reads summed over keys, and of ``dense`` reads.
 
-    Then that of each ``dense`` one, ``B N T S``, in the tiles that are in a list.
+    Gradients of ``wanted`` reads are ``B N T``, those of ``dense`` reads ``B N T S``, written only
+    in the tiles that are in a list.
     """
     B, N, K, T, S = plan.shape
     H, Hv, dtype = q.shape[3], v.shape[3], q.dtype
@@ -177,7 +180,7 @@ def query_gradient(
                 d_scores, d_values = gradient(d_weights, delta)
                 sums = added_rows(sums, d_values[: len(wanted)])
                 for ref, x in zip(dense_refs, d_values[len(wanted) :]):
-                    plgpu.wait_smem_to_gmem(0)  # the last tile has left the memory
+                    plgpu.wait_smem_to_gmem(0)  # until the last tile has left the memory
                     dense_mem.at[wg][...] = x.astype(jnp.float32)
                     plgpu.commit_smem()
                     at = (b, n, rows, pl.ds(tiles.start(step), bk))
@@ -230,9 +233,9 @@ def key_value_gradients(
     operands: Sequence[Sequence[Shaped[Array, "..."]]],
     wanted: Sequence[int],
 ) -> tuple[Float[Array, "..."], ...]:
-    """The gradients of k and v: a block's keys stay, and the queries of all their heads pass by.
+    """Compute the gradients of k, of v, and of ``wanted`` reads summed over queries, ``B N S``.
 
-    Then those of each ``wanted`` read, summed over the queries, ``B N S``.
+    A block keeps its keys and loops over the queries of all heads that share them.
     """
     B, N, K, T, S = plan.shape
     H, Hv, dtype, group = q.shape[3], v.shape[3], q.dtype, N // K
@@ -290,7 +293,7 @@ def key_value_gradients(
             plgpu.barrier_wait(keys_ready.at[part])
 
             def over_group(dk: Any, dv: Any) -> tuple[Any, Any]:
-                """Add to those of the gradients that are not None."""
+                """Add the group's tiles to those of the gradients that are not None."""
 
                 def over_head(head: Any, carry: Any) -> Any:
                     before, totals = carry
@@ -358,7 +361,7 @@ def key_value_gradients(
                 write(*over_group(constant((ROWS, H), 0.0), constant((ROWS, Hv), 0.0)))
                 return
 
-            def meet() -> None:  # the other one may still read what is to be overwritten
+            def meet() -> None:  # the other warpgroup may still read this memory
                 plgpu.barrier_arrive(done)
                 plgpu.barrier_wait(done)
 
@@ -408,11 +411,11 @@ def diagonal_gradient(
     operands: Sequence[Sequence[Shaped[Array, "..."]]],
     wanted: int,
 ) -> Float[Array, "B N block X"]:
-    """The gradient of a read at k - q, summed over the tiles of each diagonal of blocks.
+    """Compute the gradient of a read at k - q, summed over the tiles of each diagonal of blocks.
 
-    A block of this kernel owns 64 columns of one diagonal: what two of them compute twice, scores
-    and their gradients, nobody has to store. ``lists`` are how many rows of blocks a diagonal has,
-    ``B N X/block``, and which.
+    A block of this kernel owns 64 columns of one diagonal. Two blocks compute the same scores and
+    their gradients, so that these need not be stored. ``lists`` are the number of rows of blocks on
+    each diagonal, ``B N X/block``, and these rows.
     """
     B, N, K, T, S = plan.shape
     H, Hv, dtype = q.shape[3], v.shape[3], q.dtype
@@ -431,7 +434,7 @@ def diagonal_gradient(
         steps = count_ref[*own, diagonal]
 
         def starts(step: Any) -> tuple[Any, Any]:
-            """The first query of a step's block, and its first key."""
+            """Return the first query and the first key of a step's block."""
             first = rows_ref[*own, diagonal, step] * BLOCK
             return first, first + column - (T - BLOCK)
 

@@ -1,9 +1,9 @@
-"""The forward kernel of ``mosaic_gpu``, and what it shares with those of the gradients.
+"""Forward kernel of ``mosaic_gpu``, and functions shared with the gradient kernels.
 
 Each block has three warpgroups. One fetches tiles (TMA) into a ring of slots in shared memory; two
-multiply (wgmma) and do the softmax between the products. Slots are handed over by barriers:
-``ready`` when a copy has landed, ``free`` when both consumers have read it. Nothing is added up
-across blocks, so that repeats are equal bit by bit.
+multiply (wgmma) and compute the softmax between the products. Barriers hand slots over: ``ready``
+when a copy has arrived, ``free`` when both consumers have read it. Nothing is summed across blocks,
+so that repeated runs are equal bit by bit.
 """
 
 import dataclasses
@@ -29,28 +29,28 @@ from attnzoo.ops.kernels.mosaic_gpu_tile import (
 from attnzoo.ops.kernels.traced import Traced
 
 ROWS = 64
-"""Rows of a wgmma: what one warpgroup multiplies at a time."""
+"""Rows of a wgmma, which one warpgroup multiplies at a time."""
 WIDE = 128
-"""The widest head of which one warpgroup holds the gradients of both k and v in registers."""
+"""Largest head size for which a warpgroup holds the gradients of both k and v in registers."""
 PRODUCER_REGISTERS, CONSUMER_REGISTERS = 24, 240
 """(24 + 2 x 240) x 128 threads are just within the 65,536 registers of a multiprocessor."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
-    """Keys (or queries) of one step, and slots of the ring, of each kernel."""
+    """Keys (or queries) per step, and slots of the ring, for each kernel."""
 
     keys: int = 128
     slots: int = 2
     dq_keys: int = 64
     dq_slots: tuple[int, int] = (2, 2)
-    """Of keys and of values, which are free earlier."""
+    """Slots of keys, and of values, which are freed earlier."""
     dkv_queries: int = 64
     dkv_slots: int = 2
 
 
 def tuned(width: int, value_width: int, staged: bool) -> Tuning:
-    """Tile sizes by head size: as large as shared memory and registers allow."""
+    """Return tile sizes by head size, as large as shared memory and registers allow."""
     if max(width, value_width) > WIDE:
         return Tuning(keys=64, dq_slots=(1, 1) if staged else (2, 1))
     return Tuning()
@@ -58,10 +58,10 @@ def tuned(width: int, value_width: int, staged: bool) -> Tuning:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
-    """What is known before the first number is computed."""
+    """Static plan of the kernels: sizes, traced functions and tuning."""
 
     shape: tuple[int, int, int, int, int]
-    """B, N, K, and the lengths T and S in whole blocks."""
+    """B, N, K, and the lengths T and S padded to whole blocks."""
     scale: float
     """Factor on q . k."""
     modify: Traced | None
@@ -70,17 +70,17 @@ class Plan:
     has_partial: bool
     tuning: Tuning
     staged: bool
-    """Weights reach the second product through shared memory, and each product starts from zero:
-    what the interpreter can run. Else both stay in registers."""
+    """True for kernels that the interpreter can run: weights reach the second product through
+    shared memory, and each product starts from zero. Else weights and sums stay in registers."""
     kept: Traced | None = None
-    """Which weights survive dropout, if there is one."""
+    """Function that is True for weights that dropout keeps; None without dropout."""
     dropout_rate: float = 0.0
     pull: Pullback | None = None
-    """The derivative of ``modify``, once it is known which reads have one."""
+    """Derivative of ``modify``, set once the reads that need a gradient are known."""
 
 
 class Tiles:
-    """The tiles of one row (or column) of blocks, full ones first, and the steps they take."""
+    """Tiles of one row (or column) of blocks, full ones first, and the steps over them."""
 
     def __init__(self, plan: Plan, refs: Sequence[Any], at: Sequence[Any], end: int, size: int):
         self.per_tile = BLOCK // size
@@ -98,14 +98,14 @@ class Tiles:
         return self.count * self.per_tile
 
     def start(self, step: Any) -> Any:
-        """The first position of a step."""
+        """Return the first position of a step."""
         if self.per_tile == 1:
             return self._where(step) * BLOCK
         tile = lax.div(step, jnp.int32(self.per_tile))
         return self._where(tile) * BLOCK + lax.rem(step, jnp.int32(self.per_tile)) * self.size
 
     def over(self, plan: Plan, visit: Callable[..., Any], carry: Any) -> Any:
-        """``carry = visit(step, is_partial, carry)`` for each step."""
+        """Run ``carry = visit(step, is_partial, carry)`` for each step."""
         full = self.full * self.per_tile
         if plan.has_full:
             carry = lax.fori_loop(0, full, lambda i, carry: visit(i, False, carry), carry)
@@ -120,12 +120,12 @@ def constant(shape: tuple[int, ...], value: float, axis: int | None = None) -> A
 
 
 def spread(x: Float[Array, "_"], shape: tuple[int, ...], axis: int) -> Float[Array, "_ _"]:
-    """A vector along rows (0) or columns (1), over a matrix."""
+    """Broadcast a vector over a matrix, with an entry per row (axis 0) or per column (1)."""
     return lax.broadcast_in_dim(x, shape, [axis])
 
 
 def matrices(*shape: int, dtype: Any) -> Any:
-    """Shared memory that wgmma or a copy reads, swizzled over 128 bytes where rows have them."""
+    """Declare shared memory for wgmma and copies, swizzled over up to 128 bytes of a row."""
     size = jnp.dtype(dtype).itemsize
     minor = min(shape[-1], 128 // size)
     transforms = (plgpu.TilingTransform((8, minor)), plgpu.SwizzleTransform(size * minor))
@@ -143,7 +143,7 @@ def product(a: Any, b: Any, shape: tuple[int, ...]) -> Float[Array, "_ _"]:
 def two_products(
     a: tuple[Any, Any], b: tuple[Any, Any], shape: tuple[int, int]
 ) -> tuple[Float[Array, "_ _"], Float[Array, "_ _"]]:
-    """Two products of one shape with one wait for both."""
+    """Compute two products of one shape, with one wait for both."""
 
     def compute(first: Any, second: Any) -> tuple[Array, Array]:
         plgpu.wgmma(first, a[0], b[0])
@@ -154,7 +154,7 @@ def two_products(
 
 
 def add_products(totals: Sequence[Array], a: Sequence[Array], b: Sequence[Any], stage: Any) -> Any:
-    """Each total + a b, of which a is in registers; ``stage`` is memory for it, if any."""
+    """Return each total + a b, with a in registers; ``stage`` is shared memory for a, or None."""
     if stage is None:
 
         def compute(refs: Any) -> None:
@@ -179,7 +179,7 @@ def slot_of(step: Any, slots: int) -> Any:
 
 
 def drain(steps: Any, slots: int, *barriers: Any) -> None:
-    """Wait until the last slots are free: no barrier is left half-way."""
+    """Wait until the last slots are free, so that every barrier completes."""
 
     def wait(step: Any, _: None) -> None:
         for barrier in barriers:
@@ -191,7 +191,7 @@ def drain(steps: Any, slots: int, *barriers: Any) -> None:
 def modified(
     plan: Plan, frame: Frame, operands: Sequence[Any], scores: Array, is_partial: bool
 ) -> Array:
-    """Logits to the base 2, -inf where hidden."""
+    """Return the modified logits in base 2, -inf where hidden."""
     modifiers, masks, _ = operands
     logits = scores * plan.scale
     if plan.modify is not None:
@@ -206,7 +206,7 @@ def hidden(plan: Plan, frame: Frame, masks: Any, logits: Array, is_partial: bool
 
 
 def dropped(plan: Plan, frame: Frame, operands: Sequence[Any]) -> Callable[[Array], Array]:
-    """Weights, or gradients of them, after dropout."""
+    """Return a function that applies dropout to weights, or to gradients of weights."""
     if plan.kept is None:
         return lambda weights: weights
     keep = evaluate(plan.kept, frame, operands[2])
@@ -250,9 +250,9 @@ def forward(
     operands: Sequence[Sequence[Shaped[Array, "..."]]],
     with_rest: bool = False,
 ) -> tuple[Float[Array, "..."], ...]:
-    """Output ``B T N Hv``, and log-sum-exp to the base 2, ``B N T``.
+    """Compute the output ``B T N Hv``, and the log-sum-exp in base 2, ``B N T``.
 
-    ``with_rest``: then what the output has lost by rounding, in its dtype.
+    ``with_rest`` adds what the output has lost by rounding, in the output's dtype.
     """
     B, N, K, T, S = plan.shape
     H, Hv, dtype = q.shape[3], v.shape[3], q.dtype
@@ -329,7 +329,7 @@ def forward(
                 total = total * shrink + weights.sum(axis=1)
                 out = out * spread(shrink, out.shape, 0)
                 weights = dropped(plan, frame, operand_refs)(weights).astype(dtype)
-                # While one warpgroup is in its softmax, the other one has the tensor cores.
+                # While one warpgroup computes its softmax, the other one uses the tensor cores.
                 out, total, larger, weights = lax.optimization_barrier(
                     (out, total, larger, weights)
                 )

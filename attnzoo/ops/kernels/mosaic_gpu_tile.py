@@ -1,7 +1,7 @@
 """Functions of indices on one tile of ``mosaic_gpu``'s kernels, and their derivatives.
 
-A value is a number, a vector along the queries, a vector along the keys, or a tile, and is spread
-only where it meets a larger one: registers hold what a value is, not what it could be read as.
+A value is a number, a vector along the queries, a vector along the keys, or a tile. It is broadcast
+only where it meets a larger one, so that registers hold no copies.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ BLOCK = 128
 """Queries and keys of a tile of the mask: the rows of two warpgroups."""
 
 Value = tuple[Any, frozenset[str]]
-"""A number, vector or tile, and the axes of the tile that it has."""
+"""A number, vector or tile, with the axes of the tile that it has."""
 NUMBER: frozenset[str] = frozenset()
 TILE = frozenset((QUERIES, KEYS))
 
@@ -49,13 +49,13 @@ ELEMENTWISE = frozenset(
     "shift_left shift_right_logical shift_right_arithmetic convert_element_type sin cos".split()
 )
 SHAPES = frozenset("broadcast_in_dim reshape squeeze expand_dims copy copy_p reshard".split())
-"""What leaves a value as it is: in a tile its axes are known without."""
+"""Primitives that leave a value as it is, because its axes in a tile are known already."""
 CUSTOM = "custom_jvp_call"
 
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """One tile of logits as a kernel holds it: its shape, place, and which axis is the queries'."""
+    """One tile of logits in a kernel: its shape, its place, and the axis of the queries."""
 
     shape: tuple[int, int]
     first: tuple[Any, Any]
@@ -73,7 +73,7 @@ class Frame:
         return places + self.first[kind == KEYS]
 
     def lift(self, x: Any, has: frozenset[str], wanted: frozenset[str] = TILE) -> Any:
-        """Spread a number or a vector over the axes it does not have."""
+        """Broadcast a number or a vector over the missing axes of a tile."""
         if has == wanted:
             return x
         if len(wanted) == 1:
@@ -84,23 +84,23 @@ class Frame:
 
 
 class Pullback(NamedTuple):
-    """A function of a score with its derivative: one graph, so that they share what both need."""
+    """A function of a score with its derivative, in one graph that shares common terms."""
 
     function: Traced
-    """Of the score and its gradient, ``gradient``."""
+    """The function; its graph has the inputs ``score`` and ``gradient``, that of the result."""
     score: Node
-    """The gradient of the score that came in."""
+    """The gradient of the input score."""
     reads: dict[int, Node]
-    """The gradients of the reads that were asked for, each as a whole tile."""
+    """The gradients of the wanted reads, each as a whole tile."""
 
 
 def layout_of(axis: int | None = None) -> Any:
-    """The registers of a product, or of a vector along its rows (0) or columns (1)."""
+    """Return the register layout of a product, or of a vector along its rows (0) or columns (1)."""
     return plgpu.Layout.WGMMA if axis is None else plgpu.Layout.WGMMA.reduce(1 - axis)
 
 
 def cannot_lower(traced: Traced) -> str | None:
-    """Why a tile of the function has no place in this kernel, if so."""
+    """Return the reason why a function cannot run on a tile of this kernel, or None."""
     for read in traced.reads:
         if any(axis not in (HEAD, QUERIES, KEYS) for axis in read.axes):
             return f"{traced.name}: it gathers from an array by both q and k, or by neither alone"
@@ -116,7 +116,7 @@ def cannot_lower(traced: Traced) -> str | None:
 
 
 def _computed(traced: Traced, roots: Iterable[Node]) -> list[Node]:
-    """What is neither given nor read."""
+    """Return the nodes that are neither inputs nor reads."""
     seen: set[Node] = set()
     todo, found = list(roots), []
     while todo:
@@ -132,14 +132,14 @@ def _computed(traced: Traced, roots: Iterable[Node]) -> list[Node]:
 
 @functools.cache
 def opened(node: Node) -> Node:
-    """What a function with a derivative of its own computes."""
+    """Return the result node inside a call of a function with a custom derivative."""
     inner = node.equation.params["call_jaxpr"]
     constants = [Node(np.shape(x), x.dtype, leaf=np.asarray(x)) for x in inner.consts]
     return graph(inner.jaxpr, [*constants, *node.inputs])[node.output]
 
 
 def _refused(node: Node) -> str | None:
-    """The name of an operation that Mosaic has not for what it is given."""
+    """Return the name of an operation that Mosaic lacks for these operands, or None."""
     is_of_floats = jnp.issubdtype(node.dtype, jnp.floating)
     if node.primitive == "rem" and is_of_floats:
         return "rem of floating-point numbers"
@@ -147,7 +147,7 @@ def _refused(node: Node) -> str | None:
 
 
 def _has_place(node: Node, traced: Traced) -> bool:
-    """Whether a value is a number, or has the tile's size or 1 along both of its axes."""
+    """Return True if a value is a number, or has the tile's size or 1 along both of its axes."""
     sizes = zip(node.shape, traced.shape)
     is_of_tile = len(node.shape) == 2 and all(size in (1, whole) for size, whole in sizes)
     return is_of_tile or math.prod(node.shape) == 1
@@ -156,7 +156,7 @@ def _has_place(node: Node, traced: Traced) -> bool:
 def without_gathers(
     traced: Traced, operands: Sequence[Array], lengths: tuple[int, int]
 ) -> tuple[Traced, tuple[Array, ...]]:
-    """A function that reads tables by k - q, reading slices; ``lengths`` are whole blocks."""
+    """Replace reads of tables at k - q by reads of slices; ``lengths`` are whole blocks."""
 
     def evaluate(index: Node, signs: dict[Node, int], distances: Array) -> Array:
         frame = Frame((1, distances.shape[0]), (0, 0), None, None)
@@ -173,9 +173,9 @@ def without_gathers(
 
 
 def pullback(traced: Traced, wanted: Sequence[int]) -> Pullback:
-    """The derivative by the score and by the ``wanted`` reads, as jax makes it.
+    """Return the derivative by the score and by the ``wanted`` reads, as jax makes it.
 
-    Raises NotImplementedError, naming the function, for one that has no place in this kernel.
+    Raises NotImplementedError, naming the function, if it cannot run on a tile of this kernel.
     """
     sizes = dict(zip((QUERIES, KEYS), traced.shape))
     names: list[Any] = ["score", "gradient", "b", "n", "q", "k", *range(len(traced.reads))]
@@ -186,7 +186,7 @@ def pullback(traced: Traced, wanted: Sequence[int]) -> Pullback:
     dtypes: dict[Any, Any] = dict.fromkeys(("b", "n", "q", "k"), jnp.int32)
     dtypes |= dict.fromkeys(("score", "gradient"), jnp.float32)
     for place, read in enumerate(traced.reads):
-        # What is wanted is read as a tile, so that no sum of a gradient is left to the graph.
+        # A wanted read is a whole tile, so that the graph does not have to sum its gradient.
         axes[place] = TILE if place in wanted else _axes_of(read)
         dtypes[place] = read.dtype
     frame = Frame(traced.shape, (0, 0), None, None)
@@ -234,7 +234,7 @@ def evaluator(
     read: Callable[[int], Value],
     bind: Callable[[Node, list[Any]], Any],
 ) -> Callable[[Node], Value]:
-    """A function that computes the value of any node of a graph, each once."""
+    """Return a function that computes the value of any node of a graph, each only once."""
     known: dict[Node, Value] = {}
 
     def value(node: Node) -> Value:
@@ -263,7 +263,10 @@ def evaluator(
 def in_tile(
     traced: Traced, frame: Frame, operands: Sequence[Any], given: dict[str, Any]
 ) -> Callable[[Node], Array]:
-    """What computes a node as a tile in a kernel; score and gradient are looked up in ``given``."""
+    """Return a function that computes a node as a tile in a kernel.
+
+    ``given`` holds the inputs ``score`` and ``gradient``.
+    """
 
     def at(index: Any) -> Any:
         if isinstance(index, OfHead):
@@ -293,14 +296,14 @@ def in_tile(
 
 
 def evaluate(traced: Traced, frame: Frame, operands: Sequence[Any], score: Any = None) -> Any:
-    """A traced function on one tile."""
+    """Evaluate a traced function on one tile."""
     return in_tile(traced, frame, operands, {"score": score})(traced.output)
 
 
 def laid_out(traced: Traced | None, arrays: Sequence[Array], query_axis: int) -> tuple[Array, ...]:
-    """Operands as a kernel reads them: after them copies of those that lie across its tiles.
+    """Return the operands, followed by transposed copies of operands that lie across the tiles.
 
-    Registers hold two neighbours of a row each, which are loaded together.
+    A register holds two neighbours of a row of the kernel's tile, which are loaded together.
     """
     if traced is None:
         return tuple(arrays)
@@ -312,7 +315,7 @@ def laid_out(traced: Traced | None, arrays: Sequence[Array], query_axis: int) ->
 
 
 def _across(traced: Traced, query_axis: int) -> list[int]:
-    """The reads of a tile whose operand has the axis first that the kernel has last."""
+    """Return the reads of tiles whose operand has its axes in the other order than the kernel."""
     return [
         place
         for place, read in enumerate(traced.reads)
@@ -330,7 +333,7 @@ def _axes_of(read: Read) -> frozenset[str]:
 
 
 def _bind(node: Node, args: list[Any]) -> Any:
-    if node.primitive == "tanh":  # the hardware's own is right to 11 bits
+    if node.primitive == "tanh":  # the hardware's tanh has 11 correct bits
         e = jnp.exp2(jnp.clip(args[0], -10, 10) * (2 * LOG2E))
         return 1 - 2 / (e + 1)
     if node.primitive == "add_any":
@@ -344,12 +347,12 @@ def _bind(node: Node, args: list[Any]) -> Any:
 
 
 def _entry(ref: Any, frame: Frame) -> Any:
-    """Entry [b, n] of an operand."""
+    """Return entry [b, n] of an operand."""
     return ref[tuple(jnp.int32(0) if x == 1 else i for x, i in zip(ref.shape, (frame.b, frame.n)))]
 
 
 def _load(read: Read, ref: Any, frame: Frame, at: Callable[[Any], Any]) -> Any:
-    """What a function reads of an operand in one tile, from global memory."""
+    """Load the part of an operand that a function reads in one tile, from global memory."""
     kinds = [axis for axis in read.axes if axis != HEAD]
     if len(kinds) == 2:
         kinds = sorted(kinds, key=frame.axis)

@@ -1,11 +1,12 @@
-"""Flexible attention in Pallas for TPUs, with lists of tiles that are known before they are needed.
+"""Attention in Pallas for TPUs, with prefetched lists of the tiles to visit.
 
-Like splash attention: the grid counts the tiles of a row that are not empty, and the positions of
-its tiles are prefetched scalars, from which the pipeline knows what to copy next. A step past the
-end of a row names the tile before, which is there already, and computes nothing.
+Like splash attention: the grid counts the tiles of a row that are not empty. Their positions are
+prefetched scalars that tell the pipeline what to copy next. A step past the end of a row names the
+last tile, which is loaded already, and computes nothing. A line is a row of tiles, or a column of
+tiles in the pass for k and v.
 
-Arrays that functions captured come as tiles in the same way, so an axis is read with b, n, q or k
-alone: there are no gathers.
+Captured arrays are loaded as tiles in the same way, so an axis can be read only at b, n, q or k:
+there are no gathers.
 """
 
 import functools
@@ -40,7 +41,7 @@ LANES = 128
 
 
 def tiles(width: int, dtype: Any) -> tuple[Tile, Tile]:
-    """Tiles whose logits, a few of them, fit into the vector memory."""
+    """Return tiles of both passes; a few tiles of logits fit into the vector memory."""
     long = 512 if width <= 128 and jnp.dtype(dtype).itemsize == 2 else 256
     return (long, long), (256, 256)
 
@@ -50,33 +51,37 @@ def _width(size: int) -> int:
 
 
 class _Steps(NamedTuple):
-    """Prefetched: how many tiles each line has, and which; flat, and their sizes before that."""
+    """Prefetched numbers and positions of the tiles of each line, as flat arrays."""
 
     full: Array
     total: Array
     positions: Array
     scalars: tuple[Array, ...]
-    """Values that a head decides, which functions read."""
+    """Values per head that functions read."""
     seed: Array | None
 
 
 class _Layout(NamedTuple):
-    """What is static about :class:`_Steps`."""
+    """Static shapes of :class:`_Steps`."""
 
     counts: tuple[int, ...]
-    """Batch rows, heads and lines, 1 where all share a list."""
+    """Numbers of batch rows, heads and lines; 1 where all share a list."""
     length: int
-    """Of a list, at least 1."""
+    """Length of a list, at least 1."""
     ratio: int
-    """Tiles of the kernel along a line's tile of the mask."""
+    """Lines of kernel tiles in one line of mask tiles."""
     scalars: dict[tuple[str, int], tuple[int, tuple[int, ...]]]
-    """Of a function's operand: its place among the scalars, and its shape."""
+    """Place among the scalars, and shape, by function and operand."""
 
 
 def _steps(
     lists: Lists | None, shared: tuple[int, int], ratios: tuple[int, int], functions: Any, seed: Any
 ) -> tuple[_Steps, _Layout]:
-    """``shared`` = (full, all) tiles of each line without lists; ``ratios`` along and across."""
+    """Prepare the prefetched lists of tiles and captured scalars, and their layout.
+
+    ``shared`` are the numbers of (full, all) tiles of a line without lists; ``ratios`` are the
+    kernel tiles in a mask tile, across the line and along it.
+    """
     across, along = ratios
     if lists is None:
         full, total = (jnp.full((1, 1, 1), x, jnp.int32) for x in shared)
@@ -105,7 +110,7 @@ def _is_floating(x: Array) -> bool:
 
 
 def _joined(lists: Lists, along: int) -> tuple[Array, Array, Array]:
-    """Full tiles first, then partial ones: (number of full ones, of all, positions)."""
+    """Join lists, full tiles first: (number of full tiles, number of all tiles, positions)."""
     some = [x for x in (lists.full, lists.partial) if x is not None]
     if not some:
         raise AssertionError("a mask without tiles has no lists")
@@ -137,13 +142,13 @@ def _joined(lists: Lists, along: int) -> tuple[Array, Array, Array]:
 
 
 def _scalars_of(read: Read) -> list[int]:
-    """The operands ``B N`` that a read takes a value of."""
+    """Return the operands ``B N`` from which a read takes one value per head."""
     found = [index.operand for index in read.indices if isinstance(index, OfHead)]
     return [*found, read.operand] if all(axis == HEAD for axis in read.axes) else found
 
 
 class _Where(NamedTuple):
-    """The program's place, from refs or in an index map."""
+    """Place of a program in the grid, in a kernel or in an index map."""
 
     steps: _Steps
     layout: _Layout
@@ -159,28 +164,28 @@ class _Where(NamedTuple):
 
     @property
     def full(self) -> Any:
-        """How many tiles of the line are full; they come first."""
+        """Number of full tiles of the line; they come first."""
         return self.steps.full[self._at()]
 
     @property
     def total(self) -> Any:
-        """How many tiles the line has."""
+        """Number of tiles of the line."""
         return self.steps.total[self._at()]
 
     @property
     def tile(self) -> Any:
-        """Which tile this step is about; past the end the one before."""
+        """Position of this step's tile along the line; past the end that of the last tile."""
         step = jnp.minimum(self.step, jnp.maximum(self.total - 1, 0))
         return self.steps.positions[self._at() * self.layout.length + step]
 
     def scalar(self, name: str, operand: int) -> Any:
-        """Entry [b, n] of an operand."""
+        """Return entry [b, n] of an operand."""
         place, shape = self.layout.scalars[name, operand]
         return self.steps.scalars[place][_flat((self.b, self.n), shape[:2])]
 
 
 def _flat(indices: Sequence[Any], shape: Sequence[int]) -> Any:
-    """Position in a flat array in which an axis of size 1 serves all."""
+    """Return the position in a flattened array in which axes of size 1 broadcast."""
     flat: Any = 0
     for index, size in zip(indices, shape):
         flat = flat * size + (index if size > 1 else 0)
@@ -188,7 +193,7 @@ def _flat(indices: Sequence[Any], shape: Sequence[int]) -> Any:
 
 
 class _Tiled(NamedTuple):
-    """The reads of a function that are tiles, as operands of the kernel."""
+    """Reads of a function that are tiles, as operands of the kernel."""
 
     arrays: list[Array]
     specs: list[pl.BlockSpec]
@@ -197,7 +202,7 @@ class _Tiled(NamedTuple):
 def _tiled(
     name: str, traced: Traced | None, operands: Sequence[Array], plan: Plan, tile: Tile, place: Any
 ) -> _Tiled:
-    """Arrays with heads in front, then queries and keys, of size 1 where they are not read."""
+    """Arrange operands as heads, queries, keys (size 1 where not read), with block specs."""
     arrays, specs = [], []
     for read in () if traced is None else traced.reads:
         if all(axis == HEAD for axis in read.axes):
@@ -245,7 +250,7 @@ def _loader(where: _Where, name: str, traced: Traced | None, refs: Sequence[Any]
             return where.scalar(name, read.operand).astype(
                 read.dtype if read.is_floating else jnp.int32
             )
-        # An index of a read that is a tile: the copy knows it already.
+        # An index of a tiled read: its block spec has applied it already.
         return jnp.int32(0)
 
     return load
@@ -269,7 +274,7 @@ def _work(
 
 
 def _when_visited(plan: Plan, where: _Where, visit: Callable[[bool], None]) -> None:
-    """``visit(is_partial)`` where the step has a tile."""
+    """Run ``visit(is_partial)`` if the step has a tile."""
     if plan.has_full:
         pl.when(where.step < where.full)(lambda: visit(False))
     if plan.has_partial:
@@ -385,19 +390,19 @@ def _dkv_kernel(
 
 
 class _Specs:
-    """Block specs of a pass: by its rows of tiles, or by its columns."""
+    """Block specs of a pass over the rows of tiles, or over the columns."""
 
     def __init__(self, layout: _Layout, tile: Tile, group: int, by_row: bool):
         self.layout, self.tile, self.group, self.by_row = layout, tile, group, by_row
 
     def place(self, b: Any, n: Any, line: Any, step: Any, *steps: Any) -> Any:
-        """(where, row, column) in an index map, whose last argument is what was prefetched."""
+        """Return (where, row, column) in an index map; ``steps`` are the prefetched arrays."""
         where = _Where(_unflattened(steps), self.layout, b, n, line, step)
         r, c = (line, where.tile) if self.by_row else (where.tile, line)
         return where, r, c
 
     def queries(self, width: int) -> pl.BlockSpec:
-        """``B N T width``."""
+        """Return the block spec of an array ``B N T width``."""
 
         def index(b: Any, n: Any, *at: Any) -> Any:
             return b, n, self.place(b, n, *at)[1], 0
@@ -405,7 +410,7 @@ class _Specs:
         return pl.BlockSpec((None, None, self.tile[0], width), index)
 
     def keys(self, width: int, group: int) -> pl.BlockSpec:
-        """``B N S width``, or of key heads."""
+        """Return the block spec of an array ``B N S width``, with N / ``group`` heads."""
 
         def index(b: Any, n: Any, *at: Any) -> Any:
             return b, n // group if group > 1 else n, self.place(b, n, *at)[2], 0
@@ -413,7 +418,7 @@ class _Specs:
         return pl.BlockSpec((None, None, self.tile[1], width), index)
 
     def reads(self, kind: str) -> pl.BlockSpec:
-        """The gradient of a read."""
+        """Return the block spec of the gradient of a read."""
 
         def index(b: Any, n: Any, *at: Any) -> Any:
             _, r, c = self.place(b, n, *at)
@@ -433,7 +438,7 @@ def _call(
     plan: Plan, layout: _Layout, kernel: Any, steps: _Steps, grid: tuple[int, ...], name: str,
     in_specs: Any, out_specs: Any, out_shape: Any, scratch: Any, operands: Any, aliases: Any = None,
 ) -> Any:  # fmt: skip
-    # Prefetched arguments are leaves: the seed last, which index maps do not look at.
+    # Prefetched arguments are leaves; the seed, which index maps do not use, comes last.
     leaves = [*steps[:3], *steps.scalars, *([] if steps.seed is None else [steps.seed])]
     count = len(steps.scalars)
 
@@ -492,7 +497,7 @@ SCALAR = pl.BlockSpec(memory_space=pltpu.SMEM)
 def forward(
     plan: Plan, q: Array, k: Array, v: Array, scale: Array, fixed: Fixed
 ) -> tuple[Array, Array, Array]:
-    """Output, row maximum and row sum of exp(logits - maximum)."""
+    """Compute output, row maximum and row sum of exp(logits - maximum)."""
     B, rows, N, width = q.shape
     K, value_width = v.shape[2:]
     bt, wide, group = plan.forward.tile[0], plan.wide, N // K
@@ -535,7 +540,7 @@ def backward(
     plan: Plan, q: Array, k: Array, v: Array, scale: Array, modify: tuple[Array, ...], fixed: Fixed,
     d_out: Array, maximum: Array, inverse: Array, delta: Array,
 ) -> tuple[Array, Array, Array, list[Array]]:  # fmt: skip
-    """dq, dk and dv (of each query head) without the scale, and the gradients of reads."""
+    """Compute dq, dk and dv (per query head) without the scale, and the gradients of reads."""
     B, rows, N, width = q.shape
     keys, K, value_width = v.shape[1:]
     (bt, bs), wide, group = plan.backward.tile, plan.wide, N // K
@@ -618,7 +623,7 @@ def backward(
 
 
 def _partial(table: Table, found: Array) -> Array:
-    """Axes ``B N`` and those of the operand that are not read by head."""
+    """Reduce a read's gradient to ``B N`` and the operand's axes that are not read by head."""
     if table.kind == "head":
         return jnp.sum(found[..., 0], axis=(2, 3))
     if table.kind in (QUERIES, KEYS):

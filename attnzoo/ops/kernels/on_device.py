@@ -1,6 +1,6 @@
-"""The Pallas kernels by name: imported when they are called, and what each cannot take.
+"""Pallas kernels by name, imported only when called, and checks of the calls that they can take.
 
-Importing this file imports no Pallas, of which a version of jax may lack parts.
+Importing this file does not import Pallas, parts of which a version of jax may lack.
 """
 
 import math
@@ -16,7 +16,7 @@ from attnzoo.ops.softmax import compute_dtype
 
 
 class Kernel(NamedTuple):
-    """What a kernel runs on, and what it takes."""
+    """Platform, dtypes, head size and kind of reads that a Pallas kernel supports."""
 
     platform: str
     dtypes: tuple[str, ...]
@@ -37,14 +37,14 @@ def triton(*arguments: Any) -> tuple[Array, Array]:
 
 
 def mosaic_tpu(*arguments: Any) -> tuple[Array, Array]:
-    """``kernels.mosaic_tpu.attend``."""
+    """Compute attention by ``kernels.mosaic_tpu.attend``."""
     from attnzoo.ops.kernels.mosaic_tpu import attend
 
     return attend(*arguments)
 
 
 def refused(kernel: Kernel, call: Any) -> str | None:
-    """The argument that a kernel cannot take, and why; None if it takes the call."""
+    """Return the argument that a kernel cannot take, and why; None if it takes the call."""
     if not interpreting() and jax.default_backend() != kernel.platform:
         wanted, have = kernel.platform.upper(), jax.default_backend()
         return f"implementation: it wants a {wanted}, the default is {have}"
@@ -85,7 +85,7 @@ def _of_functions(kernel: Kernel, call: Any) -> str | None:
 
 
 def _without_computing(trace: Callable[[], Any]) -> tuple[Traced | None, Any]:
-    """The traced function and the shapes of its operands."""
+    """Return the traced function and the shapes of its operands."""
     found = []
 
     def operands() -> Any:

@@ -1,4 +1,4 @@
-"""The reference that every faster implementation is held to: whole rows of weights in memory."""
+"""Reference that every faster implementation is tested against: whole rows of weights."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def attend_with_weights(
     dropout_key: AnyKey | None = None,
     rows: Int[Array, " R"] | None = None,
 ) -> tuple[Float[Array, "B R N Hv"], Float[Array, "B N R S"], Float[Array, "B N R"]]:
-    """Output, weights and lse of the chosen query rows (None: all), with ``R x S`` weights."""
+    """Compute output, weights and log-sum-exp of the chosen query rows (None: all)."""
     B, T, N, _ = q.shape
     S, K, Hv = v.shape[1:]
     logits, visible = settings.logits(q, k, rows)
@@ -53,7 +53,7 @@ def attend(
     dropout_rate: float = 0.0,
     dropout_key: AnyKey | None = None,
 ) -> tuple[Float[Array, "B T N Hv"], Float[Array, "B N T"]]:
-    """Output and log-sum-exp."""
+    """Compute output and log-sum-exp."""
     out, _, lse = attend_with_weights(q, k, v, settings, dropout_rate, dropout_key)
     return out, lse
 
@@ -66,7 +66,7 @@ def attend_in_blocks(
     dropout_rate: float = 0.0,
     dropout_key: AnyKey | None = None,
 ) -> tuple[Float[Array, "B T N Hv"], Float[Array, "B N T"]]:
-    """The same as :func:`attend`, a block of rows at a time: never ``T x S`` weights in memory."""
+    """Compute :func:`attend` a block of rows at a time, without ``T x S`` weights in memory."""
     T = q.shape[1]
     if T == 0:  # there is no row to look at
         return attend(q, k, v, settings, dropout_rate, dropout_key)

@@ -1,7 +1,7 @@
-"""Which Pallas kernels have been seen to be right on a kind of device: a note in the user's cache.
+"""Record, in the user's cache, of the Pallas kernels found correct on a kind of device.
 
-They are verified without one, as far as that goes; ``ops.check_kernels`` does the rest where there
-is one, and ``implementation=None`` chooses none before.
+``ops.check_kernels`` checks the kernels on a device; ``implementation=None`` chooses none of them
+before that.
 """
 
 import functools
@@ -13,11 +13,11 @@ from pathlib import Path
 from attnzoo.ops.kernels.tiles import cache_path, device_kind, group_of, write_note
 
 Seen = dict[str, dict[str, list[str]]]
-"""By device kind and version of jax: the dtypes of each implementation."""
+"""Dtypes of each implementation, by device kind and version of jax."""
 
 
 def has_been_seen(implementation: str, dtype: str) -> bool:
-    """Whether it was right on this kind of device, compiled by this version of jax."""
+    """Return True if a kernel was correct on this kind of device, with this version of jax."""
     path = seen_path()
     try:
         changed = path.stat().st_mtime_ns
@@ -27,7 +27,7 @@ def has_been_seen(implementation: str, dtype: str) -> bool:
 
 
 def remember(found: Mapping[str, Sequence[str]]) -> None:
-    """Of each implementation in ``found``, the dtypes with which it was right here, no other."""
+    """Store the dtypes with which each kernel in ``found`` was correct, replacing older ones."""
     path = seen_path()
     seen = dict(_load(path, path.stat().st_mtime_ns if path.exists() else 0))
     here, checked = group_of(device_kind()), {name: list(x) for name, x in found.items()}
@@ -36,7 +36,7 @@ def remember(found: Mapping[str, Sequence[str]]) -> None:
 
 
 def seen_path() -> Path:
-    """XDG_CACHE_HOME/attnzoo/kernels.json."""
+    """Return the path of the record, XDG_CACHE_HOME/attnzoo/kernels.json."""
     return cache_path().with_name("kernels.json")
 
 

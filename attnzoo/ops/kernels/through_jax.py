@@ -1,7 +1,7 @@
 """``jax.nn.dot_product_attention`` under this package's contract: "xla" and "cudnn".
 
-Both get a bool array for any mask, and the rules of the contract are put around them: a row that
-may attend nowhere is zero, and what is not finite reaches only those who may see it.
+Both get a bool array for any mask. The rules of the contract are applied around them: a row that
+may attend nowhere is zero, and NaN or inf reaches only the rows that may see it.
 """
 
 import functools
@@ -26,7 +26,7 @@ def attend(
     dropout_rate: float = 0.0,
     dropout_key: Any = None,
 ) -> tuple[Float[Array, "B T N H"], None]:
-    """The output; there is no log-sum-exp, because jax.nn stops its gradient."""
+    """Compute the output; there is no log-sum-exp, because jax.nn stops its gradient."""
     B, T, N, _ = q.shape
     visible = _visible(settings, (B, N, T, k.shape[1]))
     scale = settings.scale
@@ -37,7 +37,7 @@ def attend(
         scale=None if scale is None else float(scale),
         implementation=name,
     )
-    # The bias of -inf that hides a whole row is a mask, too.
+    # jax.nn gives the mean of v to a row that the mask hides completely.
     if visible is not None:
         anything = jnp.moveaxis(jnp.any(visible, axis=-1), 1, 2)[..., None]
         out = jnp.where(anything, out, jnp.zeros_like(out))

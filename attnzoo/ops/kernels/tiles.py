@@ -1,7 +1,7 @@
 """Tile sizes: a table shipped here, and one that ``ops.autotune`` keeps in the user's cache.
 
-An implementation asks :func:`tiles_for` while it is traced. Nobody has to measure anything: where
-there is no entry for a device, a dtype or a size, the nearest one serves.
+An implementation calls :func:`tiles_for` while it is traced. Measuring is optional: if there is no
+entry for a device, a dtype or a size, the nearest entry is used.
 """
 
 import contextlib
@@ -20,9 +20,9 @@ import jax
 import jax.numpy as jnp
 
 ANY = "any"
-"""The device kind of entries for devices that nobody has measured."""
+"""Device kind of the entries for devices that have not been measured."""
 SEVERAL_CORES = "cpu, several cores"
-"""The kind of a CPU on which XLA may use more than one core."""
+"""Device kind of a CPU on which XLA may use more than one core."""
 
 
 class Tiles(NamedTuple):
@@ -36,10 +36,10 @@ class Tiles(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """What a row of the table is for; lengths and head sizes are powers of two, see `entry_for`."""
+    """Key of a row of the table; lengths and head sizes are powers of two, see `entry_for`."""
 
     implementation: str
-    """One with other tiles in its backward pass looks them up under a second name."""
+    """An implementation with other tiles in its backward pass has a second name for these."""
     device_kind: str
     dtype: str
     head_dim: int
@@ -48,7 +48,7 @@ class Entry(NamedTuple):
 
 SHIPPED: dict[Entry, Tiles] = {
     Entry("blockwise", ANY, "float32", 64, 2048): Tiles(128, 128),
-    # XLA:CPU visits one tile at a time and divides what happens inside among cores, if it is much.
+    # XLA:CPU visits one tile at a time and divides a large tile's work among the cores.
     Entry("blockwise", SEVERAL_CORES, "float32", 64, 2048): Tiles(512, 256),
 }
 
@@ -61,7 +61,7 @@ CANDIDATES: dict[str, tuple[Tiles, ...]] = {
         )
     ),
 }  # fmt: skip
-"""What ``ops.autotune`` tries of each implementation."""
+"""Tiles that ``ops.autotune`` tries for each implementation."""
 
 _trying: ContextVar[dict[str, Tiles]] = ContextVar("trying", default={})  # noqa: B039 (not mutated)
 
@@ -69,10 +69,10 @@ _trying: ContextVar[dict[str, Tiles]] = ContextVar("trying", default={})  # noqa
 def tiles_for(
     implementation: str, device_kind: str, dtype: Any, head_dim: int, T: int, S: int
 ) -> Tiles:
-    """The tiles of an attention: those measured on this device, else the nearest in the table.
+    """Return the tiles of an attention: those measured on this device, else the nearest entry.
 
-    Nearness is device kind first, then dtype, head size and length. Raises ValueError for an
-    implementation without any entry.
+    Entries are compared by device kind first, then dtype, head size and length. Raises ValueError
+    for an implementation without any entry.
     """
     trying = _trying.get().get(implementation)
     if trying is not None:
@@ -101,7 +101,10 @@ def tiles_for(
 def entry_for(
     implementation: str, device_kind: str, dtype: Any, head_dim: int, T: int, S: int
 ) -> Entry:
-    """The row that an attention belongs to: sizes go up to 64 ... 256 and to 256 ... 131,072."""
+    """Return the table key of an attention, with sizes rounded up to powers of two.
+
+    Head sizes are limited to 64 ... 256, lengths to 256 ... 131,072.
+    """
 
     def class_of(size: int, least: int, most: int) -> int:
         return min(max(1 << (size - 1).bit_length(), least), most)
@@ -116,15 +119,13 @@ def entry_for(
 
 
 def device_kind() -> str:
-    """Of the device that jax computes on unless told otherwise: "cpu" (of one core),
-    ``SEVERAL_CORES``, "NVIDIA H200", ...
-    """
+    """Return the kind of jax's default device: "cpu" (one core), ``SEVERAL_CORES``, or a GPU's."""
     kind = jax.devices()[0].device_kind
     return SEVERAL_CORES if kind == "cpu" and cores() > 1 else kind
 
 
 def cores() -> int:
-    """How many cores of this machine XLA may use: it counts them like this when it starts."""
+    """Return the number of cores that XLA may use, counted as XLA does when it starts."""
     named = os.environ.get("NPROC", "")
     if named.isdigit():
         return int(named)
@@ -135,7 +136,7 @@ def cores() -> int:
 
 @contextlib.contextmanager
 def trying(implementation: str, tiles: Tiles) -> Generator[None, None, None]:
-    """What is traced inside gets these tiles, whatever the tables say."""
+    """Use these tiles for attention traced inside the context, whatever the tables say."""
     token = _trying.set(_trying.get() | {implementation: tiles})
     try:
         yield
@@ -144,7 +145,7 @@ def trying(implementation: str, tiles: Tiles) -> Generator[None, None, None]:
 
 
 def remember(entry: Entry, tiles: Tiles) -> None:
-    """Write a measured entry to the user's cache, in which it replaces an older one."""
+    """Write a measured entry to the user's cache, in place of an older one."""
     path = cache_path()
     groups = _load(path)
     group = groups.setdefault(group_of(entry.device_kind), {})
@@ -154,13 +155,13 @@ def remember(entry: Entry, tiles: Tiles) -> None:
 
 
 def cache_path() -> Path:
-    """XDG_CACHE_HOME/attnzoo/tiles.json."""
+    """Return the path of the measured tiles, XDG_CACHE_HOME/attnzoo/tiles.json."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return home / "attnzoo" / "tiles.json"
 
 
 def write_note(path: Path, content: Any) -> None:
-    """Replace a file of the cache, whole or not at all: another process may be reading."""
+    """Replace a file of the cache atomically, because another process may be reading it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
         json.dump(content, file, indent=1)
@@ -192,7 +193,7 @@ def _entries(path: Path, changed: int, device_kind: str) -> dict[Entry, Tiles]:
 
 
 def _load(path: Path) -> dict[str, dict[str, list[int]]]:
-    """The cache, group by group; nothing, and a warning, where it cannot be read."""
+    """Read the cached groups of tiles; warn and return nothing if the file cannot be read."""
     try:
         groups = json.loads(path.read_text())
         for group in groups.values():

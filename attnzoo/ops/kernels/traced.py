@@ -1,13 +1,13 @@
-"""Score modifiers and masks inside a kernel: traced on one tile, taken apart, evaluated on refs.
+"""Score modifiers and masks inside a kernel: traced on one tile, split, evaluated on refs.
 
 A kernel cannot close over arrays and cannot index a value. So the jaxpr of a function of (score, b,
-n, q, k) is cut in three: what depends on captured arrays alone is computed before the kernel; what
-depends on b and n besides is computed there once a head, with axes ``B N`` in front; and what is
-left of it runs on a tile. Arrays on the first side of a cut are operands of the kernel, and the
-function reads them through the ``load`` of a backend: the tile of a document id or of a dense bias
-is a slice, an entry of a table found by k - q is a gather, which not every backend has.
+n, q, k) is cut in three parts. The part that depends on captured arrays alone is computed before
+the kernel. So is the part that also depends on b and n, once per head, with axes ``B N`` in front.
+The rest runs on a tile. Results of the first two parts are operands of the kernel, which the
+function reads through the ``load`` of a backend. A tile of document ids or of a dense bias is a
+slice; an entry of a table at k - q is a gather, which not every backend has.
 
-Gradients of what ran before the kernel are jax's own; the kernel adds those of its reads.
+jax differentiates the part before the kernel; the kernel computes the gradients of its reads.
 """
 
 import dataclasses
@@ -26,20 +26,20 @@ from attnzoo.ops.softmax import compute_dtype
 
 INPUTS = ("score", "b", "n", "q", "k")
 HEAD, QUERIES, KEYS, GATHER = "head", "queries", "keys", "gather"
-"""How an axis of an array is read: one entry of a head, the tile's queries, its keys, anything."""
+"""Ways to read an axis of an array: one entry per head, the tile's queries, its keys, any index."""
 
 Load = Callable[["Read", Sequence[Any]], Array]
-"""``load(read, indices)``: the entries at integer scalars and tiles, broadcast together."""
+"""``load(read, indices)`` returns the entries at integer scalars and tiles, broadcast together."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Node:
-    """One value of a traced function, by what it comes from. ``inputs`` are empty for a leaf."""
+    """One value of a traced function, with the nodes it is computed from; none for a leaf."""
 
     shape: tuple[int, ...]
     dtype: Any
     needs: frozenset[str] = frozenset()
-    """Which of INPUTS it depends on, and "captured" if on an array."""
+    """Names of the INPUTS that it depends on, and "captured" if it depends on an array."""
     inputs: tuple["Node", ...] = ()
     equation: Any = None
     """Equation of the jaxpr; a leaf has none."""
@@ -53,7 +53,7 @@ class Node:
 
     @property
     def in_tile(self) -> bool:
-        """Whether it depends on queries, keys or the score, so that it is known in a tile only."""
+        """True if the value depends on queries, keys or the score, so that only a tile has it."""
         return bool(self.needs & {"score", "q", "k"})
 
 
@@ -62,37 +62,40 @@ class Read(NamedTuple):
 
     operand: int
     axes: tuple[str, ...]
-    """For each axis of the operand HEAD, QUERIES, KEYS or GATHER."""
+    """HEAD, QUERIES, KEYS or GATHER for each axis of the operand."""
     indices: tuple[Any, ...]
-    """For each axis a node, an int, or what the head decides: :class:`OfHead`."""
+    """A node, an int, or a value per head (:class:`OfHead`) for each axis of the operand."""
     shape: tuple[int, ...]
     dtype: Any
     is_floating: bool
     offset: int | None = None
-    """Of an operand that :mod:`diagonals` has made, which has a block of the queries' rows."""
+    """Offset in an operand that :mod:`diagonals` made, with one block of query rows; else None."""
 
 
 class OfHead(NamedTuple):
-    """A value that the head alone decides: entry [b, n] of an operand ``B N``, 1 where constant."""
+    """A value that depends on the head alone: entry [b, n] of an operand ``B N``.
+
+    An axis along which the operand is constant has size 1.
+    """
 
     operand: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Traced:
-    """A function of a tile, without its arrays (static). Call it inside a kernel."""
+    """A function of a tile, without its arrays (static), to be called inside a kernel."""
 
     name: str
     output: Node
     shape: tuple[int, int]
     reads: tuple[Read, ...]
-    """In the order of :meth:`vjp`'s gradients those that are floating."""
+    """Reads of operands; :meth:`vjp` returns gradients of the floating ones in this order."""
     at: dict[Node, int]
-    """Which read a node of the tile is."""
+    """Index in ``reads`` of each node that is a read."""
 
     @property
     def gathers(self) -> bool:
-        """Whether an array is read at indices that are no slice of it."""
+        """True if an array is read at computed indices, which do not form a slice."""
         return any(GATHER in read.axes for read in self.reads)
 
     @property
@@ -101,18 +104,19 @@ class Traced:
         return tuple(read for read in self.reads if read.is_floating)
 
     def __call__(self, load: Load, score: Any, b: Any, n: Any, q: Any, k: Any) -> Array:
-        """The function on a tile: b, n scalars, q ``t 1``, k ``1 s``, score ``t s`` (masks: None).
+        """Evaluate the function on a tile.
 
-        All indices must lie inside the arrays: a tile past the end repeats the last position.
+        b and n are scalars, q is ``t 1``, k ``1 s``, score ``t s`` (None for masks). All indices
+        must lie inside the arrays: a tile past the end repeats the last position.
         """
         return self._evaluate(dict(zip(INPUTS, (score, b, n, q, k))), load, {})
 
     def vjp(
         self, load: Load, score: Array, b: Any, n: Any, q: Any, k: Any
     ) -> tuple[Array, Callable[[Array], tuple[Array, list[Array]]]]:
-        """The function, and a pullback to the score and to the value of each floating read.
+        """Evaluate the function, with a pullback to the score and to each floating read.
 
-        A gradient has the shape of what was read: sizes 1 where all of the tile shares an entry.
+        A gradient has the shape of the read: size 1 where all of the tile shares an entry.
         """
         inputs = dict(zip(INPUTS, (score, b, n, q, k)))
         seen: dict[int, Array] = {}
@@ -176,10 +180,10 @@ def apply(node: Node, args: list[Any]) -> Any:
 def trace_modify(
     settings: Scoring, shape: tuple[int, int, int, int], tile: tuple[int, int], dtype: Any
 ) -> tuple[Traced | None, tuple[Array, ...]]:
-    """Soft cap, bias and score modifier of a ``B N T S`` as one function, and its operands.
+    """Trace soft cap, bias and score modifier as one function of a tile, with its operands.
 
-    Raises NotImplementedError, naming the argument, for a function that reads arrays in a way that
-    a tile cannot have.
+    ``shape`` is ``B N T S``. Raises NotImplementedError, naming the argument, for a function that
+    reads arrays in a way that a tile does not support.
     """
     if settings.softcap is None and settings.bias is None and settings.score_mod is None:
         return None, ()
@@ -203,9 +207,10 @@ def trace_mask(
     tile: tuple[int, int],
     name: str = "mask_mod",
 ) -> tuple[Traced, tuple[Array, ...]]:
-    """A mask over ``B N T S`` as a function of a tile, and its operands. No gradient passes.
+    """Trace a mask over ``B N T S`` as a function of a tile, with its operands.
 
-    Raises NotImplementedError for a mask that reads arrays in a way that a tile cannot have.
+    No gradient passes. Raises NotImplementedError for a mask that reads arrays in a way that a tile
+    does not support.
     """
 
     def visible(b: Array, n: Array, q: Array, k: Array) -> Array:
@@ -221,7 +226,7 @@ def trace_mask(
 
 
 def mask_of(settings: Scoring) -> MaskFunction | None:
-    """Array and function of a mask as one function; a block mask stays one where it is alone."""
+    """Return mask array and mask function as one function; a lone block mask is kept as it is."""
     if settings.mask is None:
         return settings.mask_mod
     array = Broadcast(settings.mask)
@@ -229,7 +234,7 @@ def mask_of(settings: Scoring) -> MaskFunction | None:
 
 
 def _entry(array: Array, b: Any, n: Any, q: Any, k: Any) -> Array:
-    """Of an array in which any axis may have size 1."""
+    """Return the entry of an array in which any axis may have size 1."""
     one = (index * 0 if size == 1 else index for index, size in zip((b, n, q, k), array.shape))
     return array[tuple(one)]
 
@@ -270,7 +275,7 @@ def _trace(
 
 
 def graph(jaxpr: Any, inputs: Sequence[Node]) -> list[Node]:
-    """The outputs of a jaxpr as nodes, nested jits opened."""
+    """Return the outputs of a jaxpr as nodes, with nested jits inlined."""
     known = dict(zip((*jaxpr.constvars, *jaxpr.invars), inputs))
 
     def node(atom: Any) -> Node:
@@ -300,7 +305,7 @@ def graph(jaxpr: Any, inputs: Sequence[Node]) -> list[Node]:
 
 
 class _Builder:
-    """Walks a function from its result and cuts it where arrays are read."""
+    """Walk over a function from its result that cuts it where arrays are read."""
 
     def __init__(self, name: str, shape: tuple[int, int, int, int], captured: Sequence[Any]):
         self.name, self.shape = name, shape
@@ -385,7 +390,7 @@ class _Builder:
         return GATHER, index
 
     def _operand(self, node: Node, of_head: bool) -> int:
-        """The value of a node outside of the kernel; of a head: ``B N`` and its shape, if any."""
+        """Make a node's value an operand; one per head has ``B N`` before its shape, if any."""
         if node not in self._operand_of:
             value = self._of_heads(node) if of_head else self._value(node, {})
             value = jnp.asarray(value)
@@ -424,7 +429,7 @@ class _Builder:
 
 
 def _columns(node: Node) -> list[Node]:
-    """The parts of a stack of indices, whose last axis counts them."""
+    """Return the parts of a stack of indices, whose last axis counts them."""
     if node.primitive == "concatenate" and node.equation.params["dimension"] == len(node.shape) - 1:
         return [part for x in node.inputs for part in _columns(x)]
     if node.shape[-1] != 1:
@@ -438,7 +443,7 @@ def _columns(node: Node) -> list[Node]:
 
 
 def simplified(node: Node) -> Node:
-    """Without what makes no difference to indices inside an array: shapes, signs, times 0."""
+    """Remove operations that do not change an index inside an array: shapes, signs, times 0."""
     if node.primitive in ("broadcast_in_dim", "reshape", "squeeze"):
         inner = node.inputs[0]
         dims = node.equation.params.get("broadcast_dimensions", ())
@@ -452,7 +457,7 @@ def simplified(node: Node) -> Node:
     if node.primitive == "mul" and any(_is_zero(x) for x in node.inputs):
         return Node((), node.dtype, leaf=np.zeros((), np.int32))
     if node.primitive == "select_n" and len(node.inputs) == 3:
-        # jnp counts an index below 0 from the end; those of the tile are never below 0.
+        # jnp counts an index below 0 from the end; indices of a tile are never below 0.
         test, counted, _ = node.inputs
         if test.primitive == "lt" and test.inputs[0] is counted and _is_zero(test.inputs[1]):
             inner = simplified(counted)
@@ -468,10 +473,10 @@ def _is_zero(node: Node) -> bool:
 def add_up(
     traced: Traced, operands: Sequence[Array], partials: Sequence[Array], B: int, N: int
 ) -> tuple[Array | None, ...]:
-    """Gradients of the operands from those of the floating reads of all heads, in a fixed order.
+    """Sum the gradients of the floating reads of all heads to those of operands, in fixed order.
 
     A partial has axes ``B N``, then one for each axis of the operand that is not read by HEAD. An
-    operand of integers has None.
+    operand of integers gets None.
     """
     gradients: list[Any] = [
         jnp.zeros(x.shape, compute_dtype(x)) if jnp.issubdtype(x.dtype, jnp.floating) else None
@@ -479,7 +484,7 @@ def add_up(
     ]
     for read, partial in zip(traced.floating, partials):
         heads = [_by_head(i, operands, B, N) for a, i in zip(read.axes, read.indices) if a == HEAD]
-        for axis in (0, 1):  # heads that share their entries are one
+        for axis in (0, 1):  # heads that share entries are summed first
             if all(isinstance(x, int) or x.shape[axis] == 1 for x in heads):
                 partial = jnp.sum(partial, axis=axis, keepdims=True)
         total = gradients[read.operand]
@@ -488,7 +493,7 @@ def add_up(
 
 
 def _add_heads(total: Array, partial: Array, read: Read, heads: list[Any]) -> Array:
-    """One head after the other: a scatter would not repeat its order."""
+    """Add one head after the other, because a scatter would not repeat its order."""
     size = [1 if axis == HEAD else have for axis, have in zip(read.axes, total.shape)]
     B, N = partial.shape[:2]
 

@@ -1,14 +1,14 @@
-"""The same recurrence a chunk at a time, as matrix products: METHODS §6.4, §6.5.
+"""Chunked form of the linear family's recurrence, as matrix products (METHODS §6.4, §6.5).
 
 Inside a chunk of C positions that starts with memory M, with A = stril(diag(beta) K K^T * Gamma):
 
-    [U, W] = (I + A)^-1 diag(beta) [V, K e^G]      the values really written, and what M takes off
+    [U, W] = (I + A)^-1 diag(beta) [V, K e^G]      the chunk writes the values U - W M
     O  = (Q e^G) M + P (U - W M),                  P = tril(Q K^T * Gamma)
     M' = e^{G_C} M + (K e^{G_C - G})^T (U - W M)
 
-Without beta, U = V and W = 0. Everything that needs no M is computed for all chunks at once; left
-for the scan over chunks are U - W M and M'. Decays are summed over the positions between two
-others, never subtracted or divided: nothing overflows, and a decay of e^-inf = 0 is exact.
+Without beta, U = V and W = 0. Terms without M are computed for all chunks at once; the scan over
+chunks computes only U - W M and M'. The log-decay between two positions is a sum over the positions
+between them, never a difference: nothing overflows, and a decay of e^-inf = 0 is exact.
 """
 
 import math
@@ -24,18 +24,18 @@ SUB_BLOCK = 16
 
 
 class Chunks(NamedTuple):
-    """What is known of every chunk before its memory is; axes ``B N c`` (c chunks) come first."""
+    """Terms of every chunk that do not depend on the memory; c is the number of chunks."""
 
     scores: Float[Array, "B N c C C"]
-    """P, from what the chunk writes to its outputs."""
+    """P, the weights of the values written in the chunk for its outputs."""
     reading: Float[Array, "B N c C H"]
-    """What reads the memory that the chunk starts with, Q e^G."""
+    """Q e^G, the queries that read the memory at the start of the chunk."""
     writing: Float[Array, "B N c C H"]
-    """Under what the chunk's values are in the memory at its end, K e^{G_C - G}."""
+    """K e^{G_C - G}, the keys of the chunk's values in the memory at its end."""
     values: Float[Array, "B N c C Hv"]
-    """U, what is written into an empty memory."""
+    """U, the values written if the memory is empty."""
     taken: Float[Array, "B N c C H"] | None
-    """W, by which the memory takes off what is written: U - W M."""
+    """W, with which a memory M changes the values written to U - W M."""
     decay: Float[Array, "B N c #H 1"] | None
 
 
@@ -48,7 +48,10 @@ def chunked(
     state: Float[Array, "B N H Hv"],
     chunk_size: int,
 ) -> tuple[Float[Array, "B N T Hv"], Float[Array, "B N H Hv"]]:
-    """Outputs and the last state, in memory linear in T. One chunk of T is the parallel form."""
+    """Compute outputs and the last state in chunks, with memory linear in T.
+
+    A single chunk of all T positions is the parallel form.
+    """
     B, N, T, _ = q.shape
     count = -(-T // chunk_size)
 
@@ -96,9 +99,10 @@ def effective_weights(
     beta: Float[Array, "B N T"] | None,
     log_decay: Float[Array, "B N T #H"] | None,
 ) -> Float[Array, "B N T T"]:
-    """The matrix that turns values into outputs from an empty memory: o_t = sum_s weights_ts v_s.
+    """Return the matrix that turns values into outputs, starting from an empty memory.
 
-    P for the sum rule, P (I + A)^-1 diag(beta) for the delta rule. ``T x T`` memory.
+    o_t = sum_s weights_ts v_s: P for the sum rule, P (I + A)^-1 diag(beta) for the delta rule.
+    Needs ``T x T`` memory.
     """
     scores = _products(q, k, log_decay)
     if beta is None:
@@ -133,7 +137,7 @@ def _erase(
     beta: Float[Array, "*batch C"],
     log_decay: Float[Array, "*batch C 1"] | None,
 ) -> Float[Array, "*batch C C"]:
-    """A, with entries on the diagonal that ``unit_lower_inverse`` does not read."""
+    """Return A, with entries on the diagonal that ``unit_lower_inverse`` does not read."""
     return beta[..., None] * _products(k, k, log_decay)
 
 
@@ -142,7 +146,7 @@ def _products(
     k: Float[Array, "*batch C H"],
     log_decay: Float[Array, "*batch C #H"] | None,
 ) -> Float[Array, "*batch C C"]:
-    """tril(sum_h q_th k_sh e^{G_th - G_sh}), the decay between the two positions included."""
+    """Return tril(sum_h q_th k_sh e^{G_th - G_sh}): products with the decay between positions."""
     if log_decay is not None and log_decay.shape[-1] > 1:
         return _products_by_channel(q, k, log_decay)
     products = jnp.einsum("...th,...sh->...ts", q, k)
@@ -156,10 +160,10 @@ def _products_by_channel(
     k: Float[Array, "*batch C H"],
     log_decay: Float[Array, "*batch C H"],
 ) -> Float[Array, "*batch C C"]:
-    """As above where every channel has its own decay (GLA): sub-blocks keep factors below 1.
+    """Return the products of ``_products`` where every channel has its own decay (GLA).
 
     Between different sub-blocks the exponent is split at their borders into sums that are all
-    decays; within a sub-block it is computed for each pair of positions.
+    decays, so that no factor exceeds 1. Within a sub-block it is computed for each pair.
     """
     *batch, C, H = q.shape
     pad = -C % SUB_BLOCK
@@ -183,7 +187,7 @@ def _products_by_channel(
 
 
 def _between(log_decay: Float[Array, "*batch C G"]) -> Float[Array, "*batch C C G"]:
-    """[t, s]: the sum of log-decays after s up to t; -inf where s > t."""
+    """Return at [t, s] the sum of log-decays after s up to t; -inf where s > t."""
     C = log_decay.shape[-2]
     later = jnp.tril(jnp.ones((C, C), bool), -1)[..., None]
     later = jnp.expand_dims(later, tuple(range(log_decay.ndim - 2)))
@@ -195,6 +199,6 @@ def _between(log_decay: Float[Array, "*batch C G"]) -> Float[Array, "*batch C C 
 
 
 def _until_end(log_decay: Float[Array, "*batch C G"]) -> Float[Array, "*batch C G"]:
-    """The sum of the log-decays after each position up to the end of the chunk."""
+    """Return the sum of the log-decays after each position up to the end of the chunk."""
     total = jax.lax.cumsum(log_decay, axis=log_decay.ndim - 2, reverse=True)
     return jnp.concatenate([total[..., 1:, :], jnp.zeros_like(total[..., :1, :])], axis=-2)

@@ -1,6 +1,6 @@
-"""One function behind the linear family: checks, padding, non-finite inputs and the choice of form.
+"""Common function of the linear family: checks, padding, non-finite inputs, choice of form.
 
-Schmidhuber 1991/1992: keys and values are written into a matrix of fast weights, queries read it.
+Schmidhuber 1991/1992: keys and values are written into a matrix of fast weights; queries read it.
 """
 
 from typing import Any, Literal
@@ -31,28 +31,35 @@ def fast_weights(
     return_weights: bool = False,
     return_state: bool = False,
 ) -> Any:
-    """M_t = e^{g_t} M_{t-1} + k_t^T v_t, or the delta rule with ``beta``; o_t = q_t M_t. Causal.
+    """Compute causal linear attention with a memory M, by the sum rule or the delta rule.
 
-    The delta rule writes beta_t (v_t - k_t e^{g_t} M_{t-1}) instead of v_t. States are float32 (or
-    wider); the output has q's dtype.
+        M_t = e^{g_t} M_{t-1} + k_t^T v_t,   o_t = q_t M_t
+
+    With ``beta``, the delta rule writes beta_t (v_t - k_t e^{g_t} M_{t-1}) instead of v_t. States
+    are float32 (or wider); the output has q's dtype.
 
     Args:
       beta: write strength of the delta rule, usually in [0, 1] (to 2 for negative eigenvalues).
-      log_decay: log of the decay, at most 0: one number a head, or one a key channel. The latter
-        with ``beta`` exists in the recurrent form only.
-      mask: True = real position, ``B 1 1 T``: others neither write, erase nor decay.
+      log_decay: g, the log of the decay, at most 0: one number per head, or one per key channel.
+        With ``beta``, a decay per channel needs the recurrent form and gives no weights.
+      mask: True = real position, ``B 1 1 T``: other positions do not write, erase or decay.
       form: "recurrent" scans positions, "parallel" has ``T x T`` products, "chunked" is parallel in
         chunks of ``chunk_size`` and recurrent between them. They agree up to rounding.
       initial_state: the memory before the first position; zeros if None.
-      return_weights: also the ``B N T T`` float32 matrix that turns values into outputs (from an
-        empty memory). Weights may be negative and need not sum to one. ``T x T`` memory.
-      return_state: also the memory after the last position, in float32 or wider.
+      return_weights: also return the ``B N T T`` float32 matrix that turns values into outputs
+        (from an empty memory). Weights may be negative and need not sum to one.
+      return_state: also return the memory after the last position, in float32 or wider.
 
     Returns:
-      ``out`` (``B T N Hv``), or the tuple (out, weights, state) without those not asked for.
+      ``out`` (``B T N Hv``), or a tuple of ``out`` and the requested ones of weights and state.
 
     To decode, call with T = 1, ``initial_state`` and ``return_state``; or ``fast_weight_step``. NaN
-    or inf in a real key, value, beta or decay makes that and all later outputs NaN, no earlier one.
+    or inf in a real key, value, beta or decay makes this and all later outputs NaN, but no earlier
+    one.
+
+    Raises:
+      ValueError: a shape, the form or the chunk size does not fit; the message names the argument.
+      NotImplementedError: a decay per channel with ``beta`` in another form, or with weights.
     """
     check_linear(q, k, v, beta, log_decay, mask, form, chunk_size, initial_state)
     B, T, N, H = q.shape
@@ -152,7 +159,7 @@ def check_linear(
 
 
 def check_key_mask(mask: Array | None, B: int, N: int, S: int) -> None:
-    """Raise ValueError unless the mask says only which keys are real: ``B N 1 S``."""
+    """Raise ValueError unless the mask depends on keys alone: ``B N 1 S``."""
     if mask is None:
         return
     if mask.dtype != bool:

@@ -11,19 +11,19 @@ FeatureMap = Callable[[Float[Array, "*shape H"]], Float[Array, "*shape F"]]
 
 
 def identity(x: Float[Array, "*shape H"]) -> Float[Array, "*shape H"]:
-    """No map: the additive fast weights of Schmidhuber 1991."""
+    """Return the input: no feature map, as in the additive fast weights of Schmidhuber 1991."""
     return x
 
 
 def elu_plus_one(x: Float[Array, "*shape H"]) -> Float[Array, "*shape H"]:
-    """Positive features elu(x) + 1 (Katharopoulos et al. 2020, arXiv 2006.16236, equation 7)."""
+    """Return elu(x) + 1, positive (Katharopoulos et al. 2020, arXiv 2006.16236, equation 7)."""
     return jax.nn.elu(x) + 1
 
 
 def dpfp(x: Float[Array, "*shape H"], nu: int = 1) -> Float[Array, "*shape F"]:
-    """2 H nu features: products of rectified neighbours (Schlag et al. 2021, §5.3).
+    """Return 2 H nu features: products of rectified neighbours (Schlag et al. 2021, §5.3).
 
-    With r = [relu(x), relu(-x)] the features are r times r rolled by 1, ..., nu.
+    With r = [relu(x), relu(-x)], they are the products of r with r rolled by 1, ..., nu.
     """
     if not 1 <= nu < 2 * x.shape[-1]:
         raise ValueError(f"dpfp: nu={nu}; wanted 1 <= nu < 2 H = {2 * x.shape[-1]}")
@@ -33,13 +33,13 @@ def dpfp(x: Float[Array, "*shape H"], nu: int = 1) -> Float[Array, "*shape F"]:
 
 
 class RandomFeatures:
-    """See :func:`random_features`."""
+    """Feature map of positive random features; see :func:`random_features`."""
 
     def __init__(self, projection: Float[Array, "M H"]):
         self.projection = projection
 
     def logarithms(self, x: Float[Array, "*shape H"]) -> Float[Array, "*shape M"]:
-        """The logarithms of the features, finite where the features underflow."""
+        """Return the logarithms of the features, finite where the features underflow."""
         projected = jnp.einsum("...h,mh->...m", x, self.projection.astype(x.dtype))
         norm = jnp.sum(x**2, axis=-1, keepdims=True) / 2
         return projected - norm - math.log(self.projection.shape[0]) / 2
@@ -49,19 +49,19 @@ class RandomFeatures:
 
 
 def random_features(projection: Float[Array, "M H"]) -> RandomFeatures:
-    """Positive random features: phi(q) . phi(k) estimates e^{q . k} without bias (Performer).
+    """Return positive random features: phi(q) . phi(k) estimates e^{q . k} without bias.
 
-    FAVOR+ (Choromanski et al. 2021, arXiv 2009.14794, lemma 1). To estimate softmax attention,
-    scale q and k by H^(-1/4) each. ``projection`` comes from :func:`orthogonal_projection`.
+    FAVOR+ of Performer (Choromanski et al. 2021, arXiv 2009.14794, lemma 1). To estimate softmax
+    attention, scale q and k by H^(-1/4) each. :func:`orthogonal_projection` draws ``projection``.
 
-    In float32 the features of a vector longer than about 14 underflow. ``linear_attention``
-    computes with their logarithms where it normalises, so that this changes no result there.
+    In float32 the features of a vector of norm above about 14 underflow. ``linear_attention`` with
+    ``normalise`` computes with their logarithms instead, and is not affected.
     """
     return RandomFeatures(projection)
 
 
 def orthogonal_projection(key: Key[Array, ""], num_features: int, H: int) -> Float[Array, "M H"]:
-    """Gaussian rows that are orthogonal within each block of H, with chi-distributed lengths."""
+    """Draw Gaussian rows, orthogonal within each block of H rows, of chi-distributed length."""
     blocks = -(-num_features // H)
     directions, lengths = jax.random.split(key)
     q, r = jnp.linalg.qr(jax.random.normal(directions, (blocks, H, H)))
@@ -73,12 +73,12 @@ def orthogonal_projection(key: Key[Array, ""], num_features: int, H: int) -> Flo
 
 
 def sum_normalise(x: Float[Array, "*shape F"]) -> Float[Array, "*shape F"]:
-    """Features divided by their sum; all-zero features stay zero (DPFP of most zeros)."""
+    """Divide features by their sum; all-zero features stay zero."""
     total = jnp.sum(x, axis=-1, keepdims=True)
     return x / jnp.where(total == 0, jnp.ones_like(total), total)
 
 
 def l2_normalise(x: Float[Array, "*shape H"]) -> Float[Array, "*shape H"]:
-    """Vectors of length 1; the zero vector stays zero, with a finite gradient."""
+    """Scale vectors to length 1; the zero vector stays zero, with a finite gradient."""
     square = jnp.sum(x**2, axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.where(square == 0, jnp.ones_like(square), square))

@@ -1,7 +1,7 @@
-"""The published members of the linear family, each a few lines over ``fast_weights``.
+"""Published linear attention mechanisms, each a few lines over ``fast_weights``.
 
-All take q, k ``B T N H`` and v ``B T N Hv`` and return what ``fast_weights`` returns; the keyword
-arguments not listed (mask, form, chunk_size, initial_state, return_weights, return_state) are its.
+All take q, k ``B T N H`` and v ``B T N Hv`` and return what ``fast_weights`` returns. Keywords that
+are not listed (mask, form, chunk_size, initial_state, return_weights, return_state) go to it.
 """
 
 import math
@@ -36,16 +36,17 @@ def linear_attention(
     return_weights: bool = False,
     **keywords: Any,
 ) -> Any:
-    """phi(q) M / phi(q) . z  (Katharopoulos et al. 2020, arXiv 2006.16236, equations 4 and 9).
+    """Compute linear attention, phi(q) M / (phi(q) . z), with a feature map phi.
 
-    ``normalise=False`` leaves out the denominator: with the identity as feature map these are the
-    fast weights of 1991. The state is M with z as its last column (``B N F Hv+1``), or M alone.
-    A row whose denominator is 0 (nothing written, or no feature in common) gives 0.
+    Katharopoulos et al. 2020 (arXiv 2006.16236), equations 4 and 9. ``normalise=False`` leaves out
+    the denominator: with the identity as feature map, this gives the fast weights of 1991. The
+    state is M with z as its last column (``B N F Hv+1``), or M alone without ``normalise``. A row
+    whose denominator is 0 (nothing written, or no feature in common) gives 0.
 
-    ``causal=False`` sums over all keys once, S may differ from T; it has no form and no state.
+    ``causal=False`` sums over all keys once; S may differ from T, and there is no form or state.
 
     Normalised random features are computed by their logarithms and never underflow. The state holds
-    the features themselves; one whose features all underflow is NaN.
+    the features themselves, and is NaN if they all underflow.
     """
     dtype = compute_dtype(q, k, v)
     check_key_mask(mask, k.shape[0], k.shape[2], k.shape[1])
@@ -56,7 +57,7 @@ def linear_attention(
             feature_map, q.astype(dtype), k.astype(dtype), mask, causal, start
         )
         if causal:
-            # What the memory was written with is brought to the level of what is written next.
+            # The decay brings the memory to the level of the next key.
             keywords["log_decay"] = _differences(level)
             if start is not None:
                 start = start.astype(dtype)
@@ -65,7 +66,7 @@ def linear_attention(
         features_q, features_k = (_map(feature_map, x.astype(dtype)) for x in (q, k))
     values = v.astype(dtype)
     if normalise:
-        # The denominator is what a value of 1 would have become.
+        # The denominator is the output for a value of 1.
         values = jnp.concatenate([values, jnp.ones_like(values[..., :1])], axis=-1)
     if causal:
         found = fast_weights(
@@ -94,11 +95,12 @@ def _levelled(
     causal: bool,
     start: Float[Array, "B N F _"] | None,
 ) -> tuple[Float[Array, "B T N F"], Float[Array, "B S N F"], Float[Array, "B _ N F"]]:
-    """Features of q and k times factors that a quotient over keys does not see, and the level.
+    """Return features of q and k, scaled so that no denominator underflows, and their level.
 
-    The level c of each feature is the largest logarithm of any key so far (causal, after that of
-    the start), or of all keys. exp(log phi(k) - c) and exp(log phi(q) + c - max(log phi(q) + c))
-    have products of 1 somewhere in each row: no denominator underflows.
+    The factors cancel in the normalised output. The level c of each feature is the largest
+    logarithm of any key so far (causal; the initial state counts too), or of all keys.
+    exp(log phi(k) - c) and exp(log phi(q) + c - max(log phi(q) + c)) have products of 1 somewhere
+    in each row: no denominator underflows.
     """
     logs_q, logs_k = (feature_map.logarithms(finite_or_zero(x)) for x in (q, k))
     real = ~has_non_finite(k)[..., None]
@@ -123,13 +125,13 @@ def _levelled(
 
 
 def _differences(level: Float[Array, "B L N F"]) -> Float[Array, "B T N F"]:
-    """How far each position raises the level: 0 from an empty memory on."""
+    """Return log-decays that offset each rise of the level; 0 while the memory is empty."""
     before, after = level[:, :-1], level[:, 1:]
     return jnp.where(jnp.isneginf(before), jnp.zeros_like(before), before - finite_or_zero(after))
 
 
 def _unlevelled(state: Float[Array, "B N F Hv"], level: Float[Array, "B N F"]) -> Array:
-    """The memory of the features themselves, NaN where nothing of them is left."""
+    """Return the memory of the unscaled features, NaN where they have all underflowed."""
     held = jnp.exp(level)
     lost = jnp.all(held == 0, axis=-1) & jnp.any(~jnp.isneginf(level), axis=-1)
     return poison(state * held[..., None], lost[..., None, None])
@@ -171,10 +173,11 @@ def retention(
     scale: float | None = None,
     **keywords: Any,
 ) -> Any:
-    """M_t = gamma_n M_{t-1} + k^T v (Sun et al. 2023, RetNet, arXiv 2307.08621, equation 5).
+    """Compute retention, M_t = gamma_n M_{t-1} + k^T v with a fixed decay per head.
 
-    ``decay`` is gamma, 1 - 2^(-5 - n) if None; ``scale`` on q is 1/sqrt(H) if None. Rotary
-    embedding, group norm and gate of the paper belong to the layer around.
+    RetNet (Sun et al. 2023, arXiv 2307.08621), equation 5. ``decay`` is gamma, 1 - 2^(-5 - n) if
+    None; ``scale`` on q is 1/sqrt(H) if None. Rotary embedding, group norm and gate of the paper
+    are left to the layer.
     """
     B, T, N, _ = q.shape
     if decay is None:
@@ -194,9 +197,10 @@ def gated_linear_attention(
     scale: float | None = None,
     **keywords: Any,
 ) -> Any:
-    """M_t = diag(e^g) M_{t-1} + k^T v (GLA, Yang et al. 2024, arXiv 2312.06635, equation 3).
+    """Compute gated linear attention (GLA), M_t = diag(e^g) M_{t-1} + k^T v.
 
-    ``log_decay`` g <= 0 is one gate per key channel; ``scale`` on q is 1/sqrt(H) if None.
+    Yang et al. 2024 (arXiv 2312.06635), equation 3. ``log_decay`` g <= 0 is one gate per key
+    channel; ``scale`` on q is 1/sqrt(H) if None.
     """
     if log_decay.shape != q.shape:
         raise ValueError(f"log_decay has shape {log_decay.shape}; wanted B T N H = {q.shape}")
@@ -212,10 +216,11 @@ def delta_rule(
     feature_map: FeatureMap = dpfp,
     **keywords: Any,
 ) -> Any:
-    """M_t = M_{t-1} + phi(k)^T beta (v - phi(k) M_{t-1}) with features that sum to one.
+    """Compute the delta rule with features that sum to one, without a denominator.
 
-    Schlag, Irie and Schmidhuber 2021 (arXiv 2102.11174), equations 24 to 26; no denominator. The
-    normalised key both reads the old value and writes the new one.
+    M_t = M_{t-1} + phi(k)^T beta (v - phi(k) M_{t-1}): Schlag, Irie and Schmidhuber 2021
+    (arXiv 2102.11174), equations 24 to 26. The normalised key both reads the old value and writes
+    the new one.
     """
     dtype = compute_dtype(q, k, v)
     features_q, features_k = (
@@ -234,10 +239,10 @@ def delta_net(
     scale: float = 1.0,
     **keywords: Any,
 ) -> Any:
-    """M_t = (I - beta k^T k) M_{t-1} + beta k^T v with q, k of length 1 (arXiv 2406.06484).
+    """Compute DeltaNet, M_t = (I - beta k^T k) M_{t-1} + beta k^T v with q and k of length 1.
 
-    Yang et al. 2024, DeltaNet. See :func:`gated_delta_net` for a memory that also decays. SiLU,
-    the short convolution and the output norm of the paper belong to the layer around.
+    Yang et al. 2024 (arXiv 2406.06484). See :func:`gated_delta_net` for a memory that also decays.
+    SiLU, the short convolution and the output norm of the paper are left to the layer.
     """
     dtype = compute_dtype(q, k, v)
     unit_q, unit_k = (_map(l2_normalise, x.astype(dtype)) for x in (q, k))
@@ -259,15 +264,16 @@ def gated_delta_net(
     scale: float = 1.0,
     **keywords: Any,
 ) -> Any:
-    """M_t = e^g (I - beta k^T k) M_{t-1} + beta k^T v, q and k of length 1 (arXiv 2412.06464).
+    """Compute gated DeltaNet: the delta rule with a decay per head and q and k of length 1.
 
-    Yang, Kautz and Hatamizadeh 2025, equation 10. ``log_decay`` g <= 0.
+    M_t = e^g (I - beta k^T k) M_{t-1} + beta k^T v: Yang, Kautz and Hatamizadeh 2025
+    (arXiv 2412.06464), equation 10. ``log_decay`` g <= 0.
     """
     return delta_net(q, k, v, beta, log_decay=log_decay, scale=scale, **keywords)
 
 
 def _map(feature_map: FeatureMap, x: Float[Array, "B T N H"]) -> Float[Array, "B T N F"]:
-    """Features, NaN where x is not finite; the map's gradient there is 0 and not 0 * NaN."""
+    """Return the features of x, NaN where x is not finite; there the gradient is 0, not 0 * NaN."""
     return poison(feature_map(finite_or_zero(x)), has_non_finite(x)[..., None])
 
 
@@ -276,7 +282,7 @@ def _scaled(q: Float[Array, "B T N H"], scale: float | None) -> Float[Array, "B 
 
 
 def _as(q: Float[Array, "..."], found: Any) -> Any:
-    """The output in q's dtype; weights and state as they are."""
+    """Cast the output to q's dtype, and leave weights and state as they are."""
     if isinstance(found, tuple):
         return (found[0].astype(q.dtype), *found[1:])
     return found.astype(q.dtype)

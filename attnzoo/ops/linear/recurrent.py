@@ -1,4 +1,4 @@
-"""The recurrence that the whole linear family shares, one position at a time."""
+"""Recurrent form of the linear family, one position at a time."""
 
 from typing import Any
 
@@ -16,13 +16,13 @@ def fast_weight_step(
     beta: Float[Array, "B N"] | None = None,
     log_decay: Float[Array, "B N #H"] | None = None,
 ) -> tuple[Float[Array, "B N Hv"], Float[Array, "B N H Hv"]]:
-    """One position: decay the memory, write v under k, read with q. Constant memory in length.
+    """Advance one position: decay the memory, write v under k, read with q.
 
         M' = diag(e^g) M;   M_t = M' + k^T v;   o = q M_t
         with beta:          M_t = M' + k^T beta (v - k M')
 
-    With ``beta`` the old value under k is erased first (the delta rule); the erased value is what
-    the *decayed* memory holds. Returns the output and the new state, in the state's dtype.
+    With ``beta`` the old value under k is erased first (the delta rule); the erased value is read
+    from the *decayed* memory. Returns the output and the new state, in the state's dtype.
     """
     q, k, v = (x.astype(state.dtype) for x in (q, k, v))
     if log_decay is not None:

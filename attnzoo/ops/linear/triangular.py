@@ -1,6 +1,6 @@
-"""The inverse of many small unit lower triangular matrices.
+"""Inverse of many small unit lower triangular matrices.
 
-Triangular solves inside blocks of 16; then blocks are joined in pairs by products,
+Blocks of 16 are inverted by triangular solves, and then joined in pairs by products,
 
     [[A, 0], [C, B]]^-1 = [[A^-1, 0], [-B^-1 C A^-1, B^-1]].
 
@@ -19,7 +19,7 @@ BLOCK = 16
 
 @jax.custom_jvp
 def unit_lower_inverse(A: Float[Array, "*batch C C"]) -> Float[Array, "*batch C C"]:
-    """(I + stril(A))^-1; what is on and above the diagonal of ``A`` is not read."""
+    """Return (I + stril(A))^-1; entries on and above the diagonal of ``A`` are not read."""
     shape, C = A.shape, A.shape[-1]
     size = BLOCK
     while size < C:
