@@ -176,6 +176,30 @@ def test_queries_without_a_key_are_rows_that_may_attend_nowhere(name, implementa
     assert np.array_equal(lse, np.broadcast_to(sinks[:, None], (B, N, 5)))
 
 
+@pytest.mark.parametrize("implementation", CALLS)
+def test_a_bias_of_minus_infinity_hides_keys_and_whole_rows(implementation):
+    T, S = CALLS[implementation][0][-1]
+    q, k, _ = arrays(T, S, "float32")
+    v = k[..., ::-1]  # xla wants values as wide as keys
+    hidden = draw(1, N, T, S, seed=7) > 0.5
+    hidden[:, :, 1] = True
+    bias = jnp.asarray(np.where(hidden, -np.inf, 0), "float32")
+
+    def both(q, k, v, bias):
+        def out(q, **settings):
+            found = ops.dot_product_attention(q, k, v, implementation=implementation, **settings)
+            return jnp.sum(jnp.sin(found)), found
+
+        by_bias = jax.grad(out, has_aux=True)(q, bias=bias)
+        return by_bias, jax.grad(out, has_aux=True)(q, mask=jnp.isfinite(bias))
+
+    with interpret():
+        (slope, found), (other_slope, wanted) = jax.jit(both)(q, k, v, bias)
+    assert (wanted[:, 1] == 0).all()
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(slope, other_slope, rtol=1e-5, atol=1e-6)
+
+
 def gates(B, T):
     return {
         "beta": jax.ShapeDtypeStruct((B, T, N), "float32"),

@@ -58,4 +58,7 @@ def _visible(
     if settings.mask_mod is not None:
         by_index = dense_mask(settings.mask_mod, *index_grid(*shape), shape=shape)
         visible = by_index if visible is None else visible & by_index
+    if settings.bias is not None:  # -inf hides a key; a whole row of it is NaN in jax.nn
+        by_bias = settings.bias > -jnp.inf
+        visible = by_bias if visible is None else visible & by_bias
     return visible
