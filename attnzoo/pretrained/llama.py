@@ -104,8 +104,7 @@ def _window(hf: Settings) -> int | None:
 
 
 def _scaling(hf: Settings, given: Mapping[str, Any]) -> rotary.RotaryScaling | None:
-    """Read the rotary scaling from ``rope_parameters`` or, before transformers 5, ``rope_scaling``.
-    """
+    """Read rotary scaling from ``rope_parameters`` (``rope_scaling`` before transformers 5)."""
     name = given.get("rope_type") or given.get("type") or "default"
     kind = hf.value_in("rope_type", name, KINDS)
     if kind is None:

@@ -95,8 +95,7 @@ TRANSPOSED = Fused(transposed=True)
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Row of a table: a tensor name and the paths of its parameters, "encoder/blocks/{layer}/...".
-    """
+    """Tensor name with the paths of its parameters, such as "encoder/blocks/{layer}/..."."""
 
     theirs: str
     ours: tuple[str, ...]
