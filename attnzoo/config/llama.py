@@ -1,4 +1,4 @@
-"""The decoder of Llama and its relatives Mistral, Qwen2, Qwen3, TinyLlama and SmolLM."""
+"""Llama settings and named sizes, with Mistral, Qwen2, Qwen3, TinyLlama and SmolLM."""
 
 from typing import Annotated, Literal
 
@@ -11,48 +11,52 @@ from attnzoo.config.transformer import Activation
 
 @config
 class Llama(ModelConfig):
-    """Pre-norm blocks with RMS norms, rotary positions and gated feed-forward layers (Touvron et
-    al. 2023, arXiv 2302.13971, section 2.2)."""
+    """Decoder-only model with RMS norms, rotary positions and gated layers (Touvron et al. 2023).
+
+    arXiv 2302.13971, section 2.2.
+    """
 
     tasks = ("causal_lm",)
     kind: Literal["llama"] = "llama"
     attention: SelfAttention = MultiHead(num_heads=32)
-    """How a position reads its past."""
+    """Causal self-attention."""
     dim: Annotated[int, Positive] = 4096
     """Width of the states (D)."""
     hidden: Annotated[int, Positive] = 11008
     """Hidden units of the feed-forward layers (F)."""
     layers: Annotated[int, Positive] = 32
-    """Blocks."""
+    """Number of blocks."""
     max_length: Annotated[int, Positive] = 4096
-    """Context in tokens: room of attentions with a slot for each position."""
+    """Context in tokens; the room of attention with one slot per position."""
     rotary_base: Annotated[float, Positive] = 10_000.0
-    """The slowest pair of features turns about once in 2 pi times so many positions."""
+    """Base of the rotary frequencies: the slowest pair of channels turns once in about 2 pi times
+    this many positions."""
     rotary_width: Annotated[int, Positive] | None = None
-    """Features of a head that turn; null: all."""
+    """Number of channels per head that rotary embedding rotates; null: all."""
     rotary_scaling: RotaryScaling | None = None
-    """How the angles are stretched over longer contexts; null: not."""
+    """Scaling of the rotary angles for longer contexts; null: none."""
     activation: Activation = "silu"
-    """Non-linearity of the gates."""
+    """Activation of the gates."""
     qkv_bias: bool = False
-    """Queries, keys and values have biases (Qwen2)."""
+    """Biases of queries, keys and values (Qwen2)."""
     out_bias: bool = False
-    """The result of attention has a bias."""
+    """Bias of the attention output."""
     hidden_bias: bool = False
-    """The feed-forward layers have biases."""
+    """Biases of the feed-forward layers."""
     norm_eps: Annotated[float, Positive] = 1e-5
-    """Added to the mean square in the norms."""
+    """Epsilon added to the mean square in the norms."""
     tied: bool = False
-    """The output layer is the table of embeddings."""
+    """The output layer shares the embedding table."""
     dropout: Annotated[float, DropRate] = 0.0
-    """Share dropped, while training, of the embeddings and of every branch's result."""
+    """Dropout rate of the embeddings and of every branch's output."""
     attention_dropout: Annotated[float, DropRate] = 0.0
-    """Share of attention weights dropped while training."""
+    """Dropout rate of the attention weights."""
     scan: bool = False
-    """Loop over the layers: compilation takes as long for many layers as for one."""
+    """Scan over the layers, so that compilation time does not grow with their number."""
     remat: Remat = "none"
-    """What the backward pass computes again to save memory: nothing, whole blocks (full), all but
-    the products with weights (dots), or these kept in the host's memory meanwhile (offload)."""
+    """Rematerialisation, which saves memory in the backward pass: none, whole blocks (full), all
+    but the products with weights (dots), or the same with these products in host memory
+    (offload)."""
 
     @classmethod
     def tiny(cls) -> "Llama":
