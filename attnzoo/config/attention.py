@@ -239,7 +239,7 @@ class FactorisedPositional(AttentionConfig):
     num_heads: Annotated[int, Positive] = 1
     """Number of heads; must divide the width of the values."""
     rank: Annotated[int, Positive] = 8
-    """Width of the vectors."""
+    """Rank of the logits."""
 
     @property
     def slots(self) -> int:
