@@ -48,7 +48,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Translate; exit code 0 even if lines were skipped (their number goes to standard error)."""
+    """Translate lines; return 0 even if some were skipped (counted on standard error)."""
     return run(lambda: _translate(parse(argv)))
 
 

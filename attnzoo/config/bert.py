@@ -51,25 +51,25 @@ class Bert(ModelConfig):
 
     @classmethod
     def tiny(cls) -> "Bert":
-        """Two layers of width 128 (this and the next two: Turc et al. 2019, arXiv 1908.08962)."""
+        """Return two layers of width 128 (Turc et al. 2019, arXiv 1908.08962)."""
         return cls(attention=MultiHead(num_heads=2), dim=128, hidden=512, layers=2)
 
     @classmethod
     def mini(cls) -> "Bert":
-        """Four layers of width 256."""
+        """Return four layers of width 256 (Turc et al. 2019)."""
         return cls(attention=MultiHead(num_heads=4), dim=256, hidden=1024, layers=4)
 
     @classmethod
     def small(cls) -> "Bert":
-        """Four layers of width 512."""
+        """Return four layers of width 512 (Turc et al. 2019)."""
         return cls(attention=MultiHead(num_heads=8), dim=512, hidden=2048, layers=4)
 
     @classmethod
     def base(cls) -> "Bert":
-        """The base model of the paper: 110 million weights with 30,522 tokens."""
+        """Return the base model of the paper: 110 million weights with 30,522 tokens."""
         return cls()
 
     @classmethod
     def large(cls) -> "Bert":
-        """The large model of the paper: 340 million weights."""
+        """Return the large model of the paper: 340 million weights."""
         return cls(attention=MultiHead(num_heads=16), dim=1024, hidden=4096, layers=24)

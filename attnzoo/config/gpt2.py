@@ -45,27 +45,27 @@ class GPT2(ModelConfig):
 
     @classmethod
     def small(cls) -> "GPT2":
-        """``gpt2``: 124 million weights."""
+        """Return ``gpt2``: 124 million weights."""
         return cls()
 
     @classmethod
     def medium(cls) -> "GPT2":
-        """``gpt2-medium``: 355 million weights."""
+        """Return ``gpt2-medium``: 355 million weights."""
         return cls(attention=MultiHead(num_heads=16), dim=1024, layers=24)
 
     @classmethod
     def large(cls) -> "GPT2":
-        """``gpt2-large``: 774 million weights."""
+        """Return ``gpt2-large``: 774 million weights."""
         return cls(attention=MultiHead(num_heads=20), dim=1280, layers=36)
 
     @classmethod
     def xl(cls) -> "GPT2":
-        """``gpt2-xl``: 1.56 billion weights."""
+        """Return ``gpt2-xl``: 1.56 billion weights."""
         return cls(attention=MultiHead(num_heads=25), dim=1600, layers=48)
 
     @classmethod
     def char_cpu(cls) -> "GPT2":
-        """Character model of nanoGPT for a CPU: 0.8 million weights, context 64."""
+        """Return the character model of nanoGPT for a CPU: 0.8 million weights, context 64."""
         return cls(
             attention=MultiHead(num_heads=4),
             dim=128,
@@ -78,7 +78,7 @@ class GPT2(ModelConfig):
 
     @classmethod
     def char_gpu(cls) -> "GPT2":
-        """Character model of nanoGPT for a GPU: 10.6 million weights, context 256."""
+        """Return the character model of nanoGPT for a GPU: 10.6 million weights, context 256."""
         return cls(
             attention=MultiHead(num_heads=6),
             dim=384,

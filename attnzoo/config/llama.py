@@ -60,24 +60,24 @@ class Llama(ModelConfig):
 
     @classmethod
     def tiny(cls) -> "Llama":
-        """Four layers of width 128: minutes on a CPU."""
+        """Return four layers of width 128: minutes on a CPU."""
         heads = MultiHead(num_heads=4, num_kv_heads=2)
         return cls(attention=heads, dim=128, hidden=384, layers=4, max_length=256, tied=True)
 
     @classmethod
     def small(cls) -> "Llama":
-        """Six layers of width 384, as nanoGPT's GPU setting."""
+        """Return six layers of width 384, as in nanoGPT's GPU setting."""
         heads = MultiHead(num_heads=6, num_kv_heads=2)
         return cls(attention=heads, dim=384, hidden=1024, layers=6, max_length=512, tied=True)
 
     @classmethod
     def llama_7b(cls) -> "Llama":
-        """Llama 2 7B (arXiv 2307.09288)."""
+        """Return Llama 2 7B (arXiv 2307.09288)."""
         return cls()
 
     @classmethod
     def llama3_8b(cls) -> "Llama":
-        """Llama 3.1 8B."""
+        """Return Llama 3.1 8B."""
         return cls(
             attention=MultiHead(num_heads=32, num_kv_heads=8),
             hidden=14336,
@@ -88,7 +88,7 @@ class Llama(ModelConfig):
 
     @classmethod
     def llama32_1b(cls) -> "Llama":
-        """Llama 3.2 1B."""
+        """Return Llama 3.2 1B."""
         return cls(
             attention=MultiHead(num_heads=32, num_kv_heads=8),
             dim=2048,
@@ -102,13 +102,13 @@ class Llama(ModelConfig):
 
     @classmethod
     def tinyllama(cls) -> "Llama":
-        """TinyLlama 1.1B (Zhang et al. 2024, arXiv 2401.02385)."""
+        """Return TinyLlama 1.1B (Zhang et al. 2024, arXiv 2401.02385)."""
         heads = MultiHead(num_heads=32, num_kv_heads=4)
         return cls(attention=heads, dim=2048, hidden=5632, layers=22, max_length=2048)
 
     @classmethod
     def smollm2_135m(cls) -> "Llama":
-        """SmolLM2 135M (arXiv 2502.02737)."""
+        """Return SmolLM2 135M (arXiv 2502.02737)."""
         return cls(
             attention=MultiHead(num_heads=9, num_kv_heads=3),
             dim=576,
@@ -121,13 +121,13 @@ class Llama(ModelConfig):
 
     @classmethod
     def mistral_7b(cls) -> "Llama":
-        """Mistral 7B v0.1, with its window (Jiang et al. 2023, arXiv 2310.06825)."""
+        """Return Mistral 7B v0.1, with its window (Jiang et al. 2023, arXiv 2310.06825)."""
         heads = MultiHead(num_heads=32, num_kv_heads=8, window=4096)
         return cls(attention=heads, hidden=14336, max_length=32_768)
 
     @classmethod
     def qwen2_05b(cls) -> "Llama":
-        """Qwen2.5 0.5B (arXiv 2412.15115)."""
+        """Return Qwen2.5 0.5B (arXiv 2412.15115)."""
         return cls(
             attention=MultiHead(num_heads=14, num_kv_heads=2),
             dim=896,
@@ -142,7 +142,7 @@ class Llama(ModelConfig):
 
     @classmethod
     def qwen3_06b(cls) -> "Llama":
-        """Qwen3 0.6B (arXiv 2505.09388)."""
+        """Return Qwen3 0.6B (arXiv 2505.09388)."""
         return cls(
             attention=MultiHead(num_heads=16, num_kv_heads=8, head_dim=128, qk_norm=True),
             dim=1024,

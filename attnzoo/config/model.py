@@ -51,12 +51,12 @@ class Bahdanau(ModelConfig):
 
     @classmethod
     def paper(cls, attention: Attention | None = None) -> "Bahdanau":
-        """The sizes of the paper (appendix A.2.1)."""
+        """Return the sizes of the paper (appendix A.2.1)."""
         return cls(attention=attention or Additive(), init="paper")
 
     @classmethod
     def small(cls, attention: Attention | None = None) -> "Bahdanau":
-        """A quarter of the width: minutes on a CPU for short sentences."""
+        """Return a quarter of the paper's width: minutes on a CPU for short sentences."""
         return cls(
             attention=attention or Additive(), hidden=256, embedding=128, maxout=128, dropout=0.1
         )
@@ -90,12 +90,12 @@ class Luong(ModelConfig):
 
     @classmethod
     def paper(cls, attention: Attention | None = None) -> "Luong":
-        """The sizes of the paper (section 4.1)."""
+        """Return the sizes of the paper (section 4.1)."""
         return cls(attention=attention or General())
 
     @classmethod
     def small(cls, attention: Attention | None = None) -> "Luong":
-        """Two layers of a quarter of the width: minutes on a CPU for short sentences."""
+        """Return two layers of a quarter of the width: minutes on a CPU for short sentences."""
         return cls(attention=attention or General(), hidden=256, embedding=128, layers=2)
 
 
@@ -116,12 +116,12 @@ class ResNet(ModelConfig):
 
     @classmethod
     def cifar(cls, attention: Gate | None = None) -> "ResNet":
-        """ResNet-20 for 32 x 32 colour images in ten classes: 0.27 million weights."""
+        """Return ResNet-20 for 32 x 32 colour images in ten classes: 0.27 million weights."""
         return cls(attention=attention or NoGate())
 
     @classmethod
     def digits(cls, attention: Gate | None = None) -> "ResNet":
-        """Eight layers for 8 x 8 grey digits: a minute on a CPU."""
+        """Return eight layers for 8 x 8 grey digits: a minute on a CPU."""
         return cls(attention=attention or SE(reduction=4), depth=8, channels=1)
 
     def __post_init__(self) -> None:

@@ -72,32 +72,32 @@ class T5(ModelConfig):
 
     @classmethod
     def tiny(cls) -> "T5":
-        """Four layers of width 256, version 1.0 (Tay et al. 2022, arXiv 2109.10686)."""
+        """Return T5-tiny, version 1.0: four layers of width 256 (Tay et al. 2022, arXiv 2109.10686)."""
         return _sized(heads=4, dim=256, hidden=1024, layers=4)
 
     @classmethod
     def small(cls) -> "T5":
-        """Version 1.0, 60 million weights."""
+        """Return T5-small, version 1.0: 60 million weights."""
         return cls()
 
     @classmethod
     def base(cls) -> "T5":
-        """Version 1.0, 220 million weights."""
+        """Return T5-base, version 1.0: 220 million weights."""
         return _sized(heads=12, dim=768, hidden=3072, layers=12)
 
     @classmethod
     def large(cls) -> "T5":
-        """Version 1.0, 770 million weights."""
+        """Return T5-large, version 1.0: 770 million weights."""
         return _sized(heads=16, dim=1024, hidden=4096, layers=24)
 
     @classmethod
     def small_v1_1(cls) -> "T5":
-        """Version 1.1, 77 million weights."""
+        """Return T5-small, version 1.1: 77 million weights."""
         return _version_1_1(heads=6, dim=512, hidden=1024, layers=8)
 
     @classmethod
     def base_v1_1(cls) -> "T5":
-        """Version 1.1, 250 million weights."""
+        """Return T5-base, version 1.1: 250 million weights."""
         return _version_1_1(heads=12, dim=768, hidden=2048, layers=12)
 
     @property

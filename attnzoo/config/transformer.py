@@ -79,12 +79,12 @@ class Transformer(ModelConfig):
 
     @classmethod
     def base(cls) -> "Transformer":
-        """The base model of the paper (table 3): 44 million weights without the embeddings."""
+        """Return the base model of the paper (table 3): 44 million weights without the embeddings."""
         return cls(tied="all")
 
     @classmethod
     def big(cls) -> "Transformer":
-        """The big model of the paper (table 3)."""
+        """Return the big model of the paper (table 3)."""
         heads = MultiHead(num_heads=16)
         return cls(
             attention=heads, cross_attention=heads, dim=1024, hidden=4096, dropout=0.3, tied="all"
@@ -92,7 +92,7 @@ class Transformer(ModelConfig):
 
     @classmethod
     def tiny(cls) -> "Transformer":
-        """Four layers of width 128, for small corpora such as Multi30k.
+        """Return four layers of width 128, for small corpora such as Multi30k.
 
         Wu et al. 2021, arXiv 2105.14462.
         """
@@ -110,7 +110,7 @@ class Transformer(ModelConfig):
 
     @classmethod
     def bart_base(cls) -> "Transformer":
-        """BART base (Lewis et al. 2020, arXiv 1910.13461)."""
+        """Return BART base (Lewis et al. 2020, arXiv 1910.13461)."""
         heads = MultiHead(num_heads=12)
         return cls(
             attention=heads,
@@ -132,7 +132,7 @@ class Transformer(ModelConfig):
 
     @classmethod
     def marian_base(cls, pad_id: int = 58100) -> "Transformer":
-        """The models of OPUS-MT (Tiedemann and Thottingal 2020), made with Marian."""
+        """Return the OPUS-MT model (Tiedemann and Thottingal 2020), trained with Marian."""
         return cls(
             norm_eps=1e-5,
             activation="silu",

@@ -78,74 +78,74 @@ class ViT(ModelConfig):
 
     @classmethod
     def tiny(cls, patch: int = 16, image_size: int = 224) -> "ViT":
-        """ViT-Ti (Touvron et al. 2021, arXiv 2012.12877, table 1): 5.7 million weights."""
+        """Return ViT-Ti (Touvron et al. 2021, arXiv 2012.12877, table 1): 5.7 million weights."""
         return _sized(192, 12, 3, patch=patch, image_size=image_size)
 
     @classmethod
     def small(cls, patch: int = 16, image_size: int = 224) -> "ViT":
-        """ViT-S (same table): 22 million weights."""
+        """Return ViT-S (Touvron et al. 2021, table 1): 22 million weights."""
         return _sized(384, 12, 6, patch=patch, image_size=image_size)
 
     @classmethod
     def base(cls, patch: int = 16, image_size: int = 224) -> "ViT":
-        """ViT-B (Dosovitskiy et al. 2021, arXiv 2010.11929, table 1): 86 million weights."""
+        """Return ViT-B (Dosovitskiy et al. 2021, arXiv 2010.11929, table 1): 86 million weights."""
         return _sized(768, 12, 12, patch=patch, image_size=image_size)
 
     @classmethod
     def large(cls, patch: int = 16, image_size: int = 224) -> "ViT":
-        """ViT-L (same table): 307 million weights."""
+        """Return ViT-L (Dosovitskiy et al. 2021, table 1): 307 million weights."""
         return _sized(1024, 24, 16, patch=patch, image_size=image_size)
 
     @classmethod
     def huge(cls, patch: int = 14, image_size: int = 224) -> "ViT":
-        """ViT-H (same table): 632 million weights."""
+        """Return ViT-H (Dosovitskiy et al. 2021, table 1): 632 million weights."""
         return _sized(1280, 32, 16, patch=patch, image_size=image_size)
 
     @classmethod
     def deit_tiny(cls) -> "ViT":
-        """DeiT-Ti, distilled (Touvron et al. 2021, arXiv 2012.12877)."""
+        """Return DeiT-Ti, distilled (Touvron et al. 2021, arXiv 2012.12877)."""
         return _sized(192, 12, 3, distillation="head")
 
     @classmethod
     def deit_small(cls) -> "ViT":
-        """Distilled DeiT-S model."""
+        """Return DeiT-S, distilled."""
         return _sized(384, 12, 6, distillation="head")
 
     @classmethod
     def deit_base(cls) -> "ViT":
-        """Distilled DeiT-B model."""
+        """Return DeiT-B, distilled."""
         return _sized(768, 12, 12, distillation="head")
 
     @classmethod
     def dinov2_small(cls, registers: int = 4) -> "ViT":
-        """DINOv2 ViT-S/14 (Oquab et al. 2023, arXiv 2304.07193); 4 registers, or 0 as at first."""
+        """Return DINOv2 ViT-S/14 (Oquab et al. 2023, arXiv 2304.07193) with 4 registers or none."""
         return _dinov2(384, 12, 6, registers)
 
     @classmethod
     def dinov2_base(cls, registers: int = 4) -> "ViT":
-        """DINOv2 ViT-B/14 model."""
+        """Return DINOv2 ViT-B/14."""
         return _dinov2(768, 12, 12, registers)
 
     @classmethod
     def dinov2_large(cls, registers: int = 4) -> "ViT":
-        """DINOv2 ViT-L/14 model."""
+        """Return DINOv2 ViT-L/14."""
         return _dinov2(1024, 24, 16, registers)
 
     @classmethod
     def dinov2_giant(cls, registers: int = 4) -> "ViT":
-        """DINOv2 ViT-g/14, with SwiGLU of 2/3 of the usual width."""
+        """Return DINOv2 ViT-g/14, with SwiGLU of 2/3 of the usual width."""
         return _dinov2(1536, 40, 24, registers, hidden=4096, activation="silu", gated=True)
 
     @classmethod
     def digits(cls) -> "ViT":
-        """Grey digits of 8 x 8 pixels (scikit-learn's): minutes on a CPU."""
+        """Return a model of scikit-learn's 8 x 8 grey digits: minutes on a CPU."""
         return _sized(
             64, 4, 4, patch=2, image_size=8, channels=1, pooling="mean", dropout=0.1, hidden=128
         )
 
     @classmethod
     def cifar(cls) -> "ViT":
-        """32 x 32 colour images in patches of 4, from scratch."""
+        """Return a model of 32 x 32 colour images in patches of 4, to train from scratch."""
         return _sized(192, 9, 3, patch=4, image_size=32, hidden=384, branch_rate=0.1)
 
     @property

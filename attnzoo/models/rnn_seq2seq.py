@@ -222,7 +222,7 @@ class LuongSeq2Seq(RecurrentTranslator):
         max_length: int | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> tuple[Memory, LuongState]:
-        """Encode; the decoder starts from the encoder's final states, layer by layer."""
+        """Encode the source; the decoder starts from the encoder's final states, layer by layer."""
         valid = source != PAD
         turn = _reverse_words if self.reverse_source else lambda x, valid: x
         states = self._drop(_lookup(self.source_embedding, turn(source, valid)), rngs)
