@@ -14,7 +14,7 @@ Combine = Literal["sum", "product"]
 
 
 class BAM(Gate):
-    """x * (1 + sigmoid(M_c + M_s)): weights lie between 1 and 2, so no feature is removed.
+    """BAM: x * (1 + sigmoid(M_c + M_s)); weights lie between 1 and 2, so no feature is removed.
 
     Park et al., BMVC 2018 (arXiv 1807.06514), equations 1 to 4. Weights are ``B h w C``.
 

@@ -12,7 +12,7 @@ from attnzoo.attention.projection import divided
 
 
 class ChannelMLP(nnx.Module):
-    """W_2 relu(W_1 z + b_1) + b_2 with ``channels / reduction`` hidden units."""
+    """Two-layer MLP W_2 relu(W_1 z + b_1) + b_2 with ``channels / reduction`` hidden units."""
 
     def __init__(self, channels: int, reduction: int, *, rngs: nnx.Rngs):
         width = divided("channels", channels, "reduction", reduction)

@@ -14,7 +14,7 @@ from attnzoo.attention.spatial import SpatialGate
 
 
 class ChannelGate(Gate):
-    """g = sigmoid(MLP(average of x) + MLP(maximum of x)), one MLP for both.
+    """Channel gate of CBAM: g = sigmoid(MLP(mean of x) + MLP(maximum of x)), with one MLP.
 
     Woo et al. 2018, equation 2. Weights are ``B 1 1 C``.
     """

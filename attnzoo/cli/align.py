@@ -1,4 +1,4 @@
-"""`align RUN_DIR`: word alignments read off the attention, scored, drawn and written."""
+"""`align RUN_DIR`: read word alignments from attention, score, draw and write them."""
 
 import argparse
 import sys

@@ -325,6 +325,6 @@ if TYPE_CHECKING:
     SelfAttention = Any
 else:
     Attention = Annotated[_kinds("source"), ByKind(AttentionConfig)]
-    """How a decoder reads a source."""
+    """Union of the kinds for cross-attention."""
     SelfAttention = Annotated[_kinds("itself"), ByKind(AttentionConfig)]
-    """How a sequence reads itself."""
+    """Union of the kinds for self-attention."""

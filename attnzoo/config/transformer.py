@@ -79,7 +79,7 @@ class Transformer(ModelConfig):
 
     @classmethod
     def base(cls) -> "Transformer":
-        """Return the base model of the paper (table 3): 44 million weights without the embeddings."""
+        """Return the base model of the paper (table 3): 44 million weights without embeddings."""
         return cls(tied="all")
 
     @classmethod
