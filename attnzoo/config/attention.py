@@ -325,6 +325,6 @@ if TYPE_CHECKING:
     SelfAttention = Any
 else:
     Attention = Annotated[_kinds("source"), ByKind(AttentionConfig)]
-    """Union of the kinds for cross-attention."""
+    """How a decoder reads a source."""
     SelfAttention = Annotated[_kinds("itself"), ByKind(AttentionConfig)]
-    """Union of the kinds for self-attention."""
+    """How a sequence reads itself."""

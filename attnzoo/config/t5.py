@@ -72,7 +72,7 @@ class T5(ModelConfig):
 
     @classmethod
     def tiny(cls) -> "T5":
-        """Return T5-tiny, version 1.0: four layers, width 256 (Tay et al. 2022, arXiv 2109.10686)."""
+        """Return T5-tiny 1.0: four layers of width 256 (Tay et al. 2022, arXiv 2109.10686)."""
         return _sized(heads=4, dim=256, hidden=1024, layers=4)
 
     @classmethod
