@@ -1,8 +1,8 @@
-"""The one exception that is meant for the person at the keyboard."""
+"""Exception for errors that a user can correct."""
 
 
 class UserError(Exception):
-    """Something the user gave is wrong: a config, a file, a locale, a checkpoint.
+    """Error in what a user provided: a config, a file, a locale, a checkpoint.
 
     The message is complete by itself: it names the file, the line or the key, says what is wrong
     and, where possible, what to do; one line per problem. Command line programs print it as

@@ -1,4 +1,4 @@
-"""Attention modules: one mechanism a file, all under one contract (``attention.contract``)."""
+"""Attention modules, one mechanism per file, all with the interface of ``attention.contract``."""
 
 from typing import Any
 
@@ -60,16 +60,16 @@ ATTENTIONS: dict[str, type[Attention]] = {
 
 
 def attention_class(config: Any) -> type[Attention]:
-    """Return the mechanism that a config asks for: of the registry, or a user's own class."""
+    """Return the attention class that a config names: a registered one, or the user's own class."""
     name = config.mechanism or config.kind
     return imported(name, Attention) if is_external(name) else ATTENTIONS[name]
 
 
 def build_attention(config: Any, site: Site, *, rngs: nnx.Rngs) -> Attention:
-    """Make the attention that a config line asks for, at its place in a model.
+    """Build the attention module of a config for its place in a model.
 
     Raises:
-      ValueError: sizes or settings that do not fit, by name.
+      ValueError: sizes or settings that do not fit; the message names them.
     """
     wanted = "itself" if site.is_self else "source"
     if wanted not in config.reads:
@@ -91,8 +91,10 @@ SENTENCE_ATTENTIONS: dict[str, type[nnx.Module]] = {
     "decomposable": DecomposableAttention,
     "structured": StructuredSelfAttention,
 }
-"""Attention of whole sentences to themselves or each other, each with a call of its own; their
-weights, on request, are ``B N T S`` like all others."""
+"""Attention modules for whole sentences, each with its own ``__call__`` signature.
+
+Their weights, on request, are ``B N T S`` like those of every attention.
+"""
 
 GATES: dict[str, type[Gate]] = {
     "se": SqueezeExcitation,
@@ -103,8 +105,10 @@ GATES: dict[str, type[Gate]] = {
     "coordinate": CoordinateAttention,
     "mhca": MHCA,
 }
-"""Attention inside convolutional networks: no queries or keys, but ``gate(x) = x * weights(x)``
-under the contract of ``attention.convolutional``."""
+"""Attention modules for convolutional networks, with the interface of ``attention.convolutional``.
+
+They have no queries or keys: ``gate(x) = x * weights(x)``.
+"""
 
 __all__ = [
     "ATTENTIONS",

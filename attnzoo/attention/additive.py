@@ -26,12 +26,12 @@ class AdditiveAttention(Attention):
     Args:
         query_dim, key_dim: widths of queries and keys.
         width: width of the alignment layer (n' in the paper); ``query_dim`` if None.
-        normalise: from logits and mask to weights; ``sparsemax`` and ``entmax15`` of
-            ``ops.normalisers`` are others.
-        kernel_init, score_init: first values of W_a and U_a, and of v_a. The paper's suit widths
-            near 1000; ``lecun_normal`` and ``normal(width**-0.5)`` leave the plateau of uniform
-            weights several times sooner at small ones.
-        dropout: rate of dropped weights wherever a ``dropout_key`` is given.
+        normalise: function from logits and mask to weights, such as ``sparsemax`` or ``entmax15``
+          of ``ops.normalisers``; softmax by default.
+        kernel_init, score_init: initializers of W_a and U_a, and of v_a. Those of the paper suit
+          widths near 1000. At small widths ``lecun_normal`` and ``normal(width**-0.5)`` leave the
+          initial plateau of uniform weights several times sooner.
+        dropout: dropout rate of the weights, applied only where a ``dropout_key`` is given.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class AdditiveAttention(Attention):
 
     @classmethod
     def from_config(cls, config: Additive, site: Site, *, rngs: nnx.Rngs) -> "AdditiveAttention":
-        """See ``Attention``."""
+        """Build the module of a config line for its place in a model (see ``Attention``)."""
         own: dict[str, Any] = {}
         if site.fan_in:
             normal = jax.nn.initializers.normal((config.width or site.query_dim) ** -0.5)
@@ -68,7 +68,7 @@ class AdditiveAttention(Attention):
     def scores(
         self, query: Float[Array, "B T D"], memory: Memory, positions: Positions | None = None
     ) -> Float[Array, "B 1 T S"]:
-        """Return the logits e_ij before mask and softmax: content alone, whatever the positions."""
+        """Return the logits e_ij before mask and softmax; ``positions`` have no effect."""
         projected = jnp.einsum("btd,dw->btw", query, self.query_kernel[...])
         hidden = jnp.tanh(projected[:, :, None, :] + memory.keys[:, None, :, :])
         return (hidden @ self.score_kernel[...])[:, None]

@@ -14,14 +14,14 @@ Combine = Literal["sum", "product"]
 
 
 class BAM(Gate):
-    """x * (1 + sigmoid(M_c + M_s)): the weights lie between 1 and 2, no feature is shut off.
+    """BAM: x * (1 + sigmoid(M_c + M_s)); weights lie between 1 and 2, so no feature is removed.
 
     Park et al., BMVC 2018 (arXiv 1807.06514), equations 1 to 4. Weights are ``B h w C``.
 
         M_c = W_1 relu(BN(W_0 GAP(x)))                                  B 1 1 C
         M_s = conv_1x1(twice: relu(BN(conv_3x3, dilated))(conv_1x1(x)))  B h w 1
 
-    The norms are where the authors' code has them (before each ReLU), not after the last layer.
+    Batch norms are where the authors' code has them, before each ReLU; none follows the last layer.
 
     Args:
       combine: ``"sum"`` as in the paper, or ``"product"`` M_c * M_s as in the authors' code.
@@ -56,14 +56,14 @@ class BAM(Gate):
     def channel_logits(
         self, x: Float[Array, "B h w C"], *, use_running_average: bool = True
     ) -> Float[Array, "B 1 1 C"]:
-        """M_c, equation 3."""
+        """Return the logits M_c of the channels (equation 3)."""
         z = self.squeeze_norm(self.squeeze(average(x)), use_running_average=use_running_average)
         return self.excite(jax.nn.relu(z))
 
     def spatial_logits(
         self, x: Float[Array, "B h w C"], *, use_running_average: bool = True
     ) -> Float[Array, "B h w 1"]:
-        """M_s, equation 4."""
+        """Return the logits M_s of the places (equation 4)."""
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = jax.nn.relu(norm(convolution(x), use_running_average=use_running_average))
         return self.place(x)
@@ -71,7 +71,7 @@ class BAM(Gate):
     def weights(
         self, x: Float[Array, "B h w C"], *, use_running_average: bool = True
     ) -> Float[Array, "B h w C"]:
-        """1 + sigmoid of both maps joined."""
+        """Return 1 + sigmoid of the two maps combined."""
         channel = self.channel_logits(x, use_running_average=use_running_average)
         spatial = self.spatial_logits(x, use_running_average=use_running_average)
         joined = channel + spatial if self.combine == "sum" else channel * spatial

@@ -1,9 +1,9 @@
-"""What attention keeps of a sequence that it reads step by step.
+"""Key/value caches for step-by-step decoding.
 
-Multi-head attention keeps keys and values: all of them, the last of them, or all of them in int8.
-Each of its caches takes the next T keys (already turned) and values with ``extend`` and gives back
-the keys and values to attend to, where those stand, and itself with them in it. A mechanism without
-a cache of its own keeps its inputs.
+Multi-head attention caches keys and values: all of them, the last W of them, or all of them in
+int8. The method ``extend`` of each cache takes the next T keys (after rotary embedding) and values.
+It returns the keys and values to attend to, their positions, and the extended cache. A mechanism
+without a cache of its own caches its inputs.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -20,10 +20,10 @@ NewValues = Float[Array, "B T K Hv"]
 
 
 class Cache(NamedTuple):
-    """Keys and values of what was decoded so far, in room for L positions.
+    """Key/value cache of the positions decoded so far, with room for L positions.
 
     Rows may differ in length. After a prompt that was padded on the right, replace ``length`` by
-    the true lengths: what lies beyond them is never seen, and is overwritten.
+    the true lengths: positions beyond them are masked, and overwritten later.
     """
 
     keys: Float[Array, "B L K H"]
@@ -32,19 +32,22 @@ class Cache(NamedTuple):
 
     @property
     def room(self) -> int:
-        """Positions that fit: L."""
+        """Number of positions that fit into the cache: L."""
         return self.keys.shape[1]
 
     def extend(self, keys: NewKeys, values: NewValues) -> tuple[Keys, Values, None, "Cache"]:
-        """All L keys and values: slot and position are one."""
+        """Return all L keys and values, None for their positions, and the extended cache.
+
+        None means that slot i holds position i.
+        """
         held = write(self.keys, keys, self.length), write(self.values, values, self.length)
         return *held, None, Cache(*held, self.length + keys.shape[1])
 
 
 class WindowCache(NamedTuple):
-    """The last W keys and values, in a ring: position p lies in slot p mod W.
+    """Ring buffer of the last W keys and values: position p lies in slot p mod W.
 
-    It is for attention that looks no further back, whatever the length of the text.
+    For attention with a window of W keys; the text may have any length.
     """
 
     keys: Float[Array, "B W K H"]
@@ -53,14 +56,17 @@ class WindowCache(NamedTuple):
 
     @property
     def room(self) -> None:
-        """There is always room."""
+        """No limit (None): the ring takes any number of positions."""
         return
 
     def extend(
         self, keys: NewKeys, values: NewValues
     ) -> tuple[Keys, Values, Int[Array, "B S"], "WindowCache"]:
-        """The ring, and of several new positions these too: a first one sees what a last one
-        drives out. Positions below 0 hold nothing yet.
+        """Return the keys and values to attend to, their positions, and the new cache.
+
+        For one new position these are those of the ring. For several, they are those of the old
+        ring followed by the new ones, because the first new position still sees keys that the last
+        one overwrites. A negative position marks an empty slot.
         """
         T, W = keys.shape[1], self.keys.shape[1]
         new = self.length[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
@@ -79,16 +85,16 @@ class WindowCache(NamedTuple):
         return both(self.keys, keys), both(self.values, values), places, ring
 
     def positions(self) -> Int[Array, "B W"]:
-        """The position that each slot holds: the last one below the length that falls to it."""
+        """Return the position that each slot holds; negative for an empty slot."""
         W = self.keys.shape[1]
         last = self.length[:, None] - 1
         return last - (last - jnp.arange(W, dtype=jnp.int32)[None]) % W
 
 
 class QuantisedCache(NamedTuple):
-    """Keys and values as int8, with a scale for each head and position: a quarter of float32.
+    """Key/value cache in int8, with one scale per head and position: a quarter of float32.
 
-    A number is off by half a step at most: 1/254 of the largest of its H neighbours.
+    The error of a number is at most half a step: 1/254 of the largest magnitude in its vector of H.
     """
 
     keys: Int8[Array, "B L K H"]
@@ -99,13 +105,13 @@ class QuantisedCache(NamedTuple):
 
     @property
     def room(self) -> int:
-        """Positions that fit: L."""
+        """Number of positions that fit into the cache: L."""
         return self.keys.shape[1]
 
     def extend(
         self, keys: NewKeys, values: NewValues
     ) -> tuple[Keys, Values, None, "QuantisedCache"]:
-        """All L keys and values, multiplied out."""
+        """Return all L keys and values, dequantised, None for their positions, and the cache."""
         parts = [part for pair in zip(quantise(keys), quantise(values)) for part in pair]
         old = self.keys, self.values, self.key_scale, self.value_scale
         held = [write(one, part, self.length) for one, part in zip(old, parts, strict=True)]
@@ -114,7 +120,7 @@ class QuantisedCache(NamedTuple):
 
 
 class InputCache(NamedTuple):
-    """The inputs of all positions so far, and their places in the text."""
+    """Cache of the inputs of all positions so far, and of their positions in the text."""
 
     inputs: Float[Array, "B L D"]
     positions: Int[Array, "B L"]
@@ -127,7 +133,11 @@ AnyCache = Cache | WindowCache | QuantisedCache
 def empty(
     cache: Kind, batch: int, length: int, heads: int, width: int, window: int | None, dtype: Any
 ) -> AnyCache:
-    """A cache with nothing in it; ``window`` is how far back attention looks."""
+    """Return an empty cache; ``window`` is the number of keys that attention sees, None for all.
+
+    Raises:
+      ValueError: unknown kind of cache, or "window" for an attention without a window.
+    """
     none = jnp.zeros((batch,), jnp.int32)
     if cache == "int8":
         zeros = jnp.zeros((batch, length, heads, width), jnp.int8)
@@ -144,7 +154,7 @@ def empty(
 
 
 def quantise(x: Float[Array, "B S K H"]) -> tuple[Int8[Array, "B S K H"], Float[Array, "B S K 1"]]:
-    """Whole numbers from -127 to 127, and the step that they count, for each head and position."""
+    """Quantise to integers -127 .. 127, with a step size for each head and position."""
     wide = x.astype(jnp.float32)
     step = jnp.max(jnp.abs(wide), axis=-1, keepdims=True) / 127
     whole = jnp.round(wide / jnp.where(step == 0, 1, step))
@@ -154,10 +164,10 @@ def quantise(x: Float[Array, "B S K H"]) -> tuple[Int8[Array, "B S K H"], Float[
 def next_slots(
     length: Int[Array, " B"], T: int, L: int
 ) -> tuple[Int[Array, "B T"], Bool[Array, "B 1 T L"]]:
-    """Return the slots of a cache that the next T positions fill, and which slots each may see.
+    """Return the cache slots of the next T positions, and the mask of the slots that each may see.
 
     Raises:
-      ValueError: more positions than the cache has room for.
+      ValueError: T is larger than L.
     """
     if T > L:
         raise ValueError(f"query has {T} positions, but the cache has room for {L}")
@@ -171,7 +181,7 @@ def write(
     new: Float[Array, "B T *F"] | Int[Array, "B T *F"],
     length: Int[Array, " B"],
 ) -> Any:
-    """Put new positions into a cache, behind the ``length`` positions that each row has."""
+    """Write new positions into a cache, after the ``length`` positions of each row."""
     rest = [jnp.zeros((), length.dtype)] * (held.ndim - 2)
     put = jax.vmap(lambda held, new, at: jax.lax.dynamic_update_slice(held, new, (at, *rest)))
     return put(held, new.astype(held.dtype), length)

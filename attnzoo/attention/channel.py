@@ -1,4 +1,4 @@
-"""Channel attention: SE and ECA. One weight per channel, the same at every place."""
+"""Channel attention (SE and ECA): one weight per channel, the same at every place."""
 
 import math
 
@@ -12,7 +12,7 @@ from attnzoo.attention.projection import divided
 
 
 class ChannelMLP(nnx.Module):
-    """W_2 relu(W_1 z + b_1) + b_2 with ``channels / reduction`` hidden units."""
+    """Two-layer MLP W_2 relu(W_1 z + b_1) + b_2 with ``channels / reduction`` hidden units."""
 
     def __init__(self, channels: int, reduction: int, *, rngs: nnx.Rngs):
         width = divided("channels", channels, "reduction", reduction)
@@ -24,7 +24,7 @@ class ChannelMLP(nnx.Module):
 
 
 def average(x: Float[Array, "B h w C"]) -> Float[Array, "B 1 1 C"]:
-    """Global average pooling (squeeze)."""
+    """Return the average over all places (global average pooling, "squeeze")."""
     return jnp.mean(x, axis=(1, 2), keepdims=True)
 
 
@@ -43,14 +43,15 @@ class SqueezeExcitation(Gate):
     def weights(
         self, x: Float[Array, "B h w C"], *, use_running_average: bool = True
     ) -> Float[Array, "B 1 1 C"]:
-        """The excitation; there is no batch norm, so ``use_running_average`` changes nothing."""
+        """Return one weight per channel; ``use_running_average`` has no effect (no batch norm)."""
         return jax.nn.sigmoid(self.mlp(average(x)))
 
 
 def eca_kernel_size(channels: int) -> int:
-    """The odd number next to log2(C) / 2 + 1/2 (section 3.2, gamma = 2, b = 1): C=64 -> 3.
+    """Return the kernel size of ECA: log2(C) / 2 + 1/2 made odd, such as 3 for C = 64.
 
-    Rounded down to a whole number and then up to an odd one, as the authors' code does.
+    Section 3.2 of the paper, gamma = 2 and b = 1. Rounded down to an integer and then up to an odd
+    one, as in the authors' code.
     """
     size = int((math.log2(channels) + 1) / 2)
     return size if size % 2 else size + 1
@@ -59,8 +60,8 @@ def eca_kernel_size(channels: int) -> int:
 class EfficientChannelAttention(Gate):
     """ECA: g = sigmoid(conv1d_k(GAP(x))), one kernel of size k that slides over the channels.
 
-    Wang et al., CVPR 2020 (arXiv 1910.03151), section 3.2; no bias, zeros beyond the first
-    and last channel. Weights are ``B 1 1 C``. The order of the channels matters, unlike for SE.
+    Wang et al., CVPR 2020 (arXiv 1910.03151), section 3.2; no bias, zero padding beyond the first
+    and last channel. Weights are ``B 1 1 C``. Unlike SE, it depends on the order of the channels.
 
     Args:
       kernel_size: k, odd; ``eca_kernel_size(channels)`` if None.
@@ -76,7 +77,7 @@ class EfficientChannelAttention(Gate):
     def weights(
         self, x: Float[Array, "B h w C"], *, use_running_average: bool = True
     ) -> Float[Array, "B 1 1 C"]:
-        """One weight per channel; ``use_running_average`` changes nothing."""
+        """Return one weight per channel; ``use_running_average`` has no effect (no batch norm)."""
         pooled = average(x)
         logits = self.convolution(pooled.reshape(*pooled.shape[::3], 1))  # B C 1
         return jax.nn.sigmoid(logits.reshape(pooled.shape))

@@ -14,7 +14,7 @@ from attnzoo.attention.spatial import SpatialGate
 
 
 class ChannelGate(Gate):
-    """g = sigmoid(MLP(average of x) + MLP(maximum of x)), one MLP for both.
+    """Channel gate of CBAM: g = sigmoid(MLP(mean of x) + MLP(maximum of x)), with one MLP.
 
     Woo et al. 2018, equation 2. Weights are ``B 1 1 C``.
     """
@@ -26,16 +26,16 @@ class ChannelGate(Gate):
     def weights(
         self, x: Float[Array, "B h w C"], *, use_running_average: bool = True
     ) -> Float[Array, "B 1 1 C"]:
-        """One weight per channel; ``use_running_average`` changes nothing."""
+        """Return one weight per channel; ``use_running_average`` has no effect (no batch norm)."""
         maximum = jnp.max(x, axis=(1, 2), keepdims=True)
         return jax.nn.sigmoid(self.mlp(average(x)) + self.mlp(maximum))
 
 
 class CBAM(Gate):
-    """The channel gate first, then the spatial gate on the map that it leaves.
+    """CBAM: a channel gate, followed by a spatial gate that is computed from the gated map.
 
     Woo et al., ECCV 2018 (arXiv 1807.06521), equation 1. Weights are the product of both gates,
-    ``B h w C``; ``cbam.channel.weights(x)`` is the first alone.
+    ``B h w C``; ``cbam.channel.weights(x)`` gives those of the channel gate alone.
     """
 
     def __init__(self, channels: int, reduction: int = 16, kernel_size: int = 7, *, rngs: nnx.Rngs):
@@ -46,19 +46,19 @@ class CBAM(Gate):
     def weights(
         self, x: Float[Array, "B h w C"], *, use_running_average: bool = True
     ) -> Float[Array, "B h w C"]:
-        """Channel gate times spatial gate."""
+        """Return the channel gate times the spatial gate."""
         channel = self.channel.weights(x)
         return channel * self.spatial.weights(x * channel, use_running_average=use_running_average)
 
 
 class CoordinateAttention(Gate):
-    """One gate per row and one per column of every channel: x * g_h * g_w.
+    """Coordinate attention: x * g_h * g_w, one gate per row and one per column of every channel.
 
-    Hou, Zhou and Feng, CVPR 2021 (arXiv 2103.02907), equations 4 to 9: the averages over columns
-    (one per row) and over rows (one per column) lie side by side, h + w in number, through
-    ``h_swish(BN(conv_1x1))`` to ``max(8, channels // reduction)`` channels, apart again through a
-    1x1 convolution each, and a sigmoid. Weights are ``B h w C``; their logarithm is a function of
-    the row plus a function of the column.
+    Hou, Zhou and Feng, CVPR 2021 (arXiv 2103.02907), equations 4 to 9. The mean of each row and of
+    each column (h + w vectors) are concatenated and pass ``h_swish(BN(conv_1x1))`` with ``max(8,
+    channels // reduction)`` channels. They are split again; each part passes its own 1x1
+    convolution and a sigmoid. Weights are ``B h w C``; their logarithm is a function of the row
+    plus a function of the column.
     """
 
     def __init__(self, channels: int, reduction: int = 32, *, rngs: nnx.Rngs):
@@ -74,7 +74,7 @@ class CoordinateAttention(Gate):
     def row_and_column(
         self, x: Float[Array, "B h w C"], *, use_running_average: bool = True
     ) -> tuple[Float[Array, "B h 1 C"], Float[Array, "B 1 w C"]]:
-        """The two gates."""
+        """Return the gates g_h and g_w."""
         rows, columns = jnp.mean(x, axis=2), jnp.mean(x, axis=1)
         both = self.reduce(jnp.concatenate([rows, columns], axis=1))
         both = jax.nn.hard_swish(self.norm(both, use_running_average=use_running_average))
@@ -85,7 +85,7 @@ class CoordinateAttention(Gate):
     def weights(
         self, x: Float[Array, "B h w C"], *, use_running_average: bool = True
     ) -> Float[Array, "B h w C"]:
-        """Gate of the row times gate of the column."""
+        """Return the gate of the row times the gate of the column."""
         row, column = self.row_and_column(x, use_running_average=use_running_average)
         return row * column
 
@@ -93,10 +93,10 @@ class CoordinateAttention(Gate):
 class MHCA(Gate):
     """Multi-head convolutional attention: g = sigmoid(sum of heads), one head per kernel size.
 
-    Georgescu et al., WACV 2023 (arXiv 2204.04218), section 3. A head narrows the channels by
-    ``reduction`` with a convolution that sees whole windows alone (no padding), applies ReLU, and
-    comes back to size and channels with a transposed convolution. Weights are ``B h w C``. A map
-    smaller than the largest kernel is an error.
+    Georgescu et al., WACV 2023 (arXiv 2204.04218), section 3. A head divides the number of channels
+    by ``reduction`` with an unpadded convolution, applies ReLU, and restores size and channels with
+    a transposed convolution. Weights are ``B h w C``. A map smaller than the largest kernel is an
+    error.
     """
 
     def __init__(
@@ -121,7 +121,11 @@ class MHCA(Gate):
     def weights(
         self, x: Float[Array, "B h w C"], *, use_running_average: bool = True
     ) -> Float[Array, "B h w C"]:
-        """Sigmoid of the sum of heads; ``use_running_average`` changes nothing."""
+        """Return the sigmoid of the sum of heads; ``use_running_average`` has no effect.
+
+        Raises:
+          ValueError: the map is smaller than the largest kernel.
+        """
         if min(x.shape[1:3]) < max(self.kernel_sizes):
             raise ValueError(
                 f"x has {x.shape[1]} rows and {x.shape[2]} columns, fewer than the largest of "

@@ -1,11 +1,12 @@
-"""The contract of attention between two sequences, and the memory it reads.
+"""Interface of attention between a query and a key sequence, and the memory it reads.
 
-``U_a h_j`` of Bahdanau et al. 2015 does not depend on the decoder step. A mechanism therefore
-splits in two: ``prepare(keys, values, mask=...)`` returns a :class:`Memory` (a value, not hidden
-state of the module), and ``attend(query, memory)`` reads it. Calling the module does both.
+A part of the computation depends on keys and values only, such as ``U_a h_j`` of Bahdanau et al.
+2015. A mechanism therefore has two steps: ``prepare(keys, values, mask=...)`` returns a
+:class:`Memory` (a value, not hidden state of the module), and ``attend(query, memory)`` reads it.
+Calling the module does both.
 
-:class:`Attention` is all that a model may ask of a mechanism: how it is made from a config, what it
-supports, how it reads a sequence at once, and how it reads one step by step.
+:class:`Attention` is all that a model uses of a mechanism: building it from a config, the settings
+it supports, attention over a whole sequence, and step-by-step decoding.
 """
 
 import dataclasses
@@ -31,10 +32,10 @@ from attnzoo.ops.weights import WeightRequest, with_weights
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Keys as the mechanism wants them, the values, and where one may look.
+    """Keys and values prepared by a mechanism, with the mask and the positions of the keys.
 
-    ``positions`` are the places of the keys in their text, 0 .. S-1 if None. The leading axis of
-    every leaf is the batch, so that beam search can repeat or gather rows.
+    ``positions`` are positions in the text, 0 .. S-1 if None. The first axis of every leaf is the
+    batch, so that beam search can repeat or gather rows.
     """
 
     keys: Float[Array, "B S K"]
@@ -45,21 +46,23 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Site:
-    """The place of an attention in a model: widths, direction, and the model's own settings.
+    """Place of an attention module in a model: widths, direction, and settings of the model.
 
     Attributes:
       query_dim, key_dim, value_dim: widths of queries, keys and values; contexts are as wide as
         values.
-      is_self: a sequence reads itself; else queries of one sequence read another.
-      is_causal: of a sequence that reads itself, position t sees positions 0 .. t.
-      max_length: longest sequence in tokens that the model takes; None: any.
-      use_bias, out_bias: projections have biases, that of the result by ``out_bias`` if not None.
-      rotary: how queries and keys turn with their positions, in a model with rotary positions.
-      scale: factor on q . k of a model that does not divide scores by sqrt(H) (T5): the first
-        values of W_q are divided instead.
-      norm_eps: of norms within the attention. dropout: share of weights dropped while training.
-      kernel_init, out_init: first values of the model's matrices.
-      fan_in: a mechanism whose paper starts it at tiny weights starts at variance 1 / inputs.
+      is_self: self-attention; else cross-attention.
+      is_causal: self-attention in which position t sees positions 0 .. t.
+      max_length: longest sequence in tokens that the model accepts; None: any.
+      use_bias, out_bias: whether projections have biases; ``out_bias`` is for the output
+        projection, ``use_bias`` if None.
+      rotary: rotary embedding of queries and keys, in a model with rotary positions.
+      scale: factor on q . k, in a model that does not divide scores by sqrt(H) (T5): W_q is divided
+        by sqrt(H) at initialisation instead.
+      norm_eps: epsilon of norms within the attention. dropout: dropout rate of weights in training.
+      kernel_init, out_init: initializers of the projections and of the output projection.
+      fan_in: initialise with variance 1 / inputs where the paper of a mechanism starts at tiny
+        weights.
     """
 
     query_dim: int
@@ -80,14 +83,14 @@ class Site:
 
     @classmethod
     def of_itself(cls, dim: int, **settings: Any) -> "Site":
-        """The place of a self-attention of states of width ``dim``."""
+        """Return the place of a self-attention over states of width ``dim``."""
         return cls(query_dim=dim, key_dim=dim, value_dim=dim, is_self=True, **settings)
 
 
 def columns_of(
     logits: Float[Array, "#B N T L"], S: int, positions: Int[Array, "B S"] | None
 ) -> Float[Array, "B N T S"]:
-    """Return, of logits with a column for each of L positions, the columns of S keys."""
+    """Select the columns of S keys from logits that have one column for each of L positions."""
     if positions is None:
         return logits[..., :S]
     logits = jnp.broadcast_to(logits, (positions.shape[0], *logits.shape[1:]))
@@ -98,40 +101,40 @@ Weights = Float[Array, "B N T S"]
 Asked = bool | WeightRequest
 Positions = Int[Array, "#B T"]
 Read = Any
-"""The context ``B T Do``; beside it, if asked for, the weights or a ``WeightReport`` of them."""
+"""Context ``B T Do``, or the pair of context and weights (or ``WeightReport``) if requested."""
 
 
 class Attention(nnx.Module):
-    """The interface of every attention between a query sequence and a key sequence.
+    """Interface of every attention between a query sequence and a key sequence.
 
-    A mechanism writes ``__init__``, ``prepare_keys``, ``prepare_values`` and ``scores``, as far as
-    the defaults are not its own; one with a mask of its own overrides ``weigh``, one that weighs
-    nothing ``attend``, one whose queries remember those before them ``extend`` and ``empty_past``,
-    one with a cache of its own ``empty_cache`` and ``decode``.
+    A mechanism defines ``__init__`` and ``scores``, and ``prepare_keys`` and ``prepare_values`` if
+    it changes keys and values. It overrides ``weigh`` if it has a mask of its own, ``attend`` if it
+    has no explicit weights, ``extend`` and ``empty_past`` if a query depends on earlier ones, and
+    ``empty_cache`` and ``decode`` if it has a cache of its own.
 
     Attributes:
       num_heads: N, the heads of the weights.
-      dim: width of the queries; None of an attention that no sequence can read itself with.
-      dropout: share of weights dropped where a ``dropout_key`` is given.
-      normalise: makes weights of scores and mask.
-      perturbation: ``B N T S`` is added to the weights that values are weighed with, for gradients
-        with respect to weights; ``attnzoo.explain`` puts it there.
+      dim: width of the queries; None if the attention cannot be used as self-attention.
+      dropout: dropout rate of the weights, applied only where a ``dropout_key`` is given.
+      normalise: function from scores and mask to weights; softmax by default.
+      perturbation: ``B N T S``, added to the weights before the values are weighted, to take
+        gradients with respect to the weights; set by ``attnzoo.explain``.
     """
 
     is_recurrent: ClassVar[bool] = False
-    """Query i reads what keys 0 .. i have written: causal by itself, blind to documents."""
+    """Recurrent form: query i reads the state written by keys 0 .. i; causal, no document masks."""
     takes_score_mod: ClassVar[bool] = False
-    """Scores can be modified by a function of indices (``score_mod``)."""
+    """A score modifier (``score_mod``, a function of indices) is supported."""
     takes_perturbation: ClassVar[bool] = True
-    """Values are weighed by explicit weights, which can be varied."""
+    """Values are weighted by explicit weights, to which a perturbation can be added."""
     supports: ClassVar[frozenset[str]] = frozenset({"dropout"})
-    """Settings of a model that have an effect here: dropout, bias, rotary, score_mod, norm_eps."""
+    """Model settings that have an effect: dropout, bias, rotary, score_mod, norm_eps."""
     asks_keys: ClassVar[bool] = True
     """Weights depend on the content of keys."""
     counts_positions: ClassVar[bool] = False
-    """Scores depend on the places of keys, which a memory then holds."""
+    """Scores depend on the positions of keys, so ``Memory`` holds them."""
     heads_split_values: ClassVar[bool] = False
-    """Each head reads its part of the values' last axis; else all heads read the same, in mean."""
+    """Each head reads its own slice of the values; else heads read all of them and are averaged."""
 
     num_heads: int = 1
     dim: int | None = None
@@ -141,19 +144,20 @@ class Attention(nnx.Module):
 
     @classmethod
     def from_config(cls, config: Any, site: Site, *, rngs: nnx.Rngs) -> "Attention":
-        """Make the mechanism that a config line asks for, at its place in a model.
+        """Build the module of a config line for its place in a model.
 
         Raises:
-          ValueError: widths or settings that do not fit, by name.
+          ValueError: widths or settings that do not fit; the message names them.
         """
         return cls.by_name(config, site, rngs=rngs)
 
     @classmethod
     def by_name(cls, config: Any, site: Site, *, rngs: nnx.Rngs, **own: Any) -> Any:
-        """Fill the parameters of ``__init__`` by their names: from ``own``, the config, the site.
+        """Construct the module with arguments found by name in ``own``, the config, or the site.
 
-        ``dim`` is the width of the queries, ``out_dim`` that of the values. Others, and those that
-        are None, keep their defaults; what a query may see is for the model (``mask_mod=None``).
+        ``dim`` is the width of the queries, ``out_dim`` that of the values. Parameters that are not
+        found, or are None, keep their defaults; except ``mask_mod``, None unless ``own`` has it,
+        since the model passes masks.
         """
         shared = "query_dim", "key_dim", "value_dim", "rotary", "dropout", "use_bias"
         at: dict[str, Any] = {name: getattr(site, name) for name in shared}
@@ -167,7 +171,7 @@ class Attention(nnx.Module):
 
     @property
     def head_groups(self) -> int | None:
-        """Number of groups of heads that several devices can share; None: heads stay together."""
+        """Number of groups of heads that can be sharded over devices; None: heads stay together."""
         return None
 
     # One sequence reads another, or itself, at once.
@@ -180,10 +184,10 @@ class Attention(nnx.Module):
         mask: Bool[Array, "#B #N #T #S"] | None = None,
         positions: Int[Array, "#B S"] | None = None,
     ) -> Memory:
-        """Do once what depends on keys and values alone; values are the keys if None.
+        """Compute once what depends only on keys and values; ``values`` are the keys if None.
 
-        ``positions`` are the places of the keys in their text, 0 .. S-1 if None: only mechanisms
-        that depend on them look.
+        ``positions`` are the positions of the keys in their text, 0 .. S-1 if None. They have an
+        effect only if scores depend on them.
         """
         keys, values = check_and_zero_padding(keys, values, mask)
         if positions is not None:
@@ -193,11 +197,11 @@ class Attention(nnx.Module):
         return Memory(*prepared, broadcast_mask(mask, keys), positions)
 
     def prepare_keys(self, keys: Float[Array, "B S D"]) -> Float[Array, "B S K"]:
-        """Return the keys as :meth:`scores` wants them."""
+        """Return the keys in the form that :meth:`scores` takes."""
         return keys
 
     def prepare_values(self, values: Float[Array, "B S Dv"]) -> Float[Array, "B S F"]:
-        """Return the values as they are weighed."""
+        """Return the values in the form in which they are weighted."""
         return values
 
     def scores(
@@ -215,11 +219,11 @@ class Attention(nnx.Module):
         return_weights: Asked = False,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Read:
-        """Read a prepared memory.
+        """Read a prepared memory with T queries.
 
-        ``positions`` are the places of the queries in their text, 0 .. T-1 if None: only mechanisms
-        that depend on them look. ``dropout_key`` switches dropout of weights on; the weights
-        returned are those before it.
+        ``positions`` are the positions of the queries in their text, 0 .. T-1 if None; they have an
+        effect only if scores depend on them. ``dropout_key`` switches dropout of the weights on;
+        the weights returned are those before dropout.
         """
         weights, visible = self.weigh(query, memory, positions)
         return self.read(weights, memory, visible, return_weights, dropout_key)
@@ -227,7 +231,7 @@ class Attention(nnx.Module):
     def weigh(
         self, query: Float[Array, "B T D"], memory: Memory, positions: Positions | None
     ) -> tuple[Weights, Bool[Array, "#B #N #T #S"] | None]:
-        """Return the weights, and where the queries may look."""
+        """Return the weights, and the mask of the keys that each query may see (None: all)."""
         return self.normalise(self.scores(query, memory, positions), memory.mask), memory.mask
 
     def read(
@@ -238,7 +242,7 @@ class Attention(nnx.Module):
         return_weights: Asked,
         dropout_key: Key[Array, ""] | None,
     ) -> Read:
-        """Weigh the values; answer with the weights beside the context if they are asked for."""
+        """Return the weighted values, with the weights if they are requested."""
         applied = weights
         if dropout_key is not None and self.dropout > 0:
             check_dropout(self.dropout, dropout_key)
@@ -253,11 +257,15 @@ class Attention(nnx.Module):
         return with_weights(self.result(context), weights, return_weights)
 
     def result(self, context: Float[Array, "B T Dv"]) -> Float[Array, "B T Do"]:
-        """Return what becomes of the weighed values: themselves, or their projection."""
+        """Return the output for the weighted values: unchanged, or after a projection."""
         return context
 
     def perturbed(self, shape: tuple[int, ...]) -> Float[Array, "B N T S"]:
-        """Return the perturbation, or raise a ValueError if it has not the shape of the weights."""
+        """Return the perturbation.
+
+        Raises:
+          ValueError: its shape is not that of the weights.
+        """
         assert self.perturbation is not None
         delta = self.perturbation[...]
         if delta.shape != shape:
@@ -277,12 +285,20 @@ class Attention(nnx.Module):
         dropout_key: Key[Array, ""] | None = None,
         **more: Any,
     ) -> Read:
-        """``B T D``, ``B S D``, ``B S Dv`` -> ``B T Do``; with the weights ``B N T S`` beside it if
-        ``return_weights``, or a ``WeightReport`` of the rows, heads, largest weights or statistics
-        that a ``WeightRequest`` asks for. Do is Dv unless values are projected. ``mask`` is bool,
-        True = may attend, broadcastable to ``B N T S``. ``positions`` and ``key_positions`` are the
-        places of queries and keys in their texts, 0 .. T-1 and 0 .. S-1 if None; ``more`` is for
-        what a mechanism's ``attend`` takes beside.
+        """Attend from ``query`` (``B T D``) to ``keys`` (``B S D``) and ``values`` (``B S Dv``).
+
+        Args:
+          mask: bool, True = may attend, broadcastable to ``B N T S``.
+          positions, key_positions: positions of queries and keys in their texts; 0 .. T-1 and
+            0 .. S-1 if None.
+          return_weights: also return the weights ``B N T S``; for a ``WeightRequest``, a
+            ``WeightReport`` of the requested rows, heads, largest weights or statistics.
+          dropout_key: switches dropout of the weights on.
+          more: further arguments of this mechanism's ``attend``.
+
+        Returns:
+          The context ``B T Do``, with Do = Dv unless values are projected; with ``return_weights``
+          the tuple of it and the weights or report.
         """
         memory = self.prepare(keys, values, mask=mask, positions=key_positions)
         return self.attend(
@@ -302,9 +318,10 @@ class Attention(nnx.Module):
         valid: Bool[Array, "B T"] | None,
         mask: MaskFunction | None,
     ) -> Any:
-        """Return the mask with which ``x`` reads itself: an array, written out, if any.
+        """Return the mask of self-attention over ``x`` as an array, or None if all may be seen.
 
-        ``valid`` is False at padding; ``mask`` joins it, such as ``masks.document(ids)``.
+        ``valid`` is False at padding; ``mask`` is a further restriction, such as
+        ``masks.document(ids)``.
         """
         array = None if valid is None else valid[:, None, None, :]
         function = joined(causal() if is_causal else None, mask)
@@ -314,10 +331,10 @@ class Attention(nnx.Module):
         pattern = evaluate_mask(function, (B, 1, T, T))
         return pattern if array is None else array & pattern
 
-    # A decoder reads another sequence, some queries at a time.
+    # Cross-attention of a decoder, one block of queries at a time.
 
     def empty_past(self, memory: Memory) -> Any:
-        """Return the past before the first query: None, unless former queries count."""
+        """Return the past before the first query; None unless queries depend on earlier ones."""
         return None
 
     def extend(
@@ -329,8 +346,9 @@ class Attention(nnx.Module):
         positions: Positions | None = None,
         return_weights: Asked = False,
     ) -> tuple[Read, Any]:
-        """Read with the next T queries of a decoder: what :meth:`attend` gives, and the past for
-        those after them. Queries one by one, in blocks or all at once give the same.
+        """Read with the next T queries of a decoder; also return the updated past.
+
+        Feeding queries one by one, in blocks, or all at once gives the same result.
         """
         read = self.attend(query, memory, positions=positions, return_weights=return_weights)
         return read, past
@@ -343,7 +361,7 @@ class Attention(nnx.Module):
         position: Int[Array, "B"] | None = None,
         past: Any,
     ) -> tuple[Float[Array, "B Do"], Float[Array, "B N S"], Any]:
-        """One query of a decoder after others: (context, weights, past for the next step).
+        """Read with one query of a decoder; return the context, the weights and the updated past.
 
         A mechanism that depends on ``position`` takes None for 0.
         """
@@ -356,18 +374,18 @@ class Attention(nnx.Module):
         )
         return context[:, 0], weights[:, :, 0], past
 
-    # A sequence reads its past, some positions at a time.
+    # Causal self-attention with a cache, one block of positions at a time.
 
     def empty_cache(
         self, batch: int, max_length: int, dtype: Any = jnp.float32, cache: Kind = "plain"
     ) -> Any:
-        """Room for ``max_length`` positions of a sequence that reads itself, none of them filled.
+        """Return an empty cache for self-attention over up to ``max_length`` positions.
 
-        ``cache`` is "plain" but for mechanisms that have other kinds (``attention.cache``).
+        ``cache`` must be "plain" unless the mechanism has other kinds (see ``attention.cache``).
 
         Raises:
-          ValueError: there is no such cache.
-          NotImplementedError: no sequence can read itself with this attention.
+          ValueError: the mechanism has no such cache.
+          NotImplementedError: the mechanism cannot be used as self-attention.
         """
         self.check_plain(cache)
         if self.dim is None:
@@ -381,7 +399,7 @@ class Attention(nnx.Module):
         )
 
     def check_plain(self, cache: Kind) -> None:
-        """Refuse a kind of cache that only multi-head attention has."""
+        """Raise a ValueError if ``cache`` is a kind that only multi-head attention has."""
         if cache != "plain":
             raise ValueError(
                 f"cache={cache!r}: {type(self).__name__} has one kind of memory; wanted 'plain', "
@@ -397,12 +415,12 @@ class Attention(nnx.Module):
         positions: Positions | None = None,
         return_weights: Asked = False,
     ) -> tuple[Read, Any]:
-        """Self-attention of the T next positions (one, or a whole prompt) over the cache and them.
+        """Run causal self-attention for the next T positions over the cache and themselves.
 
-        Always causal. ``mask`` and weights have a key for each of the L positions of the cache.
-        ``positions`` are places in the text where they are not those in the cache, as behind
-        padding. Rows that do not fit into the cache are NaN, since under jit nothing can be raised.
-        A mechanism without a cache of its own prepares all former inputs again.
+        ``mask`` and the weights have one column for each of the L positions of the cache.
+        ``positions`` are positions in the text, if they differ from those in the cache, as after
+        padding. Rows that do not fit into the cache become NaN, because no error can be raised
+        under jit. A mechanism without a cache of its own prepares all earlier inputs again.
         """
         T, L = query.shape[1], cache.inputs.shape[1]
         slots, past = next_slots(cache.length, T, L)
@@ -418,7 +436,7 @@ class Attention(nnx.Module):
 
 
 def joined(*functions: MaskFunction | None) -> MaskFunction | None:
-    """Return the mask function that permits what all permit; None: everything."""
+    """Return the mask function that permits what all given ones permit; None permits all."""
     found = None
     for one in functions:
         if one is not None:
@@ -427,7 +445,7 @@ def joined(*functions: MaskFunction | None) -> MaskFunction | None:
 
 
 def nan_where_full(read: Read, full: Bool[Array, " B"], return_weights: Asked) -> Read:
-    """Return what was read with NaN for the rows that did not fit into a cache."""
+    """Replace the context by NaN in the rows that did not fit into a cache."""
     context, *seen = read if return_weights else (read,)
     context = jnp.where(full[:, None, None], jnp.full_like(context, jnp.nan), context)
     return (context, *seen) if return_weights else context

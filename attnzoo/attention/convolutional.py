@@ -1,6 +1,6 @@
-"""Gates of convolutional networks: attention that weighs channels or places of one feature map.
+"""Gates of convolutional networks: attention over the channels or places of one feature map.
 
-They have no queries and keys, so they share a contract of their own, :class:`Gate`. Feature maps
+They have no queries or keys, and therefore an interface of their own, :class:`Gate`. Feature maps
 are ``B h w C``: batch, rows, columns, channels. The mechanisms are in ``channel``, ``spatial``,
 ``combined`` and ``bam``.
 """
@@ -12,12 +12,12 @@ from attnzoo.ops.softmax import compute_dtype
 
 
 class Gate(nnx.Module):
-    """The interface of every gate: ``gate(x) = x * weights(x)``.
+    """Interface of every gate: ``gate(x) = x * weights(x)``.
 
-    The weights broadcast to ``x`` and are computed in float32 (or wider, if ``x`` is). Each is a
-    sigmoid of its own, so they lie between 0 and 1 (BAM: between 1 and 2) and do not sum to one.
+    The weights broadcast to ``x`` and are computed in float32 (or wider, if ``x`` is). Each is an
+    independent sigmoid: they lie between 0 and 1 (BAM: between 1 and 2) and do not sum to one.
 
-    ``channels`` is what the gate was built for; None: it takes any number.
+    ``channels`` is the number of channels that the gate takes; None: any number.
     """
 
     channels: int | None = None
@@ -25,7 +25,7 @@ class Gate(nnx.Module):
     def weights(
         self, x: Float[Array, "B h w C"], *, use_running_average: bool = True
     ) -> Float[Array, "B #h #w #C"]:
-        """What ``x`` is multiplied by, of size 1 along the axes where it does not vary."""
+        """Return the factors of ``x``, of size 1 along the axes on which they do not depend."""
         raise NotImplementedError(f"{type(self).__name__}.weights")
 
     def __call__(
@@ -35,11 +35,14 @@ class Gate(nnx.Module):
         use_running_average: bool = True,
         return_weights: bool = False,
     ) -> Float[Array, "B h w C"] | tuple[Float[Array, "B h w C"], Float[Array, "B #h #w #C"]]:
-        """``B h w C`` -> ``B h w C`` in the dtype of ``x``, with the float32 weights beside it if
-        ``return_weights``.
+        """Multiply ``x`` by its weights; return the same shape and dtype.
 
-        ``use_running_average=False`` lets batch norms use the statistics of this batch and update
-        their running ones: for training. By default a call changes nothing.
+        ``use_running_average=False`` is for training: batch norms use the statistics of this batch
+        and update their running statistics. By default a call changes no state. ``return_weights``
+        adds the float32 weights to the result.
+
+        Raises:
+          ValueError: ``x`` does not have four axes, or has the wrong number of channels.
         """
         if x.ndim != 4:
             raise ValueError(f"x has shape {x.shape}; wanted B h w C")

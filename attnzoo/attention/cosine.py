@@ -18,14 +18,15 @@ LARGEST = math.log(100.0)
 class CosineAttention(Attention):
     """score_n(q, k) = cos(W_q q, W_k k) / tau_n, with a temperature tau_n that each head learns.
 
-    Cosine normalisation (Luo et al. 2018, arXiv 1702.05870, equation 2) as Swin V2 has it for
-    attention (Liu et al. 2022, arXiv 2111.09883, equation 2): scores cannot exceed 1 / tau, however
-    large the states are, and tau stays above 0.01. What is learned is log(1 / tau), from log 10.
+    Cosine normalisation (Luo et al. 2018, arXiv 1702.05870, equation 2) in the form that Swin V2
+    uses for attention (Liu et al. 2022, arXiv 2111.09883, equation 2): scores cannot exceed 1 /
+    tau, however large the states are, and tau stays above 0.01. The learned parameter is log(1 /
+    tau), log 10 at first.
 
     Args:
       dim, key_dim, value_dim, out_dim: widths of queries, keys, values and the result; ``dim`` if
         None.
-      dropout: rate of dropped weights wherever a ``dropout_key`` is given.
+      dropout: dropout rate of the weights, applied only where a ``dropout_key`` is given.
     """
 
     heads_split_values = True
@@ -54,7 +55,7 @@ class CosineAttention(Attention):
         self.log_scale = nnx.Param(jnp.full((num_heads,), math.log(10.0), jnp.float32))
 
     def prepare_keys(self, keys: Float[Array, "B S D"]) -> Float[Array, "B S K"]:
-        """Project the keys and give those of each head length 1."""
+        """Project the keys and normalise the key of each head to length 1."""
         return self._unit(self.key(keys))
 
     def prepare_values(self, values: Float[Array, "B S Dv"]) -> Float[Array, "B S F"]:
@@ -64,7 +65,7 @@ class CosineAttention(Attention):
     def scores(
         self, query: Float[Array, "B T D"], memory: Memory, positions: Positions | None = None
     ) -> Float[Array, "B N T S"]:
-        """Return the cosines divided by the temperatures; content alone, whatever the positions."""
+        """Return the cosines divided by the temperatures; ``positions`` have no effect."""
         q, k = (
             split_heads(x, self.num_heads) for x in (self._unit(self.query(query)), memory.keys)
         )
@@ -73,11 +74,11 @@ class CosineAttention(Attention):
         return scale[None, :, None, None] * cosines
 
     def result(self, context: Float[Array, "B T Dv"]) -> Float[Array, "B T Do"]:
-        """Project the heads that lie side by side."""
+        """Apply the output projection to the concatenated heads."""
         return self.out(context)
 
     def _unit(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        """Divide each head by its length, computed in float32; a vector of zeros stays."""
+        """Divide each head by its length, computed in float32; a zero vector stays zero."""
         heads = split_heads(x, self.num_heads)
         wide = heads.astype(compute_dtype(heads))
         square = jnp.sum(wide**2, axis=-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Decomposable attention: two sentences aligned, compared pair by pair, and summed up."""
+"""Decomposable attention: align the words of two sentences, compare aligned pairs, and sum."""
 
 from collections.abc import Callable
 from typing import Any
@@ -29,10 +29,12 @@ class ReluMLP(nnx.Module):
 
 
 class IntraSentenceAttention(nnx.Module):
-    """[a_i ; a'_i] with a'_i = sum_j softmax_j(F_in(a_i) . F_in(a_j) + d_{i-j}) a_j (section 3.4).
+    """Intra-sentence attention: [a_i ; a'_i] with a'_i a weighted mean of all words (section 3.4).
 
-    d has one scalar for every signed distance up to ``max_distance``, and one that all farther
-    distances share; it starts at 0, when the order of words does not matter yet.
+        a'_i = sum_j softmax_j(F_in(a_i) . F_in(a_j) + d_{i-j}) a_j
+
+    d has one scalar for every signed distance up to ``max_distance``, and one that all larger
+    distances share. It starts at 0, so that word order has no effect at first.
     """
 
     def __init__(self, input_dim: int, width: int, max_distance: int = 10, *, rngs: nnx.Rngs):
@@ -43,7 +45,7 @@ class IntraSentenceAttention(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((2 * max_distance + 2,), jnp.float32))
 
     def distance_bias(self, length: int) -> Float[Array, "S S"]:
-        """d_{i-j} of all pairs; the last entry of the table is the shared one."""
+        """Return d_{i-j} of all pairs; all large distances share the last entry."""
         place = jnp.arange(length)
         distance = place[:, None] - place[None, :]
         near = jnp.abs(distance) <= self.max_distance
@@ -53,7 +55,7 @@ class IntraSentenceAttention(nnx.Module):
     def __call__(
         self, words: Float[Array, "B S D"], mask: Bool[Array, "B 1 1 S"], drop: Drop
     ) -> tuple[Float[Array, "B S F"], Float[Array, "B 1 S S"]]:
-        """Words beside their context (``F = 2 D``), and the weights."""
+        """Return the words concatenated with their context (``F = 2 D``), and the weights."""
         hidden = self.transform(words, drop)
         logits = jnp.einsum("btd,bsd->bts", hidden, hidden)
         bias = self.distance_bias(words.shape[1]).astype(logits.dtype)[None]
@@ -71,12 +73,13 @@ class DecomposableAttention(nnx.Module):
         beta_i = sum_j softmax_j(e_ij) b_j;  alpha_j = sum_i softmax_i(e_ij) a_i
         v_1 = sum_i G([a_i ; beta_i]);  v_2 = sum_j G([b_j ; alpha_j]);  logits = W H([v_1 ; v_2])
 
-    Both softmaxes are of the same scores, along different axes with different padding. Without
-    ``intra`` the order of the words in either sentence does not matter. Sums, not means: longer
-    sentences give larger vectors.
+    Both softmaxes use the same scores, along different axes and with different padding masks.
+    Without intra-sentence attention, word order has no effect. v_1 and v_2 are sums, not means:
+    longer sentences give larger vectors.
 
     Args:
-      max_distance: of the bias of intra-sentence attention; None: without intra-sentence attention.
+      max_distance: largest distance with a bias of its own in intra-sentence attention; None: no
+        intra-sentence attention.
     """
 
     def __init__(
@@ -111,12 +114,12 @@ class DecomposableAttention(nnx.Module):
         rngs: nnx.Rngs | None = None,
         return_weights: Asked = False,
     ) -> Any:
-        """Logits ``B V`` of the relation between two sentences; ``..._valid`` is False at padding.
+        """Return logits ``B V`` of the relation between two sentences.
 
-        With ``return_weights`` a dict beside them: ``"premise"`` (``B 1 T S``: how each word of the
-        premise reads the hypothesis), ``"hypothesis"`` (``B 1 S T``), and with intra-sentence
-        attention ``"premise/intra"`` and ``"hypothesis/intra"``; or what a ``WeightRequest``
-        asks of each. ``rngs`` switches dropout on.
+        ``..._valid`` is False at padding. ``rngs`` switches dropout on. ``return_weights`` adds a
+        dict of weights: ``"premise"`` (``B 1 T S``, from each word of the premise to the
+        hypothesis), ``"hypothesis"`` (``B 1 S T``), and with intra-sentence attention
+        ``"premise/intra"`` and ``"hypothesis/intra"``; for a ``WeightRequest``, a report of each.
         """
 
         def drop(x: Array) -> Array:
@@ -142,7 +145,7 @@ class DecomposableAttention(nnx.Module):
             share = maps[name].astype(words[other].dtype)
             aligned = jnp.einsum("bnts,bsd->btd", share, words[other])
             compared = self.compare(jnp.concatenate([words[name], aligned], axis=-1), drop)
-            valid = jnp.swapaxes(masks[name][:, 0], 1, 2)  # a padded word is compared, not counted
+            valid = jnp.swapaxes(masks[name][:, 0], 1, 2)  # padded words are not summed
             vectors.append(jnp.sum(jnp.where(valid, compared, jnp.zeros_like(compared)), axis=1))
         logits = self.output(self.aggregate(jnp.concatenate(vectors, axis=-1), drop))
         if isinstance(return_weights, WeightRequest):

@@ -1,4 +1,4 @@
-"""DeltaNet and Gated DeltaNet: the delta rule with short convolutions and, gated, forgetting."""
+"""DeltaNet and Gated DeltaNet: the delta rule with short convolutions and optional decay."""
 
 from typing import ClassVar
 
@@ -20,10 +20,10 @@ from attnzoo.ops.softmax import compute_dtype, zero_unattended
 
 
 class ShortConvolution(nnx.Module):
-    """A causal convolution of each channel on its own, in float32 or wider; the last tap is now.
+    """Depthwise causal convolution in float32 or wider; the last tap is the current position.
 
     ``recent`` are the ``width - 1`` inputs before x, zeros at the start of a sequence. Positions
-    that ``mask`` hides count as zeros for later ones: padding on the left is no past.
+    hidden by ``mask`` count as zeros for later ones, so padding on the left has no effect.
     """
 
     def __init__(self, channels: int, width: int, *, rngs: nnx.Rngs):
@@ -40,7 +40,7 @@ class ShortConvolution(nnx.Module):
         recent: Float[Array, "B W F"],
         mask: Bool[Array, "#B #N 1 T"] | None,
     ) -> tuple[Float[Array, "B T F"], Float[Array, "B W F"]]:
-        """The result, and the inputs to remember."""
+        """Return the convolution, and the last ``width - 1`` inputs for the next call."""
         T, x = x.shape[1], x.astype(compute_dtype(x))
         kernel = like(self.kernel, x)[:, None, None]
         known = jnp.concatenate([recent.astype(x.dtype), zero_unattended(x, mask)], axis=1)
@@ -51,13 +51,13 @@ class ShortConvolution(nnx.Module):
 class DeltaNet(FastWeights):
     """M_t = (I - beta k^T k) M_{t-1} + beta k^T v, o = q M / sqrt(H)  (arXiv 2406.06484, §2.2).
 
-    Yang et al. 2024: q, k and v are SiLU(conv(W x)), q and k of length 1, beta = sigmoid(W x), the
-    output of each head is RMS-normed before W_o.
+    Yang et al. 2024: q, k and v are SiLU(conv(W x)), q and k are normalised to length 1, and beta =
+    sigmoid(W x). The output of each head is RMS-normed before W_o.
 
-    With ``gated=True`` Gated DeltaNet (Yang, Kautz and Hatamizadeh 2025, arXiv 2412.06464, eq. 10):
-    the memory first decays by e^g, g = -e^A softplus(w . x + dt) per head, and the normed output is
-    multiplied by SiLU(W_g x). A starts at ln U(1, 16), dt where softplus(dt) is log-uniform between
-    0.001 and 0.1.
+    ``gated=True`` gives Gated DeltaNet (Yang, Kautz and Hatamizadeh 2025, arXiv 2412.06464, eq.
+    10): the memory first decays by e^g, g = -e^A softplus(w . x + dt) per head, and the normed
+    output is multiplied by SiLU(W_g x). A starts at ln U(1, 16); dt starts so that softplus(dt) is
+    log-uniform between 0.001 and 0.1.
 
     Args:
       head_dim, value_head_dim: H and Hv; ``dim / num_heads`` and H if None.
@@ -108,7 +108,7 @@ class DeltaNet(FastWeights):
         self.gate = Projection(dim, value_width, rngs=rngs) if gated else None
 
     def empty_state(self, batch: int) -> State:
-        """An empty memory, and zeros before the convolutions."""
+        """Return a zero state, with zeros as the inputs before the convolutions."""
         N, H, Hv = self.num_heads, self.head_dim, self.value_head_dim
         zeros = jnp.zeros((batch, N, H, Hv), jnp.float32)
         widths = (N * H, N * H, N * Hv)
@@ -116,7 +116,7 @@ class DeltaNet(FastWeights):
         return State(zeros, recent, jnp.zeros((batch,), jnp.int32))
 
     def recur(self, given: Given) -> tuple[Array, Array | None, State]:
-        """See ``FastWeights``."""
+        """Apply the delta rule to a sequence from a given state (see ``FastWeights``)."""
         query, keys, mask, recent = given.query, given.keys, given.mask, given.state.recent
         q, recent_q = self.query_conv(self.query(query), recent[0], mask)
         k, recent_k = self.key_conv(self.key(keys), recent[1], mask)
@@ -139,7 +139,7 @@ class DeltaNet(FastWeights):
 
 
 class Decay(nnx.Module):
-    """g = -e^A softplus(w . x + dt), the log-decay of each head (Mamba-2's parametrisation)."""
+    """Log-decay of each head, g = -e^A softplus(w . x + dt) (the parametrisation of Mamba-2)."""
 
     def __init__(self, dim: int, num_heads: int, *, rngs: nnx.Rngs):
         self.projection = Projection(dim, num_heads, rngs=rngs)
@@ -148,7 +148,7 @@ class Decay(nnx.Module):
             rngs.params(), (num_heads,), jnp.float32, jnp.log(1e-3), jnp.log(0.1)
         )
         self.rate = nnx.Param(jnp.log(A))
-        self.bias = nnx.Param(jnp.log(jnp.expm1(jnp.exp(step))))  # softplus of it is e^step
+        self.bias = nnx.Param(jnp.log(jnp.expm1(jnp.exp(step))))  # softplus(bias) = e^step
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T N"]:
         step = self.projection(x) + like(self.bias, x)[None, None]

@@ -1,7 +1,7 @@
-"""Fast weights: attention over one's own past as a matrix that is written, read and carried on.
+"""Fast weights: causal attention with a matrix-valued recurrent state.
 
-Schmidhuber 1991/1992; Schlag et al. 2021. Here are the interface of the family and the delta-rule
-programmer; ``linear``, ``delta_net`` and ``gated_linear`` have its other members.
+Schmidhuber 1991/1992; Schlag et al. 2021. This module has the interface of the family and the
+delta-rule programmer; the others are in ``linear``, ``delta_net`` and ``gated_linear``.
 """
 
 from collections.abc import Callable
@@ -30,18 +30,18 @@ RECURRENT = {**PROJECTED, "positions are places": "a recurrent memory is read in
 
 
 class State(NamedTuple):
-    """All that is kept of the past, of constant size: a value, passed in and out."""
+    """Recurrent state of constant size: a value, passed in and out."""
 
     memory: Float[Array, "B N H Hv"]
-    """The fast weights, float32 or wider."""
+    """Fast weight matrices, float32 or wider."""
     recent: tuple[Float[Array, "B W F"], ...]
-    """The last inputs of each short convolution; none where there is no convolution."""
+    """Last inputs of each short convolution; empty if there is no convolution."""
     length: Int[Array, " B"]
-    """Positions so far."""
+    """Number of positions so far."""
 
 
 class Given(NamedTuple):
-    """What a recurrence is given; keys and values come from the positions of the queries."""
+    """Inputs of a recurrence: queries, keys and values of the same positions, and the state."""
 
     query: Float[Array, "B T D"]
     keys: Float[Array, "B T D2"]
@@ -52,7 +52,7 @@ class Given(NamedTuple):
     return_weights: bool
 
     def heads(self, attention: Any) -> list[Float[Array, "B T N H"]]:
-        """Queries, keys and values of each head, by the attention's own projections."""
+        """Return queries, keys and values per head, projected by the modules of ``attention``."""
         parts = (attention.query, self.query), (attention.key, self.keys)
         parts = (*parts, (attention.value, self.values))
         return [split_heads(part(x), attention.num_heads) for part, x in parts]
@@ -64,7 +64,7 @@ class Given(NamedTuple):
         recent: tuple[Array, ...] = (),
         **more: Any,
     ) -> tuple[Array, Array | None, State]:
-        """Result, weights or None, and next state of a function of ``ops.linear``."""
+        """Apply a function of ``ops.linear``; return output, weights or None, and next state."""
         out, *weights, memory = function(
             *arrays,
             mask=self.mask,
@@ -79,13 +79,13 @@ class Given(NamedTuple):
 
 
 class FastWeights(Attention):
-    """The interface of causal attention with a recurrent memory.
+    """Interface of causal attention with a recurrent state.
 
-    Query i reads what keys 0 .. i have written, so T = S, and a mask may only say which positions
-    are real (``valid[:, None, None, :]``). ``form`` is "chunked" (for training), "parallel" (``T x
-    T``) or "recurrent"; they agree up to rounding. To decode, start with ``return_state=True`` and
-    pass the ``state`` on; a prompt that is continued must not be padded on the right. Positions do
-    not matter: what is read is in order.
+    Query i reads what keys 0 .. i have written, so T = S, and a mask may only mark padding
+    (``valid[:, None, None, :]``). ``form`` is "chunked" (for training), "parallel" (``T x T``) or
+    "recurrent"; they agree up to rounding. To decode, start with ``return_state=True`` and pass
+    ``state`` to the next call; a prompt must not be padded on the right. ``positions`` have no
+    effect: the order of the sequence counts.
     """
 
     is_recurrent = True
@@ -100,7 +100,11 @@ class FastWeights(Attention):
         valid: Bool[Array, "B T"] | None,
         mask: MaskFunction | None,
     ) -> Bool[Array, "B 1 1 T"] | None:
-        """See ``Attention``: only padding can be masked."""
+        """Return the padding mask (see ``Attention``).
+
+        Raises:
+          NotImplementedError: any other mask is given.
+        """
         if mask is not None:
             raise NotImplementedError(
                 f"mask={mask!r}: {type(self).__name__} has one memory of the whole row; "
@@ -111,7 +115,7 @@ class FastWeights(Attention):
     def empty_cache(
         self, batch: int, max_length: int, dtype: Any = jnp.float32, cache: Kind = "plain"
     ) -> State:
-        """See ``Attention``: a state has room for any length."""
+        """Return the state before the first position; a state serves any length."""
         self.check_plain(cache)
         return self.empty_state(batch)
 
@@ -124,7 +128,11 @@ class FastWeights(Attention):
         positions: Positions | None = None,
         return_weights: Asked = False,
     ) -> tuple[Any, State]:
-        """See ``Attention``; the state does not know the keys that it was made of: no weights."""
+        """Run the recurrence over the next T positions, from the state and to the next state.
+
+        Raises:
+          NotImplementedError: weights are requested; the state no longer contains single keys.
+        """
         if return_weights:
             raise NotImplementedError(
                 f"return_weights: the state of {type(self).__name__} does not know the keys that "
@@ -141,17 +149,17 @@ class FastWeights(Attention):
     def extend(
         self, query: Float[Array, "B T D"], memory: Memory, past: Any, **reading: Any
     ) -> tuple[Any, Any]:
-        """Refuse: each query reads another memory; a sequence goes on by :meth:`decode`."""
+        """Raise NotImplementedError: use :meth:`decode`, because each query reads another state."""
         raise NotImplementedError(
             f"extend: {type(self).__name__} is causal and reads its own past; wanted decode"
         )
 
     def empty_state(self, batch: int) -> State:
-        """The state before the first position."""
+        """Return the state before the first position."""
         raise NotImplementedError(f"{type(self).__name__}.empty_state")
 
     def recur(self, given: "Given") -> tuple[Array, Array | None, State]:
-        """Output, implied weights (None if not asked for) and the state after the last position."""
+        """Return the output, the implied weights (None if not requested) and the last state."""
         raise NotImplementedError(f"{type(self).__name__}.recur")
 
     def attend(
@@ -166,7 +174,10 @@ class FastWeights(Attention):
         state: State | None = None,
         return_state: bool = False,
     ) -> Any:
-        """Read a prepared memory; (context, weights, state) without those not asked for."""
+        """Run the recurrence over a prepared memory, by default from an empty state.
+
+        Returns the context, the weights if requested, and the last state if ``return_state``.
+        """
         T, S = query.shape[1], memory.keys.shape[1]
         if T != S:
             raise ValueError(
@@ -192,11 +203,11 @@ class FastWeightProgrammer(FastWeights):
 
         [q, k, v, beta] = W x per head, beta through a sigmoid;  M += phi(k)^T beta (v - phi(k) M)
 
-    with features that sum to one, o = phi(q) M / sqrt(H) as in their language model, no
-    denominator. The implied weights may be negative and do not sum to one.
+    The features sum to one. The output is o = phi(q) M / sqrt(H), without a denominator, as in the
+    language model of the paper. The implied weights may be negative and do not sum to one.
 
     Args:
-      nu: 2 H nu features per head.
+      nu: gives 2 H nu features per head.
     """
 
     contract_exceptions: ClassVar[dict[str, str]] = {
@@ -220,11 +231,11 @@ class FastWeightProgrammer(FastWeights):
         self.strength = Projection(dim, num_heads, rngs=rngs)
 
     def empty_state(self, batch: int) -> State:
-        """No associations."""
+        """Return a zero state."""
         return empty_memory(batch, self.num_heads, 2 * self.head_dim * self.nu, self.head_dim)
 
     def recur(self, given: Given) -> tuple[Array, Array | None, State]:
-        """See ``FastWeights``."""
+        """Apply the delta rule to a sequence from a given state (see ``FastWeights``)."""
         scale = self.head_dim**-0.5
         strength = jax.nn.sigmoid(self.strength(given.keys))
         features = lambda x: dpfp(x, self.nu)  # noqa: E731
@@ -235,6 +246,6 @@ class FastWeightProgrammer(FastWeights):
 
 
 def empty_memory(batch: int, num_heads: int, features: int, width: int) -> State:
-    """A state of zeros, without convolutions."""
+    """Return a state of zeros, without convolutions."""
     memory = jnp.zeros((batch, num_heads, features, width), jnp.float32)
     return State(memory, (), jnp.zeros((batch,), jnp.int32))

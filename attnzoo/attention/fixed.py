@@ -11,7 +11,7 @@ from attnzoo.attention.contract import Attention, Memory, Positions
 class FixedAttention(Attention):
     """All weight on the last permitted key, for every query: c_i = h_S.
 
-    The baseline that attention is measured against, under the same contract as attention.
+    A baseline without attention, with the interface of attention.
     """
 
     contract_exceptions: ClassVar[dict[str, str]] = {
@@ -25,7 +25,7 @@ class FixedAttention(Attention):
     def weigh(
         self, query: Float[Array, "B T D"], memory: Memory, positions: Positions | None
     ) -> tuple[Float[Array, "B N T S"], Bool[Array, "#B #N #T #S"] | None]:
-        """See ``Attention``; the query is ignored."""
+        """Return weight 1 on the last permitted key; the query is ignored."""
         batch, length = memory.values.shape[:2]
         shape = (batch, 1, query.shape[1], length)
         mask = (

@@ -1,4 +1,4 @@
-"""Linear attention that forgets: gated linear attention (GLA) and retention (RetNet)."""
+"""Linear attention with decay: gated linear attention (GLA) and retention (RetNet)."""
 
 from typing import Any, ClassVar
 
@@ -38,11 +38,12 @@ EXCEPTIONS = {
 class GatedLinearAttention(FastWeights):
     """M_t = diag(alpha_t) M_{t-1} + k^T v, o = q M / sqrt(H)  (Yang et al. 2024, arXiv 2312.06635).
 
-    Section 4.4: alpha = sigmoid(x W_1 W_2 + b)^(1/16) per key channel, W_1 W_2 of rank 16; heads
-    are RMS-normed and multiplied by SiLU(x W_r) before W_o. Keys are half as wide as values.
+    Section 4.4: alpha = sigmoid(x W_1 W_2 + b)^(1/16) per key channel, with W_1 W_2 of rank 16.
+    Heads are RMS-normed and multiplied by SiLU(x W_r) before W_o. Keys are half as wide as values.
 
     Args:
-      key_width: of all heads together; ``dim / 2`` if None. rank: of the gate.
+      key_width: width of the keys of all heads together; ``dim / 2`` if None. rank: rank of W_1
+        W_2.
     """
 
     contract_exceptions: ClassVar[dict[str, str]] = EXCEPTIONS
@@ -67,11 +68,11 @@ class GatedLinearAttention(FastWeights):
         self.norm = RMSNorm(self.value_head_dim, rngs=rngs)
 
     def empty_state(self, batch: int) -> State:
-        """An empty memory."""
+        """Return a zero state."""
         return empty_memory(batch, self.num_heads, self.head_dim, self.value_head_dim)
 
     def recur(self, given: Given) -> tuple[Array, Array | None, State]:
-        """See ``FastWeights``."""
+        """Apply gated linear attention to a sequence from a given state (see ``FastWeights``)."""
         forget = jax.nn.log_sigmoid(self.forget_up(self.forget_down(given.keys))) / 16
         q, k, v = given.heads(self)
         out, weights, state = given.through(
@@ -84,12 +85,12 @@ class GatedLinearAttention(FastWeights):
 class RetNetAttention(FastWeights):
     """M_t = gamma_n M_{t-1} + k^T v with gamma_n = 1 - 2^(-5 - n)  (Sun et al. 2023, RetNet).
 
-    arXiv 2307.08621, equations 6 to 8: queries and keys turn by their positions (rotary, without
-    xPos's damping, which gamma already is), o = q M / sqrt(H), each head is normalised to mean
-    0 and variance 1 (group norm without learned scale), then SiLU(x W_G) times it, times W_O.
+    arXiv 2307.08621, equations 6 to 8. Queries and keys get rotary embedding, without the decay of
+    xPos, since gamma already decays. o = q M / sqrt(H); each head is normalised to mean 0 and
+    variance 1 (group norm without learned scale), multiplied by SiLU(x W_G), and projected by W_O.
 
     Args:
-      value_width: of all heads together; ``dim`` if None (2 dim in the paper).
+      value_width: width of the values of all heads together; ``dim`` if None (2 dim in the paper).
     """
 
     supports = frozenset({"rotary"})
@@ -113,17 +114,17 @@ class RetNetAttention(FastWeights):
         self.out = Projection(value_width, dim, rngs=rngs)
 
     def empty_state(self, batch: int) -> State:
-        """An empty memory."""
+        """Return a zero state."""
         return empty_memory(batch, self.num_heads, self.head_dim, self.value_head_dim)
 
     def decode(self, query: Float[Array, "B T D"], cache: State, **more: Any) -> tuple[Any, State]:
-        """See ``Attention``."""
+        """Run the recurrence over the next T positions (see ``FastWeights``)."""
         if self.rotary is not None:
             self.rotary.check_cache()
         return super().decode(query, cache, **more)
 
     def recur(self, given: Given) -> tuple[Array, Array | None, State]:
-        """See ``FastWeights``."""
+        """Apply retention to a sequence from a given state (see ``FastWeights``)."""
         q, k, v = given.heads(self)
         if self.rotary is not None:
             T = given.query.shape[1]

@@ -14,14 +14,14 @@ from attnzoo.attention.projection import Projection, divided, glorot_per_head, l
 class GraphAttention(Attention):
     """e_ij = LeakyReLU(a_n . [W_n h_i ; W_n h_j]), softmax over the neighbours j of node i.
 
-    Equations 1 to 5: additive scores of nodes, whose values are W_n h_j. The adjacency matrix is
-    the mask, ``B 1 T S`` with row i the neighbours of node i; the paper puts every node among its
-    own neighbours. Call it with ``keys = query = nodes``. Heads are concatenated; the nonlinearity
-    (ELU) is for the layer around. A node without neighbours gets 0.
+    Equations 1 to 5: additive scores between nodes, with values W_n h_j. The mask is the adjacency
+    matrix, ``B 1 T S``: row i has the neighbours of node i, in the paper with node i itself. Call
+    it with ``keys = query = nodes``. Heads are concatenated; the nonlinearity (ELU) is left to the
+    surrounding layer. A node without neighbours gets 0.
 
     Args:
-      dim: features of a node. out_dim: of all heads together; ``dim`` if None.
-      slope: of LeakyReLU below 0.
+      dim: features of a node. out_dim: width of all heads together; ``dim`` if None.
+      slope: slope of LeakyReLU below 0.
     """
 
     contract_exceptions: ClassVar[dict[str, str]] = {
@@ -55,16 +55,16 @@ class GraphAttention(Attention):
         return self.node(keys)
 
     def prepare_values(self, values: Float[Array, "B S Dv"]) -> Float[Array, "B S F"]:
-        """Project the values, which are the nodes themselves if none are given."""
+        """Project the values; they are the nodes themselves if none are given."""
         return self.node(values)
 
     def scores(
         self, query: Float[Array, "B T D"], memory: Memory, positions: Positions | None = None
     ) -> Float[Array, "B N T S"]:
-        """Return e_ij; ``positions`` are ignored, for a graph has none."""
+        """Return e_ij; ``positions`` are ignored, since a graph has none."""
         h = split_heads(self.node(query), self.num_heads)
         neighbours = split_heads(memory.keys, self.num_heads)
-        # a . [x ; y] = a_1 . x + a_2 . y: a number per node instead of one vector per pair.
+        # a . [x ; y] = a_1 . x + a_2 . y needs one number per node, not one vector per pair.
         own = jnp.einsum("btnh,nh->bnt", h, like(self.query_kernel, h))
         other = jnp.einsum("bsnh,nh->bns", neighbours, like(self.key_kernel, h))
         return jax.nn.leaky_relu(own[..., :, None] + other[..., None, :], self.slope)

@@ -1,10 +1,11 @@
 """Hard attention: one key per query. Xu et al. 2015 (arXiv 1502.03044), section 4.1.
 
-A sample cannot be differentiated. Two estimators stand in for its gradient:
+Sampling is not differentiable. Two estimators of the gradient are available:
 
-- ``straight_through``: forward the sample, backward the soft weights. Biased, of little variance.
-- ``reinforce``: forward the sample, whose gradient is cut; the loss gets a term for the logarithm
-  of its probability (:func:`reinforce_loss`). Unbiased, of much variance.
+- ``straight_through``: the forward pass uses the sample, the backward pass the soft weights.
+  Biased, low variance.
+- ``reinforce``: the forward pass uses the sample, without a gradient; the loss gets a term with the
+  log-probability of the sample (:func:`reinforce_loss`). Unbiased, high variance.
 """
 
 from typing import ClassVar, Literal, get_args
@@ -24,10 +25,10 @@ Estimator = Literal["straight_through", "reinforce"]
 
 
 class HardAttention(Attention):
-    """The context is the value of one location: s ~ Categorical(softmax(scores)) (equation 8).
+    """Attention to a single key s ~ Categorical(softmax(scores)); its value is the context (eq. 8).
 
-    Given a ``sample_key`` the location is drawn; without one it is the arg max, as at test time.
-    The weights returned are one-hot. Scores are those of ``content``, a soft attention.
+    With a ``sample_key`` the key is sampled; without one it is the arg max, as at test time. The
+    weights returned are one-hot. Scores are those of ``content``, a soft attention.
     """
 
     contract_exceptions: ClassVar[dict[str, str]] = {
@@ -48,7 +49,7 @@ class HardAttention(Attention):
 
     @classmethod
     def from_config(cls, config: kinds.Hard, site: Site, *, rngs: nnx.Rngs) -> "HardAttention":
-        """See ``Attention``; the gradient is that of the straight-through estimator."""
+        """Build the module of a config line, with the straight-through estimator."""
         content: AdditiveAttention | MultiplicativeAttention
         if config.score == "additive":
             content = AdditiveAttention.from_config(kinds.Additive(), site, rngs=rngs)
@@ -70,7 +71,7 @@ class HardAttention(Attention):
         dropout_key: Key[Array, ""] | None = None,
         sample_key: Key[Array, ""] | None = None,
     ) -> Read:
-        """See ``Attention``: read one location per query, drawn if there is a ``sample_key``."""
+        """Read one key per query, sampled if there is a ``sample_key``, else the arg max."""
         soft = masked_softmax(self.content.scores(query, memory), memory.mask)
         if sample_key is None:
             location = jnp.argmax(soft, axis=-1)
@@ -88,7 +89,7 @@ class HardAttention(Attention):
         memory: Memory,
         chosen: Float[Array, "B 1 T S"],
     ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
-        """Logarithm of the probability of ``chosen`` (the weights returned), and the entropy; nats.
+        """Return the log-probability of ``chosen`` (the weights returned) and the entropy, in nats.
 
         Both are 0 in a row that may attend nowhere.
         """
@@ -107,15 +108,15 @@ def reinforce_loss(
     reward_weight: float = 1.0,
     entropy_weight: float = 0.002,
 ) -> Float[Array, ""]:
-    """A loss whose gradient is Xu et al.'s estimator (their section 4.1, last equation), negated.
+    """Return a loss whose gradient is the negative of the estimator of Xu et al. (section 4.1).
 
         d log p(y | s) + reward_weight (log p(y | s) - b) d log p(s) + entropy_weight d H(s)
 
     Args:
-      log_likelihood: log p(y | s) of each target, given the sampled locations.
+      log_likelihood: log p(y | s) of each target, given the sampled keys.
       log_probability, entropy: log p(s) and H(s), summed over the queries of each row.
-      baseline: b of :func:`moving_baseline`; any number that does not depend on the sample leaves
-        the estimator unbiased.
+      baseline: b of :func:`moving_baseline`; the estimator is unbiased for any number that does
+        not depend on the sample.
     """
     advantage = jax.lax.stop_gradient(log_likelihood - baseline)
     gain = log_likelihood + reward_weight * advantage * log_probability + entropy_weight * entropy
@@ -125,12 +126,12 @@ def reinforce_loss(
 def moving_baseline(
     baseline: Float[Array, ""], log_likelihood: Float[Array, " B"], decay: float = 0.9
 ) -> Float[Array, ""]:
-    """Next baseline, once a batch: b <- decay b + (1 - decay) mean log p(y | s)."""
+    """Return the next baseline, once per batch: b <- decay b + (1 - decay) mean log p(y | s)."""
     return decay * baseline + (1 - decay) * jax.lax.stop_gradient(jnp.mean(log_likelihood))
 
 
 def _log(weights: Float[Array, "B N T S"]) -> Float[Array, "B N T S"]:
-    """Logarithm for sampling: -inf at 0, but 0 all along a row of zeros, which is emptied later."""
+    """Return the logarithm: -inf at 0, but 0 throughout a row of zeros, which is emptied later."""
     some = jnp.any(weights > 0, axis=-1, keepdims=True)
     weights = jax.lax.stop_gradient(jnp.where(some, weights, jnp.ones_like(weights)))
     return jnp.log(weights)

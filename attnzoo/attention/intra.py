@@ -1,4 +1,4 @@
-"""Attention over a recurrent network's own past: LSTMN, and intra-temporal attention."""
+"""Attention over the past of a recurrent network: LSTMN, and intra-temporal attention."""
 
 from typing import Any, ClassVar
 
@@ -14,23 +14,23 @@ from attnzoo.ops.weights import with_weights
 
 
 class LSTMN(nnx.Module):
-    """An LSTM whose memory is a tape of all former states, read by attention at every step.
+    """LSTM that attends to all of its earlier states at every step (LSTMN).
 
-    Cheng, Dong and Lapata, EMNLP 2016 (arXiv 1601.06733), section 3.1. With i < t, strictly:
+    Cheng, Dong and Lapata, EMNLP 2016 (arXiv 1601.06733), section 3.1. For i < t:
 
         e_i = v . tanh(W_h h_i + W_x x_t + W_s h~_{t-1});   s = softmax(e)
         h~_t = sum_i s_i h_i;   c~_t = sum_i s_i c_i
         i, f, o, c^ = sigmoid, sigmoid, sigmoid, tanh of W [h~_t ; x_t] + b
         c_t = f * c~_t + i * c^;   h_t = o * tanh(c_t)
 
-    The score takes the former *summary* h~_{t-1}, not the former state. The first step has nothing
-    to read: its weights are zero, and so are h~ and c~. The biases, 0 at first, are ours.
+    The score uses the previous *summary* h~_{t-1}, not the previous state. The first step has no
+    earlier state: its weights, h~ and c~ are zero. The biases, 0 at first, are not in the paper.
 
-    Steps follow one another: O(S^2 (width + hidden_dim)) time; gradients keep one tape a step, so
-    as much memory.
+    Steps are sequential. Time is O(S^2 (width + hidden_dim)); gradients keep the states of every
+    step, and so need as much memory.
 
     Args:
-      width: of the hidden layer of the score; ``hidden_dim`` if None.
+      width: hidden width of the score; ``hidden_dim`` if None.
     """
 
     def __init__(
@@ -52,9 +52,11 @@ class LSTMN(nnx.Module):
         *,
         return_weights: Asked = False,
     ) -> Any:
-        """The states h_t of all steps, ``B S F`` with ``F = hidden_dim``; zero at padding (where
-        ``valid`` is False), which no step reads. With ``return_weights`` the weights ``B 1 S S``
-        beside them, strictly below the diagonal, or what a ``WeightRequest`` asks of them.
+        """Return the states h_t of all steps, ``B S F`` with ``F = hidden_dim``.
+
+        States are zero at padding (where ``valid`` is False), which no step reads.
+        ``return_weights`` adds the weights ``B 1 S S``, zero on and above the diagonal, or a report
+        of them for a ``WeightRequest``.
         """
         batch, length = inputs.shape[:2]
         valid = jnp.ones((batch, length), bool) if valid is None else valid
@@ -99,16 +101,16 @@ class LSTMN(nnx.Module):
 
 
 class IntraTemporalAttention(Attention):
-    """Bilinear attention that turns away from the keys that former queries have read.
+    """Bilinear attention that penalises keys which earlier queries have attended to.
 
     Paulus, Xiong and Socher, ICLR 2018 (arXiv 1705.04304), equations 1 to 5:
 
         e_ti = q_t . W k_i;   e'_ti = exp(e_ti) / sum_{j < t} exp(e_ji)  (exp(e_1i) for t = 1)
         weights_ti = e'_ti / sum_i e'_ti
 
-    in logarithms, so that nothing overflows. What counts as the past of a key are the former
-    queries that the mask let see it. One head, weights ``B 1 T S``; the order of the queries
-    matters. A decoder, which has some queries at a time, calls ``extend`` and hands on the past.
+    The computation is in logarithms, to avoid overflow. The sum over j has only the queries that
+    may attend to key i. One head, weights ``B 1 T S``; the order of the queries matters. A decoder,
+    which has a few queries at a time, calls ``extend`` and passes the past on.
     """
 
     contract_exceptions: ClassVar[dict[str, str]] = {
@@ -121,13 +123,13 @@ class IntraTemporalAttention(Attention):
         self.kernel = nnx.Param(glorot(rngs.params(), (query_dim, key_dim), jnp.float32))
 
     def prepare_keys(self, keys: Float[Array, "B S D"]) -> Float[Array, "B S K"]:
-        """W k_i of every key."""
+        """Return W k_i of every key."""
         return keys @ like(self.kernel, keys).T
 
     def scores(
         self, query: Float[Array, "B T D"], memory: Memory, positions: Positions | None = None
     ) -> Float[Array, "B 1 T S"]:
-        """Return e_ti, before the past is taken away, in float32."""
+        """Return e_ti, before division by the past, in float32."""
         logits = jnp.einsum("btd,bsd->bts", query, memory.keys)[:, None]
         return logits.astype(compute_dtype(logits))
 
@@ -140,7 +142,11 @@ class IntraTemporalAttention(Attention):
         return_weights: Asked = False,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Read:
-        """See ``Attention``: read with all queries, the first of them without a past."""
+        """Read a memory with all queries; the first query has no past (see ``Attention``).
+
+        Raises:
+          NotImplementedError: ``positions`` are given; use ``extend`` or ``step`` with a past.
+        """
         if positions is not None:
             raise NotImplementedError(
                 "positions: intra-temporal attention needs the scores of all former queries, not "
@@ -149,7 +155,7 @@ class IntraTemporalAttention(Attention):
         return self._after(query, memory, self.empty_past(memory), return_weights, dropout_key)[0]
 
     def empty_past(self, memory: Memory) -> Float[Array, "B S"]:
-        """Of every key log sum_{j < t} exp(e_ji) before the first query: as good as -inf."""
+        """Return the log of an empty sum for every key: -1e30, a finite stand-in for -inf."""
         return jnp.full(memory.keys.shape[:2], NOTHING, compute_dtype(memory.keys))
 
     def extend(
@@ -161,7 +167,7 @@ class IntraTemporalAttention(Attention):
         positions: Positions | None = None,
         return_weights: Asked = False,
     ) -> tuple[Read, Float[Array, "B S"]]:
-        """See ``Attention``: ``past`` says what former queries have read."""
+        """Read with the next T queries; ``past`` is log sum_{j < t} exp(e_ji) of each key."""
         return self._after(query, memory, past, return_weights, None)
 
     def _after(
@@ -180,9 +186,9 @@ class IntraTemporalAttention(Attention):
         if mask.shape[2] not in (1, T):
             raise ValueError(f"memory has a mask with T={mask.shape[2]}; wanted 1 or {T} queries")
         seen = jnp.broadcast_to(mask, logits.shape)
-        # Finite, so that a key nobody has seen yet has finite gradients: it is replaced below.
+        # Finite, so that a key no query has attended to yet has finite gradients; replaced below.
         hidden = jnp.where(seen, logits, NOTHING)
-        # Of all queries before row t, the past included.
+        # Row t: sum over the past and the queries before t.
         read = jax.lax.cumlogsumexp(jnp.concatenate([past[:, None, None], hidden], 2), axis=2)
         weights = masked_softmax(logits - _no_past_is_one(read[:, :, :-1]), seen)
         result = self.read(weights, memory, seen, return_weights, dropout_key)
@@ -193,5 +199,5 @@ NOTHING = -1e30
 
 
 def _no_past_is_one(past: Float[Array, "B 1 T S"]) -> Float[Array, "B 1 T S"]:
-    """The logarithm of the past, 0 where there is none: e' = exp(e) then."""
+    """Return the logarithm of the past, or 0 where there is none: then e' = exp(e)."""
     return jnp.where(past > -1e29, past, jnp.zeros_like(past))

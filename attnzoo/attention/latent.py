@@ -29,31 +29,31 @@ INTERLEAVED = Rotary(layout="interleaved")
 
 
 class LatentCache(NamedTuple):
-    """[c ; k^R] of what was decoded so far: C = latent_dim + rotary_dim numbers a position."""
+    """Cache of [c ; k^R] per position: C = latent_dim + rotary_dim numbers."""
 
     latents: Float[Array, "B L C"]
     length: Int[Array, " B"]
 
 
 class LatentAttention(Attention):
-    """Keys and values of all heads from one short vector c per position (equations 9 to 19).
+    """Attention with keys and values of all heads from one short latent c (equations 9 to 19).
 
         c = RMSNorm(x W_DKV),  k^R = RoPE(x W_KR);       k_n = [W_UK^n c ; k^R],  v_n = W_UV^n c
         q_n = [q^N_n ; RoPE(q^R_n)];       o_n = softmax(q_n . k_n / sqrt(d_n + d_r)) v_n
 
-    Only c and k^R (one for all heads) are kept: that is what ``prepare`` and the cache hold. With
-    ``absorbed=True`` W_UK is multiplied into the query and W_UV after the sum, so that nothing is
-    expanded (equal in exact arithmetic; cheaper for few queries and many keys, hence what
-    ``decode`` does).
+    ``prepare`` and the cache keep only c and k^R (shared by all heads). With ``absorbed=True`` W_UK
+    is multiplied into the query, and W_UV applied after the sum, so that keys and values are never
+    expanded. The result is the same up to rounding; it is cheaper for few queries and many keys,
+    so ``decode`` uses it.
 
     Args:
-      latent_dim: d_c, the width of c. rotary_dim: d_r, even. head_dim: d_n, the part of a head that
-        does not turn, and ``value_dim`` of its values (``head_dim`` if None).
-      query_rank: width of a normed query latent in between; None: queries come straight from x.
+      latent_dim: d_c, the width of c. rotary_dim: d_r, even. head_dim: d_n, the part of a head
+        without rotary embedding. value_dim: width of a head's values; ``head_dim`` if None.
+      query_rank: width of a normalised latent between x and the queries; None: no such latent.
       key_dim, out_dim: widths of keys and of the result; ``dim`` if None.
-      mask_mod: joins the mask of the call: ``masks.causal()``.
-      scale: 1/sqrt(d_n + d_r) if None (with YaRN DeepSeek multiplies it further).
-      dropout: rate of dropped weights wherever a ``dropout_key`` is given.
+      mask_mod: combined with the mask of the call, such as ``masks.causal()``.
+      scale: factor on q . k; 1/sqrt(d_n + d_r) if None (with YaRN DeepSeek multiplies it further).
+      dropout: dropout rate of the weights, applied only where a ``dropout_key`` is given.
     """
 
     contract_exceptions: ClassVar[dict[str, str]] = {
@@ -108,7 +108,11 @@ class LatentAttention(Attention):
 
     @classmethod
     def from_config(cls, config: Latent, site: Site, *, rngs: nnx.Rngs) -> Attention:
-        """See ``Attention``; a model with rotary positions gives base and scaling."""
+        """Build the module of a config line; the model sets base and scaling of rotary embedding.
+
+        Raises:
+          ValueError: keys and values have different widths, or the model sets a rotary width.
+        """
         if site.value_dim != site.key_dim:
             raise ValueError(
                 "attention.kind='latent' makes keys and values of one vector, but keys have width "
@@ -122,7 +126,7 @@ class LatentAttention(Attention):
                     f"attention.rotary_dim={config.rotary_dim}; wanted rotary_width: null"
                 )
             rotary = dataclasses.replace(site.rotary, layout="interleaved")
-        # ``value_dim`` is here that of a head.
+        # In ``__init__`` ``value_dim`` is the width of one head's values.
         return cls.by_name(config, site, rngs=rngs, rotary=rotary, value_dim=None)
 
     def prepare(
@@ -133,7 +137,7 @@ class LatentAttention(Attention):
         mask: Bool[Array, "#B #N #T #S"] | None = None,
         positions: Int[Array, "#B S"] | None = None,
     ) -> Memory:
-        """[c ; k^R] of every position; of other ``values`` than the keys their own c beside it."""
+        """Return the memory [c ; k^R]; ``values`` other than the keys have latents of their own."""
         own = values is not None and values is not keys
         keys, values = check_and_zero_padding(keys, values, mask)
         placed = jnp.arange(keys.shape[1], dtype=jnp.int32)[None]
@@ -151,7 +155,7 @@ class LatentAttention(Attention):
         dropout_key: Key[Array, ""] | None = None,
         absorbed: bool = False,
     ) -> Any:
-        """Read a prepared memory, expanding it to keys and values of every head or not."""
+        """Read a prepared memory; ``absorbed=True`` does so without expanding keys and values."""
         B, T, _ = query.shape
         S = memory.keys.shape[1]
         placed = jnp.arange(T, dtype=jnp.int32)[None] if positions is None else positions
@@ -203,7 +207,7 @@ class LatentAttention(Attention):
     def empty_cache(
         self, batch: int, max_length: int, dtype: Any = jnp.float32, cache: Kind = "plain"
     ) -> LatentCache:
-        """See ``Attention``."""
+        """Return an empty cache of latents for ``max_length`` positions."""
         self.check_plain(cache)
         width = self.down.kernel.shape[1]
         zeros = jnp.zeros((batch, max_length, width), dtype)
@@ -218,7 +222,7 @@ class LatentAttention(Attention):
         positions: Positions | None = None,
         return_weights: Asked = False,
     ) -> tuple[Any, LatentCache]:
-        """See ``Attention``; in absorbed form."""
+        """Run causal self-attention for the next T positions, in absorbed form."""
         if self.key_dim != self.dim:
             raise ValueError(f"key_dim={self.key_dim}, but self-attention needs dim={self.dim}")
         self.rotary.check_cache()
@@ -240,5 +244,5 @@ class LatentAttention(Attention):
         down = self.down(keys)
         turning = down[..., None, self.latent_dim :]
         turned = self.rotary(turning, positions, keys.shape[1])[:, :, 0]
-        # The norm comes before the cache: what is kept is what is multiplied.
+        # The norm comes before the cache, so that the cache holds what is multiplied.
         return jnp.concatenate([self.norm(down[..., : self.latent_dim]), turned], axis=-1)

@@ -22,10 +22,12 @@ from attnzoo.ops.weights import with_weights
 
 
 class CausalLinearAttention(FastWeights):
-    """phi(q) M / phi(q) . z per head, with phi = elu + 1 (equations 16 to 20).
+    """Causal linear attention phi(q) M / phi(q) . z per head, phi = elu + 1 (equations 16 to 20).
 
-    Weights are positive and rows sum to one, as with softmax.
-    ``feature_map`` maps ``... H`` to ``... F``; ``num_features`` is its F, ``head_dim`` if None.
+        M_t = M_{t-1} + phi(k)^T v;   z_t = z_{t-1} + phi(k)
+
+    Weights are positive and rows sum to one, as with softmax. ``feature_map`` maps ``... H`` to
+    ``... F``; ``num_features`` is F, ``head_dim`` if None.
     """
 
     contract_exceptions: ClassVar[dict[str, str]] = RECURRENT
@@ -48,11 +50,11 @@ class CausalLinearAttention(FastWeights):
         )
 
     def empty_state(self, batch: int) -> State:
-        """M and z, side by side."""
+        """Return zeros for M and z, which share one array."""
         return empty_memory(batch, self.num_heads, self.num_features, self.head_dim + 1)
 
     def recur(self, given: Given) -> tuple[Array, Array | None, State]:
-        """See ``FastWeights``."""
+        """Apply causal linear attention to a sequence from a given state (see ``FastWeights``)."""
         q, k, v = given.heads(self)
         found = given.through(linear_attention, q, k, v, feature_map=self.feature_map)
         out, weights, state = found
@@ -60,9 +62,9 @@ class CausalLinearAttention(FastWeights):
 
 
 class LinearAttention(Attention):
-    """phi(Q) (phi(K)^T V) / phi(Q) z over all keys: linear in T and S (equation 6).
+    """Linear attention phi(Q) (phi(K)^T V) / phi(Q) z over all keys, O(T + S) (equation 6).
 
-    Between any two sequences. A mask may only say which keys are real.
+    For self- and cross-attention without a causal mask. A mask may only mark padded keys.
     """
 
     takes_perturbation = False
@@ -91,7 +93,7 @@ class LinearAttention(Attention):
 
     @classmethod
     def from_config(cls, config: Linear, site: Site, *, rngs: nnx.Rngs) -> Attention:
-        """See ``Attention``; of a sequence that reads its past the recurrent relative."""
+        """Build the module; :class:`CausalLinearAttention` for causal self-attention."""
         if site.is_self and site.is_causal:
             return CausalLinearAttention.from_config(config, site, rngs=rngs)
         return cls.by_name(config, site, rngs=rngs)
@@ -113,7 +115,7 @@ class LinearAttention(Attention):
         return_weights: Asked = False,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Any:
-        """See ``Attention``. ``positions`` is ignored: the score is content alone."""
+        """Read a prepared memory; ``positions`` have no effect."""
         q = split_heads(self.query(query), self.num_heads)
         k, v = (split_heads(x, self.num_heads) for x in (memory.keys, memory.values))
         found = linear_attention(

@@ -1,6 +1,7 @@
 """Local attention: Luong, Pham and Manning, EMNLP 2015 (arXiv 1508.04025), section 3.2.
 
-Positions are 0-based; the window is ``[p_t - D, p_t + D]`` with half-width D, cut at the sentence.
+Positions are 0-based; the window is ``[p_t - D, p_t + D]`` with half-width D, clipped to the
+sentence.
 """
 
 from typing import ClassVar
@@ -16,10 +17,10 @@ from attnzoo.ops.softmax import compute_dtype, masked_softmax
 
 
 class LocalMonotonicAttention(Attention):
-    """local-m: the window is centred at the query's own position, p_t = t.
+    """Luong's local-m: the window is centred at the query's own position, p_t = t.
 
-    Source and target are taken to run in parallel. A query whose window lies wholly beyond the end
-    of the source has nothing to attend to: zero weights, zero context.
+    Source and target are assumed to run in parallel. A query whose window lies entirely beyond the
+    end of the source gets zero weights and a zero context.
     """
 
     contract_exceptions: ClassVar[dict[str, str]] = {
@@ -44,13 +45,13 @@ class LocalMonotonicAttention(Attention):
         self.content = MultiplicativeAttention(query_dim, key_dim, score, rngs=rngs)
 
     def prepare_keys(self, keys: Float[Array, "B S D"]) -> Float[Array, "B S K"]:
-        """Prepare the keys as the content score does."""
+        """Prepare the keys for the content score."""
         return self.content.prepare_keys(keys)
 
     def weigh(
         self, query: Float[Array, "B T D"], memory: Memory, positions: Positions | None
     ) -> tuple[Float[Array, "B N T S"], Bool[Array, "#B #N #T #S"] | None]:
-        """See ``Attention``: the window is centred at ``positions``."""
+        """Return softmax weights within the window around ``positions``."""
         centre = _positions(query, positions).astype(jnp.float32)
         logits = self.content.scores(query, memory)
         window = jnp.abs(_offsets(centre, memory)) <= self.window
@@ -59,12 +60,12 @@ class LocalMonotonicAttention(Attention):
 
 
 class LocalPredictiveAttention(Attention):
-    """local-p: the model predicts the centre, p_t = S sigmoid(v_p . tanh(W_p q)) (eq. 9).
+    """Luong's local-p: the centre is predicted, p_t = S sigmoid(v_p . tanh(W_p q)) (equation 9).
 
-    Inside the window the softmax weights are multiplied by exp(-(s - p_t)^2 / (2 (D/2)^2)) (eq. 10)
-    and *not* renormalised, so rows sum to less than one. S is the number of keys a query may attend
-    to: the true length of each sentence, not the padded one. The gradient reaches v_p and W_p
-    through the Gaussian alone.
+    Inside the window the softmax weights are multiplied by exp(-(s - p_t)^2 / (2 (D/2)^2))
+    (equation 10) and *not* renormalised, so rows sum to less than one. S is the number of keys a
+    query may attend to, so the length of each sentence without padding. The gradient reaches v_p
+    and W_p only through the Gaussian.
     """
 
     contract_exceptions: ClassVar[dict[str, str]] = {
@@ -93,11 +94,11 @@ class LocalPredictiveAttention(Attention):
         self.position_vector = nnx.Param(uniform((query_dim,)))
 
     def prepare_keys(self, keys: Float[Array, "B S D"]) -> Float[Array, "B S K"]:
-        """Prepare the keys as the content score does."""
+        """Prepare the keys for the content score."""
         return self.content.prepare_keys(keys)
 
     def centre(self, query: Float[Array, "B T D"], memory: Memory) -> Float[Array, "B T"]:
-        """p_t, a real number between 0 and the length of the sentence, in tokens."""
+        """Return p_t, a real number between 0 and the length of the sentence, in tokens."""
         hidden = jnp.tanh(jnp.einsum("btd,de->bte", query, self.position_kernel[...]))
         hidden = hidden.astype(compute_dtype(hidden))
         share = jax.nn.sigmoid(hidden @ self.position_vector[...].astype(hidden.dtype))
@@ -109,7 +110,7 @@ class LocalPredictiveAttention(Attention):
     def weigh(
         self, query: Float[Array, "B T D"], memory: Memory, positions: Positions | None
     ) -> tuple[Float[Array, "B N T S"], Bool[Array, "#B #N #T #S"] | None]:
-        """See ``Attention``. ``positions`` is ignored: the centre is predicted."""
+        """Return the weights around the predicted centre; ``positions`` are ignored."""
         logits = self.content.scores(query, memory)
         offsets = _offsets(self.centre(query, memory), memory)
         visible = _both(jnp.abs(jax.lax.stop_gradient(offsets)) <= self.window, memory.mask)
@@ -131,7 +132,7 @@ def _positions(query: Float[Array, "B T D"], positions: Positions | None) -> Pos
 
 
 def _offsets(centre: Float[Array, "#B T"], memory: Memory) -> Float[Array, "#B 1 T S"]:
-    """Signed distance of every key from the centre of the window, in tokens."""
+    """Return the signed distance of every key from the centre of the window, in tokens."""
     if memory.positions is None:
         keys = jnp.arange(memory.values.shape[1], dtype=centre.dtype)[None]
     else:

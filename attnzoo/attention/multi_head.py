@@ -52,32 +52,33 @@ Places = Int[Array, "#B S"]
 
 
 class MultiHeadAttention(Attention):
-    """softmax(scale q_n k_m^T) v_m per head n, concatenated, times W_o.
+    """Multi-head attention: softmax(scale q_n k_m^T) v_m per head n, concatenated, times W_o.
 
-    As self-attention call it with ``keys = query``, as cross-attention with the other sequence.
-    Query head n reads key/value head m = n // (N / K): ``num_kv_heads=1`` is multi-query attention
-    (Shazeer 2019, arXiv 1911.02150), anything between 1 and N grouped-query attention (Ainslie et
+    Call it with ``keys = query`` for self-attention, with another sequence for cross-attention.
+    Query head n reads key/value head m = n // (N / K). ``num_kv_heads=1`` is multi-query attention
+    (Shazeer 2019, arXiv 1911.02150), a number between 1 and N grouped-query attention (Ainslie et
     al. 2023, arXiv 2305.13245). Biases and sinks start at 0.
+
+    Indices passed to ``score_mod`` and ``mask_mod`` are absolute: keys count from 0, queries have
+    ``positions`` (0 .. T-1 if None).
 
     Args:
       dim, key_dim, value_dim, out_dim: widths of queries, keys, values and the result. ``key_dim``
         and ``out_dim`` are ``dim`` if None, ``value_dim`` is ``key_dim``.
       head_dim: H; ``dim / num_heads`` if None.
-      use_bias: q, k, v and the result get a bias. A row that may attend nowhere is then that of the
-        result instead of 0. ``out_bias`` says otherwise for the result.
-      kernel_init, out_init: first values of W_q, W_k, W_v and of W_o; Glorot-uniform if not given.
-      qk_norm: makes a norm of width H for queries and one for keys, before any turning
-        (``RMSNorm``, as in Dehghani et al. 2023, arXiv 2302.05442, section 2).
-      rotary: turns queries and keys by their positions.
-      score_mod: ``score_mod(score, b, n, q, k)``; ``ALiBi`` and ``T5RelativeBias`` are ready ones.
-      mask_mod: ``mask_mod(b, n, q, k)``, which joins the mask of the call: ``masks.causal()``,
-        ``masks.sliding_window(w)``.
+      use_bias: projections of q, k, v and the result have biases. The output of a row that may
+        attend nowhere is then the output bias instead of 0.
+      out_bias: whether the output projection has a bias; ``use_bias`` if None.
+      kernel_init, out_init: initializers of W_q, W_k, W_v and of W_o; Glorot-uniform by default.
+      qk_norm: constructor of the norms of width H of queries and keys, applied before rotary
+        embedding (``RMSNorm``, as in Dehghani et al. 2023, arXiv 2302.05442, section 2).
+      rotary: rotary embedding of queries and keys.
+      score_mod: ``score_mod(score, b, n, q, k)``, such as ``ALiBi`` or ``T5RelativeBias``.
+      mask_mod: ``mask_mod(b, n, q, k)``, combined with the mask of the call, such as
+        ``masks.causal()`` or ``masks.sliding_window(w)``.
       scale: factor on q . k; 1/sqrt(H) if None, 1.0 for T5.
-      sinks: a learned logit per head joins the softmax without a value; rows sum to less than 1.
-      dropout: rate of dropped weights wherever a ``dropout_key`` is given.
-
-    The indices that ``score_mod`` and ``mask_mod`` see are absolute: keys count from 0, queries
-    stand at ``positions`` (0..T-1 if None).
+      sinks: a learned logit per head, without a value, joins the softmax; rows sum to less than 1.
+      dropout: dropout rate of the weights, applied only where a ``dropout_key`` is given.
     """
 
     takes_score_mod = True
@@ -141,7 +142,11 @@ class MultiHeadAttention(Attention):
 
     @classmethod
     def from_config(cls, config: MultiHead, site: Site, *, rngs: nnx.Rngs) -> "MultiHeadAttention":
-        """See ``Attention``; a window is for a sequence that reads itself."""
+        """Build the module of a config line for its place in a model (see ``Attention``).
+
+        Raises:
+          ValueError: a window is set for cross-attention.
+        """
         window = None
         if config.window is not None:
             if not site.is_self:
@@ -161,12 +166,12 @@ class MultiHeadAttention(Attention):
 
     @property
     def head_groups(self) -> int:
-        """Number of key/value heads, each of which stays on one device of the tensor axis."""
+        """Number of key/value heads; each stays on one device of the tensor axis."""
         return self.num_kv_heads
 
     @property
     def contract_exceptions(self) -> dict[str, str]:
-        """What the contract kit does not find, and why."""
+        """Tests of the contract kit that do not apply, with the reason."""
         reasons = {
             "weights times values": "values are projected before they are weighed, and the result",
             "convex hull": "the hull is that of projected values, before the result is projected",
@@ -192,9 +197,9 @@ class MultiHeadAttention(Attention):
         mask: Bool[Array, "#B #N #T #S"] | None = None,
         positions: Int[Array, "#B S"] | None = None,
     ) -> Memory:
-        """Project keys and values; the heads lie side by side in the last axis.
+        """Project keys and values; heads are concatenated along the last axis.
 
-        ``positions`` are those by which keys turn, 0 .. S-1 if None.
+        ``positions`` are the rotary positions of the keys, 0 .. S-1 if None.
         """
         keys, values = check_and_zero_padding(keys, values, mask)
         k = self._keys(keys, _from_zero(keys) if positions is None else positions, keys.shape[1])
@@ -212,10 +217,11 @@ class MultiHeadAttention(Attention):
         score_mod: ScoreFunction | None = None,
         rope_positions: Positions | None = None,
     ) -> Any:
-        """Read a prepared memory; with a ``WeightRequest`` its ``WeightReport`` comes beside.
+        """Read a prepared memory with T queries (see ``Attention``).
 
-        ``mask_mod`` joins the module's, ``score_mod`` takes the place of the module's.
-        ``rope_positions`` are those by which queries turn, where masks and scores count others.
+        ``mask_mod`` is combined with the module's own, ``score_mod`` replaces it.
+        ``rope_positions`` are the rotary positions of the queries, if they differ from the
+        ``positions`` that masks and scores use.
         """
         S = memory.keys.shape[1]
         q = self._queries(query, positions if rope_positions is None else rope_positions, S)
@@ -238,10 +244,11 @@ class MultiHeadAttention(Attention):
         score_mod: ScoreFunction | None = None,
         **more: Any,
     ) -> Any:
-        """See ``Attention``; ``mask`` may also be a function of indices, which costs no memory.
+        """Attend from queries to keys; ``mask`` may also be a function, which needs no memory.
 
-        Queries and keys turn by ``positions`` and ``key_positions``; masks and scores count the
-        rows and columns of the arrays.
+        ``mask`` is then a function of indices (``ops.masks``). Rotary embedding uses ``positions``
+        and ``key_positions``; masks and scores use row and column indices. See ``Attention`` for
+        the rest.
         """
         function, array = (mask, None) if callable(mask) else (None, mask)
         return self.attend(
@@ -263,7 +270,7 @@ class MultiHeadAttention(Attention):
         valid: Bool[Array, "B T"] | None,
         mask: MaskFunction | None,
     ) -> MaskFunction | None:
-        """See ``Attention``: a function of indices, which costs no memory."""
+        """Return the mask of self-attention as a function of indices, which needs no memory."""
         past, real = causal() if is_causal else None, None if valid is None else padding(valid)
         return joined(past, real, mask)
 
@@ -274,10 +281,10 @@ class MultiHeadAttention(Attention):
         dtype: Any = jnp.float32,
         cache: caches.Kind = "plain",
     ) -> AnyCache:
-        """Room for ``max_length`` positions of self-attention.
+        """Return an empty cache of ``max_length`` positions for self-attention.
 
-        ``cache="window"`` keeps no more than a ``sliding_window`` looks back at, "int8" everything
-        in a quarter of the space.
+        ``cache="window"`` keeps only the keys within the ``sliding_window``; ``cache="int8"`` keeps
+        all, in a quarter of the memory of float32.
         """
         window = None
         if isinstance(self.mask_mod, Window) and self.mask_mod.left is not None:
@@ -295,9 +302,10 @@ class MultiHeadAttention(Attention):
         return_weights: Asked = False,
         score_mod: ScoreFunction | None = None,
     ) -> tuple[Any, AnyCache]:
-        """See ``Attention``: queries and keys turn by ``positions``, masks and scores count slots.
+        """Run causal self-attention for the next T positions over the cache and themselves.
 
-        The weights of a window's cache are those of its slots.
+        Rotary embedding uses ``positions``; masks and scores use cache slots. With a window cache,
+        the weights have one column per key returned by the cache. See ``Attention`` for the rest.
         """
         if self.key_dim != self.dim:
             raise ValueError(f"key_dim={self.key_dim}, but self-attention needs dim={self.dim}")
@@ -355,7 +363,7 @@ class MultiHeadAttention(Attention):
         mask_mod: MaskFunction | None,
         places: Places | None = None,
     ) -> Bool[Array, "#B #N #T #S"] | MaskFunction | None:
-        """The module's mask and the call's; a function, free of memory, if there is no array."""
+        """Combine the module's mask with that of the call; a function if neither is an array."""
         function = joined(self.mask_mod, mask_mod)
         if function is None:
             return mask
@@ -402,7 +410,7 @@ class MultiHeadAttention(Attention):
 def _weigh(
     weights: Float[Array, "B N T S"], v: Float[Array, "B S K Hv"]
 ) -> Float[Array, "B T N Hv"]:
-    """Weights times values, written out; a value that is not finite counts as 0."""
+    """Return weights times values; a value that is not finite counts as 0."""
     B, N, T, S = weights.shape
     grouped = weights.reshape(B, v.shape[2], N // v.shape[2], T, S)
     values = finite_or_zero(v).astype(weights.dtype)
@@ -410,7 +418,7 @@ def _weigh(
 
 
 def _holds_no_arrays(name: str, function: Any) -> None:
-    """A module's arrays are parameters; one hidden in a function would be lost in a checkpoint."""
+    """Raise a ValueError if a function holds arrays: a checkpoint would not save them."""
     leaves = [] if isinstance(function, nnx.Module) else jax.tree.leaves(function)
     if any(isinstance(leaf, jax.Array) for leaf in leaves):
         raise ValueError(
@@ -426,7 +434,7 @@ def _from_zero(x: Float[Array, "B T D"]) -> Int[Array, "1 T"]:
 def _placed_mask(
     mask_mod: MaskFunction, positions: Positions, places: Places | None
 ) -> MaskFunction:
-    """The mask with query row i standing at ``positions[b, i]``, key j at ``places[b, j]``."""
+    """Return the mask with query row i at ``positions[b, i]`` and key j at ``places[b, j]``."""
     return lambda b, n, q, k: mask_mod(b, n, _at(positions, b, q), _at(places, b, k))
 
 

@@ -15,17 +15,20 @@ Score = Literal["dot", "scaled_dot", "general", "concat"]
 
 
 class MultiplicativeAttention(Attention):
-    """Luong's content-based scores; ``score`` is one of
+    """Multiplicative attention with one of Luong's content-based scores.
+
+    ``score`` selects one of:
 
     - ``dot``: q . k (equal widths, no 1/sqrt(D) in the paper);
-    - ``scaled_dot``: q . k / sqrt(D) (Vaswani et al. 2017, eq. 1, without projections);
+    - ``scaled_dot``: score = q . k / sqrt(D) (Vaswani et al. 2017, eq. 1, without projections);
     - ``general``: q . W_a k;
-    - ``concat``: v_a . tanh(W_a [q ; k]). All of W_a is learned here; the paper's own weak result
-      comes from a block that was fixed to the identity.
+    - ``concat``: v_a . tanh(W_a [q ; k]). All of W_a is learned here; in the paper a block of it
+      was fixed to the identity, which explains the weak result reported there.
 
-    Weights W_a and v_a start uniform in [-0.1, 0.1] (section 4.1). One head, weights ``B 1 T S``.
-    ``concat`` has ``width`` hidden units (``query_dim`` if None); the other scores have no width.
-    ``normalise`` makes weights of logits and mask: ``sparsemax`` and ``entmax15`` are others.
+    W_a and v_a start uniform in [-0.1, 0.1] (section 4.1). One head, weights ``B 1 T S``. ``width``
+    is the number of hidden units of ``concat`` (``query_dim`` if None); the other scores ignore it.
+    ``normalise`` is a function from logits and mask to weights, such as ``sparsemax`` or
+    ``entmax15``; softmax by default.
     """
 
     def __init__(
@@ -58,7 +61,7 @@ class MultiplicativeAttention(Attention):
             self.score_kernel = nnx.Param(init(rngs.params(), (width,)))
 
     def prepare_keys(self, keys: Float[Array, "B S D"]) -> Float[Array, "B S K"]:
-        """Apply what depends on keys alone: W_a k (general), the key half of W_a (concat)."""
+        """Apply the projection of the keys: W_a k (general), or the key half of W_a (concat)."""
         if self.score == "general":
             return keys @ self.kernel[...].T
         return keys @ self.key_kernel[...] if self.score == "concat" else keys
@@ -66,7 +69,7 @@ class MultiplicativeAttention(Attention):
     def scores(
         self, query: Float[Array, "B T D"], memory: Memory, positions: Positions | None = None
     ) -> Float[Array, "B 1 T S"]:
-        """Return the logits before mask and softmax: content alone, whatever the positions."""
+        """Return the logits before mask and softmax; ``positions`` have no effect."""
         if self.score == "concat":
             projected = jnp.einsum("btd,dw->btw", query, self.query_kernel[...])
             hidden = jnp.tanh(projected[:, :, None, :] + memory.keys[:, None, :, :])
@@ -77,9 +80,9 @@ class MultiplicativeAttention(Attention):
 
 
 class LocationAttention(Attention):
-    """Luong's location-based function (eq. 8): weights = softmax(W_a q), whatever the keys hold.
+    """Luong's location-based function (eq. 8): weights = softmax(W_a q), independent of the keys.
 
-    The length is a parameter: W_a has ``max_length`` columns, cut to S. Longer keys are an error.
+    W_a has ``max_length`` columns, of which the first S are used. More keys are a ValueError.
     """
 
     contract_exceptions: ClassVar[dict[str, str]] = {
@@ -94,7 +97,7 @@ class LocationAttention(Attention):
         self.kernel = nnx.Param(_uniform(rngs.params(), (query_dim, max_length)))
 
     def prepare_keys(self, keys: Float[Array, "B S D"]) -> Float[Array, "B S K"]:
-        """Refuse keys that have no column; their content does not matter."""
+        """Return the keys unchanged; raise a ValueError if there are more than ``max_length``."""
         if keys.shape[1] > self.max_length:
             raise ValueError(
                 f"keys has length S={keys.shape[1]}, but location-based attention was built for "
@@ -105,7 +108,7 @@ class LocationAttention(Attention):
     def scores(
         self, query: Float[Array, "B T D"], memory: Memory, positions: Positions | None = None
     ) -> Float[Array, "B 1 T S"]:
-        """Return the logits before mask and softmax; the query says where to look."""
+        """Return the logits before mask and softmax, which depend on the query only."""
         logits = jnp.einsum("btd,dl->btl", query, self.kernel[...])[:, None]
         return columns_of(logits, memory.values.shape[1], memory.positions)
 

@@ -1,8 +1,8 @@
 """Positional attention: PARec and FPARec, Luo, He, Zhang and Xu 2024 (arXiv 2407.02793).
 
-The length is a parameter of both: slot i of one sequence means what slot i of another means
-(sequences of items are padded on the *left*, so that the last slot is the newest item), and there
-is nothing to extrapolate with beyond ``max_length``.
+Logits are parameters of pairs of positions ("slots"), up to ``max_length``, and cannot extrapolate
+beyond it. A slot has the same meaning in every sequence: sequences of items are padded on the
+*left*, so that the last slot is the newest item.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ CONTENT_FREE = {
 class SlotAttention(Attention):
     """Attention whose logits belong to slots: column i is that of the key at position i.
 
-    A sequence that is packed behind another, or padded on the left, counts its own positions.
+    A sequence that follows another in a packed row, or padding on the left, has its own positions.
     """
 
     asks_keys = False
@@ -47,7 +47,7 @@ class SlotAttention(Attention):
     value: Projection
 
     def prepare_keys(self, keys: Float[Array, "B S D"]) -> Float[Array, "B S K"]:
-        """Keep nothing of the keys: their places count."""
+        """Return keys of width 0: only the positions of keys matter."""
         _fits("keys", keys.shape[1], self.max_length)
         return keys[..., :0]
 
@@ -58,13 +58,13 @@ class SlotAttention(Attention):
     def slot_scores(
         self, query: Float[Array, "B T D"], slots: Positions
     ) -> Float[Array, "#B N T L"]:
-        """Return a logit for each slot, of queries that stand at ``slots``."""
+        """Return one logit per slot for queries at positions ``slots``."""
         raise NotImplementedError(f"{type(self).__name__}.slot_scores")
 
     def scores(
         self, query: Float[Array, "B T D"], memory: Memory, positions: Positions | None = None
     ) -> Float[Array, "B N T S"]:
-        """See ``Attention``: the slots are the positions of queries and keys."""
+        """Return the logits of the positions of queries and keys."""
         logits = self.slot_scores(query, self._slots(query, positions))
         S = memory.values.shape[1]
         logits = columns_of(logits, S, memory.positions).astype(compute_dtype(query))
@@ -73,7 +73,7 @@ class SlotAttention(Attention):
     def weigh(
         self, query: Float[Array, "B T D"], memory: Memory, positions: Positions | None
     ) -> tuple[Float[Array, "B N T S"], Bool[Array, "#B #N #T #S"] | None]:
-        """See ``Attention``; the module's own mask counts positions, too."""
+        """Return the weights; the module's own mask uses positions as the logits do."""
         logits, visible = self.scores(query, memory, positions), memory.mask
         if self.mask_mod is not None:
             mask_mod, slots, keys = self.mask_mod, self._slots(query, positions), memory.positions
@@ -98,14 +98,15 @@ class SlotAttention(Attention):
 class PositionalAttention(SlotAttention):
     """PARec: softmax(R_n / sqrt(H) / temperature) x W_V with one learned logit per pair of slots.
 
-    Luo, He, Zhang and Xu 2024 (arXiv 2407.02793); R is ``N L L`` and starts at N(0, 0.01^2), cut
-    at two deviations: all slots weigh about alike at first. Heads are concatenated, and there is no
-    output projection. The paper adds the (normalised) query to the result: that is for the block
-    around this. All sequences have the same weights; queries and keys count by their slot alone.
+    Luo, He, Zhang and Xu 2024 (arXiv 2407.02793); R is ``N L L`` and starts at N(0, 0.01^2),
+    truncated at two standard deviations: weights are nearly uniform at first. Heads are
+    concatenated, and there is no output projection. The paper adds the (normalised) query to the
+    result: here that is left to the surrounding block. Weights depend on slots only, so all
+    sequences have the same weights.
 
     Args:
       max_length: L, the number of slots.
-      mask_mod: joins the mask of the call; causal in the paper.
+      mask_mod: combined with the mask of the call; causal in the paper.
     """
 
     contract_exceptions: ClassVar[dict[str, str]] = PROJECTED | CONTENT_FREE
@@ -129,7 +130,7 @@ class PositionalAttention(SlotAttention):
 
     @classmethod
     def from_config(cls, config: Any, site: Site, *, rngs: nnx.Rngs) -> Attention:
-        """See ``Attention``; as wide as what is read, for queries are not looked at."""
+        """Build the module with the width of the values, since queries are not read."""
         site = dataclasses.replace(site, query_dim=site.value_dim)
         return cls.by_name(config, site, rngs=rngs)
 
@@ -143,8 +144,9 @@ class PositionalAttention(SlotAttention):
 class FactorisedPositionalAttention(PositionalAttention):
     """FPARec: as ``PositionalAttention`` with R = B_1 B_2^T, B_1 and B_2 of ``N L rank``.
 
-    Luo, He, Zhang and Xu 2024 (arXiv 2407.02793): 2 L rank numbers a head, not L^2. Entries of
-    B start at N(0, (0.1 / rank^(1/4))^2), which gives R a deviation of 0.01 whatever the rank.
+    Luo, He, Zhang and Xu 2024 (arXiv 2407.02793): 2 L rank parameters per head, not L^2. Entries of
+    B start at N(0, (0.1 / rank^(1/4))^2), which gives R a standard deviation of 0.01 for every
+    rank.
     """
 
     def __init__(
@@ -179,7 +181,7 @@ class FactorisedPositionalAttention(PositionalAttention):
 def rows_of(
     table: nnx.Variable, slots: Positions, query: Float[Array, "B T D"]
 ) -> Float[Array, "#B N T R"]:
-    """Return the rows of an ``N L R`` table that belong to the slots, in the dtype of logits."""
+    """Return the rows of an ``N L R`` table at the given slots, in the dtype of logits."""
     return jnp.moveaxis(table[...][:, slots], 1, 0).astype(compute_dtype(query))
 
 
@@ -192,7 +194,7 @@ def _fits(name: str, length: int, max_length: int) -> None:
 
 
 def truncated_normal(rngs: nnx.Rngs, shape: tuple[int, ...], std: float) -> Float[Array, "..."]:
-    """Normal numbers, redrawn beyond two deviations."""
+    """Sample a normal distribution of mean 0, truncated at two standard deviations."""
     return std * jax.random.truncated_normal(rngs.params(), -2.0, 2.0, shape, jnp.float32)
 
 
@@ -203,7 +205,7 @@ def _scale(head_dim: int, temperature: float) -> float:
 
 
 def checked_rank(rank: int) -> int:
-    """The rank, or a ValueError."""
+    """Return the rank, or raise a ValueError if it is below 1."""
     if rank < 1:
         raise ValueError(f"rank={rank}; wanted at least 1")
     return rank

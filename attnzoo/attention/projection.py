@@ -1,4 +1,4 @@
-"""What attention modules share around the attention: linear maps, norms, and heads."""
+"""Parts shared by attention modules: linear maps, norms, and splitting into heads."""
 
 import jax
 import jax.numpy as jnp
@@ -15,18 +15,18 @@ glorot_uniform = jax.nn.initializers.glorot_uniform()
 
 
 def glorot_per_head(rngs: nnx.Rngs, shape: tuple[int, int, int]) -> Float[Array, "N H F"]:
-    """A matrix per head, each with the variance it would have alone."""
+    """Initialise one matrix per head, each with the Glorot variance of a single matrix."""
     init = jax.nn.initializers.glorot_uniform(batch_axis=0)
     return init(rngs.params(), shape, jnp.float32)
 
 
 def like(parameter: nnx.Param, x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """A parameter in the dtype of the input."""
+    """Return a parameter in the dtype of the input."""
     return parameter[...].astype(x.dtype)
 
 
 class Projection(nnx.Module):
-    """x W (+ b) in the dtype of x. W starts Glorot-uniform if no other start is given, b at 0."""
+    """Linear map x W (+ b) in the dtype of x; W starts Glorot-uniform by default, b at 0."""
 
     def __init__(
         self,
@@ -46,9 +46,10 @@ class Projection(nnx.Module):
 
 
 class RMSNorm(nnx.Module):
-    """x / sqrt(mean(x^2) + eps) * g over the last axis; the mean is in float32, g starts at 1.
+    """Root-mean-square norm x / sqrt(mean(x^2) + eps) * g over the last axis.
 
-    Zhang and Sennrich 2019 (arXiv 1910.07467), equation 4.
+    The mean is computed in float32; g starts at 1. Zhang and Sennrich 2019 (arXiv 1910.07467),
+    equation 4.
     """
 
     def __init__(self, dim: int, *, eps: float = 1e-6, rngs: nnx.Rngs):
@@ -62,9 +63,10 @@ class RMSNorm(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """(x - mean) / sqrt(variance + eps) * g + b over the last axis; statistics in float32.
+    """Layer norm (x - mean) / sqrt(variance + eps) * g + b over the last axis.
 
-    Ba, Kiros and Hinton 2016 (arXiv 1607.06450), equation 4. g starts at 1, b at 0.
+    Statistics are computed in float32; g starts at 1, b at 0. Ba, Kiros and Hinton 2016
+    (arXiv 1607.06450), equation 4.
     """
 
     def __init__(self, dim: int, *, eps: float = 1e-6, rngs: nnx.Rngs):
@@ -79,18 +81,18 @@ class LayerNorm(nnx.Module):
 
 
 def standardise(x: Float[Array, "*batch D"], eps: float = 1e-6) -> Float[Array, "*batch D"]:
-    """Mean 0 and variance 1 along the last axis."""
+    """Normalise to mean 0 and variance 1 along the last axis."""
     centred = x - jnp.mean(x, axis=-1, keepdims=True)
     return centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + eps)
 
 
 def split_heads(x: Float[Array, "B L F"], num_heads: int) -> Float[Array, "B L N H"]:
-    """Cut the last axis into heads of equal size."""
+    """Split the last axis into heads of equal size."""
     return x.reshape(*x.shape[:2], num_heads, x.shape[2] // num_heads)
 
 
 def join_heads(x: Float[Array, "B L N H"]) -> Float[Array, "B L F"]:
-    """Lay the heads side by side."""
+    """Concatenate the heads along the last axis."""
     return x.reshape(*x.shape[:2], x.shape[2] * x.shape[3])
 
 
@@ -99,9 +101,9 @@ def read_heads(
     values: Float[Array, "B S F"],
     visible: Bool[Array, "#B #N #T #S"] | None,
 ) -> Float[Array, "B T F"]:
-    """Each head reads its part of the values; the results lie side by side, in the values' dtype.
+    """Weigh each head's slice of the values, and concatenate the results in the values' dtype.
 
-    NaN or inf in a value reaches the rows that may attend to it, and no other.
+    NaN or inf in a value reaches only the rows that may attend to it.
     """
     v = split_heads(values, weights.shape[1])
     out = jnp.einsum("bnts,bsnh->btnh", weights, finite_or_zero(v).astype(weights.dtype))
@@ -112,7 +114,7 @@ def read_heads(
 
 
 def divided(name: str, total: int, count_name: str, count: int) -> int:
-    """``total / count``, or a ValueError that names both arguments."""
+    """Return ``total / count``, or raise a ValueError that names both arguments."""
     if count < 1 or total % count:
         raise ValueError(f"{name}={total} is not divisible by {count_name}={count}")
     return total // count

@@ -1,6 +1,6 @@
-"""Score modifiers that a module can hold: ALiBi, and T5's learned bias per distance.
+"""Score modifiers for attention modules: ALiBi, and T5's learned bias per distance.
 
-Both are called as every score modifier, ``(score, b, n, q, k)``; see ``attnzoo.ops.score_mods``.
+Both are called as ``(score, b, n, q, k)``, like every score modifier (``attnzoo.ops.score_mods``).
 """
 
 import dataclasses
@@ -18,7 +18,10 @@ Index = Int[Array, "..."]
 
 @dataclasses.dataclass(frozen=True)
 class ALiBi:
-    """-slope_n |q - k| (Press et al. 2022, arXiv 2108.12409, section 3); nothing is learned."""
+    """ALiBi: adds -slope_n |q - k| to scores, without parameters.
+
+    Press et al. 2022 (arXiv 2108.12409), section 3.
+    """
 
     num_heads: int
 
@@ -27,11 +30,12 @@ class ALiBi:
 
 
 class T5RelativeBias(nnx.Module):
-    """One learned scalar per head and bucket of k - q (Raffel et al. 2020, arXiv 1910.10683, 2.1).
+    """T5's relative bias: one learned scalar per head and bucket of k - q.
 
-    T5 does not divide q . k by sqrt(H): give the attention ``scale=1.0``. A decoder is not
-    bidirectional. T5 shares the table of its first layer among all layers of a stack: pass one
-    instance to each. The table starts at N(0, 1 / model width) in T5; here at N(0, ``std``^2).
+    Raffel et al. 2020 (arXiv 1910.10683), section 2.1. T5 does not divide q . k by sqrt(H): pass
+    ``scale=1.0`` to the attention. A decoder uses ``bidirectional=False``. T5 shares one table
+    among all layers of a stack: pass the same instance to each. The table starts at N(0,
+    ``std``^2); T5 uses N(0, 1 / model width).
     """
 
     def __init__(

@@ -20,8 +20,8 @@ SetMask = Bool[Array, "#B 1 1 #S"]
 class MAB(Attention):
     """Multihead attention block: LN(H + rFF(H)) with H = LN(X + MultiHead(X, Y, Y)) (eqs. 6, 7).
 
-    rFF is ReLU(H W + b) W' + b', on each row. As any attention: X is the query, Y the keys.
-    ``SAB(X) = MAB(X, X)`` (eq. 8). The result is not 0 where nothing may be attended to: X remains.
+    rFF is ReLU(H W + b) W' + b', on each row. X is the query and Y the keys; ``SAB(X) = MAB(X, X)``
+    (eq. 8). A row that may attend nowhere is not 0, since X is added.
     """
 
     takes_perturbation = False
@@ -57,7 +57,7 @@ class MAB(Attention):
         mask: Bool[Array, "#B #N #T #S"] | None = None,
         positions: Int[Array, "#B S"] | None = None,
     ) -> Memory:
-        """Prepare Y as its attention does."""
+        """Prepare the keys Y."""
         return self.attention.prepare(keys, values, mask=mask)
 
     def attend(
@@ -69,7 +69,7 @@ class MAB(Attention):
         return_weights: Asked = False,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Any:
-        """Read a prepared memory. ``positions`` is ignored: a set has none."""
+        """Read a prepared memory; ``positions`` are ignored, since a set has none."""
         result = self.attention.attend(
             query, memory, return_weights=return_weights, dropout_key=dropout_key
         )
@@ -83,7 +83,7 @@ class MAB(Attention):
 class ISAB(nnx.Module):
     """Induced set attention: MAB(X, MAB(I, X)) with m learned points I, in O(T m) (eqs. 9, 10).
 
-    Equivariant: permuted elements give permuted results.
+    Equivariant: permuting the elements permutes the results.
     """
 
     def __init__(self, dim: int, num_heads: int, num_points: int, *, rngs: nnx.Rngs):
@@ -98,11 +98,12 @@ class ISAB(nnx.Module):
         mask: SetMask | None = None,
         return_weights: Asked = False,
     ) -> Any:
-        """``B S D`` -> ``B S D``. ``mask`` says which elements are real, ``valid[:, None, None]``.
+        """Apply the block, ``B S D`` -> ``B S D``.
 
-        With ``return_weights`` also those of both steps: ``B N m S`` and ``B N S m`` (or of both
-        what a ``WeightRequest`` asks). Their product
-        is not the influence of one element on another: there is a nonlinear block in between.
+        ``mask`` is ``valid[:, None, None]``, False at padding. ``return_weights`` adds the weights
+        of both steps, ``B N m S`` and ``B N S m``, or a report of each for a ``WeightRequest``.
+        Their product is not the influence of one element on another, because there is a nonlinear
+        block in between.
         """
         points = _repeat(self.points, x)
         if not return_weights:
@@ -113,7 +114,7 @@ class ISAB(nnx.Module):
 
 
 class PMA(nnx.Module):
-    """Pooling by attention: MAB(S, rFF(Z)) with k learned seeds S (eq. 11). Invariant."""
+    """Pooling by attention: MAB(S, rFF(Z)) with k learned seeds S (eq. 11); invariant."""
 
     def __init__(self, dim: int, num_heads: int, num_seeds: int = 1, *, rngs: nnx.Rngs):
         self.seeds = nnx.Param(_learned(rngs, num_seeds, dim))
@@ -128,7 +129,7 @@ class PMA(nnx.Module):
         mask: SetMask | None = None,
         return_weights: Asked = False,
     ) -> Any:
-        """``B S D`` -> ``B k D``, with the weights ``B N k S`` beside it if ``return_weights``."""
+        """Pool ``B S D`` to ``B k D``, with the weights ``B N k S`` if ``return_weights``."""
         x = self.out(jax.nn.relu(self.hidden(x)))
         return self.pool(_repeat(self.seeds, x), x, mask=mask, return_weights=return_weights)
 
@@ -137,7 +138,8 @@ class LatentReader(nnx.Module):
     """Perceiver's cross-attention: k learned latents read an input of any length and width.
 
     Jaegle et al. 2021, section 3.1 and appendix: pre-norm, Z <- Z + MHA(LN(Z), LN(x)), then
-    Z <- Z + MLP(LN(Z)) with GELU. Cost O(k S). A row with nothing to read keeps its latents.
+    Z <- Z + MLP(LN(Z)) with GELU. Cost O(k S). Where all inputs are masked, attention adds nothing
+    to the latents.
     """
 
     def __init__(
@@ -167,7 +169,7 @@ class LatentReader(nnx.Module):
         mask: SetMask | None = None,
         return_weights: Asked = False,
     ) -> Any:
-        """``B S C`` -> ``B k D``. ``latents`` are an earlier layer's; the learned if None."""
+        """Read ``B S C`` into ``latents``, ``B k D``; into the learned ones if None."""
         z = _repeat(self.latents, x) if latents is None else latents
         keys = self.input_norm(x)
         result = self.attention(self.latent_norm(z), keys, mask=mask, return_weights=return_weights)

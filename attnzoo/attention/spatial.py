@@ -1,4 +1,4 @@
-"""Spatial attention: CBAM's spatial gate. One weight per place, the same in every channel."""
+"""Spatial attention (CBAM's spatial gate): one weight per place, the same in every channel."""
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +9,11 @@ from attnzoo.attention.convolutional import Gate
 
 
 class SpatialGate(Gate):
-    """g = sigmoid(BN(conv_7x7([max_C x ; mean_C x]))): where, whatever the channel.
+    """g = sigmoid(BN(conv_7x7([max_C x ; mean_C x]))), one weight per place.
 
-    Woo et al., ECCV 2018 (arXiv 1807.06521), equation 3, with the batch norm, the missing bias and
-    the order (max, mean) of the authors' code; equation 3 has (mean, max) and no norm. Weights are
-    ``B h w 1``. Takes any number of channels, in any order.
+    Woo et al., ECCV 2018 (arXiv 1807.06521), equation 3, with batch norm, no bias, and the order
+    (max, mean), as in the authors' code; equation 3 has (mean, max) and no norm. Weights are ``B h
+    w 1``. Takes any number of channels; their order has no effect.
     """
 
     def __init__(self, kernel_size: int = 7, *, rngs: nnx.Rngs):
@@ -25,7 +25,7 @@ class SpatialGate(Gate):
     def weights(
         self, x: Float[Array, "B h w C"], *, use_running_average: bool = True
     ) -> Float[Array, "B h w 1"]:
-        """One weight per place."""
+        """Return one weight per place."""
         pooled = [jnp.max(x, axis=3, keepdims=True), jnp.mean(x, axis=3, keepdims=True)]
         logits = self.convolution(jnp.concatenate(pooled, axis=3))
         return jax.nn.sigmoid(self.norm(logits, use_running_average=use_running_average))

@@ -1,4 +1,4 @@
-"""Structured self-attention: a sentence as a few weighted sums of its states."""
+"""Structured self-attention: a sentence embedding of several weighted sums of states."""
 
 from typing import Any
 
@@ -17,12 +17,12 @@ class StructuredSelfAttention(nnx.Module):
     """A = softmax(W_s2 tanh(W_s1 H^T)) over the tokens; the embedding is M = A H, a row per hop.
 
     Lin et al., ICLR 2017 (arXiv 1703.03130), equations 6 and 7. There is no query: each row of W_s2
-    is one that was learned. Hops are the heads of the weights: ``B N 1 S`` with ``N = hops``.
-    ``hop_overlap(weights)`` is the penalty that keeps hops apart.
+    is a learned query. Hops are the heads of the weights: ``B N 1 S`` with ``N = hops``.
+    ``hop_overlap(weights)`` is the penalty for hops with equal weights.
 
     Args:
-      width: of the hidden layer (d_a).
-      hops: rows of the embedding (r).
+      width: hidden width (d_a).
+      hops: number of rows of the embedding (r).
     """
 
     def __init__(self, input_dim: int, width: int = 350, hops: int = 30, *, rngs: nnx.Rngs):
@@ -38,10 +38,10 @@ class StructuredSelfAttention(nnx.Module):
         *,
         return_weights: Asked = False,
     ) -> Any:
-        """The embedding ``B N D`` of each sentence; with ``return_weights`` the weights ``B N 1 S``
-        beside it, or what a ``WeightRequest`` asks of them.
+        """Return the embedding ``B N D`` of each sentence.
 
-        ``valid`` is False at padding; a sentence of nothing else gives zeros.
+        ``valid`` is False at padding; a sentence of padding only gives zeros. ``return_weights``
+        adds the weights ``B N 1 S``, or a report of them for a ``WeightRequest``.
         """
         mask = None if valid is None else valid[:, None, None, :]
         states, _ = check_and_zero_padding(states, None, mask)
@@ -52,10 +52,10 @@ class StructuredSelfAttention(nnx.Module):
 
 
 def hop_overlap(weights: Float[Array, "B N 1 S"]) -> Float[Array, "B"]:
-    """The penalty ||A A^T - I||_F^2 of each sentence (equation 8).
+    """Return the penalty ||A A^T - I||_F^2 of each sentence (equation 8).
 
-    0 if and only if the hops look at distinct single tokens. For N equal uniform rows over S tokens
-    it is N (N - 1) / S^2 + N (1 - 1/S)^2.
+    0 if and only if each hop attends to a single token, different from those of the others. For N
+    equal uniform rows over S tokens it is N (N - 1) / S^2 + N (1 - 1/S)^2.
     """
     rows = weights[:, :, 0].astype(compute_dtype(weights))
     products = jnp.einsum("bns,bms->bnm", rows, rows)

@@ -1,4 +1,4 @@
-"""The Synthesizer: Tay et al. 2021 (arXiv 2005.00743), logits that no key is asked for."""
+"""The Synthesizer: Tay et al. 2021 (arXiv 2005.00743), logits that do not depend on keys."""
 
 from typing import Literal, get_args
 
@@ -23,7 +23,7 @@ Variant = Literal["dense", "factorised_dense", "random", "fixed_random", "factor
 
 
 class Synthesizer(SlotAttention):
-    """Section 3 of the paper: synthesised logits in place of q . k.
+    """Attention with synthesised logits in place of q . k (section 3 of the paper).
 
     - ``dense``: W_2 relu(W_1 x + b_1) + b_2 of each query token x, one logit per slot;
     - ``factorised_dense``: two short vectors a, b of x; logit of slot i is a[i // |b|] b[i % |b|],
@@ -82,19 +82,19 @@ class Synthesizer(SlotAttention):
 
     @property
     def contract_exceptions(self) -> dict[str, str]:
-        """What the contract kit does not find, and why."""
+        """Tests of the contract kit that do not apply, with the reason."""
         if "random" in self.variant:
             return PROJECTED | CONTENT_FREE
         return PROJECTED | {"keys are exchangeable": CONTENT_FREE["keys are exchangeable"]}
 
     def result(self, context: Float[Array, "B T Dv"]) -> Float[Array, "B T Do"]:
-        """Project the heads that lie side by side."""
+        """Apply the output projection to the concatenated heads."""
         return self.out(context)
 
     def slot_scores(
         self, query: Float[Array, "B T D"], slots: Positions
     ) -> Float[Array, "#B N T L"]:
-        """Return a logit for each slot; the random kinds look at the slots of the queries alone."""
+        """Return one logit per slot; the random variants use only the slots of the queries."""
         B, T, _ = query.shape
         if self.variant == "dense":
             hidden = split_heads(jax.nn.relu(self.hidden(query)), self.num_heads)
@@ -113,5 +113,5 @@ class Synthesizer(SlotAttention):
 
 
 def _nearly_square(length: int) -> int:
-    """The largest divisor of ``length`` up to its root."""
+    """Return the largest divisor of ``length`` not above its square root."""
     return max(a for a in range(1, int(length**0.5) + 1) if length % a == 0)

@@ -1,4 +1,4 @@
-"""`align RUN_DIR`: word alignments read off the attention, scored, drawn and written."""
+"""`align RUN_DIR`: read word alignments from attention, score, draw and write them."""
 
 import argparse
 import sys
@@ -11,7 +11,7 @@ from attnzoo.errors import UserError
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     from attnzoo.alignment.symmetrize import HEURISTICS
     from attnzoo.cli.texts import add_pair_arguments
 
@@ -125,12 +125,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the scores, and the path of everything written."""
+    """Print the scores, and the path of everything written."""
     return run(lambda: _align(parse(argv)))
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """What can be said of the arguments before a run is loaded."""
+    """Check the arguments, as far as possible without loading a run."""
     from attnzoo.cli.common import require_positive
     from attnzoo.cli.texts import check_pair_arguments
 
@@ -231,7 +231,7 @@ def _align(arguments: argparse.Namespace) -> int:
 
 
 def _both_directions(forward: list, reader: Any, corpus: Any) -> dict[str, list]:
-    """Links of the reverse reader, and every combination with those of this direction."""
+    """Return links of the reverse reader, and every combination with those of this direction."""
     from attnzoo.alignment.symmetrize import HEURISTICS
     from attnzoo.cli.align_read import turned
 
@@ -244,7 +244,7 @@ def _both_directions(forward: list, reader: Any, corpus: Any) -> dict[str, list]
 
 
 def _eflomal(trained: Any, corpus: Any) -> dict[str, list]:
-    """Eflomal on the text the run was trained on together with the pairs to align."""
+    """Return eflomal's links; it is run on the training pairs together with the pairs to align."""
     from attnzoo.alignment.eflomal import align
     from attnzoo.alignment.symmetrize import symmetrize
 

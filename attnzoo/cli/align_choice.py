@@ -1,4 +1,4 @@
-"""Which layer, head and timing: the survey, and a choice on validation data."""
+"""Choice of layer, head and timing for alignment: a survey, and a choice on validation data."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ SHOWN = 3
 
 
 class Place(NamedTuple):
-    """A layer, a head (None: the mean of all) and the word that a step is credited to."""
+    """Layer, head (None: the mean of all) and the word that the weights of a step belong to."""
 
     layer: int
     head: int | None
@@ -28,7 +28,7 @@ Links = list[set[tuple[int, int]]]
 def links_by_place(
     translator: Any, sources: Sequence[str], targets: Sequence[str], level: str
 ) -> tuple[dict[Place, Links], list[Any]]:
-    """The links by every layer, head and timing, and one of the readings."""
+    """Return the links by every layer, head and timing, and the translator's last results."""
     found = translator.survey(sources, targets)
     links: dict[Place, Links] = {}
     results: list[Any] = []
@@ -44,7 +44,7 @@ def links_by_place(
 
 
 def survey(translator: Any, corpus: Any, name: str, arguments: Any) -> None:
-    """Print the alignment error rate of each layer and head, by which word is credited."""
+    """Print the alignment error rate of each layer and head, for both timings."""
     from attnzoo.alignment.choice import by_error_rate
 
     if corpus.links is None:
@@ -67,10 +67,10 @@ def survey(translator: Any, corpus: Any, name: str, arguments: Any) -> None:
 
 
 def choose(trained: Any, other: Any | None, arguments: Any) -> tuple[Place, Place | None]:
-    """The place of the run, and that of the run of the other direction, by validation data.
+    """Choose the place of the run, and of the run in the other direction, on validation data.
 
-    By "aer" each direction is scored on the validation part's links; by "agreement" the two places
-    whose links are most alike are taken.
+    With "aer" each direction is scored against the reference links of the validation part; with
+    "agreement" the two places with the most similar links are taken.
     """
     from attnzoo.alignment.choice import by_agreement, by_error_rate
 

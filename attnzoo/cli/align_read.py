@@ -1,4 +1,4 @@
-"""Readers of alignments: by attention or by erasure, of either direction."""
+"""Alignment readers: links from attention or from erasure, in either direction."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ METHODS = ("attention", "erasure")
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """A translator, and how links are read off what it gives.
+    """Translator with the settings for reading links from its attention.
 
     Attributes:
-      method: "attention", or "erasure" (``attnzoo.tasks.erasure``), whose rows are those of the
-        predicted word whatever ``timing`` says of attention.
+      method: "attention", or "erasure" (``attnzoo.tasks.erasure``), whose rows always belong to the
+        predicted word, whatever ``timing`` is.
       timing: "auto", "predicted" or "input".
       level: "word" or "token".
-      fill: what an erased word becomes.
+      fill: replacement of an erased word.
     """
 
     translator: Any
@@ -30,7 +30,7 @@ class Reader:
     fill: str = "zero"
 
     def read(self, sources: Sequence[str], targets: Sequence[str]) -> list[Any]:
-        """Known pairs; None where one is empty or too long."""
+        """Read known pairs; None for a pair that is empty or too long."""
         if self.method == "attention":
             return self.translator.force(sources, targets)
         from attnzoo.tasks.erasure import erase_words
@@ -38,7 +38,7 @@ class Reader:
         return erase_words(self.translator, sources, targets, fill=self.fill)
 
     def links(self, results: Sequence[Any]) -> list[set[tuple[int, int]]]:
-        """Links (source word, target word) of each; none of what was not read."""
+        """Return the links (source word, target word) of each result; no links for None."""
         return [
             set()
             if result is None
@@ -47,7 +47,7 @@ class Reader:
         ]
 
     def matrix(self, result: Any) -> np.ndarray:
-        """Between words; of erasure each row as shares of what the word loses in all."""
+        """Return the matrix between words; rows of erasure are shares of the word's loss."""
         from attnzoo.alignment.extract import row_shares
 
         matrix = self.translator.word_matrix(result, timing=self._credit)
@@ -59,12 +59,12 @@ class Reader:
 
 
 def turned(links: Sequence[set[tuple[int, int]]]) -> list[set[tuple[int, int]]]:
-    """Links of the other direction, as (source word, target word) of this one."""
+    """Convert links of the other direction to (source word, target word) of this one."""
     return [{(i, j) for j, i in pair} for pair in links]
 
 
 def check_words(found: Sequence[Any], corpus: Any) -> None:
-    """Reference links count whitespace-separated words: so must the run's tokenizers."""
+    """Raise a UserError unless the tokenizers split words at whitespace, as reference links do."""
     for result, source, target in zip(found, corpus.source, corpus.target, strict=True):
         if result is None:
             continue

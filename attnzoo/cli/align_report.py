@@ -1,4 +1,4 @@
-"""What `align` prints and draws: scores of links, numbers of matrices, pictures."""
+"""Output of `align`: scores of links, statistics of matrices, and pictures."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from attnzoo.errors import UserError
 
 
 def print_scores(rows: Mapping[str, list], corpus: Any, name: str, restrict: bool) -> None:
-    """Error rate, interval, precision and recall of each row of links, and of the diagonal."""
+    """Print error rate, interval, precision and recall of all links and the diagonal."""
     from attnzoo.alignment.scores import (
         bootstrap_interval,
         count_corpus,
@@ -39,7 +39,7 @@ def print_scores(rows: Mapping[str, list], corpus: Any, name: str, restrict: boo
 
 
 def print_shapes(matrices: Mapping[str, Sequence[np.ndarray]]) -> None:
-    """What the matrices look like, as means over sentences."""
+    """Print statistics of the matrices, as means over sentences."""
     from attnzoo.alignment.scores import matrix_shape
 
     print("matrices between words, means over sentences:")
@@ -53,9 +53,7 @@ def print_shapes(matrices: Mapping[str, Sequence[np.ndarray]]) -> None:
 
 
 def draw(seen: Mapping[str, tuple[np.ndarray, Any]], path: Path, links: Any = None) -> Path:
-    """Matrices of one pair by method, each with what it was read off, side by side as PNG and SVG;
-    the path of the PNG.
-    """
+    """Draw the matrices of one pair side by side, as PNG and SVG; return the PNG's path."""
     from attnzoo import plotting
 
     pictures = [
@@ -74,7 +72,7 @@ def draw(seen: Mapping[str, tuple[np.ndarray, Any]], path: Path, links: Any = No
 
 
 def search_settings(trained: Any) -> dict[str, Any]:
-    """How a run's config wants its translator to search."""
+    """Return the search settings of a run's config."""
     decoding, bound = trained.config.decoding, trained.model.max_target_length
     return {
         "beam": decoding.beam,
@@ -84,7 +82,7 @@ def search_settings(trained: Any) -> dict[str, Any]:
 
 
 def sentences(trained: Any, readers: Mapping[str, Any], arguments: argparse.Namespace) -> int:
-    """Translate what was typed, and draw each with what it was read off."""
+    """Translate the sentences of the command line, and draw the matrices of each."""
     translator = next(iter(readers.values())).translator
     folder = arguments.figure_dir or trained.directory.figures
     results = translator.translate(arguments.sentence, **search_settings(trained))
@@ -94,7 +92,7 @@ def sentences(trained: Any, readers: Mapping[str, Any], arguments: argparse.Name
         seen = {}
         for method, reader in readers.items():
             read = result if method == "attention" else reader.read([text], [result.text])[0]
-            if read is not None:  # a translation without words
+            if read is not None:  # None for a translation without words
                 seen[method] = (reader.matrix(read), read)
         path = draw(seen, folder / f"sentence-{number + 1}") if seen else ""
         print(f"{text}\t{result.text}\t{path}")
@@ -109,7 +107,7 @@ def figures(
     name: str,
     arguments: argparse.Namespace,
 ) -> None:
-    """Draw the first pairs, as many as asked."""
+    """Draw the first pairs, as many as requested."""
     folder = arguments.figure_dir or trained.directory.figures
     for row in range(min(arguments.figures, len(corpus))):
         seen = {
@@ -124,7 +122,7 @@ def figures(
 
 
 def write_links(links: list, path: Path) -> None:
-    """Pharaoh links, a line a pair."""
+    """Write Pharaoh links, one line per pair."""
     from attnzoo.alignment.links import Links, format_pharaoh
 
     lines = [format_pharaoh(Links.of(pair)) for pair in links]

@@ -1,4 +1,4 @@
-"""What the mains share: one-line errors and the compilation cache."""
+"""Parts shared by the commands: one-line errors and the compilation cache."""
 
 import argparse
 import os
@@ -12,7 +12,7 @@ from attnzoo.errors import UserError
 
 
 def run(command: Callable[[], int]) -> int:
-    """Run a command; what the user or the disk did wrong is one line on stderr and exit code 2."""
+    """Run a command; a UserError or OSError becomes one line on stderr and exit code 2."""
     try:
         return command()
     except UserError as error:
@@ -24,7 +24,7 @@ def run(command: Callable[[], int]) -> int:
     except BrokenPipeError:  # `translate ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:  # a full disk, a directory that is not there or may not be written
+    except OSError as error:  # a full disk, or a directory that is missing or not writable
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror or error}", file=sys.stderr)
         return 2
@@ -33,7 +33,7 @@ def run(command: Callable[[], int]) -> int:
 def with_overrides(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None
 ) -> argparse.Namespace:
-    """Parse a command line whose ``overrides``, key=value, may stand behind options too."""
+    """Parse a command line whose ``overrides``, key=value, may also follow options."""
     arguments, rest = parser.parse_known_args(argv)
     wrong = [argument for argument in rest if argument.startswith("-") or "=" not in argument]
     if wrong:
@@ -48,7 +48,7 @@ class _Trust(argparse.Action):
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
-    """Give a command that reads run directories the option ``--trust-code``."""
+    """Add the option ``--trust-code`` to a command that reads run directories."""
     parser.add_argument(
         "--trust-code",
         nargs=0,
@@ -58,7 +58,7 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
 
 
 def require_positive(arguments: argparse.Namespace, *names: str) -> None:
-    """Refuse numbers below 1, before anything takes time."""
+    """Raise a UserError for numbers below 1."""
     for name in names:
         value = getattr(arguments, name)
         if value is not None and value < 1:
@@ -66,17 +66,17 @@ def require_positive(arguments: argparse.Namespace, *names: str) -> None:
 
 
 def require_penalty(alpha: float | None) -> None:
-    """Refuse a length penalty that would punish longer outputs, and NaN."""
+    """Raise a UserError for a length penalty that is negative or NaN."""
     if alpha is not None and not alpha >= 0:
         raise UserError(f"--length-penalty {alpha}: wanted 0 or more")
 
 
 def compilation_cache() -> None:
-    """Let jax keep compiled programs between processes, in JAX_COMPILATION_CACHE_DIR if it is set,
-    else in the user's cache directory: the second start of the same config compiles nothing.
+    """Enable jax's persistent compilation cache, so that a second start compiles nothing.
 
-    Small programs too, which jax leaves out: a training has dozens that are no step, each compiled
-    in less than its limit of a second.
+    The directory is JAX_COMPILATION_CACHE_DIR if set, else in the user's cache directory. Programs
+    that compile in less than a second are cached too, unlike jax's default, because a training has
+    dozens of them.
     """
     import jax
 

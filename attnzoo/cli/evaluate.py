@@ -1,7 +1,7 @@
-"""`evaluate RUN_DIR`: the scores of a run on its test part.
+"""`evaluate RUN_DIR`: score a run on its test part.
 
-Of translations BLEU, chrF, exact match and perplexity, in all and by source length; of other tasks
-loss and accuracy.
+Translations have BLEU, chrF, exact match and perplexity, overall and by source length; other tasks
+have loss and accuracy.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from attnzoo.errors import UserError
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="evaluate", description=__doc__)
     parser.add_argument(
         "run",
@@ -54,14 +54,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the scores and writes them, with the translations, into each run directory."""
+    """Print the scores and write them, with the translations, into each run directory."""
     return run(lambda: _evaluate(parse(argv)))
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     from attnzoo.cli.texts import check_pair_arguments
 
-    # All that can be wrong with the arguments, before the minutes that translating may take.
+    # Check the arguments before translating, which may take minutes.
     check_pair_arguments(arguments)
     require_positive(arguments, "beam", "batch_size")
     require_penalty(arguments.length_penalty)
@@ -98,7 +98,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate_task(trained, arguments: argparse.Namespace) -> None:
-    """The scores of a run that does not translate, over one part of its data."""
+    """Score a run that does not translate, on one part of its data."""
     import jax
     from flax import nnx
 
@@ -167,7 +167,7 @@ def _evaluate_run(trained, arguments: argparse.Namespace) -> dict:
 
 
 def _without_nan(value):
-    """None where there is no number: JSON knows no NaN."""
+    """Replace NaN by None, since JSON has no NaN."""
     if isinstance(value, dict):
         return {name: _without_nan(item) for name, item in value.items()}
     if isinstance(value, list):

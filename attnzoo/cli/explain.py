@@ -1,9 +1,9 @@
-"""`explain RUN_DIR INPUT...`: what a model attends to and answers by, in figures and a page.
+"""`explain RUN_DIR INPUT...`: explain a model's answers by its inputs, in figures and a page.
 
-INPUT is a text, a sentence to translate ("source ||| target" reads a known translation), or an
-image file, as the run takes; of images the test part's are drawn too (--images). Every method's
-picture carries its faithfulness, the area under the deletion curve, beside that of random order.
-The work is done by `attnzoo.explain.explain`.
+INPUT is a text, a sentence to translate ("source ||| target" explains a known translation), or an
+image file, depending on the run; for image models, images of the test part are drawn too
+(--images). The picture of every method has its faithfulness, the area under the deletion curve,
+beside that of random order. `attnzoo.explain.explain` does the same in Python.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from attnzoo.errors import UserError
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="explain", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN_DIR")
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help="texts or image files")
@@ -88,7 +88,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Writes figures, pages and tables, and prints the tables."""
+    """Write figures, pages and tables, and print the tables."""
     return run(lambda: _explain(parse(argv)))
 
 
@@ -120,7 +120,7 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 
 def ask(model: Any, inputs: Any, arguments: argparse.Namespace, **settings: Any) -> Any:
-    """Explain by the methods and with the numbers of the command line; name what does not apply."""
+    """Explain as the command line says, and print the methods that do not apply."""
     import jax
 
     from attnzoo.explain import EXPLANATIONS, explain
@@ -143,7 +143,7 @@ def ask(model: Any, inputs: Any, arguments: argparse.Namespace, **settings: Any)
 
 
 def print_skipped(result: Any) -> None:
-    """A line for each explanation that does not apply."""
+    """Print a line for each explanation that does not apply."""
     for name, reason in result.skipped.items():
         print(f"  {name:<21} not here: {reason}")
 
@@ -163,5 +163,5 @@ def draw(
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         result.page(example, **drawing, **page).save(path)
-    except (ValueError, NotImplementedError) as error:  # larger than a page may be, or no attention
+    except (ValueError, NotImplementedError) as error:  # too large a page, or no attention
         raise UserError(f"{name}: {error}") from None

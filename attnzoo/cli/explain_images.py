@@ -1,6 +1,7 @@
-"""`explain` of images: files, images of the data, and a table over many of these.
+"""`explain` for images: files, images of the data, and a table of means over many of them.
 
-Of planted data the table also says how often a method's first patch is the planted one.
+For planted data the table also has the share of images in which a method's top patch is the planted
+one.
 """
 
 import argparse
@@ -15,7 +16,7 @@ BATCH = 50
 
 
 class Shown(NamedTuple):
-    """An image file: the name of what is written, a title, and the class to explain."""
+    """Image file to explain: name of the output, title, and explained class."""
 
     name: str
     title: str
@@ -24,7 +25,7 @@ class Shown(NamedTuple):
 
 
 def explain(trained: Any, arguments: argparse.Namespace) -> int:
-    """Figures and pages of the images asked, and the table over images of the data."""
+    """Write figures and pages of the requested images, and the table over images of the data."""
     from attnzoo.models.vit import ViT
 
     for option in ("layer", "head", "at", "reverse"):
@@ -56,7 +57,7 @@ def explain(trained: Any, arguments: argparse.Namespace) -> int:
 
 
 def _file(trained: Any, path: Path, target: int | None) -> Shown:
-    """An image file as the run's images are: grey or coloured, scaled and cut to their size."""
+    """Read an image file and convert it to the run's channels and size."""
     import numpy as np
     from PIL import Image, ImageOps
 
@@ -120,7 +121,7 @@ def _of_data(
     rows = sorted({*range(count), *numbers})
     results = []
     for start in range(0, len(rows), BATCH):
-        # A short last batch is filled up, so that all is compiled once.
+        # A short last batch is padded, so that one compiled program serves all.
         batch = np.resize(np.asarray(rows[start : start + BATCH]), min(BATCH, len(rows)))
         pixels = _normalised(trained, images.images[batch])
         results.append(
@@ -145,7 +146,7 @@ def _of_data(
 
 
 def _summary(results: list[Any], places: list[tuple[int, int]], planted: Any) -> dict[str, Any]:
-    """Means of areas and hits by method, and of random orders."""
+    """Return means of areas and hits by method, and of random orders."""
     import numpy as np
 
     from attnzoo.explain.agreement import bootstrap
@@ -169,7 +170,7 @@ def _summary(results: list[Any], places: list[tuple[int, int]], planted: Any) ->
 
 
 def _planted(config: Any, part: str) -> Any:
-    """The planted patch of each image, where the data has one."""
+    """Return the planted patch of each image, if the data has one."""
     if config.source.kind != "planted" or not getattr(config.source, part):
         return None
     from attnzoo.data.planted import planted_patches

@@ -1,4 +1,4 @@
-"""A text as a run's model reads it, and the place at which its answer is explained."""
+"""Texts as a run's model reads them, and the position whose answer is explained."""
 
 import argparse
 import dataclasses
@@ -13,16 +13,16 @@ MASK = "[MASK]"
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """What is read, and what is asked of it.
+    """Tokens of a text, with the answer to explain.
 
     Attributes:
-      ids, labels: the tokens, special ones too.
-      units: the places of those that can be taken away.
-      at: the token whose answer is explained; None: the text's class.
-      target: the class or token that is explained; None: the model's own.
-      name: a class or token as text.
-      about: what the answer is, in words.
-      keywords: what else the model is given, a row each.
+      ids, labels: tokens and their text, special tokens included.
+      units: positions of the tokens that can be removed.
+      at: position of the explained token; None: the text's class.
+      target: explained class or token; None: the model's own answer.
+      name: function from a class or token to its text.
+      about: description of the answer.
+      keywords: further inputs of the model, one row each.
     """
 
     ids: list[int]
@@ -37,11 +37,11 @@ class Asked:
 
 
 def question(trained: Any, text: str, arguments: argparse.Namespace) -> Asked:
-    """Return the question that a run of texts is asked by one INPUT.
+    """Return the question that one INPUT asks of a run.
 
     Raises:
-      UserError: a text that is empty or too long, a task without such questions, a class, token or
-        place that there is not.
+      UserError: a text that is empty or too long, a task without such questions, or an unknown
+        class, token or position.
     """
     from attnzoo.tasks.language_modeling import CausalLMTask, MaskedLMTask
     from attnzoo.tasks.text_classification import ClassificationTask
@@ -102,7 +102,7 @@ def _next(task: Any, text: str, arguments: argparse.Namespace) -> Asked:
     at = _place(ids, len(ids) - 1 if arguments.at is None else arguments.at)
     labels = token_labels(tokenizer, ids)
     return Asked(
-        ids[: at + 1],  # what comes later is not read
+        ids[: at + 1],  # later tokens have no effect
         labels[: at + 1],
         _removable(ids[: at + 1], set(begins), text),
         at,
@@ -135,9 +135,9 @@ def _masked(task: Any, text: str, arguments: argparse.Namespace) -> Asked:
 def _with_masks(tokenizer: Any, text: str, mask: int) -> list[int]:
     """Return the ids of a text in which each [MASK] stands for one token.
 
-    The words beside it become the tokens that they are beside a token: a space may belong to the
-    word behind it, to the hidden token, or be a token itself. A letter in place of the hidden token
-    says which.
+    Spaces next to [MASK] are tokenised as they would be next to a word: a space may belong to the
+    following word, to the hidden token, or be a token itself. To find out, a letter replaces the
+    hidden token.
     """
     encode, unknown = tokenizer.encode_ids, tokenizer.specials.get("unk")
     letters = [letter for letter in string.ascii_lowercase if unknown not in encode(letter)]
@@ -173,7 +173,7 @@ def _place(ids: list[int], at: int) -> int:
 
 
 def _token(text: str | None, tokenizer: Any) -> int | None:
-    """The one token that a text is."""
+    """Return the id of a text that is a single token, else None."""
     if text is None:
         return None
     found = tokenizer.encode_ids(text)
@@ -184,7 +184,7 @@ def _token(text: str | None, tokenizer: Any) -> int | None:
 
 
 def class_number(text: str, names: tuple[str, ...]) -> int:
-    """A class by its name, or by its number where no class has that name."""
+    """Return a class by its name, or by its number if no class has that name."""
     if text in names:
         return names.index(text)
     if text.isdecimal() and int(text) < len(names):
@@ -196,12 +196,12 @@ def class_number(text: str, names: tuple[str, ...]) -> int:
 
 
 def token_labels(tokenizer: Any, ids: list[int]) -> list[str]:
-    """Each token as text: as it is spelled, or by name if it is special."""
+    """Return each token as text; special tokens by name."""
     tokens, special = tokenizer.tokens, set(tokenizer.specials.values())
     labels = []
     for token in ids:
         spelled = tokens[token]
-        # Bytes are spelled by signs that are not the text's.
+        # A byte-level vocabulary spells bytes with other characters than the text's.
         if tokenizer.kind in ("byte", "byte_bpe", "file") and token not in special:
             text = tokenizer.decode([token])
             spelled = spelled if "\ufffd" in text or not text else text

@@ -1,4 +1,4 @@
-"""`explain` of texts: what a model says at one place, and the tokens it says it by."""
+"""`explain` for texts: the answer at one position, and the tokens behind this answer."""
 
 import argparse
 import json
@@ -11,7 +11,7 @@ from attnzoo.errors import UserError
 
 
 def explain(trained: Any, arguments: argparse.Namespace) -> int:
-    """Figures, a page and a table for each text."""
+    """Write figures, a page and a table for each text."""
     import numpy as np
 
     if arguments.fill == "blur":
@@ -50,7 +50,7 @@ def _title(asked: Asked, result: Any) -> str:
 
 
 def _print(text: str, title: str, asked: Asked, result: Any) -> None:
-    """The answer and the table, random order in its place."""
+    """Print the answer and the table, in which random order has its rank."""
     first = result.probabilities[0].argsort()[::-1][:4].tolist()
     likely = ", ".join(_says(asked, result, token) for token in first)
     print(f"{text}\n{title}; most likely: {likely}")
@@ -67,7 +67,7 @@ def _print(text: str, title: str, asked: Asked, result: Any) -> None:
 
 
 def _write(asked: Asked, result: Any, path: Path) -> None:
-    """All numbers, as JSON."""
+    """Write all numbers as JSON."""
     target = int(result.target[0])
     told = {
         "tokens": asked.labels,
@@ -84,7 +84,7 @@ def _write(asked: Asked, result: Any, path: Path) -> None:
 
 
 def _fill(asked: Asked, name: str | None) -> str | int:
-    """The vector in place of a token that is taken away."""
+    """Return the fill in place of a removed token."""
     specials = asked.specials
     name = ("mask" if "mask" in specials else "zero") if name is None else name
     if name in ("zero", "mean"):

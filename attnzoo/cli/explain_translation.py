@@ -1,4 +1,4 @@
-"""`explain` of translations: the source words that each target word needs and looks at."""
+"""`explain` for translations: source words that each target word depends on and attends to."""
 
 import argparse
 from typing import Any, NoReturn
@@ -10,7 +10,7 @@ FILLS = {"zero": "zero", "mean": "mean", "unk": None}
 
 
 def explain(trained: Any, arguments: argparse.Namespace) -> int:
-    """Figures, a page and numbers for each sentence."""
+    """Write figures, a page and numbers for each sentence."""
     if getattr(getattr(trained.config.model, "attention", None), "kind", "") == "none":
         raise UserError(f"{arguments.run}: model.attention=none, so it attends to nothing")
     for option in ("target", "at"):
@@ -55,7 +55,7 @@ def explain(trained: Any, arguments: argparse.Namespace) -> int:
 def _ask(
     translator: Any, source: str, target: str, arguments: argparse.Namespace, **settings: Any
 ) -> tuple[Any, Any]:
-    """A known pair as the translator reads it, and its explanation; units are words."""
+    """Return a known pair as the translator reads it, and its explanation; units are words."""
     import numpy as np
 
     from attnzoo.special_tokens import BOS, EOS, UNK
@@ -73,7 +73,7 @@ def _ask(
 def _reversed(
     reverse: Any, source: str, target: str, forced: Any, arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """The maps of the translator of the other direction."""
+    """Return the maps of a translator in the other direction."""
     plain = argparse.Namespace(**{**vars(arguments), "layer": None, "head": None})
     other, result = _ask(reverse, target, source, plain, faithfulness=False)
     theirs, ours = (
@@ -89,8 +89,9 @@ def _reversed(
 
 
 def _print(translator: Any, forced: Any, result: Any) -> list[tuple[int, int]]:
-    """The table, and the words by raw attention and by what is missed; returns the latter's links
-    between tokens.
+    """Print the table, and links between words by raw attention and by erasure.
+
+    Returns the links by erasure, between tokens.
     """
     import numpy as np
 
@@ -134,7 +135,7 @@ def _print(translator: Any, forced: Any, result: Any) -> list[tuple[int, int]]:
 
 
 def _labels(tokenizer: Any, encoding: Any) -> list[str]:
-    """Words where they are one token, else pieces; and the end."""
+    """Return words as labels, or pieces of words with several tokens, and the end token."""
     from attnzoo.data.splitting import strip_marks
 
     single = len(encoding.ids) == len(set(encoding.word_ids))
@@ -158,7 +159,7 @@ def _translate(trained: Any, translator: Any, source: str) -> str:
 
 
 def _refuse(translator: Any, source: str, target: str) -> NoReturn:
-    """Say why a pair cannot be read."""
+    """Raise a UserError that says why a pair cannot be read."""
     sides = (
         ("source", translator.source_tokenizer, source),
         ("target", translator.target_tokenizer, target),

@@ -1,8 +1,8 @@
 """`generate MODEL`: continue a prompt, or every line of standard input.
 
-MODEL is a run that was trained with task.kind=causal_lm, a folder of transformers (or a name on the
-Hugging Face hub), or a folder that `convert` wrote. Prompt and continuation are written to standard
-output; several samples of a prompt have a line `---` between them.
+MODEL is a run trained with task.kind=causal_lm, a folder of transformers (or a name on the Hugging
+Face hub), or a folder written by `convert`. Prompt and continuation are written to standard output;
+several samples of a prompt are separated by a line `---`.
 """
 
 import argparse
@@ -15,11 +15,11 @@ from typing import Any
 from attnzoo.cli.common import add_trust, compilation_cache, require_positive, run
 from attnzoo.errors import UserError
 
-BLOCK = 8  # tokens that a stream waits for
+BLOCK = 8  # tokens between two writes of a stream
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="generate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -50,17 +50,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 0: done; 2: something to mend."""
+    """Generate texts; exit code 0 if done, 2 for a user error."""
     return run(lambda: _generate(parse(argv)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Writer:
-    """A model with its tokenizer.
+    """Language model with its tokenizer.
 
     Attributes:
-      encode: a prompt as ids, with what a text begins with; never empty.
-      decode: ids as text.
+      encode: function from a prompt to ids, with the begin token; never empty.
+      decode: function from ids to text.
       ends: ids that end a text.
     """
 
@@ -85,13 +85,13 @@ def _generate(arguments: argparse.Namespace) -> int:
     try:
         for text in _texts(writer, prompts, arguments):
             print(text, end="", flush=True)
-    except ValueError as error:  # settings out of range, a prompt that is too long
+    except ValueError as error:  # settings out of range, or a prompt that is too long
         raise UserError(str(error)) from None
     return 0
 
 
 def _texts(writer: Writer, prompts: Sequence[str], arguments: argparse.Namespace) -> Iterator[str]:
-    """What is to be written, piece by piece."""
+    """Yield the output, piece by piece."""
     import jax
     import numpy as np
 
@@ -100,7 +100,7 @@ def _texts(writer: Writer, prompts: Sequence[str], arguments: argparse.Namespace
 
     rows = [writer.encode(prompt) for prompt in prompts]
     T = max(map(len, rows))
-    # Which token pads does not matter: it is never read.
+    # Any id can pad, since padding is masked.
     ids = np.asarray([[row[0]] * (T - len(row)) + row for row in rows], np.int32)
     settings: dict[str, Any] = {
         "max_new_tokens": arguments.max_new_tokens,
@@ -134,7 +134,7 @@ def _texts(writer: Writer, prompts: Sequence[str], arguments: argparse.Namespace
 
 
 def _spelled(writer: Writer, pieces: Iterator[list[int]]) -> Iterator[str]:
-    """The text that each piece adds; a character whose bytes are not all there yet waits."""
+    """Yield the text that each piece adds, without characters whose bytes are incomplete."""
     ids: list[int] = []
     written = 0
     for piece in pieces:
@@ -147,16 +147,16 @@ def _spelled(writer: Writer, pieces: Iterator[list[int]]) -> Iterator[str]:
 
 
 def _cut(writer: Writer, ids: Sequence[int]) -> list[int]:
-    """The ids before the one that ends the text."""
+    """Return the ids before the end token."""
     end = next((i for i, token in enumerate(ids) if token in writer.ends), len(ids))
     return list(ids[:end])
 
 
 def load_writer(name: str, *, which: str = "best") -> Writer:
-    """The model of a run, a folder, or a name on the hub.
+    """Load the model of a run, a folder, or a name on the hub.
 
     Raises:
-      UserError: it is not there, is damaged, has no tokenizer, or does not write texts.
+      UserError: there is no such model, it is damaged, has no tokenizer, or is no language model.
     """
     if (Path(name) / "checkpoints").is_dir():
         return _from_run(name, which)

@@ -1,4 +1,4 @@
-"""Where the mains that use a run take their sentences from: a split of its data, or files."""
+"""Sentence pairs for commands that use a run: a split of its data, or files."""
 
 import argparse
 import sys
@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from attnzoo.cli.common import require_positive
 from attnzoo.errors import UserError
 
-if TYPE_CHECKING:  # --help does not wait for jax
+if TYPE_CHECKING:  # not imported at run time, so that --help does not load jax
     from attnzoo.data.corpus import Corpus
     from attnzoo.training.run import Run
 
 
 def add_pair_arguments(parser: argparse.ArgumentParser) -> None:
-    """--split, or --source and --target (and --links), or --table."""
+    """Add the arguments --split, or --source and --target (and --links)."""
     parser.add_argument(
         "--split",
         choices=("train", "validation", "test"),
@@ -30,7 +30,7 @@ def add_pair_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_pair_arguments(arguments: argparse.Namespace) -> None:
-    """What can be said of the arguments before the run is loaded."""
+    """Check the arguments, as far as possible without loading the run."""
     require_positive(arguments, "limit")
     if (arguments.source is None) != (arguments.target is None):
         raise UserError("--source and --target go together")
@@ -39,7 +39,7 @@ def check_pair_arguments(arguments: argparse.Namespace) -> None:
 
 
 def read_pairs(run: "Run", arguments: argparse.Namespace) -> tuple["Corpus", str]:
-    """The pairs that the arguments name, and a name for them in file names and tables."""
+    """Return the pairs that the arguments name, and a name for file names and tables."""
     from attnzoo.data.files import read_pair
 
     if arguments.source is None:

@@ -1,4 +1,4 @@
-"""`translate RUN_DIR [FILE]`: translate one sentence a line, from a file or from standard input."""
+"""`translate RUN_DIR [FILE]`: translate one sentence per line, from a file or standard input."""
 
 import argparse
 import contextlib
@@ -14,11 +14,11 @@ from attnzoo.errors import UserError
 if TYPE_CHECKING:
     from attnzoo.tasks.translation import Translation
 
-CHUNK = 4096  # lines read, sorted by length and translated together
+CHUNK = 4096  # number of lines that are read, sorted by length and translated together
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="translate", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN_DIR")
     parser.add_argument("file", nargs="?", type=Path, help="one sentence a line, plain or gzip")
@@ -48,7 +48,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 0, also when single lines were skipped (they are counted on standard error)."""
+    """Translate lines; return 0 even if some were skipped (counted on standard error)."""
     return run(lambda: _translate(parse(argv)))
 
 
@@ -99,7 +99,7 @@ def _translate(arguments: argparse.Namespace) -> int:
 
 
 def _chunks(file: Path | None) -> Iterator[tuple[int, list[bytes]]]:
-    """Line numbers (from 1) and lines: all of a file in chunks, line by line from a terminal."""
+    """Yield first line number (from 1) and lines: chunks of a file, single lines of a terminal."""
     if file is None:
         size = 1 if sys.stdin.isatty() else CHUNK
         lines: Iterator[bytes] = (line.rstrip(b"\r\n") for line in sys.stdin.buffer)
@@ -114,7 +114,7 @@ def _chunks(file: Path | None) -> Iterator[tuple[int, list[bytes]]]:
 
 
 def _check_outputs(arguments: argparse.Namespace) -> None:
-    """Each file that is opened is one of its own: writing one must not empty another."""
+    """Raise a UserError if two arguments name the same file: writing one would empty the other."""
     paths = [arguments.file, arguments.output, arguments.alignment]
     seen: set[Path] = set()
     for path in (path.resolve() for path in paths if path is not None):
@@ -141,7 +141,7 @@ def _writer(stack: contextlib.ExitStack, path: Path | None) -> Any:
 
 
 def _replace_unknown(result: "Translation", aligned: set[tuple[int, int]]) -> str:
-    """The translation's words with each unknown one replaced by the source word it looks at."""
+    """Replace the unknown words of a translation by the source words they attend to."""
     if "<unk>" not in result.target.words:
         return result.text
     by_target = {j: i for i, j in sorted(aligned)}

@@ -1,4 +1,4 @@
-"""Which attention a model uses: one line of a config, ``attention: additive``."""
+"""Attention settings of a model; a config names the kind, as in ``attention: additive``."""
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
@@ -9,21 +9,21 @@ Normaliser = Literal["softmax", "sparsemax", "entmax15"]
 
 @config
 class AttentionConfig:
-    """Settings of one attention; subclasses in this module are the kinds that a config can name."""
+    """Settings of one attention; its subclasses are the kinds that a config can name."""
 
     reads: ClassVar[tuple[Literal["itself", "source"], ...]] = ("itself", "source")
-    """What a sequence can read with it: itself, or another sequence."""
+    """Use as self-attention ("itself"), as cross-attention ("source"), or both."""
     mechanism: ClassVar[str | None] = None
-    """Name in ``attnzoo.attention.ATTENTIONS``; None: the kind."""
+    """Name in ``attnzoo.attention.ATTENTIONS``; None: the same as ``kind``."""
 
     @property
     def heads(self) -> int:
-        """Heads of the weights: 1 of a kind that has no such setting."""
+        """Number of heads of the weights; 1 for a kind without such a setting."""
         return getattr(self, "num_heads", 1)
 
     @property
     def slots(self) -> int | None:
-        """Longest sequence in tokens of an attention that has a slot for each; None: any."""
+        """Longest sequence in tokens, for attention with one slot per position; None: any."""
         return None
 
 
@@ -35,13 +35,13 @@ class Additive(AttentionConfig):
     width: Annotated[int, Positive] | None = None
     """Width of the alignment layer; null: that of the queries."""
     normalise: Normaliser = "softmax"
-    """From scores to weights: softmax, or with exact zeros, sparsemax (Martins and Astudillo 2016)
-    and 1.5-entmax between the two (Peters et al. 2019)."""
+    """Function from scores to weights: softmax, or one with exact zeros: sparsemax (Martins and
+    Astudillo 2016), or 1.5-entmax between the two (Peters et al. 2019)."""
 
 
 @config
 class ContentConfig(AttentionConfig):
-    """Settings of a score of queries and keys (Luong et al. 2015, section 3.1): the kind."""
+    """Settings of a content-based score of queries and keys (Luong et al. 2015, section 3.1)."""
 
     mechanism = "multiplicative"
 
@@ -49,18 +49,18 @@ class ContentConfig(AttentionConfig):
         kind: str = ""
 
     normalise: Normaliser = "softmax"
-    """From scores to weights: softmax, or with exact zeros, sparsemax (Martins and Astudillo 2016)
-    and 1.5-entmax between the two (Peters et al. 2019)."""
+    """Function from scores to weights: softmax, or one with exact zeros: sparsemax (Martins and
+    Astudillo 2016), or 1.5-entmax between the two (Peters et al. 2019)."""
 
     @property
     def score(self) -> str:
-        """The score, by the name that the mechanism has for it."""
+        """Name of the score in the attention module."""
         return self.kind
 
 
 @config
 class Dot(ContentConfig):
-    """query . key; both need the same width (Luong et al. 2015, eq. 8)."""
+    """Dot product query . key of equal widths (Luong et al. 2015, eq. 8)."""
 
     mechanism = "multiplicative"
     kind: Literal["dot"] = "dot"
@@ -68,7 +68,7 @@ class Dot(ContentConfig):
 
 @config
 class ScaledDot(ContentConfig):
-    """query . key / sqrt(width) (Vaswani et al. 2017, eq. 1)."""
+    """Scaled dot product query . key / sqrt(width) (Vaswani et al. 2017, eq. 1)."""
 
     mechanism = "multiplicative"
     kind: Literal["scaled_dot"] = "scaled_dot"
@@ -76,7 +76,7 @@ class ScaledDot(ContentConfig):
 
 @config
 class General(ContentConfig):
-    """query . W key (Luong et al. 2015, eq. 8)."""
+    """Bilinear score query . W key (Luong et al. 2015, eq. 8)."""
 
     mechanism = "multiplicative"
     kind: Literal["general"] = "general"
@@ -84,7 +84,7 @@ class General(ContentConfig):
 
 @config
 class Concat(ContentConfig):
-    """v . tanh(W [query ; key]) (Luong et al. 2015, eq. 8), all of W learned."""
+    """Score v . tanh(W [query ; key]), all of W learned (Luong et al. 2015, eq. 8)."""
 
     mechanism = "multiplicative"
     kind: Literal["concat"] = "concat"
@@ -94,7 +94,7 @@ class Concat(ContentConfig):
 
 @config
 class Location(AttentionConfig):
-    """Weights from the query alone, one logit a source position (Luong et al. 2015, eq. 9)."""
+    """Location-based: the query gives one logit per source position (Luong et al. 2015, eq. 9)."""
 
     reads = ("source",)
     kind: Literal["location"] = "location"
@@ -103,37 +103,38 @@ class Location(AttentionConfig):
 
     @property
     def slots(self) -> int:
-        """Positions of the table."""
+        """Number of positions in the table."""
         return self.max_length
 
 
 @config
 class LocalM(AttentionConfig):
-    """A window around the same position in the source (Luong et al. 2015, section 3.2)."""
+    """Window around the same position in the source (Luong et al. 2015, section 3.2)."""
 
     reads = ("source",)
     kind: Literal["local_m"] = "local_m"
     score: Literal["dot", "general", "concat"] = "general"
-    """How positions inside the window are scored."""
+    """Score of positions inside the window."""
     window: Annotated[int, Positive] = 10
     """Half width D: the window holds 2 D + 1 positions."""
 
 
 @config
 class LocalP(AttentionConfig):
-    """A window around a predicted position, with a Gaussian (Luong et al. 2015, eq. 9 and 10)."""
+    """Window around a predicted position, with a Gaussian (Luong et al. 2015, eq. 9 and 10)."""
 
     reads = ("source",)
     kind: Literal["local_p"] = "local_p"
     score: Literal["dot", "general", "concat"] = "general"
-    """How positions inside the window are scored."""
+    """Score of positions inside the window."""
     window: Annotated[int, Positive] = 10
-    """Half width D: the window holds 2 D + 1 positions, the Gaussian's deviation is D / 2."""
+    """Half width D: the window holds 2 D + 1 positions; the Gaussian's standard deviation is D /
+    2."""
 
 
 @config
 class IntraTemporal(AttentionConfig):
-    """Bilinear, turning away from what former steps have read (Paulus et al. 2018, eq. 1 to 5)."""
+    """Bilinear score that penalises keys read at earlier steps (Paulus et al. 2018, eq. 1 to 5)."""
 
     reads = ("source",)
     kind: Literal["intra_temporal"] = "intra_temporal"
@@ -141,48 +142,51 @@ class IntraTemporal(AttentionConfig):
 
 @config
 class Hard(AttentionConfig):
-    """One source position a step, the best one; the gradient is that of the soft weights (Xu et al.
-    2015, section 4.1, with the straight-through estimator)."""
+    """Hard attention: the best source position at each step (Xu et al. 2015, section 4.1).
+
+    The gradient is that of the soft weights (straight-through estimator).
+    """
 
     reads = ("source",)
     kind: Literal["hard"] = "hard"
     score: Literal["additive", "dot", "scaled_dot", "general", "concat"] = "additive"
-    """How positions are scored."""
+    """Score of the source positions."""
 
 
 @config
 class MultiHead(AttentionConfig):
-    """Scaled dot products in several subspaces (Vaswani et al. 2017, section 3.2.2)."""
+    """Multi-head scaled dot-product attention (Vaswani et al. 2017, section 3.2.2)."""
 
     kind: Literal["multi_head"] = "multi_head"
     num_heads: Annotated[int, Positive] = 4
-    """Heads; they divide the width of the queries."""
+    """Number of heads; must divide the width of the queries."""
     num_kv_heads: Annotated[int, Positive] | None = None
-    """Heads of keys and values: 1 is multi-query, more is grouped-query; null: as many."""
+    """Number of heads of keys and values: 1 is multi-query, more is grouped-query attention; null:
+    `num_heads`."""
     head_dim: Annotated[int, Positive] | None = None
-    """Width of a head; null: width of the queries / heads."""
+    """Width of a head; null: width of the queries / num_heads."""
     window: Annotated[int, Positive] | None = None
-    """Self-attention alone: positions that each one sees, itself included; of a model that reads in
-    both directions so many on either side; null: all."""
+    """For self-attention: number of positions that each one sees, itself included; in a
+    bidirectional model this many to either side; null: all."""
     qk_norm: bool = False
-    """Queries and keys go through an RMS norm (Dehghani et al. 2023)."""
+    """Apply an RMS norm to queries and keys (Dehghani et al. 2023)."""
     sinks: bool = False
-    """A learned logit a head takes a share of the weights and has no value."""
+    """Attention sinks: a learned logit per head takes a share of the weights, but has no value."""
 
 
 @config
 class Latent(AttentionConfig):
-    """Keys and values of all heads from one short vector a word (DeepSeek-V2 2024, section 2.1)."""
+    """Latent attention: keys and values from one short vector per token (DeepSeek-V2 2024)."""
 
     kind: Literal["latent"] = "latent"
     num_heads: Annotated[int, Positive] = 4
-    """Heads."""
+    """Number of heads."""
     latent_dim: Annotated[int, Positive] = 64
-    """Width of the short vector."""
+    """Width of the latent vector."""
     rotary_dim: Annotated[int, Positive] = 16
-    """Part of a head that turns with the position; even."""
+    """Width of the part of a head that rotary embedding rotates; even."""
     head_dim: Annotated[int, Positive] = 32
-    """Part of a head that does not turn, and width of its values."""
+    """Width of the other part of a head, and of its values."""
 
     def __post_init__(self) -> None:
         if self.rotary_dim % 2:
@@ -191,81 +195,79 @@ class Latent(AttentionConfig):
 
 @config
 class Cosine(AttentionConfig):
-    """Cosines of queries and keys over a temperature that each head learns (Swin V2, Liu et al.
-    2022, eq. 2)."""
+    """Cosine similarity over a learned temperature per head (Swin V2, Liu et al. 2022, eq. 2)."""
 
     kind: Literal["cosine"] = "cosine"
     num_heads: Annotated[int, Positive] = 4
-    """Heads; they divide the width of the queries."""
+    """Number of heads; must divide the width of the queries."""
 
 
 @config
 class Linear(AttentionConfig):
-    """elu + 1 features instead of the exponential: linear in both lengths (Katharopoulos et al.
-    2020, eq. 6)."""
+    """Linear attention with the feature map elu + 1 (Katharopoulos et al. 2020, eq. 6)."""
 
     kind: Literal["linear"] = "linear"
     num_heads: Annotated[int, Positive] = 4
-    """Heads; they divide the width of the queries."""
+    """Number of heads; must divide the width of the queries."""
 
 
 @config
 class Positional(AttentionConfig):
-    """One learned logit for each pair of target and source position (Luo et al. 2024)."""
+    """Positional attention: a learned logit per pair of positions (Luo et al. 2024)."""
 
     kind: Literal["positional"] = "positional"
     max_length: Annotated[int, Positive] = 52
-    """Longest source in tokens, the end token included; longer ones are an error. Target words
-    beyond it look where the last one does."""
+    """Longest source in tokens, the end token included; longer ones are an error. Target positions
+    beyond it have the weights of the last one."""
     num_heads: Annotated[int, Positive] = 1
-    """Heads; they divide the width of what is read."""
+    """Number of heads; must divide the width of the values."""
 
     @property
     def slots(self) -> int:
-        """Positions of the table."""
+        """Number of positions in the table."""
         return self.max_length
 
 
 @config
 class FactorisedPositional(AttentionConfig):
-    """The same logits as products of two short vectors a position (Luo et al. 2024)."""
+    """Positional attention with logits of low rank (Luo et al. 2024)."""
 
     kind: Literal["factorised_positional"] = "factorised_positional"
     max_length: Annotated[int, Positive] = 52
-    """Longest source in tokens, the end token included; longer ones are an error. Target words
-    beyond it look where the last one does."""
+    """Longest source in tokens, the end token included; longer ones are an error. Target positions
+    beyond it have the weights of the last one."""
     num_heads: Annotated[int, Positive] = 1
-    """Heads; they divide the width of what is read."""
+    """Number of heads; must divide the width of the values."""
     rank: Annotated[int, Positive] = 8
-    """Length of the vectors."""
+    """Rank of the logits."""
 
     @property
     def slots(self) -> int:
-        """Positions of the table."""
+        """Number of positions in the table."""
         return self.max_length
 
 
 @config
 class Synthesizer(AttentionConfig):
-    """The query writes a logit for each source position, no key is asked (Tay et al. 2021)."""
+    """Synthesizer: the query gives a logit per source position, without keys (Tay et al. 2021)."""
 
     kind: Literal["synthesizer"] = "synthesizer"
     variant: Literal["dense", "factorised_dense"] = "dense"
-    """One logit a position, or the product of two short vectors."""
+    """Logits from a two-layer network (dense), or as products of two short vectors."""
     max_length: Annotated[int, Positive] = 52
     """Longest source in tokens, the end token included; longer ones are an error."""
     num_heads: Annotated[int, Positive] = 1
-    """Heads; they divide the width of the queries."""
+    """Number of heads; must divide the width of the queries."""
 
     @property
     def slots(self) -> int:
-        """Positions of the table."""
+        """Number of positions in the table."""
         return self.max_length
 
 
 @config
 class NoAttention(AttentionConfig):
-    """The fixed-vector baseline: every target word sees the same summary of the source."""
+    """Fixed-vector baseline: every target token sees the same summary of the source."""
 
     reads = ("source",)
     kind: Literal["none"] = "none"
@@ -273,48 +275,46 @@ class NoAttention(AttentionConfig):
 
 @config
 class FastWeight(AttentionConfig):
-    """A matrix written by the delta rule on DPFP features and read by queries; causal alone (Schlag
-    et al. 2021)."""
+    """Fast weights: the delta rule on DPFP features; causal only (Schlag et al. 2021)."""
 
     reads = ("itself",)
     kind: Literal["fast_weight"] = "fast_weight"
     num_heads: Annotated[int, Positive] = 4
-    """Heads; they divide the width."""
+    """Number of heads; must divide the width."""
 
 
 @config
 class DeltaNet(AttentionConfig):
-    """The delta rule with short convolutions, in chunks; causal alone (Yang et al. 2024)."""
+    """DeltaNet: the delta rule with short convolutions; causal only (Yang et al. 2024)."""
 
     reads = ("itself",)
     kind: Literal["delta_net"] = "delta_net"
     num_heads: Annotated[int, Positive] = 4
-    """Heads; they divide the width."""
+    """Number of heads; must divide the width."""
 
 
 @config
 class GatedLinear(AttentionConfig):
-    """Linear attention that forgets each feature at a rate of its own; causal alone (Yang et al.
-    2024)."""
+    """Gated linear attention, a learned decay per feature; causal only (Yang et al. 2024)."""
 
     reads = ("itself",)
     kind: Literal["gated_linear"] = "gated_linear"
     num_heads: Annotated[int, Positive] = 4
-    """Heads; they divide the width."""
+    """Number of heads; must divide the width."""
 
 
 @config
 class RetNet(AttentionConfig):
-    """Linear attention with one fixed decay a head; causal alone (Sun et al. 2023)."""
+    """Retention: linear attention with a fixed decay per head; causal only (Sun et al. 2023)."""
 
     reads = ("itself",)
     kind: Literal["retnet"] = "retnet"
     num_heads: Annotated[int, Positive] = 4
-    """Heads; they divide the width."""
+    """Number of heads; must divide the width."""
 
 
 def _kinds(reads: str) -> Any:
-    """All kinds of this module that can read so, as a union."""
+    """Return the union of the kinds in this module that support ``reads``."""
     all_kinds = (*AttentionConfig.__subclasses__(), *ContentConfig.__subclasses__())
     found = [cls for cls in all_kinds if hasattr(cls, "kind") and reads in cls.reads]
     return Union.__getitem__(tuple(found))

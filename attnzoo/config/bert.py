@@ -1,4 +1,4 @@
-"""BERT: an encoder over tokens, segments and learned positions, and its named sizes."""
+"""BERT settings, and its named sizes."""
 
 from typing import Annotated, Literal
 
@@ -11,66 +11,65 @@ Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
 
 @config
 class Bert(ModelConfig):
-    """Encoder that sees both sides of a token, with a head over its states (Devlin et al. 2019)."""
+    """Bidirectional encoder with a head over its states (Devlin et al. 2019)."""
 
     tasks = ("masked_lm", "sequence_classification", "token_classification")
     kind: Literal["bert"] = "bert"
     attention: SelfAttention = MultiHead(num_heads=12)
-    """How the text reads itself."""
+    """Self-attention."""
     dim: Annotated[int, Positive] = 768
     """Width of the states (E)."""
     hidden: Annotated[int, Positive] = 3072
     """Hidden units of the feed-forward layers (F)."""
     layers: Annotated[int, Positive] = 12
-    """Blocks (N)."""
+    """Number of blocks (N)."""
     activation: Activation = "gelu"
-    """Non-linearity of the feed-forward layers and of the head of masked tokens."""
+    """Activation of the feed-forward layers and of the masked-token head."""
     max_length: Annotated[int, Positive] = 512
-    """Longest text in tokens: rows of the table of positions."""
+    """Longest text in tokens: number of rows of the position table."""
     segments: Annotated[int, Positive] = 2
-    """Kinds of sentence that a token can be told to belong to."""
+    """Number of segment ids, which tell apart the sentences of a text."""
     norm_eps: Annotated[float, Positive] = 1e-12
-    """Added to the variance in the norms."""
+    """Epsilon added to the variance in the norms."""
     head: Literal["lm", "sequence", "token", "none"] = "lm"
-    """What is said of a text: a logit for each token of the vocabulary at each position (masked
-    tokens), classes of the text, classes of each token, or nothing but the states."""
+    """Output: vocabulary logits at each position (lm, for masked tokens), classes of the text
+    (sequence), classes of each token (token), or the states (none)."""
     num_classes: Annotated[int, Positive] = 2
-    """Classes of the heads that have any."""
+    """Number of classes, for the sequence and token heads."""
     pooler: bool = True
-    """Without a head: there is a layer for the first token's state all the same, as transformers
-    has it."""
+    """With head "none": keep the layer on the first token's state, as in transformers."""
     dropout: Annotated[float, DropRate] = 0.1
-    """Share dropped, while training, of the embeddings, of every branch's result and before the
-    classes."""
+    """Dropout rate of the embeddings, of every branch's output and before the classifier."""
     attention_dropout: Annotated[float, DropRate] = 0.1
-    """Share of attention weights dropped while training."""
+    """Dropout rate of the attention weights."""
     scan: bool = False
-    """Loop over the layers: compilation takes as long for many layers as for one."""
+    """Scan over the layers, so that compilation time does not grow with their number."""
     remat: Remat = "none"
-    """What the backward pass computes again to save memory: nothing, whole blocks (full), all but
-    the products with weights (dots), or these kept in the host's memory meanwhile (offload)."""
+    """Rematerialisation, which saves memory in the backward pass: none, whole blocks (full), all
+    but the products with weights (dots), or the same with these products in host memory
+    (offload)."""
 
     @classmethod
     def tiny(cls) -> "Bert":
-        """Two layers of width 128 (this and the next two: Turc et al. 2019, arXiv 1908.08962)."""
+        """Return two layers of width 128 (Turc et al. 2019, arXiv 1908.08962)."""
         return cls(attention=MultiHead(num_heads=2), dim=128, hidden=512, layers=2)
 
     @classmethod
     def mini(cls) -> "Bert":
-        """Four layers of width 256."""
+        """Return four layers of width 256 (Turc et al. 2019)."""
         return cls(attention=MultiHead(num_heads=4), dim=256, hidden=1024, layers=4)
 
     @classmethod
     def small(cls) -> "Bert":
-        """Four layers of width 512."""
+        """Return four layers of width 512 (Turc et al. 2019)."""
         return cls(attention=MultiHead(num_heads=8), dim=512, hidden=2048, layers=4)
 
     @classmethod
     def base(cls) -> "Bert":
-        """The base model of the paper: 110 million weights with 30,522 tokens."""
+        """Return the base model of the paper: 110 million weights with 30,522 tokens."""
         return cls()
 
     @classmethod
     def large(cls) -> "Bert":
-        """The large model of the paper: 340 million weights."""
+        """Return the large model of the paper: 340 million weights."""
         return cls(attention=MultiHead(num_heads=16), dim=1024, hidden=4096, layers=24)

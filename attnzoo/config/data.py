@@ -1,4 +1,4 @@
-"""Where sentence pairs, text, labels and images come from, and how text becomes tokens."""
+"""Data settings: sentence pairs, text, labels, tags, and the tokenizers."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,7 +9,7 @@ from attnzoo.config.images import Images
 
 @config
 class Cldr:
-    """The embedded corpus: phrases composed from the Unicode CLDR, with known word links."""
+    """Embedded corpus: phrases composed from the Unicode CLDR, with known word links."""
 
     kind: Literal["cldr"] = "cldr"
     source_locale: str = "en"
@@ -23,21 +23,21 @@ class Cldr:
     test: Annotated[int, Positive] = 1_000
     """Test pairs; none of their phrases is in the other parts."""
     seed: Annotated[int, NotNegative] = 0
-    """Which phrases are composed and how they are divided; independent of the training seed."""
+    """Seed of the composition and of the division into parts; independent of the training seed."""
 
 
 @config
 class FilePart:
-    """One part of a data set in files: two plain files, or one table; gzip is recognised."""
+    """One part of a data set: two plain files, or one table; gzip is recognised."""
 
     source: Path | None = None
-    """Source sentences, one a line."""
+    """File of source sentences, one per line."""
     target: Path | None = None
-    """Target sentences, one a line."""
+    """File of target sentences, one per line."""
     links: Path | None = None
-    """Pharaoh word links, one line a pair: i-j sure, i?j possible."""
+    """File of Pharaoh word links, one line per pair: i-j sure, i?j possible."""
     table: Path | None = None
-    """Tab-separated file that holds both sides, instead of `source` and `target`."""
+    """Tab-separated file with both sides, instead of `source` and `target`."""
 
     def __post_init__(self) -> None:
         pair = (self.source is not None, self.target is not None)
@@ -49,17 +49,18 @@ class FilePart:
 
 @config
 class Files:
-    """Parallel text in local files. Paths are relative to the current directory."""
+    """Parallel text in local files; paths are relative to the current directory."""
 
     kind: Literal["files"] = "files"
     train: FilePart | None = None
-    """The training part; a part that is left out is empty."""
+    """Training part; a part that is left out is empty."""
     validation: FilePart | None = None
-    """The validation part."""
+    """Validation part."""
     test: FilePart | None = None
-    """The test part."""
+    """Test part."""
     source_language: str = ""
-    """Language of the source side (for scores and pictures; ja, ko and zh choose how to score)."""
+    """Language of the source side, for scores and pictures; ja, ko and zh have their own
+    scoring."""
     target_language: str = ""
     """Language of the target side."""
     source_column: Annotated[int, NotNegative] = 0
@@ -69,13 +70,13 @@ class Files:
     links_column: Annotated[int, NotNegative] | None = None
     """Column of a table with Pharaoh links, counted from 0; null: no links."""
     links_reversed: bool = False
-    """The links name the target word first."""
+    """Links give the target word first."""
     links_one_based: bool = False
-    """The links count words from 1."""
+    """Links count words from 1."""
     max_words: Annotated[int, Positive] = 1_000
-    """A pair with a longer side (in words) is skipped, counted and reported."""
+    """Longest side of a pair in words; longer pairs are skipped, counted and reported."""
     limit: Annotated[int, Positive] | None = None
-    """Use only the first so many training pairs; null: all."""
+    """Use only this many training pairs, the first ones; null: all."""
 
     def __post_init__(self) -> None:
         if self.train is None and self.validation is None and self.test is None:
@@ -86,19 +87,19 @@ class Files:
 
 @config
 class Hub:
-    """A data set by name through the Hugging Face `datasets` library, or its local builders."""
+    """Data set of the Hugging Face `datasets` library, by name, or one of its local builders."""
 
     kind: Literal["hub"] = "hub"
     name: Annotated[str, NotEmpty]
     """Name of the data set, or json, csv, text, parquet together with `data_files`."""
     config: str | None = None
-    """Configuration of the data set, where it has several (for instance en-fr)."""
+    """Configuration of the data set, if it has several (for instance en-fr)."""
     revision: str | None = None
-    """Commit or tag of the data set, for a run that is to be repeated exactly."""
+    """Commit or tag of the data set, so that a run can be repeated exactly."""
     data_files: dict[str, Path] | None = None
     """Local file of each split, for the builders json, csv, text and parquet."""
     source_field: Annotated[str, NotEmpty] = "en"
-    """Column of the source sentence; a dot descends into a column: translation.en."""
+    """Column of the source sentence; a dot selects a nested field: translation.en."""
     target_field: Annotated[str, NotEmpty] = "fr"
     """Column of the target sentence."""
     source_language: str = ""
@@ -106,15 +107,15 @@ class Hub:
     target_language: str = ""
     """Language of the target side."""
     train_split: str | None = "train"
-    """Split to train on, slices as `datasets` writes them: train[:90%]; null: none."""
+    """Split to train on; slices are written as in `datasets`: train[:90%]; null: none."""
     validation_split: str | None = "validation"
     """Split to validate on."""
     test_split: str | None = "test"
     """Split to test on."""
     max_words: Annotated[int, Positive] = 1_000
-    """A pair with a longer side (in words) is skipped, counted and reported."""
+    """Longest side of a pair in words; longer pairs are skipped, counted and reported."""
     limit: Annotated[int, Positive] | None = None
-    """Use only the first so many training pairs; null: all."""
+    """Use only this many training pairs, the first ones; null: all."""
 
 
 @config
@@ -123,13 +124,13 @@ class Synthetic:
 
     kind: Literal["synthetic"] = "synthetic"
     task: Literal["copy", "reverse", "sort"] = "copy"
-    """What the target is: the source itself, backwards, or in order."""
+    """Target sequence: the source itself (copy), reversed, or sorted."""
     symbols: Annotated[int, Positive] = 64
     """Number of different symbols."""
     min_length: Annotated[int, Positive] = 1
-    """Symbols in the shortest sequence."""
+    """Length of the shortest sequence, in symbols."""
     max_length: Annotated[int, Positive] = 20
-    """Symbols in the longest sequence."""
+    """Length of the longest sequence, in symbols."""
     train: Annotated[int, Positive] = 10_000
     """Training pairs."""
     validation: Annotated[int, Positive] = 500
@@ -137,7 +138,7 @@ class Synthetic:
     test: Annotated[int, Positive] = 500
     """Test pairs."""
     seed: Annotated[int, NotNegative] = 0
-    """Which sequences are drawn; independent of the training seed."""
+    """Seed of the random sequences; independent of the training seed."""
 
     def __post_init__(self) -> None:
         if self.min_length > self.max_length:
@@ -146,18 +147,18 @@ class Synthetic:
 
 @config
 class HubSource:
-    """A data set by name through the Hugging Face `datasets` library, or its local builders."""
+    """Data set of the Hugging Face `datasets` library, by name, or one of its local builders."""
 
     name: Annotated[str, NotEmpty]
     """Name of the data set, or json, csv, text, parquet together with `data_files`."""
     config: str | None = None
-    """Configuration of the data set, where it has several."""
+    """Configuration of the data set, if it has several."""
     revision: str | None = None
-    """Commit or tag of the data set, for a run that is to be repeated exactly."""
+    """Commit or tag of the data set, so that a run can be repeated exactly."""
     data_files: dict[str, Path] | None = None
     """Local file of each split, for the builders json, csv, text and parquet."""
     train_split: str | None = "train"
-    """Split to train on, slices as `datasets` writes them: train[:90%]; null: none."""
+    """Split to train on; slices are written as in `datasets`: train[:90%]; null: none."""
     validation_split: str | None = "validation"
     """Split to validate on."""
     test_split: str | None = "test"
@@ -166,28 +167,29 @@ class HubSource:
 
 @config
 class Text:
-    """Plain text for language models: files, gzip is recognised, or a column of a data set."""
+    """Plain text for language models: files (gzip is recognised), or a column of a data set."""
 
     kind: Literal["text"] = "text"
     train: tuple[Path, ...] = ()
-    """Training files. A file within a zip is named as if the zip were a folder."""
+    """Training files. A path may continue into a zip as if the zip were a folder."""
     validation: tuple[Path, ...] = ()
     """Validation files."""
     test: tuple[Path, ...] = ()
     """Test files."""
     hub: HubSource | None = None
-    """A data set instead of files."""
+    """Data set of the Hugging Face `datasets` library, instead of files."""
     field: Annotated[str, NotEmpty] = "text"
-    """Column of the data set that holds the text, one document a row."""
+    """Column of the data set with the text, one document per row."""
     documents: Literal["files", "lines", "blank_lines"] = "files"
-    """What a document is: a whole file, each line, or what stands between blank lines."""
+    """Unit of a document: a whole file, a line, or the text between blank lines."""
     validation_share: Annotated[float, DropRate] = 0.0
-    """Share of the training text, at its end, to validate on where no validation part is given:
-    0.1 is nanoGPT's split. Whole files are cut at a character, other documents stay whole."""
+    """Share of the training text, at its end, to validate on where no validation part is given (0.1
+    in nanoGPT). With whole files as documents the cut may fall inside one; other documents stay
+    whole."""
     test_share: Annotated[float, DropRate] = 0.0
-    """The same for testing; the very end of the text."""
+    """Share of the training text, at its very end, to test on where no test part is given."""
     limit: Annotated[int, Positive] | None = None
-    """Use only the first so many training documents; null: all."""
+    """Use only this many training documents, the first ones; null: all."""
 
     def __post_init__(self) -> None:
         _check_source(self.train or self.validation or self.test, self.hub)
@@ -196,23 +198,23 @@ class Text:
 
 @config
 class LabelledText:
-    """Texts, or pairs of texts, with a class each: tables in files, or a data set."""
+    """Texts, or pairs of texts, with one class each: tables in files, or a data set."""
 
     kind: Literal["labelled_text"] = "labelled_text"
     train: tuple[Path, ...] = ()
-    """Training files. A file within a zip is named as if the zip were a folder."""
+    """Training files. A path may continue into a zip as if the zip were a folder."""
     validation: tuple[Path, ...] = ()
     """Validation files."""
     test: tuple[Path, ...] = ()
     """Test files."""
     hub: HubSource | None = None
-    """A data set instead of files."""
+    """Data set of the Hugging Face `datasets` library, instead of files."""
     format: Literal["tsv", "csv", "jsonl", "trec", "rte"] = "tsv"
-    """How the files are written. trec: `CLASS:fine the text` a line, with the columns text, label
-    and fine. rte: the XML of the entailment challenges, with the columns text, hypothesis, label.
-    tsv has no quoting, csv has."""
+    """File format. tsv has no quoting, csv has. trec has lines `CLASS:fine the text`, with columns
+    text, label and fine. rte is the XML of the entailment challenges, with columns text, hypothesis
+    and label."""
     header: bool = True
-    """The first line of tsv and csv names the columns; without it they are called "0", "1", ..."""
+    """The first line of tsv and csv files has the column names; otherwise they are "0", "1", ..."""
     encoding: Literal["utf-8", "latin-1"] = "utf-8"
     """Encoding of the files."""
     text_column: Annotated[str, NotEmpty] = "text"
@@ -222,15 +224,16 @@ class LabelledText:
     label_column: Annotated[str, NotEmpty] = "label"
     """Column of the class."""
     labels: tuple[str, ...] | None = None
-    """The classes in the order of their numbers; null: those of the training part, sorted."""
+    """Classes in the order of their numbers; null: those of the training part, sorted."""
     validation_share: Annotated[float, DropRate] = 0.0
-    """Share of the training part, drawn at random, to validate on where no part is given."""
+    """Share of the training part, drawn at random, to validate on where no validation part is
+    given."""
     test_share: Annotated[float, DropRate] = 0.0
-    """The same for testing."""
+    """Share of the training part, drawn at random, to test on where no test part is given."""
     split_seed: Annotated[int, NotNegative] = 0
-    """Which examples are drawn; independent of the training seed."""
+    """Seed of the random split; independent of the training seed."""
     limit: Annotated[int, Positive] | None = None
-    """Use only the first so many training examples; null: all."""
+    """Use only this many training examples, the first ones; null: all."""
 
     def __post_init__(self) -> None:
         _check_source(self.train or self.validation or self.test, self.hub)
@@ -241,37 +244,38 @@ class LabelledText:
 
 @config
 class TaggedText:
-    """Sentences with a tag on every word: CoNLL columns in files, or a data set."""
+    """Sentences with one tag per word: CoNLL columns in files, or a data set."""
 
     kind: Literal["tagged_text"] = "tagged_text"
     train: tuple[Path, ...] = ()
-    """Training files: one word a line, a blank line after each sentence, gzip is recognised."""
+    """Training files: one word per line, a blank line after each sentence; gzip is recognised."""
     validation: tuple[Path, ...] = ()
     """Validation files."""
     test: tuple[Path, ...] = ()
     """Test files."""
     hub: HubSource | None = None
-    """A data set instead of files."""
+    """Data set of the Hugging Face `datasets` library, instead of files."""
     encoding: Literal["utf-8", "latin-1"] = "utf-8"
     """Encoding of the files."""
     word_column: int = 0
-    """Column of the word, whitespace between columns, counted from 0; -1: the last."""
+    """Column of the word, counted from 0, with whitespace between columns; -1: the last."""
     tag_column: int = -1
-    """Column of the tag."""
+    """Column of the tag; -1: the last."""
     words_field: Annotated[str, NotEmpty] = "tokens"
     """Column of the data set with the list of words."""
     tags_field: Annotated[str, NotEmpty] = "tags"
     """Column of the data set with the list of tags."""
     tags: tuple[str, ...] | None = None
-    """The tags in the order of their numbers; null: those of the training part, sorted."""
+    """Tags in the order of their numbers; null: those of the training part, sorted."""
     validation_share: Annotated[float, DropRate] = 0.0
-    """Share of the training part, drawn at random, to validate on where no part is given."""
+    """Share of the training part, drawn at random, to validate on where no validation part is
+    given."""
     test_share: Annotated[float, DropRate] = 0.0
-    """The same for testing."""
+    """Share of the training part, drawn at random, to test on where no test part is given."""
     split_seed: Annotated[int, NotNegative] = 0
-    """Which sentences are drawn; independent of the training seed."""
+    """Seed of the random split; independent of the training seed."""
     limit: Annotated[int, Positive] | None = None
-    """Use only the first so many training sentences; null: all."""
+    """Use only this many training sentences, the first ones; null: all."""
 
     def __post_init__(self) -> None:
         _check_source(self.train or self.validation or self.test, self.hub)
@@ -283,17 +287,17 @@ Data = Annotated[Cldr | Files | Hub | Synthetic | Text | LabelledText | TaggedTe
 
 @config
 class WordTokenizer:
-    """Whole words: the most frequent ones, everything else becomes the unknown word."""
+    """Whole words: the most frequent ones; all others become the unknown token."""
 
     kind: Literal["word"] = "word"
     max_size: Annotated[int, Positive] | None = 30_000
-    """Shortlist: so many most frequent words, special tokens not counted; null: all."""
+    """Number of words in the vocabulary, without special tokens; null: all."""
     min_count: Annotated[int, Positive] = 1
-    """A rarer word is left out of the shortlist."""
+    """Least count of a word in the vocabulary."""
     lowercase: bool = False
     """Lower-case the text first."""
     split: Literal["whitespace", "punctuation"] = "whitespace"
-    """Words are separated by spaces alone, or punctuation is cut off as well."""
+    """Split into words at spaces only, or at spaces and punctuation."""
 
 
 @config
@@ -306,13 +310,13 @@ class BpeTokenizer:
     lowercase: bool = False
     """Lower-case the text first."""
     split: Literal["whitespace", "punctuation"] = "punctuation"
-    """Subwords stay within words: separated by spaces alone (wanted for a tokenised corpus and for
-    word links), or with punctuation cut off as well (raw text)."""
+    """Split into words before subwords: at spaces only (needed for a tokenised corpus and for word
+    links), or at spaces and punctuation (for raw text)."""
 
 
 @config
 class UnigramTokenizer:
-    """Unigram language model over subwords, trained on the training part (Kudo 2018)."""
+    """Unigram language model of subwords, trained on the training part (Kudo 2018)."""
 
     kind: Literal["unigram"] = "unigram"
     vocab_size: Annotated[int, Positive] = 8_000
@@ -320,43 +324,43 @@ class UnigramTokenizer:
     lowercase: bool = False
     """Lower-case the text first."""
     split: Literal["whitespace", "punctuation"] = "punctuation"
-    """Subwords stay within words: separated by spaces alone (wanted for a tokenised corpus and for
-    word links), or with punctuation cut off as well (raw text)."""
+    """Split into words before subwords: at spaces only (needed for a tokenised corpus and for word
+    links), or at spaces and punctuation (for raw text)."""
 
 
 @config
 class CharTokenizer:
-    """One token a character that the training part has; for small language models."""
+    """One token per character of the training part, for small language models."""
 
     kind: Literal["char"] = "char"
     mask: bool = False
-    """A mask token, for masked language models."""
+    """Add a mask token, for masked language models."""
     sentinels: Annotated[int, NotNegative] = 0
-    """So many sentinels <extra_id_0>, ... at the end, for span corruption."""
+    """Number of sentinel tokens <extra_id_0>, ... at the end, for span corruption."""
 
 
 @config
 class ByteTokenizer:
-    """One token a byte of UTF-8: nothing to train, nothing unknown (Xue et al. 2022)."""
+    """One token per byte of UTF-8: no training, no unknown tokens (Xue et al. 2022)."""
 
     kind: Literal["byte"] = "byte"
     mask: bool = False
-    """A mask token, for masked language models."""
+    """Add a mask token, for masked language models."""
     sentinels: Annotated[int, NotNegative] = 0
-    """So many sentinels <extra_id_0>, ... at the end, for span corruption."""
+    """Number of sentinel tokens <extra_id_0>, ... at the end, for span corruption."""
 
 
 @config
 class ByteBpeTokenizer:
-    """Byte-level BPE, trained on the training part: nothing unknown (Radford et al. 2019)."""
+    """Byte-level BPE, trained on the training part; no unknown tokens (Radford et al. 2019)."""
 
     kind: Literal["byte_bpe"] = "byte_bpe"
     vocab_size: Annotated[int, Positive] = 8_000
     """Size of the vocabulary, special tokens included."""
     mask: bool = False
-    """A mask token, for masked language models."""
+    """Add a mask token, for masked language models."""
     sentinels: Annotated[int, NotNegative] = 0
-    """So many sentinels <extra_id_0>, ... at the end, for span corruption."""
+    """Number of sentinel tokens <extra_id_0>, ... at the end, for span corruption."""
 
 
 @config
@@ -369,16 +373,16 @@ class WordPieceTokenizer:
     lowercase: bool = True
     """Lower-case the text and strip its accents first."""
     sentinels: Annotated[int, NotNegative] = 0
-    """So many sentinels <extra_id_0>, ... at the end, for span corruption."""
+    """Number of sentinel tokens <extra_id_0>, ... at the end, for span corruption."""
 
 
 @config
 class FileTokenizer:
-    """A tokenizer that exists: a tokenizer.json, or the folder of a Hugging Face model."""
+    """Existing tokenizer: a tokenizer.json, or the folder of a Hugging Face model."""
 
     kind: Literal["file"] = "file"
     path: Path
-    """The file or the folder."""
+    """Path of the file or folder."""
 
 
 Tokenizer = Annotated[

@@ -1,4 +1,4 @@
-"""One runnable experiment: what a file in configs/ holds."""
+"""Settings of one runnable experiment: the content of a file in configs/."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,10 +14,10 @@ from attnzoo.config.training import Training
 
 @config
 class Decoding:
-    """How a translation is found."""
+    """Settings of beam search for translations."""
 
     beam: Annotated[int, Positive] = 5
-    """Hypotheses kept at each step; 1: greedy."""
+    """Number of hypotheses kept at each step; 1: greedy."""
     length_penalty: Annotated[float, NotNegative] = 0.6
     """Exponent of the length penalty (Wu et al. 2016, eq. 14); 0: none."""
     max_length: Annotated[int, Positive] = 100
@@ -28,31 +28,31 @@ class Decoding:
 
 @config
 class Experiment:
-    """A model, its data, its training; every other script reads it back from the run directory."""
+    """Settings of an experiment, which its run directory keeps for all other commands."""
 
     name: Annotated[str, NotEmpty]
-    """Name of the experiment; the run directory is called so."""
+    """Name of the experiment, and of its run directory."""
     task: Task = Translation()
-    """What is learned."""
+    """Training task."""
     data: Data = Cldr()
-    """What it is learned from."""
+    """Training data."""
     tokenizer: Tokenizer = WordTokenizer()
-    """How text becomes tokens, on the source side and, by default, on both."""
+    """Tokenizer of the source side and, by default, of the target side."""
     target_tokenizer: Tokenizer | None = None
-    """Another way on the target side; null: as on the source side."""
+    """Tokenizer of the target side; null: that of the source side."""
     shared_vocabulary: bool = False
-    """One vocabulary, trained on both sides together."""
+    """Train one vocabulary on both sides together."""
     model: Model = Bahdanau()
-    """The architecture."""
+    """Model architecture."""
     start_from: Path | None = None
-    """Run directory, or folder of a pretrained model, whose weights and tokenizer are taken; null:
-    fresh weights. A head that it has not starts fresh."""
+    """Run directory, or folder of a pretrained model, with initial weights and the tokenizer; null:
+    new weights. A head that is missing there gets new weights."""
     training: Training
     """How it is trained."""
     decoding: Decoding = Decoding()
-    """How it translates when it is evaluated."""
+    """Decoding settings for evaluation."""
     mesh: Mesh = Mesh()
-    """Over which devices it is trained; by default one copy of the model on each."""
+    """Device mesh for training; by default one copy of the model on each device."""
     directory: Path | None = None
     """Run directory; null: runs/NAME."""
 
@@ -76,5 +76,5 @@ class Experiment:
 
     @property
     def run_directory(self) -> Path:
-        """Where the run is written."""
+        """Path of the run directory."""
         return self.directory or Path("runs") / self.name

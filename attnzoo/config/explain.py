@@ -1,4 +1,4 @@
-"""What the validator found, said to a person: place, dotted key, what is wrong, what was wanted."""
+"""Validation errors of configs in plain words, with place, dotted key and expected value."""
 
 import difflib
 from typing import Any
@@ -8,7 +8,7 @@ from attnzoo.config.tree import Node
 
 
 def explain(cls: type, root: Node, name: str, problem: dict[str, Any]) -> str:
-    """One line for one error of pydantic, found in ``root`` while it was read as a ``cls``."""
+    """Return a one-line message for a pydantic error found in ``root`` while reading a ``cls``."""
     node: Node | None = root
     owner: type | None = cls
     field: Field | None = None
@@ -17,7 +17,7 @@ def explain(cls: type, root: Node, name: str, problem: dict[str, Any]) -> str:
     place, key_place, path = root.key_place or name, root.key_place or name, ""
     for step in problem["loc"]:
         if choosing and field is not None:
-            # pydantic names the kind here, which is no key of the file.
+            # pydantic adds the name of the kind here, which is not a key of the file.
             owner, choosing = field.kinds.get(str(step)), False
             continue
         field = fields_of(owner).get(str(step)) if owner is not None else None
@@ -48,7 +48,7 @@ def explain(cls: type, root: Node, name: str, problem: dict[str, Any]) -> str:
     if kind == "value_error":
         message = str(problem["ctx"]["error"])
         values = node.value if node is not None else None
-        # Such messages begin with `field=value` where one field is to blame.
+        # Such messages begin with `field=value` if one field is at fault.
         blamed = values.get(message.partition("=")[0]) if isinstance(values, dict) else None
         at = blamed.place if blamed is not None else key_place
         return f"{at}: {path}: {message}" if path else f"{at}: {message}"
@@ -64,7 +64,7 @@ def explain(cls: type, root: Node, name: str, problem: dict[str, Any]) -> str:
 
 
 def _hint(cls: type, root: Node, path: str, above: str) -> str:
-    """The kind that has the unknown key, or the nearest key, or all that there are."""
+    """Return a hint: the kind that has the unknown key, or the nearest key, or all keys."""
     owner: type | None = cls
     node: Node | None = root
     field: Field | None = None

@@ -1,7 +1,7 @@
-"""Classes of a user's own, named in a config as ``package.module:Class``.
+"""Users' own classes, named in a config as ``package.module:Class``.
 
-The one place where a name becomes an import. Such a class has an attribute ``config_class``, a
-dataclass made with ``@config`` from the base of its part (``AttentionConfig``, ``ModelConfig``,
+This is the only place that imports a class by name. Such a class has an attribute ``config_class``,
+a dataclass made with ``@config`` from the base of its part (``AttentionConfig``, ``ModelConfig``,
 ``TaskConfig``), whose field ``kind`` is ``Literal["package.module:Class"]``::
 
     @config
@@ -26,12 +26,12 @@ from attnzoo.errors import UserError
 _trusted = contextvars.ContextVar("trusted", default=True)
 _trusted_runs = contextvars.ContextVar("trusted_runs", default=False)
 _admitted: dict[str, type] = {}
-"""The config classes that were named so far: what pydantic and ``--help`` see is built of them."""
+"""Config classes named so far, by name; pydantic types and ``--help`` include them."""
 
 
 @contextlib.contextmanager
 def trusting(trust_code: bool) -> Generator[None]:
-    """Let configs that are read meanwhile name code outside of this package, or refuse them."""
+    """Allow or refuse, within a ``with`` block, configs that name code outside of this package."""
     token = _trusted.set(trust_code)
     try:
         yield
@@ -40,25 +40,26 @@ def trusting(trust_code: bool) -> Generator[None]:
 
 
 def trust_runs() -> None:
-    """Trust the code that run directories and folders name, from now on: ``--trust-code``."""
+    """Trust code named by run directories and folders from now on (``--trust-code``)."""
     _trusted_runs.set(True)
 
 
 def runs_are_trusted() -> bool:
-    """Whether code that a run directory or folder names may be run."""
+    """Return True if code named by a run directory or folder may be run."""
     return _trusted_runs.get()
 
 
 def is_external(kind: Any) -> bool:
-    """Whether a kind names a class of a user's own."""
+    """Return True if a kind names a user's own class."""
     return isinstance(kind, str) and ":" in kind
 
 
 def imported(name: str, base: type = object) -> Any:
-    """Import the class that ``package.module:Class`` names; the working directory counts.
+    """Import the class ``package.module:Class``; the working directory is on the import path.
 
     Raises:
-      UserError: code is not trusted here, or there is no such class, or none from ``base``.
+      UserError: code is not trusted here, there is no such class, or it does not derive from
+        ``base``.
     """
     if not _trusted.get():
         raise UserError(
@@ -71,7 +72,7 @@ def imported(name: str, base: type = object) -> Any:
         sys.path.append(here)
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (Exception, SystemExit) as error:  # whatever a user's module raises
+    except (Exception, SystemExit) as error:  # a user's module may raise anything
         raise _refused(name, error) from error
     if not (base is object or (isinstance(found, type) and issubclass(found, base))):
         raise UserError(f"kind {name!r}: {found!r} is no class from {base.__name__}")
@@ -79,15 +80,15 @@ def imported(name: str, base: type = object) -> Any:
 
 
 def _refused(name: str, error: BaseException) -> UserError:
-    """Return the error that names a kind and says in one line what its code raised."""
+    """Return an error that names the kind and what its code raised, in one line."""
     return UserError(f"kind {name!r}: {type(error).__name__}: {' '.join(str(error).split())}")
 
 
 def admit(name: str, base: type) -> type:
-    """Return the config class of the class that ``name`` names, and let configs hold it.
+    """Return the config class of a user's class, and register it as a kind for configs.
 
     Raises:
-      UserError: no such class, or one without a fitting config class.
+      UserError: there is no such class, or it has no valid config class.
     """
     cls = imported(name)
     found = getattr(cls, "config_class", None)
@@ -104,13 +105,13 @@ def admit(name: str, base: type) -> type:
 
 
 def _check(name: str, found: type) -> None:
-    """Refuse a config class that no config could hold, before it spoils those of all others."""
+    """Raise a UserError for an invalid config class, which would break the types of all configs."""
     from pydantic import TypeAdapter
 
     try:
         TypeAdapter(found)
         kind = get_type_hints(found).get("kind")
-    except Exception as error:  # annotations that cannot be resolved, or that YAML cannot hold
+    except Exception as error:  # annotations that cannot be resolved, or have no form in YAML
         raise _refused(name, error) from error
     if get_args(kind) != (name,) or getattr(found, "kind", None) != name:
         raise UserError(
@@ -120,5 +121,5 @@ def _check(name: str, found: type) -> None:
 
 
 def admitted(base: type) -> tuple[type, ...]:
-    """The config classes of users, as far as they were named, that come from ``base``."""
+    """Return the config classes registered so far that derive from ``base``."""
     return tuple(cls for cls in _admitted.values() if issubclass(cls, base))

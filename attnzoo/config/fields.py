@@ -1,6 +1,6 @@
-"""What a config dataclass is written with: the decorator, the bounds, the mark of a union.
+"""Decorator, bounds and union marker for config dataclasses.
 
-Nothing heavy is imported here, so that models can name their configs and ``--help`` is instant.
+Nothing heavy is imported here, so that models can use their configs and ``--help`` is instant.
 """
 
 from dataclasses import dataclass
@@ -15,22 +15,22 @@ Class = TypeVar("Class")
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def config(cls: type[Class]) -> type[Class]:
-    """Make ``cls`` a frozen, keyword-only dataclass that the loader fills, unknown keys refused.
+    """Make ``cls`` a frozen, keyword-only dataclass that refuses unknown keys when loaded.
 
-    Every field is followed by a string saying what it means; ``--help`` prints it. Bounds stand in
-    the annotation, ``Annotated[int, Positive]``: the loader checks them, direct construction does
-    not. What concerns several fields is checked in ``__post_init__`` (ValueError), and so always.
+    Every field is followed by a string with its meaning, which ``--help`` prints. Bounds are
+    annotations, ``Annotated[int, Positive]``; the loader checks them, direct construction does not.
+    Conditions on several fields are checked in ``__post_init__`` (ValueError), so in both cases.
     """
     made = dataclass(frozen=True, kw_only=True)(cls)
-    # Read by pydantic, which is imported only when something is loaded.
+    # Read by pydantic, which is imported only when a config is loaded.
     made.__pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}
     return made
 
 
 class ByKind:
-    """The metadata of ``Annotated[A | B, Kind]``: the field ``kind`` says which class is meant.
+    """Metadata of ``Annotated[A | B, Kind]``: the field ``kind`` selects the class.
 
-    With a ``base`` also the classes of users that come from it (``config.external``).
+    With a ``base``, users' classes that derive from it are members too (``config.external``).
     """
 
     def __init__(self, base: type | None = None):

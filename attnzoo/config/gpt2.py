@@ -1,4 +1,4 @@
-"""GPT-2: a decoder alone, over learned positions, and its named sizes."""
+"""GPT-2 settings, and its named sizes."""
 
 from typing import Annotated, Literal
 
@@ -10,61 +10,62 @@ from attnzoo.config.transformer import Activation
 
 @config
 class GPT2(ModelConfig):
-    """Pre-norm blocks over embeddings of tokens and positions (Radford et al. 2019)."""
+    """Decoder-only model with learned positions and pre-norm blocks (Radford et al. 2019)."""
 
     tasks = ("causal_lm",)
     kind: Literal["gpt2"] = "gpt2"
     attention: SelfAttention = MultiHead(num_heads=12)
-    """How a position reads its past."""
+    """Causal self-attention."""
     dim: Annotated[int, Positive] = 768
     """Width of the states (D)."""
     hidden: Annotated[int, Positive] | None = None
     """Hidden units of the feed-forward layers (F); null: four times the width."""
     layers: Annotated[int, Positive] = 12
-    """Blocks."""
+    """Number of blocks."""
     max_length: Annotated[int, Positive] = 1024
-    """Context in tokens: rows of the table of positions."""
+    """Context in tokens: number of rows of the position table."""
     activation: Activation = "gelu_tanh"
-    """Non-linearity of the feed-forward layers."""
+    """Activation of the feed-forward layers."""
     use_bias: bool = True
-    """Projections have biases; norms always have."""
+    """Projections have biases; norms always have them."""
     norm_eps: Annotated[float, Positive] = 1e-5
-    """Added to the variance in the norms."""
+    """Epsilon added to the variance in the norms."""
     tied: bool = True
-    """The output layer is the table of embeddings."""
+    """The output layer shares the embedding table."""
     dropout: Annotated[float, DropRate] = 0.1
-    """Share dropped, while training, of the embeddings and of every branch's result."""
+    """Dropout rate of the embeddings and of every branch's output."""
     attention_dropout: Annotated[float, DropRate] = 0.1
-    """Share of attention weights dropped while training."""
+    """Dropout rate of the attention weights."""
     scan: bool = False
-    """Loop over the layers: compilation takes as long for many layers as for one."""
+    """Scan over the layers, so that compilation time does not grow with their number."""
     remat: Remat = "none"
-    """What the backward pass computes again to save memory: nothing, whole blocks (full), all but
-    the products with weights (dots), or these kept in the host's memory meanwhile (offload)."""
+    """Rematerialisation, which saves memory in the backward pass: none, whole blocks (full), all
+    but the products with weights (dots), or the same with these products in host memory
+    (offload)."""
 
     @classmethod
     def small(cls) -> "GPT2":
-        """``gpt2``: 124 million weights."""
+        """Return ``gpt2``: 124 million weights."""
         return cls()
 
     @classmethod
     def medium(cls) -> "GPT2":
-        """``gpt2-medium``: 355 million weights."""
+        """Return ``gpt2-medium``: 355 million weights."""
         return cls(attention=MultiHead(num_heads=16), dim=1024, layers=24)
 
     @classmethod
     def large(cls) -> "GPT2":
-        """``gpt2-large``: 774 million weights."""
+        """Return ``gpt2-large``: 774 million weights."""
         return cls(attention=MultiHead(num_heads=20), dim=1280, layers=36)
 
     @classmethod
     def xl(cls) -> "GPT2":
-        """``gpt2-xl``: 1.56 billion weights."""
+        """Return ``gpt2-xl``: 1.56 billion weights."""
         return cls(attention=MultiHead(num_heads=25), dim=1600, layers=48)
 
     @classmethod
     def char_cpu(cls) -> "GPT2":
-        """Characters as nanoGPT on a CPU: 0.8 million weights, context 64."""
+        """Return the character model of nanoGPT for a CPU: 0.8 million weights, context 64."""
         return cls(
             attention=MultiHead(num_heads=4),
             dim=128,
@@ -77,7 +78,7 @@ class GPT2(ModelConfig):
 
     @classmethod
     def char_gpu(cls) -> "GPT2":
-        """Characters as nanoGPT on a GPU: 10.6 million weights, context 256."""
+        """Return the character model of nanoGPT for a GPU: 10.6 million weights, context 256."""
         return cls(
             attention=MultiHead(num_heads=6),
             dim=384,

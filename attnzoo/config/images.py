@@ -1,4 +1,4 @@
-"""Where labelled images come from, and how they are varied during training."""
+"""Image data settings: sources of labelled images, and training augmentation."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,46 +16,46 @@ from attnzoo.config.fields import (
 
 @config
 class Digits:
-    """The 1,797 handwritten digits of scikit-learn, 8 x 8 pixels; they have no test part."""
+    """Handwritten digits of scikit-learn, 1,797 images of 8 x 8 pixels; there is no test part."""
 
     kind: Literal["digits"] = "digits"
 
 
 @config
 class Idx:
-    """MNIST's files, as Fashion-MNIST has them: train-images-idx3-ubyte, perhaps with .gz, ..."""
+    """Files in MNIST's format: train-images-idx3-ubyte and three others, with or without .gz."""
 
     kind: Literal["idx"] = "idx"
     directory: Path
-    """The directory with the four files."""
+    """Directory with the four files."""
 
 
 @config
 class ImageFolder:
-    """One directory a class, within train/, validation/ and test/ where there are such parts."""
+    """One directory per class, within train/, validation/ and test/ if there are such parts."""
 
     kind: Literal["folder"] = "folder"
     path: Path
-    """The directory, or a tar of it, compressed or not."""
+    """Directory, or a tar archive of it, compressed or not."""
     channels: Literal[1, 3] = 3
-    """Grey or colour; the images are converted."""
+    """Number of channels, grey (1) or colour (3); images are converted."""
 
 
 @config
 class HubImages:
-    """A data set by name through the Hugging Face `datasets` library, or its local builders."""
+    """Data set of the Hugging Face `datasets` library, by name, or one of its local builders."""
 
     kind: Literal["hub"] = "hub"
     name: Annotated[str, NotEmpty]
     """Name of the data set, or parquet together with `data_files`."""
     config: str | None = None
-    """Configuration of the data set, where it has several."""
+    """Configuration of the data set, if it has several."""
     revision: str | None = None
-    """Commit or tag of the data set, for a run that is to be repeated exactly."""
+    """Commit or tag of the data set, so that a run can be repeated exactly."""
     data_files: dict[str, Path] | None = None
     """Local file of each split, for the builder parquet."""
     train_split: str | None = "train"
-    """Split to train on, slices as `datasets` writes them: train[:90%]; null: none."""
+    """Split to train on; slices are written as in `datasets`: train[:90%]; null: none."""
     validation_split: str | None = None
     """Split to validate on."""
     test_split: str | None = "test"
@@ -65,13 +65,15 @@ class HubImages:
     label_field: Annotated[str, NotEmpty] = "label"
     """Column of the classes."""
     channels: Literal[1, 3] = 3
-    """Grey or colour; the images are converted."""
+    """Number of channels, grey (1) or colour (3); images are converted."""
 
 
 @config
 class Planted:
-    """Made-up grey images whose class is decided by one known patch among decoys, to test
-    explanations: `attnzoo.data.planted`."""
+    """Synthetic grey images to test explanations: one known patch among decoys decides the class.
+
+    See `attnzoo.data.planted`.
+    """
 
     kind: Literal["planted"] = "planted"
     side: Annotated[int, Positive] = 6
@@ -79,17 +81,17 @@ class Planted:
     patch: Annotated[int, Positive] = 4
     """Side of a patch in pixels, a multiple of 4."""
     classes: Annotated[int, Positive] = 4
-    """Classes, at most 8."""
+    """Number of classes, at most 8."""
     decoys: Annotated[int, NotNegative] = 6
-    """Patches that show a class without deciding it."""
+    """Number of patches that show a class without deciding it."""
     train: Annotated[int, Positive] = 4000
-    """Images to train on."""
+    """Number of training images."""
     validation: Annotated[int, NotNegative] = 500
-    """Images to validate on."""
+    """Number of validation images."""
     test: Annotated[int, NotNegative] = 500
-    """Images to test on."""
+    """Number of test images."""
     seed: Annotated[int, NotNegative] = 0
-    """Which images."""
+    """Seed of the random images."""
 
     def __post_init__(self) -> None:
         if self.patch % 4:
@@ -104,28 +106,28 @@ class Planted:
 
 @config
 class Augmentation:
-    """How training images are varied; everything off by default. Only normalisation is always on.
+    """Augmentation of training images, off by default; normalisation is always on.
 
     The order: resized crop, or padding and crop; flip; RandAugment; normalisation; erasing; mixup
-    or CutMix (one of them, by a coin, where both are asked for).
+    or CutMix (chosen at random for each batch if both are set).
     """
 
     flip: bool = False
-    """Mirror every second image."""
+    """Mirror an image with probability 1/2."""
     pad: Annotated[int, NotNegative] = 0
-    """Pad by so many pixels of zero and cut a random window of the old size."""
+    """Number of zero pixels to pad on each side before cutting a random window of the old size."""
     crop_scale: Annotated[float, Probability] = 1.0
-    """Cut a random window of at least this share of the area and resize it; 1: none."""
+    """Least share of the area for random resized crops; 1: none."""
     operations: Annotated[int, NotNegative] = 0
-    """RandAugment: so many random operations on each image (Cubuk et al. 2020)."""
+    """Number of random operations on each image in RandAugment (Cubuk et al. 2020); 0: none."""
     magnitude: Annotated[float, NotNegative] = 9.0
-    """RandAugment: strength of the operations, from 0 to 10."""
+    """Strength of the operations in RandAugment, from 0 to 10."""
     erase: Annotated[float, Probability] = 0.0
     """Share of the images in which a rectangle is erased (Zhong et al. 2020)."""
     mixup: Annotated[float, NotNegative] = 0.0
-    """alpha of mixup's Beta distribution (Zhang et al. 2018); 0: none."""
+    """Parameter alpha of mixup's Beta distribution (Zhang et al. 2018); 0: none."""
     cutmix: Annotated[float, NotNegative] = 0.0
-    """alpha of CutMix's Beta distribution (Yun et al. 2019); 0: none."""
+    """Parameter alpha of CutMix's Beta distribution (Yun et al. 2019); 0: none."""
 
     def __post_init__(self) -> None:
         if not 0 < self.crop_scale <= 1:
@@ -140,19 +142,21 @@ class Images:
 
     kind: Literal["images"] = "images"
     source: Annotated[Digits | Idx | ImageFolder | HubImages | Planted, Kind] = Digits()
-    """Where the images come from."""
+    """Source of the images."""
     size: Annotated[int, Positive] | None = None
-    """Scale the shorter side to so many pixels and cut the middle; null: the size they have."""
+    """Length in pixels to which the shorter side is scaled before the central crop; null: no
+    scaling."""
     validation_share: Annotated[float, DropRate] = 0.1
-    """Share of the training part, drawn at random, to validate on where no part is given."""
+    """Share of the training part, drawn at random, to validate on where no validation part is
+    given."""
     test_share: Annotated[float, DropRate] = 0.0
-    """The same for testing."""
+    """Share of the training part, drawn at random, to test on where no test part is given."""
     split_seed: Annotated[int, NotNegative] = 0
-    """Which images are drawn; independent of the training seed."""
+    """Seed of the random split; independent of the training seed."""
     limit: Annotated[int, Positive] | None = None
-    """Use only the first so many training images; null: all."""
+    """Use only this many training images, the first ones; null: all."""
     augmentation: Augmentation = Augmentation()
-    """How the training images are varied."""
+    """Augmentation of training images."""
 
     def __post_init__(self) -> None:
         if self.validation_share + self.test_share >= 1:

@@ -1,4 +1,4 @@
-"""The decoder of Llama and its relatives Mistral, Qwen2, Qwen3, TinyLlama and SmolLM."""
+"""Llama settings and named sizes, with Mistral, Qwen2, Qwen3, TinyLlama and SmolLM."""
 
 from typing import Annotated, Literal
 
@@ -11,69 +11,73 @@ from attnzoo.config.transformer import Activation
 
 @config
 class Llama(ModelConfig):
-    """Pre-norm blocks with RMS norms, rotary positions and gated feed-forward layers (Touvron et
-    al. 2023, arXiv 2302.13971, section 2.2)."""
+    """Decoder-only model with RMS norms, rotary positions and gated layers (Touvron et al. 2023).
+
+    arXiv 2302.13971, section 2.2.
+    """
 
     tasks = ("causal_lm",)
     kind: Literal["llama"] = "llama"
     attention: SelfAttention = MultiHead(num_heads=32)
-    """How a position reads its past."""
+    """Causal self-attention."""
     dim: Annotated[int, Positive] = 4096
     """Width of the states (D)."""
     hidden: Annotated[int, Positive] = 11008
     """Hidden units of the feed-forward layers (F)."""
     layers: Annotated[int, Positive] = 32
-    """Blocks."""
+    """Number of blocks."""
     max_length: Annotated[int, Positive] = 4096
-    """Context in tokens: room of attentions with a slot for each position."""
+    """Context in tokens; the room of attention with one slot per position."""
     rotary_base: Annotated[float, Positive] = 10_000.0
-    """The slowest pair of features turns about once in 2 pi times so many positions."""
+    """Base of the rotary frequencies: the slowest pair of channels turns once in about 2 pi times
+    this many positions."""
     rotary_width: Annotated[int, Positive] | None = None
-    """Features of a head that turn; null: all."""
+    """Number of channels per head that rotary embedding rotates; null: all."""
     rotary_scaling: RotaryScaling | None = None
-    """How the angles are stretched over longer contexts; null: not."""
+    """Scaling of the rotary angles for longer contexts; null: none."""
     activation: Activation = "silu"
-    """Non-linearity of the gates."""
+    """Activation of the gates."""
     qkv_bias: bool = False
-    """Queries, keys and values have biases (Qwen2)."""
+    """Biases of queries, keys and values (Qwen2)."""
     out_bias: bool = False
-    """The result of attention has a bias."""
+    """Bias of the attention output."""
     hidden_bias: bool = False
-    """The feed-forward layers have biases."""
+    """Biases of the feed-forward layers."""
     norm_eps: Annotated[float, Positive] = 1e-5
-    """Added to the mean square in the norms."""
+    """Epsilon added to the mean square in the norms."""
     tied: bool = False
-    """The output layer is the table of embeddings."""
+    """The output layer shares the embedding table."""
     dropout: Annotated[float, DropRate] = 0.0
-    """Share dropped, while training, of the embeddings and of every branch's result."""
+    """Dropout rate of the embeddings and of every branch's output."""
     attention_dropout: Annotated[float, DropRate] = 0.0
-    """Share of attention weights dropped while training."""
+    """Dropout rate of the attention weights."""
     scan: bool = False
-    """Loop over the layers: compilation takes as long for many layers as for one."""
+    """Scan over the layers, so that compilation time does not grow with their number."""
     remat: Remat = "none"
-    """What the backward pass computes again to save memory: nothing, whole blocks (full), all but
-    the products with weights (dots), or these kept in the host's memory meanwhile (offload)."""
+    """Rematerialisation, which saves memory in the backward pass: none, whole blocks (full), all
+    but the products with weights (dots), or the same with these products in host memory
+    (offload)."""
 
     @classmethod
     def tiny(cls) -> "Llama":
-        """Four layers of width 128: minutes on a CPU."""
+        """Return four layers of width 128: minutes on a CPU."""
         heads = MultiHead(num_heads=4, num_kv_heads=2)
         return cls(attention=heads, dim=128, hidden=384, layers=4, max_length=256, tied=True)
 
     @classmethod
     def small(cls) -> "Llama":
-        """Six layers of width 384, as nanoGPT's GPU setting."""
+        """Return six layers of width 384, as in nanoGPT's GPU setting."""
         heads = MultiHead(num_heads=6, num_kv_heads=2)
         return cls(attention=heads, dim=384, hidden=1024, layers=6, max_length=512, tied=True)
 
     @classmethod
     def llama_7b(cls) -> "Llama":
-        """Llama 2 7B (arXiv 2307.09288)."""
+        """Return Llama 2 7B (arXiv 2307.09288)."""
         return cls()
 
     @classmethod
     def llama3_8b(cls) -> "Llama":
-        """Llama 3.1 8B."""
+        """Return Llama 3.1 8B."""
         return cls(
             attention=MultiHead(num_heads=32, num_kv_heads=8),
             hidden=14336,
@@ -84,7 +88,7 @@ class Llama(ModelConfig):
 
     @classmethod
     def llama32_1b(cls) -> "Llama":
-        """Llama 3.2 1B."""
+        """Return Llama 3.2 1B."""
         return cls(
             attention=MultiHead(num_heads=32, num_kv_heads=8),
             dim=2048,
@@ -98,13 +102,13 @@ class Llama(ModelConfig):
 
     @classmethod
     def tinyllama(cls) -> "Llama":
-        """TinyLlama 1.1B (Zhang et al. 2024, arXiv 2401.02385)."""
+        """Return TinyLlama 1.1B (Zhang et al. 2024, arXiv 2401.02385)."""
         heads = MultiHead(num_heads=32, num_kv_heads=4)
         return cls(attention=heads, dim=2048, hidden=5632, layers=22, max_length=2048)
 
     @classmethod
     def smollm2_135m(cls) -> "Llama":
-        """SmolLM2 135M (arXiv 2502.02737)."""
+        """Return SmolLM2 135M (arXiv 2502.02737)."""
         return cls(
             attention=MultiHead(num_heads=9, num_kv_heads=3),
             dim=576,
@@ -117,13 +121,13 @@ class Llama(ModelConfig):
 
     @classmethod
     def mistral_7b(cls) -> "Llama":
-        """Mistral 7B v0.1, with its window (Jiang et al. 2023, arXiv 2310.06825)."""
+        """Return Mistral 7B v0.1, with its window (Jiang et al. 2023, arXiv 2310.06825)."""
         heads = MultiHead(num_heads=32, num_kv_heads=8, window=4096)
         return cls(attention=heads, hidden=14336, max_length=32_768)
 
     @classmethod
     def qwen2_05b(cls) -> "Llama":
-        """Qwen2.5 0.5B (arXiv 2412.15115)."""
+        """Return Qwen2.5 0.5B (arXiv 2412.15115)."""
         return cls(
             attention=MultiHead(num_heads=14, num_kv_heads=2),
             dim=896,
@@ -138,7 +142,7 @@ class Llama(ModelConfig):
 
     @classmethod
     def qwen3_06b(cls) -> "Llama":
-        """Qwen3 0.6B (arXiv 2505.09388)."""
+        """Return Qwen3 0.6B (arXiv 2505.09388)."""
         return cls(
             attention=MultiHead(num_heads=16, num_kv_heads=8, head_dim=128, qk_norm=True),
             dim=1024,

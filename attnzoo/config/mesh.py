@@ -1,4 +1,4 @@
-"""Over which devices a training is spread, and which parameter lies where."""
+"""Device mesh settings for training, and the placement of parameters."""
 
 import re
 from typing import Annotated, Literal
@@ -10,12 +10,12 @@ Axis = Literal["data", "fsdp", "tensor", "sequence"]
 
 @config
 class Rule:
-    """Where the parameters lie whose path has a match for a pattern."""
+    """Placement of the parameters whose path matches a pattern."""
 
     pattern: Annotated[str, NotEmpty]
     """Regular expression, searched in "decoder/blocks/0/attention/mechanism/query/kernel"."""
     axes: tuple[Axis | None, ...]
-    """Mesh axis of each of the last dimensions; null, and dimensions before them: whole."""
+    """Mesh axis of each of the last dimensions; null, and dimensions before these: not sharded."""
 
     def __post_init__(self) -> None:
         try:
@@ -29,25 +29,25 @@ class Rule:
 
 @config
 class Mesh:
-    """Devices in up to four directions; their product is the number of devices.
+    """Device mesh with up to four axes, whose product is the number of devices.
 
-    The rows of a batch are spread over `data` and `fsdp` together.
+    The rows of a batch are sharded over `data` and `fsdp` together.
     """
 
     data: Annotated[int, Positive] | None = None
-    """Copies of the model, each with rows of its own; null: as many as the devices leave."""
+    """Number of model replicas, each with its own rows; null: all remaining devices."""
     fsdp: Annotated[int, Positive] = 1
-    """Devices that share parameters and optimizer state, each with rows of its own."""
+    """Number of devices that share parameters and optimizer state, each with its own rows."""
     tensor: Annotated[int, Positive] = 1
-    """Devices that share heads, hidden units and vocabulary."""
+    """Number of devices that share heads, hidden units and vocabulary."""
     sequence: Annotated[int, Positive] = 1
-    """Devices that share the positions of a sequence; attention goes round them as a ring."""
+    """Number of devices that share the positions of a sequence, with ring attention."""
     rules: tuple[Rule, ...] = ()
-    """Asked before the rules of training/placement.py; the first match counts."""
+    """Rules that precede those of training/placement.py; the first match counts."""
 
     @property
     def sizes(self) -> dict[str, int | None]:
-        """Axis and size, in the order in which neighbours talk most last."""
+        """Size by axis; the axis with the most communication is last."""
         return {
             "data": self.data,
             "fsdp": self.fsdp,

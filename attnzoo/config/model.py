@@ -1,4 +1,4 @@
-"""The recurrent translators and the residual network, and their named sizes; all models."""
+"""Settings of recurrent translators and of the residual network; the union of all models."""
 
 from typing import Annotated, Literal
 
@@ -21,7 +21,7 @@ class Bahdanau(ModelConfig):
     tasks = ("translation",)
     kind: Literal["bahdanau"] = "bahdanau"
     attention: Attention = Additive()
-    """How the decoder reads the source."""
+    """Cross-attention from decoder to source."""
     hidden: Annotated[int, Positive] = 1000
     """Units of the decoder and of each direction of the encoder (n)."""
     embedding: Annotated[int, Positive] = 620
@@ -29,20 +29,20 @@ class Bahdanau(ModelConfig):
     maxout: Annotated[int, Positive] = 500
     """Width of the maxout layer before the output (l)."""
     dropout: Annotated[float, DropRate] = 0.0
-    """Share of embeddings and readout units dropped while training; the paper has none."""
+    """Dropout rate of embeddings and readout units; the paper has none."""
     reads: Literal["annotations", "bridged", "words"] = "annotations"
-    """What attention reads of a source word: its annotation, as in the paper; the annotation with
-    the word's embedding beside it (source-side bridging, Kuang et al. 2018, arXiv 1711.05380); or
-    the embedding alone, found by both (keys and values apart, as Mino et al. 2017). An annotation
-    knows its neighbours too, so attention may rest beside the word it translates: the more is read
-    of the word itself, the closer the weights are to a word alignment."""
+    """Input of attention for a source token: its annotation, as in the paper; its annotation and
+    word embedding concatenated (bridged: Kuang et al. 2018, arXiv 1711.05380); or the embedding,
+    with weights from both (words: separate keys and values as in Mino et al. 2017). An annotation
+    also knows its neighbours, so weights may lie beside the translated word. The more of the word
+    itself is read, the closer the weights are to a word alignment."""
     initial_state: Literal["backward", "zero"] = "backward"
-    """What the decoder starts from: the backward encoder's last state, as in the paper, or nothing.
-    A decoder that has seen the first word from the start may read one word ahead throughout: same
-    translations, but the weights then lead the words."""
+    """Initial state of the decoder: the backward encoder's last state, as in the paper, or zero. A
+    decoder that knows the first word from the start may attend one word ahead throughout: the
+    translations are the same, but the weights are shifted."""
     init: Literal["fan_in", "paper"] = "fan_in"
-    """First weights: variance 1 / inputs, or the paper's N(0, 0.01^2) with uniform attention, made
-    for widths near 1000 and several times slower to learn at small ones."""
+    """Initial weights: variance 1 / inputs, or the paper's N(0, 0.01^2) with uniform attention,
+    which suits widths near 1000 and learns several times more slowly at small ones."""
 
     @property
     def source_slots(self) -> int | None:
@@ -51,12 +51,12 @@ class Bahdanau(ModelConfig):
 
     @classmethod
     def paper(cls, attention: Attention | None = None) -> "Bahdanau":
-        """The sizes of the paper (appendix A.2.1)."""
+        """Return the sizes of the paper (appendix A.2.1)."""
         return cls(attention=attention or Additive(), init="paper")
 
     @classmethod
     def small(cls, attention: Attention | None = None) -> "Bahdanau":
-        """A quarter of the width: minutes on a CPU for short sentences."""
+        """Return a quarter of the paper's width: minutes on a CPU for short sentences."""
         return cls(
             attention=attention or Additive(), hidden=256, embedding=128, maxout=128, dropout=0.1
         )
@@ -69,19 +69,19 @@ class Luong(ModelConfig):
     tasks = ("translation",)
     kind: Literal["luong"] = "luong"
     attention: Attention = General()
-    """How the decoder reads the source."""
+    """Cross-attention from decoder to source."""
     hidden: Annotated[int, Positive] = 1000
-    """Cells of each layer."""
+    """Number of cells of each layer."""
     embedding: Annotated[int, Positive] = 1000
     """Width of the word embeddings."""
     layers: Annotated[int, Positive] = 4
-    """Stacked layers, in the encoder and in the decoder."""
+    """Number of stacked layers, in the encoder and in the decoder."""
     input_feeding: bool = True
-    """The attentional state of one step is an input of the next (section 3.3)."""
+    """The attentional vector of one step is an input of the next (section 3.3)."""
     reverse_source: bool = True
-    """Feed the source backwards; exported alignments are turned round again."""
+    """Feed the source in reverse; exported alignments are in the natural order."""
     dropout: Annotated[float, DropRate] = 0.2
-    """Share of the inputs of every layer dropped while training."""
+    """Dropout rate of the inputs of every layer."""
 
     @property
     def source_slots(self) -> int | None:
@@ -90,25 +90,25 @@ class Luong(ModelConfig):
 
     @classmethod
     def paper(cls, attention: Attention | None = None) -> "Luong":
-        """The sizes of the paper (section 4.1)."""
+        """Return the sizes of the paper (section 4.1)."""
         return cls(attention=attention or General())
 
     @classmethod
     def small(cls, attention: Attention | None = None) -> "Luong":
-        """Two layers of a quarter of the width: minutes on a CPU for short sentences."""
+        """Return two layers of a quarter of the width: minutes on a CPU for short sentences."""
         return cls(attention=attention or General(), hidden=256, embedding=128, layers=2)
 
 
 @config
 class ResNet(ModelConfig):
-    """The residual network for small images (He et al. 2016, section 4.2); no translator."""
+    """Residual network for small images, with optional gates (He et al. 2016, section 4.2)."""
 
     tasks = ("image_classification",)
     kind: Literal["resnet"] = "resnet"
     attention: Gate = NoGate()
-    """What weighs channels or places."""
+    """Gate on channels or places."""
     depth: Annotated[int, Positive] = 20
-    """Weight layers, 6 n + 2: three stages of n blocks of two convolutions."""
+    """Number of weight layers, 6 n + 2: three stages of n blocks of two convolutions."""
     width: Annotated[int, Positive] = 16
     """Channels of the first stage; each further stage doubles them."""
     channels: Annotated[int, Positive] = 3
@@ -116,12 +116,12 @@ class ResNet(ModelConfig):
 
     @classmethod
     def cifar(cls, attention: Gate | None = None) -> "ResNet":
-        """ResNet-20 for 32 x 32 colour images in ten classes: 0.27 million weights."""
+        """Return ResNet-20 for 32 x 32 colour images in ten classes: 0.27 million weights."""
         return cls(attention=attention or NoGate())
 
     @classmethod
     def digits(cls, attention: Gate | None = None) -> "ResNet":
-        """Eight layers for 8 x 8 grey digits: a minute on a CPU."""
+        """Return eight layers for 8 x 8 grey digits: a minute on a CPU."""
         return cls(attention=attention or SE(reduction=4), depth=8, channels=1)
 
     def __post_init__(self) -> None:
@@ -132,4 +132,4 @@ class ResNet(ModelConfig):
 Model = Annotated[
     Bahdanau | Luong | Transformer | T5 | GPT2 | Llama | Bert | ViT | ResNet, ByKind(ModelConfig)
 ]
-"""The architectures that a config can name."""
+"""Union of the architectures that a config can name."""

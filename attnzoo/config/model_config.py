@@ -1,4 +1,4 @@
-"""What every model's config has."""
+"""Base class of model configs."""
 
 from typing import ClassVar
 
@@ -10,7 +10,7 @@ class ModelConfig:
     """Settings of one architecture; ``kind`` names its class in ``attnzoo.models``."""
 
     tasks: ClassVar[tuple[str, ...]] = ()
-    """Kinds of the tasks that it can be trained for."""
+    """Kinds of the tasks that the model can be trained for."""
 
     @property
     def longest(self) -> int | None:
@@ -19,10 +19,10 @@ class ModelConfig:
 
     @property
     def padding(self) -> int:
-        """The token that fills a batch up."""
+        """Padding token of a batch."""
         return getattr(self, "pad_id", 0)
 
     @property
     def source_slots(self) -> int | None:
-        """Longest source in tokens, of a translator; None: any."""
+        """Longest source of a translator in tokens; None: any."""
         return None

@@ -1,4 +1,4 @@
-"""How rotary positions are stretched over sequences longer than those of training."""
+"""Settings that scale rotary positions for sequences longer than those of training."""
 
 from typing import Annotated, Literal
 
@@ -7,61 +7,61 @@ from attnzoo.config.fields import Kind, Positive, config
 
 @config
 class LinearScaling:
-    """Every angle divided by the factor (Chen et al. 2023, arXiv 2306.15595)."""
+    """Position interpolation: angles divided by the factor (Chen et al. 2023, arXiv 2306.15595)."""
 
     kind: Literal["linear"] = "linear"
     factor: Annotated[float, Positive] = 2.0
-    """Times that the context grows."""
+    """Factor by which the context grows."""
 
 
 @config
 class NTKScaling:
-    """A larger base: slow pairs are stretched, fast ones hardly."""
+    """NTK-aware scaling: a larger base, which stretches slow pairs and hardly changes fast ones."""
 
     kind: Literal["ntk"] = "ntk"
     factor: Annotated[float, Positive] = 2.0
-    """Times that the context grows."""
+    """Factor by which the context grows."""
 
 
 @config
 class DynamicScaling:
-    """The same with a base that follows the current length, past the original one."""
+    """Dynamic NTK scaling: the base grows with the current length beyond the original one."""
 
     kind: Literal["dynamic"] = "dynamic"
     factor: Annotated[float, Positive] = 2.0
-    """Stretch beyond the ratio of the lengths."""
+    """Stretch in addition to the ratio of the lengths."""
     original_length: Annotated[int, Positive] = 2048
-    """Context of training."""
+    """Context of training in tokens."""
 
 
 @config
 class YaRNScaling:
-    """Slow pairs interpolated, fast ones kept, logits sharpened (Peng et al. 2024)."""
+    """YaRN: slow pairs interpolated, fast ones kept, logits sharpened (Peng et al. 2024)."""
 
     kind: Literal["yarn"] = "yarn"
     factor: Annotated[float, Positive] = 2.0
-    """Times that the context grows."""
+    """Factor by which the context grows."""
     original_length: Annotated[int, Positive] = 2048
-    """Context of training."""
+    """Context of training in tokens."""
     fast: Annotated[float, Positive] = 32.0
-    """Pairs that turn more often than this within the original context are kept."""
+    """Turns within the original context above which a pair of channels is kept."""
     slow: Annotated[float, Positive] = 1.0
-    """Pairs that turn less often than this are interpolated."""
+    """Turns within the original context below which a pair of channels is interpolated."""
 
 
 @config
 class Llama3Scaling:
-    """Wavelengths above the original context stretched, with a smooth transition (Llama 3.1)."""
+    """Llama 3.1 scaling: wavelengths above the original context grow, with a smooth transition."""
 
     kind: Literal["llama3"] = "llama3"
     factor: Annotated[float, Positive] = 8.0
-    """Times that long waves grow."""
+    """Factor by which long wavelengths grow."""
     low: Annotated[float, Positive] = 1.0
-    """Pairs that turn less often than this within the original context are stretched fully."""
+    """Turns within the original context below which a pair of channels is stretched fully."""
     high: Annotated[float, Positive] = 4.0
-    """Pairs that turn more often than this are kept."""
+    """Turns within the original context above which a pair of channels is kept."""
     original_length: Annotated[int, Positive] = 8192
-    """Context of training."""
+    """Context of training in tokens."""
 
 
 RotaryScaling = Annotated[

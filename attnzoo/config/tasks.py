@@ -1,4 +1,4 @@
-"""What is learned: which batches, which loss, which scores."""
+"""Task settings: batches, loss and scores."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -12,14 +12,15 @@ class TaskConfig:
     """Settings of one task; ``kind`` names its class in ``attnzoo.tasks.TASKS``."""
 
     data: ClassVar[tuple[str, ...]] = ()
-    """Kinds of the data that it is learned from."""
+    """Kinds of data that the task accepts."""
     models: ClassVar[tuple[str, ...]] = ()
-    """Kinds of models that it takes beside those that name it in their ``tasks``."""
+    """Kinds of models that the task accepts, besides those that list the task in their
+    ``tasks``."""
 
 
 @config
 class Translation(TaskConfig):
-    """Target sentences from source sentences, token by token."""
+    """Predict target sentences from source sentences, token by token."""
 
     data = PAIRS
     kind: Literal["translation"] = "translation"
@@ -27,39 +28,40 @@ class Translation(TaskConfig):
 
 @config
 class CausalLM(TaskConfig):
-    """The next token of a text."""
+    """Predict the next token of a text."""
 
     data = ("text",)
     kind: Literal["causal_lm"] = "causal_lm"
     context: Annotated[int, Positive] = 256
-    """Tokens in a row of a batch."""
+    """Number of tokens in a row of a batch."""
     rows: Literal["stream", "packed"] = "stream"
-    """How rows are made: windows that begin anywhere in one long text (documents follow each other
-    with an end token between), or whole documents packed together, which do not see each other."""
+    """Content of rows: windows at random positions of one long text (stream: documents are joined
+    by an end token), or whole documents packed together, without attention between them."""
 
 
 @config
 class MaskedLM(TaskConfig):
-    """Tokens that are masked in a text (Devlin et al. 2019, section 3.1)."""
+    """Predict masked tokens of a text (Devlin et al. 2019, section 3.1)."""
 
     data = ("text",)
     kind: Literal["masked_lm"] = "masked_lm"
     context: Annotated[int, Positive] = 128
-    """Tokens in a row of a batch, special ones included."""
+    """Number of tokens in a row of a batch, special tokens included."""
     share: Annotated[float, DropRate] = 0.15
-    """Share of the tokens that are to be told; of these 80 % are masked and 10 % another token."""
+    """Share of the tokens to predict; 80 % of them are masked, and 10 % replaced by another
+    token."""
     whole_words: bool = False
     """Mask all tokens of a word together."""
 
 
 @config
 class SpanCorruption(TaskConfig):
-    """Spans that are cut out of a text (Raffel et al. 2020, section 3.1.4)."""
+    """Predict spans that are cut out of a text (Raffel et al. 2020, section 3.1.4)."""
 
     data = ("text",)
     kind: Literal["span_corruption"] = "span_corruption"
     context: Annotated[int, Positive] = 128
-    """Tokens of a row's source at most, sentinels included."""
+    """Largest number of tokens in a row's source, sentinels included."""
     share: Annotated[float, DropRate] = 0.15
     """Share of the tokens that are cut out."""
     mean_span: Annotated[float, Positive] = 3.0
@@ -68,7 +70,7 @@ class SpanCorruption(TaskConfig):
 
 @config
 class SequenceClassification(TaskConfig):
-    """The class of a text, or of a pair of texts."""
+    """Predict the class of a text, or of a pair of texts."""
 
     data = ("labelled_text",)
     kind: Literal["sequence_classification"] = "sequence_classification"
@@ -76,7 +78,7 @@ class SequenceClassification(TaskConfig):
 
 @config
 class TokenClassification(TaskConfig):
-    """The tag of every word of a text."""
+    """Predict the tag of every word of a text."""
 
     data = ("tagged_text",)
     kind: Literal["token_classification"] = "token_classification"
@@ -84,7 +86,7 @@ class TokenClassification(TaskConfig):
 
 @config
 class ImageClassification(TaskConfig):
-    """The class of an image."""
+    """Predict the class of an image."""
 
     data = ("images",)
     kind: Literal["image_classification"] = "image_classification"

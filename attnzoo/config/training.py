@@ -1,4 +1,4 @@
-"""How a model is trained: length, optimizer, schedule, and what is written on the way."""
+"""Training settings: length, optimizer, schedule, evaluation and output."""
 
 from typing import Annotated, Literal
 
@@ -7,18 +7,18 @@ from attnzoo.config.fields import DropRate, Interval, Kind, NotEmpty, NotNegativ
 
 @config
 class Adadelta:
-    """Zeiler 2012; Bahdanau et al. 2015 use it with a learning rate of 1."""
+    """Adadelta (Zeiler 2012); Bahdanau et al. 2015 use it with a learning rate of 1."""
 
     kind: Literal["adadelta"] = "adadelta"
     rho: Annotated[float, DropRate] = 0.95
     """Decay of the running averages."""
     eps: Annotated[float, Positive] = 1e-6
-    """Added under the square roots."""
+    """Epsilon added under the square roots."""
 
 
 @config
 class Sgd:
-    """Stochastic gradient descent; Luong et al. 2015 use it plain, with a learning rate of 1."""
+    """Stochastic gradient descent; Luong et al. 2015 use it without momentum, learning rate 1."""
 
     kind: Literal["sgd"] = "sgd"
     momentum: Annotated[float, DropRate] = 0.0
@@ -27,7 +27,7 @@ class Sgd:
 
 @config
 class Adam:
-    """Kingma and Ba 2015."""
+    """Adam (Kingma and Ba 2015)."""
 
     kind: Literal["adam"] = "adam"
     b1: Annotated[float, DropRate] = 0.9
@@ -35,7 +35,7 @@ class Adam:
     b2: Annotated[float, DropRate] = 0.999
     """Decay of the second moment."""
     eps: Annotated[float, Positive] = 1e-8
-    """Added to the denominator."""
+    """Epsilon added to the denominator."""
 
 
 @config
@@ -48,18 +48,18 @@ class AdamW:
     b2: Annotated[float, DropRate] = 0.999
     """Decay of the second moment."""
     eps: Annotated[float, Positive] = 1e-8
-    """Added to the denominator."""
+    """Epsilon added to the denominator."""
     weight_decay: Annotated[float, NotNegative] = 0.01
     """Weights shrink by this times the learning rate at every step."""
 
 
 @config
 class Lion:
-    """The sign of a momentum, with decoupled weight decay (Chen et al. 2023)."""
+    """Lion: the sign of a momentum, with decoupled weight decay (Chen et al. 2023)."""
 
     kind: Literal["lion"] = "lion"
     b1: Annotated[float, DropRate] = 0.9
-    """Share of the momentum in the update."""
+    """Weight of the momentum in the update."""
     b2: Annotated[float, DropRate] = 0.99
     """Decay of the momentum."""
     weight_decay: Annotated[float, NotNegative] = 0.1
@@ -68,21 +68,21 @@ class Lion:
 
 @config
 class Muon:
-    """Orthogonalised momentum for matrices, AdamW for everything else (Jordan et al. 2024)."""
+    """Muon: orthogonalised momentum for matrices, AdamW for all else (Jordan et al. 2024)."""
 
     kind: Literal["muon"] = "muon"
     beta: Annotated[float, DropRate] = 0.95
     """Decay of the momentum."""
     adam_share: Annotated[float, Positive] = 0.015
-    """Learning rate of what is no matrix, and of embeddings, as a fraction of the matrices' (0.02
-    and 3e-4 belong together)."""
+    """Learning rate of AdamW (vectors and embeddings) as a fraction of that of the matrices; 0.02
+    and 3e-4 are usual together."""
     weight_decay: Annotated[float, NotNegative] = 0.0
     """Weights shrink by this times the learning rate at every step."""
 
 
 @config
 class Adafactor:
-    """Adam's second moment in factored form (Shazeer and Stern 2018)."""
+    """Adafactor: Adam with a factored second moment (Shazeer and Stern 2018)."""
 
     kind: Literal["adafactor"] = "adafactor"
 
@@ -92,20 +92,20 @@ Optimizer = Annotated[Adadelta | Sgd | Adam | AdamW | Lion | Muon | Adafactor, K
 
 @config
 class Constant:
-    """The learning rate never changes."""
+    """Constant learning rate."""
 
     kind: Literal["constant"] = "constant"
 
 
 @config
 class Halving:
-    """Halved again and again after some epochs (Luong et al. 2015, section 4.1)."""
+    """Learning rate halved repeatedly after some epochs (Luong et al. 2015, section 4.1)."""
 
     kind: Literal["halving"] = "halving"
     start_epoch: Annotated[int, NotNegative] = 5
     """Epochs at the full learning rate."""
     every: Annotated[int, Positive] = 1
-    """Epochs between two halvings from then on."""
+    """Number of epochs between two halvings."""
 
 
 @config
@@ -114,7 +114,7 @@ class InverseSqrt:
 
     kind: Literal["inverse_sqrt"] = "inverse_sqrt"
     warmup: Annotated[int, Positive] = 4000
-    """Steps of warm-up; the learning rate is reached at their end."""
+    """Steps of warm-up, at whose end the learning rate is reached."""
 
 
 @config
@@ -123,22 +123,22 @@ class Cosine:
 
     kind: Literal["cosine"] = "cosine"
     warmup: Annotated[int, NotNegative] = 0
-    """Steps of warm-up; the learning rate is reached at their end."""
+    """Steps of warm-up, at whose end the learning rate is reached."""
     final: Annotated[float, Interval(ge=0, le=1)] = 0.0
-    """What is left at the end, as a fraction of the learning rate."""
+    """Final learning rate, as a fraction of the highest."""
 
 
 @config
 class WarmupStableDecay:
-    """Linear warm-up, a plateau, then a linear way down at the end (Hu et al. 2024)."""
+    """Linear warm-up, a plateau, then a linear decay at the end (Hu et al. 2024)."""
 
     kind: Literal["wsd"] = "wsd"
     warmup: Annotated[int, NotNegative] = 0
-    """Steps of warm-up; the learning rate is reached at their end."""
+    """Steps of warm-up, at whose end the learning rate is reached."""
     decay_share: Annotated[float, Interval(gt=0, le=1)] = 0.1
-    """Share of all steps, the last ones, on which the learning rate falls."""
+    """Share of all steps, at the end, during which the learning rate decays."""
     final: Annotated[float, Interval(ge=0, le=1)] = 0.0
-    """What is left at the end, as a fraction of the learning rate."""
+    """Final learning rate, as a fraction of the highest."""
 
 
 Schedule = Annotated[Constant | Halving | InverseSqrt | Cosine | WarmupStableDecay, Kind]
@@ -146,60 +146,60 @@ Schedule = Annotated[Constant | Halving | InverseSqrt | Cosine | WarmupStableDec
 
 @config
 class Training:
-    """One training run; `steps`, `epochs` or both say how long (whichever ends first)."""
+    """Settings of a training run; its length is `steps`, `epochs`, or the shorter of both."""
 
     seed: Annotated[int, NotNegative] = 0
-    """Initial weights, dropout and the order of the batches."""
+    """Seed of initial weights, dropout and the order of the batches."""
     steps: Annotated[int, Positive] | None = None
-    """Updates; null: as `epochs` says."""
+    """Number of updates; null: as `epochs` says."""
     epochs: Annotated[int, Positive] | None = None
-    """Passes over the training data; null: as `steps` says."""
+    """Number of passes over the training data; null: as `steps` says."""
     batch_size: Annotated[int, Positive] = 80
-    """Examples in a batch: sentence pairs, rows of text, images."""
+    """Number of examples in a batch: sentence pairs, rows of text, images."""
     accumulate: Annotated[int, Positive] = 1
-    """Parts that a batch is cut into, whose gradients are added up before one update: the memory of
-    a small batch, the step of a large one."""
+    """Number of parts of a batch, whose gradients are summed before one update, to save memory."""
     max_length: Annotated[int, Positive] = 50
-    """Longest example in tokens. Translation leaves out pairs with a longer side, counted and
-    reported; classification cuts texts to it, special tokens included."""
+    """Longest example in tokens. Translation leaves out longer pairs, and reports their number;
+    classification truncates texts, special tokens included."""
     buckets: Annotated[tuple[Annotated[int, Positive], ...], NotEmpty] | None = None
-    """Lengths that batches are padded to, rising; null: chosen from the data."""
+    """Lengths that batches are padded to, increasing; null: chosen from the data."""
     optimizer: Optimizer = Adam()
-    """The rule of the update."""
+    """Optimizer."""
     learning_rate: Annotated[float, Positive] = 1e-3
     """Highest learning rate."""
     schedule: Schedule = Constant()
-    """How the learning rate changes over the run."""
+    """Learning rate schedule."""
     clip_norm: Annotated[float, Positive] | None = 1.0
-    """The gradient is scaled down to this global norm; null: never."""
+    """Largest global norm of the gradient, which is scaled down to it; null: no clipping."""
     label_smoothing: Annotated[float, DropRate] = 0.0
-    """Probability spread evenly over the vocabulary, or the classes."""
+    """Label smoothing: probability spread evenly over the vocabulary, or the classes."""
     decay_all: bool = False
-    """Weight decay also for biases, norms and other vectors, not for matrices alone."""
+    """Apply weight decay to biases, norms and other vectors too, not only to matrices."""
     ema: Annotated[float, Interval(gt=0, lt=1)] | None = None
-    """Decay of a running average of the weights, which is evaluated and kept as the best; null:
-    the weights themselves."""
+    """Decay of a running average of the weights, which is evaluated and saved as best; null: no
+    average."""
     loss_per: Literal["token", "sentence"] = "token"
-    """The loss is averaged over target tokens, or summed in a sentence and averaged over those; the
-    recurrent papers do the latter, which matters to SGD and to the clipping."""
+    """Average the loss over target tokens, or sum it in each sentence and average over sentences.
+    The recurrent papers do the latter; the choice matters for SGD and for clipping."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the activations; weights, softmax and loss stay float32."""
     offload: Literal["none", "optimizer"] = "none"
-    """What waits in the host's memory between two updates: nothing, or the optimizer's state."""
+    """State in host memory between updates: none, or the optimizer's."""
     evaluate_every: Annotated[int, Positive] | None = None
-    """Steps between two evaluations on the validation part; null: once an epoch."""
+    """Steps between two evaluations on the validation part; null: one evaluation per epoch."""
     patience: Annotated[int, Positive] | None = None
-    """Stop after so many evaluations without a better validation loss; null: never."""
+    """Number of evaluations without a better validation loss after which training stops; null:
+    never."""
     checkpoint_every: Annotated[int, Positive] | None = None
     """Steps between two checkpoints; null: at every evaluation."""
     keep: Annotated[int, Positive] = 2
-    """Newest checkpoints that are kept, beside the best one."""
+    """Number of newest checkpoints to keep, besides the best one."""
     log_every: Annotated[int, Positive] = 50
     """Steps between two lines of metrics.jsonl."""
     figures_every: Annotated[int, Positive] | None = None
-    """Evaluations between two pictures of the validation alignments; null: none."""
+    """Evaluations between two pictures of the validation alignments; null: no pictures."""
     figures: Annotated[int, Positive] = 4
-    """Validation sentences in each of these pictures."""
+    """Number of validation sentences in each of these pictures."""
     tensorboard: bool = True
     """Write TensorBoard events."""
     profile: tuple[Annotated[int, NotNegative], Annotated[int, Positive]] | None = None

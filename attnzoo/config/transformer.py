@@ -1,4 +1,4 @@
-"""The Transformer: encoder and decoder over embeddings with positions, and its named sizes."""
+"""Transformer settings, and its named sizes."""
 
 from typing import Annotated, Literal
 
@@ -11,78 +11,80 @@ Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
 
 @config
 class Transformer(ModelConfig):
-    """Encoder and decoder of self-attention, cross-attention and feed-forward layers (Vaswani et
-    al. 2017); with other settings BART and Marian."""
+    """Encoder-decoder Transformer (Vaswani et al. 2017); other settings give BART and Marian."""
 
     tasks = ("translation", "span_corruption")
     kind: Literal["transformer"] = "transformer"
     attention: SelfAttention = MultiHead(num_heads=8)
-    """How the source reads itself."""
+    """Self-attention of the encoder."""
     decoder_attention: SelfAttention | None = None
-    """How the target reads its past; null: as `attention`."""
+    """Causal self-attention of the decoder; null: as `attention`."""
     cross_attention: Attention = MultiHead(num_heads=8)
-    """How the target reads the source."""
+    """Cross-attention from target to source."""
     dim: Annotated[int, Positive] = 512
     """Width of the states (E)."""
     hidden: Annotated[int, Positive] = 2048
     """Hidden units of the feed-forward layers (F)."""
     encoder_layers: Annotated[int, Positive] = 6
-    """Blocks of the encoder."""
+    """Number of encoder blocks."""
     decoder_layers: Annotated[int, Positive] = 6
-    """Blocks of the decoder."""
+    """Number of decoder blocks."""
     norm: Literal["post", "pre"] = "post"
-    """Norms after each residual sum, as in the paper, or before each branch."""
+    """Place of the norms: after each residual sum (post, as in the paper), or before each
+    branch."""
     norm_eps: Annotated[float, Positive] = 1e-6
-    """Added to the variance in the norms."""
+    """Epsilon added to the variance in the norms."""
     activation: Activation = "relu"
-    """Non-linearity of the feed-forward layers."""
+    """Activation of the feed-forward layers."""
     use_bias: bool = True
     """Projections of attention have biases."""
     positions: Literal["sinusoidal", "sinusoidal_halves", "learned", "none"] = "sinusoidal"
-    """What is added to the embeddings: sines and cosines in turn (the paper), all sines first
-    (Marian), a learned table, or nothing (for attentions that know the order)."""
+    """Positions added to the embeddings: sines and cosines alternating (the paper), all sines first
+    (Marian), a learned table, or none (for attention that encodes positions itself)."""
     position_offset: Annotated[int, NotNegative] = 0
-    """Row of the learned table that belongs to the first position (2 in BART)."""
+    """Row of the learned table for the first position (2 in BART)."""
     max_length: Annotated[int, Positive] = 1024
-    """Longest sequence in tokens, of learned positions and of attentions with a slot for each."""
+    """Longest sequence in tokens, for learned positions and for attention with one slot per
+    position."""
     scale_embeddings: bool = True
-    """Embeddings are multiplied by sqrt(dim)."""
+    """Multiply embeddings by sqrt(dim)."""
     embedding_norm: bool = False
-    """A norm after the embeddings (BART)."""
+    """Apply a norm after the embeddings (BART)."""
     tied: Literal["all", "target", "none"] = "target"
-    """What shares one matrix: both embeddings and the output layer (wants a shared vocabulary), the
-    target embedding and the output layer, or nothing."""
+    """Weight tying: both embeddings and the output layer (needs a shared vocabulary), the target
+    embedding and the output layer, or none."""
     output_bias: bool = False
     """The output layer has a bias."""
     dropout: Annotated[float, DropRate] = 0.1
-    """Share dropped, while training, of the embeddings and of every branch's result."""
+    """Dropout rate of the embeddings and of every branch's output."""
     attention_dropout: Annotated[float, DropRate] = 0.0
-    """Share of attention weights dropped while training."""
+    """Dropout rate of the attention weights."""
     activation_dropout: Annotated[float, DropRate] = 0.0
-    """Share of hidden units of the feed-forward layers dropped while training."""
+    """Dropout rate of the feed-forward layers' hidden units."""
     pad_id: Annotated[int, NotNegative] = 0
-    """Token that fills a batch up; it is never read."""
+    """Padding token, which is always masked."""
     start_id: Annotated[int, NotNegative] = 1
     """Token that the decoder starts from."""
     eos_id: Annotated[int, NotNegative] = 2
     """Token that ends a sentence."""
     alignment_layer: Annotated[int, NotNegative] | None = None
-    """Decoder layer, from 0, whose weights are word alignments and pictures; null: the last but one
-    (Garg et al. 2019)."""
+    """Decoder layer, from 0, whose weights serve as word alignments and in pictures; null: the last
+    but one (Garg et al. 2019)."""
     scan: bool = False
-    """Loop over the layers: compilation takes as long for many layers as for one."""
+    """Scan over the layers, so that compilation time does not grow with their number."""
     remat: Remat = "none"
-    """What the backward pass computes again to save memory: nothing, whole blocks (full), all but
-    the products with weights (dots), or these kept in the host's memory meanwhile (offload)."""
+    """Rematerialisation, which saves memory in the backward pass: none, whole blocks (full), all
+    but the products with weights (dots), or the same with these products in host memory
+    (offload)."""
 
     @classmethod
     def base(cls) -> "Transformer":
-        """The base model of the paper (table 3): 44 million weights beside the embeddings."""
+        """Return the base model of the paper (table 3): 44 million weights without embeddings."""
         return cls(tied="all")
 
     @classmethod
     def big(cls) -> "Transformer":
-        """The big model of the paper (table 3)."""
+        """Return the big model of the paper (table 3)."""
         heads = MultiHead(num_heads=16)
         return cls(
             attention=heads, cross_attention=heads, dim=1024, hidden=4096, dropout=0.3, tied="all"
@@ -90,8 +92,10 @@ class Transformer(ModelConfig):
 
     @classmethod
     def tiny(cls) -> "Transformer":
-        """Four layers of width 128: for small corpora such as Multi30k (Wu et al. 2021,
-        arXiv 2105.14462)."""
+        """Return four layers of width 128, for small corpora such as Multi30k.
+
+        Wu et al. 2021, arXiv 2105.14462.
+        """
         heads = MultiHead(num_heads=4)
         return cls(
             attention=heads,
@@ -106,7 +110,7 @@ class Transformer(ModelConfig):
 
     @classmethod
     def bart_base(cls) -> "Transformer":
-        """BART base (Lewis et al. 2020, arXiv 1910.13461)."""
+        """Return BART base (Lewis et al. 2020, arXiv 1910.13461)."""
         heads = MultiHead(num_heads=12)
         return cls(
             attention=heads,
@@ -128,7 +132,7 @@ class Transformer(ModelConfig):
 
     @classmethod
     def marian_base(cls, pad_id: int = 58100) -> "Transformer":
-        """The models of OPUS-MT (Tiedemann and Thottingal 2020), made with Marian."""
+        """Return the OPUS-MT model (Tiedemann and Thottingal 2020), trained with Marian."""
         return cls(
             norm_eps=1e-5,
             activation="silu",

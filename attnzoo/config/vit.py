@@ -1,4 +1,4 @@
-"""The Vision Transformer, with DeiT and DINOv2, and its named sizes."""
+"""Vision Transformer settings, with DeiT and DINOv2, and named sizes."""
 
 from typing import Annotated, Any, Literal
 
@@ -10,16 +10,18 @@ from attnzoo.config.transformer import Activation
 
 @config
 class ViT(ModelConfig):
-    """Pre-norm encoder of image patches (Dosovitskiy et al. 2021); with other settings DeiT
-    (Touvron et al. 2021) and DINOv2 (Oquab et al. 2023)."""
+    """Pre-norm encoder of image patches (Dosovitskiy et al. 2021).
+
+    Other settings give DeiT (Touvron et al. 2021) and DINOv2 (Oquab et al. 2023).
+    """
 
     tasks = ("image_classification",)
     kind: Literal["vit"] = "vit"
     attention: SelfAttention = MultiHead(num_heads=12)
-    """How patches read each other."""
+    """Self-attention."""
     image_size: Annotated[int, Positive] = 224
-    """Side of the training images in pixels; learned positions are those of its grid, and are
-    interpolated for other images."""
+    """Side of the training images in pixels; learned positions belong to its grid, and are
+    interpolated for other sizes."""
     patch: Annotated[int, Positive] = 16
     """Side of a patch in pixels."""
     channels: Annotated[int, Positive] = 3
@@ -29,124 +31,126 @@ class ViT(ModelConfig):
     hidden: Annotated[int, Positive] = 3072
     """Hidden units of the feed-forward layers (F)."""
     layers: Annotated[int, Positive] = 12
-    """Blocks."""
+    """Number of blocks."""
     pooling: Literal["class", "mean", "class_mean", "attention"] = "class"
-    """What the head reads: the class token, the mean of the patches, both side by side (DINOv2), or
-    what a learned query reads of them (Zhai et al. 2022, arXiv 2106.04560). Only the first and the
-    third have a class token."""
+    """Input of the head: the class token, the mean of the patches, both concatenated (class_mean,
+    DINOv2), or attention pooling of the patches (Zhai et al. 2022, arXiv 2106.04560). Only class
+    and class_mean have a class token."""
     positions: Literal["learned", "sinusoidal", "none"] = "learned"
-    """What is added to the patches: a learned grid, sines and cosines of row and column, or
-    nothing."""
+    """Positions added to the patches: a learned grid, sines and cosines of row and column, or
+    none."""
     antialias: bool = False
-    """A learned grid that shrinks is smoothed, as images are; DINOv2 with registers."""
+    """Use antialiasing when the learned grid is shrunk (DINOv2 with registers)."""
     head_hidden: bool = False
-    """A tanh layer before the head, as in the paper's pre-training."""
+    """Apply a tanh layer before the head, as in the paper's pre-training."""
     distillation: Literal["none", "token", "head"] = "none"
-    """A second class token, which learns from a teacher, also with a head of its own (DeiT)."""
+    """Distillation token, which learns from a teacher; "head" gives it a head of its own (DeiT)."""
     registers: Annotated[int, NotNegative] = 0
-    """Tokens without a meaning beside the patches (Darcet et al. 2024, arXiv 2309.16588)."""
+    """Number of register tokens beside the patches (Darcet et al. 2024, arXiv 2309.16588)."""
     mask_token: bool = False
-    """A learned vector can stand for patches that are hidden from the model (DINOv2)."""
+    """Learned vector that replaces masked patches (DINOv2)."""
     norm_eps: Annotated[float, Positive] = 1e-6
-    """Added to the variance in the norms."""
+    """Epsilon added to the variance in the norms."""
     activation: Activation = "gelu"
-    """Non-linearity of the feed-forward layers."""
+    """Activation of the feed-forward layers."""
     gated: bool = False
-    """Feed-forward layers are gated: SwiGLU with activation=silu (the giant of DINOv2)."""
+    """Use gated feed-forward layers: SwiGLU with activation=silu (the giant of DINOv2)."""
     layer_scale: Annotated[float, Positive] | None = None
-    """Each branch is multiplied by a learned vector that starts here (Touvron et al. 2021b)."""
+    """Initial value of a learned vector that multiplies each branch (Touvron et al. 2021b); null:
+    none."""
     use_bias: bool = True
-    """Queries, keys and values have biases; the rest always has."""
+    """Biases of queries, keys and values; all other layers always have biases."""
     dropout: Annotated[float, DropRate] = 0.0
-    """Share dropped, while training, of the embeddings and of every branch's result."""
+    """Dropout rate of the embeddings and of every branch's output."""
     attention_dropout: Annotated[float, DropRate] = 0.0
-    """Share of attention weights dropped while training."""
+    """Dropout rate of the attention weights."""
     activation_dropout: Annotated[float, DropRate] = 0.0
-    """Share of hidden units of the feed-forward layers dropped while training."""
+    """Dropout rate of the feed-forward layers' hidden units."""
     branch_rate: Annotated[float, DropRate] = 0.0
-    """Share of examples that skip a branch of the last block while training; it grows linearly from
-    0 at the first (stochastic depth, Huang et al. 2016)."""
+    """Stochastic depth: rate at which examples skip a branch of the last block in training; it
+    grows linearly from 0 at the first block (Huang et al. 2016)."""
     scan: bool = False
-    """Loop over the blocks: compilation takes as long for many as for one."""
+    """Scan over the blocks, so that compilation time does not grow with their number."""
     remat: Remat = "none"
-    """What the backward pass computes again to save memory: nothing, whole blocks (full), all but
-    the products with weights (dots), or these kept in the host's memory meanwhile (offload)."""
+    """Rematerialisation, which saves memory in the backward pass: none, whole blocks (full), all
+    but the products with weights (dots), or the same with these products in host memory
+    (offload)."""
 
     @classmethod
     def tiny(cls, patch: int = 16, image_size: int = 224) -> "ViT":
-        """ViT-Ti (Touvron et al. 2021, arXiv 2012.12877, table 1): 5.7 million weights."""
+        """Return ViT-Ti (Touvron et al. 2021, arXiv 2012.12877, table 1): 5.7 million weights."""
         return _sized(192, 12, 3, patch=patch, image_size=image_size)
 
     @classmethod
     def small(cls, patch: int = 16, image_size: int = 224) -> "ViT":
-        """ViT-S (same table): 22 million weights."""
+        """Return ViT-S (Touvron et al. 2021, table 1): 22 million weights."""
         return _sized(384, 12, 6, patch=patch, image_size=image_size)
 
     @classmethod
     def base(cls, patch: int = 16, image_size: int = 224) -> "ViT":
-        """ViT-B (Dosovitskiy et al. 2021, arXiv 2010.11929, table 1): 86 million weights."""
+        """Return ViT-B (Dosovitskiy et al. 2021, arXiv 2010.11929, table 1): 86 million weights."""
         return _sized(768, 12, 12, patch=patch, image_size=image_size)
 
     @classmethod
     def large(cls, patch: int = 16, image_size: int = 224) -> "ViT":
-        """ViT-L (same table): 307 million weights."""
+        """Return ViT-L (Dosovitskiy et al. 2021, table 1): 307 million weights."""
         return _sized(1024, 24, 16, patch=patch, image_size=image_size)
 
     @classmethod
     def huge(cls, patch: int = 14, image_size: int = 224) -> "ViT":
-        """ViT-H (same table): 632 million weights."""
+        """Return ViT-H (Dosovitskiy et al. 2021, table 1): 632 million weights."""
         return _sized(1280, 32, 16, patch=patch, image_size=image_size)
 
     @classmethod
     def deit_tiny(cls) -> "ViT":
-        """DeiT-Ti, distilled (Touvron et al. 2021, arXiv 2012.12877)."""
+        """Return DeiT-Ti, distilled (Touvron et al. 2021, arXiv 2012.12877)."""
         return _sized(192, 12, 3, distillation="head")
 
     @classmethod
     def deit_small(cls) -> "ViT":
-        """DeiT-S, distilled."""
+        """Return DeiT-S, distilled."""
         return _sized(384, 12, 6, distillation="head")
 
     @classmethod
     def deit_base(cls) -> "ViT":
-        """DeiT-B, distilled."""
+        """Return DeiT-B, distilled."""
         return _sized(768, 12, 12, distillation="head")
 
     @classmethod
     def dinov2_small(cls, registers: int = 4) -> "ViT":
-        """DINOv2 ViT-S/14 (Oquab et al. 2023, arXiv 2304.07193); 4 registers, or 0 as at first."""
+        """Return DINOv2 ViT-S/14 (Oquab et al. 2023, arXiv 2304.07193) with 4 registers or none."""
         return _dinov2(384, 12, 6, registers)
 
     @classmethod
     def dinov2_base(cls, registers: int = 4) -> "ViT":
-        """DINOv2 ViT-B/14."""
+        """Return DINOv2 ViT-B/14."""
         return _dinov2(768, 12, 12, registers)
 
     @classmethod
     def dinov2_large(cls, registers: int = 4) -> "ViT":
-        """DINOv2 ViT-L/14."""
+        """Return DINOv2 ViT-L/14."""
         return _dinov2(1024, 24, 16, registers)
 
     @classmethod
     def dinov2_giant(cls, registers: int = 4) -> "ViT":
-        """DINOv2 ViT-g/14, with SwiGLU of 2/3 of the usual width."""
+        """Return DINOv2 ViT-g/14, with SwiGLU of 2/3 of the usual width."""
         return _dinov2(1536, 40, 24, registers, hidden=4096, activation="silu", gated=True)
 
     @classmethod
     def digits(cls) -> "ViT":
-        """Grey digits of 8 x 8 pixels (scikit-learn's): minutes on a CPU."""
+        """Return a model of scikit-learn's 8 x 8 grey digits: minutes on a CPU."""
         return _sized(
             64, 4, 4, patch=2, image_size=8, channels=1, pooling="mean", dropout=0.1, hidden=128
         )
 
     @classmethod
     def cifar(cls) -> "ViT":
-        """32 x 32 colour images in patches of 4, from scratch."""
+        """Return a model of 32 x 32 colour images in patches of 4, to train from scratch."""
         return _sized(192, 9, 3, patch=4, image_size=32, hidden=384, branch_rate=0.1)
 
     @property
     def prefix(self) -> int:
-        """Tokens before the patches: class token, distillation token, registers."""
+        """Number of tokens before the patches: class token, distillation token, registers."""
         leading = (self.pooling in ("class", "class_mean")) + (self.distillation != "none")
         return leading + self.registers
 

@@ -1,10 +1,10 @@
-"""What a model attends to and what it answers by: capture, explanations, and tests of them.
+"""Attention capture, explanations of a model's answers, and tests of explanations.
 
 :func:`explain` does all of it: scores by every explanation of ``EXPLANATIONS`` that applies, their
-faithfulness, figures and a page. The parts below it can be called alone.
+faithfulness, figures and a page. Its parts can also be called alone.
 
-Scores of tokens are ``B T`` or, of all tokens by all, ``B T T``; those of a ViT's patches stand
-from ``config.prefix`` on. What takes a model can be jitted:
+Scores of tokens are ``B T``, or ``B T T`` for all tokens by all; those of a ViT's patches start at
+``config.prefix``. Functions that take a model can be jitted:
 ``jax.jit(lambda images: cdam(model, 2, images))``.
 """
 

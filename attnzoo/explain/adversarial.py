@@ -1,12 +1,13 @@
-"""Could other attention have given the same answer? Adversarial weights, and what they prove.
+"""Adversarial attention: weights far from the model's that leave its answer unchanged.
 
-Jain and Wallace, NAACL 2019 (arXiv 1902.10186), search for weights far from the model's that leave
-its answer; Wiegreffe and Pinter, EMNLP 2019 (arXiv 1908.04626), reply that a model must be able to
-come to them, and ask how far seeds lie apart and whether uniform weights would do.
+Jain and Wallace, NAACL 2019 (arXiv 1902.10186), search for such weights. Wiegreffe and Pinter,
+EMNLP 2019 (arXiv 1908.04626), reply that a model must be able to learn them; they also compare with
+the divergence between seeds, and with uniform weights.
 
 ``answer(weights)`` is the model's distribution ``B V`` with these weights in place of its own, as
-in ``erasure``; :func:`answer_of` makes one of an attention inside a model. Weights of 0 are
-padding. Divergences are Jensen-Shannon's in nats, 0 to ln 2, the mean over all axes but the batch.
+in ``erasure``; :func:`answer_of` builds such a function for an attention inside a model. Weights of
+0 are padding. Divergences are Jensen-Shannon divergences in nats, 0 to ln 2, averaged over all axes
+but the batch.
 """
 
 import itertools
@@ -29,17 +30,17 @@ Answer = Callable[[Weights], Float[Array, "B V"]]
 
 
 class Adversarial(NamedTuple):
-    """The weights farthest from the model's, of those that leave its answer."""
+    """Adversarial weights: as far from the model's as possible, with the same answer."""
 
     weights: Weights
-    """The model's own where none was found."""
+    """Adversarial weights; the model's own where none were found."""
     divergence: Float[Array, " B"]
     change: Float[Array, " B"]
-    """Total variation of the answer from the model's."""
+    """Total variation between the answer and the model's."""
 
 
 class CurvePoint(NamedTuple):
-    """What a trained adversary came to, means over examples."""
+    """Result of a trained adversary, as means over examples."""
 
     strength: float
     change: float
@@ -49,10 +50,10 @@ class CurvePoint(NamedTuple):
 def answer_of(
     model: nnx.Module, layer: str, *inputs: Any, row: int | None = None, **keywords: Any
 ) -> tuple[Weights, Answer]:
-    """The weights of one attention of a model that gives logits ``B V``, and the answer by them.
+    """Return the weights of one attention of a model with logits ``B V``, and ``answer``.
 
-    Later layers answer to the new weights, earlier ones stay. With ``row`` the weights are that
-    query's, ``B N S`` (0 is a class token), else all, ``B N T S``.
+    Changed weights affect later layers; earlier layers are unchanged. With ``row`` the weights are
+    those of that query, ``B N S`` (0 is a class token), else all, ``B N T S``.
 
     Raises:
       ValueError: no such layer.
@@ -60,7 +61,7 @@ def answer_of(
     """
     _, maps = capture_attention(model, *inputs, layers=[layer], **keywords)
     whole = maps[layer].astype(jnp.float32)
-    # Of a scanned stack one layer cannot be moved alone.
+    # One layer of a scanned stack cannot be changed alone.
     copied = unrolled(model)
     perturb(nnx.clone(copied), {layer: jnp.zeros_like(whole)})
     graph, state = nnx.split(copied)
@@ -85,12 +86,12 @@ def adversarial(
     rate: float = 0.01,
     penalty: float = 500.0,
 ) -> Adversarial:
-    """The largest divergence of weights whose answer differs by ``epsilon`` at most in total
-    variation (Jain and Wallace, section 4.2.2).
+    """Maximise the divergence of weights that change the answer by ``epsilon`` at most.
 
-    AMSGrad on -JSD(new, old) + penalty relu(TVD - epsilon), less the mean JSD between the restarts;
-    these begin at uniform logits with noise of deviation 3. The best weights of the whole way
-    count, not the last: the last may lie a hair beyond epsilon.
+    The change is a total variation (Jain and Wallace, section 4.2.2). AMSGrad minimises -JSD(new,
+    old) + penalty relu(TVD - epsilon), less the mean JSD between the restarts, which start at
+    uniform logits plus noise of standard deviation 3. The result is the best of all steps, since
+    the last step may lie slightly beyond epsilon.
     """
     real = weights > 0
     before = answer(weights)
@@ -98,7 +99,7 @@ def adversarial(
 
     def attention(logits: Array) -> Array:
         masked = jnp.where(real[None], logits, -jnp.inf)
-        # A row of padding alone has no softmax.
+        # A row with only padding has no softmax.
         any_ = jnp.any(real, axis=-1, keepdims=True)[None]
         return jnp.where(any_, jax.nn.softmax(jnp.where(any_, masked, 0.0), axis=-1), 0.0)
 
@@ -137,8 +138,10 @@ def adversarial(
 
 
 def uniform_change(answer: Answer, weights: Weights) -> Float[Array, " B"]:
-    """Total variation of the answer when every unit of a row weighs the same (Wiegreffe and
-    Pinter's uniform baseline, without training anew): near 0, the attention does not matter.
+    """Return the total variation of the answer under uniform weights.
+
+    Wiegreffe and Pinter's uniform baseline, without retraining; near 0, the attention does not
+    matter.
     """
     real = weights > 0
     count = jnp.maximum(jnp.sum(real, axis=-1, keepdims=True), 1).astype(weights.dtype)
@@ -147,8 +150,10 @@ def uniform_change(answer: Answer, weights: Weights) -> Float[Array, " B"]:
 
 
 def seed_divergence(maps: Sequence[Weights]) -> Float[Array, " B"]:
-    """Mean divergence over pairs of models that differ in their seed alone, of the same inputs
-    (Wiegreffe and Pinter, section 3.3). An adversary no farther than that has shown nothing.
+    """Return the mean divergence over pairs of models that differ only in their seed.
+
+    ``maps`` are the models' weights for the same inputs (Wiegreffe and Pinter, section 3.3). An
+    adversary with a smaller divergence proves nothing.
     """
     if len(maps) < 2:
         raise ValueError(f"maps of {len(maps)} models; wanted at least two")
@@ -165,9 +170,10 @@ def train_adversary(
     rate: float = 1e-3,
     row: int | None = None,
 ) -> nnx.Module:
-    """A copy of ``model`` trained to answer alike by other attention: one step a batch of Adam on
-    TVD(answers) - strength KL(its weights ‖ the model's) (Wiegreffe and Pinter, section 4). A batch
-    is the model's one input.
+    """Train a copy of ``model`` to give the same answers with different attention.
+
+    One Adam step per batch on TVD(answers) - strength KL(its weights ‖ the model's) (Wiegreffe and
+    Pinter, section 4). A batch is the model's only input.
     """
     optimizer = optax.adam(rate)
     graph, parameters, rest = nnx.split(model, nnx.Param, ...)
@@ -201,9 +207,10 @@ def adversary_curve(
     rate: float = 1e-3,
     row: int | None = None,
 ) -> list[CurvePoint]:
-    """Divergence against change, one trained adversary a strength, measured on ``held_out``.
+    """Return divergence and change for each strength, with one trained adversary each.
 
-    Where a small change already allows a large divergence the attention explains little.
+    Both are measured on ``held_out``. Where a small change already allows a large divergence, the
+    attention explains little.
     """
     before, own = jax.jit(lambda x: _answered(model, x, layer, row))(held_out)
     points = []
@@ -216,18 +223,18 @@ def adversary_curve(
 
 
 def divergence(a: Array, b: Array, batch: int = 1) -> Array:
-    """Jensen-Shannon divergence of rows, its mean over all axes but the first ``batch``."""
+    """Return the Jensen-Shannon divergence, averaged over all but the first ``batch`` axes."""
     rows = jensen_shannon(a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1]))
     return jnp.mean(rows.reshape(*a.shape[:batch], -1), axis=-1)
 
 
 def total_variation(p: Array, q: Array) -> Array:
-    """Half the sum of differences of two distributions along the last axis."""
+    """Return half the sum of absolute differences of two distributions along the last axis."""
     return jnp.sum(jnp.abs(p - q), axis=-1) / 2
 
 
 def _better(best: Adversarial, seen: tuple[Array, Array, Array], epsilon: float) -> Adversarial:
-    """The farthest of the restarts that are allowed, if it is farther than the best so far."""
+    """Return the farthest allowed restart, if it is farther than the best so far."""
     new, apart, change = seen
     allowed = jnp.where(change <= epsilon, apart, -1.0)
     first = jnp.argmax(allowed, axis=0)
@@ -248,7 +255,7 @@ def _update(optimizer: Any, gradients: Any, memory: Any) -> Any:
 
 
 def _kl(p: Array, q: Array) -> Array:
-    """Kullback-Leibler: sum p log(p / q) along the last axis; weights below 1e-9 count as that."""
+    """Return sum p log(p / q) along the last axis; weights below 1e-9 count as 1e-9."""
     small = 1e-9
     return jnp.sum(p * (jnp.log(jnp.maximum(p, small)) - jnp.log(jnp.maximum(q, small))), axis=-1)
 

@@ -1,4 +1,4 @@
-"""How alike explanations are, how sure a mean is, and whether they depend on the parameters."""
+"""Agreement between explanations, confidence intervals, and dependence on parameters."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ Importance = Float[Array, "B P"]
 
 
 class Interval(NamedTuple):
-    """A mean over examples, and between which numbers it lies."""
+    """Mean over examples, with the bounds of its confidence interval."""
 
     mean: float
     low: float
@@ -26,7 +26,7 @@ class Interval(NamedTuple):
 def bootstrap(
     values: Any, *, seed: int = 0, draws: int = 2000, confidence: float = 0.95
 ) -> Interval:
-    """The mean and its percentile interval over examples drawn again (Efron 1979).
+    """Return the mean and its percentile bootstrap interval over examples (Efron 1979).
 
     Examples with NaN are left out; with none left all three are NaN.
     """
@@ -41,7 +41,7 @@ def bootstrap(
 
 
 def spearman(a: Importance, b: Importance) -> Float[Array, " B"]:
-    """Correlation of ranks, those of ties averaged; NaN where one of the two is constant."""
+    """Return the rank correlation, with ties averaged; NaN where one of the two is constant."""
     x, y = (_average_ranks(v) for v in (a, b))
     x, y = (v - jnp.mean(v, axis=1, keepdims=True) for v in (x, y))
     norm = jnp.sqrt(jnp.sum(x**2, axis=1) * jnp.sum(y**2, axis=1))
@@ -49,7 +49,7 @@ def spearman(a: Importance, b: Importance) -> Float[Array, " B"]:
 
 
 def kendall(a: Importance, b: Importance) -> Float[Array, " B"]:
-    """Kendall's tau-b: pairs in the same order less pairs in another; NaN where one is constant."""
+    """Return Kendall's tau-b, concordant less discordant pairs; NaN where one is constant."""
     x, y = (jnp.sign(v[:, :, None] - v[:, None, :]) for v in (a, b))
     norm = jnp.sqrt(jnp.sum(x**2, axis=(1, 2)) * jnp.sum(y**2, axis=(1, 2)))
     same = jnp.sum(x * y, axis=(1, 2))
@@ -62,18 +62,18 @@ def parameter_randomisation(
     groups: Sequence[str],
     key: Key[Array, ""],
 ) -> dict[str, Float[Array, " B"]]:
-    """Spearman's correlation of ``explain`` with itself as parameters are destroyed, last group
-    first, and stay so (Adebayo et al., NeurIPS 2018, arXiv 1810.03292, section 3).
+    """Return the correlation of ``explain`` with itself as parameters are randomised cumulatively.
 
-    Parameters of each array are shuffled, which keeps their distribution. An explanation whose
+    Spearman's correlation after each group (Adebayo et al., NeurIPS 2018, arXiv 1810.03292, section
+    3). The entries of each array are shuffled, which keeps their distribution. An explanation whose
     correlation stays near 1 does not depend on what the model has learned.
 
     Args:
-      groups: dotted beginnings of parameter names, in the order of destruction: ["head",
+      groups: prefixes of dotted parameter names, in the order of randomisation: ["head",
         "encoder.blocks.3", ...].
 
     Raises:
-      ValueError: a group that no parameter begins with.
+      ValueError: no parameter has this prefix.
     """
     before = explain(model)
     copy = nnx.clone(model)

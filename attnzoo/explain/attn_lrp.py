@@ -1,14 +1,17 @@
-"""Layer-wise relevance through attention: Achtibat et al., ICML 2024 (arXiv 2402.05602), AttnLRP.
+"""Layer-wise relevance propagation through attention, AttnLRP (Achtibat et al. 2024).
 
-The rules share the answer out backwards, operation by operation. Without their stabiliser each is
-the input times a gradient, with some factors held (their section 3): a linear layer and a sum by
-the epsilon rule, whose bias keeps its share; a product half to each factor; the softmax by its
-Taylor expansion, whose constant keeps its share; f(x) of one number, and a norm's 1/deviation,
-whole to x. So one backward pass of a model whose norms, activations and products are exchanged
-gives all of it.
+ICML 2024 (arXiv 2402.05602). The rules distribute the answer backwards, operation by operation.
+Without its stabiliser, each rule is the input times a gradient with some factors held constant
+(section 3 of the paper):
 
-What sums to the answer: the tokens' relevances and what biases and softmaxes keep. Without biases,
-and without attention, the tokens' alone.
+- a linear layer and a sum: the epsilon rule; the bias keeps its share;
+- a product: half to each factor;
+- the softmax: its Taylor expansion, whose constant keeps its share;
+- f(x) of one number, and a norm's 1/deviation: all to x.
+
+One backward pass of a model with replaced norms, activations and products therefore gives all
+relevances. The relevances of the tokens, the biases and the softmaxes sum to the answer; without
+biases and attention, those of the tokens alone do.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,18 +35,18 @@ NO_RULE = ("transform",)
 def attn_lrp(
     model: nnx.Module, target: Target, *inputs: Any, stack: str | None = None, **keywords: Any
 ) -> Float[Array, "B T"]:
-    """The relevance of each token that enters the first block: of a ViT the class token, patches
-    with their positions; of a text model embedded words.
+    """Return the relevance of each token at the input of the first block.
 
-    The target is a logit: relevance is shared out from its value, not from a probability.
+    For a ViT these are the class token and the patches with their positions, for a text model the
+    embedded tokens. The target is a logit: its value is distributed, not a probability.
 
     Args:
-      stack: of a model with two, "encoder" or "decoder": whose tokens.
+      stack: the stack whose tokens are explained, "encoder" or "decoder", in a model with both.
 
     Raises:
       ValueError: no such stack, or several and none named.
-      NotImplementedError: attention other than ``MultiHeadAttention``, or BERT's head of masked
-        words, for which there are no rules here.
+      NotImplementedError: attention other than ``MultiHeadAttention``, or BERT's masked-token head,
+        for which there are no rules here.
     """
     names = ["/".join(path) for path, _ in stacks(model)]
     if not names:
@@ -66,7 +69,7 @@ def attn_lrp(
 
 
 class _Entered(nnx.Module):
-    """A block whose input passes through a function."""
+    """Block whose input passes through a function."""
 
     def __init__(self, block: nnx.Module, enter: Callable[[Array], Array]):
         self.block: Any = block
@@ -77,7 +80,7 @@ class _Entered(nnx.Module):
 
 
 class _HeldNorm(nnx.Module):
-    """A norm whose deviation is a constant (their proposition 3.4)."""
+    """Norm whose standard deviation is held constant (proposition 3.4 of the paper)."""
 
     def __init__(self, norm: LayerNorm | RMSNorm):
         self.norm = norm
@@ -95,7 +98,7 @@ class _HeldNorm(nnx.Module):
 
 
 class _SharedFeedForward(nnx.Module):
-    """A feed-forward layer whose activation is a factor f(x) / x, and whose gate has a half."""
+    """Feed-forward layer whose activation is a constant factor f(x) / x; a gate gets half."""
 
     def __init__(self, layer: FeedForward):
         self.layer = layer
@@ -109,7 +112,7 @@ class _SharedFeedForward(nnx.Module):
 
 
 class _BeforeTanh(nnx.Module):
-    """A linear layer behind which its owner takes the tanh: its gradient makes a factor of that."""
+    """Linear layer whose gradient turns a following tanh into a constant factor."""
 
     def __init__(self, layer: Any):
         self.layer = layer
@@ -117,14 +120,14 @@ class _BeforeTanh(nnx.Module):
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch F"]:
         y = self.layer(x)
         slope = 1 - jnp.tanh(y) ** 2
-        # Beyond 8 the tanh has no slope left in float32, and nothing comes back to be mended.
+        # Beyond 8 the tanh has gradient 0 in float32, so there is nothing to correct.
         part = jnp.where(y != 0, jnp.tanh(y) / jnp.where(y != 0, y, 1), 1)
         part = part / jnp.maximum(slope, 1e-7)
         return _share(y, jax.lax.stop_gradient(part))
 
 
 def _exchange(model: nnx.Module) -> None:
-    """Every operation with a rule of its own, in a model that is about to be thrown away."""
+    """Replace, in a temporary copy of a model, every operation that has a rule of its own."""
     for place in places(model):
         if not isinstance(place.module, MultiHeadAttention):
             raise NotImplementedError(
@@ -147,14 +150,14 @@ def _exchange(model: nnx.Module) -> None:
 
 
 def _put(model: Any, path: Sequence[Any], module: nnx.Module) -> None:
-    """In place of the module at ``path``."""
+    """Replace the module at ``path``."""
     for step in path[:-1]:
         model = model[step] if isinstance(step, int) else getattr(model, step)
     setattr(model, str(path[-1]), module)
 
 
 def _halved(read: Callable[..., Any]) -> Callable[..., Any]:
-    """Weights and values have a half each, and of that of the weights queries and keys a half."""
+    """Give half of the relevance to the values, and a quarter each to queries and keys."""
 
     def shared(q: Array, k: Array, v: Array, *others: Any) -> Any:
         return read(_share(q, 0.25), _share(k, 0.25), _share(v, 0.5), *others)
@@ -163,11 +166,11 @@ def _halved(read: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _share(x: Array, part: float | Array) -> Array:
-    """X, which gets ``part`` of its gradient."""
+    """Return x, with its gradient multiplied by ``part``."""
     return part * x + jax.lax.stop_gradient(x - part * x)
 
 
 def _factor(f: Callable[[Array], Array], x: Array) -> Array:
-    """f(x) as x times a constant; 0 at 0, as of all activations here."""
+    """Return f(x) as x times a constant; 0 at 0, like all activations here."""
     whole = x != 0
     return x * jax.lax.stop_gradient(jnp.where(whole, f(x) / jnp.where(whole, x, 1), 0))

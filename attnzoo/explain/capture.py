@@ -21,7 +21,7 @@ Maps = dict[str, Any]
 
 
 class WeightGradients(NamedTuple):
-    """Weights and gradients by layer, and the output they belong to."""
+    """Weights and their gradients by layer, with the model's output."""
 
     output: Any
     weights: dict[str, Float[Array, "B N T S"]]
@@ -35,24 +35,28 @@ def capture_attention(
     layers: Sequence[str] | None = None,
     **keywords: Any,
 ) -> tuple[Any, Maps]:
-    """``model(*inputs, **keywords)``, and what its attentions did: {"encoder/0/self": ...}.
+    """Run ``model(*inputs, **keywords)`` and return its output with its attention maps.
 
-    Of a model that takes ``capture``, as the zoo's do, whatever it holds: fused kernels, scan,
-    remat. Of one that takes ``return_weights`` its one map, "attention". Of any other, each of our
-    attention modules that is called in it, by its attributes; one that is called again has ":1",
-    ":2", ... behind its name. Inputs are arrays or trees of them; all is compiled together, so that
-    maps that are not kept cost nothing.
+    Maps are named such as "encoder/0/self". They come from one of three sources:
+
+    - the zoo's models, and all others that take ``capture``: works with fused kernels, scan and
+      remat;
+    - a model that takes ``return_weights``: its only map, "attention";
+    - any other model: each attnzoo attention module that it calls, named by its attributes;
+      repeated calls have the suffix ":1", ":2", ...
+
+    Inputs are arrays or trees of arrays. The call is compiled, so that maps which are not kept cost
+    nothing.
 
     Args:
-      what: "weights" ``B N T S``; "entropy" ``B N T`` and "column_mass" ``B N S``, which never
-        hold all weights; or a ``WeightRequest``, which gives its ``WeightReport``.
+      what: "weights" ``B N T S``; "entropy" ``B N T`` or "column_mass" ``B N S``, which need no
+        memory for all weights; or a ``WeightRequest``, for a ``WeightReport``.
       layers: names of the maps to keep, in this order; None: all, sorted by name and number.
 
     Raises:
-      ValueError: no such layer, with the names that there are.
-      NotImplementedError: a model without attention; or an attention of a model of your own runs
-        inside jax.lax.scan, jax.checkpoint or jax.jit, from where only a result can bring its
-        weights out.
+      ValueError: no such layer; the message lists the layers.
+      NotImplementedError: a model without attention; or a user's own model that runs attention
+        inside jax.lax.scan, jax.checkpoint or jax.jit, which only results can leave.
     """
     graph, state = nnx.split(model)
     wanted = None if layers is None else tuple(layers)
@@ -62,7 +66,7 @@ def capture_attention(
 
 
 def attention_names(model: nnx.Module, *inputs: Any, **keywords: Any) -> list[str]:
-    """The names of the maps that a model has, without computing any."""
+    """Return the names of a model's maps, without computing any."""
     return sorted(map_shapes(model, inputs, keywords)[1], key=_in_numbers)
 
 
@@ -73,13 +77,13 @@ def weight_gradients(
     layers: Sequence[str] | None = None,
     **keywords: Any,
 ) -> WeightGradients:
-    """The gradient of ``target`` (``attnzoo.explain.target``) by every weight, and the weights.
+    """Return the gradient of ``target`` with respect to all attention weights, and the weights.
 
-    The weights of one layer are varied as if they were free: later layers answer, the softmax they
-    came from does not. Examples of a batch do not touch each other, so each has its own gradient.
-    Works under scan and remat. The weights are added to as a perturbation of zeros, which costs as
-    much memory as all maps together. With classes as target it is compiled; with a function put it
-    into a ``jax.jit`` of your own.
+    The weights of one layer are varied as free variables: the effect on later layers is included,
+    the softmax that produced them is not. Examples of a batch are independent, so each has its own
+    gradient. Works under scan and remat. A perturbation of zeros is added to the weights, which
+    needs as much memory as all maps together. With classes as target (``attnzoo.explain.target``)
+    the call is compiled; with a function, use ``jax.jit`` yourself.
 
     Raises:
       ValueError: as :func:`capture_attention`, or the target is no class.
@@ -88,7 +92,7 @@ def weight_gradients(
     said, shapes = map_shapes(model, inputs, keywords)
     names = sorted(shapes, key=_in_numbers)
     wanted = names if layers is None else matching(layers, names)
-    # A model that gives its one map as a result calls that attention once a step.
+    # A model that returns its only map calls that attention once per step.
     steps = not _captures(model) and "return_weights" in _arguments(model)
     placed = {n for p in places(model) for n in p.names if p.module is model or not steps}
     missing = [name for name in wanted if name not in placed or f"{name}:1" in shapes]
@@ -99,7 +103,7 @@ def weight_gradients(
             f"{', '.join(sorted(placed)) or 'none'}"
         )
     graph, state = nnx.split(model)
-    # A scanned stack takes a perturbation for all of its layers or for none.
+    # In a scanned stack all layers take a perturbation, or none.
     touched = {n for p in places(model) if set(p.names) & set(wanted) for n in p.names}
     deltas = {name: jnp.zeros(shapes[name].shape, jnp.float32) for name in touched}
     arguments = graph, state, deltas, inputs, keywords
@@ -142,7 +146,7 @@ def _capture(
         request = WeightRequest(statistics=(what,))
     asked = True if what == "weights" else request
     if wanted is not None:
-        # A loop would compute the maps of all its layers.
+        # Scan would compute the maps of all layers.
         model = unrolled(model)
     output, maps = _run(model, inputs, keywords, asked)
     _calls_attention(model, maps)
@@ -206,7 +210,7 @@ def _calls_attention(model: nnx.Module, maps: Maps) -> None:
 
 @contextlib.contextmanager
 def _within_reach(model: nnx.Module) -> Generator[None]:
-    """Say what it means that weights were computed where nothing but results comes out."""
+    """Explain the error for weights that cannot leave a jax transformation."""
     try:
         yield
     except jax.errors.UnexpectedTracerError as error:

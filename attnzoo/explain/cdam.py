@@ -1,7 +1,8 @@
 """Class-discriminative attention maps, Brocki, Binda and Chung 2023 (arXiv 2312.02364).
 
-Raw attention does not know the head's weights, so it is alike for all classes; the gradient of a
-class's logit does. Scores are of the tokens that the last attention reads, behind its norm.
+Raw attention does not depend on the head's weights, so it is the same for all classes; the gradient
+of a class's logit does. Scores are of the tokens at the input of the last attention, after its
+norm.
 """
 
 from collections.abc import Callable
@@ -21,10 +22,10 @@ Scores = Float[Array, "B T"]
 def cdam(
     model: nnx.Module, target: Target, *inputs: Any, layer: str | None = None, **keywords: Any
 ) -> Scores:
-    """sum_e X_te df/dX_te, signed: 0 for a token to which no token that is read attends.
+    """Return sum_e X_te df/dX_te, signed; 0 for a token that gets no attention.
 
-    ``layer`` ("encoder/3/self"; None: the last) is the attention whose input X is. A target that is
-    a similarity to a concept vector gives the paper's concept maps.
+    X is the input of the attention ``layer`` ("encoder/3/self"; None: the last). A target that is a
+    similarity to a concept vector gives the paper's concept maps.
     """
     x, gradient = _at(model, target, layer, inputs, keywords)
     return jnp.sum(x * gradient(x), axis=-1)
@@ -43,8 +44,9 @@ def smooth_cdam(
 ) -> Scores:
     """Return the mean of CDAM over ``draws`` noisy X.
 
-    The noise deviates by ``spread`` of each example's range of X, at ``real`` tokens alone (None:
-    all are), and is the same draw for all examples: none depends on the others of its batch.
+    The noise has ``spread`` times the range of each example's X as its standard deviation. It is
+    added at ``real`` tokens only (None: all), and is the same draw for all examples, so that they
+    do not depend on each other.
     """
     x, gradient = _at(model, target, layer, inputs, keywords)
 
@@ -68,7 +70,7 @@ def integrated_cdam(
 ) -> Scores:
     """Return the mean of CDAM over X scaled by 0, 1/steps, ..., 1.
 
-    With noise as in ``smooth_cdam`` if ``spread`` is above 0, which needs ``key``.
+    If ``spread`` is above 0, noise is added as in ``smooth_cdam``; this needs ``key``.
     """
     if spread > 0 and key is None:
         raise ValueError(f"spread={spread} needs key, a jax.random.key")
@@ -86,7 +88,7 @@ def integrated_cdam(
 def _at(
     model: nnx.Module, target: Target, layer: str | None, inputs: Any, keywords: Any
 ) -> tuple[Float[Array, "B T D"], Callable[[Array], Float[Array, "B T D"]]]:
-    """X, and the gradient of the target at any X."""
+    """Return X, and a function from X to the gradient of the target."""
     x, tail = before_attention(model, layer, *inputs, **keywords)
     return x, jax.grad(lambda x: jnp.sum(chosen(tail(x), target)))
 

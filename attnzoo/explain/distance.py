@@ -1,4 +1,4 @@
-"""How far attention looks: Dosovitskiy et al., ICLR 2021 (arXiv 2010.11929), figure 7 right."""
+"""Mean attention distance: Dosovitskiy et al., ICLR 2021 (arXiv 2010.11929), figure 7 right."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,14 +12,14 @@ def attention_distance(
     prefix: int = 0,
     pixels: int | float = 1.0,
 ) -> Float[Array, "B N"]:
-    """Mean over patches q of sum_k a[q, k] |place of q - place of k|, of each head.
+    """Return the mean over patches q of sum_k a[q, k] |place of q - place of k| for each head.
 
-    Tokens before the patches are left out and rows made to sum to 1 again; a row that only looks at
-    those has no distance and is left out of the mean (NaN if all are).
+    Tokens before the patches are left out, and rows normalised again. A row that attends only to
+    those tokens is left out of the mean (NaN if all are).
 
     Args:
       grid: rows and columns of patches.
-      prefix: tokens before the patches (``ViT.config.prefix``).
+      prefix: number of tokens before the patches (``ViT.config.prefix``).
       pixels: side of a patch, the unit of the result.
     """
     rows, columns = grid

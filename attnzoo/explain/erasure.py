@@ -1,4 +1,4 @@
-"""Tests of attention weights as explanations, by changing the weights of one attention.
+"""Tests of attention weights as explanations, by erasing or permuting the weights of one attention.
 
 Serrano and Smith, ACL 2019 (arXiv 1906.03731), and Jain and Wallace, NAACL 2019 (arXiv 1902.10186).
 ``answer(weights)`` is the model's distribution ``B V`` with these weights ``B S`` in place of its
@@ -17,18 +17,18 @@ Answer = Callable[[Weights], Float[Array, "B V"]]
 
 
 class Erased(NamedTuple):
-    """What erasing the largest weight did, beside a random other one."""
+    """Effect of erasing the largest weight, and of erasing a random other one."""
 
     divergence: Float[Array, " B"]
-    """Jensen-Shannon divergence from the answer, in nats."""
+    """Jensen-Shannon divergence between the answers, in nats."""
     random_divergence: Float[Array, " B"]
     flips: Bool[Array, " B"]
-    """Whether the most likely class became another."""
+    """True where the most likely class changes."""
     random_flips: Bool[Array, " B"]
 
 
 def erase(weights: Weights, gone: Bool[Array, "B S"]) -> Weights:
-    """Weights of 0 where ``gone``, the others scaled to the same sum; all of them gone: zeros."""
+    """Set weights to 0 where ``gone``, and rescale the others to the same sum, if any remain."""
     left = jnp.where(gone, jnp.zeros_like(weights), weights)
     total = jnp.sum(left, axis=1, keepdims=True)
     scale = jnp.sum(weights, axis=1, keepdims=True) / jnp.where(total > 0, total, 1)
@@ -36,9 +36,9 @@ def erase(weights: Weights, gone: Bool[Array, "B S"]) -> Weights:
 
 
 def erase_one(answer: Answer, weights: Weights, key: Key[Array, ""]) -> Erased:
-    """Erase the largest weight, and instead a random one of the others (section 4).
+    """Erase the largest weight, and in comparison a random one of the others (section 4).
 
-    An example that has no second weight above 0 has divergence 0 and no flip for the random one.
+    For an example without a second weight above 0, the random one has divergence 0 and no flip.
     """
     S = weights.shape[1]
     units = jnp.arange(S)[None]
@@ -58,10 +58,10 @@ def erase_one(answer: Answer, weights: Weights, key: Key[Array, ""]) -> Erased:
 
 
 def flip_share(answer: Answer, weights: Weights, order: Int[Array, "B S"]) -> Float[Array, " B"]:
-    """The smallest share of units whose removal in this order changes the decision (section 5).
+    """Return the smallest share of units whose removal changes the decision (section 5).
 
-    ``order[b]`` are the units, first to go first: ``jnp.argsort(-weights)`` by attention; by
-    gradient, or by both multiplied, likewise. 1 where nothing short of all of them does.
+    Units are removed in ``order``, such as ``jnp.argsort(-weights)`` by attention; the gradient, or
+    the product of both, gives other orders. 1 if only the removal of all changes the decision.
     """
     S = weights.shape[1]
     place = jnp.argsort(order, axis=1)
@@ -72,7 +72,7 @@ def flip_share(answer: Answer, weights: Weights, order: Int[Array, "B S"]) -> Fl
 
     flips = jax.lax.map(flipped, jnp.arange(1, S))
     first = jnp.where(jnp.any(flips, axis=0), jnp.argmax(flips, axis=0) + 1, S)
-    # Padding has nothing to remove.
+    # Padding has no units to remove.
     units = jnp.maximum(jnp.sum(weights > 0, axis=1), 1)
     return jnp.minimum(first.astype(jnp.float32) / units.astype(jnp.float32), 1.0)
 
@@ -80,15 +80,16 @@ def flip_share(answer: Answer, weights: Weights, order: Int[Array, "B S"]) -> Fl
 def permuted_change(
     answer: Answer, weights: Weights, key: Key[Array, ""], draws: int = 100
 ) -> Float[Array, " B"]:
-    """Median total variation from the answer when weights are shuffled among their units (Jain and
-    Wallace, section 4.2.1); padding keeps its 0.
+    """Return the median total variation of the answer when weights are permuted among units.
+
+    Jain and Wallace, section 4.2.1; padding stays 0.
     """
     before, real = answer(weights), weights > 0
 
     def change(key: Key[Array, ""]) -> Float[Array, " B"]:
         coin = jnp.where(real, jax.random.uniform(key, weights.shape), 2.0)
         shuffled = jnp.take_along_axis(weights, jnp.argsort(coin, axis=1), axis=1)
-        # The k-th real unit gets the k-th of the shuffled weights.
+        # The k-th real unit gets the k-th of the permuted weights.
         nth = jnp.maximum(jnp.cumsum(real, axis=1) - 1, 0)
         moved = jnp.where(real, jnp.take_along_axis(shuffled, nth, axis=1), jnp.zeros_like(weights))
         return jnp.sum(jnp.abs(answer(moved) - before), axis=1) / 2
@@ -97,7 +98,7 @@ def permuted_change(
 
 
 def jensen_shannon(p: Float[Array, "B V"], q: Float[Array, "B V"]) -> Float[Array, " B"]:
-    """Jensen-Shannon divergence in nats: 0 to ln 2."""
+    """Return the Jensen-Shannon divergence in nats, 0 to ln 2."""
     middle = (p + q) / 2
 
     def against(x: Array) -> Array:

@@ -1,4 +1,4 @@
-"""One call that explains: scores by every method, their faithfulness, figures and a page."""
+"""Explanation of a model in one call: scores by all methods, faithfulness, figures and a page."""
 
 import dataclasses
 import functools
@@ -25,17 +25,17 @@ from attnzoo.explain.vit import image_question
 from attnzoo.models.vit import ViT
 
 STEPS = 18
-"""Points of a curve, at most: a ViT-B has 196 patches."""
+"""Largest number of steps of a curve; a ViT-B has 196 patches."""
 ROWS = 128
-"""Examples with units taken away that are read together."""
+"""Number of examples with removed units in one batch."""
 
 
 class Faithfulness(NamedTuple):
-    """Areas under the curves of an explanation, an example each, beside those of random orders.
+    """Areas under the curves of an explanation for each example, with those of random orders.
 
-    The curve is the answer's probability while patches or tokens are taken away, the most important
-    first (deletion: less is better), or put in (insertion: more is better). Of a translation ``B
-    T``, a number for each target token; NaN at padding.
+    The curve is the answer's probability while patches or tokens are removed, the most important
+    first (deletion: a small area is better), or inserted (insertion: a large area is better). For a
+    translation the areas are ``B T``, one for each target token; NaN at padding.
     """
 
     deletion: Float[np.ndarray, "B ..."]
@@ -44,7 +44,7 @@ class Faithfulness(NamedTuple):
     random_insertion: Float[np.ndarray, "B ..."]
 
     def of(self, example: int) -> "Faithfulness":
-        """Means over the target tokens of one example, or its numbers."""
+        """Return the numbers of one example, as means over its target tokens if it has several."""
         return Faithfulness(*(np.nanmean(areas[example]) for areas in self))
 
     def __str__(self) -> str:
@@ -68,34 +68,34 @@ def explain(
     head: int | None = None,
     **keywords: Any,
 ) -> "Explained":
-    """Explain what a model says of each example by every explanation that applies.
+    """Explain a model's answers, with every explanation that applies.
 
     Args:
       model: a ``ViT``, or a model of text: an encoder, a decoder or a translator.
       inputs: images ``B h w C``, tokens ``B T``, or (source ``B S``, target ``B T + 1`` from BOS to
         EOS), padded with 0; every target token is explained.
-      methods: names of ``EXPLANATIONS``, your own as "package.module:Name", or callables from a
+      methods: names in ``EXPLANATIONS``, your own as "package.module:Name", or functions from a
         ``Question`` to scores; None: all that are not slow.
-      target: the class or token that is explained, one for all or an example each, or a function
-        from the output to a number an example; None: the model's own answer.
-      at: the token whose answer is explained, of a model that says something at every token; None:
-        of a causal model the last that is no padding.
-      units: ``B T``, the number of the unit (such as the word) of each token, -1 where it is never
-        taken away; None: each token alone.
-      fill: what takes the place of what is taken away: "mean" (default), "blur" or a number of
-        patches; "zero" (default), "mean" or the id of a token.
-      faithfulness: False leaves the areas out, which cost the most.
-      key: of all noise and random orders; ``jax.random.key(0)`` if None.
-      draws: random orders, and steps of methods that average.
-      layer, head: of text, whose raw attention "attention_mean" is; the last layer (of a translator
-        that which aligns) and the mean of the heads if None.
-      keywords: what else the model is called with, such as ``valid``.
+      target: class or token to explain, one for all or one per example, or a function from the
+        output to one number per example; None: the model's own answer.
+      at: position of the explained output, for a model with an output at every token; None: in a
+        causal model the last that is not padding.
+      units: ``B T``, the unit (such as a word) that each token belongs to, -1 where it is never
+        removed; None: each token is a unit.
+      fill: replacement of what is removed: "mean" (default), "blur" or a number for patches; "zero"
+        (default), "mean" or a token id for tokens.
+      faithfulness: False skips the areas, which take most of the time.
+      key: random key of all noise and orders; ``jax.random.key(0)`` if None.
+      draws: number of random orders, and of steps in methods that average.
+      layer, head: for texts, the source of "attention_mean"; by default the last layer (in a
+        translator the alignment layer) and the mean of the heads.
+      keywords: further arguments of the model, such as ``valid``.
 
     Returns:
       The scores as ``maps``; explanations that do not apply are in ``skipped`` with the reason.
 
     Raises:
-      ValueError: a method, class, token, layer or head that there is not.
+      ValueError: unknown method, class, token, layer or head.
       NotImplementedError: a model of another kind.
 
     Example:
@@ -166,7 +166,7 @@ def _check_classes(classes: Int[Array, "B ..."], count: int) -> None:
 
 
 def _check_shown(question: Question) -> None:
-    """ValueError for a layer or head that there is not."""
+    """Raise a ValueError for an unknown layer or head."""
     if question.layer is None and question.head is None:
         return
     _, shapes = map_shapes(question.model, question.inputs, question.keywords)
@@ -206,12 +206,12 @@ def _areas(question: Question, rows: Any, importance: Any, steps: int) -> tuple[
 
 
 def _faithfulness(question: Question, maps: Mapping[str, Any]) -> dict[str, Faithfulness]:
-    """The areas of every explanation, many orders of many examples together."""
+    """Return the areas of every explanation, with many orders of many examples in one batch."""
     cases, shape = question.cases(), next(iter(maps.values())).shape
     C, U = cases.units.shape[0], question.count
     each = C // shape[0]
     orders = max(1, question.draws // each)
-    # An order's numbers do not depend on how long others of the batch are.
+    # The random order of an example must not depend on the lengths of others in the batch.
     keys = jax.random.split(jax.random.fold_in(question.key, 1), orders)
     per_case = jax.vmap(lambda key: jax.random.split(key, each))(keys)
     drawn = jax.vmap(jax.vmap(lambda key: jax.random.uniform(key, (U,))))(per_case)[:, None]
@@ -239,12 +239,12 @@ class Explained:
     """Explanations of a batch of answers.
 
     Attributes:
-      question: what was asked, with the model.
-      maps: scores by explanation, more is more important: ``B P`` of patches or tokens, ``B T S``
-        of a translation's target tokens by its source tokens; 0 at padding.
-      skipped: why each other explanation does not apply.
+      question: the ``Question``, with the model.
+      maps: scores by explanation, higher is more important: ``B P`` for patches or tokens, ``B T
+        S`` for a translation's target tokens by its source tokens; 0 at padding.
+      skipped: reason why an explanation does not apply, by name.
       faithfulness: areas by explanation.
-      probabilities: of all classes or tokens, ``B V``, or ``B T V``; None where the target was a
+      probabilities: those of all classes or tokens, ``B V`` or ``B T V``; None if the target is a
         function.
     """
 
@@ -255,29 +255,29 @@ class Explained:
     probabilities: Float[np.ndarray, "B ..."] | None = dataclasses.field(repr=False)
 
     figures: ClassVar[Any]
-    """Every figure of an example by name; the class says which drawing arguments there are."""
+    """All figures of an example by name; subclasses document the drawing arguments."""
     page: ClassVar[Any]
-    """A page to explore an example in, of the same arguments."""
+    """HTML page to explore an example; takes the same arguments as ``figures``."""
 
     @property
     def target(self) -> Int[np.ndarray, "B ..."]:
-        """The class or token that is explained."""
+        """Explained class or token of each example."""
         return np.asarray(self.question.classes)
 
     def best_first(self, example: int = 0) -> list[str]:
-        """The explanations of an example, the smallest area of deletion first."""
+        """Return the explanations of an example, sorted by deletion area, smallest first."""
         if not self.faithfulness:
             return list(self.maps)
         return sorted(self.maps, key=lambda name: self.faithfulness[name].of(example).deletion)
 
     def attention(self, example: int = 0) -> dict[str, Float[np.ndarray, "N T S"]]:
-        """Return the weights of every attention of the model, of one example, by name."""
+        """Return the weights of every attention in the model for one example, by name."""
         one = self.question.of_rows(np.asarray([example]))
         _, maps = capture_attention(one.model, *one.inputs, **one.keywords)
         return {name: np.asarray(weights[0], np.float32) for name, weights in maps.items()}
 
     def figure(self, example: int = 0, **drawing: Any) -> plotting.Figure:
-        """The first of :meth:`figures`: the scores of every explanation."""
+        """Return the first of :meth:`figures`: the scores of every explanation."""
         return next(iter(self.figures(example, **drawing).values()))
 
     def _note(self, name: str, example: int) -> str:
@@ -298,8 +298,8 @@ class Explained:
 class ImagesExplained(Explained):
     """Explanations of images by their patches.
 
-    Figures and pages take ``image``, ``H W C`` as it was before it was normalised (uint8 or 0 to 1;
-    None: the input, stretched to that), a ``title``, and a patch to be ``marked``, (row, column).
+    Figures and pages take an ``image``, ``H W C`` before normalisation (uint8 or 0 to 1; None: the
+    input, rescaled to this range), a ``title``, and a patch to be ``marked``, (row, column).
     """
 
     def figures(
@@ -311,7 +311,7 @@ class ImagesExplained(Explained):
         marked: tuple[int, int] | None = None,
         marking: str = "marked",
     ) -> dict[str, plotting.Figure]:
-        """Every explanation laid over the image; what is read by layer and head ("heads")."""
+        """Draw every explanation over the image, and the attention by layer and head ("heads")."""
         light, grid = self._light(example, image), self._grid
         panels = [
             plotting.Overlay(
@@ -334,7 +334,7 @@ class ImagesExplained(Explained):
         return {"": overlays, "heads": heads}
 
     def page(self, example: int = 0, *, image: Any = None, title: str = "", **_: Any) -> Page:
-        """The image, its attention and every explanation."""
+        """Return a page with the image, its attention and every explanation."""
         scores = {
             name: (self.maps[name][example], self._note(name, example))
             for name in self.best_first(example)
@@ -359,7 +359,7 @@ class ImagesExplained(Explained):
         return images.shape[1] // patch, images.shape[2] // patch
 
     def _light(self, example: int, image: Any) -> Float[np.ndarray, "h w C"]:
-        """The image as numbers of 0 to 1."""
+        """Return the image with values from 0 to 1."""
         if image is None:
             pixels = np.asarray(self.question.inputs[0][example], np.float64)
             reach = np.ptp(pixels)
@@ -371,14 +371,14 @@ class ImagesExplained(Explained):
 class TextsExplained(Explained):
     """Explanations of texts by their tokens.
 
-    Figures and pages take ``labels``, a string a token (None: its id), and a ``title``. Only tokens
-    that can be taken away are coloured: a class token's own share is often all.
+    Figures and pages take ``labels``, one string per token (None: its id), and a ``title``. Only
+    tokens that can be removed are coloured, because a class token often has most of the attention.
     """
 
     def figures(
         self, example: int = 0, *, labels: Sequence[str] | None = None, title: str = ""
     ) -> dict[str, plotting.Figure]:
-        """The text coloured by every explanation; the heads of every layer; layers and rollout."""
+        """Draw the text coloured by every explanation, all heads, and all layers with rollout."""
         names = self._labels(example, labels)
         rows = [
             plotting.TokenRow(name, self.shown(name, example), self._note(name, example))
@@ -403,7 +403,7 @@ class TextsExplained(Explained):
     def page(
         self, example: int = 0, *, labels: Sequence[str] | None = None, title: str = ""
     ) -> Page:
-        """The text, its attention and every explanation."""
+        """Return a page with the text, its attention and every explanation."""
         names = [plotting.visible(label) for label in self._labels(example, labels)]
         scores = {
             name: (self.shown(name, example), self._note(name, example))
@@ -412,7 +412,7 @@ class TextsExplained(Explained):
         return text_page(self.attention(example), names, title=title, scores=scores)
 
     def shown(self, name: str, example: int = 0) -> Float[np.ndarray, " T"]:
-        """The scores of what can be taken away, 0 elsewhere."""
+        """Return the scores of tokens that can be removed, 0 for others."""
         removable = np.asarray(self.question.units[example]) >= 0
         return np.where(removable, self.maps[name][example], 0)
 
@@ -424,8 +424,8 @@ class TextsExplained(Explained):
 class TranslationsExplained(Explained):
     """Explanations of translations: target tokens by source tokens.
 
-    Figures and pages take ``source`` and ``target``, a string a token (None: their ids; a target's
-    first is the one behind BOS), and a ``title``.
+    Figures and pages take ``source`` and ``target``, one string per token (None: its id; the target
+    starts after BOS), and a ``title``.
     """
 
     def figures(
@@ -436,8 +436,9 @@ class TranslationsExplained(Explained):
         target: Sequence[str] | None = None,
         title: str = "",
     ) -> dict[str, plotting.Figure]:
-        """A matrix of every explanation, each row as shares of what speaks for the token; every
-        head of cross-attention, and of the encoder.
+        """Draw a matrix of every explanation, and the heads of cross-attention and encoder.
+
+        Rows of an explanation are shares of the scores that support the token.
         """
         left, right = self._sides(example, source, target)
         matrices = {
@@ -472,23 +473,23 @@ class TranslationsExplained(Explained):
         reverse: Mapping[str, Any] | None = None,
         links: Any = None,
     ) -> Page:
-        """The attention of both sides; ``reverse`` and ``links`` are ``translation_page``'s."""
+        """Return a page of the attention (see ``translation_page`` for the arguments)."""
         left, right = self._sides(example, source, target)
         maps = self.maps_by_token(example)
         return translation_page(maps, left, right, reverse=reverse, title=title, links=links)
 
     def shares(self, name: str, example: int = 0) -> Float[np.ndarray, "T S"]:
-        """The scores that speak for each target token, as shares of their sum."""
+        """Return the positive scores for each target token, as shares of their sum."""
         S, T = self._lengths(example)
         positive = np.maximum(self.maps[name][example][:T, :S], 0)
         total = positive.sum(axis=1, keepdims=True)
         return positive / np.where(total > 0, total, 1)
 
     def maps_by_token(self, example: int = 0) -> dict[str, Float[np.ndarray, "N T S"]]:
-        """All maps, whose rows of a target are the tokens that are predicted.
+        """Return all maps, with rows of the target named by the predicted tokens.
 
-        So that columns of the decoder's self-attention are the same tokens, they are moved by one:
-        the first, which is the beginning of the sentence, is left out, and the last is 0.
+        Columns of the decoder's self-attention are shifted by one to match: the first, BOS, is left
+        out, and the last is 0.
         """
         S, T = self._lengths(example)
         maps = {}

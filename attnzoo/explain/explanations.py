@@ -1,4 +1,4 @@
-"""The explanations by name, each a function from a question to scores of its patches or tokens."""
+"""Registry of explanations: functions from a question to scores of its patches or tokens."""
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -61,7 +61,7 @@ def _relevance(question: Question) -> Scores:
     if len(question.pairs) == 3:
         return question.read(encoder_decoder_relevance(*question.pairs).source)
     R = relevance(*question.pairs[0])
-    # What each token already was says nothing; read at a mean it would be a share of everyone.
+    # The identity part is no explanation; averaged over tokens, it would add a share to all.
     return question.read(R - jnp.eye(R.shape[-1], dtype=R.dtype)[None])
 
 
@@ -76,7 +76,7 @@ def _attention_gradcam(question: Question) -> Scores:
 
 
 def _of_model(method: Callable[..., Any], **attributes: str) -> Explanation:
-    """An explanation that takes the model, the answer, the inputs, and attributes of a question."""
+    """Make an explanation of a function of model, target, inputs, and attributes of a question."""
 
     def run(question: Question) -> Scores:
         settings = {name: getattr(question, own) for name, own in attributes.items()}
@@ -90,7 +90,7 @@ def _of_model(method: Callable[..., Any], **attributes: str) -> Explanation:
 
 
 def _of_vectors(method: Callable[..., Any], **attributes: str) -> Explanation:
-    """An explanation that takes a function, its vectors, and attributes of a question."""
+    """Make an explanation of a function of ``f``, its input, and attributes of a question."""
 
     def run(question: Question) -> Scores:
         settings = {name: getattr(question, own) for name, own in attributes.items()}
@@ -128,11 +128,14 @@ EXPLANATIONS: dict[str, Explanation] = {
     "smooth_grad": _of_vectors(_smooth_grad_size, key="key", draws="draws"),
     "leave_one_out": _leave_one_out,
 }
-"""Scores ``B P`` of patches or tokens; more is more important. Signed ones stay signed, but those
-of ``smooth_grad`` are of the gradient's size. ``leave_one_out`` is of log-probabilities."""
+"""Explanations by name, with scores ``B P`` of patches or tokens; higher is more important.
+
+Signed scores keep their sign; ``smooth_grad`` gives the size of the gradient. ``leave_one_out``
+uses log-probabilities.
+"""
 
 ON_REQUEST = {"flow": "slow, so it is computed only where methods names it"}
-"""Explanations that ``methods=None`` leaves out, and why."""
+"""Explanations that ``methods=None`` leaves out, with the reason."""
 
 
 def named(methods: Sequence[str | Explanation]) -> list[tuple[str, Explanation]]:
@@ -141,7 +144,7 @@ def named(methods: Sequence[str | Explanation]) -> list[tuple[str, Explanation]]
     A class is called without arguments to make the explanation.
 
     Raises:
-      ValueError: a name that there is not.
+      ValueError: unknown name.
     """
     found = []
     for method in methods:

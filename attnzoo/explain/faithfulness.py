@@ -1,10 +1,10 @@
-"""Does the model answer by what an explanation names? Units are taken away, and the answer watched.
+"""Faithfulness of explanations: remove units by their importance, and measure the answer.
 
-Units are what can be removed: patches, tokens. ``score(keep)`` is a number an example, such as the
-probability of the explained class, with only the units of ``keep`` (``B P``, True = there) left;
-``images_score`` makes one of an image model. Fills that the model never saw decide much of every
-number (Hooker et al. 2019, arXiv 1806.10758), so compare explanations under one fill, and with
-random ones.
+Units are what can be removed: patches, tokens. ``score(keep)`` is one number per example, such as
+the probability of the explained class, with only the units of ``keep`` (``B P``, True = kept);
+:func:`images_score` builds such a function for an image model. Results depend strongly on the fill,
+which the model never saw in training (Hooker et al. 2019, arXiv 1806.10758). So compare
+explanations under one fill, and with random ones.
 """
 
 from collections.abc import Callable
@@ -24,23 +24,23 @@ BINS = (0.01, 0.05, 0.1, 0.2, 0.5)
 
 
 class Curve(NamedTuple):
-    """The score of each example at each share of units removed or inserted."""
+    """Scores of each example at each share of removed or inserted units."""
 
     shares: Float[Array, "B K"]
     scores: Float[Array, "B K"]
 
     @property
     def area(self) -> Float[Array, " B"]:
-        """The area under the curve by trapezoids, over shares from 0 to 1."""
+        """Area under the curve by trapezoids, over shares from 0 to 1."""
         widths = jnp.diff(self.shares, axis=1).astype(self.scores.dtype)
         heights = (self.scores[:, 1:] + self.scores[:, :-1]) / 2
         return jnp.sum(heights * widths, axis=1)
 
 
 def ranks(importance: Importance, key: Key[Array, ""] | None = None) -> Int[Array, "B P"]:
-    """0 for the most important unit of each example, P-1 for the least.
+    """Return the rank of each unit: 0 for the most important, P-1 for the least.
 
-    Ties are broken by ``key``, else by place. NaN comes last.
+    Ties are broken by ``key``, else by position. NaN comes last.
     """
     clean = jnp.where(jnp.isnan(importance), -jnp.inf, importance)
     if key is None:
@@ -60,8 +60,9 @@ def deletion(
 ) -> Curve:
     """Remove the most important units first (Petsiuk et al. 2018, arXiv 1806.07421).
 
-    A small area is good: the answer falls early. ``steps`` equal parts; None: one unit each.
-    Examples with fewer than P units say how many in ``units``; the importance of the rest is NaN.
+    A small area is good: the answer falls early. There are ``steps`` equal parts; None: one unit
+    each. ``units`` is the number of units of each example, if some have fewer than P; the
+    importance of the rest is NaN.
     """
     return _curve(score, importance, steps, units, inserting=False)
 
@@ -73,7 +74,7 @@ def insertion(
     steps: int | None = None,
     units: Int[Array, " B"] | None = None,
 ) -> Curve:
-    """Start from nothing and put the most important units in first: a large area is good.
+    """Insert the most important units first, starting from none; a large area is good.
 
     Arguments are those of :func:`deletion`.
     """
@@ -83,8 +84,10 @@ def insertion(
 def comprehensiveness(
     score: Score, importance: Importance, shares: tuple[float, ...] = BINS
 ) -> Float[Array, " B"]:
-    """Mean fall of the score without the most important units (DeYoung et al., ACL 2020, arXiv
-    1911.03429, equation 1, over their shares of tokens); large is good. At least one unit goes.
+    """Return the mean fall of the score without the most important units; large is good.
+
+    DeYoung et al., ACL 2020 (arXiv 1911.03429), equation 1, over the paper's shares of tokens. At
+    least one unit is removed.
     """
     whole, place = score(jnp.ones(importance.shape, bool)), ranks(importance)
     falls = [whole - score(place >= n) for n in _counts(shares, importance.shape[1])]
@@ -94,8 +97,9 @@ def comprehensiveness(
 def sufficiency(
     score: Score, importance: Importance, shares: tuple[float, ...] = BINS
 ) -> Float[Array, " B"]:
-    """Mean fall of the score with the most important units alone (same, equation 2); small is good:
-    below 0 where the rest had spoken against the answer.
+    """Return the mean fall of the score with only the most important units; small is good.
+
+    DeYoung et al. 2020, equation 2; below 0 where the other units speak against the answer.
     """
     whole, place = score(jnp.ones(importance.shape, bool)), ranks(importance)
     falls = [whole - score(place < n) for n in _counts(shares, importance.shape[1])]
@@ -103,7 +107,7 @@ def sufficiency(
 
 
 def leave_one_out(score: Score, shape: tuple[int, int]) -> Importance:
-    """How much the score falls when each unit alone is missing."""
+    """Return the fall of the score when each unit alone is removed."""
     whole = score(jnp.ones(shape, bool))
     units = jnp.arange(shape[1])
 
@@ -114,7 +118,7 @@ def leave_one_out(score: Score, shape: tuple[int, int]) -> Importance:
 
 
 def random_importance(key: Key[Array, ""], shape: tuple[int, int]) -> Importance:
-    """Uniform numbers: what every explanation has to beat."""
+    """Return uniform random importance: the baseline of every explanation."""
     return jax.random.uniform(key, shape)
 
 
@@ -126,8 +130,10 @@ def images_score(
     *,
     fill: Literal["mean", "blur"] | float = "mean",
 ) -> Score:
-    """The probability of ``classes``, with the patches not kept filled by each image's mean, by the
-    image blurred over some two patches, or by a number.
+    """Return a function from kept patches to the probability of ``classes``.
+
+    Removed patches are filled with each image's mean ("mean"), with the image blurred over about
+    two patches ("blur"), or with a number.
     """
     removed = filled(images, patch, fill)
     graph, state = nnx.split(model)
@@ -152,14 +158,14 @@ def with_patches(
     keep: Bool[Array, "B P"],
     patch: int,
 ) -> Float[Array, "B h w C"]:
-    """Return the images with ``removed`` in the place of the patches that are not kept."""
+    """Return the images with ``removed`` in place of the patches that are not kept."""
     kept = keep.reshape(-1, images.shape[1] // patch, images.shape[2] // patch)
     kept = jnp.repeat(jnp.repeat(kept, patch, axis=1), patch, axis=2)[..., None]
     return jnp.where(kept, images, removed)
 
 
 def filled(images: Array, patch: int, fill: Any) -> Array:
-    """Return what stands for removed patches: the mean of each image, its blur, or a number."""
+    """Return the fill of removed patches: the mean of each image, its blur, or a number."""
     if fill == "mean":
         return jnp.broadcast_to(jnp.mean(images, axis=(1, 2), keepdims=True), images.shape)
     if fill == "blur":

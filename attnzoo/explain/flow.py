@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 LARGEST = 2000
-"""Nodes up to which flows are computed: the residual graph is a matrix of their square."""
+"""Largest number of nodes; the residual graph is a dense matrix."""
 
 
 def attention_flow(
@@ -15,20 +15,20 @@ def attention_flow(
     rows: Sequence[int] | None = None,
     normalise: bool = False,
 ) -> Float[np.ndarray, "rows T"]:
-    """How much can flow from each token behind the last layer to each input token.
+    """Return the maximum flow from each token after the last layer to each input token.
 
-    Tokens of all layers are nodes; from token i of layer l to token j of layer l-1 leads an edge of
-    capacity ``maps[l][i, j]``. Each entry is a maximum flow of its own, by shortest augmenting
-    paths (Edmonds and Karp 1972). For small graphs: it takes seconds for 3 layers of 40 tokens.
+    Nodes are the tokens of all layers; the edge from token i of layer l to token j of layer l-1 has
+    capacity ``maps[l][i, j]``. Each entry is a separate maximum flow, by shortest augmenting paths
+    (Edmonds and Karp 1972). For small graphs: 3 layers of 40 tokens take seconds.
 
     Args:
-      maps: of one example, first layer to last, heads fused and the residual in
+      maps: maps of one example, first layer to last, with heads fused and the residual added
         (``with_residual``).
-      rows: the tokens to start from; all if None. Of a ViT [0].
-      normalise: rows of the result sum to 1.
+      rows: tokens to start from; all if None. For a ViT [0].
+      normalise: normalise rows of the result to sum 1.
 
     Raises:
-      ValueError: maps that are not square and alike, negative, or too many.
+      ValueError: maps that are not square, differ in shape, are negative, or have too many nodes.
     """
     stacked = np.stack([np.asarray(m, np.float64) for m in maps])
     L, T, S = stacked.shape
@@ -47,9 +47,9 @@ def attention_flow(
 
 
 def max_flow(capacity: Float[np.ndarray, "nodes nodes"], source: int, sink: int) -> float:
-    """The largest flow from ``source`` to ``sink`` through edges of these capacities."""
+    """Return the maximum flow from ``source`` to ``sink`` with these edge capacities."""
     residual = capacity.copy()
-    # What is left of an edge after rounding is no edge.
+    # Residual capacity from rounding does not count as an edge.
     least = 1e-12 * max(float(capacity.max()), 1e-300)
     total = 0.0
     while (path := _shortest_path(residual > least, source, sink)) is not None:
@@ -62,7 +62,7 @@ def max_flow(capacity: Float[np.ndarray, "nodes nodes"], source: int, sink: int)
 
 
 def _shortest_path(open_: Bool[np.ndarray, "nodes nodes"], source: int, sink: int) -> list | None:
-    """Nodes from source to sink by the fewest edges that are open, or None."""
+    """Return the nodes of a shortest path of open edges from source to sink, or None."""
     parent = np.full(len(open_), -1)
     parent[source] = source
     frontier = np.array([source])

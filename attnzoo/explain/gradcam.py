@@ -23,17 +23,17 @@ def gradcam(
 ) -> Float[Array, "B T"]:
     """Return relu(sum_e w_e X_te) with w_e the mean over tokens of df/dX_te.
 
-    X is what the last attention reads (behind its norm). Behind the last attention a model that
-    reads a class token has a gradient of exactly 0 at all others, so nothing later would do.
+    X is the input of the last attention, after its norm. After the last attention a model that
+    reads only a class token has gradient 0 at all other tokens, so no later X would work.
 
     Args:
-      skip: tokens that are no patches (``ViT.config.prefix``): they do not join the mean, and score
-        0.
-      real: False at padding, which is treated likewise; None: there is none.
-      layer: the attention in front of which X is taken, "encoder/3/self"; None: the last.
+      skip: number of tokens before the patches (``ViT.config.prefix``), which are left out of the
+        mean and score 0.
+      real: False at padding, which is also left out; None: no padding.
+      layer: attention whose input is X, "encoder/3/self"; None: the last.
 
     Raises:
-      ValueError: the gradient is exactly 0 at all these tokens (not under jit, which cannot look).
+      ValueError: the gradient is exactly 0 at all these tokens (not detected under jit).
     """
     x, tail = before_attention(model, layer, *inputs, **keywords)
     counted = _counted(x.shape[0], x.shape[1], skip, real)
@@ -60,14 +60,14 @@ def attention_gradcam(
 ) -> Float[Array, "B S"]:
     """Return GradCAM on the weights of one row: relu(mean over heads of g_n A_n[row]).
 
-    g_n is the mean of the row's gradient. The baseline "GradCAM" of Chefer et al., CVPR 2021 (arXiv
-    2012.09838), whose code takes row 0, leaves the class token's column out of the mean and of the
-    scores, and scales the scores to 0 .. 1, which is not done here.
+    g_n is the mean of the row's gradient. This is the baseline "GradCAM" of Chefer et al., CVPR
+    2021 (arXiv 2012.09838). Their code takes row 0, leaves the class token's column out of the mean
+    and of the scores, and scales the scores to 0 .. 1, which is not done here.
 
     Args:
-      skip: columns that do not join the mean and score 0: the class token's and those of other
-        tokens before the patches (``ViT.config.prefix``).
-      real: False at padding, which is treated likewise; None: there is none.
+      skip: number of columns before the patches (``ViT.config.prefix``), which are left out of the
+        mean and score 0.
+      real: False at padding, which is also left out; None: no padding.
     """
     B, _, _, S = weights.shape
     counted = _counted(B, S, skip, real)

@@ -1,7 +1,7 @@
-"""Attribution by gradients of the input, with no regard to attention: what others compare with.
+"""Attribution by gradients of the input, as baselines that do not use attention.
 
-The input is anything that a gradient reaches: images, or the embeddings of tokens. ``f(x)`` is a
-number an example, such as ``lambda x: chosen(model(x), target)``.
+The input is anything with a gradient: images, or the embeddings of tokens. ``f(x)`` is one number
+per example, such as ``lambda x: chosen(model(x), target)``.
 """
 
 from collections.abc import Callable
@@ -14,12 +14,12 @@ Function = Callable[[Array], Float[Array, " B"]]
 
 
 def gradient(f: Function, x: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
-    """df/dx."""
+    """Return the gradient df/dx."""
     return jax.grad(lambda x: jnp.sum(f(x)))(x)
 
 
 def gradient_times_input(f: Function, x: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
-    """X df/dx (Shrikumar et al. 2016, arXiv 1605.01713)."""
+    """Return the input times the gradient, x df/dx (Shrikumar et al. 2016, arXiv 1605.01713)."""
     return x * gradient(f, x)
 
 
@@ -30,9 +30,9 @@ def integrated_gradients(
     baseline: Float[Array, "B ..."] | None = None,
     steps: int = 50,
 ) -> Float[Array, "B ..."]:
-    """(x - x') times the mean gradient on the line from x' to x; it sums to f(x) - f(x').
+    """Return (x - x') times the mean gradient on the line from x' to x; it sums to f(x) - f(x').
 
-    Sundararajan et al., ICML 2017 (arXiv 1703.01365), equation 1, by the midpoints of ``steps``
+    Sundararajan et al., ICML 2017 (arXiv 1703.01365), equation 1, at the midpoints of ``steps``
     equal parts. The baseline x' is 0 if None.
     """
     start = jnp.zeros_like(x) if baseline is None else baseline
@@ -52,10 +52,10 @@ def smooth_grad(
     draws: int = 50,
     spread: float = 0.15,
 ) -> Float[Array, "B ..."]:
-    """The mean gradient at noisy inputs (Smilkov et al. 2017, arXiv 1706.03825).
+    """Return the mean gradient at noisy inputs (Smilkov et al. 2017, arXiv 1706.03825).
 
-    The noise deviates by ``spread`` of each example's range of values, and is the same draw for
-    all examples, so that none depends on the others of its batch.
+    The noise has ``spread`` times the range of each example's values as its standard deviation. It
+    is the same draw for all examples, so that they do not depend on each other.
     """
     axes = tuple(range(1, x.ndim))
     reach = jnp.max(x, axis=axes, keepdims=True) - jnp.min(x, axis=axes, keepdims=True)
@@ -67,7 +67,7 @@ def smooth_grad(
 
 
 def by_patch(values: Float[Array, "B h w C"], patch: int) -> Float[Array, "B P"]:
-    """The sum over each patch's pixels and channels, left to right, then down."""
+    """Sum over each patch's pixels and channels; patches run left to right, then down."""
     B, h, w, C = values.shape
     if h % patch or w % patch:
         raise ValueError(f"values of {h} x {w} pixels do not divide into patches of patch={patch}")

@@ -1,7 +1,8 @@
 """Attention in one HTML page that needs no network: text, translations, images.
 
-What the page shows are the weights in 8 bits, the square root of each divided by the largest of its
-row: within 0.4 % of that (0.8 % where a map has negative weights), small ones finer. It says so.
+The page has the weights in 8 bits, with a square-root scale per row. The error is at most 0.4 % of
+the row's largest weight (0.8 % in a map with negative weights), and less for small weights. The
+page says so.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,22 +16,22 @@ Links = Iterable[tuple[int, int]]
 Explanations = Mapping[str, tuple[Any, str]]
 
 MOST_EXTRA = 16
-"""Tokens before the patches, at most: no model has so many, a wrong grid may."""
+"""Largest number of tokens before the patches; more indicates a wrong grid."""
 
 
 def text_page(
     maps: Mapping[str, Any], tokens: Sequence[str], *, title: str = "", scores: Any = None
 ) -> Page:
-    """Self-attention of one sequence, of any layers and heads.
+    """Return a page of the self-attention of one sequence.
 
     Args:
-      maps: ``N T T`` by name, as ``capture_attention`` gives them for one example of its batch.
-      scores: what each token says for an answer, ``T``; or several such, by method:
-        {"relevance": (scores, caption)}.
+      maps: ``N T T`` by name, as from ``capture_attention`` for one example of its batch.
+      scores: explanation of an answer, ``T``; or several by method, {"relevance": (scores,
+        caption)}.
 
     Raises:
-      ValueError: maps or scores that are empty, not finite, or not of these tokens; a page larger
-        than ``page_parts.LARGEST``.
+      ValueError: maps or scores that are empty, not finite, or do not match the tokens; a page
+        larger than ``page_parts.LARGEST``.
     """
     words = _words("tokens", tokens)
     T = len(words)
@@ -57,18 +58,18 @@ def translation_page(
     title: str = "",
     links: Links | None = None,
 ) -> Page:
-    """Attention of a translator: from the words of ``target`` to those of ``source``.
+    """Return a page of a translator's attention, from words of ``target`` to words of ``source``.
 
     Args:
       maps: ``N T S`` of cross-attention, T words of ``target`` and S of ``source``; also
         self-attention, whose names begin with "encoder/" (``N S S``) or end with "/self"
         (``N T T``).
-      reverse: maps of the translator of the other direction, from ``source`` back to ``target``
+      reverse: maps of a translator in the other direction, from ``source`` back to ``target``
         (``N S T``). Both directions are then drawn as one matrix each, words of ``target`` by row.
-      links: (source, target) pairs that are framed in the matrices, counted from 0.
+      links: (source, target) pairs to be framed in the matrices, counted from 0.
 
     Raises:
-      ValueError: as :func:`text_page`; no cross-attention; a link to a word that there is not.
+      ValueError: as :func:`text_page`; no cross-attention; a link to a word out of range.
     """
     words = {"source": _words("source", source), "target": _words("target", target)}
     sets = _directed("maps", maps, words, "source", "target")
@@ -93,18 +94,19 @@ def image_page(
     title: str = "",
     extra: Sequence[str] | None = None,
 ) -> Page:
-    """Self-attention between the patches of an image, and explanations laid over it.
+    """Return a page of the self-attention between an image's patches, with explanations.
 
     Args:
-      image: ``H W C`` of 1 or 3 channels, uint8, or numbers of 0 to 1.
-      maps: ``N T T``, T being the extra tokens and then the patches, left to right, then down.
+      image: ``H W C`` of 1 or 3 channels, uint8, or numbers from 0 to 1.
+      maps: ``N T T``; the T tokens are the extra tokens and then the patches, left to right, then
+        down.
       grid: patches down and across.
       explanations: scores of the patches (``P``) and a caption by method, as
         {"cdam": (scores, "deletion 0.15, random 0.63")}.
       extra: names of the tokens before the patches; by default "CLS", "extra 1", "extra 2", ...
 
     Raises:
-      ValueError: as :func:`text_page`; not an image; a grid that maps or image do not fit.
+      ValueError: as :func:`text_page`; not an image; a grid that does not match maps or image.
     """
     pixels = _pixels(image)
     if len(grid) != 2 or min(grid) < 1:
@@ -136,7 +138,7 @@ def image_page(
 def _directed(
     argument: str, maps: Mapping[str, Any], words: dict[str, list[str]], keys: str, queries: str
 ) -> list[WeightSet]:
-    """The maps of one translator, cross-attention first."""
+    """Return the maps of one translator, cross-attention first."""
     sides = {"cross": (queries, keys), "encoder": (keys, keys), "decoder": (queries, queries)}
 
     def kind(name: str) -> str:
@@ -178,7 +180,7 @@ def _words(argument: str, words: Sequence[str]) -> list[str]:
 
 
 def _token_count(maps: Mapping[str, Any], P: int, grid: tuple[int, int]) -> int:
-    """T, from the first map; ``checked_maps`` holds the others to it."""
+    """Return T, from the first map; ``checked_maps`` compares the others with it."""
     if not maps:
         raise ValueError("maps is empty, wanted at least one")
     name, first = next(iter(maps.items()))
@@ -192,13 +194,13 @@ def _token_count(maps: Mapping[str, Any], P: int, grid: tuple[int, int]) -> int:
 
 
 def _pixels(image: Any) -> np.ndarray:
-    """uint8 ``H W C``."""
+    """Convert an image to uint8 ``H W C``."""
     pixels = np.asarray(image)
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or not pixels.size:
         raise ValueError(f"image has shape {pixels.shape}, wanted H W C of 1 or 3 channels")
     if pixels.dtype == np.uint8:
         return pixels
-    # "V" is jax's bfloat16.
+    # "V" is the kind of jax's bfloat16.
     if pixels.dtype.kind not in "fV":
         raise ValueError(f"image is {pixels.dtype}, wanted uint8, or numbers of 0 to 1")
     pixels = pixels.astype(np.float32)

@@ -1,4 +1,4 @@
-"""What a page is made of: checked maps, their 8-bit codes, and the viewer around them."""
+"""Parts of a page: checked maps, their 8-bit codes, and the viewer around them."""
 
 import base64
 import html
@@ -19,7 +19,7 @@ from PIL import Image
 from attnzoo.errors import UserError
 
 LARGEST = 10_000_000
-"""Bytes of a page, at most."""
+"""Largest size of a page in bytes."""
 
 SCRIPTS = (
     "weights",
@@ -32,20 +32,20 @@ SCRIPTS = (
     "explanations",
     "main",
 )
-"""Files of viewer/, in the order in which they need each other."""
+"""Files of viewer/, in the order of their dependencies."""
 
 Weights = Float[np.ndarray, "N T S"]
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page; the last expression of a notebook's cell, it shows itself."""
+    """HTML page, which a notebook shows if it is the last expression of a cell."""
 
     html: str = field(repr=False)
     title: str
 
     def save(self, path: str | Path) -> Path:
-        """Write the page, and return the path. Raises UserError where it cannot be written."""
+        """Write the page and return the path; raise a UserError if it cannot be written."""
         path = Path(path)
         try:
             path.write_text(self.html, encoding="utf-8")
@@ -54,7 +54,7 @@ class Page:
         return path
 
     def _repr_html_(self) -> str:
-        # A frame of its own: pages do not see each other's names or styles, nor the notebook.
+        # A frame separates names and styles of pages from each other and from the notebook.
         return (
             f'<iframe srcdoc="{html.escape(self.html)}" title="{html.escape(self.title)}" '
             'sandbox="allow-scripts" '
@@ -64,7 +64,7 @@ class Page:
 
 
 class WeightSet(NamedTuple):
-    """Maps with the same queries and keys, both names of token lists."""
+    """Maps with the same queries and keys, which name token lists."""
 
     label: str
     queries: str
@@ -79,7 +79,14 @@ def checked_maps(
     shape: Callable[[str], tuple[int, int]],
     tokens: str,
 ) -> dict[str, Weights]:
-    """The maps as float32; ``shape`` gives the T and S of a name, ``tokens`` why that is wanted."""
+    """Return the maps as float32, after checking them.
+
+    ``shape`` returns the expected T and S for a map name, ``tokens`` is their description in
+    errors.
+
+    Raises:
+      ValueError: a map that is empty, not finite or of another shape.
+    """
     if not maps:
         raise ValueError(f"{argument} is empty, wanted at least one map")
     found: dict[str, Weights] = {}
@@ -106,9 +113,10 @@ def checked_maps(
 def encode(
     weights: Weights, levels: int
 ) -> tuple[Float[np.ndarray, "N T"], UInt8[np.ndarray, "N T S"]]:
-    """The largest absolute weight of each row, and codes: sign(c) (c / levels)^2 times it.
+    """Return the largest absolute weight of each row, and 8-bit codes of the weights.
 
-    Negative codes, where ``levels`` is 127, are those of two's complement.
+    A weight is sign(c) (c / levels)^2 times the largest. Negative codes, for ``levels`` 127, are in
+    two's complement.
     """
     largest = np.abs(weights).max(axis=2)
     safe = np.where(largest > 0, largest, 1)[..., None]
@@ -123,11 +131,11 @@ def assemble(
     sets: Sequence[WeightSet],
     **more: Any,
 ) -> Page:
-    """The page of these maps. Raises ValueError where it would be larger than ``LARGEST``."""
+    """Return the page of these maps; raise a ValueError if it would be larger than ``LARGEST``."""
     every = [weights for each in sets for weights in each.maps.values()]
     count = sum(weights.size for weights in every)
     if count > 4 * LARGEST:
-        # Compressing takes seconds, and a quarter is more than it saves.
+        # Compression would take seconds, and save less than a quarter.
         raise _too_large(every, count * 4 // 3)
     levels = 127 if any((weights < 0).any() for weights in every) else 255
     encoded = [encode(weights, levels) for weights in every]
@@ -159,7 +167,7 @@ def assemble(
 
 
 def png(pixels: UInt8[np.ndarray, "H W C"]) -> str:
-    """The address of an image that stands in the page itself."""
+    """Return a data URL of a PNG image."""
     buffer = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(buffer, "PNG")
     size = len(buffer.getvalue())
@@ -177,7 +185,7 @@ def _fill(title: str, data: dict[str, Any]) -> str:
     def read(name: str) -> str:
         return (viewer / name).read_text(encoding="utf-8")
 
-    # ASCII, so that any string of Python survives; no "<", so that none ends the script.
+    # ASCII, so that any Python string works; no "<", so that none ends the script.
     packed = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
     parts = {
         "title": html.escape(title).encode("ascii", "xmlcharrefreplace").decode(),
@@ -185,7 +193,7 @@ def _fill(title: str, data: dict[str, Any]) -> str:
         "data": packed,
         "script": "\n".join(read(f"{name}.js") for name in SCRIPTS),
     }
-    # In one pass: what is filled in may itself look like a place to fill.
+    # One pass, since inserted text may itself look like a placeholder.
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], read("page.html"))
 
 

@@ -1,6 +1,6 @@
-"""Where a model attends, by the names that its maps have, and how to get a hand in there.
+"""Attention modules of a model by map name, and how to observe and perturb them.
 
-Everything here is done to a model that is about to be thrown away: the caller's is never touched.
+All functions work on a copy; the caller's model is never changed.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,10 +19,10 @@ Tap = Callable[[str, Any], None]
 
 
 class Place(NamedTuple):
-    """One attention module; in a scanned stack it stands for all layers, and has all their names.
+    """Attention module with its map names; in a scanned stack it stands for all layers.
 
-    Blocks of a ``Stack`` are named as the zoo's maps are, "encoder/0/self"; any other module by its
-    attributes, "pool/attention".
+    In a ``Stack`` the names are those of the zoo's maps, "encoder/0/self"; elsewhere they are paths
+    of attributes, "pool/attention".
     """
 
     names: tuple[str, ...]
@@ -31,7 +31,7 @@ class Place(NamedTuple):
 
 
 def places(model: nnx.Module) -> list[Place]:
-    """Every attention of a model, in the order of its attributes."""
+    """Return every attention of a model, in the order of its attributes."""
     found: list[Place] = []
     within: set[int] = set()
     for prefix, stack in stacks(model):
@@ -54,7 +54,7 @@ def places(model: nnx.Module) -> list[Place]:
         if isinstance(module, Attention) and id(module) not in within
     }
     for path, module in others.items():
-        # An attention made of attentions is one: its parts lie below its path.
+        # An attention that contains attentions counts once; its parts lie below its path.
         if not any(path[:end] in others for end in range(len(path))):
             name = "/".join(str(step) for step in path) or "attention"
             found.append(Place((name,), module, False))
@@ -62,7 +62,7 @@ def places(model: nnx.Module) -> list[Place]:
 
 
 def stacks(model: nnx.Module) -> list[tuple[tuple[str, ...], Stack]]:
-    """The stacks of a model with the names of the attributes that lead to them."""
+    """Return the stacks of a model, with their paths of attributes."""
     return [
         (tuple(str(step) for step in path), node)
         for path, node in nnx.iter_graph(model)
@@ -71,12 +71,12 @@ def stacks(model: nnx.Module) -> list[tuple[tuple[str, ...], Stack]]:
 
 
 def is_causal(stack: Stack) -> bool:
-    """Whether tokens of a stack read only those before them."""
+    """Return True if tokens of a stack attend only to earlier ones."""
     return (stack.blocks if stack.scan else stack.blocks[0]).attention.is_causal
 
 
 def matching(wanted: Iterable[str], names: Iterable[str]) -> tuple[str, ...]:
-    """``wanted`` if they all are among ``names``, else a ValueError with what there is."""
+    """Return ``wanted``, or raise a ValueError if some are not among ``names``."""
     names, wanted = list(names), tuple(wanted)
     unknown = [name for name in wanted if name not in names]
     if unknown:
@@ -85,7 +85,7 @@ def matching(wanted: Iterable[str], names: Iterable[str]) -> tuple[str, ...]:
 
 
 def unrolled(model: nnx.Module) -> nnx.Module:
-    """A copy whose stacks run block by block, without scan and without rematerialisation."""
+    """Return a copy whose stacks run block by block, without scan and rematerialisation."""
     copy: Any = nnx.clone(model)
     for path, stack in stacks(copy):
         plain = Stack(stack.unrolled().blocks, branch_rate=stack.branch_rate)
@@ -102,7 +102,7 @@ def unrolled(model: nnx.Module) -> nnx.Module:
 
 
 def tapped(model: nnx.Module, what: Any, tap: Tap) -> nnx.Module:
-    """A copy in which ``tap(name, seen)`` is called with what each attention was asked for."""
+    """Return a copy that calls ``tap(name, report)`` for each attention, with its report."""
     copy = unrolled(model)
     for place in places(copy):
         place.module.attend = _reporting(place.module.attend, place.names[0], what, tap)
@@ -124,7 +124,7 @@ def _reporting(attend: Callable[..., Any], name: str, what: Any, tap: Tap) -> Ca
 
 
 def perturb(model: nnx.Module, deltas: dict[str, Float[Array, "B N T S"]]) -> None:
-    """Add ``deltas`` to the weights that the named attentions weigh their values with.
+    """Add ``deltas`` to the weights of the named attentions, before the values are weighted.
 
     Raises:
       NotImplementedError: the weights of one of them cannot be varied.
@@ -144,7 +144,7 @@ def perturb(model: nnx.Module, deltas: dict[str, Float[Array, "B N T S"]]) -> No
 
 
 class _Entry(nnx.Module):
-    """A self-attention whose input passes through a function."""
+    """Self-attention whose input passes through a function."""
 
     def __init__(self, attention: SelfAttention, enter: Callable[[Array], Array]):
         self.attention, self.enter = attention, enter
@@ -156,11 +156,10 @@ class _Entry(nnx.Module):
 def before_attention(
     model: nnx.Module, layer: str | None, *inputs: Any, **keywords: Any
 ) -> tuple[Float[Array, "B T D"], Callable[[Float[Array, "B T D"]], Any]]:
-    """What a block's self-attention reads, X, and the model's output as a function of it.
+    """Return the input X of a block's self-attention, and the model's output as a function of X.
 
-    Only the attention reads the X that the function is given: the residual branch beside it keeps
-    its value. X is behind the norm in a pre-norm block. ``layer`` is a name such as
-    "encoder/3/self"; None: the last.
+    Only the attention gets the changed X; the residual branch keeps its value. In a pre-norm block,
+    X is the output of the norm. ``layer`` is a name such as "encoder/3/self"; None: the last.
 
     Raises:
       ValueError: no such layer.
@@ -183,9 +182,9 @@ def before_attention(
 
 
 def paused(run: Callable[[Callable[[Array], Array]], Any]) -> tuple[Array, Callable[[Array], Any]]:
-    """What ``run(enter)`` puts through ``enter``, and the rest of the run from other states there.
+    """Return the states that ``run(enter)`` passes to ``enter``, and the run as a function of them.
 
-    The first result is without a gradient.
+    The states have no gradient.
     """
     seen: list[Array] = []
 

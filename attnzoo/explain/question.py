@@ -1,10 +1,10 @@
-"""The question that an explanation answers: by which patches or tokens a model gives its answer.
+"""Question that an explanation answers: the patches or tokens that a model's answer depends on.
 
-An explanation is a callable from a :class:`Question` to scores of its patches or tokens, ``B P``.
-Everything that it may need is an attribute here: the maps and their gradients, the answer, the
-vectors that a gradient reaches, and the model with units taken away. What a model does not have is
-a ``NotImplementedError`` with the reason. An explanation runs under ``jax.jit``; it should read
-attributes before it enters a loop of its own, since they are computed where they are first read.
+An explanation is a callable from a :class:`Question` to scores of its patches or tokens, ``B P``. A
+question has everything that an explanation may need: the maps and their gradients, the answer, the
+input vectors with gradients, and the model with units removed. An attribute that the model cannot
+provide raises ``NotImplementedError`` with the reason. An explanation runs under ``jax.jit``.
+Attributes are computed when they are first read, so read them before entering a loop.
 """
 
 import dataclasses
@@ -26,28 +26,27 @@ Explanation = Callable[[Any], Float[Array, "B P"]]
 
 
 STATIC = {"static": True}
-"""A field that jax.jit compiles for, a value each."""
+"""Metadata of a field that is static under jax.jit: each new value compiles again."""
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """One answer for each example of a batch, and all that an explanation may use of the model.
+    """One answer for each example of a batch, with all that an explanation may use.
 
     Attributes:
-      inputs, keywords: what the model is called with; every array has an example a row.
-      at: the row of the output ``B T V`` that is explained, an example each; None of ``B V``.
-      classes: the class or token that is explained, an example each; None where ``function``, from
-        the output to a number an example, stands for it.
-      units: ``B P``, the number of the unit that each patch or token belongs to, or -1 where it
-        cannot be taken away; ``count`` is the largest number of units, U.
-      real: ``B T``, False at tokens that cannot matter: padding, and what a causal model reads
-        later.
-      fill: what takes the place of a unit that is taken away.
-      prefix: how many tokens stand before those that have scores.
-      stack: the stack of blocks that the tokens pass through.
-      draws: of methods that average.
-      layer, head: whose raw attention; the last layer, and the mean of heads, if None.
+      inputs, keywords: arguments of the model; the first axis of every array is the batch.
+      at: explained row of the output ``B T V`` for each example; None for outputs ``B V``.
+      classes: explained class or token for each example; None if ``function`` is given.
+      function: function from the output to one number per example, in place of ``classes``.
+      units: ``B P``, the unit that each patch or token belongs to, or -1 where it cannot be
+        removed; ``count`` is the largest number of units, U.
+      real: ``B T``, False at tokens without effect: padding, and later tokens of a causal model.
+      fill: replacement of a removed unit.
+      prefix: number of tokens before those that have scores.
+      stack: name of the stack that the tokens pass through.
+      draws: number of draws or steps in methods that average.
+      layer, head: source of raw attention; the last layer and the mean of heads if None.
     """
 
     graph: Any = dataclasses.field(metadata=STATIC)
@@ -70,27 +69,28 @@ class Question:
 
     @property
     def model(self) -> Any:
-        """The model."""
+        """The explained model."""
         return nnx.merge(self.graph, self.state)
 
     def logits(self, output: Any) -> Float[Array, "B V"]:
-        """The row of the output that is explained."""
+        """Return the explained row of the output."""
         if self.at is None:
             return output
         return jnp.take_along_axis(output, self.at[:, None, None], axis=1)[:, 0]
 
     def answer(self, output: Any) -> Float[Array, " B"]:
-        """The number that is explained, of an output: a logit, or what ``function`` says."""
+        """Return the explained number of an output: a logit, or the value of ``function``."""
         return chosen(self.logits(output) if self.function is None else output, self.target)
 
     @property
     def target(self) -> Any:
-        """The classes, or the function in their place."""
+        """The classes, or ``function`` if it is given."""
         return self.classes if self.function is None else self.function
 
     def value(self, output: Any, *, log: bool = False) -> Float[Array, " B"]:
-        """The number that is watched while units are taken away: the probability of the answer, or
-        what ``function`` says.
+        """Return the probability of the answer, or the value of ``function``.
+
+        The number that is measured while units are removed.
         """
         if self.function is not None:
             return self.answer(output)
@@ -100,18 +100,18 @@ class Question:
 
     @cached_property
     def output(self) -> Any:
-        """The model's output."""
+        """Output of the model."""
         return self.model(*self.inputs, **self.keywords)
 
     @cached_property
     def weights(self) -> dict[str, Float[Array, "B N T S"]]:
-        """All maps of the model, without rows of tokens that are not real."""
+        """All attention maps of the model, with rows of unreal tokens set to 0."""
         _, maps = capture_attention(self.model, *self.inputs, **self.keywords)
         return {name: self._rows(name, weights) for name, weights in maps.items()}
 
     @cached_property
     def gradients(self) -> WeightGradients:
-        """The gradient of the answer by every weight, and the weights as in :attr:`weights`."""
+        """Gradients of the answer with respect to all weights, and :attr:`weights`."""
         found = weight_gradients(self.model, self.answer, *self.inputs, **self.keywords)
         weights = {name: self._rows(name, w) for name, w in found.weights.items()}
         return found._replace(weights=weights)
@@ -121,7 +121,7 @@ class Question:
 
     @cached_property
     def self_attention(self) -> list[Float[Array, "B N T T"]]:
-        """The maps of the one stack that the tokens pass through, first layer to last."""
+        """Self-attention maps of ``stack``, first layer to last."""
         return [self.weights[name] for name in self._names(self.weights)]
 
     @cached_property
@@ -140,70 +140,71 @@ class Question:
         return names
 
     def readable(self, names: Iterable[str]) -> list[str]:
-        """The maps that lead to the scored tokens, first layer to last, of the names of all."""
+        """Select the maps through which the scored tokens are read, first layer to last."""
         return self._names(names)
 
     @property
     def shown(self) -> str:
-        """The name of the map whose raw attention is shown."""
+        """Name of the map that raw attention shows."""
         return self.readable(self.weights)[-1 if self.layer is None else self.layer]
 
     @property
     def last(self) -> str:
-        """The name of the last self-attention that the tokens pass through."""
+        """Name of the last self-attention in ``stack``."""
         names = [name for place in places(self.model) for name in place.names]
         return self._names(name for name in names if name.endswith("/self"))[-1]
 
     @property
     def reading(self) -> Float[Array, "B T"]:
-        """The shares with which the answer is read from each token behind the last layer."""
+        """Shares with which the answer is read from each token after the last layer."""
         raise NotImplementedError
 
     @property
     def reading_token(self) -> Float[Array, "B T"]:
-        """:attr:`reading` of a model that reads its answer from one token."""
+        """Like :attr:`reading`, for a model that reads its answer from one token."""
         return self.reading
 
     def read(self, tokens_by_tokens: Float[Array, "B T S"]) -> Float[Array, "B P"]:
-        """Scores by the rows of a map at which the answer is read."""
+        """Return the scores in the rows of a map from which the answer is read."""
         return self.of_tokens(jnp.einsum("bt,bts->bs", self.reading, tokens_by_tokens))
 
     def of_tokens(self, scores: Float[Array, "B T"]) -> Float[Array, "B P"]:
-        """Scores of units, of those of all tokens."""
+        """Select the scores of patches or tokens from those of all tokens."""
         return scores[:, self.prefix :]
 
     @property
     def vectors(self) -> Any:
-        """The input that a gradient reaches, ``B ...``: pixels, or the vectors of tokens."""
+        """Input with a gradient, ``B ...``: pixels, or token vectors."""
         raise NotImplementedError
 
     def of_vectors(self, vectors: Any) -> Float[Array, " B"]:
-        """The answer when these are read in place of :attr:`vectors`."""
+        """Return the answer with other values of :attr:`vectors`."""
         raise NotImplementedError
 
     def by_unit(self, values: Any) -> Float[Array, "B P"]:
-        """Scores of units: sums of values of the shape of :attr:`vectors`."""
+        """Sum values of the shape of :attr:`vectors` to scores of patches or tokens."""
         raise NotImplementedError
 
     def kept(self, keep: Bool[Array, "B U"], *, log: bool = False) -> Float[Array, " B"]:
-        """:meth:`value` with ``fill`` in place of the units that are not kept."""
+        """Return :meth:`value` with ``fill`` in place of the units that are not kept."""
         raise NotImplementedError
 
     def gather(self, scores: Float[Array, "B P"]) -> Float[Array, "B U"]:
-        """The importance of each unit that can be taken away, the sum over its tokens; NaN where an
-        example has fewer.
+        """Return the importance of each removable unit, the sum over its tokens.
+
+        NaN where an example has fewer units than others.
         """
         return jnp.where(self.has_unit, self._sums(scores)[:, : self.count], jnp.nan)
 
     def scatter(self, values: Float[Array, "B U"]) -> Float[Array, "B P"]:
-        """Scores of tokens: each token of a unit has an equal share of the unit's."""
+        """Return the scores of tokens, each an equal share of its unit's."""
         sizes = self._sums(jnp.ones(self.units.shape, values.dtype))
         shares = jnp.pad(values, ((0, 0), (0, 1))) / jnp.maximum(sizes, 1)
         return jnp.where(self.units < 0, 0, jnp.take_along_axis(shares, self._place, axis=1))
 
     @property
     def unit_count(self) -> Any:
-        """How many units each example has."""
+        """Number of units of each example."""
         return jnp.max(self.units, axis=1) + 1
 
     @property
@@ -212,24 +213,24 @@ class Question:
         return jnp.arange(self.count)[None] < self.unit_count[:, None]
 
     def there(self, keep: Bool[Array, "B U"]) -> Bool[Array, "B P"]:
-        """Which tokens stay when units are kept."""
+        """Return the tokens that remain when units are kept."""
         every = jnp.pad(keep, ((0, 0), (0, 1)), constant_values=True)
         return jnp.take_along_axis(every, self._place, axis=1)
 
     @property
     def _place(self) -> Any:
-        """``units``, with ``count`` for what is never taken away."""
+        """Unit of each token, with ``count`` for tokens that are never removed."""
         return jnp.where(self.units < 0, self.count, self.units)
 
     def _sums(self, scores: Float[Array, "B P"]) -> Float[Array, "B units"]:
-        """Sums over the tokens of each unit, and over all others."""
+        """Return sums over the tokens of each unit, and over all other tokens."""
         zeros = jnp.zeros((self.count + 1,), scores.dtype)
         return jax.vmap(lambda s, p: zeros.at[p].add(s))(scores, self._place)
 
     def scores(
         self, methods: Iterable[tuple[str, Explanation]]
     ) -> tuple[dict[str, Float[Array, "B P"]], dict[str, str]]:
-        """What the methods say, and why the others do not apply."""
+        """Return scores by method, and the reasons why the other methods do not apply."""
         found: dict[str, Any] = {}
         skipped: dict[str, str] = {}
         for name, method in methods:
@@ -246,11 +247,11 @@ class Question:
         return found, skipped
 
     def cases(self) -> "Question":
-        """The question with one answer an example."""
+        """Return the question with one answer per example."""
         return self
 
     def of_rows(self, rows: Any) -> "Question":
-        """The same question of these examples, any number of times each."""
+        """Return the question for these examples, which may repeat."""
         per_example = ("inputs", "keywords", "at", "classes", "units", "real")
         taken = {name: jax.tree.map(lambda x: x[rows], getattr(self, name)) for name in per_example}
         return dataclasses.replace(self, **taken)

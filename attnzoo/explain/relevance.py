@@ -1,6 +1,6 @@
 """Relevance of attention by gradients: Chefer, Gur and Wolf, ICCV 2021 (arXiv 2103.15679).
 
-This is the form without layer-wise relevance propagation; that of CVPR 2021 (arXiv 2012.09838) has
+This form does not use layer-wise relevance propagation. That of CVPR 2021 (arXiv 2012.09838) has
 the relevance of the weights in place of the weights.
 """
 
@@ -12,11 +12,11 @@ from jaxtyping import Array, Float
 
 Layers = Sequence[Float[Array, "B N T T"]]
 Pair = tuple[Sequence[Array], Sequence[Array]]
-"""Weights and their gradients, each ``B N T S`` a layer."""
+"""Weights and their gradients, each ``B N T S`` per layer."""
 
 
 class Relevance(NamedTuple):
-    """Of target tokens (rows) by target tokens, and by source tokens."""
+    """Relevance of target tokens (rows) with respect to target tokens and source tokens."""
 
     target: Float[Array, "B T T"]
     source: Float[Array, "B T S"]
@@ -25,14 +25,14 @@ class Relevance(NamedTuple):
 def positive(
     weights: Float[Array, "B N T S"], gradients: Float[Array, "B N T S"]
 ) -> Float[Array, "B T S"]:
-    """The mean over heads of (A dA)^+ (equation 5)."""
+    """Return the mean over heads of (A dA)^+ (equation 5)."""
     return jnp.mean(jnp.maximum(weights * gradients, 0), axis=1)
 
 
 def relevance(weights: Layers, gradients: Layers) -> Float[Array, "B T T"]:
-    """R <- R + A_l R over the layers of self-attention, from R = I (equation 6).
+    """Return R after R <- R + A_l R over the layers of self-attention, from R = I (equation 6).
 
-    Of a ViT take row 0 from ``config.prefix`` on. With gradients of 0 R is I.
+    For a ViT take row 0 from ``config.prefix`` on. With gradients of 0, R is I.
     """
     R = _identity(weights[0])
     for w, g in zip(weights, gradients, strict=True):
@@ -45,12 +45,12 @@ def encoder_decoder_relevance(
     decoder: Pair,
     cross: Pair,
 ) -> Relevance:
-    """Relevance of the target's and the source's tokens in a decoder that reads an encoder.
+    """Return the relevance of target and source tokens in an encoder-decoder.
 
     Each argument is (weights, gradients), first layer to last. The encoder's self-attention gives
-    R_ss; in each decoder layer R_tt and R_ts <- + A R_tt and + A R_ts (equations 6 and 7), then
-    R_ts <- R_ts + R^_tt^T A R^_ss with R^ = I + (R - I with rows that sum to 1) (equations 8 to
-    10).
+    R_ss. Self-attention of each decoder layer adds A R_tt to R_tt, and A R_ts to R_ts (equations 6
+    and 7). Cross-attention adds R^_tt^T A R^_ss to R_ts, where R^ = I + (R - I with rows that sum
+    to 1) (equations 8 to 10).
     """
     R_ss = relevance(*encoder)
     R_tt = _identity(decoder[0][0])
@@ -65,7 +65,7 @@ def encoder_decoder_relevance(
 
 
 def _normalised(R: Float[Array, "B T T"]) -> Float[Array, "B T T"]:
-    """I + (R - I) / its rows' sums; a row of nothing stays nothing."""
+    """Return I + (R - I) / its rows' sums; rows of zeros stay zeros."""
     eye = jnp.eye(R.shape[-1], dtype=R.dtype)[None]
     gained = R - eye
     total = jnp.sum(gained, axis=-1, keepdims=True)

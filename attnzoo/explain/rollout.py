@@ -9,14 +9,14 @@ _FUSE = {"mean": jnp.mean, "max": jnp.max, "min": jnp.min}
 
 
 def fuse(weights: Float[Array, "B N T S"], fusion: str = "mean") -> Float[Array, "B T S"]:
-    """One map of all heads: their mean, the largest, or the smallest."""
+    """Fuse the maps of all heads: their mean, maximum or minimum."""
     if fusion not in _FUSE:
         raise ValueError(f"fusion={fusion!r}; there are {', '.join(_FUSE)}")
     return _FUSE[fusion](weights, axis=1)
 
 
 def with_residual(fused: Float[Array, "B T T"]) -> Float[Array, "B T T"]:
-    """A + I with rows that sum to 1: the residual branch carries each token to itself."""
+    """Return A + I with rows that sum to 1: the residual branch passes each token to itself."""
     with_self = fused + jnp.eye(fused.shape[-1], dtype=fused.dtype)[None]
     return with_self / jnp.sum(with_self, axis=-1, keepdims=True)
 
@@ -27,11 +27,11 @@ def discard_smallest(
     prefix: int = 0,
     real: Bool[Array, "B T"] | None = None,
 ) -> Float[Array, "B T T"]:
-    """Set the ``ratio`` smallest weights of each example to 0, those of spared columns excepted.
+    """Set the ``ratio`` smallest weights of each example to 0, except in the first columns.
 
-    The discard ratio of vit-explain (Gildenblat 2020), which spares the one weight from the class
-    token to itself; here the columns of the first ``prefix`` tokens are spared, a ViT's class token
-    among them. Weights that are not between ``real`` tokens do not count (None: all are real).
+    The discard ratio of vit-explain (Gildenblat 2020), which spares only the weight from the class
+    token to itself. Here the columns of the first ``prefix`` tokens are spared, including a ViT's
+    class token. Only weights between ``real`` tokens count (None: all are real).
     """
     if not 0 <= ratio < 1:
         raise ValueError(f"ratio={ratio}; wanted 0 <= ratio < 1")
@@ -56,16 +56,16 @@ def rollout(
     prefix: int = 0,
     real: Bool[Array, "B T"] | None = None,
 ) -> Float[Array, "B T T"]:
-    """Return R_L, whose row t says how much each input token is in token t after the last layer.
+    """Return R_L, whose row t has the share of each input token in token t after the last layer.
 
-    A~_l = (A_l + I) with rows that sum to 1, R_l = A~_l R_(l-1), R_0 = I: the later layer stands on
-    the left (equation 1). Rows of R sum to 1. Of a ViT take row 0 from ``config.prefix`` on.
+    A~_l = (A_l + I) with rows that sum to 1, R_l = A~_l R_(l-1), R_0 = I: the later layer is on the
+    left (equation 1). Rows of R sum to 1. For a ViT take row 0 from ``config.prefix`` on.
 
     Args:
-      weights: the maps of the layers, first to last.
+      weights: maps of the layers, first to last.
       discard: share of each fused map's smallest weights to drop, with ``prefix`` and ``real`` as
         in ``discard_smallest``.
-      start: the first layer that counts.
+      start: first layer to include.
     """
     _check(weights, start)
     maps = [discard_smallest(fuse(w, fusion), discard, prefix, real) for w in weights[start:]]
@@ -81,10 +81,10 @@ def gradient_rollout(
     prefix: int = 0,
     real: Bool[Array, "B T"] | None = None,
 ) -> Float[Array, "B T T"]:
-    """Return the rollout of weights that speak for a class: A_l is the mean over heads of (A dA)^+.
+    """Return the rollout of gradient-weighted maps: A_l is the mean over heads of (A dA)^+.
 
-    ``gradients`` are those of ``weight_gradients``; the rest is as in ``rollout``. Where none is
-    positive, R is I.
+    ``gradients`` are those of ``weight_gradients``; the rest is as in ``rollout``. Where no product
+    is positive, R is I.
     """
     _check(weights, start)
     maps = []

@@ -1,7 +1,7 @@
-"""Has a gradient anything to say? What the answer does when tokens before an attention are changed.
+"""Saturation of gradients: the answer as tokens at an attention's input are scaled or averaged.
 
-CDAM of a token is the slope of its curve in :func:`scaled` at 1. Where the curve is flat there, as
-in a model that is sure, its sign and size are an accident, however much the answer needs the token.
+CDAM of a token is the slope of its curve in :func:`scaled` at 1. If the curve is flat there, as in
+a model that is certain, sign and size of the slope mean little, even if the answer needs the token.
 """
 
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ def scaled(
     layer: str | None = None,
     **keywords: Any,
 ) -> Float[Array, "B K"]:
-    """The target's value when one token of each example is multiplied by each of ``factors``.
+    """Return the target's value with one token of each example multiplied by each of ``factors``.
 
-    Tokens are those that the attention ``layer`` reads (``cdam``'s X; None: the last).
+    Tokens are those at the input of the attention ``layer`` (``cdam``'s X; None: the last).
     """
     x, tail = before_attention(model, layer, *inputs, **keywords)
     here = jnp.arange(x.shape[1])[None] == tokens[:, None]
@@ -39,8 +39,10 @@ def scaled(
 def averaged(
     model: nnx.Module, *inputs: Any, skip: int = 0, layer: str | None = None, **keywords: Any
 ) -> Any:
-    """The output when the attention ``layer`` reads at every token, but the first ``skip``, the
-    batch's mean there. Answers that stay do not come through this layer.
+    """Return the output with the batch mean at every token that the attention ``layer`` reads.
+
+    The first ``skip`` tokens keep their values. An answer that does not change does not depend on
+    this layer.
     """
     x, tail = before_attention(model, layer, *inputs, **keywords)
     mean = jnp.broadcast_to(jnp.mean(x, axis=0, keepdims=True), x.shape)

@@ -1,4 +1,4 @@
-"""What of a model's output an explanation is about."""
+"""Target of an explanation: the number in a model's output that is explained."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -10,11 +10,11 @@ from jaxtyping import Array, Float, Int
 
 Classes = int | Int[Array, ""] | Int[Array, " B"] | Int[np.ndarray, " B"]
 Target = Classes | Callable[[Any], Float[Array, " B"]]
-"""A class for all, one for each example, or a function from the output to a number an example."""
+"""One class for all, a class per example, or a function from the output to a number per example."""
 
 
 def chosen(output: Any, target: Target) -> Float[Array, " B"]:
-    """The number of each example that is explained: a logit, or what the function says.
+    """Return the explained number of each example: a logit, or the value of the function.
 
     Raises:
       ValueError: the output is not ``B V`` and there is no function, or a class is out of range.
@@ -28,8 +28,9 @@ def chosen(output: Any, target: Target) -> Float[Array, " B"]:
 
 
 def check_output(output: Any, target: Classes) -> None:
-    """ValueError for an output, or its shape, that is not ``B V``, and a class that is none of
-    0 .. V-1, where it is known already.
+    """Raise a ValueError for an output (or its shape) that is not ``B V``, or an invalid class.
+
+    The class can be checked only where its value is known, not under jit.
     """
     shape = getattr(output, "shape", type(output).__name__)
     if isinstance(shape, str) or len(shape) != 2:

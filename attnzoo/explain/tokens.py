@@ -1,4 +1,4 @@
-"""Questions to models of text: by which tokens, or source tokens, do they give their answer?"""
+"""Questions to text models: the tokens, or source tokens, that an answer depends on."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -16,34 +16,34 @@ from attnzoo.explain.question import Explanation, Question
 from attnzoo.explain.relevance import Pair
 
 STEPS_AT_ONCE = 8
-"""Target tokens of a translation that are explained together."""
+"""Number of target tokens of a translation that are explained together."""
 
 
 def token_tables(model: nnx.Module) -> dict[str, Any]:
-    """Return a text model's tables of tokens by role: "tokens", or "source" and "target".
+    """Return a text model's token tables by role: "tokens", or "source" and "target".
 
-    Empty for a model that does not say so (``token_tables``, as ``models.model.Model`` has it).
+    Empty for a model without the attribute ``token_tables`` of ``models.model.Model``.
     """
     named: dict[str, str] = dict(getattr(model, "token_tables", {}))
     tables = {role: getattr(model, name) for role, name in named.items()}
-    # A target without a table of its own shares that of the source.
+    # A target without its own table shares that of the source.
     return {role: tables["source"] if one is None else one for role, one in tables.items()}
 
 
 class ExtendedTable(nnx.Module):
-    """A table of tokens whose ids past its end are the vectors of one batch; logits are its own."""
+    """Token table with extra ids beyond its end for vectors of one batch; same logits."""
 
     def __init__(self, inner: Any, vectors: Float[Array, "R D"]):
         self.inner, self.vectors = inner, nnx.Variable(vectors)
 
     def __call__(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
-        """Rows of the table, or vectors."""
+        """Return rows of the table, or the extra vectors."""
         V, found = table_rows(self.inner).shape[0], self.inner(ids)
         given = jnp.take(self.vectors[...], ids - V, axis=0, mode="clip")
         return jnp.where((ids >= V)[..., None], given.astype(found.dtype), found)
 
     def logits(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
-        """Return the logits by the table."""
+        """Return the logits of the original table."""
         return self.inner.logits(x)
 
 
@@ -55,15 +55,15 @@ def table_rows(table: Any) -> Float[Array, "V D"]:
 def with_vectors(
     model: nnx.Module, role: str, ids: Int[Array, "B T"], vectors: Float[Array, "B T D"]
 ) -> tuple[Any, Int[Array, "B T"]]:
-    """Return a copy of the model, and ids by which it reads ``vectors`` for the tokens' own.
+    """Return a copy of the model, and ids for which it reads ``vectors`` as token embeddings.
 
-    Id 0 stays, and with it its own vector: translators know padding by it.
+    Id 0 and its vector stay, since translators recognise padding by this id.
     """
     copy: Any = nnx.clone(model)
     table = token_tables(copy)[role]
     flat, V = vectors.reshape(-1, vectors.shape[-1]), table_rows(table).shape[0]
     if isinstance(table, nnx.Embed):
-        # Recurrent models look into the table themselves.
+        # Recurrent models read the table's array directly.
         table.embedding = nnx.Param(jnp.concatenate([table_rows(table), flat]))
     else:
         extended = ExtendedTable(table, flat)
@@ -78,22 +78,20 @@ def with_vectors(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TokenQuestion(Question):
-    """Tokens of a text; maps are read at the token whose answer is explained, or at the first."""
+    """Question about the tokens of a text; maps are read at token ``at``, or at the first."""
 
     role = "tokens"
 
     @property
     def reading(self) -> Float[Array, "B T"]:
-        """One token of each text."""
+        """Share 1 at one token of each text."""
         B, T = self.real.shape
         at = jnp.zeros((B,), jnp.int32) if self.at is None else self.at
         return jax.nn.one_hot(at, T)
 
     @property
     def vectors(self) -> Float[Array, "B T D"]:
-        """The tokens' vectors; those of padding are those of a real token, which changes nothing
-        but the range of noise.
-        """
+        """Token vectors; those of padding repeat a real token's, to keep the range for noise."""
         table = token_tables(self.model)[self.role]
         found = jnp.take(table_rows(table), self.inputs[0], axis=0)
         first = jnp.argmax(self.real, axis=1)
@@ -101,7 +99,7 @@ class TokenQuestion(Question):
         return jnp.where(self.real[..., None], found, some)
 
     def of_vectors(self, vectors: Float[Array, "B T D"]) -> Float[Array, " B"]:
-        """The answer of other vectors."""
+        """Return the answer with other token vectors."""
         return self.answer(self._output(vectors))
 
     def _output(self, vectors: Float[Array, "B T D"]) -> Any:
@@ -109,11 +107,11 @@ class TokenQuestion(Question):
         return copy(ids, *self.inputs[1:], **self.keywords)
 
     def by_unit(self, values: Float[Array, "B T D"]) -> Float[Array, "B T"]:
-        """Sums over the features of each token."""
+        """Return sums over the channels of each token."""
         return jnp.sum(values, axis=-1)
 
     def kept(self, keep: Bool[Array, "B U"], *, log: bool = False) -> Float[Array, " B"]:
-        """``fill`` is a vector of zeros, the mean of the table, or a token's id."""
+        """Return the value with removed tokens as zeros, the table's mean, or a token."""
         rows = table_rows(token_tables(self.model)[self.role])
         match self.fill:
             case "zero":
@@ -129,7 +127,7 @@ class TokenQuestion(Question):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TranslationQuestion(TokenQuestion):
-    """Source tokens of a known translation, for each of its target tokens: scores ``B T S``.
+    """Question about the source tokens of a known translation, for each target token: ``B T S``.
 
     Maps are read at the step that predicts the target token ``at``.
     """
@@ -138,7 +136,7 @@ class TranslationQuestion(TokenQuestion):
 
     @property
     def reading(self) -> Float[Array, "B T"]:
-        """One step of each translation."""
+        """Share 1 at one step of each translation."""
         return jax.nn.one_hot(self.at, self.inputs[1].shape[1])
 
     def _rows(self, name: str, weights: Float[Array, "B N T S"]) -> Float[Array, "B N T S"]:
@@ -148,12 +146,12 @@ class TranslationQuestion(TokenQuestion):
         return jnp.where(read[:, None, :, None], weights.astype(jnp.float32), 0)
 
     def readable(self, names: Iterable[str]) -> list[str]:
-        """Cross-attention, or the one map of a recurrent model."""
+        """Return the cross-attention maps, or the only map of a recurrent model."""
         return [n for n in names if n.endswith("/cross") or n == "attention"]
 
     @property
     def shown(self) -> str:
-        """The layer that aligns, if none is named."""
+        """Name of the chosen map; the alignment layer by default."""
         names = self.readable(self.weights)
         if self.layer is None and len(names) > 1:
             return names[self.model.alignment_layer]
@@ -161,12 +159,12 @@ class TranslationQuestion(TokenQuestion):
 
     @property
     def self_attention(self) -> list[Any]:
-        """None that leads from source to target."""
+        """Not available: no self-attention leads from source to target."""
         raise NotImplementedError(TWO_STACKS)
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
-        """The encoder's, the decoder's, and those of cross-attention."""
+        """Weights and gradients of encoder, decoder and cross-attention."""
         names = list(self.gradients.weights)
         ends = (("encoder/", "/self"), ("decoder/", "/self"), ("decoder/", "/cross"))
         return tuple(
@@ -177,7 +175,7 @@ class TranslationQuestion(TokenQuestion):
     def scores(
         self, methods: Iterable[tuple[str, Explanation]]
     ) -> tuple[dict[str, Float[Array, "B T S"]], dict[str, str]]:
-        """What the methods say of each target token; ``classes`` are all of them, ``B T``."""
+        """Return scores by method for each target token, and reasons for skipped methods."""
         skipped: dict[str, str] = {}
         B, T = self.classes.shape
 
@@ -190,7 +188,7 @@ class TranslationQuestion(TokenQuestion):
 
         rounds = -(-T // STEPS_AT_ONCE)
         size = -(-T // rounds)
-        # The last round is filled up, so that one program does for all.
+        # The last block of steps is padded, so that one compiled program serves all.
         steps = jnp.minimum(jnp.arange(rounds * size, dtype=jnp.int32), T - 1)
         found = jax.lax.map(one, steps, batch_size=size)
         said = (self.classes != 0)[:, :, None]
@@ -198,21 +196,21 @@ class TranslationQuestion(TokenQuestion):
         return {name: jnp.where(said, s, 0) for name, s in scores.items()}, skipped
 
     def cases(self) -> Question:
-        """Each target token of each pair as an example."""
+        """Return the question with each target token of each pair as an example."""
         B, T = self.classes.shape
         step = jnp.tile(jnp.arange(T, dtype=jnp.int32), B)
         rows = self.of_rows(jnp.repeat(jnp.arange(B), T))
         return dataclasses.replace(rows, at=step, classes=self.classes.reshape(-1))
 
     def logits(self, output: Any) -> Any:
-        """All rows of the output while none is asked for."""
+        """Return the explained row of the output, or all rows if ``at`` is None."""
         return output if self.at is None else super().logits(output)
 
 
 def token_question(
     model: nnx.Module, tokens: Int[Array, "B T"], *, units: Any = None, **rest: Any
 ) -> TokenQuestion:
-    """Return the question about these texts."""
+    """Return the question about a batch of texts."""
     (path, stack), *_ = [*stacks(model), ((), None)]
     B, T = tokens.shape
     valid = rest["keywords"].get("valid")
@@ -250,7 +248,7 @@ def translation_question(
     units: Any = None,
     **rest: Any,
 ) -> TranslationQuestion:
-    """Return the question about these pairs, padded with 0, targets from BOS to EOS."""
+    """Return the question about a batch of pairs, padded with 0, targets from BOS to EOS."""
     if rest["function"] is not None or rest["classes"] is not None or rest["at"] is not None:
         raise ValueError("target and at: of a translation every known target token is explained")
     if target.shape[1] < 2:
@@ -270,7 +268,7 @@ def translation_question(
 
 
 def _numbered(units: Any, real: Bool[Array, "B T"]) -> tuple[Int[Array, "B T"], int]:
-    """The units, by default each real token one, and the most that an example has."""
+    """Return the units, by default one per real token, and the largest number in an example."""
     each: Any = np.cumsum(np.asarray(real), axis=1)
     units = np.asarray(each - 1 if units is None else units, np.int32)
     if units.shape != real.shape:

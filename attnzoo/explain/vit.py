@@ -1,4 +1,4 @@
-"""Questions to a ViT: by which patches does it give its answer?"""
+"""Questions to a ViT: the patches that an answer depends on."""
 
 import dataclasses
 from typing import Any
@@ -18,15 +18,15 @@ from attnzoo.models.vit import ViT
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ImageQuestion(Question):
-    """Patches of images, left to right, then down.
+    """Question about the patches of images, left to right, then down.
 
-    Maps of all tokens by all are read at the class token; with a head for the distillation token at
-    both; where the model has no class token, at the mean of the patches.
+    Maps of all tokens are read at the class token; with a distillation head, at its token too;
+    without a class token, at the mean of the patches.
     """
 
     @property
     def reading(self) -> Float[Array, "B T"]:
-        """One row for all examples."""
+        """Row from which the answer is read, the same for all examples."""
         config, T = self.model.config, self.real.shape[1]
         if config.pooling not in ("class", "class_mean"):
             row = np.arange(T) >= config.prefix
@@ -36,7 +36,7 @@ class ImageQuestion(Question):
 
     @property
     def reading_token(self) -> Float[Array, "B T"]:
-        """The class token's row."""
+        """Row of the class token."""
         pooling = self.model.config.pooling
         if pooling not in ("class", "class_mean"):
             raise NotImplementedError(f"pooling={pooling!r}: there is no class token to read at")
@@ -44,19 +44,19 @@ class ImageQuestion(Question):
 
     @property
     def vectors(self) -> Float[Array, "B h w C"]:
-        """The images."""
+        """Images, the input with a gradient."""
         return self.inputs[0]
 
     def of_vectors(self, vectors: Float[Array, "B h w C"]) -> Float[Array, " B"]:
-        """The answer of other images."""
+        """Return the answer for other images."""
         return self.answer(self.model(vectors, **self.keywords))
 
     def by_unit(self, values: Float[Array, "B h w C"]) -> Float[Array, "B P"]:
-        """Sums over each patch's pixels and channels."""
+        """Return sums over each patch's pixels and channels."""
         return by_patch(values, self.model.config.patch)
 
     def kept(self, keep: Bool[Array, "B P"], *, log: bool = False) -> Float[Array, " B"]:
-        """``fill`` is the image's mean, its blur, or a number."""
+        """Return the value with removed patches as the image's mean, its blur, or a number."""
         patch, images = self.model.config.patch, self.inputs[0]
         shown = with_patches(images, filled(images, patch, self.fill), keep, patch)
         return self.value(self.model(shown, **self.keywords), log=log)
@@ -65,7 +65,7 @@ class ImageQuestion(Question):
 def image_question(
     model: ViT, images: Float[Array, "B h w C"], *, units: Any = None, **rest: Any
 ) -> ImageQuestion:
-    """Return the question about these images."""
+    """Return the question about a batch of images."""
     if units is not None or rest["at"] is not None:
         raise ValueError("units and at are for tokens; an image has one answer and its patches")
     for name in ("layer", "head"):

@@ -1,1 +1,1 @@
-"""What surrounds attention: embeddings, recurrent cells, feed-forward layers, blocks, stacks."""
+"""Layers around attention: embeddings, recurrent cells, feed-forward layers, blocks, stacks."""

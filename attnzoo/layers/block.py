@@ -1,4 +1,4 @@
-"""The block of a Transformer: attention, perhaps attention to another sequence, feed-forward."""
+"""Transformer block: self-attention, optional cross-attention, and a feed-forward layer."""
 
 import dataclasses
 import functools
@@ -26,26 +26,26 @@ Maps = dict[str, Any]
 
 
 class BlockCache(NamedTuple):
-    """What a block keeps while it decodes: the cache of its self-attention, and what the former
-    queries of its cross-attention have left.
-    """
+    """Decoding state of a block: the self-attention cache and the past of its cross-attention."""
 
     own: Any
     past: Any
 
 
 class Block(nnx.Module):
-    """Residual branches around attention and feed-forward (Vaswani et al. 2017, section 3.1).
+    """Transformer block: residual branches of attention and feed-forward layers.
 
-    ``order="post"``: x <- norm(x + f(x)), as in the paper; ``"pre"``: x <- x + f(norm(x)) (Xiong et
-    al. 2020, arXiv 2002.04745), which wants one more norm after the last block.
+    Vaswani et al. 2017, section 3.1. ``order="post"``: x <- norm(x + f(x)), as in the paper.
+    ``order="pre"``: x <- x + f(norm(x)) (Xiong et al. 2020, arXiv 2002.04745), which needs one more
+    norm after the last block.
 
     Args:
-      cross_attention: how it reads another sequence, between the two other branches; None: not.
-      norm: makes a norm, ``norm(dim, rngs=rngs)``.
-      dropout: rate at the end of every branch.
-      layer_scale: each branch is multiplied by a learned vector that starts here (Touvron et al.
-        2021, arXiv 2103.17239, equation 5); None: not.
+      cross_attention: the attention to another sequence, between the two other branches; None: no
+        such branch.
+      norm: constructor of a norm, called as ``norm(dim, rngs=rngs)``.
+      dropout: dropout rate at the end of every branch.
+      layer_scale: initial value of a learned vector that multiplies each branch (Touvron et al.
+        2021, arXiv 2103.17239, equation 5); None: no such vector.
     """
 
     def __init__(
@@ -84,10 +84,10 @@ class Block(nnx.Module):
         branch_rate: float | Float[Array, ""] = 0.0,
         return_weights: Asked = False,
     ) -> tuple[Float[Array, "B T D"], Maps]:
-        """The new states, and of each attention what was asked for under "self" and "cross".
+        """Return the new states, and a dict of the requested attention maps, "self" and "cross".
 
         ``valid``, ``mask``, ``score_mod`` and ``positions`` are those of :class:`SelfAttention`.
-        ``key`` switches dropout on; ``branch_rate`` is that of stochastic depth.
+        ``key`` switches dropout on; ``branch_rate`` is the rate of stochastic depth.
         """
         keys = [None] * 7 if key is None else list(jax.random.split(key, 7))
         maps: Maps = {}
@@ -125,9 +125,9 @@ class Block(nnx.Module):
         encoded: Float[Array, "B S D2"] | None,
         encoded_valid: Bool[Array, "B S"] | None,
     ) -> Memory:
-        """Do once what depends on the other sequence alone; for :meth:`decode`.
+        """Prepare the cross-attention memory that :meth:`decode` takes.
 
-        Its keys count from the first that is no padding.
+        Key positions count from the first token that is not padding.
         """
         if self.cross_attention is None or encoded is None:
             raise ValueError(f"encoded is {encoded}, cross_attention {self.cross_attention}")
@@ -143,7 +143,7 @@ class Block(nnx.Module):
         cache: Kind = "plain",
         memory: Memory | None = None,
     ) -> BlockCache:
-        """What is kept of the past before the first position; ``memory`` as in :meth:`decode`."""
+        """Return an empty cache; ``memory`` is that of :meth:`prepare_cross`."""
         own = self.attention.empty_cache(batch, max_length, dtype, cache)
         if self.cross_attention is None or memory is None:
             return BlockCache(own, None)
@@ -160,11 +160,11 @@ class Block(nnx.Module):
         score_mod: ScoreFunction | None = None,
         return_weights: Asked = False,
     ) -> tuple[Float[Array, "B T D"], BlockCache, Maps]:
-        """The next T positions: their states, the cache with them in it, and what was asked for
-        (no "self" of an attention whose state does not know its keys).
+        """Return the states of the next T positions, the updated cache, and the requested maps.
 
         ``memory`` is that of :meth:`prepare_cross`; ``visible`` is False where the cache's L
-        positions are padding; ``positions`` are the places of the T in their text.
+        positions are padding; ``positions`` are the positions of the T tokens in their text. There
+        is no map "self" for an attention with a recurrent state.
         """
         maps: Maps = {}
         own, past = cache
@@ -215,7 +215,7 @@ class Block(nnx.Module):
     def _end(
         self, branch: int, *, keys: list[Any], branch_rate: float | Array
     ) -> Callable[[Array], Array]:
-        """Dropout and stochastic depth at the end of a branch."""
+        """Return a function that applies dropout and stochastic depth at the end of a branch."""
 
         def end(y: Array) -> Array:
             y = drop(y, self.dropout, keys[3 + branch])
@@ -242,10 +242,11 @@ def build_block(
     layer_scale: float | None = None,
     rngs: nnx.Rngs,
 ) -> Block:
-    """Make the block of a model: its attentions from their configs, at this site, and the rest.
+    """Build a block of a model, with its attention modules from their configs and the site.
 
-    ``config`` is the model's (``hidden``, ``activation``, ``norm_eps``, ``dropout``); ``hidden``
-    overrides its width of feed-forward layers, ``use_bias`` and ``hidden_dropout`` are theirs.
+    ``config`` is the model's; the block uses ``hidden``, ``activation``, ``norm_eps`` and
+    ``dropout``. ``hidden`` overrides the width of the feed-forward layer; ``use_bias`` and
+    ``hidden_dropout`` are settings of that layer.
     """
     dim = site.query_dim
     mechanism = build_attention(attention, site, rngs=rngs)
@@ -280,7 +281,7 @@ def _nothing(y: Array) -> Array:
 
 
 def _keep(result: Any, name: str, maps: Maps, return_weights: Asked) -> Array:
-    """The context; what was asked for beside it goes into the maps."""
+    """Store the weights in the maps, if they are requested, and return the context."""
     if not return_weights:
         return result
     context, maps[name] = result

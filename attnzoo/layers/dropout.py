@@ -1,4 +1,4 @@
-"""Dropout of features and of whole residual branches, by a key that is passed in."""
+"""Dropout of features and of whole residual branches, with an explicit random key."""
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,9 @@ from attnzoo.ops.checks import check_dropout
 def drop(
     x: Float[Array, "*shape"], rate: float, key: Key[Array, ""] | None
 ) -> Float[Array, "*shape"]:
-    """Zero each element with probability ``rate`` and scale the rest to the same mean; x itself
-    without a key (Srivastava et al. 2014).
+    """Apply dropout: zero elements with probability ``rate`` and rescale; no key, no dropout.
+
+    Srivastava et al. 2014.
     """
     if key is None or rate == 0.0:
         return x
@@ -23,7 +24,7 @@ def drop(
 def drop_branch(
     x: Float[Array, "B *rest"], rate: float | Float[Array, ""], key: Key[Array, ""] | None
 ) -> Float[Array, "B *rest"]:
-    """Zero the branch of whole examples: stochastic depth (Huang et al. 2016, arXiv 1603.09382).
+    """Drop the branch of whole examples: stochastic depth (Huang et al. 2016, arXiv 1603.09382).
 
     ``rate`` may be traced, so that it can grow with depth under a scan over layers.
     """

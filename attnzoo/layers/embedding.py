@@ -1,4 +1,4 @@
-"""Tokens, positions and patches as vectors."""
+"""Embeddings of tokens and of positions."""
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +11,10 @@ from attnzoo.ops.wide_sums import take_rows
 
 
 class Embedding(nnx.Module):
-    """A table of vectors, read by id, and turned round as the output layer that shares it.
+    """Token embedding table, which can also serve as the output layer.
 
     Args:
-      init: first values; N(0, 0.02^2) if not given.
+      init: initializer; N(0, 0.02^2) by default.
     """
 
     def __init__(
@@ -29,20 +29,21 @@ class Embedding(nnx.Module):
         self.table = nnx.Param(init(rngs.params(), (size, dim), jnp.float32))
 
     def __call__(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
-        """Rows in the table's dtype; ids outside of the table are clipped into it."""
+        """Look up rows in the table's dtype; ids outside the table are clipped into its range."""
         return take_rows(gathered(self.table[...]), ids)
 
     def logits(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
-        """The states times table^T: the output layer tied to the input (Press and Wolf 2017)."""
+        """Return the states times table^T, the tied output layer of Press and Wolf 2017."""
         return product(x, self.table[...].astype(x.dtype).T)
 
 
 def sinusoidal_positions(
     positions: Int[Array, "*batch"], dim: int, *, base: float = 10_000.0, halves: bool = False
 ) -> Float[Array, "*batch D"]:
-    """Sines and cosines of position / base^(2 i / dim) (Vaswani et al. 2017, section 3.5), float32.
+    """Return float32 sinusoidal position embeddings with angles position / base^(2 i / dim).
 
-    Sine and cosine alternate, as in the paper; ``halves`` puts all sines first (Marian).
+    Vaswani et al. 2017, section 3.5. Sine and cosine alternate, as in the paper; ``halves=True``
+    puts all sines first (Marian).
     """
     if dim % 2:
         raise ValueError(f"dim={dim} is odd; sinusoidal positions come in pairs")

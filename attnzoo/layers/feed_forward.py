@@ -22,13 +22,13 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 class FeedForward(nnx.Module):
-    """W_2 f(W_1 x), or gated W_2 (f(W_g x) * W_1 x).
+    """Feed-forward layer W_2 f(W_1 x), or gated W_2 (f(W_g x) * W_1 x).
 
     Vaswani et al. 2017 (arXiv 1706.03762), equation 2; Shazeer 2020 (arXiv 2002.05202), section 2.
 
     Args:
-      dropout: rate of dropped hidden units wherever a key is given.
-      kernel_init, out_init: first values of W_1 and W_g, and of W_2.
+      dropout: dropout rate of hidden units, applied only where a key is given.
+      kernel_init, out_init: initializers of W_1 and W_g, and of W_2.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class FeedForward(nnx.Module):
     def __call__(
         self, x: Float[Array, "*batch D"], *, key: Key[Array, ""] | None = None
     ) -> Float[Array, "*batch D"]:
-        """``key`` switches dropout on."""
+        """Apply the layer; ``key`` switches dropout on."""
         f = ACTIVATIONS[self.activation]
         hidden = f(self.up(x)) if self.gate is None else f(self.gate(x)) * self.up(x)
         return self.down(drop(hidden, self.dropout, key))

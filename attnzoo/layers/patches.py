@@ -1,4 +1,4 @@
-"""Images as sequences of patches, and positions on a grid that may be resampled to another."""
+"""Patch embeddings of images, and position grids that can be resampled to another size."""
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,10 @@ Grid = tuple[int, int]
 
 
 class PatchEmbedding(nnx.Module):
-    """Non-overlapping squares of pixels, each times one matrix (Dosovitskiy et al. 2021, eq. 1).
+    """Embedding of non-overlapping square patches by one matrix (Dosovitskiy et al. 2021, eq. 1).
 
-    The matrix reads a patch row by row, pixel by pixel, channel by channel. Images are taken into
-    its dtype, in which the model then computes.
+    The matrix reads a patch row by row, pixel by pixel, channel by channel. Images are cast to its
+    dtype.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class PatchEmbedding(nnx.Module):
         self.projection = Projection(width, dim, use_bias=True, kernel_init=init, rngs=rngs)
 
     def __call__(self, images: Float[Array, "B h w C"]) -> Float[Array, "B P D"]:
-        """Patches from left to right, then down."""
+        """Embed the patches, from left to right and then from top to bottom."""
         rows, columns = self.grid(images)
         B, p = images.shape[0], self.patch
         x = images.astype(self.projection.kernel[...].dtype)
@@ -43,7 +43,11 @@ class PatchEmbedding(nnx.Module):
         return self.projection(x.reshape(B, rows * columns, p * p * self.channels))
 
     def grid(self, images: Float[Array, "..."]) -> Grid:
-        """Rows and columns of patches, or a ValueError for images that do not fit."""
+        """Return the numbers of rows and columns of patches.
+
+        Raises:
+          ValueError: the images do not fit the patches.
+        """
         if images.ndim != 4 or images.shape[3] != self.channels:
             raise ValueError(
                 f"images has shape {images.shape}; wanted B h w C with channels={self.channels}"
@@ -60,10 +64,10 @@ class PatchEmbedding(nnx.Module):
 def resize_grid(
     table: Float[Array, "r c D"], grid: Grid, *, antialias: bool = False
 ) -> Float[Array, "r2 c2 D"]:
-    """Values on a grid resampled to another one by bicubic interpolation, in the table's dtype.
+    """Resample a grid of vectors by bicubic interpolation, in the table's dtype.
 
-    The grids cover the same image: corners of cells are aligned, not their centres. With
-    ``antialias`` a smaller grid is an average and not a sample.
+    Both grids cover the same image: corners of cells are aligned, not their centres. With
+    ``antialias``, a smaller grid averages values instead of sampling them.
     """
     wide = table.astype(jnp.float32)
     rows, columns = (
@@ -74,11 +78,11 @@ def resize_grid(
 
 
 def _bicubic(old: int, new: int, antialias: bool) -> np.ndarray:
-    """The matrix ``new x old`` of Keys' cubic convolution (1981) along one axis.
+    """Return the matrix ``new x old`` of Keys' cubic convolution (1981) along one axis.
 
-    PyTorch's two conventions, which differ at the same size ratio too: without antialiasing
-    a = -0.75 and values beyond the border are those at the border; with it a = -0.5 (Pillow's) and
-    they have no weight.
+    Two conventions of PyTorch, which differ at equal sizes too: without antialiasing a = -0.75, and
+    values beyond the border equal the border; with it a = -0.5 (as in Pillow), and they have weight
+    0.
     """
     a = -0.5 if antialias else -0.75
     width = max(old / new, 1.0) if antialias else 1.0
@@ -99,8 +103,10 @@ def _bicubic(old: int, new: int, antialias: bool) -> np.ndarray:
 
 
 def sinusoidal_grid(grid: Grid, dim: int) -> Float[Array, "P D"]:
-    """Sines and cosines of the row, then those of the column (Vaswani et al. 2017, section 3.5, for
-    each of the two); as in He et al. 2022 (arXiv 2111.06377), but rows first.
+    """Return sinusoidal embeddings of the rows, followed by those of the columns.
+
+    Vaswani et al. 2017, section 3.5, along each axis; as in He et al. 2022 (arXiv 2111.06377),
+    which puts columns first.
     """
     rows, columns = grid
     if dim % 4:

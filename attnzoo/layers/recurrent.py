@@ -1,8 +1,8 @@
 """Recurrent layers of the sequence-to-sequence papers, unrolled by ``lax.scan``.
 
-What depends on the inputs alone is one matrix product for the whole sequence; only the recurrent
-product stays inside the scan. Padding does not advance a state: a masked step keeps the old one, so
-the final state of a forward pass is that of the last real token, and a reverse pass starts there.
+The input products of the whole sequence are one matrix product; only the recurrent product is
+inside the scan. Padding does not change the state: the final state of a forward pass is that of the
+last real token, and a reverse pass starts there.
 """
 
 import jax
@@ -16,14 +16,13 @@ small_normal = jax.nn.initializers.normal(0.01)
 
 
 class GRU(nnx.Module):
-    """The gated recurrent unit of Cho et al. 2014 as in Bahdanau et al. 2015, appendix A.1.1.
+    """Gated recurrent unit of Cho et al. 2014, as in Bahdanau et al. 2015, appendix A.1.1.
 
         z = sigmoid(W_z x + U_z h);  r = sigmoid(W_r x + U_r h)
         candidate = tanh(W x + U (r * h));  h <- (1 - z) * h + z * candidate
 
-    Not flax's GRUCell, whose update gate is complemented and whose reset gate comes after the
-    product. Recurrent matrices start orthogonal, input matrices at N(0, 0.01^2) unless
-    ``kernel_init`` says otherwise, biases at 0.
+    flax's GRUCell differs: it uses 1 - z for z, and applies the reset gate after the product.
+    Recurrent matrices start orthogonal, input matrices at N(0, 0.01^2) by default, biases at 0.
     """
 
     def __init__(
@@ -44,7 +43,7 @@ class GRU(nnx.Module):
         self.candidate_kernel = nnx.Param(orthogonal(rngs.params(), square, jnp.float32))
 
     def project(self, inputs: Float[Array, "... D"]) -> Float[Array, "... G"]:
-        """W_z x | W_r x | W x with the biases, for any number of steps at once."""
+        """Return W_z x | W_r x | W x with the biases, for any number of steps at once."""
         return inputs @ self.input_kernel[...] + jnp.broadcast_to(
             self.bias[...], (*inputs.shape[:-1], self.bias.shape[0])
         )
@@ -54,7 +53,7 @@ class GRU(nnx.Module):
         projected: Float[Array, "B G"],
         hidden: Float[Array, "B D"],
     ) -> Float[Array, "B D"]:
-        """One step, given the projected input."""
+        """Run one step, given the projected input."""
         width = self.hidden_dim
         gates = jax.nn.sigmoid(
             projected[:, : 2 * width] + jnp.einsum("bi,io->bo", hidden, self.gate_kernel[...])
@@ -73,7 +72,7 @@ class GRU(nnx.Module):
         *,
         reverse: bool = False,
     ) -> Float[Array, "B S D2"]:
-        """States of all steps, from a zero state; at padding the state stands still."""
+        """Return the states of all steps, from a zero state; padding does not change the state."""
         initial = jnp.zeros((inputs.shape[0], self.hidden_dim), inputs.dtype)
 
         def body(hidden, step):
@@ -87,9 +86,9 @@ class GRU(nnx.Module):
 
 
 class LSTM(nnx.Module):
-    """Long short-term memory (Hochreiter and Schmidhuber 1997, forget gate, no peepholes).
+    """Long short-term memory (Hochreiter and Schmidhuber 1997, with forget gate, no peepholes).
 
-    Everything starts uniform in [-0.1, 0.1], as in Luong et al. 2015, section 4.1. The state is
+    All parameters start uniform in [-0.1, 0.1], as in Luong et al. 2015, section 4.1. The state is
     the pair (cell, hidden).
     """
 
@@ -103,12 +102,12 @@ class LSTM(nnx.Module):
         self.bias = uniform(4 * hidden_dim)
 
     def initial(self, batch: int, dtype: jnp.dtype) -> tuple[Array, Array]:
-        """Zero cell and hidden state."""
+        """Return a zero cell and hidden state."""
         zeros = jnp.zeros((batch, self.hidden_dim), dtype)
         return zeros, zeros
 
     def project(self, inputs: Float[Array, "*steps D"]) -> Float[Array, "*steps G"]:
-        """The input's part of the four gates with the biases, for any number of steps at once."""
+        """Return the input part of the four gates with biases, for any number of steps."""
         projected = jnp.einsum("...i,io->...o", inputs, self.input_kernel[...])
         return projected + jnp.broadcast_to(self.bias[...], projected.shape)
 
@@ -117,7 +116,7 @@ class LSTM(nnx.Module):
         projected: Float[Array, "B G"],
         state: tuple[Float[Array, "B D"], Float[Array, "B D"]],
     ) -> tuple[Float[Array, "B D"], Float[Array, "B D"]]:
-        """One step, given the projected input."""
+        """Run one step, given the projected input."""
         cell, hidden = state
         gates = projected + jnp.einsum("bi,io->bo", hidden, self.recurrent_kernel[...])
         entry, forget, candidate, output = jnp.split(gates, 4, axis=-1)
@@ -129,7 +128,7 @@ class LSTM(nnx.Module):
         inputs: Float[Array, "B S D"],
         valid: Bool[Array, "B S"],
     ) -> tuple[Float[Array, "B S D2"], tuple[Float[Array, "B D2"], Float[Array, "B D2"]]]:
-        """Hidden states of all steps from a zero state, and the final (cell, hidden)."""
+        """Return the hidden states of all steps from a zero state, and the final (cell, hidden)."""
 
         def body(state, step):
             projected, alive = step

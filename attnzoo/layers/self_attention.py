@@ -1,4 +1,4 @@
-"""A sequence that attends to itself by any mechanism: padding, packed documents, decoding."""
+"""Self-attention with any mechanism: padding, packed documents, and decoding."""
 
 from typing import Any
 
@@ -13,14 +13,14 @@ from attnzoo.ops.masks import MaskFunction
 
 
 class SelfAttention(nnx.Module):
-    """``mechanism(x, x)`` with the mask of a direction, and its decoding.
+    """Self-attention with a causal or bidirectional mask, and its decoding.
 
     Args:
       is_causal: position t sees positions 0 .. t. The mechanism may have a narrower mask of its own
-        beside it.
+        in addition.
 
     Raises:
-      ValueError: a mechanism that is causal by itself, in an encoder.
+      ValueError: a mechanism with a recurrent state, which is causal, without ``is_causal``.
     """
 
     def __init__(self, mechanism: Attention, *, is_causal: bool):
@@ -41,11 +41,11 @@ class SelfAttention(nnx.Module):
         positions: Int[Array, "#B T"] | None = None,
         **reading: Any,
     ) -> Any:
-        """``B T D`` -> ``B T D``; ``reading`` is ``dropout_key`` and ``return_weights``.
+        """Apply self-attention to ``B T D``; ``reading`` is ``dropout_key`` and ``return_weights``.
 
-        ``valid`` is False at padding; ``mask`` joins it (``masks.document(ids)`` for packed rows);
-        ``score_mod`` is for mechanisms that take it, ``positions`` are places in the text for those
-        that depend on them: 0 .. T-1 if None.
+        ``valid`` is False at padding. ``mask`` is a further restriction (``masks.document(ids)``
+        for packed rows). ``score_mod`` is for mechanisms that support it. ``positions`` are
+        positions in the text, for mechanisms that depend on them; 0 .. T-1 if None.
         """
         seen = self.mechanism.self_mask(x, is_causal=self.is_causal, valid=valid, mask=mask)
         placed: dict[str, Any] = {"positions": positions, "key_positions": positions}
@@ -54,10 +54,10 @@ class SelfAttention(nnx.Module):
     def empty_cache(
         self, batch: int, max_length: int, dtype: Any = jnp.float32, cache: Kind = "plain"
     ) -> Any:
-        """The mechanism's cache with room for ``max_length`` positions, before the first.
+        """Return an empty cache of the mechanism, with room for ``max_length`` positions.
 
         Raises:
-          NotImplementedError: in an encoder, which cannot be decoded step by step.
+          NotImplementedError: not causal, so no step-by-step decoding.
         """
         if not self.is_causal:
             raise NotImplementedError("is_causal=False: an encoder cannot be decoded step by step")
@@ -72,10 +72,10 @@ class SelfAttention(nnx.Module):
         score_mod: ScoreFunction | None = None,
         **reading: Any,
     ) -> tuple[Any, Any]:
-        """The next T positions (a prompt, or one): their result, and the cache with them in it.
+        """Return the result for the next T positions (a prompt, or one), and the updated cache.
 
-        ``visible`` is False where the cache's L positions are padding; ``reading`` is
-        ``return_weights`` and ``positions``, places in the text where padding does not count.
+        ``visible`` is False where the cache's L positions are padding. ``reading`` is
+        ``return_weights`` and ``positions``: positions in the text, not counting padding.
         """
         mask = None if visible is None else visible[:, None, None, :]
         reading |= self._modified(score_mod)

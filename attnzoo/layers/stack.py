@@ -1,4 +1,4 @@
-"""Blocks one after another: unrolled or scanned, with or without rematerialisation."""
+"""Stack of blocks: unrolled or scanned, with or without rematerialisation."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -22,15 +22,14 @@ POLICIES: dict[str, Callable[..., Any] | None] = {
 
 
 class Stack(nnx.Module):
-    """``blocks`` in a row.
+    """Sequence of blocks, applied one after another.
 
     Args:
       scan: hold the parameters of all blocks stacked along a first axis and loop over it, so that
-        compilation takes as long for a hundred blocks as for one. The blocks must be alike.
-      remat: what the backward pass computes again instead of keeping: nothing; everything within a
-        block ("full"); or everything but the products with weights, which are kept ("dots"), or
-        kept in the host's memory ("offload").
-      branch_rate: stochastic depth of the last block; it grows linearly from 0 at the first.
+        compilation time does not grow with the number of blocks. The blocks must be alike.
+      remat: activations that the backward pass recomputes: none; all within a block ("full"); all
+        but the products with weights, which are kept ("dots") or kept in host memory ("offload").
+      branch_rate: stochastic depth of the last block; the rate grows linearly from 0 at the first.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class Stack(nnx.Module):
         return_weights: Asked = False,
         **shared: Any,
     ) -> tuple[Float[Array, "B T D"], Maps]:
-        """All blocks; ``shared`` goes to each. Maps are "0/self", "0/cross", "1/self", ..."""
+        """Apply all blocks, each with ``shared``; maps are named "0/self", "0/cross", ..."""
         rates = [self.branch_rate * i / max(self.depth - 1, 1) for i in range(self.depth)]
         keys = None if key is None else jax.random.split(key, self.depth)
 
@@ -84,13 +83,14 @@ class Stack(nnx.Module):
     def _rematerialised(self, body: Callable[..., Any]) -> Callable[..., Any]:
         if self.remat == "none":
             return body
-        # The rate is 0.0 or an array; a Python float must not become an array on the way.
+        # The rate is 0.0 or an array; a Python float must stay one (``drop_branch`` is then
+        # skipped).
         return lambda state, x, key, rate: jax.checkpoint(
             lambda state, x, key: body(state, x, key, rate), policy=POLICIES[self.remat]
         )(state, x, key)
 
     def unrolled(self) -> "Stack":
-        """The same blocks, each with its own parameters: for decoding and for reading weights."""
+        """Return the same blocks with separate parameters, for decoding and reading weights."""
         if not self.scan:
             return self
         graph, state = nnx.split(self.blocks)
@@ -102,7 +102,7 @@ class Stack(nnx.Module):
 
 
 def _stacked(blocks: Sequence[Block]) -> Block:
-    """One block whose parameters are those of all, along a first axis."""
+    """Return one block whose parameters are those of all blocks, stacked along a first axis."""
     graphs, states = zip(*(nnx.split(block) for block in blocks), strict=True)
     if any(graph != graphs[0] for graph in graphs):
         raise ValueError("scan=True wants blocks that are alike; these differ in more than weights")

@@ -1,4 +1,4 @@
-"""Architectures, one per file; each takes its config from ``attnzoo.config.model``."""
+"""Architectures, one per file; their configs are in ``attnzoo.config.model``."""
 
 from typing import Any
 
@@ -19,20 +19,20 @@ TRANSLATORS = {
     "transformer": Transformer,
     "t5": T5,
 }
-"""Sequence to sequence: ``TRANSLATORS[config.kind](config, source_vocab, target_vocab, rngs=)``."""
+"""Encoder-decoders: ``TRANSLATORS[config.kind](config, source_vocab, target_vocab, rngs=rngs)``."""
 
 DECODERS = {"gpt2": GPT2, "llama": Llama}
 """Language models: ``DECODERS[config.kind](config, vocab_size, rngs=rngs)``."""
 
 ENCODERS = {"bert": Bert}
-"""Encoders of text with a head: ``ENCODERS[config.kind](config, vocab_size, rngs=rngs)``."""
+"""Text encoders with a head: ``ENCODERS[config.kind](config, vocab_size, rngs=rngs)``."""
 
 CLASSIFIERS = {"resnet": ResidualNetwork, "vit": ViT}
-"""Of images: ``CLASSIFIERS[config.kind](config, num_classes, rngs=rngs)``."""
+"""Image classifiers: ``CLASSIFIERS[config.kind](config, num_classes, rngs=rngs)``."""
 
 
 def model_class(config: Any) -> Any:
-    """Return the architecture that a config asks for: of a registry, or a user's own class."""
+    """Return the model class that a config names: a registered one, or the user's own class."""
     if is_external(config.kind):
         return imported(config.kind, Model)
     return (TRANSLATORS | DECODERS | ENCODERS | CLASSIFIERS)[config.kind]

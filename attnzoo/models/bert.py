@@ -1,4 +1,4 @@
-"""BERT, Devlin et al., NAACL 2019 (arXiv 1810.04805): an encoder and a head over its states."""
+"""BERT, Devlin et al., NAACL 2019 (arXiv 1810.04805): a text encoder with a head."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -24,7 +24,7 @@ from attnzoo.ops.wide_sums import spread
 
 
 class Bert(Model):
-    """Post-norm encoder; see ``attnzoo.config.bert`` for the heads and what else can be chosen.
+    """BERT: a post-norm encoder with a head; ``attnzoo.config.bert`` documents the settings.
 
     All matrices start at N(0, 0.02^2), biases at 0.
     """
@@ -51,7 +51,7 @@ class Bert(Model):
 
     @property
     def max_length(self) -> int:
-        """Longest text in tokens: rows of the table of positions."""
+        """Longest text in tokens: the number of rows of the position table."""
         return self.config.max_length
 
     def __call__(
@@ -65,10 +65,10 @@ class Bert(Model):
         rngs: nnx.Rngs | None = None,
         capture: Asked = False,
     ) -> Any:
-        """What the head says: ``B T V`` (lm), ``B C`` (sequence), ``B T C`` (token), or the states
-        ``B T D``; with ``capture`` beside it the maps asked for, "encoder/0/self", ...
+        """Return the output of the head: ``B T V`` (lm), ``B C`` (sequence) or ``B T C`` (token).
 
-        Args are those of :meth:`states`.
+        Without a head these are the states ``B T D``. ``capture`` adds a dict of the requested
+        maps, "encoder/0/self", ... The arguments are those of :meth:`states`.
         """
         x, maps = self.states(
             tokens,
@@ -93,14 +93,14 @@ class Bert(Model):
         rngs: nnx.Rngs | None = None,
         capture: Asked = False,
     ) -> tuple[Float[Array, "B T D"], dict[str, Any]]:
-        """The states after the last block, and the maps asked for by ``capture``.
+        """Return the states after the last block, and the maps requested by ``capture``.
 
         Args:
-          segments: which sentence each token belongs to; the first, if None.
-          valid: False at padding, which nobody reads.
-          positions: row of the table for each token; if None, counted from 0 in every document,
-            without padding.
-          documents: ids of the documents in a packed row: none sees another.
+          segments: sentence number of each token; all 0 if None.
+          valid: False at padding, to which no token attends.
+          positions: row of the position table for each token; if None, counted from 0 in every
+            document, without padding.
+          documents: document ids in a packed row; tokens attend only within their document.
           rngs: switches dropout on.
         """
         if positions is None:
@@ -125,10 +125,10 @@ class Bert(Model):
         positions: Int[Array, "B T"] | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "B T D"]:
-        """What the first block reads: the norm of token + position + segment.
+        """Return the input of the first block: the norm of token + position + segment embeddings.
 
         Raises:
-          ValueError: the text is longer than the table of positions.
+          ValueError: the text is longer than the position table.
         """
         if positions is None:
             check_length("tokens", tokens.shape[1], self.max_length)
@@ -139,7 +139,7 @@ class Bert(Model):
         return drop(x, self.config.dropout, dropout_key(rngs))
 
     def say(self, x: Float[Array, "*batch D"], *, rngs: nnx.Rngs | None = None) -> Array:
-        """What the head says of states: of all ``B T D``, or for masked tokens of a chosen few."""
+        """Apply the head to states: all of them (``B T D``), or selected ones for masked tokens."""
         head, key = self.config.head, dropout_key(rngs)
         if head == "none":
             return x
@@ -156,7 +156,7 @@ class Bert(Model):
         return self.classifier(drop(x, self.config.dropout, key))
 
     def pool(self, x: Float[Array, "B T D"]) -> Float[Array, "B D"]:
-        """tanh(W x_0 + b): the first token's state as that of the text."""
+        """Return tanh(W x_0 + b): the first token's state as that of the text."""
         if self.pooler is None:
             raise ValueError(f"head={self.config.head!r} has no pooler")
         return jnp.tanh(self.pooler(x[:, 0]))

@@ -1,4 +1,4 @@
-"""What decoders without an encoder share: packed rows, padding, and decoding with caches."""
+"""Base of decoder-only models: packed rows, padding, and decoding with caches."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -20,17 +20,17 @@ from attnzoo.ops.positions import next_positions, positions_in_text
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DecoderState:
-    """What a decoder keeps of its past: a cache a layer, and the number of slots filled."""
+    """Decoding state: one cache per layer, and the number of filled slots."""
 
     caches: tuple[Any, ...]
     length: Int[Array, " B"]
 
 
 class CausalModel(Model):
-    """A model that predicts each next token: ``_embed`` and ``_logits`` are an architecture's own.
+    """Causal language model; an architecture defines ``_embed`` and ``_logits``.
 
     Attributes:
-      decoder: the blocks. table: the embeddings of tokens.
+      decoder: the blocks. table: the token embeddings.
     """
 
     token_tables: ClassVar[Mapping[str, str]] = {"tokens": "embedding"}
@@ -40,7 +40,7 @@ class CausalModel(Model):
 
     @property
     def max_length(self) -> int:
-        """Context in tokens."""
+        """Longest context in tokens."""
         return self.config.max_length
 
     def __call__(
@@ -53,17 +53,19 @@ class CausalModel(Model):
         rngs: nnx.Rngs | None = None,
         capture: Asked = False,
     ) -> Any:
-        """Logits ``B T V`` of each next token; with ``capture`` the maps "decoder/0/self", ... too.
+        """Return logits ``B T V`` of each next token; with ``capture`` also the requested maps.
+
+        Maps are named "decoder/0/self", ...
 
         Args:
-          documents: ids of the texts that are packed into a row: none sees another.
-          positions: places in the text; if None, counted from 0 in every document, without padding.
-            A window counts slots of the row, not these.
-          valid: False at padding, which is never read.
+          documents: document ids in a packed row; tokens attend only within their document.
+          positions: positions in the text; if None, counted from 0 in every document, without
+            padding. An attention window counts slots of the row instead.
+          valid: False at padding, to which no token attends.
           rngs: switches dropout on.
 
         Raises:
-          ValueError: more positions than a table has rows.
+          ValueError: more positions than the position table has rows.
         """
         if positions is None:
             positions = positions_in_text(valid, documents)
@@ -86,10 +88,10 @@ class CausalModel(Model):
         dtype: Any = None,
         cache: Kind = "plain",
     ) -> DecoderState:
-        """The state before the first token, with room for ``max_length`` tokens (the config's).
+        """Return the state before the first token, with room for ``max_length`` tokens.
 
-        ``dtype`` is that of what is kept, the embeddings' if None; ``cache`` says how
-        (``attnzoo.attention.cache``).
+        ``max_length`` is the config's if None. ``dtype`` is that of the cache, by default that of
+        the embeddings; ``cache`` is the kind of cache (``attnzoo.attention.cache``).
         """
         room = self.max_length if max_length is None else max_length
         self._check(room)
@@ -106,10 +108,10 @@ class CausalModel(Model):
         *,
         at: Int[Array, " B"] | None = None,
     ) -> tuple[Float[Array, "B t V"], DecoderState]:
-        """Logits after each of the next T tokens (a prompt, or one), and the state with them in it.
+        """Return logits after each of the next T tokens (a prompt, or one), and the updated state.
 
-        ``visible`` is False where the state's L slots hold padding, before which positions do not
-        count; ``at`` asks for the logits of one place a row alone.
+        ``visible`` is False where the state's L slots hold padding; positions do not count padding.
+        ``at`` selects one of the T tokens per row, whose logits alone are computed.
         """
         T = tokens.shape[1]
         positions = next_positions(state.length, T, visible)
@@ -133,12 +135,13 @@ class CausalModel(Model):
         raise NotImplementedError
 
     def _check(self, length: int) -> None:
-        """Refuse a length that the architecture has no positions for."""
+        """Raise a ValueError if the architecture has no positions for this length."""
 
 
 def unrolled(model: Any) -> Any:
-    """The model with the parameters of each block apart: what a loop over tokens should start
-    from, lest it take stacked ones apart at every step.
+    """Return the model with separate parameters for each block, for use before a decoding loop.
+
+    Otherwise each step of the loop would split the stacked parameters again.
     """
     if not model.decoder.scan:
         return model

@@ -1,4 +1,4 @@
-"""What Transformers with an encoder and a decoder share: a call, and decoding step by step."""
+"""Base of Transformers with an encoder and a decoder: teacher forcing and step-by-step decoding."""
 
 import dataclasses
 from typing import Any
@@ -19,17 +19,17 @@ from attnzoo.ops.positions import positions_in_text
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TransformerState:
-    """What the decoder keeps of the target so far: a cache a layer, and the number of tokens."""
+    """Decoding state: one cache per layer, and the number of target tokens so far."""
 
     caches: tuple[Any, ...]
     position: Int[Array, "B"]
 
 
 class EncoderDecoder(TranslationModel):
-    """A translator of two stacks; an architecture writes its embeddings, its ends and its logits.
+    """Encoder-decoder Transformer; an architecture defines its embeddings and its logits.
 
     Attributes:
-      encoder_bias, decoder_bias: score modifiers that all layers of a stack share; None: none.
+      encoder_bias, decoder_bias: score modifiers shared by all layers of a stack; None: none.
     """
 
     encoder: Stack
@@ -44,20 +44,21 @@ class EncoderDecoder(TranslationModel):
 
     @property
     def max_target_length(self) -> int | None:
-        """Longest target in tokens, of a decoder with a table of positions or slots; None: any."""
+        """Longest target in tokens, for a decoder with a table of positions or slots; None: any."""
         slots = (self.config.decoder_attention or self.config.attention).slots
         return self.max_length if self.has_positions or slots is not None else None
 
     @property
     def has_positions(self) -> bool:
-        """Whether there is a table of positions, with a row for each."""
+        """True if there is a position table, with one row per position."""
         return False
 
     def choose_alignment_layer(self) -> None:
-        """Let the config's layer, or the last but one, stand for all.
+        """Set the alignment layer: that of the config, by default the last but one.
 
-        As Garg et al. 2019 (arXiv 1909.02074); Chen et al. 2020 (arXiv 2004.14837) find the input
-        better in middle layers. ``align --survey`` says which it is of a trained model.
+        The default is that of Garg et al. 2019 (arXiv 1909.02074). Chen et al. 2020 (arXiv
+        2004.14837) find that middle layers align the decoder's input better. ``align --survey``
+        finds the best layer of a trained model.
         """
         self.layers = self.decoder.depth
         layer = self.config.alignment_layer
@@ -70,7 +71,7 @@ class EncoderDecoder(TranslationModel):
         rngs: nnx.Rngs | None = None,
         capture: Asked = False,
     ) -> tuple[Float[Array, "B S D"], Bool[Array, "B S"], Maps]:
-        """States of the source, where it is no padding, and the maps asked for by ``capture``."""
+        """Return the source states, their padding mask, and the maps requested by ``capture``."""
         valid = source != self.config.pad_id
         positions = positions_in_text(valid)
         x, maps = self.encoder(
@@ -90,8 +91,9 @@ class EncoderDecoder(TranslationModel):
         max_length: int | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> tuple[tuple[Memory, ...], TransformerState]:
-        """The source as each decoder layer reads it, and the state before the first token, with
-        room for ``max_length`` tokens (the config's, if None).
+        """Return the source memory of each decoder layer, and the state before the first token.
+
+        The state has room for ``max_length`` tokens, the config's if None.
 
         Raises:
           ValueError: more tokens than the model has positions.
@@ -110,16 +112,14 @@ class EncoderDecoder(TranslationModel):
     def step(
         self, token: Int[Array, "B"], state: TransformerState, memory: tuple[Memory, ...]
     ) -> tuple[Float[Array, "B V"], TransformerState, Float[Array, "B N S"]]:
-        """From one target token and the state before it to the logits of the next."""
+        """Read one target token; return the logits of the next one, the new state, and weights."""
         logits, state, weights = self.extend(token[:, None], state, memory)
         return logits[:, 0], state, weights[:, :, 0]
 
     def extend(
         self, tokens: Int[Array, "B T"], state: TransformerState, memory: tuple[Memory, ...]
     ) -> tuple[Float[Array, "B T V"], TransformerState, Float[Array, "B N T S"]]:
-        """Read the next T target tokens: the logits after each, the state, and the weights of the
-        alignment layer.
-        """
+        """Read the next T target tokens; return logits, new state, and alignment weights."""
         T = tokens.shape[1]
         positions = state.position[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
         x = self._embed(tokens, positions, "target", None)
@@ -143,7 +143,7 @@ class EncoderDecoder(TranslationModel):
     def all_weights(
         self, source: Int[Array, "B S"], target: Int[Array, "B T"]
     ) -> tuple[Float[Array, "B T V"], Float[Array, "L B N T S"]]:
-        """See ``TranslationModel``."""
+        """Return the logits of a known target, and the weights of all cross-attentions."""
         logits, maps = self(source, target, capture=True)
         return logits, jnp.stack([m for name, m in maps.items() if name.endswith("/cross")])
 
@@ -156,13 +156,13 @@ class EncoderDecoder(TranslationModel):
         return_weights: bool = False,
         capture: Asked = False,
     ) -> Any:
-        """Logits of every next token of a known target (``target[:, 0]`` is its beginning).
+        """Return logits ``B T V`` of every next token of a known target (``target[:, 0]`` is BOS).
 
-        With ``return_weights`` beside them the alignment layer's ``B N T S``; with ``capture`` the
-        maps of all layers, "encoder/0/self", "decoder/0/self", "decoder/0/cross", ...
+        ``return_weights`` adds the weights ``B N T S`` of the alignment layer. ``capture`` adds the
+        requested maps of all layers, "encoder/0/self", "decoder/0/self", "decoder/0/cross", ...
         """
         encoded, valid, maps = self.encode(source, rngs=rngs, capture=capture)
-        # Padding lies behind the target, where a causal decoder does not look.
+        # Padding comes after the target, where a causal decoder does not look.
         x, found = self.decoder(
             self._embed(target, None, "target", rngs),
             score_mod=self.decoder_bias,
@@ -192,4 +192,4 @@ class EncoderDecoder(TranslationModel):
         raise NotImplementedError
 
     def _check(self, length: int, what: str = "target") -> None:
-        """Refuse a length that the architecture has no positions for."""
+        """Raise a ValueError if the architecture has no positions for this length."""

@@ -19,11 +19,11 @@ from attnzoo.ops.wide_sums import spread
 
 
 class GPT2(CausalModel):
-    """A causal language model over learned positions; see ``attnzoo.config.gpt2`` for what can be
-    chosen.
+    """Causal language model with learned positions; ``attnzoo.config.gpt2`` documents the settings.
 
-    Weights start as N(0, 0.02^2), those that end a residual branch divided by sqrt(2 layers)
-    (section 2.3 of the paper); an attention that is not multi-head has its own paper's start.
+    Weights start at N(0, 0.02^2); output projections of residual branches are divided by
+    sqrt(2 layers) (section 2.3 of the paper). Attention other than multi-head starts as in its own
+    paper.
     """
 
     def __init__(self, config: gpt2.GPT2, vocab_size: int, *, rngs: nnx.Rngs):

@@ -1,4 +1,4 @@
-"""The decoder of Llama (Touvron et al. 2023, arXiv 2302.13971 and 2307.09288) and its relatives."""
+"""Llama decoder (Touvron et al. 2023, arXiv 2302.13971 and 2307.09288) and related models."""
 
 import dataclasses
 from collections.abc import Callable
@@ -22,12 +22,11 @@ from attnzoo.ops.rotary import Rotary
 
 
 class Llama(CausalModel):
-    """A causal language model with rotary positions; see ``attnzoo.config.llama`` for what can be
-    chosen.
+    """Causal language model with rotary positions; ``attnzoo.config.llama`` documents the settings.
 
-    Weights start as N(0, 0.02^2), those that end a residual branch divided by sqrt(2 layers) as in
-    GPT-2 (the papers do not say); an attention that is not multi-head has its own paper's start,
-    and its own way to tell positions.
+    Weights start at N(0, 0.02^2); output projections of residual branches are divided by
+    sqrt(2 layers) as in GPT-2 (the papers do not say). Attention other than multi-head starts as in
+    its own paper, and encodes positions in its own way.
     """
 
     def __init__(self, config: LlamaConfig, vocab_size: int, *, rngs: nnx.Rngs):

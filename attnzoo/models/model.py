@@ -1,4 +1,4 @@
-"""What generation, tasks, explanations, planning and export may ask of any model of the zoo."""
+"""Interfaces of models, for generation, tasks, explanations, planning and export."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ Credit = Literal["predicted", "input"]
 
 
 class Model(nnx.Module):
-    """The interface of every architecture.
+    """Interface of every architecture.
 
     Attributes:
-      config: the settings that it was made from.
-      token_tables: names of the attributes that embed tokens: ``{"tokens": ...}`` of one text,
-        ``{"source": ..., "target": ...}`` of two. Empty where no text is read.
+      config: the settings of the model.
+      token_tables: names of the attributes that embed tokens: ``{"tokens": ...}`` for one text,
+        ``{"source": ..., "target": ...}`` for two. Empty if the model reads no text.
     """
 
     token_tables: ClassVar[Mapping[str, str]] = {}
@@ -29,16 +29,17 @@ class Model(nnx.Module):
 
     @property
     def max_length(self) -> int | None:
-        """Longest sequence in tokens that can be read; None: any."""
+        """Longest input sequence in tokens; None: any."""
         return None
 
     def stacks(self) -> dict[str, Stack]:
-        """The stacks of blocks by the names that attention maps begin with, such as "encoder"."""
+        """Return the stacks of blocks by the first part of their map names, such as "encoder"."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Stack)}
 
     def attentions(self) -> dict[str, Attention]:
-        """The attention of every block by the name of its map, such as "decoder/0/cross"; a scanned
-        stack is one block, "*".
+        """Return the attention modules of all blocks by map name, such as "decoder/0/cross".
+
+        A scanned stack counts as one block, "*".
         """
         found: dict[str, Attention] = {}
         for name, stack in self.stacks().items():
@@ -50,13 +51,13 @@ class Model(nnx.Module):
         return found
 
     def check_settings(self, **fields: str) -> None:
-        """Refuse fields of the config that would have no effect.
+        """Raise an error for config fields that are set but would have no effect.
 
-        ``fields`` name what an attention must support (``Attention.supports``) for a field that
-        concerns attention alone; one at its default, or a rate of 0, asks for nothing.
+        ``fields`` maps a field that concerns only attention to the setting that an attention must
+        support (``Attention.supports``). A field at its default, or a rate of 0, passes.
 
         Raises:
-          ValueError: a field is set that no attention of the model can follow.
+          ValueError: a field is set that no attention of the model supports.
         """
         attentions = self.attentions().values()
         supported = frozenset().union(*(one.supports for one in attentions))
@@ -73,21 +74,22 @@ class Model(nnx.Module):
 
 
 class TranslationModel(Model):
-    """A model that reads a source and writes a target.
+    """Interface of models that read a source sequence and write a target sequence.
 
-    - ``start(source) -> (memory, state)`` encodes a batch of sources; ``max_length``, the longest
-      target to come, is for models that keep all of it;
+    - ``start(source) -> (memory, state)`` encodes a batch of sources; models with a cache of the
+      target need ``max_length``, the longest target;
     - ``step(token, state, memory) -> (logits, state, weights)`` reads one target token and predicts
-      the next one; every leaf of ``state`` has the batch as its leading axis;
-    - ``model(source, target)`` does all steps of a known target at once (teacher forcing).
+      the next one; every leaf of ``state`` has the batch as its first axis;
+    - ``model(source, target)`` runs all steps of a known target at once (teacher forcing).
 
-    ``source`` and ``target`` are ids, padded; ``weights`` are ``B N T S`` over source tokens in
+    ``source`` and ``target`` are ids, padded; ``weights`` are ``B N T S``, with source tokens in
     their natural order.
 
     Attributes:
-      credits: which target token the weights of a step speak of: the one that is "predicted" or the
-        one that is the "input" (Luong et al. 2015, footnote 14).
-      layers: cross-attentions. heads: of each. alignment_layer: the one whose weights are returned.
+      credits: target token to which the weights of a step belong: the "predicted" one or the
+        "input" (Luong et al. 2015, footnote 14).
+      layers: number of cross-attentions. heads: heads of each. alignment_layer: index of the
+        cross-attention whose weights are returned.
     """
 
     token_tables: ClassVar[Mapping[str, str]] = {
@@ -101,13 +103,13 @@ class TranslationModel(Model):
 
     @property
     def heads(self) -> int:
-        """Heads of each cross-attention; 1 for a model that attends by code of its own."""
+        """Number of heads of each cross-attention; 1 for a model whose ``attentions`` has none."""
         cross = [m.num_heads for name, m in self.attentions().items() if "/self" not in name]
         return cross[0] if cross else 1
 
     @property
     def max_target_length(self) -> int | None:
-        """Longest target in tokens that can be written; None: any."""
+        """Longest target in tokens that can be generated; None: any."""
         return None
 
     def start(
@@ -117,19 +119,19 @@ class TranslationModel(Model):
         max_length: int | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> tuple[Any, Any]:
-        """The source as each step reads it, and the state before the first token."""
+        """Return the source memory that each step reads, and the state before the first token."""
         raise NotImplementedError(f"{type(self).__name__}.start")
 
     def step(
         self, token: Int[Array, "B"], state: Any, memory: Any
     ) -> tuple[Float[Array, "B V"], Any, Float[Array, "B N S"]]:
-        """From one target token and the state before it to the logits of the next."""
+        """Read one target token; return the logits of the next one, the new state, and weights."""
         raise NotImplementedError(f"{type(self).__name__}.step")
 
     def all_weights(
         self, source: Int[Array, "B S"], target: Int[Array, "B T"]
     ) -> tuple[Float[Array, "B T V"], Float[Array, "L B N T S"]]:
-        """Logits of every next token of a known target, and all cross-attentions' weights."""
+        """Return the logits of a known target, and the weights of all cross-attentions."""
         logits, weights = self(source, target, return_weights=True)
         return logits, weights[None]
 
@@ -141,14 +143,15 @@ class TranslationModel(Model):
         rngs: nnx.Rngs | None = None,
         return_weights: bool = False,
     ) -> Any:
-        """Logits ``B T V`` of every next token of a known target (``target[:, 0]`` is BOS); with
-        ``return_weights`` the alignment layer's ``B N T S`` beside them.
+        """Return logits ``B T V`` of every next token of a known target (``target[:, 0]`` is BOS).
+
+        ``return_weights`` adds the weights ``B N T S`` of the alignment layer.
         """
         raise NotImplementedError(f"{type(self).__name__}.__call__")
 
 
 def check_length(what: str, length: int, max_length: int) -> None:
-    """Refuse more positions than a table has rows."""
+    """Raise a ValueError if there are more positions than a table has rows."""
     if length > max_length:
         raise ValueError(
             f"{what} has {length} positions, but max_length={max_length} of the model: the table "
@@ -157,10 +160,10 @@ def check_length(what: str, length: int, max_length: int) -> None:
 
 
 def dropout_key(rngs: nnx.Rngs | None) -> Any:
-    """The next key of dropout; None without ``rngs``."""
+    """Return the next dropout key; None without ``rngs``."""
     return None if rngs is None else rngs.dropout()
 
 
 def from_zero(tokens: Int[Array, "B T"]) -> Int[Array, "1 T"]:
-    """The positions 0 .. T-1."""
+    """Return the positions 0 .. T-1."""
     return jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]

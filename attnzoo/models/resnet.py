@@ -1,7 +1,7 @@
-"""A residual network for small images that takes any gate: He et al., CVPR 2016 (arXiv 1512.03385).
+"""Residual network for small images, with optional gates: He et al. 2016 (arXiv 1512.03385).
 
-``attention: se`` and its like put a gate on the residual branch of every block, before the
-addition, as Hu et al. 2018 do; ``attention: bam`` puts one after each stage but the last, as Park
+``attention: se`` and most others put a gate on the residual branch of every block, before the
+addition, as Hu et al. 2018 do. ``attention: bam`` puts one after each stage but the last, as Park
 et al. 2018 do.
 """
 
@@ -25,7 +25,7 @@ from attnzoo.config.model import ResNet
 
 
 def build_gate(config: GateConfig, channels: int, *, rngs: nnx.Rngs) -> Gate | None:
-    """The gate of one config line for maps of ``channels``; None if there is none."""
+    """Build the gate of a config line for maps of ``channels``; None if there is none."""
     match config.kind:
         case "se":
             return SqueezeExcitation(channels, config.reduction, rngs=rngs)
@@ -46,7 +46,10 @@ def build_gate(config: GateConfig, channels: int, *, rngs: nnx.Rngs) -> Gate | N
 
 
 def convolution(channels_in: int, channels_out: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:
-    """3x3 without bias, drawn as in He et al. 2015; one zero on every side, whatever the stride."""
+    """Return a 3x3 convolution without bias, initialised as in He et al. 2015.
+
+    Padding is one zero on every side, for every stride.
+    """
     return nnx.Conv(
         channels_in,
         channels_out,
@@ -62,16 +65,16 @@ def convolution(channels_in: int, channels_out: int, stride: int, rngs: nnx.Rngs
 def normalised(
     norm: nnx.BatchNorm, x: Float[Array, "B h w C"], use_running_average: bool
 ) -> Float[Array, "B h w C"]:
-    """Normalise with statistics in float32, as flax has them, and return the dtype of the map."""
+    """Apply a norm with float32 statistics, as in flax, and return the dtype of the map."""
     # flax promotes x and the parameters to the dtype of its statistics.
     with jax.numpy_dtype_promotion("standard"):
         return norm(x, use_running_average=use_running_average).astype(x.dtype)
 
 
 class ResidualBlock(nnx.Module):
-    """relu(shortcut(x) + gate(BN(conv(relu(BN(conv(x))))))), the shortcut without parameters.
+    """relu(shortcut(x) + gate(BN(conv(relu(BN(conv(x))))))), with a parameter-free shortcut.
 
-    Where the stride is 2, it takes every second row and column and fills the new channels with
+    With stride 2 the shortcut takes every second row and column, and fills the new channels with
     zeros (option A of He et al. 2016, section 4.1).
     """
 
@@ -88,7 +91,7 @@ class ResidualBlock(nnx.Module):
     def __call__(
         self, x: Float[Array, "B h w C"], *, use_running_average: bool = True
     ) -> tuple[Float[Array, "B h2 w2 C2"], Float[Array, "B #h2 #w2 #C2"] | None]:
-        """The map and the weights of the gate, if there is one."""
+        """Return the map, and the weights of the gate if there is one."""
         y = normalised(self.norm1, self.convolution1(x), use_running_average)
         y = self.convolution2(jax.nn.relu(y))
         y = normalised(self.norm2, y, use_running_average)
@@ -102,9 +105,9 @@ class ResidualBlock(nnx.Module):
 
 
 class ResidualNetwork(nnx.Module):
-    """Three stages of (depth - 2) / 6 blocks; the average over all places; one linear layer.
+    """Residual network: three stages of (depth - 2) / 6 blocks, average pooling, a linear layer.
 
-    Each stage but the first halves the map and doubles its channels (section 4.2 of the paper).
+    Every stage but the first halves the map and doubles its channels (section 4.2 of the paper).
     """
 
     def __init__(self, config: ResNet, num_classes: int, *, rngs: nnx.Rngs):
@@ -133,11 +136,12 @@ class ResidualNetwork(nnx.Module):
         use_running_average: bool | None = None,
         return_weights: bool = False,
     ) -> Float[Array, "B V"] | tuple[Float[Array, "B V"], dict[str, Float[Array, "B ..."]]]:
-        """Logits of the classes; with ``return_weights`` the weights of every gate beside them, by
-        place: ``"stage2/block1"``, or ``"stage2"`` for a gate after a stage, counted from 1.
+        """Return the logits of the classes; with ``return_weights`` also the weights of every gate.
 
-        ``use_running_average=False`` is for training: batch norms use and record this batch. If it
-        is None, ``rngs`` say so, as they switch on the dropout of other models.
+        The dict of weights has keys such as ``"stage2/block1"``, or ``"stage2"`` for a gate after a
+        stage, counted from 1. ``use_running_average=False`` is for training: batch norms use the
+        statistics of this batch and update their running statistics. If None, it is False exactly
+        if ``rngs`` are given, which switch on the dropout of other models.
         """
         if use_running_average is None:
             use_running_average = rngs is None
@@ -145,7 +149,7 @@ class ResidualNetwork(nnx.Module):
             raise ValueError(
                 f"images has shape {images.shape}; wanted B h w C with channels={self.channels}"
             )
-        # Images come in float32; the model computes in the dtype of its kernels.
+        # Images are float32; the model computes in the dtype of its kernels.
         x = self.stem(images.astype(self.stem.kernel[...].dtype))
         x = jax.nn.relu(normalised(self.stem_norm, x, use_running_average))
         maps: dict[str, Array] = {}

@@ -20,13 +20,13 @@ from attnzoo.special_tokens import PAD
 
 
 class RecurrentTranslator(TranslationModel):
-    """A recurrent encoder and decoder with one attention between them."""
+    """Recurrent encoder and decoder with one cross-attention."""
 
     attention: Attention
     dropout: nnx.Dropout
 
     def attentions(self) -> dict[str, Attention]:
-        """See ``Model``: there is one."""
+        """Return the only attention, by map name."""
         return {"attention": self.attention}
 
     def prepare(
@@ -35,7 +35,7 @@ class RecurrentTranslator(TranslationModel):
         values: Float[Array, "B S Dv"] | None,
         valid: Bool[Array, "B S"],
     ) -> tuple[Memory, Any]:
-        """The source as every step reads it, and the past before the first step."""
+        """Return the prepared source, and the attention's past before the first step."""
         positions = positions_in_text(valid)
         memory = self.attention.prepare(
             keys, values, mask=valid[:, None, None, :], positions=positions
@@ -49,9 +49,7 @@ class RecurrentTranslator(TranslationModel):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class BahdanauState:
-    """Decoder state after some steps: s_i, the number of steps, per sentence, and what the
-    attention remembers of them.
-    """
+    """Decoder state: s_i, the number of steps per sentence, and the past of the attention."""
 
     hidden: Float[Array, "B D"]
     position: Int[Array, "B"]
@@ -59,7 +57,7 @@ class BahdanauState:
 
 
 class BahdanauSeq2Seq(RecurrentTranslator):
-    """RNNsearch (arXiv 1409.0473, appendix A): bidirectional GRU encoder, attentive GRU decoder.
+    """RNNsearch (arXiv 1409.0473, appendix A): bidirectional GRU encoder, GRU decoder, attention.
 
     ``attention.kind = "none"`` gives RNNencdec: the same decoder with c_i fixed to the annotation
     of the last source token.
@@ -83,7 +81,7 @@ class BahdanauSeq2Seq(RecurrentTranslator):
             self.initial = linear(n, n, use_bias=True)  # W_s
         self.reads, self.initial_state = config.reads, config.initial_state
         keys = 2 * n if config.reads == "annotations" else 2 * n + m
-        width = m if config.reads == "words" else keys  # of what is read
+        width = m if config.reads == "words" else keys  # width of the contexts
         site = Site(query_dim=n, key_dim=keys, value_dim=width, fan_in=scaled)
         self.attention = build_attention(config.attention, site, rngs=rngs)
         self.decoder = GRU(m, n, kernel_init=init, rngs=rngs)
@@ -101,7 +99,7 @@ class BahdanauSeq2Seq(RecurrentTranslator):
         max_length: int | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> tuple[Memory, BahdanauState]:
-        """Annotations h_j = [forward; backward] and s_0 = tanh(W_s backward_1)."""
+        """Return the memory of h_j = [forward; backward], and s_0 = tanh(W_s backward_1)."""
         valid = source != PAD
         embedded = self._drop(_lookup(self.source_embedding, source), rngs)
         forward = self.forward_encoder(embedded, valid)
@@ -122,7 +120,7 @@ class BahdanauSeq2Seq(RecurrentTranslator):
     def step(
         self, token: Int[Array, "B"], state: BahdanauState, memory: Memory
     ) -> tuple[Float[Array, "B V"], BahdanauState, Float[Array, "B N S"]]:
-        """From y_{i-1} and s_{i-1} to the logits of y_i and s_i."""
+        """Read y_{i-1} with s_{i-1}; return the logits of y_i, the state s_i, and the weights."""
         embedded = _lookup(self.target_embedding, token)
         new, context, weights = self._advance(self.decoder.project(embedded), state, memory)
         return self._readout(state.hidden, embedded, context), new, weights
@@ -135,7 +133,7 @@ class BahdanauSeq2Seq(RecurrentTranslator):
         rngs: nnx.Rngs | None = None,
         return_weights: bool = False,
     ) -> Float[Array, "B T V"] | tuple[Float[Array, "B T V"], Float[Array, "B N T S"]]:
-        """Logits of every next token of a known target (``target[:, 0]`` is BOS)."""
+        """Return the logits of every next token of a known target (``target[:, 0]`` is BOS)."""
         memory, state = self.start(source, rngs=rngs)
         embedded = self._drop(_lookup(self.target_embedding, target), rngs)
 
@@ -151,7 +149,7 @@ class BahdanauSeq2Seq(RecurrentTranslator):
         return (logits, jnp.moveaxis(weights, 0, 2)) if return_weights else logits
 
     def _advance(self, projected, state, memory):
-        """Attend with s_{i-1}, then the GRU whose every gate has a context term."""
+        """Attend with s_{i-1}, then apply the GRU, whose gates all have a context term."""
         context, weights, past = self.attention.step(
             state.hidden, memory, position=state.position, past=state.past
         )
@@ -160,7 +158,7 @@ class BahdanauSeq2Seq(RecurrentTranslator):
         return BahdanauState(hidden, state.position + 1, past), context, weights
 
     def _readout(self, hidden, embedded, context, rngs=None):
-        """Deep output with a maxout layer, on the *previous* state (appendix A.2.2)."""
+        """Apply the deep output with a maxout layer to the *previous* state (appendix A.2.2)."""
         pairs = (
             self.readout_state(hidden)
             + self.readout_embedding(embedded)
@@ -173,9 +171,7 @@ class BahdanauSeq2Seq(RecurrentTranslator):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LuongState:
-    """(cell, hidden) of every layer, the attentional vector fed back, the number of steps, and what
-    the attention remembers of them.
-    """
+    """Decoder state: (cell, hidden) of every layer, attentional vector, steps, attention's past."""
 
     layers: tuple[tuple[Float[Array, "B D"], Float[Array, "B D"]], ...]
     attentional: Float[Array, "B D"]
@@ -186,9 +182,9 @@ class LuongState:
 class LuongSeq2Seq(RecurrentTranslator):
     """Stacked LSTM encoder and decoder with input feeding (arXiv 1508.04025).
 
-    The source is read in reverse; the memory is turned back, so that local windows and weights
-    speak of source positions in their natural order. ``attention.kind = "none"`` is the paper's
-    base system, with the decoder's hidden state in place of the attentional vector.
+    The source is read in reverse; the memory is then reversed back, so that local windows and
+    weights refer to source positions in their natural order. ``attention.kind = "none"`` is the
+    paper's base system, with the decoder's hidden state in place of the attentional vector.
     """
 
     def __init__(self, config: Luong, source_vocab: int, target_vocab: int, *, rngs: nnx.Rngs):
@@ -208,8 +204,8 @@ class LuongSeq2Seq(RecurrentTranslator):
             self.feed = nnx.Linear(n, 4 * n, use_bias=False, kernel_init=uniform, rngs=rngs)
         site = Site(query_dim=n, key_dim=n, value_dim=n, fan_in=False)
         self.attention = build_attention(config.attention, site, rngs=rngs)
-        # Content scores at step t come before y_t is known: footnote 14 credits them to y_{t-1},
-        # and scores that ask no key, as location-based ones, to y_t.
+        # Content scores at step t are computed before y_t is known: footnote 14 assigns them to
+        # y_{t-1}, and scores that do not depend on keys (location-based) to y_t.
         self.credits = "input" if self.attention.asks_keys else "predicted"
         self.attentive = config.attention.kind != "none"
         if self.attentive:
@@ -226,7 +222,7 @@ class LuongSeq2Seq(RecurrentTranslator):
         max_length: int | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> tuple[Memory, LuongState]:
-        """Encode; the decoder starts from the encoder's final states, layer by layer."""
+        """Encode the source; the decoder starts from the encoder's final states, layer by layer."""
         valid = source != PAD
         turn = _reverse_words if self.reverse_source else lambda x, valid: x
         states = self._drop(_lookup(self.source_embedding, turn(source, valid)), rngs)
@@ -242,7 +238,7 @@ class LuongSeq2Seq(RecurrentTranslator):
     def step(
         self, token: Int[Array, "B"], state: LuongState, memory: Memory
     ) -> tuple[Float[Array, "B V"], LuongState, Float[Array, "B N S"]]:
-        """From y_{t-1} and the state before it to the logits of y_t."""
+        """Read y_{t-1} with the state; return the logits of y_t, the new state, and the weights."""
         projected = self.decoder[0].project(_lookup(self.target_embedding, token))
         state, weights = self._advance(projected, state, memory, None)
         return self.output(state.attentional), state, weights
@@ -255,7 +251,7 @@ class LuongSeq2Seq(RecurrentTranslator):
         rngs: nnx.Rngs | None = None,
         return_weights: bool = False,
     ) -> Float[Array, "B T V"] | tuple[Float[Array, "B T V"], Float[Array, "B N T S"]]:
-        """Logits of every next token of a known target (``target[:, 0]`` is BOS)."""
+        """Return the logits of every next token of a known target (``target[:, 0]`` is BOS)."""
         memory, state = self.start(source, rngs=rngs)
         embedded = self._drop(_lookup(self.target_embedding, target), rngs)
         projected = jnp.swapaxes(self.decoder[0].project(embedded), 0, 1)
@@ -272,7 +268,7 @@ class LuongSeq2Seq(RecurrentTranslator):
         return (logits, jnp.moveaxis(weights, 0, 2)) if return_weights else logits
 
     def _advance(self, projected, state, memory, rngs):
-        """h_t -> a_t -> c_t -> attentional vector (their section 3, figure 2)."""
+        """Compute h_t -> a_t -> c_t -> attentional vector (section 3 of the paper, figure 2)."""
         if self.input_feeding:
             feed = jnp.einsum("bi,io->bo", state.attentional, self.feed.kernel[...])
             projected = projected + feed
@@ -292,8 +288,9 @@ class LuongSeq2Seq(RecurrentTranslator):
 
 
 def _lookup(embedding: nnx.Embed, ids: Int[Array, "..."]) -> Float[Array, "... D"]:
-    """Rows of the table in the table's dtype. A call of ``nnx.Embed`` would give float32, the dtype
-    it was made with, and with that a model cast to bfloat16 would compute in float32.
+    """Look up rows in the table's dtype, so that a model cast to bfloat16 stays in bfloat16.
+
+    ``nnx.Embed`` returns the dtype of its construction, float32.
     """
     return jnp.take(embedding.embedding[...], ids, axis=0)
 

@@ -1,6 +1,6 @@
 """T5, Raffel et al., JMLR 2020 (arXiv 1910.10683), versions 1.0 and 1.1.
 
-Scores are not divided by sqrt(H): the first values of W_q are.
+Scores are not divided by sqrt(H); the initial W_q is.
 """
 
 import functools
@@ -28,10 +28,10 @@ FAN_IN = jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 
 
 class T5(EncoderDecoder):
-    """Pre-norm encoder and decoder over one vocabulary; see ``attnzoo.config.t5``.
+    """T5: pre-norm encoder-decoder with one vocabulary; ``attnzoo.config.t5`` has the settings.
 
     All layers of a stack share one table of relative biases (section 2.1). Embeddings start at
-    N(0, 1), all other matrices at N(0, 1 / inputs), W_q at a factor 1/sqrt(H) less.
+    N(0, 1), other matrices at N(0, 1 / inputs), W_q further divided by sqrt(H).
     """
 
     token_tables: ClassVar[Mapping[str, str]] = {"source": "tokens", "target": "tokens"}

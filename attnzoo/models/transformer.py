@@ -1,4 +1,4 @@
-"""The Transformer of Vaswani et al., NeurIPS 2017 (arXiv 1706.03762), and its relatives."""
+"""The Transformer of Vaswani et al., NeurIPS 2017 (arXiv 1706.03762), and its variants."""
 
 import functools
 import math
@@ -22,7 +22,7 @@ from attnzoo.ops.wide_sums import spread
 
 
 class Transformer(EncoderDecoder):
-    """Encoder and decoder; see ``attnzoo.config.transformer`` for what can be chosen."""
+    """Encoder-decoder Transformer; ``attnzoo.config.transformer`` documents the settings."""
 
     def __init__(
         self, config: TransformerConfig, source_vocab: int, target_vocab: int, *, rngs: nnx.Rngs
@@ -61,7 +61,7 @@ class Transformer(EncoderDecoder):
 
     @property
     def has_positions(self) -> bool:
-        """See ``EncoderDecoder``."""
+        """True if there is a position table, with one row per position."""
         return self.config.positions == "learned"
 
     def _embed(
@@ -79,14 +79,14 @@ class Transformer(EncoderDecoder):
         if config.scale_embeddings:
             x = x * jnp.asarray(math.sqrt(config.dim), x.dtype)
         learned = self.source_positions if source else self.target_positions
-        if source or positions is None:  # a whole text, not some more tokens of one
+        if source or positions is None:  # a whole text, not the next tokens of one
             self._check(ids.shape[1], side)
         places = from_zero(ids) if positions is None else positions
         if learned is not None:
             added = learned(places + config.position_offset)
         elif config.positions == "none":
             added = None
-        elif source:  # rows of a table are taken sooner than sines
+        elif source:  # rows of a table are gathered faster than sines are computed
             halves = config.positions == "sinusoidal_halves"
             rows = sinusoidal_positions(from_zero(ids)[0], config.dim, halves=halves)
             added = jnp.take(rows.astype(x.dtype), places, axis=0, mode="clip")

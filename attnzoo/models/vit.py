@@ -1,8 +1,8 @@
-"""The Vision Transformer of Dosovitskiy et al., ICLR 2021 (arXiv 2010.11929), and its relatives.
+"""Vision Transformer of Dosovitskiy et al., ICLR 2021 (arXiv 2010.11929), and its variants.
 
 Tokens are the class token, the distillation token (DeiT, Touvron et al. 2021, arXiv 2012.12877),
 registers (DINOv2, Darcet et al. 2024, arXiv 2309.16588), each if the config has it, and the patches
-row by row. ``ViT.config.prefix`` says how many stand before the patches.
+row by row. ``ViT.config.prefix`` is the number of tokens before the patches.
 """
 
 import functools
@@ -28,13 +28,12 @@ from attnzoo.ops.wide_sums import spread
 
 
 class ViT(Model):
-    """Patches through a pre-norm encoder, then a linear head that starts at 0.
+    """Vision Transformer: patches, a pre-norm encoder, and a linear head that starts at 0.
 
-    ``embed``, ``encode`` and ``classify`` are the stages of a call: explanations start from the
-    middle.
+    A call runs ``embed``, ``encode`` and ``classify``; explanations run them one by one.
 
     Args:
-      num_classes: V; without (None) a call gives what the head would read.
+      num_classes: V; None: no head, and a call returns the head's input.
     """
 
     def __init__(self, config: ViTConfig, num_classes: int | None = None, *, rngs: nnx.Rngs):
@@ -49,7 +48,7 @@ class ViT(Model):
         self.distillation_token = _table(int(distils), dim, 0.0, rngs)
         self.registers = _table(config.registers, dim, 0.02, rngs)
         self.mask_token = _table(int(config.mask_token), dim, 0.02, rngs)
-        # Class and distillation token have learned positions too, though they need none.
+        # The class and distillation tokens have learned positions too, though they need none.
         places = side * side + leading if config.positions == "learned" else 0
         self.positions = _table(places, dim, 0.02, rngs)
         blocks = [_block(config, norm, rngs) for _ in range(config.layers)]
@@ -73,17 +72,18 @@ class ViT(Model):
         rngs: nnx.Rngs | None = None,
         capture: Asked = False,
     ) -> Any:
-        """Logits ``B V``; with ``capture`` beside them the maps "encoder/0/self", ...
+        """Return logits ``B V``; with ``capture`` also the requested maps "encoder/0/self", ...
 
-        ``rngs`` (stream "dropout") switches dropout and stochastic depth on. Of two heads it is the
-        mean; a teacher's loss wants them apart: :meth:`class_logits`, :meth:`distilled_logits`.
+        ``rngs`` (stream "dropout") switches dropout and stochastic depth on. With a distillation
+        head the result is the mean of both heads. A distillation loss needs them apart:
+        :meth:`class_logits`, :meth:`distilled_logits`.
         """
         states, maps = self.encode(self.embed(images, rngs=rngs), rngs=rngs, capture=capture)
         logits = self.classify(states)
         return (logits, maps) if capture else logits
 
     def features(self, images: Float[Array, "B h w C"]) -> Float[Array, "B T D"]:
-        """The states of all tokens after the last norm; the patches from ``config.prefix`` on."""
+        """Return all tokens' states after the last norm; patches start at ``config.prefix``."""
         return self.encode(self.embed(images))[0]
 
     def embed(
@@ -93,8 +93,10 @@ class ViT(Model):
         masked: Bool[Array, "B P"] | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "B T D"]:
-        """Patches with positions, behind the other tokens (equation 1); where ``masked``, the mask
-        token stands for the patch."""
+        """Embed patches with positions, after the prefix tokens (equation 1).
+
+        Where ``masked`` is True, the mask token replaces the patch.
+        """
         config = self.config
         x, grid = self.patches(images), self.patches.grid(images)
         if masked is not None:
@@ -109,7 +111,7 @@ class ViT(Model):
             parts = [part + first[i : i + 1] for i, part in enumerate(parts)]
         elif config.positions == "sinusoidal":
             x = x + sinusoidal_grid(grid, config.dim).astype(x.dtype)[None]
-        # Registers come after the positions, of which they have none.
+        # Registers are added after the positions, since they have none.
         parts += [] if self.registers is None else [like(self.registers, x)]
         wide = [spread(part, (x.shape[0], *part.shape)) for part in parts]
         x = jnp.concatenate([*wide, x], axis=1) if wide else x
@@ -122,26 +124,26 @@ class ViT(Model):
         rngs: nnx.Rngs | None = None,
         capture: Asked = False,
     ) -> tuple[Float[Array, "B T D"], Maps]:
-        """The blocks and the last norm (equations 2 to 4)."""
+        """Apply the blocks and the last norm (equations 2 to 4)."""
         x, maps = self.encoder(x, key=dropout_key(rngs), return_weights=capture)
         return self.norm(x), {f"encoder/{name}": m for name, m in maps.items()}
 
     def classify(self, states: Float[Array, "B T D"]) -> Float[Array, "B V"]:
-        """From the states after the last norm to logits, or to what the head would read."""
+        """Return the logits for the states after the last norm, or the head's input."""
         logits = self.class_logits(states)
         if self.distilled_head is None:
             return logits
         return (logits + self.distilled_logits(states)) / 2
 
     def class_logits(self, states: Float[Array, "B T D"]) -> Float[Array, "B V"]:
-        """What :meth:`classify` gives without a distillation token."""
+        """Return the logits of the class head, or the head's input without one."""
         pooled = self._pooled(states)
         if self.pre_head is not None:
             pooled = jnp.tanh(self.pre_head(pooled))
         return pooled if self.head is None else self.head(pooled)
 
     def distilled_logits(self, states: Float[Array, "B T D"]) -> Float[Array, "B V"]:
-        """The head that learns from a teacher (Touvron et al. 2021, section 4)."""
+        """Return the logits of the distillation head (Touvron et al. 2021, section 4)."""
         if self.distilled_head is None:
             raise ValueError(
                 f"distillation={self.config.distillation!r} and "
@@ -152,7 +154,7 @@ class ViT(Model):
     def _positions(
         self, grid: Grid, x: Float[Array, "B P D"]
     ) -> tuple[Float[Array, "C D"], Float[Array, "P D"]]:
-        """Those of class and distillation token, and those of the patches, for this grid."""
+        """Return the positions of the prefix tokens and of the patches, for this grid."""
         assert self.positions is not None
         leading = self.config.prefix - self.config.registers
         table = self.positions[...]
@@ -178,8 +180,9 @@ class ViT(Model):
 
 
 class AttentionPool(nnx.Module):
-    """A learned query reads all patches, then a feed-forward layer (Zhai et al. 2022, arXiv
-    2106.04560, section 3.3; "MAP", after Lee et al. 2019).
+    """Attention pooling: a learned query reads all patches, followed by a feed-forward layer.
+
+    Zhai et al. 2022 (arXiv 2106.04560), section 3.3; "MAP", after Lee et al. 2019.
     """
 
     def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):

@@ -1,12 +1,12 @@
-"""Trained weights of transformers in our models, and ours in transformers.
+"""Weights of transformers models in attnzoo, and attnzoo weights in transformers.
 
 ::
 
     model = pretrained.load("path/or/name")
     pretrained.save(model, "folder")  # config.json and model.safetensors
 
-One table a model says which tensor is which parameter; nothing is guessed, nothing is left over,
-and pickles are not read.
+A table per model maps tensor names to parameters. Nothing is guessed, a tensor without a parameter
+is an error, and pickles are not read.
 """
 
 from pathlib import Path
@@ -43,18 +43,19 @@ FAMILIES: dict[str, Family] = {
     "dinov2": DINOV2,
     "dinov2_with_registers": DINOV2_WITH_REGISTERS,
 }
-"""By the ``model_type`` of config.json."""
+"""Model families by the ``model_type`` of config.json."""
 
 OWN_CONFIG = "config.yaml"
 
 
 def load(name: str | Path, *, dtype: Any = None, sharding: Sharding | None = None) -> nnx.Module:
-    """The model in a folder as transformers or :func:`save_own` writes it, or of this name on the
-    Hugging Face hub.
+    """Load a model from a folder, or by its name on the Hugging Face hub.
+
+    The folder has the files of transformers or of :func:`save_own`.
 
     Args:
-      dtype: of all parameters; as stored, if None.
-      sharding: ``sharding(path, shape)`` says where a parameter lies.
+      dtype: dtype of all parameters; as stored if None.
+      sharding: ``sharding(path, shape)`` returns the sharding of a parameter.
 
     Raises:
       UserError: one line that names the file, setting or tensor that is missing or does not fit.
@@ -76,10 +77,10 @@ def load(name: str | Path, *, dtype: Any = None, sharding: Sharding | None = Non
 
 
 def save(model: Any, folder: str | Path) -> None:
-    """Write config.json and safetensors that transformers loads.
+    """Write config.json and safetensors for transformers to load.
 
     Raises:
-      UserError: transformers has no model of this config.
+      UserError: transformers has no model for this config.
     """
     written, table = form(model)
     dtypes = {str(leaf.dtype) for leaf in carry.parameters(model).values()}
@@ -90,10 +91,10 @@ def save(model: Any, folder: str | Path) -> None:
 
 
 def form(model: Any) -> tuple[dict[str, Any], Table]:
-    """The config.json that a model has in transformers, and the table of its tensors.
+    """Return the transformers config.json of a model, and the table of its tensors.
 
     Raises:
-      UserError: transformers has no model of this config.
+      UserError: transformers has no model for this config.
     """
     families = _families(type(getattr(model, "config", None)))
     sizes, problems = _sizes(model), []
@@ -108,8 +109,9 @@ def form(model: Any) -> tuple[dict[str, Any], Table]:
 
 
 def save_own(model: Any, folder: str | Path) -> None:
-    """Write config.yaml and safetensors with our own paths as names: any model of the families,
-    whatever its attention.
+    """Write config.yaml and safetensors with attnzoo's parameter paths as names.
+
+    Works for any model of the families, with any attention.
     """
     _families(type(model.config))
     home = _made(folder)
@@ -118,10 +120,10 @@ def save_own(model: Any, folder: str | Path) -> None:
 
 
 def tokenizer(name: str | Path) -> Tokenizer:
-    """The tokenizer in a folder's tokenizer.json.
+    """Return the tokenizer of a folder's tokenizer.json.
 
     Raises:
-      UserError: there is none, or it has tokens that the model of this folder has not.
+      UserError: the file is missing, or has tokens that the folder's model lacks.
     """
     folder = files.resolve(name)
     path = folder / files.TOKENIZER

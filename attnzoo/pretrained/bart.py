@@ -1,4 +1,4 @@
-"""BART and Marian: one Transformer of ours under the names that both have in transformers."""
+"""BART and Marian: tensor names and settings of both for the attnzoo Transformer."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -34,7 +34,7 @@ ACTIVATIONS = {
 
 
 def table(config: TransformerConfig, sizes: Sizes) -> Table:
-    """The rows of a post-norm Transformer."""
+    """Return the tensor table of a post-norm Transformer."""
     target = sizes[1]
     rows = [*_stack("encoder", "source", config), *_stack("decoder", "target", config)]
     if config.output_bias:
@@ -51,7 +51,7 @@ def table(config: TransformerConfig, sizes: Sizes) -> Table:
         rows,
         depths={"encoder": config.encoder_layers, "decoder": config.decoder_layers},
         copies=tied,
-        # Sines and cosines.
+        # sinusoidal positions
         ignored=(
             ()
             if config.positions == "learned"
@@ -91,7 +91,7 @@ def _attention(theirs: str, ours: str) -> list[Row]:
 
 
 def read(kind: str, hf: Settings) -> tuple[TransformerConfig, Sizes]:
-    """Our config, and the sizes of both vocabularies."""
+    """Return the attnzoo config, and the sizes of both vocabularies."""
     name = hf.get("architectures", ARCHITECTURES[kind])[0]
     hf.value_in("architectures", name, dict.fromkeys(ARCHITECTURES[kind]))
     hf.refuse_unless(
@@ -131,7 +131,7 @@ def read(kind: str, hf: Settings) -> tuple[TransformerConfig, Sizes]:
 
 
 def write(kind: str, config: TransformerConfig, sizes: Sizes) -> dict[str, Any]:
-    """The config.json of this config."""
+    """Return the config.json of this config."""
     name = kind.title() if kind == "marian" else "BART"
     past = config.decoder_attention or config.attention
     heads = [plain_heads(one, config.dim) for one in (config.attention, past)]
@@ -182,7 +182,7 @@ def write(kind: str, config: TransformerConfig, sizes: Sizes) -> dict[str, Any]:
 
 
 def sizes(shapes: Mapping[str, Shape]) -> Sizes:
-    """The sizes of both vocabularies."""
+    """Return the sizes of both vocabularies."""
     source = "source_embedding/table"
     target = "target_embedding/table"
     return (shapes[source][0], shapes[target if target in shapes else source][0])

@@ -1,4 +1,4 @@
-"""BERT: names and settings of ``transformers.BertModel`` and of the models with its heads."""
+"""BERT: tensor names and settings of ``transformers.BertModel`` and the models with its heads."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +21,7 @@ ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "relu": "relu", "silu": 
 
 
 def table(config: BertConfig, sizes: Sizes) -> Table:
-    """The rows of BERT with the head of this config."""
+    """Return the tensor table of BERT with the head of this config."""
     bert = "" if config.head == "none" else "bert."
     layer, ours = f"{bert}encoder.layer.{{layer}}", "encoder/blocks/{layer}"
     attention = f"{ours}/attention/mechanism"
@@ -51,7 +51,7 @@ def table(config: BertConfig, sizes: Sizes) -> Table:
             *((r"cls\.seq_relationship\..*",) if config.head == "lm" else ()),
             *((r"bert\.pooler\..*",) if config.head in ("lm", "token") else ()),
         ),
-        # BertModel alone has no prefix; the first files had the names of TensorFlow.
+        # BertModel alone has no prefix; the first published files have TensorFlow's names.
         renamed=(
             *(((r"^bert\.", ""),) if config.head == "none" else ()),
             (r"LayerNorm\.gamma$", "LayerNorm.weight"),
@@ -78,7 +78,7 @@ def _head(config: BertConfig, bert: str) -> list[Row]:
 
 
 def read(hf: Settings) -> tuple[BertConfig, Sizes]:
-    """Our config, and the size of the vocabulary."""
+    """Return the attnzoo config, and the vocabulary size."""
     hf.refuse_unless(
         position_embedding_type="absolute", is_decoder=False, add_cross_attention=False
     )
@@ -104,7 +104,7 @@ def read(hf: Settings) -> tuple[BertConfig, Sizes]:
 
 
 def write(config: BertConfig, sizes: Sizes) -> dict[str, Any]:
-    """The config.json of this config."""
+    """Return the config.json of this config."""
     heads = plain_heads(config.attention, config.dim)
     if heads is None:
         raise UserError(swapped("BERT", config.attention))
@@ -132,7 +132,7 @@ def write(config: BertConfig, sizes: Sizes) -> dict[str, Any]:
 
 
 def sizes(shapes: Mapping[str, Shape]) -> Sizes:
-    """The size of the vocabulary."""
+    """Return the vocabulary size."""
     return (shapes["tokens/table"][0],)
 
 

@@ -1,4 +1,4 @@
-"""Tensors from files into a model, and back, one at a time and strictly."""
+"""Conversion of tensors in files to parameters of a model and back, one tensor at a time."""
 
 import dataclasses
 import re
@@ -15,14 +15,14 @@ from attnzoo.pretrained.files import Tensors
 from attnzoo.pretrained.table import Form, Row, Shape, Table
 
 Sharding = Callable[[str, Shape], jax.sharding.Sharding | None]
-"""Where a parameter lies, by its path and shape; None: on the default device."""
+"""Function from path and shape of a parameter to its sharding; None: the default device."""
 
 FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-    """A tensor of theirs and the places of what it holds: a path, and a layer of a scanned one."""
+    """Tensor of a file, with the path and the layer (if scanned) of each parameter in it."""
 
     theirs: str
     places: tuple[tuple[str, int | None], ...]
@@ -36,10 +36,10 @@ class _Part:
 
 
 def parameters(model: nnx.Module) -> dict[str, Any]:
-    """The parameters of a model, or of its shape alone, by path: "encoder/blocks/0/...".
+    """Return the parameters of a model (or of its abstract shape) by path, "encoder/blocks/0/...".
 
     Raises:
-      ValueError: the model has a state beside its parameters.
+      ValueError: the model has variables that are not parameters.
     """
     _, params, rest = nnx.split(model, nnx.Param, ...)
     if others := jax.tree.leaves(rest):
@@ -48,7 +48,7 @@ def parameters(model: nnx.Module) -> dict[str, Any]:
 
 
 def own_table(leaves: Mapping[str, Any]) -> Table:
-    """Every parameter under its own path: the table of our own files."""
+    """Return the table of attnzoo's own files, in which each parameter has its path as name."""
     return Table([Row(path, (path,)) for path in leaves], {})
 
 
@@ -60,16 +60,16 @@ def fill(
     dtype: Any = None,
     sharding: Sharding | None = None,
 ) -> nnx.Module:
-    """The model of this shape with the tensors in it.
+    """Return the model of an abstract shape, filled with tensors.
 
-    Each is read when its place is filled: what is in memory beside the model is one tensor, or
-    those of one scanned parameter.
+    Tensors are read one by one: memory holds the model and one tensor, or the tensors of one
+    scanned parameter.
 
     Args:
-      dtype: of all parameters; as stored, if None.
+      dtype: dtype of all parameters; as stored if None.
 
     Raises:
-      UserError: a tensor is missing, is one too many, or has a wrong shape or dtype.
+      UserError: a tensor is missing or unknown, or has a wrong shape or dtype.
     """
     leaves = parameters(abstract)
     plan = _plan(table, leaves)
@@ -87,8 +87,9 @@ def fill(
 def from_tensors(
     table: Table, leaves: Mapping[str, Any], tensors: Mapping[str, jax.Array]
 ) -> dict[str, jax.Array]:
-    """Our parameters by path, computed from tensors of theirs, so that a compiled function may take
-    theirs; ``leaves`` are the shapes of ours.
+    """Compute the attnzoo parameters by path from transformers tensors.
+
+    For use inside a compiled function; ``leaves`` are the parameters' shapes.
     """
     return dict(_ours(_plan(table, leaves), leaves, tensors.__getitem__, jnp.stack))
 
@@ -96,7 +97,7 @@ def from_tensors(
 def tensors_of(
     model: nnx.Module, table: Table
 ) -> tuple[list[tuple[str, int]], Iterator[tuple[str, np.ndarray]]]:
-    """Names and bytes of the tensors of theirs that a model fills, and the tensors one by one."""
+    """Return names and bytes of the transformers tensors of a model, and an iterator over them."""
     leaves = parameters(model)
     parts = [part for parts in _plan(table, leaves) for part in parts]
     sizes = []
@@ -122,7 +123,7 @@ def _ours(
     read: Callable[[str], Any],
     stack: Callable[[list[Any]], Any],
 ) -> Iterator[tuple[str, Any]]:
-    """Each of our parameters when all of theirs that it is made of have been read."""
+    """Yield each attnzoo parameter as soon as its tensors have been read."""
     for parts in plan:
         layers: dict[str, list[Any]] = {}
         for part in parts:
@@ -137,7 +138,7 @@ def _ours(
 
 
 def _plan(table: Table, leaves: Mapping[str, Any]) -> list[list[_Part]]:
-    """For each row the tensors that it stands for, with the places of what they hold."""
+    """Return the tensors of each row, with the parameters that each tensor holds."""
     plan, seen = [], set()
     for row in table.rows:
         parts = []
@@ -166,7 +167,11 @@ def _checked(
     tensors: Tensors,
     dtype: Any,
 ) -> dict[str, str]:
-    """From the names in the table to those in the files; everything is there and fits."""
+    """Return the file's tensor name for each name of the table, after checking that all fit.
+
+    Raises:
+      UserError: a tensor is missing or unknown, or has a wrong shape or dtype.
+    """
     names: dict[str, str] = {}
     for name in tensors.names:
         plain = name
@@ -205,7 +210,7 @@ def _checked(
 
 
 def _check_copies(table: Table, tensors: Tensors, names: Mapping[str, str]) -> None:
-    """A tied weight that is stored twice must be the same twice: else it was not tied."""
+    """Raise a UserError if two stored copies of a tied weight differ."""
     for copy, original in table.copies.items():
         if copy not in names:
             continue

@@ -1,4 +1,4 @@
-"""What one architecture of transformers has in common with one model of ours."""
+"""Correspondence between an architecture of transformers and a model of attnzoo."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ Sizes = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """A config.json, with errors that name it, and the names of the tensors beside it."""
+    """Values of a config.json, with errors that name the file, and the names of its tensors."""
 
     values: Mapping[str, Any]
     file: Path
@@ -26,39 +26,47 @@ class Settings:
         return self.values[key]
 
     def get(self, key: str, default: Any) -> Any:
-        """A value; the default if it is absent or null."""
+        """Return a value, or the default if it is absent or null."""
         value = self.values.get(key)
         return default if value is None else value
 
     def choose(self, key: str, meanings: Mapping[Any, Any], default: Any) -> Any:
-        """What a value, or the default, is called with us; others are an error."""
+        """Return the attnzoo meaning of a setting, or of the default.
+
+        Raises:
+          UserError: the value is not in ``meanings``.
+        """
         return self.value_in(key, self.get(key, default), meanings)
 
     def value_in(self, key: str, value: Any, meanings: Mapping[Any, Any]) -> Any:
-        """What a value that stands under this key is called with us; others are an error."""
+        """Return the attnzoo meaning of a value of this key.
+
+        Raises:
+          UserError: the value is not in ``meanings``.
+        """
         if value not in meanings:
             wanted = " or ".join(map(str, meanings))
             raise UserError(f"{self.file}: {key}={value!r} is not supported; wanted {wanted}")
         return meanings[value]
 
     def refuse_unless(self, **wanted: Any) -> None:
-        """An error if one of these settings is there and something else."""
+        """Raise a UserError if one of these settings is present with another value."""
         for key, value in wanted.items():
             self.choose(key, {value: value}, value)
 
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """How to go from config.json to a model of ours and back.
+    """Functions that convert between config.json and an attnzoo model.
 
     Attributes:
-      model: built as ``model(config, *sizes, rngs=rngs)``; it keeps ``config``.
+      model: the model class, built as ``model(config, *sizes, rngs=rngs)``; it keeps ``config``.
       config: the class of its config.
-      sizes: from the shapes of our parameters, by path, to the sizes it was built with.
-      read: from config.json to config and sizes.
-      write: from config and sizes to config.json, with ``model_type`` and ``architectures``;
-        UserError if transformers has no such model.
-      table: the names.
+      sizes: function from parameter shapes, by path, to the sizes that the model was built with.
+      read: function from config.json to config and sizes.
+      write: function from config and sizes to config.json, with ``model_type`` and
+        ``architectures``; UserError if transformers has no such model.
+      table: function from config and sizes to the tensor table.
     """
 
     model: Any
@@ -70,7 +78,7 @@ class Family:
 
 
 def plain_heads(attention: Any, dim: int) -> int | None:
-    """The number of heads of an attention that is nothing but multi-head; None of any other."""
+    """Return the number of heads of plain multi-head attention, None for any other attention."""
     plain = MultiHead(num_heads=getattr(attention, "num_heads", 1))
     if attention.kind != "multi_head" or dim % attention.num_heads:
         return None
@@ -82,7 +90,7 @@ def plain_heads(attention: Any, dim: int) -> int | None:
 
 
 def swapped(model: str, attention: Any) -> str:
-    """Why a model cannot be written for transformers."""
+    """Return the message that transformers has no such model."""
     return (
         f"transformers has no {model} with {attention}; our own folder takes it (convert --to own)"
     )

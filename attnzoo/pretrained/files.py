@@ -1,4 +1,4 @@
-"""Folders as transformers writes them: config.json and safetensors, whole or in parts."""
+"""Model folders in the format of transformers: config.json and safetensors, whole or in shards."""
 
 import contextlib
 import json
@@ -20,11 +20,11 @@ INDEX = "model.safetensors.index.json"
 TOKENIZER = "tokenizer.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5")
 MAX_FILE_BYTES = 5 * 2**30
-"""Weights beyond this go into several files, so that no more than one is in memory twice."""
+"""Largest file of weights in bytes; larger weights are split, since one shard is held twice."""
 
 
 def resolve(name: str | Path) -> Path:
-    """The folder of this name, fetched from the Hugging Face hub if there is none here.
+    """Return the model folder of this name, downloaded from the Hugging Face hub if necessary.
 
     Raises:
       UserError: no such folder, and the hub has no such model or cannot be reached.
@@ -45,7 +45,7 @@ def resolve(name: str | Path) -> Path:
     wanted = [CONFIG, WEIGHTS, INDEX, "model-*.safetensors", "tokenizer*.json", "*.model"]
     try:
         return Path(snapshot_download(str(name), allow_patterns=wanted))
-    except Exception as error:  # the hub, its client and its transport each have their own
+    except Exception as error:  # the hub, its client and its transport raise different types
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
             f"{name}: no such folder, and not to be had from the hub: {reason[0]}"
@@ -53,7 +53,11 @@ def resolve(name: str | Path) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; anything else is a UserError that names the file."""
+    """Return the object in a JSON file.
+
+    Raises:
+      UserError: the file is missing or is not a JSON object; the message names the file.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -66,36 +70,36 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 class Tensors:
-    """The tensors of a folder by name, each read when it is asked for, from whichever file."""
+    """Tensors of a folder by name, each read on request from the file that has it."""
 
     def __init__(self, folder: Path, open_files: Mapping[Path, Any], home: Mapping[str, Path]):
         self.folder, self._open, self._home = folder, open_files, home
 
     @property
     def names(self) -> list[str]:
-        """Every name, sorted."""
+        """All tensor names, sorted."""
         return sorted(self._home)
 
     def file(self, name: str) -> Path:
-        """Where a tensor lies: for messages."""
+        """Return the file of a tensor, for messages."""
         return self._home[name]
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Its shape, without reading it."""
+        """Return the shape of a tensor without reading it."""
         return tuple(self._open[self._home[name]].get_slice(name).get_shape())
 
     def dtype(self, name: str) -> str:
-        """The dtype as safetensors calls it, without reading it: "F32", "BF16"."""
+        """Return the safetensors dtype of a tensor, such as "F32" or "BF16", without reading it."""
         return self._open[self._home[name]].get_slice(name).get_dtype()
 
     def read(self, name: str) -> np.ndarray:
-        """The tensor, in memory of its own."""
+        """Return the tensor, copied into memory."""
         return self._open[self._home[name]].get_tensor(name)
 
 
 @contextlib.contextmanager
 def open_tensors(folder: Path) -> Generator[Tensors]:
-    """The safetensors of a folder: one file, or those that an index lists.
+    """Open the safetensors of a folder: one file, or the shards of an index.
 
     Raises:
       UserError: there are none, one is damaged, or the index and the files disagree.
@@ -135,7 +139,7 @@ def _inside(folder: Path, name: str) -> Path:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write an object as transformers does: sorted, indented."""
+    """Write an object as transformers does: sorted and indented."""
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -145,11 +149,10 @@ def write_tensors(
     tensors: Iterable[tuple[str, np.ndarray]],
     max_file_bytes: int = MAX_FILE_BYTES,
 ) -> None:
-    """Write model.safetensors, or several files and their index; they appear when all are written,
-    in the place of what was there.
+    """Write model.safetensors, or shards with an index, and then replace the old files.
 
-    ``sizes`` are name and bytes of what ``tensors`` then gives, in the same order: tensors are
-    asked for as they are written.
+    ``sizes`` has the name and bytes of each of ``tensors``, in the same order. Tensors are taken
+    from the iterator as they are written.
     """
     files: list[list[str]] = [[]]
     filled = 0
@@ -166,7 +169,7 @@ def write_tensors(
         file = WEIGHTS if total == 1 else f"model-{i:05d}-of-{total:05d}.safetensors"
         found = {name: np.ascontiguousarray(array) for name, array in islice(stream, len(names))}
         temporary = folder / f".{file}.tmp"
-        # transformers does not read a file without the format.
+        # transformers rejects a file without the format.
         save_file(found, temporary, metadata={"format": "pt"})
         written[temporary] = folder / file
         where |= dict.fromkeys(names, file)

@@ -1,6 +1,6 @@
-"""GPT-2: names and settings of ``transformers.GPT2LMHeadModel``.
+"""GPT-2: tensor names and settings of ``transformers.GPT2LMHeadModel``.
 
-Its layers keep W as in x out, with queries, keys and values side by side.
+Its layers store W as in x out, with queries, keys and values side by side.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": 
 
 
 def table(config: gpt2.GPT2, sizes: Sizes) -> Table:
-    """The rows of GPT-2."""
+    """Return the tensor table of GPT-2."""
     layer, ours = "transformer.h.{layer}", "decoder/blocks/{layer}"
     attention, feed = f"{ours}/attention/mechanism", f"{ours}/feed_forward"
     parts = [f"{attention}/{part}" for part in ("query", "key", "value")]
@@ -36,8 +36,8 @@ def table(config: gpt2.GPT2, sizes: Sizes) -> Table:
         rows if config.tied else [*rows, embedding("lm_head", "output")],
         depths={"layer": config.layers},
         copies={"lm_head.weight": "transformer.wte.weight"} if config.tied else {},
-        ignored=(r".*\.attn\.(masked_)?bias",),  # the causal mask
-        # GPT2Model alone has no prefix, and so have the published files.
+        ignored=(r".*\.attn\.(masked_)?bias",),  # causal mask
+        # GPT2Model alone has no prefix, like the published files.
         renamed=((r"^(wte|wpe|h|ln_f)\.", r"transformer.\1."),),
     )
 
@@ -48,7 +48,7 @@ def _linear(theirs: str, *ours: str) -> list[Row]:
 
 
 def read(hf: Settings) -> tuple[gpt2.GPT2, Sizes]:
-    """Our config, and the size of the vocabulary."""
+    """Return the attnzoo config, and the vocabulary size."""
     hf.refuse_unless(
         scale_attn_weights=True,
         scale_attn_by_inverse_layer_idx=False,
@@ -70,7 +70,7 @@ def read(hf: Settings) -> tuple[gpt2.GPT2, Sizes]:
 
 
 def write(config: gpt2.GPT2, sizes: Sizes) -> dict[str, Any]:
-    """The config.json of this config."""
+    """Return the config.json of this config."""
     heads = plain_heads(config.attention, config.dim)
     if heads is None:
         raise UserError(swapped("GPT-2", config.attention))
@@ -83,7 +83,7 @@ def write(config: gpt2.GPT2, sizes: Sizes) -> dict[str, Any]:
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],
         "vocab_size": sizes[0],
-        # By default those of the published vocabulary, which others do not have.
+        # The defaults are those of the published vocabulary; others lack these tokens.
         **({"bos_token_id": None, "eos_token_id": None} if sizes[0] <= 50256 else {}),
         "n_head": heads,
         "n_embd": config.dim,
@@ -100,7 +100,7 @@ def write(config: gpt2.GPT2, sizes: Sizes) -> dict[str, Any]:
 
 
 def sizes(shapes: Mapping[str, Shape]) -> Sizes:
-    """The size of the vocabulary."""
+    """Return the vocabulary size."""
     return (shapes["embedding/table"][0],)
 
 

@@ -1,4 +1,4 @@
-"""Llama, Mistral, Qwen2 and Qwen3: names and settings of transformers' causal language models."""
+"""Llama, Mistral, Qwen2 and Qwen3: tensor names and settings of their transformers models."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +23,7 @@ KINDS = {"default": None, "linear": "linear", "dynamic": "dynamic", "yarn": "yar
 
 
 def table(config: LlamaConfig, sizes: Sizes) -> Table:
-    """The rows of a decoder with these biases and norms."""
+    """Return the tensor table of a decoder with the biases and norms of this config."""
     layer, ours = "model.layers.{layer}", "decoder/blocks/{layer}"
     attention, feed = f"{ours}/attention/mechanism", f"{ours}/feed_forward"
     qkv, out, hidden = config.qkv_bias, config.out_bias, config.hidden_bias
@@ -54,7 +54,7 @@ def table(config: LlamaConfig, sizes: Sizes) -> Table:
 
 
 def read(hf: Settings) -> tuple[LlamaConfig, Sizes]:
-    """Our config, and the size of the vocabulary."""
+    """Return the attnzoo config, and the vocabulary size."""
     kind = hf["model_type"]
     hf.refuse_unless(partial_rotary_factor=1.0, pretraining_tp=1)
     biased = hf.get("attention_bias", False) and kind in ("llama", "qwen3")
@@ -104,7 +104,7 @@ def _window(hf: Settings) -> int | None:
 
 
 def _scaling(hf: Settings, given: Mapping[str, Any]) -> rotary.RotaryScaling | None:
-    """Of ``rope_parameters`` (transformers 5) or ``rope_scaling`` (before)."""
+    """Read rotary scaling from ``rope_parameters`` (``rope_scaling`` before transformers 5)."""
     name = given.get("rope_type") or given.get("type") or "default"
     kind = hf.value_in("rope_type", name, KINDS)
     if kind is None:
@@ -118,7 +118,7 @@ def _scaling(hf: Settings, given: Mapping[str, Any]) -> rotary.RotaryScaling | N
         case "linear":
             return rotary.LinearScaling(factor=factor)
         case "dynamic":
-            # It does not look at original_max_position_embeddings.
+            # Dynamic scaling in transformers ignores original_max_position_embeddings.
             length = hf["max_position_embeddings"]
             return rotary.DynamicScaling(factor=factor, original_length=length)
         case "yarn":
@@ -136,7 +136,7 @@ def _scaling(hf: Settings, given: Mapping[str, Any]) -> rotary.RotaryScaling | N
 
 
 def write(config: LlamaConfig, sizes: Sizes) -> dict[str, Any]:
-    """The config.json of this config, as the architecture that has its settings."""
+    """Return the config.json of this config, for the architecture that has its settings."""
     attention = config.attention
     if attention.kind != "multi_head" or attention.sinks:
         raise UserError(swapped("Llama", attention))
@@ -160,7 +160,7 @@ def write(config: LlamaConfig, sizes: Sizes) -> dict[str, Any]:
     }
     if config.rotary_scaling is not None and config.rotary_scaling.kind == "dynamic":
         written["max_position_embeddings"] = config.rotary_scaling.original_length
-    # What transformers 4 reads instead.
+    # transformers 4 reads this instead
     written["rope_theta"] = config.rotary_base
     written["rope_scaling"] = _written(config.rotary_scaling) if config.rotary_scaling else None
     if kind in ("llama", "qwen3"):
@@ -176,10 +176,10 @@ def write(config: LlamaConfig, sizes: Sizes) -> dict[str, Any]:
 
 
 def _kind(config: LlamaConfig) -> str:
-    """Which of the architectures has these biases, norms and window.
+    """Return the architecture that has these biases, norms and window.
 
     Raises:
-      UserError: none has.
+      UserError: no architecture has them.
     """
     attention: Any = config.attention
     biases = config.qkv_bias, config.out_bias
@@ -227,7 +227,7 @@ def _written(scaling: rotary.RotaryScaling | None) -> dict[str, Any]:
 
 
 def sizes(shapes: Mapping[str, Shape]) -> Sizes:
-    """The size of the vocabulary."""
+    """Return the vocabulary size."""
     return (shapes["embedding/table"][0],)
 
 

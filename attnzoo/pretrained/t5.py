@@ -1,4 +1,4 @@
-"""T5: names and settings of ``transformers.T5ForConditionalGeneration``, versions 1.0 and 1.1."""
+"""T5: tensor names and settings of ``transformers.T5ForConditionalGeneration``, 1.0 and 1.1."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,8 +20,7 @@ from attnzoo.pretrained.table import (
 )
 
 ARCHITECTURES = ("T5ForConditionalGeneration", "T5WithLMHeadModel")
-# What feed_forward_proj is with us: the activation, and whether it is gated. Theirs with a gate
-# means the tanh form.
+# feed_forward_proj -> activation, and whether it is gated. A gated GELU is the tanh form.
 FEED_FORWARD = {
     "relu": ("relu", False),
     "gelu": ("gelu", False),
@@ -34,7 +33,7 @@ FEED_FORWARD = {
 
 
 def table(config: T5Config, sizes: Sizes) -> Table:
-    """The rows of T5."""
+    """Return the tensor table of T5."""
     rows = [
         embedding("shared", "tokens"),
         *([] if config.tied else [embedding("lm_head", "output")]),
@@ -47,7 +46,7 @@ def table(config: T5Config, sizes: Sizes) -> Table:
         rows,
         depths={"encoder": config.encoder_layers, "decoder": config.decoder_layers},
         copies=dict.fromkeys(copies, "shared.weight"),
-        # The first files have a bias of the cross-attention, which never had any.
+        # The first files have a relative bias for cross-attention, which no version uses.
         ignored=(r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",),
     )
 
@@ -89,12 +88,12 @@ def _attention(theirs: str, ours: str) -> list[Row]:
 
 
 def read(hf: Settings) -> tuple[T5Config, Sizes]:
-    """Our config, and the size of the vocabulary."""
+    """Return the attnzoo config, and the vocabulary size."""
     name = hf.get("architectures", ARCHITECTURES[:1])[0]
     hf.value_in("architectures", name, dict.fromkeys(ARCHITECTURES))
     activation, gated = hf.choose("feed_forward_proj", FEED_FORWARD, "relu")
-    # "tie_word_embeddings" has always meant the scale; whether the output layer is a matrix of its
-    # own, the tensors say.
+    # In T5 "tie_word_embeddings" decides about the output scale; the tensors show whether the
+    # output layer is a separate matrix.
     scaled = hf.get("scale_decoder_outputs", hf.get("tie_word_embeddings", True))
     attention = MultiHead(num_heads=hf["num_heads"], head_dim=hf["d_kv"])
     config = T5Config(
@@ -120,7 +119,7 @@ def read(hf: Settings) -> tuple[T5Config, Sizes]:
 
 
 def write(config: T5Config, sizes: Sizes) -> dict[str, Any]:
-    """The config.json of this config."""
+    """Return the config.json of this config."""
     attention = config.attention
     same = {attention, config.cross_attention, config.decoder_attention or attention}
     plain = MultiHead(
@@ -157,7 +156,7 @@ def write(config: T5Config, sizes: Sizes) -> dict[str, Any]:
 
 
 def sizes(shapes: Mapping[str, Shape]) -> Sizes:
-    """The size of the vocabulary."""
+    """Return the vocabulary size."""
     return (shapes["tokens/table"][0],)
 
 

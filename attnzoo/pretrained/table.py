@@ -1,8 +1,7 @@
-"""The table of a model: which tensor of transformers is which parameter of ours, and how it is laid
-out there. One table serves both directions.
+"""Tables that map tensors of transformers to attnzoo parameters, with their layout.
 
-A row's names may hold ``{encoder}`` or ``{layer}``, a depth of the table: it stands for as many
-rows as that stack has blocks.
+One table serves both directions. A name in a row may contain ``{encoder}`` or ``{layer}``, a depth
+of the table: the row then stands for one row per block of that stack.
 """
 
 import dataclasses
@@ -19,26 +18,27 @@ Tensor = np.ndarray | jax.Array
 
 @runtime_checkable
 class Form(Protocol):
-    """How their tensor holds ours: one of ours, or several side by side."""
+    """Layout of one or several attnzoo parameters in one transformers tensor."""
 
     def shape(self, ours: Sequence[Shape]) -> Shape:
-        """The shape that their tensor has if ours have these."""
+        """Return the shape of the transformers tensor for parameters of these shapes."""
         ...
 
     def ours(self, theirs: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
-        """Their tensor as ours, of these shapes."""
+        """Convert the transformers tensor to parameters of these shapes."""
         ...
 
     def theirs(self, ours: Sequence[np.ndarray]) -> np.ndarray:
-        """Ours as their tensor: what ``ours`` undoes."""
+        """Convert parameters to the transformers tensor, inverting the other method."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Fused:
-    """Several of ours along ``axis`` of theirs: q, k and v in one matrix (GPT-2: axis 1).
+    """Parameters concatenated along ``axis``, such as q, k and v in one matrix (GPT-2: axis 1).
 
-    ``transposed``: theirs is a ``torch.nn.Linear``, out x in; axis 0 is then its output.
+    ``transposed``: the tensor is a ``torch.nn.Linear`` weight, out x in, whose axis 0 is the
+    output.
     """
 
     axis: int = 0
@@ -66,17 +66,17 @@ class Fused:
 
 @dataclasses.dataclass(frozen=True)
 class Reordered:
-    """Theirs has shape ``full``; with its axes in the order ``axes`` it is reshaped to ours.
+    """Tensor of shape ``full``, transposed to ``axes`` and reshaped to a parameter.
 
-    A convolution over patches, D C P P, as a matrix P P C x D: ``Reordered((D, C, P, P), (2, 3, 1,
-    0))``.
+    A convolution over patches, D C P P, as a matrix P P C x D is ``Reordered((D, C, P, P), (2, 3,
+    1, 0))``.
     """
 
     full: Shape
     axes: tuple[int, ...]
 
     def shape(self, ours: Sequence[Shape]) -> Shape:
-        # A shape that cannot be reshaped to ours is wrong in the table, not in the file.
+        # A shape that cannot be reshaped is an error in the table, not in the file.
         if math.prod(self.full) != math.prod(ours[0]):
             raise ValueError(f"{self}: no reshape to {ours[0]}")
         return self.full
@@ -95,7 +95,7 @@ TRANSPOSED = Fused(transposed=True)
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Their tensor ``theirs`` holds our parameters ``ours`` ("encoder/blocks/{layer}/...")."""
+    """Tensor name with the paths of its parameters, such as "encoder/blocks/{layer}/..."."""
 
     theirs: str
     ours: tuple[str, ...]
@@ -103,39 +103,39 @@ class Row:
 
 
 def row(theirs: str, *ours: str, form: Form = SAME) -> Row:
-    """A :class:`Row`."""
+    """Return a :class:`Row`."""
     return Row(theirs, ours, form)
 
 
 def linear(theirs: str, *ours: str, bias: bool = True) -> list[Row]:
-    """The rows of a ``torch.nn.Linear``, which keeps W as out x in; of several of ours in one."""
+    """Return the rows of a ``torch.nn.Linear`` (W is out x in), of one or several parameters."""
     kernels = tuple(f"{one}/kernel" for one in ours)
     rows = [Row(f"{theirs}.weight", kernels, TRANSPOSED)]
     return rows + ([Row(f"{theirs}.bias", tuple(f"{one}/bias" for one in ours))] if bias else [])
 
 
 def norm(theirs: str, ours: str, *, bias: bool = True) -> list[Row]:
-    """The rows of a layer norm, or without a bias of an RMS norm."""
+    """Return the rows of a layer norm, or without ``bias`` of an RMS norm."""
     rows = [Row(f"{theirs}.weight", (f"{ours}/scale",))]
     return rows + ([Row(f"{theirs}.bias", (f"{ours}/bias",))] if bias else [])
 
 
 def embedding(theirs: str, ours: str) -> Row:
-    """The row of a ``torch.nn.Embedding``."""
+    """Return the row of a ``torch.nn.Embedding``."""
     return Row(f"{theirs}.weight", (f"{ours}/table",))
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """All rows of a model.
+    """Tensor table of a model.
 
     Attributes:
-      rows: every parameter of ours stands in exactly one.
-      depths: how many blocks each stack has, by the name used in the rows.
-      copies: their tensors that repeat another one (tied weights): one of the two is enough, and
-        if both are there they must be equal.
-      ignored: regular expressions of their tensors that mean nothing to us.
-      renamed: (regular expression, replacement) of names that older files have.
+      rows: rows; every parameter is in exactly one.
+      depths: number of blocks of each stack, by the name used in the rows.
+      copies: tensors that repeat another one (tied weights): one of the two is enough, and if both
+        are present they must be equal.
+      ignored: regular expressions of tensors that attnzoo does not need.
+      renamed: (regular expression, replacement) of names in older files.
     """
 
     rows: Sequence[Row]
@@ -145,7 +145,7 @@ class Table:
     renamed: Sequence[tuple[str, str]] = ()
 
     def expanded(self, row: Row) -> Iterator[tuple[int | None, Row]]:
-        """The rows that a row stands for, each with its layer; the row itself without one."""
+        """Yield the rows that a row stands for, with their layers, or the row without a layer."""
         depth = next((name for name in self.depths if f"{{{name}}}" in row.theirs), None)
         if depth is None:
             yield None, row

@@ -1,4 +1,4 @@
-"""ViT, DeiT and DINOv2: names and settings of transformers' models, with and without a head."""
+"""ViT, DeiT and DINOv2: tensor names and settings of transformers, with or without a head."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -183,7 +183,7 @@ def _write(kind: str, config: ViTConfig, sizes: Sizes) -> dict[str, Any]:
 
 
 def _hidden(dim: int, ratio: int | float, gated: bool) -> int:
-    """The feed-forward width of DINOv2: with gates two thirds, rounded up to a multiple of 8."""
+    """Return DINOv2's feed-forward width; two thirds if gated, rounded up to a multiple of 8."""
     hidden = int(dim * ratio)
     return (int(hidden * 2 / 3) + 7) // 8 * 8 if gated else hidden
 
@@ -199,7 +199,7 @@ def _ratio(config: ViTConfig) -> int:
 
 
 def _sizes(shapes: Mapping[str, Shape]) -> Sizes:
-    """The number of classes, if there is a head."""
+    """Return the number of classes, if there is a head."""
     return (shapes["head/bias"][0],) if "head/bias" in shapes else ()
 
 
