@@ -158,6 +158,9 @@ def test_refusals():
         lambda s, b, n, q, k: s + jnp.ones((8, 3))[k].sum(-1): (
             "it takes slices of an array of shape (8, 3)"
         ),
+        lambda s, b, n, q, k: (
+            s + jnp.ones((8, 8))[q, q]
+        ): "it reads two axes of an array by the same position",
     }.items():
         contract.refuses("mosaic_tpu", message, *[x] * 3, score_mod=function)
     contract.refuses(

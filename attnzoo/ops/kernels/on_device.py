@@ -11,7 +11,7 @@ import jax
 from jaxtyping import Array
 
 from attnzoo.ops.kernels import interpreting
-from attnzoo.ops.kernels.traced import Traced, mask_of, trace_mask, trace_modify
+from attnzoo.ops.kernels.traced import KEYS, QUERIES, Traced, mask_of, trace_mask, trace_modify
 from attnzoo.ops.softmax import compute_dtype
 
 DTYPES = ("float32", "bfloat16")
@@ -57,6 +57,9 @@ def _refused_function(call: Any) -> str | None:
             return f"{name}: on a tile it raises {str(error).splitlines()[0]}"
         if traced is not None and traced.gathers:
             return f"{name}: it reads an array at computed indices; wanted b, n, q or k"
+        reads = () if traced is None else traced.reads
+        if any(read.axes.count(axis) > 1 for read in reads for axis in (QUERIES, KEYS)):
+            return f"{name}: it reads two axes of an array by the same position; wanted one"
         if any(math.prod(x.shape) >= 2**31 for x in operands):
             return f"{name}: it reads an array of 2^31 entries or more, whose indices are int32"
     return None
