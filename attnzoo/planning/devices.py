@@ -32,8 +32,8 @@ class Device:
     source: str
 
 
-# TPUs are asked for float32 products and compute them in bfloat16; Hopper in TF32. What is published
-# of links is both directions together, twice what stands here.
+# TPUs are asked for float32 products and compute them in bfloat16; Hopper in TF32. Links are
+# published as both directions together, twice what stands here.
 DEVICES: dict[str, Device] = {
     "cpu": Device("cpu", "cpu", {}, 0.0, 0.0, 0.0, 1 << 30, 0.0, "measured here, now"),
     "v5e": Device(  # network: 6.4 Tbit/s of a pod of 256
