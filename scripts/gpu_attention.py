@@ -22,7 +22,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attnzoo import ops
 from attnzoo.ops import BlockMask, masks, score_mods
 from attnzoo.ops.choice import IMPLEMENTATIONS
 from attnzoo.ops.kernels import mosaic_gpu, reference
@@ -324,11 +323,7 @@ def main() -> int:
     notes = Notes(options.out, time.perf_counter() + options.seconds, options.dry)
     contenders = ["mosaic_gpu", "jax.nn xla"]
     if not options.dry:
-        x = jax.ShapeDtypeStruct((1, 512, 1, 64), jnp.bfloat16)
-        usable = ops.explain_choice(x, x, x).others
         contenders = ["mosaic_gpu", "jax.nn cudnn", "jax.nn xla"]
-        if usable.get("triton", "").startswith("would do"):
-            contenders.insert(2, "triton")
     interpret: Any = contextlib.nullcontext()
     if options.dry:
         from jax.experimental.pallas import mosaic_gpu as backend

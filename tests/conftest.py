@@ -66,7 +66,7 @@ LONG = (
     "test_run",
     "test_loop",
     "test_export",
-    "test_plan",
+    "test_planning",
     "test_sharded",
 )
 

@@ -42,14 +42,16 @@ ALLOWED: dict[str, set[str]] = {
     "tasks": BELOW_TASKS | {"plotting"},
     "training": BELOW_TASKS | {"tasks", "plotting", "pretrained"},
     "export": BELOW_TASKS | {"tasks", "training", "pretrained"},
-    "cli": BELOW_TASKS | {"tasks", "plotting", "training", "explain", "pretrained", "export"},
+    "planning": BELOW_TASKS | {"tasks", "training"},
+    "cli": BELOW_TASKS
+    | {"tasks", "plotting", "training", "planning", "explain", "pretrained", "export"},
 }
 
 # A library that only some parts may import at all.
 ONLY_IN: dict[str, set[str]] = {
     "matplotlib": {"plotting"},
     "flax": {"attention", "layers", "models", "decoding", "tasks", "training", "explain",
-             "pretrained", "export", "cli"},
+             "pretrained", "export", "planning", "cli"},
     "yaml": {"config"},
     "pydantic": {"config"},
     "grain": set(),

@@ -19,7 +19,7 @@ from attnzoo.config.experiment import Experiment
 from attnzoo.config.external import runs_are_trusted
 from attnzoo.config.loader import load
 from attnzoo.errors import UserError
-from attnzoo.training.plan_devices import DEVICES
+from attnzoo.planning.devices import DEVICES
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -80,9 +80,9 @@ def _plan(arguments: argparse.Namespace) -> int:
     if arguments.device == "cpu":
         _start_cpu(math.prod(size or 1 for size in config.mesh.sizes.values()))
 
-    from attnzoo.training.plan import Planner
-    from attnzoo.training.plan_proposal import propose
-    from attnzoo.training.plan_report import as_table, as_values, refusal
+    from attnzoo.planning.plan import Planner
+    from attnzoo.planning.proposal import propose
+    from attnzoo.planning.report import as_table, as_values, refusal
 
     planner = Planner(
         arguments.device, efficiency=arguments.efficiency, ahead=not arguments.no_compile

@@ -37,7 +37,7 @@ SHORT = 32
 """Number of queries up to which tiles are too flat to be efficient."""
 MOST = 64 << 20
 """Bytes of all weights up to which whole rows are computed for a few queries."""
-FUSED = ("mosaic_gpu", "mosaic_tpu", "triton")
+FUSED = ("mosaic_gpu", "mosaic_tpu")
 """Kernels of this package for accelerators, the faster ones first."""
 ASKED = 80 * 80
 """Queries times keys up to which whole rows are computed on accelerators, or to return weights."""
@@ -139,12 +139,7 @@ IMPLEMENTATIONS = {
     "xla": Implementation(through_jax.xla, _refuses_xla),
     "cudnn": Implementation(through_jax.cudnn, _refuses_cudnn),
     "mosaic_gpu": Implementation(mosaic_gpu.attend, mosaic_gpu.refuses),
-    "triton": Implementation(
-        on_device.triton, functools.partial(on_device.refused, on_device.TRITON)
-    ),
-    "mosaic_tpu": Implementation(
-        on_device.mosaic_tpu, functools.partial(on_device.refused, on_device.MOSAIC_TPU)
-    ),
+    "mosaic_tpu": Implementation(on_device.mosaic_tpu, on_device.refused_by_mosaic_tpu),
 }
 
 

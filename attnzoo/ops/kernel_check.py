@@ -13,7 +13,7 @@ from attnzoo.ops.dot_product import explain_choice
 from attnzoo.ops.flex import flex_attention
 from attnzoo.ops.kernels.seen import remember
 
-KERNELS = ("mosaic_gpu", "mosaic_tpu", "triton")
+KERNELS = ("mosaic_gpu", "mosaic_tpu")
 ALLOWED = {"bfloat16": 1e-2, "float32": 1e-4}
 """Largest relative root mean square error of output, log-sum-exp and each gradient, by dtype.
 Rounding to bfloat16 alone gives 1.7e-3."""

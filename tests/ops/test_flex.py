@@ -176,12 +176,17 @@ def test_heads_one_by_one_are_heads_together(T, monkeypatch):
     ("settings", "error", "message"),
     [
         (
-            {"implementation": "triton"},
+            {"implementation": "mosaic_tpu"},
             NotImplementedError,
-            "implementation='triton' cannot take implementation: it wants a GPU, the default is "
-            "cpu; 'reference' would take this call",
+            "implementation='mosaic_tpu' cannot take implementation: it wants a TPU, the default "
+            "is cpu; 'reference' would take this call",
         ),
-        ({"implementation": "flash"}, ValueError, "implementation='flash' does not exist"),
+        (
+            {"implementation": "triton"},
+            ValueError,
+            "implementation='triton' does not exist; wanted None or one of reference, blockwise, "
+            "xla, cudnn, mosaic_gpu, mosaic_tpu",
+        ),
         (
             {"implementation": "xla", "softcap": 3.0},
             NotImplementedError,

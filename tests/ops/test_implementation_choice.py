@@ -61,7 +61,6 @@ def test_choice_explains_itself(monkeypatch):
         "xla         refused score_mod: jax.nn has none",
         "cudnn       refused implementation: cuDNN wants a CUDA GPU, the default is cpu",
         "mosaic_gpu  refused implementation: it wants a Hopper GPU, the default is cpu",
-        "triton      refused implementation: it wants a GPU, the default is cpu",
         "mosaic_tpu  refused implementation: it wants a TPU, the default is cpu",
     ]
 

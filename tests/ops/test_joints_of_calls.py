@@ -67,7 +67,6 @@ CALLS = {
     "reference": ([(33, 40)], ["float32"], SETTINGS),
     "blockwise": ([(32, 32), (3, 48)], ["float32", "float64"], SETTINGS),
     "xla": ([(33, 40)], ["float32"], FEW),
-    "triton": ([(33, 40)], ["float32"], FEW),
     "mosaic_tpu": ([(33, 40)], ["float32"], FEW),
 }
 assert CALLS.keys() == {None, *IMPLEMENTATIONS} - {"cudnn", "mosaic_gpu"}
@@ -146,7 +145,7 @@ def test_64_bits_change_no_result(implementation, T, S):
 EMPTY = [(0, 5, 7), (B, 0, 7), (B, 5, 0)]
 
 
-@calls([None, "reference", "blockwise", "triton"])
+@calls([None, "reference", "blockwise", "mosaic_tpu"])
 def test_calls_of_nothing(implementation, name):
     if name == "a block mask":
         with pytest.raises(ValueError, match="B=0: a block mask wants at least one tile"):

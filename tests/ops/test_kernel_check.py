@@ -24,26 +24,26 @@ def one_case(monkeypatch):
     monkeypatch.setattr(kernel_check, "_cases", lambda: iter([(*case, settings)]))
 
 
-def on_a_gpu(monkeypatch):
-    """What would be chosen, said of the long attention of a GPU whose kernels are interpreted."""
+def on_a_tpu(monkeypatch):
+    """What would be chosen, said of the long attention of a TPU whose kernels are interpreted."""
     x = jax.ShapeDtypeStruct((1, 8192, 4, 64), jnp.float32)
     with monkeypatch.context() as patch, interpret():
-        patch.setattr(choice.jax, "default_backend", lambda: "gpu")
+        patch.setattr(choice.jax, "default_backend", lambda: "tpu")
         return ops.explain_choice(x, x, x, score_mod=score_mods.alibi(4))
 
 
 def test_what_is_right_is_chosen(one_case, monkeypatch):
-    before = on_a_gpu(monkeypatch)
+    before = on_a_tpu(monkeypatch)
     assert before.name == "reference"
-    assert before.others["triton"].startswith("would do; ops.check_kernels() has not seen it")
+    assert before.others["mosaic_tpu"].startswith("would do; ops.check_kernels() has not seen it")
     with interpret():
-        (check,) = ops.check_kernels(["triton"], ["float32"])
+        (check,) = ops.check_kernels(["mosaic_tpu"], ["float32"])
     assert check.is_right
     assert 0 < check.error < 1e-5
-    assert has_been_seen("triton", "float32")
-    assert not has_been_seen("triton", "bfloat16")
-    after = on_a_gpu(monkeypatch)
-    assert (after.name, after.differentiated) == ("triton", "triton")
+    assert has_been_seen("mosaic_tpu", "float32")
+    assert not has_been_seen("mosaic_tpu", "bfloat16")
+    after = on_a_tpu(monkeypatch)
+    assert (after.name, after.differentiated) == ("mosaic_tpu", "mosaic_tpu")
     assert "seen to be right" in after.reason
 
 
@@ -52,27 +52,27 @@ def test_what_is_wrong_is_not(one_case, monkeypatch):
         out, lse = reference.attend(q, k, v, *rest)
         return out, lse + 1e-3
 
-    remember({"triton": ["float32"], "mosaic_gpu": ["bfloat16"]})
+    remember({"mosaic_tpu": ["float32"], "mosaic_gpu": ["bfloat16"]})
     wrong = Implementation(nearly, lambda call: None)
-    monkeypatch.setitem(choice.IMPLEMENTATIONS, "triton", wrong)
-    (check,) = ops.check_kernels(["triton"], ["float32"])
+    monkeypatch.setitem(choice.IMPLEMENTATIONS, "mosaic_tpu", wrong)
+    (check,) = ops.check_kernels(["mosaic_tpu"], ["float32"])
     assert not check.is_right
     assert check.what == "lse, window, ALiBi"
-    assert not has_been_seen("triton", "float32")  # it was, by an older note
+    assert not has_been_seen("mosaic_tpu", "float32")  # it was, by an older note
     assert has_been_seen("mosaic_gpu", "bfloat16")  # which still holds for what was not checked
 
     def fails(*_):
         raise RuntimeError("no such register\nand more")
 
-    monkeypatch.setitem(choice.IMPLEMENTATIONS, "triton", wrong._replace(attend=fails))
-    (check,) = ops.check_kernels(["triton"], ["float32"])
+    monkeypatch.setitem(choice.IMPLEMENTATIONS, "mosaic_tpu", wrong._replace(attend=fails))
+    (check,) = ops.check_kernels(["mosaic_tpu"], ["float32"])
     assert (check.error, check.what) == (float("inf"), "window, ALiBi: no such register")
 
 
 def test_every_case_leaves_room_for_rounding(monkeypatch):
     """Of the implementation that rounds the result alone, under the name of another."""
-    monkeypatch.setitem(choice.IMPLEMENTATIONS, "triton", choice.IMPLEMENTATIONS["reference"])
-    (check,) = ops.check_kernels(["triton"], ["bfloat16"])
+    monkeypatch.setitem(choice.IMPLEMENTATIONS, "mosaic_tpu", choice.IMPLEMENTATIONS["reference"])
+    (check,) = ops.check_kernels(["mosaic_tpu"], ["bfloat16"])
     assert check.is_right
     assert 1e-3 < check.error < 3e-3
 
@@ -80,7 +80,7 @@ def test_every_case_leaves_room_for_rounding(monkeypatch):
 def test_off_their_devices_all_are_refused(capsys):
     assert main(["attention", "--check-kernels"]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("cannot take implementation") == 6
+    assert printed.count("cannot take implementation") == 4
     assert str(seen_path()) in printed
 
 
@@ -88,4 +88,4 @@ def test_a_note_that_is_none_is_ignored():
     seen_path().parent.mkdir(parents=True)
     seen_path().write_text("[1]")
     with pytest.warns(UserWarning, match="says of no kernel that it was seen"):
-        assert not has_been_seen("triton", "float32")
+        assert not has_been_seen("mosaic_tpu", "float32")

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from jax.experimental import topologies
 from jax.experimental.pallas import tpu as pltpu
-from test_blockwise import N, arrays, draw, oracle, run
+from test_blockwise import CASES, N, arrays, draw, in_tiles, oracle, run
+from test_blockwise import VARIABLES as SMALL
 
+from attnzoo import ops
 from attnzoo.ops import masks, score_mods
 from attnzoo.ops.kernels import interpret, mosaic_tpu
 from attnzoo.ops.logits import Scoring
@@ -50,11 +52,14 @@ def exact(inputs, x, mask):
 
 
 @pytest.mark.usefixtures("x64")
-def test_float64_oracle_over_many_tiles():
-    """Two rows and three columns of tiles, some of them empty."""
+@pytest.mark.parametrize("block", [None, (512, 256)])
+def test_float64_oracle_over_many_tiles(block):
+    """Several tiles of the kernel, some of them empty; two of them to a tile of a block mask."""
     inputs = arrays(2, T, S, 5, 7)
     ids = jnp.asarray(IDS, jnp.int32)
     mask = masks.document(ids[:, :T], ids) & masks.symmetric_window(110)
+    if block is not None:
+        mask = in_tiles(mask, 2, T, S, block)
     with interpret():
         got = run(
             "mosaic_tpu",
@@ -99,7 +104,9 @@ def test_float64_oracle():
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_no_more_than_twice_the_error_of_the_reference(dtype):
-    """Of captured arrays in float32 only: see test_triton for what products of bfloat16 give."""
+    """Of captured arrays in float32 only: the reference multiplies bfloat16 in float32, a tile does
+    not, which a gradient that is no bfloat16 shows.
+    """
     errors, plain, exact = contract.errors_of("mosaic_tpu", "alibi", dtype)
     for name in ("out", "lse", "q", "k", "v", *(["slopes"] if dtype == "float32" else [])):
         rounding = 5e-7 * np.sqrt(np.mean(exact[name] ** 2))  # of the values themselves
@@ -118,8 +125,44 @@ def test_dropout_drops_what_the_reference_drops():
     contract.drops_what_the_reference_drops("mosaic_tpu")
 
 
+def test_repeats_are_bit_equal_under_vmap():
+    settings = CASES["alibi"][0]
+    q, k, v = (jnp.asarray(x, "float32") for x in arrays(2, 61, 83, 11, 13)[:3])
+    slopes = {"slopes": jnp.asarray(SMALL["slopes"], jnp.float32)}
+
+    def gradients(implementation):
+        def loss(q, slopes):
+            out = ops.dot_product_attention(
+                q, k, v, **settings(slopes), implementation=implementation
+            )
+            return jnp.sum(out**2)
+
+        both = jax.vmap(jax.grad(loss, argnums=(0, 1)), in_axes=(0, None))
+        return jax.jit(both)(jnp.stack([q, q + 1]), slopes)
+
+    with interpret():
+        first, again = (jax.tree.leaves(gradients("mosaic_tpu")) for _ in range(2))
+    wanted = jax.tree.leaves(gradients("reference"))
+    for x, y, z in zip(first, again, wanted):
+        assert np.array_equal(x, y)
+        np.testing.assert_allclose(x, z, atol=2e-4, rtol=1e-4)
+
+
 def test_refusals():
     x = jnp.ones((1, 8, 2, 16))
+    contract.refuses(
+        "mosaic_tpu", "cannot take q: head size 512; wanted at most 256", *[x.repeat(32, 3)] * 3
+    )
+    for function, message in {
+        lambda s, b, n, q, k: s + jnp.ones((8, 8)): "on a tile it raises",
+        lambda s, b, n, q, k: s + jnp.ones((8, 3))[k].sum(-1): (
+            "it takes slices of an array of shape (8, 3)"
+        ),
+        lambda s, b, n, q, k: (
+            s + jnp.ones((8, 8))[q, q]
+        ): "it reads two axes of an array by the same position",
+    }.items():
+        contract.refuses("mosaic_tpu", message, *[x] * 3, score_mod=function)
     contract.refuses(
         "mosaic_tpu",
         "cannot take score_mod: it reads an array at computed indices",

@@ -20,17 +20,17 @@ def cache(tmp_path, monkeypatch):
 
 def test_the_nearest_entry_serves(monkeypatch):
     shipped = {
-        Entry("triton", "any", "bfloat16", 64, 1024): Tiles(64, 64),
-        Entry("triton", "NVIDIA H200", "bfloat16", 128, 16_384): Tiles(128, 64, 8, 3),
-        Entry("triton", "NVIDIA H200", "float32", 64, 1024): Tiles(32, 32),
-        Entry("triton", "NVIDIA A100", "bfloat16", 64, 1024): Tiles(16, 16),
+        Entry("mosaic_gpu", "any", "bfloat16", 64, 1024): Tiles(64, 64),
+        Entry("mosaic_gpu", "NVIDIA H200", "bfloat16", 128, 16_384): Tiles(128, 64),
+        Entry("mosaic_gpu", "NVIDIA H200", "float32", 64, 1024): Tiles(32, 32),
+        Entry("mosaic_gpu", "NVIDIA A100", "bfloat16", 64, 1024): Tiles(16, 16),
         Entry("blockwise", "any", "float32", 64, 1024): Tiles(8, 8),
     }
     monkeypatch.setattr(table, "SHIPPED", shipped)
     # The device comes before the dtype, the dtype before sizes; of another device nothing is taken.
-    assert tiles_for("triton", "NVIDIA H200", jnp.bfloat16, 64, 1024, 1024) == (128, 64, 8, 3)
-    assert tiles_for("triton", "NVIDIA H200", jnp.float32, 256, 9, 70_000) == (32, 32, 4, 2)
-    assert tiles_for("triton", "NVIDIA B200", jnp.float32, 59, 1024, 1024) == (64, 64, 4, 2)
+    assert tiles_for("mosaic_gpu", "NVIDIA H200", jnp.bfloat16, 64, 1024, 1024) == (128, 64)
+    assert tiles_for("mosaic_gpu", "NVIDIA H200", jnp.float32, 256, 9, 70_000) == (32, 32)
+    assert tiles_for("mosaic_gpu", "NVIDIA B200", jnp.float32, 59, 1024, 1024) == (64, 64)
     with pytest.raises(ValueError, match="implementation='mosaic_tpu' has no tiles"):
         tiles_for("mosaic_tpu", "TPU v6e", jnp.float32, 64, 1, 1)
 
@@ -44,17 +44,17 @@ def test_classes_are_powers_of_two():
 def test_what_is_remembered_is_found_again_on_this_device_only(cache):
     entry = Entry("blockwise", "cpu", "float32", 64, 2048)
     remember(entry, Tiles(96, 160))
-    remember(entry._replace(device_kind="NVIDIA H200"), Tiles(1, 2, 3, 4))
+    remember(entry._replace(device_kind="NVIDIA H200"), Tiles(1, 2))
     remember(entry._replace(length=256), Tiles(5, 6))
-    assert tiles_for("blockwise", "cpu", "float32", 64, 2000, 2000) == (96, 160, 4, 2)
-    assert tiles_for("blockwise", "NVIDIA H200", "float32", 64, 2000, 2000) == (1, 2, 3, 4)
-    assert tiles_for("blockwise", "cpu", "float32", 64, 100, 100)[:2] == (5, 6)
+    assert tiles_for("blockwise", "cpu", "float32", 64, 2000, 2000) == (96, 160)
+    assert tiles_for("blockwise", "NVIDIA H200", "float32", 64, 2000, 2000) == (1, 2)
+    assert tiles_for("blockwise", "cpu", "float32", 64, 100, 100) == (5, 6)
     assert [path.name for path in cache.parent.iterdir()] == ["tiles.json"]
     groups = json.loads(cache.read_text())
     assert set(groups) == {f"{kind}, jax {jax.__version__}" for kind in ("cpu", "NVIDIA H200")}
     # Of another version of jax nothing is taken.
     cache.write_text(json.dumps({"cpu, jax 0.0.1": groups[f"cpu, jax {jax.__version__}"]}))
-    assert tiles_for("blockwise", "cpu", "float32", 64, 2000, 2000) == (128, 128, 4, 2)
+    assert tiles_for("blockwise", "cpu", "float32", 64, 2000, 2000) == (128, 128)
 
 
 @pytest.mark.parametrize(
@@ -75,12 +75,12 @@ def test_a_broken_cache_is_ignored_with_one_line(text, cache):
     with pytest.warns(
         UserWarning, match=r"tiles\.json is no table of tiles and is ignored"
     ) as seen:
-        assert tiles_for("blockwise", "cpu", "float32", 64, 300, 300) == (128, 128, 4, 2)
+        assert tiles_for("blockwise", "cpu", "float32", 64, 300, 300) == (128, 128)
     assert len(str(seen[0].message).splitlines()) == 1
     assert tiles_for("blockwise", "cpu", "float32", 64, 300, 300)  # and says so once
     with pytest.warns(UserWarning, match="ignored"):
         remember(Entry("blockwise", "cpu", "float32", 64, 512), Tiles(32, 48))
-    assert tiles_for("blockwise", "cpu", "float32", 64, 300, 300) == (32, 48, 4, 2)
+    assert tiles_for("blockwise", "cpu", "float32", 64, 300, 300) == (32, 48)
 
 
 def test_tiles_in_use_change_no_result():

@@ -64,7 +64,6 @@ WAYS = {
     "reference": ({"implementation": "reference"}, READERS),
     "blockwise": ({"implementation": "blockwise"}, READERS),
     "few queries": ({"implementation": "blockwise", "rows": 3}, TABLES),
-    "triton": ({"implementation": "triton"}, TABLES[:1]),
     "mosaic_tpu": ({"implementation": "mosaic_tpu"}, ("slopes",)),
     "rows in blocks": ({"return_weights": WeightRequest(rows=(129,))}, TABLES[:1]),
     "statistics": ({"return_weights": WeightRequest(statistics=("entropy",))}, TABLES[:1]),

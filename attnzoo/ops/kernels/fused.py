@@ -216,8 +216,7 @@ def _mask_of(
     """Return the mask in tiles whose size powers of two divide, and this size."""
     mask = mask_of(settings)
     if isinstance(mask, BlockMask):
-        least = max(smallest, 64)
-        if all(math.gcd(x, own) >= min(own, least) for x, own in zip(mask.block_size, cell)):
+        if all(math.gcd(x, own) >= min(own, smallest) for x, own in zip(mask.block_size, cell)):
             return mask, mask.block_size
         mask = mask.mask_mod
     return None if mask is None else BlockMask.from_mask(mask, *shape, block_size=cell), cell

@@ -32,7 +32,7 @@ class Table(NamedTuple):
 
     read: Read
     kind: str
-    """"head", "queries", "keys", "tile" or "gather"."""
+    """"head", "queries", "keys" or "tile"."""
     sizes: tuple[int, ...]
     """Sizes of the operand's axes that are not HEAD."""
 
@@ -114,12 +114,7 @@ def tables_of(traced: Traced | None, shapes: tuple[tuple[int, ...], ...]) -> lis
     for read in () if traced is None else traced.floating:
         sizes = tuple(s for s, axis in zip(shapes[read.operand], read.axes) if axis != HEAD)
         axes = [axis for axis in read.axes if axis != HEAD]
-        if not axes:
-            kind = "head"
-        elif axes in ([QUERIES], [KEYS]):
-            kind = axes[0]
-        else:
-            kind = "tile" if sorted(axes) == sorted([QUERIES, KEYS]) else "gather"
+        kind = "tile" if len(axes) > 1 else axes[0] if axes else "head"
         tables.append(Table(read, kind, sizes))
     return tables
 

@@ -55,7 +55,7 @@ def refuses_anywhere(call: Any) -> str | None:
     dtypes = {name: getattr(call, name).dtype for name in "qkv"}
     for name, dtype in dtypes.items():
         if dtype not in (jnp.bfloat16, jnp.float16):
-            return f"{name}: {dtype}; wanted bfloat16 or float16 (float32: 'triton', 'blockwise')"
+            return f"{name}: {dtype}; wanted bfloat16 or float16 (float32: 'blockwise')"
         if dtype != dtypes["q"]:
             return f"{name}: {dtype}; wanted {dtypes['q']} as in q"
     for name, width in (("q", call.q.shape[3]), ("v", call.v.shape[3])):
@@ -177,7 +177,7 @@ def with_operands(settings: Scoring, shape: tuple[int, int, int, int]) -> Any:
                 function, operands = mosaic_gpu_tile.without_gathers(function, operands, lengths)
             refused = mosaic_gpu_tile.cannot_lower(function)
             if refused is not None:
-                raise NotImplementedError(f"{refused} ('triton' and 'blockwise' can)")
+                raise NotImplementedError(f"{refused} ('blockwise' can)")
         found.append((function, operands))
     (modify, modifiers), (visible, masks) = found
     return modify, visible, (modifiers, masks)

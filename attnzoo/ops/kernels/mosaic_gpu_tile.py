@@ -222,7 +222,7 @@ def pullback(traced: Traced, wanted: Sequence[int]) -> Pullback:
         if operation is not None:
             raise NotImplementedError(
                 f"{traced.name}: its derivative uses {operation}, which "
-                "implementation='mosaic_gpu' has not ('triton' and 'blockwise' have)"
+                "implementation='mosaic_gpu' has not ('blockwise' has)"
             )
     return Pullback(function, score, dict(zip(wanted, reads)))
 

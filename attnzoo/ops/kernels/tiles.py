@@ -26,13 +26,10 @@ SEVERAL_CORES = "cpu, several cores"
 
 
 class Tiles(NamedTuple):
-    """The size of a tile, and how a kernel runs it (which XLA decides by itself)."""
+    """The size of a tile."""
 
     queries: int
     keys: int
-    warps: int = 4
-    stages: int = 2
-    """Tiles that are loaded ahead."""
 
 
 class Entry(NamedTuple):
@@ -188,7 +185,7 @@ def _entries(path: Path, changed: int, device_kind: str) -> dict[Entry, Tiles]:
     for row, tiles in _load(path).get(group_of(device_kind), {}).items():
         implementation, dtype, head_dim, length = row.split(" | ")
         entry = Entry(implementation, device_kind, dtype, int(head_dim), int(length))
-        entries[entry] = Tiles(*tiles)
+        entries[entry] = Tiles(*tiles[:2])
     return entries
 
 
@@ -200,9 +197,8 @@ def _load(path: Path) -> dict[str, dict[str, list[int]]]:
             for row, tiles in group.items():
                 _, _, head_dim, length = row.split(" | ")
                 sizes = (int(head_dim), int(length), *tiles)
-                if len(tiles) != len(Tiles._fields) or not all(
-                    isinstance(size, int) and size > 0 for size in sizes
-                ):
+                # Older caches also tell warps and stages, which no kernel asks for any more.
+                if len(tiles) < 2 or not all(isinstance(size, int) and size > 0 for size in sizes):
                     raise ValueError(f"{row!r} has {tiles}")
     except FileNotFoundError:
         return {}

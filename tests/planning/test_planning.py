@@ -19,13 +19,13 @@ from attnzoo.config.experiment import Experiment
 from attnzoo.config.loader import load
 from attnzoo.config.mesh import Mesh
 from attnzoo.errors import UserError
+from attnzoo.planning.communication import Message, read_program
+from attnzoo.planning.devices import DEVICES, device_named
+from attnzoo.planning.plan import Planner
+from attnzoo.planning.proposal import propose
+from attnzoo.planning.report import as_table, as_values
+from attnzoo.planning.subject import subject_of
 from attnzoo.tasks import TASKS
-from attnzoo.training.plan import Planner
-from attnzoo.training.plan_communication import Message, read_program
-from attnzoo.training.plan_devices import DEVICES, device_named
-from attnzoo.training.plan_proposal import propose
-from attnzoo.training.plan_report import as_table, as_values
-from attnzoo.training.plan_subject import subject_of
 
 HEADS = "{kind: multi_head, num_heads: 2}"
 TEXT = "{kind: text, train: [DIR/text], validation: [DIR/text]}"
