@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from attnzoo.attention.cache import InputCache, Kind, next_slots, write
 from attnzoo.attention.projection import Initializer, glorot_uniform, read_heads
+from attnzoo.module import Module
 from attnzoo.ops.checks import check_dropout
 from attnzoo.ops.masks import And, MaskFunction, causal, evaluate_mask
 from attnzoo.ops.normalisers import NORMALISERS, Normalise
@@ -101,7 +102,7 @@ Read = Any
 """The context ``B T Do``; beside it, if asked for, the weights or a ``WeightReport`` of them."""
 
 
-class Attention(nnx.Module):
+class Attention(Module):
     """The interface of every attention between a query sequence and a key sequence.
 
     A mechanism writes ``__init__``, ``prepare_keys``, ``prepare_values`` and ``scores``, as far as

@@ -37,11 +37,17 @@ examples:
 class _Help(argparse.Action):
     """``--help`` alone, or with the part of a config that it is about."""
 
-    def __call__(self, parser: argparse.ArgumentParser, _: Any, part: Any, *__: Any) -> None:
-        if part is None:
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if values is None:
             parser.print_help()
         else:
-            print(config_help.part(Experiment, part), end="")
+            print(config_help.part(Experiment, values), end="")
         parser.exit()
 
 

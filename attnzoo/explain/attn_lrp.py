@@ -24,6 +24,7 @@ from attnzoo.attention.projection import LayerNorm, RMSNorm, compute_dtype, like
 from attnzoo.explain.places import paused, places, stacks, unrolled
 from attnzoo.explain.target import Target, chosen
 from attnzoo.layers.feed_forward import ACTIVATIONS, FeedForward
+from attnzoo.module import Module
 
 BEFORE_TANH = ("pre_head", "pooler")
 NO_RULE = ("transform",)
@@ -65,7 +66,7 @@ def attn_lrp(
     return jnp.sum(x * gradient, axis=-1)
 
 
-class _Entered(nnx.Module):
+class _Entered(Module):
     """A block whose input passes through a function."""
 
     def __init__(self, block: nnx.Module, enter: Callable[[Array], Array]):
@@ -76,7 +77,7 @@ class _Entered(nnx.Module):
         return self.block(self.enter(x), **keywords)
 
 
-class _HeldNorm(nnx.Module):
+class _HeldNorm(Module):
     """A norm whose deviation is a constant (their proposition 3.4)."""
 
     def __init__(self, norm: LayerNorm | RMSNorm):
@@ -94,7 +95,7 @@ class _HeldNorm(nnx.Module):
         return y + jnp.broadcast_to(like(self.norm.bias, x), x.shape)
 
 
-class _SharedFeedForward(nnx.Module):
+class _SharedFeedForward(Module):
     """A feed-forward layer whose activation is a factor f(x) / x, and whose gate has a half."""
 
     def __init__(self, layer: FeedForward):
@@ -108,7 +109,7 @@ class _SharedFeedForward(nnx.Module):
         return layer.down(_share(gate, 0.5) * _share(up, 0.5))
 
 
-class _BeforeTanh(nnx.Module):
+class _BeforeTanh(Module):
     """A linear layer behind which its owner takes the tanh: its gradient makes a factor of that."""
 
     def __init__(self, layer: Any):

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
