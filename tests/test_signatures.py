@@ -4,12 +4,14 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import pytest
 from flax import nnx
 
 import attnzoo
+from attnzoo import attention, models, tasks
 from attnzoo.attention import ATTENTIONS, MultiHeadAttention
 
 PARTS = (
@@ -30,8 +32,10 @@ def public_names(part: str) -> Iterator[tuple[str, Any]]:
                 continue
             yield f"{module.__name__}.{name}", value
             for method in vars(value) if inspect.isclass(value) else ():
-                if not method.startswith("_") or method == "__call__":
-                    yield f"{module.__name__}.{name}.{method}", getattr(value, method)
+                found = getattr(value, method)
+                public = not method.startswith("_") or method == "__call__"
+                if public and callable(found) and inspect.isroutine(found):
+                    yield f"{module.__name__}.{name}.{method}", found
 
 
 def hides_arguments(value: Any) -> bool:
@@ -76,3 +80,14 @@ def test_a_module_of_a_users_own_shows_its_arguments_too() -> None:
             super().__init__(8, num_heads=heads, rngs=rngs)
 
     assert list(inspect.signature(Mine).parameters) == ["heads", "rngs"]
+
+
+@pytest.mark.parametrize("package", [attention, models, tasks])
+def test_what_registries_hold_is_exported(package: ModuleType) -> None:
+    """Type checkers let users import from a package what its ``__all__`` names, and no more."""
+    registries = [
+        value for name, value in vars(package).items() if name.isupper() and isinstance(value, dict)
+    ]
+    classes = {cls.__name__ for one in registries for cls in one.values()}
+    assert classes
+    assert classes <= set(package.__all__)
