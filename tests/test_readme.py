@@ -110,14 +110,16 @@ def test_what_commands_name_exists(page: str) -> None:
 
 LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]*)(?:#([^)\s]*))?\)")
 FOLDERS = sorted(path.name for path in ROOT.iterdir() if path.is_dir() and path.name != "runs")
+# Not the beginning of a pattern such as configs/bible-*.yaml.
 FILE = re.compile(
-    rf"(?<![\w./-])(?:{'|'.join(map(re.escape, FOLDERS))})/(?:[\w.-]+/)*[\w.-]*\w(?:\.\w+)?/?"
+    rf"(?<![\w./-])(?>(?:{'|'.join(map(re.escape, FOLDERS))})/(?:[\w.-]+/)*[\w.-]*)(?![*{{<])"
 )
 
 
-def named_files(text: str) -> list[str]:
+def named_files(texts: list[str]) -> list[str]:
     """Paths of this repository that a page names in backticks or a template in its text."""
-    return list(dict.fromkeys(path for part in text for path in FILE.findall(part)))
+    found = (path.rstrip(".") for text in texts for path in FILE.findall(text))
+    return list(dict.fromkeys(found))
 
 
 def anchors(page: Path) -> set[str]:
@@ -141,7 +143,13 @@ def test_what_a_page_links_or_names_exists(page: Path) -> None:
 
 
 def test_the_reader_of_files_sees_what_it_should() -> None:
-    prose = ["attnzoo/no/such.py", "see docs/x.md.", "a/docs/y.md", "tests/models/"]
+    prose = [
+        "attnzoo/no/such.py",
+        "see docs/x.md.",
+        "a/docs/y.md",
+        "tests/models/",
+        "configs/bible-*.yaml",
+    ]
     assert named_files(prose) == ["attnzoo/no/such.py", "docs/x.md", "tests/models/"]
     found = LINK.findall("[a](b.md#c) [d](https://e) [f](#g)")
     assert found == [("b.md", "c"), ("", "g")]
