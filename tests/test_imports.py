@@ -18,13 +18,14 @@ PACKAGE = ROOT / "attnzoo"
 PROGRAMS = {path.stem for path in (ROOT / "scripts").iterdir()} - {"__pycache__"}
 
 PLAIN = {"config", "errors", "special_tokens", "alignment.links"}
-BELOW_MODELS = PLAIN | {"ops", "attention", "layers"}
+BELOW_MODELS = PLAIN | {"module", "ops", "attention", "layers"}
 BELOW_TASKS = BELOW_MODELS | {"models", "decoding", "data", "alignment"}
 
 # What each part may import, besides itself: ops -> attention -> layers -> models -> decoding,
 # tasks -> training -> cli; data, alignment and plotting know plain helpers alone.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "module": set(),
     "special_tokens": set(),
     "alignment.links": {"errors"},
     "config": {"errors"},
@@ -33,8 +34,8 @@ ALLOWED: dict[str, set[str]] = {
     "plotting": PLAIN,
     "ops": PLAIN - {"config"},
     "testing": {"ops", "errors"},
-    "attention": PLAIN | {"ops"},
-    "layers": PLAIN | {"ops", "attention"},
+    "attention": PLAIN | {"module", "ops"},
+    "layers": PLAIN | {"module", "ops", "attention"},
     "models": BELOW_MODELS,
     "decoding": BELOW_MODELS | {"models"},
     "explain": BELOW_MODELS | {"models", "plotting"},
@@ -50,7 +51,7 @@ ALLOWED: dict[str, set[str]] = {
 # A library that only some parts may import at all.
 ONLY_IN: dict[str, set[str]] = {
     "matplotlib": {"plotting"},
-    "flax": {"attention", "layers", "models", "decoding", "tasks", "training", "explain",
+    "flax": {"module", "attention", "layers", "models", "decoding", "tasks", "training", "explain",
              "pretrained", "export", "planning", "cli"},
     "yaml": {"config"},
     "pydantic": {"config"},

@@ -9,7 +9,11 @@ import jax
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+TEMPLATES = [*(ROOT / ".github").rglob("*.*"), ROOT / ".pre-commit-config.yaml"]
 
 FENCE = re.compile(
     r"^(?:<!-- (?P<mark>no-test|setup) -->\n+)?^```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^```$",
@@ -102,6 +106,53 @@ def assert_same(printed: str, wanted: str) -> None:
 @pytest.mark.parametrize("page", NAMED)
 def test_what_commands_name_exists(page: str) -> None:
     assert [path for path in NAMED[page] if not (ROOT / path).is_file()] == []
+
+
+LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]*)(?:#([^)\s]*))?\)")
+FOLDERS = sorted(path.name for path in ROOT.iterdir() if path.is_dir() and path.name != "runs")
+# Not the beginning of a pattern such as configs/bible-*.yaml.
+FILE = re.compile(
+    rf"(?<![\w./-])(?>(?:{'|'.join(map(re.escape, FOLDERS))})/(?:[\w.-]+/)*[\w.-]*)(?![*{{<])"
+)
+
+
+def named_files(texts: list[str]) -> list[str]:
+    """Paths of this repository that a page names in backticks or a template in its text."""
+    found = (path.rstrip(".") for text in texts for path in FILE.findall(text))
+    return list(dict.fromkeys(found))
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", [*PAGES, *TEMPLATES], ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_a_page_links_or_names_exists(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for path, anchor in LINK.findall(text):
+        target = (page.parent / path) if path else page
+        assert target.exists(), path
+        assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
+    prose = re.findall(r"`([^`\n]+)`", text) if page.suffix == ".md" else [text]
+    for path in named_files(prose):
+        # A folder that git ignores is there only after a command.
+        made = path.startswith((".venv", ".cache"))
+        assert made or (ROOT / path).exists(), path
+
+
+def test_the_reader_of_files_sees_what_it_should() -> None:
+    prose = [
+        "attnzoo/no/such.py",
+        "see docs/x.md.",
+        "a/docs/y.md",
+        "tests/models/",
+        "configs/bible-*.yaml",
+    ]
+    assert named_files(prose) == ["attnzoo/no/such.py", "docs/x.md", "tests/models/"]
+    found = LINK.findall("[a](b.md#c) [d](https://e) [f](#g)")
+    assert found == [("b.md", "c"), ("", "g")]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -9,9 +9,10 @@ from jaxtyping import Array, Float
 
 from attnzoo.attention.convolutional import Gate
 from attnzoo.attention.projection import divided
+from attnzoo.module import Module
 
 
-class ChannelMLP(nnx.Module):
+class ChannelMLP(Module):
     """Two-layer MLP W_2 relu(W_1 z + b_1) + b_2 with ``channels / reduction`` hidden units."""
 
     def __init__(self, channels: int, reduction: int, *, rngs: nnx.Rngs):

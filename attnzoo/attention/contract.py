@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from attnzoo.attention.cache import InputCache, Kind, next_slots, write
 from attnzoo.attention.projection import Initializer, glorot_uniform, read_heads
+from attnzoo.module import Module
 from attnzoo.ops.checks import check_dropout
 from attnzoo.ops.masks import And, MaskFunction, causal, evaluate_mask
 from attnzoo.ops.normalisers import NORMALISERS, Normalise
@@ -104,7 +105,7 @@ Read = Any
 """Context ``B T Do``, or the pair of context and weights (or ``WeightReport``) if requested."""
 
 
-class Attention(nnx.Module):
+class Attention(Module):
     """Interface of every attention between a query sequence and a key sequence.
 
     A mechanism defines ``__init__`` and ``scores``, and ``prepare_keys`` and ``prepare_values`` if

@@ -5,13 +5,13 @@ are ``B h w C``: batch, rows, columns, channels. The mechanisms are in ``channel
 ``combined`` and ``bam``.
 """
 
-from flax import nnx
 from jaxtyping import Array, Float
 
+from attnzoo.module import Module
 from attnzoo.ops.softmax import compute_dtype
 
 
-class Gate(nnx.Module):
+class Gate(Module):
     """Interface of every gate: ``gate(x) = x * weights(x)``.
 
     The weights broadcast to ``x`` and are computed in float32 (or wider, if ``x`` is). Each is an

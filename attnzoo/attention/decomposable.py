@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from attnzoo.attention.contract import Asked
 from attnzoo.attention.projection import Projection
+from attnzoo.module import Module
 from attnzoo.ops.padding import check_and_zero_padding
 from attnzoo.ops.softmax import masked_softmax
 from attnzoo.ops.weights import WeightRequest, select
@@ -17,7 +18,7 @@ from attnzoo.ops.weights import WeightRequest, select
 Drop = Callable[[Array], Array]
 
 
-class ReluMLP(nnx.Module):
+class ReluMLP(Module):
     """Two linear layers, each after dropout and before ReLU."""
 
     def __init__(self, input_dim: int, width: int, *, rngs: nnx.Rngs):
@@ -28,7 +29,7 @@ class ReluMLP(nnx.Module):
         return jax.nn.relu(self.second(drop(jax.nn.relu(self.first(drop(x))))))
 
 
-class IntraSentenceAttention(nnx.Module):
+class IntraSentenceAttention(Module):
     """Intra-sentence attention: [a_i ; a'_i] with a'_i a weighted mean of all words (section 3.4).
 
         a'_i = sum_j softmax_j(F_in(a_i) . F_in(a_j) + d_{i-j}) a_j
@@ -64,7 +65,7 @@ class IntraSentenceAttention(nnx.Module):
         return jnp.concatenate([words, context], axis=-1), weights
 
 
-class DecomposableAttention(nnx.Module):
+class DecomposableAttention(Module):
     """Attend, compare, aggregate, with MLPs F, G and H that see one word or one pair at a time.
 
     Parikh, Täckström, Das and Uszkoreit, EMNLP 2016 (arXiv 1606.01933), section 3:

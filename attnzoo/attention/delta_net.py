@@ -15,11 +15,12 @@ from attnzoo.attention.fast_weight import (
     State,
 )
 from attnzoo.attention.projection import Projection, RMSNorm, divided, join_heads, like, split_heads
+from attnzoo.module import Module
 from attnzoo.ops.linear import delta_net
 from attnzoo.ops.softmax import compute_dtype, zero_unattended
 
 
-class ShortConvolution(nnx.Module):
+class ShortConvolution(Module):
     """Depthwise causal convolution in float32 or wider; the last tap is the current position.
 
     ``recent`` are the ``width - 1`` inputs before x, zeros at the start of a sequence. Positions
@@ -138,7 +139,7 @@ class DeltaNet(FastWeights):
         return self.out(out), weights, state
 
 
-class Decay(nnx.Module):
+class Decay(Module):
     """Log-decay of each head, g = -e^A softplus(w . x + dt) (the parametrisation of Mamba-2)."""
 
     def __init__(self, dim: int, num_heads: int, *, rngs: nnx.Rngs):

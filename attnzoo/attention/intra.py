@@ -9,11 +9,12 @@ from jaxtyping import Array, Bool, Float, Key
 
 from attnzoo.attention.contract import Asked, Attention, Memory, Positions, Read
 from attnzoo.attention.projection import Projection, like
+from attnzoo.module import Module
 from attnzoo.ops.softmax import compute_dtype, masked_softmax
 from attnzoo.ops.weights import with_weights
 
 
-class LSTMN(nnx.Module):
+class LSTMN(Module):
     """LSTM that attends to all of its earlier states at every step (LSTMN).
 
     Cheng, Dong and Lapata, EMNLP 2016 (arXiv 1601.06733), section 3.1. For i < t:

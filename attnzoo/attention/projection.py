@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from attnzoo.module import Module
 from attnzoo.ops.guards import finite_or_zero, has_non_finite, poison, sees
 from attnzoo.ops.sharded import product
 from attnzoo.ops.softmax import compute_dtype
@@ -25,7 +26,7 @@ def like(parameter: nnx.Param, x: Float[Array, "..."]) -> Float[Array, "..."]:
     return parameter[...].astype(x.dtype)
 
 
-class Projection(nnx.Module):
+class Projection(Module):
     """Linear map x W (+ b) in the dtype of x; W starts Glorot-uniform by default, b at 0."""
 
     def __init__(
@@ -45,7 +46,7 @@ class Projection(nnx.Module):
         return y if self.bias is None else y + spread(like(self.bias, x), y.shape)
 
 
-class RMSNorm(nnx.Module):
+class RMSNorm(Module):
     """Root-mean-square norm x / sqrt(mean(x^2) + eps) * g over the last axis.
 
     The mean is computed in float32; g starts at 1. Zhang and Sennrich 2019 (arXiv 1910.07467),
@@ -62,7 +63,7 @@ class RMSNorm(nnx.Module):
         return wide.astype(x.dtype) * spread(like(self.scale, x), x.shape)
 
 
-class LayerNorm(nnx.Module):
+class LayerNorm(Module):
     """Layer norm (x - mean) / sqrt(variance + eps) * g + b over the last axis.
 
     Statistics are computed in float32; g starts at 1, b at 0. Ba, Kiros and Hinton 2016

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from attnzoo.module import Module
 from attnzoo.ops import score_mods
 
 Score = Float[Array, "..."]
@@ -29,7 +30,7 @@ class ALiBi:
         return score_mods.alibi(self.num_heads)(score, b, n, q, k)
 
 
-class T5RelativeBias(nnx.Module):
+class T5RelativeBias(Module):
     """T5's relative bias: one learned scalar per head and bucket of k - q.
 
     Raffel et al. 2020 (arXiv 1910.10683), section 2.1. T5 does not divide q . k by sqrt(H): pass

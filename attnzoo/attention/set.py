@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from attnzoo.attention.contract import Asked, Attention, Memory, Positions
 from attnzoo.attention.multi_head import MultiHeadAttention
 from attnzoo.attention.projection import LayerNorm, Projection
+from attnzoo.module import Module
 
 SetMask = Bool[Array, "#B 1 1 #S"]
 
@@ -80,7 +81,7 @@ class MAB(Attention):
         return (context, *seen) if return_weights else context
 
 
-class ISAB(nnx.Module):
+class ISAB(Module):
     """Induced set attention: MAB(X, MAB(I, X)) with m learned points I, in O(T m) (eqs. 9, 10).
 
     Equivariant: permuting the elements permutes the results.
@@ -113,7 +114,7 @@ class ISAB(nnx.Module):
         return spread, (into, back)
 
 
-class PMA(nnx.Module):
+class PMA(Module):
     """Pooling by attention: MAB(S, rFF(Z)) with k learned seeds S (eq. 11); invariant."""
 
     def __init__(self, dim: int, num_heads: int, num_seeds: int = 1, *, rngs: nnx.Rngs):
@@ -134,7 +135,7 @@ class PMA(nnx.Module):
         return self.pool(_repeat(self.seeds, x), x, mask=mask, return_weights=return_weights)
 
 
-class LatentReader(nnx.Module):
+class LatentReader(Module):
     """Perceiver's cross-attention: k learned latents read an input of any length and width.
 
     Jaegle et al. 2021, section 3.1 and appendix: pre-norm, Z <- Z + MHA(LN(Z), LN(x)), then

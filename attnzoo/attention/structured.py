@@ -8,12 +8,13 @@ from jaxtyping import Array, Bool, Float
 
 from attnzoo.attention.contract import Asked
 from attnzoo.attention.projection import Projection
+from attnzoo.module import Module
 from attnzoo.ops.padding import check_and_zero_padding
 from attnzoo.ops.softmax import compute_dtype, masked_softmax
 from attnzoo.ops.weights import with_weights
 
 
-class StructuredSelfAttention(nnx.Module):
+class StructuredSelfAttention(Module):
     """A = softmax(W_s2 tanh(W_s1 H^T)) over the tokens; the embedding is M = A H, a row per hop.
 
     Lin et al., ICLR 2017 (arXiv 1703.03130), equations 6 and 7. There is no query: each row of W_s2

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from attnzoo.cli.common import (
     add_trust,
@@ -12,9 +13,42 @@ from attnzoo.cli.common import (
     run,
     with_overrides,
 )
+from attnzoo.config import help as config_help
 from attnzoo.config.experiment import Experiment
 from attnzoo.config.external import runs_are_trusted
-from attnzoo.config.loader import help_text, load
+from attnzoo.config.loader import load
+
+EPILOG = """\
+sections of a config, for the file and for key=value:
+{index}
+--help takes any part of them, and `all`:
+
+  train --help training.optimizer            every kind, a line each
+  train --help model.attention.multi_head    the fields of one kind
+  train --help all                           every field of every kind
+
+examples:
+  train configs/demo.yaml
+  train configs/demo.yaml model.attention=multi_head training.seed=7 --run-dir runs/heads
+  train runs/heads --resume
+"""
+
+
+class _Help(argparse.Action):
+    """``--help`` alone, or with the part of a config that it is about."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if values is None:
+            parser.print_help()
+        else:
+            print(config_help.part(Experiment, values), end="")
+        parser.exit()
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -23,8 +57,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="train",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Every field of a config, for the file and for key=value:\n\n"
-        + help_text(Experiment),
+        epilog=EPILOG.format(index=config_help.index(Experiment)),
+        add_help=False,
+    )
+    parser.add_argument(
+        "-h", "--help", nargs="?", action=_Help, metavar="PART", help="this, or a part of a config"
     )
     parser.add_argument(
         "config", type=Path, help="a YAML file, see configs/; or, with --resume, a run"

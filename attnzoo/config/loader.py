@@ -25,11 +25,11 @@ from attnzoo.config import tree
 from attnzoo.config.explain import explain
 from attnzoo.config.external import admitted, is_external, trusting
 from attnzoo.config.fields import config
-from attnzoo.config.schema import Field, admit_kind, fields_of, help_text, plain
+from attnzoo.config.schema import Field, admit_kind, fields_of, plain
 from attnzoo.config.tree import Node
 from attnzoo.errors import UserError
 
-__all__ = ["config", "dump", "help_text", "load"]
+__all__ = ["config", "dump", "load"]
 
 COMMAND_LINE = "command line"
 

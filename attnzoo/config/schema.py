@@ -1,4 +1,4 @@
-"""What a config class says about itself: fields, types in words, meanings, kinds; and the help."""
+"""What a config class says about itself: fields, types in words, meanings, kinds."""
 
 import ast
 import dataclasses
@@ -41,6 +41,7 @@ class Field:
         return self.default is MISSING
 
 
+@cache
 def kind_of(cls: type) -> str:
     """The value of ``kind`` that asks for this class."""
     return get_args(get_type_hints(cls)["kind"])[0]
@@ -127,42 +128,6 @@ def item_type(annotation: Any) -> Any:
         if get_origin(part) is dict:
             return get_args(part)[1]
     return None
-
-
-def help_text(cls: type) -> str:
-    """Every key of a config, with its type, default and meaning; one block for each kind."""
-    return "\n".join(_help_lines(cls, "", "")) + "\n"
-
-
-def _help_lines(cls: type, prefix: str, indent: str) -> Iterator[str]:
-    for field in fields_of(cls).values():
-        key = prefix + field.name
-        if field.name == "kind":
-            continue
-        yield f"{indent}{key}: {type_in_words(field.annotation)}{_default(field)}"
-        yield f"{indent}    {field.meaning}"
-        for kind, part in field.kinds.items():
-            yield f"{indent}  {key}={kind}"
-            yield f"{indent}      {(inspect.getdoc(part) or '').splitlines()[0]}"
-            yield from _help_lines(part, f"{key}.", indent + "    ")
-        if len(field.classes) == 1:
-            yield from _help_lines(field.classes[0], f"{key}.", indent + "  ")
-        item = item_type(field.annotation)
-        if dataclasses.is_dataclass(item):
-            assert isinstance(item, type)
-            yield from _help_lines(item, f"{key}.", indent + "  ")
-
-
-def _default(field: Field) -> str:
-    if field.required:
-        # A mapping may be left out when nothing within it is required.
-        return "" if len(field.classes) == 1 else " (required)"
-    if dataclasses.is_dataclass(field.default):
-        return f" (default: {field.default.kind})" if field.kinds else ""
-    shown = {None: "null", True: "true", False: "false", "": '""'}
-    default = plain(field.default)
-    known = default is None or isinstance(default, bool | str)
-    return f" (default: {shown.get(default, default) if known else default})"
 
 
 def _parts(annotation: Any) -> Iterator[Any]:

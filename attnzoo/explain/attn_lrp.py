@@ -27,6 +27,7 @@ from attnzoo.attention.projection import LayerNorm, RMSNorm, compute_dtype, like
 from attnzoo.explain.places import paused, places, stacks, unrolled
 from attnzoo.explain.target import Target, chosen
 from attnzoo.layers.feed_forward import ACTIVATIONS, FeedForward
+from attnzoo.module import Module
 
 BEFORE_TANH = ("pre_head", "pooler")
 NO_RULE = ("transform",)
@@ -68,7 +69,7 @@ def attn_lrp(
     return jnp.sum(x * gradient, axis=-1)
 
 
-class _Entered(nnx.Module):
+class _Entered(Module):
     """Block whose input passes through a function."""
 
     def __init__(self, block: nnx.Module, enter: Callable[[Array], Array]):
@@ -79,7 +80,7 @@ class _Entered(nnx.Module):
         return self.block(self.enter(x), **keywords)
 
 
-class _HeldNorm(nnx.Module):
+class _HeldNorm(Module):
     """Norm whose standard deviation is held constant (proposition 3.4 of the paper)."""
 
     def __init__(self, norm: LayerNorm | RMSNorm):
@@ -97,7 +98,7 @@ class _HeldNorm(nnx.Module):
         return y + jnp.broadcast_to(like(self.norm.bias, x), x.shape)
 
 
-class _SharedFeedForward(nnx.Module):
+class _SharedFeedForward(Module):
     """Feed-forward layer whose activation is a constant factor f(x) / x; a gate gets half."""
 
     def __init__(self, layer: FeedForward):
@@ -111,7 +112,7 @@ class _SharedFeedForward(nnx.Module):
         return layer.down(_share(gate, 0.5) * _share(up, 0.5))
 
 
-class _BeforeTanh(nnx.Module):
+class _BeforeTanh(Module):
     """Linear layer whose gradient turns a following tanh into a constant factor."""
 
     def __init__(self, layer: Any):

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from attnzoo.attention.contract import Attention
 from attnzoo.layers.self_attention import SelfAttention
 from attnzoo.layers.stack import Stack
+from attnzoo.module import Module
 
 Tap = Callable[[str, Any], None]
 
@@ -143,7 +144,7 @@ def perturb(model: nnx.Module, deltas: dict[str, Float[Array, "B N T S"]]) -> No
         module.perturbation = nnx.data(nnx.Perturbation(delta))
 
 
-class _Entry(nnx.Module):
+class _Entry(Module):
     """Self-attention whose input passes through a function."""
 
     def __init__(self, attention: SelfAttention, enter: Callable[[Array], Array]):

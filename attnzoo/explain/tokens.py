@@ -14,6 +14,7 @@ from attnzoo.explain.explanations import TWO_STACKS
 from attnzoo.explain.places import is_causal, stacks
 from attnzoo.explain.question import Explanation, Question
 from attnzoo.explain.relevance import Pair
+from attnzoo.module import Module
 
 STEPS_AT_ONCE = 8
 """Number of target tokens of a translation that are explained together."""
@@ -30,7 +31,7 @@ def token_tables(model: nnx.Module) -> dict[str, Any]:
     return {role: tables["source"] if one is None else one for role, one in tables.items()}
 
 
-class ExtendedTable(nnx.Module):
+class ExtendedTable(Module):
     """Token table with extra ids beyond its end for vectors of one batch; same logits."""
 
     def __init__(self, inner: Any, vectors: Float[Array, "R D"]):

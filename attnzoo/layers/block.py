@@ -17,6 +17,7 @@ from attnzoo.attention.projection import like
 from attnzoo.layers.dropout import drop, drop_branch
 from attnzoo.layers.feed_forward import FeedForward
 from attnzoo.layers.self_attention import SelfAttention
+from attnzoo.module import Module
 from attnzoo.ops.logits import ScoreFunction
 from attnzoo.ops.masks import MaskFunction
 from attnzoo.ops.positions import positions_in_text
@@ -32,7 +33,7 @@ class BlockCache(NamedTuple):
     past: Any
 
 
-class Block(nnx.Module):
+class Block(Module):
     """Transformer block: residual branches of attention and feed-forward layers.
 
     Vaswani et al. 2017, section 3.1. ``order="post"``: x <- norm(x + f(x)), as in the paper.

@@ -6,11 +6,12 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from attnzoo.attention.projection import Initializer
+from attnzoo.module import Module
 from attnzoo.ops.sharded import gathered, product
 from attnzoo.ops.wide_sums import take_rows
 
 
-class Embedding(nnx.Module):
+class Embedding(Module):
     """Token embedding table, which can also serve as the output layer.
 
     Args:

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Key
 
 from attnzoo.attention.projection import Initializer, Projection, glorot_uniform
 from attnzoo.layers.dropout import drop
+from attnzoo.module import Module
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "tanh"]
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -21,7 +22,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-class FeedForward(nnx.Module):
+class FeedForward(Module):
     """Feed-forward layer W_2 f(W_1 x), or gated W_2 (f(W_g x) * W_1 x).
 
     Vaswani et al. 2017 (arXiv 1706.03762), equation 2; Shazeer 2020 (arXiv 2002.05202), section 2.

@@ -8,11 +8,12 @@ from jaxtyping import Array, Float
 
 from attnzoo.attention.projection import Initializer, Projection
 from attnzoo.layers.embedding import sinusoidal_positions
+from attnzoo.module import Module
 
 Grid = tuple[int, int]
 
 
-class PatchEmbedding(nnx.Module):
+class PatchEmbedding(Module):
     """Embedding of non-overlapping square patches by one matrix (Dosovitskiy et al. 2021, eq. 1).
 
     The matrix reads a patch row by row, pixel by pixel, channel by channel. Images are cast to its

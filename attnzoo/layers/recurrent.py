@@ -10,12 +10,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from attnzoo.module import Module
+
 Initializer = jax.nn.initializers.Initializer
 orthogonal = jax.nn.initializers.orthogonal()
 small_normal = jax.nn.initializers.normal(0.01)
 
 
-class GRU(nnx.Module):
+class GRU(Module):
     """Gated recurrent unit of Cho et al. 2014, as in Bahdanau et al. 2015, appendix A.1.1.
 
         z = sigmoid(W_z x + U_z h);  r = sigmoid(W_r x + U_r h)
@@ -85,7 +87,7 @@ class GRU(nnx.Module):
         return jnp.swapaxes(states, 0, 1)
 
 
-class LSTM(nnx.Module):
+class LSTM(Module):
     """Long short-term memory (Hochreiter and Schmidhuber 1997, with forget gate, no peepholes).
 
     All parameters start uniform in [-0.1, 0.1], as in Luong et al. 2015, section 4.1. The state is

@@ -3,16 +3,16 @@
 from typing import Any
 
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from attnzoo.attention.cache import Kind
 from attnzoo.attention.contract import Attention
+from attnzoo.module import Module
 from attnzoo.ops.logits import ScoreFunction
 from attnzoo.ops.masks import MaskFunction
 
 
-class SelfAttention(nnx.Module):
+class SelfAttention(Module):
     """Self-attention with a causal or bidirectional mask, and its decoding.
 
     Args:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Key
 from attnzoo.attention.contract import Asked
 from attnzoo.config.fields import Remat
 from attnzoo.layers.block import Block, Maps
+from attnzoo.module import Module
 from attnzoo.ops.sharded import constrain
 
 POLICIES: dict[str, Callable[..., Any] | None] = {
@@ -21,7 +22,7 @@ POLICIES: dict[str, Callable[..., Any] | None] = {
 }
 
 
-class Stack(nnx.Module):
+class Stack(Module):
     """Sequence of blocks, applied one after another.
 
     Args:

@@ -49,6 +49,7 @@ __all__ = [
     "Bert",
     "Llama",
     "LuongSeq2Seq",
+    "Model",
     "ResidualNetwork",
     "Transformer",
     "ViT",

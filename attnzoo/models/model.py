@@ -10,11 +10,12 @@ from jaxtyping import Array, Float, Int
 
 from attnzoo.attention.contract import Attention
 from attnzoo.layers.stack import Stack
+from attnzoo.module import Module
 
 Credit = Literal["predicted", "input"]
 
 
-class Model(nnx.Module):
+class Model(Module):
     """Interface of every architecture.
 
     Attributes:

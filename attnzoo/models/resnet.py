@@ -22,6 +22,7 @@ from attnzoo.attention import (
 )
 from attnzoo.config.gates import Gate as GateConfig
 from attnzoo.config.model import ResNet
+from attnzoo.module import Module
 
 
 def build_gate(config: GateConfig, channels: int, *, rngs: nnx.Rngs) -> Gate | None:
@@ -71,7 +72,7 @@ def normalised(
         return norm(x, use_running_average=use_running_average).astype(x.dtype)
 
 
-class ResidualBlock(nnx.Module):
+class ResidualBlock(Module):
     """relu(shortcut(x) + gate(BN(conv(relu(BN(conv(x))))))), with a parameter-free shortcut.
 
     With stride 2 the shortcut takes every second row and column, and fills the new channels with
@@ -104,7 +105,7 @@ class ResidualBlock(nnx.Module):
         return jax.nn.relu(shortcut + y), weights
 
 
-class ResidualNetwork(nnx.Module):
+class ResidualNetwork(Module):
     """Residual network: three stages of (depth - 2) / 6 blocks, average pooling, a linear layer.
 
     Every stage but the first halves the map and doubles its channels (section 4.2 of the paper).

@@ -24,6 +24,7 @@ from attnzoo.layers.feed_forward import FeedForward
 from attnzoo.layers.patches import Grid, PatchEmbedding, resize_grid, sinusoidal_grid
 from attnzoo.layers.stack import Stack
 from attnzoo.models.model import Model, dropout_key
+from attnzoo.module import Module
 from attnzoo.ops.wide_sums import spread
 
 
@@ -179,7 +180,7 @@ class ViT(Model):
                 return self.pool(patches)
 
 
-class AttentionPool(nnx.Module):
+class AttentionPool(Module):
     """Attention pooling: a learned query reads all patches, followed by a feed-forward layer.
 
     Zhai et al. 2022 (arXiv 2106.04560), section 3.3; "MAP", after Lee et al. 2019.

@@ -24,3 +24,17 @@ TASKS: dict[str, type[Task]] = {
 def task_class(config: Any) -> type[Task]:
     """Return the task class of a config: from the registry, or a user's own class."""
     return imported(config.kind, Task) if is_external(config.kind) else TASKS[config.kind]
+
+
+__all__ = [
+    "TASKS",
+    "CausalLMTask",
+    "ImageClassificationTask",
+    "MaskedLMTask",
+    "SequenceClassificationTask",
+    "SpanCorruptionTask",
+    "Task",
+    "TokenClassificationTask",
+    "TranslationTask",
+    "task_class",
+]

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from attnzoo.data.tokenizers import Encoding
 from attnzoo.layers.embedding import Embedding
+from attnzoo.module import Module
 from attnzoo.special_tokens import UNK
 from attnzoo.tasks.translation import Forced, Progress, Translator
 
@@ -24,7 +25,7 @@ GROUP = 256
 """Number of pairs whose erasures are in memory together."""
 
 
-class BlankEmbedding(nnx.Module):
+class BlankEmbedding(Module):
     """An embedding that returns ``blank`` for ids beyond the table; its logits are the table's."""
 
     def __init__(self, table: Embedding, blank: Float[Array, " D"]):

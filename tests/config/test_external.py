@@ -27,7 +27,8 @@ from attnzoo.attention import Attention
 from attnzoo.attention.contract import Site
 from attnzoo.config import external
 from attnzoo.config.experiment import Experiment
-from attnzoo.config.loader import dump, help_text, load
+from attnzoo.config.help import help_text
+from attnzoo.config.loader import dump, load
 from attnzoo.config.mesh import Mesh
 from attnzoo.config.schema import fields_of
 from attnzoo.errors import UserError

@@ -12,7 +12,8 @@ from flax import nnx
 
 from attnzoo.attention import GATES
 from attnzoo.config.gates import BAM, CBAM, MHCA, SE, Gate
-from attnzoo.config.loader import help_text, load
+from attnzoo.config.help import help_text
+from attnzoo.config.loader import load
 from attnzoo.config.model import ResNet
 from attnzoo.errors import UserError
 from attnzoo.models import CLASSIFIERS, ResidualNetwork
