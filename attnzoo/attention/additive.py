@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnzoo.attention.contract import Attention, Memory, Positions, Site
-from attnzoo.config.attention import Additive
+from attnzoo.config.attention import AdditiveConfig
 from attnzoo.ops.normalisers import Normalise
 from attnzoo.ops.softmax import masked_softmax
 
@@ -53,7 +53,9 @@ class AdditiveAttention(Attention):
         self.score_kernel = nnx.Param(score_init(rngs.params(), (width,), jnp.float32))
 
     @classmethod
-    def from_config(cls, config: Additive, site: Site, *, rngs: nnx.Rngs) -> "AdditiveAttention":
+    def from_config(
+        cls, config: AdditiveConfig, site: Site, *, rngs: nnx.Rngs
+    ) -> "AdditiveAttention":
         """Build the module of a config line for its place in a model (see ``Attention``)."""
         own: dict[str, Any] = {}
         if site.fan_in:

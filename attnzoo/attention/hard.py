@@ -48,11 +48,13 @@ class HardAttention(Attention):
         self.content, self.estimator, self.dim = content, estimator, content.dim
 
     @classmethod
-    def from_config(cls, config: kinds.Hard, site: Site, *, rngs: nnx.Rngs) -> "HardAttention":
+    def from_config(
+        cls, config: kinds.HardConfig, site: Site, *, rngs: nnx.Rngs
+    ) -> "HardAttention":
         """Build the module of a config line, with the straight-through estimator."""
         content: AdditiveAttention | MultiplicativeAttention
         if config.score == "additive":
-            content = AdditiveAttention.from_config(kinds.Additive(), site, rngs=rngs)
+            content = AdditiveAttention.from_config(kinds.AdditiveConfig(), site, rngs=rngs)
         else:
             content = MultiplicativeAttention(site.query_dim, site.key_dim, config.score, rngs=rngs)
         return cls(content)

@@ -18,7 +18,7 @@ from attnzoo.attention.projection import (
     like,
     split_heads,
 )
-from attnzoo.config.attention import Latent
+from attnzoo.config.attention import LatentConfig
 from attnzoo.ops.dot_product import dot_product_attention
 from attnzoo.ops.index_functions import along
 from attnzoo.ops.masks import MaskFunction, evaluate_mask
@@ -107,7 +107,7 @@ class LatentAttention(Attention):
         self.out = Projection(num_heads * value_dim, out_dim, rngs=rngs)
 
     @classmethod
-    def from_config(cls, config: Latent, site: Site, *, rngs: nnx.Rngs) -> Attention:
+    def from_config(cls, config: LatentConfig, site: Site, *, rngs: nnx.Rngs) -> Attention:
         """Build the module of a config line; the model sets base and scaling of rotary embedding.
 
         Raises:

@@ -15,7 +15,7 @@ from attnzoo.attention.fast_weight import (
     empty_memory,
 )
 from attnzoo.attention.projection import Projection, divided, join_heads, split_heads
-from attnzoo.config.attention import Linear
+from attnzoo.config.attention import LinearConfig
 from attnzoo.ops.linear import elu_plus_one, linear_attention
 from attnzoo.ops.linear.feature_maps import FeatureMap
 from attnzoo.ops.weights import with_weights
@@ -92,7 +92,7 @@ class LinearAttention(Attention):
         self.out = Projection(dim, dim if out_dim is None else out_dim, rngs=rngs)
 
     @classmethod
-    def from_config(cls, config: Linear, site: Site, *, rngs: nnx.Rngs) -> Attention:
+    def from_config(cls, config: LinearConfig, site: Site, *, rngs: nnx.Rngs) -> Attention:
         """Build the module; :class:`CausalLinearAttention` for causal self-attention."""
         if site.is_self and site.is_causal:
             return CausalLinearAttention.from_config(config, site, rngs=rngs)

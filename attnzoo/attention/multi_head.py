@@ -30,7 +30,7 @@ from attnzoo.attention.projection import (
     join_heads,
     split_heads,
 )
-from attnzoo.config.attention import MultiHead
+from attnzoo.config.attention import MultiHeadConfig
 from attnzoo.ops.dot_product import dot_product_attention
 from attnzoo.ops.guards import finite_or_zero
 from attnzoo.ops.index_functions import along
@@ -141,7 +141,9 @@ class MultiHeadAttention(Attention):
         self.sinks = nnx.Param(jnp.zeros((num_heads,), jnp.float32)) if sinks else None
 
     @classmethod
-    def from_config(cls, config: MultiHead, site: Site, *, rngs: nnx.Rngs) -> "MultiHeadAttention":
+    def from_config(
+        cls, config: MultiHeadConfig, site: Site, *, rngs: nnx.Rngs
+    ) -> "MultiHeadAttention":
         """Build the module of a config line for its place in a model (see ``Attention``).
 
         Raises:

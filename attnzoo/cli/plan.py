@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from attnzoo.cli.common import add_trust, run, with_overrides
-from attnzoo.config.experiment import Experiment
+from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.external import runs_are_trusted
 from attnzoo.config.loader import load
 from attnzoo.errors import UserError
@@ -71,7 +71,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     overrides = [*arguments.overrides, *_axes(arguments.mesh)]
     of_a_run = (arguments.config.parent / "checkpoints").is_dir()
     trust = not of_a_run or runs_are_trusted()
-    config = load(Experiment, arguments.config, overrides, trust_code=trust)
+    config = load(ExperimentConfig, arguments.config, overrides, trust_code=trust)
     config = _counted(config, arguments.devices)
     import jax
 
@@ -125,7 +125,7 @@ def _axes(text: str | None) -> list[str]:
     return found
 
 
-def _counted(config: Experiment, devices: int | None) -> Experiment:
+def _counted(config: ExperimentConfig, devices: int | None) -> ExperimentConfig:
     """With ``mesh.data`` as the number of devices leaves it."""
     mesh = config.mesh
     rest = mesh.fsdp * mesh.sequence * mesh.tensor

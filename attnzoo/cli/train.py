@@ -14,7 +14,7 @@ from attnzoo.cli.common import (
     with_overrides,
 )
 from attnzoo.config import help as config_help
-from attnzoo.config.experiment import Experiment
+from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.external import runs_are_trusted
 from attnzoo.config.loader import load
 
@@ -47,7 +47,7 @@ class _Help(argparse.Action):
         if values is None:
             parser.print_help()
         else:
-            print(config_help.part(Experiment, values), end="")
+            print(config_help.part(ExperimentConfig, values), end="")
         parser.exit()
 
 
@@ -57,7 +57,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="train",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=EPILOG.format(index=config_help.index(Experiment)),
+        epilog=EPILOG.format(index=config_help.index(ExperimentConfig)),
         add_help=False,
     )
     parser.add_argument(
@@ -112,7 +112,7 @@ def _train(arguments: argparse.Namespace) -> int:
     if of_a_run:
         arguments.run_dir, path = arguments.run_dir or path, path / "config.yaml"
     trust = not of_a_run or runs_are_trusted()
-    config = load(Experiment, path, arguments.overrides, trust_code=trust)
+    config = load(ExperimentConfig, path, arguments.overrides, trust_code=trust)
     if arguments.run_dir is not None:
         config = dataclasses.replace(config, directory=arguments.run_dir)
     require_positive(arguments, "cpu_devices", "processes", "heartbeat")

@@ -28,7 +28,7 @@ class AttentionConfig:
 
 
 @config
-class Additive(AttentionConfig):
+class AdditiveConfig(AttentionConfig):
     """v . tanh(W query + U key) (Bahdanau et al. 2015, appendix A.1.2)."""
 
     kind: Literal["additive"] = "additive"
@@ -59,7 +59,7 @@ class ContentConfig(AttentionConfig):
 
 
 @config
-class Dot(ContentConfig):
+class DotConfig(ContentConfig):
     """Dot product query . key of equal widths (Luong et al. 2015, eq. 8)."""
 
     mechanism = "multiplicative"
@@ -67,7 +67,7 @@ class Dot(ContentConfig):
 
 
 @config
-class ScaledDot(ContentConfig):
+class ScaledDotConfig(ContentConfig):
     """Scaled dot product query . key / sqrt(width) (Vaswani et al. 2017, eq. 1)."""
 
     mechanism = "multiplicative"
@@ -75,7 +75,7 @@ class ScaledDot(ContentConfig):
 
 
 @config
-class General(ContentConfig):
+class GeneralConfig(ContentConfig):
     """Bilinear score query . W key (Luong et al. 2015, eq. 8)."""
 
     mechanism = "multiplicative"
@@ -83,7 +83,7 @@ class General(ContentConfig):
 
 
 @config
-class Concat(ContentConfig):
+class ConcatConfig(ContentConfig):
     """Score v . tanh(W [query ; key]), all of W learned (Luong et al. 2015, eq. 8)."""
 
     mechanism = "multiplicative"
@@ -93,7 +93,7 @@ class Concat(ContentConfig):
 
 
 @config
-class Location(AttentionConfig):
+class LocationConfig(AttentionConfig):
     """Location-based: the query gives one logit per source position (Luong et al. 2015, eq. 9)."""
 
     reads = ("source",)
@@ -108,7 +108,7 @@ class Location(AttentionConfig):
 
 
 @config
-class LocalM(AttentionConfig):
+class LocalMConfig(AttentionConfig):
     """Window around the same position in the source (Luong et al. 2015, section 3.2)."""
 
     reads = ("source",)
@@ -120,7 +120,7 @@ class LocalM(AttentionConfig):
 
 
 @config
-class LocalP(AttentionConfig):
+class LocalPConfig(AttentionConfig):
     """Window around a predicted position, with a Gaussian (Luong et al. 2015, eq. 9 and 10)."""
 
     reads = ("source",)
@@ -133,7 +133,7 @@ class LocalP(AttentionConfig):
 
 
 @config
-class IntraTemporal(AttentionConfig):
+class IntraTemporalConfig(AttentionConfig):
     """Bilinear score that penalises keys read at earlier steps (Paulus et al. 2018, eq. 1 to 5)."""
 
     reads = ("source",)
@@ -141,7 +141,7 @@ class IntraTemporal(AttentionConfig):
 
 
 @config
-class Hard(AttentionConfig):
+class HardConfig(AttentionConfig):
     """Hard attention: the best source position at each step (Xu et al. 2015, section 4.1).
 
     The gradient is that of the soft weights (straight-through estimator).
@@ -154,7 +154,7 @@ class Hard(AttentionConfig):
 
 
 @config
-class MultiHead(AttentionConfig):
+class MultiHeadConfig(AttentionConfig):
     """Multi-head scaled dot-product attention (Vaswani et al. 2017, section 3.2.2)."""
 
     kind: Literal["multi_head"] = "multi_head"
@@ -175,7 +175,7 @@ class MultiHead(AttentionConfig):
 
 
 @config
-class Latent(AttentionConfig):
+class LatentConfig(AttentionConfig):
     """Latent attention: keys and values from one short vector per token (DeepSeek-V2 2024)."""
 
     kind: Literal["latent"] = "latent"
@@ -194,7 +194,7 @@ class Latent(AttentionConfig):
 
 
 @config
-class Cosine(AttentionConfig):
+class CosineConfig(AttentionConfig):
     """Cosine similarity over a learned temperature per head (Swin V2, Liu et al. 2022, eq. 2)."""
 
     kind: Literal["cosine"] = "cosine"
@@ -203,7 +203,7 @@ class Cosine(AttentionConfig):
 
 
 @config
-class Linear(AttentionConfig):
+class LinearConfig(AttentionConfig):
     """Linear attention with the feature map elu + 1 (Katharopoulos et al. 2020, eq. 6)."""
 
     kind: Literal["linear"] = "linear"
@@ -212,7 +212,7 @@ class Linear(AttentionConfig):
 
 
 @config
-class Positional(AttentionConfig):
+class PositionalConfig(AttentionConfig):
     """Positional attention: a learned logit per pair of positions (Luo et al. 2024)."""
 
     kind: Literal["positional"] = "positional"
@@ -229,7 +229,7 @@ class Positional(AttentionConfig):
 
 
 @config
-class FactorisedPositional(AttentionConfig):
+class FactorisedPositionalConfig(AttentionConfig):
     """Positional attention with logits of low rank (Luo et al. 2024)."""
 
     kind: Literal["factorised_positional"] = "factorised_positional"
@@ -248,7 +248,7 @@ class FactorisedPositional(AttentionConfig):
 
 
 @config
-class Synthesizer(AttentionConfig):
+class SynthesizerConfig(AttentionConfig):
     """Synthesizer: the query gives a logit per source position, without keys (Tay et al. 2021)."""
 
     kind: Literal["synthesizer"] = "synthesizer"
@@ -266,7 +266,7 @@ class Synthesizer(AttentionConfig):
 
 
 @config
-class NoAttention(AttentionConfig):
+class NoAttentionConfig(AttentionConfig):
     """Fixed-vector baseline: every target token sees the same summary of the source."""
 
     reads = ("source",)
@@ -274,7 +274,7 @@ class NoAttention(AttentionConfig):
 
 
 @config
-class FastWeight(AttentionConfig):
+class FastWeightConfig(AttentionConfig):
     """Fast weights: the delta rule on DPFP features; causal only (Schlag et al. 2021)."""
 
     reads = ("itself",)
@@ -284,7 +284,7 @@ class FastWeight(AttentionConfig):
 
 
 @config
-class DeltaNet(AttentionConfig):
+class DeltaNetConfig(AttentionConfig):
     """DeltaNet: the delta rule with short convolutions; causal only (Yang et al. 2024)."""
 
     reads = ("itself",)
@@ -294,7 +294,7 @@ class DeltaNet(AttentionConfig):
 
 
 @config
-class GatedLinear(AttentionConfig):
+class GatedLinearConfig(AttentionConfig):
     """Gated linear attention, a learned decay per feature; causal only (Yang et al. 2024)."""
 
     reads = ("itself",)
@@ -304,7 +304,7 @@ class GatedLinear(AttentionConfig):
 
 
 @config
-class RetNet(AttentionConfig):
+class RetNetConfig(AttentionConfig):
     """Retention: linear attention with a fixed decay per head; causal only (Sun et al. 2023)."""
 
     reads = ("itself",)

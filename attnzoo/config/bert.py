@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from attnzoo.config.attention import MultiHead, SelfAttention
+from attnzoo.config.attention import MultiHeadConfig, SelfAttention
 from attnzoo.config.fields import DropRate, Positive, Remat, config
 from attnzoo.config.model_config import ModelConfig
 
@@ -10,12 +10,12 @@ Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
 
 
 @config
-class Bert(ModelConfig):
+class BertConfig(ModelConfig):
     """Bidirectional encoder with a head over its states (Devlin et al. 2019)."""
 
     tasks = ("masked_lm", "sequence_classification", "token_classification")
     kind: Literal["bert"] = "bert"
-    attention: SelfAttention = MultiHead(num_heads=12)
+    attention: SelfAttention = MultiHeadConfig(num_heads=12)
     """Self-attention."""
     dim: Annotated[int, Positive] = 768
     """Width of the states (E)."""
@@ -50,26 +50,26 @@ class Bert(ModelConfig):
     (offload)."""
 
     @classmethod
-    def tiny(cls) -> "Bert":
+    def tiny(cls) -> "BertConfig":
         """Return two layers of width 128 (Turc et al. 2019, arXiv 1908.08962)."""
-        return cls(attention=MultiHead(num_heads=2), dim=128, hidden=512, layers=2)
+        return cls(attention=MultiHeadConfig(num_heads=2), dim=128, hidden=512, layers=2)
 
     @classmethod
-    def mini(cls) -> "Bert":
+    def mini(cls) -> "BertConfig":
         """Return four layers of width 256 (Turc et al. 2019)."""
-        return cls(attention=MultiHead(num_heads=4), dim=256, hidden=1024, layers=4)
+        return cls(attention=MultiHeadConfig(num_heads=4), dim=256, hidden=1024, layers=4)
 
     @classmethod
-    def small(cls) -> "Bert":
+    def small(cls) -> "BertConfig":
         """Return four layers of width 512 (Turc et al. 2019)."""
-        return cls(attention=MultiHead(num_heads=8), dim=512, hidden=2048, layers=4)
+        return cls(attention=MultiHeadConfig(num_heads=8), dim=512, hidden=2048, layers=4)
 
     @classmethod
-    def base(cls) -> "Bert":
+    def base(cls) -> "BertConfig":
         """Return the base model of the paper: 110 million weights with 30,522 tokens."""
         return cls()
 
     @classmethod
-    def large(cls) -> "Bert":
+    def large(cls) -> "BertConfig":
         """Return the large model of the paper: 340 million weights."""
-        return cls(attention=MultiHead(num_heads=16), dim=1024, hidden=4096, layers=24)
+        return cls(attention=MultiHeadConfig(num_heads=16), dim=1024, hidden=4096, layers=24)

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from attnzoo.config.fields import DropRate, Kind, NotEmpty, NotNegative, Positive, config
-from attnzoo.config.images import Images
+from attnzoo.config.images import ImagesConfig
 
 
 @config
-class Cldr:
+class CldrConfig:
     """Embedded corpus: phrases composed from the Unicode CLDR, with known word links."""
 
     kind: Literal["cldr"] = "cldr"
@@ -27,7 +27,7 @@ class Cldr:
 
 
 @config
-class FilePart:
+class FilePartConfig:
     """One part of a data set: two plain files, or one table; gzip is recognised."""
 
     source: Path | None = None
@@ -48,15 +48,15 @@ class FilePart:
 
 
 @config
-class Files:
+class FilesConfig:
     """Parallel text in local files; paths are relative to the current directory."""
 
     kind: Literal["files"] = "files"
-    train: FilePart | None = None
+    train: FilePartConfig | None = None
     """Training part; a part that is left out is empty."""
-    validation: FilePart | None = None
+    validation: FilePartConfig | None = None
     """Validation part."""
-    test: FilePart | None = None
+    test: FilePartConfig | None = None
     """Test part."""
     source_language: str = ""
     """Language of the source side, for scores and pictures; ja, ko and zh have their own
@@ -86,7 +86,7 @@ class Files:
 
 
 @config
-class Hub:
+class HubConfig:
     """Data set of the Hugging Face `datasets` library, by name, or one of its local builders."""
 
     kind: Literal["hub"] = "hub"
@@ -119,7 +119,7 @@ class Hub:
 
 
 @config
-class Synthetic:
+class SyntheticConfig:
     """Sequences of symbols to copy, reverse or sort, with the true word links."""
 
     kind: Literal["synthetic"] = "synthetic"
@@ -146,7 +146,7 @@ class Synthetic:
 
 
 @config
-class HubSource:
+class HubSourceConfig:
     """Data set of the Hugging Face `datasets` library, by name, or one of its local builders."""
 
     name: Annotated[str, NotEmpty]
@@ -166,7 +166,7 @@ class HubSource:
 
 
 @config
-class Text:
+class TextConfig:
     """Plain text for language models: files (gzip is recognised), or a column of a data set."""
 
     kind: Literal["text"] = "text"
@@ -176,7 +176,7 @@ class Text:
     """Validation files."""
     test: tuple[Path, ...] = ()
     """Test files."""
-    hub: HubSource | None = None
+    hub: HubSourceConfig | None = None
     """Data set of the Hugging Face `datasets` library, instead of files."""
     field: Annotated[str, NotEmpty] = "text"
     """Column of the data set with the text, one document per row."""
@@ -197,7 +197,7 @@ class Text:
 
 
 @config
-class LabelledText:
+class LabelledTextConfig:
     """Texts, or pairs of texts, with one class each: tables in files, or a data set."""
 
     kind: Literal["labelled_text"] = "labelled_text"
@@ -207,7 +207,7 @@ class LabelledText:
     """Validation files."""
     test: tuple[Path, ...] = ()
     """Test files."""
-    hub: HubSource | None = None
+    hub: HubSourceConfig | None = None
     """Data set of the Hugging Face `datasets` library, instead of files."""
     format: Literal["tsv", "csv", "jsonl", "trec", "rte"] = "tsv"
     """File format. tsv has no quoting, csv has. trec has lines `CLASS:fine the text`, with columns
@@ -243,7 +243,7 @@ class LabelledText:
 
 
 @config
-class TaggedText:
+class TaggedTextConfig:
     """Sentences with one tag per word: CoNLL columns in files, or a data set."""
 
     kind: Literal["tagged_text"] = "tagged_text"
@@ -253,7 +253,7 @@ class TaggedText:
     """Validation files."""
     test: tuple[Path, ...] = ()
     """Test files."""
-    hub: HubSource | None = None
+    hub: HubSourceConfig | None = None
     """Data set of the Hugging Face `datasets` library, instead of files."""
     encoding: Literal["utf-8", "latin-1"] = "utf-8"
     """Encoding of the files."""
@@ -282,11 +282,21 @@ class TaggedText:
         _check_shares(self)
 
 
-Data = Annotated[Cldr | Files | Hub | Synthetic | Text | LabelledText | TaggedText | Images, Kind]
+Data = Annotated[
+    CldrConfig
+    | FilesConfig
+    | HubConfig
+    | SyntheticConfig
+    | TextConfig
+    | LabelledTextConfig
+    | TaggedTextConfig
+    | ImagesConfig,
+    Kind,
+]
 
 
 @config
-class WordTokenizer:
+class WordTokenizerConfig:
     """Whole words: the most frequent ones; all others become the unknown token."""
 
     kind: Literal["word"] = "word"
@@ -301,7 +311,7 @@ class WordTokenizer:
 
 
 @config
-class BpeTokenizer:
+class BpeTokenizerConfig:
     """Byte-pair encoding, trained on the training part (Sennrich et al. 2016)."""
 
     kind: Literal["bpe"] = "bpe"
@@ -315,7 +325,7 @@ class BpeTokenizer:
 
 
 @config
-class UnigramTokenizer:
+class UnigramTokenizerConfig:
     """Unigram language model of subwords, trained on the training part (Kudo 2018)."""
 
     kind: Literal["unigram"] = "unigram"
@@ -329,7 +339,7 @@ class UnigramTokenizer:
 
 
 @config
-class CharTokenizer:
+class CharTokenizerConfig:
     """One token per character of the training part, for small language models."""
 
     kind: Literal["char"] = "char"
@@ -340,7 +350,7 @@ class CharTokenizer:
 
 
 @config
-class ByteTokenizer:
+class ByteTokenizerConfig:
     """One token per byte of UTF-8: no training, no unknown tokens (Xue et al. 2022)."""
 
     kind: Literal["byte"] = "byte"
@@ -351,7 +361,7 @@ class ByteTokenizer:
 
 
 @config
-class ByteBpeTokenizer:
+class ByteBpeTokenizerConfig:
     """Byte-level BPE, trained on the training part; no unknown tokens (Radford et al. 2019)."""
 
     kind: Literal["byte_bpe"] = "byte_bpe"
@@ -364,7 +374,7 @@ class ByteBpeTokenizer:
 
 
 @config
-class WordPieceTokenizer:
+class WordPieceTokenizerConfig:
     """WordPiece with [CLS], [SEP] and [MASK], trained on the training part (Devlin et al. 2019)."""
 
     kind: Literal["wordpiece"] = "wordpiece"
@@ -377,7 +387,7 @@ class WordPieceTokenizer:
 
 
 @config
-class FileTokenizer:
+class FileTokenizerConfig:
     """Existing tokenizer: a tokenizer.json, or the folder of a Hugging Face model."""
 
     kind: Literal["file"] = "file"
@@ -386,24 +396,24 @@ class FileTokenizer:
 
 
 Tokenizer = Annotated[
-    WordTokenizer
-    | BpeTokenizer
-    | UnigramTokenizer
-    | CharTokenizer
-    | ByteTokenizer
-    | ByteBpeTokenizer
-    | WordPieceTokenizer
-    | FileTokenizer,
+    WordTokenizerConfig
+    | BpeTokenizerConfig
+    | UnigramTokenizerConfig
+    | CharTokenizerConfig
+    | ByteTokenizerConfig
+    | ByteBpeTokenizerConfig
+    | WordPieceTokenizerConfig
+    | FileTokenizerConfig,
     Kind,
 ]
 
 
-def _check_source(files: tuple[Path, ...], hub: HubSource | None) -> None:
+def _check_source(files: tuple[Path, ...], hub: HubSourceConfig | None) -> None:
     if bool(files) == (hub is not None):
         raise ValueError("give either files ('train', 'validation', 'test') or 'hub'")
 
 
-def _check_shares(data: Text | LabelledText | TaggedText) -> None:
+def _check_shares(data: TextConfig | LabelledTextConfig | TaggedTextConfig) -> None:
     if data.validation_share + data.test_share >= 1:
         raise ValueError(
             f"validation_share={data.validation_share} and test_share={data.test_share} "

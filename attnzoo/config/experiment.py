@@ -3,17 +3,17 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from attnzoo.config.data import Cldr, Data, Tokenizer, WordTokenizer
+from attnzoo.config.data import CldrConfig, Data, Tokenizer, WordTokenizerConfig
 from attnzoo.config.fields import NotEmpty, NotNegative, Positive, config
-from attnzoo.config.mesh import Mesh
-from attnzoo.config.model import Bahdanau, Model
+from attnzoo.config.mesh import MeshConfig
+from attnzoo.config.model import BahdanauConfig, Model
 from attnzoo.config.schema import fields_of
-from attnzoo.config.tasks import Task, Translation
-from attnzoo.config.training import Training
+from attnzoo.config.tasks import Task, TranslationConfig
+from attnzoo.config.training import TrainingConfig
 
 
 @config
-class Decoding:
+class DecodingConfig:
     """Settings of beam search for translations."""
 
     beam: Annotated[int, Positive] = 5
@@ -27,31 +27,31 @@ class Decoding:
 
 
 @config
-class Experiment:
+class ExperimentConfig:
     """Settings of an experiment, which its run directory keeps for all other commands."""
 
     name: Annotated[str, NotEmpty]
     """Name of the experiment, and of its run directory."""
-    task: Task = Translation()
+    task: Task = TranslationConfig()
     """Training task."""
-    data: Data = Cldr()
+    data: Data = CldrConfig()
     """Training data."""
-    tokenizer: Tokenizer = WordTokenizer()
+    tokenizer: Tokenizer = WordTokenizerConfig()
     """Tokenizer of the source side and, by default, of the target side."""
     target_tokenizer: Tokenizer | None = None
     """Tokenizer of the target side; null: that of the source side."""
     shared_vocabulary: bool = False
     """Train one vocabulary on both sides together."""
-    model: Model = Bahdanau()
+    model: Model = BahdanauConfig()
     """Model architecture."""
     start_from: Path | None = None
     """Run directory, or folder of a pretrained model, with initial weights and the tokenizer; null:
     new weights. A head that is missing there gets new weights."""
-    training: Training
+    training: TrainingConfig
     """How it is trained."""
-    decoding: Decoding = Decoding()
+    decoding: DecodingConfig = DecodingConfig()
     """Decoding settings for evaluation."""
-    mesh: Mesh = Mesh()
+    mesh: MeshConfig = MeshConfig()
     """Device mesh for training; by default one copy of the model on each device."""
     directory: Path | None = None
     """Run directory; null: runs/NAME."""

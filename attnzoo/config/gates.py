@@ -6,7 +6,7 @@ from attnzoo.config.fields import Kind, Positive, config
 
 
 @config
-class SE:
+class SEConfig:
     """Squeeze-and-excitation: channel weights from two layers on channel means (Hu et al. 2018)."""
 
     kind: Literal["se"] = "se"
@@ -15,7 +15,7 @@ class SE:
 
 
 @config
-class ECA:
+class ECAConfig:
     """Efficient channel attention: a 1-D convolution on channel means (Wang et al. 2020)."""
 
     kind: Literal["eca"] = "eca"
@@ -24,7 +24,7 @@ class ECA:
 
 
 @config
-class Spatial:
+class SpatialConfig:
     """Spatial weights from a convolution on the channels' maximum and mean (Woo et al. 2018)."""
 
     kind: Literal["spatial"] = "spatial"
@@ -33,7 +33,7 @@ class Spatial:
 
 
 @config
-class CBAM:
+class CBAMConfig:
     """Channel gate, followed by a spatial gate (Woo et al. 2018)."""
 
     kind: Literal["cbam"] = "cbam"
@@ -44,7 +44,7 @@ class CBAM:
 
 
 @config
-class BAM:
+class BAMConfig:
     """Channel and spatial gates in parallel, once after each stage (Park et al. 2018)."""
 
     kind: Literal["bam"] = "bam"
@@ -57,7 +57,7 @@ class BAM:
 
 
 @config
-class Coordinate:
+class CoordinateConfig:
     """Coordinate attention: a gate per row and per column of every channel (Hou et al. 2021)."""
 
     kind: Literal["coordinate"] = "coordinate"
@@ -66,7 +66,7 @@ class Coordinate:
 
 
 @config
-class MHCA:
+class MHCAConfig:
     """Convolutional heads of several kernel sizes, summed (Georgescu et al. 2023)."""
 
     kind: Literal["mhca"] = "mhca"
@@ -77,10 +77,20 @@ class MHCA:
 
 
 @config
-class NoGate:
+class NoGateConfig:
     """Residual network without gates."""
 
     kind: Literal["none"] = "none"
 
 
-Gate = Annotated[SE | ECA | Spatial | CBAM | BAM | Coordinate | MHCA | NoGate, Kind]
+Gate = Annotated[
+    SEConfig
+    | ECAConfig
+    | SpatialConfig
+    | CBAMConfig
+    | BAMConfig
+    | CoordinateConfig
+    | MHCAConfig
+    | NoGateConfig,
+    Kind,
+]

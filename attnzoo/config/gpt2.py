@@ -2,19 +2,19 @@
 
 from typing import Annotated, Literal
 
-from attnzoo.config.attention import MultiHead, SelfAttention
+from attnzoo.config.attention import MultiHeadConfig, SelfAttention
 from attnzoo.config.fields import DropRate, Positive, Remat, config
 from attnzoo.config.model_config import ModelConfig
 from attnzoo.config.transformer import Activation
 
 
 @config
-class GPT2(ModelConfig):
+class GPT2Config(ModelConfig):
     """Decoder-only model with learned positions and pre-norm blocks (Radford et al. 2019)."""
 
     tasks = ("causal_lm",)
     kind: Literal["gpt2"] = "gpt2"
-    attention: SelfAttention = MultiHead(num_heads=12)
+    attention: SelfAttention = MultiHeadConfig(num_heads=12)
     """Causal self-attention."""
     dim: Annotated[int, Positive] = 768
     """Width of the states (D)."""
@@ -44,30 +44,30 @@ class GPT2(ModelConfig):
     (offload)."""
 
     @classmethod
-    def small(cls) -> "GPT2":
+    def small(cls) -> "GPT2Config":
         """Return ``gpt2``: 124 million weights."""
         return cls()
 
     @classmethod
-    def medium(cls) -> "GPT2":
+    def medium(cls) -> "GPT2Config":
         """Return ``gpt2-medium``: 355 million weights."""
-        return cls(attention=MultiHead(num_heads=16), dim=1024, layers=24)
+        return cls(attention=MultiHeadConfig(num_heads=16), dim=1024, layers=24)
 
     @classmethod
-    def large(cls) -> "GPT2":
+    def large(cls) -> "GPT2Config":
         """Return ``gpt2-large``: 774 million weights."""
-        return cls(attention=MultiHead(num_heads=20), dim=1280, layers=36)
+        return cls(attention=MultiHeadConfig(num_heads=20), dim=1280, layers=36)
 
     @classmethod
-    def xl(cls) -> "GPT2":
+    def xl(cls) -> "GPT2Config":
         """Return ``gpt2-xl``: 1.56 billion weights."""
-        return cls(attention=MultiHead(num_heads=25), dim=1600, layers=48)
+        return cls(attention=MultiHeadConfig(num_heads=25), dim=1600, layers=48)
 
     @classmethod
-    def char_cpu(cls) -> "GPT2":
+    def char_cpu(cls) -> "GPT2Config":
         """Return the character model of nanoGPT for a CPU: 0.8 million weights, context 64."""
         return cls(
-            attention=MultiHead(num_heads=4),
+            attention=MultiHeadConfig(num_heads=4),
             dim=128,
             layers=4,
             max_length=64,
@@ -77,10 +77,10 @@ class GPT2(ModelConfig):
         )
 
     @classmethod
-    def char_gpu(cls) -> "GPT2":
+    def char_gpu(cls) -> "GPT2Config":
         """Return the character model of nanoGPT for a GPU: 10.6 million weights, context 256."""
         return cls(
-            attention=MultiHead(num_heads=6),
+            attention=MultiHeadConfig(num_heads=6),
             dim=384,
             layers=6,
             max_length=256,

@@ -15,14 +15,14 @@ from attnzoo.config.fields import (
 
 
 @config
-class Digits:
+class DigitsConfig:
     """Handwritten digits of scikit-learn, 1,797 images of 8 x 8 pixels; there is no test part."""
 
     kind: Literal["digits"] = "digits"
 
 
 @config
-class Idx:
+class IdxConfig:
     """Files in MNIST's format: train-images-idx3-ubyte and three others, with or without .gz."""
 
     kind: Literal["idx"] = "idx"
@@ -31,7 +31,7 @@ class Idx:
 
 
 @config
-class ImageFolder:
+class ImageFolderConfig:
     """One directory per class, within train/, validation/ and test/ if there are such parts."""
 
     kind: Literal["folder"] = "folder"
@@ -42,7 +42,7 @@ class ImageFolder:
 
 
 @config
-class HubImages:
+class HubImagesConfig:
     """Data set of the Hugging Face `datasets` library, by name, or one of its local builders."""
 
     kind: Literal["hub"] = "hub"
@@ -69,7 +69,7 @@ class HubImages:
 
 
 @config
-class Planted:
+class PlantedConfig:
     """Synthetic grey images to test explanations: one known patch among decoys decides the class.
 
     See `attnzoo.data.planted`.
@@ -105,7 +105,7 @@ class Planted:
 
 
 @config
-class Augmentation:
+class AugmentationConfig:
     """Augmentation of training images, off by default; normalisation is always on.
 
     The order: resized crop, or padding and crop; flip; RandAugment; normalisation; erasing; mixup
@@ -137,11 +137,13 @@ class Augmentation:
 
 
 @config
-class Images:
+class ImagesConfig:
     """Labelled images for classification."""
 
     kind: Literal["images"] = "images"
-    source: Annotated[Digits | Idx | ImageFolder | HubImages | Planted, Kind] = Digits()
+    source: Annotated[
+        DigitsConfig | IdxConfig | ImageFolderConfig | HubImagesConfig | PlantedConfig, Kind
+    ] = DigitsConfig()
     """Source of the images."""
     size: Annotated[int, Positive] | None = None
     """Length in pixels to which the shorter side is scaled before the central crop; null: no
@@ -155,7 +157,7 @@ class Images:
     """Seed of the random split; independent of the training seed."""
     limit: Annotated[int, Positive] | None = None
     """Use only this many training images, the first ones; null: all."""
-    augmentation: Augmentation = Augmentation()
+    augmentation: AugmentationConfig = AugmentationConfig()
     """Augmentation of training images."""
 
     def __post_init__(self) -> None:

@@ -2,15 +2,15 @@
 
 from typing import Annotated, Literal
 
-from attnzoo.config.attention import MultiHead, SelfAttention
+from attnzoo.config.attention import MultiHeadConfig, SelfAttention
 from attnzoo.config.fields import DropRate, Positive, Remat, config
 from attnzoo.config.model_config import ModelConfig
-from attnzoo.config.rotary import Llama3Scaling, RotaryScaling
+from attnzoo.config.rotary import Llama3ScalingConfig, RotaryScaling
 from attnzoo.config.transformer import Activation
 
 
 @config
-class Llama(ModelConfig):
+class LlamaConfig(ModelConfig):
     """Decoder-only model with RMS norms, rotary positions and gated layers (Touvron et al. 2023).
 
     arXiv 2302.13971, section 2.2.
@@ -18,7 +18,7 @@ class Llama(ModelConfig):
 
     tasks = ("causal_lm",)
     kind: Literal["llama"] = "llama"
-    attention: SelfAttention = MultiHead(num_heads=32)
+    attention: SelfAttention = MultiHeadConfig(num_heads=32)
     """Causal self-attention."""
     dim: Annotated[int, Positive] = 4096
     """Width of the states (D)."""
@@ -59,58 +59,58 @@ class Llama(ModelConfig):
     (offload)."""
 
     @classmethod
-    def tiny(cls) -> "Llama":
+    def tiny(cls) -> "LlamaConfig":
         """Return four layers of width 128: minutes on a CPU."""
-        heads = MultiHead(num_heads=4, num_kv_heads=2)
+        heads = MultiHeadConfig(num_heads=4, num_kv_heads=2)
         return cls(attention=heads, dim=128, hidden=384, layers=4, max_length=256, tied=True)
 
     @classmethod
-    def small(cls) -> "Llama":
+    def small(cls) -> "LlamaConfig":
         """Return six layers of width 384, as in nanoGPT's GPU setting."""
-        heads = MultiHead(num_heads=6, num_kv_heads=2)
+        heads = MultiHeadConfig(num_heads=6, num_kv_heads=2)
         return cls(attention=heads, dim=384, hidden=1024, layers=6, max_length=512, tied=True)
 
     @classmethod
-    def llama_7b(cls) -> "Llama":
+    def llama_7b(cls) -> "LlamaConfig":
         """Return Llama 2 7B (arXiv 2307.09288)."""
         return cls()
 
     @classmethod
-    def llama3_8b(cls) -> "Llama":
+    def llama3_8b(cls) -> "LlamaConfig":
         """Return Llama 3.1 8B."""
         return cls(
-            attention=MultiHead(num_heads=32, num_kv_heads=8),
+            attention=MultiHeadConfig(num_heads=32, num_kv_heads=8),
             hidden=14336,
             max_length=131_072,
             rotary_base=500_000.0,
-            rotary_scaling=Llama3Scaling(),
+            rotary_scaling=Llama3ScalingConfig(),
         )
 
     @classmethod
-    def llama32_1b(cls) -> "Llama":
+    def llama32_1b(cls) -> "LlamaConfig":
         """Return Llama 3.2 1B."""
         return cls(
-            attention=MultiHead(num_heads=32, num_kv_heads=8),
+            attention=MultiHeadConfig(num_heads=32, num_kv_heads=8),
             dim=2048,
             hidden=8192,
             layers=16,
             max_length=131_072,
             rotary_base=500_000.0,
-            rotary_scaling=Llama3Scaling(factor=32.0),
+            rotary_scaling=Llama3ScalingConfig(factor=32.0),
             tied=True,
         )
 
     @classmethod
-    def tinyllama(cls) -> "Llama":
+    def tinyllama(cls) -> "LlamaConfig":
         """Return TinyLlama 1.1B (Zhang et al. 2024, arXiv 2401.02385)."""
-        heads = MultiHead(num_heads=32, num_kv_heads=4)
+        heads = MultiHeadConfig(num_heads=32, num_kv_heads=4)
         return cls(attention=heads, dim=2048, hidden=5632, layers=22, max_length=2048)
 
     @classmethod
-    def smollm2_135m(cls) -> "Llama":
+    def smollm2_135m(cls) -> "LlamaConfig":
         """Return SmolLM2 135M (arXiv 2502.02737)."""
         return cls(
-            attention=MultiHead(num_heads=9, num_kv_heads=3),
+            attention=MultiHeadConfig(num_heads=9, num_kv_heads=3),
             dim=576,
             hidden=1536,
             layers=30,
@@ -120,16 +120,16 @@ class Llama(ModelConfig):
         )
 
     @classmethod
-    def mistral_7b(cls) -> "Llama":
+    def mistral_7b(cls) -> "LlamaConfig":
         """Return Mistral 7B v0.1, with its window (Jiang et al. 2023, arXiv 2310.06825)."""
-        heads = MultiHead(num_heads=32, num_kv_heads=8, window=4096)
+        heads = MultiHeadConfig(num_heads=32, num_kv_heads=8, window=4096)
         return cls(attention=heads, hidden=14336, max_length=32_768)
 
     @classmethod
-    def qwen2_05b(cls) -> "Llama":
+    def qwen2_05b(cls) -> "LlamaConfig":
         """Return Qwen2.5 0.5B (arXiv 2412.15115)."""
         return cls(
-            attention=MultiHead(num_heads=14, num_kv_heads=2),
+            attention=MultiHeadConfig(num_heads=14, num_kv_heads=2),
             dim=896,
             hidden=4864,
             layers=24,
@@ -141,10 +141,10 @@ class Llama(ModelConfig):
         )
 
     @classmethod
-    def qwen3_06b(cls) -> "Llama":
+    def qwen3_06b(cls) -> "LlamaConfig":
         """Return Qwen3 0.6B (arXiv 2505.09388)."""
         return cls(
-            attention=MultiHead(num_heads=16, num_kv_heads=8, head_dim=128, qk_norm=True),
+            attention=MultiHeadConfig(num_heads=16, num_kv_heads=8, head_dim=128, qk_norm=True),
             dim=1024,
             hidden=3072,
             layers=28,

@@ -9,7 +9,7 @@ Axis = Literal["data", "fsdp", "tensor", "sequence"]
 
 
 @config
-class Rule:
+class RuleConfig:
     """Placement of the parameters whose path matches a pattern."""
 
     pattern: Annotated[str, NotEmpty]
@@ -28,7 +28,7 @@ class Rule:
 
 
 @config
-class Mesh:
+class MeshConfig:
     """Device mesh with up to four axes, whose product is the number of devices.
 
     The rows of a batch are sharded over `data` and `fsdp` together.
@@ -42,7 +42,7 @@ class Mesh:
     """Number of devices that share heads, hidden units and vocabulary."""
     sequence: Annotated[int, Positive] = 1
     """Number of devices that share the positions of a sequence, with ring attention."""
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[RuleConfig, ...] = ()
     """Rules that precede those of training/placement.py; the first match counts."""
 
     @property

@@ -2,25 +2,25 @@
 
 from typing import Annotated, Literal
 
-from attnzoo.config.attention import Additive, Attention, General
-from attnzoo.config.bert import Bert
+from attnzoo.config.attention import AdditiveConfig, Attention, GeneralConfig
+from attnzoo.config.bert import BertConfig
 from attnzoo.config.fields import ByKind, DropRate, Positive, config
-from attnzoo.config.gates import SE, Gate, NoGate
-from attnzoo.config.gpt2 import GPT2
-from attnzoo.config.llama import Llama
+from attnzoo.config.gates import Gate, NoGateConfig, SEConfig
+from attnzoo.config.gpt2 import GPT2Config
+from attnzoo.config.llama import LlamaConfig
 from attnzoo.config.model_config import ModelConfig
-from attnzoo.config.t5 import T5
-from attnzoo.config.transformer import Transformer
-from attnzoo.config.vit import ViT
+from attnzoo.config.t5 import T5Config
+from attnzoo.config.transformer import TransformerConfig
+from attnzoo.config.vit import ViTConfig
 
 
 @config
-class Bahdanau(ModelConfig):
+class BahdanauConfig(ModelConfig):
     """Bidirectional GRU encoder, GRU decoder, maxout readout (Bahdanau et al. 2015, appendix A)."""
 
     tasks = ("translation",)
     kind: Literal["bahdanau"] = "bahdanau"
-    attention: Attention = Additive()
+    attention: Attention = AdditiveConfig()
     """Cross-attention from decoder to source."""
     hidden: Annotated[int, Positive] = 1000
     """Units of the decoder and of each direction of the encoder (n)."""
@@ -50,25 +50,29 @@ class Bahdanau(ModelConfig):
         return self.attention.slots
 
     @classmethod
-    def paper(cls, attention: Attention | None = None) -> "Bahdanau":
+    def paper(cls, attention: Attention | None = None) -> "BahdanauConfig":
         """Return the sizes of the paper (appendix A.2.1)."""
-        return cls(attention=attention or Additive(), init="paper")
+        return cls(attention=attention or AdditiveConfig(), init="paper")
 
     @classmethod
-    def small(cls, attention: Attention | None = None) -> "Bahdanau":
+    def small(cls, attention: Attention | None = None) -> "BahdanauConfig":
         """Return a quarter of the paper's width: minutes on a CPU for short sentences."""
         return cls(
-            attention=attention or Additive(), hidden=256, embedding=128, maxout=128, dropout=0.1
+            attention=attention or AdditiveConfig(),
+            hidden=256,
+            embedding=128,
+            maxout=128,
+            dropout=0.1,
         )
 
 
 @config
-class Luong(ModelConfig):
+class LuongConfig(ModelConfig):
     """Stacked LSTMs with attention over the top layer (Luong et al. 2015, sections 3 and 4.1)."""
 
     tasks = ("translation",)
     kind: Literal["luong"] = "luong"
-    attention: Attention = General()
+    attention: Attention = GeneralConfig()
     """Cross-attention from decoder to source."""
     hidden: Annotated[int, Positive] = 1000
     """Number of cells of each layer."""
@@ -89,23 +93,23 @@ class Luong(ModelConfig):
         return self.attention.slots
 
     @classmethod
-    def paper(cls, attention: Attention | None = None) -> "Luong":
+    def paper(cls, attention: Attention | None = None) -> "LuongConfig":
         """Return the sizes of the paper (section 4.1)."""
-        return cls(attention=attention or General())
+        return cls(attention=attention or GeneralConfig())
 
     @classmethod
-    def small(cls, attention: Attention | None = None) -> "Luong":
+    def small(cls, attention: Attention | None = None) -> "LuongConfig":
         """Return two layers of a quarter of the width: minutes on a CPU for short sentences."""
-        return cls(attention=attention or General(), hidden=256, embedding=128, layers=2)
+        return cls(attention=attention or GeneralConfig(), hidden=256, embedding=128, layers=2)
 
 
 @config
-class ResNet(ModelConfig):
+class ResNetConfig(ModelConfig):
     """Residual network for small images, with optional gates (He et al. 2016, section 4.2)."""
 
     tasks = ("image_classification",)
     kind: Literal["resnet"] = "resnet"
-    attention: Gate = NoGate()
+    attention: Gate = NoGateConfig()
     """Gate on channels or places."""
     depth: Annotated[int, Positive] = 20
     """Number of weight layers, 6 n + 2: three stages of n blocks of two convolutions."""
@@ -115,14 +119,14 @@ class ResNet(ModelConfig):
     """Channels of the image."""
 
     @classmethod
-    def cifar(cls, attention: Gate | None = None) -> "ResNet":
+    def cifar(cls, attention: Gate | None = None) -> "ResNetConfig":
         """Return ResNet-20 for 32 x 32 colour images in ten classes: 0.27 million weights."""
-        return cls(attention=attention or NoGate())
+        return cls(attention=attention or NoGateConfig())
 
     @classmethod
-    def digits(cls, attention: Gate | None = None) -> "ResNet":
+    def digits(cls, attention: Gate | None = None) -> "ResNetConfig":
         """Return eight layers for 8 x 8 grey digits: a minute on a CPU."""
-        return cls(attention=attention or SE(reduction=4), depth=8, channels=1)
+        return cls(attention=attention or SEConfig(reduction=4), depth=8, channels=1)
 
     def __post_init__(self) -> None:
         if self.depth < 8 or self.depth % 6 != 2:
@@ -130,6 +134,15 @@ class ResNet(ModelConfig):
 
 
 Model = Annotated[
-    Bahdanau | Luong | Transformer | T5 | GPT2 | Llama | Bert | ViT | ResNet, ByKind(ModelConfig)
+    BahdanauConfig
+    | LuongConfig
+    | TransformerConfig
+    | T5Config
+    | GPT2Config
+    | LlamaConfig
+    | BertConfig
+    | ViTConfig
+    | ResNetConfig,
+    ByKind(ModelConfig),
 ]
 """Union of the architectures that a config can name."""

@@ -6,7 +6,7 @@ from attnzoo.config.fields import Kind, Positive, config
 
 
 @config
-class LinearScaling:
+class LinearScalingConfig:
     """Position interpolation: angles divided by the factor (Chen et al. 2023, arXiv 2306.15595)."""
 
     kind: Literal["linear"] = "linear"
@@ -15,7 +15,7 @@ class LinearScaling:
 
 
 @config
-class NTKScaling:
+class NTKScalingConfig:
     """NTK-aware scaling: a larger base, which stretches slow pairs and hardly changes fast ones."""
 
     kind: Literal["ntk"] = "ntk"
@@ -24,7 +24,7 @@ class NTKScaling:
 
 
 @config
-class DynamicScaling:
+class DynamicScalingConfig:
     """Dynamic NTK scaling: the base grows with the current length beyond the original one."""
 
     kind: Literal["dynamic"] = "dynamic"
@@ -35,7 +35,7 @@ class DynamicScaling:
 
 
 @config
-class YaRNScaling:
+class YaRNScalingConfig:
     """YaRN: slow pairs interpolated, fast ones kept, logits sharpened (Peng et al. 2024)."""
 
     kind: Literal["yarn"] = "yarn"
@@ -50,7 +50,7 @@ class YaRNScaling:
 
 
 @config
-class Llama3Scaling:
+class Llama3ScalingConfig:
     """Llama 3.1 scaling: wavelengths above the original context grow, with a smooth transition."""
 
     kind: Literal["llama3"] = "llama3"
@@ -65,5 +65,10 @@ class Llama3Scaling:
 
 
 RotaryScaling = Annotated[
-    LinearScaling | NTKScaling | DynamicScaling | YaRNScaling | Llama3Scaling, Kind
+    LinearScalingConfig
+    | NTKScalingConfig
+    | DynamicScalingConfig
+    | YaRNScalingConfig
+    | Llama3ScalingConfig,
+    Kind,
 ]

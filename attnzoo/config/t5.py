@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Annotated, Literal
 
-from attnzoo.config.attention import Attention, MultiHead, SelfAttention
+from attnzoo.config.attention import Attention, MultiHeadConfig, SelfAttention
 from attnzoo.config.fields import DropRate, NotNegative, Positive, Remat, config
 from attnzoo.config.model_config import ModelConfig
 
@@ -11,7 +11,7 @@ Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
 
 
 @config
-class T5(ModelConfig):
+class T5Config(ModelConfig):
     """Encoder-decoder with a learned relative bias per distance (Raffel et al. 2020).
 
     Versions 1.0 and 1.1; there are no other positions.
@@ -19,12 +19,12 @@ class T5(ModelConfig):
 
     tasks = ("translation", "span_corruption")
     kind: Literal["t5"] = "t5"
-    attention: SelfAttention = MultiHead(num_heads=8, head_dim=64)
+    attention: SelfAttention = MultiHeadConfig(num_heads=8, head_dim=64)
     """Self-attention of the encoder. Only multi-head attention has the relative bias; other kinds
     must encode positions themselves."""
     decoder_attention: SelfAttention | None = None
     """Causal self-attention of the decoder; null: as `attention`."""
-    cross_attention: Attention = MultiHead(num_heads=8, head_dim=64)
+    cross_attention: Attention = MultiHeadConfig(num_heads=8, head_dim=64)
     """Cross-attention from target to source."""
     dim: Annotated[int, Positive] = 512
     """Width of the states (E)."""
@@ -71,32 +71,32 @@ class T5(ModelConfig):
     (offload)."""
 
     @classmethod
-    def tiny(cls) -> "T5":
+    def tiny(cls) -> "T5Config":
         """Return T5-tiny 1.0: four layers of width 256 (Tay et al. 2022, arXiv 2109.10686)."""
         return _sized(heads=4, dim=256, hidden=1024, layers=4)
 
     @classmethod
-    def small(cls) -> "T5":
+    def small(cls) -> "T5Config":
         """Return T5-small, version 1.0: 60 million weights."""
         return cls()
 
     @classmethod
-    def base(cls) -> "T5":
+    def base(cls) -> "T5Config":
         """Return T5-base, version 1.0: 220 million weights."""
         return _sized(heads=12, dim=768, hidden=3072, layers=12)
 
     @classmethod
-    def large(cls) -> "T5":
+    def large(cls) -> "T5Config":
         """Return T5-large, version 1.0: 770 million weights."""
         return _sized(heads=16, dim=1024, hidden=4096, layers=24)
 
     @classmethod
-    def small_v1_1(cls) -> "T5":
+    def small_v1_1(cls) -> "T5Config":
         """Return T5-small, version 1.1: 77 million weights."""
         return _version_1_1(heads=6, dim=512, hidden=1024, layers=8)
 
     @classmethod
-    def base_v1_1(cls) -> "T5":
+    def base_v1_1(cls) -> "T5Config":
         """Return T5-base, version 1.1: 250 million weights."""
         return _version_1_1(heads=12, dim=768, hidden=2048, layers=12)
 
@@ -114,9 +114,9 @@ class T5(ModelConfig):
             )
 
 
-def _sized(*, heads: int, dim: int, hidden: int, layers: int) -> T5:
-    attention = MultiHead(num_heads=heads, head_dim=64)
-    return T5(
+def _sized(*, heads: int, dim: int, hidden: int, layers: int) -> T5Config:
+    attention = MultiHeadConfig(num_heads=heads, head_dim=64)
+    return T5Config(
         attention=attention,
         cross_attention=attention,
         dim=dim,
@@ -126,7 +126,7 @@ def _sized(*, heads: int, dim: int, hidden: int, layers: int) -> T5:
     )
 
 
-def _version_1_1(*, heads: int, dim: int, hidden: int, layers: int) -> T5:
+def _version_1_1(*, heads: int, dim: int, hidden: int, layers: int) -> T5Config:
     return dataclasses.replace(
         _sized(heads=heads, dim=dim, hidden=hidden, layers=layers),
         activation="gelu_tanh",

@@ -19,7 +19,7 @@ class TaskConfig:
 
 
 @config
-class Translation(TaskConfig):
+class TranslationConfig(TaskConfig):
     """Predict target sentences from source sentences, token by token."""
 
     data = PAIRS
@@ -27,7 +27,7 @@ class Translation(TaskConfig):
 
 
 @config
-class CausalLM(TaskConfig):
+class CausalLMConfig(TaskConfig):
     """Predict the next token of a text."""
 
     data = ("text",)
@@ -40,7 +40,7 @@ class CausalLM(TaskConfig):
 
 
 @config
-class MaskedLM(TaskConfig):
+class MaskedLMConfig(TaskConfig):
     """Predict masked tokens of a text (Devlin et al. 2019, section 3.1)."""
 
     data = ("text",)
@@ -55,7 +55,7 @@ class MaskedLM(TaskConfig):
 
 
 @config
-class SpanCorruption(TaskConfig):
+class SpanCorruptionConfig(TaskConfig):
     """Predict spans that are cut out of a text (Raffel et al. 2020, section 3.1.4)."""
 
     data = ("text",)
@@ -69,7 +69,7 @@ class SpanCorruption(TaskConfig):
 
 
 @config
-class SequenceClassification(TaskConfig):
+class SequenceClassificationConfig(TaskConfig):
     """Predict the class of a text, or of a pair of texts."""
 
     data = ("labelled_text",)
@@ -77,7 +77,7 @@ class SequenceClassification(TaskConfig):
 
 
 @config
-class TokenClassification(TaskConfig):
+class TokenClassificationConfig(TaskConfig):
     """Predict the tag of every word of a text."""
 
     data = ("tagged_text",)
@@ -85,7 +85,7 @@ class TokenClassification(TaskConfig):
 
 
 @config
-class ImageClassification(TaskConfig):
+class ImageClassificationConfig(TaskConfig):
     """Predict the class of an image."""
 
     data = ("images",)
@@ -93,12 +93,12 @@ class ImageClassification(TaskConfig):
 
 
 Task = Annotated[
-    Translation
-    | CausalLM
-    | MaskedLM
-    | SpanCorruption
-    | SequenceClassification
-    | TokenClassification
-    | ImageClassification,
+    TranslationConfig
+    | CausalLMConfig
+    | MaskedLMConfig
+    | SpanCorruptionConfig
+    | SequenceClassificationConfig
+    | TokenClassificationConfig
+    | ImageClassificationConfig,
     ByKind(TaskConfig),
 ]

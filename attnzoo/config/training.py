@@ -6,7 +6,7 @@ from attnzoo.config.fields import DropRate, Interval, Kind, NotEmpty, NotNegativ
 
 
 @config
-class Adadelta:
+class AdadeltaConfig:
     """Adadelta (Zeiler 2012); Bahdanau et al. 2015 use it with a learning rate of 1."""
 
     kind: Literal["adadelta"] = "adadelta"
@@ -17,7 +17,7 @@ class Adadelta:
 
 
 @config
-class Sgd:
+class SgdConfig:
     """Stochastic gradient descent; Luong et al. 2015 use it without momentum, learning rate 1."""
 
     kind: Literal["sgd"] = "sgd"
@@ -26,7 +26,7 @@ class Sgd:
 
 
 @config
-class Adam:
+class AdamConfig:
     """Adam (Kingma and Ba 2015)."""
 
     kind: Literal["adam"] = "adam"
@@ -39,7 +39,7 @@ class Adam:
 
 
 @config
-class AdamW:
+class AdamWConfig:
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
 
     kind: Literal["adamw"] = "adamw"
@@ -54,7 +54,7 @@ class AdamW:
 
 
 @config
-class Lion:
+class LionConfig:
     """Lion: the sign of a momentum, with decoupled weight decay (Chen et al. 2023)."""
 
     kind: Literal["lion"] = "lion"
@@ -67,7 +67,7 @@ class Lion:
 
 
 @config
-class Muon:
+class MuonConfig:
     """Muon: orthogonalised momentum for matrices, AdamW for all else (Jordan et al. 2024)."""
 
     kind: Literal["muon"] = "muon"
@@ -81,24 +81,33 @@ class Muon:
 
 
 @config
-class Adafactor:
+class AdafactorConfig:
     """Adafactor: Adam with a factored second moment (Shazeer and Stern 2018)."""
 
     kind: Literal["adafactor"] = "adafactor"
 
 
-Optimizer = Annotated[Adadelta | Sgd | Adam | AdamW | Lion | Muon | Adafactor, Kind]
+Optimizer = Annotated[
+    AdadeltaConfig
+    | SgdConfig
+    | AdamConfig
+    | AdamWConfig
+    | LionConfig
+    | MuonConfig
+    | AdafactorConfig,
+    Kind,
+]
 
 
 @config
-class Constant:
+class ConstantConfig:
     """Constant learning rate."""
 
     kind: Literal["constant"] = "constant"
 
 
 @config
-class Halving:
+class HalvingConfig:
     """Learning rate halved repeatedly after some epochs (Luong et al. 2015, section 4.1)."""
 
     kind: Literal["halving"] = "halving"
@@ -109,7 +118,7 @@ class Halving:
 
 
 @config
-class InverseSqrt:
+class InverseSqrtConfig:
     """Linear warm-up, then decay with 1 / sqrt(step) (Vaswani et al. 2017, eq. 3)."""
 
     kind: Literal["inverse_sqrt"] = "inverse_sqrt"
@@ -118,7 +127,7 @@ class InverseSqrt:
 
 
 @config
-class Cosine:
+class CosineConfig:
     """Linear warm-up, then half a cosine down to a fraction at the last step."""
 
     kind: Literal["cosine"] = "cosine"
@@ -129,7 +138,7 @@ class Cosine:
 
 
 @config
-class WarmupStableDecay:
+class WarmupStableDecayConfig:
     """Linear warm-up, a plateau, then a linear decay at the end (Hu et al. 2024)."""
 
     kind: Literal["wsd"] = "wsd"
@@ -141,11 +150,14 @@ class WarmupStableDecay:
     """Final learning rate, as a fraction of the highest."""
 
 
-Schedule = Annotated[Constant | Halving | InverseSqrt | Cosine | WarmupStableDecay, Kind]
+Schedule = Annotated[
+    ConstantConfig | HalvingConfig | InverseSqrtConfig | CosineConfig | WarmupStableDecayConfig,
+    Kind,
+]
 
 
 @config
-class Training:
+class TrainingConfig:
     """Settings of a training run; its length is `steps`, `epochs`, or the shorter of both."""
 
     seed: Annotated[int, NotNegative] = 0
@@ -163,11 +175,11 @@ class Training:
     classification truncates texts, special tokens included."""
     buckets: Annotated[tuple[Annotated[int, Positive], ...], NotEmpty] | None = None
     """Lengths that batches are padded to, increasing; null: chosen from the data."""
-    optimizer: Optimizer = Adam()
+    optimizer: Optimizer = AdamConfig()
     """Optimizer."""
     learning_rate: Annotated[float, Positive] = 1e-3
     """Highest learning rate."""
-    schedule: Schedule = Constant()
+    schedule: Schedule = ConstantConfig()
     """Learning rate schedule."""
     clip_norm: Annotated[float, Positive] | None = 1.0
     """Largest global norm of the gradient, which is scaled down to it; null: no clipping."""

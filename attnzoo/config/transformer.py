@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from attnzoo.config.attention import Attention, MultiHead, SelfAttention
+from attnzoo.config.attention import Attention, MultiHeadConfig, SelfAttention
 from attnzoo.config.fields import DropRate, NotNegative, Positive, Remat, config
 from attnzoo.config.model_config import ModelConfig
 
@@ -10,16 +10,16 @@ Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
 
 
 @config
-class Transformer(ModelConfig):
+class TransformerConfig(ModelConfig):
     """Encoder-decoder Transformer (Vaswani et al. 2017); other settings give BART and Marian."""
 
     tasks = ("translation", "span_corruption")
     kind: Literal["transformer"] = "transformer"
-    attention: SelfAttention = MultiHead(num_heads=8)
+    attention: SelfAttention = MultiHeadConfig(num_heads=8)
     """Self-attention of the encoder."""
     decoder_attention: SelfAttention | None = None
     """Causal self-attention of the decoder; null: as `attention`."""
-    cross_attention: Attention = MultiHead(num_heads=8)
+    cross_attention: Attention = MultiHeadConfig(num_heads=8)
     """Cross-attention from target to source."""
     dim: Annotated[int, Positive] = 512
     """Width of the states (E)."""
@@ -78,25 +78,25 @@ class Transformer(ModelConfig):
     (offload)."""
 
     @classmethod
-    def base(cls) -> "Transformer":
+    def base(cls) -> "TransformerConfig":
         """Return the base model of the paper (table 3): 44 million weights without embeddings."""
         return cls(tied="all")
 
     @classmethod
-    def big(cls) -> "Transformer":
+    def big(cls) -> "TransformerConfig":
         """Return the big model of the paper (table 3)."""
-        heads = MultiHead(num_heads=16)
+        heads = MultiHeadConfig(num_heads=16)
         return cls(
             attention=heads, cross_attention=heads, dim=1024, hidden=4096, dropout=0.3, tied="all"
         )
 
     @classmethod
-    def tiny(cls) -> "Transformer":
+    def tiny(cls) -> "TransformerConfig":
         """Return four layers of width 128, for small corpora such as Multi30k.
 
         Wu et al. 2021, arXiv 2105.14462.
         """
-        heads = MultiHead(num_heads=4)
+        heads = MultiHeadConfig(num_heads=4)
         return cls(
             attention=heads,
             cross_attention=heads,
@@ -109,9 +109,9 @@ class Transformer(ModelConfig):
         )
 
     @classmethod
-    def bart_base(cls) -> "Transformer":
+    def bart_base(cls) -> "TransformerConfig":
         """Return BART base (Lewis et al. 2020, arXiv 1910.13461)."""
-        heads = MultiHead(num_heads=12)
+        heads = MultiHeadConfig(num_heads=12)
         return cls(
             attention=heads,
             cross_attention=heads,
@@ -131,7 +131,7 @@ class Transformer(ModelConfig):
         )
 
     @classmethod
-    def marian_base(cls, pad_id: int = 58100) -> "Transformer":
+    def marian_base(cls, pad_id: int = 58100) -> "TransformerConfig":
         """Return the OPUS-MT model (Tiedemann and Thottingal 2020), trained with Marian."""
         return cls(
             norm_eps=1e-5,

@@ -2,14 +2,14 @@
 
 from typing import Annotated, Any, Literal
 
-from attnzoo.config.attention import MultiHead, SelfAttention
+from attnzoo.config.attention import MultiHeadConfig, SelfAttention
 from attnzoo.config.fields import DropRate, NotNegative, Positive, Remat, config
 from attnzoo.config.model_config import ModelConfig
 from attnzoo.config.transformer import Activation
 
 
 @config
-class ViT(ModelConfig):
+class ViTConfig(ModelConfig):
     """Pre-norm encoder of image patches (Dosovitskiy et al. 2021).
 
     Other settings give DeiT (Touvron et al. 2021) and DINOv2 (Oquab et al. 2023).
@@ -17,7 +17,7 @@ class ViT(ModelConfig):
 
     tasks = ("image_classification",)
     kind: Literal["vit"] = "vit"
-    attention: SelfAttention = MultiHead(num_heads=12)
+    attention: SelfAttention = MultiHeadConfig(num_heads=12)
     """Self-attention."""
     image_size: Annotated[int, Positive] = 224
     """Side of the training images in pixels; learned positions belong to its grid, and are
@@ -77,74 +77,74 @@ class ViT(ModelConfig):
     (offload)."""
 
     @classmethod
-    def tiny(cls, patch: int = 16, image_size: int = 224) -> "ViT":
+    def tiny(cls, patch: int = 16, image_size: int = 224) -> "ViTConfig":
         """Return ViT-Ti (Touvron et al. 2021, arXiv 2012.12877, table 1): 5.7 million weights."""
         return _sized(192, 12, 3, patch=patch, image_size=image_size)
 
     @classmethod
-    def small(cls, patch: int = 16, image_size: int = 224) -> "ViT":
+    def small(cls, patch: int = 16, image_size: int = 224) -> "ViTConfig":
         """Return ViT-S (Touvron et al. 2021, table 1): 22 million weights."""
         return _sized(384, 12, 6, patch=patch, image_size=image_size)
 
     @classmethod
-    def base(cls, patch: int = 16, image_size: int = 224) -> "ViT":
+    def base(cls, patch: int = 16, image_size: int = 224) -> "ViTConfig":
         """Return ViT-B (Dosovitskiy et al. 2021, arXiv 2010.11929, table 1): 86 million weights."""
         return _sized(768, 12, 12, patch=patch, image_size=image_size)
 
     @classmethod
-    def large(cls, patch: int = 16, image_size: int = 224) -> "ViT":
+    def large(cls, patch: int = 16, image_size: int = 224) -> "ViTConfig":
         """Return ViT-L (Dosovitskiy et al. 2021, table 1): 307 million weights."""
         return _sized(1024, 24, 16, patch=patch, image_size=image_size)
 
     @classmethod
-    def huge(cls, patch: int = 14, image_size: int = 224) -> "ViT":
+    def huge(cls, patch: int = 14, image_size: int = 224) -> "ViTConfig":
         """Return ViT-H (Dosovitskiy et al. 2021, table 1): 632 million weights."""
         return _sized(1280, 32, 16, patch=patch, image_size=image_size)
 
     @classmethod
-    def deit_tiny(cls) -> "ViT":
+    def deit_tiny(cls) -> "ViTConfig":
         """Return DeiT-Ti, distilled (Touvron et al. 2021, arXiv 2012.12877)."""
         return _sized(192, 12, 3, distillation="head")
 
     @classmethod
-    def deit_small(cls) -> "ViT":
+    def deit_small(cls) -> "ViTConfig":
         """Return DeiT-S, distilled."""
         return _sized(384, 12, 6, distillation="head")
 
     @classmethod
-    def deit_base(cls) -> "ViT":
+    def deit_base(cls) -> "ViTConfig":
         """Return DeiT-B, distilled."""
         return _sized(768, 12, 12, distillation="head")
 
     @classmethod
-    def dinov2_small(cls, registers: int = 4) -> "ViT":
+    def dinov2_small(cls, registers: int = 4) -> "ViTConfig":
         """Return DINOv2 ViT-S/14 (Oquab et al. 2023, arXiv 2304.07193) with 4 registers or none."""
         return _dinov2(384, 12, 6, registers)
 
     @classmethod
-    def dinov2_base(cls, registers: int = 4) -> "ViT":
+    def dinov2_base(cls, registers: int = 4) -> "ViTConfig":
         """Return DINOv2 ViT-B/14."""
         return _dinov2(768, 12, 12, registers)
 
     @classmethod
-    def dinov2_large(cls, registers: int = 4) -> "ViT":
+    def dinov2_large(cls, registers: int = 4) -> "ViTConfig":
         """Return DINOv2 ViT-L/14."""
         return _dinov2(1024, 24, 16, registers)
 
     @classmethod
-    def dinov2_giant(cls, registers: int = 4) -> "ViT":
+    def dinov2_giant(cls, registers: int = 4) -> "ViTConfig":
         """Return DINOv2 ViT-g/14, with SwiGLU of 2/3 of the usual width."""
         return _dinov2(1536, 40, 24, registers, hidden=4096, activation="silu", gated=True)
 
     @classmethod
-    def digits(cls) -> "ViT":
+    def digits(cls) -> "ViTConfig":
         """Return a model of scikit-learn's 8 x 8 grey digits: minutes on a CPU."""
         return _sized(
             64, 4, 4, patch=2, image_size=8, channels=1, pooling="mean", dropout=0.1, hidden=128
         )
 
     @classmethod
-    def cifar(cls) -> "ViT":
+    def cifar(cls) -> "ViTConfig":
         """Return a model of 32 x 32 colour images in patches of 4, to train from scratch."""
         return _sized(192, 9, 3, patch=4, image_size=32, hidden=384, branch_rate=0.1)
 
@@ -169,12 +169,14 @@ class ViT(ModelConfig):
             )
 
 
-def _sized(dim: int, layers: int, num_heads: int, **settings: Any) -> ViT:
+def _sized(dim: int, layers: int, num_heads: int, **settings: Any) -> ViTConfig:
     settings = {"hidden": 4 * dim, **settings}
-    return ViT(attention=MultiHead(num_heads=num_heads), dim=dim, layers=layers, **settings)
+    return ViTConfig(
+        attention=MultiHeadConfig(num_heads=num_heads), dim=dim, layers=layers, **settings
+    )
 
 
-def _dinov2(dim: int, layers: int, num_heads: int, registers: int, **settings: Any) -> ViT:
+def _dinov2(dim: int, layers: int, num_heads: int, registers: int, **settings: Any) -> ViTConfig:
     return _sized(
         dim,
         layers,

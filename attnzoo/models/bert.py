@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from attnzoo.attention import Site
 from attnzoo.attention.contract import Asked
 from attnzoo.attention.projection import LayerNorm, Projection
-from attnzoo.config.bert import Bert as BertConfig
+from attnzoo.config.bert import BertConfig
 from attnzoo.layers.block import Block, build_block
 from attnzoo.layers.dropout import drop
 from attnzoo.layers.embedding import Embedding

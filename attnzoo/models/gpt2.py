@@ -26,7 +26,7 @@ class GPT2(CausalModel):
     paper.
     """
 
-    def __init__(self, config: gpt2.GPT2, vocab_size: int, *, rngs: nnx.Rngs):
+    def __init__(self, config: gpt2.GPT2Config, vocab_size: int, *, rngs: nnx.Rngs):
         self.config, dim = config, config.dim
         self.embedding = Embedding(vocab_size, dim, rngs=rngs)
         self.positions = Embedding(config.max_length, dim, rngs=rngs)
@@ -56,7 +56,7 @@ class GPT2(CausalModel):
         check_length("tokens", length, self.config.max_length)
 
 
-def _block(config: gpt2.GPT2, rngs: nnx.Rngs) -> Block:
+def _block(config: gpt2.GPT2Config, rngs: nnx.Rngs) -> Block:
     init = jax.nn.initializers.normal(0.02)
     out_init = jax.nn.initializers.normal(0.02 / (2 * config.layers) ** 0.5)
     site = Site.of_itself(

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from attnzoo.attention import Site
 from attnzoo.attention.projection import RMSNorm
-from attnzoo.config.llama import Llama as LlamaConfig
+from attnzoo.config.llama import LlamaConfig
 from attnzoo.config.rotary import RotaryScaling
 from attnzoo.layers.block import Block, build_block
 from attnzoo.layers.dropout import drop

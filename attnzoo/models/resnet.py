@@ -21,7 +21,7 @@ from attnzoo.attention import (
     SqueezeExcitation,
 )
 from attnzoo.config.gates import Gate as GateConfig
-from attnzoo.config.model import ResNet
+from attnzoo.config.model import ResNetConfig
 from attnzoo.module import Module
 
 
@@ -111,7 +111,7 @@ class ResidualNetwork(Module):
     Every stage but the first halves the map and doubles its channels (section 4.2 of the paper).
     """
 
-    def __init__(self, config: ResNet, num_classes: int, *, rngs: nnx.Rngs):
+    def __init__(self, config: ResNetConfig, num_classes: int, *, rngs: nnx.Rngs):
         count, after_stage = (config.depth - 2) // 6, config.attention.kind == "bam"
         self.channels, self.blocks_per_stage = config.channels, count
         self.stem = convolution(config.channels, config.width, 1, rngs)

@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from attnzoo.attention import Attention, Memory, Site, build_attention
-from attnzoo.config.model import Bahdanau, Luong
+from attnzoo.config.model import BahdanauConfig, LuongConfig
 from attnzoo.layers.recurrent import GRU, LSTM
 from attnzoo.models.model import TranslationModel
 from attnzoo.ops.positions import positions_in_text
@@ -63,7 +63,9 @@ class BahdanauSeq2Seq(RecurrentTranslator):
     of the last source token.
     """
 
-    def __init__(self, config: Bahdanau, source_vocab: int, target_vocab: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self, config: BahdanauConfig, source_vocab: int, target_vocab: int, *, rngs: nnx.Rngs
+    ):
         self.config, n, m = config, config.hidden, config.embedding
         scaled = config.init == "fan_in"
         normal = jax.nn.initializers.normal
@@ -187,7 +189,9 @@ class LuongSeq2Seq(RecurrentTranslator):
     paper's base system, with the decoder's hidden state in place of the attentional vector.
     """
 
-    def __init__(self, config: Luong, source_vocab: int, target_vocab: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self, config: LuongConfig, source_vocab: int, target_vocab: int, *, rngs: nnx.Rngs
+    ):
         self.config, n, m = config, config.hidden, config.embedding
 
         def uniform(key, shape, dtype=jnp.float32, out_sharding=None):

@@ -16,7 +16,7 @@ from attnzoo.attention import Site, attention_class
 from attnzoo.attention.projection import RMSNorm
 from attnzoo.attention.relative_bias import T5RelativeBias
 from attnzoo.config.attention import SelfAttention as SelfAttentionConfig
-from attnzoo.config.t5 import T5 as T5Config
+from attnzoo.config.t5 import T5Config
 from attnzoo.layers.block import Block, build_block
 from attnzoo.layers.dropout import drop
 from attnzoo.layers.embedding import Embedding

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from attnzoo.attention import Site
 from attnzoo.attention.projection import LayerNorm
 from attnzoo.config.attention import SelfAttention as SelfAttentionConfig
-from attnzoo.config.transformer import Transformer as TransformerConfig
+from attnzoo.config.transformer import TransformerConfig
 from attnzoo.layers.block import Block, build_block
 from attnzoo.layers.dropout import drop
 from attnzoo.layers.embedding import Embedding, sinusoidal_positions

@@ -17,7 +17,7 @@ from attnzoo.attention import Site
 from attnzoo.attention.contract import Asked
 from attnzoo.attention.multi_head import MultiHeadAttention
 from attnzoo.attention.projection import LayerNorm, Projection, like
-from attnzoo.config.vit import ViT as ViTConfig
+from attnzoo.config.vit import ViTConfig
 from attnzoo.layers.block import Block, Maps, build_block
 from attnzoo.layers.dropout import drop
 from attnzoo.layers.feed_forward import FeedForward

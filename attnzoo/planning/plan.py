@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
-from attnzoo.config.experiment import Experiment
+from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.planning.communication import Message, by_formula, read_program
 from attnzoo.planning.devices import USABLE, Device, device_named, first_line, topology
 from attnzoo.planning.flops import Flops, Kept, count_flops, count_kept
@@ -42,7 +42,7 @@ class Compiled(NamedTuple):
 class Plan:
     """A step of a training on a mesh of devices."""
 
-    config: Experiment
+    config: ExperimentConfig
     device: Device
     sizes: dict[str, int]
     parameters: int
@@ -137,7 +137,7 @@ class Planner:
         self._subject: Subject | None = None
         self._steps: dict[Any, _Step] = {}
 
-    def plan(self, config: Experiment, *, ahead: bool = True) -> Plan:
+    def plan(self, config: ExperimentConfig, *, ahead: bool = True) -> Plan:
         """Return the plan of a config; a mesh that leaves data open has one copy of the model.
 
         ``ahead``: compile the step, if the planner does.

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from attnzoo.config.experiment import Experiment
-from attnzoo.config.mesh import Mesh
+from attnzoo.config.experiment import ExperimentConfig
+from attnzoo.config.mesh import MeshConfig
 from attnzoo.errors import UserError
 from attnzoo.planning.plan import Plan, Planner
 
@@ -50,7 +50,7 @@ def propose(planner: Planner, asked: Plan) -> Proposal | None:
     return None
 
 
-def _nearest(config: Experiment) -> Iterator[tuple[Experiment, dict[str, Any]]]:
+def _nearest(config: ExperimentConfig) -> Iterator[tuple[ExperimentConfig, dict[str, Any]]]:
     """Configs with ever more changed, and the changes."""
     training, remat = config.training, getattr(config.model, "remat", None)
     policies = [remat, *(REMAT[REMAT.index(remat) + 1 :] if remat in REMAT else ())]
@@ -75,7 +75,7 @@ def _nearest(config: Experiment) -> Iterator[tuple[Experiment, dict[str, Any]]]:
             yield replace(config, mesh=mesh, model=changed, training=settings), changes
 
 
-def _meshes(mesh: Mesh, count: int) -> list[Mesh]:
+def _meshes(mesh: MeshConfig, count: int) -> list[MeshConfig]:
     """Meshes of so many devices: the same first, then more of fsdp, then of tensor."""
     left = count // mesh.sequence
     divisors = [size for size in range(1, left + 1) if left % size == 0]

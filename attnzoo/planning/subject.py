@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attnzoo.config.data import ByteTokenizer
-from attnzoo.config.experiment import Experiment
-from attnzoo.config.training import Training
+from attnzoo.config.data import ByteTokenizerConfig
+from attnzoo.config.experiment import ExperimentConfig
+from attnzoo.config.training import TrainingConfig
 from attnzoo.data.text import TokenizedText
 from attnzoo.data.text_tokenizers import build_tokenizer
 from attnzoo.errors import UserError
@@ -41,7 +41,7 @@ class Subject:
     notes: tuple[str, ...]
 
     @property
-    def settings(self) -> Training:
+    def settings(self) -> TrainingConfig:
         """Settings of the training."""
         return self.task.config.training
 
@@ -50,7 +50,7 @@ class Subject:
         """Bytes of a number in the dtype that the model computes in."""
         return jnp.dtype(self.settings.compute_dtype).itemsize
 
-    def with_config(self, config: Experiment) -> "Subject":
+    def with_config(self, config: ExperimentConfig) -> "Subject":
         """Return the subject with another batch size, remat policy or mesh."""
         rows, before = config.training.batch_size, self.settings.batch_size
         task = copy.copy(self.task)
@@ -69,7 +69,7 @@ class Subject:
         return make_train_step(graph, transform, self.task.loss, **given, **more)
 
 
-def subject_of(config: Experiment) -> Subject:
+def subject_of(config: ExperimentConfig) -> Subject:
     """Return the task of a config with the shapes of its batch.
 
     They come from the config alone where it tells all sizes; else the data is opened as a training
@@ -119,7 +119,7 @@ def _positions(model: Any, batch: Shapes) -> int:
     return sum(math.prod(batch[name].shape) for name in names if name in batch)
 
 
-def _without_data(config: Experiment, notes: list[str]) -> Task | None:
+def _without_data(config: ExperimentConfig, notes: list[str]) -> Task | None:
     """A task whose batches have the right shapes, or None where the config does not tell them."""
     cls: Any = task_class(config.task)
     if config.start_from is not None:
@@ -131,12 +131,12 @@ def _without_data(config: Experiment, notes: list[str]) -> Task | None:
     return None
 
 
-def _text_task(cls: Any, config: Experiment, notes: list[str]) -> Task | None:
+def _text_task(cls: Any, config: ExperimentConfig, notes: list[str]) -> Task | None:
     size = getattr(config.tokenizer, "vocab_size", None)
     if size is not None and size > 300:
         # A tokenizer of bytes and so many sentinels has that many tokens, untrained.
-        bytewise = build_tokenizer(ByteTokenizer(mask=True), []).vocab_size
-        tokenizer = build_tokenizer(ByteTokenizer(mask=True, sentinels=size - bytewise), [])
+        bytewise = build_tokenizer(ByteTokenizerConfig(mask=True), []).vocab_size
+        tokenizer = build_tokenizer(ByteTokenizerConfig(mask=True, sentinels=size - bytewise), [])
         notes.append(f"vocabulary of {size:,}, as tokenizer.vocab_size says")
     elif config.tokenizer.kind in ("byte", "file"):
         tokenizer = build_tokenizer(config.tokenizer, [])
@@ -154,7 +154,7 @@ def _text_task(cls: Any, config: Experiment, notes: list[str]) -> Task | None:
     return task
 
 
-def _image_task(cls: Any, config: Experiment, notes: list[str]) -> Task | None:
+def _image_task(cls: Any, config: ExperimentConfig, notes: list[str]) -> Task | None:
     data: Any = config.data
     source = data.source
     if source.kind == "digits":

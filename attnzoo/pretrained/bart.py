@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from attnzoo.config.attention import MultiHead
-from attnzoo.config.transformer import Transformer as TransformerConfig
+from attnzoo.config.attention import MultiHeadConfig
+from attnzoo.config.transformer import TransformerConfig
 from attnzoo.errors import UserError
 from attnzoo.models.transformer import Transformer
 from attnzoo.pretrained.family import Family, Settings, Sizes, plain_heads, swapped
@@ -97,8 +97,8 @@ def read(kind: str, hf: Settings) -> tuple[TransformerConfig, Sizes]:
     hf.refuse_unless(
         normalize_before=False, add_final_layer_norm=False, decoder_ffn_dim=hf["encoder_ffn_dim"]
     )
-    past = MultiHead(num_heads=hf["decoder_attention_heads"])
-    attention = MultiHead(num_heads=hf["encoder_attention_heads"])
+    past = MultiHeadConfig(num_heads=hf["decoder_attention_heads"])
+    attention = MultiHeadConfig(num_heads=hf["encoder_attention_heads"])
     shared = hf.get("share_encoder_decoder_embeddings", True)
     pad = hf["pad_token_id"]
     bart = kind == "bart"

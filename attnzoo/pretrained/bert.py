@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from attnzoo.config.attention import MultiHead
-from attnzoo.config.bert import Bert as BertConfig
+from attnzoo.config.attention import MultiHeadConfig
+from attnzoo.config.bert import BertConfig
 from attnzoo.errors import UserError
 from attnzoo.models.bert import Bert
 from attnzoo.pretrained.family import Family, Settings, Sizes, plain_heads, swapped
@@ -86,7 +86,7 @@ def read(hf: Settings) -> tuple[BertConfig, Sizes]:
     head: Any = hf.value_in("architectures", names[0], ARCHITECTURES)
     labels = hf.get("id2label", None)
     config = BertConfig(
-        attention=MultiHead(num_heads=hf["num_attention_heads"]),
+        attention=MultiHeadConfig(num_heads=hf["num_attention_heads"]),
         dim=hf["hidden_size"],
         hidden=hf["intermediate_size"],
         layers=hf["num_hidden_layers"],

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attnzoo.config.attention import MultiHead
+from attnzoo.config.attention import MultiHeadConfig
 from attnzoo.errors import UserError
 from attnzoo.pretrained.table import Shape, Table
 
@@ -79,7 +79,7 @@ class Family:
 
 def plain_heads(attention: Any, dim: int) -> int | None:
     """Return the number of heads of plain multi-head attention, None for any other attention."""
-    plain = MultiHead(num_heads=getattr(attention, "num_heads", 1))
+    plain = MultiHeadConfig(num_heads=getattr(attention, "num_heads", 1))
     if attention.kind != "multi_head" or dim % attention.num_heads:
         return None
     same = {"num_kv_heads": attention.num_heads, "head_dim": dim // attention.num_heads}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from attnzoo.config import gpt2
-from attnzoo.config.attention import MultiHead
+from attnzoo.config.attention import MultiHeadConfig
 from attnzoo.errors import UserError
 from attnzoo.models import gpt2 as models
 from attnzoo.pretrained.family import Family, Settings, Sizes, plain_heads, swapped
@@ -16,7 +16,7 @@ from attnzoo.pretrained.table import Fused, Row, Shape, Table, embedding, norm, 
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu"}
 
 
-def table(config: gpt2.GPT2, sizes: Sizes) -> Table:
+def table(config: gpt2.GPT2Config, sizes: Sizes) -> Table:
     """Return the tensor table of GPT-2."""
     layer, ours = "transformer.h.{layer}", "decoder/blocks/{layer}"
     attention, feed = f"{ours}/attention/mechanism", f"{ours}/feed_forward"
@@ -47,15 +47,15 @@ def _linear(theirs: str, *ours: str) -> list[Row]:
     return [kernels, row(f"{theirs}.bias", *(f"{one}/bias" for one in ours))]
 
 
-def read(hf: Settings) -> tuple[gpt2.GPT2, Sizes]:
+def read(hf: Settings) -> tuple[gpt2.GPT2Config, Sizes]:
     """Return the attnzoo config, and the vocabulary size."""
     hf.refuse_unless(
         scale_attn_weights=True,
         scale_attn_by_inverse_layer_idx=False,
         add_cross_attention=False,
     )
-    config = gpt2.GPT2(
-        attention=MultiHead(num_heads=hf["n_head"]),
+    config = gpt2.GPT2Config(
+        attention=MultiHeadConfig(num_heads=hf["n_head"]),
         dim=hf["n_embd"],
         hidden=hf.get("n_inner", None),
         layers=hf["n_layer"],
@@ -69,7 +69,7 @@ def read(hf: Settings) -> tuple[gpt2.GPT2, Sizes]:
     return config, (hf["vocab_size"],)
 
 
-def write(config: gpt2.GPT2, sizes: Sizes) -> dict[str, Any]:
+def write(config: gpt2.GPT2Config, sizes: Sizes) -> dict[str, Any]:
     """Return the config.json of this config."""
     heads = plain_heads(config.attention, config.dim)
     if heads is None:
@@ -104,4 +104,4 @@ def sizes(shapes: Mapping[str, Shape]) -> Sizes:
     return (shapes["embedding/table"][0],)
 
 
-GPT2 = Family(models.GPT2, gpt2.GPT2, sizes, read, write, table)
+GPT2 = Family(models.GPT2, gpt2.GPT2Config, sizes, read, write, table)

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from attnzoo.config import rotary
-from attnzoo.config.attention import MultiHead
-from attnzoo.config.llama import Llama as LlamaConfig
+from attnzoo.config.attention import MultiHeadConfig
+from attnzoo.config.llama import LlamaConfig
 from attnzoo.errors import UserError
 from attnzoo.models.llama import Llama
 from attnzoo.pretrained.family import Family, Settings, Sizes, swapped
@@ -61,7 +61,7 @@ def read(hf: Settings) -> tuple[LlamaConfig, Sizes]:
     heads = hf["num_attention_heads"]
     given = hf.get("rope_parameters", hf.get("rope_scaling", {}))
     config = LlamaConfig(
-        attention=MultiHead(
+        attention=MultiHeadConfig(
             num_heads=heads,
             num_kv_heads=hf.get("num_key_value_heads", heads),
             head_dim=hf.get("head_dim", None),
@@ -116,18 +116,18 @@ def _scaling(hf: Settings, given: Mapping[str, Any]) -> rotary.RotaryScaling | N
     trained = given.get("original_max_position_embeddings") or hf["max_position_embeddings"]
     match kind:
         case "linear":
-            return rotary.LinearScaling(factor=factor)
+            return rotary.LinearScalingConfig(factor=factor)
         case "dynamic":
             # Dynamic scaling in transformers ignores original_max_position_embeddings.
             length = hf["max_position_embeddings"]
-            return rotary.DynamicScaling(factor=factor, original_length=length)
+            return rotary.DynamicScalingConfig(factor=factor, original_length=length)
         case "yarn":
             fast, slow = (given.get(key) for key in ("beta_fast", "beta_slow"))
-            return rotary.YaRNScaling(
+            return rotary.YaRNScalingConfig(
                 factor=factor, original_length=trained, fast=fast or 32.0, slow=slow or 1.0
             )
         case _:
-            return rotary.Llama3Scaling(
+            return rotary.Llama3ScalingConfig(
                 factor=factor,
                 low=given["low_freq_factor"],
                 high=given["high_freq_factor"],

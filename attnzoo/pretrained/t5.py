@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from attnzoo.config.attention import MultiHead
-from attnzoo.config.t5 import T5 as T5Config
+from attnzoo.config.attention import MultiHeadConfig
+from attnzoo.config.t5 import T5Config
 from attnzoo.errors import UserError
 from attnzoo.models.t5 import T5
 from attnzoo.pretrained.family import Family, Settings, Sizes, swapped
@@ -95,7 +95,7 @@ def read(hf: Settings) -> tuple[T5Config, Sizes]:
     # In T5 "tie_word_embeddings" decides about the output scale; the tensors show whether the
     # output layer is a separate matrix.
     scaled = hf.get("scale_decoder_outputs", hf.get("tie_word_embeddings", True))
-    attention = MultiHead(num_heads=hf["num_heads"], head_dim=hf["d_kv"])
+    attention = MultiHeadConfig(num_heads=hf["num_heads"], head_dim=hf["d_kv"])
     config = T5Config(
         attention=attention,
         cross_attention=attention,
@@ -122,7 +122,7 @@ def write(config: T5Config, sizes: Sizes) -> dict[str, Any]:
     """Return the config.json of this config."""
     attention = config.attention
     same = {attention, config.cross_attention, config.decoder_attention or attention}
-    plain = MultiHead(
+    plain = MultiHeadConfig(
         num_heads=getattr(attention, "num_heads", 1), head_dim=getattr(attention, "head_dim", None)
     )
     if same != {plain}:

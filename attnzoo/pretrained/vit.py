@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from attnzoo.config.attention import MultiHead
-from attnzoo.config.vit import ViT as ViTConfig
+from attnzoo.config.attention import MultiHeadConfig
+from attnzoo.config.vit import ViTConfig
 from attnzoo.errors import UserError
 from attnzoo.models.vit import ViT
 from attnzoo.pretrained.family import Family, Settings, Sizes, plain_heads, swapped
@@ -100,7 +100,7 @@ def _read(kind: str, hf: Settings) -> tuple[ViTConfig, Sizes]:
         own["distillation"] = "head" if head == DISTILLED else "token"
     activation = hf.choose("hidden_act", ACTIVATIONS, "gelu")
     config = ViTConfig(
-        attention=MultiHead(num_heads=hf["num_attention_heads"]),
+        attention=MultiHeadConfig(num_heads=hf["num_attention_heads"]),
         image_size=hf.get("image_size", 224),
         patch=hf.get("patch_size", 16),
         channels=hf.get("num_channels", 3),

@@ -11,7 +11,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from attnzoo.config.experiment import Experiment
+from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.data.augment import augment, normalise, to_float
 from attnzoo.data.images import ImagePlan, channel_statistics, load_images
 from attnzoo.errors import UserError
@@ -29,7 +29,7 @@ class ImageClassificationTask(Task):
     best = ("accuracy", "max")
 
     def __init__(
-        self, config: Experiment, names: tuple[str, ...], mean: np.ndarray, std: np.ndarray
+        self, config: ExperimentConfig, names: tuple[str, ...], mean: np.ndarray, std: np.ndarray
     ):
         super().__init__(config)
         self.names, self.mean, self.std = names, mean, std
@@ -37,7 +37,7 @@ class ImageClassificationTask(Task):
         self.data: Any = config.data
 
     @classmethod
-    def open(cls, config: Experiment, directory: Path) -> "ImageClassificationTask":
+    def open(cls, config: ExperimentConfig, directory: Path) -> "ImageClassificationTask":
         """Load the class names and pixel statistics of a run."""
         kept = json.loads((directory / LABELS).read_text(encoding="utf-8"))
         mean, std = (np.asarray(kept[name], np.float32) for name in ("mean", "std"))
@@ -45,7 +45,7 @@ class ImageClassificationTask(Task):
 
     @classmethod
     def create(
-        cls, config: Experiment, directory: Path, *, resume: bool
+        cls, config: ExperimentConfig, directory: Path, *, resume: bool
     ) -> "ImageClassificationTask":
         """Read the images and write the class names and pixel statistics."""
         splits = load_images(config.data)

@@ -10,8 +10,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from attnzoo.config.data import FileTokenizer
-from attnzoo.config.experiment import Experiment
+from attnzoo.config.data import FileTokenizerConfig
+from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.data.corpus import Splits
 from attnzoo.data.masking import MaskedPlan, SpanPlan
 from attnzoo.data.packing import PackPlan
@@ -32,19 +32,19 @@ class TextTask(Task):
 
     unit = "tokens"
 
-    def __init__(self, config: Experiment, tokenizer: TextTokenizer):
+    def __init__(self, config: ExperimentConfig, tokenizer: TextTokenizer):
         super().__init__(config)
         self.tokenizer = tokenizer
         self.counts: dict[str, int] = {}
         self.opening = tokenizer.special("bos")
 
     @classmethod
-    def open(cls, config: Experiment, directory: Path) -> "TextTask":
+    def open(cls, config: ExperimentConfig, directory: Path) -> "TextTask":
         """Load the tokenizer of a run."""
         return cls(config, load_tokenizer(directory / TOKENIZER))
 
     @classmethod
-    def create(cls, config: Experiment, directory: Path, *, resume: bool) -> "TextTask":
+    def create(cls, config: ExperimentConfig, directory: Path, *, resume: bool) -> "TextTask":
         """Read the text; train a tokenizer on it, or load the run's tokenizer."""
         splits: Splits[TextCorpus] = load_text(config.data)
         if not len(splits.train) or not len(splits.validation):
@@ -88,7 +88,7 @@ class TextTask(Task):
 
 
 def kept_tokenizer(
-    config: Experiment, directory: Path, texts: Any, *, resume: bool
+    config: ExperimentConfig, directory: Path, texts: Any, *, resume: bool
 ) -> TextTokenizer:
     """Load or make the tokenizer of a run, and save it in the run directory.
 
@@ -103,7 +103,7 @@ def kept_tokenizer(
     elif (start / "checkpoints").is_dir():
         tokenizer = load_tokenizer(start / TOKENIZER)
     else:
-        tokenizer = build_tokenizer(FileTokenizer(path=start), texts)
+        tokenizer = build_tokenizer(FileTokenizerConfig(path=start), texts)
     tokenizer.save(path)
     return tokenizer
 

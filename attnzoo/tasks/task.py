@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from attnzoo.config.experiment import Experiment
+from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.errors import UserError
 from attnzoo.plotting import Figure
 from attnzoo.tasks.losses import Sums
@@ -45,7 +45,7 @@ class Task:
     free: ClassVar[tuple[str, ...]] = ()
     """Config fields that may change when a run is resumed."""
 
-    def __init__(self, config: Experiment):
+    def __init__(self, config: ExperimentConfig):
         self.config = config
         self.settings: Any = config.task
         self.notes: list[str] = []
@@ -55,12 +55,12 @@ class Task:
         self.data_fingerprint = ""
 
     @classmethod
-    def open(cls, config: Experiment, directory: Path) -> "Task":
+    def open(cls, config: ExperimentConfig, directory: Path) -> "Task":
         """Return the task of a run directory, without its data."""
         raise NotImplementedError(f"{cls.__name__}.open")
 
     @classmethod
-    def create(cls, config: Experiment, directory: Path, *, resume: bool) -> "Task":
+    def create(cls, config: ExperimentConfig, directory: Path, *, resume: bool) -> "Task":
         """Return the task with its data.
 
         Files that ``open`` needs are written to the run directory, or read from it if ``resume``.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from attnzoo.config.experiment import Experiment
+from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.data.labelled import LabelledPlan, load_labelled
 from attnzoo.data.tagged import TaggedPlan, load_tagged
 from attnzoo.data.text_tokenizers import TextTokenizer, load_tokenizer
@@ -30,19 +30,21 @@ class ClassificationTask(Task):
     head: ClassVar[str]
     plans: ClassVar[type[LabelledPlan] | type[TaggedPlan]]
 
-    def __init__(self, config: Experiment, tokenizer: TextTokenizer, names: tuple[str, ...]):
+    def __init__(self, config: ExperimentConfig, tokenizer: TextTokenizer, names: tuple[str, ...]):
         super().__init__(config)
         self.tokenizer, self.names = tokenizer, names
         self.counts: dict[str, int] = {}
 
     @classmethod
-    def open(cls, config: Experiment, directory: Path) -> "ClassificationTask":
+    def open(cls, config: ExperimentConfig, directory: Path) -> "ClassificationTask":
         """Load the tokenizer and the class names of a run."""
         names = json.loads((directory / LABELS).read_text(encoding="utf-8"))
         return cls(config, load_tokenizer(directory / TOKENIZER), tuple(names))
 
     @classmethod
-    def create(cls, config: Experiment, directory: Path, *, resume: bool) -> "ClassificationTask":
+    def create(
+        cls, config: ExperimentConfig, directory: Path, *, resume: bool
+    ) -> "ClassificationTask":
         """Read the examples; train a tokenizer on them, or load the run's tokenizer."""
         splits = cls.read(config)
         if not len(splits.train) or not len(splits.validation):
@@ -66,7 +68,7 @@ class ClassificationTask(Task):
         return task
 
     @classmethod
-    def read(cls, config: Experiment) -> Any:
+    def read(cls, config: ExperimentConfig) -> Any:
         """Read the parts of the data."""
         raise NotImplementedError(f"{cls.__name__}.read")
 
@@ -145,7 +147,7 @@ class SequenceClassificationTask(ClassificationTask):
     plans = LabelledPlan
 
     @classmethod
-    def read(cls, config: Experiment) -> Any:
+    def read(cls, config: ExperimentConfig) -> Any:
         """Read the labelled texts of the config."""
         return load_labelled(config.data)
 
@@ -167,7 +169,7 @@ class TokenClassificationTask(ClassificationTask):
     plans = TaggedPlan
 
     @classmethod
-    def read(cls, config: Experiment) -> Any:
+    def read(cls, config: ExperimentConfig) -> Any:
         """Read the tagged sentences of the config."""
         return load_tagged(config.data)
 

@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnzoo import plotting
-from attnzoo.config.experiment import Experiment
+from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.data.batching import BatchPlan, TokenizedPairs
 from attnzoo.data.corpus import Corpus, load_corpus
 from attnzoo.data.tokenizers import Tokenizer, train_tokenizer
@@ -28,7 +28,7 @@ class Tokenizers:
     target: Tokenizer
 
     @classmethod
-    def train(cls, config: Experiment, corpus: Corpus) -> "Tokenizers":
+    def train(cls, config: ExperimentConfig, corpus: Corpus) -> "Tokenizers":
         """Train the tokenizers of the config on the training part."""
         if config.shared_vocabulary:
             shared = train_tokenizer(config.tokenizer, [*corpus.source, *corpus.target])
@@ -58,7 +58,7 @@ class TranslationTask(Task):
     unit = "tokens"
     free = ("decoding", "training.figures_every", "training.figures")
 
-    def __init__(self, config: Experiment, tokenizers: Tokenizers):
+    def __init__(self, config: ExperimentConfig, tokenizers: Tokenizers):
         super().__init__(config)
         self.tokenizers = tokenizers
         self.held_out = Corpus([], [])
@@ -66,12 +66,14 @@ class TranslationTask(Task):
         self.buckets: tuple[int, ...] = ()
 
     @classmethod
-    def open(cls, config: Experiment, directory: Path) -> "TranslationTask":
+    def open(cls, config: ExperimentConfig, directory: Path) -> "TranslationTask":
         """Load the tokenizers of a run."""
         return cls(config, Tokenizers.load(directory))
 
     @classmethod
-    def create(cls, config: Experiment, directory: Path, *, resume: bool) -> "TranslationTask":
+    def create(
+        cls, config: ExperimentConfig, directory: Path, *, resume: bool
+    ) -> "TranslationTask":
         """Read the corpus; train tokenizers on it, or load those of the run."""
         splits = load_corpus(config.data)
         if not len(splits.train.source) or not len(splits.validation.source):

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from attnzoo.config.experiment import Experiment
+from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.loader import dump
 from attnzoo.config.schema import plain
 from attnzoo.errors import UserError
@@ -70,7 +70,7 @@ class Outcome:
 
 
 def train(
-    config: Experiment,
+    config: ExperimentConfig,
     *,
     resume: bool = False,
     allow: Sequence[str] = (),
@@ -115,7 +115,12 @@ class _Training:
     """Parts of one training, created in the order in which they depend on each other."""
 
     def __init__(
-        self, config: Experiment, directory: RunDirectory, *, resume: bool, allow: Sequence[str]
+        self,
+        config: ExperimentConfig,
+        directory: RunDirectory,
+        *,
+        resume: bool,
+        allow: Sequence[str],
     ):
         self.config, self.directory, self.allow = config, directory, allow
         settings = config.training

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from attnzoo.config.training import Muon, Optimizer, Schedule, Training
+from attnzoo.config.training import MuonConfig, Optimizer, Schedule, TrainingConfig
 from attnzoo.training.parameters import describe
 
 
@@ -89,7 +89,7 @@ def muon_axes(params: Any) -> Any:
 
 
 def build_optimizer(
-    training: Training, *, total_steps: int, steps_per_epoch: int
+    training: TrainingConfig, *, total_steps: int, steps_per_epoch: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """Build the update rule with gradient clipping and its schedule; return both."""
     schedule = build_schedule(
@@ -174,7 +174,7 @@ def _layer_by_layer(rule: optax.GradientTransformation) -> optax.GradientTransfo
 
 
 def _muon(
-    optimizer: Muon, schedule: optax.Schedule, decays: Callable[[Any], Any] | None
+    optimizer: MuonConfig, schedule: optax.Schedule, decays: Callable[[Any], Any] | None
 ) -> optax.GradientTransformation:
     """Return Muon for matrices, AdamW for tables, vectors and the rest."""
     return optax.contrib.muon(

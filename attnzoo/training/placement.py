@@ -18,7 +18,7 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from attnzoo.attention.contract import Attention
-from attnzoo.config.mesh import Mesh, Rule
+from attnzoo.config.mesh import MeshConfig, RuleConfig
 from attnzoo.errors import UserError
 from attnzoo.ops.sharded import sharded
 from attnzoo.training.parameters import describe, path_of
@@ -26,8 +26,8 @@ from attnzoo.training.parameters import describe, path_of
 ROWS = ("data", "fsdp")
 
 
-def _rule(pattern: str, *axes: Any) -> Rule:
-    return Rule(pattern=pattern, axes=axes)
+def _rule(pattern: str, *axes: Any) -> RuleConfig:
+    return RuleConfig(pattern=pattern, axes=axes)
 
 
 RULES = (
@@ -63,7 +63,7 @@ class Placement:
 
     def __init__(
         self,
-        config: Mesh,
+        config: MeshConfig,
         devices: Sequence[jax.Device] | int | None = None,
         *,
         rows: int | None = None,
@@ -184,7 +184,7 @@ class Placement:
         return shardings
 
     def _spec(
-        self, name: str, shape: tuple[int, ...], rule: Rule, whole: list[str]
+        self, name: str, shape: tuple[int, ...], rule: RuleConfig, whole: list[str]
     ) -> PartitionSpec:
         if len(rule.axes) > len(shape):
             raise UserError(

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 from flax import nnx
 
-from attnzoo.config.experiment import Experiment
+from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.external import runs_are_trusted
 from attnzoo.config.loader import load
 from attnzoo.data.corpus import Corpus, Splits, load_corpus
@@ -32,7 +32,7 @@ class Run:
     """
 
     directory: RunDirectory
-    config: Experiment
+    config: ExperimentConfig
     task: Task
     model: nnx.Module
     step: int
@@ -80,7 +80,7 @@ def load_run(path: str | Path, *, which: str = "best", trust_code: bool | None =
     """
     directory = RunDirectory.open(path)
     trust = runs_are_trusted() if trust_code is None else trust_code
-    config = load(Experiment, directory.config, trust_code=trust)
+    config = load(ExperimentConfig, directory.config, trust_code=trust)
     task = task_class(config.task).open(config, directory.path)
     if which == "best" and not any(p.name.isdecimal() for p in directory.best.glob("*")):
         logger.info("%s: no best checkpoint yet, the latest is used", directory.path)

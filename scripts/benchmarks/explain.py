@@ -39,7 +39,7 @@ def measure(arguments: argparse.Namespace, cores: list[int]) -> int:
     from flax import nnx
 
     from attnzoo import explain
-    from attnzoo.config.vit import ViT as ViTConfig
+    from attnzoo.config.vit import ViTConfig
     from attnzoo.models.vit import ViT
 
     config = ViTConfig.base(image_size=arguments.size)

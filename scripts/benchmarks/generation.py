@@ -106,12 +106,12 @@ def ours(settings: Mapping[str, Any], directory: Path) -> tuple[str, Generate]:
 
     from attnzoo import pretrained
     from attnzoo.config import gpt2
-    from attnzoo.config.attention import MultiHead
+    from attnzoo.config.attention import MultiHeadConfig
     from attnzoo.decoding.generate import generate
     from attnzoo.models.gpt2 import GPT2
 
-    config = gpt2.GPT2(
-        attention=MultiHead(num_heads=settings["heads"]),
+    config = gpt2.GPT2Config(
+        attention=MultiHeadConfig(num_heads=settings["heads"]),
         dim=settings["width"],
         layers=settings["layers"],
         max_length=settings["prompt"] + settings["tokens"],

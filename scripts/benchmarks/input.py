@@ -59,13 +59,13 @@ def _times(path: Path, rounds: int, steps: int) -> tuple[str, float, float, floa
     import jax.numpy as jnp
     from flax import nnx
 
-    from attnzoo.config.experiment import Experiment
+    from attnzoo.config.experiment import ExperimentConfig
     from attnzoo.config.loader import load
     from attnzoo.tasks import task_class
     from attnzoo.training.loop import make_train_step
     from attnzoo.training.optimizer import build_optimizer
 
-    config = load(Experiment, path)
+    config = load(ExperimentConfig, path)
     settings = config.training
     with tempfile.TemporaryDirectory() as home:
         task = task_class(config.task).create(config, Path(home), resume=False)

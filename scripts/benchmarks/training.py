@@ -45,7 +45,7 @@ class Workload(NamedTuple):
 def _vit() -> Any:
     from flax import nnx
 
-    from attnzoo.config.vit import ViT as ViTConfig
+    from attnzoo.config.vit import ViTConfig
     from attnzoo.models.vit import ViT
 
     return ViT(ViTConfig.tiny(patch=8, image_size=PIXELS), CLASSES, rngs=nnx.Rngs(0))
@@ -68,12 +68,12 @@ def _image_loss(model: Any, batch: Arrays, *, rngs: Any) -> Any:
 def _gpt2() -> Any:
     from flax import nnx
 
-    from attnzoo.config.attention import MultiHead
-    from attnzoo.config.gpt2 import GPT2 as GPT2Config
+    from attnzoo.config.attention import MultiHeadConfig
+    from attnzoo.config.gpt2 import GPT2Config
     from attnzoo.models.gpt2 import GPT2
 
     config = GPT2Config(
-        attention=MultiHead(num_heads=6),
+        attention=MultiHeadConfig(num_heads=6),
         dim=384,
         layers=6,
         max_length=256,
@@ -100,7 +100,7 @@ def _text_loss(model: Any, batch: Arrays, *, rngs: Any) -> Any:
 def _t5() -> Any:
     from flax import nnx
 
-    from attnzoo.config.t5 import T5 as T5Config
+    from attnzoo.config.t5 import T5Config
     from attnzoo.models.t5 import T5
 
     return T5(dataclasses.replace(T5Config.small(), dropout=0.0), 32128, rngs=nnx.Rngs(0))
@@ -248,7 +248,7 @@ def ours(workload: Workload, directory: Path) -> tuple[str, Check, Step]:
     from flax import nnx
 
     from attnzoo import pretrained
-    from attnzoo.config.training import AdamW, Constant, Training
+    from attnzoo.config.training import AdamWConfig, ConstantConfig, TrainingConfig
     from attnzoo.training.optimizer import build_optimizer
     from attnzoo.training.step import make_train_step
 
@@ -275,9 +275,9 @@ def ours(workload: Workload, directory: Path) -> tuple[str, Check, Step]:
         pretrained.save(nnx.merge(graph, gradient, rest), directory / "ours")
         return {"loss": np.asarray(loss), **_tensors(directory / "ours")}
 
-    training = Training(
-        optimizer=AdamW(),
-        schedule=Constant(),
+    training = TrainingConfig(
+        optimizer=AdamWConfig(),
+        schedule=ConstantConfig(),
         learning_rate=LEARNING_RATE,
         clip_norm=None,
         steps=1,

@@ -25,15 +25,15 @@ def ours(settings: dict, directory: Path) -> tuple[str, Check, Step]:
     import jax
     from flax import nnx
 
-    from attnzoo.config.model import Bahdanau
-    from attnzoo.config.training import Adam, Constant, Training
+    from attnzoo.config.model import BahdanauConfig
+    from attnzoo.config.training import AdamConfig, ConstantConfig, TrainingConfig
     from attnzoo.models.rnn_seq2seq import BahdanauSeq2Seq
     from attnzoo.tasks.translation import translation_loss
     from attnzoo.training.optimizer import build_optimizer
     from attnzoo.training.step import make_train_step
 
     width, vocabulary = settings["width"], settings["vocabulary"]
-    config = Bahdanau(hidden=width, embedding=width, maxout=width)
+    config = BahdanauConfig(hidden=width, embedding=width, maxout=width)
     model = BahdanauSeq2Seq(config, vocabulary, vocabulary, rngs=nnx.Rngs(0))
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     params = nnx.to_pure_dict(params)
@@ -56,9 +56,9 @@ def ours(settings: dict, directory: Path) -> tuple[str, Check, Step]:
         loss, gradient = jax.jit(jax.value_and_grad(objective))(params)
         return {"loss": np.asarray(loss), **_flat(gradient)}
 
-    training = Training(
-        optimizer=Adam(),
-        schedule=Constant(),
+    training = TrainingConfig(
+        optimizer=AdamConfig(),
+        schedule=ConstantConfig(),
         learning_rate=LEARNING_RATE,
         clip_norm=CLIP_NORM,
         steps=1,

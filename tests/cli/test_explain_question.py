@@ -13,7 +13,7 @@ SETTINGS = {"vocab_size": 300, "mask": True}
 KINDS = [
     kind
     for kind in get_args(get_args(data.Tokenizer)[0])
-    if "mask" in kind.__dataclass_fields__ or kind is data.WordPieceTokenizer
+    if "mask" in kind.__dataclass_fields__ or kind is data.WordPieceTokenizerConfig
 ]
 
 
@@ -23,7 +23,7 @@ def test_words_beside_a_mask_are_those_of_training(kind: type) -> None:
     tokenizer = build_tokenizer(kind(**fields), TEXTS)
     mask = tokenizer.special("mask")
     # A hidden token is a letter where letters or bytes are tokens, else a word.
-    by_letter = kind in (data.CharTokenizer, data.ByteTokenizer)
+    by_letter = kind in (data.CharTokenizerConfig, data.ByteTokenizerConfig)
     text = TEXTS[0]
     units = list(text) if by_letter else text.split()
     whole = tokenizer.encode_ids(text)
@@ -39,7 +39,7 @@ def test_words_beside_a_mask_are_those_of_training(kind: type) -> None:
 
 
 def test_a_piece_within_a_word_stays_within() -> None:
-    tokenizer = build_tokenizer(data.WordPieceTokenizer(vocab_size=60), ["sunny day"] * 9)
+    tokenizer = build_tokenizer(data.WordPieceTokenizerConfig(vocab_size=60), ["sunny day"] * 9)
     mask = tokenizer.special("mask")
     tokens = [tokenizer.tokens[i] for i in _with_masks(tokenizer, f"s{MASK}y day", mask)]
     assert tokens[tokens.index(tokenizer.tokens[mask]) + 1].startswith("##")

@@ -12,7 +12,7 @@ from flax import nnx
 from attnzoo import pretrained
 from attnzoo.cli.generate import main, parse
 from attnzoo.config import gpt2
-from attnzoo.config.attention import MultiHead
+from attnzoo.config.attention import MultiHeadConfig
 from attnzoo.decoding.generate import generate
 from attnzoo.models.gpt2 import GPT2
 
@@ -24,7 +24,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     home = tmp_path_factory.mktemp("gpt2")
-    sizes = gpt2.GPT2(attention=MultiHead(num_heads=2), dim=6, layers=1, max_length=19, tied=False)
+    sizes = gpt2.GPT2Config(
+        attention=MultiHeadConfig(num_heads=2), dim=6, layers=1, max_length=19, tied=False
+    )
     model = GPT2(sizes, len(WORDS), rngs=nnx.Rngs(0))
     random = np.random.default_rng(0)
     draw = lambda x: x + random.standard_normal(x.shape, np.float32)  # noqa: E731

@@ -5,17 +5,24 @@ from pathlib import Path
 import pytest
 
 from attnzoo.config.data import (
-    ByteBpeTokenizer,
-    CharTokenizer,
-    FileTokenizer,
-    HubSource,
-    LabelledText,
-    TaggedText,
-    Text,
-    WordPieceTokenizer,
+    ByteBpeTokenizerConfig,
+    CharTokenizerConfig,
+    FileTokenizerConfig,
+    HubSourceConfig,
+    LabelledTextConfig,
+    TaggedTextConfig,
+    TextConfig,
+    WordPieceTokenizerConfig,
 )
-from attnzoo.config.experiment import Experiment
-from attnzoo.config.images import Augmentation, Digits, HubImages, Idx, ImageFolder, Images
+from attnzoo.config.experiment import ExperimentConfig
+from attnzoo.config.images import (
+    AugmentationConfig,
+    DigitsConfig,
+    HubImagesConfig,
+    IdxConfig,
+    ImageFolderConfig,
+    ImagesConfig,
+)
 from attnzoo.config.loader import dump, load
 from attnzoo.errors import UserError
 
@@ -38,58 +45,71 @@ def written(path: Path, text: str) -> Path:
     [
         (
             "{kind: text, train: [a.gz, b.txt], validation_share: 0.1}",
-            Text(train=(Path("a.gz"), Path("b.txt")), validation_share=0.1),
+            TextConfig(train=(Path("a.gz"), Path("b.txt")), validation_share=0.1),
         ),
         (
             "{kind: text, hub: {name: x, train_split: 'train[:9%]', test_split: null}, field: b}",
-            Text(hub=HubSource(name="x", train_split="train[:9%]", test_split=None), field="b"),
+            TextConfig(
+                hub=HubSourceConfig(name="x", train_split="train[:9%]", test_split=None), field="b"
+            ),
         ),
         (
             "{kind: labelled_text, train: [qc.zip/qc/train.txt], format: trec, encoding: latin-1}",
-            LabelledText(train=(Path("qc.zip/qc/train.txt"),), format="trec", encoding="latin-1"),
+            LabelledTextConfig(
+                train=(Path("qc.zip/qc/train.txt"),), format="trec", encoding="latin-1"
+            ),
         ),
         (
             "{kind: labelled_text, train: [t], header: false, text_column: '1', labels: [b, a]}",
-            LabelledText(train=(Path("t"),), header=False, text_column="1", labels=("b", "a")),
+            LabelledTextConfig(
+                train=(Path("t"),), header=False, text_column="1", labels=("b", "a")
+            ),
         ),
-        ("{kind: tagged_text, train: [t]}", TaggedText(train=(Path("t"),))),
-        ("{kind: images}", Images(source=Digits())),
+        ("{kind: tagged_text, train: [t]}", TaggedTextConfig(train=(Path("t"),))),
+        ("{kind: images}", ImagesConfig(source=DigitsConfig())),
         (
             "{kind: images, source: {kind: idx, directory: d}, augmentation: {flip: true, pad: 4}}",
-            Images(source=Idx(directory=Path("d")), augmentation=Augmentation(flip=True, pad=4)),
+            ImagesConfig(
+                source=IdxConfig(directory=Path("d")),
+                augmentation=AugmentationConfig(flip=True, pad=4),
+            ),
         ),
         (
             "{kind: images, source: {kind: folder, path: c.tar.xz}, size: 32}",
-            Images(source=ImageFolder(path=Path("c.tar.xz")), size=32),
+            ImagesConfig(source=ImageFolderConfig(path=Path("c.tar.xz")), size=32),
         ),
-        ("{kind: images, source: {kind: hub, name: n}}", Images(source=HubImages(name="n"))),
+        (
+            "{kind: images, source: {kind: hub, name: n}}",
+            ImagesConfig(source=HubImagesConfig(name="n")),
+        ),
     ],
 )
 def test_data(tmp_path: Path, text: str, expected: object) -> None:
     kind = text[1:].split(",")[0].split("}")[0].removeprefix("kind: ")
     task, model = TASKS[kind]
     lines = f"task: {task}\nmodel: {model}\ndata: {text}"
-    experiment = load(Experiment, written(tmp_path / "a.yaml", lines))
+    experiment = load(ExperimentConfig, written(tmp_path / "a.yaml", lines))
     assert experiment.data == expected
     (tmp_path / "b.yaml").write_text(dump(experiment), encoding="utf-8")
-    assert load(Experiment, tmp_path / "b.yaml") == experiment
+    assert load(ExperimentConfig, tmp_path / "b.yaml") == experiment
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("{kind: char}", CharTokenizer()),
+        ("{kind: char}", CharTokenizerConfig()),
         (
             "{kind: byte_bpe, vocab_size: 500, mask: true}",
-            ByteBpeTokenizer(vocab_size=500, mask=True),
+            ByteBpeTokenizerConfig(vocab_size=500, mask=True),
         ),
-        ("{kind: wordpiece, sentinels: 9}", WordPieceTokenizer(sentinels=9)),
-        ("{kind: file, path: bert}", FileTokenizer(path=Path("bert"))),
+        ("{kind: wordpiece, sentinels: 9}", WordPieceTokenizerConfig(sentinels=9)),
+        ("{kind: file, path: bert}", FileTokenizerConfig(path=Path("bert"))),
     ],
 )
 def test_tokenizers(tmp_path: Path, text: str, expected: object) -> None:
     assert (
-        load(Experiment, written(tmp_path / "a.yaml", f"tokenizer: {text}")).tokenizer == expected
+        load(ExperimentConfig, written(tmp_path / "a.yaml", f"tokenizer: {text}")).tokenizer
+        == expected
     )
 
 
@@ -117,5 +137,5 @@ def test_tokenizers(tmp_path: Path, text: str, expected: object) -> None:
 )
 def test_one_mistake_is_one_line(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        load(Experiment, written(tmp_path / "a.yaml", text))
+        load(ExperimentConfig, written(tmp_path / "a.yaml", text))
     assert "\n" not in str(caught.value)

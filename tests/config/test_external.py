@@ -26,10 +26,10 @@ from attnzoo import cli, pretrained
 from attnzoo.attention import Attention
 from attnzoo.attention.contract import Site
 from attnzoo.config import external
-from attnzoo.config.experiment import Experiment
+from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.help import help_text
 from attnzoo.config.loader import dump, load
-from attnzoo.config.mesh import Mesh
+from attnzoo.config.mesh import MeshConfig
 from attnzoo.config.schema import fields_of
 from attnzoo.errors import UserError
 from attnzoo.models import GPT2
@@ -179,9 +179,9 @@ def run_of(home: Path) -> Callable[[str], Path]:
     """The run directory of a config, trained for a step and one more when it is first wanted."""
 
     def trained(name: str) -> Path:
-        config = load(Experiment, f"{name}.yaml")
+        config = load(ExperimentConfig, f"{name}.yaml")
         if not config.run_directory.exists():
-            assert train(load(Experiment, f"{name}.yaml", ["training.steps=1"])).step == 1
+            assert train(load(ExperimentConfig, f"{name}.yaml", ["training.steps=1"])).step == 1
             assert train(config, resume=True).step == 2
         return config.run_directory
 
@@ -207,8 +207,8 @@ def test_it_trains_and_goes_on_and_is_loaded(
 ) -> None:
     run, kind = run_of(name), CONFIGS[name][-1]
     assert kind in (run / "config.yaml").read_text()
-    written = load(Experiment, run / "config.yaml", ["training.steps=2"])
-    assert written == load(Experiment, f"{name}.yaml")
+    written = load(ExperimentConfig, run / "config.yaml", ["training.steps=2"])
+    assert written == load(ExperimentConfig, f"{name}.yaml")
     with pytest.raises(UserError, match="pass --trust-code") as refused:
         load_run(run)
     assert "\n" not in str(refused.value)
@@ -220,16 +220,18 @@ def test_it_trains_and_goes_on_and_is_loaded(
 
 
 def test_a_changed_setting_of_it_is_another_run(run_of: Callable[[str], Path]) -> None:
-    config = load(Experiment, run_of("attention") / "config.yaml", ["model.attention.num_heads=4"])
+    config = load(
+        ExperimentConfig, run_of("attention") / "config.yaml", ["model.attention.num_heads=4"]
+    )
     with pytest.raises(UserError, match=r"resume: config\.model\.attention\.num_heads was 2 "):
         train(config, resume=True)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_config_survives_its_file(name: str, home: Path, tmp_path: Path) -> None:
-    written, again = load(Experiment, home / f"{name}.yaml"), tmp_path / "again.yaml"
+    written, again = load(ExperimentConfig, home / f"{name}.yaml"), tmp_path / "again.yaml"
     again.write_text(dump(written))
-    assert load(Experiment, again) == written
+    assert load(ExperimentConfig, again) == written
 
 
 @pytest.mark.usefixtures("home")
@@ -245,8 +247,8 @@ def test_a_config_survives_its_file(name: str, home: Path, tmp_path: Path) -> No
 def test_the_command_line_names_it_too(before: str, overrides: list[str], tmp_path: Path) -> None:
     text = Path("attention.yaml").read_text()
     (tmp_path / "other.yaml").write_text(text.replace(HEADS, before))
-    assert load(Experiment, tmp_path / "other.yaml", overrides) == load(
-        Experiment, "attention.yaml"
+    assert load(ExperimentConfig, tmp_path / "other.yaml", overrides) == load(
+        ExperimentConfig, "attention.yaml"
     )
 
 
@@ -264,7 +266,7 @@ def test_its_settings_are_checked_as_ours(old: str, new: str, said: str, tmp_pat
     path = tmp_path / "attention.yaml"
     path.write_text(Path("attention.yaml").read_text().replace(old, new))
     with pytest.raises(UserError) as raised:
-        load(Experiment, path)
+        load(ExperimentConfig, path)
     assert said in str(raised.value)
     assert str(raised.value).startswith(f"{path}:5:")
     assert "\n" not in str(raised.value)
@@ -274,11 +276,11 @@ def test_its_settings_are_checked_as_ours(old: str, new: str, said: str, tmp_pat
 @pytest.mark.parametrize("kind", ERRORS)
 def test_what_cannot_be_had_is_one_line_and_spoils_nothing(kind: str) -> None:
     with pytest.raises(UserError) as raised:
-        load(Experiment, "attention.yaml", [f"model.attention={{kind: '{kind}'}}"])
+        load(ExperimentConfig, "attention.yaml", [f"model.attention={{kind: '{kind}'}}"])
     assert f"kind {kind!r}: " in str(raised.value)
     assert ERRORS[kind] in str(raised.value)
     assert "\n" not in str(raised.value)
-    load(Experiment, "attention.yaml")
+    load(ExperimentConfig, "attention.yaml")
 
 
 @pytest.mark.usefixtures("home")
@@ -288,10 +290,10 @@ def test_each_class_has_its_place(field: str, kind: str) -> None:
     own = {"model.attention": "mine:Cosine", "model": "mine:Tiny", "task": "mine:Backwards"}
     path = "task.yaml" if kind == "mine:Backwards" else "attention.yaml"
     if own.get(field) == kind:
-        load(Experiment, path, [f"{field}={kind}"])
+        load(ExperimentConfig, path, [f"{field}={kind}"])
         return
     with pytest.raises(UserError) as raised:
-        load(Experiment, path, [f"{field}={kind}"])
+        load(ExperimentConfig, path, [f"{field}={kind}"])
     assert kind in str(raised.value)
     assert "\n" not in str(raised.value)
 
@@ -301,15 +303,15 @@ def test_what_does_not_go_together_names_it() -> None:
     with pytest.raises(
         UserError, match=r"task\.kind=mine:Backwards takes model\.kind=gpt2 or llam"
     ):
-        load(Experiment, "task.yaml", ["model=mine:Tiny"])
+        load(ExperimentConfig, "task.yaml", ["model=mine:Tiny"])
     with pytest.raises(UserError, match=r"takes model\.kind=.*mine:Tiny"):
-        load(Experiment, "model.yaml", ["model=bert"])
+        load(ExperimentConfig, "model.yaml", ["model=bert"])
 
 
 @pytest.mark.usefixtures("home")
 def test_help_tells_of_it_once_it_is_named() -> None:
-    load(Experiment, "attention.yaml")
-    said = help_text(Experiment)
+    load(ExperimentConfig, "attention.yaml")
+    said = help_text(ExperimentConfig)
     assert "model.attention=mine:Cosine" in said
     assert "Heads; they divide the width of the queries." in said
 
@@ -418,7 +420,7 @@ def test_an_exported_run_names_no_code(run_of: Callable[[str], Path], tmp_path: 
 
 def test_a_folder_of_a_model_is_refused_before_it_imports(home: Path, tmp_path: Path) -> None:
     heads = "model.attention={kind: multi_head, num_heads: 2}"
-    config = load(Experiment, home / "attention.yaml", [heads]).model
+    config = load(ExperimentConfig, home / "attention.yaml", [heads]).model
     pretrained.save_own(GPT2(config, 20, rngs=nnx.Rngs(0)), tmp_path)
     path = tmp_path / "config.yaml"
     path.write_text(path.read_text().replace("kind: multi_head", "kind: 'mine:Cosine'"))
@@ -431,7 +433,7 @@ def test_a_folder_of_a_model_is_refused_before_it_imports(home: Path, tmp_path: 
 @pytest.fixture
 def cosine(home: Path) -> type[Attention]:
     """The class of the documentation."""
-    load(Experiment, home / "attention.yaml")
+    load(ExperimentConfig, home / "attention.yaml")
     return importlib.import_module("mine").Cosine
 
 
@@ -454,10 +456,12 @@ def test_the_kit_accepts_it(cosine: Any) -> None:
 
 @pytest.mark.parametrize("scan", [False, True])
 def test_its_parameters_have_roles_and_places(scan: bool, home: Path) -> None:
-    config: Any = load(Experiment, home / "attention.yaml", [f"model.scan={str(scan).lower()}"])
+    config: Any = load(
+        ExperimentConfig, home / "attention.yaml", [f"model.scan={str(scan).lower()}"]
+    )
     model = nnx.eval_shape(lambda: GPT2(config.model, 20, rngs=nnx.Rngs(0)))
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-    places = Placement(Mesh(fsdp=2, tensor=2), 4).of_parameters(params)
+    places = Placement(MeshConfig(fsdp=2, tensor=2), 4).of_parameters(params)
     roles, specs = {}, {}
     for where, leaf in jax.tree_util.tree_leaves_with_path(params):
         own = path_of(where).rpartition("mechanism/")[2]

@@ -13,12 +13,12 @@ from typing import get_args
 import pytest
 
 from attnzoo.cli import train
-from attnzoo.config.experiment import Experiment
+from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.help import help_text, index, part
 from attnzoo.config.schema import fields_of, kind_of
 from attnzoo.errors import UserError
 
-ALL = help_text(Experiment)
+ALL = help_text(ExperimentConfig)
 
 
 def nested(annotation: object) -> list[type]:
@@ -42,7 +42,7 @@ def places(cls: type, prefix: str = "") -> Iterator[tuple[str, type, str, type |
             yield from places(one, f"{path}.")
 
 
-PLACES = list(dict.fromkeys(places(Experiment)))
+PLACES = list(dict.fromkeys(places(ExperimentConfig)))
 CLASSES = {cls for _, cls, _, _ in PLACES} | {kind for *_, kind in PLACES if kind is not None}
 
 
@@ -56,7 +56,7 @@ def summary(cls: type) -> str:
 
 def test_every_field_and_every_kind_is_a_part_with_its_whole_sentences() -> None:
     assert len(PLACES) > 500
-    texts = {path: words(part(Experiment, path)) for path in {place[0] for place in PLACES}}
+    texts = {path: words(part(ExperimentConfig, path)) for path in {place[0] for place in PLACES}}
     for path, cls, name, kind in PLACES:
         said = texts[path]
         if kind is None:
@@ -91,7 +91,7 @@ def test_the_help_shows_type_default_and_meaning() -> None:
     ) in ALL
     assert "name: string that is not empty (required)\n" in ALL
     assert "training: a mapping\n    How it is trained.\n" in ALL
-    assert part(Experiment, "model.attention.additive").startswith(
+    assert part(ExperimentConfig, "model.attention.additive").startswith(
         "model.attention=additive\n"
         "    v . tanh(W query + U key) (Bahdanau et al. 2015, appendix A.1.2).\n"
         "  model.attention.width: int > 0 or null (default: null)\n"
@@ -103,19 +103,19 @@ def test_the_help_shows_type_default_and_meaning() -> None:
         "tokenizer: word | bpe | unigram | char | byte | byte_bpe | wordpiece | file "
         "(default: word)\n"
     ) in ALL
-    assert part(Experiment, "training.tensorboard").startswith(
+    assert part(ExperimentConfig, "training.tensorboard").startswith(
         "training.tensorboard: true or false (default: true)\n"
     )
 
 
 def test_a_field_that_differs_says_where() -> None:
-    said = part(Experiment, "data.train")
+    said = part(ExperimentConfig, "data.train")
     assert "data.train: int > 0 (default: 30000), for data=cldr\n    Training pairs.\n" in said
     assert "data.train: list of path (default: []), for data=text | labelled_text\n" in said
     # The kind is known: nothing else of that name is told.
-    one = part(Experiment, "data.cldr.train")
+    one = part(ExperimentConfig, "data.cldr.train")
     assert one == "data.cldr.train: int > 0 (default: 30000)\n    Training pairs.\n"
-    assert part(Experiment, "data=cldr") == part(Experiment, "data.cldr").replace(
+    assert part(ExperimentConfig, "data=cldr") == part(ExperimentConfig, "data.cldr").replace(
         "data.cldr=", "data="
     )
 
@@ -134,7 +134,7 @@ def test_a_field_that_differs_says_where() -> None:
 )
 def test_an_unknown_part_is_one_line_with_what_was_meant(asked: str, meant: str) -> None:
     with pytest.raises(UserError) as caught:
-        part(Experiment, asked)
+        part(ExperimentConfig, asked)
     said = str(caught.value)
     assert said.startswith(f"--help {asked}: no such part of a config (")
     assert meant in said
@@ -151,11 +151,11 @@ def test_the_command_shows_its_options_and_sections_or_one_part(
         return capsys.readouterr().out
 
     short = said()
-    assert index(Experiment) in short
+    assert index(ExperimentConfig) in short
     assert len(short.splitlines()) < 80
-    for name in fields_of(Experiment):
+    for name in fields_of(ExperimentConfig):
         assert f"\n  {name} " in short
-    assert said("training.optimizer") == part(Experiment, "training.optimizer")
+    assert said("training.optimizer") == part(ExperimentConfig, "training.optimizer")
     assert said("all") == ALL
     assert said("optimizr") == (
         "error: --help optimizr: no such part of a config (did you mean training.optimizer?)\n"

@@ -6,12 +6,31 @@ from typing import get_args
 
 import pytest
 
-from attnzoo.config.attention import Additive, Dot, General, LocalM, LocalP
-from attnzoo.config.data import BpeTokenizer, Cldr, FilePart, Files, Hub, Synthetic
-from attnzoo.config.experiment import Experiment
+from attnzoo.config.attention import (
+    AdditiveConfig,
+    DotConfig,
+    GeneralConfig,
+    LocalMConfig,
+    LocalPConfig,
+)
+from attnzoo.config.data import (
+    BpeTokenizerConfig,
+    CldrConfig,
+    FilePartConfig,
+    FilesConfig,
+    HubConfig,
+    SyntheticConfig,
+)
+from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.loader import dump, load
-from attnzoo.config.model import Bahdanau, Luong, Model
-from attnzoo.config.training import Adadelta, Adam, Cosine, Sgd, Training
+from attnzoo.config.model import BahdanauConfig, LuongConfig, Model
+from attnzoo.config.training import (
+    AdadeltaConfig,
+    AdamConfig,
+    CosineConfig,
+    SgdConfig,
+    TrainingConfig,
+)
 from attnzoo.errors import UserError
 
 GOOD = "name: good\ntraining: {epochs: 3}\n"
@@ -36,16 +55,16 @@ def with_models(line: str) -> str:
 
 def complaint(text: str, *overrides: str) -> str:
     with pytest.raises(UserError) as caught:
-        load(Experiment, write(text), overrides)
+        load(ExperimentConfig, write(text), overrides)
     return str(caught.value)
 
 
-def good(*overrides: str) -> Experiment:
-    return load(Experiment, write(GOOD, "configs/good.yaml"), overrides)
+def good(*overrides: str) -> ExperimentConfig:
+    return load(ExperimentConfig, write(GOOD, "configs/good.yaml"), overrides)
 
 
 def test_defaults_are_those_of_the_classes() -> None:
-    assert good() == Experiment(name="good", training=Training(epochs=3))
+    assert good() == ExperimentConfig(name="good", training=TrainingConfig(epochs=3))
 
 
 def test_a_file_says_everything() -> None:
@@ -73,21 +92,23 @@ training:
 directory: elsewhere/run
 """
     )
-    assert load(Experiment, path) == Experiment(
+    assert load(ExperimentConfig, path) == ExperimentConfig(
         name="all-in_1.0",
-        data=Files(
-            train=FilePart(source=Path("a.en.gz"), target=Path("a.fr.gz"), links=Path("a.links")),
-            test=FilePart(table=Path("test.tsv")),
+        data=FilesConfig(
+            train=FilePartConfig(
+                source=Path("a.en.gz"), target=Path("a.fr.gz"), links=Path("a.links")
+            ),
+            test=FilePartConfig(table=Path("test.tsv")),
             links_reversed=True,
         ),
-        tokenizer=BpeTokenizer(vocab_size=4000),
-        model=Luong(attention=LocalP(score="dot"), hidden=7),
-        training=Training(
+        tokenizer=BpeTokenizerConfig(vocab_size=4000),
+        model=LuongConfig(attention=LocalPConfig(score="dot"), hidden=7),
+        training=TrainingConfig(
             steps=11,
             buckets=(5, 13),
-            optimizer=Adadelta(eps=1e-7),
+            optimizer=AdadeltaConfig(eps=1e-7),
             learning_rate=1.0,
-            schedule=Cosine(warmup=3),
+            schedule=CosineConfig(warmup=3),
             clip_norm=None,
         ),
         directory=Path("elsewhere/run"),
@@ -105,38 +126,38 @@ def test_a_whole_number_may_stand_for_a_float_and_becomes_one() -> None:
 def test_keys_go_over_those_of_the_base() -> None:
     write("name: parent\nmodel: {attention: dot, hidden: 7}\ntraining: {epochs: 3}\n", "p.yaml")
     path = write("base: ../p.yaml\nname: child\nmodel: {hidden: 11, embedding: 5}\n")
-    assert load(Experiment, path) == Experiment(
+    assert load(ExperimentConfig, path) == ExperimentConfig(
         name="child",
-        model=Bahdanau(attention=Dot(), hidden=11, embedding=5),
-        training=Training(epochs=3),
+        model=BahdanauConfig(attention=DotConfig(), hidden=11, embedding=5),
+        training=TrainingConfig(epochs=3),
     )
 
 
 def test_bases_have_bases() -> None:
     write("name: a\ntraining: {epochs: 3, seed: 1, batch_size: 5}\n", "configs/a.yaml")
     write("base: a.yaml\nname: b\ntraining: {seed: 2}\n", "configs/b.yaml")
-    loaded = load(Experiment, write("base: b.yaml\ntraining: {steps: 7}\n"))
+    loaded = load(ExperimentConfig, write("base: b.yaml\ntraining: {steps: 7}\n"))
     assert loaded.name == "b"
-    assert loaded.training == Training(epochs=3, seed=2, batch_size=5, steps=7)
+    assert loaded.training == TrainingConfig(epochs=3, seed=2, batch_size=5, steps=7)
 
 
 def test_another_kind_in_the_child_drops_what_belonged_to_the_parents() -> None:
     write("name: a\nmodel: {attention: {kind: additive, width: 7}, maxout: 5}\n", "configs/a.yaml")
     path = write("base: a.yaml\nmodel: {attention: general}\ntraining: {epochs: 3}\n")
-    assert load(Experiment, path).model == Bahdanau(attention=General(), maxout=5)
+    assert load(ExperimentConfig, path).model == BahdanauConfig(attention=GeneralConfig(), maxout=5)
     path = write("base: a.yaml\nmodel: {kind: luong, layers: 3}\ntraining: {epochs: 3}\n")
-    assert load(Experiment, path).model == Luong(layers=3)
+    assert load(ExperimentConfig, path).model == LuongConfig(layers=3)
 
 
 def test_a_parameter_goes_into_the_parents_short_form() -> None:
     write("name: a\nmodel: {attention: local_m}\ntraining: {epochs: 3}\n", "configs/a.yaml")
     path = write("base: a.yaml\nmodel: {attention: {window: 5}}\n")
-    assert load(Experiment, path).model.attention == LocalM(window=5)
+    assert load(ExperimentConfig, path).model.attention == LocalMConfig(window=5)
 
 
 def test_a_kind_left_out_is_that_of_the_default() -> None:
     path = write("name: a\ntraining: {epochs: 3, optimizer: {b2: 0.98}}\n")
-    assert load(Experiment, path).training.optimizer == Adam(b2=0.98)
+    assert load(ExperimentConfig, path).training.optimizer == AdamConfig(b2=0.98)
 
 
 # Overrides
@@ -144,11 +165,11 @@ def test_a_kind_left_out_is_that_of_the_default() -> None:
 
 def test_overrides_go_over_the_file() -> None:
     loaded = good("training.seed=7", "model.hidden=13", "name=other", "data.target_locale=no")
-    assert loaded == Experiment(
+    assert loaded == ExperimentConfig(
         name="other",
-        data=Cldr(target_locale="no"),
-        model=Bahdanau(hidden=13),
-        training=Training(epochs=3, seed=7),
+        data=CldrConfig(target_locale="no"),
+        model=BahdanauConfig(hidden=13),
+        training=TrainingConfig(epochs=3, seed=7),
     )
 
 
@@ -157,7 +178,7 @@ def test_an_override_is_read_as_yaml() -> None:
     assert good("training.buckets=[3, 5]").training.buckets == (3, 5)
     assert good("training.clip_norm=null").training.clip_norm is None
     assert good("training.tensorboard=false").training.tensorboard is False
-    assert good("data={kind: synthetic, task: sort}").data == Synthetic(task="sort")
+    assert good("data={kind: synthetic, task: sort}").data == SyntheticConfig(task="sort")
 
 
 def test_the_last_of_two_equal_overrides_counts() -> None:
@@ -168,7 +189,7 @@ def test_the_last_of_two_equal_overrides_counts() -> None:
 def test_overrides_of_a_kind_and_its_fields_come_in_any_order(swap: bool) -> None:
     overrides = ["model.attention=local_m", "model.attention.window=5"]
     loaded = good(*reversed(overrides) if swap else overrides)
-    assert loaded.model == Bahdanau(attention=LocalM(window=5))
+    assert loaded.model == BahdanauConfig(attention=LocalMConfig(window=5))
 
 
 def test_an_overridden_kind_drops_the_fields_of_the_file() -> None:
@@ -176,17 +197,19 @@ def test_an_overridden_kind_drops_the_fields_of_the_file() -> None:
         "name: a\ntraining: {epochs: 3, optimizer: {kind: adadelta, rho: 0.9}}\n"
         "model: {attention: {kind: additive, width: 7}}\n"
     )
-    loaded = load(Experiment, path, ["training.optimizer=sgd", "model.attention.kind=local_p"])
-    assert loaded.training.optimizer == Sgd()
-    assert loaded.model == Bahdanau(attention=LocalP())
-    same = load(Experiment, path, ["training.optimizer.eps=1e-8", "model.attention=additive"])
-    assert same.training.optimizer == Adadelta(rho=0.9, eps=1e-8)
-    assert same.model == Bahdanau(attention=Additive(width=7))
+    loaded = load(
+        ExperimentConfig, path, ["training.optimizer=sgd", "model.attention.kind=local_p"]
+    )
+    assert loaded.training.optimizer == SgdConfig()
+    assert loaded.model == BahdanauConfig(attention=LocalPConfig())
+    same = load(ExperimentConfig, path, ["training.optimizer.eps=1e-8", "model.attention=additive"])
+    assert same.training.optimizer == AdadeltaConfig(rho=0.9, eps=1e-8)
+    assert same.model == BahdanauConfig(attention=AdditiveConfig(width=7))
 
 
 def test_overrides_alone_make_a_config() -> None:
-    loaded = load(Experiment, None, ["name=a", "training.steps=5"])
-    assert loaded == Experiment(name="a", training=Training(steps=5))
+    loaded = load(ExperimentConfig, None, ["name=a", "training.steps=5"])
+    assert loaded == ExperimentConfig(name="a", training=TrainingConfig(steps=5))
 
 
 # Mistakes in a file: the exact line for each
@@ -399,18 +422,18 @@ def test_a_missing_file_names_the_nearest_config() -> None:
     write(GOOD, "configs/tatoeba-en-fr.yaml")
     for path in ("configs/tatoeba-fr.yaml", "tatoeba_en_fr.yaml"):
         with pytest.raises(UserError) as caught:
-            load(Experiment, path)
+            load(ExperimentConfig, path)
         assert str(caught.value) == (
             f"{path}: no such file (did you mean configs/tatoeba-en-fr.yaml?)"
         )
     with pytest.raises(UserError, match=r"^configs: is a directory$"):
-        load(Experiment, "configs")
+        load(ExperimentConfig, "configs")
 
 
 def test_a_file_that_is_not_text() -> None:
     Path("configs/bad.yaml").write_bytes(b"name: a\n# caf\xe9\n")
     with pytest.raises(UserError, match=r"^configs/bad.yaml:2: not UTF-8 \(byte 0xe9\)$"):
-        load(Experiment, "configs/bad.yaml")
+        load(ExperimentConfig, "configs/bad.yaml")
     assert complaint("name: a\nx: \x07\n") == (
         "configs/bad.yaml:2: character #x0007 is not allowed"
     )
@@ -464,25 +487,31 @@ def test_one_mistake_on_the_command_line_is_one_line(override: str, line: str) -
 @pytest.mark.parametrize(
     "value",
     [
-        Experiment(name="a", training=Training(epochs=3)),
-        Experiment(
+        ExperimentConfig(name="a", training=TrainingConfig(epochs=3)),
+        ExperimentConfig(
             name="no",
-            data=Hub(name="1e-4", config="2015-09-08", data_files={"train": Path("on")}),
-            target_tokenizer=BpeTokenizer(),
-            model=Luong.small(LocalP(window=3)),
-            training=Training(steps=5, buckets=(3, 7), optimizer=Adadelta(), clip_norm=None),
+            data=HubConfig(name="1e-4", config="2015-09-08", data_files={"train": Path("on")}),
+            target_tokenizer=BpeTokenizerConfig(),
+            model=LuongConfig.small(LocalPConfig(window=3)),
+            training=TrainingConfig(
+                steps=5, buckets=(3, 7), optimizer=AdadeltaConfig(), clip_norm=None
+            ),
             directory=Path("true"),
         ),
-        Experiment(
+        ExperimentConfig(
             name="a",
-            data=Files(train=FilePart(table=Path("été: #1.tsv")), source_language="0x1F"),
-            training=Training(epochs=1, learning_rate=1e-30, schedule=Cosine(final=1.0)),
+            data=FilesConfig(
+                train=FilePartConfig(table=Path("été: #1.tsv")), source_language="0x1F"
+            ),
+            training=TrainingConfig(
+                epochs=1, learning_rate=1e-30, schedule=CosineConfig(final=1.0)
+            ),
         ),
     ],
 )
-def test_what_is_dumped_is_loaded_again(value: Experiment) -> None:
+def test_what_is_dumped_is_loaded_again(value: ExperimentConfig) -> None:
     path = write(dump(value))
-    assert load(Experiment, path) == value
-    assert dump(load(Experiment, path)) == dump(value)
+    assert load(ExperimentConfig, path) == value
+    assert dump(load(ExperimentConfig, path)) == dump(value)
     changed = replace(value, model=replace(value.model, hidden=value.model.hidden + 1))
-    assert load(Experiment, write(dump(changed))) != value
+    assert load(ExperimentConfig, write(dump(changed))) != value

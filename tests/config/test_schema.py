@@ -6,10 +6,10 @@ from typing import get_args
 import pytest
 
 from attnzoo.config.data import Data, Tokenizer
-from attnzoo.config.experiment import Experiment
-from attnzoo.config.model import Bahdanau, Luong, Model
+from attnzoo.config.experiment import ExperimentConfig
+from attnzoo.config.model import BahdanauConfig, LuongConfig, Model
 from attnzoo.config.schema import dotted_names, fields_of, kind_of
-from attnzoo.config.training import Adadelta, Training
+from attnzoo.config.training import AdadeltaConfig, TrainingConfig
 
 
 def nested(annotation: object) -> list[type]:
@@ -20,8 +20,8 @@ def nested(annotation: object) -> list[type]:
 
 
 def test_a_meaning_comes_from_the_class_that_has_the_field() -> None:
-    assert fields_of(Adadelta)["rho"].meaning == "Decay of the running averages."
-    assert fields_of(Training)["seed"].meaning != fields_of(nested(Data)[0])["seed"].meaning
+    assert fields_of(AdadeltaConfig)["rho"].meaning == "Decay of the running averages."
+    assert fields_of(TrainingConfig)["seed"].meaning != fields_of(nested(Data)[0])["seed"].meaning
 
 
 @pytest.mark.parametrize("union", [Data, Model, Tokenizer])
@@ -31,15 +31,15 @@ def test_kinds_differ(union: object) -> None:
 
 
 def test_dotted_names_are_those_of_all_kinds() -> None:
-    names = set(dotted_names(Experiment))
+    names = set(dotted_names(ExperimentConfig))
     assert {"model.layers", "model.maxout", "model.attention.window", "data.locale"} - names == {
         "data.locale"
     }
 
 
 def test_named_sizes() -> None:
-    paper = Bahdanau.paper()
+    paper = BahdanauConfig.paper()
     assert (paper.hidden, paper.embedding, paper.maxout, paper.dropout) == (1000, 620, 500, 0.0)
-    assert (Luong.paper().hidden, Luong.paper().layers) == (1000, 4)
-    assert Bahdanau.small().hidden < paper.hidden
-    assert Luong.small(attention=paper.attention).attention == paper.attention
+    assert (LuongConfig.paper().hidden, LuongConfig.paper().layers) == (1000, 4)
+    assert BahdanauConfig.small().hidden < paper.hidden
+    assert LuongConfig.small(attention=paper.attention).attention == paper.attention

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from attnzoo.config.images import Augmentation
+from attnzoo.config.images import AugmentationConfig
 from attnzoo.data import augment as A
 
 KEY = jax.random.key(7)
@@ -233,15 +233,15 @@ def test_a_config_asks_for_what_is_done() -> None:
     targets = jnp.eye(4)
     mean, deviation = jnp.asarray(MEAN), jnp.asarray(DEVIATION)
 
-    def made(config: Augmentation):
+    def made(config: AugmentationConfig):
         run = jax.jit(lambda key: A.augment(config, key, raw, targets, mean, deviation))
         return lambda key: tuple(map(np.asarray, run(key)))
 
-    plain, same = made(Augmentation())(KEY)
+    plain, same = made(AugmentationConfig())(KEY)
     assert np.allclose(plain, (np.asarray(raw) / 255 - MEAN) / DEVIATION, atol=1e-5)
     assert np.array_equal(same, targets)
     everything = made(
-        Augmentation(
+        AugmentationConfig(
             flip=True, pad=2, crop_scale=0.5, operations=1, erase=0.5, mixup=0.2, cutmix=1.0
         )
     )

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from attnzoo.alignment.links import Links
-from attnzoo.config.data import Cldr
+from attnzoo.config.data import CldrConfig
 from attnzoo.data.corpus import Corpus, Report, Splits, load_corpus
 from attnzoo.errors import UserError
 
@@ -84,4 +84,4 @@ def test_an_unknown_kind_names_the_known_ones() -> None:
 
 def test_embedded_corpus_is_reached_by_config() -> None:
     with pytest.raises(UserError, match="xq"):
-        load_corpus(Cldr(target_locale="xq"))
+        load_corpus(CldrConfig(target_locale="xq"))

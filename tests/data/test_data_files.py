@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from attnzoo.alignment.links import Links
-from attnzoo.config.data import FilePart, Files
+from attnzoo.config.data import FilePartConfig, FilesConfig
 from attnzoo.data.corpus import load_corpus
 from attnzoo.data.files import Reading, read_pair, read_table
 from attnzoo.data.sources import read_lines
@@ -153,8 +153,8 @@ def test_a_file_without_one_usable_pair_is_an_error(tmp_path: Path) -> None:
 
 def test_parts_by_config(tmp_path: Path) -> None:
     table = write(tmp_path / "t.tsv", "a\tA", "b\tB", "c\tC")
-    pair = FilePart(source=write(tmp_path / "s", "d"), target=write(tmp_path / "t", "D"))
-    splits = load_corpus(Files(train=FilePart(table=table), test=pair, limit=2))
+    pair = FilePartConfig(source=write(tmp_path / "s", "d"), target=write(tmp_path / "t", "D"))
+    splits = load_corpus(FilesConfig(train=FilePartConfig(table=table), test=pair, limit=2))
     assert splits.train.source == ["a", "b"]
     assert splits.test.target == ["D"]
     assert len(splits.validation) == 0
@@ -174,22 +174,22 @@ def test_parts_by_config(tmp_path: Path) -> None:
 )
 def test_shared_tables(shared: Path, folder: str, files: dict, counts: tuple[int, int]) -> None:
     parts = {
-        part: FilePart(table=shared / "data" / folder / f"{part}.tsv.gz")
+        part: FilePartConfig(table=shared / "data" / folder / f"{part}.tsv.gz")
         for part in ("validation", "test")
     }
-    splits = load_corpus(Files(**parts, **files))
+    splits = load_corpus(FilesConfig(**parts, **files))
     assert (len(splits.validation), len(splits.test)) == counts
     assert not any(report.skipped for report in splits.reports)
 
 
 def test_shared_hansards_have_the_published_number_of_links(shared: Path) -> None:
     folder = shared / "data" / "hansards-dev37"
-    part = FilePart(
+    part = FilePartConfig(
         source=folder / "hansards37.e",
         target=folder / "hansards37.f",
         links=folder / "hansards37.a",
     )
-    corpus = load_corpus(Files(test=part, links_reversed=True)).test
+    corpus = load_corpus(FilesConfig(test=part, links_reversed=True)).test
     assert corpus.links is not None
     assert sum(len(links.sure) for links in corpus.links) == 338
     assert sum(len(links.possible - links.sure) for links in corpus.links) == 1_446

@@ -6,7 +6,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from attnzoo.config.data import Hub
+from attnzoo.config.data import HubConfig
 from attnzoo.data.hub import load_hub, read_split
 from attnzoo.errors import UserError
 
@@ -43,7 +43,7 @@ def test_splits_by_config(opus: Path, tmp_path: Path) -> None:
     table = datasets.Dataset.from_dict({"en": ["a", "b", "c"], "de": ["A", "B", "C"]})
     path = tmp_path / "pairs.parquet"
     table.to_parquet(str(path))
-    config = Hub(
+    config = HubConfig(
         name="parquet",
         data_files={"train": path, "test": path},
         target_field="de",
@@ -56,7 +56,7 @@ def test_splits_by_config(opus: Path, tmp_path: Path) -> None:
     assert splits.validation.target == ["B", "C"]
     assert len(splits.test) == 3
     assert splits.test.target_language == "de"
-    none = Hub(
+    none = HubConfig(
         name="parquet",
         data_files={"train": path},
         target_field="de",

@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attnzoo.config.images import Digits, HubImages, Idx, ImageFolder, Images
+from attnzoo.config.images import (
+    DigitsConfig,
+    HubImagesConfig,
+    IdxConfig,
+    ImageFolderConfig,
+    ImagesConfig,
+)
 from attnzoo.data.corpus import load_corpus
 from attnzoo.data.images import ImagePlan, ImageSet, channel_statistics, load_images, read_idx
 from attnzoo.errors import UserError
@@ -35,15 +41,20 @@ def folder(path: Path, **parts: dict[str, list[int]]) -> Path:
 def test_a_directory_a_class(tmp_path: Path) -> None:
     path = folder(tmp_path / "d", train={"cat": [10, 11], "ant": [20]}, test={"ant": [30]})
     (path / "train" / "cat" / "notes.txt").write_text("no image")
-    splits = load_corpus(Images(source=ImageFolder(path=path), validation_share=0.0))
+    splits = load_corpus(ImagesConfig(source=ImageFolderConfig(path=path), validation_share=0.0))
     assert splits.train.names == ("ant", "cat")
     assert splits.train.images.shape == (3, 3, 5, 3)
     assert splits.train.images[:, 1, 2, 0].tolist() == [20, 10, 11]
     assert splits.train.images[0, 0, 0].tolist() == [20, 21, 22]
     assert splits.train.labels.tolist() == [0, 1, 1]
     assert (len(splits.validation), len(splits.test)) == (0, 1)
-    grey = ImageFolder(path=path / "train", channels=1)  # without parts all are for training
-    assert load_images(Images(source=grey, validation_share=0.0)).train.images.shape == (3, 3, 5, 1)
+    grey = ImageFolderConfig(path=path / "train", channels=1)  # without parts all are for training
+    assert load_images(ImagesConfig(source=grey, validation_share=0.0)).train.images.shape == (
+        3,
+        3,
+        5,
+        1,
+    )
 
 
 def test_a_tar_is_as_its_directory(tmp_path: Path) -> None:
@@ -52,11 +63,13 @@ def test_a_tar_is_as_its_directory(tmp_path: Path) -> None:
         for part in ("test", "train"):
             archive.add(path / part, part)
     config = {"validation_share": 0.0}
-    from_tar = load_images(Images(source=ImageFolder(path=tmp_path / "d.tar.xz"), **config))
-    from_directory = load_images(Images(source=ImageFolder(path=path), **config))
+    from_tar = load_images(
+        ImagesConfig(source=ImageFolderConfig(path=tmp_path / "d.tar.xz"), **config)
+    )
+    from_directory = load_images(ImagesConfig(source=ImageFolderConfig(path=path), **config))
     assert from_tar.fingerprint() == from_directory.fingerprint()
     changed = folder(tmp_path / "e", train={"a": [1, 2], "b": [9]}, test={"b": [4]})
-    other = load_images(Images(source=ImageFolder(path=changed), **config))
+    other = load_images(ImagesConfig(source=ImageFolderConfig(path=changed), **config))
     assert other.fingerprint() != from_directory.fingerprint()
 
 
@@ -66,10 +79,10 @@ def test_sizes_are_made_alike(tmp_path: Path) -> None:
         image = np.zeros((height, width, 3), np.uint8)
         image[:, :, 0] = np.linspace(0, 255, width)  # a ramp from left to right
         Image.fromarray(image).save(tmp_path / "a" / f"{name}.png")
-    source = ImageFolder(path=tmp_path)
+    source = ImageFolderConfig(path=tmp_path)
     with pytest.raises(UserError, match=r"two.png: 6 x 12 pixels, others have 8 x 4: set 'size'"):
-        load_images(Images(source=source))
-    images = load_images(Images(source=source, size=4, validation_share=0.0)).train.images
+        load_images(ImagesConfig(source=source))
+    images = load_images(ImagesConfig(source=source, size=4, validation_share=0.0)).train.images
     assert images.shape == (2, 4, 4, 3)
     # The middle half of the wide ramp; all of the tall one.
     assert np.abs(images[0, 0, :, 0] - np.float32([73, 109, 146, 182])).max() < 3
@@ -79,7 +92,7 @@ def test_sizes_are_made_alike(tmp_path: Path) -> None:
 
 def test_what_is_no_image(tmp_path: Path) -> None:
     def load(path: Path) -> None:
-        load_images(Images(source=ImageFolder(path=path)))
+        load_images(ImagesConfig(source=ImageFolderConfig(path=path)))
 
     with pytest.raises(UserError, match="none: no such directory or tar file"):
         load(tmp_path / "none")
@@ -108,7 +121,7 @@ def test_idx_files_by_hand(tmp_path: Path) -> None:
     (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(np.uint8([7, 3]))))
     (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx(images[:1]))
     (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(idx(np.uint8([3])))
-    config = Images(source=Idx(directory=tmp_path), validation_share=0.0)
+    config = ImagesConfig(source=IdxConfig(directory=tmp_path), validation_share=0.0)
     splits = load_images(config)
     assert splits.train.names == ("3", "7")
     assert splits.train.labels.tolist() == [1, 0]
@@ -125,7 +138,7 @@ def test_fashion_mnist() -> None:
     path = Path("/usr/share/datasets/fashion-mnist")
     if not path.is_dir():
         pytest.skip("Debian's dataset-fashion-mnist is not installed")
-    splits = load_images(Images(source=Idx(directory=path)))
+    splits = load_images(ImagesConfig(source=IdxConfig(directory=path)))
     sizes = [len(part) for part in (splits.train, splits.validation, splits.test)]
     assert sizes == [54_000, 6_000, 10_000]
     # The usual 0.2860 and 0.3530 of all 60,000.
@@ -136,7 +149,7 @@ def test_fashion_mnist() -> None:
 
 def test_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
-    splits = load_images(Images(source=Digits(), validation_share=0.1, test_share=0.2))
+    splits = load_images(ImagesConfig(source=DigitsConfig(), validation_share=0.1, test_share=0.2))
     sizes = [len(part) for part in (splits.train, splits.validation, splits.test)]
     assert sizes == [1797 - 180 - 359, 180, 359]
     assert splits.train.images.shape[1:] == (8, 8, 1)
@@ -156,7 +169,7 @@ def test_digits_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         UserError, match=r"data\.source=digits needs scikit-learn: pip install"
     ) as e:
-        load_images(Images())
+        load_images(ImagesConfig())
     assert "\n" not in str(e.value)
 
 
@@ -170,10 +183,10 @@ def test_a_data_set_of_images(tmp_path: Path) -> None:
     table = table.cast_column("image", datasets.Image())
     table = table.cast_column("label", datasets.ClassLabel(names=["ant", "bee"]))
     table.to_parquet(str(tmp_path / "t.parquet"))
-    source = HubImages(
+    source = HubImagesConfig(
         name="parquet", data_files={"train": tmp_path / "t.parquet"}, test_split="train[2:]"
     )
-    splits = load_images(Images(source=source, validation_share=0.0), tmp_path / "cache")
+    splits = load_images(ImagesConfig(source=source, validation_share=0.0), tmp_path / "cache")
     assert splits.train.images[:, 0, 0, 0].tolist() == [10, 20, 30]
     assert [splits.train.names[i] for i in splits.train.labels] == ["bee", "ant", "bee"]
     assert splits.test.images[:, 0, 0].tolist() == [[30, 31, 32]]
@@ -187,7 +200,7 @@ def test_cifar_from_its_tar(shared: Path, tmp_path: Path) -> None:
         for member in archive:
             if member.isfile() and int(Path(member.name).stem) % 50 == 0:
                 some.addfile(member, archive.extractfile(member))
-    splits = load_images(Images(source=ImageFolder(path=path), validation_share=0.1))
+    splits = load_images(ImagesConfig(source=ImageFolderConfig(path=path), validation_share=0.1))
     assert (splits.train.labels.size, splits.validation.labels.size) == (900, 100)
     assert splits.train.images.shape[1:] == (32, 32, 3)
     assert np.bincount(splits.test.labels).tolist() == [20] * 10

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from attnzoo.config.data import (
-    ByteTokenizer,
-    HubSource,
-    LabelledText,
-    TaggedText,
-    WordPieceTokenizer,
+    ByteTokenizerConfig,
+    HubSourceConfig,
+    LabelledTextConfig,
+    TaggedTextConfig,
+    WordPieceTokenizerConfig,
 )
 from attnzoo.data.corpus import load_corpus
 from attnzoo.data.labelled import LabelledCorpus, LabelledPlan, load_labelled
@@ -36,7 +36,7 @@ def examples(corpus: LabelledCorpus) -> list[tuple]:
 @pytest.fixture(scope="module")
 def pieces() -> TextTokenizer:
     lines = ["who was the first man on the moon ?", "where is the moon ?"] * 3
-    return build_tokenizer(WordPieceTokenizer(vocab_size=80), lines)
+    return build_tokenizer(WordPieceTokenizerConfig(vocab_size=80), lines)
 
 
 @pytest.mark.parametrize(
@@ -55,10 +55,10 @@ def pieces() -> TextTokenizer:
 def test_tables(tmp_path: Path, file_format: str, text: str) -> None:
     path = tmp_path / "table.gz"
     path.write_bytes(gzip.compress(text.encode()))
-    config = LabelledText(train=(path,), format=file_format, second_column="other")
+    config = LabelledTextConfig(train=(path,), format=file_format, second_column="other")
     splits = load_corpus(config)
     assert examples(splits.train) == [('A "quoted, b', "x", "no"), ("c", "y", "yes")]
-    single = load_corpus(LabelledText(train=(path,), format=file_format))
+    single = load_corpus(LabelledTextConfig(train=(path,), format=file_format))
     assert single.train.second is None
     assert single.fingerprint() != splits.fingerprint()
 
@@ -66,15 +66,15 @@ def test_tables(tmp_path: Path, file_format: str, text: str) -> None:
 def test_columns_without_a_header_and_classes_in_order(tmp_path: Path) -> None:
     path = write(tmp_path / "t", "10\tone\n9\ttwo\n\n10\t \n")
     base = {"header": False, "text_column": "1", "label_column": "0"}
-    splits = load_labelled(LabelledText(train=(path,), **base))
+    splits = load_labelled(LabelledTextConfig(train=(path,), **base))
     assert splits.train.names == ("9", "10")  # numbers by their value
     assert splits.train.labels.tolist() == [1, 0]
     assert splits.reports[0].skipped == {"blank text": 1}
     assert splits.reports[0].lines()[0].endswith("2 of 3 examples")
-    splits = load_labelled(LabelledText(train=(path,), labels=("10", "9"), **base))
+    splits = load_labelled(LabelledTextConfig(train=(path,), labels=("10", "9"), **base))
     assert splits.train.labels.tolist() == [0, 1]
     with pytest.raises(UserError, match="train: class '9' is none of 10"):
-        load_labelled(LabelledText(train=(path,), labels=("10",), **base))
+        load_labelled(LabelledTextConfig(train=(path,), labels=("10",), **base))
 
 
 @pytest.mark.parametrize(
@@ -96,13 +96,13 @@ def test_what_is_not_in_the_format(
 ) -> None:
     path = write(tmp_path / "table", text)
     with pytest.raises(UserError, match=message) as caught:
-        load_labelled(LabelledText(train=(path,), format=file_format))
+        load_labelled(LabelledTextConfig(train=(path,), format=file_format))
     assert "\n" not in str(caught.value)
 
 
 def test_a_part_is_drawn_and_the_rest_keeps_its_order(tmp_path: Path) -> None:
     path = write(tmp_path / "t", "text\tlabel\n" + "".join(f"t{i}\t{i % 2}\n" for i in range(40)))
-    config = LabelledText(train=(path,), validation_share=0.25, test_share=0.1)
+    config = LabelledTextConfig(train=(path,), validation_share=0.25, test_share=0.1)
     splits = load_labelled(config)
     parts = [splits.train.first, splits.validation.first, splits.test.first]
     assert [len(part) for part in parts] == [26, 10, 4]
@@ -110,17 +110,19 @@ def test_a_part_is_drawn_and_the_rest_keeps_its_order(tmp_path: Path) -> None:
     for part in parts:
         assert part == sorted(part, key=lambda text: int(text[1:]))
     assert load_labelled(config).validation.first == parts[1]
-    other = LabelledText(train=(path,), validation_share=0.25, split_seed=1)
+    other = LabelledTextConfig(train=(path,), validation_share=0.25, split_seed=1)
     assert load_labelled(other).validation.first != parts[1]
 
 
 def test_question_classes(shared: Path) -> None:
     folder = shared / "data" / "text" / "qc.zip" / "qc"
-    config = LabelledText(train=(folder / "train.txt",), test=(folder / "test.txt",), format="trec")
+    config = LabelledTextConfig(
+        train=(folder / "train.txt",), test=(folder / "test.txt",), format="trec"
+    )
     with pytest.raises(UserError, match=r"train.txt:\d+: not UTF-8"):
         load_labelled(config)
     splits = load_labelled(
-        LabelledText(
+        LabelledTextConfig(
             train=config.train,
             test=config.test,
             format="trec",
@@ -133,19 +135,21 @@ def test_question_classes(shared: Path) -> None:
     assert splits.train.names == ("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM")
     # Li and Roth 2002: the test part has 138 descriptions and 9 abbreviations.
     assert np.bincount(splits.test.labels).tolist() == [9, 138, 94, 65, 81, 113]
-    tokenizer = build_tokenizer(WordPieceTokenizer(vocab_size=1_500), splits.train.first)
+    tokenizer = build_tokenizer(WordPieceTokenizerConfig(vocab_size=1_500), splits.train.first)
     plan = LabelledPlan(splits.train, tokenizer, 32, 40)
     rows = np.concatenate([batch["rows"] for batch in plan.batches()])
     assert sorted(rows[rows >= 0].tolist()) == list(range(4907))
     padding = 1 - np.mean([batch["valid"].mean() for batch in plan.batches()])
     assert padding < 0.13
-    fine = LabelledText(train=config.train, format="trec", encoding="latin-1", label_column="fine")
+    fine = LabelledTextConfig(
+        train=config.train, format="trec", encoding="latin-1", label_column="fine"
+    )
     assert len(load_labelled(fine).train.names) == 50
 
 
 def test_entailment_pairs(shared: Path) -> None:
     folder = shared / "data" / "text" / "rte.zip" / "rte"
-    config = LabelledText(
+    config = LabelledTextConfig(
         train=(folder / "rte1_dev.xml", folder / "rte3_dev.xml"),
         test=(folder / "rte3_test.xml",),
         format="rte",
@@ -161,21 +165,21 @@ def test_files_in_a_zip(tmp_path: Path) -> None:
     path = tmp_path / "data.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("inner/t.tsv", "text\tlabel\na\tb\n")
-    splits = load_labelled(LabelledText(train=(path / "inner" / "t.tsv",)))
+    splits = load_labelled(LabelledTextConfig(train=(path / "inner" / "t.tsv",)))
     assert examples(splits.train) == [("a", None, "b")]
     with pytest.raises(UserError, match="inner/none: no such file"):
-        load_labelled(LabelledText(train=(path / "inner" / "none",)))
+        load_labelled(LabelledTextConfig(train=(path / "inner" / "none",)))
     path.write_bytes(b"PK broken")
     with pytest.raises(UserError, match="cannot be read: File is not a zip file"):
-        load_labelled(LabelledText(train=(path / "inner" / "t.tsv",)))
+        load_labelled(LabelledTextConfig(train=(path / "inner" / "t.tsv",)))
 
 
-def parquet(path: Path, columns: dict, **features) -> HubSource:
+def parquet(path: Path, columns: dict, **features) -> HubSourceConfig:
     table = datasets.Dataset.from_dict(columns)
     for name, feature in features.items():
         table = table.cast_column(name, feature)
     table.to_parquet(str(path))
-    return HubSource(
+    return HubSourceConfig(
         name="parquet", data_files={"train": path}, validation_split=None, test_split="train[1:]"
     )
 
@@ -186,7 +190,7 @@ def test_a_data_set_with_named_classes(tmp_path: Path) -> None:
         {"text": ["good", "bad", None], "label": [1, 0, 1]},
         label=datasets.ClassLabel(names=["neg", "pos"]),
     )
-    splits = load_labelled(LabelledText(hub=hub), tmp_path / "cache")
+    splits = load_labelled(LabelledTextConfig(hub=hub), tmp_path / "cache")
     assert examples(splits.train) == [("good", None, "pos"), ("bad", None, "neg")]
     assert examples(splits.test) == [("bad", None, "neg")]
 
@@ -252,19 +256,19 @@ moon NN O
 
 def test_conll_columns(tmp_path: Path) -> None:
     path = write(tmp_path / "t", CONLL)
-    splits = load_corpus(TaggedText(train=(path,)))
+    splits = load_corpus(TaggedTextConfig(train=(path,)))
     assert splits.train.words == [["Neil", "Armstrong", "sleeps"], ["moon"]]
     assert splits.train.names == ("B-PER", "I-PER", "O")
     assert splits.train.tags == [[0, 1, 2], [2]]
-    parts = load_tagged(TaggedText(train=(path,), tag_column=1)).train
+    parts = load_tagged(TaggedTextConfig(train=(path,), tag_column=1)).train
     assert [parts.names[tag] for tag in parts.tags[0]] == ["NNP", "NNP", "VBZ"]
     with pytest.raises(UserError, match=r"t:3: 3 columns, wanted word_column=0 and tag_column=3"):
-        load_tagged(TaggedText(train=(path,), tag_column=3))
+        load_tagged(TaggedTextConfig(train=(path,), tag_column=3))
     with pytest.raises(UserError, match="there is no sentence in it"):
-        load_tagged(TaggedText(train=(write(tmp_path / "e", "\n"),)))
+        load_tagged(TaggedTextConfig(train=(write(tmp_path / "e", "\n"),)))
     other = write(tmp_path / "o", "moon X\n")
     with pytest.raises(UserError, match="test: class 'X' is none of B-PER, I-PER, O"):
-        load_tagged(TaggedText(train=(path,), test=(other,)))
+        load_tagged(TaggedTextConfig(train=(path,), test=(other,)))
 
 
 def test_tags_of_a_data_set(tmp_path: Path) -> None:
@@ -273,7 +277,7 @@ def test_tags_of_a_data_set(tmp_path: Path) -> None:
         {"tokens": [["a", "b"], ["c"]], "tags": [[1, 0], [1]]},
         tags=datasets.List(datasets.ClassLabel(names=["O", "B-LOC"])),
     )
-    splits = load_tagged(TaggedText(hub=hub), tmp_path / "cache")
+    splits = load_tagged(TaggedTextConfig(hub=hub), tmp_path / "cache")
     assert splits.train.words == [["a", "b"], ["c"]]
     assert [[splits.train.names[t] for t in row] for row in splits.train.tags] == [
         ["B-LOC", "O"],
@@ -282,8 +286,8 @@ def test_tags_of_a_data_set(tmp_path: Path) -> None:
 
 
 def test_the_first_token_of_a_word_bears_its_tag(tmp_path: Path) -> None:
-    tokenizer = build_tokenizer(ByteTokenizer(), ())
-    splits = load_tagged(TaggedText(train=(write(tmp_path / "t", "ab X\nc Y\n\nd X\n"),)))
+    tokenizer = build_tokenizer(ByteTokenizerConfig(), ())
+    splits = load_tagged(TaggedTextConfig(train=(write(tmp_path / "t", "ab X\nc Y\n\nd X\n"),)))
     plan = TaggedPlan(splits.train, tokenizer, 3, max_length=9, shuffle=False)
     (batch,) = plan.batches()
     assert batch["rows"].tolist() == [1, 0, -1]

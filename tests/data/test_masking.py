@@ -5,7 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attnzoo.config.data import ByteTokenizer, CharTokenizer, Text, WordPieceTokenizer
+from attnzoo.config.data import (
+    ByteTokenizerConfig,
+    CharTokenizerConfig,
+    TextConfig,
+    WordPieceTokenizerConfig,
+)
 from attnzoo.data.masking import MaskedPlan, SpanPlan, choose_words, span_counts, span_noise
 from attnzoo.data.packing import PackPlan
 from attnzoo.data.text import StreamPlan, TokenizedText, load_text
@@ -17,7 +22,7 @@ STREAM = np.random.default_rng(2).integers(20, 260, 5_000).astype(np.int32)
 
 @pytest.fixture(scope="module")
 def masking() -> TextTokenizer:
-    return build_tokenizer(ByteTokenizer(mask=True, sentinels=30), ())
+    return build_tokenizer(ByteTokenizerConfig(mask=True, sentinels=30), ())
 
 
 def test_the_shares_of_bert(masking: TextTokenizer) -> None:
@@ -89,8 +94,10 @@ def test_whole_words_are_hidden_together() -> None:
 
 def test_real_words_of_a_real_text(shared: Path) -> None:
     path = shared / "data" / "tinyshakespeare" / "input.txt.gz"
-    documents = load_text(Text(train=(path,), documents="blank_lines", limit=900)).train.documents
-    tokenizer = build_tokenizer(WordPieceTokenizer(vocab_size=900), documents)
+    documents = load_text(
+        TextConfig(train=(path,), documents="blank_lines", limit=900)
+    ).train.documents
+    tokenizer = build_tokenizer(WordPieceTokenizerConfig(vocab_size=900), documents)
     text = TokenizedText.from_documents(documents, tokenizer)
     cls, sep = tokenizer.special("cls"), tokenizer.special("sep")
     packed = PackPlan(text, 16, 128, cls, sep, predict_next=False)
@@ -108,10 +115,10 @@ def test_real_words_of_a_real_text(shared: Path) -> None:
 
 
 def test_a_tokenizer_that_does_not_fit() -> None:
-    plain = build_tokenizer(CharTokenizer(), ["abc"])
+    plain = build_tokenizer(CharTokenizerConfig(), ["abc"])
     with pytest.raises(UserError, match=r"tokenizer \(char\): no mask token.*set 'mask: true'"):
         MaskedPlan(StreamPlan(STREAM, 2, 9), plain)
-    few = build_tokenizer(ByteTokenizer(sentinels=3), ())
+    few = build_tokenizer(ByteTokenizerConfig(sentinels=3), ())
     with pytest.raises(UserError, match=r"3 sentinels .* needs 4"):
         SpanPlan(STREAM, few, 2, 80)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attnzoo.config.data import ByteTokenizer, Text
+from attnzoo.config.data import ByteTokenizerConfig, TextConfig
 from attnzoo.data.packing import PackPlan
 from attnzoo.data.text import TokenizedText, load_text
 from attnzoo.data.text_tokenizers import build_tokenizer
@@ -87,9 +87,9 @@ def test_every_epoch_has_every_token_once_in_another_order() -> None:
 
 def test_lines_of_a_play_fill_the_rows(shared: Path) -> None:
     path = shared / "data" / "tinyshakespeare" / "input.txt.gz"
-    splits = load_text(Text(train=(path,), documents="blank_lines"))
+    splits = load_text(TextConfig(train=(path,), documents="blank_lines"))
     text = TokenizedText.from_documents(
-        splits.train.documents, build_tokenizer(ByteTokenizer(), ())
+        splits.train.documents, build_tokenizer(ByteTokenizerConfig(), ())
     )
     plan = PackPlan(text, 32, 256, BEGIN, END, pad_id=PADDING)
     assert len(text) == 7_222

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from attnzoo.config.images import Images, Planted
+from attnzoo.config.images import ImagesConfig, PlantedConfig
 from attnzoo.data.images import load_images
 from attnzoo.data.planted import MOST_CLASSES, mark, planted_pairs, planted_patches
 
-CONFIG = Planted(side=3, patch=4, classes=3, decoys=4, train=40, validation=7, test=5, seed=2)
+CONFIG = PlantedConfig(side=3, patch=4, classes=3, decoys=4, train=40, validation=7, test=5, seed=2)
 
 
 def test_the_planted_patch_is_the_only_inverted_mark() -> None:
-    splits = load_images(Images(source=CONFIG))
+    splits = load_images(ImagesConfig(source=CONFIG))
     assert [len(p) for p in (splits.train, splits.validation, splits.test)] == [40, 7, 5]
     assert splits.train.images.shape == (40, 12, 12, 1)
     for part, data in (("train", splits.train), ("test", splits.test)):
@@ -30,10 +30,10 @@ def test_the_planted_patch_is_the_only_inverted_mark() -> None:
 
 
 def test_it_is_a_function_of_the_seed() -> None:
-    first, again = (load_images(Images(source=CONFIG)) for _ in range(2))
+    first, again = (load_images(ImagesConfig(source=CONFIG)) for _ in range(2))
     assert first.fingerprint() == again.fingerprint()
-    other = Planted(side=3, classes=3, decoys=4, train=40, validation=7, test=5, seed=3)
-    assert load_images(Images(source=other)).fingerprint() != first.fingerprint()
+    other = PlantedConfig(side=3, classes=3, decoys=4, train=40, validation=7, test=5, seed=3)
+    assert load_images(ImagesConfig(source=other)).fingerprint() != first.fingerprint()
 
 
 def test_marks_are_alike_in_all_but_the_pattern() -> None:
@@ -49,7 +49,7 @@ def test_what_does_not_fit_is_refused() -> None:
         ({"side": 2, "decoys": 4}, "do not fit into 4 patches"),
     ):
         with pytest.raises(ValueError, match=message):
-            Planted(**settings)
+            PlantedConfig(**settings)
 
 
 def test_a_pair_has_two_inverted_marks_of_different_classes() -> None:
@@ -66,6 +66,6 @@ def test_a_pair_has_two_inverted_marks_of_different_classes() -> None:
     }
     assert ((seen > 30).sum(axis=(1, 2)) == 4).all()
     with pytest.raises(ValueError, match="classes=1; a pair wants two"):
-        planted_pairs(Planted(side=3, classes=1, decoys=4), 2)
+        planted_pairs(PlantedConfig(side=3, classes=1, decoys=4), 2)
     with pytest.raises(ValueError, match="decoys=8 and two planted patches do not fit into 9"):
-        planted_pairs(Planted(side=3, decoys=8), 2)
+        planted_pairs(PlantedConfig(side=3, decoys=8), 2)

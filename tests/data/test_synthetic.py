@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from attnzoo.alignment.links import Links
-from attnzoo.config.data import Synthetic
+from attnzoo.config.data import SyntheticConfig
 from attnzoo.data.corpus import Splits, load_corpus
 from attnzoo.data.synthetic import build_synthetic
 from attnzoo.errors import UserError
@@ -94,5 +94,5 @@ def test_more_than_there_is_and_senseless_settings() -> None:
 
 
 def test_by_config() -> None:
-    splits = load_corpus(Synthetic(task="reverse", train=11, validation=3, test=2, seed=5))
+    splits = load_corpus(SyntheticConfig(task="reverse", train=11, validation=3, test=2, seed=5))
     assert (len(splits.train), splits.train.name) == (11, "reverse")

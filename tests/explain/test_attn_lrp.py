@@ -8,8 +8,8 @@ from flax import nnx
 
 from attnzoo.attention.multi_head import MultiHeadAttention
 from attnzoo.attention.projection import LayerNorm, RMSNorm
-from attnzoo.config.bert import Bert as BertConfig
-from attnzoo.config.gpt2 import GPT2 as GPT2Config
+from attnzoo.config.bert import BertConfig
+from attnzoo.config.gpt2 import GPT2Config
 from attnzoo.config.loader import load
 from attnzoo.explain import attn_lrp
 from attnzoo.explain.attn_lrp import _exchange, _HeldNorm

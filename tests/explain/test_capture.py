@@ -10,8 +10,8 @@ from flax import nnx
 
 from attnzoo.attention import AdditiveAttention, MultiHeadAttention
 from attnzoo.config.loader import load
-from attnzoo.config.transformer import Transformer as TransformerConfig
-from attnzoo.config.vit import ViT as ViTConfig
+from attnzoo.config.transformer import TransformerConfig
+from attnzoo.config.vit import ViTConfig
 from attnzoo.explain import attention_names, capture_attention, weight_gradients
 from attnzoo.models.transformer import Transformer
 from attnzoo.models.vit import ViT

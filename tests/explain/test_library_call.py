@@ -13,7 +13,7 @@ from flax import nnx
 from attnzoo import models
 from attnzoo.config import bert, gpt2, llama, t5, transformer, vit
 from attnzoo.config.loader import load
-from attnzoo.config.model import Bahdanau, Luong
+from attnzoo.config.model import BahdanauConfig, LuongConfig
 from attnzoo.explain import EXPLANATIONS, Explained, Question, explain
 from attnzoo.explain.explanations import TWO_STACKS
 
@@ -57,45 +57,47 @@ OF_GRADIENTS = ("gradient_rollout", "relevance", "attention_gradcam")
 OF_BLOCKS = ("gradcam", "cdam", "smooth_cdam", "integrated_cdam", "attn_lrp")
 FAMILIES = {
     "vit": family(
-        models.ViT, vit.ViT, [*IMAGE, HEADS, "distillation=head", "registers=1", "pooling=class"]
+        models.ViT, vit.ViTConfig, [*IMAGE, HEADS, "distillation=head", "registers=1", "pooling=class"],
     ),
-    "vit_mean": family(models.ViT, vit.ViT, [*IMAGE, HEADS, "pooling=mean"], "attention_gradcam"),
+    "vit_mean": family(
+        models.ViT, vit.ViTConfig, [*IMAGE, HEADS, "pooling=mean"], "attention_gradcam"
+    ),
     "vit_linear": family(
         models.ViT,
-        vit.ViT,
+        vit.ViTConfig,
         [*IMAGE, "attention.kind=linear", HEADS],
         *OF_GRADIENTS,
         "attn_lrp",
     ),
     "bert": family(
-        models.Bert, bert.Bert, [*TEXT, *BASE, "head=sequence", "num_classes=3"], valid=VALID
+        models.Bert, bert.BertConfig, [*TEXT, *BASE, "head=sequence", "num_classes=3"], valid=VALID
     ),
-    "bert_tags": family(models.Bert, bert.Bert, [*TEXT, *BASE, "head=token", "num_classes=3"],
+    "bert_tags": family(models.Bert, bert.BertConfig, [*TEXT, *BASE, "head=token", "num_classes=3"],
                         at=1),
-    "gpt2": family(models.GPT2, gpt2.GPT2, [*TEXT, *BASE], valid=VALID),
+    "gpt2": family(models.GPT2, gpt2.GPT2Config, [*TEXT, *BASE], valid=VALID),
     "llama_grouped": family(
         models.Llama,
-        llama.Llama,
+        llama.LlamaConfig,
         ["dim=8", "hidden=5", "layers=1", "max_length=7", "attention.num_heads=4",
          "attention.num_kv_heads=2"],
         at=jnp.int32([2, 4, 1]),
     ),
     "transformer": family(
         models.Transformer,
-        transformer.Transformer,
+        transformer.TransformerConfig,
         ["dim=6", "hidden=5", "dropout=0", "decoder_layers=1", "norm=pre", *PAIR],
         *ONE_STACK,
     ),
     "t5": family(
         models.T5,
-        t5.T5,
+        t5.T5Config,
         ["dim=6", "hidden=5", "dropout=0", "decoder_layers=1", "buckets=4", "max_distance=8",
          *PAIR],
         *ONE_STACK,
     ),
     "bahdanau": family(
         models.BahdanauSeq2Seq,
-        Bahdanau,
+        BahdanauConfig,
         ["hidden=5", "embedding=4", "maxout=3"],
         *ONE_STACK,
         *OF_GRADIENTS,
@@ -103,7 +105,7 @@ FAMILIES = {
     ),
     "luong_multi_head": family(
         models.LuongSeq2Seq,
-        Luong,
+        LuongConfig,
         ["hidden=6", "embedding=4", "layers=1", "attention.kind=multi_head",
          "attention.num_heads=2"],
         *ONE_STACK,

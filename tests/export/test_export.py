@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 from attnzoo import cli, pretrained
-from attnzoo.config.experiment import Experiment
+from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.loader import load
 from attnzoo.data.augment import normalise, to_float
 from attnzoo.decoding import greedy_search
@@ -118,7 +118,7 @@ def make_run(name: str, home: Path) -> Run:
     ]
     directory = RunDirectory.create(home / "runs" / name)
     directory.config.write_text("\n".join(lines))
-    config = load(Experiment, directory.config)
+    config = load(ExperimentConfig, directory.config)
     made = TASKS[config.task.kind].create(config, directory.path, resume=False)
     graph, params, rest = nnx.split(made.build_model(), nnx.Param, ...)
     random = np.random.default_rng(3)

@@ -12,15 +12,15 @@ from flax import nnx
 from random_parameters import drawn
 
 from attnzoo.config.attention import (
-    FastWeight,
-    MultiHead,
+    FastWeightConfig,
+    MultiHeadConfig,
 )
-from attnzoo.config.bert import Bert as BertConfig
+from attnzoo.config.bert import BertConfig
 from attnzoo.models.bert import Bert
 from attnzoo.pretrained import carry
 
 B, T, V, D, CLASSES = 2, 7, 13, 6, 5
-TINY = BertConfig(attention=MultiHead(num_heads=3), dim=D, hidden=11, layers=2, max_length=9)
+TINY = BertConfig(attention=MultiHeadConfig(num_heads=3), dim=D, hidden=11, layers=2, max_length=9)
 
 
 def make(**changes: Any) -> Bert:
@@ -136,7 +136,7 @@ def test_the_head_of_a_few_positions() -> None:
 
 def test_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match="FastWeightProgrammer is causal"):
-        make(attention=FastWeight(num_heads=3))
+        make(attention=FastWeightConfig(num_heads=3))
     with pytest.raises(ValueError, match=r"tokens has 10 positions, but max_length=9"):
         make()(tokens(1, 10))
     with pytest.raises(ValueError, match="head='lm' has no pooler"):

@@ -13,15 +13,15 @@ from random_parameters import drawn
 
 from attnzoo.config import attention as kinds
 from attnzoo.config import gpt2
-from attnzoo.config.llama import Llama as LlamaConfig
-from attnzoo.config.rotary import DynamicScaling, YaRNScaling
+from attnzoo.config.llama import LlamaConfig
+from attnzoo.config.rotary import DynamicScalingConfig, YaRNScalingConfig
 from attnzoo.models.gpt2 import GPT2
 from attnzoo.models.llama import Llama
 from attnzoo.ops.positions import positions_in_text
 
 V, D = 13, 12
-HEADS = kinds.MultiHead(num_heads=3)
-MODELS = {"gpt2": (GPT2, gpt2.GPT2), "llama": (Llama, LlamaConfig)}
+HEADS = kinds.MultiHeadConfig(num_heads=3)
+MODELS = {"gpt2": (GPT2, gpt2.GPT2Config), "llama": (Llama, LlamaConfig)}
 
 
 def make(name: str, *, seed: int = 0, **settings: Any) -> Any:
@@ -125,7 +125,7 @@ def test_positions_begin_anew_in_every_document() -> None:
     assert found.tolist() == [[0, 1, 2, 0, 1, 0], [0, 0, 1, 2, 3, 4]]
 
 
-@pytest.mark.parametrize("scaling", [None, YaRNScaling(factor=3.0, original_length=5)])
+@pytest.mark.parametrize("scaling", [None, YaRNScalingConfig(factor=3.0, original_length=5)])
 @pytest.mark.parametrize("name", MODELS)
 def test_packed_documents_are_separate_documents(name: str, scaling: Any) -> None:
     model = make(name, **({"rotary_scaling": scaling} if name == "llama" else {}))
@@ -175,7 +175,7 @@ def test_a_row_longer_than_the_table_of_positions_is_refused() -> None:
 
 
 def test_dynamic_scaling_cannot_be_cached() -> None:
-    model = make("llama", rotary_scaling=DynamicScaling(original_length=3))
+    model = make("llama", rotary_scaling=DynamicScalingConfig(original_length=3))
     with pytest.raises(NotImplementedError, match="DynamicNTKScaling"):
         model.decode(tokens(1, 3), model.start(1, 5))
 
@@ -183,9 +183,9 @@ def test_dynamic_scaling_cannot_be_cached() -> None:
 @pytest.mark.parametrize(
     ("config", "vocabulary", "millions"),
     [
-        (gpt2.GPT2.small(), 50257, 124.4),
-        (gpt2.GPT2.xl(), 50257, 1557.6),
-        (gpt2.GPT2.char_gpu(), 65, 10.8),
+        (gpt2.GPT2Config.small(), 50257, 124.4),
+        (gpt2.GPT2Config.xl(), 50257, 1557.6),
+        (gpt2.GPT2Config.char_gpu(), 65, 10.8),
         (LlamaConfig.llama_7b(), 32000, 6738.4),
         (LlamaConfig.tinyllama(), 32000, 1100.0),
         (LlamaConfig.mistral_7b(), 32000, 7241.7),

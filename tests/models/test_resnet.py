@@ -11,10 +11,10 @@ import pytest
 from flax import nnx
 
 from attnzoo.attention import GATES
-from attnzoo.config.gates import BAM, CBAM, MHCA, SE, Gate
+from attnzoo.config.gates import BAMConfig, CBAMConfig, Gate, MHCAConfig, SEConfig
 from attnzoo.config.help import help_text
 from attnzoo.config.loader import load
-from attnzoo.config.model import ResNet
+from attnzoo.config.model import ResNetConfig
 from attnzoo.errors import UserError
 from attnzoo.models import CLASSIFIERS, ResidualNetwork
 
@@ -25,20 +25,20 @@ RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(5, 9, 7, 2))
 
 
-def small(*overrides: str) -> ResNet:
-    return load(ResNet, None, [*SMALL, *overrides])
+def small(*overrides: str) -> ResNetConfig:
+    return load(ResNetConfig, None, [*SMALL, *overrides])
 
 
-def abstract(config: ResNet, num_classes: int = 3) -> ResidualNetwork:
+def abstract(config: ResNetConfig, num_classes: int = 3) -> ResidualNetwork:
     return nnx.eval_shape(lambda: ResidualNetwork(config, num_classes, rngs=nnx.Rngs(0)))
 
 
-def count(config: ResNet) -> int:
+def count(config: ResNetConfig) -> int:
     """Weights of the network with ten classes."""
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(abstract(config, 10), nnx.Param)))
 
 
-def drawn(config: ResNet, dtype: str = "float32") -> ResidualNetwork:
+def drawn(config: ResNetConfig, dtype: str = "float32") -> ResidualNetwork:
     """The network with every parameter and statistic drawn, scaled so that signals stay near 1."""
     graph, state = nnx.split(abstract(config))
     random = np.random.default_rng(1)
@@ -99,11 +99,11 @@ def test_float64_oracle(x64: None) -> None:
 
 
 def test_known_numbers_of_parameters() -> None:
-    assert count(ResNet.cifar()) == 269_722  # 0.27 million in table 6 of the paper
+    assert count(ResNetConfig.cifar()) == 269_722  # 0.27 million in table 6 of the paper
     # Each gate has c (c / r) + c / r + (c / r) c + c, in three blocks of each stage.
     added = sum(3 * (2 * c * (c // 16) + c // 16 + c) for c in (16, 32, 64))
-    assert count(ResNet.cifar(SE())) == 269_722 + added
-    assert count(ResNet.cifar(BAM())) < count(ResNet.cifar(CBAM()))
+    assert count(ResNetConfig.cifar(SEConfig())) == 269_722 + added
+    assert count(ResNetConfig.cifar(BAMConfig())) < count(ResNetConfig.cifar(CBAMConfig()))
 
 
 @pytest.mark.parametrize("kind", [*GATES, "none"])
@@ -127,8 +127,8 @@ def test_any_gate_by_one_config_line(kind: str) -> None:
 def test_every_gate_has_its_config_and_every_classifier() -> None:
     union = get_args(get_args(Gate)[0])
     assert {cls().kind for cls in union} == {*GATES, "none"}
-    assert CLASSIFIERS[ResNet().kind] is ResidualNetwork
-    assert "attention=mhca" in help_text(ResNet)
+    assert CLASSIFIERS[ResNetConfig().kind] is ResidualNetwork
+    assert "attention=mhca" in help_text(ResNetConfig)
 
 
 def test_it_learns_and_running_statistics_follow() -> None:
@@ -168,14 +168,14 @@ def test_it_learns_and_running_statistics_follow() -> None:
 
 def test_errors_name_the_argument() -> None:
     with pytest.raises(ValueError, match=r"depth=9 is not 6 n \+ 2"):
-        ResNet(depth=9)
+        ResNetConfig(depth=9)
     with pytest.raises(UserError, match="depth=10 is not 6 n"):
         small("depth=10")
     with pytest.raises(ValueError, match="channels=16 is not divisible by reduction=5"):
-        abstract(ResNet.cifar(SE(reduction=5)))
+        abstract(ResNetConfig.cifar(SEConfig(reduction=5)))
     model = abstract(small("attention=mhca", "attention.reduction=2"))
     with pytest.raises(ValueError, match="kernel_sizes"):
         nnx.eval_shape(lambda model: model(jnp.zeros((1, 8, 8, 2))), model)
     with pytest.raises(ValueError, match=r"images has shape .* channels=2"):
         nnx.eval_shape(lambda model: model(jnp.zeros((1, 8, 8, 3))), model)
-    assert MHCA().kernel_sizes == (1, 3, 5)
+    assert MHCAConfig().kernel_sizes == (1, 3, 5)

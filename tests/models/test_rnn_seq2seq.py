@@ -12,18 +12,18 @@ import pytest
 from flax import nnx
 
 from attnzoo.config.attention import (
-    Additive,
-    Concat,
-    Dot,
-    General,
-    LocalM,
-    LocalP,
-    Location,
-    NoAttention,
-    ScaledDot,
+    AdditiveConfig,
+    ConcatConfig,
+    DotConfig,
+    GeneralConfig,
+    LocalMConfig,
+    LocalPConfig,
+    LocationConfig,
+    NoAttentionConfig,
+    ScaledDotConfig,
 )
-from attnzoo.config.model import Bahdanau, Luong
-from attnzoo.config.training import Training
+from attnzoo.config.model import BahdanauConfig, LuongConfig
+from attnzoo.config.training import TrainingConfig
 from attnzoo.models import TRANSLATORS
 from attnzoo.special_tokens import BOS, EOS, PAD
 from attnzoo.tasks.translation import translation_loss
@@ -33,15 +33,15 @@ VS, VT, N, M, MAXOUT = 11, 13, 7, 5, 3
 SOURCE = np.array([[4, 9, 5, 10, 6, EOS], [7, 8, EOS, PAD, PAD, PAD], [5, EOS, *[PAD] * 4]])
 TARGET = np.array([[BOS, 4, 12, 5, 6], [BOS, 7, 8, EOS, PAD], [BOS, 9, EOS, PAD, PAD]])
 ATTENTIONS = {
-    "additive": Additive(width=4),
-    "dot": Dot(),
-    "scaled_dot": ScaledDot(),
-    "general": General(),
-    "concat": Concat(width=4),
-    "location": Location(max_length=9),
-    "local_m": LocalM(window=1),
-    "local_p": LocalP(window=2),
-    "none": NoAttention(),
+    "additive": AdditiveConfig(width=4),
+    "dot": DotConfig(),
+    "scaled_dot": ScaledDotConfig(),
+    "general": GeneralConfig(),
+    "concat": ConcatConfig(width=4),
+    "location": LocationConfig(max_length=9),
+    "local_m": LocalMConfig(window=1),
+    "local_p": LocalPConfig(window=2),
+    "none": NoAttentionConfig(),
 }
 # The Bahdanau decoder's queries and keys have different widths: no dot product.
 PAIRS = [
@@ -57,8 +57,8 @@ def build(model: str, kind: str, **changes: Any) -> Any:
     """A model with weights of size 0.5, so that nothing is hidden by a small start."""
     attention = ATTENTIONS[kind]
     config: Any = {
-        "bahdanau": Bahdanau(attention=attention, hidden=N, embedding=M, maxout=MAXOUT),
-        "luong": Luong(attention=attention, hidden=N, embedding=M, layers=2, dropout=0.0),
+        "bahdanau": BahdanauConfig(attention=attention, hidden=N, embedding=M, maxout=MAXOUT),
+        "luong": LuongConfig(attention=attention, hidden=N, embedding=M, layers=2, dropout=0.0),
     }[model]
     module = TRANSLATORS[model](dataclasses.replace(config, **changes), VS, VT, rngs=nnx.Rngs(0))
     graph, state = nnx.split(module)
@@ -273,14 +273,14 @@ def test_reversing_is_learned_with_its_alignment(model: str, steps: int) -> None
     looking at the source helps.
     """
     config: Any = {
-        "bahdanau": Bahdanau(
+        "bahdanau": BahdanauConfig(
             hidden=24, embedding=12, maxout=12, reads="words", initial_state="zero"
         ),
-        "luong": Luong(hidden=32, embedding=16, layers=1, dropout=0.0, reverse_source=False),
+        "luong": LuongConfig(hidden=32, embedding=16, layers=1, dropout=0.0, reverse_source=False),
     }[model]
     module = TRANSLATORS[model](config, 12, 12, rngs=nnx.Rngs(0))
     graph, params, rest = nnx.split(module, nnx.Param, ...)
-    settings = Training(steps=steps, learning_rate=1e-2)
+    settings = TrainingConfig(steps=steps, learning_rate=1e-2)
     transform, _ = build_optimizer(settings, total_steps=steps, steps_per_epoch=1)
 
     def draw(key):

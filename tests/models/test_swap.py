@@ -12,11 +12,11 @@ from flax import nnx
 
 from attnzoo.attention import ATTENTIONS
 from attnzoo.config import attention as kinds
-from attnzoo.config.experiment import Experiment
+from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.gates import Gate
 from attnzoo.config.loader import load
-from attnzoo.config.model import ResNet
-from attnzoo.config.training import Adam, Constant, Training
+from attnzoo.config.model import ResNetConfig
+from attnzoo.config.training import AdamConfig, ConstantConfig, TrainingConfig
 from attnzoo.models import CLASSIFIERS, TRANSLATORS
 from attnzoo.special_tokens import BOS, EOS, PAD
 from attnzoo.tasks.translation import translation_loss
@@ -49,8 +49,10 @@ ELSEWHERE = {"multiplicative": "dot, scaled_dot, general, concat"}
 NOT_CROSS = {"causal_linear", "fast_weight", "delta_net", "gated_linear", "retnet", "mab", "graph"}
 
 
-def settings() -> Training:
-    return Training(steps=STEPS, optimizer=Adam(), schedule=Constant(), learning_rate=1e-2)
+def settings() -> TrainingConfig:
+    return TrainingConfig(
+        steps=STEPS, optimizer=AdamConfig(), schedule=ConstantConfig(), learning_rate=1e-2
+    )
 
 
 def twenty_steps(module: nnx.Module, loss: Any, batch: dict[str, Any]) -> tuple[Any, Any, Any]:
@@ -82,7 +84,7 @@ def test_every_attention_of_the_zoo_is_a_line_of_config_or_does_not_fit() -> Non
 def test_a_translator_learns_with_each_attention(model: str, kind: str, tmp_path: Path) -> None:
     (tmp_path / "swap.yaml").write_text(CONFIG + f"model: {WIDTHS[model]}\n")
     line = f"model.attention={SETTINGS.get(kind, kind)}"
-    config = load(Experiment, tmp_path / "swap.yaml", [line]).model
+    config = load(ExperimentConfig, tmp_path / "swap.yaml", [line]).model
     assert config.attention.kind == kind
     rng = np.random.default_rng(0)
     symbols = rng.integers(4, 12, (8, 5))
@@ -109,7 +111,7 @@ def test_a_residual_network_learns_with_each_gate(kind: str) -> None:
     sizes = ["depth=8", "width=4", "channels=1", f"attention={kind}"]
     sizes += ["attention.reduction=2"] if kind in ("se", "cbam", "bam", "mhca") else []
     sizes += ["attention.kernel_sizes=[1, 2]"] if kind == "mhca" else []
-    config = load(ResNet, None, sizes)
+    config = load(ResNetConfig, None, sizes)
     assert config.attention.kind == kind
     label = np.arange(9) % 3
     images = np.random.default_rng(0).normal(size=(9, 8, 8, 1))

@@ -10,13 +10,13 @@ import pytest
 from flax import nnx
 from random_parameters import drawn
 
-from attnzoo.config.attention import MultiHead
-from attnzoo.config.t5 import T5 as T5Config
+from attnzoo.config.attention import MultiHeadConfig
+from attnzoo.config.t5 import T5Config
 from attnzoo.models.t5 import T5
 from attnzoo.pretrained import carry
 
 B, S, T, V, D = 2, 7, 5, 13, 6
-HEADS = MultiHead(num_heads=2, head_dim=5)
+HEADS = MultiHeadConfig(num_heads=2, head_dim=5)
 TINY = T5Config(
     attention=HEADS,
     cross_attention=HEADS,
@@ -100,7 +100,7 @@ def test_scan_and_remat_change_nothing(change: dict) -> None:
 
 def test_a_bias_by_hand() -> None:
     """One head, six buckets: distance 0, -1, further back; then 1, 2 and beyond (METHODS 5.4)."""
-    model = make(attention=MultiHead(num_heads=1, head_dim=5), cross_attention=HEADS)
+    model = make(attention=MultiHeadConfig(num_heads=1, head_dim=5), cross_attention=HEADS)
     assert model.encoder_bias is not None
     assert model.decoder_bias is not None
     row = jnp.arange(6, dtype=jnp.float32)[None]
@@ -117,7 +117,7 @@ def test_a_bias_by_hand() -> None:
 
 def test_first_values_keep_scores_small() -> None:
     """W_q starts at 1/sqrt(D H): scores of normed states are of order 1 without a scale."""
-    heads = MultiHead(num_heads=4, head_dim=32)
+    heads = MultiHeadConfig(num_heads=4, head_dim=32)
     config = dataclasses.replace(TINY, attention=heads, cross_attention=heads, dim=128)
     mechanism = T5(config, V, rngs=nnx.Rngs(0)).encoder.blocks[0].attention.mechanism
     assert mechanism.scale == 1.0

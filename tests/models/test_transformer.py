@@ -12,16 +12,16 @@ from flax import nnx
 from random_parameters import drawn
 
 from attnzoo.config.attention import (
-    FastWeight,
-    MultiHead,
-    Positional,
+    FastWeightConfig,
+    MultiHeadConfig,
+    PositionalConfig,
 )
-from attnzoo.config.transformer import Transformer as Config
+from attnzoo.config.transformer import TransformerConfig as Config
 from attnzoo.models import Transformer
 from attnzoo.tasks.translation import translation_loss
 
 VS, VT = 13, 11
-HEADS = MultiHead(num_heads=2)
+HEADS = MultiHeadConfig(num_heads=2)
 CONFIG = Config(
     attention=HEADS,
     cross_attention=HEADS,
@@ -45,9 +45,9 @@ def build(config: Config = CONFIG, seed: int = 0) -> Transformer:
 
 
 OF_KIND = {
-    "multi_head": MultiHead(num_heads=4, num_kv_heads=2, qk_norm=True, window=3, sinks=True),
+    "multi_head": MultiHeadConfig(num_heads=4, num_kv_heads=2, qk_norm=True, window=3, sinks=True),
     "linear": Linear(),
-    "fast_weight": FastWeight(),
+    "fast_weight": FastWeightConfig(),
 }
 
 
@@ -176,9 +176,12 @@ def test_what_does_not_fit_is_named() -> None:
         Transformer(dataclasses.replace(CONFIG, tied="all"), VS, VT, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="FastWeightProgrammer is causal"):
         Transformer(
-            dataclasses.replace(CONFIG, attention=FastWeight(num_heads=2)), VS, VT, rngs=nnx.Rngs(0)
+            dataclasses.replace(CONFIG, attention=FastWeightConfig(num_heads=2)),
+            VS,
+            VT,
+            rngs=nnx.Rngs(0),
         )
-    slots = dataclasses.replace(CONFIG, attention=Positional(max_length=5))
+    slots = dataclasses.replace(CONFIG, attention=PositionalConfig(max_length=5))
     with pytest.raises(ValueError, match=r"attention.max_length=5 is below max_length=17"):
         Transformer(slots, VS, VT, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"alignment_layer=3.*0 \.\. 2"):

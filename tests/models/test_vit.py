@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from attnzoo.config.attention import Positional
+from attnzoo.config.attention import PositionalConfig
 from attnzoo.config.loader import load
-from attnzoo.config.vit import ViT as ViTConfig
+from attnzoo.config.vit import ViTConfig
 from attnzoo.errors import UserError
 from attnzoo.layers.patches import PatchEmbedding, resize_grid, sinusoidal_grid
 from attnzoo.models.vit import ViT
@@ -321,6 +321,6 @@ def test_errors_name_the_argument() -> None:
             model(jnp.zeros(shape))
     with pytest.raises(ValueError, match=r"images has shape \(1, 6, 6, 1\).*channels=3"):
         model(jnp.zeros((1, 6, 6, 1)))
-    short = replace(small(), attention=Positional(max_length=9))
+    short = replace(small(), attention=PositionalConfig(max_length=9))
     with pytest.raises(ValueError, match=r"attention\.max_length=9 is below max_length=10"):
         abstract(short)

@@ -10,7 +10,7 @@ from flax import nnx
 
 from attnzoo import pretrained
 from attnzoo.config.loader import load
-from attnzoo.config.vit import ViT as ViTConfig
+from attnzoo.config.vit import ViTConfig
 from attnzoo.errors import UserError
 from attnzoo.models.vit import ViT
 

@@ -15,9 +15,9 @@ import jax
 import numpy as np
 import pytest
 
-from attnzoo.config.experiment import Experiment
+from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.loader import load
-from attnzoo.config.mesh import Mesh
+from attnzoo.config.mesh import MeshConfig
 from attnzoo.errors import UserError
 from attnzoo.planning.communication import Message, read_program
 from attnzoo.planning.devices import DEVICES, device_named
@@ -58,17 +58,17 @@ TRAINING = {
 }
 # name: (kind, mesh)
 COMPILED = {
-    "one": ("gpt2", Mesh(data=1)),
-    "copies": ("gpt2", Mesh(data=8)),
-    "three ways": ("gpt2", Mesh(data=2, fsdp=2, tensor=2)),
-    "ring": ("llama", Mesh(fsdp=2, sequence=4, data=1)),
-    "images": ("vit", Mesh(data=2, fsdp=4)),
+    "one": ("gpt2", MeshConfig(data=1)),
+    "copies": ("gpt2", MeshConfig(data=8)),
+    "three ways": ("gpt2", MeshConfig(data=2, fsdp=2, tensor=2)),
+    "ring": ("llama", MeshConfig(fsdp=2, sequence=4, data=1)),
+    "images": ("vit", MeshConfig(data=2, fsdp=4)),
 }
 
 
 def experiment(
-    kind: str, home: Path, training: str = "optimizer: adamw", mesh: Mesh | None = None
-) -> Experiment:
+    kind: str, home: Path, training: str = "optimizer: adamw", mesh: MeshConfig | None = None
+) -> ExperimentConfig:
     task, data, tokenizer, model = KINDS[kind]
     lines = {
         "name": kind,
@@ -80,7 +80,7 @@ def experiment(
     }
     path = home / "planned.yaml"
     path.write_text("".join(f"{key}: {value}\n" for key, value in lines.items()))
-    config = load(Experiment, path)
+    config = load(ExperimentConfig, path)
     return config if mesh is None else replace(config, mesh=mesh)
 
 
@@ -239,9 +239,11 @@ BIG = (
 
 def test_no_and_what_would_fit(tmp_path: Path) -> None:
     """TinyLlama on TPUs of 16 GB: 4.4 GB of weights, of gradients, and twice that of Adam's."""
-    config = experiment("gpt2", tmp_path, "compute_dtype: bfloat16, optimizer: adamw", Mesh(data=4))
+    config = experiment(
+        "gpt2", tmp_path, "compute_dtype: bfloat16, optimizer: adamw", MeshConfig(data=4)
+    )
     (tmp_path / "model").write_text(f"model: {BIG}\nbase: planned.yaml\n")
-    config = replace(load(Experiment, tmp_path / "model"), mesh=Mesh(data=4))
+    config = replace(load(ExperimentConfig, tmp_path / "model"), mesh=MeshConfig(data=4))
     planner = Planner("v5e", ahead=False)
     asked = planner.plan(config)
     assert asked.memory.parameters == 4 * asked.parameters > 3.9e9
@@ -253,7 +255,7 @@ def test_no_and_what_would_fit(tmp_path: Path) -> None:
     # No smaller part of the batch spares the state: more fsdp does, on as many devices.
     assert found.plan.devices == 4
     assert found.overrides == ("mesh.data=2", "mesh.fsdp=2")
-    again = planner.plan(replace(config, mesh=Mesh(data=2, fsdp=2)))
+    again = planner.plan(replace(config, mesh=MeshConfig(data=2, fsdp=2)))
     assert again.memory == found.plan.memory
     assert math.isclose(again.memory.parameters, asked.memory.parameters / 2, rel_tol=1e-3)
     sends = {message.kind: message.sent for message in again.messages}
@@ -264,7 +266,7 @@ def test_no_and_what_would_fit(tmp_path: Path) -> None:
 
 
 def test_time_is_that_of_the_slowest(tmp_path: Path) -> None:
-    mesh = Mesh(data=16)
+    mesh = MeshConfig(data=16)
     plan = Planner("h100", efficiency=0.4, ahead=False).plan(
         experiment("gpt2", tmp_path, mesh=mesh)
     )
@@ -291,7 +293,7 @@ def test_the_table_of_devices_and_what_it_lacks() -> None:
 @pytest.mark.parametrize(("name", "devices"), [("v5e", 4), ("h200", 8)])
 def test_compiles_for_a_device_that_is_not_here(name: str, devices: int, tmp_path: Path) -> None:
     """With libtpu, or with the CUDA plugin, and JAX_PLATFORMS=cpu."""
-    config = experiment("vit", tmp_path, mesh=Mesh(fsdp=devices, data=1))
+    config = experiment("vit", tmp_path, mesh=MeshConfig(fsdp=devices, data=1))
     plan = Planner(name).plan(config)
     if plan.compiled is None:
         pytest.skip(plan.not_compiled)

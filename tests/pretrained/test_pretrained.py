@@ -15,8 +15,8 @@ from safetensors.numpy import load_file, save_file
 
 from attnzoo import pretrained
 from attnzoo.cli.convert import main as convert
-from attnzoo.config.attention import Linear, MultiHead
-from attnzoo.config.bert import Bert as BertConfig
+from attnzoo.config.attention import LinearConfig, MultiHeadConfig
+from attnzoo.config.bert import BertConfig
 from attnzoo.errors import UserError
 from attnzoo.models.bert import Bert
 from attnzoo.pretrained import carry, files
@@ -92,7 +92,7 @@ def same_bytes(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> b
 def test_tensors_are_in_their_places(folder: Path) -> None:
     model, tensors = pretrained.load(folder), bert_tensors()
     assert model.config == BertConfig(
-        attention=MultiHead(num_heads=2),
+        attention=MultiHeadConfig(num_heads=2),
         dim=DIM,
         hidden=HIDDEN,
         layers=LAYERS,
@@ -288,7 +288,9 @@ def test_folders_that_are_none(tmp_path: Path, folder: Path) -> None:
 
 
 def test_a_model_that_transformers_has_not(tmp_path: Path, folder: Path) -> None:
-    config = dataclasses.replace(pretrained.load(folder).config, attention=Linear(num_heads=2))
+    config = dataclasses.replace(
+        pretrained.load(folder).config, attention=LinearConfig(num_heads=2)
+    )
     model = Bert(config, VOCAB, rngs=nnx.Rngs(0))
     with pytest.raises(UserError, match="transformers has no BERT with Linear"):
         pretrained.save(model, tmp_path / "linear")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from attnzoo.config.model import Bahdanau
+from attnzoo.config.model import BahdanauConfig
 from attnzoo.data.tokenizers import Encoding, Tokenizer, train_word_tokenizer
 from attnzoo.layers.embedding import Embedding
 from attnzoo.models import TRANSLATORS
@@ -109,7 +109,7 @@ def test_words_of_several_tokens_go_together() -> None:
 
 
 def test_what_is_not_erased_is_read_as_before() -> None:
-    config = Bahdanau(hidden=5, embedding=3, maxout=2, dropout=0.0)
+    config = BahdanauConfig(hidden=5, embedding=3, maxout=2, dropout=0.0)
     model = TRANSLATORS["bahdanau"](config, V, V, rngs=nnx.Rngs(3))
     reader = translator(model)
     sources, targets = ["a b", "", "c d e f", " ".join("a" * 12)], ["b", "a", "d c", "a"]

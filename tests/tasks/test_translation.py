@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from attnzoo.config.attention import Additive, General, Location
-from attnzoo.config.model import Bahdanau, Luong
+from attnzoo.config.attention import AdditiveConfig, GeneralConfig, LocationConfig
+from attnzoo.config.model import BahdanauConfig, LuongConfig
 from attnzoo.data.tokenizers import train_word_tokenizer
 from attnzoo.models import TRANSLATORS
 from attnzoo.special_tokens import BOS, EOS, PAD, UNK
@@ -91,9 +91,11 @@ def test_a_batch_counts_real_tokens_or_sentences() -> None:
 @functools.cache
 def translator(kind: str = "bahdanau", batch_size: int = 4, max_source: int = 20) -> Translator:
     config = {
-        "bahdanau": Bahdanau(attention=Additive(), hidden=8, embedding=6, maxout=5),
-        "luong": Luong(attention=General(), hidden=8, embedding=6, layers=1),
-        "location": Luong(attention=Location(max_length=11), hidden=8, embedding=6, layers=1),
+        "bahdanau": BahdanauConfig(attention=AdditiveConfig(), hidden=8, embedding=6, maxout=5),
+        "luong": LuongConfig(attention=GeneralConfig(), hidden=8, embedding=6, layers=1),
+        "location": LuongConfig(
+            attention=LocationConfig(max_length=11), hidden=8, embedding=6, layers=1
+        ),
     }[kind]
     model = TRANSLATORS[config.kind](config, V, V, rngs=nnx.Rngs(0))
     graph, state = nnx.split(model)

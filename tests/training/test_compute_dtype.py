@@ -9,7 +9,7 @@ import pytest
 
 import attnzoo
 from attnzoo import models
-from attnzoo.config.experiment import Experiment
+from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.loader import load
 from attnzoo.tasks import TASKS
 from attnzoo.training.optimizer import build_optimizer
@@ -103,7 +103,7 @@ def test_products_are_bfloat16(kind: str, tmp_path: Path) -> None:
         "training: {steps: 1, batch_size: 4, max_length: 15, compute_dtype: bfloat16}",
     ]
     (tmp_path / "run.yaml").write_text("\n".join(lines))
-    config = load(Experiment, tmp_path / "run.yaml")
+    config = load(ExperimentConfig, tmp_path / "run.yaml")
     made = TASKS[config.task.kind].create(config, tmp_path, resume=False)
     rule, _ = build_optimizer(config.training, total_steps=1, steps_per_epoch=1)
     graph, state, _ = fresh_state(made, rule, Placement(config.mesh, rows=4))

@@ -9,12 +9,19 @@ import jax
 import numpy as np
 import pytest
 
-from attnzoo.config.attention import Additive, General, LocalP, Location
-from attnzoo.config.data import Synthetic, WordTokenizer
-from attnzoo.config.experiment import Experiment
+from attnzoo.config.attention import AdditiveConfig, GeneralConfig, LocalPConfig, LocationConfig
+from attnzoo.config.data import SyntheticConfig, WordTokenizerConfig
+from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.loader import load
-from attnzoo.config.model import Bahdanau, Luong
-from attnzoo.config.training import Adadelta, Adam, Constant, Cosine, Sgd, Training
+from attnzoo.config.model import BahdanauConfig, LuongConfig
+from attnzoo.config.training import (
+    AdadeltaConfig,
+    AdamConfig,
+    ConstantConfig,
+    CosineConfig,
+    SgdConfig,
+    TrainingConfig,
+)
 from attnzoo.errors import UserError
 from attnzoo.training import loop
 from attnzoo.training.checkpoint import restore
@@ -22,9 +29,9 @@ from attnzoo.training.loop import Outcome, train
 from attnzoo.training.run import load_run
 from attnzoo.training.signals import EXIT_STOPPED, StopSignal
 
-BAHDANAU = Bahdanau(attention=Additive(), hidden=8, embedding=6, maxout=5, dropout=0.2)
-LUONG = Luong(attention=General(), hidden=8, embedding=6, layers=2, dropout=0.2)
-TRAINING = Training(
+BAHDANAU = BahdanauConfig(attention=AdditiveConfig(), hidden=8, embedding=6, maxout=5, dropout=0.2)
+LUONG = LuongConfig(attention=GeneralConfig(), hidden=8, embedding=6, layers=2, dropout=0.2)
+TRAINING = TrainingConfig(
     steps=12,
     batch_size=8,
     buckets=(6,),
@@ -35,11 +42,13 @@ TRAINING = Training(
 )
 
 
-def experiment(directory: Path, model: Any = BAHDANAU, **training: Any) -> Experiment:
-    return Experiment(
+def experiment(directory: Path, model: Any = BAHDANAU, **training: Any) -> ExperimentConfig:
+    return ExperimentConfig(
         name="tiny",
-        data=Synthetic(task="reverse", symbols=6, max_length=5, train=60, validation=9, test=5),
-        tokenizer=WordTokenizer(),
+        data=SyntheticConfig(
+            task="reverse", symbols=6, max_length=5, train=60, validation=9, test=5
+        ),
+        tokenizer=WordTokenizerConfig(),
         model=model,
         training=dataclasses.replace(TRAINING, **training),
         directory=directory,
@@ -71,7 +80,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
 def test_a_run_directory_is_complete(whole: tuple[Path, Outcome]) -> None:
     directory, outcome = whole
     assert (outcome.step, outcome.exit_code, outcome.reason) == (12, 0, "all steps done")
-    assert load(Experiment, directory / "config.yaml").model == BAHDANAU
+    assert load(ExperimentConfig, directory / "config.yaml").model == BAHDANAU
     assert restore(directory).step == 12
     assert [p.name for p in (directory / "figures").iterdir()] == ["alignment-0000012.png"]
     assert not (directory / "run.lock").exists()
@@ -141,7 +150,7 @@ def test_a_damaged_checkpoint_is_left_for_an_older_one(
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_name(tmp_path: Path) -> None:
     # An update of infinite size after 8 good steps: the rate jumps when the run goes on.
     run = tmp_path / "run"
-    good = {"optimizer": Sgd(), "clip_norm": None, "checkpoint_every": 4}
+    good = {"optimizer": SgdConfig(), "clip_norm": None, "checkpoint_every": 4}
     train(experiment(run, steps=8, learning_rate=0.1, **good))
     with pytest.raises(UserError) as caught:
         train(
@@ -159,7 +168,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_name(tmp_path: Path) -
 
 def test_patience_ends_a_run_that_no_longer_learns(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    settings = {"optimizer": Sgd(), "learning_rate": 1e-30, "evaluate_every": 1, "patience": 2}
+    settings = {
+        "optimizer": SgdConfig(),
+        "learning_rate": 1e-30,
+        "evaluate_every": 1,
+        "patience": 2,
+    }
     outcome = train(experiment(run, **settings))
     assert (outcome.step, outcome.exit_code) == (3, 0)
     assert outcome.reason == "no better validation nll in 2 evaluations"
@@ -169,7 +183,7 @@ def test_patience_ends_a_run_that_no_longer_learns(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "model", [BAHDANAU, dataclasses.replace(LUONG, attention=LocalP(window=2))]
+    "model", [BAHDANAU, dataclasses.replace(LUONG, attention=LocalPConfig(window=2))]
 )
 def test_bfloat16_computes_in_half_and_keeps_float32(tmp_path: Path, model: Any) -> None:
     train(experiment(tmp_path / "run", model, steps=3, compute_dtype="bfloat16"))
@@ -187,7 +201,7 @@ def test_bfloat16_computes_in_half_and_keeps_float32(tmp_path: Path, model: Any)
     [
         ({"model": dataclasses.replace(BAHDANAU, hidden=9)}, "config.model.hidden was 8"),
         ({"model": LUONG}, "config.model"),
-        ({"optimizer": Adadelta()}, "config.training.optimizer"),
+        ({"optimizer": AdadeltaConfig()}, "config.training.optimizer"),
         ({"seed": 1}, "seed was 0"),
         ({"batch_size": 7}, "batch_size was 8"),
         ({"learning_rate": 0.5}, "config.training.learning_rate was 0.001"),
@@ -205,9 +219,9 @@ def test_another_config_at_resume_names_its_key(
 
 def test_a_cosine_is_not_stretched_in_silence(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    train(experiment(run, steps=4, schedule=Cosine()))
+    train(experiment(run, steps=4, schedule=CosineConfig()))
     with pytest.raises(UserError, match=r"config\.training\.steps was 4 .* is 12 now"):
-        train(experiment(run, schedule=Cosine()), resume=True)
+        train(experiment(run, schedule=CosineConfig()), resume=True)
 
 
 def test_a_run_is_not_overwritten(whole: tuple[Path, Outcome], tmp_path: Path) -> None:
@@ -218,19 +232,21 @@ def test_a_run_is_not_overwritten(whole: tuple[Path, Outcome], tmp_path: Path) -
 
 
 def test_location_attention_says_what_is_too_long(tmp_path: Path) -> None:
-    model = dataclasses.replace(LUONG, attention=Location(max_length=5))
+    model = dataclasses.replace(LUONG, attention=LocationConfig(max_length=5))
     with pytest.raises(UserError, match=r"model\.attention\.max_length=5 is below 6"):
         train(experiment(tmp_path / "short", model))
     # Long enough for training, while validation would accept twice the length.
-    model = dataclasses.replace(LUONG, attention=Location(max_length=6))
+    model = dataclasses.replace(LUONG, attention=LocationConfig(max_length=6))
     outcome = train(experiment(tmp_path / "run", model, steps=2, figures_every=1, figures=2))
     assert outcome.exit_code == 0
 
 
-@pytest.mark.parametrize(("optimizer", "per"), [(Adam(), "token"), (Sgd(momentum=0.9), "sentence")])
+@pytest.mark.parametrize(
+    ("optimizer", "per"), [(AdamConfig(), "token"), (SgdConfig(momentum=0.9), "sentence")]
+)
 def test_training_lowers_the_loss(tmp_path: Path, optimizer: Any, per: str) -> None:
     rate = 0.02 if per == "token" else 0.005
-    settings = {"optimizer": optimizer, "learning_rate": rate, "schedule": Constant()}
+    settings = {"optimizer": optimizer, "learning_rate": rate, "schedule": ConstantConfig()}
     model = dataclasses.replace(LUONG, layers=1, dropout=0.0)
     train(
         experiment(

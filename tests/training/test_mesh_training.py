@@ -18,9 +18,9 @@ import jax
 import numpy as np
 import pytest
 
-from attnzoo.config.experiment import Experiment
+from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.loader import load
-from attnzoo.config.mesh import Mesh, Rule
+from attnzoo.config.mesh import MeshConfig, RuleConfig
 from attnzoo.errors import UserError
 from attnzoo.tasks import TASKS
 from attnzoo.training.loop import train
@@ -88,12 +88,12 @@ KINDS = {
     "luong": ("translation", PAIRS, "word", "{kind: luong, hidden: 8, layers: 1}"),
 }
 MESHES = {
-    "1x1": Mesh(data=1),
-    "8x1": Mesh(data=8),
-    "4x2": Mesh(data=4, tensor=2),
-    "2x2x2": Mesh(data=2, fsdp=2, tensor=2),
-    "sequence": Mesh(data=2, sequence=4),
-    "mixed": Mesh(fsdp=2, tensor=2, sequence=2),
+    "1x1": MeshConfig(data=1),
+    "8x1": MeshConfig(data=8),
+    "4x2": MeshConfig(data=4, tensor=2),
+    "2x2x2": MeshConfig(data=2, fsdp=2, tensor=2),
+    "sequence": MeshConfig(data=2, sequence=4),
+    "mixed": MeshConfig(fsdp=2, tensor=2, sequence=2),
 }
 ALL = os.environ.get("ATTNZOO_MESHES") == "all"  # minutes more
 
@@ -110,7 +110,9 @@ def write_data(home: Path) -> None:
             Image.fromarray(pixels.astype(np.uint8)).save(home / "images" / name / f"{i}.png")
 
 
-def experiment(kind: str, home: Path, name: str, training: str = "", **more: Any) -> Experiment:
+def experiment(
+    kind: str, home: Path, name: str, training: str = "", **more: Any
+) -> ExperimentConfig:
     task, data, tokenizer, model = KINDS[kind]
     training += "offload: optimizer" * (kind == "vit")
     settings = (
@@ -128,7 +130,9 @@ def experiment(kind: str, home: Path, name: str, training: str = "", **more: Any
     }
     path = home / f"{kind}-{name}.yaml"
     path.write_text("".join(f"{key}: {value}\n" for key, value in lines.items()))
-    return dataclasses.replace(load(Experiment, path), directory=home / "runs" / path.stem, **more)
+    return dataclasses.replace(
+        load(ExperimentConfig, path), directory=home / "runs" / path.stem, **more
+    )
 
 
 def losses(kind: str, mesh: str, home: Path) -> dict[str, Any]:
@@ -152,13 +156,13 @@ def program(kinds: list[str]) -> None:
             kind: {mesh: losses(kind, mesh, home) for mesh in meshes_of(kind)} for kind in kinds
         }
         communicated = {mesh: collectives(MESHES[mesh], home) for mesh in MESHES if mesh != "mixed"}
-        placed = {rows: Placement(Mesh(fsdp=2), rows=rows) for rows in (16, 12, 6)}
+        placed = {rows: Placement(MeshConfig(fsdp=2), rows=rows) for rows in (16, 12, 6)}
         shared = {rows: [p.sizes["data"], *p.notes] for rows, p in placed.items()}
         wrong = [
-            Mesh(data=3, fsdp=2),
-            Mesh(data=1, tensor=3),
-            Mesh(rules=(Rule(pattern="qeury/kernel", axes=("fsdp", "tensor")),)),
-            Mesh(rules=(Rule(pattern="query/bias", axes=("fsdp", "tensor")),)),
+            MeshConfig(data=3, fsdp=2),
+            MeshConfig(data=1, tensor=3),
+            MeshConfig(rules=(RuleConfig(pattern="qeury/kernel", axes=("fsdp", "tensor")),)),
+            MeshConfig(rules=(RuleConfig(pattern="query/bias", axes=("fsdp", "tensor")),)),
         ]
         refused = [refusal(mesh, home) for mesh in wrong]
     print(
@@ -168,7 +172,7 @@ def program(kinds: list[str]) -> None:
     )
 
 
-def refusal(mesh: Mesh, home: Path) -> str:
+def refusal(mesh: MeshConfig, home: Path) -> str:
     config = experiment("gpt2", home, "refused", mesh=mesh)
     config = dataclasses.replace(config, directory=home / "runs" / f"refused-{hash(mesh)}")
     try:
@@ -192,7 +196,7 @@ def meshes_of(kind: str) -> list[str]:
 SEEN = [*KINDS] if ALL else ["gpt2", "llama", "vit", "transformer"]
 
 
-def collectives(mesh: Mesh, home: Path) -> dict[str, list[str]]:
+def collectives(mesh: MeshConfig, home: Path) -> dict[str, list[str]]:
     """Kinds of communication in a compiled step of GPT-2, with the shapes of results."""
     config = experiment("gpt2", home, "compiled", mesh=mesh)
     settings = dataclasses.replace(config.training, accumulate=1)
@@ -265,7 +269,7 @@ def test_communication_is_what_the_mesh_asks_for(found: dict[str, Any]) -> None:
 )
 def test_too_few_devices(mesh: dict[str, int], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        Placement(Mesh(**mesh), jax.devices()[:1])
+        Placement(MeshConfig(**mesh), jax.devices()[:1])
 
 
 def test_a_batch_that_not_all_devices_can_share(found: dict[str, Any]) -> None:

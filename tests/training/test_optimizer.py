@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 
 from attnzoo.config.training import (
-    Adadelta,
-    Adafactor,
-    Adam,
-    AdamW,
-    Constant,
-    Cosine,
-    Halving,
-    InverseSqrt,
-    Lion,
-    Muon,
+    AdadeltaConfig,
+    AdafactorConfig,
+    AdamConfig,
+    AdamWConfig,
+    ConstantConfig,
+    CosineConfig,
+    HalvingConfig,
+    InverseSqrtConfig,
+    LionConfig,
+    MuonConfig,
     Optimizer,
     Schedule,
-    Sgd,
-    Training,
-    WarmupStableDecay,
+    SgdConfig,
+    TrainingConfig,
+    WarmupStableDecayConfig,
 )
 from attnzoo.training.optimizer import build_optimizer, build_schedule
 
@@ -36,23 +36,23 @@ def rates(schedule: Schedule, peak: float, counts: list[int], **sizes: int) -> n
 
 
 def test_constant() -> None:
-    np.testing.assert_allclose(rates(Constant(), 0.5, [0, 1, 99]), 0.5)
+    np.testing.assert_allclose(rates(ConstantConfig(), 0.5, [0, 1, 99]), 0.5)
 
 
 def test_halving_after_five_epochs_as_in_the_paper() -> None:
     """Epochs of 10 steps: five at 1, the sixth at 1/2, the seventh at 1/4."""
-    got = rates(Halving(start_epoch=5), 1.0, [0, 49, 50, 59, 60, 95])
+    got = rates(HalvingConfig(start_epoch=5), 1.0, [0, 49, 50, 59, 60, 95])
     np.testing.assert_allclose(got, [1, 1, 0.5, 0.5, 0.25, 1 / 32])
-    got = rates(Halving(start_epoch=2, every=3), 1.0, [19, 20, 49, 50, 80])
+    got = rates(HalvingConfig(start_epoch=2, every=3), 1.0, [19, 20, 49, 50, 80])
     np.testing.assert_allclose(got, [1, 0.5, 0.5, 0.25, 0.125])
-    np.testing.assert_allclose(rates(Halving(start_epoch=0), 1.0, [0, 10]), [0.5, 0.25])
+    np.testing.assert_allclose(rates(HalvingConfig(start_epoch=0), 1.0, [0, 10]), [0.5, 0.25])
 
 
 @pytest.mark.parametrize(("width", "peak"), [(512, 6.987712e-4), (1024, 4.941059e-4)])
 def test_inverse_sqrt_is_the_transformers(width: int, peak: float) -> None:
     """lr(step) = E^-0.5 min(step^-0.5, step warmup^-1.5), steps from 1, peak at step 4000."""
     counts = [0, 99, 3998, 3999, 4000, 15_999, 99_999]
-    got = rates(InverseSqrt(warmup=4000), peak, counts)
+    got = rates(InverseSqrtConfig(warmup=4000), peak, counts)
     steps = np.array(counts) + 1.0
     want = width**-0.5 * np.minimum(steps**-0.5, steps * 4000**-1.5)
     np.testing.assert_allclose(got, want, rtol=1e-5)
@@ -60,15 +60,15 @@ def test_inverse_sqrt_is_the_transformers(width: int, peak: float) -> None:
 
 
 def test_cosine() -> None:
-    got = rates(Cosine(), 2.0, [0, 25, 50, 75, 100])
+    got = rates(CosineConfig(), 2.0, [0, 25, 50, 75, 100])
     want = [2.0, 1 + np.cos(np.pi / 4), 1.0, 1 - np.cos(np.pi / 4), 0.0]
     np.testing.assert_allclose(got, want, atol=1e-6)
-    warm = rates(Cosine(warmup=20, final=0.1), 2.0, [0, 10, 20, 60, 100, 150])
+    warm = rates(CosineConfig(warmup=20, final=0.1), 2.0, [0, 10, 20, 60, 100, 150])
     np.testing.assert_allclose(warm, [0.0, 1.0, 2.0, 1.1, 0.2, 0.2], atol=1e-6)
 
 
 def updates(optimizer: Optimizer, gradients: list[list[float]], **settings) -> list[np.ndarray]:
-    training = Training(steps=10, optimizer=optimizer, **settings)
+    training = TrainingConfig(steps=10, optimizer=optimizer, **settings)
     transform, _ = build_optimizer(training, total_steps=10, steps_per_epoch=5)
     params = {"w": jnp.zeros(len(gradients[0]))}
     state, found = transform.init(params), []
@@ -80,11 +80,11 @@ def updates(optimizer: Optimizer, gradients: list[list[float]], **settings) -> l
 
 def test_the_gradient_is_clipped_to_its_global_norm() -> None:
     sgd = {"learning_rate": 0.1}
-    (clipped,) = updates(Sgd(), [[3.0, 4.0]], clip_norm=1.0, **sgd)
+    (clipped,) = updates(SgdConfig(), [[3.0, 4.0]], clip_norm=1.0, **sgd)
     np.testing.assert_allclose(clipped, [-0.06, -0.08], rtol=1e-6)
-    (short,) = updates(Sgd(), [[0.3, 0.4]], clip_norm=1.0, **sgd)
+    (short,) = updates(SgdConfig(), [[0.3, 0.4]], clip_norm=1.0, **sgd)
     np.testing.assert_allclose(short, [-0.03, -0.04], rtol=1e-6)
-    (free,) = updates(Sgd(), [[3.0, 4.0]], clip_norm=None, **sgd)
+    (free,) = updates(SgdConfig(), [[3.0, 4.0]], clip_norm=None, **sgd)
     np.testing.assert_allclose(free, [-0.3, -0.4], rtol=1e-6)
 
 
@@ -97,19 +97,23 @@ def test_adadelta_by_hand() -> None:
         update = -np.sqrt(mean_update + 1e-6) / np.sqrt(mean_square + 1e-6) * g
         mean_update = 0.95 * mean_update + 0.05 * update * update
         want.append([update])
-    got = updates(Adadelta(), [[g] for g in gradients], learning_rate=1.0, clip_norm=None)
+    got = updates(AdadeltaConfig(), [[g] for g in gradients], learning_rate=1.0, clip_norm=None)
     np.testing.assert_allclose(got, want, rtol=1e-4)
 
 
 @pytest.mark.parametrize("decay_all", [False, True])
 def test_momentum_adam_and_weight_decay_by_hand(decay_all: bool) -> None:
     plain = {"learning_rate": 0.1, "clip_norm": None}
-    got = updates(Sgd(momentum=0.5), [[1.0], [1.0]], **plain)
+    got = updates(SgdConfig(momentum=0.5), [[1.0], [1.0]], **plain)
     np.testing.assert_allclose(got, [[-0.1], [-0.15]], rtol=1e-6)
     # Adam's first update is the learning rate times the sign.
-    np.testing.assert_allclose(updates(Adam(), [[7.0, -0.2]], **plain), [[-0.1, 0.1]], rtol=1e-4)
+    np.testing.assert_allclose(
+        updates(AdamConfig(), [[7.0, -0.2]], **plain), [[-0.1, 0.1]], rtol=1e-4
+    )
     transform, _ = build_optimizer(
-        Training(steps=1, optimizer=AdamW(weight_decay=0.5), decay_all=decay_all, **plain),
+        TrainingConfig(
+            steps=1, optimizer=AdamWConfig(weight_decay=0.5), decay_all=decay_all, **plain
+        ),
         total_steps=1,
         steps_per_epoch=1,
     )
@@ -125,15 +129,30 @@ def test_momentum_adam_and_weight_decay_by_hand(decay_all: bool) -> None:
 
 @pytest.mark.parametrize(
     "optimizer",
-    [Adadelta(), Sgd(), Sgd(momentum=0.9), Adam(), AdamW(), Adafactor(), Lion(), Muon()],
+    [
+        AdadeltaConfig(),
+        SgdConfig(),
+        SgdConfig(momentum=0.9),
+        AdamConfig(),
+        AdamWConfig(),
+        AdafactorConfig(),
+        LionConfig(),
+        MuonConfig(),
+    ],
 )
 @pytest.mark.parametrize(
-    "schedule", [Halving(), InverseSqrt(warmup=3), Cosine(warmup=2), WarmupStableDecay(warmup=2)]
+    "schedule",
+    [
+        HalvingConfig(),
+        InverseSqrtConfig(warmup=3),
+        CosineConfig(warmup=2),
+        WarmupStableDecayConfig(warmup=2),
+    ],
 )
 def test_every_rule_takes_every_schedule_under_jit(
     optimizer: Optimizer, schedule: Schedule
 ) -> None:
-    training = Training(steps=10, optimizer=optimizer, schedule=schedule, learning_rate=0.01)
+    training = TrainingConfig(steps=10, optimizer=optimizer, schedule=schedule, learning_rate=0.01)
     transform, _ = build_optimizer(training, total_steps=10, steps_per_epoch=2)
     params = {"w": jnp.ones((3, 2)), "b": jnp.ones(5)}
     state = transform.init(params)
@@ -145,7 +164,7 @@ def test_every_rule_takes_every_schedule_under_jit(
 
 def test_warm_up_plateau_and_decay() -> None:
     schedule = build_schedule(
-        WarmupStableDecay(warmup=2, decay_share=0.4, final=0.5),
+        WarmupStableDecayConfig(warmup=2, decay_share=0.4, final=0.5),
         8.0,
         total_steps=10,
         steps_per_epoch=5,
@@ -155,7 +174,7 @@ def test_warm_up_plateau_and_decay() -> None:
 
 
 def test_muon_makes_the_updates_of_matrices_orthogonal() -> None:
-    training = Training(steps=1, optimizer=Muon(), learning_rate=0.02, clip_norm=None)
+    training = TrainingConfig(steps=1, optimizer=MuonConfig(), learning_rate=0.02, clip_norm=None)
     transform, _ = build_optimizer(training, total_steps=1, steps_per_epoch=1)
     gradient = jnp.float32(np.random.default_rng(0).normal(size=(2, 5, 5)))
     params = {"kernel": jnp.zeros((2, 5, 5)), "table": jnp.zeros((5, 5)), "bias": jnp.zeros(5)}

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from attnzoo.config.mesh import Mesh
+from attnzoo.config.mesh import MeshConfig
 from attnzoo.config.model import Model
 from attnzoo.config.schema import fields_of, kind_of
-from attnzoo.config.training import Muon, Optimizer, Training
+from attnzoo.config.training import MuonConfig, Optimizer, TrainingConfig
 from attnzoo.models import CLASSIFIERS, DECODERS, ENCODERS, TRANSLATORS
 from attnzoo.training.optimizer import build_optimizer, decayed, muon_axes
 from attnzoo.training.parameters import describe, path_of
@@ -162,7 +162,7 @@ def test_a_scanned_stack_is_treated_as_its_layers(model: str, kind: str) -> None
         return
     alone, stacked = parameters(model, kind), parameters(model, kind, scan=True)
     assert len(alone) == len(stacked)
-    placed = [by_path(Placement(Mesh(data=2), 2).of_parameters, x) for x in (alone, stacked)]
+    placed = [by_path(Placement(MeshConfig(data=2), 2).of_parameters, x) for x in (alone, stacked)]
     decay = [by_path(decayed, x) for x in (alone, stacked)]
     axes = [by_path(muon_axes, x) for x in (alone, stacked)]
     for path, (where, leaf) in stacked.items():
@@ -186,7 +186,7 @@ def test_a_scanned_stack_is_treated_as_its_layers(model: str, kind: str) -> None
 @pytest.mark.parametrize(("model", "kind"), GRID)
 def test_every_matrix_and_table_has_a_place(model: str, kind: str) -> None:
     found = parameters(model, kind)
-    placement = Placement(Mesh(data=2), 2)
+    placement = Placement(MeshConfig(data=2), 2)
     for path, sharding in by_path(placement.of_parameters, found).items():
         of_few_numbers = path.endswith("_bias/table")
         if not is_vector(path, found[path][1].shape) and not of_few_numbers:
@@ -229,7 +229,7 @@ def test_a_stack_is_updated_as_its_layers(optimizer: Any) -> None:
         }
         return {side: {"blocks": of} for side, of in blocks.items()} | {"norm": tree["norm"]}
 
-    training = Training(steps=9, optimizer=optimizer(), learning_rate=0.1, clip_norm=None)
+    training = TrainingConfig(steps=9, optimizer=optimizer(), learning_rate=0.1, clip_norm=None)
     rule, _ = build_optimizer(training, total_steps=9, steps_per_epoch=9)
 
     @jax.jit
@@ -249,7 +249,9 @@ def test_a_stack_is_updated_as_its_layers(optimizer: Any) -> None:
 def test_muon_keeps_its_momentum_for_matrices_alone() -> None:
     """The cells, the attention and the readout of RNNsearch, but for embeddings and output."""
     found = parameters("bahdanau", "additive")
-    rule, _ = build_optimizer(Training(steps=1, optimizer=Muon()), total_steps=1, steps_per_epoch=1)
+    rule, _ = build_optimizer(
+        TrainingConfig(steps=1, optimizer=MuonConfig()), total_steps=1, steps_per_epoch=1
+    )
     state = jax.eval_shape(rule.init, tree_of(found))
     paths = [path_of(where) for where, _ in jax.tree_util.tree_leaves_with_path(state)]
     momentum = {path.split("/mu/")[1] for path in paths if "/muon/" in path and "/mu/" in path}

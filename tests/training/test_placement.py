@@ -9,7 +9,7 @@ from flax import nnx
 
 from attnzoo.attention import MultiHeadAttention
 from attnzoo.attention.contract import Attention
-from attnzoo.config.mesh import Mesh, Rule
+from attnzoo.config.mesh import MeshConfig, RuleConfig
 from attnzoo.errors import UserError
 from attnzoo.training.placement import Placement
 
@@ -29,7 +29,7 @@ def test_names_without_a_rule_go_by_their_shape() -> None:
     }
     stacked = {name: abstract(2, *leaf.shape) for name, leaf in novel.items()}
     params = {"attention": novel, "decoder": {"blocks": {"cross_attention": stacked}}}
-    placement = Placement(Mesh(data=1, fsdp=2), 2)
+    placement = Placement(MeshConfig(data=1, fsdp=2), 2)
     found = placement.of_parameters(params)
     wanted = {
         "mixer": ("fsdp", None),
@@ -55,8 +55,8 @@ def test_names_without_a_rule_go_by_their_shape() -> None:
 
 
 def test_rules_of_a_config_come_first() -> None:
-    rules = (Rule(pattern="mixer", axes=(None, "fsdp")),)
-    found = Placement(Mesh(fsdp=2, rules=rules), 2).of_parameters({"mixer": abstract(6, 10)})
+    rules = (RuleConfig(pattern="mixer", axes=(None, "fsdp")),)
+    found = Placement(MeshConfig(fsdp=2, rules=rules), 2).of_parameters({"mixer": abstract(6, 10)})
     assert tuple(found["mixer"].spec) == (None, "fsdp")
 
 
@@ -78,8 +78,8 @@ class Grouped(Attention):
 )
 def test_groups_of_heads_stay_on_one_device(attention, groups: int | None) -> None:
     model = nnx.Dict(inner=nnx.eval_shape(attention))
-    Placement(Mesh(tensor=3), 3).check(model, 4, 1)
-    mesh = Placement(Mesh(tensor=2), 2)
+    Placement(MeshConfig(tensor=3), 3).check(model, 4, 1)
+    mesh = Placement(MeshConfig(tensor=2), 2)
     if groups is None:
         mesh.check(model, 4, 1)
         return

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from attnzoo.config.experiment import Experiment
+from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.loader import load
 from attnzoo.errors import UserError
 from attnzoo.training.checkpoint import restore, verify
@@ -59,7 +59,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("whole") / "run"
-    overridden = load(Experiment, config, [f"directory={run}"])
+    overridden = load(ExperimentConfig, config, [f"directory={run}"])
     assert train(overridden).step == 900
     return run
 
@@ -123,7 +123,7 @@ def test_a_run_that_is_going_on_is_left_alone(root: Path, whole: Path) -> None:
     assert holder.stdout is not None
     try:
         assert holder.stdout.readline() == "held\n"
-        config = load(Experiment, whole / "config.yaml")
+        config = load(ExperimentConfig, whole / "config.yaml")
         with pytest.raises(UserError, match=f"process {holder.pid} .* is writing into this run"):
             train(config, resume=True)
         assert load_run(whole, which="latest").step == 900  # reading is free

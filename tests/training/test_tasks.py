@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from attnzoo import pretrained
 from attnzoo.cli import convert, evaluate
-from attnzoo.config.experiment import Experiment
+from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.loader import load
 from attnzoo.errors import UserError
 from attnzoo.tasks import TASKS
@@ -118,7 +118,7 @@ def experiment(name: str, data: Path, directory: Path, training: str = "", **mor
     ]
     path = directory.parent / f"{directory.name}.yaml"
     path.write_text("\n".join(lines))
-    return dataclasses.replace(load(Experiment, path), directory=directory, **more)
+    return dataclasses.replace(load(ExperimentConfig, path), directory=directory, **more)
 
 
 def bits(directory: Path) -> dict[str, bytes]:
@@ -154,7 +154,7 @@ def test_three_steps_and_three_are_six(
     np.testing.assert_allclose(written["nll"], seen["nll"], rtol=1e-5)
 
 
-def _three(name: str, data: Path, directory: Path) -> Experiment:
+def _three(name: str, data: Path, directory: Path) -> ExperimentConfig:
     config = experiment(name, data, directory)
     return dataclasses.replace(config, training=dataclasses.replace(config.training, steps=3))
 
@@ -201,7 +201,7 @@ def test_what_does_not_go_together_is_one_line(
 ) -> None:
     experiment("causal_lm", data, tmp_path / "run")
     with pytest.raises(UserError, match=said):
-        load(Experiment, tmp_path / "run.yaml", [line])
+        load(ExperimentConfig, tmp_path / "run.yaml", [line])
 
 
 def test_a_context_that_the_model_has_not(data: Path, tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_a_model_that_pads_with_another_token_is_refused(tmp_path: Path) -> None
     config = tmp_path / "pad.yaml"
     lines = "name: pad\ndata: {kind: synthetic, train: 9, validation: 3, test: 3}\n"
     config.write_text(f"{lines}model: {model}\ntraining: {TRAINING % ''}")
-    experiment = dataclasses.replace(load(Experiment, config), directory=tmp_path / "run")
+    experiment = dataclasses.replace(load(ExperimentConfig, config), directory=tmp_path / "run")
     experiment = dataclasses.replace(
         experiment, training=dataclasses.replace(experiment.training, max_length=20)
     )
