@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 from attnzoo.alignment.links import Link, Links
 from attnzoo.alignment.scores import score_corpus
 
-Place = TypeVar("Place", bound=Hashable)
+AlignmentKey = TypeVar("AlignmentKey", bound=Hashable)
 """Key of an alignment, for instance a layer, a head and a timing."""
 
 Corpus = Sequence[Set[Link]]
@@ -31,8 +31,8 @@ def agreement(forward: Corpus, reverse: Corpus) -> float:
 
 
 def by_error_rate(
-    found: Mapping[Place, Corpus], references: Sequence[Links], *, restrict: bool = False
-) -> dict[Place, float]:
+    found: Mapping[AlignmentKey, Corpus], references: Sequence[Links], *, restrict: bool = False
+) -> dict[AlignmentKey, float]:
     """Return the alignment error rate by key, lowest first; ties keep the order of `found`."""
     rates = {
         place: score_corpus(links, references, restrict=restrict).aer
@@ -41,7 +41,9 @@ def by_error_rate(
     return dict(sorted(rates.items(), key=lambda item: item[1]))
 
 
-def by_agreement(forward: Mapping[Place, Corpus], reverse: Mapping[Place, Corpus]) -> list[Pair]:
+def by_agreement(
+    forward: Mapping[AlignmentKey, Corpus], reverse: Mapping[AlignmentKey, Corpus]
+) -> list[Pair]:
     """Return every pair of a forward and a reverse key, highest agreement first.
 
     No reference is needed; Chen et al., EMNLP 2020 (arXiv 2004.14837) choose their layer this way.

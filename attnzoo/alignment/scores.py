@@ -181,7 +181,7 @@ def covered(weights: Float[np.ndarray, "T S"]) -> float:
     return len(set(weights[looking].argmax(axis=1).tolist())) / S
 
 
-class Shape(NamedTuple):
+class AttentionStatistics(NamedTuple):
     """Statistics of attention matrices, as means over the sentences for which each is defined."""
 
     diagonality: float
@@ -192,24 +192,26 @@ class Shape(NamedTuple):
     covered: float
 
 
-def matrix_shape(matrices: Iterable[Float[np.ndarray, "_ _"]]) -> Shape:
+def attention_statistics(matrices: Iterable[Float[np.ndarray, "_ _"]]) -> AttentionStatistics:
     """Average `diagonality`, mean `row_entropy` and `covered` of word matrices over sentences.
 
     NaN for a statistic that no sentence defines. Rows of zeros have no entropy and do not count.
     """
-    rows: list[Shape] = []
+    rows: list[AttentionStatistics] = []
     for weights in matrices:
         entropies = row_entropy(weights)
         entropies = entropies[np.isfinite(entropies)]
         entropy = float(entropies.mean()) if entropies.size else float("nan")
         S = weights.shape[1]
         relative = entropy / np.log(S) if S > 1 else float("nan")
-        rows.append(Shape(diagonality(weights), entropy, float(relative), covered(weights)))
+        rows.append(
+            AttentionStatistics(diagonality(weights), entropy, float(relative), covered(weights))
+        )
     means = []
-    for column in zip(*rows, strict=True) if rows else [()] * len(Shape._fields):
+    for column in zip(*rows, strict=True) if rows else [()] * len(AttentionStatistics._fields):
         known = [value for value in column if np.isfinite(value)]
         means.append(float(np.mean(known)) if known else float("nan"))
-    return Shape(*means)
+    return AttentionStatistics(*means)
 
 
 def _scores(table: Float[np.ndarray, "rows 4"], metric: Metric) -> Float[np.ndarray, " rows"]:

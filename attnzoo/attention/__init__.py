@@ -30,7 +30,7 @@ from attnzoo.attention.set import ISAB, MAB, PMA, LatentReader
 from attnzoo.attention.spatial import SpatialGate
 from attnzoo.attention.structured import StructuredSelfAttention, hop_overlap
 from attnzoo.attention.synthesizer import Synthesizer
-from attnzoo.config.external import imported, is_external
+from attnzoo.config.external import import_class, is_external
 from attnzoo.ops.rotary import Rotary
 
 ATTENTIONS: dict[str, type[Attention]] = {
@@ -62,7 +62,7 @@ ATTENTIONS: dict[str, type[Attention]] = {
 def attention_class(config: Any) -> type[Attention]:
     """Return the attention class that a config names: a registered one, or the user's own class."""
     name = config.mechanism or config.kind
-    return imported(name, Attention) if is_external(name) else ATTENTIONS[name]
+    return import_class(name, Attention) if is_external(name) else ATTENTIONS[name]
 
 
 def build_attention(config: Any, site: Site, *, rngs: nnx.Rngs) -> Attention:

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from attnzoo.attention.channel import average
 from attnzoo.attention.convolutional import Gate
-from attnzoo.attention.projection import divided
+from attnzoo.attention.projection import exact_quotient
 
 Combine = Literal["sum", "product"]
 
@@ -40,7 +40,7 @@ class BAM(Gate):
             raise ValueError(f"combine={combine!r}; wanted one of {', '.join(get_args(Combine))}")
         if dilation < 1:
             raise ValueError(f"dilation={dilation}; wanted a number > 0")
-        width = divided("channels", channels, "reduction", reduction)
+        width = exact_quotient("channels", channels, "reduction", reduction)
         self.channels, self.combine = channels, combine
         self.squeeze = nnx.Linear(channels, width, rngs=rngs)
         self.squeeze_norm = nnx.BatchNorm(width, momentum=0.9, rngs=rngs)

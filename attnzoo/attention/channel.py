@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnzoo.attention.convolutional import Gate
-from attnzoo.attention.projection import divided
+from attnzoo.attention.projection import exact_quotient
 from attnzoo.module import Module
 
 
@@ -16,7 +16,7 @@ class ChannelMLP(Module):
     """Two-layer MLP W_2 relu(W_1 z + b_1) + b_2 with ``channels / reduction`` hidden units."""
 
     def __init__(self, channels: int, reduction: int, *, rngs: nnx.Rngs):
-        width = divided("channels", channels, "reduction", reduction)
+        width = exact_quotient("channels", channels, "reduction", reduction)
         self.squeeze = nnx.Linear(channels, width, rngs=rngs)
         self.excite = nnx.Linear(width, channels, rngs=rngs)
 

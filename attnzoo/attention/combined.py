@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from attnzoo.attention.channel import ChannelMLP, average
 from attnzoo.attention.convolutional import Gate
-from attnzoo.attention.projection import divided
+from attnzoo.attention.projection import exact_quotient
 from attnzoo.attention.spatial import SpatialGate
 
 
@@ -107,7 +107,7 @@ class MHCA(Gate):
         *,
         rngs: nnx.Rngs,
     ):
-        width = divided("channels", channels, "reduction", reduction)
+        width = exact_quotient("channels", channels, "reduction", reduction)
         if not kernel_sizes or min(kernel_sizes) < 1:
             raise ValueError(f"kernel_sizes={tuple(kernel_sizes)}; wanted numbers > 0")
         self.channels, self.kernel_sizes = channels, tuple(kernel_sizes)

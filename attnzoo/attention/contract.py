@@ -99,9 +99,9 @@ def columns_of(
 
 
 Weights = Float[Array, "B N T S"]
-Asked = bool | WeightRequest
+ReturnWeights = bool | WeightRequest
 Positions = Int[Array, "#B T"]
-Read = Any
+AttentionOutput = Any
 """Context ``B T Do``, or the pair of context and weights (or ``WeightReport``) if requested."""
 
 
@@ -217,9 +217,9 @@ class Attention(Module):
         memory: Memory,
         *,
         positions: Positions | None = None,
-        return_weights: Asked = False,
+        return_weights: ReturnWeights = False,
         dropout_key: Key[Array, ""] | None = None,
-    ) -> Read:
+    ) -> AttentionOutput:
         """Read a prepared memory with T queries.
 
         ``positions`` are the positions of the queries in their text, 0 .. T-1 if None; they have an
@@ -240,9 +240,9 @@ class Attention(Module):
         weights: Weights,
         memory: Memory,
         visible: Bool[Array, "#B #N #T #S"] | None,
-        return_weights: Asked,
+        return_weights: ReturnWeights,
         dropout_key: Key[Array, ""] | None,
-    ) -> Read:
+    ) -> AttentionOutput:
         """Return the weighted values, with the weights if they are requested."""
         applied = weights
         if dropout_key is not None and self.dropout > 0:
@@ -282,10 +282,10 @@ class Attention(Module):
         mask: Bool[Array, "#B #N #T #S"] | None = None,
         positions: Positions | None = None,
         key_positions: Int[Array, "#B S"] | None = None,
-        return_weights: Asked = False,
+        return_weights: ReturnWeights = False,
         dropout_key: Key[Array, ""] | None = None,
         **more: Any,
-    ) -> Read:
+    ) -> AttentionOutput:
         """Attend from ``query`` (``B T D``) to ``keys`` (``B S D``) and ``values`` (``B S Dv``).
 
         Args:
@@ -345,8 +345,8 @@ class Attention(Module):
         past: Any,
         *,
         positions: Positions | None = None,
-        return_weights: Asked = False,
-    ) -> tuple[Read, Any]:
+        return_weights: ReturnWeights = False,
+    ) -> tuple[AttentionOutput, Any]:
         """Read with the next T queries of a decoder; also return the updated past.
 
         Feeding queries one by one, in blocks, or all at once gives the same result.
@@ -414,8 +414,8 @@ class Attention(Module):
         *,
         mask: Bool[Array, "#B #N #T #L"] | None = None,
         positions: Positions | None = None,
-        return_weights: Asked = False,
-    ) -> tuple[Read, Any]:
+        return_weights: ReturnWeights = False,
+    ) -> tuple[AttentionOutput, Any]:
         """Run causal self-attention for the next T positions over the cache and themselves.
 
         ``mask`` and the weights have one column for each of the L positions of the cache.
@@ -432,7 +432,7 @@ class Attention(Module):
         visible = past if mask is None else past & mask
         memory = dataclasses.replace(prepared, mask=broadcast_mask(visible, inputs))
         read = self.attend(query, memory, positions=places, return_weights=return_weights)
-        read = nan_where_full(read, cache.length + T > L, return_weights)
+        read = nan_where_overflow(read, cache.length + T > L, return_weights)
         return read, InputCache(inputs, held, cache.length + T)
 
 
@@ -445,7 +445,9 @@ def joined(*functions: MaskFunction | None) -> MaskFunction | None:
     return found
 
 
-def nan_where_full(read: Read, full: Bool[Array, " B"], return_weights: Asked) -> Read:
+def nan_where_overflow(
+    read: AttentionOutput, full: Bool[Array, " B"], return_weights: ReturnWeights
+) -> AttentionOutput:
     """Replace the context by NaN in the rows that did not fit into a cache."""
     context, *seen = read if return_weights else (read,)
     context = jnp.where(full[:, None, None], jnp.full_like(context, jnp.nan), context)

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnzoo.attention.contract import Attention, Memory, Positions
-from attnzoo.attention.projection import Projection, divided, join_heads, split_heads
+from attnzoo.attention.projection import Projection, exact_quotient, join_heads, split_heads
 from attnzoo.ops.softmax import compute_dtype
 
 LARGEST = math.log(100.0)
@@ -46,7 +46,7 @@ class CosineAttention(Attention):
         dropout: float = 0.0,
         rngs: nnx.Rngs,
     ):
-        divided("dim", dim, "num_heads", num_heads)
+        exact_quotient("dim", dim, "num_heads", num_heads)
         self.dim, self.num_heads, self.dropout = dim, num_heads, dropout
         self.query = Projection(dim, dim, rngs=rngs)
         self.key = Projection(dim if key_dim is None else key_dim, dim, rngs=rngs)

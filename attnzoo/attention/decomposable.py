@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from attnzoo.attention.contract import Asked
+from attnzoo.attention.contract import ReturnWeights
 from attnzoo.attention.projection import Projection
 from attnzoo.module import Module
 from attnzoo.ops.padding import check_and_zero_padding
@@ -113,7 +113,7 @@ class DecomposableAttention(Module):
         hypothesis_valid: Bool[Array, "B S"] | None = None,
         *,
         rngs: nnx.Rngs | None = None,
-        return_weights: Asked = False,
+        return_weights: ReturnWeights = False,
     ) -> Any:
         """Return logits ``B V`` of the relation between two sentences.
 

@@ -11,10 +11,17 @@ from attnzoo.attention.fast_weight import (
     RECURRENT,
     SIGNED,
     FastWeights,
-    Given,
+    RecurrenceInputs,
     State,
 )
-from attnzoo.attention.projection import Projection, RMSNorm, divided, join_heads, like, split_heads
+from attnzoo.attention.projection import (
+    Projection,
+    RMSNorm,
+    cast_like,
+    exact_quotient,
+    join_heads,
+    split_heads,
+)
 from attnzoo.module import Module
 from attnzoo.ops.linear import delta_net
 from attnzoo.ops.softmax import compute_dtype, zero_unattended
@@ -43,7 +50,7 @@ class ShortConvolution(Module):
     ) -> tuple[Float[Array, "B T F"], Float[Array, "B W F"]]:
         """Return the convolution, and the last ``width - 1`` inputs for the next call."""
         T, x = x.shape[1], x.astype(compute_dtype(x))
-        kernel = like(self.kernel, x)[:, None, None]
+        kernel = cast_like(self.kernel, x)[:, None, None]
         known = jnp.concatenate([recent.astype(x.dtype), zero_unattended(x, mask)], axis=1)
         past = (known[:, i : i + T] * kernel[i] for i in range(kernel.shape[0] - 1))
         return sum(past, x * kernel[-1]), known[:, T:].astype(recent.dtype)
@@ -86,7 +93,7 @@ class DeltaNet(FastWeights):
         rngs: nnx.Rngs,
     ):
         if head_dim is None:
-            head_dim = divided("dim", dim, "num_heads", num_heads)
+            head_dim = exact_quotient("dim", dim, "num_heads", num_heads)
         value_head_dim = head_dim if value_head_dim is None else value_head_dim
         if not 0 < max_beta <= 2:
             raise ValueError(
@@ -116,7 +123,7 @@ class DeltaNet(FastWeights):
         recent = tuple(jnp.zeros((batch, self.conv_width - 1, F), jnp.float32) for F in widths)
         return State(zeros, recent, jnp.zeros((batch,), jnp.int32))
 
-    def recur(self, given: Given) -> tuple[Array, Array | None, State]:
+    def recur(self, given: RecurrenceInputs) -> tuple[Array, Array | None, State]:
         """Apply the delta rule to a sequence from a given state (see ``FastWeights``)."""
         query, keys, mask, recent = given.query, given.keys, given.mask, given.state.recent
         q, recent_q = self.query_conv(self.query(query), recent[0], mask)
@@ -152,5 +159,5 @@ class Decay(Module):
         self.bias = nnx.Param(jnp.log(jnp.expm1(jnp.exp(step))))  # softplus(bias) = e^step
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T N"]:
-        step = self.projection(x) + like(self.bias, x)[None, None]
-        return -jnp.exp(like(self.rate, x))[None, None] * jax.nn.softplus(step)
+        step = self.projection(x) + cast_like(self.bias, x)[None, None]
+        return -jnp.exp(cast_like(self.rate, x))[None, None] * jax.nn.softplus(step)

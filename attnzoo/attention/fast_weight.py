@@ -13,8 +13,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from attnzoo.attention.cache import Kind
-from attnzoo.attention.contract import Asked, Attention, Memory, Positions
-from attnzoo.attention.projection import Projection, divided, join_heads, split_heads
+from attnzoo.attention.contract import Attention, Memory, Positions, ReturnWeights
+from attnzoo.attention.projection import Projection, exact_quotient, join_heads, split_heads
 from attnzoo.ops.linear import delta_rule, dpfp
 from attnzoo.ops.linear.fast_weights import Form
 from attnzoo.ops.masks import MaskFunction
@@ -40,7 +40,7 @@ class State(NamedTuple):
     """Number of positions so far."""
 
 
-class Given(NamedTuple):
+class RecurrenceInputs(NamedTuple):
     """Inputs of a recurrence: queries, keys and values of the same positions, and the state."""
 
     query: Float[Array, "B T D"]
@@ -126,7 +126,7 @@ class FastWeights(Attention):
         *,
         mask: Bool[Array, "#B #N #T #L"] | None = None,
         positions: Positions | None = None,
-        return_weights: Asked = False,
+        return_weights: ReturnWeights = False,
     ) -> tuple[Any, State]:
         """Run the recurrence over the next T positions, from the state and to the next state.
 
@@ -158,7 +158,7 @@ class FastWeights(Attention):
         """Return the state before the first position."""
         raise NotImplementedError(f"{type(self).__name__}.empty_state")
 
-    def recur(self, given: "Given") -> tuple[Array, Array | None, State]:
+    def recur(self, given: "RecurrenceInputs") -> tuple[Array, Array | None, State]:
         """Return the output, the implied weights (None if not requested) and the last state."""
         raise NotImplementedError(f"{type(self).__name__}.recur")
 
@@ -168,7 +168,7 @@ class FastWeights(Attention):
         memory: Memory,
         *,
         positions: Positions | None = None,
-        return_weights: Asked = False,
+        return_weights: ReturnWeights = False,
         dropout_key: Key[Array, ""] | None = None,
         form: Form = "chunked",
         state: State | None = None,
@@ -190,7 +190,7 @@ class FastWeights(Attention):
             )
         state = self.empty_state(query.shape[0]) if state is None else state
         asked = bool(return_weights)
-        given = Given(query, memory.keys, memory.values, memory.mask, state, form, asked)
+        given = RecurrenceInputs(query, memory.keys, memory.values, memory.mask, state, form, asked)
         context, weights, state = self.recur(given)
         result = context if weights is None else with_weights(context, weights, return_weights)
         if not return_state:
@@ -219,7 +219,7 @@ class FastWeightProgrammer(FastWeights):
 
     def __init__(self, dim: int, num_heads: int, *, nu: int = 1, rngs: nnx.Rngs):
         self.dim, self.num_heads = dim, num_heads
-        self.head_dim = divided("dim", dim, "num_heads", num_heads)
+        self.head_dim = exact_quotient("dim", dim, "num_heads", num_heads)
         if not 1 <= nu < 2 * self.head_dim:
             raise ValueError(
                 f"nu={nu}; wanted 1 <= nu < {2 * self.head_dim}, twice the head's width"
@@ -234,7 +234,7 @@ class FastWeightProgrammer(FastWeights):
         """Return a zero state."""
         return empty_memory(batch, self.num_heads, 2 * self.head_dim * self.nu, self.head_dim)
 
-    def recur(self, given: Given) -> tuple[Array, Array | None, State]:
+    def recur(self, given: RecurrenceInputs) -> tuple[Array, Array | None, State]:
         """Apply the delta rule to a sequence from a given state (see ``FastWeights``)."""
         scale = self.head_dim**-0.5
         strength = jax.nn.sigmoid(self.strength(given.keys))

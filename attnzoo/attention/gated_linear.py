@@ -11,14 +11,14 @@ from attnzoo.attention.fast_weight import (
     RECURRENT,
     SIGNED,
     FastWeights,
-    Given,
+    RecurrenceInputs,
     State,
     empty_memory,
 )
 from attnzoo.attention.projection import (
     Projection,
     RMSNorm,
-    divided,
+    exact_quotient,
     join_heads,
     split_heads,
     standardise,
@@ -59,8 +59,8 @@ class GatedLinearAttention(FastWeights):
     ):
         key_width = dim // 2 if key_width is None else key_width
         self.dim, self.num_heads = dim, num_heads
-        self.head_dim = divided("key_width", key_width, "num_heads", num_heads)
-        self.value_head_dim = divided("dim", dim, "num_heads", num_heads)
+        self.head_dim = exact_quotient("key_width", key_width, "num_heads", num_heads)
+        self.value_head_dim = exact_quotient("dim", dim, "num_heads", num_heads)
         self.query, self.key = (Projection(dim, key_width, rngs=rngs) for _ in range(2))
         self.value, self.gate, self.out = (Projection(dim, dim, rngs=rngs) for _ in range(3))
         self.forget_down = Projection(dim, rank, rngs=rngs)
@@ -71,7 +71,7 @@ class GatedLinearAttention(FastWeights):
         """Return a zero state."""
         return empty_memory(batch, self.num_heads, self.head_dim, self.value_head_dim)
 
-    def recur(self, given: Given) -> tuple[Array, Array | None, State]:
+    def recur(self, given: RecurrenceInputs) -> tuple[Array, Array | None, State]:
         """Apply gated linear attention to a sequence from a given state (see ``FastWeights``)."""
         forget = jax.nn.log_sigmoid(self.forget_up(self.forget_down(given.keys))) / 16
         q, k, v = given.heads(self)
@@ -107,8 +107,8 @@ class RetNetAttention(FastWeights):
     ):
         value_width = dim if value_width is None else value_width
         self.dim, self.num_heads, self.rotary = dim, num_heads, rotary
-        self.head_dim = divided("dim", dim, "num_heads", num_heads)
-        self.value_head_dim = divided("value_width", value_width, "num_heads", num_heads)
+        self.head_dim = exact_quotient("dim", dim, "num_heads", num_heads)
+        self.value_head_dim = exact_quotient("value_width", value_width, "num_heads", num_heads)
         self.query, self.key = (Projection(dim, dim, rngs=rngs) for _ in range(2))
         self.value, self.gate = (Projection(dim, value_width, rngs=rngs) for _ in range(2))
         self.out = Projection(value_width, dim, rngs=rngs)
@@ -123,7 +123,7 @@ class RetNetAttention(FastWeights):
             self.rotary.check_cache()
         return super().decode(query, cache, **more)
 
-    def recur(self, given: Given) -> tuple[Array, Array | None, State]:
+    def recur(self, given: RecurrenceInputs) -> tuple[Array, Array | None, State]:
         """Apply retention to a sequence from a given state (see ``FastWeights``)."""
         q, k, v = given.heads(self)
         if self.rotary is not None:

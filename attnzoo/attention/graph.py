@@ -8,7 +8,13 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnzoo.attention.contract import Attention, Memory, Positions
-from attnzoo.attention.projection import Projection, divided, glorot_per_head, like, split_heads
+from attnzoo.attention.projection import (
+    Projection,
+    cast_like,
+    exact_quotient,
+    glorot_per_head,
+    split_heads,
+)
 
 
 class GraphAttention(Attention):
@@ -42,7 +48,7 @@ class GraphAttention(Attention):
         rngs: nnx.Rngs,
     ):
         out_dim = dim if out_dim is None else out_dim
-        head_dim = divided("out_dim", out_dim, "num_heads", num_heads)
+        head_dim = exact_quotient("out_dim", out_dim, "num_heads", num_heads)
         self.num_heads, self.slope, self.dropout = num_heads, slope, dropout
         self.dim = dim if out_dim == dim else None
         self.node = Projection(dim, out_dim, rngs=rngs)
@@ -65,6 +71,6 @@ class GraphAttention(Attention):
         h = split_heads(self.node(query), self.num_heads)
         neighbours = split_heads(memory.keys, self.num_heads)
         # a . [x ; y] = a_1 . x + a_2 . y needs one number per node, not one vector per pair.
-        own = jnp.einsum("btnh,nh->bnt", h, like(self.query_kernel, h))
-        other = jnp.einsum("bsnh,nh->bns", neighbours, like(self.key_kernel, h))
+        own = jnp.einsum("btnh,nh->bnt", h, cast_like(self.query_kernel, h))
+        other = jnp.einsum("bsnh,nh->bns", neighbours, cast_like(self.key_kernel, h))
         return jax.nn.leaky_relu(own[..., :, None] + other[..., None, :], self.slope)

@@ -16,7 +16,14 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from attnzoo.attention.additive import AdditiveAttention
-from attnzoo.attention.contract import Asked, Attention, Memory, Positions, Read, Site
+from attnzoo.attention.contract import (
+    Attention,
+    AttentionOutput,
+    Memory,
+    Positions,
+    ReturnWeights,
+    Site,
+)
 from attnzoo.attention.multiplicative import MultiplicativeAttention
 from attnzoo.config import attention as kinds
 from attnzoo.ops.softmax import masked_softmax
@@ -69,10 +76,10 @@ class HardAttention(Attention):
         memory: Memory,
         *,
         positions: Positions | None = None,
-        return_weights: Asked = False,
+        return_weights: ReturnWeights = False,
         dropout_key: Key[Array, ""] | None = None,
         sample_key: Key[Array, ""] | None = None,
-    ) -> Read:
+    ) -> AttentionOutput:
         """Read one key per query, sampled if there is a ``sample_key``, else the arg max."""
         soft = masked_softmax(self.content.scores(query, memory), memory.mask)
         if sample_key is None:

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
-from attnzoo.attention.contract import Asked, Attention, Memory, Positions, Read
-from attnzoo.attention.projection import Projection, like
+from attnzoo.attention.contract import Attention, AttentionOutput, Memory, Positions, ReturnWeights
+from attnzoo.attention.projection import Projection, cast_like
 from attnzoo.module import Module
 from attnzoo.ops.softmax import compute_dtype, masked_softmax
 from attnzoo.ops.weights import with_weights
@@ -51,7 +51,7 @@ class LSTMN(Module):
         inputs: Float[Array, "B S D"],
         valid: Bool[Array, "B S"] | None = None,
         *,
-        return_weights: Asked = False,
+        return_weights: ReturnWeights = False,
     ) -> Any:
         """Return the states h_t of all steps, ``B S F`` with ``F = hidden_dim``.
 
@@ -125,7 +125,7 @@ class IntraTemporalAttention(Attention):
 
     def prepare_keys(self, keys: Float[Array, "B S D"]) -> Float[Array, "B S K"]:
         """Return W k_i of every key."""
-        return keys @ like(self.kernel, keys).T
+        return keys @ cast_like(self.kernel, keys).T
 
     def scores(
         self, query: Float[Array, "B T D"], memory: Memory, positions: Positions | None = None
@@ -140,9 +140,9 @@ class IntraTemporalAttention(Attention):
         memory: Memory,
         *,
         positions: Positions | None = None,
-        return_weights: Asked = False,
+        return_weights: ReturnWeights = False,
         dropout_key: Key[Array, ""] | None = None,
-    ) -> Read:
+    ) -> AttentionOutput:
         """Read a memory with all queries; the first query has no past (see ``Attention``).
 
         Raises:
@@ -166,8 +166,8 @@ class IntraTemporalAttention(Attention):
         past: Float[Array, "B S"],
         *,
         positions: Positions | None = None,
-        return_weights: Asked = False,
-    ) -> tuple[Read, Float[Array, "B S"]]:
+        return_weights: ReturnWeights = False,
+    ) -> tuple[AttentionOutput, Float[Array, "B S"]]:
         """Read with the next T queries; ``past`` is log sum_{j < t} exp(e_ji) of each key."""
         return self._after(query, memory, past, return_weights, None)
 
@@ -176,9 +176,9 @@ class IntraTemporalAttention(Attention):
         query: Float[Array, "B T D"],
         memory: Memory,
         past: Float[Array, "B S"],
-        return_weights: Asked,
+        return_weights: ReturnWeights,
         dropout_key: Key[Array, ""] | None,
-    ) -> tuple[Read, Float[Array, "B S"]]:
+    ) -> tuple[AttentionOutput, Float[Array, "B S"]]:
         logits = self.scores(query, memory)
         mask, T = (
             jnp.ones((1, 1, 1, 1), bool) if memory.mask is None else memory.mask,

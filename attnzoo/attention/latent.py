@@ -9,18 +9,25 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from attnzoo.attention.cache import Kind, next_slots, write
-from attnzoo.attention.contract import Asked, Attention, Memory, Positions, Site, nan_where_full
+from attnzoo.attention.contract import (
+    Attention,
+    Memory,
+    Positions,
+    ReturnWeights,
+    Site,
+    nan_where_overflow,
+)
 from attnzoo.attention.projection import (
     Projection,
     RMSNorm,
+    cast_like,
     glorot_per_head,
     join_heads,
-    like,
     split_heads,
 )
 from attnzoo.config.attention import LatentConfig
 from attnzoo.ops.dot_product import dot_product_attention
-from attnzoo.ops.index_functions import along
+from attnzoo.ops.index_functions import broadcast_index
 from attnzoo.ops.masks import MaskFunction, evaluate_mask
 from attnzoo.ops.padding import broadcast_mask, check_and_zero_padding
 from attnzoo.ops.rotary import Rotary
@@ -151,7 +158,7 @@ class LatentAttention(Attention):
         memory: Memory,
         *,
         positions: Positions | None = None,
-        return_weights: Asked = False,
+        return_weights: ReturnWeights = False,
         dropout_key: Key[Array, ""] | None = None,
         absorbed: bool = False,
     ) -> Any:
@@ -168,7 +175,7 @@ class LatentAttention(Attention):
         c = memory.keys[..., : self.latent_dim].astype(q.dtype)
         c_values = memory.values.astype(q.dtype) if memory.values.shape[2] else c
         k_turned = memory.keys[..., self.latent_dim :].astype(q.dtype)[:, :, None, :]
-        key_up, value_up = like(self.key_up, q), like(self.value_up, q)
+        key_up, value_up = cast_like(self.key_up, q), cast_like(self.value_up, q)
         if absorbed:
             q = jnp.concatenate([jnp.einsum("btnh,nhc->btnc", q_plain, key_up), q_turned], axis=-1)
             k = jnp.concatenate([c[:, :, None, :], k_turned], axis=-1)
@@ -184,7 +191,9 @@ class LatentAttention(Attention):
         if self.mask_mod is not None:
             mask_mod = self.mask_mod
             pattern = evaluate_mask(
-                lambda b, n, q, k: mask_mod(b, n, placed[along(b, placed.shape[0]), q], k),
+                lambda b, n, q, k: mask_mod(
+                    b, n, placed[broadcast_index(b, placed.shape[0]), q], k
+                ),
                 (B, self.num_heads, T, S),
             )
             visible = pattern if visible is None else visible & pattern
@@ -220,7 +229,7 @@ class LatentAttention(Attention):
         *,
         mask: Bool[Array, "#B #N #T #L"] | None = None,
         positions: Positions | None = None,
-        return_weights: Asked = False,
+        return_weights: ReturnWeights = False,
     ) -> tuple[Any, LatentCache]:
         """Run causal self-attention for the next T positions, in absorbed form."""
         if self.key_dim != self.dim:
@@ -235,7 +244,7 @@ class LatentAttention(Attention):
         result = self.attend(
             query, memory, positions=placed, return_weights=return_weights, absorbed=True
         )
-        result = nan_where_full(result, cache.length + T > L, return_weights)
+        result = nan_where_overflow(result, cache.length + T > L, return_weights)
         return result, LatentCache(latents, cache.length + T)
 
     def _latents(

@@ -5,16 +5,16 @@ from typing import Any, ClassVar
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from attnzoo.attention.contract import Asked, Attention, Memory, Positions, Site
+from attnzoo.attention.contract import Attention, Memory, Positions, ReturnWeights, Site
 from attnzoo.attention.fast_weight import (
     PROJECTED,
     RECURRENT,
     FastWeights,
-    Given,
+    RecurrenceInputs,
     State,
     empty_memory,
 )
-from attnzoo.attention.projection import Projection, divided, join_heads, split_heads
+from attnzoo.attention.projection import Projection, exact_quotient, join_heads, split_heads
 from attnzoo.config.attention import LinearConfig
 from attnzoo.ops.linear import elu_plus_one, linear_attention
 from attnzoo.ops.linear.feature_maps import FeatureMap
@@ -42,7 +42,7 @@ class CausalLinearAttention(FastWeights):
         rngs: nnx.Rngs,
     ):
         self.dim, self.num_heads = dim, num_heads
-        self.head_dim = divided("dim", dim, "num_heads", num_heads)
+        self.head_dim = exact_quotient("dim", dim, "num_heads", num_heads)
         self.feature_map = feature_map
         self.num_features = self.head_dim if num_features is None else num_features
         self.query, self.key, self.value, self.out = (
@@ -53,7 +53,7 @@ class CausalLinearAttention(FastWeights):
         """Return zeros for M and z, which share one array."""
         return empty_memory(batch, self.num_heads, self.num_features, self.head_dim + 1)
 
-    def recur(self, given: Given) -> tuple[Array, Array | None, State]:
+    def recur(self, given: RecurrenceInputs) -> tuple[Array, Array | None, State]:
         """Apply causal linear attention to a sequence from a given state (see ``FastWeights``)."""
         q, k, v = given.heads(self)
         found = given.through(linear_attention, q, k, v, feature_map=self.feature_map)
@@ -84,7 +84,7 @@ class LinearAttention(Attention):
         rngs: nnx.Rngs,
     ):
         self.dim, self.num_heads, self.feature_map = dim, num_heads, feature_map
-        divided("dim", dim, "num_heads", num_heads)
+        exact_quotient("dim", dim, "num_heads", num_heads)
         key_dim = dim if key_dim is None else key_dim
         self.query = Projection(dim, dim, rngs=rngs)
         self.key = Projection(key_dim, dim, rngs=rngs)
@@ -112,7 +112,7 @@ class LinearAttention(Attention):
         memory: Memory,
         *,
         positions: Positions | None = None,
-        return_weights: Asked = False,
+        return_weights: ReturnWeights = False,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Any:
         """Read a prepared memory; ``positions`` have no effect."""

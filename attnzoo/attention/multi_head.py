@@ -13,19 +13,19 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from attnzoo.attention import cache as caches
 from attnzoo.attention.cache import AnyCache
 from attnzoo.attention.contract import (
-    Asked,
     Attention,
     Memory,
     Positions,
+    ReturnWeights,
     Site,
     joined,
-    nan_where_full,
+    nan_where_overflow,
 )
 from attnzoo.attention.projection import (
     Initializer,
     Projection,
     RMSNorm,
-    divided,
+    exact_quotient,
     glorot_uniform,
     join_heads,
     split_heads,
@@ -33,7 +33,7 @@ from attnzoo.attention.projection import (
 from attnzoo.config.attention import MultiHeadConfig
 from attnzoo.ops.dot_product import dot_product_attention
 from attnzoo.ops.guards import finite_or_zero
-from attnzoo.ops.index_functions import along
+from attnzoo.ops.index_functions import broadcast_index
 from attnzoo.ops.logits import ScoreFunction
 from attnzoo.ops.masks import (
     MaskFunction,
@@ -109,9 +109,9 @@ class MultiHeadAttention(Attention):
     ):
         self.num_heads = num_heads
         self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
-        divided("num_heads", num_heads, "num_kv_heads", self.num_kv_heads)
+        exact_quotient("num_heads", num_heads, "num_kv_heads", self.num_kv_heads)
         if head_dim is None:
-            head_dim = divided("dim", dim, "num_heads", num_heads)
+            head_dim = exact_quotient("dim", dim, "num_heads", num_heads)
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout}; wanted 0 <= dropout < 1")
         key_dim = dim if key_dim is None else key_dim
@@ -213,7 +213,7 @@ class MultiHeadAttention(Attention):
         memory: Memory,
         *,
         positions: Positions | None = None,
-        return_weights: Asked = False,
+        return_weights: ReturnWeights = False,
         dropout_key: Key[Array, ""] | None = None,
         mask_mod: MaskFunction | None = None,
         score_mod: ScoreFunction | None = None,
@@ -241,7 +241,7 @@ class MultiHeadAttention(Attention):
         mask: Bool[Array, "#B #N #T #S"] | MaskFunction | None = None,
         positions: Positions | None = None,
         key_positions: Int[Array, "#B S"] | None = None,
-        return_weights: Asked = False,
+        return_weights: ReturnWeights = False,
         dropout_key: Key[Array, ""] | None = None,
         score_mod: ScoreFunction | None = None,
         **more: Any,
@@ -301,7 +301,7 @@ class MultiHeadAttention(Attention):
         *,
         mask: Bool[Array, "#B #N #T #L"] | None = None,
         positions: Positions | None = None,
-        return_weights: Asked = False,
+        return_weights: ReturnWeights = False,
         score_mod: ScoreFunction | None = None,
     ) -> tuple[Any, AnyCache]:
         """Run causal self-attention for the next T positions over the cache and themselves.
@@ -334,7 +334,7 @@ class MultiHeadAttention(Attention):
         k, v = keys.astype(q.dtype), values.astype(q.dtype)
         result = self._read(q, k, v, visible, slots, return_weights, None, score_mod, places)
         if room is not None:
-            result = nan_where_full(result, cache.length + T > room, return_weights)
+            result = nan_where_overflow(result, cache.length + T > room, return_weights)
         return result, extended
 
     def _queries(
@@ -450,4 +450,4 @@ def _placed_score(
 
 
 def _at(positions: Positions | None, b: Any, i: Any) -> Any:
-    return i if positions is None else positions[along(b, positions.shape[0]), i]
+    return i if positions is None else positions[broadcast_index(b, positions.shape[0]), i]

@@ -14,9 +14,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from attnzoo.attention.contract import Attention, Memory, Positions, Site, columns_of
-from attnzoo.attention.projection import Projection, divided
+from attnzoo.attention.projection import Projection, exact_quotient
 from attnzoo.ops import masks
-from attnzoo.ops.index_functions import along
+from attnzoo.ops.index_functions import broadcast_index
 from attnzoo.ops.masks import MaskFunction, evaluate_mask
 from attnzoo.ops.softmax import compute_dtype
 
@@ -77,7 +77,7 @@ class SlotAttention(Attention):
         logits, visible = self.scores(query, memory, positions), memory.mask
         if self.mask_mod is not None:
             mask_mod, slots, keys = self.mask_mod, self._slots(query, positions), memory.positions
-            at = lambda places, b, i: places[along(b, places.shape[0]), i]  # noqa: E731
+            at = lambda places, b, i: places[broadcast_index(b, places.shape[0]), i]  # noqa: E731
             B, N, T, S = logits.shape
             pattern = evaluate_mask(
                 lambda b, n, q, k: mask_mod(
@@ -122,7 +122,7 @@ class PositionalAttention(SlotAttention):
         dropout: float = 0.0,
         rngs: nnx.Rngs,
     ):
-        head_dim = divided("dim", dim, "num_heads", num_heads)
+        head_dim = exact_quotient("dim", dim, "num_heads", num_heads)
         self.max_length, self.num_heads, self.mask_mod = max_length, num_heads, mask_mod
         self.dim, self.dropout, self.scale = dim, dropout, _scale(head_dim, temperature)
         self.table = nnx.Param(truncated_normal(rngs, (num_heads, max_length, max_length), 0.01))
@@ -161,7 +161,7 @@ class FactorisedPositionalAttention(PositionalAttention):
         dropout: float = 0.0,
         rngs: nnx.Rngs,
     ):
-        head_dim = divided("dim", dim, "num_heads", num_heads)
+        head_dim = exact_quotient("dim", dim, "num_heads", num_heads)
         self.max_length, self.num_heads, self.mask_mod = max_length, num_heads, mask_mod
         self.dim, self.dropout, self.scale = dim, dropout, _scale(head_dim, temperature)
         shape, std = (num_heads, max_length, checked_rank(rank)), 0.1 * rank**-0.25

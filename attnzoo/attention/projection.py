@@ -6,10 +6,10 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from attnzoo.module import Module
-from attnzoo.ops.guards import finite_or_zero, has_non_finite, poison, sees
+from attnzoo.ops.guards import any_visible, finite_or_zero, has_non_finite, poison
 from attnzoo.ops.sharded import product
 from attnzoo.ops.softmax import compute_dtype
-from attnzoo.ops.wide_sums import spread
+from attnzoo.ops.wide_sums import broadcast_parameter
 
 Initializer = jax.nn.initializers.Initializer
 glorot_uniform = jax.nn.initializers.glorot_uniform()
@@ -21,7 +21,7 @@ def glorot_per_head(rngs: nnx.Rngs, shape: tuple[int, int, int]) -> Float[Array,
     return init(rngs.params(), shape, jnp.float32)
 
 
-def like(parameter: nnx.Param, x: Float[Array, "..."]) -> Float[Array, "..."]:
+def cast_like(parameter: nnx.Param, x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Return a parameter in the dtype of the input."""
     return parameter[...].astype(x.dtype)
 
@@ -42,8 +42,8 @@ class Projection(Module):
         self.bias = nnx.Param(jnp.zeros((out_dim,), jnp.float32)) if use_bias else None
 
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch F"]:
-        y = product(x, like(self.kernel, x))
-        return y if self.bias is None else y + spread(like(self.bias, x), y.shape)
+        y = product(x, cast_like(self.kernel, x))
+        return y if self.bias is None else y + broadcast_parameter(cast_like(self.bias, x), y.shape)
 
 
 class RMSNorm(Module):
@@ -60,7 +60,7 @@ class RMSNorm(Module):
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         wide = x.astype(compute_dtype(x))
         wide = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + self.eps)
-        return wide.astype(x.dtype) * spread(like(self.scale, x), x.shape)
+        return wide.astype(x.dtype) * broadcast_parameter(cast_like(self.scale, x), x.shape)
 
 
 class LayerNorm(Module):
@@ -77,7 +77,9 @@ class LayerNorm(Module):
 
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         wide = standardise(x.astype(compute_dtype(x)), self.eps).astype(x.dtype)
-        scale, bias = (spread(like(p, x), x.shape) for p in (self.scale, self.bias))
+        scale, bias = (
+            broadcast_parameter(cast_like(p, x), x.shape) for p in (self.scale, self.bias)
+        )
         return wide * scale + bias
 
 
@@ -108,13 +110,13 @@ def read_heads(
     """
     v = split_heads(values, weights.shape[1])
     out = jnp.einsum("bnts,bsnh->btnh", weights, finite_or_zero(v).astype(weights.dtype))
-    seen = sees(jnp.moveaxis(has_non_finite(v), 1, 2), visible)
+    seen = any_visible(jnp.moveaxis(has_non_finite(v), 1, 2), visible)
     seen = jnp.broadcast_to(seen, weights.shape[:3])
     out = poison(out, jnp.moveaxis(seen, 1, 2)[..., None])
     return join_heads(out).astype(values.dtype)
 
 
-def divided(name: str, total: int, count_name: str, count: int) -> int:
+def exact_quotient(name: str, total: int, count_name: str, count: int) -> int:
     """Return ``total / count``, or raise a ValueError that names both arguments."""
     if count < 1 or total % count:
         raise ValueError(f"{name}={total} is not divisible by {count_name}={count}")

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from attnzoo.attention.contract import Asked, Attention, Memory, Positions
+from attnzoo.attention.contract import Attention, Memory, Positions, ReturnWeights
 from attnzoo.attention.multi_head import MultiHeadAttention
 from attnzoo.attention.projection import LayerNorm, Projection
 from attnzoo.module import Module
@@ -67,7 +67,7 @@ class MAB(Attention):
         memory: Memory,
         *,
         positions: Positions | None = None,
-        return_weights: Asked = False,
+        return_weights: ReturnWeights = False,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Any:
         """Read a prepared memory; ``positions`` are ignored, since a set has none."""
@@ -97,7 +97,7 @@ class ISAB(Module):
         x: Float[Array, "B S D"],
         *,
         mask: SetMask | None = None,
-        return_weights: Asked = False,
+        return_weights: ReturnWeights = False,
     ) -> Any:
         """Apply the block, ``B S D`` -> ``B S D``.
 
@@ -128,7 +128,7 @@ class PMA(Module):
         x: Float[Array, "B S D"],
         *,
         mask: SetMask | None = None,
-        return_weights: Asked = False,
+        return_weights: ReturnWeights = False,
     ) -> Any:
         """Pool ``B S D`` to ``B k D``, with the weights ``B N k S`` if ``return_weights``."""
         x = self.out(jax.nn.relu(self.hidden(x)))
@@ -168,7 +168,7 @@ class LatentReader(Module):
         *,
         latents: Float[Array, "B k D"] | None = None,
         mask: SetMask | None = None,
-        return_weights: Asked = False,
+        return_weights: ReturnWeights = False,
     ) -> Any:
         """Read ``B S C`` into ``latents``, ``B k D``; into the learned ones if None."""
         z = _repeat(self.latents, x) if latents is None else latents

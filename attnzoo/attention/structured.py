@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from attnzoo.attention.contract import Asked
+from attnzoo.attention.contract import ReturnWeights
 from attnzoo.attention.projection import Projection
 from attnzoo.module import Module
 from attnzoo.ops.padding import check_and_zero_padding
@@ -37,7 +37,7 @@ class StructuredSelfAttention(Module):
         states: Float[Array, "B S D"],
         valid: Bool[Array, "B S"] | None = None,
         *,
-        return_weights: Asked = False,
+        return_weights: ReturnWeights = False,
     ) -> Any:
         """Return the embedding ``B N D`` of each sentence.
 

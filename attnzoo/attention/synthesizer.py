@@ -16,7 +16,13 @@ from attnzoo.attention.positional import (
     rows_of,
     truncated_normal,
 )
-from attnzoo.attention.projection import Projection, divided, glorot_per_head, like, split_heads
+from attnzoo.attention.projection import (
+    Projection,
+    cast_like,
+    exact_quotient,
+    glorot_per_head,
+    split_heads,
+)
 from attnzoo.ops.masks import MaskFunction
 
 Variant = Literal["dense", "factorised_dense", "random", "fixed_random", "factorised_random"]
@@ -56,7 +62,7 @@ class Synthesizer(SlotAttention):
     ):
         if variant not in get_args(Variant):
             raise ValueError(f"variant={variant!r}; wanted one of {', '.join(get_args(Variant))}")
-        head_dim = divided("dim", dim, "num_heads", num_heads)
+        head_dim = exact_quotient("dim", dim, "num_heads", num_heads)
         self.variant, self.max_length, self.num_heads = variant, max_length, num_heads
         self.dim, self.mask_mod, self.dropout = dim, mask_mod, dropout
         self.value = Projection(dim if value_dim is None else value_dim, dim, rngs=rngs)
@@ -98,8 +104,8 @@ class Synthesizer(SlotAttention):
         B, T, _ = query.shape
         if self.variant == "dense":
             hidden = split_heads(jax.nn.relu(self.hidden(query)), self.num_heads)
-            logits = jnp.einsum("btnh,nhl->bntl", hidden, like(self.kernel, query))
-            return logits + like(self.bias, query)[None, :, None, :]
+            logits = jnp.einsum("btnh,nhl->bntl", hidden, cast_like(self.kernel, query))
+            return logits + cast_like(self.bias, query)[None, :, None, :]
         if self.variant == "factorised_dense":
             coarse = split_heads(self.coarse(query), self.num_heads)
             fine = split_heads(self.fine(query), self.num_heads)

@@ -233,9 +233,9 @@ def _align(arguments: argparse.Namespace) -> int:
 def _both_directions(forward: list, reader: Any, corpus: Any) -> dict[str, list]:
     """Return links of the reverse reader, and every combination with those of this direction."""
     from attnzoo.alignment.symmetrize import HEURISTICS
-    from attnzoo.cli.align_read import turned
+    from attnzoo.cli.align_read import transposed
 
-    backward = turned(reader.links(reader.read(corpus.target, corpus.source)))
+    backward = transposed(reader.links(reader.read(corpus.target, corpus.source)))
     combined = {
         name: [combine(a, b) for a, b in zip(forward, backward, strict=True)]
         for name, combine in HEURISTICS.items()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from attnzoo.cli.align_read import check_words, turned
+from attnzoo.cli.align_read import check_words, transposed
 from attnzoo.errors import UserError
 
 TIMINGS = ("predicted", "input")
@@ -84,7 +84,7 @@ def choose(trained: Any, other: Any | None, arguments: Any) -> tuple[Place, Plac
     backward: dict[Place, Links] | None = None
     if other is not None:
         read, _ = links_by_place(other.translator(), corpus.target, corpus.source, arguments.level)
-        backward = {place: turned(links) for place, links in read.items()}
+        backward = {place: transposed(links) for place, links in read.items()}
     if arguments.choose == "agreement":
         assert backward is not None
         pairs = by_agreement(forward, backward)

@@ -58,7 +58,7 @@ class Reader:
         return self.timing if self.method == "attention" else "predicted"
 
 
-def turned(links: Sequence[set[tuple[int, int]]]) -> list[set[tuple[int, int]]]:
+def transposed(links: Sequence[set[tuple[int, int]]]) -> list[set[tuple[int, int]]]:
     """Convert links of the other direction to (source word, target word) of this one."""
     return [{(i, j) for j, i in pair} for pair in links]
 

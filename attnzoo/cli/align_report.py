@@ -40,12 +40,12 @@ def print_scores(rows: Mapping[str, list], corpus: Any, name: str, restrict: boo
 
 def print_shapes(matrices: Mapping[str, Sequence[np.ndarray]]) -> None:
     """Print statistics of the matrices, as means over sentences."""
-    from attnzoo.alignment.scores import matrix_shape
+    from attnzoo.alignment.scores import attention_statistics
 
     print("matrices between words, means over sentences:")
     print(f"  {'weights':<22} {'diagonality':>11} {'entropy':>8} {'/ log S':>8} {'covered':>8}")
     for label, found in matrices.items():
-        shape = matrix_shape(found)
+        shape = attention_statistics(found)
         print(
             f"  {'by ' + label:<22} {shape.diagonality:11.3f} {shape.entropy:8.3f} "
             f"{shape.relative_entropy:8.3f} {shape.covered:8.3f}"

@@ -44,7 +44,7 @@ def _convert(arguments: argparse.Namespace) -> int:
             raise UserError(f"{target}: holds a model already ({name}); choose another folder")
     # Imported late, so that --help does not wait for jax.
     from attnzoo import pretrained
-    from attnzoo.pretrained import carry, files
+    from attnzoo.pretrained import convert, files
 
     if (Path(arguments.source) / "checkpoints").is_dir():
         folder, model, own = Path(arguments.source), _trained(arguments), True
@@ -60,7 +60,7 @@ def _convert(arguments: argparse.Namespace) -> int:
         for pattern in BESIDE:
             for path in folder.glob(pattern):
                 shutil.copyfile(path, target / path.name)
-    leaves = carry.parameters(model).values()
+    leaves = convert.parameters(model).values()
     size = sum(leaf.nbytes for leaf in leaves)
     print(f"{type(model).__name__}: {len(leaves)} parameters, {size / 1e6:,.1f} MB -> {target}")
     return 0

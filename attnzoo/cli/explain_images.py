@@ -15,7 +15,7 @@ from attnzoo.errors import UserError
 BATCH = 50
 
 
-class Shown(NamedTuple):
+class ImageFile(NamedTuple):
     """Image file to explain: name of the output, title, and explained class."""
 
     name: str
@@ -56,7 +56,7 @@ def explain(trained: Any, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _file(trained: Any, path: Path, target: int | None) -> Shown:
+def _file(trained: Any, path: Path, target: int | None) -> ImageFile:
     """Read an image file and convert it to the run's channels and size."""
     import numpy as np
     from PIL import Image, ImageOps
@@ -72,7 +72,7 @@ def _file(trained: Any, path: Path, target: int | None) -> Shown:
         raise UserError(f"{path}: not an image: {error}") from None
     fitted = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
     pixels = np.asarray(fitted).reshape(size, size, channels)
-    return Shown(path.stem, path.name, pixels, target)
+    return ImageFile(path.stem, path.name, pixels, target)
 
 
 def _normalised(trained: Any, pixels: Any) -> Any:
@@ -84,7 +84,7 @@ def _normalised(trained: Any, pixels: Any) -> Any:
     return normalise(to_float(jnp.asarray(pixels)), mean, std)
 
 
-def _of_file(trained: Any, shown: Shown, arguments: argparse.Namespace) -> None:
+def _of_file(trained: Any, shown: ImageFile, arguments: argparse.Namespace) -> None:
     names, target = trained.task.names, shown.target
     pixels = _normalised(trained, shown.pixels[None])
     result = ask(trained.model, pixels, arguments, target=target, fill=arguments.fill)

@@ -12,7 +12,7 @@ MASK = "[MASK]"
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class TextQuestion:
     """Tokens of a text, with the answer to explain.
 
     Attributes:
@@ -36,7 +36,7 @@ class Asked:
     keywords: dict[str, list[int]] = dataclasses.field(default_factory=dict)
 
 
-def question(trained: Any, text: str, arguments: argparse.Namespace) -> Asked:
+def question(trained: Any, text: str, arguments: argparse.Namespace) -> TextQuestion:
     """Return the question that one INPUT asks of a run.
 
     Raises:
@@ -69,7 +69,7 @@ def question(trained: Any, text: str, arguments: argparse.Namespace) -> Asked:
     return asked
 
 
-def _class(task: Any, text: str, arguments: argparse.Namespace) -> Asked:
+def _class(task: Any, text: str, arguments: argparse.Namespace) -> TextQuestion:
     tokenizer = task.tokenizer
     cls, sep = tokenizer.special("cls"), tokenizer.special("sep")
     tags = task.head == "token"
@@ -82,7 +82,7 @@ def _class(task: Any, text: str, arguments: argparse.Namespace) -> Asked:
     if not tags and arguments.at is not None:
         raise UserError("--at: the class of a text has no place")
     labels = token_labels(tokenizer, ids)
-    return Asked(
+    return TextQuestion(
         ids,
         labels,
         _removable(ids, {cls, sep}, text),
@@ -95,13 +95,13 @@ def _class(task: Any, text: str, arguments: argparse.Namespace) -> Asked:
     )
 
 
-def _next(task: Any, text: str, arguments: argparse.Namespace) -> Asked:
+def _next(task: Any, text: str, arguments: argparse.Namespace) -> TextQuestion:
     tokenizer = task.tokenizer
     begins = [tokenizer.special("bos")] if task.settings.rows == "packed" else []
     ids = begins + tokenizer.encode_ids(text)
     at = _place(ids, len(ids) - 1 if arguments.at is None else arguments.at)
     labels = token_labels(tokenizer, ids)
-    return Asked(
+    return TextQuestion(
         ids[: at + 1],  # later tokens have no effect
         labels[: at + 1],
         _removable(ids[: at + 1], set(begins), text),
@@ -113,14 +113,14 @@ def _next(task: Any, text: str, arguments: argparse.Namespace) -> Asked:
     )
 
 
-def _masked(task: Any, text: str, arguments: argparse.Namespace) -> Asked:
+def _masked(task: Any, text: str, arguments: argparse.Namespace) -> TextQuestion:
     tokenizer = task.tokenizer
     mask, cls, sep = (tokenizer.special(name) for name in ("mask", "cls", "sep"))
     ids = [cls, *_with_masks(tokenizer, text, mask), sep]
     if mask not in ids and arguments.at is None:
         raise UserError(f"{text[:40]!r}: wanted {MASK} in it, where a token is to be guessed")
     at = _place(ids, ids.index(mask) if arguments.at is None else arguments.at)
-    return Asked(
+    return TextQuestion(
         ids,
         token_labels(tokenizer, ids),
         _removable(ids, {cls, sep, mask}, text),

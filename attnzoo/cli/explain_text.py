@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from attnzoo.cli.explain import ask, draw, print_skipped
-from attnzoo.cli.explain_question import Asked, question
+from attnzoo.cli.explain_question import TextQuestion, question
 from attnzoo.errors import UserError
 
 
@@ -38,18 +38,18 @@ def explain(trained: Any, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _says(asked: Asked, result: Any, token: int) -> str:
+def _says(asked: TextQuestion, result: Any, token: int) -> str:
     return f"{asked.name(token)} {result.probabilities[0, token]:.2f}"
 
 
-def _title(asked: Asked, result: Any) -> str:
+def _title(asked: TextQuestion, result: Any) -> str:
     target, own = int(result.target[0]), int(result.probabilities[0].argmax())
     title = f"{asked.about}: {asked.name(target)}"
     title += f", probability {result.probabilities[0, target]:.2f}"
     return title if own == target else f"{title} (the model says {_says(asked, result, own)})"
 
 
-def _print(text: str, title: str, asked: Asked, result: Any) -> None:
+def _print(text: str, title: str, asked: TextQuestion, result: Any) -> None:
     """Print the answer and the table, in which random order has its rank."""
     first = result.probabilities[0].argsort()[::-1][:4].tolist()
     likely = ", ".join(_says(asked, result, token) for token in first)
@@ -66,7 +66,7 @@ def _print(text: str, title: str, asked: Asked, result: Any) -> None:
     print_skipped(result)
 
 
-def _write(asked: Asked, result: Any, path: Path) -> None:
+def _write(asked: TextQuestion, result: Any, path: Path) -> None:
     """Write all numbers as JSON."""
     target = int(result.target[0])
     told = {
@@ -83,7 +83,7 @@ def _write(asked: Asked, result: Any, path: Path) -> None:
     path.write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _fill(asked: Asked, name: str | None) -> str | int:
+def _fill(asked: TextQuestion, name: str | None) -> str | int:
     """Return the fill in place of a removed token."""
     specials = asked.specials
     name = ("mask" if "mask" in specials else "zero") if name is None else name

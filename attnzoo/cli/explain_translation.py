@@ -96,7 +96,7 @@ def _print(translator: Any, forced: Any, result: Any) -> list[tuple[int, int]]:
     import numpy as np
 
     from attnzoo.alignment.extract import links_from_weights, row_shares, word_matrix
-    from attnzoo.alignment.scores import matrix_shape
+    from attnzoo.alignment.scores import attention_statistics
 
     sides = forced.source.word_ids, forced.target.word_ids
     print(
@@ -111,7 +111,7 @@ def _print(translator: Any, forced: Any, result: Any) -> list[tuple[int, int]]:
         raw = name.startswith("attention_m")
         timing = translator.credits if raw else "predicted"
         matrix = word_matrix(scores, *sides, timing=timing)
-        shape = matrix_shape([matrix if raw else row_shares(matrix)])
+        shape = attention_statistics([matrix if raw else row_shares(matrix)])
         areas = result.faithfulness[name]
         random = np.nanmean(areas.random_deletion[0, :-1])
         print(

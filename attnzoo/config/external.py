@@ -54,7 +54,7 @@ def is_external(kind: Any) -> bool:
     return isinstance(kind, str) and ":" in kind
 
 
-def imported(name: str, base: type = object) -> Any:
+def import_class(name: str, base: type = object) -> Any:
     """Import the class ``package.module:Class``; the working directory is on the import path.
 
     Raises:
@@ -84,13 +84,13 @@ def _refused(name: str, error: BaseException) -> UserError:
     return UserError(f"kind {name!r}: {type(error).__name__}: {' '.join(str(error).split())}")
 
 
-def admit(name: str, base: type) -> type:
+def register_kind(name: str, base: type) -> type:
     """Return the config class of a user's class, and register it as a kind for configs.
 
     Raises:
       UserError: there is no such class, or it has no valid config class.
     """
-    cls = imported(name)
+    cls = import_class(name)
     found = getattr(cls, "config_class", None)
     decorated = isinstance(found, type) and "__dataclass_fields__" in vars(found)
     if not (decorated and issubclass(found, base)):
@@ -120,6 +120,6 @@ def _check(name: str, found: type) -> None:
         )
 
 
-def admitted(base: type) -> tuple[type, ...]:
+def registered_kinds(base: type) -> tuple[type, ...]:
     """Return the config classes registered so far that derive from ``base``."""
     return tuple(cls for cls in _admitted.values() if issubclass(cls, base))

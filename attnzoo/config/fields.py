@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar, Union, dataclass_transform
 
 from annotated_types import Ge, Gt, Interval, MinLen
 
-from attnzoo.config.external import admitted
+from attnzoo.config.external import registered_kinds
 
 Class = TypeVar("Class")
 
@@ -39,7 +39,7 @@ class ByKind:
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         from pydantic import Discriminator
 
-        more = () if self.base is None else admitted(self.base)
+        more = () if self.base is None else registered_kinds(self.base)
         union: Any = Union.__getitem__((source, *more))
         return Discriminator("kind").__get_pydantic_core_schema__(union, handler)
 

@@ -23,7 +23,7 @@ import yaml
 
 from attnzoo.config import tree
 from attnzoo.config.explain import explain
-from attnzoo.config.external import admitted, is_external, trusting
+from attnzoo.config.external import is_external, registered_kinds, trusting
 from attnzoo.config.fields import config
 from attnzoo.config.schema import Field, admit_kind, fields_of, plain
 from attnzoo.config.tree import Node
@@ -84,7 +84,7 @@ def _validate(cls: type[Class], node: Node, name: str) -> Class:
 
 
 def _adapter(cls: type) -> Any:
-    return _adapter_with(cls, admitted(object))
+    return _adapter_with(cls, registered_kinds(object))
 
 
 @cache

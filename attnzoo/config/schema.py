@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, g
 
 from annotated_types import BaseMetadata, Ge, GroupedMetadata, Gt, Le, Lt, MinLen
 
-from attnzoo.config.external import admit, admitted
+from attnzoo.config.external import register_kind, registered_kinds
 from attnzoo.config.fields import ByKind
 
 WORDS = {int: "int", float: "float", str: "string", bool: "true or false", Path: "path"}
@@ -55,7 +55,7 @@ def fields_of(cls: type) -> dict[str, Field]:
     for field in dataclasses.fields(cast(Any, cls)):
         annotation = hints[field.name]
         base = _base(annotation)
-        own = () if base is None else admitted(base)
+        own = () if base is None else registered_kinds(base)
         found[field.name] = Field(
             name=field.name,
             annotation=annotation,
@@ -75,7 +75,7 @@ def admit_kind(field: Field, kind: str) -> type | None:
     """
     if field.base is None:
         return None
-    found = admit(kind, field.base)
+    found = register_kind(kind, field.base)
     fields_of.cache_clear()
     return found
 

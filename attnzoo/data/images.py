@@ -14,7 +14,7 @@ from jaxtyping import Int32, Int64, UInt8
 
 from attnzoo.data.batching import Batch
 from attnzoo.data.corpus import Report, Splits
-from attnzoo.data.labelled import PARTS, class_names, class_numbers, draw_parts
+from attnzoo.data.labelled import PARTS, class_names, class_numbers, split_off_parts
 from attnzoo.data.order import RowOrder
 from attnzoo.data.planted import planted_images
 from attnzoo.data.sources import read_bytes
@@ -132,7 +132,7 @@ def load_images(config: Any, cache_dir: Path | None = None) -> Splits[ImageSet]:
         if not parts[part]:
             raise UserError(f"{source.kind} {part}: there is no image in it")
         reports.append(Report(f"{source.kind} {part}", read=len(parts[part]), unit="images"))
-    parts = draw_parts(parts, config)
+    parts = split_off_parts(parts, config)
     if not parts["train"]:
         raise UserError(f"{source.kind}: there is no training image")
     names = class_names(label for _, label in parts["train"])

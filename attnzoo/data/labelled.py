@@ -13,8 +13,8 @@ from jaxtyping import Bool, Int32, Int64
 
 from attnzoo.data.batching import Batch
 from attnzoo.data.corpus import Report, Splits, add_strings
-from attnzoo.data.draws import permutation
 from attnzoo.data.order import Buckets, RowOrder
+from attnzoo.data.random_numbers import permutation
 from attnzoo.data.tables import read_records
 from attnzoo.data.text import array_fingerprint
 from attnzoo.data.text_tokenizers import TextTokenizer
@@ -176,7 +176,7 @@ def load_labelled(config: Any, cache_dir: Path | None = None) -> Splits[Labelled
             if not report.kept:
                 raise UserError(f"{name}: no usable example in {report.read:,}")
             reports.append(report)
-    parts = draw_parts(parts, config)
+    parts = split_off_parts(parts, config)
     names = config.labels or class_names(example.label for example in parts["train"])
     return Splits(
         **{part: _corpus(examples, names, config, part) for part, examples in parts.items()},
@@ -194,7 +194,7 @@ class Example:
     label: str
 
 
-def draw_parts(parts: dict[str, list[Any]], config: Any) -> dict[str, list[Any]]:
+def split_off_parts(parts: dict[str, list[Any]], config: Any) -> dict[str, list[Any]]:
     """Draw missing validation and test parts from the training part.
 
     The remaining examples keep their order. `config` has validation_share, test_share, split_seed

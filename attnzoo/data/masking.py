@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Int32, Int64
 
 from attnzoo.data.batching import Batch, Plan
-from attnzoo.data.draws import integers, uniform
+from attnzoo.data.random_numbers import integers, uniform
 from attnzoo.data.text import StreamPlan
 from attnzoo.data.text_tokenizers import TextTokenizer, need_sentinels
 

@@ -9,7 +9,7 @@ from typing import Any, final
 import numpy as np
 from jaxtyping import Int64
 
-from attnzoo.data.draws import permutation
+from attnzoo.data.random_numbers import permutation
 from attnzoo.errors import UserError
 
 # Bahdanau et al. 2015, A.2.3: fetch 20 batches, sort them by length, split them again.

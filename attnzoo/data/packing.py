@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from attnzoo.data.batching import Batch
-from attnzoo.data.draws import permutation
 from attnzoo.data.order import RowOrder
+from attnzoo.data.random_numbers import permutation
 from attnzoo.data.text import TokenizedText, array_fingerprint
 from attnzoo.errors import UserError
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from attnzoo.data.draws import integers, permutation, uniform
+from attnzoo.data.random_numbers import integers, permutation, uniform
 
 # Marks are products of a pattern along the rows and one along the columns, orthogonal, half
 # light and half dark.

@@ -13,7 +13,7 @@ from jaxtyping import Int64
 
 from attnzoo.data.batching import Batch
 from attnzoo.data.corpus import Report, Splits, add_strings
-from attnzoo.data.labelled import PARTS, class_names, class_numbers, draw_parts, pad_rows
+from attnzoo.data.labelled import PARTS, class_names, class_numbers, pad_rows, split_off_parts
 from attnzoo.data.order import Buckets, RowOrder
 from attnzoo.data.sources import read_text
 from attnzoo.data.text import array_fingerprint
@@ -158,7 +158,7 @@ def load_tagged(config: Any, cache_dir: Path | None = None) -> Splits[TaggedCorp
                 raise UserError(f"{name}: there is no sentence in it")
             parts[part] += sentences
             reports.append(Report(name, read=len(sentences), unit="sentences"))
-    parts = draw_parts(parts, config)
+    parts = split_off_parts(parts, config)
     names = config.tags or class_names(tag for _, tags in parts["train"] for tag in tags)
     return Splits(
         **{

@@ -13,8 +13,8 @@ from jaxtyping import Int32, Int64
 
 from attnzoo.data.batching import Batch
 from attnzoo.data.corpus import Report, Splits, add_strings
-from attnzoo.data.draws import integers
 from attnzoo.data.order import RowOrder
+from attnzoo.data.random_numbers import integers
 from attnzoo.data.sources import read_text
 from attnzoo.data.text_tokenizers import TextTokenizer
 from attnzoo.errors import UserError

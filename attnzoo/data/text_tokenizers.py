@@ -25,7 +25,7 @@ FORMAT_VERSION = 1
 # Roles of special tokens, and the role that replaces a missing one: BERT begins with [CLS] and
 # ends with [SEP], RoBERTa and our own byte-level tokenizers with BOS and EOS.
 ROLES = ("pad", "bos", "eos", "unk", "cls", "sep", "mask")
-STANDS_IN = {"cls": "bos", "sep": "eos", "bos": "cls", "eos": "sep"}
+FALLBACK_ROLES = {"cls": "bos", "sep": "eos", "bos": "cls", "eos": "sep"}
 OWN_IDS = {"pad": PAD, "bos": BOS, "eos": EOS, "unk": UNK}
 
 
@@ -91,7 +91,7 @@ class _Saved:
     def special(self, name: str) -> int:
         if name not in ROLES:
             raise ValueError(f"name={name!r} is none of {', '.join(ROLES)}")
-        found = self.specials.get(name, self.specials.get(STANDS_IN.get(name, name)))
+        found = self.specials.get(name, self.specials.get(FALLBACK_ROLES.get(name, name)))
         if found is None:
             raise UserError(
                 f"tokenizer ({self.kind}): no {name} token; it has "

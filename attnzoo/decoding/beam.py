@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from attnzoo.decoding.hypotheses import (
-    OWN_IDS,
+    DEFAULT_IDS,
     Hypotheses,
     TokenIds,
     length_penalty,
@@ -48,7 +48,7 @@ def beam_search(
     max_length: int,
     beam: int = 5,
     alpha: float = 0.6,
-    ids: TokenIds = OWN_IDS,
+    ids: TokenIds = DEFAULT_IDS,
 ) -> Hypotheses:
     """Search the ``beam`` best outputs of ``batch`` sentences of padded length ``source_length``.
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from attnzoo.decoding.hypotheses import OWN_IDS, Hypotheses, TokenIds, next_log_probs
+from attnzoo.decoding.hypotheses import DEFAULT_IDS, Hypotheses, TokenIds, next_log_probs
 
 
 def greedy_search(
@@ -14,7 +14,7 @@ def greedy_search(
     batch: int,
     source_length: int,
     max_length: int,
-    ids: TokenIds = OWN_IDS,
+    ids: TokenIds = DEFAULT_IDS,
 ) -> Hypotheses:
     """Decode ``batch`` sentences by arg max; returns :class:`Hypotheses` with K = 1.
 

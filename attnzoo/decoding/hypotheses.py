@@ -60,10 +60,10 @@ class TokenIds:
         return tuple(sorted({self.pad, self.start} - {self.end}))
 
 
-OWN_IDS = TokenIds()
+DEFAULT_IDS = TokenIds()
 
 
-def next_log_probs(logits: Float[Array, "B V"], ids: TokenIds = OWN_IDS) -> Float[Array, "B V"]:
+def next_log_probs(logits: Float[Array, "B V"], ids: TokenIds = DEFAULT_IDS) -> Float[Array, "B V"]:
     """Return log P of each next token in float32, -inf for excluded ids.
 
     The other probabilities are not renormalised.

@@ -21,9 +21,9 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from attnzoo.explain.attention_modules import perturb, unrolled
 from attnzoo.explain.capture import capture_attention
 from attnzoo.explain.erasure import jensen_shannon
-from attnzoo.explain.places import perturb, unrolled
 
 Weights = Float[Array, "B *rows S"]
 Answer = Callable[[Weights], Float[Array, "B V"]]

@@ -23,8 +23,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnzoo.attention.multi_head import MultiHeadAttention
-from attnzoo.attention.projection import LayerNorm, RMSNorm, compute_dtype, like
-from attnzoo.explain.places import paused, places, stacks, unrolled
+from attnzoo.attention.projection import LayerNorm, RMSNorm, cast_like, compute_dtype
+from attnzoo.explain.attention_modules import attention_modules, split_run, stacks, unrolled
 from attnzoo.explain.target import Target, chosen
 from attnzoo.layers.feed_forward import ACTIVATIONS, FeedForward
 from attnzoo.module import Module
@@ -64,7 +64,7 @@ def attn_lrp(
         held.blocks[0] = _Entered(held.blocks[0], enter)
         return copy(*inputs, **keywords)
 
-    x, answer = paused(run)
+    x, answer = split_run(run)
     gradient = jax.grad(lambda x: jnp.sum(chosen(answer(x), target)))(x)
     return jnp.sum(x * gradient, axis=-1)
 
@@ -92,10 +92,10 @@ class _HeldNorm(Module):
             wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
         spread = jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + self.norm.eps)
         y = (wide * jax.lax.stop_gradient(spread)).astype(x.dtype)
-        y = y * jnp.broadcast_to(like(self.norm.scale, x), x.shape)
+        y = y * jnp.broadcast_to(cast_like(self.norm.scale, x), x.shape)
         if isinstance(self.norm, RMSNorm):
             return y
-        return y + jnp.broadcast_to(like(self.norm.bias, x), x.shape)
+        return y + jnp.broadcast_to(cast_like(self.norm.bias, x), x.shape)
 
 
 class _SharedFeedForward(Module):
@@ -129,7 +129,7 @@ class _BeforeTanh(Module):
 
 def _exchange(model: nnx.Module) -> None:
     """Replace, in a temporary copy of a model, every operation that has a rule of its own."""
-    for place in places(model):
+    for place in attention_modules(model):
         if not isinstance(place.module, MultiHeadAttention):
             raise NotImplementedError(
                 f"{place.names[0]} is a {type(place.module).__name__}: there are rules for "

@@ -12,7 +12,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from attnzoo.explain.places import matching, perturb, places, tapped, unrolled
+from attnzoo.explain.attention_modules import (
+    attention_modules,
+    matching,
+    perturb,
+    unrolled,
+    with_taps,
+)
 from attnzoo.explain.target import Target, check_output, chosen
 from attnzoo.ops.weights import WeightRequest, select
 
@@ -94,7 +100,9 @@ def weight_gradients(
     wanted = names if layers is None else matching(layers, names)
     # A model that returns its only map calls that attention once per step.
     steps = not _captures(model) and "return_weights" in _arguments(model)
-    placed = {n for p in places(model) for n in p.names if p.module is model or not steps}
+    placed = {
+        n for p in attention_modules(model) for n in p.names if p.module is model or not steps
+    }
     missing = [name for name in wanted if name not in placed or f"{name}:1" in shapes]
     if missing:
         raise NotImplementedError(
@@ -104,7 +112,7 @@ def weight_gradients(
         )
     graph, state = nnx.split(model)
     # In a scanned stack all layers take a perturbation, or none.
-    touched = {n for p in places(model) if set(p.names) & set(wanted) for n in p.names}
+    touched = {n for p in attention_modules(model) if set(p.names) & set(wanted) for n in p.names}
     deltas = {name: jnp.zeros(shapes[name].shape, jnp.float32) for name in touched}
     arguments = graph, state, deltas, inputs, keywords
     with _within_reach(model):
@@ -169,7 +177,7 @@ def _run(model: Any, inputs: Any, keywords: Any, asked: Any) -> tuple[Any, Maps]
         again = sum(other.partition(":")[0] == name for other in maps)
         maps[f"{name}:{again}" if again else name] = seen
 
-    copy: Any = tapped(model, asked, keep)
+    copy: Any = with_taps(model, asked, keep)
     return copy(*inputs, **keywords), maps
 
 
@@ -197,7 +205,7 @@ def map_shapes(
 
 
 def _has_attention(model: nnx.Module) -> None:
-    if not places(model):
+    if not attention_modules(model):
         raise NotImplementedError(
             f"{type(model).__name__} has no attention: no module of attnzoo.attention"
         )

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
-from attnzoo.explain.places import before_attention
+from attnzoo.explain.attention_modules import before_attention
 from attnzoo.explain.target import Target, chosen
 
 Scores = Float[Array, "B T"]

@@ -8,7 +8,7 @@ from flax import nnx
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
-from attnzoo.explain.places import before_attention
+from attnzoo.explain.attention_modules import before_attention
 from attnzoo.explain.target import Target, chosen
 
 

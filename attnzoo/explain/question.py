@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
+from attnzoo.explain.attention_modules import attention_modules
 from attnzoo.explain.capture import WeightGradients, capture_attention, weight_gradients
-from attnzoo.explain.places import places
 from attnzoo.explain.relevance import Pair
 from attnzoo.explain.target import check_output, chosen
 
@@ -151,7 +151,7 @@ class Question:
     @property
     def last(self) -> str:
         """Name of the last self-attention in ``stack``."""
-        names = [name for place in places(self.model) for name in place.names]
+        names = [name for place in attention_modules(self.model) for name in place.names]
         return self._names(name for name in names if name.endswith("/self"))[-1]
 
     @property

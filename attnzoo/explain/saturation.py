@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from attnzoo.explain.places import before_attention
+from attnzoo.explain.attention_modules import before_attention
 from attnzoo.explain.target import Target, chosen
 
 

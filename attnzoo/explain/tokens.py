@@ -10,8 +10,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from attnzoo.explain.attention_modules import is_causal, stacks
 from attnzoo.explain.explanations import TWO_STACKS
-from attnzoo.explain.places import is_causal, stacks
 from attnzoo.explain.question import Explanation, Question
 from attnzoo.explain.relevance import Pair
 from attnzoo.module import Module

@@ -10,7 +10,7 @@ from jaxtyping import Array
 from attnzoo.data.augment import normalise, to_float
 from attnzoo.decoding import greedy_search
 from attnzoo.decoding.generate import generate
-from attnzoo.decoding.hypotheses import OWN_IDS, TokenIds
+from attnzoo.decoding.hypotheses import DEFAULT_IDS, TokenIds
 from attnzoo.errors import UserError
 from attnzoo.tasks.image_classification import ImageClassificationTask
 from attnzoo.tasks.language_modeling import CausalLMTask, MaskedLMTask, SpanCorruptionTask
@@ -51,7 +51,7 @@ def programs(task: Task, max_new_tokens: int | None = None) -> dict[str, Program
     match task:
         case TranslationTask():
             room = max_new_tokens or task.config.decoding.max_length
-            return _translator(task, OWN_IDS, task.slots, room)
+            return _translator(task, DEFAULT_IDS, task.slots, room)
         case SpanCorruptionTask():
             begin = task.tokenizer.specials.get("bos", task.tokenizer.pad_id)
             ids = TokenIds(task.tokenizer.pad_id, begin, task.tokenizer.special("eos"))

@@ -19,7 +19,7 @@ from attnzoo.data.text_tokenizers import LibraryTokenizer
 from attnzoo.errors import UserError
 from attnzoo.export import load
 from attnzoo.export.programs import Program, programs
-from attnzoo.pretrained import carry, files
+from attnzoo.pretrained import convert, files
 from attnzoo.training.run import Run
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -134,9 +134,9 @@ def _weights(model: Any, home: Path) -> tuple[str, dict[str, Any], Rebuild]:
         naming, ours = "attnzoo", lambda given: given
     else:
         pretrained.save(model, home)
-        shapes_of_ours = carry.parameters(nnx.eval_shape(lambda: model))
+        shapes_of_ours = convert.parameters(nnx.eval_shape(lambda: model))
         naming = "transformers"
-        ours = lambda given: carry.from_tensors(table, shapes_of_ours, given)  # noqa: E731
+        ours = lambda given: convert.from_tensors(table, shapes_of_ours, given)  # noqa: E731
     with files.open_tensors(home) as written:
         shapes = {name: jax.ShapeDtypeStruct(*_kind(written, name)) for name in written.names}
 

@@ -12,9 +12,9 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from attnzoo.attention import Site, build_attention
 from attnzoo.attention.cache import Kind
-from attnzoo.attention.contract import Asked, Attention, Memory
-from attnzoo.attention.projection import like
-from attnzoo.layers.dropout import drop, drop_branch
+from attnzoo.attention.contract import Attention, Memory, ReturnWeights
+from attnzoo.attention.projection import cast_like
+from attnzoo.layers.dropout import drop_path, dropout
 from attnzoo.layers.feed_forward import FeedForward
 from attnzoo.layers.self_attention import SelfAttention
 from attnzoo.module import Module
@@ -83,7 +83,7 @@ class Block(Module):
         encoded_valid: Bool[Array, "B S"] | None = None,
         key: Key[Array, ""] | None = None,
         branch_rate: float | Float[Array, ""] = 0.0,
-        return_weights: Asked = False,
+        return_weights: ReturnWeights = False,
     ) -> tuple[Float[Array, "B T D"], Maps]:
         """Return the new states, and a dict of the requested attention maps, "self" and "cross".
 
@@ -159,7 +159,7 @@ class Block(Module):
         visible: Bool[Array, "B L"] | None = None,
         positions: Int[Array, "B T"] | None = None,
         score_mod: ScoreFunction | None = None,
-        return_weights: Asked = False,
+        return_weights: ReturnWeights = False,
     ) -> tuple[Float[Array, "B T D"], BlockCache, Maps]:
         """Return the states of the next T positions, the updated cache, and the requested maps.
 
@@ -209,7 +209,7 @@ class Block(Module):
         end: Callable[[Array], Array],
     ) -> Float[Array, "B T D"]:
         y = branch(norm(x) if self.order == "pre" else x)
-        y = y if scale is None else y * like(scale, y)[None, None]
+        y = y if scale is None else y * cast_like(scale, y)[None, None]
         y = x + end(y)
         return y if self.order == "pre" else norm(y)
 
@@ -219,11 +219,11 @@ class Block(Module):
         """Return a function that applies dropout and stochastic depth at the end of a branch."""
 
         def end(y: Array) -> Array:
-            y = drop(y, self.dropout, keys[3 + branch])
+            y = dropout(y, self.dropout, keys[3 + branch])
             if isinstance(branch_rate, float) and branch_rate == 0.0:
                 return y
             key = None if keys[6] is None else jax.random.fold_in(keys[6], branch)
-            return drop_branch(y, branch_rate, key)
+            return drop_path(y, branch_rate, key)
 
         return end
 
@@ -281,7 +281,7 @@ def _nothing(y: Array) -> Array:
     return y
 
 
-def _keep(result: Any, name: str, maps: Maps, return_weights: Asked) -> Array:
+def _keep(result: Any, name: str, maps: Maps, return_weights: ReturnWeights) -> Array:
     """Store the weights in the maps, if they are requested, and return the context."""
     if not return_weights:
         return result

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Key
 from attnzoo.ops.checks import check_dropout
 
 
-def drop(
+def dropout(
     x: Float[Array, "*shape"], rate: float, key: Key[Array, ""] | None
 ) -> Float[Array, "*shape"]:
     """Apply dropout: zero elements with probability ``rate`` and rescale; no key, no dropout.
@@ -21,7 +21,7 @@ def drop(
     return jnp.where(kept, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros_like(x))
 
 
-def drop_branch(
+def drop_path(
     x: Float[Array, "B *rest"], rate: float | Float[Array, ""], key: Key[Array, ""] | None
 ) -> Float[Array, "B *rest"]:
     """Drop the branch of whole examples: stochastic depth (Huang et al. 2016, arXiv 1603.09382).

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from attnzoo.attention.projection import Initializer
 from attnzoo.module import Module
-from attnzoo.ops.sharded import gathered, product
+from attnzoo.ops.sharded import gather_rows, product
 from attnzoo.ops.wide_sums import take_rows
 
 
@@ -31,7 +31,7 @@ class Embedding(Module):
 
     def __call__(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
         """Look up rows in the table's dtype; ids outside the table are clipped into its range."""
-        return take_rows(gathered(self.table[...]), ids)
+        return take_rows(gather_rows(self.table[...]), ids)
 
     def logits(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
         """Return the states times table^T, the tied output layer of Press and Wolf 2017."""

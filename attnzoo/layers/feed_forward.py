@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from attnzoo.attention.projection import Initializer, Projection, glorot_uniform
-from attnzoo.layers.dropout import drop
+from attnzoo.layers.dropout import dropout
 from attnzoo.module import Module
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "tanh"]
@@ -59,4 +59,4 @@ class FeedForward(Module):
         """Apply the layer; ``key`` switches dropout on."""
         f = ACTIVATIONS[self.activation]
         hidden = f(self.up(x)) if self.gate is None else f(self.gate(x)) * self.up(x)
-        return self.down(drop(hidden, self.dropout, key))
+        return self.down(dropout(hidden, self.dropout, key))

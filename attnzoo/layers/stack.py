@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from attnzoo.attention.contract import Asked
+from attnzoo.attention.contract import ReturnWeights
 from attnzoo.config.fields import Remat
 from attnzoo.layers.block import Block, Maps
 from attnzoo.module import Module
@@ -49,7 +49,7 @@ class Stack(Module):
         x: Float[Array, "B T D"],
         *,
         key: Key[Array, ""] | None = None,
-        return_weights: Asked = False,
+        return_weights: ReturnWeights = False,
         **shared: Any,
     ) -> tuple[Float[Array, "B T D"], Maps]:
         """Apply all blocks, each with ``shared``; maps are named "0/self", "0/cross", ..."""

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from attnzoo.config.external import imported, is_external
+from attnzoo.config.external import import_class, is_external
 from attnzoo.models.bert import Bert
 from attnzoo.models.gpt2 import GPT2
 from attnzoo.models.llama import Llama
@@ -34,7 +34,7 @@ CLASSIFIERS = {"resnet": ResidualNetwork, "vit": ViT}
 def model_class(config: Any) -> Any:
     """Return the model class that a config names: a registered one, or the user's own class."""
     if is_external(config.kind):
-        return imported(config.kind, Model)
+        return import_class(config.kind, Model)
     return (TRANSLATORS | DECODERS | ENCODERS | CLASSIFIERS)[config.kind]
 
 

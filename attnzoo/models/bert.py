@@ -9,18 +9,18 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from attnzoo.attention import Site
-from attnzoo.attention.contract import Asked
+from attnzoo.attention.contract import ReturnWeights
 from attnzoo.attention.projection import LayerNorm, Projection
 from attnzoo.config.bert import BertConfig
 from attnzoo.layers.block import Block, build_block
-from attnzoo.layers.dropout import drop
+from attnzoo.layers.dropout import dropout
 from attnzoo.layers.embedding import Embedding
 from attnzoo.layers.feed_forward import ACTIVATIONS
 from attnzoo.layers.stack import Stack
-from attnzoo.models.model import Model, check_length, dropout_key, from_zero
+from attnzoo.models.model import Model, check_length, default_positions, dropout_key
 from attnzoo.ops import masks
 from attnzoo.ops.positions import positions_in_text
-from attnzoo.ops.wide_sums import spread
+from attnzoo.ops.wide_sums import broadcast_parameter
 
 
 class Bert(Model):
@@ -63,7 +63,7 @@ class Bert(Model):
         positions: Int[Array, "B T"] | None = None,
         documents: Int[Array, "B T"] | None = None,
         rngs: nnx.Rngs | None = None,
-        capture: Asked = False,
+        capture: ReturnWeights = False,
     ) -> Any:
         """Return the output of the head: ``B T V`` (lm), ``B C`` (sequence) or ``B T C`` (token).
 
@@ -91,7 +91,7 @@ class Bert(Model):
         positions: Int[Array, "B T"] | None = None,
         documents: Int[Array, "B T"] | None = None,
         rngs: nnx.Rngs | None = None,
-        capture: Asked = False,
+        capture: ReturnWeights = False,
     ) -> tuple[Float[Array, "B T D"], dict[str, Any]]:
         """Return the states after the last block, and the maps requested by ``capture``.
 
@@ -132,11 +132,11 @@ class Bert(Model):
         """
         if positions is None:
             check_length("tokens", tokens.shape[1], self.max_length)
-        places = from_zero(tokens) if positions is None else positions
+        places = default_positions(tokens) if positions is None else positions
         kinds = jnp.zeros_like(tokens) if segments is None else segments
         x = self.tokens(tokens) + self.segments(kinds)
-        x = self.norm(x + spread(self.positions(places), x.shape))
-        return drop(x, self.config.dropout, dropout_key(rngs))
+        x = self.norm(x + broadcast_parameter(self.positions(places), x.shape))
+        return dropout(x, self.config.dropout, dropout_key(rngs))
 
     def say(self, x: Float[Array, "*batch D"], *, rngs: nnx.Rngs | None = None) -> Array:
         """Apply the head to states: all of them (``B T D``), or selected ones for masked tokens."""
@@ -150,10 +150,10 @@ class Bert(Model):
             f = ACTIVATIONS[self.config.activation]
             logits = self.tokens.logits(self.transform_norm(f(self.transform(x))))
             bias = self.output_bias[...].astype(logits.dtype)
-            return logits + spread(bias, logits.shape)
+            return logits + broadcast_parameter(bias, logits.shape)
         assert self.classifier is not None
         x = self.pool(x) if head == "sequence" else x
-        return self.classifier(drop(x, self.config.dropout, key))
+        return self.classifier(dropout(x, self.config.dropout, key))
 
     def pool(self, x: Float[Array, "B T D"]) -> Float[Array, "B D"]:
         """Return tanh(W x_0 + b): the first token's state as that of the text."""

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from attnzoo.attention.cache import Kind
-from attnzoo.attention.contract import Asked
+from attnzoo.attention.contract import ReturnWeights
 from attnzoo.layers.stack import Stack
 from attnzoo.models.model import Model, dropout_key
 from attnzoo.ops.masks import document
@@ -51,7 +51,7 @@ class CausalModel(Model):
         positions: Int[Array, "B T"] | None = None,
         valid: Bool[Array, "B T"] | None = None,
         rngs: nnx.Rngs | None = None,
-        capture: Asked = False,
+        capture: ReturnWeights = False,
     ) -> Any:
         """Return logits ``B T V`` of each next token; with ``capture`` also the requested maps.
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from attnzoo.attention.contract import Asked, Memory
+from attnzoo.attention.contract import Memory, ReturnWeights
 from attnzoo.layers.block import Maps
 from attnzoo.layers.stack import Stack
 from attnzoo.models.model import TranslationModel, dropout_key
@@ -69,7 +69,7 @@ class EncoderDecoder(TranslationModel):
         source: Int[Array, "B S"],
         *,
         rngs: nnx.Rngs | None = None,
-        capture: Asked = False,
+        capture: ReturnWeights = False,
     ) -> tuple[Float[Array, "B S D"], Bool[Array, "B S"], Maps]:
         """Return the source states, their padding mask, and the maps requested by ``capture``."""
         valid = source != self.config.pad_id
@@ -154,7 +154,7 @@ class EncoderDecoder(TranslationModel):
         *,
         rngs: nnx.Rngs | None = None,
         return_weights: bool = False,
-        capture: Asked = False,
+        capture: ReturnWeights = False,
     ) -> Any:
         """Return logits ``B T V`` of every next token of a known target (``target[:, 0]`` is BOS).
 

@@ -10,12 +10,12 @@ from attnzoo.attention import Site
 from attnzoo.attention.projection import LayerNorm
 from attnzoo.config import gpt2
 from attnzoo.layers.block import Block, build_block
-from attnzoo.layers.dropout import drop
+from attnzoo.layers.dropout import dropout
 from attnzoo.layers.embedding import Embedding
 from attnzoo.layers.stack import Stack
 from attnzoo.models.causal import CausalModel
-from attnzoo.models.model import check_length, dropout_key, from_zero
-from attnzoo.ops.wide_sums import spread
+from attnzoo.models.model import check_length, default_positions, dropout_key
+from attnzoo.ops.wide_sums import broadcast_parameter
 
 
 class GPT2(CausalModel):
@@ -44,10 +44,10 @@ class GPT2(CausalModel):
     ) -> Float[Array, "B T D"]:
         if positions is None:
             self._check(tokens.shape[1])
-            positions = from_zero(tokens)
+            positions = default_positions(tokens)
         x = self.embedding(tokens)
-        x = x + spread(self.positions(positions), x.shape)
-        return drop(x, self.config.dropout, dropout_key(rngs))
+        x = x + broadcast_parameter(self.positions(positions), x.shape)
+        return dropout(x, self.config.dropout, dropout_key(rngs))
 
     def _logits(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         return (self.output or self.embedding).logits(self.norm(x))

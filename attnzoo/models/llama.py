@@ -12,7 +12,7 @@ from attnzoo.attention.projection import RMSNorm
 from attnzoo.config.llama import LlamaConfig
 from attnzoo.config.rotary import RotaryScaling
 from attnzoo.layers.block import Block, build_block
-from attnzoo.layers.dropout import drop
+from attnzoo.layers.dropout import dropout
 from attnzoo.layers.embedding import Embedding
 from attnzoo.layers.stack import Stack
 from attnzoo.models.causal import CausalModel
@@ -51,7 +51,7 @@ class Llama(CausalModel):
         positions: Int[Array, "#B T"] | None,
         rngs: nnx.Rngs | None,
     ) -> Float[Array, "B T D"]:
-        return drop(self.embedding(tokens), self.config.dropout, dropout_key(rngs))
+        return dropout(self.embedding(tokens), self.config.dropout, dropout_key(rngs))
 
     def _logits(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         return (self.output or self.embedding).logits(self.norm(x))

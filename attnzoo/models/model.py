@@ -165,6 +165,6 @@ def dropout_key(rngs: nnx.Rngs | None) -> Any:
     return None if rngs is None else rngs.dropout()
 
 
-def from_zero(tokens: Int[Array, "B T"]) -> Int[Array, "1 T"]:
+def default_positions(tokens: Int[Array, "B T"]) -> Int[Array, "1 T"]:
     """Return the positions 0 .. T-1."""
     return jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]

@@ -18,7 +18,7 @@ from attnzoo.attention.relative_bias import T5RelativeBias
 from attnzoo.config.attention import SelfAttention as SelfAttentionConfig
 from attnzoo.config.t5 import T5Config
 from attnzoo.layers.block import Block, build_block
-from attnzoo.layers.dropout import drop
+from attnzoo.layers.dropout import dropout
 from attnzoo.layers.embedding import Embedding
 from attnzoo.layers.stack import Stack
 from attnzoo.models.encoder_decoder import EncoderDecoder
@@ -70,13 +70,13 @@ class T5(EncoderDecoder):
         side: str,
         rngs: nnx.Rngs | None,
     ) -> Float[Array, "B L D"]:
-        return drop(self.tokens(ids), self.config.dropout, dropout_key(rngs))
+        return dropout(self.tokens(ids), self.config.dropout, dropout_key(rngs))
 
     def _encoded(self, x: Float[Array, "B S D"], rngs: nnx.Rngs | None) -> Float[Array, "B S D"]:
-        return drop(self.encoder_norm(x), self.config.dropout, dropout_key(rngs))
+        return dropout(self.encoder_norm(x), self.config.dropout, dropout_key(rngs))
 
     def _logits(self, x: Float[Array, "B T D"], rngs: nnx.Rngs | None) -> Float[Array, "B T V"]:
-        x = drop(self.decoder_norm(x), self.config.dropout, dropout_key(rngs))
+        x = dropout(self.decoder_norm(x), self.config.dropout, dropout_key(rngs))
         if self.config.scaled_head:
             x = x * jnp.asarray(self.config.dim**-0.5, x.dtype)
         return (self.output or self.tokens).logits(x)

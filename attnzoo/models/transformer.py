@@ -13,12 +13,12 @@ from attnzoo.attention.projection import LayerNorm
 from attnzoo.config.attention import SelfAttention as SelfAttentionConfig
 from attnzoo.config.transformer import TransformerConfig
 from attnzoo.layers.block import Block, build_block
-from attnzoo.layers.dropout import drop
+from attnzoo.layers.dropout import dropout
 from attnzoo.layers.embedding import Embedding, sinusoidal_positions
 from attnzoo.layers.stack import Stack
 from attnzoo.models.encoder_decoder import EncoderDecoder
-from attnzoo.models.model import check_length, dropout_key, from_zero
-from attnzoo.ops.wide_sums import spread
+from attnzoo.models.model import check_length, default_positions, dropout_key
+from attnzoo.ops.wide_sums import broadcast_parameter
 
 
 class Transformer(EncoderDecoder):
@@ -81,22 +81,22 @@ class Transformer(EncoderDecoder):
         learned = self.source_positions if source else self.target_positions
         if source or positions is None:  # a whole text, not the next tokens of one
             self._check(ids.shape[1], side)
-        places = from_zero(ids) if positions is None else positions
+        places = default_positions(ids) if positions is None else positions
         if learned is not None:
             added = learned(places + config.position_offset)
         elif config.positions == "none":
             added = None
         elif source:  # rows of a table are gathered faster than sines are computed
             halves = config.positions == "sinusoidal_halves"
-            rows = sinusoidal_positions(from_zero(ids)[0], config.dim, halves=halves)
+            rows = sinusoidal_positions(default_positions(ids)[0], config.dim, halves=halves)
             added = jnp.take(rows.astype(x.dtype), places, axis=0, mode="clip")
         else:
             halves = config.positions == "sinusoidal_halves"
             added = sinusoidal_positions(places, config.dim, halves=halves).astype(x.dtype)
-        x = x if added is None else x + spread(added, x.shape)
+        x = x if added is None else x + broadcast_parameter(added, x.shape)
         norm = self.source_norm if source else self.target_norm
         x = x if norm is None else norm(x)
-        return drop(x, config.dropout, dropout_key(rngs))
+        return dropout(x, config.dropout, dropout_key(rngs))
 
     def _encoded(self, x: Float[Array, "B S D"], rngs: nnx.Rngs | None) -> Float[Array, "B S D"]:
         return x if self.encoder_norm is None else self.encoder_norm(x)
@@ -107,7 +107,9 @@ class Transformer(EncoderDecoder):
         logits = table.logits(x)
         if self.output_bias is None:
             return logits
-        return logits + spread(self.output_bias[...].astype(logits.dtype), logits.shape)
+        return logits + broadcast_parameter(
+            self.output_bias[...].astype(logits.dtype), logits.shape
+        )
 
     def _check(self, length: int, what: str = "target") -> None:
         if self.has_positions:

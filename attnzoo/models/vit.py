@@ -14,18 +14,18 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from attnzoo.attention import Site
-from attnzoo.attention.contract import Asked
+from attnzoo.attention.contract import ReturnWeights
 from attnzoo.attention.multi_head import MultiHeadAttention
-from attnzoo.attention.projection import LayerNorm, Projection, like
+from attnzoo.attention.projection import LayerNorm, Projection, cast_like
 from attnzoo.config.vit import ViTConfig
 from attnzoo.layers.block import Block, Maps, build_block
-from attnzoo.layers.dropout import drop
+from attnzoo.layers.dropout import dropout
 from attnzoo.layers.feed_forward import FeedForward
 from attnzoo.layers.patches import Grid, PatchEmbedding, resize_grid, sinusoidal_grid
 from attnzoo.layers.stack import Stack
 from attnzoo.models.model import Model, dropout_key
 from attnzoo.module import Module
-from attnzoo.ops.wide_sums import spread
+from attnzoo.ops.wide_sums import broadcast_parameter
 
 
 class ViT(Model):
@@ -71,7 +71,7 @@ class ViT(Model):
         images: Float[Array, "B h w C"],
         *,
         rngs: nnx.Rngs | None = None,
-        capture: Asked = False,
+        capture: ReturnWeights = False,
     ) -> Any:
         """Return logits ``B V``; with ``capture`` also the requested maps "encoder/0/self", ...
 
@@ -103,27 +103,27 @@ class ViT(Model):
         if masked is not None:
             if self.mask_token is None:
                 raise ValueError("masked: the model has no mask token; wanted mask_token=true")
-            x = jnp.where(masked[:, :, None], like(self.mask_token, x)[None], x)
+            x = jnp.where(masked[:, :, None], cast_like(self.mask_token, x)[None], x)
         leading = [one for one in (self.class_token, self.distillation_token) if one is not None]
-        parts = [like(token, x) for token in leading]
+        parts = [cast_like(token, x) for token in leading]
         if self.positions is not None:
             first, table = self._positions(grid, x)
-            x = x + spread(table, x.shape)
+            x = x + broadcast_parameter(table, x.shape)
             parts = [part + first[i : i + 1] for i, part in enumerate(parts)]
         elif config.positions == "sinusoidal":
             x = x + sinusoidal_grid(grid, config.dim).astype(x.dtype)[None]
         # Registers are added after the positions, since they have none.
-        parts += [] if self.registers is None else [like(self.registers, x)]
-        wide = [spread(part, (x.shape[0], *part.shape)) for part in parts]
+        parts += [] if self.registers is None else [cast_like(self.registers, x)]
+        wide = [broadcast_parameter(part, (x.shape[0], *part.shape)) for part in parts]
         x = jnp.concatenate([*wide, x], axis=1) if wide else x
-        return drop(x, config.dropout, dropout_key(rngs))
+        return dropout(x, config.dropout, dropout_key(rngs))
 
     def encode(
         self,
         x: Float[Array, "B T D"],
         *,
         rngs: nnx.Rngs | None = None,
-        capture: Asked = False,
+        capture: ReturnWeights = False,
     ) -> tuple[Float[Array, "B T D"], Maps]:
         """Apply the blocks and the last norm (equations 2 to 4)."""
         x, maps = self.encoder(x, key=dropout_key(rngs), return_weights=capture)
@@ -195,7 +195,7 @@ class AttentionPool(Module):
         self.feed_forward = FeedForward(dim, config.hidden, config.activation, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B P D"]) -> Float[Array, "B D"]:
-        probe = jnp.broadcast_to(like(self.probe, x)[None], (x.shape[0], 1, x.shape[2]))
+        probe = jnp.broadcast_to(cast_like(self.probe, x)[None], (x.shape[0], 1, x.shape[2]))
         y = self.attention(probe, x)
         return (y + self.feed_forward(self.norm(y)))[:, 0]
 

@@ -16,8 +16,8 @@ from attnzoo.ops.kernels.tiles import (
     Tiles,
     device_kind,
     entry_for,
+    override_tiles,
     remember,
-    trying,
 )
 
 
@@ -70,7 +70,7 @@ def autotune(
     made: dict[Tiles, Callable[..., Any]] = {}
     refused = ""
     for tiles in candidates:
-        with trying(name, tiles):
+        with override_tiles(name, tiles):
             try:
                 made[tiles] = _compiled(name, backward, arguments, given)
             except Exception as error:  # compilers raise many types for a tile that does not fit

@@ -80,7 +80,7 @@ class BlockMask(Mask):
             partial = some & ~full
         if not isinstance(full, Tracer):
             full, partial = np.asarray(full), np.asarray(partial)
-        return cls(mask_mod, (B, N, T, S), block, *lists_of(full), *lists_of(partial))
+        return cls(mask_mod, (B, N, T, S), block, *tile_lists(full), *tile_lists(partial))
 
     @property
     def is_concrete(self) -> bool:
@@ -122,7 +122,7 @@ class BlockMask(Mask):
         full, partial = self.tiles()
         some, every = whole(full | partial).any((3, 5)), whole(full).all((3, 5))
         size = (self.block_size[0] * rows, self.block_size[1] * columns)
-        lists = (*lists_of(every), *lists_of(some & ~every))
+        lists = (*tile_lists(every), *tile_lists(some & ~every))
         return BlockMask(self.mask_mod, self.shape, size, *lists)
 
     def visited(self) -> int:
@@ -221,7 +221,7 @@ def _pair(block_size: int | tuple[int, int]) -> tuple[int, int]:
     return pair[0], pair[1]
 
 
-def lists_of(marked: Any) -> tuple[Any, Any]:
+def tile_lists(marked: Any) -> tuple[Any, Any]:
     """Return the number and the columns of the marked tiles in each row of tiles."""
     xp = np if isinstance(marked, np.ndarray) else jnp
     count = xp.sum(marked, axis=-1, dtype=np.int32)

@@ -14,13 +14,13 @@ from attnzoo.ops.dropout import AnyKey
 from attnzoo.ops.kernels import blockwise, mosaic_gpu, on_device, reference, through_jax
 from attnzoo.ops.kernels.blockwise import FEW_QUERIES
 from attnzoo.ops.kernels.derivatives import by_need
-from attnzoo.ops.kernels.seen import has_been_seen
 from attnzoo.ops.kernels.tiles import cores
+from attnzoo.ops.kernels.verified import is_checked
 from attnzoo.ops.logits import Scoring
 from attnzoo.ops.weights import WeightRequest, report
 
 
-class Whole(NamedTuple):
+class WholeRowsLimit(NamedTuple):
     """Limits up to which whole rows of weights are at least as fast as tiles on a CPU."""
 
     size: int
@@ -29,21 +29,21 @@ class Whole(NamedTuple):
     """Bytes of all weights, which should stay in the processor's cache."""
 
 
-ALONE = Whole(256 * 256, 4 << 20)
+FORWARD_LIMIT = WholeRowsLimit(256 * 256, 4 << 20)
 """Limits for the forward pass alone."""
-DIFFERENTIATED = {False: Whole(128 * 128, 4 << 20), True: ALONE}
+GRADIENT_LIMIT = {False: WholeRowsLimit(128 * 128, 4 << 20), True: FORWARD_LIMIT}
 """Limits for forward and backward, by whether XLA has several cores; a small tile uses only one."""
-SHORT = 32
+MIN_TILE_QUERIES = 32
 """Number of queries up to which tiles are too flat to be efficient."""
-MOST = 64 << 20
+MAX_WEIGHT_BYTES = 64 << 20
 """Bytes of all weights up to which whole rows are computed for a few queries."""
-FUSED = ("mosaic_gpu", "mosaic_tpu")
+FUSED_KERNELS = ("mosaic_gpu", "mosaic_tpu")
 """Kernels of this package for accelerators, the faster ones first."""
-ASKED = 80 * 80
+SOME_WEIGHTS_LIMIT = 80 * 80
 """Queries times keys up to which whole rows are computed on accelerators, or to return weights."""
 MANY_KEYS = 32
 """Number of keys from which a few queries read the keys in chunks."""
-FITS = 512 * 512
+ALL_WEIGHTS_LIMIT = 512 * 512
 """Queries times keys up to which a call that returns all weights computes them only once."""
 
 
@@ -183,7 +183,7 @@ def choose(call: Call, implementation: str | None = None) -> Choice:
             others[other] = f"refused {refused}"
             if refused is None:
                 others[other] = "would do"
-                if other in FUSED and not has_been_seen(other, call.q.dtype.name):
+                if other in FUSED_KERNELS and not is_checked(other, call.q.dtype.name):
                     others[other] += "; ops.check_kernels() has not seen it on this kind of device"
     if differentiated != name:
         others[differentiated] = f"chosen where it is differentiated: {why}"
@@ -194,7 +194,7 @@ def _preferred(call: Call, differentiated: bool = False) -> tuple[str, str]:
     T, S = call.q.shape[1], call.k.shape[1]
     if not (isinstance(T, int) and isinstance(S, int)):
         return "reference", f"{T} x {S}: the lengths are known only where an export runs"
-    if call.return_weights is True and call.size <= FITS:
+    if call.return_weights is True and call.size <= ALL_WEIGHTS_LIMIT:
         return "reference", f"all {T} x {S} weights are asked for, and they are computed once"
     weights = f"{T} x {S} weights"
     B, N = call.q.shape[0], call.q.shape[2]
@@ -203,14 +203,14 @@ def _preferred(call: Call, differentiated: bool = False) -> tuple[str, str]:
     if jax.default_backend() != "cpu":
         return _on_an_accelerator(call, total)
     if call.return_weights:
-        if call.size <= ASKED:
+        if call.size <= SOME_WEIGHTS_LIMIT:
             return "reference", f"{weights} of a head fit into the cache"
         return "blockwise", f"{weights} are never in memory"
     if T <= FEW_QUERIES and S >= MANY_KEYS and not differentiated:
         return "blockwise", f"the keys of {T} queries are read once, in chunks"
-    if T <= SHORT and total <= MOST:
+    if T <= MIN_TILE_QUERIES and total <= MAX_WEIGHT_BYTES:
         return "reference", f"{T} queries are too few to fill a tile"
-    whole = DIFFERENTIATED[cores() > 1] if differentiated else ALONE
+    whole = GRADIENT_LIMIT[cores() > 1] if differentiated else FORWARD_LIMIT
     if call.size <= whole.size and total <= whole.total:
         return "reference", f"{weights} fit into the cache, of all heads together"
     return "blockwise", f"{weights} are never in memory"
@@ -220,12 +220,12 @@ def _on_an_accelerator(call: Call, total: int) -> tuple[str, str]:
     T, S = call.q.shape[1], call.k.shape[1]
     if T <= FEW_QUERIES:
         return "reference", f"the weights of {T} queries are no larger than the keys"
-    if call.size <= ASKED:
+    if call.size <= SOME_WEIGHTS_LIMIT:
         return "reference", f"{T} x {S} weights of a head fit into the cache"
     if _refuses_cudnn(call) is None:
         return "cudnn", "the fused kernel of the GPU's own library takes it"
-    for name in FUSED:
-        if has_been_seen(name, call.q.dtype.name) and IMPLEMENTATIONS[name].refuses(call) is None:
+    for name in FUSED_KERNELS:
+        if is_checked(name, call.q.dtype.name) and IMPLEMENTATIONS[name].refuses(call) is None:
             return name, "a fused kernel, which has been seen to be right on this kind of device"
     if total <= 1 << 30:
         return "reference", "tiles are visited one by one, which leaves an accelerator idle"

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Int, Key, UInt32
 from attnzoo.ops.index_functions import Index
 
 
-class PlacedKey(NamedTuple):
+class ShardedKey(NamedTuple):
     """A dropout key for a part of a batch and of its heads, with its first row and head."""
 
     key: Key[Array, ""]
@@ -21,18 +21,18 @@ class PlacedKey(NamedTuple):
     n: Int[Array, ""]
 
 
-AnyKey = Key[Array, ""] | PlacedKey
+AnyKey = Key[Array, ""] | ShardedKey
 
 
 def seed_of(key: AnyKey) -> UInt32[Array, " words"]:
     """Return the 64 bits of a key that the hash starts from, then the place of a placed key."""
-    if not isinstance(key, PlacedKey):
+    if not isinstance(key, ShardedKey):
         return jax.random.bits(key, (2,), jnp.uint32)
     place = jnp.stack([key.b, key.n]).astype(jnp.uint32)
     return jnp.concatenate([jax.random.bits(key.key, (2,), jnp.uint32), place])
 
 
-def kept(
+def dropout_keep_mask(
     seed: UInt32[Array, " words"] | tuple[Array, ...],
     rate: float,
     b: Index,

@@ -19,7 +19,7 @@ def has_non_finite(x: Float[Array, "*shape H"]) -> Bool[Array, "*shape"]:
     return ~jnp.all(jnp.isfinite(x), axis=-1)
 
 
-def sees(
+def any_visible(
     keys: Bool[Array, "B N S"], visible: Bool[Array, "#B #N #T #S"] | None
 ) -> Bool[Array, "#B #N #T"]:
     """Return True where a query may attend to a marked key; size 1 where this does not vary."""

@@ -120,7 +120,7 @@ def tiles_of(B: int, N: int, T: int, S: int, block: tuple[int, int]) -> Tiles:
     return Tiles(b, n, q.reshape(1, 1, -1, 1, block[0]), k.reshape(1, 1, 1, -1, block[1]))
 
 
-def dense(value: Any, shape: Shape) -> Array:
+def as_four_axes(value: Any, shape: Shape) -> Array:
     """Return the result of an index function as an array of four axes, after a shape check.
 
     A scalar gets four axes of size 1. Raises ValueError if it does not broadcast to ``shape``.
@@ -136,19 +136,19 @@ def dense(value: Any, shape: Shape) -> Array:
     return value
 
 
-def wants_size(name: str, got: int, wanted: int, axis: str) -> None:
+def check_size(name: str, got: int, wanted: int, axis: str) -> None:
     """Raise ValueError unless an axis of a captured array has size 1 or ``wanted``."""
     if got not in (1, wanted):
         raise ValueError(f"{name} has {got} entries on its {axis} axis; wanted 1 or {wanted}")
 
 
-def wants_length(name: str, got: int, wanted: int, axis: str) -> None:
+def check_length(name: str, got: int, wanted: int, axis: str) -> None:
     """Raise ValueError if a captured array is shorter than the indices that will read it."""
     if got < wanted:
         raise ValueError(f"{name} covers {got} positions, but {axis} has {wanted}")
 
 
-def along(index: Index, size: int) -> Index:
+def broadcast_index(index: Index, size: int) -> Index:
     """Return the index into an axis of ``size`` entries; an axis of size 1 broadcasts."""
     return index * 0 if size == 1 else index
 

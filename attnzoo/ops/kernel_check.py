@@ -11,7 +11,7 @@ from jaxtyping import Array
 from attnzoo.ops import masks, score_mods
 from attnzoo.ops.dot_product import explain_choice
 from attnzoo.ops.flex import flex_attention
-from attnzoo.ops.kernels.seen import remember
+from attnzoo.ops.kernels.verified import remember
 
 KERNELS = ("mosaic_gpu", "mosaic_tpu")
 ALLOWED = {"bfloat16": 1e-2, "float32": 1e-4}

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from attnzoo.ops.guards import finite_or_zero, has_non_finite, sees
-from attnzoo.ops.index_functions import Index, Shape, dense
+from attnzoo.ops.guards import any_visible, finite_or_zero, has_non_finite
+from attnzoo.ops.index_functions import Index, Shape, as_four_axes
 from attnzoo.ops.masks import Mask, MaskFunction, causal, dense_mask
 from attnzoo.ops.score_mods import ScoreFunction, ScoreMod
 from attnzoo.ops.softmax import compute_dtype, masked_logsumexp, masked_softmax
@@ -86,7 +86,7 @@ class Scoring:
         indices, shape = _indices(B, heads, rows, S), (B, M, R, S)
         if self.score_mod is not None:
             modify = wide(self.score_mod, logits, *indices)
-            logits = dense(modify(logits, *indices), shape).astype(dtype)
+            logits = as_four_axes(modify(logits, *indices), shape).astype(dtype)
             logits = jnp.broadcast_to(logits, shape)
         visible = None if self.mask is None else choose(self.mask)
         if self.mask_mod is not None:
@@ -112,7 +112,7 @@ class Scoring:
         return weights, jnp.logaddexp(lse, sinks)
 
 
-def of_query_heads(keys: Bool[Array, "B S K"], num_heads: int) -> Bool[Array, "B N S"]:
+def repeat_for_query_heads(keys: Bool[Array, "B S K"], num_heads: int) -> Bool[Array, "B N S"]:
     """Repeat marks of keys and key/value heads for every query head that reads them."""
     return jnp.repeat(jnp.moveaxis(keys, 1, 2), num_heads // keys.shape[2], axis=1)
 
@@ -126,11 +126,14 @@ def non_finite_rows(
 ) -> Bool[Array, "B M R"]:
     """Return True for rows whose weights are NaN: the query or a visible key is not finite."""
     N = q.shape[2]
-    keys, queries = of_query_heads(has_non_finite(k), N), jnp.moveaxis(has_non_finite(q), 1, 2)
+    keys, queries = (
+        repeat_for_query_heads(has_non_finite(k), N),
+        jnp.moveaxis(has_non_finite(q), 1, 2),
+    )
     queries = queries[:, :, rows]
     if heads is not None:
         keys, queries = keys[:, heads], queries[:, heads]
-    return (queries & sees(jnp.ones_like(keys), visible)) | sees(keys, visible)
+    return (queries & any_visible(jnp.ones_like(keys), visible)) | any_visible(keys, visible)
 
 
 def _indices(

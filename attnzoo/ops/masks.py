@@ -22,15 +22,15 @@ from attnzoo.ops.index_functions import (
     Index,
     Shape,
     Tiles,
-    along,
-    dense,
+    as_four_axes,
+    broadcast_index,
+    check_length,
+    check_size,
     describe,
     index_function,
     index_grid,
     is_traced,
     setting,
-    wants_length,
-    wants_size,
 )
 
 MaskFunction = Callable[[Any, Any, Any, Any], Any]
@@ -54,7 +54,7 @@ def dense_mask(
     """Evaluate a mask function at given indices; raise ValueError if the result is not bool."""
     if 0 in shape:  # captured arrays may have no entry to read
         return jnp.zeros(shape, bool)
-    visible = dense(mask(b, n, q, k), shape)
+    visible = as_four_axes(mask(b, n, q, k), shape)
     if visible.dtype != bool:
         raise ValueError(
             f"a mask function returned {visible.dtype}; wanted bool, True = may attend "
@@ -270,15 +270,15 @@ class Prefix(Mask):
     length: Int[Array, " B"]
 
     def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
-        return (k <= q) | (k < self.length[along(b, self.length.shape[0])])
+        return (k <= q) | (k < self.length[broadcast_index(b, self.length.shape[0])])
 
     def bounds(self, tiles: Tiles) -> Bounds | None:
-        length = self.length[along(tiles.b, self.length.shape[0])]
+        length = self.length[broadcast_index(tiles.b, self.length.shape[0])]
         some = (tiles.first_k <= tiles.last_q) | (tiles.first_k < length)
         return some, (tiles.last_k <= tiles.first_q) | (tiles.last_k < length)
 
     def check(self, B: int, N: int, T: int, S: int) -> None:
-        wants_size("prefix_lm: length", self.length.shape[0], B, "batch")
+        check_size("prefix_lm: length", self.length.shape[0], B, "batch")
 
 
 @index_function
@@ -289,11 +289,11 @@ class Document(Mask):
     key_ids: Int[Array, "B S"]
 
     def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
-        row = along(b, self.query_ids.shape[0])
+        row = broadcast_index(b, self.query_ids.shape[0])
         return self.query_ids[row, q] == self.key_ids[row, k]
 
     def bounds(self, tiles: Tiles) -> Bounds | None:
-        row = along(tiles.b, self.query_ids.shape[0])[..., None]
+        row = broadcast_index(tiles.b, self.query_ids.shape[0])[..., None]
         queries = self.query_ids[row, tiles.q]
         keys = self.key_ids[row, tiles.k]
         (q_low, q_high), (k_low, k_high) = ((x.min(-1), x.max(-1)) for x in (queries, keys))
@@ -302,9 +302,9 @@ class Document(Mask):
         return some, some & (q_low == q_high) & (k_low == k_high)
 
     def check(self, B: int, N: int, T: int, S: int) -> None:
-        wants_size("document: ids", self.query_ids.shape[0], B, "batch")
-        wants_length("document: query ids", self.query_ids.shape[1], T, "T")
-        wants_length("document: key ids", self.key_ids.shape[1], S, "S")
+        check_size("document: ids", self.query_ids.shape[0], B, "batch")
+        check_length("document: query ids", self.query_ids.shape[1], T, "T")
+        check_length("document: key ids", self.key_ids.shape[1], S, "S")
 
     def lengths(self) -> tuple[int, int]:
         return min(self.query_ids.shape[1], 64), min(self.key_ids.shape[1], 64)
@@ -317,15 +317,15 @@ class Padding(Mask):
     valid: Bool[Array, "B S"]
 
     def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
-        return self.valid[along(b, self.valid.shape[0]), k] & (q == q)
+        return self.valid[broadcast_index(b, self.valid.shape[0]), k] & (q == q)
 
     def bounds(self, tiles: Tiles) -> Bounds | None:
-        keys = self.valid[along(tiles.b, self.valid.shape[0])[..., None], tiles.k]
+        keys = self.valid[broadcast_index(tiles.b, self.valid.shape[0])[..., None], tiles.k]
         return _for_every_query(keys.any(-1), keys.all(-1), tiles)
 
     def check(self, B: int, N: int, T: int, S: int) -> None:
-        wants_size("padding: valid", self.valid.shape[0], B, "batch")
-        wants_length("padding: valid", self.valid.shape[1], S, "S")
+        check_size("padding: valid", self.valid.shape[0], B, "batch")
+        check_length("padding: valid", self.valid.shape[1], S, "S")
 
     def lengths(self) -> tuple[int, int]:
         length = min(self.valid.shape[1], 64)
@@ -339,14 +339,14 @@ class Lengths(Mask):
     keys: Int[Array, " B"]
 
     def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
-        return (k < self.keys[along(b, self.keys.shape[0])]) & (q == q)
+        return (k < self.keys[broadcast_index(b, self.keys.shape[0])]) & (q == q)
 
     def bounds(self, tiles: Tiles) -> Bounds | None:
-        length = self.keys[along(tiles.b, self.keys.shape[0])]
+        length = self.keys[broadcast_index(tiles.b, self.keys.shape[0])]
         return _for_every_query(tiles.first_k < length, tiles.last_k < length, tiles)
 
     def check(self, B: int, N: int, T: int, S: int) -> None:
-        wants_size("padding: lengths", self.keys.shape[0], B, "batch")
+        check_size("padding: lengths", self.keys.shape[0], B, "batch")
 
 
 @index_function
@@ -396,11 +396,11 @@ class Dense(Mask):
 
     def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
         B, N, _, _ = self.array.shape
-        return self.array[along(b, B), along(n, N), q, k]
+        return self.array[broadcast_index(b, B), broadcast_index(n, N), q, k]
 
     def bounds(self, tiles: Tiles) -> Bounds | None:
         B, N, T, S = self.array.shape
-        b, n = along(tiles.b, B)[..., None], along(tiles.n, N)[..., None]
+        b, n = broadcast_index(tiles.b, B)[..., None], broadcast_index(tiles.n, N)[..., None]
         one = jnp.zeros((1, 1), jnp.int32)
         queries = one if T == 1 else tiles.q[0, 0, :, 0]
         keys = one if S == 1 else tiles.k[0, 0, 0]
@@ -414,10 +414,10 @@ class Dense(Mask):
         return jnp.moveaxis(some, 0, 2), jnp.moveaxis(every, 0, 2)
 
     def check(self, B: int, N: int, T: int, S: int) -> None:
-        wants_size("from_array: mask", self.array.shape[0], B, "batch")
-        wants_size("from_array: mask", self.array.shape[1], N, "head")
-        wants_length("from_array: mask", self.array.shape[2], T, "T")
-        wants_length("from_array: mask", self.array.shape[3], S, "S")
+        check_size("from_array: mask", self.array.shape[0], B, "batch")
+        check_size("from_array: mask", self.array.shape[1], N, "head")
+        check_length("from_array: mask", self.array.shape[2], T, "T")
+        check_length("from_array: mask", self.array.shape[3], S, "S")
 
     def lengths(self) -> tuple[int, int]:
         return min(self.array.shape[2], 64), min(self.array.shape[3], 64)
@@ -429,11 +429,16 @@ class Broadcast(Dense):
 
     def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
         B, N, T, S = self.array.shape
-        return self.array[along(b, B), along(n, N), along(q, T), along(k, S)]
+        return self.array[
+            broadcast_index(b, B),
+            broadcast_index(n, N),
+            broadcast_index(q, T),
+            broadcast_index(k, S),
+        ]
 
     def check(self, B: int, N: int, T: int, S: int) -> None:
         for got, wanted, axis in zip(self.array.shape, (B, N, T, S), ("batch", "head", "T", "S")):
-            wants_size("mask", got, wanted, axis)
+            check_size("mask", got, wanted, axis)
 
 
 def bounds_of(mask: MaskFunction, tiles: Tiles) -> Bounds | None:

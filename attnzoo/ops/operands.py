@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 
-def taken_out(function: Any) -> tuple[tuple[Array, ...], Callable[[Any], Any]]:
+def extract_arrays(function: Any) -> tuple[tuple[Array, ...], Callable[[Any], Any]]:
     """Return the arrays of a mask or modifier, and a function that rebuilds it from such arrays.
 
     A plain function keeps the arrays that it closes over: jit makes operands of them.

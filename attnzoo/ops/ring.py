@@ -17,16 +17,16 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, Shaped
 
-from attnzoo.ops.block_mask import chosen_block, lists_of
+from attnzoo.ops.block_mask import chosen_block, tile_lists
 from attnzoo.ops.checks import check_dropout, check_shapes
 from attnzoo.ops.dropout import AnyKey, seed_of
 from attnzoo.ops.guards import finite_or_zero, has_non_finite, poison
 from attnzoo.ops.index_functions import Tiles, index_grid
 from attnzoo.ops.kernels import blockwise
-from attnzoo.ops.kernels.blockwise import Captured, Fixed, Plan
+from attnzoo.ops.kernels.blockwise import BlockwisePlan, Captured, Fixed
 from attnzoo.ops.logits import ScoreFunction, Scoring, scoring
 from attnzoo.ops.masks import MaskFunction, bounds_of, full
-from attnzoo.ops.operands import taken_out
+from attnzoo.ops.operands import extract_arrays
 from attnzoo.ops.softmax import compute_dtype
 
 
@@ -105,8 +105,8 @@ def ring_attention(
     sharded = PartitionSpec(None, axis_name)
     if AxisType.Explicit in mesh.axis_types:
         q, k, v = (jax.reshard(x, NamedSharding(mesh, sharded)) for x in (q, k, v))
-    mask_arrays, mask_of = taken_out(settings.mask_mod)
-    modify_arrays, modify_of = taken_out(settings.score_mod)
+    mask_arrays, mask_of = extract_arrays(settings.mask_mod)
+    modify_arrays, modify_of = extract_arrays(settings.score_mod)
     whole = (mask_arrays, modify_arrays, settings.scale, settings.sinks, dropout_key)
 
     def on_device(q: Array, k: Array, v: Array, whole: Any) -> tuple[Array, Array]:
@@ -173,7 +173,7 @@ def attend_on_ring(
     modify, floats, modify_fixed = blockwise.trace_modify(settings, block, dtype)
     visible, visible_fixed = blockwise.trace_mask(seen, block, lambda q, k: (q >= 0) & (k >= 0))
     lists, lists_fixed = _trace_lists(seen, (B, N, rows, columns), block)
-    plan = Plan((B, N, K, rows, columns), block, modify, visible, True, True, dropout_rate)
+    plan = BlockwisePlan((B, N, K, rows, columns), block, modify, visible, True, True, dropout_rate)
     ring = Ring(plan, lists, axis_name, devices)
     seed = seed_of(dropout_key) if dropout_rate > 0 and dropout_key is not None else None
     me = jax.lax.axis_index(axis_name)
@@ -261,7 +261,7 @@ class Known(NamedTuple):
 class Ring:
     """Static plan of ring attention: the kernel's plan, the lists of tiles and the devices."""
 
-    plan: Plan
+    plan: BlockwisePlan
     lists: Captured
     axis_name: str
     devices: int
@@ -311,7 +311,7 @@ def _trace_lists(
         # As integers: LLVM cannot broadcast 8 bools to 8 x 8 where registers have 64 bytes.
         ends = q_end.astype(jnp.int32)[:, None] + k_end.astype(jnp.int32)[None, :]
         every = every & some & (ends == 0)[None, None]
-        return (*lists_of(every), *lists_of(some & ~every))
+        return (*tile_lists(every), *tile_lists(some & ~every))
 
     tiles = [jax.ShapeDtypeStruct(size, jnp.int32) for size in ((R, block[0]), (C, block[1]))]
     return blockwise.without_gradient(*blockwise.capture(lists, *tiles))

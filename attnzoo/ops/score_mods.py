@@ -18,15 +18,15 @@ from jaxtyping import Array, Float, Int
 
 from attnzoo.ops.index_functions import (
     Index,
-    along,
-    dense,
+    as_four_axes,
+    broadcast_index,
+    check_length,
+    check_size,
     describe,
     index_function,
     index_grid,
     is_traced,
     setting,
-    wants_length,
-    wants_size,
 )
 
 Buckets = Callable[[Int[Array, "..."]], Int[Array, "..."]]
@@ -53,7 +53,7 @@ class ScoreMod:
         self.check(B, N, T, S)
         shape = (B, N, T, S)
         score = self(jnp.zeros(shape), *index_grid(*shape))
-        return jnp.broadcast_to(dense(score, shape), shape)
+        return jnp.broadcast_to(as_four_axes(score, shape), shape)
 
     def draw(self, T: int = 6, S: int | None = None, b: int = 0, n: int = 0) -> str:
         """Draw the modified zero scores of one batch row and head as numbers; a row is a query."""
@@ -99,7 +99,7 @@ class ALiBi(ScoreMod):
         return score - self.slopes[n].astype(score.dtype) * abs(q - k).astype(score.dtype)
 
     def check(self, B: int, N: int, T: int, S: int) -> None:
-        wants_length("alibi: slopes", self.slopes.shape[0], N, "N")
+        check_length("alibi: slopes", self.slopes.shape[0], N, "N")
 
 
 @index_function
@@ -110,11 +110,11 @@ class RelativeBias(ScoreMod):
     buckets: Buckets = setting()
 
     def __call__(self, score: Score, b: Index, n: Index, q: Index, k: Index) -> Score:
-        row = along(n, self.table.shape[0])
+        row = broadcast_index(n, self.table.shape[0])
         return score + self.table[row, self.buckets(k - q)].astype(score.dtype)
 
     def check(self, B: int, N: int, T: int, S: int) -> None:
-        wants_size("relative_bias: table", self.table.shape[0], N, "head")
+        check_size("relative_bias: table", self.table.shape[0], N, "head")
 
 
 @index_function
@@ -140,11 +140,11 @@ class Temperature(ScoreMod):
     temperatures: Float[Array, " N"]
 
     def __call__(self, score: Score, b: Index, n: Index, q: Index, k: Index) -> Score:
-        row = along(n, self.temperatures.shape[0])
+        row = broadcast_index(n, self.temperatures.shape[0])
         return score / self.temperatures[row].astype(score.dtype)
 
     def check(self, B: int, N: int, T: int, S: int) -> None:
-        wants_size("temperature: temperatures", self.temperatures.shape[0], N, "head")
+        check_size("temperature: temperatures", self.temperatures.shape[0], N, "head")
 
 
 @index_function
@@ -165,13 +165,15 @@ class DenseBias(ScoreMod):
 
     def __call__(self, score: Score, b: Index, n: Index, q: Index, k: Index) -> Score:
         B, N, _, _ = self.array.shape
-        return score + self.array[along(b, B), along(n, N), q, k].astype(score.dtype)
+        return score + self.array[broadcast_index(b, B), broadcast_index(n, N), q, k].astype(
+            score.dtype
+        )
 
     def check(self, B: int, N: int, T: int, S: int) -> None:
-        wants_size("dense_bias: bias", self.array.shape[0], B, "batch")
-        wants_size("dense_bias: bias", self.array.shape[1], N, "head")
-        wants_length("dense_bias: bias", self.array.shape[2], T, "T")
-        wants_length("dense_bias: bias", self.array.shape[3], S, "S")
+        check_size("dense_bias: bias", self.array.shape[0], B, "batch")
+        check_size("dense_bias: bias", self.array.shape[1], N, "head")
+        check_length("dense_bias: bias", self.array.shape[2], T, "T")
+        check_length("dense_bias: bias", self.array.shape[3], S, "S")
 
 
 def alibi(slopes: Float[Array, " N"] | int) -> ScoreMod:

@@ -21,11 +21,11 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from attnzoo.ops import choice
 from attnzoo.ops.block_mask import BlockMask
 from attnzoo.ops.choice import Call
-from attnzoo.ops.dropout import PlacedKey
+from attnzoo.ops.dropout import ShardedKey
 from attnzoo.ops.index_functions import Index, Tiles, index_function
 from attnzoo.ops.logits import Scoring
 from attnzoo.ops.masks import And, Bounds, Causal, Mask, MaskFunction, Offset, bounds_of
-from attnzoo.ops.operands import taken_out
+from attnzoo.ops.operands import extract_arrays
 from attnzoo.ops.ring import attend_on_ring, from_zigzag, to_zigzag
 from attnzoo.ops.score_mods import ScoreFunction
 
@@ -91,7 +91,7 @@ def product(x: Float[Array, "*batch D"], kernel: Float[Array, "D F"]) -> Float[A
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[1])
 
 
-def gathered(table: Float[Array, "V D"]) -> Float[Array, "V D"]:
+def gather_rows(table: Float[Array, "V D"]) -> Float[Array, "V D"]:
     """Constrain a table to whole rows on every device, before its rows are read.
 
     Features that are sharded to save memory are then gathered in the table, not in the rows read.
@@ -156,8 +156,8 @@ def _on_devices(
     # devices share the cores, and XLA:CPU mixes up concurrent messages.
     zigzag = ring > 1 and T == S and T % (2 * ring) == 0 and _is_causal(settings.mask_mod)
     zigzag = zigzag and jax.default_backend() != "cpu"
-    mask_arrays, mask_of = taken_out(settings.mask_mod)
-    modify_arrays, modify_of = taken_out(settings.score_mod)
+    mask_arrays, mask_of = extract_arrays(settings.mask_mod)
+    modify_arrays, modify_of = extract_arrays(settings.score_mod)
     arrays = {"bias": settings.bias, "mask": settings.mask, "sinks": settings.sinks}
     whole = (mask_arrays, modify_arrays, settings.scale, call.dropout_key)
 
@@ -172,7 +172,7 @@ def _on_devices(
             mask_mod=_placed_mask(mask_of(mask), b, n),
             **arrays,
         )
-        key = None if key is None else PlacedKey(key, b, n)
+        key = None if key is None else ShardedKey(key, b, n)
         with _PLACEMENT(None):
             if ring > 1:
                 assert sequence is not None
@@ -240,7 +240,7 @@ def _as_functions(
         array = _looked_up(settings.mask, b, n)
         mask = array if mask is None else And(array, mask)
     if S % ring:
-        end = Before(jnp.int32(S))
+        end = KeyLimit(jnp.int32(S))
         mask = end if mask is None else And(end, mask)
     if settings.bias is not None:
         bias = _looked_up(settings.bias, b, n)
@@ -265,7 +265,7 @@ def _looked_up(
 
 
 @index_function
-class Before(Mask):
+class KeyLimit(Mask):
     """Mask of the keys before ``end``; hides padding that makes the devices divide a sequence."""
 
     end: Int[Array, ""]
@@ -279,7 +279,7 @@ class Before(Mask):
 
 
 @index_function
-class Placed(Mask):
+class ShardedMask(Mask):
     """A mask of the whole batch and all heads, seen from a device with first row b and head n."""
 
     mask: Any
@@ -315,7 +315,7 @@ def _placed_mask(
         return _placed_mask(mask.mask_mod, b, n)
     if isinstance(mask, And):
         return And(*(_placed_mask(part, b, n) for part in (mask.first, mask.second)))
-    return Placed(mask, b, n) if _asks_for_rows(mask) else mask
+    return ShardedMask(mask, b, n) if _asks_for_rows(mask) else mask
 
 
 def _is_causal(mask: MaskFunction | None) -> bool:

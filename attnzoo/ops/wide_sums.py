@@ -36,7 +36,7 @@ def _take_rows_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     return rows, jnp.take(_wide(d_table), ids, axis=0, mode="clip").astype(rows.dtype)
 
 
-def spread(x: Float[Array, "..."], shape: tuple[int, ...]) -> Float[Array, "..."]:
+def broadcast_parameter(x: Float[Array, "..."], shape: tuple[int, ...]) -> Float[Array, "..."]:
     """Broadcast a parameter, such as a bias for all positions; its gradient sums in float32."""
     return jnp.broadcast_to(_wide(x), shape).astype(x.dtype)
 

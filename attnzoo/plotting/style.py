@@ -70,7 +70,7 @@ def save(figure: Figure, path: str | Path, *, palette: int | None = None) -> Pat
     if palette is not None and kind != "png":
         raise ValueError(f"palette={palette} is for .png, but path={str(path)!r}")
     file: Path | BytesIO = path if palette is None else BytesIO()
-    with style(), missing_glyphs_are_no_news():
+    with style(), ignore_missing_glyphs():
         figure.savefig(
             file, format=kind, metadata=metadata[kind], bbox_inches="tight", pad_inches=0.06
         )
@@ -83,7 +83,7 @@ def save(figure: Figure, path: str | Path, *, palette: int | None = None) -> Pat
 def to_rgb(figure: Figure) -> UInt8[np.ndarray, "height width 3"]:
     """Return a figure's pixels, for loggers of images."""
     canvas = FigureCanvasAgg(figure)
-    with style(), missing_glyphs_are_no_news():
+    with style(), ignore_missing_glyphs():
         canvas.draw()
     return np.array(canvas.buffer_rgba())[..., :3]
 
@@ -112,7 +112,7 @@ def style() -> Generator[None]:
 
 
 @contextmanager
-def missing_glyphs_are_no_news() -> Generator[None]:
+def ignore_missing_glyphs() -> Generator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", message=r"Glyph \d+ .* missing from", category=UserWarning

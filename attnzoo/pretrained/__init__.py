@@ -20,8 +20,8 @@ from attnzoo.config.external import runs_are_trusted
 from attnzoo.config.loader import dump
 from attnzoo.config.loader import load as load_config
 from attnzoo.errors import UserError
-from attnzoo.pretrained import bart, bert, carry, files, t5
-from attnzoo.pretrained.carry import Sharding
+from attnzoo.pretrained import bart, bert, convert, files, t5
+from attnzoo.pretrained.convert import Sharding
 from attnzoo.pretrained.family import Family, Settings
 from attnzoo.pretrained.gpt2 import GPT2
 from attnzoo.pretrained.llama import LLAMA
@@ -66,14 +66,14 @@ def load(name: str | Path, *, dtype: Any = None, sharding: Sharding | None = Non
             family, config = _own_config(folder / OWN_CONFIG)
             sizes = family.sizes({one: tensors.shape(one) for one in tensors.names})
             abstract = _abstract(family, config, sizes)
-            table = carry.own_table(carry.parameters(abstract))
+            table = convert.own_table(convert.parameters(abstract))
         else:
             settings = _settings(folder, tensors.names)
             family = _family(settings)
             config, sizes = family.read(settings)
             abstract = _abstract(family, config, sizes)
             table = family.table(config, sizes)
-        return carry.fill(abstract, table, tensors, dtype=dtype, sharding=sharding)
+        return convert.fill(abstract, table, tensors, dtype=dtype, sharding=sharding)
 
 
 def save(model: Any, folder: str | Path) -> None:
@@ -83,10 +83,10 @@ def save(model: Any, folder: str | Path) -> None:
       UserError: transformers has no model for this config.
     """
     written, table = form(model)
-    dtypes = {str(leaf.dtype) for leaf in carry.parameters(model).values()}
+    dtypes = {str(leaf.dtype) for leaf in convert.parameters(model).values()}
     written["dtype"] = dtypes.pop() if len(dtypes) == 1 else "float32"
     home = _made(folder)
-    files.write_tensors(home, *carry.tensors_of(model, table))
+    files.write_tensors(home, *convert.tensors_of(model, table))
     files.write_json(home / files.CONFIG, written)
 
 
@@ -115,7 +115,9 @@ def save_own(model: Any, folder: str | Path) -> None:
     """
     _families(type(model.config))
     home = _made(folder)
-    files.write_tensors(home, *carry.tensors_of(model, carry.own_table(carry.parameters(model))))
+    files.write_tensors(
+        home, *convert.tensors_of(model, convert.own_table(convert.parameters(model)))
+    )
     (home / OWN_CONFIG).write_text(dump(model.config), encoding="utf-8")
 
 
@@ -166,7 +168,7 @@ def _families(config: type) -> list[Family]:
 
 
 def _sizes(model: Any) -> tuple[int, ...]:
-    shapes = {path: tuple(leaf.shape) for path, leaf in carry.parameters(model).items()}
+    shapes = {path: tuple(leaf.shape) for path, leaf in convert.parameters(model).items()}
     return _families(type(model.config))[0].sizes(shapes)
 
 

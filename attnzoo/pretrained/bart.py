@@ -8,7 +8,7 @@ from attnzoo.config.attention import MultiHeadConfig
 from attnzoo.config.transformer import TransformerConfig
 from attnzoo.errors import UserError
 from attnzoo.models.transformer import Transformer
-from attnzoo.pretrained.family import Family, Settings, Sizes, plain_heads, swapped
+from attnzoo.pretrained.family import Family, Settings, Sizes, plain_heads, unsupported_message
 from attnzoo.pretrained.table import (
     Reordered,
     Row,
@@ -137,7 +137,7 @@ def write(kind: str, config: TransformerConfig, sizes: Sizes) -> dict[str, Any]:
     heads = [plain_heads(one, config.dim) for one in (config.attention, past)]
     if None in heads or plain_heads(config.cross_attention, config.dim) != heads[1]:
         every = (config.attention, past, config.cross_attention)
-        raise UserError(swapped(name, ", ".join(map(str, dict.fromkeys(every)))))
+        raise UserError(unsupported_message(name, ", ".join(map(str, dict.fromkeys(every)))))
     bart = kind == "bart"
     fixed = {
         "norm": "post",

@@ -7,7 +7,7 @@ from attnzoo.config.attention import MultiHeadConfig
 from attnzoo.config.bert import BertConfig
 from attnzoo.errors import UserError
 from attnzoo.models.bert import Bert
-from attnzoo.pretrained.family import Family, Settings, Sizes, plain_heads, swapped
+from attnzoo.pretrained.family import Family, Settings, Sizes, plain_heads, unsupported_message
 from attnzoo.pretrained.table import Row, Shape, Table, embedding, linear, norm, row
 
 ARCHITECTURES = {
@@ -107,7 +107,7 @@ def write(config: BertConfig, sizes: Sizes) -> dict[str, Any]:
     """Return the config.json of this config."""
     heads = plain_heads(config.attention, config.dim)
     if heads is None:
-        raise UserError(swapped("BERT", config.attention))
+        raise UserError(unsupported_message("BERT", config.attention))
     names = {head: name for name, head in reversed(ARCHITECTURES.items())}
     written = {
         "model_type": "bert",

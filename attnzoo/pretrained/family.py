@@ -89,7 +89,7 @@ def plain_heads(attention: Any, dim: int) -> int | None:
     return attention.num_heads if matches and stripped == plain else None
 
 
-def swapped(model: str, attention: Any) -> str:
+def unsupported_message(model: str, attention: Any) -> str:
     """Return the message that transformers has no such model."""
     return (
         f"transformers has no {model} with {attention}; our own folder takes it (convert --to own)"

@@ -10,7 +10,7 @@ from attnzoo.config import gpt2
 from attnzoo.config.attention import MultiHeadConfig
 from attnzoo.errors import UserError
 from attnzoo.models import gpt2 as models
-from attnzoo.pretrained.family import Family, Settings, Sizes, plain_heads, swapped
+from attnzoo.pretrained.family import Family, Settings, Sizes, plain_heads, unsupported_message
 from attnzoo.pretrained.table import Fused, Row, Shape, Table, embedding, norm, row
 
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu"}
@@ -73,7 +73,7 @@ def write(config: gpt2.GPT2Config, sizes: Sizes) -> dict[str, Any]:
     """Return the config.json of this config."""
     heads = plain_heads(config.attention, config.dim)
     if heads is None:
-        raise UserError(swapped("GPT-2", config.attention))
+        raise UserError(unsupported_message("GPT-2", config.attention))
     if not config.use_bias:
         raise UserError(
             "transformers has no GPT-2 with use_bias=false; our own folder takes it "

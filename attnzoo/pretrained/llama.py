@@ -8,7 +8,7 @@ from attnzoo.config.attention import MultiHeadConfig
 from attnzoo.config.llama import LlamaConfig
 from attnzoo.errors import UserError
 from attnzoo.models.llama import Llama
-from attnzoo.pretrained.family import Family, Settings, Sizes, swapped
+from attnzoo.pretrained.family import Family, Settings, Sizes, unsupported_message
 from attnzoo.pretrained.table import Shape, Table, embedding, linear, norm
 
 ARCHITECTURES = {
@@ -139,7 +139,7 @@ def write(config: LlamaConfig, sizes: Sizes) -> dict[str, Any]:
     """Return the config.json of this config, for the architecture that has its settings."""
     attention = config.attention
     if attention.kind != "multi_head" or attention.sinks:
-        raise UserError(swapped("Llama", attention))
+        raise UserError(unsupported_message("Llama", attention))
     kind = _kind(config)
     written = {
         "model_type": kind,

@@ -7,7 +7,7 @@ from attnzoo.config.attention import MultiHeadConfig
 from attnzoo.config.t5 import T5Config
 from attnzoo.errors import UserError
 from attnzoo.models.t5 import T5
-from attnzoo.pretrained.family import Family, Settings, Sizes, swapped
+from attnzoo.pretrained.family import Family, Settings, Sizes, unsupported_message
 from attnzoo.pretrained.table import (
     TRANSPOSED,
     Row,
@@ -126,7 +126,7 @@ def write(config: T5Config, sizes: Sizes) -> dict[str, Any]:
         num_heads=getattr(attention, "num_heads", 1), head_dim=getattr(attention, "head_dim", None)
     )
     if same != {plain}:
-        raise UserError(swapped("T5", ", ".join(sorted(map(str, same)))))
+        raise UserError(unsupported_message("T5", ", ".join(sorted(map(str, same)))))
     if config.scaled_head and not config.tied:
         raise UserError("transformers has no T5 with scaled_head=true and tied=false")
     forms = {ours: name for name, ours in FEED_FORWARD.items()}

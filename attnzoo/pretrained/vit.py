@@ -7,7 +7,7 @@ from attnzoo.config.attention import MultiHeadConfig
 from attnzoo.config.vit import ViTConfig
 from attnzoo.errors import UserError
 from attnzoo.models.vit import ViT
-from attnzoo.pretrained.family import Family, Settings, Sizes, plain_heads, swapped
+from attnzoo.pretrained.family import Family, Settings, Sizes, plain_heads, unsupported_message
 from attnzoo.pretrained.table import Reordered, Shape, Table, linear, norm, row
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "relu": "relu", "silu": "silu"}
@@ -124,7 +124,7 @@ def _write(kind: str, config: ViTConfig, sizes: Sizes) -> dict[str, Any]:
     dino, registers = kind.startswith("dinov2"), kind == "dinov2_with_registers"
     heads = plain_heads(config.attention, config.dim)
     if heads is None:
-        raise UserError(swapped("ViT", config.attention))
+        raise UserError(unsupported_message("ViT", config.attention))
     has, wanted = (
         {
             "distillation": (config.distillation != "none", kind == "deit"),

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from attnzoo.config.external import imported, is_external
+from attnzoo.config.external import import_class, is_external
 from attnzoo.tasks.image_classification import ImageClassificationTask
 from attnzoo.tasks.language_modeling import CausalLMTask, MaskedLMTask, SpanCorruptionTask
 from attnzoo.tasks.task import Task
@@ -23,7 +23,7 @@ TASKS: dict[str, type[Task]] = {
 
 def task_class(config: Any) -> type[Task]:
     """Return the task class of a config: from the registry, or a user's own class."""
-    return imported(config.kind, Task) if is_external(config.kind) else TASKS[config.kind]
+    return import_class(config.kind, Task) if is_external(config.kind) else TASKS[config.kind]
 
 
 __all__ = [

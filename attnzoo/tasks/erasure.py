@@ -18,7 +18,7 @@ from attnzoo.data.tokenizers import Encoding
 from attnzoo.layers.embedding import Embedding
 from attnzoo.module import Module
 from attnzoo.special_tokens import UNK
-from attnzoo.tasks.translation import Forced, Progress, Translator
+from attnzoo.tasks.translation import ForcedDecoding, Progress, Translator
 
 FILLS = ("zero", "mean", "unk")
 GROUP = 256
@@ -72,7 +72,7 @@ def erase_words(
     *,
     fill: str = "zero",
     progress: Progress | None = None,
-) -> list[Forced | None]:
+) -> list[ForcedDecoding | None]:
     """Score known pairs, with the importance of each source word in place of attention.
 
     ``weights[t, s]`` is the drop in nats of the log-probability of target token t if the source
@@ -85,7 +85,7 @@ def erase_words(
         raise ValueError(f"{len(sources)} sources but {len(targets)} targets")
     model, blank = with_blank(translator.model, fill)
     reader = _reader(translator, model)
-    results: list[Forced | None] = []
+    results: list[ForcedDecoding | None] = []
     for start in range(0, len(sources), GROUP):
         part = slice(start, start + GROUP)
         results += _erase_group(reader, sources[part], targets[part], blank)
@@ -96,7 +96,7 @@ def erase_words(
 
 def _erase_group(
     reader: Translator, sources: Sequence[str], targets: Sequence[str], blank: int
-) -> list[Forced | None]:
+) -> list[ForcedDecoding | None]:
     left: list[Encoding] = []
     right: list[Encoding] = []
     firsts: list[list[int]] = []
@@ -115,7 +115,7 @@ def _erase_group(
         left += [whole, *(dataclasses.replace(whole, ids=ids) for ids in erased)]
         right += [known] * (len(first) + 1)
     read = reader.force_tokens(left, right)
-    results: list[Forced | None] = []
+    results: list[ForcedDecoding | None] = []
     at = 0
     for first in firsts:
         whole, *without = read[at : at + len(first) + 1]
@@ -124,7 +124,7 @@ def _erase_group(
             results.append(None)
             continue
         falls = np.zeros_like(whole.weights)
-        for s, other in zip(first, cast(list[Forced], without), strict=True):
+        for s, other in zip(first, cast(list[ForcedDecoding], without), strict=True):
             falls[:, s] = np.maximum(whole.log_probs - other.log_probs, 0)
         results.append(dataclasses.replace(whole, weights=falls))
     return results
@@ -178,7 +178,7 @@ def deletion_areas(
     read = reader.force_tokens(erased, [right] * len(erased))
     if any(one is None for one in read):
         raise ValueError("a pair that is empty or too long cannot be read")
-    found = np.stack([cast(Forced, one).log_probs for one in read])[:, : len(right.ids)]
+    found = np.stack([cast(ForcedDecoding, one).log_probs for one in read])[:, : len(right.ids)]
     belongs = np.eye(T, dtype=found.dtype)[np.asarray(right.word_ids)]
     probabilities = np.exp(found @ belongs)  # sets by target words
     areas: dict[str, np.ndarray] = {}

@@ -52,7 +52,9 @@ class TextTask(Task):
                 "data: training needs a train and a validation part, one is empty "
                 "(data.validation_share=0.1 cuts one off)"
             )
-        tokenizer = kept_tokenizer(config, directory, splits.train.documents, resume=resume)
+        tokenizer = load_or_build_tokenizer(
+            config, directory, splits.train.documents, resume=resume
+        )
         task = cls(config, tokenizer)
         task.notes = [line for report in splits.reports for line in report.lines()]
         task.data_fingerprint = splits.fingerprint()
@@ -87,7 +89,7 @@ class TextTask(Task):
         return super().fingerprint() | {"tokenizer": self.tokenizer.fingerprint()}
 
 
-def kept_tokenizer(
+def load_or_build_tokenizer(
     config: ExperimentConfig, directory: Path, texts: Any, *, resume: bool
 ) -> TextTokenizer:
     """Load or make the tokenizer of a run, and save it in the run directory.

@@ -16,7 +16,7 @@ from attnzoo.data.tagged import TaggedPlan, load_tagged
 from attnzoo.data.text_tokenizers import TextTokenizer, load_tokenizer
 from attnzoo.errors import UserError
 from attnzoo.models import model_class
-from attnzoo.tasks.language_modeling import TOKENIZER, kept_tokenizer
+from attnzoo.tasks.language_modeling import TOKENIZER, load_or_build_tokenizer
 from attnzoo.tasks.losses import Sums, mean_loss
 from attnzoo.tasks.task import Batch, Plan, Task
 
@@ -55,7 +55,7 @@ class ClassificationTask(Task):
         texts = cls.texts(splits.train)
         task = cls(
             config,
-            kept_tokenizer(config, directory, texts, resume=resume),
+            load_or_build_tokenizer(config, directory, texts, resume=resume),
             splits.train.names,
         )
         (directory / LABELS).write_text(json.dumps(task.names) + "\n", encoding="utf-8")

@@ -67,7 +67,7 @@ class Translation:
 
 
 @dataclasses.dataclass(frozen=True)
-class Forced:
+class ForcedDecoding:
     """Log-probabilities and attention of a known sentence pair.
 
     ``log_probs`` has one entry per target token (EOS last), in nats. Row t of ``weights`` is the
@@ -183,7 +183,7 @@ class Translator:
         targets: Sequence[str],
         *,
         progress: Progress | None = None,
-    ) -> list[Forced | None]:
+    ) -> list[ForcedDecoding | None]:
         """Score known pairs: return log-probabilities and attention.
 
         None if a side is empty or longer than ``max_source`` tokens, or the target longer than the
@@ -201,7 +201,7 @@ class Translator:
         right: Sequence[Encoding],
         *,
         progress: Progress | None = None,
-    ) -> list[Forced | None]:
+    ) -> list[ForcedDecoding | None]:
         """Apply ``force`` to tokenized sources and targets."""
         longest = lambda i: max(len(left[i].ids), len(right[i].ids)) + 1  # noqa: E731
         room = self.max_source if self.max_target_length is None else self.max_target_length
@@ -211,7 +211,7 @@ class Translator:
             if left[i].ids and right[i].ids
             if longest(i) <= self.max_source and len(right[i].ids) < room
         ]
-        results: list[Forced | None] = [None] * len(left)
+        results: list[ForcedDecoding | None] = [None] * len(left)
         done = 0
         for rows, width in self._batches(fits, longest):
             source = _pad([[*left[i].ids, EOS] for i in rows], self.batch_size, width)
@@ -219,7 +219,7 @@ class Translator:
             log_probs, weights = jax.device_get(self._force(self._state, source, target))
             for row, index in enumerate(rows):
                 steps, keys = len(right[index].ids) + 1, len(left[index].ids) + 1
-                results[index] = Forced(
+                results[index] = ForcedDecoding(
                     source=left[index],
                     target=right[index],
                     log_probs=log_probs[row, :steps],
@@ -236,12 +236,12 @@ class Translator:
         targets: Sequence[str],
         *,
         progress: Progress | None = None,
-    ) -> dict[str, list[Forced | None]]:
+    ) -> dict[str, list[ForcedDecoding | None]]:
         """Apply ``force`` with the weights of every head of every layer, and of each layer's mean.
 
         Keys are "0/0", "0/1", ..., "0/mean", "1/0", ...; a recurrent translator has one layer.
         """
-        found: dict[str, list[Forced | None]] = {}
+        found: dict[str, list[ForcedDecoding | None]] = {}
         survey = jax.jit(functools.partial(_survey, self._graph))
         plain, self._force = self._force, survey
         try:
@@ -262,7 +262,7 @@ class Translator:
 
     def word_matrix(
         self,
-        result: "Translation | Forced",
+        result: "Translation | ForcedDecoding",
         *,
         timing: Literal["auto", "predicted", "input"] = "auto",
     ) -> Float[np.ndarray, "target_words source_words"]:
@@ -272,7 +272,7 @@ class Translator:
 
     def links(
         self,
-        result: "Translation | Forced",
+        result: "Translation | ForcedDecoding",
         *,
         timing: Literal["auto", "predicted", "input"] = "auto",
         level: Literal["word", "token"] = "word",

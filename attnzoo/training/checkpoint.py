@@ -107,7 +107,7 @@ def verify(path: str | Path) -> list[StepReport]:
     return [_report(p) for p in sorted(candidates, key=lambda p: (p.parent, int(p.name)))]
 
 
-def take_part(home: Path, step: int, state: Any) -> None:
+def save_shards(home: Path, step: int, state: Any) -> None:
     """Send this process's parts of the arrays while the first process saves a step.
 
     All other processes must call it, since orbax waits for them.

@@ -9,7 +9,7 @@ import numpy as np
 import xxhash
 
 from attnzoo.errors import UserError
-from attnzoo.training.processes import whole
+from attnzoo.training.processes import gather_to_first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ def snapshot(state: Any) -> list[Leaf]:
             raise ValueError(f"state{jax.tree_util.keystr(path)}={value!r} is not an array")
     for path, value in flat:
         if isinstance(value, jax.Array) and not value.is_fully_addressable:
-            array = whole(_data(value))
+            array = gather_to_first(_data(value))
         else:
             array = np.array(_data(value), order="C")
         leaves.append(Leaf(_path(path), _dtype(value), array))

@@ -32,7 +32,7 @@ from attnzoo.training.checkpoint import (
     CheckpointStore,
     Restored,
     restore,
-    take_part,
+    save_shards,
 )
 from attnzoo.training.fingerprint import check_fingerprint, first_difference
 from attnzoo.training.logging import NoLog, RunLog
@@ -108,7 +108,7 @@ def _same_everywhere(fingerprint: dict[str, Any]) -> None:
     if different is not None:
         key, theirs, mine = different
         error = f"{key} is {mine!r} in process {jax.process_index()} and {theirs!r} in process 0"
-    processes.agree(error)
+    processes.raise_everywhere(error)
 
 
 class _Training:
@@ -337,7 +337,7 @@ class _Training:
             if first:
                 self.best.offer(step, weights, scores[name], mode=mode, meta=scores)
             else:
-                take_part(self.directory.best, step, weights)
+                save_shards(self.directory.best, step, weights)
         # Not the result of `offer`: a resumed run meets steps it had saved before it stopped.
         score = scores[name] if mode == "min" else -scores[name]
         better = score < self.best_score
@@ -358,7 +358,7 @@ class _Training:
     def _save(self, step: int) -> None:
         meta = {"fingerprint": self.fingerprint, "stale": self.stale, "best_score": self.best_score}
         if self.store is None:
-            take_part(self.directory.checkpoints, step, self.state)
+            save_shards(self.directory.checkpoints, step, self.state)
         else:
             # A background save would interleave its collectives with those of the step.
             self.store.save(step, self.state, meta, wait=jax.process_count() > 1)

@@ -62,7 +62,7 @@ def build_schedule(
             raise NotImplementedError(f"schedule.kind={kind!r}")
 
 
-def decayed(params: Any) -> Any:
+def decay_mask(params: Any) -> Any:
     """Return a tree of booleans, True where weight decay applies: everywhere except vectors."""
 
     def decays(where: Any, leaf: Any) -> bool:
@@ -98,7 +98,7 @@ def build_optimizer(
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
     )
-    rule = _rule(training.optimizer, schedule, None if training.decay_all else decayed)
+    rule = _rule(training.optimizer, schedule, None if training.decay_all else decay_mask)
     if training.clip_norm is not None:
         rule = optax.chain(optax.clip_by_global_norm(training.clip_norm), rule)
     return _permissive(rule), schedule

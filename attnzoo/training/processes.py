@@ -101,7 +101,7 @@ def on_first(action: Callable[[], T]) -> T | None:
     return result
 
 
-def agree(error: str | None) -> None:
+def raise_everywhere(error: str | None) -> None:
     """Continue only if no process has an error; otherwise all raise UserError."""
     if jax.process_count() == 1:
         if error is not None:
@@ -115,7 +115,7 @@ def agree(error: str | None) -> None:
         raise UserError(f"process {who} cannot go on; what it says comes first")
 
 
-def whole(x: jax.Array) -> np.ndarray:
+def gather_to_first(x: jax.Array) -> np.ndarray:
     """Gather an array that is sharded over processes, on the host of the first process.
 
     The other processes get zeros of its shape that take no memory. All processes must call it.

@@ -93,7 +93,7 @@ def check_kernels() -> int:
     import jax
 
     from attnzoo import ops
-    from attnzoo.ops.kernels.seen import seen_path
+    from attnzoo.ops.kernels.verified import seen_path
 
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}")
     checks = ops.check_kernels()

@@ -9,6 +9,7 @@ import pytest
 from attnzoo.alignment.links import Links
 from attnzoo.alignment.scores import (
     Counts,
+    attention_statistics,
     bootstrap_interval,
     count_corpus,
     count_links,
@@ -16,7 +17,6 @@ from attnzoo.alignment.scores import (
     covered,
     diagonal_links,
     diagonality,
-    matrix_shape,
     row_entropy,
     score_corpus,
 )
@@ -159,18 +159,18 @@ def test_covered_words_are_those_that_a_target_word_looks_at_most():
 
 def test_shapes_are_means_over_the_sentences_that_have_one():
     sharp, even = np.eye(2), np.full((3, 4), 0.25)
-    shape = matrix_shape([sharp, even])
+    shape = attention_statistics([sharp, even])
     # Distances of thirds' middles from those of quarters, in 24ths: 34, 24 and 34 of 12 cells.
     assert shape.diagonality == pytest.approx((1 + (1 - 23 / 72)) / 2)
     assert shape.entropy == pytest.approx(math.log(4) / 2)
     assert shape.relative_entropy == pytest.approx(0.5)
     assert shape.covered == pytest.approx((1 + 1 / 4) / 2)
     # One source word: no relative entropy. Zeros: covered alone.
-    shape = matrix_shape([np.ones((2, 1)), np.zeros((2, 2)), sharp])
+    shape = attention_statistics([np.ones((2, 1)), np.zeros((2, 2)), sharp])
     assert shape.entropy == 0
     assert shape.relative_entropy == 0
     assert shape.covered == pytest.approx(2 / 3)
-    assert all(math.isnan(value) for value in matrix_shape([]))
+    assert all(math.isnan(value) for value in attention_statistics([]))
 
 
 def test_diagonal_baseline_on_the_bible(shared):

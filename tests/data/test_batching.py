@@ -11,9 +11,9 @@ import pytest
 
 from attnzoo.data.batching import BatchPlan
 from attnzoo.data.corpus import Corpus
-from attnzoo.data.draws import permutation
 from attnzoo.data.order import choose_buckets
 from attnzoo.data.pairs import TokenizedPairs, pad_source, pad_target
+from attnzoo.data.random_numbers import permutation
 from attnzoo.data.tokenizers import train_word_tokenizer
 from attnzoo.errors import UserError
 from attnzoo.special_tokens import EOS, PAD

@@ -57,7 +57,9 @@ OF_GRADIENTS = ("gradient_rollout", "relevance", "attention_gradcam")
 OF_BLOCKS = ("gradcam", "cdam", "smooth_cdam", "integrated_cdam", "attn_lrp")
 FAMILIES = {
     "vit": family(
-        models.ViT, vit.ViTConfig, [*IMAGE, HEADS, "distillation=head", "registers=1", "pooling=class"],
+        models.ViT,
+        vit.ViTConfig,
+        [*IMAGE, HEADS, "distillation=head", "registers=1", "pooling=class"],
     ),
     "vit_mean": family(
         models.ViT, vit.ViTConfig, [*IMAGE, HEADS, "pooling=mean"], "attention_gradcam"

@@ -18,7 +18,7 @@ from attnzoo.explain import (
     smooth_cdam,
     smooth_grad,
 )
-from attnzoo.explain.places import before_attention
+from attnzoo.explain.attention_modules import before_attention
 from tests.explain.test_capture import IMAGES, vit
 
 CLASSES = jnp.asarray([2, 0])

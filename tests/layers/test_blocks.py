@@ -11,7 +11,7 @@ from flax import nnx
 from attnzoo.attention import MultiHeadAttention
 from attnzoo.attention.projection import LayerNorm, RMSNorm
 from attnzoo.layers.block import Block
-from attnzoo.layers.dropout import drop, drop_branch
+from attnzoo.layers.dropout import drop_path, dropout
 from attnzoo.layers.embedding import Embedding, sinusoidal_positions
 from attnzoo.layers.feed_forward import FeedForward
 from attnzoo.layers.self_attention import SelfAttention
@@ -61,12 +61,12 @@ def test_a_feed_forward_layer_by_hand(gated: bool) -> None:
 
 def test_dropout_keeps_the_mean() -> None:
     x = jnp.ones((200, 50))
-    dropped = drop(x, 0.3, jax.random.key(0))
+    dropped = dropout(x, 0.3, jax.random.key(0))
     assert set(np.unique(dropped).round(4)) == {0.0, np.float32(1 / 0.7).round(4)}
     # 10,000 draws: the deviation of the mean is 0.0065.
     assert abs(float(dropped.mean()) - 1) < 0.03
-    assert drop(x, 0.3, None) is x
-    branches = drop_branch(x, 0.3, jax.random.key(0))
+    assert dropout(x, 0.3, None) is x
+    branches = drop_path(x, 0.3, jax.random.key(0))
     assert all(len(np.unique(row)) == 1 for row in np.asarray(branches))
     assert 0.5 < float((branches[:, 0] > 0).mean()) < 0.9
 

@@ -17,7 +17,7 @@ from attnzoo.config.attention import (
 )
 from attnzoo.config.bert import BertConfig
 from attnzoo.models.bert import Bert
-from attnzoo.pretrained import carry
+from attnzoo.pretrained import convert
 
 B, T, V, D, CLASSES = 2, 7, 13, 6, 5
 TINY = BertConfig(attention=MultiHeadConfig(num_heads=3), dim=D, hidden=11, layers=2, max_length=9)
@@ -65,7 +65,7 @@ def test_every_parameter_gets_a_gradient(head: str, shape: tuple[int, ...]) -> N
 
     slopes, said = jax.jit(jax.grad(loss, has_aux=True))(state)
     assert said.shape == shape
-    for path, slope in carry.parameters(nnx.merge(graph, slopes)).items():
+    for path, slope in convert.parameters(nnx.merge(graph, slopes)).items():
         if path.endswith("/key/bias"):  # adds the same to all scores of a query
             np.testing.assert_allclose(slope, 0, atol=1e-5)
         else:
@@ -155,4 +155,4 @@ def test_sizes() -> None:
 
 def count(config: BertConfig) -> int:
     model = nnx.eval_shape(lambda: Bert(config, 30_522, rngs=nnx.Rngs(0)))
-    return sum(leaf.size for leaf in carry.parameters(model).values())
+    return sum(leaf.size for leaf in convert.parameters(model).values())

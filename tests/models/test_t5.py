@@ -13,7 +13,7 @@ from random_parameters import drawn
 from attnzoo.config.attention import MultiHeadConfig
 from attnzoo.config.t5 import T5Config
 from attnzoo.models.t5 import T5
-from attnzoo.pretrained import carry
+from attnzoo.pretrained import convert
 
 B, S, T, V, D = 2, 7, 5, 13, 6
 HEADS = MultiHeadConfig(num_heads=2, head_dim=5)
@@ -55,7 +55,7 @@ def test_every_parameter_gets_a_gradient(version: dict) -> None:
     def slopes(state: Any) -> jax.Array:
         return jnp.sum(jnp.sin(nnx.merge(graph, state)(source, target)))
 
-    for path, slope in carry.parameters(nnx.merge(graph, slopes(state))).items():
+    for path, slope in convert.parameters(nnx.merge(graph, slopes(state))).items():
         assert float(jnp.abs(slope).max()) > 1e-5, path
 
 
@@ -139,4 +139,4 @@ def test_sizes() -> None:
 
 def count(config: T5Config) -> int:
     model = nnx.eval_shape(lambda: T5(config, 32_128, rngs=nnx.Rngs(0)))
-    return sum(leaf.size for leaf in carry.parameters(model).values())
+    return sum(leaf.size for leaf in convert.parameters(model).values())

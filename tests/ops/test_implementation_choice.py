@@ -116,8 +116,8 @@ def test_the_second_one_runs_where_it_is_differentiated():
 def two_programs(monkeypatch):
     """One core, and tiles wherever it is differentiated with more than 8 queries."""
     monkeypatch.setenv("NPROC", "1")
-    monkeypatch.setitem(choice.DIFFERENTIATED, False, choice.Whole(0, 0))
-    monkeypatch.setattr(choice, "SHORT", 8)
+    monkeypatch.setitem(choice.GRADIENT_LIMIT, False, choice.WholeRowsLimit(0, 0))
+    monkeypatch.setattr(choice, "MIN_TILE_QUERIES", 8)
 
 
 def test_tiles_that_a_known_mask_leaves(two_programs):

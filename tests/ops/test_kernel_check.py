@@ -8,7 +8,7 @@ from attnzoo import ops
 from attnzoo.ops import choice, kernel_check, masks, score_mods
 from attnzoo.ops.choice import Implementation
 from attnzoo.ops.kernels import interpret, reference
-from attnzoo.ops.kernels.seen import has_been_seen, remember, seen_path
+from attnzoo.ops.kernels.verified import is_checked, remember, seen_path
 from benchmarks.main import main
 
 
@@ -40,8 +40,8 @@ def test_what_is_right_is_chosen(one_case, monkeypatch):
         (check,) = ops.check_kernels(["mosaic_tpu"], ["float32"])
     assert check.is_right
     assert 0 < check.error < 1e-5
-    assert has_been_seen("mosaic_tpu", "float32")
-    assert not has_been_seen("mosaic_tpu", "bfloat16")
+    assert is_checked("mosaic_tpu", "float32")
+    assert not is_checked("mosaic_tpu", "bfloat16")
     after = on_a_tpu(monkeypatch)
     assert (after.name, after.differentiated) == ("mosaic_tpu", "mosaic_tpu")
     assert "seen to be right" in after.reason
@@ -58,8 +58,8 @@ def test_what_is_wrong_is_not(one_case, monkeypatch):
     (check,) = ops.check_kernels(["mosaic_tpu"], ["float32"])
     assert not check.is_right
     assert check.what == "lse, window, ALiBi"
-    assert not has_been_seen("mosaic_tpu", "float32")  # it was, by an older note
-    assert has_been_seen("mosaic_gpu", "bfloat16")  # which still holds for what was not checked
+    assert not is_checked("mosaic_tpu", "float32")  # it was, by an older note
+    assert is_checked("mosaic_gpu", "bfloat16")  # which still holds for what was not checked
 
     def fails(*_):
         raise RuntimeError("no such register\nand more")
@@ -88,4 +88,4 @@ def test_a_note_that_is_none_is_ignored():
     seen_path().parent.mkdir(parents=True)
     seen_path().write_text("[1]")
     with pytest.warns(UserWarning, match="says of no kernel that it was seen"):
-        assert not has_been_seen("mosaic_tpu", "float32")
+        assert not is_checked("mosaic_tpu", "float32")

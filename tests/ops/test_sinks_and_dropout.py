@@ -7,7 +7,7 @@ import pytest
 
 from attnzoo import ops
 from attnzoo.ops import BlockMask, masks, score_mods
-from attnzoo.ops.dropout import kept, seed_of
+from attnzoo.ops.dropout import dropout_keep_mask, seed_of
 from attnzoo.ops.index_functions import index_grid
 from tests.ops.test_blockwise import K, N, arrays, draw, oracle
 
@@ -56,7 +56,7 @@ def results(implementation, q, k, v, d_out, d_lse, sinks=SINKS, slopes=SLOPES):
 
 
 def exact(q, k, v, d_out, d_lse, sinks=SINKS, slopes=SLOPES):
-    keep = np.asarray(kept(seed_of(KEY), RATE, *index_grid(B, N, T, S))) / (1 - RATE)
+    keep = np.asarray(dropout_keep_mask(seed_of(KEY), RATE, *index_grid(B, N, T, S))) / (1 - RATE)
     bias = -slopes[:, None, None] * abs(QUERIES - KEYS)
     found = oracle(q, k, v, d_out, d_lse, mask=SEEN, bias=bias, sinks=sinks, keep=keep)
     found["slopes"] = -(found["scores"] * abs(QUERIES - KEYS)).sum((0, 2, 3))

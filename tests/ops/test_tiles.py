@@ -9,7 +9,7 @@ import pytest
 
 from attnzoo import ops
 from attnzoo.ops.kernels import tiles as table
-from attnzoo.ops.kernels.tiles import Entry, Tiles, entry_for, remember, tiles_for, trying
+from attnzoo.ops.kernels.tiles import Entry, Tiles, entry_for, override_tiles, remember, tiles_for
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +92,7 @@ def test_tiles_in_use_change_no_result():
         )
 
     wanted, text = attention()(x), attention().lower(x).as_text()
-    with trying("blockwise", Tiles(32, 64)):
+    with override_tiles("blockwise", Tiles(32, 64)):
         other = attention()
         assert "tensor<32x64xf32>" in other.lower(x).as_text()
         np.testing.assert_allclose(other(x), wanted, atol=1e-6)

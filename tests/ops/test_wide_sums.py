@@ -13,7 +13,7 @@ from attnzoo.attention.relative_bias import T5RelativeBias
 from attnzoo.layers.embedding import Embedding
 from attnzoo.ops import WeightRequest, score_mods
 from attnzoo.ops.kernels import interpret
-from attnzoo.ops.wide_sums import spread, wide
+from attnzoo.ops.wide_sums import broadcast_parameter, wide
 
 N, H, T = 2, 8, 130
 
@@ -138,7 +138,7 @@ def embedded(x, ids):
 
 
 def added(x, ids):
-    return spread(x[0], (*ids.shape, 3))
+    return broadcast_parameter(x[0], (*ids.shape, 3))
 
 
 @pytest.mark.parametrize("use", USES)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from attnzoo import plotting
 from attnzoo.alignment.links import Links
-from attnzoo.plotting.style import missing_glyphs_are_no_news
+from attnzoo.plotting.style import ignore_missing_glyphs
 
 TOY = np.array([[0.94, 0.02, 0.04], [0.11, 0.01, 0.88], [0.03, 0.95, 0.02]])
 ENGLISH, FRENCH = ["I", "love", "you"], ["je", "t'", "aime"]
@@ -104,7 +104,7 @@ def test_any_script_and_dollar_signs_without_a_warning(tmp_path):
 
 
 def test_only_missing_glyphs_are_silenced():
-    with missing_glyphs_are_no_news():
+    with ignore_missing_glyphs():
         warnings.warn("Glyph 26085 (\\N{CJK}) missing from font(s) DejaVu Sans.", stacklevel=1)
         with pytest.raises(UserWarning, match="something else"):
             warnings.warn("something else", stacklevel=1)

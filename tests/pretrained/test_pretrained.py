@@ -14,12 +14,12 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from attnzoo import pretrained
-from attnzoo.cli.convert import main as convert
+from attnzoo.cli.convert import main as convert_main
 from attnzoo.config.attention import LinearConfig, MultiHeadConfig
 from attnzoo.config.bert import BertConfig
 from attnzoo.errors import UserError
 from attnzoo.models.bert import Bert
-from attnzoo.pretrained import carry, files
+from attnzoo.pretrained import convert, files
 
 DIM, HIDDEN, VOCAB, LAYERS, LENGTH = 6, 7, 11, 2, 5
 
@@ -112,10 +112,10 @@ def test_a_round_trip_changes_no_byte(tmp_path: Path, dtype: Any) -> None:
     tensors = bert_tensors(dtype)
     theirs = write(tmp_path / "theirs", tensors)
     (theirs / "tokenizer.json").write_text("{}")
-    assert convert([str(theirs), str(tmp_path / "ours")]) == 0
+    assert convert_main([str(theirs), str(tmp_path / "ours")]) == 0
     ours = load_file(tmp_path / "ours" / "model.safetensors")
     assert "encoder/blocks/1/attention/mechanism/query/kernel" in ours
-    assert convert([str(tmp_path / "ours"), str(tmp_path / "again")]) == 0
+    assert convert_main([str(tmp_path / "ours"), str(tmp_path / "again")]) == 0
     assert same_bytes(load_file(tmp_path / "again" / "model.safetensors"), tensors)
     written = json.loads((tmp_path / "again" / "config.json").read_text())
     assert {key: written[key] for key in CONFIG if key != "id2label"} == {
@@ -130,7 +130,7 @@ def test_convert_does_not_write_over_a_model(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (folder / "model.safetensors").read_bytes()
-    assert convert([str(folder), str(folder)]) == 2
+    assert convert_main([str(folder), str(folder)]) == 2
     assert "holds a model already" in capsys.readouterr().err
     assert (folder / "model.safetensors").read_bytes() == before
 
@@ -141,7 +141,7 @@ def test_a_scanned_model_is_written_layer_by_layer(tmp_path: Path, folder: Path)
     scanned = nnx.eval_shape(lambda: Bert(config, VOCAB, rngs=nnx.Rngs(0)))
     table = pretrained.FAMILIES["bert"].table(config, (VOCAB,))
     with files.open_tensors(folder) as tensors:
-        filled = carry.fill(scanned, table, tensors)
+        filled = convert.fill(scanned, table, tensors)
     tokens = jnp.array([[1, 2, 3]], jnp.int32)
     np.testing.assert_allclose(filled(tokens), model(tokens), rtol=1e-5)
     pretrained.save(filled, tmp_path / "again")
@@ -154,7 +154,7 @@ def test_several_files(folder: Path, tmp_path: Path) -> None:
     table = family.table(model.config, (VOCAB,))
     parts = tmp_path / "parts"
     parts.mkdir()
-    files.write_tensors(parts, *carry.tensors_of(model, table), max_file_bytes=400)
+    files.write_tensors(parts, *convert.tensors_of(model, table), max_file_bytes=400)
     shutil.copyfile(folder / "config.json", parts / "config.json")
     written = sorted(parts.glob("*.safetensors"))
     assert len(written) > 2
@@ -169,7 +169,7 @@ def test_several_files(folder: Path, tmp_path: Path) -> None:
 
 
 def leaves(model: nnx.Module) -> dict[str, np.ndarray]:
-    return {path: np.asarray(leaf) for path, leaf in carry.parameters(model).items()}
+    return {path: np.asarray(leaf) for path, leaf in convert.parameters(model).items()}
 
 
 def test_dtype_and_sharding(folder: Path) -> None:
@@ -182,7 +182,7 @@ def test_dtype_and_sharding(folder: Path) -> None:
         return jax.sharding.NamedSharding(mesh, columns) if len(shape) == 2 else None
 
     model = pretrained.load(folder, dtype=jnp.bfloat16, sharding=sharding)
-    found = carry.parameters(model)
+    found = convert.parameters(model)
     assert {leaf.dtype for leaf in found.values()} == {jnp.dtype(jnp.bfloat16)}
     assert sorted(asked) == sorted(found)
     kernel = model.classifier.kernel[...]

@@ -15,7 +15,7 @@ from attnzoo.config.model import Model
 from attnzoo.config.schema import fields_of, kind_of
 from attnzoo.config.training import MuonConfig, Optimizer, TrainingConfig
 from attnzoo.models import CLASSIFIERS, DECODERS, ENCODERS, TRANSLATORS
-from attnzoo.training.optimizer import build_optimizer, decayed, muon_axes
+from attnzoo.training.optimizer import build_optimizer, decay_mask, muon_axes
 from attnzoo.training.parameters import describe, path_of
 from attnzoo.training.placement import Placement
 
@@ -144,7 +144,7 @@ def windows(path: str, shape: tuple[int, ...]) -> int:
 @pytest.mark.parametrize(("model", "kind"), GRID)
 def test_treatment_of_every_parameter(model: str, kind: str) -> None:
     found = parameters(model, kind)
-    decay, axes = by_path(decayed, found), by_path(muon_axes, found)
+    decay, axes = by_path(decay_mask, found), by_path(muon_axes, found)
     for path, (_, leaf) in found.items():
         shape = leaf.shape
         assert decay[path] is not is_vector(path, shape), path
@@ -163,7 +163,7 @@ def test_a_scanned_stack_is_treated_as_its_layers(model: str, kind: str) -> None
     alone, stacked = parameters(model, kind), parameters(model, kind, scan=True)
     assert len(alone) == len(stacked)
     placed = [by_path(Placement(MeshConfig(data=2), 2).of_parameters, x) for x in (alone, stacked)]
-    decay = [by_path(decayed, x) for x in (alone, stacked)]
+    decay = [by_path(decay_mask, x) for x in (alone, stacked)]
     axes = [by_path(muon_axes, x) for x in (alone, stacked)]
     for path, (where, leaf) in stacked.items():
         ours, more = path.replace("/blocks/", "/blocks/0/"), int("/blocks/" in path)

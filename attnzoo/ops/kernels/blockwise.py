@@ -19,9 +19,9 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jaxtyping import Array, Bool, Float, Shaped
 
 from attnzoo.ops.block_mask import BlockMask, chosen_block
-from attnzoo.ops.dropout import AnyKey, kept, seed_of
+from attnzoo.ops.dropout import AnyKey, dropout_keep_mask, seed_of
 from attnzoo.ops.guards import finite_or_zero, has_non_finite, poison
-from attnzoo.ops.index_functions import along, dense
+from attnzoo.ops.index_functions import as_four_axes, broadcast_index
 from attnzoo.ops.kernels import few_queries
 from attnzoo.ops.kernels.derivatives import no_forward_mode, no_second_reverse
 from attnzoo.ops.kernels.tiles import device_kind, tiles_for
@@ -32,9 +32,9 @@ from attnzoo.ops.wide_sums import trace
 
 FEW_QUERIES = 8
 """Number of queries up to which the weights are no larger than the keys, and are not tiled."""
-FINE = 128
+MASK_TILE = 128
 """Queries and keys of a tile of a mask, if larger tiles would skip too little."""
-WORTH = 1.3
+MAX_EXTRA_VISITS = 1.3
 """Factor by which larger tiles may visit more entries: they are faster per entry."""
 
 
@@ -49,12 +49,12 @@ class Captured(NamedTuple):
     is_floating: tuple[bool, ...]
 
     def __call__(self, floating: Any, other: Any, *args: Array) -> list[Array]:
-        consts = in_order(self.is_floating, floating, other)
+        consts = interleave(self.is_floating, floating, other)
         return jaxpr_as_fun(ClosedJaxpr(self.jaxpr, list(consts)))(*args)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Plan:
+class BlockwisePlan:
     """Static plan of blockwise attention: sizes, traced functions and kinds of tiles."""
 
     shape: tuple[int, int, int, int, int]
@@ -130,7 +130,7 @@ def attend(
         else:
             has_partial = True
         lists = tuple(jnp.asarray(x) for x in lists)
-    plan = Plan(
+    plan = BlockwisePlan(
         (B, N, K, R, C), block, modify, visible, has_full, has_partial, dropout_rate, C == 1
     )
     seed = None if dropout_key is None else seed_of(dropout_key)
@@ -192,12 +192,12 @@ def _block_mask(
         block = chosen_block(T, S, wanted)
         if T % block[0] == 0 and S % block[1] == 0:
             return None
-        return BlockMask.from_mask(everything, *shape, block_size=block)
+        return BlockMask.from_mask(full_mask, *shape, block_size=block)
     if not isinstance(mask, BlockMask):
         if isinstance(settings.mask_mod, BlockMask):
             block = settings.mask_mod.block_size
         else:
-            block = chosen_block(T, S, (min(wanted[0], FINE), min(wanted[1], FINE)))
+            block = chosen_block(T, S, (min(wanted[0], MASK_TILE), min(wanted[1], MASK_TILE)))
         mask = BlockMask.from_mask(mask, *shape, block_size=block)
     return _joined(mask, wanted)
 
@@ -214,10 +214,10 @@ def _joined(mask: BlockMask, wanted: tuple[int, int]) -> BlockMask:
     if factors == [1, 1]:
         return mask
     joined = mask.joined(*factors)
-    return joined if joined.visited() <= WORTH * mask.visited() else mask
+    return joined if joined.visited() <= MAX_EXTRA_VISITS * mask.visited() else mask
 
 
-def everything(b: Array, n: Array, q: Array, k: Array) -> Array:
+def full_mask(b: Array, n: Array, q: Array, k: Array) -> Array:
     return (q == q) & (k == k)
 
 
@@ -248,7 +248,7 @@ def trace_modify(settings: Scoring, block: tuple[int, int], dtype: Any) -> tuple
         if settings.bias is not None:
             logits = logits + bias
         if settings.score_mod is not None:
-            logits = dense(settings.score_mod(logits, b, n, q, k), shape).astype(dtype)
+            logits = as_four_axes(settings.score_mod(logits, b, n, q, k), shape).astype(dtype)
         return jnp.broadcast_to(logits, shape)
 
     bias_shape = (1, 1, 1, 1)
@@ -282,11 +282,11 @@ def without_gradient(
     captured: Captured, floating: tuple[Array, ...], other: tuple[Array, ...]
 ) -> tuple[Captured, tuple[Array, ...]]:
     """Return a captured function with all its arrays in one tuple, none with a gradient."""
-    consts = in_order(captured.is_floating, floating, other)
+    consts = interleave(captured.is_floating, floating, other)
     return captured._replace(is_floating=(False,) * len(consts)), consts
 
 
-def in_order(is_floating: tuple[bool, ...], floating: Any, other: Any) -> tuple[Array, ...]:
+def interleave(is_floating: tuple[bool, ...], floating: Any, other: Any) -> tuple[Array, ...]:
     floating, other = iter(floating), iter(other)
     return tuple(next(floating if is_float else other) for is_float in is_floating)
 
@@ -298,14 +298,16 @@ def tiles_in_front(x: Float[Array, "B L N H"], length: int) -> Float[Array, "hea
     return x.reshape(B * N, length, H)
 
 
-def _row(plan: Plan, i: Array) -> Row:
+def _row(plan: BlockwisePlan, i: Array) -> Row:
     _, N, K, R, _ = plan.shape
     head = i // R
     b, n = head // N, head % N
     return Row(b, n, i % R, b * K + n // (N // K))
 
 
-def _over_tiles(plan: Plan, fixed: Fixed, row: Row, visit: Callable[..., Any], carry: Any) -> Any:
+def _over_tiles(
+    plan: BlockwisePlan, fixed: Fixed, row: Row, visit: Callable[..., Any], carry: Any
+) -> Any:
     """Run ``carry = visit(column, is_partial, carry)`` for each non-empty tile of a row."""
     if fixed.lists is None:
         # int32 as all indices here: Python's integers have 64 bits under jax_enable_x64.
@@ -316,7 +318,11 @@ def _over_tiles(plan: Plan, fixed: Fixed, row: Row, visit: Callable[..., Any], c
         if there_are:
             # They may be numpy arrays: so jax passes the constants of a program that it reruns.
             count, columns = jnp.asarray(count), jnp.asarray(columns)
-            at = (along(row.b, count.shape[0]), along(row.n, count.shape[1]), row.r)
+            at = (
+                broadcast_index(row.b, count.shape[0]),
+                broadcast_index(row.n, count.shape[1]),
+                row.r,
+            )
             mine = columns[at]
             carry = jax.lax.fori_loop(
                 0,
@@ -329,7 +335,9 @@ def _over_tiles(plan: Plan, fixed: Fixed, row: Row, visit: Callable[..., Any], c
     return carry
 
 
-def _indices(plan: Plan, fixed: Fixed, row: Row, c: Array) -> tuple[Array, Array, Array, Array]:
+def _indices(
+    plan: BlockwisePlan, fixed: Fixed, row: Row, c: Array
+) -> tuple[Array, Array, Array, Array]:
     (bt, bs), one = plan.block, (1, 1, 1, 1)
     if fixed.positions is None:
         q = row.r * bt + jnp.arange(bt, dtype=jnp.int32)
@@ -344,38 +352,47 @@ def _tile(x: Shaped[Array, "heads L H"], head: Array, c: Array, size: int) -> Sh
     return jax.lax.dynamic_slice(x, (head, c * size, c * 0), (1, size, x.shape[2]))[0]
 
 
-def _bias_at(plan: Plan, bias: Array, row: Row, c: Array) -> tuple[tuple[Array, ...], Any]:
+def _bias_at(plan: BlockwisePlan, bias: Array, row: Row, c: Array) -> tuple[tuple[Array, ...], Any]:
     """Return the start and the size of the tile's part of a bias."""
     starts = (row.b, row.n, row.r * plan.block[0], c * plan.block[1])
     sizes = (1, 1, *plan.block)
-    where = tuple(along(at, size) for at, size in zip(starts, bias.shape))
+    where = tuple(broadcast_index(at, size) for at, size in zip(starts, bias.shape))
     return where, tuple(1 if have == 1 else size for have, size in zip(bias.shape, sizes))
 
 
-def _bias_tile(plan: Plan, bias: Array | None, row: Row, c: Array, dtype: Any) -> Array:
+def _bias_tile(plan: BlockwisePlan, bias: Array | None, row: Row, c: Array, dtype: Any) -> Array:
     if bias is None:
         return jnp.zeros((1, 1, 1, 1), dtype)
     return jax.lax.dynamic_slice(bias, *_bias_at(plan, bias, row, c)).astype(dtype)
 
 
 def _hidden(
-    plan: Plan, fixed: Fixed, logits: Float[Array, "t s"], indices: Any
+    plan: BlockwisePlan, fixed: Fixed, logits: Float[Array, "t s"], indices: Any
 ) -> Float[Array, "t s"]:
     assert plan.visible is not None
     (visible,) = plan.visible((), fixed.visible, *indices)
     return jnp.where(visible[0, 0], logits, -jnp.inf)
 
 
-def _kept(plan: Plan, fixed: Fixed, indices: Any, dtype: Any) -> Float[Array, "t s"] | None:
+def _kept(
+    plan: BlockwisePlan, fixed: Fixed, indices: Any, dtype: Any
+) -> Float[Array, "t s"] | None:
     """Return dropout's factor on each weight: 0 if dropped, 1 / (1 - rate) if kept."""
     if fixed.seed is None:
         return None
-    keep = kept(fixed.seed, plan.dropout_rate, *indices)[0, 0]
+    keep = dropout_keep_mask(fixed.seed, plan.dropout_rate, *indices)[0, 0]
     return jnp.where(keep, jnp.asarray(1 / (1 - plan.dropout_rate), dtype), jnp.zeros((), dtype))
 
 
 def forward(
-    plan: Plan, q: Array, k: Array, v: Array, scale: Array, bias: Any, floats: Any, fixed: Fixed
+    plan: BlockwisePlan,
+    q: Array,
+    k: Array,
+    v: Array,
+    scale: Array,
+    bias: Any,
+    floats: Any,
+    fixed: Fixed,
 ) -> Any:
     """Compute output, row maximum and row sum of exp(logits - maximum), rows of tiles in front."""
     (bt, bs), dtype = plan.block, q.dtype
@@ -444,13 +461,27 @@ def nonzero(total: Array) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(
-    plan: Plan, q: Array, k: Array, v: Array, scale: Array, bias: Any, floats: Any, fixed: Fixed
+    plan: BlockwisePlan,
+    q: Array,
+    k: Array,
+    v: Array,
+    scale: Array,
+    bias: Any,
+    floats: Any,
+    fixed: Fixed,
 ) -> tuple[Array, Array]:
     return _attend_forward(plan, q, k, v, scale, bias, floats, fixed)[0]
 
 
 def _attend_forward(
-    plan: Plan, q: Array, k: Array, v: Array, scale: Array, bias: Any, floats: Any, fixed: Fixed
+    plan: BlockwisePlan,
+    q: Array,
+    k: Array,
+    v: Array,
+    scale: Array,
+    bias: Any,
+    floats: Any,
+    fixed: Fixed,
 ) -> Any:
     done = forward(plan, q, k, v, scale, bias, floats, fixed)
     out, maximum, total = no_second_reverse(done)
@@ -468,7 +499,7 @@ def _attend_forward(
     )
 
 
-def attend_backward(plan: Plan, saved: Any, cotangents: tuple[Array, Array]) -> Any:
+def attend_backward(plan: BlockwisePlan, saved: Any, cotangents: tuple[Array, Array]) -> Any:
     q, k, v, scale, bias, floats, fixed, out, maximum, total = saved
     d_out, d_lse = cotangents
     (bt, bs), dtype = plan.block, q.dtype
@@ -555,7 +586,7 @@ def attend_backward(plan: Plan, saved: Any, cotangents: tuple[Array, Array]) -> 
     return scale * dq, scale * dk, dv, jnp.sum(dq * q), d_bias, d_floats, None
 
 
-def _attend_backward(plan: Plan, saved: Any, cotangents: tuple[Array, Array]) -> Any:
+def _attend_backward(plan: BlockwisePlan, saved: Any, cotangents: tuple[Array, Array]) -> Any:
     return no_second_reverse(attend_backward(plan, saved, cotangents))
 
 
@@ -568,7 +599,7 @@ def _add_tile(x: Array, head: Array, c: Array, size: int, part: Float[Array, "s 
 
 
 def rows_that_see(
-    plan: Plan, fixed: Fixed, bad_k: Bool[Array, "B S K"], bad_v: Bool[Array, "B S K"]
+    plan: BlockwisePlan, fixed: Fixed, bad_k: Bool[Array, "B S K"], bad_v: Bool[Array, "B S K"]
 ) -> Bool[Array, "3 B N _"]:
     """Return the rows that may attend to a marked key, to a marked value, and to anything."""
     B, N, _, R, C = plan.shape

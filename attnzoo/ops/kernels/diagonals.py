@@ -16,13 +16,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Shaped
 
-from attnzoo.ops.kernels.traced import GATHER, HEAD, KEYS, QUERIES, Node, Read, Traced, simplified
+from attnzoo.ops.kernels.traced import (
+    GATHER,
+    HEAD,
+    KEYS,
+    QUERIES,
+    Node,
+    Read,
+    Traced,
+    strip_index_operations,
+)
 
 CHUNK = 1024
 """Number of distances that are added to a table at once."""
 
 
-def by_distance(index: Node, traced: Traced, elementwise: frozenset[str]) -> dict[Node, int] | None:
+def distance_nodes(
+    index: Node, traced: Traced, elementwise: frozenset[str]
+) -> dict[Node, int] | None:
     """Find the nodes k - q (1) and q - k (-1) that an index is computed from.
 
     Returns None if the index depends on anything else in the tile.
@@ -33,7 +44,9 @@ def by_distance(index: Node, traced: Traced, elementwise: frozenset[str]) -> dic
         node = todo.pop()
         if node in cuts or (node.equation is None and not isinstance(node.leaf, str)):
             continue
-        pair = [simplified(x).leaf for x in node.inputs] if node.primitive == "sub" else []
+        pair = (
+            [strip_index_operations(x).leaf for x in node.inputs] if node.primitive == "sub" else []
+        )
         if pair in (["k", "q"], ["q", "k"]):
             cuts[node] = 1 if pair[0] == "k" else -1
         elif node in traced.at or node.primitive not in elementwise:
@@ -43,7 +56,7 @@ def by_distance(index: Node, traced: Traced, elementwise: frozenset[str]) -> dic
     return cuts
 
 
-def spread_out(
+def diagonal_rows(
     table: Shaped[Array, "*heads R"], where: Int[Array, " P"], block: int
 ) -> Shaped[Array, "*heads block X"]:
     """Return Z of the module's docstring, the entries of a table along diagonals.
@@ -111,7 +124,7 @@ def without_gathers(
         table, where = operands[read.operand], jnp.zeros_like(distances)
         kept = [i for i, axis in enumerate(read.axes) if axis == HEAD]
         gathered = [i for i, axis in enumerate(read.axes) if axis == GATHER]
-        cuts = [by_distance(read.indices[i], traced, elementwise) for i in gathered]
+        cuts = [distance_nodes(read.indices[i], traced, elementwise) for i in gathered]
         if any(x is None for x in cuts):
             continue
         for axis, cut in zip(gathered, cuts):
@@ -129,6 +142,6 @@ def without_gathers(
             is_floating=read.is_floating,
             offset=T - block,
         )
-        operands.append(spread_out(table, where, block))
+        operands.append(diagonal_rows(table, where, block))
     changed = Traced(traced.name, traced.output, traced.shape, tuple(reads), traced.at)
     return changed, tuple(operands)

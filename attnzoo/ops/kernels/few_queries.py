@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from attnzoo.ops.dropout import AnyKey, kept, seed_of
-from attnzoo.ops.guards import finite_or_zero, has_non_finite, poison, sees
+from attnzoo.ops.dropout import AnyKey, dropout_keep_mask, seed_of
+from attnzoo.ops.guards import any_visible, finite_or_zero, has_non_finite, poison
 from attnzoo.ops.index_functions import index_grid
-from attnzoo.ops.logits import Scoring, of_query_heads
+from attnzoo.ops.logits import Scoring, repeat_for_query_heads
 from attnzoo.ops.masks import dense_mask
 from attnzoo.ops.softmax import compute_dtype
 
@@ -45,7 +45,7 @@ def attend(
     logits, visible = settings.of_products(logits[..., :S].reshape(B, N, T, S), H)
     weights, lse = settings.normalise(logits, visible)
     if dropout_key is not None:
-        keep = kept(seed_of(dropout_key), dropout_rate, *index_grid(B, N, T, S))
+        keep = dropout_keep_mask(seed_of(dropout_key), dropout_rate, *index_grid(B, N, T, S))
         weights = jnp.where(keep, weights / (1 - dropout_rate), jnp.zeros_like(weights))
     room = ((0, 0), (0, 0), (0, 0), (0, -S % size))
     weights = jnp.pad(weights.reshape(B, K, -1, S), room)
@@ -53,7 +53,9 @@ def attend(
     out = jnp.moveaxis(out.reshape(B, N, T, Hv), 1, 2)
 
     def marked(keys: Bool[Array, "B S K"]) -> Bool[Array, "B N T"]:
-        return jnp.broadcast_to(sees(of_query_heads(keys[:, :S], N), visible), (B, N, T))
+        return jnp.broadcast_to(
+            any_visible(repeat_for_query_heads(keys[:, :S], N), visible), (B, N, T)
+        )
 
     bad_rows = jnp.moveaxis(has_non_finite(q), 1, 2) & marked(jnp.ones_like(bad_keys))
     bad_rows = bad_rows | marked(bad_keys)

@@ -16,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from attnzoo.ops.block_mask import BlockMask, lists_of
-from attnzoo.ops.dropout import AnyKey, PlacedKey, seed_of
+from attnzoo.ops.block_mask import BlockMask, tile_lists
+from attnzoo.ops.dropout import AnyKey, ShardedKey, seed_of
 from attnzoo.ops.guards import finite_or_zero, has_non_finite, poison
 from attnzoo.ops.kernels import interpreting
 from attnzoo.ops.kernels.blockwise import logsumexp, nonzero, scale_of, with_sinks
-from attnzoo.ops.kernels.traced import Traced, add_up, mask_of, trace_mask, trace_modify
+from attnzoo.ops.kernels.traced import Traced, mask_of, sum_read_gradients, trace_mask, trace_modify
 from attnzoo.ops.logits import Scoring
 from attnzoo.ops.softmax import compute_dtype
 
@@ -38,7 +38,7 @@ class Pass:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Plan:
+class FusedPlan:
     """Static plan that a fused kernel is compiled for."""
 
     shape: tuple[int, int, int, int, int]
@@ -127,7 +127,7 @@ def attend(
     low = q.dtype if same and q.dtype.itemsize == 2 else wide
 
     plan, modify, fixed = plan_of(backend, q.shape, (S, K, max(H, Hv)), settings, low, wide)
-    if isinstance(dropout_key, PlacedKey):
+    if isinstance(dropout_key, ShardedKey):
         raise NotImplementedError(
             "dropout_rate: this kernel drops no weights of a batch that is spread over devices; "
             "'blockwise' does"
@@ -169,7 +169,7 @@ def plan_of(
     settings: Scoring,
     low: Any,
     wide: Any,
-) -> tuple[Plan, tuple[Array, ...], Fixed]:
+) -> tuple[FusedPlan, tuple[Array, ...], Fixed]:
     """Return the plan, the modifier's operands in the backward pass, and the other operands.
 
     Raises NotImplementedError, naming the argument, for a function that cannot run on a tile.
@@ -191,7 +191,7 @@ def plan_of(
         modified.append(operands)
         masked.append(arrays)
     by_row, by_column = (None, None) if mask is None else lists_by_row_and_column(mask)
-    plan = Plan(
+    plan = FusedPlan(
         (B, N, K, T, S),
         cell,
         *passes,
@@ -230,7 +230,7 @@ def lists_by_row_and_column(mask: BlockMask) -> tuple[Lists, Lists]:
         marks = tuple(np.asarray(x) for x in marks)
 
     def listed(full: Any, partial: Any) -> Lists:
-        lists = (lists_of(x) for x in (full, partial))
+        lists = (tile_lists(x) for x in (full, partial))
         return Lists(*(None if at.shape[-1] == 0 else (count, at) for count, at in lists))
 
     return listed(*marks), listed(*(x.swapaxes(2, 3) for x in marks))
@@ -239,7 +239,7 @@ def lists_by_row_and_column(mask: BlockMask) -> tuple[Lists, Lists]:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _attend(
     backend: Backend,
-    plan: Plan,
+    plan: FusedPlan,
     q: Array,
     k: Array,
     v: Array,
@@ -252,7 +252,7 @@ def _attend(
 
 def _attend_forward(
     backend: Backend,
-    plan: Plan,
+    plan: FusedPlan,
     q: Array,
     k: Array,
     v: Array,
@@ -266,7 +266,7 @@ def _attend_forward(
 
 
 def _attend_backward(
-    backend: Backend, plan: Plan, saved: Any, cotangents: tuple[Array, Array]
+    backend: Backend, plan: FusedPlan, saved: Any, cotangents: tuple[Array, Array]
 ) -> Any:
     q, k, v, scale, modify, fixed, out, maximum, total = saved
     d_out, d_lse = cotangents
@@ -280,7 +280,7 @@ def _attend_backward(
     )
     d_modify = ()
     if plan.backward.modify is not None:
-        d_modify = add_up(plan.backward.modify, modify, partials, B, N)
+        d_modify = sum_read_gradients(plan.backward.modify, modify, partials, B, N)
     dk, dv = (x.reshape(B, -1, K, N // K, x.shape[3]).sum(3) for x in (dk, dv))
     d_scale = jnp.sum(dq * q.astype(plan.wide))
     dq, dk = scale * dq, scale * dk
@@ -292,7 +292,7 @@ _attend.defvjp(_attend_forward, _attend_backward)
 
 def _rows_that_see(
     backend: Backend,
-    plan: Plan,
+    plan: FusedPlan,
     fixed: Fixed,
     bad_k: Bool[Array, "B S K"],
     bad_v: Bool[Array, "B S K"],

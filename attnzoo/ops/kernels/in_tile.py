@@ -9,15 +9,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from attnzoo.ops.dropout import kept
-from attnzoo.ops.kernels.fused import Pass, Plan
+from attnzoo.ops.dropout import dropout_keep_mask
+from attnzoo.ops.kernels.fused import FusedPlan, Pass
 from attnzoo.ops.kernels.traced import HEAD, KEYS, QUERIES, Load, Read, Traced
 
 
-class Work(NamedTuple):
+class TileContext(NamedTuple):
     """Context of a kernel program: its plan, its head, and loaders of captured arrays."""
 
-    plan: Plan
+    plan: FusedPlan
     step: Pass
     b: Any
     n: Any
@@ -27,7 +27,7 @@ class Work(NamedTuple):
     """Two integers, for dropout."""
 
 
-class Table(NamedTuple):
+class ReadGradient(NamedTuple):
     """Summation of the gradient of a floating read, by the axes that the gradient keeps."""
 
     read: Read
@@ -47,7 +47,7 @@ class Row(NamedTuple):
     """d_out . out - d_lse."""
 
 
-def positions(work: Work, r: Any, c: Any) -> tuple[Array, Array, Array]:
+def positions(work: TileContext, r: Any, c: Any) -> tuple[Array, Array, Array]:
     """Return query and key positions clipped to the last one, and key positions not clipped."""
     (bt, bs), (T, S) = work.step.tile, work.plan.shape[3:]
     q = jnp.minimum(r * bt + jax.lax.broadcasted_iota(jnp.int32, (bt, 1), 0), T - 1)
@@ -55,7 +55,7 @@ def positions(work: Work, r: Any, c: Any) -> tuple[Array, Array, Array]:
     return q, jnp.minimum(k, S - 1), k
 
 
-def product(plan: Plan, a: Array, b: Array, contract: tuple[int, int]) -> Array:
+def product(plan: FusedPlan, a: Array, b: Array, contract: tuple[int, int]) -> Array:
     """Multiply two matrices over one axis of each, in the plan's dtypes."""
     exact = jax.lax.Precision.HIGHEST if plan.low.itemsize > 2 else None
     numbers = (((contract[0],), (contract[1],)), ((), ()))
@@ -64,7 +64,9 @@ def product(plan: Plan, a: Array, b: Array, contract: tuple[int, int]) -> Array:
     )
 
 
-def scored(work: Work, logits: Array, r: Any, c: Any, is_partial: bool) -> Array:
+def apply_modifier_and_mask(
+    work: TileContext, logits: Array, r: Any, c: Any, is_partial: bool
+) -> Array:
     """Return the logits after modifier and mask."""
     q, k, k_far = positions(work, r, c)
     if work.step.modify is not None:
@@ -72,7 +74,7 @@ def scored(work: Work, logits: Array, r: Any, c: Any, is_partial: bool) -> Array
     return _hidden(work, logits, q, k, k_far) if is_partial else logits
 
 
-def _hidden(work: Work, logits: Array, q: Array, k: Array, k_far: Array) -> Array:
+def _hidden(work: TileContext, logits: Array, q: Array, k: Array, k_far: Array) -> Array:
     visible = None
     if work.step.visible is not None:
         visible = work.step.visible(work.visible, None, work.b, work.n, q, k)
@@ -82,18 +84,18 @@ def _hidden(work: Work, logits: Array, q: Array, k: Array, k_far: Array) -> Arra
     return logits if visible is None else jnp.where(visible, logits, -jnp.inf)
 
 
-def surviving(work: Work, weights: Array, r: Any, c: Any) -> Array:
+def apply_dropout(work: TileContext, weights: Array, r: Any, c: Any) -> Array:
     """Apply dropout to weights, or to gradients of weights."""
     rate = work.plan.dropout_rate
     if rate == 0:
         return weights
     q, k, _ = positions(work, r, c)
-    keep = jnp.broadcast_to(kept(work.seed, rate, work.b, work.n, q, k), weights.shape)
+    keep = jnp.broadcast_to(dropout_keep_mask(work.seed, rate, work.b, work.n, q, k), weights.shape)
     return jnp.where(keep, weights * (1 / (1 - rate)), jnp.zeros_like(weights))
 
 
 def gradients(
-    work: Work, logits: Array, d_weights: Array, row: Row, r: Any, c: Any, is_partial: bool
+    work: TileContext, logits: Array, d_weights: Array, row: Row, r: Any, c: Any, is_partial: bool
 ) -> tuple[Array, Array, list[Array]]:
     """Return the weights after dropout, and the gradients of the scaled logits and of the reads."""
     q, k, k_far = positions(work, r, c)
@@ -103,32 +105,32 @@ def gradients(
     if is_partial:
         logits = _hidden(work, logits, q, k, k_far)
     weights = jnp.exp(logits - row.maximum) * row.inverse
-    d_logits = weights * (surviving(work, d_weights, r, c) - row.delta)
-    read = surviving(work, weights, r, c)
+    d_logits = weights * (apply_dropout(work, d_weights, r, c) - row.delta)
+    read = apply_dropout(work, weights, r, c)
     return (read, d_logits, []) if pull is None else (read, *pull(d_logits))
 
 
-def tables_of(traced: Traced | None, shapes: tuple[tuple[int, ...], ...]) -> list[Table]:
+def tables_of(traced: Traced | None, shapes: tuple[tuple[int, ...], ...]) -> list[ReadGradient]:
     """Return a table for each floating read; ``shapes`` are the shapes of the operands."""
     tables = []
     for read in () if traced is None else traced.floating:
         sizes = tuple(s for s, axis in zip(shapes[read.operand], read.axes) if axis != HEAD)
         axes = [axis for axis in read.axes if axis != HEAD]
         kind = "tile" if len(axes) > 1 else axes[0] if axes else "head"
-        tables.append(Table(read, kind, sizes))
+        tables.append(ReadGradient(read, kind, sizes))
     return tables
 
 
-def partial_of(table: Table, found: Array) -> Array:
+def partial_of(table: ReadGradient, found: Array) -> Array:
     """Give a gradient (``B N``, padded queries, padded keys) the axes of the operand."""
     if [axis for axis in table.read.axes if axis != HEAD] == [KEYS, QUERIES]:
         found = jnp.swapaxes(found, 2, 3)
     for axis, size in enumerate(table.sizes, start=2):
-        found = fitted(found, axis, size)
+        found = resize_axis(found, axis, size)
     return found
 
 
-def fitted(x: Array, axis: int, size: int) -> Array:
+def resize_axis(x: Array, axis: int, size: int) -> Array:
     """Cut an axis to a size, or pad it with zeros to that size."""
     if x.shape[axis] >= size:
         return jax.lax.slice_in_dim(x, 0, size, axis=axis)

@@ -19,9 +19,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from attnzoo.ops.block_mask import BlockMask
-from attnzoo.ops.dropout import AnyKey, kept, seed_of
+from attnzoo.ops.dropout import AnyKey, dropout_keep_mask, seed_of
 from attnzoo.ops.guards import finite_or_zero, has_non_finite, poison
-from attnzoo.ops.index_functions import along
+from attnzoo.ops.index_functions import broadcast_index
 from attnzoo.ops.kernels import blockwise, interpreting, traced
 from attnzoo.ops.kernels.traced import HEAD, KEYS, QUERIES
 from attnzoo.ops.logits import Scoring
@@ -63,7 +63,7 @@ def refuses_anywhere(call: Any) -> str | None:
             return f"{name}: head size {width}; wanted at most {WIDTHS[-1]}"
     shape = (call.q.shape[0], call.q.shape[2], call.q.shape[1], call.k.shape[1])
     try:
-        with_operands(call.settings, shape)
+        trace_functions(call.settings, shape)
     except NotImplementedError as error:
         return str(error)
     return None
@@ -97,12 +97,12 @@ def attend(
     if 0 in (B, T, S):
         return blockwise.attend(q, k, v, settings, dropout_rate, dropout_key)
     shape = (B, N, T, S)
-    modify, visible, operands = with_operands(settings, shape)
+    modify, visible, operands = trace_functions(settings, shape)
     survives, seeds = None, ()
     if dropout_key is not None and dropout_rate > 0:
         seed = seed_of(dropout_key)
         survives, seeds = traced.trace_mask(
-            lambda *at: kept(seed, dropout_rate, *at), shape, TILE, "dropout_rate"
+            lambda *at: dropout_keep_mask(seed, dropout_rate, *at), shape, TILE, "dropout_rate"
         )
     mask = _block_mask(settings, shape)
     rows, columns = (_whole_blocks(length) for length in (T, S))
@@ -117,7 +117,7 @@ def attend(
     if scale is None:
         scale = 1 / math.sqrt(H)
     width, value_width = (next(x for x in WIDTHS if x >= size) for size in (H, Hv))
-    plan = kernels.Plan(
+    plan = kernels.HopperPlan(
         shape=(B, N, K, rows, columns),
         scale=1.0 if isinstance(scale, jax.Array) else float(scale),
         modify=modify,
@@ -146,7 +146,7 @@ def attend(
     return poison(out, jnp.moveaxis(bad_rows, 1, 2)[..., None]), poison(lse, bad_weights)
 
 
-def with_operands(settings: Scoring, shape: tuple[int, int, int, int]) -> Any:
+def trace_functions(settings: Scoring, shape: tuple[int, int, int, int]) -> Any:
     """Return (modifier, mask, operands of both), with None for a missing modifier or mask.
 
     Raises NotImplementedError, naming the argument, for a function that cannot run on a tile of
@@ -197,7 +197,10 @@ def _with_scale(settings: Scoring) -> Scoring:
         if settings.softcap is not None:
             score = settings.softcap * jnp.tanh(score / settings.softcap)
         if settings.bias is not None:
-            at = (along(index, size) for index, size in zip((b, n, q, k), settings.bias.shape))
+            at = (
+                broadcast_index(index, size)
+                for index, size in zip((b, n, q, k), settings.bias.shape)
+            )
             score = score + settings.bias[tuple(at)].astype(score.dtype)
         return score if settings.score_mod is None else settings.score_mod(score, b, n, q, k)
 
@@ -213,7 +216,7 @@ def _block_mask(settings: Scoring, shape: tuple[int, int, int, int]) -> BlockMas
         mask = mask.mask_mod
     if mask is None and shape[3] % BLOCK == 0:
         return None
-    mask = mask or blockwise.everything
+    mask = mask or blockwise.full_mask
     return BlockMask.from_mask(mask, *shape, block_size=(BLOCK, BLOCK))
 
 
@@ -251,7 +254,7 @@ def _whole(
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class Wanted:
+class GradientReads:
     """Places of the modifier's floating reads that get a gradient."""
 
     places: tuple[int, ...]
@@ -270,10 +273,12 @@ def _attend(
 
 def _laid_out(plan: Any, modifiers: Any, fixed: Any, query_axis: int) -> Any:
     """Lay out operands of modifier, mask and dropout for a kernel with queries on an axis."""
-    from attnzoo.ops.kernels.mosaic_gpu_tile import laid_out
+    from attnzoo.ops.kernels.mosaic_gpu_tile import add_transposed_copies
 
     functions = zip((plan.modify, plan.visible, plan.kept), (modifiers, *fixed))
-    return tuple(laid_out(function, arrays, query_axis) for function, arrays in functions)
+    return tuple(
+        add_transposed_copies(function, arrays, query_axis) for function, arrays in functions
+    )
 
 
 def _attend_forward(plan: Any, *primals: Any) -> Any:
@@ -290,7 +295,7 @@ def _attend_forward(plan: Any, *primals: Any) -> Any:
     # The rounded output is enough for dq, dk and dv, which are rounded too. Gradients of captured
     # arrays are sums in float32, and also need what the rounding has lost.
     out, lse, *rest = kernels.forward(plan, q, k, v, lists[0], operands, with_rest=bool(wanted))
-    saved = (q, k, v, lists, modifiers, fixed, (out, *rest), lse, Wanted(tuple(wanted)))
+    saved = (q, k, v, lists, modifiers, fixed, (out, *rest), lse, GradientReads(tuple(wanted)))
     return (out, lse * math.log(2)), saved
 
 
@@ -396,7 +401,7 @@ def _of_operands(plan: Any, operands: Sequence[Array], found: dict[int, Array]) 
                 x = jnp.swapaxes(x, 2, 3)
             room = [(0, size - have) for size, have in zip(kept, x.shape[2:])]
             partials.append(jnp.pad(x, ((0, 0), (0, 0), *room)))
-    return traced.add_up(plan.modify, operands, partials, B, N)
+    return traced.sum_read_gradients(plan.modify, operands, partials, B, N)
 
 
 _attend.defvjp(_attend_forward, _attend_backward, symbolic_zeros=True)
@@ -424,7 +429,7 @@ def _not_finite(
     else:
         has_full = True
     shape = (B, N, K, -(-T // BLOCK), -(-S // BLOCK))
-    plan = blockwise.Plan(shape, block, None, visible, has_full, has_partial, 0.0)
+    plan = blockwise.BlockwisePlan(shape, block, None, visible, has_full, has_partial, 0.0)
     fixed = blockwise.Fixed((), arrays, lists, None)
     bad_q, bad_k, bad_v = (has_non_finite(x) for x in (q, k, v))
     bad_keys, bad_values, anything = jax.lax.cond(

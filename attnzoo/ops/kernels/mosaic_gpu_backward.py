@@ -19,9 +19,10 @@ from attnzoo.ops.kernels.mosaic_gpu_kernels import (
     PRODUCER_REGISTERS,
     ROWS,
     WIDE,
-    Plan,
+    HopperPlan,
     Tiles,
     add_products,
+    broadcast_vector,
     call,
     constant,
     copy,
@@ -31,14 +32,20 @@ from attnzoo.ops.kernels.mosaic_gpu_kernels import (
     matrices,
     product,
     slot_of,
-    spread,
     two_products,
 )
-from attnzoo.ops.kernels.mosaic_gpu_tile import BLOCK, LOG2E, Frame, in_tile, layout_of, plgpu
+from attnzoo.ops.kernels.mosaic_gpu_tile import (
+    BLOCK,
+    LOG2E,
+    Frame,
+    layout_of,
+    plgpu,
+    tile_evaluator,
+)
 
 
 def softmax_gradient(
-    plan: Plan,
+    plan: HopperPlan,
     frame: Frame,
     operands: Sequence[Any],
     scores: Float[Array, "_ _"],
@@ -55,14 +62,14 @@ def softmax_gradient(
     logits = scores * plan.scale
     given = {"score": logits}
     if pull is not None:
-        compute = in_tile(pull.function, frame, operands[0], given)
+        compute = tile_evaluator(pull.function, frame, operands[0], given)
         logits = compute(pull.function.output)
     logits = hidden(plan, frame, operands[1], logits * LOG2E, is_partial)
-    weights = jnp.exp2(logits - spread(lse, frame.shape, axis))
+    weights = jnp.exp2(logits - broadcast_vector(lse, frame.shape, axis))
     survive = dropped(plan, frame, operands)
 
     def gradient(d_weights: Array, delta: Array) -> tuple[Array, list[Array]]:
-        d_logits = weights * (survive(d_weights) - spread(delta, frame.shape, axis))
+        d_logits = weights * (survive(d_weights) - broadcast_vector(delta, frame.shape, axis))
         if pull is None:
             return d_logits, []
         given["gradient"] = d_logits
@@ -88,7 +95,7 @@ def write_rows(
 
 
 def query_gradient(
-    plan: Plan,
+    plan: HopperPlan,
     q: Float[Array, "B T N H"],
     k: Float[Array, "B S K H"],
     v: Float[Array, "B S K Hv"],
@@ -222,7 +229,7 @@ def query_gradient(
 
 
 def key_value_gradients(
-    plan: Plan,
+    plan: HopperPlan,
     q: Float[Array, "B T N H"],
     k: Float[Array, "B S K H"],
     v: Float[Array, "B S K Hv"],
@@ -400,7 +407,7 @@ def key_value_gradients(
 
 
 def diagonal_gradient(
-    plan: Plan,
+    plan: HopperPlan,
     q: Float[Array, "B T N H"],
     k: Float[Array, "B S K H"],
     v: Float[Array, "B S K Hv"],

@@ -57,7 +57,7 @@ def tuned(width: int, value_width: int, staged: bool) -> Tuning:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Plan:
+class HopperPlan:
     """Static plan of the kernels: sizes, traced functions and tuning."""
 
     shape: tuple[int, int, int, int, int]
@@ -82,7 +82,9 @@ class Plan:
 class Tiles:
     """Tiles of one row (or column) of blocks, full ones first, and the steps over them."""
 
-    def __init__(self, plan: Plan, refs: Sequence[Any], at: Sequence[Any], end: int, size: int):
+    def __init__(
+        self, plan: HopperPlan, refs: Sequence[Any], at: Sequence[Any], end: int, size: int
+    ):
         self.per_tile = BLOCK // size
         self.size = size
         if not refs:
@@ -104,7 +106,7 @@ class Tiles:
         tile = lax.div(step, jnp.int32(self.per_tile))
         return self._where(tile) * BLOCK + lax.rem(step, jnp.int32(self.per_tile)) * self.size
 
-    def over(self, plan: Plan, visit: Callable[..., Any], carry: Any) -> Any:
+    def over(self, plan: HopperPlan, visit: Callable[..., Any], carry: Any) -> Any:
         """Run ``carry = visit(step, is_partial, carry)`` for each step."""
         full = self.full * self.per_tile
         if plan.has_full:
@@ -119,7 +121,9 @@ def constant(shape: tuple[int, ...], value: float, axis: int | None = None) -> A
     return plgpu.layout_cast(jnp.full(shape, value, jnp.float32), layout_of(axis))
 
 
-def spread(x: Float[Array, "_"], shape: tuple[int, ...], axis: int) -> Float[Array, "_ _"]:
+def broadcast_vector(
+    x: Float[Array, "_"], shape: tuple[int, ...], axis: int
+) -> Float[Array, "_ _"]:
     """Broadcast a vector over a matrix, with an entry per row (axis 0) or per column (1)."""
     return lax.broadcast_in_dim(x, shape, [axis])
 
@@ -189,7 +193,7 @@ def drain(steps: Any, slots: int, *barriers: Any) -> None:
 
 
 def modified(
-    plan: Plan, frame: Frame, operands: Sequence[Any], scores: Array, is_partial: bool
+    plan: HopperPlan, frame: Frame, operands: Sequence[Any], scores: Array, is_partial: bool
 ) -> Array:
     """Return the modified logits in base 2, -inf where hidden."""
     modifiers, masks, _ = operands
@@ -199,13 +203,13 @@ def modified(
     return hidden(plan, frame, masks, logits * LOG2E, is_partial)
 
 
-def hidden(plan: Plan, frame: Frame, masks: Any, logits: Array, is_partial: bool) -> Array:
+def hidden(plan: HopperPlan, frame: Frame, masks: Any, logits: Array, is_partial: bool) -> Array:
     if not is_partial or plan.visible is None:
         return logits
     return jnp.where(evaluate(plan.visible, frame, masks, None), logits, -jnp.inf)
 
 
-def dropped(plan: Plan, frame: Frame, operands: Sequence[Any]) -> Callable[[Array], Array]:
+def dropped(plan: HopperPlan, frame: Frame, operands: Sequence[Any]) -> Callable[[Array], Array]:
     """Return a function that applies dropout to weights, or to gradients of weights."""
     if plan.kept is None:
         return lambda weights: weights
@@ -242,7 +246,7 @@ def call(
 
 
 def forward(
-    plan: Plan,
+    plan: HopperPlan,
     q: Float[Array, "B T N H"],
     k: Float[Array, "B S K H"],
     v: Float[Array, "B S K Hv"],
@@ -324,10 +328,10 @@ def forward(
                 finite = larger
                 if is_partial or plan.modify is not None:
                     finite = jnp.where(larger == -jnp.inf, 0.0, larger)
-                weights = jnp.exp2(s * factor - spread(finite, s.shape, 0))
+                weights = jnp.exp2(s * factor - broadcast_vector(finite, s.shape, 0))
                 shrink = jnp.exp2(maximum - finite)
                 total = total * shrink + weights.sum(axis=1)
-                out = out * spread(shrink, out.shape, 0)
+                out = out * broadcast_vector(shrink, out.shape, 0)
                 weights = dropped(plan, frame, operand_refs)(weights).astype(dtype)
                 # While one warpgroup computes its softmax, the other one uses the tensor cores.
                 out, total, larger, weights = lax.optimization_barrier(
@@ -346,7 +350,7 @@ def forward(
             pl.when(wg == 0)(meet)
             empty = total == 0
             inverse = jnp.where(empty, 0.0, 1 / jnp.where(empty, 1.0, total))
-            out = out * spread(inverse, out.shape, 0)
+            out = out * broadcast_vector(inverse, out.shape, 0)
             out_mem.at[wg][...] = out.astype(dtype)
             lse = maximum + jnp.log2(jnp.where(empty, 1.0, total))
             lse_mem.at[wg][...] = jnp.where(empty, -jnp.inf, lse)

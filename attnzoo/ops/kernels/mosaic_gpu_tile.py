@@ -28,7 +28,7 @@ from attnzoo.ops.kernels.traced import (
     Read,
     Traced,
     apply,
-    graph,
+    jaxpr_nodes,
 )
 
 # The module differs between the versions of jax that the package imports with.
@@ -121,7 +121,7 @@ def _computed(traced: Traced, roots: Iterable[Node]) -> list[Node]:
     todo, found = list(roots), []
     while todo:
         node = todo.pop()
-        node = opened(node) if node.primitive == CUSTOM else node
+        node = inline_custom_jvp(node) if node.primitive == CUSTOM else node
         if node in seen or node in traced.at or node.equation is None:
             continue
         seen.add(node)
@@ -131,11 +131,11 @@ def _computed(traced: Traced, roots: Iterable[Node]) -> list[Node]:
 
 
 @functools.cache
-def opened(node: Node) -> Node:
+def inline_custom_jvp(node: Node) -> Node:
     """Return the result node inside a call of a function with a custom derivative."""
     inner = node.equation.params["call_jaxpr"]
     constants = [Node(np.shape(x), x.dtype, leaf=np.asarray(x)) for x in inner.consts]
-    return graph(inner.jaxpr, [*constants, *node.inputs])[node.output]
+    return jaxpr_nodes(inner.jaxpr, [*constants, *node.inputs])[node.output]
 
 
 def _refused(node: Node) -> str | None:
@@ -214,7 +214,7 @@ def pullback(traced: Traced, wanted: Sequence[int]) -> Pullback:
         Node(shape, dtypes[name], frozenset(["score"]), leaf=name if isinstance(name, str) else "")
         for shape, name in zip(shapes, names)
     ]
-    out, score, *reads = graph(closed.jaxpr, [*constants, *inputs])
+    out, score, *reads = jaxpr_nodes(closed.jaxpr, [*constants, *inputs])
     at = {node: name for node, name in zip(inputs, names) if isinstance(name, int)}
     function = Traced(traced.name, out, traced.shape, traced.reads, at)
     for node in _computed(function, [out, score, *reads]):
@@ -250,7 +250,7 @@ def evaluator(
         if node.equation is None:
             return np.asarray(node.leaf, node.dtype).reshape(-1)[0], NUMBER
         if node.primitive == CUSTOM and bind is _bind:
-            return value(opened(node))
+            return value(inline_custom_jvp(node))
         values = [value(x) for x in node.inputs]
         if node.primitive in SHAPES:
             return values[0]
@@ -260,7 +260,7 @@ def evaluator(
     return value
 
 
-def in_tile(
+def tile_evaluator(
     traced: Traced, frame: Frame, operands: Sequence[Any], given: dict[str, Any]
 ) -> Callable[[Node], Array]:
     """Return a function that computes a node as a tile in a kernel.
@@ -297,10 +297,12 @@ def in_tile(
 
 def evaluate(traced: Traced, frame: Frame, operands: Sequence[Any], score: Any = None) -> Any:
     """Evaluate a traced function on one tile."""
-    return in_tile(traced, frame, operands, {"score": score})(traced.output)
+    return tile_evaluator(traced, frame, operands, {"score": score})(traced.output)
 
 
-def laid_out(traced: Traced | None, arrays: Sequence[Array], query_axis: int) -> tuple[Array, ...]:
+def add_transposed_copies(
+    traced: Traced | None, arrays: Sequence[Array], query_axis: int
+) -> tuple[Array, ...]:
     """Return the operands, followed by transposed copies of operands that lie across the tiles.
 
     A register holds two neighbours of a row of the kernel's tile, which are loaded together.

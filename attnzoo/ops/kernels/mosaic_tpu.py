@@ -21,17 +21,17 @@ from jaxtyping import Array
 
 from attnzoo.ops.kernels import fused
 from attnzoo.ops.kernels.blockwise import finite_maximum, nonzero
-from attnzoo.ops.kernels.fused import Fixed, Lists, Pass, Plan, Tile
+from attnzoo.ops.kernels.fused import Fixed, FusedPlan, Lists, Pass, Tile
 from attnzoo.ops.kernels.in_tile import (
+    ReadGradient,
     Row,
-    Table,
-    Work,
-    fitted,
+    TileContext,
+    apply_dropout,
+    apply_modifier_and_mask,
     gradients,
     partial_of,
     product,
-    scored,
-    surviving,
+    resize_axis,
     tables_of,
 )
 from attnzoo.ops.kernels.traced import HEAD, KEYS, QUERIES, Load, OfHead, Read, Traced
@@ -200,7 +200,12 @@ class _Tiled(NamedTuple):
 
 
 def _tiled(
-    name: str, traced: Traced | None, operands: Sequence[Array], plan: Plan, tile: Tile, place: Any
+    name: str,
+    traced: Traced | None,
+    operands: Sequence[Array],
+    plan: FusedPlan,
+    tile: Tile,
+    place: Any,
 ) -> _Tiled:
     """Arrange operands as heads, queries, keys (size 1 where not read), with block specs."""
     arrays, specs = [], []
@@ -214,7 +219,7 @@ def _tiled(
         for axis, length, size in zip((QUERIES, KEYS), plan.padded, tile):
             if axis in read.axes:
                 order.append(read.axes.index(axis))
-                array = fitted(array, order[-1], length)
+                array = resize_axis(array, order[-1], length)
             sizes.append(size if axis in read.axes else 1)
         array = array.transpose(order)
         shape = [array.shape[i] for i in range(len(heads))]
@@ -257,12 +262,12 @@ def _loader(where: _Where, name: str, traced: Traced | None, refs: Sequence[Any]
 
 
 def _work(
-    plan: Plan, step: Pass, where: _Where, modify: Sequence[Any], visible: Sequence[Any]
-) -> Work:
+    plan: FusedPlan, step: Pass, where: _Where, modify: Sequence[Any], visible: Sequence[Any]
+) -> TileContext:
     seed = where.steps.seed
     if seed is not None:
         seed = tuple(jax.lax.bitcast_convert_type(seed[i], jnp.uint32) for i in (0, 1))
-    return Work(
+    return TileContext(
         plan,
         step,
         where.b,
@@ -273,7 +278,7 @@ def _work(
     )
 
 
-def _when_visited(plan: Plan, where: _Where, visit: Callable[[bool], None]) -> None:
+def _when_visited(plan: FusedPlan, where: _Where, visit: Callable[[bool], None]) -> None:
     """Run ``visit(is_partial)`` if the step has a tile."""
     if plan.has_full:
         pl.when(where.step < where.full)(lambda: visit(False))
@@ -282,7 +287,8 @@ def _when_visited(plan: Plan, where: _Where, visit: Callable[[bool], None]) -> N
 
 
 def _forward_kernel(
-    plan: Plan, layout: _Layout, steps: _Steps, q_ref: Any, k_ref: Any, v_ref: Any, scale_ref: Any,
+    plan: FusedPlan, layout: _Layout, steps: _Steps,
+    q_ref: Any, k_ref: Any, v_ref: Any, scale_ref: Any,
     modify: Any, visible: Any, out_ref: Any, maximum_ref: Any, total_ref: Any, m_ref: Any,
     l_ref: Any, acc_ref: Any,
 ) -> None:  # fmt: skip
@@ -298,7 +304,7 @@ def _forward_kernel(
 
     def visit(is_partial: bool) -> None:
         logits = scale_ref[0] * product(plan, q_ref[...], k_ref[...], (1, 1))
-        logits = scored(work, logits, r, c, is_partial)
+        logits = apply_modifier_and_mask(work, logits, r, c, is_partial)
         maximum = m_ref[...]
         larger = jnp.maximum(maximum, jnp.max(logits, axis=1, keepdims=True))
         finite = finite_maximum(larger)
@@ -306,7 +312,7 @@ def _forward_kernel(
         shrink = jnp.exp(maximum - finite)
         m_ref[...] = larger
         l_ref[...] = l_ref[...] * shrink + jnp.sum(weights, axis=1, keepdims=True)
-        read = product(plan, surviving(work, weights, r, c), v_ref[...], (1, 0))
+        read = product(plan, apply_dropout(work, weights, r, c), v_ref[...], (1, 0))
         acc_ref[...] = acc_ref[...] * shrink + read
 
     _when_visited(plan, where, visit)
@@ -319,8 +325,8 @@ def _forward_kernel(
 
 
 def _dq_kernel(
-    plan: Plan, layout: _Layout, tables: list[Table], steps: _Steps, q_ref: Any, k_ref: Any,
-    v_ref: Any, scale_ref: Any, modify: Any, visible: Any, d_out_ref: Any, row_refs: Any,
+    plan: FusedPlan, layout: _Layout, tables: list[ReadGradient], steps: _Steps,
+    q_ref: Any, k_ref: Any, v_ref: Any, scale_ref: Any, modify: Any, visible: Any, d_out_ref: Any, row_refs: Any,
     zeros: Any, dq_ref: Any, d_reads: Any, acc_ref: Any,
 ) -> None:  # fmt: skip
     where = _Where(steps, layout, *(pl.program_id(axis) for axis in range(4)))
@@ -357,8 +363,8 @@ def _dq_kernel(
 
 
 def _dkv_kernel(
-    plan: Plan, layout: _Layout, tables: list[Table], steps: _Steps, q_ref: Any, k_ref: Any,
-    v_ref: Any, scale_ref: Any, modify: Any, visible: Any, d_out_ref: Any, row_refs: Any,
+    plan: FusedPlan, layout: _Layout, tables: list[ReadGradient], steps: _Steps,
+    q_ref: Any, k_ref: Any, v_ref: Any, scale_ref: Any, modify: Any, visible: Any, d_out_ref: Any, row_refs: Any,
     dk_ref: Any, dv_ref: Any, d_reads: Any, dk_acc: Any, dv_acc: Any,
 ) -> None:  # fmt: skip
     where = _Where(steps, layout, *(pl.program_id(axis) for axis in range(4)))
@@ -435,7 +441,7 @@ def _unflattened(refs: Sequence[Any]) -> _Steps:
 
 
 def _call(
-    plan: Plan, layout: _Layout, kernel: Any, steps: _Steps, grid: tuple[int, ...], name: str,
+    plan: FusedPlan, layout: _Layout, kernel: Any, steps: _Steps, grid: tuple[int, ...], name: str,
     in_specs: Any, out_specs: Any, out_shape: Any, scratch: Any, operands: Any, aliases: Any = None,
 ) -> Any:  # fmt: skip
     # Prefetched arguments are leaves; the seed, which index maps do not use, comes last.
@@ -470,7 +476,7 @@ def _heads_first(x: Array) -> Array:
 
 
 def _prepared(
-    plan: Plan, step: Pass, modify: Any, visible: Any, fixed: Fixed, group: int, by_row: bool
+    plan: FusedPlan, step: Pass, modify: Any, visible: Any, fixed: Fixed, group: int, by_row: bool
 ) -> tuple[_Steps, _Layout, _Specs, _Tiled, _Tiled]:
     T, S = plan.shape[3:]
     bt, bs = step.tile
@@ -495,7 +501,7 @@ SCALAR = pl.BlockSpec(memory_space=pltpu.SMEM)
 
 
 def forward(
-    plan: Plan, q: Array, k: Array, v: Array, scale: Array, fixed: Fixed
+    plan: FusedPlan, q: Array, k: Array, v: Array, scale: Array, fixed: Fixed
 ) -> tuple[Array, Array, Array]:
     """Compute output, row maximum and row sum of exp(logits - maximum)."""
     B, rows, N, width = q.shape
@@ -537,7 +543,8 @@ def forward(
 
 
 def backward(
-    plan: Plan, q: Array, k: Array, v: Array, scale: Array, modify: tuple[Array, ...], fixed: Fixed,
+    plan: FusedPlan, q: Array, k: Array, v: Array, scale: Array, modify: tuple[Array, ...],
+    fixed: Fixed,
     d_out: Array, maximum: Array, inverse: Array, delta: Array,
 ) -> tuple[Array, Array, Array, list[Array]]:  # fmt: skip
     """Compute dq, dk and dv (per query head) without the scale, and the gradients of reads."""
@@ -622,7 +629,7 @@ def backward(
     return dq, dk, dv, partials
 
 
-def _partial(table: Table, found: Array) -> Array:
+def _partial(table: ReadGradient, found: Array) -> Array:
     """Reduce a read's gradient to ``B N`` and the operand's axes that are not read by head."""
     if table.kind == "head":
         return jnp.sum(found[..., 0], axis=(2, 3))

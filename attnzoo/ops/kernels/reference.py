@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from attnzoo.ops.dropout import AnyKey, kept, seed_of
-from attnzoo.ops.guards import finite_or_zero, has_non_finite, poison, sees
+from attnzoo.ops.dropout import AnyKey, dropout_keep_mask, seed_of
+from attnzoo.ops.guards import any_visible, finite_or_zero, has_non_finite, poison
 from attnzoo.ops.index_functions import index_grid
-from attnzoo.ops.logits import Scoring, non_finite_rows, of_query_heads
+from attnzoo.ops.logits import Scoring, non_finite_rows, repeat_for_query_heads
 from attnzoo.ops.weights import row_blocks, unblock
 from attnzoo.ops.wide_sums import wide
 
@@ -31,7 +31,9 @@ def attend_with_weights(
     used = weights
     if dropout_key is not None:
         b, n, _, s = index_grid(B, N, 1, S)
-        keep = kept(seed_of(dropout_key), dropout_rate, b, n, rows.reshape(1, 1, -1, 1), s)
+        keep = dropout_keep_mask(
+            seed_of(dropout_key), dropout_rate, b, n, rows.reshape(1, 1, -1, 1), s
+        )
         used = jnp.where(keep, weights / (1 - dropout_rate), jnp.zeros_like(weights))
     grouped = used.reshape(B, K, N // K * rows.shape[0], S)
     values = jnp.moveaxis(finite_or_zero(v).astype(used.dtype), 2, 1)
@@ -40,7 +42,7 @@ def attend_with_weights(
 
     row = non_finite_rows(q, k, visible, rows)
     weights, lse = poison(weights, row[..., None]), poison(lse, row)
-    row = row | sees(of_query_heads(has_non_finite(v), N), visible)
+    row = row | any_visible(repeat_for_query_heads(has_non_finite(v), N), visible)
     row = jnp.broadcast_to(row, (B, N, rows.shape[0]))
     return poison(out, jnp.moveaxis(row, 1, 2)[..., None]).astype(q.dtype), weights, lse
 

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from attnzoo.ops.guards import finite_or_zero, has_non_finite, poison, sees
+from attnzoo.ops.guards import any_visible, finite_or_zero, has_non_finite, poison
 from attnzoo.ops.index_functions import index_grid
-from attnzoo.ops.logits import Scoring, non_finite_rows, of_query_heads
+from attnzoo.ops.logits import Scoring, non_finite_rows, repeat_for_query_heads
 from attnzoo.ops.masks import dense_mask
 
 
@@ -42,7 +42,7 @@ def attend(
         anything = jnp.moveaxis(jnp.any(visible, axis=-1), 1, 2)[..., None]
         out = jnp.where(anything, out, jnp.zeros_like(out))
     row = non_finite_rows(q, k, visible, jnp.arange(T, dtype=jnp.int32))
-    row = row | sees(of_query_heads(has_non_finite(v), N), visible)
+    row = row | any_visible(repeat_for_query_heads(has_non_finite(v), N), visible)
     row = jnp.broadcast_to(row, (B, N, T))
     return poison(out, jnp.moveaxis(row, 1, 2)[..., None]), None
 

@@ -132,7 +132,7 @@ def cores() -> int:
 
 
 @contextlib.contextmanager
-def trying(implementation: str, tiles: Tiles) -> Generator[None, None, None]:
+def override_tiles(implementation: str, tiles: Tiles) -> Generator[None, None, None]:
     """Use these tiles for attention traced inside the context, whatever the tables say."""
     token = _trying.set(_trying.get() | {implementation: tiles})
     try:
@@ -145,10 +145,10 @@ def remember(entry: Entry, tiles: Tiles) -> None:
     """Write a measured entry to the user's cache, in place of an older one."""
     path = cache_path()
     groups = _load(path)
-    group = groups.setdefault(group_of(entry.device_kind), {})
+    group = groups.setdefault(cache_group(entry.device_kind), {})
     row = f"{entry.implementation} | {entry.dtype} | {entry.head_dim} | {entry.length}"
     group[row] = list(tiles)
-    write_note(path, groups)
+    write_cache(path, groups)
 
 
 def cache_path() -> Path:
@@ -157,7 +157,7 @@ def cache_path() -> Path:
     return home / "attnzoo" / "tiles.json"
 
 
-def write_note(path: Path, content: Any) -> None:
+def write_cache(path: Path, content: Any) -> None:
     """Replace a file of the cache atomically, because another process may be reading it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
@@ -165,7 +165,7 @@ def write_note(path: Path, content: Any) -> None:
     Path(file.name).replace(path)
 
 
-def group_of(device_kind: str) -> str:
+def cache_group(device_kind: str) -> str:
     # Another jax compiles other code, for which other tiles may be the best.
     return f"{device_kind}, jax {jax.__version__}"
 
@@ -182,7 +182,7 @@ def _cached(device_kind: str) -> dict[Entry, Tiles]:
 @functools.lru_cache(maxsize=8)
 def _entries(path: Path, changed: int, device_kind: str) -> dict[Entry, Tiles]:
     entries = {}
-    for row, tiles in _load(path).get(group_of(device_kind), {}).items():
+    for row, tiles in _load(path).get(cache_group(device_kind), {}).items():
         implementation, dtype, head_dim, length = row.split(" | ")
         entry = Entry(implementation, device_kind, dtype, int(head_dim), int(length))
         entries[entry] = Tiles(*tiles[:2])

@@ -265,7 +265,7 @@ def _trace(
         Node(np.shape(const), const.dtype, frozenset(["captured"]), leaf=position)
         for position, const in enumerate(closed.consts)
     ]
-    (output,) = graph(closed.jaxpr, [*captured, *inputs])
+    (output,) = jaxpr_nodes(closed.jaxpr, [*captured, *inputs])
     builder = _Builder(name, shape, closed.consts)
     builder.visit(output)
     return (
@@ -274,7 +274,7 @@ def _trace(
     )
 
 
-def graph(jaxpr: Any, inputs: Sequence[Node]) -> list[Node]:
+def jaxpr_nodes(jaxpr: Any, inputs: Sequence[Node]) -> list[Node]:
     """Return the outputs of a jaxpr as nodes, with nested jits inlined."""
     known = dict(zip((*jaxpr.constvars, *jaxpr.invars), inputs))
 
@@ -293,7 +293,7 @@ def graph(jaxpr: Any, inputs: Sequence[Node]) -> list[Node]:
                 Node(np.shape(c), c.dtype, frozenset(["captured"]), leaf=np.asarray(c))
                 for c in getattr(inner, "consts", ())
             ]
-            outputs = graph(getattr(inner, "jaxpr", inner), [*consts, *args])
+            outputs = jaxpr_nodes(getattr(inner, "jaxpr", inner), [*consts, *args])
         else:
             needs = frozenset().union(*(x.needs for x in args))
             outputs = [
@@ -376,7 +376,7 @@ class _Builder:
         self._add(node, self._operand(array, of_head), tuple(axes), tuple(indices))
 
     def _axis(self, index: Node, size: int) -> tuple[str, Any]:
-        index = simplified(index)
+        index = strip_index_operations(index)
         if isinstance(index.leaf, np.ndarray) and index.leaf.size == 1:
             at = int(index.leaf.reshape(()))
             return HEAD, at + size if at < 0 else at
@@ -442,7 +442,7 @@ def _columns(node: Node) -> list[Node]:
     return []
 
 
-def simplified(node: Node) -> Node:
+def strip_index_operations(node: Node) -> Node:
     """Remove operations that do not change an index inside an array: shapes, signs, times 0."""
     if node.primitive in ("broadcast_in_dim", "reshape", "squeeze"):
         inner = node.inputs[0]
@@ -450,9 +450,9 @@ def simplified(node: Node) -> Node:
         if np.prod(inner.shape) == 1 or (
             len(inner.shape) == len(node.shape) and tuple(dims) == tuple(range(len(inner.shape)))
         ):
-            return simplified(inner)
+            return strip_index_operations(inner)
     if node.primitive == "convert_element_type" and jnp.issubdtype(node.dtype, jnp.integer):
-        inner = simplified(node.inputs[0])
+        inner = strip_index_operations(node.inputs[0])
         return inner if inner.leaf is not None else node
     if node.primitive == "mul" and any(_is_zero(x) for x in node.inputs):
         return Node((), node.dtype, leaf=np.zeros((), np.int32))
@@ -460,7 +460,7 @@ def simplified(node: Node) -> Node:
         # jnp counts an index below 0 from the end; indices of a tile are never below 0.
         test, counted, _ = node.inputs
         if test.primitive == "lt" and test.inputs[0] is counted and _is_zero(test.inputs[1]):
-            inner = simplified(counted)
+            inner = strip_index_operations(counted)
             if inner.leaf in INPUTS if isinstance(inner.leaf, str) else _is_zero(inner):
                 return inner
     return node
@@ -470,7 +470,7 @@ def _is_zero(node: Node) -> bool:
     return isinstance(node.leaf, np.ndarray) and node.leaf.size == 1 and not node.leaf.any()
 
 
-def add_up(
+def sum_read_gradients(
     traced: Traced, operands: Sequence[Array], partials: Sequence[Array], B: int, N: int
 ) -> tuple[Array | None, ...]:
     """Sum the gradients of the floating reads of all heads to those of operands, in fixed order.

@@ -10,29 +10,29 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from attnzoo.ops.kernels.tiles import cache_path, device_kind, group_of, write_note
+from attnzoo.ops.kernels.tiles import cache_group, cache_path, device_kind, write_cache
 
 Seen = dict[str, dict[str, list[str]]]
 """Dtypes of each implementation, by device kind and version of jax."""
 
 
-def has_been_seen(implementation: str, dtype: str) -> bool:
+def is_checked(implementation: str, dtype: str) -> bool:
     """Return True if a kernel was correct on this kind of device, with this version of jax."""
     path = seen_path()
     try:
         changed = path.stat().st_mtime_ns
     except OSError:
         return False
-    return dtype in _load(path, changed).get(group_of(device_kind()), {}).get(implementation, [])
+    return dtype in _load(path, changed).get(cache_group(device_kind()), {}).get(implementation, [])
 
 
 def remember(found: Mapping[str, Sequence[str]]) -> None:
     """Store the dtypes with which each kernel in ``found`` was correct, replacing older ones."""
     path = seen_path()
     seen = dict(_load(path, path.stat().st_mtime_ns if path.exists() else 0))
-    here, checked = group_of(device_kind()), {name: list(x) for name, x in found.items()}
+    here, checked = cache_group(device_kind()), {name: list(x) for name, x in found.items()}
     seen[here] = seen.get(here, {}) | checked
-    write_note(path, seen)
+    write_cache(path, seen)
 
 
 def seen_path() -> Path:

@@ -19,7 +19,7 @@ from attnzoo.module import Module
 Tap = Callable[[str, Any], None]
 
 
-class Place(NamedTuple):
+class AttentionModule(NamedTuple):
     """Attention module with its map names; in a scanned stack it stands for all layers.
 
     In a ``Stack`` the names are those of the zoo's maps, "encoder/0/self"; elsewhere they are paths
@@ -31,9 +31,9 @@ class Place(NamedTuple):
     scanned: bool
 
 
-def places(model: nnx.Module) -> list[Place]:
+def attention_modules(model: nnx.Module) -> list[AttentionModule]:
     """Return every attention of a model, in the order of its attributes."""
-    found: list[Place] = []
+    found: list[AttentionModule] = []
     within: set[int] = set()
     for prefix, stack in stacks(model):
         layers = range(stack.depth)
@@ -47,7 +47,7 @@ def places(model: nnx.Module) -> list[Place]:
             ):
                 if module is not None:
                     names = tuple("/".join([*prefix, str(i), kind]) for i in numbers)
-                    found.append(Place(names, module, stack.scan))
+                    found.append(AttentionModule(names, module, stack.scan))
                     within.add(id(module))
     others = {
         path: module
@@ -58,7 +58,7 @@ def places(model: nnx.Module) -> list[Place]:
         # An attention that contains attentions counts once; its parts lie below its path.
         if not any(path[:end] in others for end in range(len(path))):
             name = "/".join(str(step) for step in path) or "attention"
-            found.append(Place((name,), module, False))
+            found.append(AttentionModule((name,), module, False))
     return found
 
 
@@ -102,10 +102,10 @@ def unrolled(model: nnx.Module) -> nnx.Module:
     return copy
 
 
-def tapped(model: nnx.Module, what: Any, tap: Tap) -> nnx.Module:
+def with_taps(model: nnx.Module, what: Any, tap: Tap) -> nnx.Module:
     """Return a copy that calls ``tap(name, report)`` for each attention, with its report."""
     copy = unrolled(model)
-    for place in places(copy):
+    for place in attention_modules(copy):
         place.module.attend = _reporting(place.module.attend, place.names[0], what, tap)
     return copy
 
@@ -130,7 +130,7 @@ def perturb(model: nnx.Module, deltas: dict[str, Float[Array, "B N T S"]]) -> No
     Raises:
       NotImplementedError: the weights of one of them cannot be varied.
     """
-    for place in places(model):
+    for place in attention_modules(model):
         if not any(name in deltas for name in place.names):
             continue
         if not place.module.takes_perturbation:
@@ -166,7 +166,7 @@ def before_attention(
       ValueError: no such layer.
       NotImplementedError: a model without such blocks.
     """
-    names = [name for p in places(model) for name in p.names if name.endswith("/self")]
+    names = [name for p in attention_modules(model) for name in p.names if name.endswith("/self")]
     if not names:
         raise NotImplementedError(f"{type(model).__name__} has no blocks with self-attention")
     (name,) = matching([names[-1] if layer is None else layer], names)
@@ -179,10 +179,12 @@ def before_attention(
         block.attention = _Entry(block.attention, enter)
         return copy(*inputs, **keywords)
 
-    return paused(run)
+    return split_run(run)
 
 
-def paused(run: Callable[[Callable[[Array], Array]], Any]) -> tuple[Array, Callable[[Array], Any]]:
+def split_run(
+    run: Callable[[Callable[[Array], Array]], Any],
+) -> tuple[Array, Callable[[Array], Any]]:
     """Return the states that ``run(enter)`` passes to ``enter``, and the run as a function of them.
 
     The states have no gradient.
