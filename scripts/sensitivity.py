@@ -26,7 +26,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("run", type=Path, metavar="RUN_DIR", help="a ViT trained on planted data")
     parser.add_argument("--count", type=int, default=200, help="images (default: 200)")
     parser.add_argument("--draw", type=int, default=3, help="images in the figure (default: 3)")
-    parser.add_argument("--draws", type=int, default=20, help="of methods that average over noise")
+    parser.add_argument(
+        "--num-samples", type=int, default=20, help="of methods that average over noise"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of all noise (default: 0)")
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
     add_trust(parser)
@@ -40,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _measure(arguments: argparse.Namespace) -> int:
-    require_positive(arguments, "count", "draw", "draws")
+    require_positive(arguments, "count", "draw", "num_samples")
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -72,8 +74,8 @@ def _measure(arguments: argparse.Namespace) -> int:
     def explain(images: Any, classes: Any, key: Any) -> tuple[Any, Any]:
         pixels = normalise(to_float(images), jnp.asarray(task.mean), jnp.asarray(task.std))
         question = image_question(
-            model, pixels, classes=classes, key=key, draws=arguments.draws, at=None, function=None,
-            fill=None, layer=None, head=None, keywords={},
+            model, pixels, classes=classes, key=key, num_samples=arguments.num_samples,
+            at=None, function=None, fill=None, layer=None, head=None, keywords={},
         )  # fmt: skip
         maps = question.scores(methods)[0]
         maps["random"] = jax.random.uniform(key, maps["rollout"].shape)

@@ -47,7 +47,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=0, help="of all noise (default: 0)")
     parser.add_argument(
-        "--draws",
+        "--num-samples",
         type=int,
         default=20,
         help="random orders, and steps of methods that average (default: 20)",
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    require_positive(arguments, "count", "draws")
+    require_positive(arguments, "count", "num_samples")
     if arguments.html is not None:
         if len(arguments.inputs) != 1:
             raise UserError(f"--html: a page of one INPUT; {len(arguments.inputs)} came")
@@ -133,7 +133,7 @@ def ask(model: Any, inputs: Any, arguments: argparse.Namespace, **settings: Any)
             inputs,
             methods=arguments.methods or every,
             key=jax.random.key(arguments.seed),
-            draws=arguments.draws,
+            num_samples=arguments.num_samples,
             layer=arguments.layer,
             head=arguments.head,
             **settings,

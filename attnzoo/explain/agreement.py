@@ -24,7 +24,7 @@ class Interval(NamedTuple):
 
 
 def bootstrap(
-    values: Any, *, seed: int = 0, draws: int = 2000, confidence: float = 0.95
+    values: Any, *, seed: int = 0, num_samples: int = 2000, confidence: float = 0.95
 ) -> Interval:
     """Return the mean and its percentile bootstrap interval over examples (Efron 1979).
 
@@ -34,7 +34,7 @@ def bootstrap(
     known = known[~np.isnan(known)]
     if not len(known):
         return Interval(np.nan, np.nan, np.nan)
-    drawn = np.random.default_rng(seed).integers(len(known), size=(draws, len(known)))
+    drawn = np.random.default_rng(seed).integers(len(known), size=(num_samples, len(known)))
     tail = (1 - confidence) / 2
     low, high = np.quantile(known[drawn].mean(axis=1), [tail, 1 - tail])
     return Interval(float(known.mean()), float(low), float(high))

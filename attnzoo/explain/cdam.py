@@ -36,13 +36,13 @@ def smooth_cdam(
     target: Target,
     *inputs: Any,
     key: Key[Array, ""],
-    draws: int = 50,
+    num_samples: int = 50,
     spread: float = 0.05,
     real: Bool[Array, "B T"] | None = None,
     layer: str | None = None,
     **keywords: Any,
 ) -> Scores:
-    """Return the mean of CDAM over ``draws`` noisy X.
+    """Return the mean of CDAM over ``num_samples`` noisy X.
 
     The noise has ``spread`` times the range of each example's X as its standard deviation. It is
     added at ``real`` tokens only (None: all), and is the same draw for all examples, so that they
@@ -54,7 +54,7 @@ def smooth_cdam(
         noisy = x + _noise(x, spread, key, real)
         return jnp.sum(noisy * gradient(noisy), axis=-1)
 
-    return jnp.mean(jax.lax.map(one, jax.random.split(key, draws)), axis=0)
+    return jnp.mean(jax.lax.map(one, jax.random.split(key, num_samples)), axis=0)
 
 
 def integrated_cdam(

@@ -78,7 +78,7 @@ def flip_share(answer: Answer, weights: Weights, order: Int[Array, "B S"]) -> Fl
 
 
 def permuted_change(
-    answer: Answer, weights: Weights, key: Key[Array, ""], draws: int = 100
+    answer: Answer, weights: Weights, key: Key[Array, ""], num_samples: int = 100
 ) -> Float[Array, " B"]:
     """Return the median total variation of the answer when weights are permuted among units.
 
@@ -94,7 +94,7 @@ def permuted_change(
         moved = jnp.where(real, jnp.take_along_axis(shuffled, nth, axis=1), jnp.zeros_like(weights))
         return jnp.sum(jnp.abs(answer(moved) - before), axis=1) / 2
 
-    return jnp.median(jax.lax.map(change, jax.random.split(key, draws)), axis=0)
+    return jnp.median(jax.lax.map(change, jax.random.split(key, num_samples)), axis=0)
 
 
 def jensen_shannon(p: Float[Array, "B V"], q: Float[Array, "B V"]) -> Float[Array, " B"]:

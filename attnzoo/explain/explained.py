@@ -63,7 +63,7 @@ def explain(
     fill: str | float | int | None = None,
     faithfulness: bool = True,
     key: Key[Array, ""] | None = None,
-    draws: int = 20,
+    num_samples: int = 20,
     layer: int | None = None,
     head: int | None = None,
     **keywords: Any,
@@ -86,7 +86,7 @@ def explain(
         (default), "mean" or a token id for tokens.
       faithfulness: False skips the areas, which take most of the time.
       key: random key of all noise and orders; ``jax.random.key(0)`` if None.
-      draws: number of random orders, and of steps in methods that average.
+      num_samples: number of random orders, and of steps in methods that average.
       layer, head: for texts, the source of "attention_mean"; by default the last layer (in a
         translator the alignment layer) and the mean of the heads.
       keywords: further arguments of the model, such as ``valid``.
@@ -118,7 +118,7 @@ def explain(
         units=units,
         fill=fill,
         key=jax.random.key(0) if key is None else key,
-        draws=draws,
+        num_samples=num_samples,
         layer=layer,
         head=head,
     )
@@ -210,7 +210,7 @@ def _faithfulness(question: Question, maps: Mapping[str, Any]) -> dict[str, Fait
     cases, shape = question.cases(), next(iter(maps.values())).shape
     C, U = cases.units.shape[0], question.count
     each = C // shape[0]
-    orders = max(1, question.draws // each)
+    orders = max(1, question.num_samples // each)
     # The random order of an example must not depend on the lengths of others in the batch.
     keys = jax.random.split(jax.random.fold_in(question.key, 1), orders)
     per_case = jax.vmap(lambda key: jax.random.split(key, each))(keys)

@@ -120,12 +120,14 @@ EXPLANATIONS: dict[str, Explanation] = {
     "attention_gradcam": _attention_gradcam,
     "gradcam": _of_model(gradcam, skip="prefix", real="real", layer="last"),
     "cdam": _of_model(cdam, layer="last"),
-    "smooth_cdam": _of_model(smooth_cdam, key="key", draws="draws", real="real", layer="last"),
-    "integrated_cdam": _of_model(integrated_cdam, steps="draws", layer="last"),
+    "smooth_cdam": _of_model(
+        smooth_cdam, key="key", num_samples="num_samples", real="real", layer="last"
+    ),
+    "integrated_cdam": _of_model(integrated_cdam, steps="num_samples", layer="last"),
     "attn_lrp": _of_model(attn_lrp, stack="stack"),
     "gradient_x_input": _of_vectors(gradient_times_input),
-    "integrated_gradients": _of_vectors(integrated_gradients, steps="draws"),
-    "smooth_grad": _of_vectors(_smooth_grad_size, key="key", draws="draws"),
+    "integrated_gradients": _of_vectors(integrated_gradients, steps="num_samples"),
+    "smooth_grad": _of_vectors(_smooth_grad_size, key="key", num_samples="num_samples"),
     "leave_one_out": _leave_one_out,
 }
 """Explanations by name, with scores ``B P`` of patches or tokens; higher is more important.

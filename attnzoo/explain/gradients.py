@@ -49,7 +49,7 @@ def smooth_grad(
     x: Float[Array, "B ..."],
     *,
     key: Key[Array, ""],
-    draws: int = 50,
+    num_samples: int = 50,
     spread: float = 0.15,
 ) -> Float[Array, "B ..."]:
     """Return the mean gradient at noisy inputs (Smilkov et al. 2017, arXiv 1706.03825).
@@ -63,7 +63,7 @@ def smooth_grad(
     def one(key: Key[Array, ""]) -> Array:
         return gradient(f, x + spread * reach * jax.random.normal(key, x.shape[1:], x.dtype)[None])
 
-    return jnp.mean(jax.lax.map(one, jax.random.split(key, draws)), axis=0)
+    return jnp.mean(jax.lax.map(one, jax.random.split(key, num_samples)), axis=0)
 
 
 def by_patch(values: Float[Array, "B h w C"], patch: int) -> Float[Array, "B P"]:

@@ -45,7 +45,7 @@ class Question:
       fill: replacement of a removed unit.
       prefix: number of tokens before those that have scores.
       stack: name of the stack that the tokens pass through.
-      draws: number of draws or steps in methods that average.
+      num_samples: number of samples or steps in methods that average.
       layer, head: source of raw attention; the last layer and the mean of heads if None.
     """
 
@@ -61,7 +61,7 @@ class Question:
     function: Any = dataclasses.field(metadata=STATIC)
     fill: Any = dataclasses.field(metadata=STATIC)
     count: int = dataclasses.field(metadata=STATIC)
-    draws: int = dataclasses.field(metadata=STATIC)
+    num_samples: int = dataclasses.field(metadata=STATIC)
     layer: int | None = dataclasses.field(metadata=STATIC)
     head: int | None = dataclasses.field(metadata=STATIC)
     prefix: int = dataclasses.field(metadata=STATIC)

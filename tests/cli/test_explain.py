@@ -33,7 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_figure_an_image_and_a_table(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = ["--images", "4", "1", "--count", "3", "--draws", "2", "--flow"]
+    asked = ["--images", "4", "1", "--count", "3", "--num-samples", "2", "--flow"]
     assert cli.main(["explain", str(run), *asked]) == 0
     printed = capsys.readouterr().out
     assert "3 images of test" in printed
@@ -58,7 +58,7 @@ def test_an_image_file_is_scaled_to_the_runs_size(
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (20, 31, 3), np.uint8)).save(tmp_path / "photo.png")
     page = tmp_path / "new" / "page.html"
-    asked = ["--draws", "2", "--out", str(tmp_path / "out"), "--html", str(page)]
+    asked = ["--num-samples", "2", "--out", str(tmp_path / "out"), "--html", str(page)]
     assert cli.main(["explain", str(run), str(tmp_path / "photo.png"), *asked]) == 0
     printed = capsys.readouterr().out
     said = re.search(r"^photo.png, says ([01]) \((0\.\d\d)\)$", printed, re.MULTILINE)

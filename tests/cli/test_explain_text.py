@@ -58,7 +58,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     capsys.readouterr()
-    assert cli.main(["explain", *map(str, arguments), "--draws", "2"]) == 0
+    assert cli.main(["explain", *map(str, arguments), "--num-samples", "2"]) == 0
     return capsys.readouterr().out
 
 

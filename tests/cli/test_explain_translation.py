@@ -43,7 +43,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_known_translation(
     runs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, kind: str
 ) -> None:
-    asked = ["0 1 2 ||| 2 1 0 3", "--out", tmp_path, "--draws", "4"]
+    asked = ["0 1 2 ||| 2 1 0 3", "--out", tmp_path, "--num-samples", "4"]
     assert cli.main(["explain", str(runs / kind), *map(str, asked)]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("0 1 2 ||| 2 1 0 3\nlog-probability -")
@@ -65,7 +65,7 @@ def test_a_known_translation(
 def test_the_runs_own_translation_and_both_directions(
     runs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    options = ["--layer", "0", "--head", "1", "--out", str(tmp_path), "--draws", "4"]
+    options = ["--layer", "0", "--head", "1", "--out", str(tmp_path), "--num-samples", "4"]
     reverse = ["--reverse", str(runs / "recurrent")]
     pair = "0 1 ||| 1 0"
     assert cli.main(["explain", str(runs / "transformer"), pair, *options, *reverse]) == 0

@@ -135,7 +135,7 @@ def model(name: str, *more: str) -> Any:
 
 def ask(name: str, inputs: Any = None, found: Any = None, **settings: Any) -> Explained:
     one = FAMILIES[name]
-    settings = {"methods": list(EXPLANATIONS), "draws": 2, "faithfulness": False} | settings
+    settings = {"methods": list(EXPLANATIONS), "num_samples": 2, "faithfulness": False} | settings
     given = one.inputs if inputs is None else inputs
     return explain(model(name) if found is None else found, given, **one.keywords, **settings)
 

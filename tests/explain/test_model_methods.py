@@ -51,7 +51,7 @@ def test_cdam_is_the_gradient_times_the_tokens() -> None:
         step = jnp.zeros((1, 5, 1)).at[0, t].set(0.02)
         more, less = (chosen(tail(x * (1 + s)), CLASSES) for s in (step, -step))
         np.testing.assert_allclose(scores[:, t], (more - less) / 0.04, rtol=2e-2, atol=1e-3)
-    none = smooth_cdam(model, CLASSES, IMAGES, key=jax.random.key(0), draws=2, spread=0.0)
+    none = smooth_cdam(model, CLASSES, IMAGES, key=jax.random.key(0), num_samples=2, spread=0.0)
     np.testing.assert_allclose(none, scores, rtol=1e-4, atol=1e-6)
     # The mean of CDAM at 0 (which is 0) and at X.
     half = integrated_cdam(model, CLASSES, IMAGES, steps=1)
@@ -92,7 +92,7 @@ def test_gradients_of_a_quadratic_by_hand() -> None:
     total = integrated_gradients(f, x, baseline=base).sum(axis=1)
     np.testing.assert_allclose(total, f(x) - f(base), rtol=1e-5)
     # The gradient is linear: noise averages out.
-    smooth = smooth_grad(f, x, key=jax.random.key(0), draws=4000, spread=0.1)
+    smooth = smooth_grad(f, x, key=jax.random.key(0), num_samples=4000, spread=0.1)
     np.testing.assert_allclose(smooth, [[4, 1], [6, 3]], atol=0.05)
 
 

@@ -32,7 +32,7 @@ def test_a_text_without_a_word_is_one_with_another_token() -> None:
     one = model("bert")
     units = np.asarray([[-1, 0, 0, -1, -1], [-1, 0, 1, 1, 2], [0, 1, 2, 3, -1]])
     found = explain(one, TOKENS, methods=["leave_one_out"], target=2, units=units, fill=4,
-                    draws=1, valid=VALID)  # fmt: skip
+                    num_samples=1, valid=VALID)  # fmt: skip
 
     def log_probability(*rows: list[int]) -> np.ndarray:
         logits = one(jnp.int32(rows), valid=VALID[: len(rows)])
@@ -53,7 +53,7 @@ def test_a_text_without_a_word_is_one_with_another_token() -> None:
 
 def test_a_padded_text_is_explained_as_it_is_alone() -> None:
     methods = ["rollout_discarded", "attention_gradcam", "gradcam", "smooth_cdam", "smooth_grad"]
-    one, settings = model("bert"), {"methods": methods, "draws": 2}
+    one, settings = model("bert"), {"methods": methods, "num_samples": 2}
     padded = explain(one, TOKENS, target=2, valid=VALID, **settings)
     alone = explain(one, TOKENS[:1, :3], target=2, valid=VALID[:1, :3], **settings)
     for name in methods:

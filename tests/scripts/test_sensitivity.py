@@ -24,7 +24,7 @@ def test_raw_maps_agree_for_both_classes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = trained(tmp_path, CONFIG)
-    assert sensitivity.main([str(run), "--count", "3", "--draw", "1", "--draws", "2"]) == 0
+    assert sensitivity.main([str(run), "--count", "3", "--draw", "1", "--num-samples", "2"]) == 0
     printed = capsys.readouterr().out
     table = json.loads((run / "explain" / "sensitivity.json").read_text())
     for name in ("rollout", "attention_mean", "rollout_discarded"):

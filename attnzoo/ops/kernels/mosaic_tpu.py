@@ -326,7 +326,8 @@ def _forward_kernel(
 
 def _dq_kernel(
     plan: FusedPlan, layout: _Layout, tables: list[ReadGradient], steps: _Steps,
-    q_ref: Any, k_ref: Any, v_ref: Any, scale_ref: Any, modify: Any, visible: Any, d_out_ref: Any, row_refs: Any,
+    q_ref: Any, k_ref: Any, v_ref: Any, scale_ref: Any,
+    modify: Any, visible: Any, d_out_ref: Any, row_refs: Any,
     zeros: Any, dq_ref: Any, d_reads: Any, acc_ref: Any,
 ) -> None:  # fmt: skip
     where = _Where(steps, layout, *(pl.program_id(axis) for axis in range(4)))
@@ -364,7 +365,8 @@ def _dq_kernel(
 
 def _dkv_kernel(
     plan: FusedPlan, layout: _Layout, tables: list[ReadGradient], steps: _Steps,
-    q_ref: Any, k_ref: Any, v_ref: Any, scale_ref: Any, modify: Any, visible: Any, d_out_ref: Any, row_refs: Any,
+    q_ref: Any, k_ref: Any, v_ref: Any, scale_ref: Any, modify: Any, visible: Any,
+    d_out_ref: Any, row_refs: Any,
     dk_ref: Any, dv_ref: Any, d_reads: Any, dk_acc: Any, dv_acc: Any,
 ) -> None:  # fmt: skip
     where = _Where(steps, layout, *(pl.program_id(axis) for axis in range(4)))
