@@ -1,4 +1,4 @@
-"""`convert SOURCE TARGET`: a model between the files of transformers and ours.
+"""`convert SOURCE TARGET`: convert a model between transformers files and attnzoo files.
 
 SOURCE is a folder of transformers (or a name on the Hugging Face hub), a folder that this program
 wrote, or a run. A folder of transformers becomes one of ours; the others become one of

@@ -1,4 +1,4 @@
-"""What a config class says about itself: fields, types in words, meanings, kinds."""
+"""Fields of config classes with their types in words, meanings and kinds."""
 
 import ast
 import dataclasses
@@ -21,7 +21,7 @@ WORDS = {int: "int", float: "float", str: "string", bool: "true or false", Path:
 
 @dataclass(frozen=True)
 class Field:
-    """One field of a config class; ``classes`` are the config classes that it may hold."""
+    """Field of a config class; ``classes`` lists the config classes that a value may have."""
 
     name: str
     annotation: Any

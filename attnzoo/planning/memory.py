@@ -1,4 +1,4 @@
-"""Bytes that lie on a device and that it reads and writes, by the shapes and places of arrays."""
+"""Bytes stored, read and written per device, from the shapes and shardings of arrays."""
 
 import dataclasses
 import math

@@ -77,7 +77,7 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether each device has room for the step."""
+        """True if each device has enough memory for the step."""
         return not self.refused and self.memory.total <= self.room
 
     @property

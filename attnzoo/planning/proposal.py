@@ -1,4 +1,4 @@
-"""The nearest training that fits, where the one that was asked for does not."""
+"""Search for a training close to a given one that fits into memory."""
 
 import itertools
 import math

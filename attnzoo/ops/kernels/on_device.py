@@ -1,4 +1,4 @@
-"""The TPU kernel by name, imported only when called, and checks of the calls that it takes.
+"""Lazy import of the TPU kernel, and checks of the calls that the kernel supports.
 
 Importing this file does not import Pallas, parts of which a version of jax may lack.
 """
