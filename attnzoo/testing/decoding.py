@@ -4,6 +4,7 @@ import inspect
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from attnzoo.testing.subject import Broken, DoesNotApply, Inputs, Subject, arguments, expect
@@ -58,11 +59,12 @@ def step_by_step(subject: Subject) -> None:
         expect("context of rows at several steps", context, wanted_here, subject.tolerance, inputs)
     if half == 0 or not callable(getattr(subject.attention, "extend", None)):
         return
-    past = start
-    for t in (0, half):
-        block = slice(t, t + half)
+    # One query is no block: the two behind it are.
+    past, size, starts = (start, half, (0, half)) if half > 1 or T < 3 else (pasts[1], 2, (1,))
+    for t in starts:
+        block = slice(t, t + size)
         (context, *weights), past = run.extend(inputs.query[:, block], memory, t, past)
-        what = f"of queries {t} to {t + half - 1} in a block"
+        what = f"of queries {t} to {t + size - 1} in a block"
         expect(f"context {what}", context, wanted.context[:, block], subject.tolerance, inputs)
         run.expect_weights(f"weights {what}", weights, wanted.weights[:, :, block], inputs)
 
@@ -102,6 +104,8 @@ def decoding(subject: Subject) -> None:
     x = inputs.keys
     B, S = x.shape[:2]
     valid = np.ones((B, S), bool)
+    _expect_half_stays_half(subject, x)
+    _expect_positions_of_decoding(run, x)
     for padded in (False, True):
         block = S // 2 if padded else 1
         if padded:
@@ -147,6 +151,66 @@ def decoding(subject: Subject) -> None:
             )
 
 
+def decode_many(subject: Subject, length: int, tolerance: float) -> None:
+    """Expect the causal call's last row from ``decode`` behind ``length`` positions.
+
+    Nothing is tested of an attention that does not decode, or that refuses so many positions.
+    """
+    try:
+        run, inputs = _Methods(subject, "empty_cache", "decode"), subject.inputs("all")
+        if len({x.shape[2:] for x in (inputs.query, inputs.keys, inputs.values)}) > 1:
+            return
+        random = np.random.default_rng(subject.seed)
+        x = random.standard_normal((1, length + 1, inputs.keys.shape[2]))
+        wanted, *_ = run.causal_call(x, np.ones((1, length + 1), bool))
+        cache = run.numbers("empty_cache", 1, length + 1, subject.dtype, static=True)
+        _, cache = run.decode(x[:, :length], cache, None)
+        (context, *_), _ = run.decode(x[:, length:], cache, None)
+    except (DoesNotApply, ValueError, NotImplementedError):
+        return
+    size = max(1.0, float(np.abs(wanted).max()))
+    expect(
+        f"context of position {length} decoded behind {length}",
+        context / size,
+        wanted[:, length:] / size,
+        tolerance,
+    )
+
+
+def _expect_half_stays_half(subject: Subject, x: np.ndarray) -> None:
+    """Expect a context in bfloat16 of a bfloat16 attention; traced, not compiled."""
+
+    def call(parameters: list[Any], x: Any) -> Any:
+        attention: Any = subject.with_parameters(parameters) if parameters else subject.attention
+        cache = attention.empty_cache(*x.shape[:2], x.dtype)
+        return attention.decode(x[:, :1], cache)[0]
+
+    with jax.enable_x64(False):
+        try:
+            half = jax.ShapeDtypeStruct(x.shape, jnp.bfloat16)
+            found = jax.eval_shape(call, subject.parameters("bfloat16"), half)
+        except NotImplementedError as error:
+            raise DoesNotApply(f"decode: {error}") from error
+    if found.dtype != jnp.bfloat16:
+        raise Broken(f"decode of bfloat16 gave a context in {found.dtype}; wanted bfloat16")
+
+
+def _expect_positions_of_decoding(run: "_Methods", x: np.ndarray) -> None:
+    """Expect the same contexts behind a slot of padding, with positions that do not count it."""
+    (B, S), subject = x.shape[:2], run.subject
+    if "positions" not in _parameters(run.subject.attention.decode) or S < 3:
+        return
+    wanted, *_ = run.causal_call(x, np.ones((B, S), bool))
+    valid = np.ones((B, S), bool)
+    valid[:, 0] = False
+    behind = np.concatenate([x[:, :1], x[:, :-1]], axis=1)
+    cache = run.numbers("empty_cache", B, S, subject.dtype, static=True)
+    places = np.maximum(np.arange(S) - 1, 0)
+    (context, *_), _ = run.decode(behind, cache, valid, places)
+    what = "context behind a slot of padding, by positions"
+    expect(what, context[:, 1:], wanted[:, :-1], subject.tolerance)
+
+
 class _Methods:
     """Methods of an attention, compiled and called with its parameters."""
 
@@ -183,19 +247,39 @@ class _Methods:
         return *_arrays((context, weights)), past
 
     def extend(self, query: np.ndarray, memory: Any, start: int, past: Any) -> Any:
+        """Return the result with weights and the past; expect the same context without weights."""
         places = self._of_all_rows(start + np.arange(query.shape[1]))
-        result, past = self.numbers(
-            "extend", self._in(query), memory, past, positions=places, weights=True
+        (alone, _), (result, past) = self.numbers(
+            "extend", self._in(query), memory, past, positions=places, twice=True
         )
-        return _arrays(result), past
+        context, *weights = _arrays(result)
+        expect("context without weights", _arrays(alone)[0], context, self.subject.tolerance)
+        return (context, *weights), past
 
-    def decode(self, x: np.ndarray, cache: Any, valid: np.ndarray | None) -> Any:
+    def decode(
+        self,
+        x: np.ndarray,
+        cache: Any,
+        valid: np.ndarray | None,
+        places: np.ndarray | None = None,
+    ) -> Any:
+        """Return the result with weights, if it has any, and the cache; expect the same context
+        without weights.
+        """
         keywords = {}
         if valid is not None:
             keywords["mask"] = jax.device_put(valid[:, None, None, :])
-        weights = self.subject.has_weights and self._decodes_weights(x, cache, keywords)
-        result, cache = self.numbers("decode", self._in(x), cache, weights=weights, **keywords)
-        return _arrays(result), cache
+        if places is not None:
+            keywords["positions"] = self._of_all_rows(places)
+        if not (self.subject.has_weights and self._decodes_weights(x, cache, keywords)):
+            result, cache = self.numbers("decode", self._in(x), cache, **keywords)
+            return _arrays(result), cache
+        (alone, _), (result, cache) = self.numbers(
+            "decode", self._in(x), cache, twice=True, **keywords
+        )
+        context, *weights = _arrays(result)
+        expect("context without weights", _arrays(alone)[0], context, self.subject.tolerance)
+        return (context, *weights), cache
 
     def causal_call(self, x: np.ndarray, valid: np.ndarray) -> list[np.ndarray]:
         """Return the self-attention of the whole sequence, without padded keys."""
@@ -214,7 +298,6 @@ class _Methods:
         *given: Any,
         static: bool = False,
         twice: bool = False,
-        weights: bool = False,
         **keywords: Any,
     ) -> Any:
         """Return the result of a method; raise DoesNotApply if it raises NotImplementedError."""
@@ -223,7 +306,7 @@ class _Methods:
         def call(parameters: list[Any], given: Any, keywords: Any) -> Any:
             attention = subject.with_parameters(parameters) if parameters else subject.attention
             method = getattr(attention, name)
-            asked = {"return_weights": True} if (weights or twice) and subject.has_weights else {}
+            asked = {"return_weights": True} if twice and subject.has_weights else {}
             result = method(*given, **keywords, **asked)
             return (method(*given, **keywords), result) if twice else result
 
@@ -232,7 +315,7 @@ class _Methods:
             try:
                 if static:
                     return call(parameters, given, keywords)
-                key = f"{name} {weights} {sorted(keywords)}"
+                key = f"{name} {twice} {sorted(keywords)}"
                 return subject.jitted(key, call)(parameters, given, keywords)
             except NotImplementedError as error:
                 raise DoesNotApply(f"{name}: {error}") from error

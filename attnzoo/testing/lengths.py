@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from attnzoo.testing.decoding import decode_many
 from attnzoo.testing.explaining import TOLERANCE as UNEXPLAINED
 from attnzoo.testing.explaining import explain
 from attnzoo.testing.subject import (
@@ -73,7 +74,7 @@ def long_sequences(subject: Subject) -> None:
 
     The short sequence is put at the start, across position 128 and at the end of the long one, all
     else masked. Positions other than the start are tested only if a shift by one position makes no
-    difference to the attention.
+    difference to the attention. ``decode`` behind 130 positions gives the causal call's row.
     """
     inputs = subject.inputs("random")
     far = _Far(subject, inputs)
@@ -89,6 +90,7 @@ def long_sequences(subject: Subject) -> None:
     for moved in ("query", "keys"):
         if relations.order_free(moved):
             far.expect_order_free(moved)
+    decode_many(subject, FAR // 2 + 2, 10 * subject.tolerance)
 
 
 class _Relations:

@@ -393,6 +393,8 @@ class Attention:
             positions = None
         if self.has("a block reads itself in reverse"):
             query = query[:, ::-1]
+        if self.has("a block without weights is halved") and not return_weights:
+            query = query / 2
         result = self.attend(query, memory, positions=positions, return_weights=return_weights)
         return result, past + query.shape[1]
 
@@ -453,9 +455,17 @@ class Attention:
             past = past & jnp.roll(mask, 1, 3)
         if self.has("positions of decoding from 0"):
             at = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
+        if self.has("positions of decoding are not those of its keys") and positions is not None:
+            at = positions
+        if self.has("decoding sees 64 back"):
+            past = past & (places[:, None, :] > start[:, None, None] - 64)[:, None]
         q = self.project("q", x)
         k, v = k.astype(q.dtype), v.astype(q.dtype)
         context, weights = self.read(q, k, v, past, at, places, None, return_weights)
+        if self.has("decoding without weights is halved") and not return_weights:
+            context = context / 2
+        if self.has("decoding in float32"):
+            context = context.astype(widened(context.dtype))
         if self.has("decoding shows weights of the first query"):
             weights = jnp.broadcast_to(weights[:, :, :1, ::-1], weights.shape)
         held = Cache(

@@ -100,6 +100,7 @@ SEEN_BY: dict[str, list[str]] = {
         "keys of the last tile rolled",
         "last partial tile lost",
         "window of 128 keys",
+        "decoding sees 64 back",
     ],
     "prepared memory": ["memory without a batch axis"],
     "step by step": [
@@ -113,6 +114,7 @@ SEEN_BY: dict[str, list[str]] = {
         "step reads an unmasked memory",
         "a block starts at position 0",
         "a block reads itself in reverse",
+        "a block without weights is halved",
     ],
     "positions are places": ["places of keys ignored"],
     "decoding": [
@@ -133,6 +135,9 @@ SEEN_BY: dict[str, list[str]] = {
         "positions of decoding from 0",
         "decoding shows weights of the first query",
         "length of a cache not counted in blocks",
+        "decoding without weights is halved",
+        "decoding in float32",
+        "positions of decoding are not those of its keys",
     ],
     "dropout": [
         "dropout key ignored",
