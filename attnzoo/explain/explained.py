@@ -103,11 +103,12 @@ def explain(
       result.maps["cdam"], result.faithfulness["cdam"].deletion, result.figure()
     """
     arrays = tuple(jnp.asarray(x) for x in (inputs if isinstance(inputs, tuple) else (inputs,)))
+    kind, ask = _kind(model)
+    _check_inputs(model, kind, arrays)
     B = arrays[0].shape[0]
     given = {n: jnp.asarray(v) for n, v in keywords.items() if v is not None}
     function = target if callable(target) else None
     classes = None if target is None or callable(target) else jnp.asarray(target, jnp.int32)
-    kind, ask = _kind(model)
     question = ask(
         model,
         *arrays,
@@ -136,13 +137,31 @@ def explain(
     ]
     found = _found(question, tuple(chosen))
     maps = {n: np.asarray(found.scores[n]) for n, _ in chosen if n in found.scores}
+    bad = {n: int(np.sum(~np.isfinite(x))) for n, x in maps.items()}
+    wrong = {n: f"{bad[n]} of {x.size} scores are not finite" for n, x in maps.items() if bad[n]}
+    maps = {n: x for n, x in maps.items() if not bad[n]}
     return kind(
         question,
         maps,
-        dict(found.skipped) | ({} if methods is not None else ON_REQUEST),
+        dict(found.skipped) | wrong | ({} if methods is not None else ON_REQUEST),
         _faithfulness(question, maps) if faithfulness and maps else {},
         probabilities,
     )
+
+
+def _check_inputs(model: nnx.Module, kind: "type[Explained]", arrays: tuple[Any, ...]) -> None:
+    """Refuse inputs of another number, dtype or shape than the model reads."""
+    name, shapes = type(model).__name__, ", ".join(str(x.shape) for x in arrays)
+    if kind is TranslationsExplained and len(arrays) != 2:
+        raise ValueError(f"inputs are {len(arrays)} array; {name} wants a pair (source, target)")
+    if kind is not TranslationsExplained and len(arrays) != 1:
+        raise ValueError(f"inputs are {len(arrays)} arrays; {name} wants one")
+    images = kind is ImagesExplained
+    if any(x.ndim != (4 if images else 2) or x.size == 0 for x in arrays):
+        wanted = "images B h w C" if images else "tokens B T"
+        raise ValueError(f"inputs of shape {shapes}; wanted {wanted}, at least one of each")
+    if not images and any(not jnp.issubdtype(x.dtype, jnp.integer) for x in arrays):
+        raise ValueError(f"inputs of dtype {arrays[0].dtype}; wanted ids of tokens, integers")
 
 
 def _kind(model: nnx.Module) -> tuple[type["Explained"], Callable[..., Question]]:

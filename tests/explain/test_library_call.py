@@ -230,6 +230,15 @@ def test_explanations_of_ones_own_and_names_that_there_are_not() -> None:
         ask("vit", methods=[lambda question: jnp.zeros(3)])
     with pytest.raises(ValueError, match="target=3; there are 3 classes, 0 to 2"):
         ask("vit", target=3)
+    with_nan = lambda question: jnp.full(question.units.shape, jnp.nan)  # noqa: E731
+    assert ask("vit", methods=[with_nan]).skipped == {"<lambda>": "12 of 12 scores are not finite"}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_inputs_of_another_kind_are_refused_in_a_line(name: str) -> None:
+    for wrong in (jnp.zeros((2, 3, 4)), jnp.zeros((0, 5), jnp.int32), (jnp.ones((1, 2)),) * 3):
+        with pytest.raises(ValueError, match=r"inputs .*want"):
+            ask(name, wrong)
 
 
 def test_an_order_by_place_has_the_areas_of_its_curve() -> None:
