@@ -198,7 +198,8 @@ def _expect_half_stays_half(subject: Subject, x: np.ndarray) -> None:
 def _expect_positions_of_decoding(run: "_Methods", x: np.ndarray) -> None:
     """Expect the same contexts behind a slot of padding, with positions that do not count it."""
     (B, S), subject = x.shape[:2], run.subject
-    if "positions" not in _parameters(run.subject.attention.decode) or S < 3:
+    attention: Any = subject.attention
+    if "positions" not in _parameters(attention.decode) or S < 3:
         return
     wanted, *_ = run.causal_call(x, np.ones((B, S), bool))
     valid = np.ones((B, S), bool)
