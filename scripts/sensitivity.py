@@ -50,8 +50,7 @@ def _measure(arguments: argparse.Namespace) -> int:
     from attnzoo.data.augment import normalise, to_float
     from attnzoo.data.planted import planted_pairs
     from attnzoo.explain.agreement import bootstrap
-    from attnzoo.explain.explanations import EXPLANATIONS, ON_REQUEST
-    from attnzoo.explain.vit import image_question
+    from attnzoo.explain.vit import explain_vit
     from attnzoo.models.vit import ViT
     from attnzoo.training.run import load_run
 
@@ -68,16 +67,11 @@ def _measure(arguments: argparse.Namespace) -> int:
     numbers = np.asarray([task.names.index(str(c)) for c in range(source.classes)])
     classes = numbers[pairs.classes]
     key = jax.random.key(arguments.seed)
-    methods = [(name, one) for name, one in EXPLANATIONS.items() if name not in ON_REQUEST]
 
     @jax.jit
     def explain(images: Any, classes: Any, key: Any) -> tuple[Any, Any]:
         pixels = normalise(to_float(images), jnp.asarray(task.mean), jnp.asarray(task.std))
-        question = image_question(
-            model, pixels, classes=classes, key=key, num_samples=arguments.num_samples,
-            at=None, function=None, fill=None, layer=None, head=None, keywords={},
-        )  # fmt: skip
-        maps = question.scores(methods)[0]
+        maps = explain_vit(model, pixels, classes, key, num_samples=arguments.num_samples)
         maps["random"] = jax.random.uniform(key, maps["rollout"].shape)
         return maps, jax.nn.softmax(model(pixels), axis=-1)
 

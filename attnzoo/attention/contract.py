@@ -168,7 +168,10 @@ class Attention(Module):
             value: Any = own[name] if name in own else getattr(config, name, at.get(name))
             if value is not None or name == "mask_mod":
                 chosen[name] = NORMALISERS[value] if name == "normalise" else value
-        return cls(**chosen)
+        made = cls(**chosen)
+        if site.dropout and "dropout" in made.supports and "dropout" not in chosen:
+            made.dropout = site.dropout  # ``read`` drops weights of any mechanism
+        return made
 
     @property
     def head_groups(self) -> int | None:

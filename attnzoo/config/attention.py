@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
 from attnzoo.config.fields import ByKind, Positive, config
+from attnzoo.config.renamed import former_names
 
 Normaliser = Literal["softmax", "sparsemax", "entmax15"]
 
@@ -328,3 +329,6 @@ else:
     """How a decoder reads a source."""
     SelfAttention = Annotated[_kinds("itself"), ByKind(AttentionConfig)]
     """How a sequence reads itself."""
+
+if not TYPE_CHECKING:
+    __getattr__ = former_names(__name__)

@@ -1,10 +1,11 @@
 """BERT settings, and its named sizes."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from attnzoo.config.attention import MultiHeadConfig, SelfAttention
 from attnzoo.config.fields import DropRate, Positive, Remat, config
 from attnzoo.config.model_config import ModelConfig
+from attnzoo.config.renamed import former_names
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
 
@@ -73,3 +74,7 @@ class BertConfig(ModelConfig):
     def large(cls) -> "BertConfig":
         """Return the large model of the paper: 340 million weights."""
         return cls(attention=MultiHeadConfig(num_heads=16), dim=1024, hidden=4096, layers=24)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = former_names(__name__)

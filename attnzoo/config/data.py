@@ -1,10 +1,11 @@
 """Data settings: sentence pairs, text, labels, tags, and the tokenizers."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from attnzoo.config.fields import DropRate, Kind, NotEmpty, NotNegative, Positive, config
 from attnzoo.config.images import ImagesConfig
+from attnzoo.config.renamed import former_names
 
 
 @config
@@ -419,3 +420,7 @@ def _check_shares(data: TextConfig | LabelledTextConfig | TaggedTextConfig) -> N
             f"validation_share={data.validation_share} and test_share={data.test_share} "
             "leave nothing to train on"
         )
+
+
+if not TYPE_CHECKING:
+    __getattr__ = former_names(__name__)

@@ -1,12 +1,13 @@
 """Settings of one runnable experiment: the content of a file in configs/."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from attnzoo.config.data import CldrConfig, Data, Tokenizer, WordTokenizerConfig
 from attnzoo.config.fields import NotEmpty, NotNegative, Positive, config
 from attnzoo.config.mesh import MeshConfig
 from attnzoo.config.model import BahdanauConfig, Model
+from attnzoo.config.renamed import former_names
 from attnzoo.config.schema import fields_of
 from attnzoo.config.tasks import Task, TranslationConfig
 from attnzoo.config.training import TrainingConfig
@@ -78,3 +79,7 @@ class ExperimentConfig:
     def run_directory(self) -> Path:
         """Path of the run directory."""
         return self.directory or Path("runs") / self.name
+
+
+if not TYPE_CHECKING:
+    __getattr__ = former_names(__name__)

@@ -1,8 +1,9 @@
 """Gate settings of a convolutional network; a config names the kind, as in ``attention: se``."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from attnzoo.config.fields import Kind, Positive, config
+from attnzoo.config.renamed import former_names
 
 
 @config
@@ -94,3 +95,6 @@ Gate = Annotated[
     | NoGateConfig,
     Kind,
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = former_names(__name__)

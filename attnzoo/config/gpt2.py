@@ -1,10 +1,11 @@
 """GPT-2 settings, and its named sizes."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from attnzoo.config.attention import MultiHeadConfig, SelfAttention
 from attnzoo.config.fields import DropRate, Positive, Remat, config
 from attnzoo.config.model_config import ModelConfig
+from attnzoo.config.renamed import former_names
 from attnzoo.config.transformer import Activation
 
 
@@ -88,3 +89,7 @@ class GPT2Config(ModelConfig):
             dropout=0.2,
             attention_dropout=0.2,
         )
+
+
+if not TYPE_CHECKING:
+    __getattr__ = former_names(__name__)

@@ -1,7 +1,7 @@
 """Image data settings: sources of labelled images, and training augmentation."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from attnzoo.config.fields import (
     DropRate,
@@ -12,6 +12,7 @@ from attnzoo.config.fields import (
     Probability,
     config,
 )
+from attnzoo.config.renamed import former_names
 
 
 @config
@@ -166,3 +167,7 @@ class ImagesConfig:
                 f"validation_share={self.validation_share} and test_share={self.test_share} "
                 "leave nothing to train on"
             )
+
+
+if not TYPE_CHECKING:
+    __getattr__ = former_names(__name__)

@@ -1,10 +1,11 @@
 """Llama settings and named sizes, with Mistral, Qwen2, Qwen3, TinyLlama and SmolLM."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from attnzoo.config.attention import MultiHeadConfig, SelfAttention
 from attnzoo.config.fields import DropRate, Positive, Remat, config
 from attnzoo.config.model_config import ModelConfig
+from attnzoo.config.renamed import former_names
 from attnzoo.config.rotary import Llama3ScalingConfig, RotaryScaling
 from attnzoo.config.transformer import Activation
 
@@ -153,3 +154,7 @@ class LlamaConfig(ModelConfig):
             norm_eps=1e-6,
             tied=True,
         )
+
+
+if not TYPE_CHECKING:
+    __getattr__ = former_names(__name__)

@@ -1,9 +1,10 @@
 """Device mesh settings for training, and the placement of parameters."""
 
 import re
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from attnzoo.config.fields import NotEmpty, Positive, config
+from attnzoo.config.renamed import former_names
 
 Axis = Literal["data", "fsdp", "tensor", "sequence"]
 
@@ -54,3 +55,7 @@ class MeshConfig:
             "sequence": self.sequence,
             "tensor": self.tensor,
         }
+
+
+if not TYPE_CHECKING:
+    __getattr__ = former_names(__name__)

@@ -1,6 +1,6 @@
 """Settings of recurrent translators and of the residual network; the union of all models."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from attnzoo.config.attention import AdditiveConfig, Attention, GeneralConfig
 from attnzoo.config.bert import BertConfig
@@ -9,6 +9,7 @@ from attnzoo.config.gates import Gate, NoGateConfig, SEConfig
 from attnzoo.config.gpt2 import GPT2Config
 from attnzoo.config.llama import LlamaConfig
 from attnzoo.config.model_config import ModelConfig
+from attnzoo.config.renamed import former_names
 from attnzoo.config.t5 import T5Config
 from attnzoo.config.transformer import TransformerConfig
 from attnzoo.config.vit import ViTConfig
@@ -146,3 +147,6 @@ Model = Annotated[
     ByKind(ModelConfig),
 ]
 """Union of the architectures that a config can name."""
+
+if not TYPE_CHECKING:
+    __getattr__ = former_names(__name__)

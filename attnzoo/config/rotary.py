@@ -1,8 +1,9 @@
 """Settings that scale rotary positions for sequences longer than those of training."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from attnzoo.config.fields import Kind, Positive, config
+from attnzoo.config.renamed import former_names
 
 
 @config
@@ -72,3 +73,6 @@ RotaryScaling = Annotated[
     | Llama3ScalingConfig,
     Kind,
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = former_names(__name__)

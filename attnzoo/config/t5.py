@@ -1,11 +1,12 @@
 """T5 settings, and its named sizes."""
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from attnzoo.config.attention import Attention, MultiHeadConfig, SelfAttention
 from attnzoo.config.fields import DropRate, NotNegative, Positive, Remat, config
 from attnzoo.config.model_config import ModelConfig
+from attnzoo.config.renamed import former_names
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
 
@@ -135,3 +136,7 @@ def _version_1_1(*, heads: int, dim: int, hidden: int, layers: int) -> T5Config:
         scaled_head=False,
         dropout=0.0,
     )
+
+
+if not TYPE_CHECKING:
+    __getattr__ = former_names(__name__)

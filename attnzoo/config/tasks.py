@@ -1,8 +1,9 @@
 """Task settings: batches, loss and scores."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from attnzoo.config.fields import ByKind, DropRate, Positive, config
+from attnzoo.config.renamed import former_names
 
 PAIRS = ("cldr", "files", "hub", "synthetic")
 
@@ -102,3 +103,6 @@ Task = Annotated[
     | ImageClassificationConfig,
     ByKind(TaskConfig),
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = former_names(__name__)

@@ -1,8 +1,9 @@
 """Training settings: length, optimizer, schedule, evaluation and output."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from attnzoo.config.fields import DropRate, Interval, Kind, NotEmpty, NotNegative, Positive, config
+from attnzoo.config.renamed import former_names
 
 
 @config
@@ -225,5 +226,14 @@ class TrainingConfig:
                 f"batch_size={self.batch_size} cannot be cut into accumulate={self.accumulate} "
                 "equal parts"
             )
+        if self.decay_all and not hasattr(self.optimizer, "weight_decay"):
+            raise ValueError(
+                f"decay_all=true has no effect: optimizer.kind={self.optimizer.kind} has no weight "
+                "decay; wanted adamw, lion or muon, or decay_all=false"
+            )
         if self.buckets is not None and list(self.buckets) != sorted(set(self.buckets)):
             raise ValueError(f"buckets={list(self.buckets)} do not rise")
+
+
+if not TYPE_CHECKING:
+    __getattr__ = former_names(__name__)

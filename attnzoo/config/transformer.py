@@ -1,10 +1,11 @@
 """Transformer settings, and its named sizes."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from attnzoo.config.attention import Attention, MultiHeadConfig, SelfAttention
 from attnzoo.config.fields import DropRate, NotNegative, Positive, Remat, config
 from attnzoo.config.model_config import ModelConfig
+from attnzoo.config.renamed import former_names
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
 
@@ -157,3 +158,7 @@ class TransformerConfig(ModelConfig):
                 f"alignment_layer={self.alignment_layer}, but the decoder's layers are "
                 f"0 .. {self.decoder_layers - 1}"
             )
+
+
+if not TYPE_CHECKING:
+    __getattr__ = former_names(__name__)

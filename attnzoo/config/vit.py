@@ -1,10 +1,11 @@
 """Vision Transformer settings, with DeiT and DINOv2, and named sizes."""
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from attnzoo.config.attention import MultiHeadConfig, SelfAttention
 from attnzoo.config.fields import DropRate, NotNegative, Positive, Remat, config
 from attnzoo.config.model_config import ModelConfig
+from attnzoo.config.renamed import former_names
 from attnzoo.config.transformer import Activation
 
 
@@ -190,3 +191,7 @@ def _dinov2(dim: int, layers: int, num_heads: int, registers: int, **settings: A
         layer_scale=1e-5,
         **settings,
     )
+
+
+if not TYPE_CHECKING:
+    __getattr__ = former_names(__name__)

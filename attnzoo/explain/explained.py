@@ -56,7 +56,7 @@ def explain(
     model: nnx.Module,
     inputs: Any,
     *,
-    methods: Sequence[str | Explanation] | None = None,
+    methods: str | Sequence[str | Explanation] | None = None,
     target: Target | None = None,
     at: Any = None,
     units: Any = None,
@@ -131,10 +131,13 @@ def explain(
             own = probabilities.argmax(axis=-1)
             question = dataclasses.replace(question, classes=jnp.asarray(own, jnp.int32))
         _check_classes(question.classes, probabilities.shape[-1])
-    wanted = EXPLANATIONS if methods is None else methods
+    wanted = EXPLANATIONS if methods is None else [methods] if isinstance(methods, str) else methods
     chosen = [
         pair for pair in named(list(wanted)) if methods is not None or pair[0] not in ON_REQUEST
     ]
+    names = [name for name, _ in chosen]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"methods has {twice[0]} twice; wanted another name, or each once")
     found = _found(question, tuple(chosen))
     maps = {n: np.asarray(found.scores[n]) for n, _ in chosen if n in found.scores}
     bad = {n: int(np.sum(~np.isfinite(x))) for n, x in maps.items()}

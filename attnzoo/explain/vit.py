@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int, Key
 
+from attnzoo.explain.explanations import EXPLANATIONS, ON_REQUEST
 from attnzoo.explain.faithfulness import filled, with_patches
 from attnzoo.explain.gradients import by_patch
 from attnzoo.explain.question import Question
@@ -91,3 +92,26 @@ def image_question(
     return ImageQuestion(
         graph=graph, state=state, inputs=(images,), units=numbers, real=real, **settings
     )
+
+
+def explain_vit(
+    model: ViT,
+    images: Float[Array, "B h w C"],
+    classes: Int[Array, " B"],
+    key: Key[Array, ""],
+    *,
+    num_samples: int = 20,
+) -> dict[str, Float[Array, "B P"]]:
+    """Return the scores of patches by each explanation that applies; can be called under jit.
+
+    Scores are those of :func:`attnzoo.explain.explain`, which also reports what does not apply.
+
+    Raises:
+      ValueError: a class out of range (not under jit).
+    """
+    question = image_question(
+        model, images, classes=classes, key=key, num_samples=num_samples, at=None, function=None,
+        fill=None, layer=None, head=None, keywords={},
+    )  # fmt: skip
+    methods = [(name, one) for name, one in EXPLANATIONS.items() if name not in ON_REQUEST]
+    return question.scores(methods)[0]

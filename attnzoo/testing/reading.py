@@ -276,9 +276,11 @@ def convex_hull(subject: Subject) -> None:
     permitted = subject.permitted(inputs)[..., None]  # B N T S 1
     by_head = np.moveaxis(values, 2, 1)[:, :, None]  # B N 1 S Hv
     some = np.moveaxis(np.any(permitted, axis=3), 1, 2)  # B T N 1
-    least = np.moveaxis(np.where(permitted, by_head, np.inf).min(3), 1, 2)
-    most = np.moveaxis(np.where(permitted, by_head, -np.inf).max(3), 1, 2)
-    inside = np.where(some, np.clip(context, least, most), 0.0)
+    least = np.where(some, np.moveaxis(np.where(permitted, by_head, np.inf).min(3), 1, 2), 0.0)
+    most = np.where(some, np.moveaxis(np.where(permitted, by_head, -np.inf).max(3), 1, 2), 0.0)
+    if context.shape[2] == 1:  # heads of a module that all read the same values are averaged
+        least, most = least.mean(2, keepdims=True), most.mean(2, keepdims=True)
+    inside = np.clip(context, least, most)
     expect("context", context, inside, subject.tolerance, inputs, found)
 
 

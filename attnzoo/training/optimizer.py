@@ -182,6 +182,7 @@ def _muon(
         beta=optimizer.beta,
         weight_decay=optimizer.weight_decay,
         weight_decay_mask=decays,
+        adam_weight_decay=optimizer.weight_decay if decays is None else 0.0,
         adam_learning_rate=lambda count: schedule(count) * optimizer.adam_share,
         muon_weight_dimension_numbers=muon_axes,
     )

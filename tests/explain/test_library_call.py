@@ -230,6 +230,8 @@ def test_explanations_of_ones_own_and_names_that_there_are_not() -> None:
         ask("vit", methods=[lambda question: jnp.zeros(3)])
     with pytest.raises(ValueError, match="target=3; there are 3 classes, 0 to 2"):
         ask("vit", target=3)
+    with pytest.raises(ValueError, match="methods has rollout twice"):
+        ask("vit", methods=["rollout", "rollout"])
     with_nan = lambda question: jnp.full(question.units.shape, jnp.nan)  # noqa: E731
     assert ask("vit", methods=[with_nan]).skipped == {"<lambda>": "12 of 12 scores are not finite"}
 

@@ -16,6 +16,8 @@ import pytest
 from flax import nnx
 from products import MODELS, attention_fields, build, config_of, pairs, refusal, unchecked
 
+from attnzoo.attention import AdditiveAttention, Site
+from attnzoo.config.attention import AdditiveConfig
 from attnzoo.config.schema import fields_of
 from attnzoo.models import CLASSIFIERS, DECODERS, ENCODERS, TRANSLATORS
 
@@ -165,6 +167,21 @@ def test_every_field_of_an_attention_has_an_effect(kind: str, attention: str) ->
             if not has_effect(config, dataclasses.replace(config, **{field: changed})):
                 silent.append(f"{field}.{name}={value}")
     assert not silent, f"{kind}: {', '.join(silent)} change nothing and are not refused"
+
+
+class WithoutDropout(AdditiveAttention):
+    """A user's attention whose ``__init__`` takes no dropout."""
+
+    def __init__(self, query_dim: int, key_dim: int, *, rngs: nnx.Rngs):
+        super().__init__(query_dim, key_dim, 5, rngs=rngs)
+
+
+def test_dropout_comes_with_the_class() -> None:
+    site = Site.of_itself(8, is_causal=True, max_length=7, dropout=0.4)
+    made = WithoutDropout.by_name(AdditiveConfig(), site, rngs=nnx.Rngs(0))
+    assert made.dropout == 0.4
+    x = jnp.ones((1, 7, 8))
+    assert not np.array_equal(made(x, x), made(x, x, dropout_key=jax.random.key(0)))
 
 
 OF_ATTENTION = ("dropout", "bias", "rotary", "bucket", "distance")

@@ -1,5 +1,7 @@
 """Schedules and update rules by their numbers."""
 
+from typing import get_args
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,6 +101,27 @@ def test_adadelta_by_hand() -> None:
         want.append([update])
     got = updates(AdadeltaConfig(), [[g] for g in gradients], learning_rate=1.0, clip_norm=None)
     np.testing.assert_allclose(got, want, rtol=1e-4)
+
+
+@pytest.mark.parametrize("cls", get_args(get_args(Optimizer)[0]))
+def test_decay_of_vectors_has_an_effect_or_is_refused(cls: type) -> None:
+    params = {"up": {"kernel": jnp.ones((2, 3)), "bias": jnp.float32([4.0])}}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    optimizer = cls(weight_decay=0.5) if hasattr(cls, "weight_decay") else cls()
+
+    def change_of_bias(decay_all: bool) -> float:
+        training = TrainingConfig(
+            steps=1, optimizer=optimizer, decay_all=decay_all, learning_rate=0.1
+        )
+        rule, _ = build_optimizer(training, total_steps=1, steps_per_epoch=1)
+        return float(rule.update(zeros, rule.init(params), params)[0]["up"]["bias"][0])
+
+    assert change_of_bias(False) == 0
+    if hasattr(cls, "weight_decay"):
+        assert change_of_bias(True) < 0
+    else:
+        with pytest.raises(ValueError, match="decay_all=true has no effect"):
+            change_of_bias(True)
 
 
 @pytest.mark.parametrize("decay_all", [False, True])
