@@ -267,8 +267,9 @@ class _Methods:
         valid: np.ndarray | None,
         places: np.ndarray | None = None,
     ) -> Any:
-        """Return the result with weights, if it has any, and the cache; expect the same context
-        without weights.
+        """Return the result, with weights if any, and the cache.
+
+        Expect the same context without weights.
         """
         keywords = {}
         if valid is not None:

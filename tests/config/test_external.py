@@ -396,7 +396,7 @@ def test_trusted_it_works(
     path = tmp_path / "run" / ("config.yaml" if command == "plan" else "")
     more = READERS[command]
     if command == "explain":
-        more = ["the cat", "--methods", "rollout", "--draws", "1"]
+        more = ["the cat", "--methods", "rollout", "--num-samples", "1"]
     if command == "translate":
         (tmp_path / "lines").write_text("a b\n")
         more = [str(tmp_path / "lines")]

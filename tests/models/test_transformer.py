@@ -13,6 +13,7 @@ from random_parameters import drawn
 
 from attnzoo.config.attention import (
     FastWeightConfig,
+    LinearConfig,
     MultiHeadConfig,
     PositionalConfig,
 )
@@ -46,7 +47,7 @@ def build(config: Config = CONFIG, seed: int = 0) -> Transformer:
 
 OF_KIND = {
     "multi_head": MultiHeadConfig(num_heads=4, num_kv_heads=2, qk_norm=True, window=3, sinks=True),
-    "linear": Linear(),
+    "linear": LinearConfig(),
     "fast_weight": FastWeightConfig(),
 }
 
