@@ -125,7 +125,10 @@ AnyCache = Cache | WindowCache | QuantisedCache
 def empty(
     cache: Kind, batch: int, length: int, heads: int, width: int, window: int | None, dtype: Any
 ) -> AnyCache:
-    """Return an empty cache; ``window`` is None if all keys are seen. ValueError: no such cache."""
+    """Return an empty cache; ``window`` is the number of keys that attention sees, None for all.
+
+    ValueError for an unknown kind of cache, or for "window" if attention has no window.
+    """
     none = jnp.zeros((batch,), jnp.int32)
     if cache == "int8":
         zeros = jnp.zeros((batch, length, heads, width), jnp.int8)
@@ -152,7 +155,7 @@ def quantise(x: Float[Array, "B S K H"]) -> tuple[Int8[Array, "B S K H"], Float[
 def next_slots(
     length: Int[Array, " B"], T: int, L: int
 ) -> tuple[Int[Array, "B T"], Bool[Array, "B 1 T L"]]:
-    """Return the slots of the next T positions, and the mask of each; ValueError if T > L."""
+    """Return the slots of the next T positions, and which slots each sees; ValueError if T > L."""
     if T > L:
         raise ValueError(f"query has {T} positions, but the cache has room for {L}")
     slots = length[:, None] + jnp.arange(T, dtype=jnp.int32)[None]

@@ -31,8 +31,8 @@ class ChannelGate(Gate):
 class CBAM(Gate):
     """CBAM: a channel gate, followed by a spatial gate that is computed from the gated map.
 
-    Woo et al., ECCV 2018 (arXiv 1807.06521), eq. 1. Weights: the product of both gates, ``B h w
-    C``.
+    Woo et al., ECCV 2018 (arXiv 1807.06521), equation 1. Weights are the product of both gates, ``B
+    h w C``; ``cbam.channel.weights(x)`` gives those of the channel gate alone.
     """
 
     def __init__(self, channels: int, reduction: int = 16, kernel_size: int = 7, *, rngs: nnx.Rngs):

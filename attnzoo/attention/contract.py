@@ -137,7 +137,7 @@ class Attention(Module):
 
     @classmethod
     def from_config(cls, config: Any, site: Site, *, rngs: nnx.Rngs) -> "Attention":
-        """Build the module of a config line for its site; ValueError if widths or settings clash."""
+        """Build the module of a config line for its site; ValueError if widths or settings differ."""
         return cls.by_name(config, site, rngs=rngs)
 
     @classmethod
@@ -325,7 +325,10 @@ class Attention(Module):
         positions: Positions | None = None,
         return_weights: ReturnWeights = False,
     ) -> tuple[AttentionOutput, Any]:
-        """Read with the next T queries of a decoder, however many; return also the updated past."""
+        """Read with the next T queries of a decoder; also return the updated past.
+
+        Feeding queries one by one, in blocks, or all at once gives the same result.
+        """
         read = self.attend(query, memory, positions=positions, return_weights=return_weights)
         return read, past
 

@@ -74,9 +74,9 @@ class DecomposableAttention(Module):
         beta_i = sum_j softmax_j(e_ij) b_j;  alpha_j = sum_i softmax_i(e_ij) a_i
         v_1 = sum_i G([a_i ; beta_i]);  v_2 = sum_j G([b_j ; alpha_j]);  logits = W H([v_1 ; v_2])
 
-    Both softmaxes use the same scores, along different axes. Without intra-sentence attention
-    (``max_distance`` None; else its largest distance with a bias of its own), word order has no
-    effect. v_1 and v_2 are sums, not means: longer sentences give larger vectors.
+    Both softmaxes use the same scores, along different axes. v_1 and v_2 are sums, not means:
+    longer sentences give larger vectors. ``max_distance`` is the largest distance with a bias of
+    its own in intra-sentence attention; None: no such attention, and word order has no effect.
     """
 
     def __init__(
@@ -114,9 +114,9 @@ class DecomposableAttention(Module):
         """Return logits ``B V`` of the relation between two sentences.
 
         ``..._valid`` is False at padding. ``rngs`` switches dropout on. ``return_weights`` adds a
-        dict of weights (or reports): ``"premise"`` (``B 1 T S``, from the premise to the
-        hypothesis), ``"hypothesis"`` (``B 1 S T``), and perhaps ``"premise/intra"`` and
-        ``"hypothesis/intra"``.
+        dict of weights: ``"premise"`` (``B 1 T S``, from each word of the premise to the
+        hypothesis), ``"hypothesis"`` (``B 1 S T``), and with intra-sentence attention
+        ``"premise/intra"`` and ``"hypothesis/intra"``; for a ``WeightRequest``, a report of each.
         """
 
         def drop(x: Array) -> Array:

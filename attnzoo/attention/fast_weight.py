@@ -124,7 +124,7 @@ class FastWeights(Attention):
         positions: Positions | None = None,
         return_weights: ReturnWeights = False,
     ) -> tuple[Any, State]:
-        """Run the recurrence over the next T positions; weights are a NotImplementedError."""
+        """Run the recurrence over T positions; NotImplementedError if weights are requested."""
         if return_weights:
             raise NotImplementedError(
                 f"return_weights: the state of {type(self).__name__} does not know the keys that "

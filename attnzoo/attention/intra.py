@@ -137,7 +137,7 @@ class IntraTemporalAttention(Attention):
         return_weights: ReturnWeights = False,
         dropout_key: Key[Array, ""] | None = None,
     ) -> AttentionOutput:
-        """Read with all queries from an empty past; NotImplementedError for ``positions``."""
+        """Read with all queries and no past; NotImplementedError if ``positions`` are given."""
         if positions is not None:
             raise NotImplementedError(
                 "positions: intra-temporal attention needs the scores of all former queries, not "

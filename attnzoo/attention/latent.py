@@ -113,7 +113,10 @@ class LatentAttention(Attention):
 
     @classmethod
     def from_config(cls, config: LatentConfig, site: Site, *, rngs: nnx.Rngs) -> Attention:
-        """Build the module of a config line; ValueError if widths or the rotary setting clash."""
+        """Build the module of a config line for its place in a model (see ``Attention``).
+
+        ValueError if keys and values have different widths, or the model sets a rotary width.
+        """
         if site.value_dim != site.key_dim:
             raise ValueError(
                 "attention.kind='latent' makes keys and values of one vector, but keys have width "
