@@ -137,7 +137,7 @@ class Attention(Module):
 
     @classmethod
     def from_config(cls, config: Any, site: Site, *, rngs: nnx.Rngs) -> "Attention":
-        """Build the module of a config line for its site; ValueError if widths or settings differ."""
+        """Build the module of a config line for a site; ValueError if the widths do not fit."""
         return cls.by_name(config, site, rngs=rngs)
 
     @classmethod

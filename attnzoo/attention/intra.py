@@ -24,9 +24,10 @@ class LSTMN(Module):
         i, f, o, c^ = sigmoid, sigmoid, sigmoid, tanh of W [h~_t ; x_t] + b
         c_t = f * c~_t + i * c^;   h_t = o * tanh(c_t)
 
-    At the first step weights, h~ and c~ are zero. The biases, 0 at first, are not in the paper.
-    ``width`` is the hidden width of the score, ``hidden_dim`` if None. Steps are sequential, in
-    time O(S^2 (width + hidden_dim)) and as much memory for gradients.
+    The score uses the previous *summary* h~_{t-1}, not the previous state. At the first step
+    weights, h~ and c~ are zero. The biases, 0 at first, are not in the paper. ``width`` is the
+    hidden width of the score, ``hidden_dim`` if None. Steps are sequential; time, and memory for
+    gradients, are O(S^2 (width + hidden_dim)).
     """
 
     def __init__(

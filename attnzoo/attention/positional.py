@@ -95,11 +95,11 @@ class SlotAttention(Attention):
 class PositionalAttention(SlotAttention):
     """PARec: softmax(R_n / sqrt(H) / temperature) x W_V with one learned logit per pair of slots.
 
-    R is ``N L L`` with L = ``max_length`` and starts at N(0, 0.01^2), truncated at two standard
-    deviations: weights are nearly uniform at first, and the same for all sequences. Heads are
-    concatenated, and there is no output projection. The paper adds the (normalised) query to the
-    result: here that is left to the surrounding block. ``mask_mod`` (causal in the paper) joins the
-    mask of the call.
+    Luo, He, Zhang and Xu 2024 (arXiv 2407.02793). R is ``N L L`` with L = ``max_length`` and starts
+    at N(0, 0.01^2), truncated at two standard deviations: weights are nearly uniform at first, and
+    the same for all sequences. Heads are concatenated, and there is no output projection. The paper
+    adds the (normalised) query to the result: here that is left to the surrounding block.
+    ``mask_mod`` (causal in the paper) joins the mask of the call.
     """
 
     contract_exceptions: ClassVar[dict[str, str]] = PROJECTED | CONTENT_FREE
