@@ -66,11 +66,7 @@ def attention_class(config: Any) -> type[Attention]:
 
 
 def build_attention(config: Any, site: Site, *, rngs: nnx.Rngs) -> Attention:
-    """Build the attention module of a config for its place in a model.
-
-    Raises:
-      ValueError: sizes or settings that do not fit; the message names them.
-    """
+    """Build the attention of a config for its place in a model; ValueError if they do not fit."""
     wanted = "itself" if site.is_self else "source"
     if wanted not in config.reads:
         raise ValueError(

@@ -20,18 +20,14 @@ class AdditiveAttention(Attention):
     """score(q, k) = v_a . tanh(W_a q + U_a k), weights = softmax over the keys.
 
     W_a and U_a start at N(0, 0.001^2) and v_a at 0, as in the paper: the weights are uniform before
-    the first update, and the gradient still reaches v_a because tanh is not 0. One head, so weights
-    are ``B 1 T S``. Cost: O(T S width) time and memory (one step at a time while decoding).
+    the first update. One head, weights ``B 1 T S``. Cost: O(T S width) time and memory.
 
     Args:
-        query_dim, key_dim: widths of queries and keys.
-        width: width of the alignment layer (n' in the paper); ``query_dim`` if None.
-        normalise: function from logits and mask to weights, such as ``sparsemax`` or ``entmax15``
-          of ``ops.normalisers``; softmax by default.
-        kernel_init, score_init: initializers of W_a and U_a, and of v_a. Those of the paper suit
-          widths near 1000. At small widths ``lecun_normal`` and ``normal(width**-0.5)`` leave the
-          initial plateau of uniform weights several times sooner.
-        dropout: dropout rate of the weights, applied only where a ``dropout_key`` is given.
+      width: width of the alignment layer (n' in the paper); ``query_dim`` if None.
+      normalise: logits and mask -> weights, such as ``ops.normalisers.entmax15``; softmax by
+        default.
+      kernel_init, score_init: initializers of W_a and U_a, and of v_a. At small widths
+        ``lecun_normal`` and ``normal(width**-0.5)`` leave the initial plateau several times sooner.
     """
 
     def __init__(

@@ -21,10 +21,8 @@ class BAM(Gate):
         M_c = W_1 relu(BN(W_0 GAP(x)))                                  B 1 1 C
         M_s = conv_1x1(twice: relu(BN(conv_3x3, dilated))(conv_1x1(x)))  B h w 1
 
-    Batch norms are where the authors' code has them, before each ReLU; none follows the last layer.
-
-    Args:
-      combine: ``"sum"`` as in the paper, or ``"product"`` M_c * M_s as in the authors' code.
+    As in the authors' code, batch norms precede each ReLU; none follows the last layer.
+    ``combine="product"`` gives their M_c * M_s in place of the paper's sum.
     """
 
     def __init__(

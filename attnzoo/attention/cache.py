@@ -1,9 +1,8 @@
 """Key/value caches for step-by-step decoding.
 
-Multi-head attention caches keys and values: all of them, the last W of them, or all of them in
-int8. The method ``extend`` of each cache takes the next T keys (after rotary embedding) and values.
-It returns the keys and values to attend to, their positions, and the extended cache. A mechanism
-without a cache of its own caches its inputs.
+Multi-head attention caches keys and values: all, the last W, or all in int8. ``extend`` takes the
+next T keys (after rotary embedding) and values, and returns the keys and values to attend to, their
+positions, and the extended cache. A mechanism without a cache of its own caches its inputs.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -36,19 +35,13 @@ class Cache(NamedTuple):
         return self.keys.shape[1]
 
     def extend(self, keys: NewKeys, values: NewValues) -> tuple[Keys, Values, None, "Cache"]:
-        """Return all L keys and values, None for their positions, and the extended cache.
-
-        None means that slot i holds position i.
-        """
+        """Return all L keys and values, None (slot i holds position i), and the extended cache."""
         held = write(self.keys, keys, self.length), write(self.values, values, self.length)
         return *held, None, Cache(*held, self.length + keys.shape[1])
 
 
 class WindowCache(NamedTuple):
-    """Ring buffer of the last W keys and values: position p lies in slot p mod W.
-
-    For attention with a window of W keys; the text may have any length.
-    """
+    """Ring buffer of the last W keys and values of any text: position p lies in slot p mod W."""
 
     keys: Float[Array, "B W K H"]
     values: Float[Array, "B W K Hv"]
@@ -64,9 +57,8 @@ class WindowCache(NamedTuple):
     ) -> tuple[Keys, Values, Int[Array, "B S"], "WindowCache"]:
         """Return the keys and values to attend to, their positions, and the new cache.
 
-        For one new position these are those of the ring. For several, they are those of the old
-        ring followed by the new ones, because the first new position still sees keys that the last
-        one overwrites. A negative position marks an empty slot.
+        Several new positions get the old ring followed by the new keys, because the first of them
+        still sees keys that the last overwrites. A negative position marks an empty slot.
         """
         T, W = keys.shape[1], self.keys.shape[1]
         new = self.length[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
@@ -135,8 +127,7 @@ def empty(
 ) -> AnyCache:
     """Return an empty cache; ``window`` is the number of keys that attention sees, None for all.
 
-    Raises:
-      ValueError: unknown kind of cache, or "window" for an attention without a window.
+    ValueError for an unknown kind of cache, or for "window" if attention has no window.
     """
     none = jnp.zeros((batch,), jnp.int32)
     if cache == "int8":
@@ -164,11 +155,7 @@ def quantise(x: Float[Array, "B S K H"]) -> tuple[Int8[Array, "B S K H"], Float[
 def next_slots(
     length: Int[Array, " B"], T: int, L: int
 ) -> tuple[Int[Array, "B T"], Bool[Array, "B 1 T L"]]:
-    """Return the cache slots of the next T positions, and the mask of the slots that each may see.
-
-    Raises:
-      ValueError: T is larger than L.
-    """
+    """Return the slots of the next T positions, and which slots each sees; ValueError if T > L."""
     if T > L:
         raise ValueError(f"query has {T} positions, but the cache has room for {L}")
     slots = length[:, None] + jnp.arange(T, dtype=jnp.int32)[None]

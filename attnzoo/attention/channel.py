@@ -32,9 +32,8 @@ def average(x: Float[Array, "B h w C"]) -> Float[Array, "B 1 1 C"]:
 class SqueezeExcitation(Gate):
     """SE: g = sigmoid(W_2 relu(W_1 GAP(x))), GAP the average over all places.
 
-    Hu, Shen and Sun, CVPR 2018 (arXiv 1709.01507), equations 2 to 4; with biases. Weights are
-    ``B 1 1 C``. With W_2 = 0 and b_2 = 0 every weight is 0.5. ``reduction`` must divide
-    ``channels``.
+    Hu, Shen and Sun, CVPR 2018 (arXiv 1709.01507), equations 2 to 4; with biases. Weights are ``B 1
+    1 C``; ``reduction`` must divide ``channels``.
     """
 
     def __init__(self, channels: int, reduction: int = 16, *, rngs: nnx.Rngs):
@@ -49,11 +48,7 @@ class SqueezeExcitation(Gate):
 
 
 def eca_kernel_size(channels: int) -> int:
-    """Return the kernel size of ECA: log2(C) / 2 + 1/2 made odd, such as 3 for C = 64.
-
-    Section 3.2 of the paper, gamma = 2 and b = 1. Rounded down to an integer and then up to an odd
-    one, as in the authors' code.
-    """
+    """Return the kernel size of ECA: log2(C) / 2 + 1/2, rounded down, then up to an odd number."""
     size = int((math.log2(channels) + 1) / 2)
     return size if size % 2 else size + 1
 
@@ -61,11 +56,9 @@ def eca_kernel_size(channels: int) -> int:
 class EfficientChannelAttention(Gate):
     """ECA: g = sigmoid(conv1d_k(GAP(x))), one kernel of size k that slides over the channels.
 
-    Wang et al., CVPR 2020 (arXiv 1910.03151), section 3.2; no bias, zero padding beyond the first
-    and last channel. Weights are ``B 1 1 C``. Unlike SE, it depends on the order of the channels.
-
-    Args:
-      kernel_size: k, odd; ``eca_kernel_size(channels)`` if None.
+    Wang et al., CVPR 2020 (arXiv 1910.03151), section 3.2; no bias, zero padding. Weights are ``B 1
+    1 C`` and depend on the order of the channels. ``kernel_size`` is odd; if None, it is
+    ``eca_kernel_size(channels)``.
     """
 
     def __init__(self, channels: int, kernel_size: int | None = None, *, rngs: nnx.Rngs):

@@ -14,10 +14,7 @@ from attnzoo.attention.spatial import SpatialGate
 
 
 class ChannelGate(Gate):
-    """Channel gate of CBAM: g = sigmoid(MLP(mean of x) + MLP(maximum of x)), with one MLP.
-
-    Woo et al. 2018, equation 2. Weights are ``B 1 1 C``.
-    """
+    """g = sigmoid(MLP(mean of x) + MLP(maximum of x)), ``B 1 1 C`` (Woo et al. 2018, eq. 2)."""
 
     def __init__(self, channels: int, reduction: int = 16, *, rngs: nnx.Rngs):
         self.channels = channels
@@ -34,8 +31,8 @@ class ChannelGate(Gate):
 class CBAM(Gate):
     """CBAM: a channel gate, followed by a spatial gate that is computed from the gated map.
 
-    Woo et al., ECCV 2018 (arXiv 1807.06521), equation 1. Weights are the product of both gates,
-    ``B h w C``; ``cbam.channel.weights(x)`` gives those of the channel gate alone.
+    Woo et al., ECCV 2018 (arXiv 1807.06521), equation 1. Weights are the product of both gates, ``B
+    h w C``; ``cbam.channel.weights(x)`` gives those of the channel gate alone.
     """
 
     def __init__(self, channels: int, reduction: int = 16, kernel_size: int = 7, *, rngs: nnx.Rngs):
@@ -54,11 +51,10 @@ class CBAM(Gate):
 class CoordinateAttention(Gate):
     """Coordinate attention: x * g_h * g_w, one gate per row and one per column of every channel.
 
-    Hou, Zhou and Feng, CVPR 2021 (arXiv 2103.02907), equations 4 to 9. The mean of each row and of
-    each column (h + w vectors) are concatenated and pass ``h_swish(BN(conv_1x1))`` with ``max(8,
-    channels // reduction)`` channels. They are split again; each part passes its own 1x1
-    convolution and a sigmoid. Weights are ``B h w C``; their logarithm is a function of the row
-    plus a function of the column.
+    Hou, Zhou and Feng, CVPR 2021 (arXiv 2103.02907), equations 4 to 9. The means of rows and of
+    columns (h + w vectors) pass ``h_swish(BN(conv_1x1))`` with ``max(8, channels // reduction)``
+    channels. They are split again; each part passes its own 1x1 convolution and a sigmoid. Weights
+    are ``B h w C``.
     """
 
     def __init__(self, channels: int, reduction: int = 32, *, rngs: nnx.Rngs):
@@ -95,8 +91,7 @@ class MHCA(Gate):
 
     Georgescu et al., WACV 2023 (arXiv 2204.04218), section 3. A head divides the number of channels
     by ``reduction`` with an unpadded convolution, applies ReLU, and restores size and channels with
-    a transposed convolution. Weights are ``B h w C``. A map smaller than the largest kernel is an
-    error.
+    a transposed convolution. Weights are ``B h w C``.
     """
 
     def __init__(
@@ -121,11 +116,7 @@ class MHCA(Gate):
     def weights(
         self, x: Float[Array, "B h w C"], *, use_running_average: bool = True
     ) -> Float[Array, "B h w C"]:
-        """Return the sigmoid of the sum of heads; ``use_running_average`` has no effect.
-
-        Raises:
-          ValueError: the map is smaller than the largest kernel.
-        """
+        """Return the sigmoid of the sum of heads; ValueError if a kernel is larger than the map."""
         if min(x.shape[1:3]) < max(self.kernel_sizes):
             raise ValueError(
                 f"x has {x.shape[1]} rows and {x.shape[2]} columns, fewer than the largest of "

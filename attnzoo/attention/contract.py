@@ -1,12 +1,8 @@
 """Interface of attention between a query and a key sequence, and the memory it reads.
 
 A part of the computation depends on keys and values only, such as ``U_a h_j`` of Bahdanau et al.
-2015. A mechanism therefore has two steps: ``prepare(keys, values, mask=...)`` returns a
-:class:`Memory` (a value, not hidden state of the module), and ``attend(query, memory)`` reads it.
-Calling the module does both.
-
-:class:`Attention` is all that a model uses of a mechanism: building it from a config, the settings
-it supports, attention over a whole sequence, and step-by-step decoding.
+2015. ``prepare(keys, values, mask=...)`` computes it and returns a :class:`Memory` (a value, not
+hidden state of the module); ``attend(query, memory)`` reads it. Calling the module does both.
 """
 
 import dataclasses
@@ -52,18 +48,15 @@ class Site:
     Attributes:
       query_dim, key_dim, value_dim: widths of queries, keys and values; contexts are as wide as
         values.
-      is_self: self-attention; else cross-attention.
-      is_causal: self-attention in which position t sees positions 0 .. t.
+      is_self: self-attention; else cross-attention. is_causal: position t sees positions 0 .. t.
       max_length: longest sequence in tokens that the model accepts; None: any.
-      use_bias, out_bias: whether projections have biases; ``out_bias`` is for the output
-        projection, ``use_bias`` if None.
+      use_bias, out_bias: biases of projections, and of the output projection (None: ``use_bias``).
       rotary: rotary embedding of queries and keys, in a model with rotary positions.
       scale: factor on q . k, in a model that does not divide scores by sqrt(H) (T5): W_q is divided
         by sqrt(H) at initialisation instead.
       norm_eps: epsilon of norms within the attention. dropout: dropout rate of weights in training.
       kernel_init, out_init: initializers of the projections and of the output projection.
-      fan_in: initialise with variance 1 / inputs where the paper of a mechanism starts at tiny
-        weights.
+      fan_in: initialise with variance 1 / inputs where a mechanism's paper has tiny weights.
     """
 
     query_dim: int
@@ -114,12 +107,11 @@ class Attention(Module):
     ``empty_cache`` and ``decode`` if it has a cache of its own.
 
     Attributes:
-      num_heads: N, the heads of the weights.
+      num_heads: N, the heads of the weights. dropout: rate, with a ``dropout_key`` only.
       dim: width of the queries; None if the attention cannot be used as self-attention.
-      dropout: dropout rate of the weights, applied only where a ``dropout_key`` is given.
       normalise: function from scores and mask to weights; softmax by default.
-      perturbation: ``B N T S``, added to the weights before the values are weighted, to take
-        gradients with respect to the weights; set by ``attnzoo.explain``.
+      perturbation: ``B N T S``, added to the weights to take gradients with respect to them; set by
+        ``attnzoo.explain``.
     """
 
     is_recurrent: ClassVar[bool] = False
@@ -145,20 +137,16 @@ class Attention(Module):
 
     @classmethod
     def from_config(cls, config: Any, site: Site, *, rngs: nnx.Rngs) -> "Attention":
-        """Build the module of a config line for its place in a model.
-
-        Raises:
-          ValueError: widths or settings that do not fit; the message names them.
-        """
+        """Build the module of a config line for a site; ValueError if the widths do not fit."""
         return cls.by_name(config, site, rngs=rngs)
 
     @classmethod
     def by_name(cls, config: Any, site: Site, *, rngs: nnx.Rngs, **own: Any) -> Any:
         """Construct the module with arguments found by name in ``own``, the config, or the site.
 
-        ``dim`` is the width of the queries, ``out_dim`` that of the values. Parameters that are not
-        found, or are None, keep their defaults; except ``mask_mod``, None unless ``own`` has it,
-        since the model passes masks.
+        ``dim`` is the width of the queries, ``out_dim`` that of the values. Parameters not found,
+        or None, keep their defaults; but ``mask_mod`` is None unless in ``own``: the model passes
+        masks.
         """
         shared = "query_dim", "key_dim", "value_dim", "rotary", "dropout", "use_bias"
         at: dict[str, Any] = {name: getattr(site, name) for name in shared}
@@ -188,11 +176,7 @@ class Attention(Module):
         mask: Bool[Array, "#B #N #T #S"] | None = None,
         positions: Int[Array, "#B S"] | None = None,
     ) -> Memory:
-        """Compute once what depends only on keys and values; ``values`` are the keys if None.
-
-        ``positions`` are the positions of the keys in their text, 0 .. S-1 if None. They have an
-        effect only if scores depend on them.
-        """
+        """Compute once what depends only on keys and values; ``values`` are the keys if None."""
         keys, values = check_and_zero_padding(keys, values, mask)
         if positions is not None:
             whole = jnp.broadcast_to(positions, keys.shape[:2])
@@ -225,9 +209,8 @@ class Attention(Module):
     ) -> AttentionOutput:
         """Read a prepared memory with T queries.
 
-        ``positions`` are the positions of the queries in their text, 0 .. T-1 if None; they have an
-        effect only if scores depend on them. ``dropout_key`` switches dropout of the weights on;
-        the weights returned are those before dropout.
+        ``positions`` are those of the queries in their text, 0 .. T-1 if None. ``dropout_key``
+        switches dropout on; the weights returned are those before dropout.
         """
         weights, visible = self.weigh(query, memory, positions)
         return self.read(weights, memory, visible, return_weights, dropout_key)
@@ -265,11 +248,7 @@ class Attention(Module):
         return context
 
     def perturbed(self, shape: tuple[int, ...]) -> Float[Array, "B N T S"]:
-        """Return the perturbation.
-
-        Raises:
-          ValueError: its shape is not that of the weights.
-        """
+        """Return the perturbation; ValueError if its shape is not that of the weights."""
         assert self.perturbation is not None
         delta = self.perturbation[...]
         if delta.shape != shape:
@@ -291,18 +270,15 @@ class Attention(Module):
     ) -> AttentionOutput:
         """Attend from ``query`` (``B T D``) to ``keys`` (``B S D``) and ``values`` (``B S Dv``).
 
+        Return the context ``B T Do``, with Do = Dv unless values are projected.
+
         Args:
           mask: bool, True = may attend, broadcastable to ``B N T S``.
-          positions, key_positions: positions of queries and keys in their texts; 0 .. T-1 and
-            0 .. S-1 if None.
+          positions, key_positions: positions of queries and keys in their texts, if scores depend
+            on them; 0 .. T-1 and 0 .. S-1 if None.
           return_weights: also return the weights ``B N T S``; for a ``WeightRequest``, a
             ``WeightReport`` of the requested rows, heads, largest weights or statistics.
-          dropout_key: switches dropout of the weights on.
-          more: further arguments of this mechanism's ``attend``.
-
-        Returns:
-          The context ``B T Do``, with Do = Dv unless values are projected; with ``return_weights``
-          the tuple of it and the weights or report.
+          dropout_key: switches dropout of the weights on. more: further arguments of ``attend``.
         """
         memory = self.prepare(keys, values, mask=mask, positions=key_positions)
         return self.attend(
@@ -324,8 +300,7 @@ class Attention(Module):
     ) -> Any:
         """Return the mask of self-attention over ``x`` as an array, or None if all may be seen.
 
-        ``valid`` is False at padding; ``mask`` is a further restriction, such as
-        ``masks.document(ids)``.
+        ``valid`` is False at padding; ``mask`` restricts further, such as ``masks.document(ids)``.
         """
         array = None if valid is None else valid[:, None, None, :]
         function = joined(causal() if is_causal else None, mask)
@@ -365,10 +340,7 @@ class Attention(Module):
         position: Int[Array, "B"] | None = None,
         past: Any,
     ) -> tuple[Float[Array, "B Do"], Float[Array, "B N S"], Any]:
-        """Read with one query of a decoder; return the context, the weights and the updated past.
-
-        A mechanism that depends on ``position`` takes None for 0.
-        """
+        """Read with one query of a decoder; return the context, the weights and the new past."""
         (context, weights), past = self.extend(
             query[:, None],
             memory,
@@ -385,11 +357,8 @@ class Attention(Module):
     ) -> Any:
         """Return an empty cache for self-attention over up to ``max_length`` positions.
 
-        ``cache`` must be "plain" unless the mechanism has other kinds (see ``attention.cache``).
-
-        Raises:
-          ValueError: the mechanism has no such cache.
-          NotImplementedError: the mechanism cannot be used as self-attention.
+        ValueError for a kind of cache (see ``attention.cache``) that the mechanism lacks, and
+        NotImplementedError if it cannot be used as self-attention.
         """
         self.check_plain(cache)
         if self.dim is None:
@@ -421,10 +390,10 @@ class Attention(Module):
     ) -> tuple[AttentionOutput, Any]:
         """Run causal self-attention for the next T positions over the cache and themselves.
 
-        ``mask`` and the weights have one column for each of the L positions of the cache.
-        ``positions`` are positions in the text, if they differ from those in the cache, as after
-        padding. Rows that do not fit into the cache become NaN, because no error can be raised
-        under jit. A mechanism without a cache of its own prepares all earlier inputs again.
+        ``mask`` and the weights have one column for each of the L positions of the cache;
+        ``positions`` are those in the text, if they differ, as after padding. Rows that do not fit
+        into the cache become NaN, because no error can be raised under jit. By default all earlier
+        inputs are prepared again.
         """
         T, L = query.shape[1], cache.inputs.shape[1]
         slots, past = next_slots(cache.length, T, L)

@@ -1,8 +1,7 @@
 """Gates of convolutional networks: attention over the channels or places of one feature map.
 
 They have no queries or keys, and therefore an interface of their own, :class:`Gate`. Feature maps
-are ``B h w C``: batch, rows, columns, channels. The mechanisms are in ``channel``, ``spatial``,
-``combined`` and ``bam``.
+are ``B h w C``: batch, rows, columns, channels.
 """
 
 from jaxtyping import Array, Float
@@ -16,7 +15,6 @@ class Gate(Module):
 
     The weights broadcast to ``x`` and are computed in float32 (or wider, if ``x`` is). Each is an
     independent sigmoid: they lie between 0 and 1 (BAM: between 1 and 2) and do not sum to one.
-
     ``channels`` is the number of channels that the gate takes; None: any number.
     """
 
@@ -38,11 +36,8 @@ class Gate(Module):
         """Multiply ``x`` by its weights; return the same shape and dtype.
 
         ``use_running_average=False`` is for training: batch norms use the statistics of this batch
-        and update their running statistics. By default a call changes no state. ``return_weights``
-        adds the float32 weights to the result.
-
-        Raises:
-          ValueError: ``x`` does not have four axes, or has the wrong number of channels.
+        and update their running ones. ``return_weights`` adds the float32 weights to the result.
+        ValueError if ``x`` does not have four axes, or has the wrong number of channels.
         """
         if x.ndim != 4:
             raise ValueError(f"x has shape {x.shape}; wanted B h w C")

@@ -21,12 +21,7 @@ class CosineAttention(Attention):
     Cosine normalisation (Luo et al. 2018, arXiv 1702.05870, equation 2) in the form that Swin V2
     uses for attention (Liu et al. 2022, arXiv 2111.09883, equation 2): scores cannot exceed 1 /
     tau, however large the states are, and tau stays above 0.01. The learned parameter is log(1 /
-    tau), log 10 at first.
-
-    Args:
-      dim, key_dim, value_dim, out_dim: widths of queries, keys, values and the result; ``dim`` if
-        None.
-      dropout: dropout rate of the weights, applied only where a ``dropout_key`` is given.
+    tau), log 10 at first. Widths that are None are ``dim``.
     """
 
     heads_split_values = True

@@ -74,13 +74,9 @@ class DecomposableAttention(Module):
         beta_i = sum_j softmax_j(e_ij) b_j;  alpha_j = sum_i softmax_i(e_ij) a_i
         v_1 = sum_i G([a_i ; beta_i]);  v_2 = sum_j G([b_j ; alpha_j]);  logits = W H([v_1 ; v_2])
 
-    Both softmaxes use the same scores, along different axes and with different padding masks.
-    Without intra-sentence attention, word order has no effect. v_1 and v_2 are sums, not means:
-    longer sentences give larger vectors.
-
-    Args:
-      max_distance: largest distance with a bias of its own in intra-sentence attention; None: no
-        intra-sentence attention.
+    Both softmaxes use the same scores, along different axes. v_1 and v_2 are sums, not means:
+    longer sentences give larger vectors. ``max_distance`` is the largest distance with a bias of
+    its own in intra-sentence attention; None: no such attention, and word order has no effect.
     """
 
     def __init__(

@@ -100,11 +100,7 @@ class FastWeights(Attention):
         valid: Bool[Array, "B T"] | None,
         mask: MaskFunction | None,
     ) -> Bool[Array, "B 1 1 T"] | None:
-        """Return the padding mask (see ``Attention``).
-
-        Raises:
-          NotImplementedError: any other mask is given.
-        """
+        """Return the padding mask; NotImplementedError if any other mask is given."""
         if mask is not None:
             raise NotImplementedError(
                 f"mask={mask!r}: {type(self).__name__} has one memory of the whole row; "
@@ -128,11 +124,7 @@ class FastWeights(Attention):
         positions: Positions | None = None,
         return_weights: ReturnWeights = False,
     ) -> tuple[Any, State]:
-        """Run the recurrence over the next T positions, from the state and to the next state.
-
-        Raises:
-          NotImplementedError: weights are requested; the state no longer contains single keys.
-        """
+        """Run the recurrence over T positions; NotImplementedError if weights are requested."""
         if return_weights:
             raise NotImplementedError(
                 f"return_weights: the state of {type(self).__name__} does not know the keys that "
@@ -174,10 +166,7 @@ class FastWeights(Attention):
         state: State | None = None,
         return_state: bool = False,
     ) -> Any:
-        """Run the recurrence over a prepared memory, by default from an empty state.
-
-        Returns the context, the weights if requested, and the last state if ``return_state``.
-        """
+        """Run the recurrence over a memory; also return weights and last state if requested."""
         T, S = query.shape[1], memory.keys.shape[1]
         if T != S:
             raise ValueError(
@@ -203,11 +192,8 @@ class FastWeightProgrammer(FastWeights):
 
         [q, k, v, beta] = W x per head, beta through a sigmoid;  M += phi(k)^T beta (v - phi(k) M)
 
-    The features sum to one. The output is o = phi(q) M / sqrt(H), without a denominator, as in the
-    language model of the paper. The implied weights may be negative and do not sum to one.
-
-    Args:
-      nu: gives 2 H nu features per head.
+    The 2 H ``nu`` features per head sum to one. The output is o = phi(q) M / sqrt(H), without a
+    denominator, as in the paper's language model: implied weights may be negative.
     """
 
     contract_exceptions: ClassVar[dict[str, str]] = {

@@ -9,10 +9,7 @@ from attnzoo.attention.contract import Attention, Memory, Positions
 
 
 class FixedAttention(Attention):
-    """All weight on the last permitted key, for every query: c_i = h_S.
-
-    A baseline without attention, with the interface of attention.
-    """
+    """All weight on the last permitted key, for every query: c_i = h_S, a baseline."""
 
     contract_exceptions: ClassVar[dict[str, str]] = {
         "weights follow the input": "the last key, whatever queries and keys hold",

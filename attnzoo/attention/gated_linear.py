@@ -38,12 +38,9 @@ EXCEPTIONS = {
 class GatedLinearAttention(FastWeights):
     """M_t = diag(alpha_t) M_{t-1} + k^T v, o = q M / sqrt(H)  (Yang et al. 2024, arXiv 2312.06635).
 
-    Section 4.4: alpha = sigmoid(x W_1 W_2 + b)^(1/16) per key channel, with W_1 W_2 of rank 16.
-    Heads are RMS-normed and multiplied by SiLU(x W_r) before W_o. Keys are half as wide as values.
-
-    Args:
-      key_width: width of the keys of all heads together; ``dim / 2`` if None. rank: rank of W_1
-        W_2.
+    Section 4.4: alpha = sigmoid(x W_1 W_2 + b)^(1/16) per key channel, with W_1 W_2 of ``rank`` 16.
+    Heads are RMS-normed and multiplied by SiLU(x W_r) before W_o. ``key_width`` is the width of the
+    keys of all heads together, half that of the values if None.
     """
 
     contract_exceptions: ClassVar[dict[str, str]] = EXCEPTIONS
@@ -87,10 +84,8 @@ class RetNetAttention(FastWeights):
 
     arXiv 2307.08621, equations 6 to 8. Queries and keys get rotary embedding, without the decay of
     xPos, since gamma already decays. o = q M / sqrt(H); each head is normalised to mean 0 and
-    variance 1 (group norm without learned scale), multiplied by SiLU(x W_G), and projected by W_O.
-
-    Args:
-      value_width: width of the values of all heads together; ``dim`` if None (2 dim in the paper).
+    variance 1, multiplied by SiLU(x W_G), and projected by W_O. ``value_width`` is that of all
+    heads together; ``dim`` if None (2 dim in the paper).
     """
 
     supports = frozenset({"rotary"})

@@ -22,12 +22,8 @@ class GraphAttention(Attention):
 
     Equations 1 to 5: additive scores between nodes, with values W_n h_j. The mask is the adjacency
     matrix, ``B 1 T S``: row i has the neighbours of node i, in the paper with node i itself. Call
-    it with ``keys = query = nodes``. Heads are concatenated; the nonlinearity (ELU) is left to the
-    surrounding layer. A node without neighbours gets 0.
-
-    Args:
-      dim: features of a node. out_dim: width of all heads together; ``dim`` if None.
-      slope: slope of LeakyReLU below 0.
+    it with ``keys = query = nodes``. Heads are concatenated to ``out_dim`` (``dim`` if None),
+    without the paper's nonlinearity. A node without neighbours gets 0.
     """
 
     contract_exceptions: ClassVar[dict[str, str]] = {

@@ -98,10 +98,7 @@ class HardAttention(Attention):
         memory: Memory,
         chosen: Float[Array, "B 1 T S"],
     ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
-        """Return the log-probability of ``chosen`` (the weights returned) and the entropy, in nats.
-
-        Both are 0 in a row that may attend nowhere.
-        """
+        """Return log-probability and entropy (nats) of ``chosen``; 0 in a row that sees no key."""
         soft = masked_softmax(self.content.scores(query, memory), memory.mask)[:, 0]
         logarithm = jnp.log(jnp.where(soft > 0, soft, jnp.ones_like(soft)))
         chosen = jax.lax.stop_gradient(chosen[:, 0])
@@ -121,11 +118,9 @@ def reinforce_loss(
 
         d log p(y | s) + reward_weight (log p(y | s) - b) d log p(s) + entropy_weight d H(s)
 
-    Args:
-      log_likelihood: log p(y | s) of each target, given the sampled keys.
-      log_probability, entropy: log p(s) and H(s), summed over the queries of each row.
-      baseline: b of :func:`moving_baseline`; the estimator is unbiased for any number that does
-        not depend on the sample.
+    ``log_likelihood`` is log p(y | s) of each target; ``log_probability`` and ``entropy`` are log
+    p(s) and H(s), summed over the queries of each row; ``baseline`` is b of
+    :func:`moving_baseline`, or any number that does not depend on the sample.
     """
     advantage = jax.lax.stop_gradient(log_likelihood - baseline)
     gain = log_likelihood + reward_weight * advantage * log_probability + entropy_weight * entropy

@@ -24,14 +24,10 @@ class LSTMN(Module):
         i, f, o, c^ = sigmoid, sigmoid, sigmoid, tanh of W [h~_t ; x_t] + b
         c_t = f * c~_t + i * c^;   h_t = o * tanh(c_t)
 
-    The score uses the previous *summary* h~_{t-1}, not the previous state. The first step has no
-    earlier state: its weights, h~ and c~ are zero. The biases, 0 at first, are not in the paper.
-
-    Steps are sequential. Time is O(S^2 (width + hidden_dim)); gradients keep the states of every
-    step, and so need as much memory.
-
-    Args:
-      width: hidden width of the score; ``hidden_dim`` if None.
+    The score uses the previous *summary* h~_{t-1}, not the previous state. At the first step
+    weights, h~ and c~ are zero. The biases, 0 at first, are not in the paper. ``width`` is the
+    hidden width of the score, ``hidden_dim`` if None. Steps are sequential; time, and memory for
+    gradients, are O(S^2 (width + hidden_dim)).
     """
 
     def __init__(
@@ -57,7 +53,7 @@ class LSTMN(Module):
 
         States are zero at padding (where ``valid`` is False), which no step reads.
         ``return_weights`` adds the weights ``B 1 S S``, zero on and above the diagonal, or a report
-        of them for a ``WeightRequest``.
+        of them.
         """
         batch, length = inputs.shape[:2]
         valid = jnp.ones((batch, length), bool) if valid is None else valid
@@ -109,9 +105,8 @@ class IntraTemporalAttention(Attention):
         e_ti = q_t . W k_i;   e'_ti = exp(e_ti) / sum_{j < t} exp(e_ji)  (exp(e_1i) for t = 1)
         weights_ti = e'_ti / sum_i e'_ti
 
-    The computation is in logarithms, to avoid overflow. The sum over j has only the queries that
-    may attend to key i. One head, weights ``B 1 T S``; the order of the queries matters. A decoder,
-    which has a few queries at a time, calls ``extend`` and passes the past on.
+    The sum over j has only the queries that may attend to key i. One head, weights ``B 1 T S``; the
+    order of the queries matters. A decoder calls ``extend`` and passes the past on.
     """
 
     contract_exceptions: ClassVar[dict[str, str]] = {
@@ -143,11 +138,7 @@ class IntraTemporalAttention(Attention):
         return_weights: ReturnWeights = False,
         dropout_key: Key[Array, ""] | None = None,
     ) -> AttentionOutput:
-        """Read a memory with all queries; the first query has no past (see ``Attention``).
-
-        Raises:
-          NotImplementedError: ``positions`` are given; use ``extend`` or ``step`` with a past.
-        """
+        """Read with all queries and no past; NotImplementedError if ``positions`` are given."""
         if positions is not None:
             raise NotImplementedError(
                 "positions: intra-temporal attention needs the scores of all former queries, not "

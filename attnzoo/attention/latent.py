@@ -50,8 +50,7 @@ class LatentAttention(Attention):
 
     ``prepare`` and the cache keep only c and k^R (shared by all heads). With ``absorbed=True`` W_UK
     is multiplied into the query, and W_UV applied after the sum, so that keys and values are never
-    expanded. The result is the same up to rounding; it is cheaper for few queries and many keys,
-    so ``decode`` uses it.
+    expanded: the same up to rounding, and cheaper for few queries and many keys, as in ``decode``.
 
     Args:
       latent_dim: d_c, the width of c. rotary_dim: d_r, even. head_dim: d_n, the part of a head
@@ -60,7 +59,6 @@ class LatentAttention(Attention):
       key_dim, out_dim: widths of keys and of the result; ``dim`` if None.
       mask_mod: combined with the mask of the call, such as ``masks.causal()``.
       scale: factor on q . k; 1/sqrt(d_n + d_r) if None (with YaRN DeepSeek multiplies it further).
-      dropout: dropout rate of the weights, applied only where a ``dropout_key`` is given.
     """
 
     contract_exceptions: ClassVar[dict[str, str]] = {
@@ -115,10 +113,9 @@ class LatentAttention(Attention):
 
     @classmethod
     def from_config(cls, config: LatentConfig, site: Site, *, rngs: nnx.Rngs) -> Attention:
-        """Build the module of a config line; the model sets base and scaling of rotary embedding.
+        """Build the module of a config line for its place in a model (see ``Attention``).
 
-        Raises:
-          ValueError: keys and values have different widths, or the model sets a rotary width.
+        ValueError if keys and values have different widths, or the model sets a rotary width.
         """
         if site.value_dim != site.key_dim:
             raise ValueError(

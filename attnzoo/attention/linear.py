@@ -62,10 +62,7 @@ class CausalLinearAttention(FastWeights):
 
 
 class LinearAttention(Attention):
-    """Linear attention phi(Q) (phi(K)^T V) / phi(Q) z over all keys, O(T + S) (equation 6).
-
-    For self- and cross-attention without a causal mask. A mask may only mark padded keys.
-    """
+    """phi(Q) (phi(K)^T V) / phi(Q) z over all keys, O(T + S) (eq. 6); masks only mark padding."""
 
     takes_perturbation = False
     supports = frozenset()

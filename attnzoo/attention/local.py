@@ -1,7 +1,6 @@
 """Local attention: Luong, Pham and Manning, EMNLP 2015 (arXiv 1508.04025), section 3.2.
 
-Positions are 0-based; the window is ``[p_t - D, p_t + D]`` with half-width D, clipped to the
-sentence.
+Positions are 0-based; the window is ``[p_t - D, p_t + D]``, clipped to the sentence.
 """
 
 from typing import ClassVar
@@ -19,8 +18,7 @@ from attnzoo.ops.softmax import compute_dtype, masked_softmax
 class LocalMonotonicAttention(Attention):
     """Luong's local-m: the window is centred at the query's own position, p_t = t.
 
-    Source and target are assumed to run in parallel. A query whose window lies entirely beyond the
-    end of the source gets zero weights and a zero context.
+    A query whose window lies entirely beyond the source gets zero weights and a zero context.
     """
 
     contract_exceptions: ClassVar[dict[str, str]] = {

@@ -57,28 +57,22 @@ class MultiHeadAttention(Attention):
     Call it with ``keys = query`` for self-attention, with another sequence for cross-attention.
     Query head n reads key/value head m = n // (N / K). ``num_kv_heads=1`` is multi-query attention
     (Shazeer 2019, arXiv 1911.02150), a number between 1 and N grouped-query attention (Ainslie et
-    al. 2023, arXiv 2305.13245). Biases and sinks start at 0.
-
-    Indices passed to ``score_mod`` and ``mask_mod`` are absolute: keys count from 0, queries have
-    ``positions`` (0 .. T-1 if None).
+    al. 2023, arXiv 2305.13245). Biases and sinks start at 0. Indices passed to ``score_mod`` and
+    ``mask_mod`` are absolute: keys count from 0, queries have ``positions`` (0 .. T-1 if None).
 
     Args:
       dim, key_dim, value_dim, out_dim: widths of queries, keys, values and the result. ``key_dim``
         and ``out_dim`` are ``dim`` if None, ``value_dim`` is ``key_dim``.
       head_dim: H; ``dim / num_heads`` if None.
-      use_bias: projections of q, k, v and the result have biases. The output of a row that may
-        attend nowhere is then the output bias instead of 0.
+      use_bias: projections have biases. A row that may attend nowhere then gives the output bias.
       out_bias: whether the output projection has a bias; ``use_bias`` if None.
       kernel_init, out_init: initializers of W_q, W_k, W_v and of W_o; Glorot-uniform by default.
       qk_norm: constructor of the norms of width H of queries and keys, applied before rotary
         embedding (``RMSNorm``, as in Dehghani et al. 2023, arXiv 2302.05442, section 2).
-      rotary: rotary embedding of queries and keys.
       score_mod: ``score_mod(score, b, n, q, k)``, such as ``ALiBi`` or ``T5RelativeBias``.
-      mask_mod: ``mask_mod(b, n, q, k)``, combined with the mask of the call, such as
-        ``masks.causal()`` or ``masks.sliding_window(w)``.
+      mask_mod: ``mask_mod(b, n, q, k)``, such as ``masks.causal()``, joins the mask of the call.
       scale: factor on q . k; 1/sqrt(H) if None, 1.0 for T5.
       sinks: a learned logit per head, without a value, joins the softmax; rows sum to less than 1.
-      dropout: dropout rate of the weights, applied only where a ``dropout_key`` is given.
     """
 
     takes_score_mod = True
@@ -144,11 +138,7 @@ class MultiHeadAttention(Attention):
     def from_config(
         cls, config: MultiHeadConfig, site: Site, *, rngs: nnx.Rngs
     ) -> "MultiHeadAttention":
-        """Build the module of a config line for its place in a model (see ``Attention``).
-
-        Raises:
-          ValueError: a window is set for cross-attention.
-        """
+        """Build the module of a config line; ValueError for a window in cross-attention."""
         window = None
         if config.window is not None:
             if not site.is_self:
@@ -199,10 +189,7 @@ class MultiHeadAttention(Attention):
         mask: Bool[Array, "#B #N #T #S"] | None = None,
         positions: Int[Array, "#B S"] | None = None,
     ) -> Memory:
-        """Project keys and values; heads are concatenated along the last axis.
-
-        ``positions`` are the rotary positions of the keys, 0 .. S-1 if None.
-        """
+        """Project keys and values; ``positions`` are the rotary positions of the keys."""
         keys, values = check_and_zero_padding(keys, values, mask)
         k = self._keys(keys, _from_zero(keys) if positions is None else positions, keys.shape[1])
         return Memory(join_heads(k), self.value(values), broadcast_mask(mask, keys))
@@ -221,9 +208,8 @@ class MultiHeadAttention(Attention):
     ) -> Any:
         """Read a prepared memory with T queries (see ``Attention``).
 
-        ``mask_mod`` is combined with the module's own, ``score_mod`` replaces it.
-        ``rope_positions`` are the rotary positions of the queries, if they differ from the
-        ``positions`` that masks and scores use.
+        ``mask_mod`` joins the module's own, ``score_mod`` replaces it. ``rope_positions`` are
+        rotary positions of the queries, if they differ from the ``positions`` of masks and scores.
         """
         S = memory.keys.shape[1]
         q = self._queries(query, positions if rope_positions is None else rope_positions, S)
@@ -246,11 +232,10 @@ class MultiHeadAttention(Attention):
         score_mod: ScoreFunction | None = None,
         **more: Any,
     ) -> Any:
-        """Attend from queries to keys; ``mask`` may also be a function, which needs no memory.
+        """Attend from queries to keys (see ``Attention``); ``mask`` may be a function of indices.
 
-        ``mask`` is then a function of indices (``ops.masks``). Rotary embedding uses ``positions``
-        and ``key_positions``; masks and scores use row and column indices. See ``Attention`` for
-        the rest.
+        A function (``ops.masks``) needs no memory. Rotary embedding uses ``positions`` and
+        ``key_positions``; masks and scores use row and column indices.
         """
         function, array = (mask, None) if callable(mask) else (None, mask)
         return self.attend(
@@ -285,8 +270,7 @@ class MultiHeadAttention(Attention):
     ) -> AnyCache:
         """Return an empty cache of ``max_length`` positions for self-attention.
 
-        ``cache="window"`` keeps only the keys within the ``sliding_window``; ``cache="int8"`` keeps
-        all, in a quarter of the memory of float32.
+        ``cache="window"`` keeps only the keys in the ``sliding_window``; ``"int8"`` all, in int8.
         """
         window = None
         if isinstance(self.mask_mod, Window) and self.mask_mod.left is not None:
@@ -307,7 +291,7 @@ class MultiHeadAttention(Attention):
         """Run causal self-attention for the next T positions over the cache and themselves.
 
         Rotary embedding uses ``positions``; masks and scores use cache slots. With a window cache,
-        the weights have one column per key returned by the cache. See ``Attention`` for the rest.
+        the weights have one column per key returned by the cache.
         """
         if self.key_dim != self.dim:
             raise ValueError(f"key_dim={self.key_dim}, but self-attention needs dim={self.dim}")

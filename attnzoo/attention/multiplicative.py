@@ -17,8 +17,6 @@ Score = Literal["dot", "scaled_dot", "general", "concat"]
 class MultiplicativeAttention(Attention):
     """Multiplicative attention with one of Luong's content-based scores.
 
-    ``score`` selects one of:
-
     - ``dot``: q . k (equal widths, no 1/sqrt(D) in the paper);
     - ``scaled_dot``: score = q . k / sqrt(D) (Vaswani et al. 2017, eq. 1, without projections);
     - ``general``: q . W_a k;
@@ -26,9 +24,8 @@ class MultiplicativeAttention(Attention):
       was fixed to the identity, which explains the weak result reported there.
 
     W_a and v_a start uniform in [-0.1, 0.1] (section 4.1). One head, weights ``B 1 T S``. ``width``
-    is the number of hidden units of ``concat`` (``query_dim`` if None); the other scores ignore it.
-    ``normalise`` is a function from logits and mask to weights, such as ``sparsemax`` or
-    ``entmax15``; softmax by default.
+    is the number of hidden units of ``concat`` (``query_dim`` if None). ``normalise`` maps logits
+    and mask to weights, such as ``sparsemax`` or ``entmax15``; softmax by default.
     """
 
     def __init__(

@@ -33,10 +33,7 @@ CONTENT_FREE = {
 
 
 class SlotAttention(Attention):
-    """Attention whose logits belong to slots: column i is that of the key at position i.
-
-    A sequence that follows another in a packed row, or padding on the left, has its own positions.
-    """
+    """Attention whose logits belong to slots: column i is that of the key at position i."""
 
     asks_keys = False
     counts_positions = True
@@ -98,15 +95,11 @@ class SlotAttention(Attention):
 class PositionalAttention(SlotAttention):
     """PARec: softmax(R_n / sqrt(H) / temperature) x W_V with one learned logit per pair of slots.
 
-    Luo, He, Zhang and Xu 2024 (arXiv 2407.02793); R is ``N L L`` and starts at N(0, 0.01^2),
-    truncated at two standard deviations: weights are nearly uniform at first. Heads are
-    concatenated, and there is no output projection. The paper adds the (normalised) query to the
-    result: here that is left to the surrounding block. Weights depend on slots only, so all
-    sequences have the same weights.
-
-    Args:
-      max_length: L, the number of slots.
-      mask_mod: combined with the mask of the call; causal in the paper.
+    Luo, He, Zhang and Xu 2024 (arXiv 2407.02793). R is ``N L L`` with L = ``max_length`` and starts
+    at N(0, 0.01^2), truncated at two standard deviations: weights are nearly uniform at first, and
+    the same for all sequences. Heads are concatenated, and there is no output projection. The paper
+    adds the (normalised) query to the result: here that is left to the surrounding block.
+    ``mask_mod`` (causal in the paper) joins the mask of the call.
     """
 
     contract_exceptions: ClassVar[dict[str, str]] = PROJECTED | CONTENT_FREE
@@ -144,9 +137,8 @@ class PositionalAttention(SlotAttention):
 class FactorisedPositionalAttention(PositionalAttention):
     """FPARec: as ``PositionalAttention`` with R = B_1 B_2^T, B_1 and B_2 of ``N L rank``.
 
-    Luo, He, Zhang and Xu 2024 (arXiv 2407.02793): 2 L rank parameters per head, not L^2. Entries of
-    B start at N(0, (0.1 / rank^(1/4))^2), which gives R a standard deviation of 0.01 for every
-    rank.
+    It has 2 L rank parameters per head, not L^2. Entries of B start at N(0, (0.1 / rank^(1/4))^2),
+    which gives R a standard deviation of 0.01 for every rank.
     """
 
     def __init__(

@@ -49,8 +49,7 @@ class Projection(Module):
 class RMSNorm(Module):
     """Root-mean-square norm x / sqrt(mean(x^2) + eps) * g over the last axis.
 
-    The mean is computed in float32; g starts at 1. Zhang and Sennrich 2019 (arXiv 1910.07467),
-    equation 4.
+    Zhang and Sennrich 2019 (arXiv 1910.07467), equation 4; mean in float32, g starts at 1.
     """
 
     def __init__(self, dim: int, *, eps: float = 1e-6, rngs: nnx.Rngs):
@@ -66,8 +65,7 @@ class RMSNorm(Module):
 class LayerNorm(Module):
     """Layer norm (x - mean) / sqrt(variance + eps) * g + b over the last axis.
 
-    Statistics are computed in float32; g starts at 1, b at 0. Ba, Kiros and Hinton 2016
-    (arXiv 1607.06450), equation 4.
+    Ba, Kiros and Hinton 2016 (arXiv 1607.06450), equation 4; float32, g starts at 1, b at 0.
     """
 
     def __init__(self, dim: int, *, eps: float = 1e-6, rngs: nnx.Rngs):

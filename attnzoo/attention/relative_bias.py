@@ -1,7 +1,4 @@
-"""Score modifiers for attention modules: ALiBi, and T5's learned bias per distance.
-
-Both are called as ``(score, b, n, q, k)``, like every score modifier (``attnzoo.ops.score_mods``).
-"""
+"""Score modifiers ``(score, b, n, q, k)``: ALiBi, and T5's learned bias per distance."""
 
 import dataclasses
 
@@ -19,10 +16,7 @@ Index = Int[Array, "..."]
 
 @dataclasses.dataclass(frozen=True)
 class ALiBi:
-    """ALiBi: adds -slope_n |q - k| to scores, without parameters.
-
-    Press et al. 2022 (arXiv 2108.12409), section 3.
-    """
+    """ALiBi: adds -slope_n |q - k| to scores (Press et al. 2022, arXiv 2108.12409, section 3)."""
 
     num_heads: int
 

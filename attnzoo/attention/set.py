@@ -102,9 +102,8 @@ class ISAB(Module):
         """Apply the block, ``B S D`` -> ``B S D``.
 
         ``mask`` is ``valid[:, None, None]``, False at padding. ``return_weights`` adds the weights
-        of both steps, ``B N m S`` and ``B N S m``, or a report of each for a ``WeightRequest``.
-        Their product is not the influence of one element on another, because there is a nonlinear
-        block in between.
+        of both steps, ``B N m S`` and ``B N S m``, or a report of each. Their product is not the
+        influence of one element on another, because there is a nonlinear block in between.
         """
         points = _repeat(self.points, x)
         if not return_weights:

@@ -9,11 +9,10 @@ from attnzoo.attention.convolutional import Gate
 
 
 class SpatialGate(Gate):
-    """g = sigmoid(BN(conv_7x7([max_C x ; mean_C x]))), one weight per place.
+    """g = sigmoid(BN(conv_7x7([max_C x ; mean_C x]))), one weight per place, ``B h w 1``.
 
-    Woo et al., ECCV 2018 (arXiv 1807.06521), equation 3, with batch norm, no bias, and the order
-    (max, mean), as in the authors' code; equation 3 has (mean, max) and no norm. Weights are ``B h
-    w 1``. Takes any number of channels; their order has no effect.
+    Woo et al., ECCV 2018 (arXiv 1807.06521), equation 3; but batch norm, no bias, and the order
+    (max, mean) are as in the authors' code. Any number of channels; their order has no effect.
     """
 
     def __init__(self, kernel_size: int = 7, *, rngs: nnx.Rngs):

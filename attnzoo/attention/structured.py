@@ -18,12 +18,8 @@ class StructuredSelfAttention(Module):
     """A = softmax(W_s2 tanh(W_s1 H^T)) over the tokens; the embedding is M = A H, a row per hop.
 
     Lin et al., ICLR 2017 (arXiv 1703.03130), equations 6 and 7. There is no query: each row of W_s2
-    is a learned query. Hops are the heads of the weights: ``B N 1 S`` with ``N = hops``.
-    ``hop_overlap(weights)`` is the penalty for hops with equal weights.
-
-    Args:
-      width: hidden width (d_a).
-      hops: number of rows of the embedding (r).
+    is a learned query. Hops are the heads of the weights: ``B N 1 S`` with ``N = hops``. ``width``
+    is the hidden width d_a. ``hop_overlap(weights)`` is the penalty for hops with equal weights.
     """
 
     def __init__(self, input_dim: int, width: int = 350, hops: int = 30, *, rngs: nnx.Rngs):
@@ -39,10 +35,9 @@ class StructuredSelfAttention(Module):
         *,
         return_weights: ReturnWeights = False,
     ) -> Any:
-        """Return the embedding ``B N D`` of each sentence.
+        """Return the embedding ``B N D`` of each sentence; a sentence of padding only gives zeros.
 
-        ``valid`` is False at padding; a sentence of padding only gives zeros. ``return_weights``
-        adds the weights ``B N 1 S``, or a report of them for a ``WeightRequest``.
+        ``valid`` is False at padding. ``return_weights`` adds the weights ``B N 1 S``, or a report.
         """
         mask = None if valid is None else valid[:, None, None, :]
         states, _ = check_and_zero_padding(states, None, mask)
@@ -55,8 +50,7 @@ class StructuredSelfAttention(Module):
 def hop_overlap(weights: Float[Array, "B N 1 S"]) -> Float[Array, "B"]:
     """Return the penalty ||A A^T - I||_F^2 of each sentence (equation 8).
 
-    0 if and only if each hop attends to a single token, different from those of the others. For N
-    equal uniform rows over S tokens it is N (N - 1) / S^2 + N (1 - 1/S)^2.
+    It is 0 if and only if each hop attends to a single token, different from those of the others.
     """
     rows = weights[:, :, 0].astype(compute_dtype(weights))
     products = jnp.einsum("bns,bms->bnm", rows, rows)

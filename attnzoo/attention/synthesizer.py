@@ -37,13 +37,8 @@ class Synthesizer(SlotAttention):
     - ``random``: a learned L x L matrix per head; ``fixed_random``: the same, never trained;
     - ``factorised_random``: R_1 R_2^T of ``rank`` (8 in the paper).
 
-    The logits are not divided by sqrt(H). The random kinds look at no content whatever, and serve
-    self-attention alone: slot i of a query has nothing to do with slot i of another sequence.
-
-    Args:
-      value_dim, out_dim: widths of the values and of the result; ``dim``, that of the queries, if
-        None.
-      mask_mod: joins the mask of the call, for a decoder ``masks.causal()``.
+    The logits are not divided by sqrt(H). The random kinds do not depend on content, and serve
+    self-attention only. ``mask_mod``, such as ``masks.causal()``, joins the mask of the call.
     """
 
     def __init__(

@@ -126,10 +126,7 @@ class Block(Module):
         encoded: Float[Array, "B S D2"] | None,
         encoded_valid: Bool[Array, "B S"] | None,
     ) -> Memory:
-        """Prepare the cross-attention memory that :meth:`decode` takes.
-
-        Key positions count from the first token that is not padding.
-        """
+        """Prepare the memory for :meth:`decode`; key positions start at the first real token."""
         if self.cross_attention is None or encoded is None:
             raise ValueError(f"encoded is {encoded}, cross_attention {self.cross_attention}")
         mask = None if encoded_valid is None else encoded_valid[:, None, None, :]
@@ -163,9 +160,8 @@ class Block(Module):
     ) -> tuple[Float[Array, "B T D"], BlockCache, Maps]:
         """Return the states of the next T positions, the updated cache, and the requested maps.
 
-        ``memory`` is that of :meth:`prepare_cross`; ``visible`` is False where the cache's L
-        positions are padding; ``positions`` are the positions of the T tokens in their text. There
-        is no map "self" for an attention with a recurrent state.
+        ``memory`` is that of :meth:`prepare_cross`; ``visible`` is False at padding in the cache;
+        ``positions`` are those in the text. A recurrent attention has no map "self".
         """
         maps: Maps = {}
         own, past = cache

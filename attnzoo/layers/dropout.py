@@ -10,10 +10,7 @@ from attnzoo.ops.checks import check_dropout
 def dropout(
     x: Float[Array, "*shape"], rate: float, key: Key[Array, ""] | None
 ) -> Float[Array, "*shape"]:
-    """Apply dropout: zero elements with probability ``rate`` and rescale; no key, no dropout.
-
-    Srivastava et al. 2014.
-    """
+    """Zero elements with probability ``rate`` and rescale (Srivastava et al. 2014), given a key."""
     if key is None or rate == 0.0:
         return x
     check_dropout(rate, key)

@@ -12,11 +12,7 @@ from attnzoo.ops.wide_sums import take_rows
 
 
 class Embedding(Module):
-    """Token embedding table, which can also serve as the output layer.
-
-    Args:
-      init: initializer; N(0, 0.02^2) by default.
-    """
+    """Token embedding table and output layer; the table starts at N(0, 0.02^2) by default."""
 
     def __init__(
         self,

@@ -26,10 +26,8 @@ class FeedForward(Module):
     """Feed-forward layer W_2 f(W_1 x), or gated W_2 (f(W_g x) * W_1 x).
 
     Vaswani et al. 2017 (arXiv 1706.03762), equation 2; Shazeer 2020 (arXiv 2002.05202), section 2.
-
-    Args:
-      dropout: dropout rate of hidden units, applied only where a key is given.
-      kernel_init, out_init: initializers of W_1 and W_g, and of W_2.
+    ``dropout`` is the rate of hidden units, applied only where a key is given. ``kernel_init`` is
+    for W_1 and W_g, ``out_init`` for W_2.
     """
 
     def __init__(

@@ -44,11 +44,7 @@ class PatchEmbedding(Module):
         return self.projection(x.reshape(B, rows * columns, p * p * self.channels))
 
     def grid(self, images: Float[Array, "..."]) -> Grid:
-        """Return the numbers of rows and columns of patches.
-
-        Raises:
-          ValueError: the images do not fit the patches.
-        """
+        """Return the rows and columns of patches; ValueError if they do not fit the images."""
         if images.ndim != 4 or images.shape[3] != self.channels:
             raise ValueError(
                 f"images has shape {images.shape}; wanted B h w C with channels={self.channels}"

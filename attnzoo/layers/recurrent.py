@@ -88,10 +88,9 @@ class GRU(Module):
 
 
 class LSTM(Module):
-    """Long short-term memory (Hochreiter and Schmidhuber 1997, with forget gate, no peepholes).
+    """LSTM of Hochreiter and Schmidhuber 1997, with forget gate; the state is (cell, hidden).
 
-    All parameters start uniform in [-0.1, 0.1], as in Luong et al. 2015, section 4.1. The state is
-    the pair (cell, hidden).
+    All parameters start uniform in [-0.1, 0.1], as in Luong et al. 2015, section 4.1.
     """
 
     def __init__(self, input_dim: int, hidden_dim: int, *, rngs: nnx.Rngs):

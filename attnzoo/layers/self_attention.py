@@ -15,12 +15,8 @@ from attnzoo.ops.masks import MaskFunction
 class SelfAttention(Module):
     """Self-attention with a causal or bidirectional mask, and its decoding.
 
-    Args:
-      is_causal: position t sees positions 0 .. t. The mechanism may have a narrower mask of its own
-        in addition.
-
-    Raises:
-      ValueError: a mechanism with a recurrent state, which is causal, without ``is_causal``.
+    If ``is_causal``, position t sees positions 0 .. t, or fewer if the mechanism has its own mask.
+    ValueError for a mechanism with a recurrent state, which is causal, without ``is_causal``.
     """
 
     def __init__(self, mechanism: Attention, *, is_causal: bool):
@@ -54,11 +50,7 @@ class SelfAttention(Module):
     def empty_cache(
         self, batch: int, max_length: int, dtype: Any = jnp.float32, cache: Kind = "plain"
     ) -> Any:
-        """Return an empty cache of the mechanism, with room for ``max_length`` positions.
-
-        Raises:
-          NotImplementedError: not causal, so no step-by-step decoding.
-        """
+        """Return an empty cache of the mechanism; NotImplementedError without ``is_causal``."""
         if not self.is_causal:
             raise NotImplementedError("is_causal=False: an encoder cannot be decoded step by step")
         return self.mechanism.empty_cache(batch, max_length, dtype, cache)

@@ -96,12 +96,11 @@ class Bert(Model):
         """Return the states after the last block, and the maps requested by ``capture``.
 
         Args:
-          segments: sentence number of each token; all 0 if None.
+          segments: sentence number of each token; all 0 if None. rngs: switches dropout on.
           valid: False at padding, to which no token attends.
-          positions: row of the position table for each token; if None, counted from 0 in every
-            document, without padding.
+          positions: rows of the position table; if None, counted in every document, without
+            padding.
           documents: document ids in a packed row; tokens attend only within their document.
-          rngs: switches dropout on.
         """
         if positions is None:
             check_length("tokens", tokens.shape[1], self.max_length)
@@ -127,8 +126,7 @@ class Bert(Model):
     ) -> Float[Array, "B T D"]:
         """Return the input of the first block: the norm of token + position + segment embeddings.
 
-        Raises:
-          ValueError: the text is longer than the position table.
+        ValueError if the text is longer than the position table.
         """
         if positions is None:
             check_length("tokens", tokens.shape[1], self.max_length)

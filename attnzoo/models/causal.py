@@ -29,8 +29,7 @@ class DecoderState:
 class CausalModel(Model):
     """Causal language model; an architecture defines ``_embed`` and ``_logits``.
 
-    Attributes:
-      decoder: the blocks. table: the token embeddings.
+    The attribute ``decoder`` has the blocks, ``table`` the token embeddings.
     """
 
     token_tables: ClassVar[Mapping[str, str]] = {"tokens": "embedding"}
@@ -55,17 +54,13 @@ class CausalModel(Model):
     ) -> Any:
         """Return logits ``B T V`` of each next token; with ``capture`` also the requested maps.
 
-        Maps are named "decoder/0/self", ...
+        Maps are named "decoder/0/self", ... ValueError: more positions than the table has rows.
 
         Args:
           documents: document ids in a packed row; tokens attend only within their document.
           positions: positions in the text; if None, counted from 0 in every document, without
             padding. An attention window counts slots of the row instead.
-          valid: False at padding, to which no token attends.
-          rngs: switches dropout on.
-
-        Raises:
-          ValueError: more positions than the position table has rows.
+          valid: False at padding, to which no token attends. rngs: switches dropout on.
         """
         if positions is None:
             positions = positions_in_text(valid, documents)

@@ -28,8 +28,7 @@ class TransformerState:
 class EncoderDecoder(TranslationModel):
     """Encoder-decoder Transformer; an architecture defines its embeddings and its logits.
 
-    Attributes:
-      encoder_bias, decoder_bias: score modifiers shared by all layers of a stack; None: none.
+    ``encoder_bias`` and ``decoder_bias`` are score modifiers of all layers of a stack, or None.
     """
 
     encoder: Stack
@@ -56,9 +55,8 @@ class EncoderDecoder(TranslationModel):
     def choose_alignment_layer(self) -> None:
         """Set the alignment layer: that of the config, by default the last but one.
 
-        The default is that of Garg et al. 2019 (arXiv 1909.02074). Chen et al. 2020 (arXiv
-        2004.14837) find that middle layers align the decoder's input better. ``align --survey``
-        finds the best layer of a trained model.
+        The default is that of Garg et al. 2019 (arXiv 1909.02074); middle layers may be better
+        (Chen et al. 2020, arXiv 2004.14837). ``align --survey`` finds the best of a trained model.
         """
         self.layers = self.decoder.depth
         layer = self.config.alignment_layer
@@ -93,10 +91,7 @@ class EncoderDecoder(TranslationModel):
     ) -> tuple[tuple[Memory, ...], TransformerState]:
         """Return the source memory of each decoder layer, and the state before the first token.
 
-        The state has room for ``max_length`` tokens, the config's if None.
-
-        Raises:
-          ValueError: more tokens than the model has positions.
+        ValueError if ``max_length`` (the config's if None) is more than the model has positions.
         """
         encoded, valid, _ = self.encode(source, rngs=rngs)
         room, B = max_length or self.max_length, source.shape[0]

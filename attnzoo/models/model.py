@@ -52,13 +52,10 @@ class Model(Module):
         return found
 
     def check_settings(self, **fields: str) -> None:
-        """Raise an error for config fields that are set but would have no effect.
+        """Raise a ValueError for config fields that are set but would have no effect.
 
         ``fields`` maps a field that concerns only attention to the setting that an attention must
         support (``Attention.supports``). A field at its default, or a rate of 0, passes.
-
-        Raises:
-          ValueError: a field is set that no attention of the model supports.
         """
         attentions = self.attentions().values()
         supported = frozenset().union(*(one.supports for one in attentions))

@@ -47,10 +47,7 @@ def build_gate(config: GateConfig, channels: int, *, rngs: nnx.Rngs) -> Gate | N
 
 
 def convolution(channels_in: int, channels_out: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:
-    """Return a 3x3 convolution without bias, initialised as in He et al. 2015.
-
-    Padding is one zero on every side, for every stride.
-    """
+    """Return a 3x3 convolution without bias, as in He et al. 2015; one zero pads every side."""
     return nnx.Conv(
         channels_in,
         channels_out,
@@ -139,10 +136,9 @@ class ResidualNetwork(Module):
     ) -> Float[Array, "B V"] | tuple[Float[Array, "B V"], dict[str, Float[Array, "B ..."]]]:
         """Return the logits of the classes; with ``return_weights`` also the weights of every gate.
 
-        The dict of weights has keys such as ``"stage2/block1"``, or ``"stage2"`` for a gate after a
-        stage, counted from 1. ``use_running_average=False`` is for training: batch norms use the
-        statistics of this batch and update their running statistics. If None, it is False exactly
-        if ``rngs`` are given, which switch on the dropout of other models.
+        Gates have keys such as ``"stage2/block1"``, or ``"stage2"`` after a stage, counted from 1.
+        ``use_running_average=False`` is for training: batch norms use the statistics of this batch
+        and update their running ones. If None, it is False exactly if ``rngs`` are given.
         """
         if use_running_average is None:
             use_running_average = rngs is None

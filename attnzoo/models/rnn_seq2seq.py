@@ -1,7 +1,4 @@
-"""Recurrent translators with attention: Bahdanau et al. 2015 and Luong et al. 2015.
-
-``source`` and ``target`` are ids padded with 0.
-"""
+"""Recurrent translators with attention (Bahdanau et al. 2015, Luong et al. 2015); 0 is padding."""
 
 import dataclasses
 from typing import Any
@@ -292,10 +289,7 @@ class LuongSeq2Seq(RecurrentTranslator):
 
 
 def _lookup(embedding: nnx.Embed, ids: Int[Array, "..."]) -> Float[Array, "... D"]:
-    """Look up rows in the table's dtype, so that a model cast to bfloat16 stays in bfloat16.
-
-    ``nnx.Embed`` returns the dtype of its construction, float32.
-    """
+    """Look up rows in the table's dtype, since ``nnx.Embed`` returns that of its construction."""
     return jnp.take(embedding.embedding[...], ids, axis=0)
 
 

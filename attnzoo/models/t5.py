@@ -1,7 +1,4 @@
-"""T5, Raffel et al., JMLR 2020 (arXiv 1910.10683), versions 1.0 and 1.1.
-
-Scores are not divided by sqrt(H); the initial W_q is.
-"""
+"""T5, Raffel et al., JMLR 2020 (arXiv 1910.10683): W_q is divided by sqrt(H), not the scores."""
 
 import functools
 from collections.abc import Mapping
