@@ -82,7 +82,10 @@ def test_all_has_the_fields_of_every_class_once() -> None:
             assert field.name == "kind" or fields_of(cls)[field.name].meaning in said
     headings = re.findall(r"^ *([\w.]+=\w+)$", ALL, re.MULTILINE)
     assert len(headings) == len({(path, kind) for path, _, _, kind in PLACES if kind is not None})
-    assert said.count("Number of heads of keys and values: 1 is multi-query, more is grouped-query") == 1
+    assert (
+        said.count("Number of heads of keys and values: 1 is multi-query, more is grouped-query")
+        == 1
+    )
 
 
 def test_the_help_shows_type_default_and_meaning() -> None:
