@@ -84,7 +84,7 @@ class Stack(Module):
     def _rematerialised(self, body: Callable[..., Any]) -> Callable[..., Any]:
         if self.remat == "none":
             return body
-        # The rate is 0.0 or an array; a Python float must stay one (``drop_branch`` is then
+        # The rate is 0.0 or an array; a Python float must stay one (``drop_path`` is then
         # skipped).
         return lambda state, x, key, rate: jax.checkpoint(
             lambda state, x, key: body(state, x, key, rate), policy=POLICIES[self.remat]
