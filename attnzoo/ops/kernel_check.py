@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Array
 
 from attnzoo.ops import masks, score_mods
+from attnzoo.ops.choice import FUSED_KERNELS
 from attnzoo.ops.dot_product import explain_choice
 from attnzoo.ops.flex import flex_attention
 from attnzoo.ops.kernels.verified import remember
 
-KERNELS = ("mosaic_gpu", "mosaic_tpu")
 ALLOWED = {"bfloat16": 1e-2, "float32": 1e-4}
 """Largest relative root mean square error of output, log-sum-exp and each gradient, by dtype.
 Rounding to bfloat16 alone gives 1.7e-3."""
@@ -36,7 +36,7 @@ class Check(NamedTuple):
 
 
 def check_kernels(
-    implementations: Sequence[str] = KERNELS, dtypes: Sequence[str] = tuple(ALLOWED)
+    implementations: Sequence[str] = FUSED_KERNELS, dtypes: Sequence[str] = tuple(ALLOWED)
 ) -> list[Check]:
     """Compare Pallas kernels with ``reference`` on this device, and store which are correct.
 

@@ -98,7 +98,7 @@ class Backend(NamedTuple):
     """(plan, q, k, v, scale, fixed): out, row maximum, row sum."""
     backward: Callable[..., tuple[Array, Array, Array, list[Array]]]
     """(plan, q, k, v, scale, modify, fixed, d_out, maximum, inverse, delta): dq, dk, dv, without
-    the scale, and the gradients of the floating reads as ``traced.sum_read_gradients`` takes them."""
+    the scale, and gradients of floating reads for ``traced.sum_read_gradients``."""
     tiles: Callable[[int, Any], tuple[Tile, Tile]]
     """(head size, dtype): tiles of the forward and of the backward pass, powers of two."""
     width: Callable[[int], int]
