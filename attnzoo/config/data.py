@@ -210,7 +210,7 @@ class LabelledTextConfig:
     """Test files."""
     hub: HubSourceConfig | None = None
     """Data set of the Hugging Face `datasets` library, instead of files."""
-    format: Literal["tsv", "csv", "jsonl", "trec", "rte"] = "tsv"
+    format: Literal["tsv", "csv", "jsonl", "parquet", "trec", "rte"] = "tsv"
     """File format. tsv has no quoting, csv has. trec has lines `CLASS:fine the text`, with columns
     text, label and fine. rte is the XML of the entailment challenges, with columns text, hypothesis
     and label."""
