@@ -74,6 +74,8 @@ class FilesConfig:
     """Links give the target word first."""
     links_one_based: bool = False
     """Links count words from 1."""
+    encoding: str = "utf-8"
+    """Encoding of the files, as Python names it (utf-8, latin-1, cp1252, utf-16)."""
     max_words: Annotated[int, Positive] = 1_000
     """Longest side of a pair in words; longer pairs are skipped, counted and reported."""
     limit: Annotated[int, Positive] | None = None

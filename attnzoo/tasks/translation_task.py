@@ -1,6 +1,8 @@
 """Translation task: sentence pairs, tokenizers, a translator, and plots of alignments."""
 
 import dataclasses
+import itertools
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ from jaxtyping import Array, Float
 from attnzoo import plotting
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.data.batching import BatchPlan, TokenizedPairs
-from attnzoo.data.corpus import Corpus, load_corpus
+from attnzoo.data.corpus import Corpus
+from attnzoo.data.parallel import PairData
 from attnzoo.data.tokenizers import Tokenizer, train_tokenizer
 from attnzoo.errors import UserError
 from attnzoo.models import model_class
@@ -18,6 +21,8 @@ from attnzoo.special_tokens import PAD
 from attnzoo.tasks.losses import Sums
 from attnzoo.tasks.task import Batch, Task
 from attnzoo.tasks.translation import Translator, translation_loss
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,14 +33,15 @@ class Tokenizers:
     target: Tokenizer
 
     @classmethod
-    def train(cls, config: ExperimentConfig, corpus: Corpus) -> "Tokenizers":
+    def train(cls, config: ExperimentConfig, data: PairData) -> "Tokenizers":
         """Train the tokenizers of the config on the training part."""
+        source, target = data.sentences("source"), data.sentences("target")
         if config.shared_vocabulary:
-            shared = train_tokenizer(config.tokenizer, [*corpus.source, *corpus.target])
+            shared = train_tokenizer(config.tokenizer, itertools.chain(source, target))
             return cls(shared, shared)
         return cls(
-            train_tokenizer(config.tokenizer, corpus.source),
-            train_tokenizer(config.target_tokenizer or config.tokenizer, corpus.target),
+            train_tokenizer(config.tokenizer, source),
+            train_tokenizer(config.target_tokenizer or config.tokenizer, target),
         )
 
     def save(self, directory: Path) -> None:
@@ -75,20 +81,17 @@ class TranslationTask(Task):
         cls, config: ExperimentConfig, directory: Path, *, resume: bool
     ) -> "TranslationTask":
         """Read the corpus; train tokenizers on it, or load those of the run."""
-        splits = load_corpus(config.data)
-        if not len(splits.train.source) or not len(splits.validation.source):
+        data = PairData(config.data, config.cache, logger.info)
+        if not data.has("train") or not data.has("validation"):
             raise UserError("data: training needs a train and a validation part, one is empty")
         if resume and (directory / "source.tokenizer.json").exists():
             tokenizers = Tokenizers.load(directory)
         else:
-            tokenizers = Tokenizers.train(config, splits.train)
+            tokenizers = Tokenizers.train(config, data)
             tokenizers.save(directory)
         task = cls(config, tokenizers)
-        task.notes = [line for report in splits.reports for line in report.lines()]
-        task.data_fingerprint = splits.fingerprint()
-        task.held_out = splits.validation
         settings = config.training
-        pairs = task.tokenize(splits.train, settings.max_length)
+        pairs = task._tokens(data, "train", settings.max_length)
         task.pairs = len(pairs)
         plan = BatchPlan(pairs, settings.batch_size, settings.buckets, settings.seed)
         task.train, task.buckets = plan, plan.buckets
@@ -100,8 +103,11 @@ class TranslationTask(Task):
                     "longest training sentence with its end: raise it or lower training.max_length"
                 )
             longest = min(longest, room - 1)
-        validation = task.tokenize(splits.validation, longest)
+        validation = task._tokens(data, "validation", longest)
         task.validation = BatchPlan(validation, settings.batch_size, shuffle=False)
+        task.data_fingerprint = data.fingerprint(*task.both, settings.max_length)
+        task.notes = [line for report in data.reports for line in report.lines()] + task.notes
+        task.held_out = data.head("validation", settings.figures)
         return task
 
     @property
@@ -109,6 +115,16 @@ class TranslationTask(Task):
         """Longest source in tokens, EOS included, if the model limits it; else None."""
         model: Any = self.config.model
         return model.source_slots
+
+    @property
+    def both(self) -> tuple[Tokenizer, Tokenizer]:
+        """The tokenizers of source and target."""
+        return self.tokenizers.source, self.tokenizers.target
+
+    def _tokens(self, data: PairData, part: str, max_length: int) -> TokenizedPairs:
+        pairs, report = data.tokens(part, *self.both, max_length)
+        self.notes += report.lines() if report.skipped else []
+        return pairs
 
     def tokenize(self, corpus: Corpus, max_length: int) -> TokenizedPairs:
         """Return the short enough pairs of a corpus as ids; ``notes`` reports the others."""
@@ -155,8 +171,7 @@ class TranslationTask(Task):
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the task's fingerprint with those of the tokenizers."""
-        both = self.tokenizers.source, self.tokenizers.target
-        return super().fingerprint() | {"tokenizers": [one.fingerprint() for one in both]}
+        return super().fingerprint() | {"tokenizers": [one.fingerprint() for one in self.both]}
 
     def translator(
         self,
