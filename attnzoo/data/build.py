@@ -11,7 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import xxhash
 
@@ -21,20 +21,11 @@ from attnzoo.errors import UserError
 About = dict[str, Any]
 
 
-class Encode(Protocol):
-    """Interface of what a worker does with a block; it is pickled once for each worker."""
-
-    def __call__(self, block: Any) -> tuple[Columns, About]:
-        """Return the columns of a block, and JSON values about it."""
-        ...
-
-
-class Join(Protocol):
-    """Interface of the last step: what is known only of the whole."""
-
-    def __call__(self, writer: StoreWriter, pieces: list[About]) -> tuple[About, Columns]:
-        """Return JSON values about the store, and the columns that replace those of the pieces."""
-        ...
+# What a worker does with a block: columns, and JSON values about them. It is pickled once a worker.
+Encode = Callable[[Any], tuple[Columns, About]]
+# The last step, for what is known only of the whole: values about the store, and the columns that
+# replace those of the pieces.
+Join = Callable[[StoreWriter, list[About]], tuple[About, Columns]]
 
 
 def build_store(
@@ -135,12 +126,11 @@ def _take(
     say(f"{len(pieces):,} pieces")
 
 
-_worker: tuple[StoreWriter, Encode] | None = None
+_worker: dict[str, Any] = {}
 
 
 def _start_worker(writer: StoreWriter, encode: Encode) -> None:
-    global _worker
-    _worker = writer, encode
+    _worker.update(writer=writer, encode=encode)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -153,8 +143,6 @@ def _end_with_parent() -> None:
 
 
 def _encode_one(number: int, block: Any) -> About:
-    assert _worker is not None
-    writer, encode = _worker
-    columns, about = encode(block)
-    writer.put(number, columns, about)
+    columns, about = _worker["encode"](block)
+    _worker["writer"].put(number, columns, about)
     return about

@@ -175,8 +175,9 @@ def check_usable(report: Report) -> None:
 def _read_all(files: Sequence[Path], reading: Reading) -> tuple[Corpus, Report]:
     blocks = list(read_blocks(files, reading.encoding))
     names = tuple(str(path) for path in files)
-    lines = (list(chain.from_iterable(block.lines[i] for block in blocks)) for i in range(len(files)))
-    corpus, report, _ = parse_block(Block(names, 1, tuple(lines)), reading)
+    columns = zip(*(block.lines for block in blocks), strict=True)
+    lines = tuple(list(chain.from_iterable(column)) for column in columns)
+    corpus, report, _ = parse_block(Block(names, 1, lines or ([],) * len(files)), reading)
     check_usable(report)
     return corpus, report
 

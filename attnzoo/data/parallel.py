@@ -101,12 +101,10 @@ class PairData:
         for part in PARTS:
             if part not in self._fingerprints and self.has(part):
                 self.tokens(part, source, target, max_length)
-        prints = [self._fingerprints.get(part, "") for part in PARTS]
-        return xxhash.xxh3_128_hexdigest("".join(prints).encode())
+        empty = Corpus([], []).fingerprint()
+        return join_digests(self._fingerprints.get(part, empty) for part in PARTS)
 
-    def _store(
-        self, part: str, source: Tokenizer, target: Tokenizer, max_length: int
-    ) -> Store:
+    def _store(self, part: str, source: Tokenizer, target: Tokenizer, max_length: int) -> Store:
         files, reading = files_of(self.config, part), reading_of(self.config)
         limit = self.config.limit if part == "train" else None
         key = {
@@ -201,8 +199,8 @@ class PairJoin:
         digest = xxhash.xxh3_128()
         for side in SIDES:
             name = f"{side}.lengths"
-            small[name] = np.concatenate([np.empty(0, np.uint32)] + [writer.read(i, name) for i in numbers])
-            small[name] = small[name][:left]
+            columns = [writer.read(i, name) for i in numbers]
+            small[name] = np.concatenate([np.empty(0, np.uint32), *columns])[:left]
             offsets = offsets_of(small[name])
             room = int(offsets[-1])
             for i in numbers:
@@ -247,7 +245,8 @@ def join_digests(digests: Iterable[str]) -> str:
 
 def merged(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Add reports of pieces up: counts, and the first places of each reason."""
-    whole = Report(reports[0]["name"] if reports else "", unit=reports[0]["unit"] if reports else "")
+    first = reports[0] if reports else {"name": "", "unit": "pairs"}
+    whole = Report(first["name"], unit=first["unit"])
     for report in reports:
         whole.read += report["read"]
         for reason, count in report["skipped"].items():

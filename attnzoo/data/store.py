@@ -150,7 +150,7 @@ class StoreWriter:
         count: int,
         key: Mapping[str, Any],
         about: Mapping[str, Any],
-        small: Columns = {},
+        small: Columns,
     ) -> Store:
         """Join pieces 0 .. `count` - 1, with the `small` columns in place of theirs, and open it.
 

@@ -1,6 +1,7 @@
 """Language modelling tasks: next token, masked tokens, span corruption."""
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ from jaxtyping import Array, Float
 
 from attnzoo.config.data import FileTokenizerConfig
 from attnzoo.config.experiment import ExperimentConfig
-from attnzoo.data.corpus import Splits
+from attnzoo.data.documents import TextData
 from attnzoo.data.masking import MaskedPlan, SpanPlan
 from attnzoo.data.packing import PackPlan
-from attnzoo.data.text import StreamPlan, TextCorpus, TokenizedText, load_text
+from attnzoo.data.text import StreamPlan, TokenizedText
 from attnzoo.data.text_tokenizers import TextTokenizer, build_tokenizer, load_tokenizer
 from attnzoo.decoding.generate import generate
 from attnzoo.decoding.sampling import Sampling
@@ -25,6 +26,7 @@ from attnzoo.tasks.losses import Sums, mean_loss
 from attnzoo.tasks.task import Batch, Plan, Task
 
 TOKENIZER = "tokenizer.json"
+logger = logging.getLogger(__name__)
 
 
 class TextTask(Task):
@@ -46,23 +48,21 @@ class TextTask(Task):
     @classmethod
     def create(cls, config: ExperimentConfig, directory: Path, *, resume: bool) -> "TextTask":
         """Read the text; train a tokenizer on it, or load the run's tokenizer."""
-        splits: Splits[TextCorpus] = load_text(config.data)
-        if not len(splits.train) or not len(splits.validation):
+        data = TextData(config.data, config.cache, logger.info)
+        if not data.has("train") or not data.has("validation"):
             raise UserError(
                 "data: training needs a train and a validation part, one is empty "
                 "(data.validation_share=0.1 cuts one off)"
             )
-        tokenizer = load_or_build_tokenizer(
-            config, directory, splits.train.documents, resume=resume
-        )
+        tokenizer = load_or_build_tokenizer(config, directory, data.texts(), resume=resume)
         task = cls(config, tokenizer)
-        task.notes = [line for report in splits.reports for line in report.lines()]
-        task.data_fingerprint = splits.fingerprint()
         parts = {
-            part: TokenizedText.from_documents(getattr(splits, part).documents, tokenizer)
+            part: data.tokens(part, tokenizer, task.separator)
             for part in ("train", "validation", "test")
-            if len(getattr(splits, part))
+            if data.has(part)
         }
+        task.notes = [line for report in data.reports for line in report.lines()]
+        task.data_fingerprint = data.fingerprint()
         if len(parts["validation"].ids) and config.task.kind == "causal_lm":
             task.opening = int(parts["validation"].ids[0])
         task.counts = {part: len(text.ids) for part, text in parts.items()}
@@ -70,6 +70,11 @@ class TextTask(Task):
         task.validation = task.plan(parts["validation"], shuffle=False)
         task.test = task.plan(parts["test"], shuffle=False) if "test" in parts else None
         return task
+
+    @property
+    def separator(self) -> int | None:
+        """Token after each document of a stream; None for documents that are packed."""
+        return self.tokenizer.special("eos")
 
     def plan(self, text: TokenizedText, *, shuffle: bool) -> Plan:
         """Return the batches of one part."""
@@ -113,6 +118,11 @@ def load_or_build_tokenizer(
 class CausalLMTask(TextTask):
     """Next-token prediction; validation reads every token once."""
 
+    @property
+    def separator(self) -> int | None:
+        """EOS, or None for packed documents, which have it from the plan."""
+        return None if self.settings.rows == "packed" else self.tokenizer.special("eos")
+
     def plan(self, text: TokenizedText, *, shuffle: bool) -> Plan:
         """Return windows of one stream, or packed documents."""
         settings, context = self.config.training, self.settings.context
@@ -127,9 +137,8 @@ class CausalLMTask(TextTask):
                 shuffle=shuffle,
                 pad_id=self.tokenizer.pad_id,
             )
-        separator = self.tokenizer.special("eos") if len(text) > 1 else None
         return StreamPlan(
-            text.stream(separator),
+            text.stream(self.separator if len(text) > 1 else None),
             settings.batch_size,
             context,
             settings.seed,
@@ -173,12 +182,16 @@ class MaskedLMTask(TextTask):
     small BERT: about ``share`` of a batch.
     """
 
+    @property
+    def separator(self) -> int | None:
+        """SEP after each document."""
+        return self.tokenizer.special("sep")
+
     def plan(self, text: TokenizedText, *, shuffle: bool) -> Plan:
         """Return windows between CLS and SEP with tokens masked."""
         settings, task = self.config.training, self.settings
-        separator = self.tokenizer.special("sep") if len(text) > 1 else None
         windows = StreamPlan(
-            text.stream(separator),
+            text.stream(self.separator if len(text) > 1 else None),
             settings.batch_size,
             task.context - 2,
             settings.seed,
@@ -224,9 +237,8 @@ class SpanCorruptionTask(TextTask):
     def plan(self, text: TokenizedText, *, shuffle: bool) -> Plan:
         """Return windows with sentinels in place of spans, and the spans after their sentinels."""
         settings, task = self.config.training, self.settings
-        separator = self.tokenizer.special("eos") if len(text) > 1 else None
         return SpanPlan(
-            text.stream(separator),
+            text.stream(self.separator if len(text) > 1 else None),
             self.tokenizer,
             settings.batch_size,
             task.context,

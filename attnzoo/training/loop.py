@@ -50,6 +50,7 @@ FREE = (
     "config.name",
     "config.directory",
     "config.decoding",
+    *(f"config.cache.{name}" for name in ("path", "workers", "tokenizer_sample")),
     *(
         f"config.training.{name}"
         for name in ("steps", "epochs", "patience", "evaluate_every", "checkpoint_every", "keep")
