@@ -3,7 +3,15 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from attnzoo.config.fields import DropRate, Kind, NotEmpty, NotNegative, Positive, config
+from attnzoo.config.fields import (
+    DropRate,
+    Kind,
+    NotEmpty,
+    NotNegative,
+    Positive,
+    Probability,
+    config,
+)
 from attnzoo.config.images import ImagesConfig
 from attnzoo.config.renamed import former_names
 
@@ -70,12 +78,17 @@ class FilesConfig:
     """Column of a table with the target sentence, counted from 0."""
     links_column: Annotated[int, NotNegative] | None = None
     """Column of a table with Pharaoh links, counted from 0; null: no links."""
+    encoding: Annotated[str, NotEmpty] = "utf-8"
+    """Encoding of the files (latin-1, cp1252, utf-16-le, ...); an encoding mark in a file goes
+    first."""
     links_reversed: bool = False
     """Links give the target word first."""
     links_one_based: bool = False
     """Links count words from 1."""
     max_words: Annotated[int, Positive] = 1_000
     """Longest side of a pair in words; longer pairs are skipped, counted and reported."""
+    max_skipped: Annotated[float, Probability] = 0.01
+    """Largest share of the pairs of a part that may be skipped; more is an error."""
     limit: Annotated[int, Positive] | None = None
     """Use only this many training pairs, the first ones; null: all."""
 
@@ -115,6 +128,8 @@ class HubConfig:
     """Split to test on."""
     max_words: Annotated[int, Positive] = 1_000
     """Longest side of a pair in words; longer pairs are skipped, counted and reported."""
+    max_skipped: Annotated[float, Probability] = 0.01
+    """Largest share of the pairs of a part that may be skipped; more is an error."""
     limit: Annotated[int, Positive] | None = None
     """Use only this many training pairs, the first ones; null: all."""
 
@@ -181,6 +196,9 @@ class TextConfig:
     """Data set of the Hugging Face `datasets` library, instead of files."""
     field: Annotated[str, NotEmpty] = "text"
     """Column of the data set with the text, one document per row."""
+    encoding: Annotated[str, NotEmpty] = "utf-8"
+    """Encoding of the files (latin-1, cp1252, utf-16-le, ...); an encoding mark in a file goes
+    first."""
     documents: Literal["files", "lines", "blank_lines"] = "files"
     """Unit of a document: a whole file, a line, or the text between blank lines."""
     validation_share: Annotated[float, DropRate] = 0.0
@@ -216,10 +234,13 @@ class LabelledTextConfig:
     and label."""
     header: bool = True
     """The first line of tsv and csv files has the column names; otherwise they are "0", "1", ..."""
-    encoding: Literal["utf-8", "latin-1"] = "utf-8"
-    """Encoding of the files."""
+    encoding: Annotated[str, NotEmpty] = "utf-8"
+    """Encoding of the files (latin-1, cp1252, utf-16-le, ...); an encoding mark in a file goes
+    first."""
     text_column: Annotated[str, NotEmpty] = "text"
     """Column of the text, or of the first text of a pair."""
+    max_skipped: Annotated[float, Probability] = 0.01
+    """Largest share of the examples of a file that may be skipped; more is an error."""
     second_column: str | None = None
     """Column of the second text of a pair; null: single texts."""
     label_column: Annotated[str, NotEmpty] = "label"
@@ -256,8 +277,9 @@ class TaggedTextConfig:
     """Test files."""
     hub: HubSourceConfig | None = None
     """Data set of the Hugging Face `datasets` library, instead of files."""
-    encoding: Literal["utf-8", "latin-1"] = "utf-8"
-    """Encoding of the files."""
+    encoding: Annotated[str, NotEmpty] = "utf-8"
+    """Encoding of the files (latin-1, cp1252, utf-16-le, ...); an encoding mark in a file goes
+    first."""
     word_column: int = 0
     """Column of the word, counted from 0, with whitespace between columns; -1: the last."""
     tag_column: int = -1

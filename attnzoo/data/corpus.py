@@ -9,6 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 import xxhash
 
 from attnzoo.alignment.links import Links
+from attnzoo.errors import UserError
 
 # Number of places that a report names per reason; the counts are always complete.
 PLACES_NAMED = 5
@@ -34,6 +35,16 @@ class Report:
     @property
     def kept(self) -> int:
         return self.read - sum(self.skipped.values())
+
+    def check(self, max_skipped: float, advice: str = "") -> None:
+        """Raise a UserError if more than the share `max_skipped` of the examples was skipped."""
+        count = sum(self.skipped.values())
+        if count > max_skipped * self.read:
+            reasons = "; ".join(line.removeprefix(f"{self.name}: ") for line in self.lines()[1:])
+            raise UserError(
+                f"{self.name}: {count:,} of {self.read:,} {self.unit} cannot be used, more than "
+                f"data.max_skipped={max_skipped:g}: {reasons}{advice}"
+            )
 
     def lines(self) -> list[str]:
         """Describe the kept examples, then each reason for skipping with its first places."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from attnzoo.alignment.links import Links, parse_pharaoh
 from attnzoo.data.corpus import Corpus, Report, Splits
-from attnzoo.data.sources import read_lines
+from attnzoo.data.sources import advise_encoding, decode, read_lines
 from attnzoo.errors import UserError
 
 MAX_WORDS = 1_000
@@ -22,11 +22,16 @@ Row = tuple[tuple[str, ...], Sequence[bytes | None]]
 class Reading:
     """Settings for reading the text and links of a file.
 
-    A pair with a side of more than `max_words` whitespace-separated words is skipped. A link `i-j`
+    A pair with a side of more than `max_words` whitespace-separated words is skipped; to skip more
+    than the share `max_skipped` of the pairs is a UserError. With `keep_all` pair `i` is line `i`:
+    no pair is left out, and text that cannot be decoded is empty. A link `i-j`
     names the source word first, unless `target_first`, and counts from 0, unless `one_based`.
     """
 
     max_words: int = MAX_WORDS
+    max_skipped: float = 1.0
+    encoding: str = "utf-8"
+    keep_all: bool = False
     target_first: bool = False
     one_based: bool = False
     source_language: str = ""
@@ -42,7 +47,7 @@ def read_pair(
     missing or damaged file, files of different lengths, and a bad link are a UserError.
     """
     files = [source, target] if links is None else [source, target, links]
-    columns = [read_lines(path) for path in files]
+    columns = [read_lines(path, reading.encoding) for path in files]
     if len({len(lines) for lines in columns}) > 1:
         counts = ", ".join(
             f"{path} has {len(lines):,} lines" for path, lines in zip(files, columns, strict=True)
@@ -71,7 +76,7 @@ def read_table(
         raise ValueError(f"columns={columns}: columns are counted from 0")
 
     def rows() -> Iterator[Row]:
-        for number, line in enumerate(read_lines(path), start=1):
+        for number, line in enumerate(read_lines(path, reading.encoding), start=1):
             fields = line.split(b"\t")
             chosen = [fields[column] if column < len(fields) else None for column in columns]
             yield (f"{path}:{number}",) * len(columns), chosen
@@ -83,6 +88,8 @@ def load_files(config: Any) -> Splits:
     """Load the parts of a `Files` config; parts that are not configured are empty."""
     reading = Reading(
         max_words=config.max_words,
+        max_skipped=config.max_skipped,
+        encoding=config.encoding,
         target_first=config.links_reversed,
         one_based=config.links_one_based,
         source_language=config.source_language,
@@ -114,16 +121,19 @@ def _collect(
     sources, targets, all_links = [], [], []
     for places, fields in rows:
         report.read += 1
-        texts = _texts(places, fields, reading, report)
-        if texts is None:
+        texts, usable = _texts(places, fields, reading, report)
+        if not usable and not reading.keep_all:
             continue
         sources.append(texts[0])
         targets.append(texts[1])
         if has_links:
-            all_links.append(_links(texts, places[2], reading))
-    if not sources:
+            all_links.append(_links(texts, places[2], reading) if usable else Links.of([]))
+    undecoded = f"not {reading.encoding.upper()}" in report.skipped
+    advice = advise_encoding(name.split(" + ")[0], reading.encoding) if undecoded else ""
+    if not report.kept:
         reasons = "; ".join(f"{count:,} {reason}" for reason, count in report.skipped.items())
-        raise UserError(f"{name}: no usable sentence pair ({reasons or 'no lines'})")
+        raise UserError(f"{name}: no usable sentence pair ({reasons or 'no lines'}){advice}")
+    report.check(reading.max_skipped, advice)
     corpus = Corpus(
         source=sources,
         target=targets,
@@ -137,24 +147,25 @@ def _collect(
 
 def _texts(
     places: tuple[str, ...], fields: Sequence[bytes | None], reading: Reading, report: Report
-) -> list[str] | None:
-    """Return the fields of one line as text, or None if the line was skipped."""
+) -> tuple[list[str], bool]:
+    """Return the fields of one line as text, and whether the pair is usable."""
     texts = []
+    skip = None
     for place, field in zip(places, fields, strict=True):
-        if field is None:
-            report.skip("too few columns", place)
-            return None
         try:
-            texts.append(field.decode("utf-8").strip())
+            texts.append("" if field is None else decode(field).strip())
         except UnicodeDecodeError:
-            report.skip("not UTF-8", place)
-            return None
+            texts.append("")
+            skip = skip or (f"not {reading.encoding.upper()}", place)
+        if field is None:
+            skip = skip or ("too few columns", place)
     reason = reason_to_skip(texts[0], texts[1], reading.max_words)
     if reason is not None:
         side, why = reason
-        report.skip(why, places[side])
-        return None
-    return texts
+        skip = skip or (why, places[side])
+    if skip is not None:
+        report.skip(*skip)
+    return texts, skip is None
 
 
 def reason_to_skip(source: str, target: str, max_words: int) -> tuple[int, str] | None:

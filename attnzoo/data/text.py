@@ -179,7 +179,7 @@ def load_text(config: Any, cache_dir: Path | None = None) -> Splits[TextCorpus]:
     else:
         for part in parts:
             for path in getattr(config, part):
-                documents = _cut_documents(read_text(path), config.documents)
+                documents = _cut_documents(read_text(path, config.encoding), config.documents)
                 reports.append(_without_empty(str(path), documents))
                 parts[part] += documents
     whole = config.hub is None and config.documents == "files"
