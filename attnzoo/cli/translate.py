@@ -100,13 +100,10 @@ def _translate(arguments: argparse.Namespace) -> int:
 
 def _chunks(file: Path | None) -> Iterator[tuple[int, list[bytes]]]:
     """Yield first line number (from 1) and lines: chunks of a file, single lines of a terminal."""
-    if file is None:
-        size = 1 if sys.stdin.isatty() else CHUNK
-        lines: Iterator[bytes] = (line.rstrip(b"\r\n") for line in sys.stdin.buffer)
-    else:
-        from attnzoo.data.sources import read_lines
+    from attnzoo.data.sources import read_lines, stream_lines
 
-        size, lines = CHUNK, iter(read_lines(file))
+    size = 1 if file is None and sys.stdin.isatty() else CHUNK
+    lines = stream_lines(sys.stdin.buffer) if file is None else iter(read_lines(file))
     first = 1
     while chunk := list(itertools.islice(lines, size)):
         yield first, chunk

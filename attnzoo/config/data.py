@@ -3,7 +3,15 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from attnzoo.config.fields import DropRate, Kind, NotEmpty, NotNegative, Positive, config
+from attnzoo.config.fields import (
+    DropRate,
+    Kind,
+    NotEmpty,
+    NotNegative,
+    Positive,
+    Probability,
+    config,
+)
 from attnzoo.config.images import ImagesConfig
 from attnzoo.config.renamed import former_names
 
@@ -70,14 +78,17 @@ class FilesConfig:
     """Column of a table with the target sentence, counted from 0."""
     links_column: Annotated[int, NotNegative] | None = None
     """Column of a table with Pharaoh links, counted from 0; null: no links."""
+    encoding: Annotated[str, NotEmpty] = "utf-8"
+    """Encoding of the files (latin-1, cp1252, utf-16-le, ...); an encoding mark in a file goes
+    first."""
     links_reversed: bool = False
     """Links give the target word first."""
     links_one_based: bool = False
     """Links count words from 1."""
-    encoding: str = "utf-8"
-    """Encoding of the files, as Python names it (utf-8, latin-1, cp1252, utf-16)."""
     max_words: Annotated[int, Positive] = 1_000
     """Longest side of a pair in words; longer pairs are skipped, counted and reported."""
+    max_skipped: Annotated[float, Probability] = 0.01
+    """Largest share of the pairs of a part that may be skipped; more is an error."""
     limit: Annotated[int, Positive] | None = None
     """Use only this many training pairs, the first ones; null: all."""
 
@@ -117,6 +128,8 @@ class HubConfig:
     """Split to test on."""
     max_words: Annotated[int, Positive] = 1_000
     """Longest side of a pair in words; longer pairs are skipped, counted and reported."""
+    max_skipped: Annotated[float, Probability] = 0.01
+    """Largest share of the pairs of a part that may be skipped; more is an error."""
     limit: Annotated[int, Positive] | None = None
     """Use only this many training pairs, the first ones; null: all."""
 
@@ -184,11 +197,12 @@ class TextConfig:
     """Data set of the Hugging Face `datasets` library, instead of files."""
     field: Annotated[str, NotEmpty] = "text"
     """Column of the data set, or field of the records, with the text of a document."""
+    encoding: Annotated[str, NotEmpty] = "utf-8"
+    """Encoding of the files (latin-1, cp1252, utf-16-le, ...); an encoding mark in a file goes
+    first."""
     documents: Literal["files", "lines", "blank_lines", "records"] = "files"
     """Unit of a document: a whole file, a line, the text between blank lines, or a record of
     .jsonl, .csv, .tsv and .parquet files."""
-    encoding: str = "utf-8"
-    """Encoding of the files, as Python names it (utf-8, latin-1, cp1252, utf-16)."""
     validation_share: Annotated[float, DropRate] = 0.0
     """Share of the training text, at its end, to validate on where no validation part is given (0.1
     in nanoGPT). With whole files as documents the cut may fall inside one; other documents stay
@@ -222,10 +236,13 @@ class LabelledTextConfig:
     and label."""
     header: bool = True
     """The first line of tsv and csv files has the column names; otherwise they are "0", "1", ..."""
-    encoding: Literal["utf-8", "latin-1"] = "utf-8"
-    """Encoding of the files."""
+    encoding: Annotated[str, NotEmpty] = "utf-8"
+    """Encoding of the files (latin-1, cp1252, utf-16-le, ...); an encoding mark in a file goes
+    first."""
     text_column: Annotated[str, NotEmpty] = "text"
     """Column of the text, or of the first text of a pair."""
+    max_skipped: Annotated[float, Probability] = 0.01
+    """Largest share of the examples of a file that may be skipped; more is an error."""
     second_column: str | None = None
     """Column of the second text of a pair; null: single texts."""
     label_column: Annotated[str, NotEmpty] = "label"
@@ -262,8 +279,9 @@ class TaggedTextConfig:
     """Test files."""
     hub: HubSourceConfig | None = None
     """Data set of the Hugging Face `datasets` library, instead of files."""
-    encoding: Literal["utf-8", "latin-1"] = "utf-8"
-    """Encoding of the files."""
+    encoding: Annotated[str, NotEmpty] = "utf-8"
+    """Encoding of the files (latin-1, cp1252, utf-16-le, ...); an encoding mark in a file goes
+    first."""
     word_column: int = 0
     """Column of the word, counted from 0, with whitespace between columns; -1: the last."""
     tag_column: int = -1

@@ -175,6 +175,7 @@ def load_labelled(config: Any, cache_dir: Path | None = None) -> Splits[Labelled
                     parts[part].append(example)
             if not report.kept:
                 raise UserError(f"{name}: no usable example in {report.read:,}")
+            report.check(config.max_skipped)
             reports.append(report)
     parts = split_off_parts(parts, config)
     names = config.labels or class_names(example.label for example in parts["train"])

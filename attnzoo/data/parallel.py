@@ -89,7 +89,7 @@ class PairData:
             return TokenizedPairs.from_corpus(corpus, source, target, max_length)
         store = self._store(part, source, target, max_length)
         pairs, read, skipped, data = open_pairs(store)
-        check_usable(read)
+        check_usable(read, reading_of(self.config))
         self._fingerprints[part] = data
         self.reports = [r for r in self.reports if r.name != read.name] + [read]
         return pairs, skipped

@@ -65,7 +65,7 @@ class TokenizedText:
         """Return all documents one after the other, with `separator` (usually EOS) after each."""
         if separator == self.separator:
             return TokenStream(self.ids, self.known_fingerprint)
-        if self.separator is None:
+        if self.separator is None and separator is not None:
             return TokenStream(np.insert(self.ids, self.offsets[1:], separator))
         if separator is None and len(self) == 1:
             return TokenStream(self.ids[:-1], self.known_fingerprint)
