@@ -65,6 +65,17 @@ def store_folder(cache: Path, name: str, key: Mapping[str, Any]) -> Path:
     return cache.expanduser().resolve() / f"{name}-{digest}"
 
 
+def trained_once(path: Path, train: Callable[[], Any], load: Callable[[Path], Any]) -> Any:
+    """Return what is saved in `path`, or train it and save it there."""
+    if not path.exists():
+        with only_writer(path, lambda: None):
+            if not path.exists():
+                partial = path.with_name(f"{path.name}.part")
+                train().save(partial)
+                partial.replace(path)
+    return load(path)
+
+
 def cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -13,7 +13,7 @@ import numpy as np
 import xxhash
 
 from attnzoo.config.cache import CacheConfig
-from attnzoo.data.build import About, build_store, store_folder
+from attnzoo.data.build import About, build_store, store_folder, trained_once
 from attnzoo.data.corpus import Report, Splits, add_strings
 from attnzoo.data.locations import PACKED, expand, identity
 from attnzoo.data.pairs import add_array, array_blocks, offsets_of
@@ -28,7 +28,7 @@ from attnzoo.data.sources import (
 )
 from attnzoo.data.store import FORMAT_VERSION, Columns, StoreWriter
 from attnzoo.data.text import TokenizedText, encode_long, line_cut
-from attnzoo.data.text_tokenizers import TextTokenizer
+from attnzoo.data.text_tokenizers import TextTokenizer, build_tokenizer, load_tokenizer
 from attnzoo.errors import UserError
 
 # Characters of a block; a constant of the token store's format (`store.FORMAT_VERSION`).
@@ -268,27 +268,51 @@ class TextData:
             return len(getattr(self.splits, part)) > 0
         return self.reader.has(part)
 
-    def texts(self) -> Iterable[str]:
-        """Yield the training text that a tokenizer is trained on."""
+    def tokenizer(self, config: Any) -> TextTokenizer:
+        """Train a tokenizer on the training part, or load it; of large data, train it only once."""
+        if self.splits is not None or config.kind in ("file", "byte"):
+            return build_tokenizer(config, self.texts(config))
+        key = self._key() | {
+            "kind": "tokenizer",
+            "config": dataclasses.asdict(config),
+            "sample": self.cache.tokenizer_sample,
+        }
+        path = store_folder(self.cache.path, "tokenizer", key).with_suffix(".json")
+        return trained_once(
+            path, lambda: build_tokenizer(config, self.texts(config)), load_tokenizer
+        )
+
+    def _key(self) -> dict[str, Any]:
+        """Return what decides the documents of all parts."""
+        return {
+            "format": FORMAT_VERSION,
+            "files": [identity(path) for name in PARTS for path in self.reader.files(name)],
+            "reading": dataclasses.asdict(self.config),
+        }
+
+    def texts(self, config: Any) -> Iterable[str]:
+        """Yield the training text that a tokenizer of this config is trained on."""
         if self.splits is not None:
             yield from self.splits.train.documents
             return
-        every = -(-self.size // self.cache.tokenizer_sample)
+        every = -(-self.size // self.cache.tokenizer_sample) if config.kind != "char" else 1
+        limit, begun = self.config.limit, 0
         for number, block in enumerate(self.reader.blocks("train")):
+            begun += len(block.texts) - block.continues
+            over = 0 if limit is None else max(begun - limit, 0)
             if number % every == 0:
-                yield from block.texts
+                yield from block.texts[: len(block.texts) - over]
+            if over:
+                return
 
     def tokens(self, part: str, tokenizer: TextTokenizer, separator: int | None) -> TokenizedText:
         """Return the documents of a part as ids, with `separator` after each if it is large."""
         if self.splits is not None:
             return TokenizedText.from_documents(getattr(self.splits, part).documents, tokenizer)
         limit = self.config.limit if part == "train" else None
-        key = {
-            "format": FORMAT_VERSION,
+        key = self._key() | {
             "kind": "text",
             "part": part,
-            "files": [identity(path) for name in PARTS for path in self.reader.files(name)],
-            "reading": dataclasses.asdict(self.config),
             "tokenizer": tokenizer.fingerprint(),
             "separator": separator,
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import xxhash
 
 from attnzoo.config.cache import CacheConfig
-from attnzoo.data.build import About, build_store, store_folder
+from attnzoo.data.build import About, build_store, store_folder, trained_once
 from attnzoo.data.corpus import Corpus, Report, Splits, load_corpus
 from attnzoo.data.files import (
     Block,
@@ -22,10 +23,10 @@ from attnzoo.data.files import (
     read_blocks,
     reading_of,
 )
+from attnzoo.data.locations import identity
 from attnzoo.data.pairs import TokenizedPairs, offsets_of
-from attnzoo.data.sources import identity
 from attnzoo.data.store import FORMAT_VERSION, Columns, Store, StoreWriter
-from attnzoo.data.tokenizers import Tokenizer
+from attnzoo.data.tokenizers import Tokenizer, train_tokenizer
 
 PARTS = ("train", "validation", "test")
 SIDES = ("source", "target")
@@ -70,6 +71,39 @@ class PairData:
             return corpus.select(range(min(count, len(corpus))))
         return Corpus([], [])
 
+    def tokenizers(
+        self, config: Any, target_config: Any = None, *, shared: bool = False
+    ) -> tuple[Tokenizer, Tokenizer]:
+        """Train the tokenizer of each side on the training part; of large data, only once.
+
+        With `shared` it is the same object, trained on both sides.
+        """
+        if shared:
+            both = self._trained(config, *SIDES)
+            return both, both
+        return self._trained(config, "source"), self._trained(target_config or config, "target")
+
+    def _trained(self, config: Any, *sides: str) -> Tokenizer:
+        lines = chain.from_iterable(self.sentences(side) for side in sides)
+        if self.splits is not None:
+            return train_tokenizer(config, lines)
+        key = self._key("train") | {
+            "kind": "tokenizer",
+            "sides": sides,
+            "config": dataclasses.asdict(config),
+            "sample": self.cache.tokenizer_sample,
+        }
+        path = store_folder(self.cache.path, "tokenizer", key).with_suffix(".json")
+        return trained_once(path, lambda: train_tokenizer(config, lines), Tokenizer.load)
+
+    def _key(self, part: str) -> dict[str, Any]:
+        """Return what decides the usable sentences of a part."""
+        return {
+            "format": FORMAT_VERSION,
+            "files": [identity(path) for path in files_of(self.config, part)],
+            "reading": dataclasses.asdict(reading_of(self.config)),
+        }
+
     def sentences(self, side: str) -> Iterator[str]:
         """Yield the training sentences of a side that a tokenizer is trained on."""
         if self.splits is not None:
@@ -77,8 +111,9 @@ class PairData:
             return
         size = sum(Path(path).stat().st_size for path in files_of(self.config, "train"))
         every = -(-size // self.cache.tokenizer_sample)
-        for corpus, _, _ in self._parsed("train", every):
-            yield from getattr(corpus, side)
+        parsed = self._parsed("train", every)
+        lines = chain.from_iterable(getattr(corpus, side) for corpus, _, _ in parsed)
+        yield from islice(lines, self.config.limit)
 
     def tokens(
         self, part: str, source: Tokenizer, target: Tokenizer, max_length: int
@@ -107,11 +142,8 @@ class PairData:
     def _store(self, part: str, source: Tokenizer, target: Tokenizer, max_length: int) -> Store:
         files, reading = files_of(self.config, part), reading_of(self.config)
         limit = self.config.limit if part == "train" else None
-        key = {
-            "format": FORMAT_VERSION,
+        key = self._key(part) | {
             "kind": "pairs",
-            "files": [identity(path) for path in files],
-            "reading": dataclasses.asdict(reading),
             "tokenizers": [source.fingerprint(), target.fingerprint()],
             "max_length": max_length,
             "limit": limit,

@@ -173,7 +173,7 @@ class StoreWriter:
                 "key": dict(key),
                 "about": dict(about),
             }
-            _replace(self.folder / LEDGER, json.dumps(ledger, indent=1).encode())
+            _replace(self.folder / LEDGER, json.dumps(ledger, indent=1, default=str).encode())
             shutil.rmtree(self.pieces)
         except OSError as error:
             raise _write_error(self.folder, error) from None

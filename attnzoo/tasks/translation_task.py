@@ -1,7 +1,6 @@
 """Translation task: sentence pairs, tokenizers, a translator, and plots of alignments."""
 
 import dataclasses
-import itertools
 import logging
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.data.batching import BatchPlan, TokenizedPairs
 from attnzoo.data.corpus import Corpus
 from attnzoo.data.parallel import PairData
-from attnzoo.data.tokenizers import Tokenizer, train_tokenizer
+from attnzoo.data.tokenizers import Tokenizer
 from attnzoo.errors import UserError
 from attnzoo.models import model_class
 from attnzoo.special_tokens import PAD
@@ -35,13 +34,10 @@ class Tokenizers:
     @classmethod
     def train(cls, config: ExperimentConfig, data: PairData) -> "Tokenizers":
         """Train the tokenizers of the config on the training part."""
-        source, target = data.sentences("source"), data.sentences("target")
-        if config.shared_vocabulary:
-            shared = train_tokenizer(config.tokenizer, itertools.chain(source, target))
-            return cls(shared, shared)
         return cls(
-            train_tokenizer(config.tokenizer, source),
-            train_tokenizer(config.target_tokenizer or config.tokenizer, target),
+            *data.tokenizers(
+                config.tokenizer, config.target_tokenizer, shared=config.shared_vocabulary
+            )
         )
 
     def save(self, directory: Path) -> None:
