@@ -139,6 +139,7 @@ def _writer(stack: contextlib.ExitStack, path: Path | None) -> Any:
 
 def _replace_unknown(translator: "Translator", result: "Translation") -> str:
     """Put the aligned source words in the places of unknown words, with the text's spacing."""
+    from attnzoo.data.splitting import is_punctuation
     from attnzoo.data.tokenizers import UNKNOWN_LETTER
     from attnzoo.special_tokens import UNK
 
@@ -152,6 +153,13 @@ def _replace_unknown(translator: "Translator", result: "Translation") -> str:
     before, *others = text.split(UNKNOWN_LETTER)
     line = before
     for place, after in zip(places, others, strict=True):
-        whole = not (line[-1:].isalnum() or after[:1].isalnum())  # not the unknown part of a word
-        line += (parts[source[place]] if whole and place in source else "<unk>") + after
+        is_part = line[-1:].isalnum() or after[:1].isalnum()
+        if is_part or place not in source:
+            line += "<unk>" + after
+            continue
+        word = parts[source[place]]
+        marks = "".join(filter(is_punctuation, word))
+        word = word.lstrip(marks) if line[-1:].strip() else word  # marks that the target has itself
+        word = word.rstrip(marks) if after[:1].strip() else word
+        line += word + after
     return line
