@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, SupportsIndex
 
+import numpy as np
 import xxhash
 
 from attnzoo.data.splitting import (
@@ -23,6 +24,7 @@ from attnzoo.data.splitting import (
     split_token,
     strip_marks,
 )
+from attnzoo.data.word_cache import Ids, WordCache
 from attnzoo.errors import UserError
 from attnzoo.special_tokens import BOS, EOS, PAD, UNK
 
@@ -32,8 +34,6 @@ FORMAT = "attnzoo.tokenizer"
 FORMAT_VERSION = 1
 # Placeholder for an unknown part of a word while words are joined: a letter, for splitting.
 UNKNOWN_LETTER = "\ue000"
-# Number of whitespace-separated tokens whose ids are cached; a corpus has fewer.
-CACHE_SIZE = 2**19
 # At most one in this many subwords is a punctuation mark with its spacing.
 MARKS_SHARE = 8
 
@@ -68,7 +68,7 @@ class Tokenizer:
             raise ValueError(f"the first tokens are {model.tokens[:4]}, wanted {SPECIALS}")
         self._tokens = model.tokens
         self._encode_piece = model.encode
-        self._cache: dict[str, list[int]] = {}
+        self._cache = WordCache(self._encode_word, len(self._tokens))
 
     @property
     def vocab_size(self) -> int:
@@ -81,20 +81,18 @@ class Tokenizer:
 
     def encode(self, text: str) -> Encoding:
         """Encode a sentence without special tokens; an empty text gives empty lists."""
-        ids: list[int] = []
-        word_ids: list[int] = []
         words = text.split()
-        for index, word in enumerate(words):
-            word_ids += [index] * len(found := self._encode_word(word))
-            ids += found
-        return Encoding(ids, word_ids, words)
+        ids, lengths = self._cache.encode_many(words, lambda word: (word,))
+        word_ids = np.repeat(np.arange(len(words)), lengths)
+        return Encoding(ids.tolist(), word_ids.tolist(), words)
 
     def encode_ids(self, text: str) -> list[int]:
-        """Return only the ids of `encode`, for whole corpora."""
-        ids: list[int] = []
-        for word in text.split():
-            ids += self._encode_word(word)
-        return ids
+        """Return only the ids of `encode`."""
+        return self.encode_many([text])[0].tolist()
+
+    def encode_many(self, texts: Iterable[str]) -> Ids:
+        """Return the ids of all texts one after the other, and the number of each text's."""
+        return self._cache.encode_many(texts, str.split)
 
     def parts(self, encoding: Encoding) -> list[str]:
         """Return the part of its word that each id belongs to, without the punctuation around."""
@@ -159,14 +157,11 @@ class Tokenizer:
             raise UserError(f"{path}: a damaged tokenizer: {reason}") from None
 
     def _encode_word(self, word: str) -> list[int]:
-        cached = self._cache.get(word)
-        if cached is None:
-            pieces = split_token(word, split=self.split, lowercase=self.lowercase)
-            cached = [i for piece in pieces for i in self._encode_piece(piece)]
-            if len(self._cache) >= CACHE_SIZE:
-                self._cache.clear()
-            self._cache[word] = cached
-        return cached
+        pieces = split_token(word, split=self.split, lowercase=self.lowercase)
+        return [i for piece in pieces for i in self._encode_piece(piece)]
+
+    def __reduce__(self) -> tuple[type[Tokenizer], tuple[dict[str, Any]]]:
+        return type(self), (self._spec,)
 
     def _kept(self, ids: Iterable[SupportsIndex]) -> list[int]:
         kept = []
