@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from jaxtyping import UInt, UInt32
 
-# Number of words that are kept, and the longest of them in characters.
+# The last words are kept, at least `SIZE` and at most twice as many, up to so many characters.
 SIZE = 2**18
 LONGEST = 64
 
@@ -38,15 +38,19 @@ class WordCache(dict[str, bytes]):
         self.dtype = id_dtype(vocab_size)
         self._encode = encode
         self._parts = parts
+        self._older: dict[str, bytes] = {}
 
     def __missing__(self, word: str) -> bytes:
-        parts = [word] if self._parts is None else self._parts(word)
-        if len(parts) > 1:
-            found = b"".join(map(self.__getitem__, parts))
-        else:
-            found = np.asarray(self._encode(word), self.dtype).tobytes()
+        found = self._older.get(word)
+        if found is None:
+            parts = [word] if self._parts is None else self._parts(word)
+            if len(parts) > 1:
+                found = b"".join(map(self.__getitem__, parts))
+            else:
+                found = np.asarray(self._encode(word), self.dtype).tobytes()
         if len(word) <= LONGEST:
             if len(self) >= SIZE:
+                self._older = dict(self)
                 self.clear()
             self[word] = found
         return found

@@ -71,7 +71,8 @@ def test_the_common_interface(tokenizer: TextTokenizer, tmp_path: Path) -> None:
 def test_many_texts_are_encoded_as_the_library_does(tmp_path: Path) -> None:
     """Random texts of all kinds of space, of apostrophes, letters, numbers and marks."""
     draw = np.random.default_rng(7)
-    symbols = " \t\n\r\x0b\x0c\x1c\x1f\x85\xa0\u2028\u3000\u180e\u200b\ufeff''sstrvedlm aZ9.!-[]é東½²\u0301"
+    symbols = " \t\n\r\x0b\x0c\x1c\x1f\x85\xa0\u2028\u3000\u180e\u200b\ufeff"
+    symbols += "''sstrvedlm aZ9.!-[]é東½²\u0301"
     texts = ["".join(draw.choice(list(symbols), 40)) for _ in range(300)]
     texts += ["", "it's  we'll\n\nI'D 3.5", "<mask> [MASK] <s>", "a" * 999]
     for kind, config in CONFIGS.items():
@@ -106,7 +107,8 @@ def test_a_file_whose_words_depend_on_each_other_is_encoded_whole(tmp_path: Path
         assert isinstance(tokenizer, LibraryTokenizer)
         ids, lengths = tokenizer.encode_many(TEXT)
         want = [tokenizer._encode(text) for text in TEXT]
-        assert (ids.tolist(), lengths.tolist()) == (sum(want, []), list(map(len, want)))
+        assert ids.tolist() == [i for row in want for i in row]
+        assert lengths.tolist() == list(map(len, want))
 
 
 def test_no_text_spells_a_special_token(tokenizer: TextTokenizer) -> None:
