@@ -3,7 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attnzoo.cli.common import require_positive
 from attnzoo.errors import UserError
@@ -49,7 +49,10 @@ def read_pairs(run: "Run", arguments: argparse.Namespace) -> tuple["Corpus", str
     else:
         # Line i of an output belongs to line i of the files.
         files = (arguments.source, arguments.target, arguments.links)
-        corpus, report = read_pair(*files, Reading(keep_all=True))
+        data: Any = run.config.data
+        languages = data.languages
+        reading = Reading(keep_all=True, source_language=languages[0], target_language=languages[1])
+        corpus, report = read_pair(*files, reading)
         if report.skipped:
             print(*report.lines(), sep="\n", file=sys.stderr)
         name = arguments.source.name.split(".")[0]

@@ -34,6 +34,11 @@ class CldrConfig:
     seed: Annotated[int, NotNegative] = 0
     """Seed of the composition and of the division into parts; independent of the training seed."""
 
+    @property
+    def languages(self) -> tuple[str, str]:
+        """Languages of the two sides."""
+        return self.source_locale, self.target_locale
+
 
 @config
 class FilePartConfig:
@@ -98,6 +103,11 @@ class FilesConfig:
         if self.source_column == self.target_column:
             raise ValueError(f"source_column and target_column are both {self.source_column}")
 
+    @property
+    def languages(self) -> tuple[str, str]:
+        """Languages of the two sides."""
+        return self.source_language, self.target_language
+
 
 @config
 class HubConfig:
@@ -133,6 +143,11 @@ class HubConfig:
     limit: Annotated[int, Positive] | None = None
     """Use only this many training pairs, the first ones; null: all."""
 
+    @property
+    def languages(self) -> tuple[str, str]:
+        """Languages of the two sides."""
+        return self.source_language, self.target_language
+
 
 @config
 class SyntheticConfig:
@@ -159,6 +174,11 @@ class SyntheticConfig:
     def __post_init__(self) -> None:
         if self.min_length > self.max_length:
             raise ValueError(f"min_length={self.min_length} exceeds max_length={self.max_length}")
+
+    @property
+    def languages(self) -> tuple[str, str]:
+        """Languages of the two sides."""
+        return "symbols", "symbols"
 
 
 @config
@@ -345,8 +365,8 @@ class BpeTokenizerConfig:
     lowercase: bool = False
     """Lower-case the text first."""
     split: Literal["whitespace", "punctuation"] = "punctuation"
-    """Split into words before subwords: at spaces only (needed for a tokenised corpus and for word
-    links), or at spaces and punctuation (for raw text)."""
+    """Split into words before subwords: at spaces only (for a tokenised corpus), or at spaces and
+    punctuation (for raw text). Links count words between spaces with both."""
 
 
 @config
@@ -359,8 +379,8 @@ class UnigramTokenizerConfig:
     lowercase: bool = False
     """Lower-case the text first."""
     split: Literal["whitespace", "punctuation"] = "punctuation"
-    """Split into words before subwords: at spaces only (needed for a tokenised corpus and for word
-    links), or at spaces and punctuation (for raw text)."""
+    """Split into words before subwords: at spaces only (for a tokenised corpus), or at spaces and
+    punctuation (for raw text). Links count words between spaces with both."""
 
 
 @config

@@ -38,7 +38,7 @@ class TextTask(Task):
         super().__init__(config)
         self.tokenizer = tokenizer
         self.counts: dict[str, int] = {}
-        self.opening = tokenizer.special("bos")
+        self.opening = tokenizer.specials.get("bos", tokenizer.pad_id)
 
     @classmethod
     def open(cls, config: ExperimentConfig, directory: Path) -> "TextTask":
@@ -249,16 +249,20 @@ class SpanCorruptionTask(TextTask):
         )
 
     def model(self, rngs: nnx.Rngs) -> nnx.Module:
-        """Build the encoder and decoder of the config, over one vocabulary."""
-        model = model_class(self.config.model)
-        size = self.tokenizer.vocab_size
-        return model(self.config.model, size, size, rngs=rngs)
+        """Build the encoder and decoder of the config, over the tokenizer's vocabulary."""
+        size, pad, end = self.tokenizer.vocab_size, self.tokenizer.pad_id, "eos"
+        ids = {"pad_id": pad, "start_id": self.opening, "eos_id": self.tokenizer.special(end)}
+        config = self.config.model.with_ids(**ids)
+        return model_class(config)(config, size, size, rngs=rngs)
 
     def loss(
         self, model: Any, batch: Batch, *, rngs: nnx.Rngs | None = None
     ) -> tuple[Float[Array, ""], Sums]:
         """Return the cross-entropy of the target, mean over its tokens."""
         target = jnp.asarray(batch["target"])
-        logits = model(jnp.asarray(batch["source"]), target[:, :-1], rngs=rngs)
+        # Not by the padding token, which may be another one's too.
+        valid = jnp.asarray(batch["source_valid"])
+        source = jnp.asarray(batch["source"])
+        logits = model(source, target[:, :-1], source_valid=valid, rngs=rngs)
         smoothing = self.config.training.label_smoothing if rngs is not None else 0.0
         return mean_loss(logits, target[:, 1:], jnp.asarray(batch["counted"]), smoothing)
