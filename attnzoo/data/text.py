@@ -11,6 +11,7 @@ import numpy as np
 import xxhash
 from jaxtyping import Int32, Int64
 
+from attnzoo.data.ahead import rows_of
 from attnzoo.data.batching import Batch
 from attnzoo.data.corpus import Report, Splits, add_strings
 from attnzoo.data.order import RowOrder
@@ -123,7 +124,7 @@ class StreamPlan:
     def steps_per_epoch(self) -> int:
         return self._order.steps_per_epoch
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int, rows: slice | None = None) -> Batch:
         """Return the batch of a step; steps count from 0 through all epochs.
 
         `tokens`, `targets`: int32 `B T`, the target is the next token. `counted`: bool `B T`, true
@@ -131,13 +132,13 @@ class StreamPlan:
         padding row.
         """
         if not self._order.shuffle:
-            return self._side_by_side(self._order.step(step))
+            return rows_of(self._side_by_side(self._order.step(step)), rows)
         if step < 0:
             raise ValueError(f"step={step}, wanted 0 or more")
         starts = integers(
             len(self.stream) - self.length, (self.batch_size,), self._order.seed, step, stream=2
         )
-        return self._cut(starts)
+        return rows_of(self._cut(starts), rows)
 
     def batches(self, epoch: int = 0) -> Iterator[Batch]:
         """Yield all batches of one epoch."""
