@@ -283,7 +283,7 @@ def _classified(root: Path, inner: str, part: str | None, prefix: str = "") -> t
 
 def _damaged(path: Path, kind: str, error: Exception) -> Exception:
     """Return the error of a file that cannot be read; one of a full disk is of the copies."""
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return error
     return UserError(f"{path}: not a {kind} file, or damaged: {error}")
 
