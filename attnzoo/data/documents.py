@@ -17,7 +17,7 @@ from attnzoo.data.build import About, build_store, store_folder, trained_once
 from attnzoo.data.corpus import Report, Splits, add_strings
 from attnzoo.data.locations import PACKED, expand, identity
 from attnzoo.data.pairs import add_array, array_blocks, offsets_of
-from attnzoo.data.parallel import PARTS, id_type, join_digests
+from attnzoo.data.parallel import PARTS, join_digests
 from attnzoo.data.sources import (
     RECORD_READERS,
     advise_encoding,
@@ -27,7 +27,7 @@ from attnzoo.data.sources import (
     text_of,
 )
 from attnzoo.data.store import FORMAT_VERSION, Columns, StoreWriter
-from attnzoo.data.text import TokenizedText, encode_long, line_cut
+from attnzoo.data.text import TokenizedText, encode_documents, line_cut
 from attnzoo.data.text_tokenizers import TextTokenizer, build_tokenizer, load_tokenizer
 from attnzoo.errors import UserError
 
@@ -355,20 +355,17 @@ class TextEncoder:
     separator: int | None
 
     def __call__(self, block: TextBlock) -> tuple[Columns, About]:
-        rows = [encode_long(text, self.tokenizer) for text in block.texts]
-        end = np.asarray([] if self.separator is None else [self.separator], np.int32)
-        parts = [array for row in rows for array in (row, end)]
-        lengths = np.asarray([len(row) + len(end) for row in rows], np.uint32)
-        if not block.ends and len(end):
-            parts.pop()
-            lengths[-1] -= len(end)
-        ids = np.concatenate([np.empty(0, np.int32), *parts])
+        ids, lengths = encode_documents(block.texts, self.tokenizer)
+        if self.separator is not None:
+            ends = np.cumsum(lengths, dtype=np.int64)[: len(lengths) - (not block.ends)]
+            ids = np.insert(ids, ends, self.separator)
+            lengths[: len(ends)] += 1
         about = {
             "continues": block.continues,
-            "begun": len(rows) - block.continues,
+            "begun": len(lengths) - block.continues,
             "digest": TextCorpus(block.texts).fingerprint(),
         }
-        return {"ids": ids.astype(id_type(self.tokenizer.vocab_size)), "lengths": lengths}, about
+        return {"ids": ids, "lengths": lengths}, about
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 import xxhash
 from jaxtyping import Int64
 
+from attnzoo.data.ahead import rows_of
 from attnzoo.data.batching import Batch
 from attnzoo.data.order import RowOrder
 from attnzoo.data.pairs import offsets_of
@@ -79,7 +80,7 @@ class PackPlan:
     def steps_per_epoch(self) -> int:
         return self._order.steps_per_epoch
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int, rows: slice | None = None) -> Batch:
         """Return the batch of a step; steps count from 0 through all epochs.
 
         `tokens`, `targets` (with `predict_next`): int32 `B T`. `documents`: int32 `B T`, 1, 2, ...
@@ -87,7 +88,7 @@ class PackPlan:
         bool `B T`, false at padding; `counted` (with `predict_next`) is the same. `rows`: int32
         `B`, -1 for a padding row.
         """
-        return self._collate(self._order.step(step))
+        return rows_of(self._collate(self._order.step(step)), rows)
 
     def batches(self, epoch: int = 0) -> Iterator[Batch]:
         """Yield all batches of one epoch."""

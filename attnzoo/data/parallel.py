@@ -197,7 +197,7 @@ class PairEncoder:
         columns = {"rows": pairs.rows}
         for side in SIDES:
             ids, offsets = getattr(pairs, f"{side}_ids"), getattr(pairs, f"{side}_offsets")
-            columns[f"{side}.ids"] = ids.astype(id_type(getattr(pairs, f"{side}_vocab_size")))
+            columns[f"{side}.ids"] = ids
             columns[f"{side}.lengths"] = np.diff(offsets).astype(np.uint32)
         about = {
             "kept": len(corpus),
@@ -263,11 +263,6 @@ def open_pairs(store: Store) -> tuple[TokenizedPairs, Report, Report, str]:
         arrays[f"{side}_vocab_size"] = size
     pairs = TokenizedPairs(**arrays, known_fingerprint=about["fingerprint"])
     return pairs, Report(**about["read"]), Report(**about["skipped"]), about["data"]
-
-
-def id_type(vocab_size: int) -> type[np.unsignedinteger]:
-    """Return the smallest of uint16 and uint32 that holds every id."""
-    return np.uint16 if vocab_size <= 2**16 else np.uint32
 
 
 def join_digests(digests: Iterable[str]) -> str:

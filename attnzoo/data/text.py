@@ -8,13 +8,15 @@ from typing import Any, final
 
 import numpy as np
 import xxhash
-from jaxtyping import Int32, Int64, Integer
+from jaxtyping import Int64, Integer
 
+from attnzoo.data.ahead import rows_of
 from attnzoo.data.batching import Batch
 from attnzoo.data.order import RowOrder
 from attnzoo.data.pairs import add_array, offsets_of
 from attnzoo.data.random_numbers import integers
 from attnzoo.data.text_tokenizers import TextTokenizer
+from attnzoo.data.word_cache import Ids
 from attnzoo.errors import UserError
 
 # Characters that a tokenizer encodes at once, and the most for one that must not be cut.
@@ -49,10 +51,8 @@ class TokenizedText:
     @classmethod
     def from_documents(cls, documents: Sequence[str], tokenizer: TextTokenizer) -> TokenizedText:
         """Tokenize documents; documents without a token are kept, as empty ones."""
-        rows = [encode_long(text, tokenizer) for text in documents]
-        flat = np.concatenate([np.empty(0, np.int32), *rows])
-        lengths = np.asarray([len(row) for row in rows], np.int64)
-        return cls(flat, offsets_of(lengths), tokenizer.vocab_size)
+        ids, lengths = encode_documents(documents, tokenizer)
+        return cls(ids, offsets_of(lengths), tokenizer.vocab_size)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -91,14 +91,22 @@ class TokenStream:
         return digest.hexdigest()
 
 
-def encode_long(text: str, tokenizer: TextTokenizer) -> Int32[np.ndarray, " tokens"]:
-    """Return the ids of a text that may be long.
+def encode_documents(documents: Sequence[str], tokenizer: TextTokenizer) -> Ids:
+    """Return the ids of all documents one after the other, and the number of each one's.
 
-    A library needs 140 bytes of memory for a byte of text, so the text is cut where this changes no
-    id: between lines, if the tokenizer gives the same ids there. Other tokenizers begin anew after
-    8 MB.
+    A library needs 140 bytes of memory for a byte of text, so a long document is cut where this
+    changes no id: between lines, if the tokenizer gives the same ids there. Other tokenizers begin
+    anew after 8 MB.
     """
-    ids: list[np.ndarray] = []
+    parts = [list(_cut_long(document, tokenizer)) for document in documents]
+    ids, lengths = tokenizer.encode_many(part for document in parts for part in document)
+    if len(lengths) == len(documents):
+        return ids, lengths
+    firsts = offsets_of(np.asarray([len(document) for document in parts]))
+    return ids, np.diff(offsets_of(lengths)[firsts])
+
+
+def _cut_long(text: str, tokenizer: TextTokenizer) -> Iterator[str]:
     start, room = 0, ENCODED_AT_ONCE
     while len(text) - start > room:
         end = line_cut(text, start + room // 2, start + room)
@@ -107,10 +115,9 @@ def encode_long(text: str, tokenizer: TextTokenizer) -> Int32[np.ndarray, " toke
         if room < MOST_AT_ONCE and apart != tokenizer.encode_ids("".join(around)):
             room = MOST_AT_ONCE
             continue
-        ids.append(np.asarray(tokenizer.encode_ids(text[start:end]), np.int32))
+        yield text[start:end]
         start = end
-    ids.append(np.asarray(tokenizer.encode_ids(text[start:]), np.int32))
-    return np.concatenate(ids)
+    yield text[start:]
 
 
 def line_cut(text: str, low: int, high: int) -> int:
@@ -166,7 +173,7 @@ class StreamPlan:
     def steps_per_epoch(self) -> int:
         return self._order.steps_per_epoch
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int, rows: slice | None = None) -> Batch:
         """Return the batch of a step; steps count from 0 through all epochs.
 
         `tokens`, `targets`: int32 `B T`, the target is the next token. `counted`: bool `B T`, true
@@ -174,13 +181,13 @@ class StreamPlan:
         padding row.
         """
         if not self._order.shuffle:
-            return self._side_by_side(self._order.step(step))
+            return rows_of(self._side_by_side(self._order.step(step)), rows)
         if step < 0:
             raise ValueError(f"step={step}, wanted 0 or more")
         starts = integers(
             len(self.stream) - self.length, (self.batch_size,), self._order.seed, step, stream=2
         )
-        return self._cut(starts)
+        return rows_of(self._cut(starts), rows)
 
     def batches(self, epoch: int = 0) -> Iterator[Batch]:
         """Yield all batches of one epoch."""

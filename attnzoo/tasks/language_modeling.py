@@ -54,7 +54,7 @@ class TextTask(Task):
                 "data: training needs a train and a validation part, one is empty "
                 "(data.validation_share=0.1 cuts one off)"
             )
-        tokenizer = load_or_build_tokenizer(config, directory, data.texts(), resume=resume)
+        tokenizer = load_or_build_tokenizer(config, directory, data.texts(config.tokenizer), resume=resume)
         task = cls(config, tokenizer)
         parts = {
             part: data.tokens(part, tokenizer, task.separator)
