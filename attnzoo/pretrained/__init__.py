@@ -76,6 +76,16 @@ def load(name: str | Path, *, dtype: Any = None, sharding: Sharding | None = Non
         return convert.fill(abstract, table, tensors, dtype=dtype, sharding=sharding)
 
 
+def read_config(name: str | Path) -> Any:
+    """Return the model config of a folder that :func:`load` reads."""
+    folder = files.resolve(name)
+    if (folder / OWN_CONFIG).exists():
+        return _own_config(folder / OWN_CONFIG)[1]
+    with files.open_tensors(folder) as tensors:
+        settings = _settings(folder, tensors.names)
+        return _family(settings).read(settings)[0]
+
+
 def save(model: Any, folder: str | Path) -> None:
     """Write config.json and safetensors for transformers to load.
 
