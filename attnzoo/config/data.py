@@ -74,6 +74,8 @@ class FilesConfig:
     """Links give the target word first."""
     links_one_based: bool = False
     """Links count words from 1."""
+    encoding: str = "utf-8"
+    """Encoding of the files, as Python names it (utf-8, latin-1, cp1252, utf-16)."""
     max_words: Annotated[int, Positive] = 1_000
     """Longest side of a pair in words; longer pairs are skipped, counted and reported."""
     limit: Annotated[int, Positive] | None = None
@@ -210,7 +212,7 @@ class LabelledTextConfig:
     """Test files."""
     hub: HubSourceConfig | None = None
     """Data set of the Hugging Face `datasets` library, instead of files."""
-    format: Literal["tsv", "csv", "jsonl", "trec", "rte"] = "tsv"
+    format: Literal["tsv", "csv", "jsonl", "parquet", "trec", "rte"] = "tsv"
     """File format. tsv has no quoting, csv has. trec has lines `CLASS:fine the text`, with columns
     text, label and fine. rte is the XML of the entailment challenges, with columns text, hypothesis
     and label."""

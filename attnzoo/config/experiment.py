@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from attnzoo.config.cache import CacheConfig
 from attnzoo.config.data import CldrConfig, Data, Tokenizer, WordTokenizerConfig
 from attnzoo.config.fields import NotEmpty, NotNegative, Positive, config
 from attnzoo.config.mesh import MeshConfig
@@ -37,6 +38,8 @@ class ExperimentConfig:
     """Training task."""
     data: Data = CldrConfig()
     """Training data."""
+    cache: CacheConfig = CacheConfig()
+    """Token stores of large data sets."""
     tokenizer: Tokenizer = WordTokenizerConfig()
     """Tokenizer of the source side and, by default, of the target side."""
     target_tokenizer: Tokenizer | None = None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import xxhash
-from jaxtyping import Int32, Int64
+from jaxtyping import Int32, Int64, Integer
 
 from attnzoo.data.corpus import Corpus, Report
 from attnzoo.data.tokenizers import Tokenizer
@@ -19,19 +20,24 @@ class TokenizedPairs:
     """Sentence pairs as ids without special tokens, each side in one flat array.
 
     Pair `i` has `source_ids[source_offsets[i] : source_offsets[i + 1]]`, the target likewise, and
-    was pair `rows[i]` of its corpus. Ids outside of the vocabulary are a ValueError, because an
-    embedding would silently map them to some row.
+    was pair `rows[i]` of its corpus. Arrays may be memory maps of any integers. Ids outside of the
+    vocabulary are a ValueError, because an embedding would silently map them to some row.
+
+    `known_fingerprint` is that of the arrays if it has been computed before.
     """
 
-    source_ids: Int32[np.ndarray, " source_tokens"]
+    source_ids: Integer[np.ndarray, " source_tokens"]
     source_offsets: Int64[np.ndarray, " ends"]
-    target_ids: Int32[np.ndarray, " target_tokens"]
+    target_ids: Integer[np.ndarray, " target_tokens"]
     target_offsets: Int64[np.ndarray, " ends"]
     rows: Int32[np.ndarray, " pairs"]
     source_vocab_size: int
     target_vocab_size: int
+    known_fingerprint: str = ""
 
     def __post_init__(self) -> None:
+        if self.known_fingerprint:  # checked when they were written
+            return
         for side, ids, size in (
             ("source_ids", self.source_ids, self.source_vocab_size),
             ("target_ids", self.target_ids, self.target_vocab_size),
@@ -48,11 +54,12 @@ class TokenizedPairs:
         source_tokenizer: Tokenizer,
         target_tokenizer: Tokenizer,
         max_length: int | None = None,
+        place: Callable[[int], str] = lambda row: f"pair {row + 1}",
     ) -> tuple[TokenizedPairs, Report]:
         """Tokenize a corpus; `max_length` is in tokens of either side, without special tokens.
 
-        Pairs that are longer, or empty, are skipped and counted in the report (by their index in
-        the corpus, counted from 1).
+        Pairs that are longer, or empty, are skipped and counted in the report, with the `place` of
+        their index in the corpus.
         """
         report = Report(f"{corpus.name or 'corpus'} as tokens")
         sources, targets, rows = [], [], []
@@ -62,9 +69,9 @@ class TokenizedPairs:
             target_ids = target_tokenizer.encode_ids(target)
             longest = max(len(source_ids), len(target_ids))
             if not source_ids or not target_ids:
-                report.skip("empty sentence", f"pair {row + 1}")
+                report.skip("empty sentence", place(row))
             elif max_length is not None and longest > max_length:
-                report.skip(f"more than {max_length:,} tokens", f"pair {row + 1}")
+                report.skip(f"more than {max_length:,} tokens", place(row))
             else:
                 sources.append(source_ids)
                 targets.append(target_ids)
@@ -91,12 +98,39 @@ class TokenizedPairs:
 
     def fingerprint(self) -> str:
         """Return the xxh3_128 of all ids, offsets and rows, for any byte order of the machine."""
+        return self.known_fingerprint or self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = xxhash.xxh3_128()
-        arrays = (self.source_ids, self.source_offsets, self.target_ids, self.target_offsets)
-        for array in (*arrays, self.rows):
-            digest.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
+        for ids, offsets in (
+            (self.source_ids, self.source_offsets),
+            (self.target_ids, self.target_offsets),
+        ):
+            add_array(digest, ids, "<i4")
+            add_array(digest, offsets, "<i8")
+        add_array(digest, self.rows, "<i4")
         digest.update(f"{self.source_vocab_size} {self.target_vocab_size}".encode())
         return digest.hexdigest()
+
+
+def add_array(digest: xxhash.xxh3_128, array: np.ndarray, dtype: str) -> None:
+    """Update a digest with an array as `dtype`, block by block."""
+    for block in array_blocks(array):
+        digest.update(np.ascontiguousarray(block, dtype).data)
+
+
+def array_blocks(array: np.ndarray, rows: int = 2**20) -> Iterator[np.ndarray]:
+    """Yield an array in blocks of rows, so that a memory map is never in memory as a whole."""
+    for start in range(0, len(array), rows):
+        yield array[start : start + rows]
+
+
+def offsets_of(lengths: np.ndarray) -> Int64[np.ndarray, " ends"]:
+    """Return 0 and the sums of the first lengths, of the first two, ..."""
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
 
 
 def pad_source(sentences: Sequence[Sequence[int]], length: int) -> Int32[np.ndarray, "B S"]:
@@ -114,7 +148,7 @@ def pad_target(sentences: Sequence[Sequence[int]], length: int) -> Int32[np.ndar
 
 
 def take_rows(
-    ids: Int32[np.ndarray, " tokens"],
+    ids: Integer[np.ndarray, " tokens"],
     offsets: Int64[np.ndarray, " ends"],
     chosen: Int64[np.ndarray, " B"],
     length: int,
@@ -153,7 +187,6 @@ def _pad(sentences: list[list[int]], length: int) -> Int32[np.ndarray, "B S"]:
 def _flatten(
     sentences: list[list[int]],
 ) -> tuple[Int32[np.ndarray, " tokens"], Int64[np.ndarray, " ends"]]:
-    offsets = np.zeros(len(sentences) + 1, np.int64)
-    np.cumsum([len(ids) for ids in sentences], out=offsets[1:])
+    offsets = offsets_of(np.asarray([len(ids) for ids in sentences], np.int64))
     flat = np.fromiter((i for ids in sentences for i in ids), np.int32, count=int(offsets[-1]))
     return flat, offsets

@@ -56,11 +56,11 @@ class ImageClassificationTask(Task):
         return {} if path is None else {"labels": IMAGE_LABELS.read(path)}
 
     @classmethod
-    def learn(cls, config: ExperimentConfig, train: Any, known: dict[str, Any]) -> dict[str, Any]:
+    def learn(cls, config: ExperimentConfig, data: Any, known: dict[str, Any]) -> dict[str, Any]:
         """Take the classes of the data; compute the pixel statistics, unless they are known."""
         if known:
-            return {"labels": dataclasses.replace(known["labels"], names=train.names)}
-        return {"labels": ImageLabels(train.names, *channel_statistics(train.images))}
+            return {"labels": dataclasses.replace(known["labels"], names=data.train.names)}
+        return {"labels": ImageLabels(data.train.names, *channel_statistics(data.train.images))}
 
     def new_head(self, path: Path) -> bool:
         """Return whether the classes of ``path`` are others, or in another order."""
@@ -68,6 +68,7 @@ class ImageClassificationTask(Task):
 
     def take(self, splits: Splits[ImageSet]) -> None:
         """Make the plans of the parts."""
+        self.data_fingerprint = splits.fingerprint()
         settings = self.config.training
         self.sizes = [len(splits.train), len(splits.validation), len(splits.test)]
         self.train = ImagePlan(splits.train, settings.batch_size, settings.seed)

@@ -45,12 +45,13 @@ class TextTask(Task):
     take_over = classmethod(lambda cls, config: tokenizer_of(config))
 
     @classmethod
-    def learn(cls, config: ExperimentConfig, train: Any, known: dict[str, Any]) -> dict[str, Any]:
+    def learn(cls, config: ExperimentConfig, data: Any, known: dict[str, Any]) -> dict[str, Any]:
         """Train the tokenizer on the text, unless it is known."""
-        return known or {"tokenizer": build_tokenizer(config.tokenizer, train.documents)}
+        return known or {"tokenizer": build_tokenizer(config.tokenizer, data.train.documents)}
 
     def take(self, splits: Splits[TextCorpus]) -> None:
         """Tokenize the parts and make their plans."""
+        self.data_fingerprint = splits.fingerprint()
         parts = {
             part: TokenizedText.from_documents(getattr(splits, part).documents, self.tokenizer)
             for part in ("train", "validation", "test")

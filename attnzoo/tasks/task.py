@@ -80,30 +80,33 @@ class Task:
             class that the run does not know.
         """
         task = cls.open(config, directory) if resume else None
-        splits = cls.read(config) if task is None else task.read_again()
-        if not len(splits.train) or not len(splits.validation):
+        data = cls.read(config) if task is None else task.read_again()
+        if not cls.has(data, "train") or not cls.has(data, "validation"):
             raise UserError(
                 "data: training needs a train and a validation part, one is empty "
                 "(data.validation_share=0.1 draws one)"
             )
         if task is None:
-            known = cls.take_over(config)
-            task = cls(config, **cls.learn(config, splits.train, known))
+            task = cls(config, **cls.learn(config, data, cls.take_over(config)))
             for name, file in cls.files.items():
                 file.write(task.kept(name), directory / file.name)
-        task.reports = splits.reports
-        task.notes += [line for report in splits.reports for line in report.lines()]
-        task.data_fingerprint = splits.fingerprint()
-        task.take(splits)
+        task.take(data)
+        task.reports = data.reports
+        task.notes[:0] = [line for report in data.reports for line in report.lines()]
         return task
 
     @classmethod
     def read(cls, config: ExperimentConfig) -> Any:
-        """Read the parts of the config's data."""
+        """Read the data of the config: parts, and ``reports`` of what was read."""
         raise NotImplementedError(f"{cls.__name__}.read")
 
+    @classmethod
+    def has(cls, data: Any, part: str) -> bool:
+        """Return whether a part of the data is not empty."""
+        return len(getattr(data, part)) > 0
+
     def read_again(self) -> Any:
-        """Read the parts of the data as the run knows them, classes in the order of the run."""
+        """Read the data as the run knows it, with classes in the order of the run."""
         return self.read(self.config)
 
     @classmethod
@@ -112,16 +115,16 @@ class Task:
         return {}
 
     @classmethod
-    def learn(cls, config: ExperimentConfig, train: Any, known: dict[str, Any]) -> dict[str, Any]:
-        """Return the arguments of the class: the known ones, others learnt from the train part."""
+    def learn(cls, config: ExperimentConfig, data: Any, known: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments of the class: the known ones, others learnt from the data."""
         return known
 
     def kept(self, name: str) -> Any:
         """Return the value that the file of this argument holds."""
         return getattr(self, name)
 
-    def take(self, splits: Any) -> None:
-        """Make the plans of the parts."""
+    def take(self, data: Any) -> None:
+        """Make the plans of the parts, and set ``data_fingerprint``."""
         raise NotImplementedError(f"{type(self).__name__}.take")
 
     def new_head(self, path: Path) -> bool:

@@ -44,11 +44,11 @@ class ClassificationTask(Task):
     take_over = classmethod(lambda cls, config: tokenizer_of(config))
 
     @classmethod
-    def learn(cls, config: ExperimentConfig, train: Any, known: dict[str, Any]) -> dict[str, Any]:
+    def learn(cls, config: ExperimentConfig, data: Any, known: dict[str, Any]) -> dict[str, Any]:
         """Take the classes of the data; train the tokenizer on the texts, unless it is known."""
         if not known:
-            known = {"tokenizer": build_tokenizer(config.tokenizer, cls.texts(train))}
-        return {**known, "names": tuple(train.names)}
+            known = {"tokenizer": build_tokenizer(config.tokenizer, cls.texts(data.train))}
+        return {**known, "names": tuple(data.train.names)}
 
     def new_head(self, path: Path) -> bool:
         """Return whether the classes of ``path`` are others, or in another order."""
@@ -56,6 +56,7 @@ class ClassificationTask(Task):
 
     def take(self, splits: Any) -> None:
         """Tokenize the parts and make their plans."""
+        self.data_fingerprint = splits.fingerprint()
         self.train = self.plan(splits.train, shuffle=True)
         self.validation = self.plan(splits.validation, shuffle=False)
         self.test = self.plan(splits.test, shuffle=False) if len(splits.test) else None

@@ -1,6 +1,8 @@
 """Translation task: sentence pairs, tokenizers, a translator, and plots of alignments."""
 
 import dataclasses
+import itertools
+import logging
 import types
 from typing import Any
 
@@ -10,7 +12,8 @@ from jaxtyping import Array, Float
 from attnzoo import plotting
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.data.batching import BatchPlan, TokenizedPairs
-from attnzoo.data.corpus import Corpus, Splits, load_corpus
+from attnzoo.data.corpus import Corpus, Report
+from attnzoo.data.parallel import PairData
 from attnzoo.data.tokenizers import Tokenizer, train_tokenizer
 from attnzoo.errors import UserError
 from attnzoo.models import model_class
@@ -19,6 +22,8 @@ from attnzoo.tasks.losses import Sums
 from attnzoo.tasks.run_file import SOURCE_TOKENIZER, TARGET_TOKENIZER, start_of
 from attnzoo.tasks.task import Batch, Task
 from attnzoo.tasks.translation import Translator, translation_loss
+
+logger = logging.getLogger(__name__)
 
 SKIPPED_TOLD = 0.1
 """Share of training pairs left out for their length from which on a note is given."""
@@ -48,9 +53,14 @@ class TranslationTask(Task):
         self.buckets: tuple[int, ...] = ()
 
     @classmethod
-    def read(cls, config: ExperimentConfig) -> Splits[Corpus]:
-        """Read the sentence pairs."""
-        return load_corpus(config.data)
+    def read(cls, config: ExperimentConfig) -> PairData:
+        """Return the sentence pairs, which are read when they are wanted."""
+        return PairData(config.data, config.cache, logger.info)
+
+    @classmethod
+    def has(cls, data: PairData, part: str) -> bool:
+        """Return whether a part has pairs."""
+        return data.has(part)
 
     @classmethod
     def take_over(cls, config: ExperimentConfig) -> dict[str, Any]:
@@ -66,28 +76,30 @@ class TranslationTask(Task):
         return {name: file.read(start / file.name) for name, file in cls.files.items()}
 
     @classmethod
-    def learn(cls, config: ExperimentConfig, train: Any, known: dict[str, Any]) -> dict[str, Any]:
+    def learn(
+        cls, config: ExperimentConfig, data: PairData, known: dict[str, Any]
+    ) -> dict[str, Any]:
         """Train the tokenizers on the training part, unless they are known."""
         if known:
             return known
+        source, target = data.sentences("source"), data.sentences("target")
         if config.shared_vocabulary:
-            shared = train_tokenizer(config.tokenizer, [*train.source, *train.target])
+            shared = train_tokenizer(config.tokenizer, itertools.chain(source, target))
             return {"source": shared, "target": shared}
         return {
-            "source": train_tokenizer(config.tokenizer, train.source),
-            "target": train_tokenizer(config.target_tokenizer or config.tokenizer, train.target),
+            "source": train_tokenizer(config.tokenizer, source),
+            "target": train_tokenizer(config.target_tokenizer or config.tokenizer, target),
         }
 
     def kept(self, name: str) -> Tokenizer:
         """Return the tokenizer of a side."""
         return getattr(self.tokenizers, name)
 
-    def take(self, splits: Splits[Corpus]) -> None:
+    def take(self, data: PairData) -> None:
         """Tokenize the parts and make their plans; the test part is for ``evaluate``."""
-        self.held_out = splits.validation
         settings = self.config.training
-        pairs = self.tokenize(splits.train, settings.max_length)
-        self._refuse_mostly_skipped(len(splits.train), len(pairs))
+        pairs, report = data.tokens("train", *self.both, settings.max_length)
+        self._report_skipped(report)
         self.pairs = len(pairs)
         plan = BatchPlan(pairs, settings.batch_size, settings.buckets, settings.seed)
         self.train, self.buckets = plan, plan.buckets
@@ -99,15 +111,20 @@ class TranslationTask(Task):
                     "longest training sentence with its end: raise it or lower training.max_length"
                 )
             longest = min(longest, room - 1)
-        validation = self.tokenize(splits.validation, longest)
+        validation, report = data.tokens("validation", *self.both, longest)
+        self.notes += report.lines() if report.skipped else []
         self.validation = BatchPlan(validation, settings.batch_size, shuffle=False)
+        self.data_fingerprint = data.fingerprint(*self.both, settings.max_length)
+        self.held_out = data.head("validation", settings.figures)
 
-    def _refuse_mostly_skipped(self, total: int, left: int) -> None:
-        """Raise a UserError, or add a note, where ``training.max_length`` leaves few pairs."""
-        settings, share = self.config.training, 1 - left / total
+    def _report_skipped(self, report: Report) -> None:
+        """Note the training pairs left out; UserError if they are more than the config allows."""
+        settings, count = self.config.training, sum(report.skipped.values())
+        self.notes += report.lines() if count else []
+        share = count / max(report.read, 1)
         line = (
-            f"training.max_length={settings.max_length} leaves out {total - left:,} of {total:,} "
-            f"training pairs ({share:.0%})"
+            f"training.max_length={settings.max_length} leaves out {count:,} of {report.read:,} "
+            f"training pairs ({share:.1%})"
         )
         if share > settings.max_skipped:
             raise UserError(
@@ -116,6 +133,11 @@ class TranslationTask(Task):
             )
         if share > SKIPPED_TOLD:
             self.notes.append(f"WARNING: {line}: is it long enough?")
+
+    @property
+    def both(self) -> tuple[Tokenizer, Tokenizer]:
+        """The tokenizers of source and target."""
+        return self.tokenizers.source, self.tokenizers.target
 
     @property
     def slots(self) -> int | None:
@@ -141,7 +163,7 @@ class TranslationTask(Task):
                 f"pad_id={pad}, but the tokenizers that are trained here pad with {PAD}: "
                 f"set model.pad_id={PAD}"
             )
-        source, target = self.tokenizers.source, self.tokenizers.target
+        source, target = self.both
         if self.config.model.one_vocabulary and source.fingerprint() != target.fingerprint():
             raise ValueError(
                 f"{self.config.model.kind} has one embedding for both sides here, but their "
@@ -174,8 +196,7 @@ class TranslationTask(Task):
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the task's fingerprint with those of the tokenizers."""
-        both = self.tokenizers.source, self.tokenizers.target
-        return super().fingerprint() | {"tokenizers": [one.fingerprint() for one in both]}
+        return super().fingerprint() | {"tokenizers": [one.fingerprint() for one in self.both]}
 
     def translator(
         self,

@@ -82,12 +82,21 @@ class Manifest:
             if problem:
                 raise UserError(f"{directory / name}: {problem}")
 
-    def accept(self, directory: Path, name: str) -> "Manifest":
-        """Return the manifest with the present content of a file."""
-        if name not in self.files:
-            raise UserError(f"--accept {name}: wanted one of {', '.join(self.files)}")
-        now = {name: digest((directory / name).read_bytes())}
-        return dataclasses.replace(self, accepted=self.accepted | now)
+
+def accept(path: str | Path, name: str) -> None:
+    """Record the present content of a file of a run as right, under the run's lock.
+
+    Raises:
+      UserError: there is no such file in the run's manifest.
+    """
+    run = RunDirectory.open(path)
+    manifest = Manifest.read(run.path)
+    if manifest is None or name not in manifest.files:
+        known = ", ".join(manifest.files) if manifest else f"none, there is no {MANIFEST}"
+        raise UserError(f"--accept {name}: no such file in {MANIFEST}; it names {known}")
+    now = {name: digest((run.path / name).read_bytes())}
+    with run.lock():
+        dataclasses.replace(manifest, accepted=manifest.accepted | now).write(run.path)
 
 
 def open_run(path: str | Path) -> tuple[RunDirectory, Manifest | None]:
@@ -138,9 +147,13 @@ def sizes_of_data(config: Any, rows: Mapping[str, int]) -> Sizes:
     return sizes
 
 
-def changes(before: Sizes, now: Sizes) -> list[str]:
-    """Return a line for each file of the data that changed, most certain signs first."""
-    certain, possible = [], []
+def changes(before: Sizes, now: Sizes, *, certain: bool = False) -> list[str]:
+    """Return a line for each file of the data whose size or number of rows changed.
+
+    If there is none, those that were written again with as many bytes, unless only ``certain``
+    changes are wanted.
+    """
+    surely, possible = [], []
     for name in before | now:
         old, new = before.get(name, {}), now.get(name, {})
         told = [
@@ -149,11 +162,11 @@ def changes(before: Sizes, now: Sizes) -> list[str]:
             if old.get(unit, 0) != new.get(unit, 0)
         ]
         if told:
-            certain.append(f"{name} ({'; '.join(told)})")
-        elif old.get("modified") != new.get("modified"):
+            surely.append(f"{name} ({'; '.join(told)})")
+        elif old.get("modified") != new.get("modified") and new.get("modified"):
             when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(new["modified"] / 1e9))
             possible.append(f"{name} (as many bytes, but written at {when})")
-    return certain or possible
+    return surely if surely or certain else possible
 
 
 def _problem(path: Path, wanted: str) -> str:

@@ -20,6 +20,7 @@ from attnzoo.training.run_directory import write_durably
 FREE = (
     "config.name",
     "config.directory",
+    "config.cache",
     "config.decoding",
     "config.start_fresh",
     *(

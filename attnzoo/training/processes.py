@@ -68,18 +68,6 @@ def _on_tpu() -> bool:
     return "TPU_WORKER_HOSTNAMES" in os.environ or Path("/dev/accel0").exists()
 
 
-def require_devices() -> None:
-    """Raise a UserError if the devices that JAX_PLATFORMS asks for are not there."""
-    try:
-        jax.devices()
-    except RuntimeError as error:
-        wanted = getattr(jax.config, "jax_platforms", None)
-        raise UserError(
-            f"JAX_PLATFORMS={wanted}: {' '.join(str(error).split())[:200]}; set "
-            "JAX_PLATFORMS=cpu, or install jax for that device and its driver"
-        ) from None
-
-
 def is_first() -> bool:
     """Return whether this is the first process, which writes for all."""
     return jax.process_index() == 0

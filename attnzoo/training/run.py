@@ -7,14 +7,13 @@ import jax
 from flax import nnx
 
 from attnzoo.config.experiment import ExperimentConfig
-from attnzoo.data.corpus import Corpus, Splits
+from attnzoo.data.corpus import Corpus, Splits, load_corpus
 from attnzoo.errors import UserError
 from attnzoo.tasks import task_class
 from attnzoo.tasks.task import Task
 from attnzoo.tasks.translation import Translator
 from attnzoo.tasks.translation_task import TranslationTask
-from attnzoo.training import processes
-from attnzoo.training.manifest import check_step, open_run
+from attnzoo.training.manifest import Manifest, changes, check_step, open_run, sizes_of_data
 from attnzoo.training.run_directory import RunDirectory
 from attnzoo.training.start import config_of, restore_weights
 
@@ -56,7 +55,16 @@ class Run:
 
     def corpus(self) -> Splits:
         """Read the sentence pairs of the run again."""
-        return self._translation().read_again()
+        self._translation()
+        return load_corpus(self.config.data)
+
+    def changed_data(self) -> list[str]:
+        """Return a line for each data file that changed since training, rows not counted."""
+        manifest = Manifest.read(self.directory.path)
+        if manifest is None:
+            return []
+        rows = {name: sizes["rows"] for name, sizes in manifest.data.items() if "rows" in sizes}
+        return changes(manifest.data, sizes_of_data(self.config.data, rows), certain=True)
 
     def training_pairs(self) -> Corpus:
         """Return the pairs of the train part that were short enough for training."""
@@ -76,7 +84,6 @@ def load_run(path: str | Path, *, which: str = "best", trust_code: bool | None =
         UserError: not a run directory, a file of it that changed since training, no valid
             checkpoint, or weights that do not fit the config.
     """
-    processes.require_devices()
     directory, manifest = open_run(path)
     config = config_of(directory, trust_code=trust_code)
     task = task_class(config.task).open(config, directory.path)

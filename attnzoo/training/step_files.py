@@ -70,10 +70,13 @@ def open_for_writing(path: str | Path) -> Path:
 
 def remove_unfinished(root: Path) -> None:
     """Remove steps without a commit file."""
-    for child in root.iterdir():
-        if child.name.isdecimal() and not (child / COMMIT_FILE).exists():
-            logger.warning("%s: removed, its save was not finished", child)
-            shutil.rmtree(child)
+    try:
+        for child in root.iterdir() if root.is_dir() else ():
+            if child.name.isdecimal() and not (child / COMMIT_FILE).exists():
+                logger.warning("%s: removed, its save was not finished", child)
+                shutil.rmtree(child)
+    except OSError as error:
+        raise UserError(f"{root}: cannot write checkpoints here: {error.strerror}") from error
 
 
 def write_step(path: Path, step: int, leaves: list[Leaf], meta: dict[str, Any]) -> None:

@@ -143,8 +143,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_a_file_without_one_usable_pair_is_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "utf16.tsv"
-    path.write_bytes("a\tb\n".encode("utf-16"))
+    path = tmp_path / "latin1.tsv"
+    path.write_bytes("é\tb\n".encode("latin-1"))
     assert "no usable sentence pair" in error_of(read_table, path)
     empty = tmp_path / "empty.tsv"
     empty.write_bytes(b"")

@@ -82,7 +82,7 @@ def test_columns_without_a_header_and_classes_in_order(tmp_path: Path) -> None:
     [
         ("tsv", "text\tlabel\na\tb\tc\n", "table:2: 3 columns, the first line has 2"),
         ("tsv", "text\tclass\na\tb\n", "table:2: no column 'label'; it has text, class"),
-        ("csv", 'text,label\n"a,b\n', "table:3: not CSV"),
+        ("csv", 'text,label\n"a,b\n', "table:2: not CSV"),
         ("jsonl", '{"text": 1}\n[]', "table:1: no column 'label'"),
         ("jsonl", "[]", "table:1: a list, wanted an object"),
         ("jsonl", "{", "table:1: not JSON"),
