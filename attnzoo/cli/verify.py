@@ -1,4 +1,4 @@
-"""`verify RUN_DIR`: check every checkpoint and file of a run and say which differs from training."""
+"""`verify RUN_DIR`: check every checkpoint and file of a run, and say what differs."""
 
 import argparse
 from collections.abc import Sequence

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from attnzoo.cli.verify import main as verify_main
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.loader import load
 from attnzoo.errors import UserError
@@ -153,16 +154,18 @@ def test_weights_that_do_not_fit_their_config_are_named(whole: Path, tmp_path: P
     config = copy / "config.yaml"
     text = config.read_text()
     config.write_text(text.replace("hidden: 8", "hidden: 9"))
+    with pytest.raises(UserError, match=r"config.yaml: changed .* --accept config.yaml"):
+        load_run(copy)
+    assert verify_main([str(copy), "--accept", "config.yaml"]) == 0
     with pytest.raises(UserError, match=r"parameter .* is float32\[.*but the config wants"):
         load_run(copy)
     other = re.sub(r"\n +width: \S+", "", text)
     config.write_text(other.replace("kind: additive", "kind: general"))
+    assert verify_main([str(copy), "--accept", "config.yaml"]) == 0
     with pytest.raises(UserError, match=r"no parameter .*another run"):
         load_run(copy)
     config.write_text(text)
-    shutil.rmtree(copy / "best")
-    (copy / "best").mkdir()
-    assert load_run(copy).which == "latest"
+    assert verify_main([str(copy), "--accept", "config.yaml"]) == 0
     shutil.rmtree(copy / "checkpoints")
     (copy / "checkpoints").mkdir()
     with pytest.raises(UserError, match="no valid checkpoint"):
