@@ -166,8 +166,11 @@ def test_weights_that_do_not_fit_their_config_are_named(whole: Path, tmp_path: P
         load_run(copy)
     config.write_text(text)
     assert verify_main([str(copy), "--accept", "config.yaml"]) == 0
-    shutil.rmtree(copy / "checkpoints")
-    (copy / "checkpoints").mkdir()
+    for home, which in (("best", "latest"), ("checkpoints", "")):
+        assert not which or load_run(copy).which == "best"
+        shutil.rmtree(copy / home)
+        (copy / home).mkdir()
+        assert not which or load_run(copy).which == which
     with pytest.raises(UserError, match="no valid checkpoint"):
         load_run(copy)
     config.unlink()

@@ -19,6 +19,7 @@ from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.loader import load
 from attnzoo.errors import UserError
 from attnzoo.tasks import TASKS
+from attnzoo.tasks.run_file import class_names_of
 from attnzoo.training.checkpoint import restore
 from attnzoo.training.loop import train
 from attnzoo.training.run import load_run
@@ -229,6 +230,8 @@ def test_a_run_becomes_a_folder_of_transformers(data: Path, tmp_path: Path, caps
     assert written.encode("the cat ran", add_special_tokens=False).ids == wanted
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     assert (settings["cls_token"], settings["mask_token"]) == ("[CLS]", "[MASK]")
+    labels = json.loads((folder / "config.json").read_text())["id2label"]
+    assert tuple(labels.values()) == ours.task.names == class_names_of(folder)
     capsys.readouterr()
 
 
