@@ -49,8 +49,12 @@ class ExperimentConfig:
     model: Model = BahdanauConfig()
     """Model architecture."""
     start_from: Path | None = None
-    """Run directory, or folder of a pretrained model, with initial weights and the tokenizer; null:
-    new weights. A head that is missing there gets new weights."""
+    """Run directory, or folder of a pretrained model, with initial weights, the tokenizers and the
+    sizes of the model that are left at their defaults here; null: new weights. A head that is
+    missing there, or has other classes, gets new weights."""
+    start_fresh: tuple[str, ...] = ()
+    """Modules or patterns of parameters that may begin with new weights though `start_from` has
+    only a part of them, or though they are more than half of the weights."""
     training: TrainingConfig
     """How it is trained."""
     decoding: DecodingConfig = DecodingConfig()

@@ -102,6 +102,11 @@ class T5Config(ModelConfig):
         return _version_1_1(heads=12, dim=768, hidden=2048, layers=12)
 
     @property
+    def one_vocabulary(self) -> bool:
+        """Whether source and target share one embedding: always."""
+        return True
+
+    @property
     def source_slots(self) -> int:
         """Longest source in tokens."""
         found = (self.max_length, self.attention.slots, self.cross_attention.slots)

@@ -147,6 +147,11 @@ class TransformerConfig(ModelConfig):
         )
 
     @property
+    def one_vocabulary(self) -> bool:
+        """Whether source and target share one embedding, and so need one tokenizer."""
+        return self.tied == "all"
+
+    @property
     def source_slots(self) -> int:
         """Longest source in tokens."""
         found = (self.max_length, self.attention.slots, self.cross_attention.slots)

@@ -9,6 +9,7 @@ A table per model maps tensor names to parameters. Nothing is guessed, a tensor 
 is an error, and pickles are not read.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,14 +77,27 @@ def load(name: str | Path, *, dtype: Any = None, sharding: Sharding | None = Non
         return convert.fill(abstract, table, tensors, dtype=dtype, sharding=sharding)
 
 
-def save(model: Any, folder: str | Path) -> None:
-    """Write config.json and safetensors for transformers to load.
+def read_config(name: str | Path) -> Any:
+    """Return the model config of a folder that :func:`load` reads."""
+    folder = files.resolve(name)
+    if (folder / OWN_CONFIG).exists():
+        return _own_config(folder / OWN_CONFIG)[1]
+    with files.open_tensors(folder) as tensors:
+        settings = _settings(folder, tensors.names)
+        return _family(settings).read(settings)[0]
+
+
+def save(model: Any, folder: str | Path, classes: Sequence[str] = ()) -> None:
+    """Write config.json, with the names of ``classes``, and safetensors for transformers to load.
 
     Raises:
       UserError: transformers has no model for this config.
     """
     written, table = form(model)
     dtypes = {str(leaf.dtype) for leaf in convert.parameters(model).values()}
+    if classes and "id2label" in written:
+        written["id2label"] = {str(i): name for i, name in enumerate(classes)}
+        written["label2id"] = {name: i for i, name in enumerate(classes)}
     written["dtype"] = dtypes.pop() if len(dtypes) == 1 else "float32"
     home = _made(folder)
     files.write_tensors(home, *convert.tensors_of(model, table))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from pathlib import Path
+import types
 from typing import Any
 
 import jax
@@ -11,21 +11,19 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from attnzoo.config.data import FileTokenizerConfig
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.data.documents import TextData
 from attnzoo.data.masking import MaskedPlan, SpanPlan
 from attnzoo.data.packing import PackPlan
 from attnzoo.data.text import StreamPlan, TokenizedText
-from attnzoo.data.text_tokenizers import TextTokenizer, build_tokenizer, load_tokenizer
+from attnzoo.data.text_tokenizers import TextTokenizer
 from attnzoo.decoding.generate import generate
 from attnzoo.decoding.sampling import Sampling
-from attnzoo.errors import UserError
 from attnzoo.models import model_class
 from attnzoo.tasks.losses import Sums, mean_loss
+from attnzoo.tasks.run_file import TOKENIZER, tokenizer_of
 from attnzoo.tasks.task import Batch, Plan, Task
 
-TOKENIZER = "tokenizer.json"
 logger = logging.getLogger(__name__)
 
 
@@ -33,6 +31,8 @@ class TextTask(Task):
     """Base class of tasks over running text: one tokenizer, documents as ids."""
 
     unit = "tokens"
+    files = types.MappingProxyType({"tokenizer": TOKENIZER})
+    tokenizer_fields = ("tokenizer",)
 
     def __init__(self, config: ExperimentConfig, tokenizer: TextTokenizer):
         super().__init__(config)
@@ -41,35 +41,36 @@ class TextTask(Task):
         self.opening = tokenizer.specials.get("bos", tokenizer.pad_id)
 
     @classmethod
-    def open(cls, config: ExperimentConfig, directory: Path) -> "TextTask":
-        """Load the tokenizer of a run."""
-        return cls(config, load_tokenizer(directory / TOKENIZER))
+    def read(cls, config: ExperimentConfig) -> TextData:
+        """Return the text, which is read when it is wanted."""
+        return TextData(config.data, config.cache, logger.info)
 
     @classmethod
-    def create(cls, config: ExperimentConfig, directory: Path, *, resume: bool) -> "TextTask":
-        """Read the text; train a tokenizer on it, or load the run's tokenizer."""
-        data = TextData(config.data, config.cache, logger.info)
-        if not data.has("train") or not data.has("validation"):
-            raise UserError(
-                "data: training needs a train and a validation part, one is empty "
-                "(data.validation_share=0.1 cuts one off)"
-            )
-        tokenizer = load_or_build_tokenizer(config, directory, data.texts(config.tokenizer), resume=resume)
-        task = cls(config, tokenizer)
+    def has(cls, data: TextData, part: str) -> bool:
+        """Return whether a part has documents."""
+        return data.has(part)
+
+    take_over = classmethod(lambda cls, config: tokenizer_of(config))
+
+    @classmethod
+    def learn(cls, config: ExperimentConfig, data: Any, known: dict[str, Any]) -> dict[str, Any]:
+        """Train the tokenizer on the text, unless it is known."""
+        return known or {"tokenizer": data.tokenizer(config.tokenizer)}
+
+    def take(self, data: TextData) -> None:
+        """Tokenize the parts and make their plans."""
         parts = {
-            part: data.tokens(part, tokenizer, task.separator)
+            part: data.tokens(part, self.tokenizer, self.separator)
             for part in ("train", "validation", "test")
             if data.has(part)
         }
-        task.notes = [line for report in data.reports for line in report.lines()]
-        task.data_fingerprint = data.fingerprint()
-        if len(parts["validation"].ids) and config.task.kind == "causal_lm":
-            task.opening = int(parts["validation"].ids[0])
-        task.counts = {part: len(text.ids) for part, text in parts.items()}
-        task.train = task.plan(parts["train"], shuffle=True)
-        task.validation = task.plan(parts["validation"], shuffle=False)
-        task.test = task.plan(parts["test"], shuffle=False) if "test" in parts else None
-        return task
+        self.data_fingerprint = data.fingerprint()
+        if len(parts["validation"].ids) and self.config.task.kind == "causal_lm":
+            self.opening = int(parts["validation"].ids[0])
+        self.counts = {part: len(text.ids) for part, text in parts.items()}
+        self.train = self.plan(parts["train"], shuffle=True)
+        self.validation = self.plan(parts["validation"], shuffle=False)
+        self.test = self.plan(parts["test"], shuffle=False) if "test" in parts else None
 
     @property
     def separator(self) -> int | None:
@@ -92,27 +93,6 @@ class TextTask(Task):
     def fingerprint(self) -> dict[str, Any]:
         """Return the task's fingerprint with that of the tokenizer."""
         return super().fingerprint() | {"tokenizer": self.tokenizer.fingerprint()}
-
-
-def load_or_build_tokenizer(
-    config: ExperimentConfig, directory: Path, texts: Any, *, resume: bool
-) -> TextTokenizer:
-    """Load or make the tokenizer of a run, and save it in the run directory.
-
-    A resumed run loads its own, a run that starts from other weights loads theirs; otherwise a new
-    one is made.
-    """
-    path, start = directory / TOKENIZER, config.start_from
-    if resume and path.exists():
-        return load_tokenizer(path)
-    if start is None:
-        tokenizer = build_tokenizer(config.tokenizer, texts)
-    elif (start / "checkpoints").is_dir():
-        tokenizer = load_tokenizer(start / TOKENIZER)
-    else:
-        tokenizer = build_tokenizer(FileTokenizerConfig(path=start), texts)
-    tokenizer.save(path)
-    return tokenizer
 
 
 class CausalLMTask(TextTask):

@@ -46,29 +46,37 @@ class DamagedStepError(Exception):
 
 def steps(path: Path) -> list[int]:
     """Return the committed steps in a directory, ascending."""
-    if not path.is_dir():
+    try:
+        found = [p for p in path.iterdir() if p.name.isdecimal() and (p / COMMIT_FILE).exists()]
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    found = [
-        int(p.name) for p in path.iterdir() if p.name.isdecimal() and (p / COMMIT_FILE).exists()
-    ]
-    return sorted(found)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    return sorted(int(p.name) for p in found)
 
 
 def open_for_writing(path: str | Path) -> Path:
-    """Make a directory of steps, check write access, and remove steps without a commit file."""
+    """Make a directory of steps and check write access."""
     root = Path(path).expanduser().resolve()
     try:
         root.mkdir(parents=True, exist_ok=True)
         probe = root / f".probe.{os.getpid()}"
         probe.write_bytes(bytes(4096))
         probe.unlink()
-        for child in root.iterdir():
+    except OSError as error:
+        raise UserError(f"{root}: cannot write checkpoints here: {error.strerror}") from error
+    return root
+
+
+def remove_unfinished(root: Path) -> None:
+    """Remove steps without a commit file."""
+    try:
+        for child in root.iterdir() if root.is_dir() else ():
             if child.name.isdecimal() and not (child / COMMIT_FILE).exists():
                 logger.warning("%s: removed, its save was not finished", child)
                 shutil.rmtree(child)
     except OSError as error:
         raise UserError(f"{root}: cannot write checkpoints here: {error.strerror}") from error
-    return root
 
 
 def write_step(path: Path, step: int, leaves: list[Leaf], meta: dict[str, Any]) -> None:

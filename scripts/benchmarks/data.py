@@ -9,7 +9,6 @@ its own. CPU seconds are those of all processes; memory is the largest anonymous
 """
 
 import argparse
-import dataclasses
 import gzip
 import itertools
 import json
@@ -163,15 +162,15 @@ def _plan_pairs(data: Path, settings: Any) -> tuple[Any, int]:
     from attnzoo.data.batching import BatchPlan
     from attnzoo.data.parallel import PairData
 
-    parts = {
-        part: FilePartConfig(source=data / f"{name}.en", target=data / f"{name}.xx")
-        for part, name in (("train", "train"), ("validation", "valid"))
-    }
-    pairs = PairData(FilesConfig(**parts), settings)
+    train, valid = (
+        FilePartConfig(source=data / f"{name}.en", target=data / f"{name}.xx")
+        for name in ("train", "valid")
+    )
+    pairs = PairData(FilesConfig(train=train, validation=valid), settings)
     both = pairs.tokenizers(BpeTokenizerConfig(vocab_size=32_000))
-    train, _ = pairs.tokens("train", *both, 100)
+    tokens, _ = pairs.tokens("train", *both, 100)
     pairs.tokens("validation", *both, 200)
-    return BatchPlan(train, 128), len(train.source_ids) + len(train.target_ids)
+    return BatchPlan(tokens, 128), len(tokens.source_ids) + len(tokens.target_ids)
 
 
 def _plan_text(data: Path, settings: Any) -> tuple[Any, int]:
@@ -180,7 +179,7 @@ def _plan_text(data: Path, settings: Any) -> tuple[Any, int]:
     from attnzoo.data.text import StreamPlan
 
     config = TextConfig(train=(data / "train.txt",), documents="lines")
-    text = TextData(dataclasses.replace(config), settings)
+    text = TextData(config, settings)
     tokenizer = text.tokenizer(ByteBpeTokenizerConfig(vocab_size=32_000))
     train = text.tokens("train", tokenizer, tokenizer.special("eos"))
     return StreamPlan(train.stream(tokenizer.special("eos")), 32, 1024), len(train.ids)
