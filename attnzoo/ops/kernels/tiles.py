@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from attnzoo.files import cache_directory
+
 ANY = "any"
 """Device kind of the entries for devices that have not been measured."""
 SEVERAL_CORES = "cpu, several cores"
@@ -124,7 +126,7 @@ def device_kind() -> str:
 def cores() -> int:
     """Return the number of cores that XLA may use, counted as XLA does when it starts."""
     named = os.environ.get("NPROC", "")
-    if named.isdigit():
+    if named.isdecimal():
         return int(named)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -153,8 +155,7 @@ def remember(entry: Entry, tiles: Tiles) -> None:
 
 def cache_path() -> Path:
     """Return the path of the measured tiles, XDG_CACHE_HOME/attnzoo/tiles.json."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "attnzoo" / "tiles.json"
+    return cache_directory() / "tiles.json"
 
 
 def write_cache(path: Path, content: Any) -> None:
