@@ -1,45 +1,71 @@
-"""Parts shared by the commands: one-line errors and the compilation cache."""
+"""Parts shared by the commands: exit statuses, arguments and the compilation cache."""
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+import traceback
+from collections.abc import Callable
 from typing import Any
 
 from attnzoo.config.external import trust_runs
 from attnzoo.errors import UserError
+from attnzoo.files import cache_directory, standard_streams
+
+INTERRUPTED = 128 + signal.SIGINT
+OUTPUT_CLOSED = 128 + signal.SIGPIPE
+FAULT = 70
+"""Exit status after a fault of this package (EX_SOFTWARE), the only one with a traceback."""
+
+NO_DEVICE = ("Unable to initialize backend", "Unknown backend", "Backend '")
+"""Beginnings of jax's errors about JAX_PLATFORMS."""
 
 
 def run(command: Callable[[], int]) -> int:
-    """Run a command; a UserError or OSError becomes one line on stderr and exit code 2."""
-    try:
-        return command()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # `translate ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:  # a full disk, or a directory that is missing or not writable
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
-        return 2
+    """Run a command and return its exit status; docs/reliability.md lists them.
+
+    What the user can mend becomes one line on standard error and status 2. A reader of the output
+    that has gone away (`translate ... | head`) ends the command without a word.
+    """
+    with standard_streams():
+        try:
+            try:
+                return command()
+            finally:
+                sys.stdout.flush()
+        except BrokenPipeError:
+            return OUTPUT_CLOSED
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return INTERRUPTED
+        except Exception as error:
+            message = _message(error)
+            if message is None:
+                traceback.print_exc()
+            print(f"error: {message or 'a fault of attnzoo; please report it'}", file=sys.stderr)
+            return FAULT if message is None else 2
 
 
-def with_overrides(
-    parser: argparse.ArgumentParser, argv: Sequence[str] | None
-) -> argparse.Namespace:
-    """Parse a command line whose ``overrides``, key=value, may also follow options."""
-    arguments, rest = parser.parse_known_args(argv)
-    wrong = [argument for argument in rest if argument.startswith("-") or "=" not in argument]
-    if wrong:
-        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
-    arguments.overrides += rest
-    return arguments
+def _message(error: Exception) -> str | None:
+    """Return one line about an error that is not a fault of the program; None if it is one."""
+    match error:
+        case UserError():
+            return str(error)
+        case UnicodeEncodeError():
+            missing = error.object[error.start]
+            return f"the output's encoding {error.encoding} has no {missing!a}; set PYTHONUTF8=1"
+        case OSError():  # a full disk, or a directory that is missing or not writable
+            return (
+                f"{error.filename}: {error.strerror}"
+                if error.filename
+                else str(error.strerror or error)
+            )
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or text.startswith("RESOURCE_EXHAUSTED"):
+        return f"out of memory: {text[:200] or 'this needs more than there is'}"
+    if isinstance(error, RuntimeError) and text.startswith(NO_DEVICE):
+        return f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {text[:200]}"
+    return None
 
 
 class _Trust(argparse.Action):
@@ -81,7 +107,6 @@ def compilation_cache() -> None:
     import jax
 
     if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(home / "attnzoo" / "jax"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "jax"))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -11,7 +11,6 @@ from attnzoo.cli.common import (
     compilation_cache,
     require_positive,
     run,
-    with_overrides,
 )
 from attnzoo.config import help as config_help
 from attnzoo.config.experiment import ExperimentConfig
@@ -98,7 +97,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     several.add_argument(
         "--cpu-devices", type=int, metavar="N", help="as many devices as that, all on this CPU"
     )
-    return with_overrides(parser, argv)
+    return parser.parse_intermixed_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

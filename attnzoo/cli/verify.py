@@ -1,28 +1,31 @@
 """`verify RUN_DIR`: read every checkpoint of a run and say which leaf of which step differs."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from attnzoo.errors import UserError
+from attnzoo.cli.common import run
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print one line per step; return 0 when all are whole, 1 when one is damaged, 2 on misuse."""
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="verify", description=__doc__)
     parser.add_argument(
         "path", type=Path, help="a run directory, a directory of steps, or one step; only read"
     )
-    arguments = parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print one line per step; exit code 0: all are whole; 1: one is damaged; 2: misuse."""
+    return run(lambda: _verify(parse(argv)))
+
+
+def _verify(arguments: argparse.Namespace) -> int:
     # Imported late, so that --help does not wait for jax.
     from attnzoo.training.checkpoint import verify
 
-    try:
-        reports = verify(arguments.path)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    reports = verify(arguments.path)
     print(f"{'where':<12} {'step':>9}  state")
     for report in reports:
         if report.unfinished:
