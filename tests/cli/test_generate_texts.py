@@ -62,7 +62,8 @@ def test_a_prompt_goes_on_whole_or_streamed(
 def test_lines_of_standard_input_and_samples(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("to in\nis that for it\n\n"))
+    lines = io.TextIOWrapper(io.BytesIO(b"to in\nis that for it\n\n"))
+    monkeypatch.setattr("sys.stdin", lines)
     command = [str(folder), "--max-new-tokens", "5"]
     assert main([*command, "--temperature", "0"]) == 0
     first, second, third = capsys.readouterr().out.splitlines()
