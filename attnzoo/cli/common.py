@@ -16,9 +16,10 @@ INTERRUPTED = 128 + signal.SIGINT
 OUTPUT_CLOSED = 128 + signal.SIGPIPE
 FAULT = 70
 """Exit status after a fault of this package (EX_SOFTWARE), the only one with a traceback."""
+FAULTY = "this should not happen; unless it comes from code of yours, please report it"
 
-NO_DEVICE = ("Unable to initialize backend", "Unknown backend", "Backend '")
-"""Beginnings of jax's errors about JAX_PLATFORMS."""
+ENVIRONMENT = {"jax", "matplotlib"}
+"""Libraries that read environment variables while they are imported, and refuse some values."""
 
 
 def run(command: Callable[[], int]) -> int:
@@ -42,7 +43,7 @@ def run(command: Callable[[], int]) -> int:
             message = _message(error)
             if message is None:
                 traceback.print_exc()
-            print(f"error: {message or 'a fault of attnzoo; please report it'}", file=sys.stderr)
+            print(f"error: {message or FAULTY}", file=sys.stderr)
             return FAULT if message is None else 2
 
 
@@ -55,16 +56,19 @@ def _message(error: Exception) -> str | None:
             missing = error.object[error.start]
             return f"the output's encoding {error.encoding} has no {missing!a}; set PYTHONUTF8=1"
         case OSError():  # a full disk, or a directory that is missing or not writable
-            return (
-                f"{error.filename}: {error.strerror}"
-                if error.filename
-                else str(error.strerror or error)
-            )
+            where = f"{error.filename}: " if error.filename else ""
+            return f"{where}{error.strerror or error}"
     text = " ".join(str(error).split())
     if isinstance(error, MemoryError) or text.startswith("RESOURCE_EXHAUSTED"):
         return f"out of memory: {text[:200] or 'this needs more than there is'}"
-    if isinstance(error, RuntimeError) and text.startswith(NO_DEVICE):
-        return f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {text[:200]}"
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    modules = [frame.f_globals.get("__name__", "") for frame in frames]
+    if modules[-1] == "jax._src.xla_bridge":
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        return f"JAX_PLATFORMS={asked}: {text[:200] or 'there is no such device here'}"
+    imported = (m for f, m in zip(frames, modules) if f.f_code.co_name == "<module>")
+    if isinstance(error, ValueError) and {m.partition(".")[0] for m in imported} & ENVIRONMENT:
+        return f"in an environment variable: {text[:200]}"
     return None
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from attnzoo.cli.common import add_trust, compilation_cache, require_positive, run
 from attnzoo.errors import UserError
-from attnzoo.files import lines_as_they_come
+from attnzoo.files import lines_as_they_come, read_json
 
 BLOCK = 8  # tokens between two writes of a stream
 BATCH = 16  # lines of standard input that are continued together
@@ -224,7 +224,7 @@ def _from_folder(name: str) -> Writer:
     given: dict[str, Any] = {}
     for file in ("config.json", "generation_config.json"):
         if (folder / file).exists():
-            read = files.read_json(folder / file)
+            read = read_json(folder / file)
             given |= {key: value for key, value in read.items() if value is not None}
     ends = given.get("eos_token_id", [])
     ends = tuple(ends) if isinstance(ends, list) else (ends,)

@@ -68,6 +68,14 @@ def dump(value: Any) -> str:
     )
 
 
+def check(value: Any, name: str) -> None:
+    """Raise UserError, with ``name`` as the place, if a field of a config is out of range.
+
+    Direct construction of a config does not check the types and bounds of single fields.
+    """
+    _validate(type(value), tree.from_plain(plain(value), name), name)
+
+
 def _validate(cls: type[Class], node: Node, name: str) -> Class:
     from pydantic import ValidationError
 

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +15,20 @@ from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.data.augment import augment, normalise, to_float
 from attnzoo.data.images import ImagePlan, channel_statistics, load_images
 from attnzoo.errors import UserError
+from attnzoo.files import read_json
 from attnzoo.models import model_class
 from attnzoo.tasks.losses import Sums, mean_loss
 from attnzoo.tasks.task import Batch, Task
 
 LABELS = "labels.json"
+
+
+class Labels(TypedDict):
+    """Content of ``labels.json``: names of the classes, statistics of the channels."""
+
+    names: list[str]
+    mean: list[float]
+    std: list[float]
 
 
 class ImageClassificationTask(Task):
@@ -39,7 +48,7 @@ class ImageClassificationTask(Task):
     @classmethod
     def open(cls, config: ExperimentConfig, directory: Path) -> "ImageClassificationTask":
         """Load the class names and pixel statistics of a run."""
-        kept = json.loads((directory / LABELS).read_text(encoding="utf-8"))
+        kept = read_json(directory / LABELS, Labels)
         mean, std = (np.asarray(kept[name], np.float32) for name in ("mean", "std"))
         return cls(config, tuple(kept["names"]), mean, std)
 

@@ -15,6 +15,7 @@ from attnzoo.data.labelled import LabelledPlan, load_labelled
 from attnzoo.data.tagged import TaggedPlan, load_tagged
 from attnzoo.data.text_tokenizers import TextTokenizer, load_tokenizer
 from attnzoo.errors import UserError
+from attnzoo.files import read_json
 from attnzoo.models import model_class
 from attnzoo.tasks.language_modeling import TOKENIZER, load_or_build_tokenizer
 from attnzoo.tasks.losses import Sums, mean_loss
@@ -38,7 +39,7 @@ class ClassificationTask(Task):
     @classmethod
     def open(cls, config: ExperimentConfig, directory: Path) -> "ClassificationTask":
         """Load the tokenizer and the class names of a run."""
-        names = json.loads((directory / LABELS).read_text(encoding="utf-8"))
+        names = read_json(directory / LABELS, list[str])
         return cls(config, load_tokenizer(directory / TOKENIZER), tuple(names))
 
     @classmethod

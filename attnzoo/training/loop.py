@@ -23,6 +23,7 @@ from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.loader import dump
 from attnzoo.config.schema import plain
 from attnzoo.errors import UserError
+from attnzoo.ops.kernels.tiles import cores
 from attnzoo.tasks import task_class
 from attnzoo.tasks.losses import Sums
 from attnzoo.tasks.task import Batch, Task
@@ -34,7 +35,7 @@ from attnzoo.training.checkpoint import (
     restore,
     save_shards,
 )
-from attnzoo.training.fingerprint import check_fingerprint, first_difference
+from attnzoo.training.fingerprint import check_fingerprint, first_difference, notes_on_bits
 from attnzoo.training.logging import NoLog, RunLog
 from attnzoo.training.optimizer import build_optimizer
 from attnzoo.training.placement import Placement
@@ -205,6 +206,7 @@ class _Training:
         if restored is not None:
             check_fingerprint(restored.meta["fingerprint"], self.fingerprint, free)
             self.state = restored.state
+            self.task.notes += notes_on_bits(restored.meta, self.fingerprint)
             self.stale, self.best_score = restored.meta["stale"], restored.meta["best_score"]
 
     def _newest_valid(self) -> Restored | None:
@@ -356,7 +358,8 @@ class _Training:
                 log.figure(step, *seen)
 
     def _save(self, step: int) -> None:
-        meta = {"fingerprint": self.fingerprint, "stale": self.stale, "best_score": self.best_score}
+        meta = {"fingerprint": self.fingerprint, "cores": cores()}
+        meta |= {"stale": self.stale, "best_score": self.best_score}
         if self.store is None:
             save_shards(self.directory.checkpoints, step, self.state)
         else:

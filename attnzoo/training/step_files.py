@@ -19,6 +19,7 @@ import xxhash
 from orbax.checkpoint import v1 as ocp
 
 from attnzoo.errors import UserError
+from attnzoo.files import read_json
 from attnzoo.training.leaves import Leaf
 from attnzoo.training.processes import is_first
 from attnzoo.training.run_directory import fsync_directory, fsync_tree
@@ -137,10 +138,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not (path / COMMIT_FILE).exists():
         raise DamagedStepError([f"{COMMIT_FILE} is missing"])
     try:
-        text = (path / METADATA_FILE).read_text(encoding="utf-8")
-        custom = json.loads(text)["custom_metadata"]
+        custom = read_json(path / METADATA_FILE)["custom_metadata"]
         manifest, digest = custom["manifest"], custom["digest"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (UserError, KeyError, TypeError) as error:
         raise DamagedStepError(
             [f"{METADATA_FILE} cannot be read ({type(error).__name__})"]
         ) from error

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from attnzoo.files import cache_directory
+from attnzoo.errors import UserError
+from attnzoo.files import cache_directory, read_json
 
 ANY = "any"
 """Device kind of the entries for devices that have not been measured."""
@@ -192,8 +193,10 @@ def _entries(path: Path, changed: int, device_kind: str) -> dict[Entry, Tiles]:
 
 def _load(path: Path) -> dict[str, dict[str, list[int]]]:
     """Read the cached groups of tiles; warn and return nothing if the file cannot be read."""
+    if not path.exists():
+        return {}
     try:
-        groups = json.loads(path.read_text())
+        groups = read_json(path)
         for group in groups.values():
             for row, tiles in group.items():
                 _, _, head_dim, length = row.split(" | ")
@@ -201,9 +204,7 @@ def _load(path: Path) -> dict[str, dict[str, list[int]]]:
                 # Older caches also tell warps and stages, which no kernel asks for any more.
                 if len(tiles) < 2 or not all(isinstance(size, int) and size > 0 for size in sizes):
                     raise ValueError(f"{row!r} has {tiles}")
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (UserError, ValueError, TypeError, AttributeError) as error:
         warnings.warn(
             f"{path} is no table of tiles and is ignored ({error}); ops.autotune writes a new one",
             stacklevel=2,
