@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import (
     Any,
     TextIO,
-    TypeVar,
     get_args,
     get_origin,
     get_type_hints,
@@ -41,8 +40,6 @@ KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-
-T = TypeVar("T")
 
 
 def open_regular(path: str | Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
@@ -122,7 +119,7 @@ def read_text(path: str | Path, limit: int = LARGEST) -> str:
         raise UserError(f"{path}:{line}: not UTF-8 (byte 0x{data[error.start]:02x})") from None
 
 
-def read_json(path: str | Path, wanted: type[T] = dict, limit: int = LARGEST) -> T:
+def read_json(path: str | Path, wanted: Any = dict, limit: int = LARGEST) -> Any:
     """Return the value in a JSON file, of a type such as ``dict``, ``list[str]`` or a TypedDict.
 
     Raises:
@@ -131,6 +128,8 @@ def read_json(path: str | Path, wanted: type[T] = dict, limit: int = LARGEST) ->
     text = read_text(path, limit)
     try:
         value = json.loads(text)
+        if "\\ud" in text or "\\uD" in text:  # half a pair could never be written again
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise UserError(f"{path}: not JSON ({reason})") from None

@@ -33,7 +33,7 @@ def run(command: Callable[[], int]) -> int:
             try:
                 return command()
             finally:
-                sys.stdout.flush()
+                _flush_output()
         except BrokenPipeError:
             return OUTPUT_CLOSED
         except KeyboardInterrupt:
@@ -45,6 +45,14 @@ def run(command: Callable[[], int]) -> int:
                 traceback.print_exc()
             print(f"error: {message or FAULTY}", file=sys.stderr)
             return FAULT if message is None else 2
+
+
+def _flush_output() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        error.filename = "standard output"
+        raise
 
 
 def _message(error: Exception) -> str | None:
@@ -59,10 +67,12 @@ def _message(error: Exception) -> str | None:
             where = f"{error.filename}: " if error.filename else ""
             return f"{where}{error.strerror or error}"
     text = " ".join(str(error).split())
-    if isinstance(error, MemoryError) or text.startswith("RESOURCE_EXHAUSTED"):
-        return f"out of memory: {text[:200] or 'this needs more than there is'}"
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     modules = [frame.f_globals.get("__name__", "") for frame in frames]
+    if isinstance(error, ValueError | NotImplementedError) and modules[-1].startswith("attnzoo."):
+        return text  # a function of ours names the argument that it refuses
+    if isinstance(error, MemoryError) or text.startswith("RESOURCE_EXHAUSTED"):
+        return f"out of memory: {text[:200] or 'this needs more than there is'}"
     if modules[-1] == "jax._src.xla_bridge":
         asked = os.environ.get("JAX_PLATFORMS", "")
         return f"JAX_PLATFORMS={asked}: {text[:200] or 'there is no such device here'}"
@@ -87,12 +97,13 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def require_positive(arguments: argparse.Namespace, *names: str) -> None:
-    """Raise a UserError for numbers below 1."""
+def require_positive(arguments: argparse.Namespace, *names: str, most: int = 100_000) -> None:
+    """Raise a UserError for numbers below 1, and for those that would only fill the memory."""
     for name in names:
         value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} {value}: wanted at least 1")
+        if value is not None and not 1 <= value <= most:
+            wanted = "at least 1" if value < 1 else f"at most {most:,}"
+            raise UserError(f"--{name.replace('_', '-')} {value}: wanted {wanted}")
 
 
 def require_penalty(alpha: float | None) -> None:

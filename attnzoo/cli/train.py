@@ -114,7 +114,7 @@ def _train(arguments: argparse.Namespace) -> int:
     config = load(ExperimentConfig, path, arguments.overrides, trust_code=trust)
     if arguments.run_dir is not None:
         config = dataclasses.replace(config, directory=arguments.run_dir)
-    require_positive(arguments, "cpu_devices", "processes", "heartbeat")
+    require_positive(arguments, "cpu_devices", "processes", "heartbeat", most=10**6)
     # Only now, when the config is known to be right, the seconds that jax takes to import.
     import jax
 

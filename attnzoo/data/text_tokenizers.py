@@ -276,7 +276,9 @@ def load_tokenizer(path: Path | str) -> TextTokenizer:
     if str(spec.get("kind")) not in KINDS:
         raise UserError(f"{path}: kind {spec.get('kind')!r} is none of {', '.join(KINDS)}")
     try:
-        return KINDS[spec["kind"]](spec)
+        tokenizer = KINDS[spec["kind"]](spec)
+        tokenizer.encode_ids("\U00010900")  # fails if the token of unknown letters is missing
+        return tokenizer
     except Exception as error:  # `tokenizers` raises nothing more specific
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(f"{path}: a damaged tokenizer: {reason}") from None

@@ -67,13 +67,13 @@ def load(name: str | Path, *, dtype: Any = None, sharding: Sharding | None = Non
         if (folder / OWN_CONFIG).exists():
             family, config = _own_config(folder / OWN_CONFIG)
             sizes = family.sizes({one: tensors.shape(one) for one in tensors.names})
-            abstract = _abstract(family, config, sizes)
+            abstract = _abstract(family, config, sizes, folder)
             table = convert.own_table(convert.parameters(abstract))
         else:
             settings = _settings(folder, tensors.names)
             family = _family(settings)
             config, sizes = _checked(family, settings)
-            abstract = _abstract(family, config, sizes)
+            abstract = _abstract(family, config, sizes, folder)
             table = family.table(config, sizes)
         return convert.fill(abstract, table, tensors, dtype=dtype, sharding=sharding)
 
@@ -155,7 +155,7 @@ def _settings(folder: Path, tensors: list[str] | tuple[()]) -> Settings:
 
 def _family(settings: Settings) -> Family:
     kind = settings["model_type"]
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise UserError(
             f"{settings.file}: model_type={kind!r} is not supported; wanted {', '.join(FAMILIES)}"
         )
@@ -200,8 +200,11 @@ def _own_config(path: Path) -> tuple[Family, Any]:
     raise UserError(f"{path}: kind={kind!r} is no pretrained model of ours")
 
 
-def _abstract(family: Family, config: Any, sizes: tuple[int, ...]) -> nnx.Module:
-    return nnx.eval_shape(lambda: family.model(config, *sizes, rngs=nnx.Rngs(0)))
+def _abstract(family: Family, config: Any, sizes: tuple[int, ...], folder: Path) -> nnx.Module:
+    try:
+        return nnx.eval_shape(lambda: family.model(config, *sizes, rngs=nnx.Rngs(0)))
+    except (ValueError, NotImplementedError) as error:
+        raise UserError(f"{folder}: {error}") from error
 
 
 def _made(folder: str | Path) -> Path:

@@ -69,7 +69,9 @@ class RunLog:
             )
         count, first = unreadable
         if count:
-            self.say(f"{self._metrics}:{first}: {count} lines cannot be read and are left out")
+            self.say(
+                f"{self._metrics}:{first}: cannot be read; such lines are left out, {count} here"
+            )
 
     def _keep_until(self, step: int) -> tuple[int, int]:
         """Drop lines of later steps; return how many cannot be read, and the first of these."""

@@ -197,7 +197,8 @@ def test_a_file_that_is_no_tokenizer(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("{", "not JSON"),
-        ("[]", "its 'format' is not 'attnzoo.text_tokenizer'"),
+        ("[]", "wanted an object, got a list"),
+        ("{}", "its 'format' is not 'attnzoo.text_tokenizer'"),
         ('{"format": "attnzoo.text_tokenizer", "version": 9}', "tokenizer of version 9, wanted 1"),
         ('{"format": "attnzoo.text_tokenizer", "version": 1, "kind": "x"}', "kind 'x' is none of"),
         ('{"format": "attnzoo.text_tokenizer", "version": 1, "kind": "char"}', "a damaged tok"),

@@ -238,7 +238,8 @@ def test_a_generator_of_lines_serves_as_well_as_a_list() -> None:
     [
         (None, "No such file"),
         ("{cut", "not JSON"),
-        ("[]", "its 'format' is not 'attnzoo.tokenizer'"),
+        ("[]", "wanted an object, got a list"),
+        ("{}", "its 'format' is not 'attnzoo.tokenizer'"),
         ({"format": "other"}, "its 'format' is not"),
         ({"version": 99}, "tokenizer of version 99, wanted 1"),
         ({"kind": "char"}, "kind 'char' is none of word, bpe, unigram"),
