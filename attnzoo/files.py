@@ -199,7 +199,10 @@ class Messages(io.TextIOBase):
     def write(self, text: str) -> int:
         """Write a text, if that is possible."""
         with contextlib.suppress(OSError, ValueError):  # ValueError: the stream is closed
-            self._stream.write(text)
+            try:
+                self._stream.write(text)
+            except UnicodeEncodeError:
+                self._stream.write(text.encode("ascii", "backslashreplace").decode())
         return len(text)
 
     def flush(self) -> None:

@@ -167,7 +167,8 @@ def _checked(family: Family, settings: Settings) -> tuple[Any, tuple[int, ...]]:
     try:
         config, sizes = family.read(settings)
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
-        raise UserError(f"{settings.file}: values that do not fit: {error}") from None
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{settings.file}: values that do not fit: {reason}") from None
     check_config(config, str(settings.file))
     for size in sizes:
         if type(size) is not int or size < 1:
