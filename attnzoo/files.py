@@ -17,6 +17,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import (
     Any,
+    BinaryIO,
     TextIO,
     get_args,
     get_origin,
@@ -139,7 +140,10 @@ def read_json(path: str | Path, wanted: Any = dict, limit: int = LARGEST) -> Any
 
 
 def lines_as_they_come(
-    stream: io.BufferedIOBase, most: int, name: str = "standard input", wait: float = 0.05
+    stream: io.BufferedIOBase | BinaryIO,
+    most: int,
+    name: str = "standard input",
+    wait: float = 0.05,
 ) -> Iterator[list[bytes]]:
     """Yield the lines of a stream in batches, without their ends.
 
@@ -206,7 +210,7 @@ class Messages(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Pass on what is buffered, if that is possible."""
+        """Flush the stream, if that is possible."""
         with contextlib.suppress(OSError, ValueError):
             self._stream.flush()
 
@@ -221,7 +225,7 @@ class Messages(io.TextIOBase):
         return self._stream.fileno()
 
     @property
-    def encoding(self) -> str:
+    def encoding(self) -> str:  # ty: ignore[incompatible-property-override]
         """Encoding of the stream."""
         return getattr(self._stream, "encoding", None) or "utf-8"
 

@@ -98,7 +98,7 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
 
 
 def require_positive(arguments: argparse.Namespace, *names: str, most: int = 100_000) -> None:
-    """Raise a UserError for numbers below 1, and for those that would only fill the memory."""
+    """Raise a UserError for counts below 1 or above ``most``, which would only fill the memory."""
     for name in names:
         value = getattr(arguments, name)
         if value is not None and not 1 <= value <= most:

@@ -6,6 +6,7 @@ import os
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import TextIO, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -43,7 +44,7 @@ class RunLog:
         descriptor = open_regular(self._metrics, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._file = self._stack.enter_context(os.fdopen(descriptor, "a", encoding="utf-8"))
         self._began = time.monotonic()
-        self._console = Console(file=Messages.on_stderr())
+        self._console = Console(file=cast(TextIO, Messages.on_stderr()))
         self._bar: Progress | None = None
         if self._console.file.isatty():
             self._bar = self._stack.enter_context(

@@ -358,8 +358,8 @@ class _Training:
                 log.figure(step, *seen)
 
     def _save(self, step: int) -> None:
-        meta = {"fingerprint": self.fingerprint, "cores": cores()}
-        meta |= {"stale": self.stale, "best_score": self.best_score}
+        meta = {"fingerprint": self.fingerprint, "cores": cores(), "stale": self.stale}
+        meta["best_score"] = self.best_score
         if self.store is None:
             save_shards(self.directory.checkpoints, step, self.state)
         else:

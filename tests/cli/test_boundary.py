@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import xxhash
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,9 +28,11 @@ from attnzoo.config.schema import dotted_names
 from attnzoo.config.tree import SHOWN
 from attnzoo.errors import UserError
 from attnzoo.tasks import task_class
+from attnzoo.training.checkpoint import CheckpointStore, restore, verify
 from attnzoo.training.logging import RunLog
 from attnzoo.training.run_directory import RunDirectory
 from attnzoo.training.signals import EXIT_STOPPED
+from attnzoo.training.step_files import METADATA_FILE
 from tests.test_files import LINKS, NO_FILES, make_kind
 from tests.training.test_tasks import TASK, data, experiment
 
@@ -480,3 +484,21 @@ def test_a_config_is_read_back_as_it_was_written() -> None:
     for path in sorted((ROOT / "configs").glob("*.yaml")):
         config = load(ExperimentConfig, path)
         assert load(ExperimentConfig, write("again.yaml", dump(config))) == config
+
+
+def test_a_manifest_of_another_shape_is_damage(tmp_path: Path) -> None:
+    """Its digest is right, as that of a file made by hand."""
+    with CheckpointStore(tmp_path / "checkpoints") as store:
+        store.save(1, {"w": np.arange(6.0)}, {})
+    path = tmp_path / "checkpoints" / "1" / METADATA_FILE
+    whole = json.loads(path.read_text())
+    within = ("custom_metadata", "manifest")
+    for place in [p for p in places(whole) if p[:2] == within]:
+        for value in (*WRONG, [10**9, 10**9]):
+            changed = replaced(whole, place, value)
+            custom = changed["custom_metadata"]
+            manifest = json.dumps(custom["manifest"], sort_keys=True)
+            custom["digest"] = xxhash.xxh3_128_hexdigest(manifest.encode())
+            path.write_text(json.dumps(changed))
+            one_problem(lambda: verify(tmp_path))
+            one_problem(lambda: restore(tmp_path))
