@@ -192,8 +192,8 @@ def _paths(value: Any) -> Iterator[Path]:
     elif dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
             yield from _paths(getattr(value, field.name))
-    elif isinstance(value, tuple | list):
-        for item in value:
+    elif isinstance(value, tuple | list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
             yield from _paths(item)
 
 
