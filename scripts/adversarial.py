@@ -116,7 +116,9 @@ def _measure(arguments: argparse.Namespace) -> int:
             print(f"  {name:<20}{summary[name]['seeds']!s}", flush=True)
     if arguments.strengths:
         train = normalise(
-            to_float(jnp.asarray(data.train.images)), jnp.asarray(task.mean), jnp.asarray(task.std)
+            to_float(jnp.asarray(data.train.images[:])),
+            jnp.asarray(task.mean),
+            jnp.asarray(task.std),
         )
         size = min(BATCH, len(train))
         batches = [train[i : i + size] for i in range(0, len(train) - size + 1, size)]

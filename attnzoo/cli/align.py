@@ -156,7 +156,7 @@ def _check(arguments: argparse.Namespace) -> None:
 def _align(arguments: argparse.Namespace) -> int:
     _check(arguments)
     from attnzoo.cli.align_choice import choose, survey
-    from attnzoo.cli.align_read import METHODS, Reader, check_words
+    from attnzoo.cli.align_read import METHODS, Reader
     from attnzoo.cli.align_report import (
         figures,
         print_scores,
@@ -214,7 +214,6 @@ def _align(arguments: argparse.Namespace) -> int:
     if arguments.eflomal:
         rows |= _eflomal(trained, corpus)
     if corpus.links is not None and not arguments.generated:
-        check_words(found[first], corpus)
         print_scores(rows, corpus, name, arguments.restrict)
     elif not arguments.generated:
         print(f"{name} has no reference links: nothing to score")

@@ -37,8 +37,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, help="sentences together (default: the config's)")
     parser.add_argument(
         "--tokenize",
-        default="13a",
-        help="sacreBLEU's tokenizer; none for text that is tokenised already (default: 13a)",
+        help="sacreBLEU's tokenizer; none for text that is tokenised already (default: the target "
+        "language's, or 13a)",
     )
     parser.add_argument(
         "--buckets",
@@ -70,7 +70,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from attnzoo.tasks.scores import check_tokenize
     from attnzoo.training.run import load_run
 
-    check_tokenize(arguments.tokenize)
+    if arguments.tokenize is not None:
+        check_tokenize(arguments.tokenize)
     compilation_cache()
     runs = [load_run(path, which=arguments.which) for path in arguments.run]
     pairs = [_pairs(trained, arguments) for trained in runs]
@@ -162,7 +163,7 @@ def _evaluate_task(trained, arguments: argparse.Namespace) -> None:
 
 
 def _evaluate_run(trained, corpus, name: str, arguments: argparse.Namespace) -> dict:
-    from attnzoo.tasks.scores import score_translations
+    from attnzoo.tasks.scores import score_translations, tokenizer_of
 
     if arguments.source is None:
         _note_changes(trained)
@@ -179,18 +180,36 @@ def _evaluate_run(trained, corpus, name: str, arguments: argparse.Namespace) -> 
     forced = [pair for pair in translator.force(corpus.source, corpus.target) if pair is not None]
     tokens = sum(len(pair.log_probs) for pair in forced)
     nll = -sum(float(pair.log_probs.sum()) for pair in forced) / max(tokens, 1)
+    tokenize, note = arguments.tokenize, ""
+    if tokenize is None:
+        tokenize, note = tokenizer_of(corpus.target_language)
+    lowercase = translator.target_tokenizer.lowercase
+    if lowercase:
+        print("the run's tokenizer lower-cases: so are the references (case:lc)", file=sys.stderr)
+    if note:
+        print(note, file=sys.stderr)
+    # Pairs with an empty side keep their line in the output, and are not scored.
+    texts = hypotheses, corpus.source, corpus.target
+    scored = [
+        i for i in range(len(corpus)) if corpus.source[i].strip() and corpus.target[i].strip()
+    ]
+    if not scored:
+        raise UserError(f"{name}: no pair with a text on both sides to score")
     values = {
         "run": str(trained.directory.path.name),
         "step": trained.step,
         "data": name,
         "data_fingerprint": corpus.fingerprint(),
-        "sentences": len(corpus),
-        "untranslated": sum(result is None for result in results),
+        "sentences": len(scored),
+        "untranslated": sum(results[i] is None for i in scored),
         "beam": beam,
         "length_penalty": alpha,
         "perplexity_per_token": math.exp(min(nll, 700.0)) if tokens else math.nan,
         **score_translations(
-            hypotheses, corpus.source, corpus.target, arguments.buckets, tokenize=arguments.tokenize
+            *([side[i] for i in scored] for side in texts),
+            arguments.buckets,
+            tokenize=tokenize,
+            lowercase=lowercase,
         ),
     }
     _print(values)

@@ -75,7 +75,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     if arguments.stream and (arguments.prompt is None or arguments.num_samples > 1):
         raise UserError("--stream: one text at a time; wanted --prompt, and no --num-samples")
     if arguments.prompt is None:
-        prompts = [line.rstrip("\r\n") for line in sys.stdin]
+        prompts = _standard_input()
         if not prompts:
             return 0
     else:
@@ -117,9 +117,9 @@ def _texts(writer: Writer, prompts: Sequence[str], arguments: argparse.Namespace
     }
     key = jax.random.key(arguments.seed)
     if arguments.stream:
-        yield prompts[0]
         pieces = stream(writer.model, ids, key, block=BLOCK, **settings)
-        yield from _spelled(writer, (piece[0, 0].tolist() for piece in pieces))
+        ids_of_pieces = (piece[0, 0].tolist() for piece in pieces)
+        yield from _spelled(writer, prompts[0], rows[0], ids_of_pieces)
         yield "\n"
         return
     found = generate(writer.model, ids, key, samples=arguments.num_samples, **settings)
@@ -129,27 +129,46 @@ def _texts(writer: Writer, prompts: Sequence[str], arguments: argparse.Namespace
         for sample in range(arguments.num_samples):
             kept = tokens[row, sample, : lengths[row, sample]].tolist()
             between = "" if first or arguments.num_samples == 1 else "---\n"
-            yield f"{between}{prompt}{writer.decode(_cut(writer, kept))}\n"
+            yield f"{between}{spell(writer, prompt, rows[row], kept)}\n"
             first = False
 
 
-def _spelled(writer: Writer, pieces: Iterator[list[int]]) -> Iterator[str]:
-    """Yield the text that each piece adds, without characters whose bytes are incomplete."""
+def spell(writer: Writer, prompt: str, before: Sequence[int], ids: Sequence[int]) -> str:
+    """Return a prompt, of ids ``before``, with its continuation as both are decoded together.
+
+    A tokenizer may write the space between them only where it sees both.
+    """
+    end = next((i for i, token in enumerate(ids) if token in writer.ends), len(ids))
+    told, whole = writer.decode(before), writer.decode([*before, *ids[:end]])
+    # The prompt stays as it was typed, unless its spelling depends on what follows.
+    return prompt + whole[len(told) :] if whole.startswith(told) else whole
+
+
+def _spelled(
+    writer: Writer, prompt: str, before: Sequence[int], pieces: Iterator[list[int]]
+) -> Iterator[str]:
+    """Yield the prompt and what each piece adds, without characters whose bytes are incomplete."""
+    yield prompt
     ids: list[int] = []
-    written = 0
+    written = len(prompt)
     for piece in pieces:
         ids += piece
-        text = writer.decode(_cut(writer, ids))
-        ready = text.rstrip("\ufffd")
+        ready = spell(writer, prompt, before, ids).rstrip("\ufffd")
         yield ready[written:]
         written = max(written, len(ready))
-    yield writer.decode(_cut(writer, ids))[written:]
+    yield spell(writer, prompt, before, ids)[written:]
 
 
-def _cut(writer: Writer, ids: Sequence[int]) -> list[int]:
-    """Return the ids before the end token."""
-    end = next((i for i, token in enumerate(ids) if token in writer.ends), len(ids))
-    return list(ids[:end])
+def _standard_input() -> list[str]:
+    from attnzoo.data.sources import decode, stream_lines
+
+    prompts = []
+    for number, line in enumerate(stream_lines(sys.stdin.buffer), start=1):
+        try:
+            prompts.append(decode(line))
+        except UnicodeDecodeError:
+            raise UserError(f"standard input:{number}: not UTF-8") from None
+    return prompts
 
 
 def load_writer(name: str, *, which: str = "best") -> Writer:

@@ -1,5 +1,6 @@
 """Base class of model configs."""
 
+import dataclasses
 from typing import ClassVar
 
 from attnzoo.config.fields import config
@@ -21,6 +22,14 @@ class ModelConfig:
     def padding(self) -> int:
         """Padding token of a batch."""
         return getattr(self, "pad_id", 0)
+
+    def with_ids(self, **ids: int) -> "ModelConfig":
+        """Return the config for a tokenizer with these ids, of those that the model has fields for.
+
+        ``pad_id``, ``start_id`` and ``eos_id``.
+        """
+        names = {field.name for field in dataclasses.fields(self)}
+        return dataclasses.replace(self, **{k: v for k, v in ids.items() if k in names})
 
     @property
     def source_slots(self) -> int | None:

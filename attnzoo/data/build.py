@@ -11,7 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import xxhash
 
@@ -21,22 +21,11 @@ from attnzoo.errors import UserError
 About = dict[str, Any]
 
 
-@runtime_checkable
-class Encode(Protocol):
-    """Interface of what a worker does with a block; it is pickled once for each worker."""
-
-    def __call__(self, block: Any) -> tuple[Columns, About]:
-        """Return the columns of a block, and JSON values about it."""
-        ...
-
-
-@runtime_checkable
-class Join(Protocol):
-    """Interface of the last step: what is known only of the whole."""
-
-    def __call__(self, writer: StoreWriter, pieces: list[About]) -> tuple[About, Columns]:
-        """Return JSON values about the store, and the columns that replace those of the pieces."""
-        ...
+# What a worker does with a block: columns, and JSON values about them. It is pickled once a worker.
+Encode = Callable[[Any], tuple[Columns, About]]
+# The last step, for what is known only of the whole: values about the store, and the columns that
+# replace those of the pieces.
+Join = Callable[[StoreWriter, list[About]], tuple[About, Columns]]
 
 
 def build_store(
@@ -74,6 +63,17 @@ def store_folder(cache: Path, name: str, key: Mapping[str, Any]) -> Path:
 
     digest = xxhash.xxh3_128_hexdigest(json.dumps(key, sort_keys=True, default=str).encode())
     return cache.expanduser().resolve() / f"{name}-{digest}"
+
+
+def trained_once(path: Path, train: Callable[[], Any], load: Callable[[Path], Any]) -> Any:
+    """Return what is saved in `path`, or train it and save it there."""
+    if not path.exists():
+        with only_writer(path, lambda: None):
+            if not path.exists():
+                partial = path.with_name(f"{path.name}.part")
+                train().save(partial)
+                partial.replace(path)
+    return load(path)
 
 
 def cores() -> int:
@@ -137,12 +137,11 @@ def _take(
     say(f"{len(pieces):,} pieces")
 
 
-_worker: tuple[StoreWriter, Encode] | None = None
+_worker: dict[str, Any] = {}
 
 
 def _start_worker(writer: StoreWriter, encode: Encode) -> None:
-    global _worker
-    _worker = writer, encode
+    _worker.update(writer=writer, encode=encode)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -155,8 +154,6 @@ def _end_with_parent() -> None:
 
 
 def _encode_one(number: int, block: Any) -> About:
-    assert _worker is not None
-    writer, encode = _worker
-    columns, about = encode(block)
-    writer.put(number, columns, about)
+    columns, about = _worker["encode"](block)
+    _worker["writer"].put(number, columns, about)
     return about

@@ -10,7 +10,8 @@ from typing import Any
 
 from attnzoo.alignment.links import Links, parse_pharaoh
 from attnzoo.data.corpus import Corpus, Report, Splits
-from attnzoo.data.sources import decode, open_stream, reading, stream_lines
+from attnzoo.data.locations import open_stream, reading
+from attnzoo.data.sources import advise_encoding, decode, stream_lines
 from attnzoo.errors import UserError
 
 MAX_WORDS = 1_000
@@ -22,12 +23,16 @@ BLOCK_LINES = 100_000
 class Reading:
     """Settings for reading the text and links of a file.
 
-    A pair with a side of more than `max_words` whitespace-separated words is skipped. A link `i-j`
-    names the source word first, unless `target_first`, and counts from 0, unless `one_based`.
+    A pair with a side of more than `max_words` whitespace-separated words is skipped; to skip more
+    than the share `max_skipped` of the pairs is a UserError. With `keep_all` pair `i` is line `i`:
+    no pair is left out, and text that cannot be decoded is empty. A link `i-j` names the source
+    word first, unless `target_first`, and counts from 0, unless `one_based`.
     `columns` are those of a table, counted from 0: source, target, perhaps links.
     """
 
     max_words: int = MAX_WORDS
+    max_skipped: float = 1.0
+    keep_all: bool = False
     target_first: bool = False
     one_based: bool = False
     source_language: str = ""
@@ -96,6 +101,7 @@ def reading_of(config: Any) -> Reading:
     columns = (config.source_column, config.target_column, config.links_column)
     return Reading(
         max_words=config.max_words,
+        max_skipped=config.max_skipped,
         target_first=config.links_reversed,
         one_based=config.links_one_based,
         source_language=config.source_language,
@@ -146,14 +152,15 @@ def parse_block(block: Block, reading: Reading) -> tuple[Corpus, Report, list[in
     sources, targets, all_links, numbers = [], [], [], []
     for number, row in enumerate(rows, start=block.first):
         report.read += 1
-        texts = _texts(files, number, row, reading, report)
-        if texts is None:
+        texts, usable = _texts(files, number, row, reading, report)
+        if not usable and not reading.keep_all:
             continue
         sources.append(texts[0])
         targets.append(texts[1])
         numbers.append(number)
         if has_links:
-            all_links.append(_links(texts, f"{files[2]}:{number}", reading))
+            place = f"{files[2]}:{number}"
+            all_links.append(_links(texts, place, reading) if usable else Links.of([]))
     corpus = Corpus(
         source=sources,
         target=targets,
@@ -165,19 +172,23 @@ def parse_block(block: Block, reading: Reading) -> tuple[Corpus, Report, list[in
     return corpus, report, numbers
 
 
-def check_usable(report: Report) -> None:
-    """Raise UserError if a report has no usable pair."""
+def check_usable(report: Report, reading: Reading) -> None:
+    """Raise UserError if a report has no usable pair, or too many pairs were skipped."""
+    undecoded = f"not {reading.encoding.upper()}" in report.skipped
+    advice = advise_encoding(report.name.split(" + ")[0], reading.encoding) if undecoded else ""
     if not report.kept:
         reasons = "; ".join(f"{count:,} {reason}" for reason, count in report.skipped.items())
-        raise UserError(f"{report.name}: no usable sentence pair ({reasons or 'no lines'})")
+        raise UserError(f"{report.name}: no usable sentence pair ({reasons or 'no lines'}){advice}")
+    report.check(reading.max_skipped, advice)
 
 
 def _read_all(files: Sequence[Path], reading: Reading) -> tuple[Corpus, Report]:
     blocks = list(read_blocks(files, reading.encoding))
     names = tuple(str(path) for path in files)
-    lines = (list(chain.from_iterable(block.lines[i] for block in blocks)) for i in range(len(files)))
-    corpus, report, _ = parse_block(Block(names, 1, tuple(lines)), reading)
-    check_usable(report)
+    columns = zip(*(block.lines for block in blocks), strict=True)
+    lines = tuple(list(chain.from_iterable(column)) for column in columns)
+    corpus, report, _ = parse_block(Block(names, 1, lines or ([],) * len(files)), reading)
+    check_usable(report, reading)
     return corpus, report
 
 
@@ -192,24 +203,25 @@ def _texts(
     fields: Sequence[bytes | None],
     reading: Reading,
     report: Report,
-) -> list[str] | None:
-    """Return the fields of one line as text, or None if the line was skipped."""
+) -> tuple[list[str], bool]:
+    """Return the fields of one line as text, and whether the pair is usable."""
     texts = []
+    skip = None
     for file, field in zip(files, fields, strict=True):
-        if field is None:
-            report.skip("too few columns", f"{file}:{number}")
-            return None
         try:
-            texts.append(decode(field).strip())
+            texts.append("" if field is None else decode(field).strip())
         except UnicodeDecodeError:
-            report.skip(f"not {reading.encoding.upper()}", f"{file}:{number}")
-            return None
+            texts.append("")
+            skip = skip or (f"not {reading.encoding.upper()}", f"{file}:{number}")
+        if field is None:
+            skip = skip or ("too few columns", f"{file}:{number}")
     reason = reason_to_skip(texts[0], texts[1], reading.max_words)
     if reason is not None:
         side, why = reason
-        report.skip(why, f"{files[side]}:{number}")
-        return None
-    return texts
+        skip = skip or (why, f"{files[side]}:{number}")
+    if skip is not None:
+        report.skip(*skip)
+    return texts, skip is None
 
 
 def reason_to_skip(source: str, target: str, max_words: int) -> tuple[int, str] | None:

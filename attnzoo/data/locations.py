@@ -40,7 +40,7 @@ def open_stream(path: str | Path) -> io.BufferedIOBase:
         raw = open_packed(path)
         first = raw.peek(16)
         unpack = next((u for magic, u in UNPACK.items() if re.match(magic, first)), None)
-        return raw if unpack is None else _Unpacked(unpack(raw), raw)
+        return raw if unpack is None else _Buffered(unpack(raw), raw)
 
 
 def expand(spec: Sequence[str | Path]) -> list[str]:
@@ -103,13 +103,13 @@ def reading(path: str | Path) -> Generator[None]:
         raise UserError(f"{path}: cannot be read: {reason.splitlines()[0]}") from None
 
 
-class _Unpacked(io.BufferedReader):
-    """Stream of unpacked bytes that closes the packed one."""
+class _Buffered(io.BufferedReader):
+    """Stream of bytes that closes the packed one behind it too."""
 
     mode = "rb"  # `gzip` has a number there
 
-    def __init__(self, unpacked: Any, packed: Stream) -> None:
-        super().__init__(unpacked, CHUNK)
+    def __init__(self, stream: Any, packed: Stream) -> None:
+        super().__init__(stream, CHUNK)
         self._packed = packed
 
     def close(self) -> None:
@@ -135,7 +135,8 @@ def open_packed(path: str | Path) -> Any:
     """Open the bytes as they are stored, with `peek`."""
     if url := _url(path):
         system, name = _filesystem(url)
-        return io.BufferedReader(system.open(name, "rb"), CHUNK)
+        stream = system.open(name, "rb")
+        return _Buffered(stream, stream)
     path = Path(path)
     archive = _archive(path)
     if archive is not None:

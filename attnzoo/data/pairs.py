@@ -61,29 +61,22 @@ class TokenizedPairs:
         Pairs that are longer, or empty, are skipped and counted in the report, with the `place` of
         their index in the corpus.
         """
-        report = Report(f"{corpus.name or 'corpus'} as tokens")
-        sources, targets, rows = [], [], []
-        for row, (source, target) in enumerate(zip(corpus.source, corpus.target, strict=True)):
-            report.read += 1
-            source_ids = source_tokenizer.encode_ids(source)
-            target_ids = target_tokenizer.encode_ids(target)
-            longest = max(len(source_ids), len(target_ids))
-            if not source_ids or not target_ids:
-                report.skip("empty sentence", place(row))
-            elif max_length is not None and longest > max_length:
-                report.skip(f"more than {max_length:,} tokens", place(row))
-            else:
-                sources.append(source_ids)
-                targets.append(target_ids)
-                rows.append(row)
-        source_flat, source_offsets = _flatten(sources)
-        target_flat, target_offsets = _flatten(targets)
+        report = Report(f"{corpus.name or 'corpus'} as tokens", read=len(corpus))
+        source_ids, source_lengths = source_tokenizer.encode_many(corpus.source)
+        target_ids, target_lengths = target_tokenizer.encode_many(corpus.target)
+        empty = (source_lengths == 0) | (target_lengths == 0)
+        longest = np.maximum(source_lengths, target_lengths)
+        bad = empty if max_length is None else empty | (longest > max_length)
+        for row in np.flatnonzero(bad).tolist():
+            why = "empty sentence" if empty[row] else f"more than {max_length:,} tokens"
+            report.skip(why, place(row))
+        kept = ~bad
         pairs = cls(
-            source_ids=source_flat,
-            source_offsets=source_offsets,
-            target_ids=target_flat,
-            target_offsets=target_offsets,
-            rows=np.asarray(rows, np.int32),
+            source_ids=source_ids[np.repeat(kept, source_lengths)],
+            source_offsets=offsets_of(source_lengths[kept]),
+            target_ids=target_ids[np.repeat(kept, target_lengths)],
+            target_offsets=offsets_of(target_lengths[kept]),
+            rows=np.flatnonzero(kept).astype(np.int32),
             source_vocab_size=source_tokenizer.vocab_size,
             target_vocab_size=target_tokenizer.vocab_size,
         )
@@ -182,11 +175,3 @@ def _pad(sentences: list[list[int]], length: int) -> Int32[np.ndarray, "B S"]:
             raise ValueError(f"sentence {row} needs {len(ids)} columns, there are {length}")
         out[row, : len(ids)] = ids
     return out
-
-
-def _flatten(
-    sentences: list[list[int]],
-) -> tuple[Int32[np.ndarray, " tokens"], Int64[np.ndarray, " ends"]]:
-    offsets = offsets_of(np.asarray([len(ids) for ids in sentences], np.int64))
-    flat = np.fromiter((i for ids in sentences for i in ids), np.int32, count=int(offsets[-1]))
-    return flat, offsets

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import xxhash
 
 from attnzoo.config.cache import CacheConfig
-from attnzoo.data.build import About, build_store, store_folder
+from attnzoo.data.build import About, build_store, store_folder, trained_once
 from attnzoo.data.corpus import Corpus, Report, Splits, load_corpus
 from attnzoo.data.files import (
     Block,
@@ -22,10 +23,10 @@ from attnzoo.data.files import (
     read_blocks,
     reading_of,
 )
+from attnzoo.data.locations import identity
 from attnzoo.data.pairs import TokenizedPairs, offsets_of
-from attnzoo.data.sources import identity
 from attnzoo.data.store import FORMAT_VERSION, Columns, Store, StoreWriter
-from attnzoo.data.tokenizers import Tokenizer
+from attnzoo.data.tokenizers import Tokenizer, train_tokenizer
 
 PARTS = ("train", "validation", "test")
 SIDES = ("source", "target")
@@ -70,6 +71,39 @@ class PairData:
             return corpus.select(range(min(count, len(corpus))))
         return Corpus([], [])
 
+    def tokenizers(
+        self, config: Any, target_config: Any = None, *, shared: bool = False
+    ) -> tuple[Tokenizer, Tokenizer]:
+        """Train the tokenizer of each side on the training part; of large data, only once.
+
+        With `shared` it is the same object, trained on both sides.
+        """
+        if shared:
+            both = self._trained(config, *SIDES)
+            return both, both
+        return self._trained(config, "source"), self._trained(target_config or config, "target")
+
+    def _trained(self, config: Any, *sides: str) -> Tokenizer:
+        lines = chain.from_iterable(self.sentences(side) for side in sides)
+        if self.splits is not None:
+            return train_tokenizer(config, lines)
+        key = self._key("train") | {
+            "kind": "tokenizer",
+            "sides": sides,
+            "config": dataclasses.asdict(config),
+            "sample": self.cache.tokenizer_sample,
+        }
+        path = store_folder(self.cache.path, "tokenizer", key).with_suffix(".json")
+        return trained_once(path, lambda: train_tokenizer(config, lines), Tokenizer.load)
+
+    def _key(self, part: str) -> dict[str, Any]:
+        """Return what decides the usable sentences of a part."""
+        return {
+            "format": FORMAT_VERSION,
+            "files": [identity(path) for path in files_of(self.config, part)],
+            "reading": dataclasses.asdict(reading_of(self.config)),
+        }
+
     def sentences(self, side: str) -> Iterator[str]:
         """Yield the training sentences of a side that a tokenizer is trained on."""
         if self.splits is not None:
@@ -77,8 +111,9 @@ class PairData:
             return
         size = sum(Path(path).stat().st_size for path in files_of(self.config, "train"))
         every = -(-size // self.cache.tokenizer_sample)
-        for corpus, _, _ in self._parsed("train", every):
-            yield from getattr(corpus, side)
+        parsed = self._parsed("train", every)
+        lines = chain.from_iterable(getattr(corpus, side) for corpus, _, _ in parsed)
+        yield from islice(lines, self.config.limit)
 
     def tokens(
         self, part: str, source: Tokenizer, target: Tokenizer, max_length: int
@@ -89,7 +124,7 @@ class PairData:
             return TokenizedPairs.from_corpus(corpus, source, target, max_length)
         store = self._store(part, source, target, max_length)
         pairs, read, skipped, data = open_pairs(store)
-        check_usable(read)
+        check_usable(read, reading_of(self.config))
         self._fingerprints[part] = data
         self.reports = [r for r in self.reports if r.name != read.name] + [read]
         return pairs, skipped
@@ -101,19 +136,14 @@ class PairData:
         for part in PARTS:
             if part not in self._fingerprints and self.has(part):
                 self.tokens(part, source, target, max_length)
-        prints = [self._fingerprints.get(part, "") for part in PARTS]
-        return xxhash.xxh3_128_hexdigest("".join(prints).encode())
+        empty = Corpus([], []).fingerprint()
+        return join_digests(self._fingerprints.get(part, empty) for part in PARTS)
 
-    def _store(
-        self, part: str, source: Tokenizer, target: Tokenizer, max_length: int
-    ) -> Store:
+    def _store(self, part: str, source: Tokenizer, target: Tokenizer, max_length: int) -> Store:
         files, reading = files_of(self.config, part), reading_of(self.config)
         limit = self.config.limit if part == "train" else None
-        key = {
-            "format": FORMAT_VERSION,
+        key = self._key(part) | {
             "kind": "pairs",
-            "files": [identity(path) for path in files],
-            "reading": dataclasses.asdict(reading),
             "tokenizers": [source.fingerprint(), target.fingerprint()],
             "max_length": max_length,
             "limit": limit,
@@ -167,7 +197,7 @@ class PairEncoder:
         columns = {"rows": pairs.rows}
         for side in SIDES:
             ids, offsets = getattr(pairs, f"{side}_ids"), getattr(pairs, f"{side}_offsets")
-            columns[f"{side}.ids"] = ids.astype(id_type(getattr(pairs, f"{side}_vocab_size")))
+            columns[f"{side}.ids"] = ids
             columns[f"{side}.lengths"] = np.diff(offsets).astype(np.uint32)
         about = {
             "kept": len(corpus),
@@ -201,8 +231,8 @@ class PairJoin:
         digest = xxhash.xxh3_128()
         for side in SIDES:
             name = f"{side}.lengths"
-            small[name] = np.concatenate([np.empty(0, np.uint32)] + [writer.read(i, name) for i in numbers])
-            small[name] = small[name][:left]
+            columns = [writer.read(i, name) for i in numbers]
+            small[name] = np.concatenate([np.empty(0, np.uint32), *columns])[:left]
             offsets = offsets_of(small[name])
             room = int(offsets[-1])
             for i in numbers:
@@ -235,11 +265,6 @@ def open_pairs(store: Store) -> tuple[TokenizedPairs, Report, Report, str]:
     return pairs, Report(**about["read"]), Report(**about["skipped"]), about["data"]
 
 
-def id_type(vocab_size: int) -> type[np.unsignedinteger]:
-    """Return the smallest of uint16 and uint32 that holds every id."""
-    return np.uint16 if vocab_size <= 2**16 else np.uint32
-
-
 def join_digests(digests: Iterable[str]) -> str:
     """Return one digest for those of pieces, in their order."""
     return xxhash.xxh3_128_hexdigest("".join(digests).encode())
@@ -247,7 +272,8 @@ def join_digests(digests: Iterable[str]) -> str:
 
 def merged(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Add reports of pieces up: counts, and the first places of each reason."""
-    whole = Report(reports[0]["name"] if reports else "", unit=reports[0]["unit"] if reports else "")
+    first = reports[0] if reports else {"name": "", "unit": "pairs"}
+    whole = Report(first["name"], unit=first["unit"])
     for report in reports:
         whole.read += report["read"]
         for reason, count in report["skipped"].items():

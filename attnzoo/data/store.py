@@ -150,7 +150,7 @@ class StoreWriter:
         count: int,
         key: Mapping[str, Any],
         about: Mapping[str, Any],
-        small: Columns = {},
+        small: Columns,
     ) -> Store:
         """Join pieces 0 .. `count` - 1, with the `small` columns in place of theirs, and open it.
 
@@ -173,7 +173,7 @@ class StoreWriter:
                 "key": dict(key),
                 "about": dict(about),
             }
-            _replace(self.folder / LEDGER, json.dumps(ledger, indent=1).encode())
+            _replace(self.folder / LEDGER, json.dumps(ledger, indent=1, default=str).encode())
             shutil.rmtree(self.pieces)
         except OSError as error:
             raise _write_error(self.folder, error) from None

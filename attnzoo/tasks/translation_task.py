@@ -1,7 +1,6 @@
 """Translation task: sentence pairs, tokenizers, a translator, and plots of alignments."""
 
 import dataclasses
-import itertools
 import logging
 import types
 from typing import Any
@@ -14,7 +13,7 @@ from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.data.batching import BatchPlan, TokenizedPairs
 from attnzoo.data.corpus import Corpus, Report
 from attnzoo.data.parallel import PairData
-from attnzoo.data.tokenizers import Tokenizer, train_tokenizer
+from attnzoo.data.tokenizers import Tokenizer
 from attnzoo.errors import UserError
 from attnzoo.models import model_class
 from attnzoo.special_tokens import PAD
@@ -82,14 +81,10 @@ class TranslationTask(Task):
         """Train the tokenizers on the training part, unless they are known."""
         if known:
             return known
-        source, target = data.sentences("source"), data.sentences("target")
-        if config.shared_vocabulary:
-            shared = train_tokenizer(config.tokenizer, itertools.chain(source, target))
-            return {"source": shared, "target": shared}
-        return {
-            "source": train_tokenizer(config.tokenizer, source),
-            "target": train_tokenizer(config.target_tokenizer or config.tokenizer, target),
-        }
+        source, target = data.tokenizers(
+            config.tokenizer, config.target_tokenizer, shared=config.shared_vocabulary
+        )
+        return {"source": source, "target": target}
 
     def kept(self, name: str) -> Tokenizer:
         """Return the tokenizer of a side."""

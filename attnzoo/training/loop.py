@@ -21,10 +21,11 @@ from flax import nnx
 
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.schema import plain
+from attnzoo.data.ahead import Ahead
 from attnzoo.errors import UserError
 from attnzoo.tasks import task_class
 from attnzoo.tasks.losses import Sums
-from attnzoo.tasks.task import Batch, Task
+from attnzoo.tasks.task import Batch, Plan, Task
 from attnzoo.training import processes
 from attnzoo.training.checkpoint import (
     BestCheckpoint,
@@ -207,6 +208,7 @@ class _Training:
             self.store or contextlib.nullcontext(),
             self._log() as log,
             self.placement.context(),
+            self._batches(self.plan, self.start, self.total) as batches,
         ):
             self._introduce(log)
             pending: list[tuple[int, Sums]] = []
@@ -220,7 +222,7 @@ class _Training:
                 if settings.patience is not None and self.stale >= settings.patience:
                     reason = f"no better validation {self.task.best[0]} in {self.stale} evaluations"
                     break
-                batch = self._inputs(self.plan.batch(step))
+                batch = self._inputs(next(batches))
                 profiler.before(step)
                 self.state, sums = self.step(self.state, batch)
                 step += 1
@@ -260,7 +262,12 @@ class _Training:
         )
 
     def _inputs(self, batch: Mapping[str, np.ndarray]) -> Batch:
-        return self.placement.batch(self.task.inputs(batch))
+        return self.placement.batch(self.task.inputs(batch), self.config.training.batch_size)
+
+    def _batches(self, plan: Plan, start: int, stop: int) -> Ahead:
+        """Return the rows of the batches of these steps that this process needs."""
+        rows = self.placement.rows(self.config.training.batch_size)
+        return Ahead(plan, start, stop, rows)
 
     def _introduce(self, log: AnyLog) -> None:
         for note in (*self.task.notes, *self.placement.notes):
@@ -305,10 +312,11 @@ class _Training:
     def _evaluate(self, log: AnyLog, step: int) -> None:
         """Compute validation scores, keep the best checkpoint, and sometimes plot an example."""
         params = self.state.get("ema", self.state["params"])
-        sums = [
-            self.measure(params, self.state["rest"], self._inputs(batch))
-            for batch in self.validation_plan.batches()
-        ]
+        plan = self.validation_plan
+        with self._batches(plan, 0, plan.steps_per_epoch) as batches:
+            sums = [
+                self.measure(params, self.state["rest"], self._inputs(batch)) for batch in batches
+            ]
         total = jax.tree.map(lambda *xs: float(sum(jax.device_get(xs))), *sums)
         scores = self.task.scores(total)
         name, mode = self.task.best

@@ -20,7 +20,7 @@ from attnzoo.training.run_directory import write_durably
 FREE = (
     "config.name",
     "config.directory",
-    "config.cache",
+    *(f"config.cache.{name}" for name in ("path", "workers", "tokenizer_sample")),
     "config.decoding",
     "config.start_fresh",
     *(

@@ -160,6 +160,18 @@ def test_evaluate_files_and_an_empty_bucket_is_null(
     scores = json.loads((run / "news.scores.json").read_text(), parse_constant=pytest.fail)
     assert scores["sentences"] == 2
     assert [row["bleu"] is None for row in scores["by_length"]] == [True, False, True]
+    # Line i of every output belongs to line i of the files.
+    lines = (run / "news.hypotheses.txt").read_text().split("\n")
+    assert [bool(line) for line in lines] == [True, False, False, True, False]
+    links = tmp_path / "links"
+    assert call("align", run, "--source", source, "--target", target, "-o", links).code == 0
+    assert [bool(line) for line in links.read_text().split("\n")] == [
+        True,
+        False,
+        False,
+        True,
+        False,
+    ]
 
 
 def test_align_generated_sentences_and_both_directions(

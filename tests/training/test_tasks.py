@@ -17,6 +17,7 @@ from attnzoo import pretrained
 from attnzoo.cli import convert, evaluate
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.loader import load
+from attnzoo.data.ahead import Ahead
 from attnzoo.errors import UserError
 from attnzoo.tasks import TASKS
 from attnzoo.tasks.run_file import class_names_of
@@ -132,6 +133,41 @@ def bits(directory: Path) -> dict[str, bytes]:
 def test_every_task_is_here() -> None:
     kinds = {task if "{" not in task else task[7:].split(",")[0] for task, *_ in TASK.values()}
     assert kinds | {"translation"} == set(TASKS)
+
+
+TRANSLATION = (
+    "translation",
+    "{kind: synthetic, train: 14, validation: 6, test: 6, max_length: 7}",
+    "word",
+    "{kind: luong, hidden: 8, layers: 1}",
+)
+
+
+@pytest.mark.parametrize("name", [*TASK, "translation"])
+def test_shares_of_a_batch_are_the_batch(
+    name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TASK, "translation", TRANSLATION)
+    config = experiment(name, data, tmp_path / "run")
+    task = TASKS[config.task.kind].create(config, tmp_path, resume=False)
+    for plan in (task.train, task.validation):
+        assert plan is not None
+        steps = range(plan.steps_per_epoch)
+        epoch = [plan.batch(step) for step in steps]
+        # Training takes its validation batches one by one.
+        assert [digest(batch) for batch in plan.batches()] == [digest(batch) for batch in epoch]
+        for step, whole in zip(steps, epoch, strict=True):
+            shares = [plan.batch(step, slice(i, i + 1)) for i in range(4)]
+            assert digest({key: np.concatenate([s[key] for s in shares]) for key in whole}) == (
+                digest(whole)
+            )
+        for depth in (0, 1, 4):
+            with Ahead(plan, 0, len(epoch), depth=depth) as batches:
+                assert [digest(batch) for batch in batches] == [digest(batch) for batch in epoch]
+
+
+def digest(batch: Any) -> dict[str, tuple[str, bytes]]:
+    return {name: (f"{x.dtype} {x.shape}", x.tobytes()) for name, x in batch.items()}
 
 
 @pytest.mark.parametrize("name", TASK)
