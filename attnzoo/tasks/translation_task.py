@@ -118,16 +118,16 @@ class TranslationTask(Task):
         self.notes += report.lines() if count else []
         share = count / max(report.read, 1)
         line = (
-            f"training.max_length={settings.max_length} leaves out {count:,} of {report.read:,} "
-            f"training pairs ({share:.1%})"
+            f"{count:,} of {report.read:,} training pairs ({share:.1%}) are longer than "
+            f"training.max_length={settings.max_length} tokens, or empty, and left out"
         )
         if share > settings.max_skipped:
             raise UserError(
-                f"{line}, more than training.max_skipped={settings.max_skipped:g} allows: "
-                "raise one of them"
+                f"{line}; raise max_length, or training.max_skipped={settings.max_skipped:g}, the "
+                "share that may be left out"
             )
         if share > SKIPPED_TOLD:
-            self.notes.append(f"WARNING: {line}: is it long enough?")
+            self.notes.append(f"WARNING: {line}")
 
     @property
     def both(self) -> tuple[Tokenizer, Tokenizer]:
