@@ -61,15 +61,13 @@ def _file(trained: Any, path: Path, target: int | None) -> ImageFile:
     import numpy as np
     from PIL import Image, ImageOps
 
+    from attnzoo.data.pictures import open_picture
+
     config = trained.model.config
     size, channels = config.image_size, config.channels
     if not path.is_file():
         raise UserError(f"{path}: no such image file; wanted a path, or --images N of the data")
-    try:
-        with Image.open(path) as file:
-            image = file.convert("L" if channels == 1 else "RGB")
-    except OSError as error:
-        raise UserError(f"{path}: not an image: {error}") from None
+    image = open_picture(path.read_bytes(), str(path), channels)
     fitted = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
     pixels = np.asarray(fitted).reshape(size, size, channels)
     return ImageFile(path.stem, path.name, pixels, target)
@@ -106,10 +104,8 @@ def _of_data(
 ) -> None:
     import numpy as np
 
-    from attnzoo.data.images import load_images
-
     task = trained.task
-    data = load_images(trained.config.data)
+    data = task.read_again()
     part = "test" if len(data.test) else "validation"
     images = getattr(data, part)
     wrong = [n for n in numbers if not 0 <= n < len(images)]

@@ -203,11 +203,12 @@ class HubSourceConfig:
 
 @config
 class TextConfig:
-    """Plain text for language models: files (gzip is recognised), or a column of a data set."""
+    """Text for language models: files, packed (gzip, zstd) or not, or a column of a data set."""
 
     kind: Literal["text"] = "text"
     train: tuple[Path, ...] = ()
-    """Training files. A path may continue into a zip as if the zip were a folder."""
+    """Training files, folders, patterns such as part-*.txt.gz, or addresses (gs://, s3://, hf://).
+    A path may continue into a zip as if the zip were a folder."""
     validation: tuple[Path, ...] = ()
     """Validation files."""
     test: tuple[Path, ...] = ()
@@ -215,12 +216,13 @@ class TextConfig:
     hub: HubSourceConfig | None = None
     """Data set of the Hugging Face `datasets` library, instead of files."""
     field: Annotated[str, NotEmpty] = "text"
-    """Column of the data set with the text, one document per row."""
+    """Column of the data set, or field of the records, with the text of a document."""
     encoding: Annotated[str, NotEmpty] = "utf-8"
     """Encoding of the files (latin-1, cp1252, utf-16-le, ...); an encoding mark in a file goes
     first."""
-    documents: Literal["files", "lines", "blank_lines"] = "files"
-    """Unit of a document: a whole file, a line, or the text between blank lines."""
+    documents: Literal["files", "lines", "blank_lines", "records"] = "files"
+    """Unit of a document: a whole file, a line, the text between blank lines, or a record of
+    .jsonl, .csv, .tsv and .parquet files."""
     validation_share: Annotated[float, DropRate] = 0.0
     """Share of the training text, at its end, to validate on where no validation part is given (0.1
     in nanoGPT). With whole files as documents the cut may fall inside one; other documents stay

@@ -37,9 +37,36 @@ class ImageFolderConfig:
 
     kind: Literal["folder"] = "folder"
     path: Path
-    """Directory, or a tar archive of it, compressed or not."""
+    """Directory, or a tar archive of it, compressed or not, or a pattern of several such archives
+    (train-*.tar)."""
     channels: Literal[1, 3] = 3
     """Number of channels, grey (1) or colour (3); images are converted."""
+
+
+@config
+class ShardsConfig:
+    """Tar or parquet files of each part, for sets of any size.
+
+    The class of an image in a tar is the content of the .cls file beside it (WebDataset), or else
+    its directory.
+    """
+
+    kind: Literal["shards"] = "shards"
+    train: tuple[Path, ...]
+    """Files or patterns (train-*.parquet) to train on."""
+    validation: tuple[Path, ...] = ()
+    """Files or patterns to validate on."""
+    test: tuple[Path, ...] = ()
+    """Files or patterns to test on."""
+    image_field: Annotated[str, NotEmpty] = "image"
+    """Parquet column of the encoded images, as `datasets` writes it, or of bytes."""
+    label_field: Annotated[str, NotEmpty] = "label"
+    """Parquet column of the classes."""
+    channels: Literal[1, 3] = 3
+    """Number of channels, grey (1) or colour (3); images are converted."""
+    resize: Annotated[int, Positive] | None = None
+    """Length in pixels to which the shorter side is scaled before the central crop of data.size;
+    null: data.size."""
 
 
 @config
@@ -143,7 +170,13 @@ class ImagesConfig:
 
     kind: Literal["images"] = "images"
     source: Annotated[
-        DigitsConfig | IdxConfig | ImageFolderConfig | HubImagesConfig | PlantedConfig, Kind
+        DigitsConfig
+        | IdxConfig
+        | ImageFolderConfig
+        | ShardsConfig
+        | HubImagesConfig
+        | PlantedConfig,
+        Kind,
     ] = DigitsConfig()
     """Source of the images."""
     size: Annotated[int, Positive] | None = None
@@ -167,6 +200,9 @@ class ImagesConfig:
                 f"validation_share={self.validation_share} and test_share={self.test_share} "
                 "leave nothing to train on"
             )
+        resize = getattr(self.source, "resize", None)
+        if resize is not None and resize < (self.size or resize + 1):
+            raise ValueError(f"source.resize={resize}, wanted size={self.size} or more")
 
 
 if not TYPE_CHECKING:

@@ -35,3 +35,8 @@ class ModelConfig:
     def source_slots(self) -> int | None:
         """Longest source of a translator in tokens; None: any."""
         return None
+
+    @property
+    def one_vocabulary(self) -> bool:
+        """Whether source and target share one embedding, and so need one tokenizer."""
+        return False

@@ -8,6 +8,7 @@ from typing import Any, Protocol, final, runtime_checkable
 import numpy as np
 from jaxtyping import Int64
 
+from attnzoo.data.ahead import rows_of
 from attnzoo.data.order import Buckets, RowOrder
 from attnzoo.data.pairs import TokenizedPairs, take_rows
 from attnzoo.errors import UserError
@@ -31,8 +32,8 @@ class Plan(Protocol):
         """Number of batches that show all data once."""
         ...
 
-    def batch(self, step: int) -> Batch:
-        """Return the batch of a step; steps count from 0 through all epochs."""
+    def batch(self, step: int, rows: slice | None = None) -> Batch:
+        """Return the batch of a step, or its ``rows``; steps count from 0 through all epochs."""
         ...
 
     def batches(self, epoch: int = 0) -> Iterator[Batch]:
@@ -91,14 +92,14 @@ class BatchPlan:
         """Return indices into `pairs` for each step of an epoch; -1 pads the last batch."""
         return self._order.epoch(epoch)
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int, rows: slice | None = None) -> Batch:
         """Return the batch of a step; steps count from 0 through all epochs.
 
         `source`: int32 `B S`, ids, EOS, PAD. `target`: int32 `B T+1`, BOS, ids, EOS, PAD; the
         model's input is `target[:, :-1]`, its labels are `target[:, 1:]`. `S = T` is the bucket.
         `rows`: int32 `B`, each row's index in the corpus, -1 for a row of PAD.
         """
-        return self._collate(self._order.step(step))
+        return rows_of(self._collate(self._order.step(step)), rows)
 
     def batches(self, epoch: int = 0) -> Iterator[Batch]:
         """Yield all batches of one epoch."""

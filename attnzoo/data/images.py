@@ -3,37 +3,53 @@
 from __future__ import annotations
 
 import io
-import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
-from jaxtyping import Int32, Int64, UInt8
+from jaxtyping import Float32, Int32, Int64, UInt8
 
 from attnzoo.data.batching import Batch
 from attnzoo.data.corpus import Report, Splits
 from attnzoo.data.labelled import PARTS, class_names, class_numbers, split_off_parts
 from attnzoo.data.order import RowOrder
+from attnzoo.data.picture_files import (
+    Record,
+    copied,
+    in_folder,
+    in_parquet,
+    in_tar,
+    indexed,
+    listed,
+)
+from attnzoo.data.pictures import EncodedImages, Pictures, check_shape, decode, fitted
 from attnzoo.data.planted import planted_images
+from attnzoo.data.random_numbers import permutation
 from attnzoo.data.sources import read_bytes
 from attnzoo.data.text import array_fingerprint
 from attnzoo.errors import UserError
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".ppm", ".tif", ".tiff"}
 # Prefixes of MNIST's file names by part.
 IDX_FILES = {"train": "train", "test": "t10k"}
-
-# Place where it was read, image or encoded bytes, class.
-Found = tuple[str, Any, str]
+# Sets of at most this many bytes of pixels are decoded once and kept in memory.
+PIXELS_HELD = 2**28
+# Statistics are of all pictures if they are at most this many, or all pixels at most twice
+# PIXELS_HELD; else of as many pictures, drawn at random, as have that many pixels.
+SAMPLED_ABOVE = 20_000
+# Statistics read this many values at a time.
+BLOCK = 2**25
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images in order: `images[i]` is of class `names[labels[i]]`."""
+    """Images in order: `images[i]` is of class `names[labels[i]]`.
 
-    images: UInt8[np.ndarray, "images H W C"]
+    `images` is an array, or reads and decodes the rows that it is asked for.
+    """
+
+    images: UInt8[np.ndarray, "images H W C"] | EncodedImages
     labels: Int32[np.ndarray, " images"]
     names: tuple[str, ...]
     name: str = ""
@@ -42,8 +58,10 @@ class ImageSet:
         return len(self.labels)
 
     def fingerprint(self) -> str:
-        """Return the xxh3_128 of every pixel and class."""
-        return array_fingerprint(self.images, self.labels, " ".join(self.names))
+        """Return the xxh3_128 of every class and pixel, or name and size of encoded images."""
+        of_files = isinstance(self.images, EncodedImages)
+        images = self.images.fingerprint() if of_files else self.images
+        return array_fingerprint(images, self.labels, " ".join(self.names))
 
 
 @final
@@ -62,13 +80,13 @@ class ImagePlan:
     def steps_per_epoch(self) -> int:
         return self._order.steps_per_epoch
 
-    def batch(self, step: int) -> Batch:
-        """Return the batch of a step; steps count from 0 through all epochs.
+    def batch(self, step: int, rows: slice | None = None) -> Batch:
+        """Return the batch of a step, or some of its rows; steps count from 0 through all epochs.
 
         `images`: uint8 `B H W C`. `labels`: int32 `B`. `rows`: int32 `B`, the image's index, -1 for
         a padding row, which is black and of class 0.
         """
-        return self._collate(self._order.step(step))
+        return self._collate(self._order.step(step)[slice(None) if rows is None else rows])
 
     def batches(self, epoch: int = 0) -> Iterator[Batch]:
         """Yield all batches of one epoch."""
@@ -87,13 +105,30 @@ class ImagePlan:
 
 
 def channel_statistics(
-    images: UInt8[np.ndarray, "images H W C"],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation per channel, float32 `C`, of values scaled to 0 .. 1."""
+    images: UInt8[np.ndarray, "images H W C"] | EncodedImages,
+) -> tuple[Float32[np.ndarray, " C"], Float32[np.ndarray, " C"]]:
+    """Return mean and standard deviation per channel of values scaled to 0 .. 1.
+
+    Exact for up to 20,000 images or 2**29 values; of larger sets as many images are drawn at random
+    (always the same ones) as have 2**29 values.
+    """
+    # Pillow counts four times as fast as np.bincount.
+    from PIL import Image
+
+    total, *shape = images.shape
+    rows = np.arange(total)
+    most = 2 * PIXELS_HELD // int(np.prod(shape))
+    if total > max(most, SAMPLED_ABOVE):
+        rows = np.sort(permutation(total, 0, stream=8)[:most])
     # From counts: the pixels of a data set as float64 would take eight times its memory.
-    counts = [np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[-1])]
+    counts = np.zeros((shape[-1], 256), np.int64)
+    size = max(BLOCK // int(np.prod(shape)), 1)
+    for start in range(0, len(rows), size):
+        block = images[rows[start : start + size]].reshape(-1, *shape[1:])
+        planes = [np.ascontiguousarray(block[..., c]) for c in range(shape[-1])]
+        counts += [Image.fromarray(plane).histogram() for plane in planes]
     values = np.arange(256) / 255
-    shares = np.stack(counts) / counts[0].sum()
+    shares = counts / counts[0].sum()
     mean = shares @ values
     return (
         mean.astype(np.float32),
@@ -101,53 +136,50 @@ def channel_statistics(
     )
 
 
+# Function that returns the images of some rows, class of every row, rows of the parts.
+Found = tuple[
+    Callable[[Int64[np.ndarray, " rows"]], np.ndarray | EncodedImages],
+    Sequence[str],
+    dict[str, list[int]],
+]
+
+
 def load_images(config: Any, cache_dir: Path | None = None) -> Splits[ImageSet]:
-    """Load or draw the parts of an `Images` config; a missing part is empty.
+    """Load, list or draw the parts of an `Images` config; a missing part is empty.
+
+    Parts of at most 256 MiB of pixels are decoded and kept in memory. Of larger ones the encoded
+    images stay in their files, or in a copy in the cache where a file has no random access
+    (parquet, compressed tar), and are decoded when they are asked for.
 
     Files that are not images, images of different sizes without a `size` in the config, and a class
     that the training part does not have, are a UserError.
     """
     source = config.source
-    if source.kind == "digits":
-        found: dict[str, Iterable[Found]] = {"train": _digits()}
-    elif source.kind == "idx":
-        found = {part: _idx(source.directory, stem) for part, stem in IDX_FILES.items()}
-    elif source.kind == "hub":
-        found = _hub(source, cache_dir)
-    elif source.kind == "planted":
-        found = dict(planted_images(source))
-    else:
-        found = _folder(source.path)
-    channels = getattr(source, "channels", 1)
-    parts: dict[str, list[tuple[np.ndarray, str]]] = {part: [] for part in PARTS}
-    reports = []
-    for part, images in found.items():
-        for place, image, label in images:
-            parts[part].append((_pixels(place, image, config.size, channels), label))
-            if parts[part][0][0].shape != parts[part][-1][0].shape:
-                raise UserError(
-                    f"{place}: {_size(parts[part][-1][0])} pixels, others have "
-                    f"{_size(parts[part][0][0])}: set 'size'"
-                )
-        if not parts[part]:
+    take, labels, parts = _SOURCES[source.kind](config, cache_dir)
+    for part, rows in parts.items():
+        if not len(rows):
             raise UserError(f"{source.kind} {part}: there is no image in it")
-        reports.append(Report(f"{source.kind} {part}", read=len(parts[part]), unit="images"))
-    parts = split_off_parts(parts, config)
-    if not parts["train"]:
+    reports = [
+        Report(f"{source.kind} {part}", read=len(rows), unit="images")
+        for part, rows in parts.items()
+    ]
+    drawn = split_off_parts({part: parts.get(part, []) for part in PARTS}, config)
+    if not drawn["train"]:
         raise UserError(f"{source.kind}: there is no training image")
-    names = class_names(label for _, label in parts["train"])
-    shape = parts["train"][0][0].shape
+    names = class_names(labels[row] for row in drawn["train"])
+    numbers = {
+        part: class_numbers([labels[row] for row in rows], names, part)
+        for part, rows in drawn.items()
+    }
     return Splits(
         **{
             part: ImageSet(
-                images=np.stack([image for image, _ in examples])
-                if examples
-                else np.empty((0, *shape), np.uint8),
-                labels=np.asarray(class_numbers([c for _, c in examples], names, part), np.int32),
+                images=take(np.asarray(rows, np.int64)),
+                labels=np.asarray(numbers[part], np.int32),
                 names=names,
                 name=part,
             )
-            for part, examples in parts.items()
+            for part, rows in drawn.items()
         },
         reports=reports,
     )
@@ -165,7 +197,7 @@ def read_idx(path: Path) -> UInt8[np.ndarray, "*shape"]:
     return np.frombuffer(data, np.uint8, offset=4 + 4 * axes).reshape(shape)
 
 
-def _digits() -> Iterator[Found]:
+def _digits(config: Any, cache_dir: Path | None) -> Found:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -174,99 +206,157 @@ def _digits() -> Iterator[Found]:
         ) from None
     data = load_digits()
     # Values are 0 .. 16.
-    images = np.minimum(data.images * 16, 255).astype(np.uint8)
-    for i, (image, label) in enumerate(zip(images, data.target, strict=True)):
-        yield f"digit {i}", image[:, :, None], str(label)
+    images = np.minimum(data.images * 16, 255).astype(np.uint8)[..., None]
+    return _in_memory({"train": (images, list(map(str, data.target)))}, config.size)
 
 
-def _idx(directory: Path, stem: str) -> Iterator[Found]:
-    images = read_idx(directory / f"{stem}-images-idx3-ubyte")
-    labels = read_idx(directory / f"{stem}-labels-idx1-ubyte")
-    if images.ndim != 3 or labels.shape != images.shape[:1]:
-        raise UserError(f"{directory}: {images.shape} images and {labels.shape} labels ({stem})")
-    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-        yield f"{directory} {stem} {i}", image[:, :, None], str(label)
+def _idx(config: Any, cache_dir: Path | None) -> Found:
+    directory, parts = config.source.directory, {}
+    for part, stem in IDX_FILES.items():
+        images = read_idx(directory / f"{stem}-images-idx3-ubyte")
+        labels = read_idx(directory / f"{stem}-labels-idx1-ubyte")
+        if images.ndim != 3 or labels.shape != images.shape[:1]:
+            raise UserError(
+                f"{directory}: {images.shape} images and {labels.shape} labels ({stem})"
+            )
+        parts[part] = images[..., None], list(map(str, labels))
+    return _in_memory(parts, config.size)
 
 
-def _folder(path: Path) -> dict[str, Iterable[Found]]:
-    """Return images by part; class directories outside of part directories are training."""
+def _planted(config: Any, cache_dir: Path | None) -> Found:
+    parts = {}
+    for part, drawn in planted_images(config.source).items():
+        _, images, labels = zip(*drawn, strict=True)
+        parts[part] = np.stack(images), list(labels)
+    return _in_memory(parts, config.size)
+
+
+def _in_memory(parts: dict[str, tuple[np.ndarray, list[str]]], size: int | None) -> Found:
+    """Return the images of arrays, uint8 `H W 1`, by part."""
+    if size is not None:
+        parts = {part: (_scaled(images, size), labels) for part, (images, labels) in parts.items()}
+    first, rows, start = next(iter(parts.values()))[0], {}, 0
+    for part, (images, labels) in parts.items():
+        check_shape(part, images.shape[1:], first.shape[1:])
+        rows[part] = list(range(start, start := start + len(labels)))
+    pixels = np.concatenate([images for images, _ in parts.values()])
+    return pixels.__getitem__, [label for _, labels in parts.values() for label in labels], rows
+
+
+def _scaled(
+    images: UInt8[np.ndarray, "images H W 1"], size: int
+) -> UInt8[np.ndarray, "images size size 1"]:
+    from PIL import Image
+
+    scaled = [np.asarray(fitted(Image.fromarray(image[..., 0]), size)) for image in images]
+    return np.asarray(scaled, np.uint8).reshape(-1, size, size, 1)
+
+
+def _folder(config: Any, cache_dir: Path | None) -> Found:
+    path = config.source.path
     if path.is_dir():
-        files = [(p.relative_to(path), p) for p in sorted(path.rglob("*")) if p.is_file()]
-        named: Iterable[tuple[Path, Any]] = files
-    elif path.is_file():
-        named = _tar(path)
-    else:
-        raise UserError(f"{path}: no such directory or tar file")
-    parts: dict[str, list[Found]] = {}
-    for inner, image in named:
-        if inner.suffix.lower() not in SUFFIXES:
-            continue
-        if len(inner.parts) < 2:
-            raise UserError(f"{path}: {inner} lies in no class directory")
-        part = next((step for step in inner.parts[:-2] if step in PARTS), "train")
-        parts.setdefault(part, []).append((f"{path}: {inner}", image, inner.parts[-2]))
-    if not parts:
-        raise UserError(f"{path}: there is no image in it ({', '.join(sorted(SUFFIXES))})")
-    for found in parts.values():
-        found.sort(key=lambda entry: entry[0])
-    return {part: parts[part] for part in PARTS if part in parts}
+        return _encoded(listed(str(path), [], in_folder(path)), config)
+    files = [(None, file) for file in _files(path, "directory or tar file")]
+    return _archives(str(path), files, config, cache_dir)
 
 
-def _tar(path: Path) -> Iterator[tuple[Path, bytes]]:
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                file = archive.extractfile(member)
-                if file is not None:
-                    yield Path(member.name), file.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise UserError(f"{path}: not a tar file, or damaged: {error}") from None
+def _shards(config: Any, cache_dir: Path | None) -> Found:
+    files = [
+        (part, file)
+        for part in PARTS
+        for path in getattr(config.source, part)
+        for file in _files(path, "file")
+    ]
+    return _archives("shards", files, config, cache_dir)
 
 
-def _hub(source: Any, cache_dir: Path | None) -> dict[str, Iterable[Found]]:
+def _archives(
+    root: str, files: list[tuple[str | None, Path]], config: Any, cache_dir: Path | None
+) -> Found:
+    """Return the images of tar and parquet files, each with the part of its images if known."""
+    paths, source = [path for _, path in files], config.source
+
+    def records(copies: io.BufferedIOBase) -> Iterator[Record]:
+        for number, (part, path) in enumerate(files):
+            if path.suffix == ".parquet":
+                fields = source.image_field, source.label_field
+                yield from in_parquet(path, *fields, copies, len(files), part)
+            else:
+                prefix = f"{path.name}: " if len(files) > 1 else ""
+                yield from in_tar(path, number, copies, len(files), part, prefix)
+
+    stats = [path.stat() for path in paths]
+    identity = [
+        [[str(path.resolve()), stat.st_size, stat.st_mtime_ns] for path, stat in zip(paths, stats)],
+        [part for part, _ in files],
+        [getattr(source, name, None) for name in ("image_field", "label_field")],
+    ]
+    size = sum(stat.st_size for stat in stats)
+    return _encoded(indexed(root, paths, identity, size, records, cache_dir), config)
+
+
+def _files(path: Path, wanted: str) -> list[Path]:
+    """Return the file of a path, or those of a pattern, by name."""
+    if path.is_file():
+        return [path]
+    found = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
+    files = sorted(file for file in found if file.is_file())
+    if not files:
+        raise UserError(f"{path}: no such {wanted}")
+    return files
+
+
+def _hub(config: Any, cache_dir: Path | None) -> Found:
     from attnzoo.data.hub import check_field, hub_label, hub_splits, label_column, load_table
 
-    found: dict[str, Iterable[Found]] = {}
+    source, columns = config.source, {}
     for part, split in hub_splits(source).items():
         label = hub_label(source, split)
         table = load_table(source, split, cache_dir, flatten=False)
         check_field(table, label, source.image_field)
         classes = label_column(table, label, source.label_field)
-        images = (row[source.image_field] for row in table.select_columns([source.image_field]))
-        found[part] = [
-            (f"{label} row {i}", image, name)
-            for i, (image, name) in enumerate(zip(images, classes, strict=True))
-        ]
-    return found
+        column = table.select_columns([source.image_field]).with_format("arrow")
+        columns[part] = split, column, classes
+
+    def records(copies: io.BufferedIOBase) -> Iterator[Record]:
+        for part, (split, column, classes) in columns.items():
+            values = (value for rows in column.iter(128) for value in rows.column(0).to_pylist())
+            for row, (value, label) in enumerate(zip(values, classes, strict=True)):
+                name = f"{split} row {row}"
+                yield part, name, label, 0, *copied(value, f"{source.name} {name}", copies)
+
+    identity = [[part, split, column._fingerprint] for part, (split, column, _) in columns.items()]
+    size = sum(column.data.nbytes for _, column, _ in columns.values())
+    pictures = indexed(source.name, [], identity, size, records, cache_dir)
+    return _encoded(pictures, config, asked=columns)
 
 
-def _pixels(place: str, image: Any, size: int | None, channels: int) -> np.ndarray:
-    """Return uint8 `H W C` of an array, of a Pillow image, or of a file as path or bytes."""
-    from PIL import Image
+def _encoded(pictures: Pictures, config: Any, asked: Iterable[str] = ()) -> Found:
+    """Return the images of encoded pictures; parts that were asked for may be empty."""
+    source = config.source
+    resize = getattr(source, "resize", None)
+    settings = {"size": config.size, "resize": resize, "channels": source.channels}
+    if config.size is None:
+        shape = decode(pictures.read(0), pictures.place(0), **settings).shape
+    else:
+        shape = (config.size, config.size, source.channels)
+    parts: dict[str, list[int]] = {part: [] for part in PARTS}
+    for row, part in enumerate(pictures.parts):
+        parts[part].append(row)
 
-    if isinstance(image, np.ndarray):
-        if size is None or image.shape[:2] == (size, size):
-            return image
-        image = Image.fromarray(image[:, :, 0])
-    try:
-        if isinstance(image, bytes):
-            image = Image.open(io.BytesIO(image))
-        elif isinstance(image, Path):
-            image = Image.open(image)
-        elif not isinstance(image, Image.Image):
-            raise UserError(f"{place}: a {type(image).__name__}, wanted an image")
-        image = image.convert("L" if channels == 1 else "RGB")
-    except OSError as error:
-        raise UserError(f"{place}: not an image: {error}") from None
-    if size is not None and image.size != (size, size):
-        scale = size / min(image.size)
-        width, height = (max(size, round(side * scale)) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-        left, top = (width - size) // 2, (height - size) // 2
-        image = image.crop((left, top, left + size, top + size))
-    pixels = np.asarray(image)
-    return pixels[:, :, None] if channels == 1 else pixels
+    def take(rows: Int64[np.ndarray, " rows"]) -> np.ndarray | EncodedImages:
+        images = EncodedImages(pictures, rows, shape, settings)
+        return images[:] if np.prod(images.shape) <= PIXELS_HELD else images
+
+    found = {part: rows for part, rows in parts.items() if rows or part in asked}
+    return take, pictures.labels, found
 
 
-def _size(pixels: np.ndarray) -> str:
-    return f"{pixels.shape[1]} x {pixels.shape[0]}"
+_SOURCES: dict[str, Callable[[Any, Path | None], Found]] = {
+    "digits": _digits,
+    "idx": _idx,
+    "folder": _folder,
+    "shards": _shards,
+    "hub": _hub,
+    "planted": _planted,
+}

@@ -11,6 +11,7 @@ import numpy as np
 import xxhash
 from jaxtyping import Bool, Int32, Int64
 
+from attnzoo.data.ahead import rows_of
 from attnzoo.data.batching import Batch
 from attnzoo.data.corpus import Report, Splits, add_strings
 from attnzoo.data.order import Buckets, RowOrder
@@ -102,14 +103,14 @@ class LabelledPlan:
     def steps_per_epoch(self) -> int:
         return self._order.steps_per_epoch
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int, rows: slice | None = None) -> Batch:
         """Return the batch of a step; steps count from 0 through all epochs.
 
         `tokens`: int32 `B T`. `segments`: int32 `B T`, 0, and 1 for the second text and its SEP.
         `valid`: bool `B T`, false at padding. `labels`: int32 `B`, 0 for a padding row. `rows`:
         int32 `B`, the example's index, -1 for a padding row.
         """
-        return self._collate(self._order.step(step))
+        return rows_of(self._collate(self._order.step(step)), rows)
 
     def batches(self, epoch: int = 0) -> Iterator[Batch]:
         """Yield all batches of one epoch."""

@@ -8,9 +8,10 @@ from typing import Any, final
 import numpy as np
 from jaxtyping import Bool, Int32, Int64
 
+from attnzoo.data.ahead import rows_of
 from attnzoo.data.batching import Batch, Plan
 from attnzoo.data.random_numbers import integers, uniform
-from attnzoo.data.text import StreamPlan
+from attnzoo.data.text import StreamPlan, TokenStream
 from attnzoo.data.text_tokenizers import TextTokenizer, need_sentinels
 
 
@@ -69,14 +70,14 @@ class MaskedPlan:
     def steps_per_epoch(self) -> int:
         return self.plan.steps_per_epoch
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int, rows: slice | None = None) -> Batch:
         """Return the batch of a step; steps count from 0 through all epochs.
 
         `tokens`: int32 `B T`, masked. `labels`: int32 `B T`, the text itself. `counted`: bool
         `B T`, true where a token was chosen. `valid`: bool `B T`, false at padding. `rows`, and
         the `documents` and `positions` of a `PackPlan`, are unchanged.
         """
-        return self._hide(self.plan.batch(step), step)
+        return rows_of(self._hide(self.plan.batch(step), step), rows)
 
     def batches(self, epoch: int = 0) -> Iterator[Batch]:
         """Yield all batches of one epoch."""
@@ -157,7 +158,7 @@ class SpanPlan:
 
     def __init__(
         self,
-        stream: Int32[np.ndarray, " tokens"],
+        stream: TokenStream | Int32[np.ndarray, " tokens"],
         tokenizer: TextTokenizer,
         batch_size: int,
         source_length: int,
@@ -191,7 +192,7 @@ class SpanPlan:
     def steps_per_epoch(self) -> int:
         return self._plan.steps_per_epoch
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int, rows: slice | None = None) -> Batch:
         """Return the batch of a step; steps count from 0 through all epochs.
 
         `source`: int32 `B S`. `source_valid`: bool `B S`, false at padding. `target`: int32
@@ -208,23 +209,24 @@ class SpanPlan:
         counts = windows["counted"].sum(axis=1)
         # At most two lengths: only the last window of a stream is shorter, and skipped below two.
         for length in np.unique(counts[counts >= 2]).tolist():
-            rows = np.flatnonzero(counts == length)
-            noise = span_noise(len(rows), length, self.share, self.mean_span, (self.seed, step))
-            tokens = windows["tokens"][rows, :length].astype(np.int64)
+            alike = np.flatnonzero(counts == length)
+            noise = span_noise(len(alike), length, self.share, self.mean_span, (self.seed, step))
+            tokens = windows["tokens"][alike, :length].astype(np.int64)
             kept = self._collapse(tokens, noise)
             told = self._collapse(tokens, ~noise)
-            source[rows, : kept.shape[1]] = kept
-            source_valid[rows, : kept.shape[1]] = True
-            target[rows, 0] = self._start
-            target[rows, 1 : told.shape[1] + 1] = told
-            target_valid[rows, : told.shape[1] + 1] = True
-        return {
+            source[alike, : kept.shape[1]] = kept
+            source_valid[alike, : kept.shape[1]] = True
+            target[alike, 0] = self._start
+            target[alike, 1 : told.shape[1] + 1] = told
+            target_valid[alike, : told.shape[1] + 1] = True
+        batch = {
             "source": source,
             "source_valid": source_valid,
             "target": target,
             "counted": target_valid[:, 1:],
             "rows": np.where(counts >= 2, windows["rows"], -1).astype(np.int32),
         }
+        return rows_of(batch, rows)
 
     def batches(self, epoch: int = 0) -> Iterator[Batch]:
         """Yield all batches of one epoch."""

@@ -12,6 +12,7 @@ import numpy as np
 import xxhash
 from jaxtyping import Int64
 
+from attnzoo.data.ahead import rows_of
 from attnzoo.data.batching import Batch
 from attnzoo.data.corpus import Report, Splits, add_strings
 from attnzoo.data.labelled import PARTS, class_names, class_numbers, pad_rows, split_off_parts
@@ -107,14 +108,14 @@ class TaggedPlan:
     def steps_per_epoch(self) -> int:
         return self._order.steps_per_epoch
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int, rows: slice | None = None) -> Batch:
         """Return the batch of a step; steps count from 0 through all epochs.
 
         `tokens`: int32 `B T`. `valid`: bool `B T`, false at padding. `labels`: int32 `B T`, the tag
         at the first token of each word, where `counted`, bool `B T`, is true; 0 elsewhere. `rows`:
         int32 `B`, the sentence's index, -1 for a padding row.
         """
-        return self._collate(self._order.step(step))
+        return rows_of(self._collate(self._order.step(step)), rows)
 
     def batches(self, epoch: int = 0) -> Iterator[Batch]:
         """Yield all batches of one epoch."""

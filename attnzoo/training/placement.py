@@ -228,21 +228,41 @@ class Placement:
 
         return jax.tree_util.tree_map_with_path(place, state)
 
-    def batch(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Move a batch to the devices, sharded by rows; every process passes the same whole batch.
+    def rows(self, batch_size: int) -> slice | None:
+        """Return the rows of a batch that this process's devices hold; None: all of it.
 
-        An array whose rows the devices do not divide is replicated.
+        A process whose rows lie apart takes all of it too.
+        """
+        if self.is_one or jax.process_count() == 1:
+            return None
+        held = self._of_rows(batch_size).addressable_devices_indices_map((batch_size,)).values()
+        bounds = {index[0].indices(batch_size)[:2] for index in held if index is not None}
+        first, last = min(bounds)[0], max(bounds)[1]
+        together = sum(stop - start for start, stop in bounds) == last - first
+        return slice(first, last) if together and last - first < batch_size else None
+
+    def batch(self, batch: Mapping[str, Any], batch_size: int | None = None) -> Mapping[str, Any]:
+        """Move a batch to the devices, sharded by rows.
+
+        With ``batch_size`` every process passes only the rows that ``rows`` names, else the whole
+        batch. An array whose rows the devices do not divide is replicated.
         """
         if self.is_one:
             return batch
-        rows = self.sizes["data"] * self.sizes["fsdp"]
+        rows = self.rows(batch_size) if batch_size else None
 
         def place(x: Any) -> Array:
             x = np.asarray(x) if not isinstance(x, jax.Array) else x
-            spread = x.ndim > 0 and x.shape[0] % rows == 0
-            return on_devices(x, NamedSharding(self.mesh, PartitionSpec(ROWS if spread else None)))
+            if rows is None:
+                return on_devices(x, self._of_rows(x.shape[0] if x.ndim else 0))
+            shape = (batch_size, *x.shape[1:])
+            return jax.make_array_from_process_local_data(self._of_rows(batch_size), x, shape)
 
         return {name: place(x) for name, x in batch.items()}
+
+    def _of_rows(self, count: int) -> NamedSharding:
+        spread = count > 0 and count % (self.sizes["data"] * self.sizes["fsdp"]) == 0
+        return NamedSharding(self.mesh, PartitionSpec(ROWS if spread else None))
 
 
 def on_devices(x: Any, sharding: NamedSharding) -> Array:

@@ -1,7 +1,7 @@
 """`benchmark WORKLOAD`: this package beside its peers, on the same cores in turn.
 
-The workloads `attention`, `context`, `explain`, `generation`, `linear` and `training` are told in
-``scripts/benchmarks/WORKLOAD.py`` and by `benchmark WORKLOAD --help`.
+The workloads `attention`, `context`, `explain`, `generation`, `images`, `linear` and `training` are
+told in ``scripts/benchmarks/WORKLOAD.py`` and by `benchmark WORKLOAD --help`.
 
 `benchmark seq2seq`: a training step of the additive translator beside PyTorch's.
 
@@ -30,8 +30,10 @@ from benchmarks import (
     attention,
     choice,
     context,
+    data,
     explain,
     generation,
+    images,
     linear,
     start,
     training,
@@ -77,6 +79,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     training.add_parser(workloads, positive)
     start.add_parser(workloads, positive)
     input_pipeline.add_parser(workloads, positive)
+    data.add_parser(workloads, positive)
+    images.add_parser(workloads, positive)
     return parser.parse_args(argv)
 
 
@@ -166,6 +170,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(lambda: input_pipeline.measure(arguments, _cores(1)))
     if arguments.workload == "start":
         return run(lambda: start.measure(arguments))
+    if arguments.workload == "data":
+        return run(lambda: data.measure(arguments))
+    if arguments.workload == "images":
+        return run(lambda: images.measure(arguments))
     return run(lambda: _seq2seq(arguments))
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -197,6 +198,27 @@ def test_translate_keeps_one_line_a_line(
     assert len((tmp_path / "out").read_text().split("\n")[:-1]) == 8
 
 
+def test_a_pipe_is_answered_line_by_line(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (reader, writer), (output, answer) = os.pipe(), os.pipe()
+    answers = []
+
+    def ask() -> None:
+        with os.fdopen(writer, "wb", buffering=0) as questions, os.fdopen(output, "rb") as read:
+            for line in (b"0 1 2\n", b"3 4\n", b"\n"):
+                questions.write(line)
+                answers.append(read.readline())
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    with os.fdopen(reader) as stdin, os.fdopen(answer, "w") as stdout:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert cli.main(["translate", str(run), "--beam", "1"]) == 0
+    thread.join()
+    assert [len(line.split()) > 0 for line in answers] == [True, True, False]
+    assert answers[-1] == b"\n"
+
+
 def test_translations_are_no_longer_than_the_config_says(
     run: Path, call: Callable[..., Ended], tmp_path: Path
 ) -> None:
@@ -273,8 +295,8 @@ def test_bad_arguments_are_one_line(
     assert (tmp_path / "ONE").read_text() == before
 
 
-def test_a_damaged_best_checkpoint_is_one_line(
-    run: Path, call: Callable[..., Ended], tmp_path: Path
+def test_a_damaged_best_checkpoint_gives_way_to_the_latest(
+    run: Path, call: Callable[..., Ended], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     import shutil
 
@@ -284,12 +306,14 @@ def test_a_damaged_best_checkpoint_is_one_line(
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    ended = call("translate", copy, copy / "config.yaml")
-    one_line(ended, "no valid checkpoint")
     (copy / "in").write_text("0 1\n")
-    assert call("translate", copy, copy / "in", "--which", "latest").code == 0
+    latest = call("translate", copy, copy / "in", "--which", "latest")
+    assert latest.code == 0
+    caplog.clear()
+    assert call("translate", copy, copy / "in").out == latest.out
+    assert "no valid checkpoint (1 damaged); the latest checkpoint is used" in caplog.text
     (copy / "source.tokenizer.json").write_text("{}")
-    one_line(call("translate", copy, copy / "in"), "source.tokenizer.json: not a tokenizer")
+    one_line(call("translate", copy, copy / "in"), "source.tokenizer.json: changed since training")
 
 
 def test_help_comes_without_jax() -> None:

@@ -17,9 +17,11 @@ from attnzoo.config.images import (
     IdxConfig,
     ImageFolderConfig,
     ImagesConfig,
+    PlantedConfig,
 )
 from attnzoo.data.corpus import load_corpus
 from attnzoo.data.images import ImagePlan, ImageSet, channel_statistics, load_images, read_idx
+from attnzoo.data.text import array_fingerprint
 from attnzoo.errors import UserError
 
 
@@ -238,3 +240,52 @@ def test_batches() -> None:
     with pytest.raises(UserError, match="this part of the data is empty"):
         ImagePlan(ImageSet(images[:0], np.zeros(0, np.int32), tuple("abcd")), 4)
     assert data.images[10, 0, 0, 0] == 10  # the data itself is not blackened
+
+
+# Fingerprint of the data, digests of the batches of steps 0, 1 and 777, mean and deviation, as they
+# were when every set was held in memory as pixels.
+RECORDED = {
+    "digits": (
+        ImagesConfig(test_share=0.2),
+        "6646d3bb05e55717644b2872dfa2ae42",
+        [
+            "51fac183899a536863af6f91e8e698ba",
+            "21f40060ca1a84ca95213d576b9dbf54",
+            "eae1390bc04218b62d6221d32af85133",
+        ],
+        [0.30556637048721313, 0.3762337565422058],
+    ),
+    "planted": (
+        ImagesConfig(source=PlantedConfig(train=37, validation=5, test=0)),
+        "443e93fa7a9bef4b1c03526e68fe2dd6",
+        [
+            "319079306041042bdf23f0a907f6e240",
+            "b430a0b9826db572c15a99e8b430ddaa",
+            "b23058308eda11407b44b7b38ba56fdb",
+        ],
+        [0.499761700630188, 0.15312564373016357],
+    ),
+    "planted, scaled": (
+        ImagesConfig(source=PlantedConfig(train=37, validation=5, test=0), size=12),
+        "e92852545a24aa9c17391221f3c73edc",
+        [
+            "0c6cc1c6527cf093ab39cce1c1dca34e",
+            "fc8b81a641eebb0cceb0991d46638d04",
+            "3c9868206df0ac46e012a36fd651b516",
+        ],
+        [0.4997571110725403, 0.07985195517539978],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_sets_in_memory_are_what_they_were(name: str) -> None:
+    config, fingerprint, batches, statistics = RECORDED[name]
+    if name == "digits":
+        pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    splits = load_images(config)
+    assert splits.fingerprint() == fingerprint
+    plan = ImagePlan(splits.train, 32, seed=5)
+    found = [array_fingerprint(*plan.batch(step).values()) for step in (0, 1, 777)]
+    assert found == batches
+    assert [float(x[0]) for x in channel_statistics(splits.train.images)] == statistics

@@ -28,11 +28,11 @@ from attnzoo.config.data import (
 )
 from attnzoo.data import sources
 from attnzoo.data.corpus import load_corpus
+from attnzoo.data.documents import load_text
 from attnzoo.data.files import Reading, read_pair, read_table
 from attnzoo.data.labelled import load_labelled
 from attnzoo.data.tables import read_records
 from attnzoo.data.tagged import read_conll
-from attnzoo.data.text import load_text
 from attnzoo.errors import UserError
 
 # Words that readers take for missing values, kinds of space, separators, quotes, an inner mark.

@@ -37,12 +37,12 @@ def test_benchmark_input_says_what_is_too_slow(
     command = ["input", str(config), "--rounds", "1", "--steps", "2"]
     monkeypatch.setattr(input_pipeline, "WANTED", 1e-9)
     assert main(command) == 0
-    name, unit, given, step, ratio, _ = capsys.readouterr().out.splitlines()[1].split()
+    name, unit, given, step, ratio, *_ = capsys.readouterr().out.splitlines()[1].split()
     assert (name, unit) == ("tiny", "tokens")
     fast, slow = (float(one.replace(",", "")) for one in (given, step))
     assert fast / slow == pytest.approx(float(ratio), rel=0.1)
     monkeypatch.setattr(input_pipeline, "WANTED", 5.0)
-    monkeypatch.setattr(input_pipeline, "_times", lambda *a: ("tokens", 10.0, 0.2, 1.0))
+    monkeypatch.setattr(input_pipeline, "_times", lambda *a: ("tokens", 10.0, 0.2, 1.0, 1.2, 1.2))
     assert main(command) == 0
-    monkeypatch.setattr(input_pipeline, "_times", lambda *a: ("tokens", 10.0, 0.21, 1.0))
+    monkeypatch.setattr(input_pipeline, "_times", lambda *a: ("tokens", 10.0, 0.21, 1.0, 1.2, 1.2))
     assert main(command) == 1

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ from attnzoo import pretrained
 from attnzoo.cli import convert, evaluate
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.loader import load
+from attnzoo.data.ahead import Ahead
 from attnzoo.errors import UserError
 from attnzoo.tasks import TASKS
+from attnzoo.tasks.run_file import class_names_of
 from attnzoo.training.checkpoint import restore
 from attnzoo.training.loop import train
 from attnzoo.training.run import load_run
+from tests.run_commands import commands_leave, edited_data_is_named
 
 TRAINING = (
     "{steps: 6, batch_size: 4, max_length: 15, evaluate_every: 3, log_every: 2, "
@@ -131,12 +135,48 @@ def test_every_task_is_here() -> None:
     assert kinds | {"translation"} == set(TASKS)
 
 
+TRANSLATION = (
+    "translation",
+    "{kind: synthetic, train: 14, validation: 6, test: 6, max_length: 7}",
+    "word",
+    "{kind: luong, hidden: 8, layers: 1}",
+)
+
+
+@pytest.mark.parametrize("name", [*TASK, "translation"])
+def test_shares_of_a_batch_are_the_batch(
+    name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TASK, "translation", TRANSLATION)
+    config = experiment(name, data, tmp_path / "run")
+    task = TASKS[config.task.kind].create(config, tmp_path, resume=False)
+    for plan in (task.train, task.validation):
+        assert plan is not None
+        steps = range(plan.steps_per_epoch)
+        epoch = [plan.batch(step) for step in steps]
+        # Training takes its validation batches one by one.
+        assert [digest(batch) for batch in plan.batches()] == [digest(batch) for batch in epoch]
+        for step, whole in zip(steps, epoch, strict=True):
+            shares = [plan.batch(step, slice(i, i + 1)) for i in range(4)]
+            assert digest({key: np.concatenate([s[key] for s in shares]) for key in whole}) == (
+                digest(whole)
+            )
+        for depth in (0, 1, 4):
+            with Ahead(plan, 0, len(epoch), depth=depth) as batches:
+                assert [digest(batch) for batch in batches] == [digest(batch) for batch in epoch]
+
+
+def digest(batch: Any) -> dict[str, tuple[str, bytes]]:
+    return {name: (f"{x.dtype} {x.shape}", x.tobytes()) for name, x in batch.items()}
+
+
 @pytest.mark.parametrize("name", TASK)
 def test_three_steps_and_three_are_six(
     name: str, data: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     if name == "batch_norm":
         request.getfixturevalue("optimised")
+    data = Path(shutil.copytree(data, tmp_path / "data"))
     whole = experiment(name, data, tmp_path / "whole")
     assert train(whole).step == 6
     parts = tmp_path / "parts"
@@ -152,6 +192,9 @@ def test_three_steps_and_three_are_six(
     written = json.loads((parts / "validation.scores.json").read_text())
     seen = next(line for line in scores if line["step"] == trained.step)
     np.testing.assert_allclose(written["nll"], seen["nll"], rtol=1e-5)
+    if name in TASKS:  # the others are tasks of the same class
+        commands_leave(parts, tmp_path)
+        edited_data_is_named(parts, data, tmp_path)
 
 
 def _three(name: str, data: Path, directory: Path) -> ExperimentConfig:
@@ -223,6 +266,8 @@ def test_a_run_becomes_a_folder_of_transformers(data: Path, tmp_path: Path, caps
     assert written.encode("the cat ran", add_special_tokens=False).ids == wanted
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     assert (settings["cls_token"], settings["mask_token"]) == ("[CLS]", "[MASK]")
+    labels = json.loads((folder / "config.json").read_text())["id2label"]
+    assert tuple(labels.values()) == ours.task.names == class_names_of(folder)
     capsys.readouterr()
 
 

@@ -1,0 +1,73 @@
+"""Batches made ahead: the same ones in the same order, errors at their step, no thread left."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from attnzoo.data.ahead import Ahead
+
+
+class Counting:
+    """Plan of batches with the step alone; a step of ``bad`` raises."""
+
+    batch_size = 3
+    steps_per_epoch = 5
+
+    def __init__(self, bad: tuple[int, ...] = ()) -> None:
+        self.bad = bad
+        self.asked: list[int] = []
+
+    def batch(self, step: int, rows: slice | None = None) -> dict[str, np.ndarray]:
+        self.asked.append(step)
+        if step in self.bad:
+            raise ValueError(f"step {step}")
+        whole = np.arange(self.batch_size) + 10 * step
+        return {"x": whole if rows is None else whole[rows]}
+
+
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("batches")]
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2, 4])
+@pytest.mark.parametrize("rows", [None, slice(1, 3)])
+def test_the_batches_are_those_of_the_plan(depth: int, rows: slice | None) -> None:
+    with Ahead(Counting(), 4, 11, rows, depth) as batches:
+        found = [batch["x"].tolist() for batch in batches]
+    kept = slice(None) if rows is None else rows
+    assert found == [[10 * step, 10 * step + 1, 10 * step + 2][kept] for step in range(4, 11)]
+    assert threads() == []
+
+
+def test_two_batches_are_made_ahead_and_none_after_the_last() -> None:
+    plan = Counting()
+    with Ahead(plan, 0, 6) as batches:
+        next(batches)
+        deadline = time.monotonic() + 10
+        while len(plan.asked) < 3 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert plan.asked == [0, 1, 2]
+        assert len(list(batches)) == 5
+    assert plan.asked == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("depth", [0, 1, 4])
+def test_an_error_is_raised_at_its_own_step(depth: int) -> None:
+    with Ahead(Counting(bad=(2,)), 0, 6, depth=depth) as batches:
+        assert [next(batches)["x"][0] for _ in range(2)] == [0, 10]
+        with pytest.raises(ValueError, match="step 2"):
+            next(batches)
+    assert threads() == []
+
+
+def test_the_thread_ends_with_an_error_of_the_training() -> None:
+    def train() -> None:
+        with Ahead(Counting(), 0, 6) as batches:
+            next(batches)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    assert threads() == []
