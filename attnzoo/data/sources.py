@@ -258,6 +258,8 @@ def _jsonl(path: str | Path, encoding: str, header: bool) -> Iterator[Record]:
             continue
         try:
             record = json.loads(line)
+            if "\\ud" in line.lower():  # perhaps half a character, which UTF-8 cannot write
+                json.dumps(record, ensure_ascii=False).encode()
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}:{number}: not JSON: {error}") from None
         if not isinstance(record, dict):
