@@ -8,16 +8,12 @@ import contextlib
 import io
 import json
 import os
-import queue
 import stat
 import sys
-import threading
-import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import (
     Any,
-    BinaryIO,
     TextIO,
     get_args,
     get_origin,
@@ -137,56 +133,6 @@ def read_json(path: str | Path, wanted: Any = dict, limit: int = LARGEST) -> Any
     if not _fits(value, wanted):
         raise UserError(f"{path}: wanted {_in_words(wanted)}, got a {type(value).__name__}")
     return value
-
-
-def lines_as_they_come(
-    stream: io.BufferedIOBase | BinaryIO,
-    most: int,
-    name: str = "standard input",
-    wait: float = 0.05,
-) -> Iterator[list[bytes]]:
-    """Yield the lines of a stream in batches, as ``data.sources.read_lines`` gives those of a file.
-
-    A batch is ready when it has ``most`` lines, or when ``wait`` seconds after its first line no
-    more have come. A file or a quick pipe gives full batches, a slow pipe or a terminal line by
-    line; what arrives while one batch is worked on is the next.
-
-    Raises:
-      UserError: bytes that are not text, or a line without an end.
-    """
-    from attnzoo.data.sources import stream_lines
-
-    try:  # unbuffered: a thread that waits for a buffer could not be left alone at the end
-        raw: Any = io.FileIO(stream.fileno(), closefd=False)
-    except (AttributeError, io.UnsupportedOperation):  # bytes in memory
-        raw = stream
-    lines: queue.Queue[bytes | UserError | None] = queue.Queue(2 * most)
-
-    def read() -> None:
-        try:
-            for line in stream_lines(raw, name=name):
-                lines.put(line)
-            lines.put(None)
-        except UserError as error:
-            lines.put(error)
-
-    threading.Thread(target=read, daemon=True).start()
-    line = lines.get()
-    while isinstance(line, bytes):
-        batch, deadline = [line], time.monotonic() + wait
-        line = b""
-        while len(batch) < most:
-            try:
-                line = lines.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
-                break
-            if not isinstance(line, bytes):
-                break
-            batch.append(line)
-        yield batch
-        line = lines.get() if isinstance(line, bytes) else line
-    if line is not None:
-        raise line
 
 
 class Messages(io.TextIOBase):

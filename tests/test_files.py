@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 import pytest
 
 from attnzoo import files
+from attnzoo.data import sources
 from attnzoo.errors import UserError
 
 
@@ -154,7 +155,7 @@ def test_archives_unpack_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None
 def test_lines_of_a_pipe_come_as_they_are_written() -> None:
     reader, writer = os.pipe()
     with os.fdopen(reader, "rb") as stream:
-        batches = files.lines_as_they_come(stream, 4)
+        batches = sources.lines_as_they_come(stream, 4)
         os.write(writer, b"\xef\xbb")
         os.write(writer, b"\xbfone\r\ntw")
         assert next(batches) == [b"one"]  # though the pipe is open, and a line incomplete
@@ -179,7 +180,7 @@ def test_a_trickle_of_lines_does_not_wait_for_a_full_batch() -> None:
     thread = threading.Thread(target=trickle)
     thread.start()
     with os.fdopen(reader, "rb") as stream:
-        first = next(files.lines_as_they_come(stream, 10_000, wait=0.05))
+        first = next(sources.lines_as_they_come(stream, 10_000, wait=0.05))
         stop.set()
         thread.join()
     assert 1 <= len(first) < 100
@@ -193,10 +194,10 @@ def test_a_file_gives_full_batches_with_the_lines_of_the_reader_of_files(
 
     (tmp_path / "x").write_bytes(data)
     with (tmp_path / "x").open("rb") as stream:
-        batches = list(files.lines_as_they_come(stream, 2))
+        batches = list(sources.lines_as_they_come(stream, 2))
     assert [line for batch in batches for line in batch] == read_lines(tmp_path / "x")
     assert all(len(batch) == 2 for batch in batches[:-1])
-    assert list(files.lines_as_they_come(io.BytesIO(data), 2)) == batches
+    assert list(sources.lines_as_they_come(io.BytesIO(data), 2)) == batches
 
 
 def test_a_line_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +207,7 @@ def test_a_line_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
         (b"a" * 2**22, "a line of more than 1,048,576"),
     ):
         with pytest.raises(UserError) as error:
-            next(files.lines_as_they_come(io.BytesIO(data), 2))
+            next(sources.lines_as_they_come(io.BytesIO(data), 2))
         one_line(error, "standard input: ", told)
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from attnzoo.cli.common import add_trust, compilation_cache, require_positive, run
+from attnzoo.data.sources import lines_as_they_come
 from attnzoo.errors import UserError
-from attnzoo.files import lines_as_they_come, read_json
+from attnzoo.files import read_json
 
 BLOCK = 8  # tokens between two writes of a stream
 BATCH = 16  # lines of standard input that are continued together

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnzoo.cli.common import add_trust, compilation_cache, require_penalty, require_positive, run
+from attnzoo.data.sources import lines_as_they_come
 from attnzoo.errors import UserError
-from attnzoo.files import lines_as_they_come
 
 if TYPE_CHECKING:
     from attnzoo.tasks.translation import Translation, Translator
