@@ -1,4 +1,4 @@
-"""Where tokens of large data sets are kept, and how they are made."""
+"""Settings of the cache of token stores for large data sets."""
 
 from pathlib import Path
 from typing import Annotated

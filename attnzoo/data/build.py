@@ -96,7 +96,7 @@ class _Progress:
         self.old += about["bytes"]
 
     def about(self) -> About:
-        """Return what is noted in the ledger."""
+        """Return the seconds and the time of the build, for the ledger."""
         return {"seconds": round(time.monotonic() - self.began, 3), "made": time.time()}
 
     def end(self, store: Store) -> None:
@@ -115,7 +115,7 @@ def store_folder(cache: Path, name: str, key: Mapping[str, Any]) -> Path:
 
 
 def trained_once(path: Path, train: Callable[[], Any], load: Callable[[Path], Any]) -> Any:
-    """Return what is saved in `path`, or train it and save it there."""
+    """Load the tokenizer in `path`; if there is none, train one and save it there."""
     if not path.exists():
         with only_writer(path, lambda: None):
             if not path.exists():

@@ -26,7 +26,7 @@ class NamedFile:
 
     @property
     def is_packed(self) -> bool:
-        """Whether it is packed here, though it is offered as plain text."""
+        """True for a file that is kept as .gz, though it is offered as plain text."""
         return self.path.endswith(".gz") and not self.url.endswith(".gz")
 
 

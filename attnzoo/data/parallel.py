@@ -51,7 +51,7 @@ class PairData:
 
     @property
     def large(self) -> bool:
-        """Whether the data goes through a token store."""
+        """True if the data goes through a token store."""
         return self.size >= max(self.cache.memory, 1)
 
     def has(self, part: str) -> bool:
@@ -116,7 +116,7 @@ class PairData:
     def tokens(
         self, part: str, source: Tokenizer, target: Tokenizer, max_length: int
     ) -> tuple[TokenizedPairs, Report]:
-        """Return the pairs of a part as ids, and a report of those that are too long or empty."""
+        """Return the pairs of a part as ids, and a report of pairs that are too long or empty."""
         if self.splits is not None:
             corpus = getattr(self.splits, part)
             return TokenizedPairs.from_corpus(corpus, source, target, max_length)
@@ -176,7 +176,7 @@ def source_size(config: Any) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class PairEncoder:
-    """What a worker does with a block of lines; only ids of usable pairs are left of it."""
+    """Function of a worker from a block of lines to the columns of its usable pairs."""
 
     source: Tokenizer
     target: Tokenizer
@@ -209,7 +209,7 @@ class PairEncoder:
 
 @dataclasses.dataclass(frozen=True)
 class PairJoin:
-    """What is known only of all pieces: rows of the corpus, its first `limit`, fingerprints."""
+    """Last step of a store: number the rows, cut at `limit`, and compute fingerprints."""
 
     vocab_sizes: tuple[int, int]
     limit: int | None = None
