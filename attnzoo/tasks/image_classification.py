@@ -66,15 +66,15 @@ class ImageClassificationTask(Task):
         """Return whether the classes of ``path`` are others, or in another order."""
         return self.names != class_names_of(path)
 
-    def take(self, splits: Splits[ImageSet]) -> None:
+    def take(self, data: Splits[ImageSet]) -> None:
         """Make the plans of the parts."""
-        self.data_fingerprint = splits.fingerprint()
+        self.data_fingerprint = data.fingerprint()
         settings = self.config.training
-        self.sizes = [len(splits.train), len(splits.validation), len(splits.test)]
-        self.train = ImagePlan(splits.train, settings.batch_size, settings.seed)
-        self.validation = ImagePlan(splits.validation, settings.batch_size, shuffle=False)
-        if len(splits.test):
-            self.test = ImagePlan(splits.test, settings.batch_size, shuffle=False)
+        self.sizes = [len(data.train), len(data.validation), len(data.test)]
+        self.train = ImagePlan(data.train, settings.batch_size, settings.seed)
+        self.validation = ImagePlan(data.validation, settings.batch_size, shuffle=False)
+        if len(data.test):
+            self.test = ImagePlan(data.test, settings.batch_size, shuffle=False)
 
     def model(self, rngs: nnx.Rngs) -> nnx.Module:
         """Build the config's classifier, with as many classes as the data has."""

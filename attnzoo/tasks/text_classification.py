@@ -54,13 +54,13 @@ class ClassificationTask(Task):
         """Return whether the classes of ``path`` are others, or in another order."""
         return self.names != class_names_of(path)
 
-    def take(self, splits: Any) -> None:
+    def take(self, data: Any) -> None:
         """Tokenize the parts and make their plans."""
-        self.data_fingerprint = splits.fingerprint()
-        self.train = self.plan(splits.train, shuffle=True)
-        self.validation = self.plan(splits.validation, shuffle=False)
-        self.test = self.plan(splits.test, shuffle=False) if len(splits.test) else None
-        self.counts = {part: len(getattr(splits, part)) for part in ("train", "validation", "test")}
+        self.data_fingerprint = data.fingerprint()
+        self.train = self.plan(data.train, shuffle=True)
+        self.validation = self.plan(data.validation, shuffle=False)
+        self.test = self.plan(data.test, shuffle=False) if len(data.test) else None
+        self.counts = {part: len(getattr(data, part)) for part in ("train", "validation", "test")}
 
     @classmethod
     def texts(cls, corpus: Any) -> list[str]:
