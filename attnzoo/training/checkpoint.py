@@ -27,6 +27,7 @@ from attnzoo.training.step_files import (
     remove_unfinished,
     set_aside,
     steps,
+    unfinished,
     write_step,
 )
 
@@ -88,7 +89,8 @@ def restore(path: str | Path, abstract: Any = None, step: int | None = None) -> 
         else:
             where = str(root / str(newest))
             return Restored(newest, build(leaves, abstract, where), meta)
-    raise UserError(f"{root}: no valid checkpoint ({len(tried)} damaged)")
+    count = f"{len(tried)} damaged, {len(unfinished(root))} not completely written"
+    raise UserError(f"{root}: no valid checkpoint ({count})")
 
 
 def verify(path: str | Path) -> list[StepReport]:

@@ -100,13 +100,18 @@ def open_for_writing(path: str | Path) -> Path:
     return root
 
 
+def unfinished(root: Path) -> list[Path]:
+    """Return the steps in a directory that have no commit file."""
+    children = root.iterdir() if root.is_dir() else ()
+    return [p for p in children if p.name.isdecimal() and not (p / COMMIT_FILE).exists()]
+
+
 def remove_unfinished(root: Path) -> None:
-    """Remove steps without a commit file."""
+    """Remove the steps in a directory that have no commit file."""
     try:
-        for child in root.iterdir() if root.is_dir() else ():
-            if child.name.isdecimal() and not (child / COMMIT_FILE).exists():
-                logger.warning("%s: removed, its save was not finished", child)
-                shutil.rmtree(child)
+        for step in unfinished(root):
+            logger.warning("%s: removed, its save was not finished", step)
+            shutil.rmtree(step)
     except OSError as error:
         raise UserError(f"{root}: cannot write checkpoints here: {error.strerror}") from error
 

@@ -18,6 +18,7 @@ import sacrebleu
 
 from attnzoo import cli
 from attnzoo.alignment.links import parse_pharaoh
+from tests.run_commands import commands_leave
 
 CONFIG = """
 name: reverse
@@ -125,6 +126,10 @@ def test_align_scores_draws_and_writes(
     for name in ("test-1", "test-2"):
         assert (tmp_path / "new" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (tmp_path / "new" / f"{name}.svg").exists()
+
+
+def test_commands_leave_the_files_of_a_run(run: Path, tmp_path: Path) -> None:
+    commands_leave(run, tmp_path)
 
 
 def test_runs_with_different_tests_are_not_compared(
@@ -331,7 +336,7 @@ def test_a_damaged_best_checkpoint_gives_way_to_the_latest(
     assert latest.code == 0
     caplog.clear()
     assert call("translate", copy, copy / "in").out == latest.out
-    assert "no valid checkpoint (1 damaged); the latest checkpoint is used" in caplog.text
+    assert "no valid checkpoint (1 damaged, 0 not completely written); the latest" in caplog.text
     (copy / "source.tokenizer.json").write_text("{}")
     one_line(call("translate", copy, copy / "in"), "source.tokenizer.json: changed since training")
 
