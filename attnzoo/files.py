@@ -140,12 +140,9 @@ def read_json(path: str | Path, wanted: Any = dict, limit: int = LARGEST) -> Any
 
 
 def lines_as_they_come(
-    stream: io.BufferedIOBase | BinaryIO,
-    most: int,
-    name: str = "standard input",
-    wait: float = 0.05,
+    stream: io.BufferedIOBase | BinaryIO, most: int, wait: float = 0.05
 ) -> Iterator[list[bytes]]:
-    """Yield the lines of a stream in batches, without their ends.
+    """Yield the lines of standard input in batches, without their ends.
 
     A batch is ready when it has ``most`` lines, or when ``wait`` seconds after its first line no
     more are waiting to be read. A file or a quick pipe gives full batches, a slow pipe or a
@@ -180,7 +177,7 @@ def lines_as_they_come(
             lines += (line.removesuffix(b"\r") for line in whole)
             if max(map(len, (rest, *whole))) > LONGEST_LINE:
                 line = number + len(lines) + 1
-                raise UserError(f"{name}:{line}: a line of more than {_size(LONGEST_LINE)}")
+                raise UserError(f"standard input:{line}: a line of more than {_size(LONGEST_LINE)}")
             deadline = deadline if had else time.monotonic() + wait
         batch = [lines.popleft() for _ in range(min(most, len(lines)))]
         number += len(batch)

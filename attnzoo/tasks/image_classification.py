@@ -23,7 +23,7 @@ from attnzoo.tasks.task import Batch, Task
 LABELS = "labels.json"
 
 
-class Labels(TypedDict):
+class _Labels(TypedDict):
     """Content of ``labels.json``: names of the classes, statistics of the channels."""
 
     names: list[str]
@@ -48,7 +48,7 @@ class ImageClassificationTask(Task):
     @classmethod
     def open(cls, config: ExperimentConfig, directory: Path) -> "ImageClassificationTask":
         """Load the class names and pixel statistics of a run."""
-        kept = read_json(directory / LABELS, Labels)
+        kept = read_json(directory / LABELS, _Labels)
         mean, std = (np.asarray(kept[name], np.float32) for name in ("mean", "std"))
         return cls(config, tuple(kept["names"]), mean, std)
 
