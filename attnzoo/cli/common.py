@@ -20,6 +20,8 @@ FAULTY = "this should not happen; unless it comes from code of yours, please rep
 
 ENVIRONMENT = {"jax", "matplotlib"}
 """Libraries that read environment variables while they are imported, and refuse some values."""
+CPU_DEVICES = 1024
+"""Most devices that jax is started with on one CPU; each costs memory and a thread."""
 
 
 def run(command: Callable[[], int]) -> int:

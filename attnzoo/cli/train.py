@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attnzoo.cli.common import (
+    CPU_DEVICES,
     add_trust,
     compilation_cache,
     require_positive,
@@ -114,7 +115,8 @@ def _train(arguments: argparse.Namespace) -> int:
     config = load(ExperimentConfig, path, arguments.overrides, trust_code=trust)
     if arguments.run_dir is not None:
         config = dataclasses.replace(config, directory=arguments.run_dir)
-    require_positive(arguments, "cpu_devices", "processes", "heartbeat", most=10**6)
+    require_positive(arguments, "cpu_devices", most=CPU_DEVICES)
+    require_positive(arguments, "processes", "heartbeat", most=10**6)
     # Only now, when the config is known to be right, the seconds that jax takes to import.
     import jax
 

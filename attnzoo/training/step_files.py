@@ -37,7 +37,7 @@ logging.getLogger("absl").addFilter(
 )
 
 
-class Entry(TypedDict):
+class _Entry(TypedDict):
     """Manifest entry of a leaf."""
 
     path: list
@@ -46,26 +46,26 @@ class Entry(TypedDict):
     digest: str
 
 
-class Manifest(TypedDict):
+class _Manifest(TypedDict):
     """Manifest of a step; ``meta`` is the dictionary that was saved with the arrays."""
 
     format: int
     step: int
-    leaves: list[Entry]
+    leaves: list[_Entry]
     meta: dict
 
 
-class Custom(TypedDict):
+class _Custom(TypedDict):
     """Our part of orbax's metadata."""
 
-    manifest: Manifest
+    manifest: _Manifest
     digest: str
 
 
-class Metadata(TypedDict):
+class _Metadata(TypedDict):
     """Content of orbax's metadata file, as far as it is read."""
 
-    custom_metadata: Custom
+    custom_metadata: _Custom
 
 
 class DamagedStepError(Exception):
@@ -185,7 +185,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not (path / COMMIT_FILE).exists():
         raise DamagedStepError([f"{COMMIT_FILE} is missing"])
     try:
-        custom = read_json(path / METADATA_FILE, Metadata)["custom_metadata"]
+        custom = read_json(path / METADATA_FILE, _Metadata)["custom_metadata"]
     except UserError as error:
         reason = str(error).removeprefix(f"{path / METADATA_FILE}: ")
         raise DamagedStepError([f"{METADATA_FILE} cannot be read: {reason}"]) from error

@@ -298,6 +298,10 @@ def test_what_is_no_run_directory_is_one_line(
             ["model: dim=24 is not divisible by num_heads=5"],
         ),
         (["train", "RUN/config.yaml", "--run-dir", "RUN"], ["holds a run already"]),
+        (
+            ["train", "RUN/config.yaml", "--run-dir", "NEW", "model.hidden=1000000000"],
+            ["parameters; wanted at most"],
+        ),
     ],
 )
 def test_bad_arguments_are_one_line(
