@@ -35,9 +35,10 @@ from attnzoo.errors import UserError
 IDX_FILES = {"train": "train", "test": "t10k"}
 # Sets of at most this many bytes of pixels are decoded once and kept in memory.
 PIXELS_HELD = 2**28
-# Statistics are of all pictures if they are at most this many, or all pixels at most twice
-# PIXELS_HELD; else of as many pictures, drawn at random, as have that many pixels.
+# Statistics of larger sets are of all images up to this number, of a random sample above: the error
+# of a mean over 3,000 photographs is 0.0025, a hundredth of their deviation.
 SAMPLED_ABOVE = 20_000
+SAMPLE = 3000
 # Statistics read this many values at a time.
 BLOCK = 2**25
 
@@ -109,17 +110,15 @@ def channel_statistics(
 ) -> tuple[Float32[np.ndarray, " C"], Float32[np.ndarray, " C"]]:
     """Return mean and standard deviation per channel of values scaled to 0 .. 1.
 
-    Exact for up to 20,000 images or 2**29 values; of larger sets as many images are drawn at random
-    (always the same ones) as have 2**29 values.
+    Exact for up to 20,000 images or 256 MiB of pixels; else of 3,000 random images, always the same.
     """
     # Pillow counts four times as fast as np.bincount.
     from PIL import Image
 
     total, *shape = images.shape
     rows = np.arange(total)
-    most = 2 * PIXELS_HELD // int(np.prod(shape))
-    if total > max(most, SAMPLED_ABOVE):
-        rows = np.sort(permutation(total, 0, stream=8)[:most])
+    if total > SAMPLED_ABOVE and np.prod(images.shape) > PIXELS_HELD:
+        rows = np.sort(permutation(total, 0, stream=8)[:SAMPLE])
     # From counts: the pixels of a data set as float64 would take eight times its memory.
     counts = np.zeros((shape[-1], 256), np.int64)
     size = max(BLOCK // int(np.prod(shape)), 1)

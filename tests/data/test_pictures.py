@@ -411,6 +411,7 @@ def test_statistics_of_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images_module, "PIXELS_HELD", 300)
     assert np.array_equal(channel_statistics(values), exact)  # all of at most 20,000
     monkeypatch.setattr(images_module, "SAMPLED_ABOVE", 10)
+    monkeypatch.setattr(images_module, "SAMPLE", 100)
     sampled = channel_statistics(values)
     assert np.array_equal(channel_statistics(values), sampled)
     assert not np.array_equal(sampled, exact)
