@@ -63,7 +63,6 @@ def _measure(arguments: argparse.Namespace) -> int:
 
     from attnzoo import explain
     from attnzoo.data.augment import normalise, to_float
-    from attnzoo.data.images import load_images
     from attnzoo.models.vit import ViT
     from attnzoo.training.run import load_run
 
@@ -74,7 +73,7 @@ def _measure(arguments: argparse.Namespace) -> int:
         raise UserError(
             f"{arguments.run}: a {type(model).__name__}; wanted a run with model.kind=vit"
         )
-    data = load_images(trained.config.data)
+    data = task.read_again()
     part = data.test if len(data.test) else data.validation
     pixels = to_float(jnp.asarray(part.images[: arguments.count]))
     images = normalise(pixels, jnp.asarray(task.mean), jnp.asarray(task.std))

@@ -121,7 +121,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
     add_trust(parser)
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -135,7 +135,7 @@ def _check(arguments: argparse.Namespace) -> None:
     from attnzoo.cli.texts import check_pair_arguments
 
     check_pair_arguments(arguments)
-    require_positive(arguments, "choose_pairs")
+    require_positive(arguments, "choose_pairs", most=10**9)
     if arguments.figures < 0:
         raise UserError(f"--figures {arguments.figures}: wanted 0 or more")
     if arguments.generated:
@@ -156,7 +156,7 @@ def _check(arguments: argparse.Namespace) -> None:
 def _align(arguments: argparse.Namespace) -> int:
     _check(arguments)
     from attnzoo.cli.align_choice import choose, survey
-    from attnzoo.cli.align_read import METHODS, Reader, check_words
+    from attnzoo.cli.align_read import METHODS, Reader
     from attnzoo.cli.align_report import (
         figures,
         print_scores,
@@ -214,7 +214,6 @@ def _align(arguments: argparse.Namespace) -> int:
     if arguments.eflomal:
         rows |= _eflomal(trained, corpus)
     if corpus.links is not None and not arguments.generated:
-        check_words(found[first], corpus)
         print_scores(rows, corpus, name, arguments.restrict)
     elif not arguments.generated:
         print(f"{name} has no reference links: nothing to score")

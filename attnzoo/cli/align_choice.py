@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from attnzoo.cli.align_read import check_words, transposed
+from attnzoo.cli.align_read import transposed
 from attnzoo.errors import UserError
 
 TIMINGS = ("predicted", "input")
@@ -27,12 +27,10 @@ Links = list[set[tuple[int, int]]]
 
 def links_by_place(
     translator: Any, sources: Sequence[str], targets: Sequence[str], level: str
-) -> tuple[dict[Place, Links], list[Any]]:
-    """Return the links by every layer, head and timing, and the translator's last results."""
-    found = translator.survey(sources, targets)
+) -> dict[Place, Links]:
+    """Return the links by every layer, head and timing."""
     links: dict[Place, Links] = {}
-    results: list[Any] = []
-    for name, results in found.items():
+    for name, results in translator.survey(sources, targets).items():
         layer, head = name.split("/")
         for timing in TIMINGS:
             place = Place(int(layer), None if head == "mean" else int(head), timing)
@@ -40,7 +38,7 @@ def links_by_place(
                 set() if r is None else translator.links(r, timing=timing, level=level)
                 for r in results
             ]
-    return links, results
+    return links
 
 
 def survey(translator: Any, corpus: Any, name: str, arguments: Any) -> None:
@@ -52,8 +50,7 @@ def survey(translator: Any, corpus: Any, name: str, arguments: Any) -> None:
             f"--survey scores links, but {name} has no reference links; --choose agreement "
             "--reverse RUN_DIR needs none"
         )
-    links, results = links_by_place(translator, corpus.source, corpus.target, arguments.level)
-    check_words(results, corpus)
+    links = links_by_place(translator, corpus.source, corpus.target, arguments.level)
     rates = by_error_rate(links, corpus.links, restrict=arguments.restrict)
     print(
         f"{len(corpus)} pairs of {name}: AER by layer/head, of the word a step {'/'.join(TIMINGS)}"
@@ -78,12 +75,10 @@ def choose(trained: Any, other: Any | None, arguments: Any) -> tuple[Place, Plac
     if not len(corpus):
         raise UserError(f"--choose: the data of {trained.directory.path} has no validation part")
     corpus = corpus.select(range(min(arguments.choose_pairs, len(corpus))))
-    forward, results = links_by_place(
-        trained.translator(), corpus.source, corpus.target, arguments.level
-    )
+    forward = links_by_place(trained.translator(), corpus.source, corpus.target, arguments.level)
     backward: dict[Place, Links] | None = None
     if other is not None:
-        read, _ = links_by_place(other.translator(), corpus.target, corpus.source, arguments.level)
+        read = links_by_place(other.translator(), corpus.target, corpus.source, arguments.level)
         backward = {place: transposed(links) for place, links in read.items()}
     if arguments.choose == "agreement":
         assert backward is not None
@@ -95,7 +90,6 @@ def choose(trained: Any, other: Any | None, arguments: Any) -> tuple[Place, Plac
         return best.forward, best.reverse
     if corpus.links is None:
         raise UserError("--choose aer: the validation part has no reference links")
-    check_words(results, corpus)
     chosen: list[Place | None] = []
     for label, links in (("", forward), ("reverse, ", backward)):
         if links is None:

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from attnzoo.errors import UserError
-
 METHODS = ("attention", "erasure")
 
 
@@ -61,16 +59,3 @@ class Reader:
 def transposed(links: Sequence[set[tuple[int, int]]]) -> list[set[tuple[int, int]]]:
     """Convert links of the other direction to (source word, target word) of this one."""
     return [{(i, j) for j, i in pair} for pair in links]
-
-
-def check_words(found: Sequence[Any], corpus: Any) -> None:
-    """Raise a UserError unless the tokenizers split words at whitespace, as reference links do."""
-    for result, source, target in zip(found, corpus.source, corpus.target, strict=True):
-        if result is None:
-            continue
-        for words, text in ((result.source.words, source), (result.target.words, target)):
-            if len(words) != len(text.split()):
-                raise UserError(
-                    f"the run's tokenizer takes {text!r} for {len(words)} words, the reference "
-                    f"links count {len(text.split())}: a tokenizer with split: whitespace is wanted"
-                )

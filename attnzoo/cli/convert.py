@@ -18,8 +18,8 @@ BESIDE = ("tokenizer*.json", "special_tokens_map.json", "vocab.*", "merges.txt",
 """What belongs to the model and is copied as it is."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 0: done; 2: something to mend."""
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -34,7 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         choices=("float32", "bfloat16", "float16"),
         help="of all tensors (default: as stored)",
     )
-    return run(lambda: _convert(parser.parse_args(argv)))
+    return parser.parse_intermixed_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 0: done; 2: something to mend."""
+    return run(lambda: _convert(parse(argv)))
 
 
 def _convert(arguments: argparse.Namespace) -> int:
@@ -45,17 +50,23 @@ def _convert(arguments: argparse.Namespace) -> int:
     # Imported late, so that --help does not wait for jax.
     from attnzoo import pretrained
     from attnzoo.pretrained import convert, files
+    from attnzoo.tasks.run_file import is_run
 
-    if (Path(arguments.source) / "checkpoints").is_dir():
-        folder, model, own = Path(arguments.source), _trained(arguments), True
+    task: Any = None
+    if is_run(Path(arguments.source)):
+        trained = _trained(arguments)
+        folder, model, task, own = trained.directory.path, trained.model, trained.task, True
     else:
         folder = files.resolve(arguments.source)
         own = (folder / pretrained.OWN_CONFIG).exists()
         model = pretrained.load(folder, dtype=arguments.dtype)
     to = arguments.to or ("transformers" if own else "own")
-    (pretrained.save if to == "transformers" else pretrained.save_own)(model, target)
-    if to == "transformers" and (folder / "checkpoints").is_dir():
-        _write_tokenizer(folder, target)
+    if to == "transformers":
+        pretrained.save(model, target, getattr(task, "names", ()))
+    else:
+        pretrained.save_own(model, target)
+    if task is not None:
+        _write_files(task, folder, target, to)
     else:
         for pattern in BESIDE:
             for path in folder.glob(pattern):
@@ -71,18 +82,18 @@ def _trained(arguments: argparse.Namespace) -> Any:
 
     if arguments.dtype is not None:
         raise UserError(f"--dtype {arguments.dtype}: a run is written as it was trained")
-    return load_run(arguments.source).model
+    return load_run(arguments.source)
 
 
-def _write_tokenizer(folder: Path, target: Path) -> None:
-    """The tokenizer of a run as transformers reads it, if it is one that the library knows."""
-    from attnzoo.data.text_tokenizers import LibraryTokenizer, load_tokenizer
+def _write_files(task: Any, folder: Path, target: Path, to: str) -> None:
+    """Write the files of a run: as they are, or the tokenizer as transformers reads it."""
+    from attnzoo.data.text_tokenizers import LibraryTokenizer
 
-    path = folder / "tokenizer.json"
-    if not path.exists():
-        return
-    tokenizer = load_tokenizer(path)
-    if not isinstance(tokenizer, LibraryTokenizer):
-        print(f"{path}: transformers has no tokenizer of kind {tokenizer.kind}; none is written")
-        return
-    tokenizer.save_for_transformers(target)
+    tokenizer = getattr(task, "tokenizer", None)
+    if to == "own":
+        for file in task.files.values():
+            shutil.copyfile(folder / file.name, target / file.name)
+    elif isinstance(tokenizer, LibraryTokenizer):
+        tokenizer.save_for_transformers(target)
+    elif tokenizer is not None:
+        print(f"transformers has no tokenizer of kind {tokenizer.kind}; none is written")

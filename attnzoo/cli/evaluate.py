@@ -37,8 +37,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, help="sentences together (default: the config's)")
     parser.add_argument(
         "--tokenize",
-        default="13a",
-        help="sacreBLEU's tokenizer; none for text that is tokenised already (default: 13a)",
+        help="sacreBLEU's tokenizer; none for text that is tokenised already (default: the target "
+        "language's, or 13a)",
     )
     parser.add_argument(
         "--buckets",
@@ -50,7 +50,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
     add_trust(parser)
     parser.add_argument("--figure", type=Path, help="draw BLEU by source length here (PNG or SVG)")
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,17 +70,21 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from attnzoo.tasks.scores import check_tokenize
     from attnzoo.training.run import load_run
 
-    check_tokenize(arguments.tokenize)
+    if arguments.tokenize is not None:
+        check_tokenize(arguments.tokenize)
     compilation_cache()
+    runs = [load_run(path, which=arguments.which) for path in arguments.run]
+    pairs = [_pairs(trained, arguments) for trained in runs]
+    _compare_tests(runs, pairs, arguments)
     scores = {}
-    for path in arguments.run:
+    for path, trained, found in zip(arguments.run, runs, pairs, strict=True):
         name = path.resolve().name
-        trained = load_run(path, which=arguments.which)
-        if trained.config.task.kind != "translation":
+        if found is None:
             _evaluate_task(trained, arguments)
-            continue
-        values = _evaluate_run(trained, arguments)
-        scores[str(path) if name in scores else name] = values
+        else:
+            scores[str(path) if name in scores else name] = _evaluate_run(
+                trained, *found, arguments
+            )
     if arguments.figure is not None and scores:
         from attnzoo import plotting
 
@@ -89,12 +93,37 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         lines = {
             name: [row["bleu"] for row in values["by_length"]] for name, values in scores.items()
         }
-        if any(len(line) != len(names) for line in lines.values()):
-            raise UserError("the runs have different test sentences and cannot share a figure")
         counts = [row["sentences"] for row in first]
         figure = plotting.bleu_by_length(names, lines, counts=counts)
         print(f"figure: {plotting.save(figure, arguments.figure)}")
     return 0
+
+
+def _pairs(trained, arguments: argparse.Namespace):
+    """Return the pairs to translate and their name; None for a run that does not translate."""
+    from attnzoo.cli.texts import read_pairs
+
+    translates = trained.config.task.kind == "translation"
+    return read_pairs(trained, arguments) if translates else None
+
+
+def _compare_tests(runs, pairs, arguments: argparse.Namespace) -> None:
+    """Note on standard error that two runs have other pairs; a UserError if a figure is wanted."""
+    tests = [
+        (trained.directory.path.name, len(found[0]), found[0].fingerprint())
+        for trained, found in zip(runs, pairs, strict=True)
+        if found is not None
+    ]
+    for name, count, digest in tests[1:]:
+        if digest != tests[0][2]:
+            line = (
+                f"{tests[0][0]} and {name} have different {arguments.split} pairs ({tests[0][1]:,} "
+                f"and {count:,}, other words or links): their scores cannot be compared; give "
+                "both the same with --source and --target"
+            )
+            if arguments.figure is not None:
+                raise UserError(f"--figure: {line}")
+            print(line, file=sys.stderr)
 
 
 def _evaluate_task(trained, arguments: argparse.Namespace) -> None:
@@ -105,6 +134,7 @@ def _evaluate_task(trained, arguments: argparse.Namespace) -> None:
     from attnzoo.tasks import task_class
 
     config, home = trained.config, trained.directory.path
+    _note_changes(trained)
     task = task_class(config.task).create(config, home, resume=True)
     plan, name = getattr(task, arguments.split), arguments.split
     if plan is None:
@@ -118,18 +148,25 @@ def _evaluate_task(trained, arguments: argparse.Namespace) -> None:
     scores = task.scores(total)
     print(f"{home.name}, step {trained.step}: {int(total['count']):,} {task.unit} of {name}")
     print(f"  {task.describe(scores)}")
-    values = {"run": home.name, "step": trained.step, "data": name, **scores}
+    digest = task.data_fingerprint
+    values = {
+        "run": home.name,
+        "step": trained.step,
+        "data": name,
+        "data_fingerprint": digest,
+        **scores,
+    }
     (home / f"{name}.scores.json").write_text(
         json.dumps(_without_nan(values), indent=2) + "\n", encoding="utf-8"
     )
     print(f"written: {home / f'{name}.scores.json'}\n")
 
 
-def _evaluate_run(trained, arguments: argparse.Namespace) -> dict:
-    from attnzoo.cli.texts import read_pairs
-    from attnzoo.tasks.scores import score_translations
+def _evaluate_run(trained, corpus, name: str, arguments: argparse.Namespace) -> dict:
+    from attnzoo.tasks.scores import score_translations, tokenizer_of
 
-    corpus, name = read_pairs(trained, arguments)
+    if arguments.source is None:
+        _note_changes(trained)
     translator = trained.translator(batch_size=arguments.batch_size)
     decoding = trained.config.decoding
     beam = arguments.beam or decoding.beam
@@ -143,17 +180,36 @@ def _evaluate_run(trained, arguments: argparse.Namespace) -> dict:
     forced = [pair for pair in translator.force(corpus.source, corpus.target) if pair is not None]
     tokens = sum(len(pair.log_probs) for pair in forced)
     nll = -sum(float(pair.log_probs.sum()) for pair in forced) / max(tokens, 1)
+    tokenize, note = arguments.tokenize, ""
+    if tokenize is None:
+        tokenize, note = tokenizer_of(corpus.target_language)
+    lowercase = translator.target_tokenizer.lowercase
+    if lowercase:
+        print("the run's tokenizer lower-cases: so are the references (case:lc)", file=sys.stderr)
+    if note:
+        print(note, file=sys.stderr)
+    # Pairs with an empty side keep their line in the output, and are not scored.
+    texts = hypotheses, corpus.source, corpus.target
+    scored = [
+        i for i in range(len(corpus)) if corpus.source[i].strip() and corpus.target[i].strip()
+    ]
+    if not scored:
+        raise UserError(f"{name}: no pair with a text on both sides to score")
     values = {
         "run": str(trained.directory.path.name),
         "step": trained.step,
         "data": name,
-        "sentences": len(corpus),
-        "untranslated": sum(result is None for result in results),
+        "data_fingerprint": corpus.fingerprint(),
+        "sentences": len(scored),
+        "untranslated": sum(results[i] is None for i in scored),
         "beam": beam,
         "length_penalty": alpha,
         "perplexity_per_token": math.exp(min(nll, 700.0)) if tokens else math.nan,
         **score_translations(
-            hypotheses, corpus.source, corpus.target, arguments.buckets, tokenize=arguments.tokenize
+            *([side[i] for i in scored] for side in texts),
+            arguments.buckets,
+            tokenize=tokenize,
+            lowercase=lowercase,
         ),
     }
     _print(values)
@@ -164,6 +220,12 @@ def _evaluate_run(trained, arguments: argparse.Namespace) -> dict:
     )
     print(f"written: {home / f'{name}.scores.json'} and {name}.hypotheses.txt\n")
     return values
+
+
+def _note_changes(trained) -> None:
+    """Note on standard error the files of the run's data that changed since training."""
+    for line in trained.changed_data():
+        print(f"note: the data is not that of the training: {line}", file=sys.stderr)
 
 
 def _without_nan(value):

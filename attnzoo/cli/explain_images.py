@@ -104,10 +104,8 @@ def _of_data(
 ) -> None:
     import numpy as np
 
-    from attnzoo.data.images import load_images
-
     task = trained.task
-    data = load_images(trained.config.data)
+    data = task.read_again()
     part = "test" if len(data.test) else "validation"
     images = getattr(data, part)
     wrong = [n for n in numbers if not 0 <= n < len(images)]

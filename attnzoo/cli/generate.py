@@ -14,8 +14,10 @@ from typing import Any
 
 from attnzoo.cli.common import add_trust, compilation_cache, require_positive, run
 from attnzoo.errors import UserError
+from attnzoo.files import lines_as_they_come, read_json
 
 BLOCK = 8  # tokens between two writes of a stream
+BATCH = 16  # lines of standard input that are continued together
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -46,7 +48,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
     add_trust(parser)
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,23 +76,17 @@ def _generate(arguments: argparse.Namespace) -> int:
     require_positive(arguments, "max_new_tokens", "num_samples")
     if arguments.stream and (arguments.prompt is None or arguments.num_samples > 1):
         raise UserError("--stream: one text at a time; wanted --prompt, and no --num-samples")
-    if arguments.prompt is None:
-        prompts = [line.rstrip("\r\n") for line in sys.stdin]
-        if not prompts:
-            return 0
-    else:
-        prompts = [arguments.prompt]
     compilation_cache()
     writer = load_writer(arguments.model, which=arguments.which)
     try:
-        for text in _texts(writer, prompts, arguments):
+        for text in _texts(writer, arguments):
             print(text, end="", flush=True)
     except ValueError as error:  # settings out of range, or a prompt that is too long
         raise UserError(str(error)) from None
     return 0
 
 
-def _texts(writer: Writer, prompts: Sequence[str], arguments: argparse.Namespace) -> Iterator[str]:
+def _texts(writer: Writer, arguments: argparse.Namespace) -> Iterator[str]:
     """Yield the output, piece by piece."""
     import jax
     import numpy as np
@@ -98,13 +94,8 @@ def _texts(writer: Writer, prompts: Sequence[str], arguments: argparse.Namespace
     from attnzoo.decoding.generate import generate, stream
     from attnzoo.decoding.sampling import Sampling
 
-    rows = [writer.encode(prompt) for prompt in prompts]
-    T = max(map(len, rows))
-    # Any id can pad, since padding is masked.
-    ids = np.asarray([[row[0]] * (T - len(row)) + row for row in rows], np.int32)
     settings: dict[str, Any] = {
         "max_new_tokens": arguments.max_new_tokens,
-        "valid": np.asarray([[False] * (T - len(row)) + [True] * len(row) for row in rows]),
         "sampling": Sampling(
             temperature=arguments.temperature or None,
             top_k=arguments.top_k,
@@ -117,39 +108,86 @@ def _texts(writer: Writer, prompts: Sequence[str], arguments: argparse.Namespace
     }
     key = jax.random.key(arguments.seed)
     if arguments.stream:
-        yield prompts[0]
+        rows = [writer.encode(arguments.prompt)]
+        ids = np.asarray(rows, np.int32)
         pieces = stream(writer.model, ids, key, block=BLOCK, **settings)
-        yield from _spelled(writer, (piece[0, 0].tolist() for piece in pieces))
+        ids_of_pieces = (piece[0, 0].tolist() for piece in pieces)
+        yield from _spelled(writer, arguments.prompt, rows[0], ids_of_pieces)
         yield "\n"
         return
-    found = generate(writer.model, ids, key, samples=arguments.num_samples, **settings)
-    tokens, lengths = np.asarray(found.tokens), np.asarray(found.lengths)
-    first = True
-    for row, prompt in enumerate(prompts):
-        for sample in range(arguments.num_samples):
-            kept = tokens[row, sample, : lengths[row, sample]].tolist()
-            between = "" if first or arguments.num_samples == 1 else "---\n"
-            yield f"{between}{prompt}{writer.decode(_cut(writer, kept))}\n"
-            first = False
+    width = 0
+    for number, prompts in _prompts(arguments.prompt):
+        rows = [writer.encode(prompt) for prompt in prompts]
+        width = max(width, *map(len, rows))  # never less, because each is compiled anew
+        # Any id can pad, since padding is masked. A line has the same row and key, and so the same
+        # draws, whichever lines were there in time to be its batch.
+        before, block = number % BATCH, number // BATCH
+        if arguments.prompt is None:
+            rows = [rows[0]] * before + rows + [rows[0]] * (BATCH - before - len(rows))
+        found = generate(
+            writer.model,
+            np.asarray([[row[0]] * (width - len(row)) + row for row in rows], np.int32),
+            jax.random.fold_in(key, block) if block else key,
+            valid=np.asarray([[False] * (width - len(row)) + [True] * len(row) for row in rows]),
+            samples=arguments.num_samples,
+            **settings,
+        )
+        tokens, lengths = np.asarray(found.tokens), np.asarray(found.lengths)
+        for row, prompt in enumerate(prompts, start=before):
+            for sample in range(arguments.num_samples):
+                kept = tokens[row, sample, : lengths[row, sample]].tolist()
+                first = number + row + sample == before
+                between = "" if first or arguments.num_samples == 1 else "---\n"
+                yield f"{between}{spell(writer, prompt, rows[row], kept)}\n"
 
 
-def _spelled(writer: Writer, pieces: Iterator[list[int]]) -> Iterator[str]:
-    """Yield the text that each piece adds, without characters whose bytes are incomplete."""
+def _prompts(prompt: str | None) -> Iterator[tuple[int, list[str]]]:
+    """Yield prompts with the number, from 0, of the first: lines of standard input as they come.
+
+    A batch never goes beyond a multiple of BATCH.
+    """
+    if prompt is not None:
+        yield 0, [prompt]
+        return
+    number = 0
+    for lines in lines_as_they_come(sys.stdin.buffer, BATCH):
+        while lines:
+            some, lines = lines[: BATCH - number % BATCH], lines[BATCH - number % BATCH :]
+            yield number, [_decoded(line, number + i) for i, line in enumerate(some, start=1)]
+            number += len(some)
+
+
+def _decoded(line: bytes, number: int) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        raise UserError(f"standard input:{number}: not UTF-8") from None
+
+
+def spell(writer: Writer, prompt: str, before: Sequence[int], ids: Sequence[int]) -> str:
+    """Return a prompt, of ids ``before``, with its continuation as both are decoded together.
+
+    A tokenizer may write the space between them only where it sees both.
+    """
+    end = next((i for i, token in enumerate(ids) if token in writer.ends), len(ids))
+    told, whole = writer.decode(before), writer.decode([*before, *ids[:end]])
+    # The prompt stays as it was typed, unless its spelling depends on what follows.
+    return prompt + whole[len(told) :] if whole.startswith(told) else whole
+
+
+def _spelled(
+    writer: Writer, prompt: str, before: Sequence[int], pieces: Iterator[list[int]]
+) -> Iterator[str]:
+    """Yield the prompt and what each piece adds, without characters whose bytes are incomplete."""
+    yield prompt
     ids: list[int] = []
-    written = 0
+    written = len(prompt)
     for piece in pieces:
         ids += piece
-        text = writer.decode(_cut(writer, ids))
-        ready = text.rstrip("\ufffd")
+        ready = spell(writer, prompt, before, ids).rstrip("\ufffd")
         yield ready[written:]
         written = max(written, len(ready))
-    yield writer.decode(_cut(writer, ids))[written:]
-
-
-def _cut(writer: Writer, ids: Sequence[int]) -> list[int]:
-    """Return the ids before the end token."""
-    end = next((i for i, token in enumerate(ids) if token in writer.ends), len(ids))
-    return list(ids[:end])
+    yield spell(writer, prompt, before, ids)[written:]
 
 
 def load_writer(name: str, *, which: str = "best") -> Writer:
@@ -194,7 +232,7 @@ def _from_folder(name: str) -> Writer:
     given: dict[str, Any] = {}
     for file in ("config.json", "generation_config.json"):
         if (folder / file).exists():
-            read = files.read_json(folder / file)
+            read = read_json(folder / file)
             given |= {key: value for key, value in read.items() if value is not None}
     ends = given.get("eos_token_id", [])
     ends = tuple(ends) if isinstance(ends, list) else (ends,)

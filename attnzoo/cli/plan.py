@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from attnzoo.cli.common import add_trust, run, with_overrides
+from attnzoo.cli.common import add_trust, run
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.external import runs_are_trusted
 from attnzoo.config.loader import load
@@ -55,7 +55,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     add_trust(parser)
-    return with_overrides(parser, argv)
+    return parser.parse_intermixed_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,7 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attnzoo.cli.common import require_positive
 from attnzoo.errors import UserError
@@ -31,7 +31,7 @@ def add_pair_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check_pair_arguments(arguments: argparse.Namespace) -> None:
     """Check the arguments, as far as possible without loading the run."""
-    require_positive(arguments, "limit")
+    require_positive(arguments, "limit", most=10**9)
     if (arguments.source is None) != (arguments.target is None):
         raise UserError("--source and --target go together")
     if arguments.source is None and arguments.links is not None:
@@ -40,14 +40,19 @@ def check_pair_arguments(arguments: argparse.Namespace) -> None:
 
 def read_pairs(run: "Run", arguments: argparse.Namespace) -> tuple["Corpus", str]:
     """Return the pairs that the arguments name, and a name for file names and tables."""
-    from attnzoo.data.files import read_pair
+    from attnzoo.data.files import Reading, read_pair
 
     if arguments.source is None:
         corpus, name = getattr(run.corpus(), arguments.split), arguments.split
         if not len(corpus):
             raise UserError(f"the data of {run.directory.path} has no {arguments.split} part")
     else:
-        corpus, report = read_pair(arguments.source, arguments.target, arguments.links)
+        # Line i of an output belongs to line i of the files.
+        files = (arguments.source, arguments.target, arguments.links)
+        data: Any = run.config.data
+        languages = data.languages
+        reading = Reading(keep_all=True, source_language=languages[0], target_language=languages[1])
+        corpus, report = read_pair(*files, reading)
         if report.skipped:
             print(*report.lines(), sep="\n", file=sys.stderr)
         name = arguments.source.name.split(".")[0]

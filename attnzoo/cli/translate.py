@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from attnzoo.cli.common import add_trust, compilation_cache, require_penalty, require_positive, run
 from attnzoo.errors import UserError
+from attnzoo.files import lines_as_they_come
 
 if TYPE_CHECKING:
-    from attnzoo.tasks.translation import Translation
+    from attnzoo.tasks.translation import Translation, Translator
 
-CHUNK = 4096  # number of lines that are read, sorted by length and translated together
+CHUNK = 4096  # most lines that are read, sorted by length and translated together
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -44,7 +44,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
     add_trust(parser)
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,11 +87,11 @@ def _translate(arguments: argparse.Namespace) -> int:
                 aligned = set() if result is None else translator.links(result)
                 line = "" if result is None else result.text
                 if result is not None and arguments.replace_unknown:
-                    line = _replace_unknown(result, aligned)
+                    line = _replace_unknown(translator, result)
                 score = "" if result is None else f"{result.log_prob:.4f}"
                 print(f"{score}\t{line}" if arguments.scores else line, file=output, flush=True)
                 if links is not None:
-                    print(format_pharaoh(Links.of(aligned)), file=links)
+                    print(format_pharaoh(Links.of(aligned)), file=links, flush=True)
     if skipped:
         shown = "; ".join(skipped[:3]) + ("; ..." if len(skipped) > 3 else "")
         print(f"{len(skipped)} lines left empty: {shown}", file=sys.stderr)
@@ -99,16 +99,16 @@ def _translate(arguments: argparse.Namespace) -> int:
 
 
 def _chunks(file: Path | None) -> Iterator[tuple[int, list[bytes]]]:
-    """Yield first line number (from 1) and lines: chunks of a file, single lines of a terminal."""
+    """Yield first line number (from 1) and lines: chunks of a file, or a pipe as it fills."""
     if file is None:
-        size = 1 if sys.stdin.isatty() else CHUNK
-        lines: Iterator[bytes] = (line.rstrip(b"\r\n") for line in sys.stdin.buffer)
+        chunks = lines_as_they_come(sys.stdin.buffer, CHUNK)
     else:
         from attnzoo.data.sources import read_lines
 
-        size, lines = CHUNK, iter(read_lines(file))
+        lines = read_lines(file)
+        chunks = (lines[start : start + CHUNK] for start in range(0, len(lines), CHUNK))
     first = 1
-    while chunk := list(itertools.islice(lines, size)):
+    for chunk in chunks:
         yield first, chunk
         first += len(chunk)
 
@@ -140,13 +140,29 @@ def _writer(stack: contextlib.ExitStack, path: Path | None) -> Any:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def _replace_unknown(result: "Translation", aligned: set[tuple[int, int]]) -> str:
-    """Replace the unknown words of a translation by the source words they attend to."""
-    if "<unk>" not in result.target.words:
+def _replace_unknown(translator: "Translator", result: "Translation") -> str:
+    """Put the aligned source words in the places of unknown words, with the text's spacing."""
+    from attnzoo.data.splitting import is_punctuation
+    from attnzoo.data.tokenizers import UNKNOWN_LETTER
+    from attnzoo.special_tokens import UNK
+
+    ids = result.target.ids
+    if UNK not in ids:
         return result.text
-    by_target = {j: i for i, j in sorted(aligned)}
-    words = [
-        result.source.words[by_target[j]] if word == "<unk>" and j in by_target else word
-        for j, word in enumerate(result.target.words)
-    ]
-    return " ".join(words)
+    source = dict(sorted((t, s) for s, t in translator.links(result, between="tokens")))
+    parts = translator.source_tokenizer.parts(result.source)
+    places = [place for place, token in enumerate(ids) if token == UNK]
+    text = translator.target_tokenizer.decode(ids, unknown=UNKNOWN_LETTER)
+    before, *others = text.split(UNKNOWN_LETTER)
+    line = before
+    for place, after in zip(places, others, strict=True):
+        is_part = line[-1:].isalnum() or after[:1].isalnum()
+        if is_part or place not in source:
+            line += "<unk>" + after
+            continue
+        word = parts[source[place]]
+        marks = "".join(filter(is_punctuation, word))
+        word = word.lstrip(marks) if line[-1:].strip() else word  # marks that the target has itself
+        word = word.rstrip(marks) if after[:1].strip() else word
+        line += word + after
+    return line

@@ -1,29 +1,48 @@
-"""`verify RUN_DIR`: read every checkpoint of a run and say which leaf of which step differs."""
+"""`verify RUN_DIR`: check every checkpoint and file of a run, and say what differs."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from attnzoo.errors import UserError
+from attnzoo.cli.common import run
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print one line per step; return 0 when all are whole, 1 when one is damaged, 2 on misuse."""
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="verify", description=__doc__)
     parser.add_argument(
         "path", type=Path, help="a run directory, a directory of steps, or one step; only read"
     )
-    arguments = parser.parse_args(argv)
+    parser.add_argument(
+        "--accept",
+        metavar="FILE",
+        help="a file of the run that was changed on purpose, such as config.yaml: record its "
+        "present content as right",
+    )
+    return parser.parse_intermixed_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a line per step and file; exit code 0: all are whole; 1: one is damaged; 2: misuse."""
+    return run(lambda: _verify(parse(argv)))
+
+
+def _verify(arguments: argparse.Namespace) -> int:
     # Imported late, so that --help does not wait for jax.
     from attnzoo.training.checkpoint import verify
+    from attnzoo.training.manifest import Manifest, accept
 
-    try:
-        reports = verify(arguments.path)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if arguments.accept is not None:
+        accept(arguments.path, arguments.accept)
+        print(f"{arguments.path / arguments.accept}: accepted as it is now")
+    reports = verify(arguments.path)
     print(f"{'where':<12} {'step':>9}  state")
+    manifest = Manifest.read(arguments.path.expanduser().resolve())
+    files = manifest.problems(arguments.path) if manifest else {}
+    if manifest is None and (arguments.path / "config.yaml").exists():
+        print("no manifest.json: the run's files cannot be checked")
+    for name, problem in files.items():
+        print(f"{name:<22}  {f'DAMAGED: {problem}' if problem else 'ok'}")
     for report in reports:
         if report.unfinished:
             state = "unfinished: no commit file (a save going on, or one that was interrupted)"
@@ -31,6 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             state = "; ".join(report.problems) if report.problems else "ok"
         state = state if report.ok else f"DAMAGED: {state}"
         print(f"{report.path.parent.name:<12} {report.step:>9}  {state}")
-    damaged = sum(not report.ok for report in reports)
-    print(f"{len(reports)} read, {damaged} damaged")
+    damaged = sum(not report.ok for report in reports) + sum(map(bool, files.values()))
+    print(f"{len(reports) + len(files)} read, {damaged} damaged")
     return 1 if damaged else 0

@@ -3,7 +3,15 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from attnzoo.config.fields import DropRate, Kind, NotEmpty, NotNegative, Positive, config
+from attnzoo.config.fields import (
+    DropRate,
+    Kind,
+    NotEmpty,
+    NotNegative,
+    Positive,
+    Probability,
+    config,
+)
 from attnzoo.config.images import ImagesConfig
 from attnzoo.config.renamed import former_names
 
@@ -25,6 +33,11 @@ class CldrConfig:
     """Test pairs; none of their phrases is in the other parts."""
     seed: Annotated[int, NotNegative] = 0
     """Seed of the composition and of the division into parts; independent of the training seed."""
+
+    @property
+    def languages(self) -> tuple[str, str]:
+        """Languages of the two sides."""
+        return self.source_locale, self.target_locale
 
 
 @config
@@ -70,12 +83,17 @@ class FilesConfig:
     """Column of a table with the target sentence, counted from 0."""
     links_column: Annotated[int, NotNegative] | None = None
     """Column of a table with Pharaoh links, counted from 0; null: no links."""
+    encoding: Annotated[str, NotEmpty] = "utf-8"
+    """Encoding of the files (latin-1, cp1252, utf-16-le, ...); an encoding mark in a file goes
+    first."""
     links_reversed: bool = False
     """Links give the target word first."""
     links_one_based: bool = False
     """Links count words from 1."""
     max_words: Annotated[int, Positive] = 1_000
     """Longest side of a pair in words; longer pairs are skipped, counted and reported."""
+    max_skipped: Annotated[float, Probability] = 0.01
+    """Largest share of the pairs of a part that may be skipped; more is an error."""
     limit: Annotated[int, Positive] | None = None
     """Use only this many training pairs, the first ones; null: all."""
 
@@ -84,6 +102,11 @@ class FilesConfig:
             raise ValueError("at least one of 'train', 'validation' and 'test' is wanted")
         if self.source_column == self.target_column:
             raise ValueError(f"source_column and target_column are both {self.source_column}")
+
+    @property
+    def languages(self) -> tuple[str, str]:
+        """Languages of the two sides."""
+        return self.source_language, self.target_language
 
 
 @config
@@ -115,8 +138,15 @@ class HubConfig:
     """Split to test on."""
     max_words: Annotated[int, Positive] = 1_000
     """Longest side of a pair in words; longer pairs are skipped, counted and reported."""
+    max_skipped: Annotated[float, Probability] = 0.01
+    """Largest share of the pairs of a part that may be skipped; more is an error."""
     limit: Annotated[int, Positive] | None = None
     """Use only this many training pairs, the first ones; null: all."""
+
+    @property
+    def languages(self) -> tuple[str, str]:
+        """Languages of the two sides."""
+        return self.source_language, self.target_language
 
 
 @config
@@ -145,6 +175,11 @@ class SyntheticConfig:
         if self.min_length > self.max_length:
             raise ValueError(f"min_length={self.min_length} exceeds max_length={self.max_length}")
 
+    @property
+    def languages(self) -> tuple[str, str]:
+        """Languages of the two sides."""
+        return "symbols", "symbols"
+
 
 @config
 class HubSourceConfig:
@@ -168,11 +203,12 @@ class HubSourceConfig:
 
 @config
 class TextConfig:
-    """Plain text for language models: files (gzip is recognised), or a column of a data set."""
+    """Text for language models: files, packed (gzip, zstd) or not, or a column of a data set."""
 
     kind: Literal["text"] = "text"
     train: tuple[Path, ...] = ()
-    """Training files. A path may continue into a zip as if the zip were a folder."""
+    """Training files, folders, patterns such as part-*.txt.gz, or addresses (gs://, s3://, hf://).
+    A path may continue into a zip as if the zip were a folder."""
     validation: tuple[Path, ...] = ()
     """Validation files."""
     test: tuple[Path, ...] = ()
@@ -180,9 +216,13 @@ class TextConfig:
     hub: HubSourceConfig | None = None
     """Data set of the Hugging Face `datasets` library, instead of files."""
     field: Annotated[str, NotEmpty] = "text"
-    """Column of the data set with the text, one document per row."""
-    documents: Literal["files", "lines", "blank_lines"] = "files"
-    """Unit of a document: a whole file, a line, or the text between blank lines."""
+    """Column of the data set, or field of the records, with the text of a document."""
+    encoding: Annotated[str, NotEmpty] = "utf-8"
+    """Encoding of the files (latin-1, cp1252, utf-16-le, ...); an encoding mark in a file goes
+    first."""
+    documents: Literal["files", "lines", "blank_lines", "records"] = "files"
+    """Unit of a document: a whole file, a line, the text between blank lines, or a record of
+    .jsonl, .csv, .tsv and .parquet files."""
     validation_share: Annotated[float, DropRate] = 0.0
     """Share of the training text, at its end, to validate on where no validation part is given (0.1
     in nanoGPT). With whole files as documents the cut may fall inside one; other documents stay
@@ -210,16 +250,19 @@ class LabelledTextConfig:
     """Test files."""
     hub: HubSourceConfig | None = None
     """Data set of the Hugging Face `datasets` library, instead of files."""
-    format: Literal["tsv", "csv", "jsonl", "trec", "rte"] = "tsv"
+    format: Literal["tsv", "csv", "jsonl", "parquet", "trec", "rte"] = "tsv"
     """File format. tsv has no quoting, csv has. trec has lines `CLASS:fine the text`, with columns
     text, label and fine. rte is the XML of the entailment challenges, with columns text, hypothesis
     and label."""
     header: bool = True
     """The first line of tsv and csv files has the column names; otherwise they are "0", "1", ..."""
-    encoding: Literal["utf-8", "latin-1"] = "utf-8"
-    """Encoding of the files."""
+    encoding: Annotated[str, NotEmpty] = "utf-8"
+    """Encoding of the files (latin-1, cp1252, utf-16-le, ...); an encoding mark in a file goes
+    first."""
     text_column: Annotated[str, NotEmpty] = "text"
     """Column of the text, or of the first text of a pair."""
+    max_skipped: Annotated[float, Probability] = 0.01
+    """Largest share of the examples of a file that may be skipped; more is an error."""
     second_column: str | None = None
     """Column of the second text of a pair; null: single texts."""
     label_column: Annotated[str, NotEmpty] = "label"
@@ -256,8 +299,9 @@ class TaggedTextConfig:
     """Test files."""
     hub: HubSourceConfig | None = None
     """Data set of the Hugging Face `datasets` library, instead of files."""
-    encoding: Literal["utf-8", "latin-1"] = "utf-8"
-    """Encoding of the files."""
+    encoding: Annotated[str, NotEmpty] = "utf-8"
+    """Encoding of the files (latin-1, cp1252, utf-16-le, ...); an encoding mark in a file goes
+    first."""
     word_column: int = 0
     """Column of the word, counted from 0, with whitespace between columns; -1: the last."""
     tag_column: int = -1
@@ -321,8 +365,8 @@ class BpeTokenizerConfig:
     lowercase: bool = False
     """Lower-case the text first."""
     split: Literal["whitespace", "punctuation"] = "punctuation"
-    """Split into words before subwords: at spaces only (needed for a tokenised corpus and for word
-    links), or at spaces and punctuation (for raw text)."""
+    """Split into words before subwords: at spaces only (for a tokenised corpus), or at spaces and
+    punctuation (for raw text). Links count words between spaces with both."""
 
 
 @config
@@ -335,8 +379,8 @@ class UnigramTokenizerConfig:
     lowercase: bool = False
     """Lower-case the text first."""
     split: Literal["whitespace", "punctuation"] = "punctuation"
-    """Split into words before subwords: at spaces only (needed for a tokenised corpus and for word
-    links), or at spaces and punctuation (for raw text)."""
+    """Split into words before subwords: at spaces only (for a tokenised corpus), or at spaces and
+    punctuation (for raw text). Links count words between spaces with both."""
 
 
 @config

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from attnzoo.config.cache import CacheConfig
 from attnzoo.config.data import CldrConfig, Data, Tokenizer, WordTokenizerConfig
 from attnzoo.config.fields import NotEmpty, NotNegative, Positive, config
 from attnzoo.config.mesh import MeshConfig
@@ -37,6 +38,8 @@ class ExperimentConfig:
     """Training task."""
     data: Data = CldrConfig()
     """Training data."""
+    cache: CacheConfig = CacheConfig()
+    """Token stores of large data sets."""
     tokenizer: Tokenizer = WordTokenizerConfig()
     """Tokenizer of the source side and, by default, of the target side."""
     target_tokenizer: Tokenizer | None = None
@@ -46,8 +49,12 @@ class ExperimentConfig:
     model: Model = BahdanauConfig()
     """Model architecture."""
     start_from: Path | None = None
-    """Run directory, or folder of a pretrained model, with initial weights and the tokenizer; null:
-    new weights. A head that is missing there gets new weights."""
+    """Run directory, or folder of a pretrained model, with initial weights, the tokenizers and the
+    sizes of the model that are left at their defaults here; null: new weights. A head that is
+    missing there, or has other classes, gets new weights."""
+    start_fresh: tuple[str, ...] = ()
+    """Modules or patterns of parameters that may begin with new weights though `start_from` has
+    only a part of them, or though they are more than half of the weights."""
     training: TrainingConfig
     """How it is trained."""
     decoding: DecodingConfig = DecodingConfig()

@@ -1,5 +1,6 @@
 """Base class of model configs."""
 
+import dataclasses
 from typing import ClassVar
 
 from attnzoo.config.fields import config
@@ -22,7 +23,20 @@ class ModelConfig:
         """Padding token of a batch."""
         return getattr(self, "pad_id", 0)
 
+    def with_ids(self, **ids: int) -> "ModelConfig":
+        """Return the config with a tokenizer's ids, in the fields that the model has for them.
+
+        ``pad_id``, ``start_id`` and ``eos_id``.
+        """
+        names = {field.name for field in dataclasses.fields(self)}
+        return dataclasses.replace(self, **{k: v for k, v in ids.items() if k in names})
+
     @property
     def source_slots(self) -> int | None:
         """Longest source of a translator in tokens; None: any."""
         return None
+
+    @property
+    def one_vocabulary(self) -> bool:
+        """True if source and target share one embedding, and so need one tokenizer."""
+        return False

@@ -2,7 +2,16 @@
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from attnzoo.config.fields import DropRate, Interval, Kind, NotEmpty, NotNegative, Positive, config
+from attnzoo.config.fields import (
+    DropRate,
+    Interval,
+    Kind,
+    NotEmpty,
+    NotNegative,
+    Positive,
+    Probability,
+    config,
+)
 from attnzoo.config.renamed import former_names
 
 
@@ -174,6 +183,8 @@ class TrainingConfig:
     max_length: Annotated[int, Positive] = 50
     """Longest example in tokens. Translation leaves out longer pairs, and reports their number;
     classification truncates texts, special tokens included."""
+    max_skipped: Annotated[float, Probability] = 0.5
+    """Largest share of training pairs that `max_length` may leave out; more is an error."""
     buckets: Annotated[tuple[Annotated[int, Positive], ...], NotEmpty] | None = None
     """Lengths that batches are padded to, increasing; null: chosen from the data."""
     optimizer: Optimizer = AdamConfig()

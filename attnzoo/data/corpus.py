@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import importlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import xxhash
 
 from attnzoo.alignment.links import Links
+from attnzoo.errors import UserError
 
 # Number of places that a report names per reason; the counts are always complete.
 PLACES_NAMED = 5
@@ -34,6 +36,16 @@ class Report:
     @property
     def kept(self) -> int:
         return self.read - sum(self.skipped.values())
+
+    def check(self, max_skipped: float, advice: str = "") -> None:
+        """Raise a UserError if more than the share `max_skipped` of the examples was skipped."""
+        count = sum(self.skipped.values())
+        if count > max_skipped * self.read:
+            reasons = "; ".join(line.removeprefix(f"{self.name}: ") for line in self.lines()[1:])
+            raise UserError(
+                f"{self.name}: {count:,} of {self.read:,} {self.unit} cannot be used, more than "
+                f"data.max_skipped={max_skipped:g}: {reasons}{advice}"
+            )
 
     def lines(self) -> list[str]:
         """Describe the kept examples, then each reason for skipping with its first places."""
@@ -131,74 +143,20 @@ def load_corpus(config: Any) -> Splits[Any]:
     """
     if config.kind not in LOADERS:
         raise ValueError(f"config.kind={config.kind!r} is none of {', '.join(LOADERS)}")
-    return LOADERS[config.kind](config)
+    # Sources are imported on use: `datasets` alone takes seconds to import.
+    module, _, function = LOADERS[config.kind].partition(":")
+    return getattr(importlib.import_module(f"attnzoo.data.{module}"), function)(config)
 
 
-# Sources are imported on use: `datasets` alone takes seconds to import.
-def _load_cldr(config: Any) -> Splits[Corpus]:
-    from attnzoo.data.cldr import build_cldr
-
-    return build_cldr(
-        config.source_locale,
-        config.target_locale,
-        train=config.train,
-        validation=config.validation,
-        test=config.test,
-        seed=config.seed,
-    )
-
-
-def _load_files(config: Any) -> Splits[Corpus]:
-    from attnzoo.data.files import load_files
-
-    return load_files(config)
-
-
-def _load_hub(config: Any) -> Splits[Corpus]:
-    from attnzoo.data.hub import load_hub
-
-    return load_hub(config)
-
-
-def _load_synthetic(config: Any) -> Splits[Corpus]:
-    from attnzoo.data.synthetic import load_synthetic
-
-    return load_synthetic(config)
-
-
-def _load_text(config: Any) -> Splits[Any]:
-    from attnzoo.data.text import load_text
-
-    return load_text(config)
-
-
-def _load_labelled(config: Any) -> Splits[Any]:
-    from attnzoo.data.labelled import load_labelled
-
-    return load_labelled(config)
-
-
-def _load_tagged(config: Any) -> Splits[Any]:
-    from attnzoo.data.tagged import load_tagged
-
-    return load_tagged(config)
-
-
-def _load_images(config: Any) -> Splits[Any]:
-    from attnzoo.data.images import load_images
-
-    return load_images(config)
-
-
-LOADERS: dict[str, Callable[[Any], Splits[Any]]] = {
-    "cldr": _load_cldr,
-    "files": _load_files,
-    "hub": _load_hub,
-    "synthetic": _load_synthetic,
-    "text": _load_text,
-    "labelled_text": _load_labelled,
-    "tagged_text": _load_tagged,
-    "images": _load_images,
+LOADERS = {
+    "cldr": "cldr.build:load_cldr",
+    "files": "files:load_files",
+    "hub": "hub:load_hub",
+    "synthetic": "synthetic:load_synthetic",
+    "text": "documents:load_text",
+    "labelled_text": "labelled:load_labelled",
+    "tagged_text": "tagged:load_tagged",
+    "images": "images:load_images",
 }
 
 

@@ -1,36 +1,56 @@
-"""Parallel text in local files: two plain files or one TSV, plain or gzipped, links optional."""
+"""Parallel text in local files: two plain files or one TSV, packed or not, links optional."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from attnzoo.alignment.links import Links, parse_pharaoh
 from attnzoo.data.corpus import Corpus, Report, Splits
-from attnzoo.data.sources import read_lines
+from attnzoo.data.locations import open_stream, reading
+from attnzoo.data.sources import advise_encoding, decode, stream_lines
 from attnzoo.errors import UserError
 
 MAX_WORDS = 1_000
-
-# The place (file:line) and bytes of each field; None if the line has too few columns.
-Row = tuple[tuple[str, ...], Sequence[bytes | None]]
+# Lines of a block; a constant of the token store's format (`store.FORMAT_VERSION`).
+BLOCK_LINES = 100_000
 
 
 @dataclass(frozen=True)
 class Reading:
     """Settings for reading the text and links of a file.
 
-    A pair with a side of more than `max_words` whitespace-separated words is skipped. A link `i-j`
-    names the source word first, unless `target_first`, and counts from 0, unless `one_based`.
+    A pair with a side of more than `max_words` whitespace-separated words is skipped; to skip more
+    than the share `max_skipped` of the pairs is a UserError. With `keep_all` pair `i` is line `i`:
+    no pair is left out, and text that cannot be decoded is empty. A link `i-j` names the source
+    word first, unless `target_first`, and counts from 0, unless `one_based`.
+    `columns` are those of a table, counted from 0: source, target, perhaps links.
     """
 
     max_words: int = MAX_WORDS
+    max_skipped: float = 1.0
+    keep_all: bool = False
     target_first: bool = False
     one_based: bool = False
     source_language: str = ""
     target_language: str = ""
+    encoding: str = "utf-8"
+    columns: tuple[int, ...] = (0, 1)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Successive lines as they were read: `lines[i]` are those of `files[i]`, from line `first`.
+
+    Two or three files have a column of the corpus each; one file is a table.
+    """
+
+    files: tuple[str, ...]
+    first: int
+    lines: tuple[list[bytes], ...]
 
 
 def read_pair(
@@ -38,92 +58,109 @@ def read_pair(
 ) -> tuple[Corpus, Report]:
     """Read two files with one sentence per line, and optionally a third with Pharaoh links.
 
-    Single lines that are not UTF-8, empty or too long are skipped and counted in the report; a
-    missing or damaged file, files of different lengths, and a bad link are a UserError.
+    Single lines that cannot be decoded, are empty or too long are skipped and counted in the
+    report; a missing or damaged file, files of different lengths, and a bad link are a UserError.
     """
-    files = [source, target] if links is None else [source, target, links]
-    columns = [read_lines(path) for path in files]
-    if len({len(lines) for lines in columns}) > 1:
-        counts = ", ".join(
-            f"{path} has {len(lines):,} lines" for path, lines in zip(files, columns, strict=True)
-        )
-        raise UserError(f"{counts}: line i of one must belong to line i of the other")
-    rows = (
-        (tuple(f"{path}:{number}" for path in files), fields)
-        for number, fields in enumerate(zip(*columns, strict=True), start=1)
-    )
-    return _collect(rows, f"{source} + {target.name}", links is not None, reading)
+    return _read_all([source, target] if links is None else [source, target, links], reading)
 
 
-def read_table(
-    path: Path,
-    source_column: int = 0,
-    target_column: int = 1,
-    links_column: int | None = None,
-    reading: Reading = Reading(),
-) -> tuple[Corpus, Report]:
-    """Read one file with tab-separated columns, counted from 0; there is no quoting.
+def read_table(path: Path, reading: Reading = Reading()) -> tuple[Corpus, Report]:
+    """Read one file with tab-separated columns; there is no quoting.
 
     A line with too few columns is skipped and counted; otherwise like `read_pair`.
     """
-    columns = [source_column, target_column] + ([] if links_column is None else [links_column])
-    if min(columns) < 0:
-        raise ValueError(f"columns={columns}: columns are counted from 0")
-
-    def rows() -> Iterator[Row]:
-        for number, line in enumerate(read_lines(path), start=1):
-            fields = line.split(b"\t")
-            chosen = [fields[column] if column < len(fields) else None for column in columns]
-            yield (f"{path}:{number}",) * len(columns), chosen
-
-    return _collect(rows(), str(path), links_column is not None, reading)
+    return _read_all([path], reading)
 
 
 def load_files(config: Any) -> Splits:
     """Load the parts of a `Files` config; parts that are not configured are empty."""
-    reading = Reading(
-        max_words=config.max_words,
-        target_first=config.links_reversed,
-        one_based=config.links_one_based,
-        source_language=config.source_language,
-        target_language=config.target_language,
-    )
-    columns = config.source_column, config.target_column, config.links_column
     empty = Corpus([], [], None, config.source_language, config.target_language)
     parts: dict[str, Corpus] = {}
     reports = []
     for name in ("train", "validation", "test"):
-        part = getattr(config, name)
-        if part is None:
-            parts[name] = empty
-            continue
-        if part.table is not None:
-            parts[name], report = read_table(part.table, *columns, reading=reading)
-        else:
-            parts[name], report = read_pair(part.source, part.target, part.links, reading)
-        reports.append(report)
+        parts[name] = empty
+        if files := files_of(config, name):
+            parts[name], report = _read_all(files, reading_of(config))
+            reports.append(report)
     if config.limit is not None:
         parts["train"] = parts["train"].select(range(min(config.limit, len(parts["train"]))))
     return Splits(**parts, reports=reports)
 
 
-def _collect(
-    rows: Iterable[Row], name: str, has_links: bool, reading: Reading
-) -> tuple[Corpus, Report]:
+def files_of(config: Any, part: str) -> list[Path]:
+    """Return the files of a part of a `Files` config: a table, or one for each column."""
+    files = getattr(config, part)
+    if files is None:
+        return []
+    columns = (files.table,) if files.table is not None else (files.source, files.target)
+    return [path for path in (*columns, files.links) if path is not None]
+
+
+def reading_of(config: Any) -> Reading:
+    """Return how the files of a `Files` config are read."""
+    columns = (config.source_column, config.target_column, config.links_column)
+    return Reading(
+        max_words=config.max_words,
+        max_skipped=config.max_skipped,
+        target_first=config.links_reversed,
+        one_based=config.links_one_based,
+        source_language=config.source_language,
+        target_language=config.target_language,
+        encoding=config.encoding,
+        columns=tuple(column for column in columns if column is not None),
+    )
+
+
+def read_blocks(files: Sequence[Path], encoding: str = "utf-8") -> Iterator[Block]:
+    """Yield the lines of a table, or of files that belong together, in blocks.
+
+    Files of different lengths are a UserError at the end of the shortest.
+    """
+    names = tuple(str(path) for path in files)
+    columns = [_lines(path, encoding) for path in files]
+    first = 1
+    while True:
+        lines = tuple(list(islice(column, BLOCK_LINES)) for column in columns)
+        if len({len(column) for column in lines}) > 1:
+            counts = ", ".join(
+                f"{name} has {first - 1 + len(read) + sum(1 for _ in rest):,} lines"
+                for name, read, rest in zip(names, lines, columns, strict=True)
+            )
+            raise UserError(f"{counts}: line i of one must belong to line i of the other")
+        if not lines[0]:
+            return
+        yield Block(names, first, lines)
+        first += len(lines[0])
+
+
+def parse_block(block: Block, reading: Reading) -> tuple[Corpus, Report, list[int]]:
+    """Return the usable pairs of a block, a report of the others, and the line of each pair."""
+    files, columns = block.files, reading.columns
+    if len(files) == 1:
+        if min(columns) < 0:
+            raise ValueError(f"columns={columns}: columns are counted from 0")
+        name, has_links = files[0], len(columns) > 2
+        files = files * len(columns)
+        fields = (line.split(b"\t") for line in block.lines[0])
+        rows: Any = (
+            [row[column] if column < len(row) else None for column in columns] for row in fields
+        )
+    else:
+        name, has_links = f"{files[0]} + {Path(files[1]).name}", len(files) > 2
+        rows = zip(*block.lines, strict=True)
     report = Report(name)
-    sources, targets, all_links = [], [], []
-    for places, fields in rows:
+    sources, targets, all_links, numbers = [], [], [], []
+    for number, row in enumerate(rows, start=block.first):
         report.read += 1
-        texts = _texts(places, fields, reading, report)
-        if texts is None:
+        texts, usable = _texts(files, number, row, reading, report)
+        if not usable and not reading.keep_all:
             continue
         sources.append(texts[0])
         targets.append(texts[1])
+        numbers.append(number)
         if has_links:
-            all_links.append(_links(texts, places[2], reading))
-    if not sources:
-        reasons = "; ".join(f"{count:,} {reason}" for reason, count in report.skipped.items())
-        raise UserError(f"{name}: no usable sentence pair ({reasons or 'no lines'})")
+            place = f"{files[2]}:{number}"
+            all_links.append(_links(texts, place, reading) if usable else Links.of([]))
     corpus = Corpus(
         source=sources,
         target=targets,
@@ -132,38 +169,68 @@ def _collect(
         target_language=reading.target_language,
         name=name,
     )
+    return corpus, report, numbers
+
+
+def check_usable(report: Report, reading: Reading) -> None:
+    """Raise UserError if a report has no usable pair, or too many pairs were skipped."""
+    undecoded = f"not {reading.encoding.upper()}" in report.skipped
+    advice = advise_encoding(report.name.split(" + ")[0], reading.encoding) if undecoded else ""
+    if not report.kept:
+        reasons = "; ".join(f"{count:,} {reason}" for reason, count in report.skipped.items())
+        raise UserError(f"{report.name}: no usable sentence pair ({reasons or 'no lines'}){advice}")
+    report.check(reading.max_skipped, advice)
+
+
+def _read_all(files: Sequence[Path], reading: Reading) -> tuple[Corpus, Report]:
+    blocks = list(read_blocks(files, reading.encoding))
+    names = tuple(str(path) for path in files)
+    columns = zip(*(block.lines for block in blocks), strict=True)
+    lines = tuple(list(chain.from_iterable(column)) for column in columns)
+    corpus, report, _ = parse_block(Block(names, 1, lines or ([],) * len(files)), reading)
+    check_usable(report, reading)
     return corpus, report
 
 
+def _lines(path: Path, encoding: str) -> Iterator[bytes]:
+    with reading(path), open_stream(path) as stream:
+        yield from stream_lines(stream, encoding, path)
+
+
 def _texts(
-    places: tuple[str, ...], fields: Sequence[bytes | None], reading: Reading, report: Report
-) -> list[str] | None:
-    """Return the fields of one line as text, or None if the line was skipped."""
+    files: Sequence[str],
+    number: int,
+    fields: Sequence[bytes | None],
+    reading: Reading,
+    report: Report,
+) -> tuple[list[str], bool]:
+    """Return the fields of one line as text, and whether the pair is usable."""
     texts = []
-    for place, field in zip(places, fields, strict=True):
-        if field is None:
-            report.skip("too few columns", place)
-            return None
+    skip = None
+    for file, field in zip(files, fields, strict=True):
         try:
-            texts.append(field.decode("utf-8").strip())
+            texts.append("" if field is None else decode(field).strip())
         except UnicodeDecodeError:
-            report.skip("not UTF-8", place)
-            return None
+            texts.append("")
+            skip = skip or (f"not {reading.encoding.upper()}", f"{file}:{number}")
+        if field is None:
+            skip = skip or ("too few columns", f"{file}:{number}")
     reason = reason_to_skip(texts[0], texts[1], reading.max_words)
     if reason is not None:
         side, why = reason
-        report.skip(why, places[side])
-        return None
-    return texts
+        skip = skip or (why, f"{files[side]}:{number}")
+    if skip is not None:
+        report.skip(*skip)
+    return texts, skip is None
 
 
 def reason_to_skip(source: str, target: str, max_words: int) -> tuple[int, str] | None:
     """Return the side (0 or 1) to skip a pair for, and the reason; None for a good pair."""
     for side, text in enumerate((source, target)):
-        words = len(text.split())
-        if not words:
+        if not text or text.isspace():
             return side, "empty sentence"
-        if words > max_words:
+        # So many words and the spaces between them take at least so many characters.
+        if len(text) >= 2 * max_words and len(text.split()) > max_words:
             return side, f"more than {max_words:,} words"
     return None
 

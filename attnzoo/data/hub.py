@@ -10,6 +10,13 @@ from attnzoo.data.corpus import Corpus, Report, Splits
 from attnzoo.data.files import MAX_WORDS, reason_to_skip
 from attnzoo.errors import UserError
 
+# Options of the builders of `datasets` to read what is in a file: no word is a missing value, and
+# an encoding mark is no character.
+AS_WRITTEN: dict[str, dict[str, Any]] = {
+    "csv": {"encoding": "utf-8-sig", "keep_default_na": False},
+    "text": {"encoding": "utf-8-sig"},
+}
+
 
 def read_split(
     name: str,
@@ -22,6 +29,7 @@ def read_split(
     data_files: dict[str, Path] | None = None,
     cache_dir: Path | None = None,
     max_words: int = MAX_WORDS,
+    max_skipped: float = 1.0,
     source_language: str = "",
     target_language: str = "",
 ) -> tuple[Corpus, Report]:
@@ -29,8 +37,8 @@ def read_split(
 
     `name` is a data set's name, or `json`, `csv` or `parquet` with `data_files`. A dot in a field
     name selects a nested field, as `translation.en` in the OPUS sets. Rows without text, or longer
-    than `max_words`, are skipped and counted; an unknown data set, split or field, and a hub that
-    cannot be reached, are a UserError.
+    than `max_words`, are skipped and counted; more than the share `max_skipped`, an unknown data
+    set, split or field, and a hub that cannot be reached, are a UserError.
     """
     label = _label(name, config, split, data_files)
     table = _load(label, name, config, split, revision, data_files, cache_dir).flatten()
@@ -48,6 +56,7 @@ def read_split(
         targets.append(target)
     if not sources:
         raise UserError(f"{label}: no usable sentence pair in {report.read:,} rows")
+    report.check(max_skipped)
     return Corpus(sources, targets, None, source_language, target_language, label), report
 
 
@@ -70,6 +79,7 @@ def load_hub(config: Any, cache_dir: Path | None = None) -> Splits:
             data_files=config.data_files,
             cache_dir=cache_dir,
             max_words=config.max_words,
+            max_skipped=config.max_skipped,
             source_language=config.source_language,
             target_language=config.target_language,
         )
@@ -128,6 +138,8 @@ def label_column(table: Any, label: str, field: str) -> list[Any]:
     def name(value: Any) -> Any:
         if isinstance(value, list):
             return [name(item) for item in value]
+        if value is None:
+            return ""
         return str(value) if names is None else names[value]
 
     return [name(value) for value in table[field][:]]
@@ -172,6 +184,7 @@ def _load(
             revision=revision,
             data_files=None if data_files is None else {k: str(v) for k, v in data_files.items()},
             cache_dir=None if cache_dir is None else str(cache_dir),
+            **AS_WRITTEN.get(name, {}),
         )
     # All errors of the library for a wrong name, configuration or split, a damaged file, or
     # an unreachable hub. The cause says more than "an error occurred while generating".

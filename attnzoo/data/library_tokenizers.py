@@ -6,11 +6,12 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from attnzoo.errors import UserError
+from attnzoo.files import read_json
 
 # Threads gain little here, and a later fork would print a warning about them.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -36,8 +37,45 @@ USUAL_NAMES = {
 }
 SENTINEL = re.compile(r"<extra_id_(\d+)>")
 UNKNOWN = "[UNK]"
+# A word with the whitespace before it; \\x1c to \\x1f are whitespace to Python, not to Unicode.
+SPACED_WORDS = re.compile(r"[^\S\x1c-\x1f]*[\S\x1c-\x1f]+|[^\S\x1c-\x1f]+")
+ASCII_WORDS = re.compile(r"[^ \t\n\r]+")
+# The pattern of GPT-2 for a text of ASCII, where all versions of Unicode agree.
+ASCII_PIECES = re.compile(
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?[A-Za-z]+| ?[0-9]+| ?[^ \t\n\r\f\vA-Za-z0-9]+"
+    r"|[ \t\n\r\f\v]+(?![^ \t\n\r\f\v])|[ \t\n\r\f\v]+"
+)
 # Private characters from here on mark letters within a word while WordPiece is trained.
 WITHIN = 0xF0000
+
+
+class WordCutter(NamedTuple):
+    """Functions that cut a text into words, and a word into parts, with the ids of the whole."""
+
+    words: Callable[[str], list[str]]
+    parts: Callable[[str], list[str]] | None = None
+
+
+def word_cutter(model: dict[str, Any]) -> WordCutter | None:
+    """Return how to cut texts for a tokenizer.json whose ids do not depend on the words around.
+
+    None for a tokenizer of which this is not known. Known are byte-level BPE as in GPT-2, where
+    only whitespace can begin a piece after something else, and BERT's WordPiece.
+    """
+    normalizer, splitter = model.get("normalizer") or {}, model.get("pre_tokenizer") or {}
+    if any(not token["special"] for token in model.get("added_tokens", ())):
+        return None  # they are looked for in the whole text
+    kinds = model["model"].get("type"), normalizer.get("type"), splitter.get("type")
+    if kinds == ("WordPiece", "BertNormalizer", "BertPreTokenizer"):
+        return WordCutter(ASCII_WORDS.findall)
+    plain = not splitter.get("add_prefix_space", True) and splitter.get("use_regex", True)
+    if kinds == ("BPE", None, "ByteLevel") and plain and not model["model"].get("dropout"):
+        return WordCutter(SPACED_WORDS.findall, _pieces)
+    return None
+
+
+def _pieces(word: str) -> list[str]:
+    return ASCII_PIECES.findall(word) if word.isascii() else [word]
 
 
 def train_byte_bpe(
@@ -216,10 +254,4 @@ def _roles(folder: Path) -> dict[str, str]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise UserError(f"{path}: not JSON") from None
-    return read if isinstance(read, dict) else {}
+    return read_json(path) if path.exists() else {}

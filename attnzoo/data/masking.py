@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int32, Int64
 from attnzoo.data.ahead import rows_of
 from attnzoo.data.batching import Batch, Plan
 from attnzoo.data.random_numbers import integers, uniform
-from attnzoo.data.text import StreamPlan
+from attnzoo.data.text import StreamPlan, TokenStream
 from attnzoo.data.text_tokenizers import TextTokenizer, need_sentinels
 
 
@@ -158,7 +158,7 @@ class SpanPlan:
 
     def __init__(
         self,
-        stream: Int32[np.ndarray, " tokens"],
+        stream: TokenStream | Int32[np.ndarray, " tokens"],
         tokenizer: TextTokenizer,
         batch_size: int,
         source_length: int,

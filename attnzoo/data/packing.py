@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from typing import Any, final
 
 import numpy as np
+import xxhash
 from jaxtyping import Int64
 
 from attnzoo.data.ahead import rows_of
 from attnzoo.data.batching import Batch
 from attnzoo.data.order import RowOrder
+from attnzoo.data.pairs import offsets_of
 from attnzoo.data.random_numbers import permutation
-from attnzoo.data.text import TokenizedText, array_fingerprint
+from attnzoo.data.text import TokenizedText, add_values
 from attnzoo.errors import UserError
 
 # Number of rows that wait for a document that fits; then the oldest is closed.
@@ -56,7 +58,8 @@ class PackPlan:
         self.length = length
         self.pad_id = pad_id
         self.predict_next = predict_next
-        self._flat, self._starts, self._cells = _pieces(text, length, begin, end, predict_next)
+        self._flat = _Framed(text, begin, end)
+        self._documents, self._starts, self._cells = _pieces(self._flat, length, predict_next)
         if not len(self._cells):
             raise UserError("no document has a token to predict: there is nothing to pack")
         order = np.arange(len(self._cells))
@@ -65,7 +68,9 @@ class PackPlan:
         # Row r has the pieces packed[firsts[r] : firsts[r + 1]].
         self._packed, self._firsts = _first_fit(self._cells, order, length)
         self._order = RowOrder(len(self._firsts) - 1, batch_size, seed, shuffle)
-        self._fingerprint = array_fingerprint(self._flat, self._starts, self._cells, self._packed)
+        digest = self._flat.digest()
+        add_values(digest, self._starts, self._cells, self._packed)
+        self._fingerprint = digest.hexdigest()
 
     @property
     def fill(self) -> float:
@@ -107,6 +112,7 @@ class PackPlan:
         positions = _counting(cells)
         at = np.repeat(places, cells) + positions
         source = np.repeat(self._starts[pieces], cells) + positions
+        document = np.repeat(self._documents[pieces], cells)
 
         def laid_out(values: Int64[np.ndarray, " n"], fill: int) -> np.ndarray:
             grid = np.full(len(rows) * self.length, fill, np.int32)
@@ -115,37 +121,61 @@ class PackPlan:
 
         documents = laid_out(np.repeat(within + 1, cells), 0)
         batch = {
-            "tokens": laid_out(self._flat[source].astype(np.int64), self.pad_id),
+            "tokens": laid_out(self._flat.take(source, document), self.pad_id),
             "documents": documents,
             "positions": laid_out(positions, 0),
             "valid": documents > 0,
             "rows": rows.astype(np.int32),
         }
         if self.predict_next:
-            batch["targets"] = laid_out(self._flat[source + 1].astype(np.int64), self.pad_id)
+            batch["targets"] = laid_out(self._flat.take(source + 1, document), self.pad_id)
             batch["counted"] = batch["valid"]
         return batch
 
 
+class _Framed:
+    """All documents one after the other, each between `begin` and `end`, without a copy of them."""
+
+    def __init__(self, text: TokenizedText, begin: int | None, end: int | None) -> None:
+        self.ids, self.first, self.lengths = text.ids, text.offsets[:-1], text.lengths()
+        self.begin, self.end = begin, end
+        extra = (begin is not None) + (end is not None)
+        self.offsets = offsets_of(self.lengths + extra)
+
+    def take(
+        self, places: Int64[np.ndarray, " n"], documents: Int64[np.ndarray, " n"]
+    ) -> Int64[np.ndarray, " n"]:
+        """Return the tokens at these places of the whole, each within its document."""
+        within = places - self.offsets[documents] - (self.begin is not None)
+        out = np.full(len(places), 0 if self.end is None else self.end, np.int64)
+        inside = (within >= 0) & (within < self.lengths[documents])
+        out[inside] = self.ids[(self.first[documents] + within)[inside]]
+        if self.begin is not None:
+            out[within < 0] = self.begin
+        return out
+
+    def digest(self) -> xxhash.xxh3_128:
+        """Return the xxh3_128 of all tokens, from blocks of about a million of them."""
+        total = int(self.offsets[-1])
+        digest = xxhash.xxh3_128(f"{(total,)}".encode())
+        for start in range(0, total, 2**20):
+            places = np.arange(start, min(start + 2**20, total))
+            documents = np.searchsorted(self.offsets, places, side="right") - 1
+            digest.update(self.take(places, documents).astype("<i4").data)
+        return digest
+
+
 def _pieces(
-    text: TokenizedText, length: int, begin: int | None, end: int | None, predict_next: bool
-) -> tuple[np.ndarray, Int64[np.ndarray, " pieces"], Int64[np.ndarray, " pieces"]]:
-    """Join all documents with their ends; return the array, and start and cells of each piece."""
-    flat = text.ids
-    offsets = text.offsets
-    if end is not None:
-        flat = np.insert(flat, offsets[1:], end)
-        offsets = offsets + np.arange(len(offsets))
-    if begin is not None:
-        flat = np.insert(flat, offsets[:-1], begin)
-        offsets = offsets + np.arange(len(offsets))
-    needs = np.maximum(np.diff(offsets) - int(predict_next), 0)
-    needs[text.lengths() == 0] = 0  # the document has only begin and end
+    flat: _Framed, length: int, predict_next: bool
+) -> tuple[Int64[np.ndarray, " pieces"], ...]:
+    """Return the document, the start among all tokens and the number of cells of each piece."""
+    needs = np.maximum(np.diff(flat.offsets) - int(predict_next), 0)
+    needs[flat.lengths == 0] = 0  # the document has only begin and end
     counts = -(-needs // length)
     skipped = _counting(counts) * length
     return (
-        flat,
-        np.repeat(offsets[:-1], counts) + skipped,
+        np.repeat(np.arange(len(counts)), counts),
+        np.repeat(flat.offsets[:-1], counts) + skipped,
         np.minimum(np.repeat(needs, counts) - skipped, length),
     )
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import xxhash
-from jaxtyping import Int32, Int64
+from jaxtyping import Int32, Int64, Integer
 
 from attnzoo.data.corpus import Corpus, Report
 from attnzoo.data.tokenizers import Tokenizer
@@ -19,19 +20,24 @@ class TokenizedPairs:
     """Sentence pairs as ids without special tokens, each side in one flat array.
 
     Pair `i` has `source_ids[source_offsets[i] : source_offsets[i + 1]]`, the target likewise, and
-    was pair `rows[i]` of its corpus. Ids outside of the vocabulary are a ValueError, because an
-    embedding would silently map them to some row.
+    was pair `rows[i]` of its corpus. Arrays may be memory maps of any integers. Ids outside of the
+    vocabulary are a ValueError, because an embedding would silently map them to some row.
+
+    `known_fingerprint` is that of the arrays if it has been computed before.
     """
 
-    source_ids: Int32[np.ndarray, " source_tokens"]
+    source_ids: Integer[np.ndarray, " source_tokens"]
     source_offsets: Int64[np.ndarray, " ends"]
-    target_ids: Int32[np.ndarray, " target_tokens"]
+    target_ids: Integer[np.ndarray, " target_tokens"]
     target_offsets: Int64[np.ndarray, " ends"]
     rows: Int32[np.ndarray, " pairs"]
     source_vocab_size: int
     target_vocab_size: int
+    known_fingerprint: str = ""
 
     def __post_init__(self) -> None:
+        if self.known_fingerprint:  # checked when they were written
+            return
         for side, ids, size in (
             ("source_ids", self.source_ids, self.source_vocab_size),
             ("target_ids", self.target_ids, self.target_vocab_size),
@@ -48,35 +54,29 @@ class TokenizedPairs:
         source_tokenizer: Tokenizer,
         target_tokenizer: Tokenizer,
         max_length: int | None = None,
+        place: Callable[[int], str] = lambda row: f"pair {row + 1}",
     ) -> tuple[TokenizedPairs, Report]:
         """Tokenize a corpus; `max_length` is in tokens of either side, without special tokens.
 
-        Pairs that are longer, or empty, are skipped and counted in the report (by their index in
-        the corpus, counted from 1).
+        Pairs that are longer, or empty, are skipped and counted in the report, with the `place` of
+        their index in the corpus.
         """
-        report = Report(f"{corpus.name or 'corpus'} as tokens")
-        sources, targets, rows = [], [], []
-        for row, (source, target) in enumerate(zip(corpus.source, corpus.target, strict=True)):
-            report.read += 1
-            source_ids = source_tokenizer.encode_ids(source)
-            target_ids = target_tokenizer.encode_ids(target)
-            longest = max(len(source_ids), len(target_ids))
-            if not source_ids or not target_ids:
-                report.skip("empty sentence", f"pair {row + 1}")
-            elif max_length is not None and longest > max_length:
-                report.skip(f"more than {max_length:,} tokens", f"pair {row + 1}")
-            else:
-                sources.append(source_ids)
-                targets.append(target_ids)
-                rows.append(row)
-        source_flat, source_offsets = _flatten(sources)
-        target_flat, target_offsets = _flatten(targets)
+        report = Report(f"{corpus.name or 'corpus'} as tokens", read=len(corpus))
+        source_ids, source_lengths = source_tokenizer.encode_many(corpus.source)
+        target_ids, target_lengths = target_tokenizer.encode_many(corpus.target)
+        empty = (source_lengths == 0) | (target_lengths == 0)
+        longest = np.maximum(source_lengths, target_lengths)
+        bad = empty if max_length is None else empty | (longest > max_length)
+        for row in np.flatnonzero(bad).tolist():
+            why = "empty sentence" if empty[row] else f"more than {max_length:,} tokens"
+            report.skip(why, place(row))
+        kept = ~bad
         pairs = cls(
-            source_ids=source_flat,
-            source_offsets=source_offsets,
-            target_ids=target_flat,
-            target_offsets=target_offsets,
-            rows=np.asarray(rows, np.int32),
+            source_ids=source_ids[np.repeat(kept, source_lengths)],
+            source_offsets=offsets_of(source_lengths[kept]),
+            target_ids=target_ids[np.repeat(kept, target_lengths)],
+            target_offsets=offsets_of(target_lengths[kept]),
+            rows=np.flatnonzero(kept).astype(np.int32),
             source_vocab_size=source_tokenizer.vocab_size,
             target_vocab_size=target_tokenizer.vocab_size,
         )
@@ -91,12 +91,39 @@ class TokenizedPairs:
 
     def fingerprint(self) -> str:
         """Return the xxh3_128 of all ids, offsets and rows, for any byte order of the machine."""
+        return self.known_fingerprint or self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = xxhash.xxh3_128()
-        arrays = (self.source_ids, self.source_offsets, self.target_ids, self.target_offsets)
-        for array in (*arrays, self.rows):
-            digest.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
+        for ids, offsets in (
+            (self.source_ids, self.source_offsets),
+            (self.target_ids, self.target_offsets),
+        ):
+            add_array(digest, ids, "<i4")
+            add_array(digest, offsets, "<i8")
+        add_array(digest, self.rows, "<i4")
         digest.update(f"{self.source_vocab_size} {self.target_vocab_size}".encode())
         return digest.hexdigest()
+
+
+def add_array(digest: xxhash.xxh3_128, array: np.ndarray, dtype: str) -> None:
+    """Update a digest with an array as `dtype`, block by block."""
+    for block in array_blocks(array):
+        digest.update(np.ascontiguousarray(block, dtype).data)
+
+
+def array_blocks(array: np.ndarray, rows: int = 2**20) -> Iterator[np.ndarray]:
+    """Yield an array in blocks of rows, so that a memory map is never in memory as a whole."""
+    for start in range(0, len(array), rows):
+        yield array[start : start + rows]
+
+
+def offsets_of(lengths: np.ndarray) -> Int64[np.ndarray, " ends"]:
+    """Return 0 and the sums of the first lengths, of the first two, ..."""
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
 
 
 def pad_source(sentences: Sequence[Sequence[int]], length: int) -> Int32[np.ndarray, "B S"]:
@@ -114,7 +141,7 @@ def pad_target(sentences: Sequence[Sequence[int]], length: int) -> Int32[np.ndar
 
 
 def take_rows(
-    ids: Int32[np.ndarray, " tokens"],
+    ids: Integer[np.ndarray, " tokens"],
     offsets: Int64[np.ndarray, " ends"],
     chosen: Int64[np.ndarray, " B"],
     length: int,
@@ -148,12 +175,3 @@ def _pad(sentences: list[list[int]], length: int) -> Int32[np.ndarray, "B S"]:
             raise ValueError(f"sentence {row} needs {len(ids)} columns, there are {length}")
         out[row, : len(ids)] = ids
     return out
-
-
-def _flatten(
-    sentences: list[list[int]],
-) -> tuple[Int32[np.ndarray, " tokens"], Int64[np.ndarray, " ends"]]:
-    offsets = np.zeros(len(sentences) + 1, np.int64)
-    np.cumsum([len(ids) for ids in sentences], out=offsets[1:])
-    flat = np.fromiter((i for ids in sentences for i in ids), np.int32, count=int(offsets[-1]))
-    return flat, offsets

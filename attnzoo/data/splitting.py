@@ -1,13 +1,13 @@
 """Splitting of text into words and pieces, and joining, shared by all tokenizers.
 
-A *word* is the unit of alignment links: a whitespace-separated token (`split="whitespace"`), or, if
-punctuation is split off, a run of letters and digits or a single punctuation mark or symbol
-(`split="punctuation"`). A *piece* is a word with its spacing written into it, so that the text can
-be rebuilt from pieces alone:
+A *word* is what stands between whitespace in the user's text: the unit of links and of the output.
+A *piece* is a word, or (`split="punctuation"`) a part of one: a run of letters and digits, or a
+single punctuation mark or symbol. Its spacing is written into it, so that the text can be rebuilt
+from pieces alone:
 
-- SPACE before the word: a space comes before it. A word of letters and digits always has it, which
+- SPACE before the piece: a space comes before it. A run of letters and digits always has it, which
   keeps one vocabulary entry per word; a punctuation mark only if the text has the space.
-- JOINER after a punctuation mark: the next word follows without a space.
+- JOINER after a punctuation mark: the next piece follows without a space.
 
 `l'eau, 3.5 km` is `▁l`, `'￭`, `▁eau`, `,`, `▁3`, `.￭`, `▁5`, `▁km`. Text is normalised to NFC,
 and runs of whitespace become one space; nothing else is lost.
@@ -28,23 +28,28 @@ def is_punctuation(character: str) -> bool:
     return unicodedata.category(character)[0] in "PS"
 
 
-def split_token(token: str, *, split: str, lowercase: bool) -> tuple[list[str], list[str]]:
-    """Return the words and the pieces, equally many, of one whitespace-separated token."""
-    token = unicodedata.normalize("NFC", token).translate(_REPLACE_MARKS)
+def split_token(token: str, *, split: str, lowercase: bool) -> list[str]:
+    """Return the pieces of one whitespace-separated word."""
+    token = normalise(token)
     if lowercase:
         token = token.lower()
     if split == "whitespace":
-        return [token], [SPACE + token]
-    words = _cut_punctuation(token)
+        return [SPACE + token]
+    parts = cut_punctuation(token)
     pieces = []
-    for position, word in enumerate(words):
-        if not is_punctuation(word[0]):
-            pieces.append(SPACE + word)
+    for position, part in enumerate(parts):
+        if not is_punctuation(part[0]):
+            pieces.append(SPACE + part)
             continue
         before = SPACE if position == 0 else ""
-        is_joined = position + 1 < len(words) and not is_punctuation(words[position + 1][0])
-        pieces.append(before + word + (JOINER if is_joined else ""))
-    return words, pieces
+        is_joined = position + 1 < len(parts) and not is_punctuation(parts[position + 1][0])
+        pieces.append(before + part + (JOINER if is_joined else ""))
+    return pieces
+
+
+def normalise(token: str) -> str:
+    """Return a word as tokenizers read it: in NFC, and without the characters of the marks."""
+    return unicodedata.normalize("NFC", token).translate(_REPLACE_MARKS)
 
 
 def join_pieces(pieces: list[str]) -> str:
@@ -63,29 +68,28 @@ def is_mark(piece: str, *, split: str) -> bool:
     return split == "punctuation" and is_punctuation(strip_marks(piece)[0])
 
 
-def group_pieces(pieces: list[str], *, split: str) -> list[int]:
-    """Return the index of the word of each piece, or part of a piece.
+def group_pieces(pieces: list[str]) -> list[int]:
+    """Return the index of the word of each piece, or part of a piece, in the text they spell.
 
-    This undoes splitting if only the tokens are known, as in generated text. A part continues
-    the word before it unless it has a SPACE, or punctuation starts or ends between the two.
+    A part continues the word before it unless it has a SPACE and no JOINER comes before.
     """
     word_ids: list[int] = []
-    word = ""
-    index = -1
+    word, index, is_joined = "", -1, False
     for piece in pieces:
-        surface = strip_marks(piece)
-        starts = piece.startswith(SPACE)
-        if split == "punctuation" and surface and word:
-            starts = starts or is_punctuation(surface[0]) or is_punctuation(word[0])
-        if index < 0 or (starts and word):  # a SPACE alone has begun its word already
+        # A SPACE alone has begun its word already.
+        if index < 0 or (word and piece.startswith(SPACE) and not is_joined):
             index += 1
             word = ""
-        word += surface
+        word += strip_marks(piece)
         word_ids.append(index)
+        is_joined = piece.endswith(JOINER)
+    if index > 0 and not word:  # nothing follows the last SPACE
+        word_ids = [min(i, index - 1) for i in word_ids]
     return word_ids
 
 
-def _cut_punctuation(token: str) -> list[str]:
+def cut_punctuation(token: str) -> list[str]:
+    """Return the punctuation marks of a word and the runs of letters and digits, in order."""
     words: list[str] = []
     in_word = False
     for character in token:

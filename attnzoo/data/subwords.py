@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,10 +32,18 @@ def train_subwords(
     """
     if kind == "bpe":
         tokenizer = Tokenizer(models.BPE(unk_token=unknown))
+        room = max(1, (vocab_size - len(whole)) // 2)
+        letters: Counter[str] = Counter()
+        for piece, count in pieces.items():
+            for letter in piece:
+                letters[letter] += count
+        # Left to the trainer, ties would be decided by the order of a hash table.
+        frequent = sorted(letters, key=lambda letter: (-letters[letter], letter))[:room]
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
             special_tokens=list(whole),
-            limit_alphabet=max(1, (vocab_size - len(whole)) // 2),
+            initial_alphabet=frequent if len(letters) > room else [],
+            limit_alphabet=room,
             show_progress=False,
         )
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,7 +182,7 @@ def read_conll(path: Path, word_column: int, tag_column: int, encoding: str) -> 
     words: list[str] = []
     tags: list[str] = []
     for number, line in enumerate([*read_text(path, encoding).split("\n"), ""], start=1):
-        columns = line.split()
+        columns = re.split("[ \t]+", line.strip(" \t")) if line.strip() else []
         if not columns or columns[0] == "-DOCSTART-":
             if words:
                 sentences.append((words, tags))

@@ -4,53 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 import xxhash
-from jaxtyping import Int32, Int64
+from jaxtyping import Int64, Integer
 
 from attnzoo.data.ahead import rows_of
 from attnzoo.data.batching import Batch
-from attnzoo.data.corpus import Report, Splits, add_strings
 from attnzoo.data.order import RowOrder
+from attnzoo.data.pairs import add_array, offsets_of
 from attnzoo.data.random_numbers import integers
-from attnzoo.data.sources import read_text
 from attnzoo.data.text_tokenizers import TextTokenizer
+from attnzoo.data.word_cache import Ids
 from attnzoo.errors import UserError
 
-
-@dataclass(frozen=True)
-class TextCorpus:
-    """Text documents in order."""
-
-    documents: list[str]
-    name: str = ""
-
-    def __len__(self) -> int:
-        return len(self.documents)
-
-    def fingerprint(self) -> str:
-        """Return the xxh3_128 of every document, the same in every process."""
-        digest = xxhash.xxh3_128()
-        add_strings(digest, self.documents)
-        return digest.hexdigest()
+# Characters that a tokenizer encodes at once, and the most for one that must not be cut.
+ENCODED_AT_ONCE = 2**20
+MOST_AT_ONCE = 2**23
 
 
 @dataclass(frozen=True)
 class TokenizedText:
     """Documents as ids without special tokens: document `i` is `ids[offsets[i] : offsets[i + 1]]`.
 
+    With a `separator` each document ends with that id. Arrays may be memory maps of any integers.
     Ids outside of the vocabulary are a ValueError, because an embedding would silently map them to
-    some row.
+    some row. `known_fingerprint` is that of the stream of all ids, if it has been computed before.
     """
 
-    ids: Int32[np.ndarray, " tokens"]
+    ids: Integer[np.ndarray, " tokens"]
     offsets: Int64[np.ndarray, " ends"]
     vocab_size: int
+    separator: int | None = None
+    known_fingerprint: str = ""
 
     def __post_init__(self) -> None:
+        if self.known_fingerprint:  # checked when they were written
+            return
         if self.ids.size and not (self.ids.min() >= 0 and self.ids.max() < self.vocab_size):
             raise ValueError(
                 f"ids contains {self.ids.min()} to {self.ids.max()}, "
@@ -60,27 +51,84 @@ class TokenizedText:
     @classmethod
     def from_documents(cls, documents: Sequence[str], tokenizer: TextTokenizer) -> TokenizedText:
         """Tokenize documents; documents without a token are kept, as empty ones."""
-        rows = [np.asarray(tokenizer.encode_ids(text), np.int32) for text in documents]
-        offsets = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum([len(row) for row in rows], out=offsets[1:])
-        flat = np.concatenate([np.empty(0, np.int32), *rows])
-        return cls(flat, offsets, tokenizer.vocab_size)
+        ids, lengths = encode_documents(documents, tokenizer)
+        return cls(ids, offsets_of(lengths), tokenizer.vocab_size)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     def lengths(self) -> Int64[np.ndarray, " documents"]:
-        return np.diff(self.offsets)
+        """Return the number of tokens of each document, without the separator."""
+        return np.diff(self.offsets) - (self.separator is not None)
 
-    def stream(self, separator: int | None = None) -> Int32[np.ndarray, " tokens"]:
+    def stream(self, separator: int | None = None) -> TokenStream:
         """Return all documents one after the other, with `separator` (usually EOS) after each."""
-        if separator is None:
-            return self.ids
-        return np.insert(self.ids, self.offsets[1:], separator)
+        if separator == self.separator:
+            return TokenStream(self.ids, self.known_fingerprint)
+        if self.separator is None and separator is not None:
+            return TokenStream(np.insert(self.ids, self.offsets[1:], separator))
+        if separator is None and len(self) == 1:
+            return TokenStream(self.ids[:-1], self.known_fingerprint)
+        raise ValueError(f"separator={separator} for a text with {self.separator} in it")
+
+
+@dataclass(frozen=True)
+class TokenStream:
+    """A long sequence of ids, perhaps a memory map, and its fingerprint if it is known."""
+
+    ids: Integer[np.ndarray, " tokens"]
+    known_fingerprint: str = ""
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
     def fingerprint(self) -> str:
-        """Return the xxh3_128 of all ids and offsets, for any byte order of the machine."""
-        return array_fingerprint(self.ids, self.offsets, self.vocab_size)
+        """Return the xxh3_128 of the ids, for any byte order of the machine."""
+        if self.known_fingerprint:
+            return self.known_fingerprint
+        digest = xxhash.xxh3_128(f"{self.ids.shape}".encode())
+        add_array(digest, self.ids, "<i4")
+        return digest.hexdigest()
+
+
+def encode_documents(documents: Sequence[str], tokenizer: TextTokenizer) -> Ids:
+    """Return the ids of all documents one after the other, and the number of each one's.
+
+    A library needs 140 bytes of memory for a byte of text, so a long document is cut where this
+    changes no id: between lines, if the tokenizer gives the same ids there. Other tokenizers begin
+    anew after 8 MB.
+    """
+    parts = [list(_cut_long(document, tokenizer)) for document in documents]
+    ids, lengths = tokenizer.encode_many(part for document in parts for part in document)
+    if len(lengths) == len(documents):
+        return ids, lengths
+    firsts = offsets_of(np.asarray([len(document) for document in parts]))
+    return ids, np.diff(offsets_of(lengths)[firsts])
+
+
+def _cut_long(text: str, tokenizer: TextTokenizer) -> Iterator[str]:
+    start, room = 0, ENCODED_AT_ONCE
+    while len(text) - start > room:
+        end = line_cut(text, start + room // 2, start + room)
+        around = text[max(end - 500, start) : end], text[end : end + 500]
+        apart = [i for part in around for i in tokenizer.encode_ids(part)]
+        if room < MOST_AT_ONCE and apart != tokenizer.encode_ids("".join(around)):
+            room = MOST_AT_ONCE
+            continue
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
+def line_cut(text: str, low: int, high: int) -> int:
+    """Return the last place up to `high` after a line end between two visible characters.
+
+    Without one after `low` it is a place after any line end, or `high` itself.
+    """
+    place = text.rfind("\n", low, high - 1)
+    while place > low and (text[place - 1].isspace() or text[place + 1].isspace()):
+        place = text.rfind("\n", low, place)
+    return (place if place > low else text.rfind("\n", low, high)) + 1 or high
 
 
 @final
@@ -98,7 +146,7 @@ class StreamPlan:
 
     def __init__(
         self,
-        stream: Int32[np.ndarray, " tokens"],
+        stream: TokenStream | Integer[np.ndarray, " tokens"],
         batch_size: int,
         length: int,
         seed: int = 0,
@@ -107,18 +155,19 @@ class StreamPlan:
     ) -> None:
         if length < 1:
             raise ValueError(f"length={length}, wanted at least 1")
+        stream = stream if isinstance(stream, TokenStream) else TokenStream(stream)
         if len(stream) < (length + 1 if shuffle else 2):
             raise UserError(
                 f"the text has {len(stream):,} tokens: a window of {length:,} and the token after "
                 "it do not fit (is validation_share too small?)"
             )
-        self.stream = stream
+        self.stream = stream.ids
         self.batch_size = batch_size
         self.length = length
         self.pad_id = pad_id
         windows = -(-(len(stream) - 1) // length)
         self._order = RowOrder(windows, batch_size, seed, shuffle)
-        self._fingerprint = array_fingerprint(stream)
+        self._fingerprint = stream.fingerprint()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -165,40 +214,15 @@ class StreamPlan:
         }
 
 
-def load_text(config: Any, cache_dir: Path | None = None) -> Splits[TextCorpus]:
-    """Load the parts of a `Text` config, or cut them off the training part; others are empty."""
-    parts: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
-    reports = []
-    if config.hub is not None:
-        from attnzoo.data.hub import hub_label, hub_splits, load_table, text_column
-
-        for part, split in hub_splits(config.hub).items():
-            label = hub_label(config.hub, split)
-            column = text_column(load_table(config.hub, split, cache_dir), label, config.field)
-            parts[part] = [text or "" for text in column]
-            reports.append(_without_empty(label, parts[part]))
-    else:
-        for part in parts:
-            for path in getattr(config, part):
-                documents = _cut_documents(read_text(path), config.documents)
-                reports.append(_without_empty(str(path), documents))
-                parts[part] += documents
-    whole = config.hub is None and config.documents == "files"
-    for part, share in (("test", config.test_share), ("validation", config.validation_share)):
-        if share and not parts[part]:
-            # A share of the whole text, not of the rest after the test part.
-            left = 1 - config.test_share if part == "validation" else 1.0
-            parts["train"], parts[part] = _cut_end(parts["train"], share / left, whole)
-    parts["train"] = parts["train"][: config.limit]
-    return Splits(
-        **{part: TextCorpus(documents, part) for part, documents in parts.items()},
-        reports=reports,
-    )
-
-
 def array_fingerprint(*values: np.ndarray | int | str) -> str:
     """Return the xxh3_128 of arrays, numbers and strings, for any byte order of the machine."""
     digest = xxhash.xxh3_128()
+    add_values(digest, *values)
+    return digest.hexdigest()
+
+
+def add_values(digest: xxhash.xxh3_128, *values: np.ndarray | int | str) -> None:
+    """Update a digest with arrays and their shapes, numbers and strings."""
     for value in values:
         if isinstance(value, np.ndarray):
             digest.update(f"{value.shape}".encode())
@@ -206,50 +230,3 @@ def array_fingerprint(*values: np.ndarray | int | str) -> str:
             digest.update(np.ascontiguousarray(little).data)
         else:
             digest.update(f"{value} ".encode())
-    return digest.hexdigest()
-
-
-def _cut_documents(text: str, unit: str) -> list[str]:
-    if unit == "files":
-        return [text]
-    if unit == "lines":
-        return text.removesuffix("\n").split("\n") if text else []
-    paragraphs: list[list[str]] = [[]]
-    for line in text.split("\n"):
-        if line.strip():
-            paragraphs[-1].append(line)
-        elif paragraphs[-1]:
-            paragraphs.append([])
-    return ["\n".join(lines) for lines in paragraphs if lines]
-
-
-def _without_empty(name: str, documents: list[str]) -> Report:
-    """Remove blank documents from the list in place, and report their number."""
-    report = Report(name, read=len(documents), unit="documents")
-    for number, document in enumerate(documents, start=1):
-        if not document.strip():
-            report.skip("blank document", f"{name}:{number}")
-    documents[:] = [document for document in documents if document.strip()]
-    if not documents:
-        raise UserError(f"{name}: there is no text in it")
-    return report
-
-
-def _cut_end(documents: list[str], share: float, whole: bool) -> tuple[list[str], list[str]]:
-    """Split off the last `share`; only `whole` files are cut within a document.
-
-    The cut is that of nanoGPT: at `int(n * (1 - share))` characters, or documents.
-    """
-    if not whole:
-        cut = int(len(documents) * (1 - share))
-        return documents[:cut], documents[cut:]
-    place = int(sum(map(len, documents)) * (1 - share))
-    first: list[str] = []
-    for number, document in enumerate(documents):
-        if place <= len(document):
-            head, tail = document[:place], document[place:]
-            rest = documents[number + 1 :]
-            return [*first, *([head] if head else [])], [*([tail] if tail else []), *rest]
-        first.append(document)
-        place -= len(document)
-    return first, []

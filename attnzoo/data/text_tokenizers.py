@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, SupportsIndex, final, runtime_checkable
 
@@ -15,8 +18,11 @@ from attnzoo.data.library_tokenizers import (
     read_library_tokenizer,
     train_byte_bpe,
     train_wordpiece,
+    word_cutter,
 )
+from attnzoo.data.word_cache import Ids, WordCache, id_dtype, join_ids
 from attnzoo.errors import UserError
+from attnzoo.files import read_json
 from attnzoo.special_tokens import BOS, EOS, PAD, UNK
 
 FORMAT = "attnzoo.text_tokenizer"
@@ -52,6 +58,13 @@ class TextTokenizer(Protocol):
 
     def encode_ids(self, text: str) -> list[int]:
         """Return ids without special tokens; text that spells one is encoded as text."""
+        ...
+
+    def encode_many(self, texts: Iterable[str]) -> Ids:
+        """Return the ids of all texts one after the other, and the number of each text's.
+
+        Ids are uint16, or uint32 for a vocabulary above 65,536; the numbers are uint32.
+        """
         ...
 
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
@@ -105,6 +118,9 @@ class _Saved:
     def fingerprint(self) -> str:
         return xxhash.xxh3_128_hexdigest(self._to_json().encode())
 
+    def __reduce__(self) -> tuple[type[_Saved], tuple[dict[str, Any]]]:
+        return type(self), (self._spec,)
+
     def _to_json(self) -> str:
         return json.dumps(self._spec, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
@@ -146,6 +162,22 @@ class SymbolTokenizer(_Saved):
         ids = self._ids
         return [ids.get(ord(symbol), UNK) for symbol in text]
 
+    def encode_many(self, texts: Iterable[str]) -> Ids:
+        codec = "utf-8" if self._symbols is None else "utf-32-le"
+        parts = [text.encode(codec, "surrogatepass") for text in texts]
+        codes = np.frombuffer(b"".join(parts), np.uint8 if self._symbols is None else "<u4")
+        lengths = np.fromiter(map(len, parts), np.uint32, len(parts)) // codes.itemsize
+        return self._by_code[codes], lengths.astype(np.uint32)
+
+    @cached_property
+    def _by_code(self) -> np.ndarray:
+        """Id of each byte, or of each code point."""
+        if self._symbols is None:
+            return np.arange(self._first, self._end).astype(id_dtype(self.vocab_size))
+        table = np.full(sys.maxunicode + 1, UNK, id_dtype(self.vocab_size))
+        table[list(self._ids)] = list(self._ids.values())
+        return table
+
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
         kept = [i for i in _checked(ids, self.vocab_size) if i == UNK or i >= self._first]
         kept = [i for i in kept if i < self._end]
@@ -176,6 +208,10 @@ class LibraryTokenizer(_Saved):
                 raise ValueError(f"the {name} token has id {i}, which is not in the vocabulary")
         self._hidden = set(self.specials.values()) - {self.specials.get("unk")}
         self._hidden |= set(self.sentinels)
+        # None where the ids of a text are not those of its words one after the other.
+        self._cut = word_cutter(spec["model"])
+        parts = None if self._cut is None else self._cut.parts
+        self._cache = WordCache(self._encode, self.vocab_size, parts)
 
     @property
     def model(self) -> dict[str, Any]:
@@ -201,6 +237,17 @@ class LibraryTokenizer(_Saved):
         return [self._tokenizer.id_to_token(i) or "" for i in range(self.vocab_size)]
 
     def encode_ids(self, text: str) -> list[int]:
+        return self.encode_many([text])[0].tolist()
+
+    def encode_many(self, texts: Iterable[str]) -> Ids:
+        if self._cut is not None:
+            return self._cache.encode_many(texts, self._cut.words)
+        encode, texts = self._tokenizer.encode_batch_fast, iter(texts)
+        chunks = iter(lambda: list(islice(texts, 256)), [])
+        found = (one.ids for chunk in chunks for one in encode(chunk, add_special_tokens=False))
+        return join_ids(found, self.vocab_size)
+
+    def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
@@ -265,22 +312,19 @@ def build_tokenizer(config: Any, texts: Iterable[str]) -> TextTokenizer:
 
 def load_tokenizer(path: Path | str) -> TextTokenizer:
     """Read a file of `save`; any other file is a UserError with its name."""
-    try:
-        spec = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise UserError(f"{path}: not a tokenizer: it is not JSON") from None
-    if not isinstance(spec, dict) or spec.get("format") != FORMAT:
+    spec = read_json(path)
+    if spec.get("format") != FORMAT:
         raise UserError(f"{path}: not a tokenizer: its 'format' is not {FORMAT!r}")
     if spec.get("version") != FORMAT_VERSION:
         raise UserError(
             f"{path}: tokenizer of version {spec.get('version')}, wanted {FORMAT_VERSION}"
         )
-    if spec.get("kind") not in KINDS:
+    if str(spec.get("kind")) not in KINDS:
         raise UserError(f"{path}: kind {spec.get('kind')!r} is none of {', '.join(KINDS)}")
     try:
-        return KINDS[spec["kind"]](spec)
+        tokenizer = KINDS[spec["kind"]](spec)
+        tokenizer.encode_ids("\U00010900")  # fails if the token of unknown letters is missing
+        return tokenizer
     except Exception as error:  # `tokenizers` raises nothing more specific
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(f"{path}: a damaged tokenizer: {reason}") from None

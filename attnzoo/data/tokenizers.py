@@ -10,18 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, SupportsIndex
 
+import numpy as np
 import xxhash
 
 from attnzoo.data.splitting import (
     JOINER,
     SPACE,
+    cut_punctuation,
     group_pieces,
     is_mark,
     join_pieces,
+    normalise,
     split_token,
     strip_marks,
 )
+from attnzoo.data.word_cache import Ids, WordCache
 from attnzoo.errors import UserError
+from attnzoo.files import read_json
 from attnzoo.special_tokens import BOS, EOS, PAD, UNK
 
 # No piece contains a space, so no text can spell a special token.
@@ -30,8 +35,6 @@ FORMAT = "attnzoo.tokenizer"
 FORMAT_VERSION = 1
 # Placeholder for an unknown part of a word while words are joined: a letter, for splitting.
 UNKNOWN_LETTER = "\ue000"
-# Number of whitespace-separated tokens whose ids are cached; a corpus has fewer.
-CACHE_SIZE = 2**19
 # At most one in this many subwords is a punctuation mark with its spacing.
 MARKS_SHARE = 8
 
@@ -40,8 +43,8 @@ MARKS_SHARE = 8
 class Encoding:
     """A sentence as tokens: token `i`, with id `ids[i]`, is a part of `words[word_ids[i]]`.
 
-    It contains no special tokens. With `split="whitespace"` the words are exactly the
-    whitespace-separated tokens of the text, so that a corpus' links index them.
+    It contains no special tokens. The words are the whitespace-separated ones of the text, however
+    the tokenizer cuts them, so that a corpus' links index them.
     """
 
     ids: list[int]
@@ -66,7 +69,7 @@ class Tokenizer:
             raise ValueError(f"the first tokens are {model.tokens[:4]}, wanted {SPECIALS}")
         self._tokens = model.tokens
         self._encode_piece = model.encode
-        self._cache: dict[str, tuple[list[int], list[int], list[str]]] = {}
+        self._cache = WordCache(self._encode_word, len(self._tokens))
 
     @property
     def vocab_size(self) -> int:
@@ -79,23 +82,28 @@ class Tokenizer:
 
     def encode(self, text: str) -> Encoding:
         """Encode a sentence without special tokens; an empty text gives empty lists."""
-        ids: list[int] = []
-        word_ids: list[int] = []
-        words: list[str] = []
-        for token in text.split():
-            token_ids, token_word_ids, token_words = self._encode_token(token)
-            first = len(words)
-            ids += token_ids
-            word_ids += [first + index for index in token_word_ids]
-            words += token_words
-        return Encoding(ids, word_ids, words)
+        words = text.split()
+        ids, lengths = self._cache.encode_many(words, lambda word: (word,))
+        word_ids = np.repeat(np.arange(len(words)), lengths)
+        return Encoding(ids.tolist(), word_ids.tolist(), words)
 
     def encode_ids(self, text: str) -> list[int]:
-        """Return only the ids of `encode`, for whole corpora."""
-        ids: list[int] = []
-        for token in text.split():
-            ids += self._encode_token(token)[0]
-        return ids
+        """Return only the ids of `encode`."""
+        return self.encode_many([text])[0].tolist()
+
+    def encode_many(self, texts: Iterable[str]) -> Ids:
+        """Return the ids of all texts one after the other, and the number of each text's."""
+        return self._cache.encode_many(texts, str.split)
+
+    def parts(self, encoding: Encoding) -> list[str]:
+        """Return the part of its word that each id belongs to, without the punctuation around."""
+        parts: list[str] = []
+        for word in encoding.words:
+            pieces = split_token(word, split=self.split, lowercase=self.lowercase)
+            cut = [word] if len(pieces) == 1 else cut_punctuation(normalise(word))
+            for part, piece in zip(cut, pieces, strict=False):
+                parts += [part] * len(self._encode_piece(piece))
+        return parts
 
     def decode(self, ids: Iterable[SupportsIndex], *, unknown: str = "<unk>") -> str:
         """Return the text of ids up to the first EOS, without PAD and BOS; `unknown` for UNK.
@@ -107,12 +115,12 @@ class Tokenizer:
     def decode_words(self, ids: Iterable[SupportsIndex], *, unknown: str = "<unk>") -> Encoding:
         """Decode ids of generated text into words, with the word index of each id.
 
-        PAD, BOS, EOS and all ids after EOS are left out of the result's `ids`. Decoding an encoded
-        sentence gives the same `word_ids`.
+        PAD, BOS, EOS and all ids after EOS are left out of the result's `ids`. The words are those
+        of the text that `decode` returns.
         """
         kept = self._kept(ids)
         pieces = self._pieces(kept, UNKNOWN_LETTER)
-        word_ids = group_pieces(pieces, split=self.split)
+        word_ids = group_pieces(pieces)
         words = [""] * (word_ids[-1] + 1 if word_ids else 0)
         for word_id, index, piece in zip(word_ids, kept, pieces, strict=True):
             words[word_id] += unknown if index == UNK else strip_marks(piece)
@@ -129,19 +137,14 @@ class Tokenizer:
     @classmethod
     def load(cls, path: Path | str) -> Tokenizer:
         """Read a file of `save`; any other file is a UserError with its name."""
-        try:
-            spec = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-        except ValueError:
-            raise UserError(f"{path}: not a tokenizer: it is not JSON") from None
-        if not isinstance(spec, dict) or spec.get("format") != FORMAT:
+        spec = read_json(path)
+        if spec.get("format") != FORMAT:
             raise UserError(f"{path}: not a tokenizer: its 'format' is not {FORMAT!r}")
         if spec.get("version") != FORMAT_VERSION:
             raise UserError(
                 f"{path}: tokenizer of version {spec.get('version')}, wanted {FORMAT_VERSION}"
             )
-        if spec.get("kind") not in MODELS:
+        if str(spec.get("kind")) not in MODELS:
             raise UserError(f"{path}: kind {spec.get('kind')!r} is none of {', '.join(MODELS)}")
         try:
             return cls(spec)
@@ -149,21 +152,12 @@ class Tokenizer:
             reason = (str(error).splitlines() or [""])[0]
             raise UserError(f"{path}: a damaged tokenizer: {reason}") from None
 
-    def _encode_token(self, token: str) -> tuple[list[int], list[int], list[str]]:
-        cached = self._cache.get(token)
-        if cached is None:
-            words, pieces = split_token(token, split=self.split, lowercase=self.lowercase)
-            ids: list[int] = []
-            word_ids: list[int] = []
-            for index, piece in enumerate(pieces):
-                piece_ids = self._encode_piece(piece)
-                ids += piece_ids
-                word_ids += [index] * len(piece_ids)
-            cached = ids, word_ids, words
-            if len(self._cache) >= CACHE_SIZE:
-                self._cache.clear()
-            self._cache[token] = cached
-        return cached
+    def _encode_word(self, word: str) -> list[int]:
+        pieces = split_token(word, split=self.split, lowercase=self.lowercase)
+        return [i for piece in pieces for i in self._encode_piece(piece)]
+
+    def __reduce__(self) -> tuple[type[Tokenizer], tuple[dict[str, Any]]]:
+        return type(self), (self._spec,)
 
     def _kept(self, ids: Iterable[SupportsIndex]) -> list[int]:
         kept = []
@@ -318,6 +312,6 @@ def _count_pieces(lines: Iterable[str], *, split: str, lowercase: bool) -> Count
     tokens = Counter(token for line in lines for token in line.split())
     counts: Counter[str] = Counter()
     for token, count in tokens.items():
-        for piece in split_token(token, split=split, lowercase=lowercase)[1]:
+        for piece in split_token(token, split=split, lowercase=lowercase):
             counts[piece] += count
     return counts

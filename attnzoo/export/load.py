@@ -22,7 +22,8 @@ from jax import export
 from safetensors.numpy import load_file
 
 FORMAT = "attnzoo.export"
-VERSION = 1
+VERSION = 2
+"""Version 1 had digests of the programs and weights alone."""
 DESCRIPTION = "export.json"
 
 
@@ -40,7 +41,9 @@ class Exported:
             )
         for file, digest in self.about["sha256"].items():
             if _sha256(self.folder / file) != digest:
-                raise ValueError(f"{self.folder / file}: damaged, its digest is another")
+                raise ValueError(
+                    f"{self.folder / file}: damaged, its digest is another; export the run again"
+                )
         tensors: dict[str, np.ndarray] = {}
         for file in self.about["weights"]:
             tensors |= load_file(self.folder / file)
@@ -108,11 +111,19 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: damaged: {error}") from None
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise ValueError(f"{path}: no export: its 'format' is not {FORMAT!r}")
-    if about.get("version") != VERSION:
+    if about.get("version") not in (1, VERSION):
         raise ValueError(
             f"{path}: an export of version {about.get('version')}; this load.py reads {VERSION}"
         )
+    if about["version"] > 1 and about.get("digest") != digest_of(about):
+        raise ValueError(f"{path}: damaged, its digest is another; export the run again")
     return about
+
+
+def digest_of(about: dict[str, Any]) -> str:
+    """Return the sha256 of the content of export.json, without its entry ``digest``."""
+    rest = {name: value for name, value in about.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

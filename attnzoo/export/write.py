@@ -23,8 +23,6 @@ from attnzoo.pretrained import convert, files
 from attnzoo.training.run import Run
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-BESIDE = ("*tokenizer.json", "labels.json")
-"""Files of a run that are copied unchanged."""
 LETTER = re.compile("[A-Z]")
 OPEN_SIZE = jax.errors.InconclusiveDimensionOperation
 
@@ -77,7 +75,8 @@ def export_run(
 def _write(
     run: Run, found: Mapping[str, Program], home: Path, platforms: tuple[str, ...]
 ) -> dict[str, Any]:
-    naming, shapes, rebuild = _weights(run.model, home)
+    classes = tuple(getattr(run.task, "names", ()))
+    naming, shapes, rebuild = _weights(run.model, home, classes)
     described = {}
     for name, program in found.items():
         exported, fixed = _lower(program, shapes, rebuild, platforms)
@@ -93,13 +92,12 @@ def _write(
             "limits": [one for one in program.limits if one.split()[0] not in fixed],
             "fixed": fixed,
         }
-    _write_tokenizers(run, home)
-    shutil.copyfile(load.__file__, home / "load.py")
+    _write_files_of_run(run, home)
     weights = sorted(path.name for path in home.glob("*.safetensors"))
     digests = {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted([*home.glob("*.stablehlo"), *home.glob("*.safetensors")])
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(home.iterdir())
     }
+    shutil.copyfile(load.__file__, home / "load.py")
     about = {
         "format": load.FORMAT,
         "version": load.VERSION,
@@ -113,14 +111,17 @@ def _write(
         "names_of_weights": naming,
         "sha256": digests,
         "programs": described,
-        "labels": list(getattr(run.task, "names", ())),
+        "labels": list(classes),
     }
+    # As JSON writes it: tuples are lists.
+    about = json.loads(json.dumps(about))
+    about["digest"] = load.digest_of(about)
     files.write_json(home / load.DESCRIPTION, about)
     (home / "README.md").write_text(_readme(about, home), encoding="utf-8")
     return about
 
 
-def _weights(model: Any, home: Path) -> tuple[str, dict[str, Any], Rebuild]:
+def _weights(model: Any, home: Path, classes: Sequence[str]) -> tuple[str, dict[str, Any], Rebuild]:
     """Write the weights; return their naming, shapes, and a function that rebuilds the model."""
     graph, state = nnx.split(model)
     leaves, structure = jax.tree_util.tree_flatten_with_path(nnx.to_pure_dict(state))
@@ -133,7 +134,7 @@ def _weights(model: Any, home: Path) -> tuple[str, dict[str, Any], Rebuild]:
                             tensors.items())  # fmt: skip
         naming, ours = "attnzoo", lambda given: given
     else:
-        pretrained.save(model, home)
+        pretrained.save(model, home, classes)
         shapes_of_ours = convert.parameters(nnx.eval_shape(lambda: model))
         naming = "transformers"
         ours = lambda given: convert.from_tensors(table, shapes_of_ours, given)  # noqa: E731
@@ -195,10 +196,9 @@ def _described(arrays: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write_tokenizers(run: Run, home: Path) -> None:
-    for pattern in BESIDE:
-        for path in run.directory.path.glob(pattern):
-            shutil.copyfile(path, home / path.name)
+def _write_files_of_run(run: Run, home: Path) -> None:
+    for file in run.task.files.values():
+        shutil.copyfile(run.directory.path / file.name, home / file.name)
     tokenizer = getattr(run.task, "tokenizer", None)
     if isinstance(tokenizer, LibraryTokenizer):
         # Also in the format that the `tokenizers` package and transformers read.

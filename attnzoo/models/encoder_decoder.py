@@ -66,11 +66,15 @@ class EncoderDecoder(TranslationModel):
         self,
         source: Int[Array, "B S"],
         *,
+        valid: Bool[Array, "B S"] | None = None,
         rngs: nnx.Rngs | None = None,
         capture: ReturnWeights = False,
     ) -> tuple[Float[Array, "B S D"], Bool[Array, "B S"], Maps]:
-        """Return the source states, their padding mask, and the maps requested by ``capture``."""
-        valid = source != self.config.pad_id
+        """Return the source states, their padding mask, and the maps requested by ``capture``.
+
+        ``valid`` is False at padding; by default where the source is ``config.pad_id``.
+        """
+        valid = source != self.config.pad_id if valid is None else valid
         positions = positions_in_text(valid)
         x, maps = self.encoder(
             self._embed(source, positions, "source", rngs),
@@ -147,16 +151,18 @@ class EncoderDecoder(TranslationModel):
         source: Int[Array, "B S"],
         target: Int[Array, "B T"],
         *,
+        source_valid: Bool[Array, "B S"] | None = None,
         rngs: nnx.Rngs | None = None,
         return_weights: bool = False,
         capture: ReturnWeights = False,
     ) -> Any:
         """Return logits ``B T V`` of every next token of a known target (``target[:, 0]`` is BOS).
 
-        ``return_weights`` adds the weights ``B N T S`` of the alignment layer. ``capture`` adds the
-        requested maps of all layers, "encoder/0/self", "decoder/0/self", "decoder/0/cross", ...
+        ``source_valid`` is that of :meth:`encode`. ``return_weights`` adds the weights ``B N T S``
+        of the alignment layer. ``capture`` adds the requested maps of all layers,
+        "encoder/0/self", "decoder/0/self", "decoder/0/cross", ...
         """
-        encoded, valid, maps = self.encode(source, rngs=rngs, capture=capture)
+        encoded, valid, maps = self.encode(source, valid=source_valid, rngs=rngs, capture=capture)
         # Padding comes after the target, where a causal decoder does not look.
         x, found = self.decoder(
             self._embed(target, None, "target", rngs),

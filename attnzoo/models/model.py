@@ -143,7 +143,8 @@ class TranslationModel(Model):
     ) -> Any:
         """Return logits ``B T V`` of every next token of a known target (``target[:, 0]`` is BOS).
 
-        ``return_weights`` adds the weights ``B N T S`` of the alignment layer.
+        ``return_weights`` adds the weights ``B N T S`` of the alignment layer. A model for span
+        corruption also takes ``source_valid``, False at padding, whose token may be another's too.
         """
         raise NotImplementedError(f"{type(self).__name__}.__call__")
 

@@ -22,7 +22,9 @@ from attnzoo.errors import UserError
 from attnzoo.tasks import task_class
 from attnzoo.tasks.image_classification import ImageClassificationTask
 from attnzoo.tasks.language_modeling import TextTask
+from attnzoo.tasks.run_file import ImageLabels
 from attnzoo.tasks.task import Task
+from attnzoo.training.start import inherit
 from attnzoo.training.step import make_train_step
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
@@ -78,7 +80,7 @@ def subject_of(config: ExperimentConfig) -> Subject:
     Raises:
       UserError: as a training would.
     """
-    notes: list[str] = []
+    config, notes = inherit(config)
     task = _without_data(config, notes)
     if task is None:
         with tempfile.TemporaryDirectory() as directory:
@@ -164,7 +166,7 @@ def _image_task(cls: Any, config: ExperimentConfig, notes: list[str]) -> Task | 
     else:
         return None
     names, one = tuple(map(str, range(classes))), np.ones(1, np.float32)
-    task = cls(config, names, 0 * one, one)
+    task = cls(config, ImageLabels(names, 0 * one, one))
     rows = config.training.batch_size
     # One zero seen from everywhere: nothing is allocated.
     images = np.broadcast_to(np.uint8(0), (rows, side, side, 1))

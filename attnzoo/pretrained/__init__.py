@@ -9,6 +9,7 @@ A table per model maps tensor names to parameters. Nothing is guessed, a tensor 
 is an error, and pickles are not read.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from tokenizers import Tokenizer
 
 from attnzoo.config import tree
 from attnzoo.config.external import runs_are_trusted
+from attnzoo.config.loader import check as check_config
 from attnzoo.config.loader import dump
 from attnzoo.config.loader import load as load_config
 from attnzoo.errors import UserError
+from attnzoo.files import read_json
 from attnzoo.pretrained import bart, bert, convert, files, t5
 from attnzoo.pretrained.convert import Sharding
 from attnzoo.pretrained.family import Family, Settings
@@ -65,25 +68,38 @@ def load(name: str | Path, *, dtype: Any = None, sharding: Sharding | None = Non
         if (folder / OWN_CONFIG).exists():
             family, config = _own_config(folder / OWN_CONFIG)
             sizes = family.sizes({one: tensors.shape(one) for one in tensors.names})
-            abstract = _abstract(family, config, sizes)
+            abstract = _abstract(family, config, sizes, folder)
             table = convert.own_table(convert.parameters(abstract))
         else:
             settings = _settings(folder, tensors.names)
             family = _family(settings)
-            config, sizes = family.read(settings)
-            abstract = _abstract(family, config, sizes)
+            config, sizes = _checked(family, settings)
+            abstract = _abstract(family, config, sizes, folder)
             table = family.table(config, sizes)
         return convert.fill(abstract, table, tensors, dtype=dtype, sharding=sharding)
 
 
-def save(model: Any, folder: str | Path) -> None:
-    """Write config.json and safetensors for transformers to load.
+def read_config(name: str | Path) -> Any:
+    """Return the model config of a folder that :func:`load` reads."""
+    folder = files.resolve(name)
+    if (folder / OWN_CONFIG).exists():
+        return _own_config(folder / OWN_CONFIG)[1]
+    with files.open_tensors(folder) as tensors:
+        settings = _settings(folder, tensors.names)
+        return _family(settings).read(settings)[0]
+
+
+def save(model: Any, folder: str | Path, classes: Sequence[str] = ()) -> None:
+    """Write config.json, with the names of ``classes``, and safetensors for transformers to load.
 
     Raises:
       UserError: transformers has no model for this config.
     """
     written, table = form(model)
     dtypes = {str(leaf.dtype) for leaf in convert.parameters(model).values()}
+    if classes and "id2label" in written:
+        written["id2label"] = {str(i): name for i, name in enumerate(classes)}
+        written["label2id"] = {name: i for i, name in enumerate(classes)}
     written["dtype"] = dtypes.pop() if len(dtypes) == 1 else "float32"
     home = _made(folder)
     files.write_tensors(home, *convert.tensors_of(model, table))
@@ -148,16 +164,34 @@ def tokenizer(name: str | Path) -> Tokenizer:
 
 def _settings(folder: Path, tensors: list[str] | tuple[()]) -> Settings:
     path = folder / files.CONFIG
-    return Settings(files.read_json(path), path, tensors)
+    return Settings(read_json(path), path, tensors)
 
 
 def _family(settings: Settings) -> Family:
     kind = settings["model_type"]
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise UserError(
             f"{settings.file}: model_type={kind!r} is not supported; wanted {', '.join(FAMILIES)}"
         )
     return FAMILIES[kind]
+
+
+def _checked(family: Family, settings: Settings) -> tuple[Any, tuple[int, ...]]:
+    """Return config and sizes of a config.json, each of its type and within its range."""
+    try:
+        config, sizes = family.read(settings)
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{settings.file}: values that do not fit: {reason}") from None
+    check_config(config, str(settings.file))
+    for size in sizes:
+        if type(size) is not int or size < 1:
+            raise UserError(f"{settings.file}: a size is {size!r}; wanted a whole number above 0")
+    # A model of that depth would be built before the first missing tensor is noticed.
+    layers, most = max(family.table(config, sizes).depths.values()), len(settings.tensors)
+    if layers > most:
+        raise UserError(f"{settings.file}: {layers} layers, but the files have {most} tensors")
+    return config, sizes
 
 
 def _families(config: type) -> list[Family]:
@@ -181,8 +215,11 @@ def _own_config(path: Path) -> tuple[Family, Any]:
     raise UserError(f"{path}: kind={kind!r} is no pretrained model of ours")
 
 
-def _abstract(family: Family, config: Any, sizes: tuple[int, ...]) -> nnx.Module:
-    return nnx.eval_shape(lambda: family.model(config, *sizes, rngs=nnx.Rngs(0)))
+def _abstract(family: Family, config: Any, sizes: tuple[int, ...], folder: Path) -> nnx.Module:
+    try:
+        return nnx.eval_shape(lambda: family.model(config, *sizes, rngs=nnx.Rngs(0)))
+    except (ValueError, NotImplementedError) as error:
+        raise UserError(f"{folder}: {error}") from error
 
 
 def _made(folder: str | Path) -> Path:

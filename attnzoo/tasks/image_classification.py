@@ -1,6 +1,7 @@
 """Image classification: augmented images, class names, accuracy."""
 
-import json
+import dataclasses
+import types
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,13 @@ from jaxtyping import Array, Float
 
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.data.augment import augment, normalise, to_float
-from attnzoo.data.images import ImagePlan, channel_statistics, load_images
+from attnzoo.data.corpus import Splits
+from attnzoo.data.images import ImagePlan, ImageSet, channel_statistics, load_images
 from attnzoo.errors import UserError
 from attnzoo.models import model_class
 from attnzoo.tasks.losses import Sums, mean_loss
+from attnzoo.tasks.run_file import IMAGE_LABELS, ImageLabels, class_names_of, is_run, start_of
 from attnzoo.tasks.task import Batch, Task
-
-LABELS = "labels.json"
 
 
 class ImageClassificationTask(Task):
@@ -27,46 +28,53 @@ class ImageClassificationTask(Task):
 
     unit = "images"
     best = ("accuracy", "max")
+    files = types.MappingProxyType({"labels": IMAGE_LABELS})
 
-    def __init__(
-        self, config: ExperimentConfig, names: tuple[str, ...], mean: np.ndarray, std: np.ndarray
-    ):
+    def __init__(self, config: ExperimentConfig, labels: ImageLabels):
         super().__init__(config)
-        self.names, self.mean, self.std = names, mean, std
+        self.labels = labels
+        self.names, self.mean, self.std = labels.names, labels.mean, labels.std
         self.sizes = [0, 0, 0]
         self.data: Any = config.data
 
     @classmethod
-    def open(cls, config: ExperimentConfig, directory: Path) -> "ImageClassificationTask":
-        """Load the class names and pixel statistics of a run."""
-        kept = json.loads((directory / LABELS).read_text(encoding="utf-8"))
-        mean, std = (np.asarray(kept[name], np.float32) for name in ("mean", "std"))
-        return cls(config, tuple(kept["names"]), mean, std)
+    def read(cls, config: ExperimentConfig) -> Splits[ImageSet]:
+        """Read the images."""
+        return load_images(config.data)
+
+    def read_again(self) -> Splits[ImageSet]:
+        """Read the images, with the classes of the run; an unknown class is a UserError."""
+        splits = load_images(self.data)
+        parts = (splits.train, splits.validation, splits.test)
+        return Splits(*(_numbered(part, self.names) for part in parts), splits.reports)
 
     @classmethod
-    def create(
-        cls, config: ExperimentConfig, directory: Path, *, resume: bool
-    ) -> "ImageClassificationTask":
-        """Read the images and write the class names and pixel statistics."""
-        splits = load_images(config.data)
-        if not len(splits.train) or not len(splits.validation):
-            raise UserError(
-                "data: training needs a train and a validation part, one is empty "
-                "(data.validation_share=0.1 draws one)"
-            )
-        mean, std = channel_statistics(splits.train.images)
-        task = cls(config, splits.train.names, mean, std)
-        kept = {"names": task.names, "mean": mean.tolist(), "std": std.tolist()}
-        (directory / LABELS).write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
-        task.notes = [line for report in splits.reports for line in report.lines()]
-        task.data_fingerprint = splits.fingerprint()
-        settings = config.training
-        task.sizes = [len(splits.train), len(splits.validation), len(splits.test)]
-        task.train = ImagePlan(splits.train, settings.batch_size, settings.seed)
-        task.validation = ImagePlan(splits.validation, settings.batch_size, shuffle=False)
-        if len(splits.test):
-            task.test = ImagePlan(splits.test, settings.batch_size, shuffle=False)
-        return task
+    def take_over(cls, config: ExperimentConfig) -> dict[str, Any]:
+        """Return the pixel statistics that the weights of ``config.start_from`` were trained on."""
+        start = start_of(config)
+        path = None if start is None or not is_run(start) else start / IMAGE_LABELS.name
+        return {} if path is None else {"labels": IMAGE_LABELS.read(path)}
+
+    @classmethod
+    def learn(cls, config: ExperimentConfig, data: Any, known: dict[str, Any]) -> dict[str, Any]:
+        """Take the classes of the data; compute the pixel statistics, unless they are known."""
+        if known:
+            return {"labels": dataclasses.replace(known["labels"], names=data.train.names)}
+        return {"labels": ImageLabels(data.train.names, *channel_statistics(data.train.images))}
+
+    def new_head(self, path: Path) -> bool:
+        """Return whether the classes of ``path`` are others, or in another order."""
+        return self.names != class_names_of(path)
+
+    def take(self, data: Splits[ImageSet]) -> None:
+        """Make the plans of the parts."""
+        self.data_fingerprint = data.fingerprint()
+        settings = self.config.training
+        self.sizes = [len(data.train), len(data.validation), len(data.test)]
+        self.train = ImagePlan(data.train, settings.batch_size, settings.seed)
+        self.validation = ImagePlan(data.validation, settings.batch_size, shuffle=False)
+        if len(data.test):
+            self.test = ImagePlan(data.test, settings.batch_size, shuffle=False)
 
     def model(self, rngs: nnx.Rngs) -> nnx.Module:
         """Build the config's classifier, with as many classes as the data has."""
@@ -108,3 +116,17 @@ class ImageClassificationTask(Task):
             f"{train:,} images to train on, {validation:,} to validate and {test:,} to test on, "
             f"{self.train.steps_per_epoch} steps an epoch; {len(self.names)} classes"
         )
+
+
+def _numbered(part: ImageSet, names: tuple[str, ...]) -> ImageSet:
+    """Return images with classes numbered as in ``names``."""
+    used = [part.names[i] for i in np.unique(part.labels)]
+    unknown = [name for name in used if name not in names]
+    if unknown:
+        count = int(np.sum(part.labels == part.names.index(unknown[0])))
+        raise UserError(
+            f"{part.name}: {count:,} images of class {unknown[0]!r}, which the run does not know; "
+            f"its classes are {', '.join(names)}"
+        )
+    number = [names.index(name) if name in names else -1 for name in part.names]
+    return dataclasses.replace(part, labels=np.asarray(number, np.int32)[part.labels], names=names)

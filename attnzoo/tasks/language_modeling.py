@@ -1,7 +1,7 @@
 """Language modelling tasks: next token, masked tokens, span corruption."""
 
 import dataclasses
-from pathlib import Path
+import types
 from typing import Any
 
 import jax
@@ -10,66 +10,69 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from attnzoo.config.data import FileTokenizerConfig
 from attnzoo.config.experiment import ExperimentConfig
-from attnzoo.data.corpus import Splits
+from attnzoo.data.documents import TextData
 from attnzoo.data.masking import MaskedPlan, SpanPlan
 from attnzoo.data.packing import PackPlan
-from attnzoo.data.text import StreamPlan, TextCorpus, TokenizedText, load_text
-from attnzoo.data.text_tokenizers import TextTokenizer, build_tokenizer, load_tokenizer
+from attnzoo.data.text import StreamPlan, TokenizedText
+from attnzoo.data.text_tokenizers import TextTokenizer
 from attnzoo.decoding.generate import generate
 from attnzoo.decoding.sampling import Sampling
-from attnzoo.errors import UserError
 from attnzoo.models import model_class
 from attnzoo.tasks.losses import Sums, mean_loss
+from attnzoo.tasks.run_file import TOKENIZER, tokenizer_of
 from attnzoo.tasks.task import Batch, Plan, Task
-
-TOKENIZER = "tokenizer.json"
 
 
 class TextTask(Task):
     """Base class of tasks over running text: one tokenizer, documents as ids."""
 
     unit = "tokens"
+    files = types.MappingProxyType({"tokenizer": TOKENIZER})
+    tokenizer_fields = ("tokenizer",)
 
     def __init__(self, config: ExperimentConfig, tokenizer: TextTokenizer):
         super().__init__(config)
         self.tokenizer = tokenizer
         self.counts: dict[str, int] = {}
-        self.opening = tokenizer.special("bos")
+        self.opening = tokenizer.specials.get("bos", tokenizer.pad_id)
 
     @classmethod
-    def open(cls, config: ExperimentConfig, directory: Path) -> "TextTask":
-        """Load the tokenizer of a run."""
-        return cls(config, load_tokenizer(directory / TOKENIZER))
+    def read(cls, config: ExperimentConfig) -> TextData:
+        """Return the text, which is read when it is wanted."""
+        return TextData(config.data, config.cache)
 
     @classmethod
-    def create(cls, config: ExperimentConfig, directory: Path, *, resume: bool) -> "TextTask":
-        """Read the text; train a tokenizer on it, or load the run's tokenizer."""
-        splits: Splits[TextCorpus] = load_text(config.data)
-        if not len(splits.train) or not len(splits.validation):
-            raise UserError(
-                "data: training needs a train and a validation part, one is empty "
-                "(data.validation_share=0.1 cuts one off)"
-            )
-        tokenizer = load_or_build_tokenizer(
-            config, directory, splits.train.documents, resume=resume
-        )
-        task = cls(config, tokenizer)
-        task.notes = [line for report in splits.reports for line in report.lines()]
-        task.data_fingerprint = splits.fingerprint()
+    def has(cls, data: TextData, part: str) -> bool:
+        """Return whether a part has documents."""
+        return data.has(part)
+
+    take_over = classmethod(lambda cls, config: tokenizer_of(config))
+
+    @classmethod
+    def learn(cls, config: ExperimentConfig, data: Any, known: dict[str, Any]) -> dict[str, Any]:
+        """Train the tokenizer on the text, unless it is known."""
+        return known or {"tokenizer": data.tokenizer(config.tokenizer)}
+
+    def take(self, data: TextData) -> None:
+        """Tokenize the parts and make their plans."""
         parts = {
-            part: TokenizedText.from_documents(getattr(splits, part).documents, tokenizer)
+            part: data.tokens(part, self.tokenizer, self.separator)
             for part in ("train", "validation", "test")
-            if len(getattr(splits, part))
+            if data.has(part)
         }
-        if len(parts["validation"].ids) and config.task.kind == "causal_lm":
-            task.opening = int(parts["validation"].ids[0])
-        task.counts = {part: len(text.ids) for part, text in parts.items()}
-        task.train = task.plan(parts["train"], shuffle=True)
-        task.validation = task.plan(parts["validation"], shuffle=False)
-        task.test = task.plan(parts["test"], shuffle=False) if "test" in parts else None
-        return task
+        self.data_fingerprint = data.fingerprint()
+        if len(parts["validation"].ids) and self.config.task.kind == "causal_lm":
+            self.opening = int(parts["validation"].ids[0])
+        self.counts = {part: len(text.ids) for part, text in parts.items()}
+        self.train = self.plan(parts["train"], shuffle=True)
+        self.validation = self.plan(parts["validation"], shuffle=False)
+        self.test = self.plan(parts["test"], shuffle=False) if "test" in parts else None
+
+    @property
+    def separator(self) -> int | None:
+        """Token after each document of a stream; None for documents that are packed."""
+        return self.tokenizer.special("eos")
 
     def plan(self, text: TokenizedText, *, shuffle: bool) -> Plan:
         """Return the batches of one part."""
@@ -89,29 +92,13 @@ class TextTask(Task):
         return super().fingerprint() | {"tokenizer": self.tokenizer.fingerprint()}
 
 
-def load_or_build_tokenizer(
-    config: ExperimentConfig, directory: Path, texts: Any, *, resume: bool
-) -> TextTokenizer:
-    """Load or make the tokenizer of a run, and save it in the run directory.
-
-    A resumed run loads its own, a run that starts from other weights loads theirs; otherwise a new
-    one is made.
-    """
-    path, start = directory / TOKENIZER, config.start_from
-    if resume and path.exists():
-        return load_tokenizer(path)
-    if start is None:
-        tokenizer = build_tokenizer(config.tokenizer, texts)
-    elif (start / "checkpoints").is_dir():
-        tokenizer = load_tokenizer(start / TOKENIZER)
-    else:
-        tokenizer = build_tokenizer(FileTokenizerConfig(path=start), texts)
-    tokenizer.save(path)
-    return tokenizer
-
-
 class CausalLMTask(TextTask):
     """Next-token prediction; validation reads every token once."""
+
+    @property
+    def separator(self) -> int | None:
+        """EOS, or None for packed documents, which have it from the plan."""
+        return None if self.settings.rows == "packed" else self.tokenizer.special("eos")
 
     def plan(self, text: TokenizedText, *, shuffle: bool) -> Plan:
         """Return windows of one stream, or packed documents."""
@@ -127,9 +114,8 @@ class CausalLMTask(TextTask):
                 shuffle=shuffle,
                 pad_id=self.tokenizer.pad_id,
             )
-        separator = self.tokenizer.special("eos") if len(text) > 1 else None
         return StreamPlan(
-            text.stream(separator),
+            text.stream(self.separator if len(text) > 1 else None),
             settings.batch_size,
             context,
             settings.seed,
@@ -173,12 +159,16 @@ class MaskedLMTask(TextTask):
     small BERT: about ``share`` of a batch.
     """
 
+    @property
+    def separator(self) -> int | None:
+        """SEP after each document."""
+        return self.tokenizer.special("sep")
+
     def plan(self, text: TokenizedText, *, shuffle: bool) -> Plan:
         """Return windows between CLS and SEP with tokens masked."""
         settings, task = self.config.training, self.settings
-        separator = self.tokenizer.special("sep") if len(text) > 1 else None
         windows = StreamPlan(
-            text.stream(separator),
+            text.stream(self.separator if len(text) > 1 else None),
             settings.batch_size,
             task.context - 2,
             settings.seed,
@@ -224,9 +214,8 @@ class SpanCorruptionTask(TextTask):
     def plan(self, text: TokenizedText, *, shuffle: bool) -> Plan:
         """Return windows with sentinels in place of spans, and the spans after their sentinels."""
         settings, task = self.config.training, self.settings
-        separator = self.tokenizer.special("eos") if len(text) > 1 else None
         return SpanPlan(
-            text.stream(separator),
+            text.stream(self.separator if len(text) > 1 else None),
             self.tokenizer,
             settings.batch_size,
             task.context,
@@ -237,16 +226,20 @@ class SpanCorruptionTask(TextTask):
         )
 
     def model(self, rngs: nnx.Rngs) -> nnx.Module:
-        """Build the encoder and decoder of the config, over one vocabulary."""
-        model = model_class(self.config.model)
-        size = self.tokenizer.vocab_size
-        return model(self.config.model, size, size, rngs=rngs)
+        """Build the encoder and decoder of the config, over the tokenizer's vocabulary."""
+        size, pad, end = self.tokenizer.vocab_size, self.tokenizer.pad_id, "eos"
+        ids = {"pad_id": pad, "start_id": self.opening, "eos_id": self.tokenizer.special(end)}
+        config = self.config.model.with_ids(**ids)
+        return model_class(config)(config, size, size, rngs=rngs)
 
     def loss(
         self, model: Any, batch: Batch, *, rngs: nnx.Rngs | None = None
     ) -> tuple[Float[Array, ""], Sums]:
         """Return the cross-entropy of the target, mean over its tokens."""
         target = jnp.asarray(batch["target"])
-        logits = model(jnp.asarray(batch["source"]), target[:, :-1], rngs=rngs)
+        # Not by the padding token, which may be another one's too.
+        valid = jnp.asarray(batch["source_valid"])
+        source = jnp.asarray(batch["source"])
+        logits = model(source, target[:, :-1], source_valid=valid, rngs=rngs)
         smoothing = self.config.training.label_smoothing if rngs is not None else 0.0
         return mean_loss(logits, target[:, 1:], jnp.asarray(batch["counted"]), smoothing)

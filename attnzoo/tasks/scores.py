@@ -1,11 +1,15 @@
 """Scores of whole translations, by sacreBLEU."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from sacrebleu.metrics import BLEU, CHRF
 
 from attnzoo.errors import UserError
+
+# Tokenizers of languages that are written without spaces between words.
+OF_LANGUAGE = {"ja": "ja-mecab", "ko": "ko-mecab", "zh": "zh"}
 
 
 def score_translations(
@@ -15,25 +19,27 @@ def score_translations(
     buckets: Sequence[int],
     *,
     tokenize: str = "13a",
+    lowercase: bool = False,
 ) -> dict[str, Any]:
     """Return BLEU and chrF with their signatures, exact match, and BLEU by source length in words.
 
     If sources repeat (several references of one sentence), ``bleu_all_references`` scores each
     distinct source once against all its references; the hypothesis is that of its first occurrence.
+    With ``lowercase`` case does not count, and the signatures say so.
     """
     if not len(hypotheses) == len(sources) == len(references) or not hypotheses:
         raise ValueError(
             f"{len(hypotheses)} hypotheses, {len(sources)} sources and {len(references)} "
             "references: equally many are wanted, and at least one"
         )
-    bleu, chrf = _bleu(tokenize), CHRF()
+    bleu, chrf = _bleu(tokenize, lowercase), CHRF(lowercase=lowercase)
     scores = {
         "bleu": bleu.corpus_score(hypotheses, [references]).score,
         "bleu_signature": str(bleu.get_signature()),
         "chrf": chrf.corpus_score(hypotheses, [references]).score,
         "chrf_signature": str(chrf.get_signature()),
-        "exact_match": _exact_match(hypotheses, references),
-        "by_length": _by_length(hypotheses, sources, references, buckets, tokenize),
+        "exact_match": _exact_match(hypotheses, references, lowercase),
+        "by_length": _by_length(hypotheses, sources, references, buckets, bleu),
     }
     groups: dict[str, list[int]] = {}
     for row, source in enumerate(sources):
@@ -47,8 +53,23 @@ def score_translations(
         ]
         first = [hypotheses[rows[0]] for rows in groups.values()]
         scores["sources"] = len(groups)
-        scores["bleu_all_references"] = _bleu(tokenize).corpus_score(first, columns).score
+        scores["bleu_all_references"] = bleu.corpus_score(first, columns).score
     return scores
+
+
+def tokenizer_of(language: str) -> tuple[str, str]:
+    """Return sacreBLEU's tokenizer of a language, and a note if another has to stand in for it.
+
+    Languages are codes as ``ja`` or ``zh-CN``. Where the package of a tokenizer is missing, text is
+    scored by characters.
+    """
+    tokenize = OF_LANGUAGE.get(re.split("[-_]", language.lower())[0], "13a")
+    try:
+        check_tokenize(tokenize)
+    except UserError:
+        package = f"pip install sacrebleu[{tokenize[:2]}]"
+        return "char", f"BLEU by characters (tok:char): {tokenize} is not installed ({package})"
+    return tokenize, ""
 
 
 def check_tokenize(tokenize: str) -> None:
@@ -64,13 +85,14 @@ def check_tokenize(tokenize: str) -> None:
         raise UserError(f"--tokenize {tokenize}: cannot be used here: {reason}") from None
 
 
-def _bleu(tokenize: str) -> BLEU:
+def _bleu(tokenize: str, lowercase: bool = False) -> BLEU:
     # `force` silences the warning about tokenised text when it is intended.
-    return BLEU(tokenize=tokenize, force=tokenize == "none")
+    return BLEU(tokenize=tokenize, lowercase=lowercase, force=tokenize == "none")
 
 
-def _exact_match(hypotheses: Sequence[str], references: Sequence[str]) -> float:
-    same = sum(a.split() == b.split() for a, b in zip(hypotheses, references, strict=True))
+def _exact_match(hypotheses: Sequence[str], references: Sequence[str], lowercase: bool) -> float:
+    words = (lambda text: text.lower().split()) if lowercase else str.split
+    same = sum(words(a) == words(b) for a, b in zip(hypotheses, references, strict=True))
     return same / len(hypotheses)
 
 
@@ -79,7 +101,7 @@ def _by_length(
     sources: Sequence[str],
     references: Sequence[str],
     buckets: Sequence[int],
-    tokenize: str,
+    bleu: BLEU,
 ) -> list[dict[str, Any]]:
     ends = sorted(set(buckets))
     rows: list[list[int]] = [[] for _ in range(len(ends) + 1)]
@@ -93,6 +115,6 @@ def _by_length(
         score = float("nan")
         if chosen:
             part = [hypotheses[row] for row in chosen], [[references[row] for row in chosen]]
-            score = _bleu(tokenize).corpus_score(*part).score
+            score = bleu.corpus_score(*part).score
         table.append({"words": name, "sentences": len(chosen), "bleu": score})
     return table

@@ -1,7 +1,7 @@
 """Interface of a task: batches, a model, a loss and scores."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -10,9 +10,11 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnzoo.config.experiment import ExperimentConfig
+from attnzoo.data.corpus import Report
 from attnzoo.errors import UserError
 from attnzoo.plotting import Figure
 from attnzoo.tasks.losses import Sums
+from attnzoo.tasks.run_file import RunFile
 
 Batch = Mapping[str, Array | np.ndarray]
 
@@ -35,7 +37,8 @@ class Task:
     """The interface of a task.
 
     ``open`` makes a task for a finished run. ``create`` makes one for training, with its data as
-    ``train``, ``validation`` and ``test`` plans (None for an empty part).
+    ``train``, ``validation`` and ``test`` plans (None for an empty part). A subclass declares its
+    ``files`` and writes ``read``, ``learn`` and ``take``.
     """
 
     unit: ClassVar[str]
@@ -44,6 +47,10 @@ class Task:
     """Validation score that selects the best checkpoint, and its direction."""
     free: ClassVar[tuple[str, ...]] = ()
     """Config fields that may change when a run is resumed."""
+    files: ClassVar[Mapping[str, RunFile]] = {}
+    """Files of the run directory, by the argument of the task's class that each holds."""
+    tokenizer_fields: ClassVar[tuple[str, ...]] = ()
+    """Config fields that describe the tokenizers; a run that starts from another takes its own."""
 
     def __init__(self, config: ExperimentConfig):
         self.config = config
@@ -53,19 +60,76 @@ class Task:
         self.validation: Plan | None = None
         self.test: Plan | None = None
         self.data_fingerprint = ""
+        self.reports: Sequence[Report] = ()
 
     @classmethod
     def open(cls, config: ExperimentConfig, directory: Path) -> "Task":
-        """Return the task of a run directory, without its data."""
-        raise NotImplementedError(f"{cls.__name__}.open")
+        """Return the task of a run directory, without its data; nothing is written."""
+        return cls(config, **{k: f.read(directory / f.name) for k, f in cls.files.items()})
 
     @classmethod
     def create(cls, config: ExperimentConfig, directory: Path, *, resume: bool) -> "Task":
         """Return the task with its data.
 
-        Files that ``open`` needs are written to the run directory, or read from it if ``resume``.
+        The files of the task are read from the run directory if ``resume``, and nothing is written.
+        Otherwise they are taken from ``config.start_from`` or learnt from the training part, and
+        written.
+
+        Raises:
+          UserError: data that cannot be read, without a training or a validation part, or with a
+            class that the run does not know.
         """
-        raise NotImplementedError(f"{cls.__name__}.create")
+        task = cls.open(config, directory) if resume else None
+        data = cls.read(config) if task is None else task.read_again()
+        if not cls.has(data, "train") or not cls.has(data, "validation"):
+            raise UserError(
+                "data: training needs a train and a validation part, one is empty "
+                "(data.validation_share=0.1 draws one)"
+            )
+        if task is None:
+            task = cls(config, **cls.learn(config, data, cls.take_over(config)))
+            for name, file in cls.files.items():
+                file.write(task.kept(name), directory / file.name)
+        task.take(data)
+        task.reports = data.reports
+        task.notes[:0] = [line for report in data.reports for line in report.lines()]
+        return task
+
+    @classmethod
+    def read(cls, config: ExperimentConfig) -> Any:
+        """Read the data of the config: three parts, and ``reports`` of its files."""
+        raise NotImplementedError(f"{cls.__name__}.read")
+
+    @classmethod
+    def has(cls, data: Any, part: str) -> bool:
+        """Return whether a part of the data is not empty."""
+        return len(getattr(data, part)) > 0
+
+    def read_again(self) -> Any:
+        """Read the data as the run knows it, with classes in the order of the run."""
+        return self.read(self.config)
+
+    @classmethod
+    def take_over(cls, config: ExperimentConfig) -> dict[str, Any]:
+        """Return the arguments of the class that come from ``config.start_from``."""
+        return {}
+
+    @classmethod
+    def learn(cls, config: ExperimentConfig, data: Any, known: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments of the class: the known ones, others learnt from the data."""
+        return known
+
+    def kept(self, name: str) -> Any:
+        """Return the value that the file of this argument holds."""
+        return getattr(self, name)
+
+    def take(self, data: Any) -> None:
+        """Make the plans of the parts, and set ``data_fingerprint``."""
+        raise NotImplementedError(f"{type(self).__name__}.take")
+
+    def new_head(self, path: Path) -> bool:
+        """Return whether the output layer of ``path`` has another meaning than this task's."""
+        return False
 
     def build_model(self, seed: int | None = None) -> nnx.Module:
         """Build the model of the config with new random weights.

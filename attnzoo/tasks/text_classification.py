@@ -1,7 +1,7 @@
 """Classification of texts and tagging of words, by an encoder with a head."""
 
 import dataclasses
-import json
+import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,21 +13,22 @@ from jaxtyping import Array, Float
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.data.labelled import LabelledPlan, load_labelled
 from attnzoo.data.tagged import TaggedPlan, load_tagged
-from attnzoo.data.text_tokenizers import TextTokenizer, load_tokenizer
-from attnzoo.errors import UserError
+from attnzoo.data.text_tokenizers import TextTokenizer, build_tokenizer
 from attnzoo.models import model_class
-from attnzoo.tasks.language_modeling import TOKENIZER, load_or_build_tokenizer
 from attnzoo.tasks.losses import Sums, mean_loss
+from attnzoo.tasks.run_file import CLASS_NAMES, TOKENIZER, class_names_of, tokenizer_of
 from attnzoo.tasks.task import Batch, Plan, Task
-
-LABELS = "labels.json"
 
 
 class ClassificationTask(Task):
     """Base class of text classification and word tagging: a tokenizer and class names."""
 
     best = ("accuracy", "max")
+    files = types.MappingProxyType({"tokenizer": TOKENIZER, "names": CLASS_NAMES})
+    tokenizer_fields = ("tokenizer",)
     head: ClassVar[str]
+    classes: ClassVar[str]
+    """Field of the data's config that lists the classes."""
     plans: ClassVar[type[LabelledPlan] | type[TaggedPlan]]
 
     def __init__(self, config: ExperimentConfig, tokenizer: TextTokenizer, names: tuple[str, ...]):
@@ -35,42 +36,31 @@ class ClassificationTask(Task):
         self.tokenizer, self.names = tokenizer, names
         self.counts: dict[str, int] = {}
 
-    @classmethod
-    def open(cls, config: ExperimentConfig, directory: Path) -> "ClassificationTask":
-        """Load the tokenizer and the class names of a run."""
-        names = json.loads((directory / LABELS).read_text(encoding="utf-8"))
-        return cls(config, load_tokenizer(directory / TOKENIZER), tuple(names))
+    def read_again(self) -> Any:
+        """Read the parts of the data; a class that the run does not know is a UserError."""
+        data: Any = dataclasses.replace(self.config.data, **{self.classes: self.names})
+        return self.read(dataclasses.replace(self.config, data=data))
+
+    take_over = classmethod(lambda cls, config: tokenizer_of(config))
 
     @classmethod
-    def create(
-        cls, config: ExperimentConfig, directory: Path, *, resume: bool
-    ) -> "ClassificationTask":
-        """Read the examples; train a tokenizer on them, or load the run's tokenizer."""
-        splits = cls.read(config)
-        if not len(splits.train) or not len(splits.validation):
-            raise UserError(
-                "data: training needs a train and a validation part, one is empty "
-                "(data.validation_share=0.1 draws one)"
-            )
-        texts = cls.texts(splits.train)
-        task = cls(
-            config,
-            load_or_build_tokenizer(config, directory, texts, resume=resume),
-            splits.train.names,
-        )
-        (directory / LABELS).write_text(json.dumps(task.names) + "\n", encoding="utf-8")
-        task.notes = [line for report in splits.reports for line in report.lines()]
-        task.data_fingerprint = splits.fingerprint()
-        task.train = task.plan(splits.train, shuffle=True)
-        task.validation = task.plan(splits.validation, shuffle=False)
-        task.test = task.plan(splits.test, shuffle=False) if len(splits.test) else None
-        task.counts = {part: len(getattr(splits, part)) for part in ("train", "validation", "test")}
-        return task
+    def learn(cls, config: ExperimentConfig, data: Any, known: dict[str, Any]) -> dict[str, Any]:
+        """Take the classes of the data; train the tokenizer on the texts, unless it is known."""
+        if not known:
+            known = {"tokenizer": build_tokenizer(config.tokenizer, cls.texts(data.train))}
+        return {**known, "names": tuple(data.train.names)}
 
-    @classmethod
-    def read(cls, config: ExperimentConfig) -> Any:
-        """Read the parts of the data."""
-        raise NotImplementedError(f"{cls.__name__}.read")
+    def new_head(self, path: Path) -> bool:
+        """Return whether the classes of ``path`` are others, or in another order."""
+        return self.names != class_names_of(path)
+
+    def take(self, data: Any) -> None:
+        """Tokenize the parts and make their plans."""
+        self.data_fingerprint = data.fingerprint()
+        self.train = self.plan(data.train, shuffle=True)
+        self.validation = self.plan(data.validation, shuffle=False)
+        self.test = self.plan(data.test, shuffle=False) if len(data.test) else None
+        self.counts = {part: len(getattr(data, part)) for part in ("train", "validation", "test")}
 
     @classmethod
     def texts(cls, corpus: Any) -> list[str]:
@@ -144,6 +134,7 @@ class SequenceClassificationTask(ClassificationTask):
 
     unit = "texts"
     head = "sequence"
+    classes = "labels"
     plans = LabelledPlan
 
     @classmethod
@@ -166,6 +157,7 @@ class TokenClassificationTask(ClassificationTask):
 
     unit = "words"
     head = "token"
+    classes = "tags"
     plans = TaggedPlan
 
     @classmethod

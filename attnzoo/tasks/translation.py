@@ -276,13 +276,17 @@ class Translator:
         *,
         timing: Literal["auto", "predicted", "input"] = "auto",
         level: Literal["word", "token"] = "word",
+        between: Literal["words", "tokens"] = "words",
     ) -> set[tuple[int, int]]:
         """Return links (source word, target word) of one result: the largest source of each target.
 
+        Words are those of the text, separated by whitespace; ``between`` "tokens" links ids.
         ``timing`` selects the word to which the attention of a step belongs; "auto" follows the
         model's paper (Luong et al. 2015, footnote 14).
         """
         weights, sources, targets, timing = self._read_off(result, timing)
+        if between == "tokens":
+            sources, targets = range(len(sources)), range(len(targets))
         return extract.links_from_weights(weights, sources, targets, timing=timing, level=level)
 
     def _read_off(self, result, timing):

@@ -1,7 +1,7 @@
 """Translation task: sentence pairs, tokenizers, a translator, and plots of alignments."""
 
 import dataclasses
-from pathlib import Path
+import types
 from typing import Any
 
 from flax import nnx
@@ -10,14 +10,19 @@ from jaxtyping import Array, Float
 from attnzoo import plotting
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.data.batching import BatchPlan, TokenizedPairs
-from attnzoo.data.corpus import Corpus, load_corpus
-from attnzoo.data.tokenizers import Tokenizer, train_tokenizer
+from attnzoo.data.corpus import Corpus, Report
+from attnzoo.data.parallel import PairData
+from attnzoo.data.tokenizers import Tokenizer
 from attnzoo.errors import UserError
 from attnzoo.models import model_class
 from attnzoo.special_tokens import PAD
 from attnzoo.tasks.losses import Sums
+from attnzoo.tasks.run_file import SOURCE_TOKENIZER, TARGET_TOKENIZER, start_of
 from attnzoo.tasks.task import Batch, Task
 from attnzoo.tasks.translation import Translator, translation_loss
+
+SKIPPED_TOLD = 0.1
+"""Share of training pairs left out for their length from which on a note is given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,82 +32,104 @@ class Tokenizers:
     source: Tokenizer
     target: Tokenizer
 
-    @classmethod
-    def train(cls, config: ExperimentConfig, corpus: Corpus) -> "Tokenizers":
-        """Train the tokenizers of the config on the training part."""
-        if config.shared_vocabulary:
-            shared = train_tokenizer(config.tokenizer, [*corpus.source, *corpus.target])
-            return cls(shared, shared)
-        return cls(
-            train_tokenizer(config.tokenizer, corpus.source),
-            train_tokenizer(config.target_tokenizer or config.tokenizer, corpus.target),
-        )
-
-    def save(self, directory: Path) -> None:
-        """Write ``source.tokenizer.json`` and ``target.tokenizer.json``."""
-        self.source.save(directory / "source.tokenizer.json")
-        self.target.save(directory / "target.tokenizer.json")
-
-    @classmethod
-    def load(cls, directory: Path) -> "Tokenizers":
-        """Read the files of :meth:`save`."""
-        return cls(
-            Tokenizer.load(directory / "source.tokenizer.json"),
-            Tokenizer.load(directory / "target.tokenizer.json"),
-        )
-
 
 class TranslationTask(Task):
     """Translation between the two sides of a parallel corpus."""
 
     unit = "tokens"
     free = ("decoding", "training.figures_every", "training.figures")
+    files = types.MappingProxyType({"source": SOURCE_TOKENIZER, "target": TARGET_TOKENIZER})
+    tokenizer_fields = ("tokenizer", "target_tokenizer", "shared_vocabulary")
 
-    def __init__(self, config: ExperimentConfig, tokenizers: Tokenizers):
+    def __init__(self, config: ExperimentConfig, source: Tokenizer, target: Tokenizer):
         super().__init__(config)
-        self.tokenizers = tokenizers
+        self.tokenizers = Tokenizers(source, target)
         self.held_out = Corpus([], [])
         self.pairs = 0
         self.buckets: tuple[int, ...] = ()
 
     @classmethod
-    def open(cls, config: ExperimentConfig, directory: Path) -> "TranslationTask":
-        """Load the tokenizers of a run."""
-        return cls(config, Tokenizers.load(directory))
+    def read(cls, config: ExperimentConfig) -> PairData:
+        """Return the sentence pairs, which are read when they are wanted."""
+        return PairData(config.data, config.cache)
 
     @classmethod
-    def create(
-        cls, config: ExperimentConfig, directory: Path, *, resume: bool
-    ) -> "TranslationTask":
-        """Read the corpus; train tokenizers on it, or load those of the run."""
-        splits = load_corpus(config.data)
-        if not len(splits.train.source) or not len(splits.validation.source):
-            raise UserError("data: training needs a train and a validation part, one is empty")
-        if resume and (directory / "source.tokenizer.json").exists():
-            tokenizers = Tokenizers.load(directory)
-        else:
-            tokenizers = Tokenizers.train(config, splits.train)
-            tokenizers.save(directory)
-        task = cls(config, tokenizers)
-        task.notes = [line for report in splits.reports for line in report.lines()]
-        task.data_fingerprint = splits.fingerprint()
-        task.held_out = splits.validation
-        settings = config.training
-        pairs = task.tokenize(splits.train, settings.max_length)
-        task.pairs = len(pairs)
+    def has(cls, data: PairData, part: str) -> bool:
+        """Return whether a part has pairs."""
+        return data.has(part)
+
+    @classmethod
+    def take_over(cls, config: ExperimentConfig) -> dict[str, Any]:
+        """Return the tokenizers of ``config.start_from``, which must be a run that translates."""
+        start = start_of(config)
+        if start is None:
+            return {}
+        if not (start / SOURCE_TOKENIZER.name).exists():
+            raise UserError(
+                f"start_from={start}: no {SOURCE_TOKENIZER.name}, so the embeddings would belong "
+                "to other words; wanted the directory of a run that translates"
+            )
+        return {name: file.read(start / file.name) for name, file in cls.files.items()}
+
+    @classmethod
+    def learn(
+        cls, config: ExperimentConfig, data: PairData, known: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Train the tokenizers on the training part, unless they are known."""
+        if known:
+            return known
+        source, target = data.tokenizers(
+            config.tokenizer, config.target_tokenizer, shared=config.shared_vocabulary
+        )
+        return {"source": source, "target": target}
+
+    def kept(self, name: str) -> Tokenizer:
+        """Return the tokenizer of a side."""
+        return getattr(self.tokenizers, name)
+
+    def take(self, data: PairData) -> None:
+        """Tokenize the parts and make their plans; the test part is for ``evaluate``."""
+        settings = self.config.training
+        pairs, report = data.tokens("train", *self.both, settings.max_length)
+        self._report_skipped(report)
+        self.pairs = len(pairs)
         plan = BatchPlan(pairs, settings.batch_size, settings.buckets, settings.seed)
-        task.train, task.buckets = plan, plan.buckets
-        longest, room = 2 * settings.max_length, task.slots
+        self.train, self.buckets = plan, plan.buckets
+        longest, room = 2 * settings.max_length, self.slots
         if room is not None:
-            if task.buckets[-1] > room:
+            if self.buckets[-1] > room:
                 raise UserError(
-                    f"model.attention.max_length={room} is below {task.buckets[-1]}, the "
+                    f"model.attention.max_length={room} is below {self.buckets[-1]}, the "
                     "longest training sentence with its end: raise it or lower training.max_length"
                 )
             longest = min(longest, room - 1)
-        validation = task.tokenize(splits.validation, longest)
-        task.validation = BatchPlan(validation, settings.batch_size, shuffle=False)
-        return task
+        validation, report = data.tokens("validation", *self.both, longest)
+        self.notes += report.lines() if report.skipped else []
+        self.validation = BatchPlan(validation, settings.batch_size, shuffle=False)
+        self.data_fingerprint = data.fingerprint(*self.both, settings.max_length)
+        self.held_out = data.head("validation", settings.figures)
+
+    def _report_skipped(self, report: Report) -> None:
+        """Note the training pairs left out; UserError if they are more than the config allows."""
+        settings, count = self.config.training, sum(report.skipped.values())
+        self.notes += report.lines() if count else []
+        share = count / max(report.read, 1)
+        line = (
+            f"{count:,} of {report.read:,} training pairs ({share:.1%}) are longer than "
+            f"training.max_length={settings.max_length} tokens, or empty, and left out"
+        )
+        if share > settings.max_skipped:
+            raise UserError(
+                f"{line}; raise max_length, or training.max_skipped={settings.max_skipped:g}, the "
+                "share that may be left out"
+            )
+        if share > SKIPPED_TOLD:
+            self.notes.append(f"WARNING: {line}")
+
+    @property
+    def both(self) -> tuple[Tokenizer, Tokenizer]:
+        """The tokenizers of source and target."""
+        return self.tokenizers.source, self.tokenizers.target
 
     @property
     def slots(self) -> int | None:
@@ -128,7 +155,13 @@ class TranslationTask(Task):
                 f"pad_id={pad}, but the tokenizers that are trained here pad with {PAD}: "
                 f"set model.pad_id={PAD}"
             )
-        sizes = self.tokenizers.source.vocab_size, self.tokenizers.target.vocab_size
+        source, target = self.both
+        if self.config.model.one_vocabulary and source.fingerprint() != target.fingerprint():
+            raise ValueError(
+                f"{self.config.model.kind} has one embedding for both sides here, but their "
+                f"tokenizers differ ({_difference(source, target)}): set shared_vocabulary=true"
+            )
+        sizes = source.vocab_size, target.vocab_size
         return model(self.config.model, *sizes, rngs=rngs)
 
     def loss(
@@ -155,8 +188,7 @@ class TranslationTask(Task):
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the task's fingerprint with those of the tokenizers."""
-        both = self.tokenizers.source, self.tokenizers.target
-        return super().fingerprint() | {"tokenizers": [one.fingerprint() for one in both]}
+        return super().fingerprint() | {"tokenizers": [one.fingerprint() for one in self.both]}
 
     def translator(
         self,
@@ -197,3 +229,13 @@ class TranslationTask(Task):
             if forced is not None
         ]
         return ("alignment", plotting.alignment_grid(pictures)) if pictures else None
+
+
+def _difference(source: Tokenizer, target: Tokenizer) -> str:
+    """Return in which words two different tokenizers differ, or else in which settings."""
+    if source.vocab_size != target.vocab_size:
+        return f"{source.vocab_size} and {target.vocab_size} tokens"
+    for number, pair in enumerate(zip(source.tokens, target.tokens, strict=True)):
+        if pair[0] != pair[1]:
+            return f"token {number} is {pair[0]!r} and {pair[1]!r}"
+    return "kind, split, lowercase or merges"

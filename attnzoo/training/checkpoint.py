@@ -8,6 +8,7 @@ import dataclasses
 import json
 import logging
 import math
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from attnzoo.training.step_files import (
     open_for_writing,
     read_manifest,
     read_step,
+    remove_unfinished,
     set_aside,
     steps,
     write_step,
@@ -119,12 +121,13 @@ class CheckpointStore:
     """The writer of a directory of steps; enter it under the run's lock.
 
     A save copies the arrays to the host and returns. A background thread writes and syncs them to
-    the disk, and only then deletes steps beyond the newest `keep`. Leaving the context waits
-    for the last save. Errors of a save are raised by the next `poll`, `wait` or `save`.
+    the disk, and only then deletes steps beyond the newest `keep`. Entering the context removes
+    saves that an earlier process did not finish; leaving it waits for the last save. Errors of a
+    save are raised by the next `poll`, `wait` or `save`.
     """
 
     def __init__(self, path: str | Path, *, keep: int = 2) -> None:
-        """Open `path`, made if absent; remove saves that an earlier process did not finish.
+        """Open `path`, made if absent.
 
         Raises:
           UserError: `path` cannot be written to.
@@ -137,6 +140,7 @@ class CheckpointStore:
         self._pending: Future[None] | None = None
 
     def __enter__(self) -> "CheckpointStore":
+        remove_unfinished(self.path)
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -192,12 +196,15 @@ class CheckpointStore:
         if pending is not None:
             pending.result()
 
-    def restore_newest_valid(self, abstract: Any = None) -> Restored | None:
+    def restore_newest_valid(
+        self, abstract: Any = None, check: Callable[[dict[str, Any]], None] | None = None
+    ) -> Restored | None:
         """Restore the newest step with valid digests; None if nothing was ever saved.
 
         Damaged newer steps are reported as warnings and, once an older step has proved valid, moved
         into `damaged/`. A leaf is restored as a numpy array if its leaf in `abstract` is one, else
-        as a jax array, with the sharding of the abstract leaf if it has one.
+        as a jax array, with the sharding of the abstract leaf if it has one. `check` is called with
+        the dictionary that was saved with the step, before anything is moved, and may refuse it.
 
         Raises:
           UserError: every step is damaged; or a path, shape or dtype is not that of `abstract`.
@@ -212,6 +219,8 @@ class CheckpointStore:
                 logger.warning("%s: damaged, set aside: %s", where, error)
                 damaged.append(step)
                 continue
+            if check is not None:
+                check(meta)
             state = build(leaves, abstract, str(where))
             for bad in damaged:
                 set_aside(self.path / str(bad), DAMAGED)
@@ -281,6 +290,7 @@ class BestCheckpoint:
             return False
         metric, sign = float(metric), {"min": 1, "max": -1}[mode]
         home = self.path / str(step)
+        remove_unfinished(self.path)
         if home.exists():
             set_aside(home, ROLLED_BACK)
         meta = json.loads(json.dumps(meta or {})) | {"best": {"metric": metric, "sign": sign}}

@@ -7,7 +7,7 @@ bit by bit to an uninterrupted one, on the same device count and versions.
 
 import contextlib
 import dataclasses
-import importlib.metadata
+import functools
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -20,10 +20,10 @@ import numpy as np
 from flax import nnx
 
 from attnzoo.config.experiment import ExperimentConfig
-from attnzoo.config.loader import dump
 from attnzoo.config.schema import plain
 from attnzoo.data.ahead import Ahead
 from attnzoo.errors import UserError
+from attnzoo.ops.kernels.tiles import cores
 from attnzoo.tasks import task_class
 from attnzoo.tasks.losses import Sums
 from attnzoo.tasks.task import Batch, Plan, Task
@@ -35,29 +35,18 @@ from attnzoo.training.checkpoint import (
     restore,
     save_shards,
 )
-from attnzoo.training.fingerprint import check_fingerprint, first_difference
+from attnzoo.training.fingerprint import first_difference, notes_on_bits
 from attnzoo.training.logging import NoLog, RunLog
+from attnzoo.training.manifest import open_run
 from attnzoo.training.optimizer import build_optimizer
+from attnzoo.training.origin import Origin, versions
 from attnzoo.training.placement import Placement
-from attnzoo.training.run_directory import RunDirectory, write_durably
+from attnzoo.training.run_directory import RunDirectory
 from attnzoo.training.signals import EXIT_STOPPED, StopSignal
-from attnzoo.training.start import start_from
+from attnzoo.training.start import inherit, start_from
 from attnzoo.training.step import fresh_state, make_train_step
 
 AnyLog = RunLog | NoLog
-
-# Keys that may differ when a run is resumed: length, logging and saving, decoding.
-FREE = (
-    "config.name",
-    "config.directory",
-    "config.decoding",
-    *(
-        f"config.training.{name}"
-        for name in ("steps", "epochs", "patience", "evaluate_every", "checkpoint_every", "keep")
-    ),
-    *(f"config.training.{name}" for name in ("log_every", "figures_every", "figures")),
-    *(f"config.training.{name}" for name in ("tensorboard", "profile")),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +74,11 @@ def train(
     Raises:
         UserError: an error that the user can fix, in one line.
     """
-    _same_everywhere({"config": plain(config), "versions": _versions()})
+    _same_everywhere({"config": plain(config), "versions": versions()})
+    notes: list[str] = []
+    # A resumed run has its settings, and may outlive the run that it started from.
+    if config.start_from is not None and (not resume or config.start_from.expanduser().exists()):
+        config, notes = inherit(config)
     directory = RunDirectory(config.run_directory.expanduser().resolve())
     with contextlib.ExitStack() as stack:
 
@@ -95,11 +88,9 @@ def train(
 
         processes.on_first(take)
         stop = stack.enter_context(StopSignal())
-        return _Training(config, directory, resume=resume, allow=allow).run(stop)
-
-
-def _versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")}
+        training = _Training(config, directory, resume=resume, allow=allow)
+        training.task.notes += notes
+        return training.run(stop)
 
 
 def _same_everywhere(fingerprint: dict[str, Any]) -> None:
@@ -123,13 +114,14 @@ class _Training:
         resume: bool,
         allow: Sequence[str],
     ):
-        self.config, self.directory, self.allow = config, directory, allow
+        self.config, self.directory = config, directory
         settings = config.training
         # The store checks write access first, before loading data, which may take minutes.
         self.store = processes.on_first(
             lambda: CheckpointStore(directory.checkpoints, keep=settings.keep)
         )
         self.best = BestCheckpoint(directory.best)
+        manifest = processes.on_first(lambda: open_run(directory.path)[1]) if resume else None
         rows = settings.batch_size // settings.accumulate
         self.placement = Placement(config.mesh, rows=rows)
         self.task = self._create_task(resume)
@@ -146,27 +138,16 @@ class _Training:
             settings, total_steps=self.total, steps_per_epoch=per_epoch
         )
         self.graph, self.state, shardings = fresh_state(self.task, transform, self.placement)
-        if config.start_from is not None and not resume:
-            params, notes = start_from(config.start_from, self.state["params"])
-            self.state["params"] = params
-            if settings.ema is not None:
-                self.state["ema"] = jax.tree.map(jnp.copy, params)
-            self.task.notes += notes
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(self.state["params"]))
-        self.fingerprint = {
-            "config": plain(config),
-            **self.task.fingerprint(),
-            "versions": _versions(),
-            "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}",
-        }
-        _same_everywhere(self.fingerprint)
+        self.origin = Origin(config, self.task, manifest, allow)
+        _same_everywhere(self.origin.fingerprint)
         self.stale = 0  # evaluations since the best one
         self.best_score = math.inf
-        if resume:
-            self._restore()
+        if not (resume and self._restore()) and config.start_from is not None:
+            self._start_from(config.start_from.expanduser())
         self.start = self.saved = int(self.state["step"])
-        if not resume and processes.is_first():
-            write_durably(directory.config, dump(config))
+        if processes.is_first():
+            self.origin.write(directory.path, resume=resume)
         self.step = make_train_step(
             self.graph,
             transform,
@@ -190,31 +171,35 @@ class _Training:
         task = processes.on_first(lambda: create(self.config, path, resume=resume))
         return create(self.config, path, resume=True) if task is None else task
 
-    def _restore(self) -> None:
+    def _start_from(self, path: Path) -> None:
+        """Take the initial weights from another run or a pretrained model."""
+        fresh, new_head = self.config.start_fresh, self.task.new_head(path)
+        params, notes = start_from(path, self.state["params"], new_head=new_head, fresh=fresh)
+        self.state["params"] = params
+        if self.config.training.ema is not None:
+            self.state["ema"] = jax.tree.map(jnp.copy, params)
+        self.task.notes += notes
+
+    def _restore(self) -> bool:
         """Restore the newest valid checkpoint, if it belongs to this training."""
-        # Some schedules end with the run: another length would change the learning rate.
-        lengths = ("config.training.steps", "config.training.epochs")
-        fixed = lengths if self.config.training.schedule.kind in ("cosine", "wsd") else ()
-        free = [*(key for key in FREE if key not in fixed), *self.allow]
-        try:
-            restored = self._newest_valid()
-        except UserError:
-            # Shapes differ: report the config key that differs rather than a parameter's name.
-            saved = restore(self.directory.checkpoints).meta["fingerprint"]
-            check_fingerprint(saved, self.fingerprint, free)
-            raise
-        if restored is not None:
-            check_fingerprint(restored.meta["fingerprint"], self.fingerprint, free)
-            self.state = restored.state
-            self.stale, self.best_score = restored.meta["stale"], restored.meta["best_score"]
+        restored = self._newest_valid()
+        if restored is None:
+            return False
+        self.state = restored.state
+        self.task.notes += notes_on_bits(restored.meta, self.origin.fingerprint)
+        self.stale, self.best_score = restored.meta["stale"], restored.meta["best_score"]
+        return True
 
     def _newest_valid(self) -> Restored | None:
         """Restore the newest step that the first process finds valid, in all processes."""
         store = self.store
+        check = functools.partial(self.origin.check, self.directory.path)
         if jax.process_count() == 1:
             assert store is not None
-            return store.restore_newest_valid(self.state)
-        found = processes.on_first(lambda: store.restore_newest_valid() if store else None)
+            return store.restore_newest_valid(self.state, check)
+        found = processes.on_first(
+            lambda: store.restore_newest_valid(check=check) if store else None
+        )
         step = processes.from_first(found.step if found else None)
         return None if step is None else restore(self.directory.checkpoints, self.state, step)
 
@@ -343,7 +328,8 @@ class _Training:
         first = processes.is_first()
         if processes.from_first(first and self.best.wants(scores[name], mode)):
             if first:
-                self.best.offer(step, weights, scores[name], mode=mode, meta=scores)
+                meta = {**scores, **self.origin.meta}
+                self.best.offer(step, weights, scores[name], mode=mode, meta=meta)
             else:
                 save_shards(self.directory.best, step, weights)
         # Not the result of `offer`: a resumed run meets steps it had saved before it stopped.
@@ -364,7 +350,8 @@ class _Training:
                 log.figure(step, *seen)
 
     def _save(self, step: int) -> None:
-        meta = {"fingerprint": self.fingerprint, "stale": self.stale, "best_score": self.best_score}
+        meta = {**self.origin.meta, "cores": cores(), "stale": self.stale}
+        meta["best_score"] = self.best_score
         if self.store is None:
             save_shards(self.directory.checkpoints, step, self.state)
         else:

@@ -1,25 +1,21 @@
 """A finished run loaded from disk: its config, its task and its trained model."""
 
 import dataclasses
-import logging
 from pathlib import Path
 
 import jax
 from flax import nnx
 
 from attnzoo.config.experiment import ExperimentConfig
-from attnzoo.config.external import runs_are_trusted
-from attnzoo.config.loader import load
 from attnzoo.data.corpus import Corpus, Splits, load_corpus
 from attnzoo.errors import UserError
 from attnzoo.tasks import task_class
 from attnzoo.tasks.task import Task
 from attnzoo.tasks.translation import Translator
 from attnzoo.tasks.translation_task import TranslationTask
-from attnzoo.training.checkpoint import Restored, restore
+from attnzoo.training.manifest import Manifest, changes, check_step, open_run, sizes_of_data
 from attnzoo.training.run_directory import RunDirectory
-
-logger = logging.getLogger(__name__)
+from attnzoo.training.start import config_of, restore_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +58,14 @@ class Run:
         self._translation()
         return load_corpus(self.config.data)
 
+    def changed_data(self) -> list[str]:
+        """Return a line for each data file that changed since training, rows not counted."""
+        manifest = Manifest.read(self.directory.path)
+        if manifest is None:
+            return []
+        rows = {name: sizes["rows"] for name, sizes in manifest.data.items() if "rows" in sizes}
+        return changes(manifest.data, sizes_of_data(self.config.data, rows), certain=True)
+
     def training_pairs(self) -> Corpus:
         """Return the pairs of the train part that were short enough for training."""
         corpus = self.corpus().train
@@ -72,29 +76,25 @@ class Run:
 def load_run(path: str | Path, *, which: str = "best", trust_code: bool | None = None) -> Run:
     """Load a run directory: its ``best`` checkpoint (best validation score) or the ``latest``.
 
-    Without a best checkpoint, the latest is taken. A config that names classes from outside of
-    this package is refused unless ``trust_code``; None follows ``--trust-code`` of the command.
+    Nothing is written. Without a best checkpoint that can be read, the latest is taken, with a
+    warning. A config that names classes from outside of this package is refused unless
+    ``trust_code``; None follows ``--trust-code`` of the command.
 
     Raises:
-        UserError: not a run directory, no valid checkpoint, or weights that do not fit the config.
+        UserError: not a run directory, a file of it that changed since training, no valid
+            checkpoint, or weights that do not fit the config.
     """
-    directory = RunDirectory.open(path)
-    trust = runs_are_trusted() if trust_code is None else trust_code
-    config = load(ExperimentConfig, directory.config, trust_code=trust)
+    directory, manifest = open_run(path)
+    config = config_of(directory, trust_code=trust_code)
     task = task_class(config.task).open(config, directory.path)
-    if which == "best" and not any(p.name.isdecimal() for p in directory.best.glob("*")):
-        logger.info("%s: no best checkpoint yet, the latest is used", directory.path)
-        which = "latest"
-    home = directory.best if which == "best" else directory.checkpoints
+    restored, home = restore_weights(directory, which)
+    check_step(directory.path, manifest, restored.meta)
     abstract = nnx.eval_shape(task.build_model)
     graph, parameters, rest = nnx.split(abstract, nnx.Param, ...)
-    restored: Restored = restore(home)
     wanted = {"params": nnx.to_pure_dict(parameters), "rest": nnx.to_pure_dict(rest)}
-    stored = restored.state
-    if "ema" in stored:  # the weights that were evaluated
-        stored = {**stored, "params": stored["ema"]}
-    weights = _fit(stored, wanted, str(home))
+    weights = _fit(restored.state, wanted, str(home))
     model = nnx.merge(graph, weights["params"], weights["rest"])
+    which = "best" if home == directory.best else "latest"
     return Run(directory, config, task, model, restored.step, which)
 
 

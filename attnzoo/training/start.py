@@ -1,42 +1,187 @@
-"""Initial weights from another run or a pretrained model."""
+"""Initial weights and settings from another run or a pretrained model."""
 
+import dataclasses
+import fnmatch
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
 from flax import nnx
 
+from attnzoo.config.data import FileTokenizerConfig
+from attnzoo.config.experiment import ExperimentConfig
+from attnzoo.config.external import runs_are_trusted
+from attnzoo.config.fields import DropRate
+from attnzoo.config.loader import load
+from attnzoo.config.schema import Field, fields_of
 from attnzoo.errors import UserError
-from attnzoo.training.checkpoint import restore
+from attnzoo.tasks import task_class
+from attnzoo.tasks.run_file import is_run, start_of
+from attnzoo.training.checkpoint import Restored, restore
+from attnzoo.training.manifest import check_step, open_run
 from attnzoo.training.placement import on_devices, path_of
+from attnzoo.training.run_directory import RunDirectory
+
+logger = logging.getLogger(__name__)
+
+OWN = ("kind", "scan", "remat", "head", "num_classes")
+"""Model settings that are those of the new training, besides dropout rates."""
+CLASS_HEADS = ("classifier", "head", "distilled_head")
+"""Modules whose rows are classes."""
+FRESH_SHARE = 0.5
+"""Share of the weights that may begin with random numbers without being named."""
 
 
-def start_from(path: Path, params: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Replace parameters by those of ``path``, and return notes on the ones that stay random.
+def config_of(directory: RunDirectory, *, trust_code: bool | None = None) -> ExperimentConfig:
+    """Read the config of a run; code it names is run if trusted, None: as ``--trust-code`` says."""
+    trust = runs_are_trusted() if trust_code is None else trust_code
+    return load(ExperimentConfig, directory.config, trust_code=trust)
 
-    ``path`` is a run directory or the folder of a pretrained model. A parameter that it has under
-    the same name is taken, a new head keeps its initial values, other parameters of ``path`` are
-    ignored.
+
+def restore_weights(directory: RunDirectory, which: str = "best") -> tuple[Restored, Path]:
+    """Restore the best weights of a run, else with a warning the latest; return their home too.
+
+    Averaged weights, if the run kept them, take the place of the parameters.
 
     Raises:
-      UserError: no parameter fits, or one has another shape; the message names it.
+      UserError: no valid checkpoint.
     """
-    theirs = _leaves(_read(path))
-    taken, fresh = set(), []
+    home = directory.best if which == "best" else directory.checkpoints
+    try:
+        found = restore(home)
+    except UserError as error:
+        if which != "best":
+            raise
+        home = directory.checkpoints
+        logger.warning("%s; the latest checkpoint is used instead", error)
+        found = restore(home)
+    state = found.state
+    if "ema" in state:
+        found = dataclasses.replace(found, state={**state, "params": state["ema"]})
+    return found, home
+
+
+def inherit(config: ExperimentConfig) -> tuple[ExperimentConfig, list[str]]:
+    """Take the settings that a config leaves at their defaults from ``start_from``; return notes.
+
+    These are the tokenizers and the sizes of the model. Dropout, scan and remat stay the config's.
+
+    Raises:
+      UserError: the config describes other tokenizers than those of ``start_from``.
+    """
+    path = start_of(config)
+    if path is None:
+        return config, []
+    if is_run(path):
+        theirs = config_of(open_run(path)[0])
+        tokenizers = {name: getattr(theirs, name) for name in _tokenizer_fields(config)}
+        model = theirs.model
+    else:
+        from attnzoo import pretrained
+
+        tokenizers = {name: FileTokenizerConfig(path=path) for name in _tokenizer_fields(config)}
+        model = pretrained.read_config(path)
+    taken: list[str] = []
+    differ: list[str] = []
+    fields = fields_of(ExperimentConfig)
+    found = {
+        name: _inherited(getattr(config, name), value, fields[name].default, name, taken, differ)
+        for name, value in tokenizers.items()
+    }
+    if differ:
+        raise UserError(
+            f"start_from={path}: its tokenizer is used, but {differ[0]} there: remove the setting"
+        )
+    found["model"] = _inherited(
+        config.model, model, fields["model"].default, "model", taken, differ
+    )
+    notes = [f"start_from={path}: {', '.join(taken)}"] if taken else []
+    try:
+        return dataclasses.replace(config, **found), notes
+    except ValueError as error:
+        raise UserError(f"start_from={path}: {error}") from error
+
+
+def _tokenizer_fields(config: ExperimentConfig) -> tuple[str, ...]:
+    return task_class(config.task).tokenizer_fields
+
+
+def _inherited(
+    own: Any, theirs: Any, default: Any, name: str, taken: list[str], differ: list[str]
+) -> Any:
+    """Return ``theirs`` where ``own`` is the default; note what is taken, and what differs."""
+    if own == theirs:
+        return own
+    if dataclasses.is_dataclass(own) and type(own) is type(theirs):
+        values = {}
+        for key, field in fields_of(type(own)).items():
+            if not _belongs_to_training(field):
+                usual = getattr(default, key) if type(default) is type(own) else field.default
+                values[key] = _inherited(
+                    getattr(own, key), getattr(theirs, key), usual, f"{name}.{key}", taken, differ
+                )
+        return dataclasses.replace(own, **values)
+    if own == default:
+        taken.append(f"{name}={_short(theirs)}")
+        return theirs
+    differ.append(f"{name} is {_short(own)} here and {_short(theirs)}")
+    return own
+
+
+def _belongs_to_training(field: Field) -> bool:
+    return field.name in OWN or DropRate in get_args(field.annotation)
+
+
+def _short(value: Any) -> Any:
+    return value.kind if dataclasses.is_dataclass(value) else value
+
+
+def start_from(
+    path: Path,
+    params: dict[str, Any],
+    *,
+    new_head: bool = False,
+    fresh: Sequence[str] = (),
+) -> tuple[dict[str, Any], list[str]]:
+    """Replace parameters by those of ``path``, and return notes on the ones that stay random.
+
+    ``path`` is a run directory or the folder of a pretrained model. Layers may be stacked (scan) in
+    one and separate in the other. A module that ``path`` lacks keeps its initial values, other
+    parameters of ``path`` are ignored.
+
+    Args:
+      new_head: the classes of ``path`` are others, so its output layer is not taken.
+      fresh: names or patterns of parameters and modules that may begin with random numbers.
+
+    Raises:
+      UserError: a parameter has another shape; or a module is only partly in ``path``, or more than
+        half of the weights are not, unless ``fresh`` names them.
+    """
+    theirs = _separate(_read(path))
+    if new_head:
+        theirs = {k: v for k, v in theirs.items() if k.partition("/")[0] not in CLASS_HEADS}
+    taken: set[str] = set()
+    names: list[str] = []
+    lacking: dict[str, int] = {}
 
     def place(where: Any, leaf: Any) -> Any:
         name = path_of(where)
-        if name not in theirs:
-            fresh.append(name)
+        parts = _layers(name, leaf.shape)
+        if not all(part in theirs for part in parts):
+            lacking[name] = leaf.size
             return leaf
-        if theirs[name].shape != leaf.shape:
+        found = [theirs[part] for part in parts]
+        value = np.asarray(found[0] if parts == [name] else np.stack(found), leaf.dtype)
+        if value.shape != leaf.shape:
             raise UserError(
-                f"start_from={path}: {name} has shape {list(theirs[name].shape)}, but the model "
-                f"wants {list(leaf.shape)}"
+                f"start_from={path}: {name} has shape {list(value.shape)}, but the model "
+                f"wants {list(leaf.shape)}: remove that size from the config, or set it as there"
             )
-        taken.add(name)
-        value = np.asarray(theirs[name], leaf.dtype)
+        taken.update(parts)
+        names.append(name)
         if leaf.committed:  # already sharded over several devices
             return on_devices(value, leaf.sharding)
         return jax.numpy.asarray(value)
@@ -44,28 +189,66 @@ def start_from(path: Path, params: dict[str, Any]) -> tuple[dict[str, Any], list
     params = jax.tree_util.tree_map_with_path(place, params)
     if not taken:
         raise UserError(f"start_from={path}: no parameter of it is one of this model")
-    notes = [f"start_from={path}: {len(taken)} parameters taken"]
-    for what, names in (
-        ("start fresh", fresh),
+    total = sum(leaf.size for leaf in jax.tree.leaves(params))
+    _refuse_random(path, names, lacking, total, fresh)
+    notes = [f"start_from={path}: {len(names)} parameters taken"]
+    for what, left in (
+        ("start fresh", list(lacking)),
         ("are not wanted", sorted(set(theirs) - taken)),
     ):
-        if names:
-            more = ", ..." if len(names) > 6 else ""
-            notes.append(f"{len(names)} parameters {what}: {', '.join(names[:6])}{more}")
+        if left:
+            more = ", ..." if len(left) > 6 else ""
+            notes.append(f"{len(left)} parameters {what}: {', '.join(left[:6])}{more}")
     return params, notes
+
+
+def _refuse_random(
+    path: Path, taken: Sequence[str], lacking: Mapping[str, int], total: int, fresh: Sequence[str]
+) -> None:
+    """Raise a UserError if parameters would begin with random numbers that nobody named."""
+    known = {name.partition("/")[0] for name in taken}
+    unnamed = [
+        name
+        for name in lacking
+        if not any(fnmatch.fnmatch(name, one) or name.startswith(f"{one}/") for one in fresh)
+    ]
+    share = sum(lacking[name] for name in unnamed) / total
+    partly = [name for name in unnamed if name.partition("/")[0] in known]
+    if partly or share > FRESH_SHARE:
+        wrong = partly or unnamed
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise UserError(
+            f"start_from={path}: {wrong[0]}{more} of {len(lacking) + len(taken)} parameters are "
+            f"not in it and would begin with random numbers ({share:.0%} of the weights): set the "
+            f"model's sizes as there, or name them: start_fresh=[{wrong[0].partition('/')[0]}]"
+        )
 
 
 def _read(path: Path) -> dict[str, Any]:
     """Read the parameters of a run directory (best, else latest) or of a pretrained folder."""
-    for home in (path / "best", path / "checkpoints"):
-        if any(step.name.isdecimal() for step in home.glob("*")):
-            state = restore(home).state
-            return state.get("ema", state["params"])
+    if is_run(path):
+        directory, manifest = open_run(path)
+        restored, _ = restore_weights(directory)
+        check_step(directory.path, manifest, restored.meta)
+        return restored.state["params"]
     from attnzoo import pretrained
 
-    params = nnx.state(pretrained.load(path), nnx.Param)
-    return nnx.to_pure_dict(params)
+    return nnx.to_pure_dict(nnx.state(pretrained.load(path), nnx.Param))
 
 
-def _leaves(tree: Any) -> dict[str, np.ndarray]:
-    return {path_of(where): leaf for where, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+def _separate(tree: Any) -> dict[str, np.ndarray]:
+    """Return arrays by path; a stacked parameter of layers becomes one for each layer."""
+    separate: dict[str, np.ndarray] = {}
+    for where, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = path_of(where)
+        parts = _layers(name, leaf.shape)
+        separate |= {name: leaf} if parts == [name] else dict(zip(parts, leaf, strict=True))
+    return separate
+
+
+def _layers(name: str, shape: Sequence[int]) -> list[str]:
+    """Return a parameter's names by layer if it is stacked over layers, else its own name."""
+    stack, found, rest = name.partition("blocks/")
+    if not found or rest.partition("/")[0].isdecimal():
+        return [name]
+    return [f"{stack}blocks/{layer}/{rest}" for layer in range(shape[0])]

@@ -12,13 +12,14 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import tensorstore as ts
 import xxhash
 from orbax.checkpoint import v1 as ocp
 
 from attnzoo.errors import UserError
+from attnzoo.files import read_json
 from attnzoo.training.leaves import Leaf
 from attnzoo.training.processes import is_first
 from attnzoo.training.run_directory import fsync_directory, fsync_tree
@@ -36,6 +37,37 @@ logging.getLogger("absl").addFilter(
 )
 
 
+class Entry(TypedDict):
+    """Manifest entry of a leaf."""
+
+    path: list
+    dtype: str
+    shape: list[int]
+    digest: str
+
+
+class Manifest(TypedDict):
+    """Manifest of a step; ``meta`` is the dictionary that was saved with the arrays."""
+
+    format: int
+    step: int
+    leaves: list[Entry]
+    meta: dict
+
+
+class Custom(TypedDict):
+    """Our part of orbax's metadata."""
+
+    manifest: Manifest
+    digest: str
+
+
+class Metadata(TypedDict):
+    """Content of orbax's metadata file, as far as it is read."""
+
+    custom_metadata: Custom
+
+
 class DamagedStepError(Exception):
     """A step on disk that fails verification; `problems` lists the differences."""
 
@@ -46,29 +78,37 @@ class DamagedStepError(Exception):
 
 def steps(path: Path) -> list[int]:
     """Return the committed steps in a directory, ascending."""
-    if not path.is_dir():
+    try:
+        found = [p for p in path.iterdir() if p.name.isdecimal() and (p / COMMIT_FILE).exists()]
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    found = [
-        int(p.name) for p in path.iterdir() if p.name.isdecimal() and (p / COMMIT_FILE).exists()
-    ]
-    return sorted(found)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    return sorted(int(p.name) for p in found)
 
 
 def open_for_writing(path: str | Path) -> Path:
-    """Make a directory of steps, check write access, and remove steps without a commit file."""
+    """Make a directory of steps and check write access."""
     root = Path(path).expanduser().resolve()
     try:
         root.mkdir(parents=True, exist_ok=True)
         probe = root / f".probe.{os.getpid()}"
         probe.write_bytes(bytes(4096))
         probe.unlink()
-        for child in root.iterdir():
+    except OSError as error:
+        raise UserError(f"{root}: cannot write checkpoints here: {error.strerror}") from error
+    return root
+
+
+def remove_unfinished(root: Path) -> None:
+    """Remove steps without a commit file."""
+    try:
+        for child in root.iterdir() if root.is_dir() else ():
             if child.name.isdecimal() and not (child / COMMIT_FILE).exists():
                 logger.warning("%s: removed, its save was not finished", child)
                 shutil.rmtree(child)
     except OSError as error:
         raise UserError(f"{root}: cannot write checkpoints here: {error.strerror}") from error
-    return root
 
 
 def write_step(path: Path, step: int, leaves: list[Leaf], meta: dict[str, Any]) -> None:
@@ -110,7 +150,10 @@ def read_step(path: Path) -> tuple[list[Leaf], dict[str, Any]]:
     shared = ts.Context()
     leaves, problems, opening = [], [], []
     for entry in manifest["leaves"]:
-        leaf = Leaf.empty(entry)
+        try:
+            leaf = Leaf.empty(entry)
+        except (TypeError, ValueError, MemoryError) as error:
+            raise DamagedStepError([f"manifest: {str(error).splitlines()[0][:80]}"]) from error
         kvstore = {"driver": "ocdbt", "base": base, "path": f"{leaf.name}/"}
         spec = {"driver": "zarr3", "kvstore": kvstore}
         stored = ts.open(spec, open=True, read=True, context=shared) if leaf.array.size else None
@@ -137,14 +180,12 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not (path / COMMIT_FILE).exists():
         raise DamagedStepError([f"{COMMIT_FILE} is missing"])
     try:
-        text = (path / METADATA_FILE).read_text(encoding="utf-8")
-        custom = json.loads(text)["custom_metadata"]
-        manifest, digest = custom["manifest"], custom["digest"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DamagedStepError(
-            [f"{METADATA_FILE} cannot be read ({type(error).__name__})"]
-        ) from error
-    if digest != _manifest_digest(manifest):
+        custom = read_json(path / METADATA_FILE, Metadata)["custom_metadata"]
+    except UserError as error:
+        reason = str(error).removeprefix(f"{path / METADATA_FILE}: ")
+        raise DamagedStepError([f"{METADATA_FILE} cannot be read: {reason}"]) from error
+    manifest: dict[str, Any] = custom["manifest"]
+    if custom["digest"] != _manifest_digest(manifest):
         raise DamagedStepError(["the manifest's digest differs"])
     if manifest["format"] > FORMAT:
         raise UserError(f"{path}: written by a newer version (format {manifest['format']})")

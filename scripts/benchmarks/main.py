@@ -30,6 +30,7 @@ from benchmarks import (
     attention,
     choice,
     context,
+    data,
     explain,
     generation,
     images,
@@ -78,6 +79,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     training.add_parser(workloads, positive)
     start.add_parser(workloads, positive)
     input_pipeline.add_parser(workloads, positive)
+    data.add_parser(workloads, positive)
     images.add_parser(workloads, positive)
     return parser.parse_args(argv)
 
@@ -168,6 +170,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(lambda: input_pipeline.measure(arguments, _cores(1)))
     if arguments.workload == "start":
         return run(lambda: start.measure(arguments))
+    if arguments.workload == "data":
+        return run(lambda: data.measure(arguments))
     if arguments.workload == "images":
         return run(lambda: images.measure(arguments))
     return run(lambda: _seq2seq(arguments))

@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import threading
+import types
 from pathlib import Path
 
 import jax
@@ -10,9 +13,17 @@ import pytest
 from flax import nnx
 
 from attnzoo import pretrained
-from attnzoo.cli.generate import main, parse
+from attnzoo.cli.generate import Writer, _spelled, main, parse, spell
 from attnzoo.config import gpt2
 from attnzoo.config.attention import MultiHeadConfig
+from attnzoo.config.data import (
+    ByteBpeTokenizerConfig,
+    ByteTokenizerConfig,
+    CharTokenizerConfig,
+    FileTokenizerConfig,
+    WordPieceTokenizerConfig,
+)
+from attnzoo.data.text_tokenizers import KINDS, build_tokenizer
 from attnzoo.decoding.generate import generate
 from attnzoo.models.gpt2 import GPT2
 
@@ -62,7 +73,8 @@ def test_a_prompt_goes_on_whole_or_streamed(
 def test_lines_of_standard_input_and_samples(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("to in\nis that for it\n\n"))
+    lines = io.BytesIO(b"\xef\xbb\xbfto in\r\nis that for it\r\n\r\n")
+    monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=lines))
     command = [str(folder), "--max-new-tokens", "5"]
     assert main([*command, "--temperature", "0"]) == 0
     first, second, third = capsys.readouterr().out.splitlines()
@@ -76,6 +88,35 @@ def test_lines_of_standard_input_and_samples(
         texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1] != texts[2]
     assert texts[0].count("---\n") == 2
+
+
+def test_samples_are_the_same_however_the_lines_arrive(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Together, or one by one through a pipe that is answered before it is closed."""
+    lines = [b"to in it\n", *[b"as the\n"] * 16, b"is\n"]
+    command = [str(folder), "--max-new-tokens", "5", "--seed", "3", "--temperature", "9"]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"".join(lines))))
+    assert main(command) == 0
+    together = capsys.readouterr().out
+    assert len(set(together.splitlines())) > 10  # other draws for each line
+    (reader, writer), (output, answer) = os.pipe(), os.pipe()
+    answers: list[bytes] = []
+
+    def ask() -> None:
+        with os.fdopen(writer, "wb", buffering=0) as questions, os.fdopen(output, "rb") as read:
+            for line in lines:
+                questions.write(line)
+                answers.append(read.readline())
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    with os.fdopen(reader) as stdin, os.fdopen(answer, "w") as stdout:
+        monkeypatch.setattr("sys.stdin", stdin)
+        monkeypatch.setattr("sys.stdout", stdout)
+        assert main(command) == 0
+    thread.join()
+    assert b"".join(answers).decode() == together
 
 
 @pytest.mark.parametrize(
@@ -105,3 +146,46 @@ def test_a_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main([str(tmp_path / "none"), "--prompt", "to"]) == 2
     assert str(tmp_path / "none") in capsys.readouterr().err
     assert parse(["x"]).temperature == 1.0
+
+
+TEXT = "  the cat's  sat, on (the) mât. 東京!\n\nBut  the dog"
+
+
+def llama_file(folder: Path) -> Path:
+    """A tokenizer.json like that of Llama 2: a space is put before the text, and taken off it."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
+
+    words = sorted({f"▁{word}" for word in TEXT.split()} | set(TEXT.replace(" ", "▁")))
+    scores = [("<unk>", 0.0), ("</s>", 0.0), *((word, -1.0 / len(word)) for word in words)]
+    one = Tokenizer(models.Unigram(scores, 0))
+    one.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    one.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    one.save(str(folder / "tokenizer.json"))
+    return folder / "tokenizer.json"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_prompt_and_continuation_are_spelled_as_one_text(kind: str, tmp_path: Path) -> None:
+    config = {
+        "char": CharTokenizerConfig,
+        "byte": ByteTokenizerConfig,
+        "byte_bpe": lambda: ByteBpeTokenizerConfig(vocab_size=280),
+        "wordpiece": lambda: WordPieceTokenizerConfig(vocab_size=70),
+        "file": lambda: FileTokenizerConfig(path=llama_file(tmp_path)),
+    }[kind]()
+    tokenizer = build_tokenizer(config, [TEXT] * 5)
+    end = tokenizer.special("eos")
+    writer = Writer(None, tokenizer.encode_ids, tokenizer.decode, (end,))
+    ids = tokenizer.encode_ids(TEXT)
+    whole = tokenizer.decode(ids)
+    assert whole == TEXT or kind == "wordpiece"
+    for cut in range(1, len(ids)):
+        before, after = ids[:cut], ids[cut:]
+        prompt = tokenizer.decode(before)
+        assert spell(writer, prompt, before, [*after, end, *after]) == whole
+        if whole.startswith(prompt):  # not within a character
+            for size in (1, 3):
+                pieces = (after[i : i + size] for i in range(0, len(after), size))
+                assert "".join(_spelled(writer, prompt, before, pieces)) == whole

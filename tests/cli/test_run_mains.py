@@ -5,8 +5,10 @@ import dataclasses
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+import threading
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -125,6 +127,27 @@ def test_align_scores_draws_and_writes(
         assert (tmp_path / "new" / f"{name}.svg").exists()
 
 
+def test_runs_with_different_tests_are_not_compared(
+    run: Path, call: Callable[..., Ended], tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    text = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(text.replace("test: 64", "test: 63"))
+    assert call("verify", other, "--accept", "config.yaml").code == 0
+    picture = tmp_path / "bleu.svg"
+    ended = call("evaluate", run, other, "--figure", picture)
+    one_line(ended, "--figure: reverse and other have different test pairs (64 and 63, other words")
+    assert not picture.exists()
+    ended = call("evaluate", run, other)
+    assert ended.code == 0
+    assert ended.err.startswith("reverse and other have different test pairs")
+    prints = [
+        json.loads((path / "test.scores.json").read_text())["data_fingerprint"]
+        for path in (run, other)
+    ]
+    assert prints[0] != prints[1]
+
+
 def test_evaluate_files_and_an_empty_bucket_is_null(
     run: Path, call: Callable[..., Ended], tmp_path: Path
 ) -> None:
@@ -138,6 +161,18 @@ def test_evaluate_files_and_an_empty_bucket_is_null(
     scores = json.loads((run / "news.scores.json").read_text(), parse_constant=pytest.fail)
     assert scores["sentences"] == 2
     assert [row["bleu"] is None for row in scores["by_length"]] == [True, False, True]
+    # Line i of every output belongs to line i of the files.
+    lines = (run / "news.hypotheses.txt").read_text().split("\n")
+    assert [bool(line) for line in lines] == [True, False, False, True, False]
+    links = tmp_path / "links"
+    assert call("align", run, "--source", source, "--target", target, "-o", links).code == 0
+    assert [bool(line) for line in links.read_text().split("\n")] == [
+        True,
+        False,
+        False,
+        True,
+        False,
+    ]
 
 
 def test_align_generated_sentences_and_both_directions(
@@ -183,6 +218,27 @@ def test_translate_keeps_one_line_a_line(
     assert ended.code == 0
     assert ended.out == ""
     assert len((tmp_path / "out").read_text().split("\n")[:-1]) == 8
+
+
+def test_a_pipe_is_answered_line_by_line(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (reader, writer), (output, answer) = os.pipe(), os.pipe()
+    answers = []
+
+    def ask() -> None:
+        with os.fdopen(writer, "wb", buffering=0) as questions, os.fdopen(output, "rb") as read:
+            for line in (b"0 1 2\n", b"3 4\n", b"\n"):
+                questions.write(line)
+                answers.append(read.readline())
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    with os.fdopen(reader) as stdin, os.fdopen(answer, "w") as stdout:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert cli.main(["translate", str(run), "--beam", "1"]) == 0
+    thread.join()
+    assert [len(line.split()) > 0 for line in answers] == [True, True, False]
+    assert answers[-1] == b"\n"
 
 
 def test_translations_are_no_longer_than_the_config_says(
@@ -261,23 +317,23 @@ def test_bad_arguments_are_one_line(
     assert (tmp_path / "ONE").read_text() == before
 
 
-def test_a_damaged_best_checkpoint_is_one_line(
-    run: Path, call: Callable[..., Ended], tmp_path: Path
+def test_a_damaged_best_checkpoint_gives_way_to_the_latest(
+    run: Path, call: Callable[..., Ended], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    import shutil
-
     copy = Path(shutil.copytree(run, tmp_path / "copy"))
     best = next(p for p in (copy / "best").iterdir() if p.name.isdecimal())
     file = max((p for p in best.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    ended = call("translate", copy, copy / "config.yaml")
-    one_line(ended, "no valid checkpoint")
     (copy / "in").write_text("0 1\n")
-    assert call("translate", copy, copy / "in", "--which", "latest").code == 0
+    latest = call("translate", copy, copy / "in", "--which", "latest")
+    assert latest.code == 0
+    caplog.clear()
+    assert call("translate", copy, copy / "in").out == latest.out
+    assert "no valid checkpoint (1 damaged); the latest checkpoint is used" in caplog.text
     (copy / "source.tokenizer.json").write_text("{}")
-    one_line(call("translate", copy, copy / "in"), "source.tokenizer.json: not a tokenizer")
+    one_line(call("translate", copy, copy / "in"), "source.tokenizer.json: changed since training")
 
 
 def test_help_comes_without_jax() -> None:

@@ -52,7 +52,7 @@ def test_links_that_name_the_target_first_and_count_from_one(tmp_path: Path) -> 
 
 def test_table_with_chosen_columns(tmp_path: Path) -> None:
     path = write(tmp_path / "t.tsv", "id7\tun chat\ta cat\t0-0 1-1", 'id8\t"x\t"y z"\t')
-    corpus, _ = read_table(path, 2, 1, 3)
+    corpus, _ = read_table(path, Reading(columns=(2, 1, 3)))
     assert corpus.source == ["a cat", '"y z"']  # no quoting: quotes are characters
     assert corpus.target == ["un chat", '"x']
     assert corpus.links == [Links.of([(0, 0), (1, 1)]), Links.of([])]
@@ -125,7 +125,7 @@ def test_files_of_different_length_name_both_counts(tmp_path: Path) -> None:
 )
 def test_a_bad_link_names_file_and_line(tmp_path: Path, links: str, wanted: str) -> None:
     path = write(tmp_path / "t.tsv", "a\tb\t0-0", f"a b\tA B C\t{links}")
-    message = error_of(read_table, path, links_column=2)
+    message = error_of(read_table, path, Reading(columns=(0, 1, 2)))
     assert message.startswith(f"{path}:2: ")
     assert wanted in message
 
@@ -143,8 +143,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_a_file_without_one_usable_pair_is_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "utf16.tsv"
-    path.write_bytes("a\tb\n".encode("utf-16"))
+    path = tmp_path / "latin1.tsv"
+    path.write_bytes("é\tb\n".encode("latin-1"))
     assert "no usable sentence pair" in error_of(read_table, path)
     empty = tmp_path / "empty.tsv"
     empty.write_bytes(b"")

@@ -65,7 +65,7 @@ def test_tables(tmp_path: Path, file_format: str, text: str) -> None:
 
 def test_columns_without_a_header_and_classes_in_order(tmp_path: Path) -> None:
     path = write(tmp_path / "t", "10\tone\n9\ttwo\n\n10\t \n")
-    base = {"header": False, "text_column": "1", "label_column": "0"}
+    base = {"header": False, "text_column": "1", "label_column": "0", "max_skipped": 0.5}
     splits = load_labelled(LabelledTextConfig(train=(path,), **base))
     assert splits.train.names == ("9", "10")  # numbers by their value
     assert splits.train.labels.tolist() == [1, 0]
@@ -82,7 +82,7 @@ def test_columns_without_a_header_and_classes_in_order(tmp_path: Path) -> None:
     [
         ("tsv", "text\tlabel\na\tb\tc\n", "table:2: 3 columns, the first line has 2"),
         ("tsv", "text\tclass\na\tb\n", "table:2: no column 'label'; it has text, class"),
-        ("csv", 'text,label\n"a,b\n', "table:3: not CSV"),
+        ("csv", 'text,label\n"a,b\n', "table:2: not CSV"),
         ("jsonl", '{"text": 1}\n[]', "table:1: no column 'label'"),
         ("jsonl", "[]", "table:1: a list, wanted an object"),
         ("jsonl", "{", "table:1: not JSON"),
@@ -190,7 +190,7 @@ def test_a_data_set_with_named_classes(tmp_path: Path) -> None:
         {"text": ["good", "bad", None], "label": [1, 0, 1]},
         label=datasets.ClassLabel(names=["neg", "pos"]),
     )
-    splits = load_labelled(LabelledTextConfig(hub=hub), tmp_path / "cache")
+    splits = load_labelled(LabelledTextConfig(hub=hub, max_skipped=0.5), tmp_path / "cache")
     assert examples(splits.train) == [("good", None, "pos"), ("bad", None, "neg")]
     assert examples(splits.test) == [("bad", None, "neg")]
 

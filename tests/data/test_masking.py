@@ -11,9 +11,10 @@ from attnzoo.config.data import (
     TextConfig,
     WordPieceTokenizerConfig,
 )
+from attnzoo.data.documents import load_text
 from attnzoo.data.masking import MaskedPlan, SpanPlan, choose_words, span_counts, span_noise
 from attnzoo.data.packing import PackPlan
-from attnzoo.data.text import StreamPlan, TokenizedText, load_text
+from attnzoo.data.text import StreamPlan, TokenizedText
 from attnzoo.data.text_tokenizers import TextTokenizer, build_tokenizer
 from attnzoo.errors import UserError
 

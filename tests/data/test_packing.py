@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from attnzoo.config.data import ByteTokenizerConfig, TextConfig
+from attnzoo.data.documents import load_text
 from attnzoo.data.packing import PackPlan
-from attnzoo.data.text import TokenizedText, load_text
+from attnzoo.data.text import TokenizedText
 from attnzoo.data.text_tokenizers import build_tokenizer
 from attnzoo.errors import UserError
 

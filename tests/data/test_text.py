@@ -14,7 +14,8 @@ from attnzoo.config.data import (
     TextConfig,
 )
 from attnzoo.data.corpus import load_corpus
-from attnzoo.data.text import StreamPlan, TextCorpus, TokenizedText, array_fingerprint, load_text
+from attnzoo.data.documents import TextCorpus, load_text
+from attnzoo.data.text import StreamPlan, TokenizedText, array_fingerprint
 from attnzoo.data.text_tokenizers import build_tokenizer
 from attnzoo.errors import UserError
 
@@ -112,8 +113,8 @@ def test_documents_as_one_stream() -> None:
     text = TokenizedText.from_documents(["ab", "", "c"], tokenizer)
     assert text.lengths().tolist() == [2, 0, 1]
     a = tokenizer.encode_ids("a")[0]
-    assert text.stream().tolist() == [a, a + 1, a + 2]
-    assert text.stream(2).tolist() == [a, a + 1, 2, 2, a + 2, 2]
+    assert text.stream().ids.tolist() == [a, a + 1, a + 2]
+    assert text.stream(2).ids.tolist() == [a, a + 1, 2, 2, a + 2, 2]
     with pytest.raises(ValueError, match="ids contains 1 to 9, wanted 0 to 8"):
         TokenizedText(np.array([1, 9], np.int32), np.array([0, 2]), 9)
 

@@ -1,6 +1,7 @@
 """Tokenizers of running text: one interface, special tokens by name, loaded ones as made."""
 
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from attnzoo.config.data import (
     WordTokenizerConfig,
 )
 from attnzoo.data.text_tokenizers import (
+    LibraryTokenizer,
     TextTokenizer,
     build_tokenizer,
     load_tokenizer,
@@ -64,6 +66,49 @@ def test_the_common_interface(tokenizer: TextTokenizer, tmp_path: Path) -> None:
     for wrong in (-1, size):
         with pytest.raises(ValueError, match=f"ids contains {wrong}, wanted 0 to {size - 1}"):
             tokenizer.decode([wrong])
+
+
+def test_many_texts_are_encoded_as_the_library_does(tmp_path: Path) -> None:
+    """Random texts of all kinds of space, of apostrophes, letters, numbers and marks."""
+    draw = np.random.default_rng(7)
+    symbols = " \t\n\r\x0b\x0c\x1c\x1f\x85\xa0\u2028\u3000\u180e\u200b\ufeff"
+    symbols += "''sstrvedlm aZ9.!-[]é東½²\u0301"
+    texts = ["".join(draw.choice(list(symbols), 40)) for _ in range(300)]
+    texts += ["", "it's  we'll\n\nI'D 3.5", "<mask> [MASK] <s>", "a" * 999]
+    for kind, config in CONFIGS.items():
+        made = build_tokenizer(config, [*TEXT, *texts[:50]])
+        made.save(tmp_path / kind)
+        for tokenizer in (made, load_tokenizer(tmp_path / kind), pickle.loads(pickle.dumps(made))):
+            ids, lengths = tokenizer.encode_many(iter(texts))
+            assert (ids.dtype, lengths.dtype) == (np.uint16, np.uint32)
+            rows = np.split(ids, np.cumsum(lengths)[:-1])
+            assert len(rows) == len(texts)
+            for text, row in zip(texts, rows, strict=True):
+                assert row.tolist() == tokenizer.encode_ids(text)
+                if isinstance(tokenizer, LibraryTokenizer):
+                    assert row.tolist() == tokenizer._encode(text)
+        assert made.encode_many([])[0].shape == (0,)
+
+
+def test_a_file_whose_words_depend_on_each_other_is_encoded_whole(tmp_path: Path) -> None:
+    byte_bpe = build_tokenizer(CONFIGS["byte_bpe"], TEXT)
+    assert isinstance(byte_bpe, LibraryTokenizer)
+    changes = {
+        "prefix space": {
+            "pre_tokenizer": byte_bpe.model["pre_tokenizer"] | {"add_prefix_space": True}
+        },
+        "normalizer": {"normalizer": {"type": "Prepend", "prepend": "x"}},
+        "no splitting": {"pre_tokenizer": byte_bpe.model["pre_tokenizer"] | {"use_regex": False}},
+    }
+    for name, change in changes.items():
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(byte_bpe.model | change))
+        tokenizer = build_tokenizer(FileTokenizerConfig(path=path), [])
+        assert isinstance(tokenizer, LibraryTokenizer)
+        ids, lengths = tokenizer.encode_many(TEXT)
+        want = [tokenizer._encode(text) for text in TEXT]
+        assert ids.tolist() == [i for row in want for i in row]
+        assert lengths.tolist() == list(map(len, want))
 
 
 def test_no_text_spells_a_special_token(tokenizer: TextTokenizer) -> None:
@@ -196,8 +241,9 @@ def test_a_file_that_is_no_tokenizer(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "not a tokenizer: it is not JSON"),
-        ("[]", "its 'format' is not 'attnzoo.text_tokenizer'"),
+        ("{", "not JSON"),
+        ("[]", "wanted an object, got a list"),
+        ("{}", "its 'format' is not 'attnzoo.text_tokenizer'"),
         ('{"format": "attnzoo.text_tokenizer", "version": 9}', "tokenizer of version 9, wanted 1"),
         ('{"format": "attnzoo.text_tokenizer", "version": 1, "kind": "x"}', "kind 'x' is none of"),
         ('{"format": "attnzoo.text_tokenizer", "version": 1, "kind": "char"}', "a damaged tok"),

@@ -50,34 +50,39 @@ def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
 
 
 def test_spacing_is_written_into_the_pieces() -> None:
-    words, pieces = split_token("(l'eau),", split="punctuation", lowercase=False)
-    assert words == ["(", "l", "'", "eau", ")", ","]
+    pieces = split_token("(l'eau),", split="punctuation", lowercase=False)
     assert pieces == ["▁(￭", "▁l", "'￭", "▁eau", ")", ","]
     assert join_pieces(pieces) == "(l'eau),"
-    assert split_token("-5€", split="punctuation", lowercase=False)[0] == ["-", "5", "€"]
-    assert split_token("L'EAU", split="whitespace", lowercase=True) == (["l'eau"], ["▁l'eau"])
+    assert split_token("-5€", split="punctuation", lowercase=False) == ["▁-￭", "▁5", "€"]
+    assert split_token("L'EAU", split="whitespace", lowercase=True) == ["▁l'eau"]
 
 
 def test_combining_marks_stay_with_their_letter() -> None:
     # A vowel sign and a virama are no letters to `str.isalpha`, and cutting there ruins Hindi.
-    words, _ = split_token("हिन्दी।", split="punctuation", lowercase=False)
-    assert words == ["हिन्दी", "।"]
-    assert split_token("e\u0301", split="punctuation", lowercase=False)[0] == ["é"]
+    assert split_token("हिन्दी।", split="punctuation", lowercase=False) == ["▁हिन्दी", "।"]
+    assert split_token("e\u0301", split="punctuation", lowercase=False) == ["▁é"]
 
 
 def test_marks_of_ours_in_a_text_do_not_change_its_words() -> None:
     for split in ("whitespace", "punctuation"):
-        words, pieces = split_token("a▁b￭", split=split, lowercase=False)
-        assert "".join(words) == "a_b■"
-        assert join_pieces(pieces) == "a_b■"
+        assert join_pieces(split_token("a▁b￭", split=split, lowercase=False)) == "a_b■"
 
 
 def test_words_are_found_again_from_parts_of_pieces() -> None:
-    parts = ["▁l", "'￭", "▁e", "au", ")", ",", "▁", "(￭", "▁ou", "i"]
-    assert group_pieces(parts, split="punctuation") == [0, 1, 2, 2, 3, 4, 5, 5, 6, 6]
-    assert group_pieces(["▁l", "'eau", ")", "▁", "ok"], split="whitespace") == [0, 0, 0, 1, 1]
-    assert group_pieces(["no", "▁start"], split="whitespace") == [0, 1]
-    assert group_pieces([], split="punctuation") == []
+    parts = ["▁l", "'￭", "▁e", "au", ")", ",", "▁", "(￭", "▁ou", "i", "▁"]
+    assert join_pieces(parts) == "l'eau), (oui"
+    assert group_pieces(parts) == [0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1]
+    assert group_pieces(["▁l", "'eau", ")", "▁", "ok"]) == [0, 0, 0, 1, 1]
+    assert group_pieces(["no", "▁start"]) == [0, 1]
+    assert group_pieces([]) == []
+
+
+def test_generated_words_are_those_of_the_text(tokenizer: Tokenizer) -> None:
+    draw = np.random.default_rng(3)
+    for _ in range(200):
+        ids = draw.integers(0, tokenizer.vocab_size, 9)
+        decoded = tokenizer.decode_words(ids)
+        assert [word for word in decoded.words if word] == tokenizer.decode(ids).split()
 
 
 def test_word_ids_index_the_words_of_the_text() -> None:
@@ -96,8 +101,11 @@ def test_a_text_comes_back_with_its_words(tokenizer: Tokenizer) -> None:
         assert UNK not in encoding.ids
         assert sorted(set(encoding.word_ids)) == list(range(len(encoding.words)))
         assert encoding.word_ids == sorted(encoding.word_ids)
-        if tokenizer.split == "whitespace":
-            assert encoding.words == line.split()
+        assert encoding.words == line.split()
+        parts = tokenizer.parts(encoding)
+        assert len(parts) == len(encoding.ids)
+        if tokenizer.kind == "word":
+            assert "".join(parts) == "".join(encoding.words)
         assert tokenizer.encode_ids(line) == encoding.ids
         assert tokenizer.decode(encoding.ids) == line
         assert tokenizer.decode_words(encoding.ids) == encoding
@@ -180,7 +188,7 @@ def test_a_mark_with_another_spacing_is_still_that_mark() -> None:
 
 def test_lowercase() -> None:
     tokenizer = train_word_tokenizer(["Der Hund"], lowercase=True)
-    assert tokenizer.encode("DER hund").words == ["der", "hund"]
+    assert tokenizer.encode("DER hund").words == ["DER", "hund"]  # the user's
     assert tokenizer.decode(tokenizer.encode("DER hUNd").ids) == "der hund"
 
 
@@ -236,9 +244,10 @@ def test_a_generator_of_lines_serves_as_well_as_a_list() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "cannot be read: No such file"),
-        ("{cut", "it is not JSON"),
-        ("[]", "its 'format' is not 'attnzoo.tokenizer'"),
+        (None, "No such file"),
+        ("{cut", "not JSON"),
+        ("[]", "wanted an object, got a list"),
+        ("{}", "its 'format' is not 'attnzoo.tokenizer'"),
         ({"format": "other"}, "its 'format' is not"),
         ({"version": 99}, "tokenizer of version 99, wanted 1"),
         ({"kind": "char"}, "kind 'char' is none of word, bpe, unigram"),

@@ -23,7 +23,7 @@ from attnzoo.data.augment import normalise, to_float
 from attnzoo.decoding import greedy_search
 from attnzoo.decoding.generate import generate
 from attnzoo.decoding.hypotheses import TokenIds
-from attnzoo.export.load import Exported
+from attnzoo.export.load import Exported, digest_of
 from attnzoo.tasks import TASKS
 from attnzoo.training.checkpoint import BestCheckpoint
 from attnzoo.training.run import Run
@@ -223,6 +223,7 @@ def _python(program: str, *arguments: Path) -> str:
 def test_an_export_says_what_the_model_says(name: str, results: Path, runs: dict[str, Run]) -> None:
     about = json.loads((results / name / "export.json").read_text())
     assert about["names_of_weights"] == CASES[name][-1]
+    assert {file.name for file in runs[name].task.files.values()} <= set(about["sha256"])
     assert about["programs"]
     for program, described in about["programs"].items():
         assert described["fixed"] == {}
@@ -279,15 +280,15 @@ def test_a_folder_says_what_is_in_it(results: Path) -> None:
 
 def copied(results: Path, tmp_path: Path, **changes: Any) -> Path:
     folder = shutil.copytree(results / "gpt2", tmp_path / "copy")
-    about = json.loads((folder / "export.json").read_text())
-    (folder / "export.json").write_text(json.dumps(about | changes))
+    about = json.loads((folder / "export.json").read_text()) | changes
+    (folder / "export.json").write_text(json.dumps(about | {"digest": digest_of(about)}))
     return folder
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"version": 2}, "an export of version 2; this load.py reads 1"),
+        ({"version": 3}, "an export of version 3; this load.py reads 2"),
         ({"format": "other"}, "no export: its 'format' is not 'attnzoo.export'"),
         ({"platforms": ["tpu"]}, "exported for tpu, but jax runs on cpu"),
     ],
@@ -301,7 +302,7 @@ def test_what_cannot_be_read_is_said(
 
 def test_damage_is_said(results: Path, tmp_path: Path) -> None:
     folder = copied(results, tmp_path)
-    for name in ("model.safetensors", "logits.stablehlo"):
+    for name in ("model.safetensors", "logits.stablehlo", "tokenizer.json", "config.json"):
         content = bytearray((results / "gpt2" / name).read_bytes())
         content[len(content) // 2] ^= 1
         (folder / name).write_bytes(content)
@@ -311,6 +312,10 @@ def test_damage_is_said(results: Path, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=f"{name}: No such file"):
             Exported(folder)
         shutil.copy(results / "gpt2" / name, folder)
+    about = json.loads((folder / "export.json").read_text())
+    (folder / "export.json").write_text(json.dumps(about | {"labels": ["no", "yes"]}))
+    with pytest.raises(ValueError, match=r"export.json: damaged, its digest"):
+        Exported(folder)
     (folder / "export.json").write_text("{")
     with pytest.raises(ValueError, match=r"export.json: damaged"):
         Exported(folder)

@@ -1,5 +1,6 @@
 """The loss by hand, and lines in, lines out."""
 
+import copy
 import functools
 from collections.abc import Callable
 
@@ -9,13 +10,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from attnzoo.cli.translate import _replace_unknown
 from attnzoo.config.attention import AdditiveConfig, GeneralConfig, LocationConfig
 from attnzoo.config.model import BahdanauConfig, LuongConfig
-from attnzoo.data.tokenizers import train_word_tokenizer
+from attnzoo.data.tokenizers import train_subword_tokenizer, train_word_tokenizer
 from attnzoo.models import TRANSLATORS
 from attnzoo.special_tokens import BOS, EOS, PAD, UNK
 from attnzoo.tasks.losses import label_losses
 from attnzoo.tasks.translation import (
+    Translation,
     Translator,
     padded_length,
     translation_loss,
@@ -203,3 +206,35 @@ def test_padded_lengths_are_few() -> None:
     assert got == [8, 8, 12, 12, 16, 16, 24, 24, 32, 32, 48, 48, 64, 64, 96]
     assert all(padded_length(n) >= n for n in range(1, 2000))
     assert len({padded_length(n) for n in range(1, 513)}) == 13
+
+
+@pytest.mark.parametrize("split", ["whitespace", "punctuation"])
+@pytest.mark.parametrize("kind", ["word", "bpe", "unigram"])
+def test_links_and_unknown_words_are_those_of_the_text(kind: str, split: str) -> None:
+    text = "l'eau (東京), \"c'est bon\" — 3.5 km."
+
+    def trained(line: str):
+        if kind == "word":
+            return train_word_tokenizer([line], split=split)
+        return train_subword_tokenizer(kind, [line] * 3, vocab_size=61, split=split)
+
+    known, unknowing = trained(text), trained(text.replace("(東京),", "(Paris), (ok),"))
+    source, target = known.encode(text), unknowing.encode(text)
+    assert UNK in target.ids
+    assert UNK not in source.ids
+    weights = np.zeros((len(target.ids) + 1, len(source.ids) + 1))
+    for row, word in enumerate(target.word_ids):
+        same = [s for s, w in enumerate(source.word_ids) if w == word]
+        name = [s for s in same if "東" in known.parts(source)[s]]
+        weights[row, (name if target.ids[row] == UNK else same)[0]] = 1
+    one = copy.copy(translator())
+    one.source_tokenizer, one.target_tokenizer = known, unknowing
+    one.credits = "predicted"
+    line = unknowing.decode(target.ids)
+    assert line != text
+    spoken = unknowing.decode_words(target.ids)
+    assert spoken.words == line.split()
+    result = Translation(line, source, spoken, 0.0, 0.0, weights)
+    for level in ("word", "token"):
+        assert one.links(result, level=level) == {(j, j) for j in range(len(text.split()))}
+    assert _replace_unknown(one, result) == text

@@ -6,7 +6,7 @@ import pytest
 import sacrebleu
 
 from attnzoo.errors import UserError
-from attnzoo.tasks.scores import check_tokenize, score_translations
+from attnzoo.tasks.scores import check_tokenize, score_translations, tokenizer_of
 
 SOURCES = ["one two", "three four five six", "a b c d e f g", "one two"]
 REFERENCES = [
@@ -68,6 +68,32 @@ def test_repeated_sources_are_several_references() -> None:
     assert scores["bleu_all_references"] == pytest.approx(want)
     once = score_translations(HYPOTHESES[:3], SOURCES[:3], REFERENCES[:3], [5])
     assert "bleu_all_references" not in once
+
+
+def test_a_tokenizer_that_lower_cases_is_scored_without_case() -> None:
+    texts = ["The Cat sat on the mat"], ["x"], ["the cat sat on The mat"]
+    scores = score_translations(*texts, [5], lowercase=True)
+    assert scores["bleu"] == pytest.approx(100)
+    assert scores["exact_match"] == 1
+    assert scores["by_length"][0]["bleu"] == pytest.approx(100)
+    assert "case:lc" in scores["bleu_signature"]
+    assert "case:lc" in scores["chrf_signature"]
+    assert score_translations(*texts, [5])["bleu"] < 50
+
+
+@pytest.mark.parametrize(
+    ("language", "wanted"),
+    [("ja", "ja-mecab"), ("ko_KR", "ko-mecab"), ("zh-Hant", "zh"), ("fr", "13a"), ("", "13a")],
+)
+def test_the_language_chooses_the_tokenizer(language: str, wanted: str) -> None:
+    tokenize, note = tokenizer_of(language)
+    if note:  # its package is not installed
+        assert tokenize == "char"
+        assert f"{wanted} is not installed (pip install sacrebleu[" in note
+    else:
+        assert tokenize == wanted
+    scores = score_translations(["a b c d"], ["x"], ["a b c d"], [5], tokenize=tokenize)
+    assert f"tok:{tokenize}" in scores["bleu_signature"]
 
 
 def test_bad_arguments_are_named() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from attnzoo.errors import UserError
-from attnzoo.training.fingerprint import check_fingerprint
+from attnzoo.training.fingerprint import check_fingerprint, notes_on_bits
 
 SAVED = {"seed": 1, "data": {"hash": "ab", "workers": 0}, "scale": float("nan"), "shape": [1, 2]}
 
@@ -43,3 +43,26 @@ def test_what_was_changed_is_named_before_what_follows_from_it() -> None:
         check_fingerprint(saved, now)
     with pytest.raises(UserError, match=r"resume: batches\.data was 'a1'"):
         check_fingerprint(saved, now, allow=["config"])
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "note"),
+    [
+        (("1 cpu", "1"), ("1 cpu", "1"), None),
+        (("1 cpu", "1"), ("1 cpu", "2"), "cores: 1 before, 2 now; the last bits"),
+        (("1 cpu", "1"), ("8 cpu", "1"), "devices: 1 cpu before, 8 cpu now; the last bits"),
+        (("1 H200", "1"), ("1 H200", "2"), None),
+    ],
+)
+def test_other_counts_of_devices_and_cores_are_told(
+    before: tuple[str, str],
+    now: tuple[str, str],
+    note: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("NPROC", now[1])  # read by XLA, and by us
+    saved = {"fingerprint": {"devices": before[0]}, "cores": int(before[1])}
+    told = notes_on_bits(saved, {"devices": now[0]})
+    assert [line.startswith(note) for line in told if note] == [True] * len(told)
+    assert bool(told) == bool(note)
+    assert notes_on_bits({"fingerprint": {"devices": now[0]}}, {"devices": now[0]}) == []

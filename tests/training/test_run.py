@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from attnzoo.cli.verify import main as verify_main
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.loader import load
 from attnzoo.errors import UserError
@@ -153,20 +154,55 @@ def test_weights_that_do_not_fit_their_config_are_named(whole: Path, tmp_path: P
     config = copy / "config.yaml"
     text = config.read_text()
     config.write_text(text.replace("hidden: 8", "hidden: 9"))
+    with pytest.raises(UserError, match=r"config.yaml: changed .* --accept config.yaml"):
+        load_run(copy)
+    assert verify_main([str(copy), "--accept", "config.yaml"]) == 0
     with pytest.raises(UserError, match=r"parameter .* is float32\[.*but the config wants"):
         load_run(copy)
     other = re.sub(r"\n +width: \S+", "", text)
     config.write_text(other.replace("kind: additive", "kind: general"))
+    assert verify_main([str(copy), "--accept", "config.yaml"]) == 0
     with pytest.raises(UserError, match=r"no parameter .*another run"):
         load_run(copy)
     config.write_text(text)
-    shutil.rmtree(copy / "best")
-    (copy / "best").mkdir()
-    assert load_run(copy).which == "latest"
-    shutil.rmtree(copy / "checkpoints")
-    (copy / "checkpoints").mkdir()
+    assert verify_main([str(copy), "--accept", "config.yaml"]) == 0
+    for home, which in (("best", "latest"), ("checkpoints", "")):
+        assert not which or load_run(copy).which == "best"
+        shutil.rmtree(copy / home)
+        (copy / home).mkdir()
+        assert not which or load_run(copy).which == which
     with pytest.raises(UserError, match="no valid checkpoint"):
         load_run(copy)
     config.unlink()
     with pytest.raises(UserError, match="not a run directory"):
         load_run(copy)
+
+
+def test_a_best_checkpoint_that_cannot_be_read_gives_way_with_a_word(
+    whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy = Path(shutil.copytree(whole, tmp_path / "copy"))
+    assert load_run(copy).which == "best"
+    (step,) = (path for path in (copy / "best").iterdir() if path.name.isdecimal())
+    (step / "_CHECKPOINT_METADATA").write_text("{")  # unreadable
+    for text in ("_CHECKPOINT_METADATA cannot be read", "no valid checkpoint (0 damaged)"):
+        caplog.clear()
+        assert load_run(copy).which == "latest"
+        assert text in caplog.text
+        assert "the latest checkpoint is used instead" in caplog.text
+        (step / "commit_success.txt").unlink(missing_ok=True)  # half written
+    shutil.rmtree(copy / "best")
+    (copy / "best").write_text("in the way")
+    assert load_run(copy).which == "latest"
+
+
+def test_two_tokens_exchanged_are_seen_also_without_a_manifest(whole: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(whole, tmp_path / "copy"))
+    path = copy / "target.tokenizer.json"
+    spec = json.loads(path.read_text())
+    spec["model"][4], spec["model"][5] = spec["model"][5], spec["model"][4]
+    path.write_text(json.dumps(spec))
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"target.tokenizer.json: changed since training"):
+            load_run(copy)
+        (copy / "manifest.json").unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from attnzoo.config.loader import load
 from attnzoo.data.ahead import Ahead
 from attnzoo.errors import UserError
 from attnzoo.tasks import TASKS
+from attnzoo.tasks.run_file import class_names_of
 from attnzoo.training.checkpoint import restore
 from attnzoo.training.loop import train
 from attnzoo.training.run import load_run
+from tests.run_commands import commands_leave, edited_data_is_named
 
 TRAINING = (
     "{steps: 6, batch_size: 4, max_length: 15, evaluate_every: 3, log_every: 2, "
@@ -173,6 +176,7 @@ def test_three_steps_and_three_are_six(
 ) -> None:
     if name == "batch_norm":
         request.getfixturevalue("optimised")
+    data = Path(shutil.copytree(data, tmp_path / "data"))
     whole = experiment(name, data, tmp_path / "whole")
     assert train(whole).step == 6
     parts = tmp_path / "parts"
@@ -188,6 +192,9 @@ def test_three_steps_and_three_are_six(
     written = json.loads((parts / "validation.scores.json").read_text())
     seen = next(line for line in scores if line["step"] == trained.step)
     np.testing.assert_allclose(written["nll"], seen["nll"], rtol=1e-5)
+    if name in TASKS:  # the others are tasks of the same class
+        commands_leave(parts, tmp_path)
+        edited_data_is_named(parts, data, tmp_path)
 
 
 def _three(name: str, data: Path, directory: Path) -> ExperimentConfig:
@@ -259,6 +266,8 @@ def test_a_run_becomes_a_folder_of_transformers(data: Path, tmp_path: Path, caps
     assert written.encode("the cat ran", add_special_tokens=False).ids == wanted
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     assert (settings["cls_token"], settings["mask_token"]) == ("[CLS]", "[MASK]")
+    labels = json.loads((folder / "config.json").read_text())["id2label"]
+    assert tuple(labels.values()) == ours.task.names == class_names_of(folder)
     capsys.readouterr()
 
 

@@ -7,6 +7,7 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from babel import Locale, UnknownLocaleError
 from babel.localedata import locale_identifiers
@@ -157,3 +158,15 @@ def _familiar(candidates: Iterable[Pair], train: list[Pair]) -> Iterator[Pair]:
             unfamiliar += 1
             if unfamiliar > PATIENCE:
                 return
+
+
+def load_cldr(config: Any) -> Splits:
+    """Build the corpus of a `Cldr` config."""
+    return build_cldr(
+        config.source_locale,
+        config.target_locale,
+        train=config.train,
+        validation=config.validation,
+        test=config.test,
+        seed=config.seed,
+    )

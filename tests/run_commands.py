@@ -1,0 +1,74 @@
+"""Every command on a finished run, before and after its data changed: the run's files stay."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from attnzoo import cli
+from attnzoo.config.experiment import ExperimentConfig
+from attnzoo.config.loader import load
+from attnzoo.errors import UserError
+from attnzoo.tasks import task_class
+from attnzoo.training.loop import train
+from attnzoo.training.manifest import MANIFEST
+
+COMMANDS: dict[str, list[str]] = {
+    "translate": ["RUN", "FILE"],
+    "evaluate": ["RUN", "--split", "validation", "--limit", "2"],
+    "align": ["RUN", "--split", "validation", "--limit", "2"],
+    "explain": ["RUN", "the cat", "--methods", "none"],
+    "generate": ["RUN", "--prompt", "the", "--max-new-tokens", "2"],
+    "convert": ["RUN", "OUT/converted"],
+    "export": ["RUN", "--out", "OUT/exported", "--platforms", "none"],
+    "verify": ["RUN"],
+    "train": ["RUN", "--resume", "training.seed=5"],
+}
+"""Arguments for each command that a run is given to; long computations are refused, but late."""
+
+
+def own_files(run: Path) -> dict[str, bytes]:
+    """Return the files of a run but those that commands write: scores, translations, figures."""
+    written = ("*.scores.json", "*.hypotheses.txt", "explain/*", "figures/*")
+    files = {path.relative_to(run): path for path in sorted(run.rglob("*")) if path.is_file()}
+    return {
+        str(inner): path.read_bytes()
+        for inner, path in files.items()
+        if not any(inner.match(pattern) for pattern in written)
+    }
+
+
+def commands_leave(run: Path, out: Path, *commands: str) -> None:
+    """Give a run to commands (none: to all), which must leave its own files as they were."""
+    assert set(COMMANDS) | {"plan"} == set(cli.COMMANDS)
+    before = own_files(run)
+    config = load(ExperimentConfig, run / "config.yaml")
+    names = {file.name for file in task_class(config.task).files.values()}
+    assert {MANIFEST, "config.yaml"} | names <= set(before)
+    (out / "lines").write_text("a cat\n")
+    places = {"RUN": str(run), "OUT": str(out), "FILE": str(out / "lines")}
+    for command in commands or COMMANDS:
+        arguments = []
+        for argument in COMMANDS[command]:
+            first, slash, rest = argument.partition("/")
+            arguments.append(places.get(first, first) + slash + rest)
+        assert cli.main([command, *arguments]) in (0, 2), command
+        assert own_files(run) == before, command
+
+
+def edited_data_is_named(run: Path, data: Path, out: Path) -> None:
+    """Change all data files: no command follows them, and a resume names the file."""
+    before = own_files(run)
+    with (data / "text").open("a") as text:
+        text.write("zebras quietly jump .\n" * 5)
+    with (data / "tsv").open("a") as tsv:
+        tsv.write("a bear sat\tanother\n" * 5)
+    with (data / "conll").open("a") as conll:
+        conll.write("\n" + "bears ANOTHER\n\n" * 5)
+    shutil.copytree(data / "images" / "dark", data / "images" / "another")
+    commands_leave(run, out, "evaluate", "explain")
+    named = f"resume: the data .*{data}.* then, .* now"
+    unknown = "class 'another', which the run does not know|class 'an.*' is none of"
+    with pytest.raises(UserError, match=rf"(?i){named}|{unknown}"):
+        train(load(ExperimentConfig, run / "config.yaml"), resume=True)
+    assert own_files(run) == before
