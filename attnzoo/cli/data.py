@@ -50,12 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _build(arguments: argparse.Namespace) -> int:
     from attnzoo.config.experiment import ExperimentConfig
+    from attnzoo.config.external import runs_are_trusted
     from attnzoo.config.loader import load
     from attnzoo.tasks import task_class
 
-    config = load(
-        ExperimentConfig, arguments.config, arguments.overrides, trust_code=arguments.trust_code
-    )
+    of_a_run = (arguments.config.parent / "checkpoints").is_dir()
+    trust = not of_a_run or runs_are_trusted()
+    config = load(ExperimentConfig, arguments.config, arguments.overrides, trust_code=trust)
     with tempfile.TemporaryDirectory() as directory:
         task = task_class(config.task).create(config, Path(directory), resume=False)
     for note in task.notes:
