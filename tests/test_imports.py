@@ -202,3 +202,28 @@ def test_light_modules_do_not_load_jax(module: str) -> None:
         [sys.executable, "-c", program], cwd=PACKAGE.parent, capture_output=True, text=True
     )
     assert ran.stdout == "[]\n", ran.stderr
+
+
+def test_the_modules_of_data_import_each_other_one_way() -> None:
+    """No module reaches itself, imports within functions included."""
+    known = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in (PACKAGE / "data").rglob("*.py")
+    }
+    edges = {
+        module: {
+            found
+            for name, item, _ in imports(ast.parse(path.read_text(encoding="utf-8")))
+            for found in (name, f"{name}.{item}")
+            if found in known and found != module
+        }
+        for module, path in known.items()
+    }
+    assert sum(map(len, edges.values())) > len(edges)
+    for module in edges:
+        reached, waiting = set(), [module]
+        while waiting:
+            new = edges[waiting.pop()] - reached
+            reached |= new
+            waiting += new
+        assert module not in reached

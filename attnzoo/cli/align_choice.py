@@ -71,7 +71,7 @@ def choose(trained: Any, other: Any | None, arguments: Any) -> tuple[Place, Plac
     """
     from attnzoo.alignment.choice import by_agreement, by_error_rate
 
-    corpus = trained.corpus().validation
+    corpus = trained.corpus("validation")
     if not len(corpus):
         raise UserError(f"--choose: the data of {trained.directory.path} has no validation part")
     corpus = corpus.select(range(min(arguments.choose_pairs, len(corpus))))

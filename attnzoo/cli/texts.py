@@ -43,7 +43,7 @@ def read_pairs(run: "Run", arguments: argparse.Namespace) -> tuple["Corpus", str
     from attnzoo.data.files import Reading, read_pair
 
     if arguments.source is None:
-        corpus, name = getattr(run.corpus(), arguments.split), arguments.split
+        corpus, name = run.corpus(arguments.split), arguments.split
         if not len(corpus):
             raise UserError(f"the data of {run.directory.path} has no {arguments.split} part")
     else:

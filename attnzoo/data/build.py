@@ -81,7 +81,7 @@ class _Progress:
 
     def __call__(self, pieces: list[About]) -> None:
         now = time.monotonic()
-        if now - self.told < PROGRESS_SECONDS:
+        if now - self.told < max(PROGRESS_SECONDS, (now - self.began) / 20):
             return
         self.told = now
         done = sum(piece["bytes"] for piece in pieces)

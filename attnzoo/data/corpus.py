@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -148,6 +149,16 @@ def load_corpus(config: Any) -> Splits[Any]:
     return getattr(importlib.import_module(f"attnzoo.data.{module}"), function)(config)
 
 
+def load_part(config: Any, part: str) -> Any:
+    """Load one part of a data set; of files and of a hub the other parts are not read."""
+    field = {"files": "{}", "hub": "{}_split"}.get(config.kind)
+    if field is not None and getattr(config, field.format(part)) is not None:
+        others = {field.format(name): None for name in PARTS if name != part}
+        config = dataclasses.replace(config, **others)
+    return getattr(load_corpus(config), part)
+
+
+PARTS = ("train", "validation", "test")
 LOADERS = {
     "cldr": "cldr.build:load_cldr",
     "files": "files:load_files",

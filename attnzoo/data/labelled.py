@@ -13,15 +13,13 @@ from jaxtyping import Bool, Int32, Int64
 
 from attnzoo.data.ahead import rows_of
 from attnzoo.data.batching import Batch
-from attnzoo.data.corpus import Report, Splits, add_strings
+from attnzoo.data.corpus import PARTS, Report, Splits, add_strings
 from attnzoo.data.order import Buckets, RowOrder
 from attnzoo.data.random_numbers import permutation
 from attnzoo.data.tables import read_records
 from attnzoo.data.text import array_fingerprint
 from attnzoo.data.text_tokenizers import TextTokenizer
 from attnzoo.errors import UserError
-
-PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)

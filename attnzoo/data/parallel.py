@@ -13,7 +13,7 @@ import xxhash
 
 from attnzoo.config.cache import CacheConfig
 from attnzoo.data.build import About, build_store, store_folder, trained_once
-from attnzoo.data.corpus import Corpus, Report, Splits, load_corpus
+from attnzoo.data.corpus import PARTS, Corpus, Report, Splits, load_corpus
 from attnzoo.data.files import (
     Block,
     Reading,
@@ -28,7 +28,6 @@ from attnzoo.data.pairs import TokenizedPairs, offsets_of
 from attnzoo.data.store import FORMAT_VERSION, Columns, Store, StoreWriter
 from attnzoo.data.tokenizers import Tokenizer, train_tokenizer
 
-PARTS = ("train", "validation", "test")
 SIDES = ("source", "target")
 
 

@@ -11,10 +11,10 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnzoo.config.experiment import ExperimentConfig
-from attnzoo.data.documents import TextData
 from attnzoo.data.masking import MaskedPlan, SpanPlan
 from attnzoo.data.packing import PackPlan
 from attnzoo.data.text import StreamPlan, TokenizedText
+from attnzoo.data.text_data import TextData
 from attnzoo.data.text_tokenizers import TextTokenizer
 from attnzoo.decoding.generate import generate
 from attnzoo.decoding.sampling import Sampling

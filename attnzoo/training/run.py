@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 
 from attnzoo.config.experiment import ExperimentConfig
-from attnzoo.data.corpus import Corpus, Splits, load_corpus
+from attnzoo.data.corpus import Corpus, load_part
 from attnzoo.errors import UserError
 from attnzoo.tasks import task_class
 from attnzoo.tasks.task import Task
@@ -53,10 +53,10 @@ class Run:
             )
         return self.task
 
-    def corpus(self) -> Splits:
-        """Read the sentence pairs of the run again."""
+    def corpus(self, part: str) -> Corpus:
+        """Read the sentence pairs of a part of the run's data again."""
         self._translation()
-        return load_corpus(self.config.data)
+        return load_part(self.config.data, part)
 
     def changed_data(self) -> list[str]:
         """Return a line for each data file that changed since training, rows not counted."""
@@ -68,7 +68,7 @@ class Run:
 
     def training_pairs(self) -> Corpus:
         """Return the pairs of the train part that were short enough for training."""
-        corpus = self.corpus().train
+        corpus = self.corpus("train")
         pairs = self._translation().tokenize(corpus, self.config.training.max_length)
         return corpus.select(int(row) for row in pairs.rows)
 

@@ -175,8 +175,8 @@ def _plan_pairs(data: Path, settings: Any) -> tuple[Any, int]:
 
 def _plan_text(data: Path, settings: Any) -> tuple[Any, int]:
     from attnzoo.config.data import ByteBpeTokenizerConfig, TextConfig
-    from attnzoo.data.documents import TextData
     from attnzoo.data.text import StreamPlan
+    from attnzoo.data.text_data import TextData
 
     config = TextConfig(train=(data / "train.txt",), documents="lines")
     text = TextData(config, settings)

@@ -66,7 +66,7 @@ def test_both_methods_and_all_combinations_of_two_directions(
     # The rate of what was written, by hand: each pair's links are those of its reversal.
     from attnzoo.training.run import load_run
 
-    sizes = [len(text.split()) for text in load_run(run).corpus().test.source]
+    sizes = [len(text.split()) for text in load_run(run).corpus("test").source]
     for name, found in links.items():
         true = [{(size - 1 - j, j) for j in range(size)} for size in sizes]
         right = sum(len(a & b) for a, b in zip(found, true, strict=True))

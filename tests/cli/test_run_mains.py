@@ -68,7 +68,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_part(run: Path) -> tuple[list[str], list[str]]:
     from attnzoo.training.run import load_run
 
-    corpus = load_run(run).corpus().test
+    corpus = load_run(run).corpus("test")
     return corpus.source, corpus.target
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from attnzoo.config.cache import CacheConfig
 from attnzoo.config.data import ByteBpeTokenizerConfig, FileTokenizerConfig, TextConfig
-from attnzoo.data.documents import TextData
 from attnzoo.data.megatron import MAGIC, open_megatron
 from attnzoo.data.packing import PackPlan
 from attnzoo.data.text import StreamPlan, TokenizedText
+from attnzoo.data.text_data import TextData
 from attnzoo.data.text_tokenizers import build_tokenizer
 from attnzoo.errors import UserError
 

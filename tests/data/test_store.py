@@ -27,11 +27,11 @@ from attnzoo.config.data import (
 from attnzoo.data import documents, files, store
 from attnzoo.data.batching import BatchPlan
 from attnzoo.data.build import build_store
-from attnzoo.data.documents import TextData
 from attnzoo.data.packing import PackPlan
 from attnzoo.data.parallel import PairData
 from attnzoo.data.store import LEDGER, Store
 from attnzoo.data.text import StreamPlan
+from attnzoo.data.text_data import TextData
 from attnzoo.errors import UserError
 
 WORDS = "the old house on a hill saw some 1,204 birds , and l'été was ﬁne".split()

@@ -145,7 +145,7 @@ def test_a_loaded_run_is_the_trained_one(whole: Path) -> None:
     best = load_run(whole)
     assert best.which == "best"
     assert best.step in (300, 600, 900)
-    assert len(best.corpus().test) == 5
+    assert len(best.corpus("test")) == 5
     assert best.translator(batch_size=3).batch_size == 3
 
 
