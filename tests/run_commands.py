@@ -28,8 +28,8 @@ COMMANDS: dict[str, list[str]] = {
 
 
 def own_files(run: Path) -> dict[str, bytes]:
-    """Return the files of a run but those that commands write: scores, translations, figures."""
-    written = ("*.scores.json", "*.hypotheses.txt", "explain/*", "figures/*")
+    """Return the files of a run but the lock and what commands write: scores, figures."""
+    written = ("run.lock", "*.scores.json", "*.hypotheses.txt", "explain/*", "figures/*")
     files = {path.relative_to(run): path for path in sorted(run.rglob("*")) if path.is_file()}
     return {
         str(inner): path.read_bytes()

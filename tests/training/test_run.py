@@ -21,6 +21,7 @@ from attnzoo.errors import UserError
 from attnzoo.training.checkpoint import restore, verify
 from attnzoo.training.loop import train
 from attnzoo.training.run import load_run
+from tests.run_commands import own_files
 
 CONFIG = """
 name: killed
@@ -194,6 +195,21 @@ def test_a_best_checkpoint_that_cannot_be_read_gives_way_with_a_word(
     shutil.rmtree(copy / "best")
     (copy / "best").write_text("in the way")
     assert load_run(copy).which == "latest"
+
+
+def test_a_refused_resume_moves_nothing(whole: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(whole, tmp_path / "copy"))
+    newest = copy / "checkpoints" / "900" / "_CHECKPOINT_METADATA"
+    newest.write_text("{")  # damaged
+    for home in ("checkpoints", "best"):  # a save that was not finished
+        (copy / home / "905").mkdir()
+        (copy / home / "905" / "part").write_text("x")
+    before = own_files(copy)
+    for line, key in (("training.seed=5", "seed"), ("model.hidden=9", "hidden")):
+        config = load(ExperimentConfig, copy / "config.yaml", [line, f"directory={copy}"])
+        with pytest.raises(UserError, match=f"resume: config.*{key} was"):
+            train(config, resume=True)
+        assert own_files(copy) == before
 
 
 def test_two_tokens_exchanged_are_seen_also_without_a_manifest(whole: Path, tmp_path: Path) -> None:
