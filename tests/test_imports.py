@@ -17,7 +17,7 @@ PACKAGE = ROOT / "attnzoo"
 # Beside the package in the repository, and not in the wheel.
 PROGRAMS = {path.stem for path in (ROOT / "scripts").iterdir()} - {"__pycache__"}
 
-PLAIN = {"config", "errors", "special_tokens", "alignment.links"}
+PLAIN = {"config", "errors", "files", "special_tokens", "alignment.links"}
 BELOW_MODELS = PLAIN | {"module", "ops", "attention", "layers"}
 BELOW_TASKS = BELOW_MODELS | {"models", "decoding", "data", "alignment"}
 
@@ -25,10 +25,11 @@ BELOW_TASKS = BELOW_MODELS | {"models", "decoding", "data", "alignment"}
 # tasks -> training -> cli; data, alignment and plotting know plain helpers alone.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "files": {"errors"},
     "module": set(),
     "special_tokens": set(),
     "alignment.links": {"errors"},
-    "config": {"errors"},
+    "config": {"errors", "files"},
     "alignment": PLAIN,
     "data": PLAIN,
     "plotting": PLAIN,

@@ -26,6 +26,7 @@ PARTS = (
         "alignment",
         "testing",
         "module",
+        "files",
     ),
 )
 

@@ -121,7 +121,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
     add_trust(parser)
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -135,7 +135,7 @@ def _check(arguments: argparse.Namespace) -> None:
     from attnzoo.cli.texts import check_pair_arguments
 
     check_pair_arguments(arguments)
-    require_positive(arguments, "choose_pairs")
+    require_positive(arguments, "choose_pairs", most=10**9)
     if arguments.figures < 0:
         raise UserError(f"--figures {arguments.figures}: wanted 0 or more")
     if arguments.generated:

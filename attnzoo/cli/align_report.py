@@ -92,7 +92,7 @@ def sentences(trained: Any, readers: Mapping[str, Any], arguments: argparse.Name
         seen = {}
         for method, reader in readers.items():
             read = result if method == "attention" else reader.read([text], [result.text])[0]
-            if read is not None:  # None for a translation without words
+            if read is not None and read.target.words:  # a translation may have none
                 seen[method] = (reader.matrix(read), read)
         path = draw(seen, folder / f"sentence-{number + 1}") if seen else ""
         print(f"{text}\t{result.text}\t{path}")
@@ -113,7 +113,7 @@ def figures(
         seen = {
             method: (readers[method].matrix(results[row]), results[row])
             for method, results in found.items()
-            if results[row] is not None
+            if results[row] is not None and results[row].target.words
         }
         known = corpus.links is not None and not arguments.generated
         if seen:

@@ -1,45 +1,87 @@
-"""Parts shared by the commands: one-line errors and the compilation cache."""
+"""Parts shared by the commands: exit statuses, arguments and the compilation cache."""
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+import traceback
+from collections.abc import Callable
 from typing import Any
 
 from attnzoo.config.external import trust_runs
 from attnzoo.errors import UserError
+from attnzoo.files import cache_directory, standard_streams
+
+INTERRUPTED = 128 + signal.SIGINT
+OUTPUT_CLOSED = 128 + signal.SIGPIPE
+FAULT = 70
+"""Exit status after a fault of this package (EX_SOFTWARE), the only one with a traceback."""
+FAULTY = "this should not happen; unless it comes from code of yours, please report it"
+
+ENVIRONMENT = {"jax", "matplotlib"}
+"""Libraries that read environment variables while they are imported, and refuse some values."""
+CPU_DEVICES = 1024
+"""Most devices that jax is started with on one CPU; each costs memory and a thread."""
 
 
 def run(command: Callable[[], int]) -> int:
-    """Run a command; a UserError or OSError becomes one line on stderr and exit code 2."""
+    """Run a command and return its exit status; docs/reliability.md lists them.
+
+    What the user can mend becomes one line on standard error and status 2. A reader of the output
+    that has gone away (`translate ... | head`) ends the command without a word.
+    """
+    with standard_streams():
+        try:
+            try:
+                return command()
+            finally:
+                _flush_output()
+        except BrokenPipeError:
+            return OUTPUT_CLOSED
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return INTERRUPTED
+        except Exception as error:
+            message = _message(error)
+            if message is None:
+                traceback.print_exc()
+            print(f"error: {message or FAULTY}", file=sys.stderr)
+            return FAULT if message is None else 2
+
+
+def _flush_output() -> None:
     try:
-        return command()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # `translate ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:  # a full disk, or a directory that is missing or not writable
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
-        return 2
+        sys.stdout.flush()
+    except OSError as error:
+        error.filename = "standard output"
+        raise
 
 
-def with_overrides(
-    parser: argparse.ArgumentParser, argv: Sequence[str] | None
-) -> argparse.Namespace:
-    """Parse a command line whose ``overrides``, key=value, may also follow options."""
-    arguments, rest = parser.parse_known_args(argv)
-    wrong = [argument for argument in rest if argument.startswith("-") or "=" not in argument]
-    if wrong:
-        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
-    arguments.overrides += rest
-    return arguments
+def _message(error: Exception) -> str | None:
+    """Return one line about an error that is not a fault of the program; None if it is one."""
+    match error:
+        case UserError():
+            return str(error)
+        case UnicodeEncodeError():
+            missing = error.object[error.start]
+            return f"the output's encoding {error.encoding} has no {missing!a}; set PYTHONUTF8=1"
+        case OSError():  # a full disk, or a directory that is missing or not writable
+            where = f"{error.filename}: " if error.filename else ""
+            return f"{where}{error.strerror or error}"
+    text = " ".join(str(error).split())
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    modules = [frame.f_globals.get("__name__", "") for frame in frames]
+    if isinstance(error, ValueError | NotImplementedError) and modules[-1].startswith("attnzoo."):
+        return text  # a function of ours names the argument that it refuses
+    if isinstance(error, MemoryError) or text.startswith("RESOURCE_EXHAUSTED"):
+        return f"out of memory: {text[:200] or 'this needs more than there is'}"
+    if modules[-1] == "jax._src.xla_bridge":
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        return f"JAX_PLATFORMS={asked}: {text[:200] or 'there is no such device here'}"
+    imported = (m for f, m in zip(frames, modules) if f.f_code.co_name == "<module>")
+    if isinstance(error, ValueError) and {m.partition(".")[0] for m in imported} & ENVIRONMENT:
+        return f"in an environment variable: {text[:200]}"
+    return None
 
 
 class _Trust(argparse.Action):
@@ -57,12 +99,13 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def require_positive(arguments: argparse.Namespace, *names: str) -> None:
-    """Raise a UserError for numbers below 1."""
+def require_positive(arguments: argparse.Namespace, *names: str, most: int = 100_000) -> None:
+    """Raise a UserError for counts below 1 or above ``most``, which would only fill the memory."""
     for name in names:
         value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} {value}: wanted at least 1")
+        if value is not None and not 1 <= value <= most:
+            wanted = "at least 1" if value < 1 else f"at most {most:,}"
+            raise UserError(f"--{name.replace('_', '-')} {value}: wanted {wanted}")
 
 
 def require_penalty(alpha: float | None) -> None:
@@ -81,7 +124,6 @@ def compilation_cache() -> None:
     import jax
 
     if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(home / "attnzoo" / "jax"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "jax"))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -18,8 +18,8 @@ BESIDE = ("tokenizer*.json", "special_tokens_map.json", "vocab.*", "merges.txt",
 """What belongs to the model and is copied as it is."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 0: done; 2: something to mend."""
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -34,7 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         choices=("float32", "bfloat16", "float16"),
         help="of all tensors (default: as stored)",
     )
-    return run(lambda: _convert(parser.parse_args(argv)))
+    return parser.parse_intermixed_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 0: done; 2: something to mend."""
+    return run(lambda: _convert(parse(argv)))
 
 
 def _convert(arguments: argparse.Namespace) -> int:

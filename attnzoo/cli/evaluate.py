@@ -50,7 +50,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
     add_trust(parser)
     parser.add_argument("--figure", type=Path, help="draw BLEU by source length here (PNG or SVG)")
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

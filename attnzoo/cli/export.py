@@ -12,8 +12,8 @@ from pathlib import Path
 from attnzoo.cli.common import add_trust, require_positive, run
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 0: done; 2: something to mend."""
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -27,7 +27,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
     add_trust(parser)
-    return run(lambda: _export(parser.parse_args(argv)))
+    return parser.parse_intermixed_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 0: done; 2: something to mend."""
+    return run(lambda: _export(parse(argv)))
 
 
 def _export(arguments: argparse.Namespace) -> int:

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from attnzoo.cli.common import add_trust, compilation_cache, require_positive, run
+from attnzoo.data.sources import lines_as_they_come
 from attnzoo.errors import UserError
+from attnzoo.files import read_json
 
 BLOCK = 8  # tokens between two writes of a stream
+BATCH = 16  # lines of standard input that are continued together
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -46,7 +49,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
     add_trust(parser)
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,23 +77,17 @@ def _generate(arguments: argparse.Namespace) -> int:
     require_positive(arguments, "max_new_tokens", "num_samples")
     if arguments.stream and (arguments.prompt is None or arguments.num_samples > 1):
         raise UserError("--stream: one text at a time; wanted --prompt, and no --num-samples")
-    if arguments.prompt is None:
-        prompts = _standard_input()
-        if not prompts:
-            return 0
-    else:
-        prompts = [arguments.prompt]
     compilation_cache()
     writer = load_writer(arguments.model, which=arguments.which)
     try:
-        for text in _texts(writer, prompts, arguments):
+        for text in _texts(writer, arguments):
             print(text, end="", flush=True)
     except ValueError as error:  # settings out of range, or a prompt that is too long
         raise UserError(str(error)) from None
     return 0
 
 
-def _texts(writer: Writer, prompts: Sequence[str], arguments: argparse.Namespace) -> Iterator[str]:
+def _texts(writer: Writer, arguments: argparse.Namespace) -> Iterator[str]:
     """Yield the output, piece by piece."""
     import jax
     import numpy as np
@@ -98,13 +95,8 @@ def _texts(writer: Writer, prompts: Sequence[str], arguments: argparse.Namespace
     from attnzoo.decoding.generate import generate, stream
     from attnzoo.decoding.sampling import Sampling
 
-    rows = [writer.encode(prompt) for prompt in prompts]
-    T = max(map(len, rows))
-    # Any id can pad, since padding is masked.
-    ids = np.asarray([[row[0]] * (T - len(row)) + row for row in rows], np.int32)
     settings: dict[str, Any] = {
         "max_new_tokens": arguments.max_new_tokens,
-        "valid": np.asarray([[False] * (T - len(row)) + [True] * len(row) for row in rows]),
         "sampling": Sampling(
             temperature=arguments.temperature or None,
             top_k=arguments.top_k,
@@ -117,20 +109,60 @@ def _texts(writer: Writer, prompts: Sequence[str], arguments: argparse.Namespace
     }
     key = jax.random.key(arguments.seed)
     if arguments.stream:
+        rows = [writer.encode(arguments.prompt)]
+        ids = np.asarray(rows, np.int32)
         pieces = stream(writer.model, ids, key, block=BLOCK, **settings)
         ids_of_pieces = (piece[0, 0].tolist() for piece in pieces)
-        yield from _spelled(writer, prompts[0], rows[0], ids_of_pieces)
+        yield from _spelled(writer, arguments.prompt, rows[0], ids_of_pieces)
         yield "\n"
         return
-    found = generate(writer.model, ids, key, samples=arguments.num_samples, **settings)
-    tokens, lengths = np.asarray(found.tokens), np.asarray(found.lengths)
-    first = True
-    for row, prompt in enumerate(prompts):
-        for sample in range(arguments.num_samples):
-            kept = tokens[row, sample, : lengths[row, sample]].tolist()
-            between = "" if first or arguments.num_samples == 1 else "---\n"
-            yield f"{between}{spell(writer, prompt, rows[row], kept)}\n"
-            first = False
+    width = 0
+    for number, prompts in _prompts(arguments.prompt):
+        rows = [writer.encode(prompt) for prompt in prompts]
+        width = max(width, *map(len, rows))  # never less, because each is compiled anew
+        # Any id can pad, since padding is masked. A line has the same row and key, and so the same
+        # draws, whichever lines were there in time to be its batch.
+        before, block = number % BATCH, number // BATCH
+        if arguments.prompt is None:
+            rows = [rows[0]] * before + rows + [rows[0]] * (BATCH - before - len(rows))
+        found = generate(
+            writer.model,
+            np.asarray([[row[0]] * (width - len(row)) + row for row in rows], np.int32),
+            jax.random.fold_in(key, block) if block else key,
+            valid=np.asarray([[False] * (width - len(row)) + [True] * len(row) for row in rows]),
+            samples=arguments.num_samples,
+            **settings,
+        )
+        tokens, lengths = np.asarray(found.tokens), np.asarray(found.lengths)
+        for row, prompt in enumerate(prompts, start=before):
+            for sample in range(arguments.num_samples):
+                kept = tokens[row, sample, : lengths[row, sample]].tolist()
+                first = number + row + sample == before
+                between = "" if first or arguments.num_samples == 1 else "---\n"
+                yield f"{between}{spell(writer, prompt, rows[row], kept)}\n"
+
+
+def _prompts(prompt: str | None) -> Iterator[tuple[int, list[str]]]:
+    """Yield prompts with the number, from 0, of the first: lines of standard input as they come.
+
+    A batch never goes beyond a multiple of BATCH.
+    """
+    if prompt is not None:
+        yield 0, [prompt]
+        return
+    number = 0
+    for lines in lines_as_they_come(sys.stdin.buffer, BATCH):
+        while lines:
+            some, lines = lines[: BATCH - number % BATCH], lines[BATCH - number % BATCH :]
+            yield number, [_decoded(line, number + i) for i, line in enumerate(some, start=1)]
+            number += len(some)
+
+
+def _decoded(line: bytes, number: int) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        raise UserError(f"standard input:{number}: not UTF-8") from None
 
 
 def spell(writer: Writer, prompt: str, before: Sequence[int], ids: Sequence[int]) -> str:
@@ -157,18 +189,6 @@ def _spelled(
         yield ready[written:]
         written = max(written, len(ready))
     yield spell(writer, prompt, before, ids)[written:]
-
-
-def _standard_input() -> list[str]:
-    from attnzoo.data.sources import decode, stream_lines
-
-    prompts = []
-    for number, line in enumerate(stream_lines(sys.stdin.buffer), start=1):
-        try:
-            prompts.append(decode(line))
-        except UnicodeDecodeError:
-            raise UserError(f"standard input:{number}: not UTF-8") from None
-    return prompts
 
 
 def load_writer(name: str, *, which: str = "best") -> Writer:
@@ -213,7 +233,7 @@ def _from_folder(name: str) -> Writer:
     given: dict[str, Any] = {}
     for file in ("config.json", "generation_config.json"):
         if (folder / file).exists():
-            read = files.read_json(folder / file)
+            read = read_json(folder / file)
             given |= {key: value for key, value in read.items() if value is not None}
     ends = given.get("eos_token_id", [])
     ends = tuple(ends) if isinstance(ends, list) else (ends,)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from attnzoo.cli.common import add_trust, run, with_overrides
+from attnzoo.cli.common import CPU_DEVICES, add_trust, run
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.external import runs_are_trusted
 from attnzoo.config.loader import load
@@ -55,7 +55,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     add_trust(parser)
-    return with_overrides(parser, argv)
+    return parser.parse_intermixed_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -146,6 +146,11 @@ def _start_cpu(count: int) -> None:
     """As many devices as the mesh wants, all on this CPU, unless jax runs already."""
     import jax
 
+    if count > CPU_DEVICES:
+        raise UserError(
+            f"{count:,} devices: a plan for cpu starts them all here, at most {CPU_DEVICES:,}; "
+            "wanted another --device"
+        )
     try:
         jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError as error:

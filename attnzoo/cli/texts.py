@@ -31,7 +31,7 @@ def add_pair_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check_pair_arguments(arguments: argparse.Namespace) -> None:
     """Check the arguments, as far as possible without loading the run."""
-    require_positive(arguments, "limit")
+    require_positive(arguments, "limit", most=10**9)
     if (arguments.source is None) != (arguments.target is None):
         raise UserError("--source and --target go together")
     if arguments.source is None and arguments.links is not None:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from attnzoo.cli.common import (
+    CPU_DEVICES,
     add_trust,
     compilation_cache,
     require_positive,
     run,
-    with_overrides,
 )
 from attnzoo.config import help as config_help
 from attnzoo.config.experiment import ExperimentConfig
@@ -98,7 +98,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     several.add_argument(
         "--cpu-devices", type=int, metavar="N", help="as many devices as that, all on this CPU"
     )
-    return with_overrides(parser, argv)
+    return parser.parse_intermixed_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -115,7 +115,8 @@ def _train(arguments: argparse.Namespace) -> int:
     config = load(ExperimentConfig, path, arguments.overrides, trust_code=trust)
     if arguments.run_dir is not None:
         config = dataclasses.replace(config, directory=arguments.run_dir)
-    require_positive(arguments, "cpu_devices", "processes", "heartbeat")
+    require_positive(arguments, "cpu_devices", most=CPU_DEVICES)
+    require_positive(arguments, "processes", "heartbeat", most=10**6)
     # Only now, when the config is known to be right, the seconds that jax takes to import.
     import jax
 

@@ -2,19 +2,19 @@
 
 import argparse
 import contextlib
-import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnzoo.cli.common import add_trust, compilation_cache, require_penalty, require_positive, run
+from attnzoo.data.sources import lines_as_they_come
 from attnzoo.errors import UserError
 
 if TYPE_CHECKING:
     from attnzoo.tasks.translation import Translation, Translator
 
-CHUNK = 4096  # number of lines that are read, sorted by length and translated together
+CHUNK = 4096  # most lines that are read, sorted by length and translated together
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -44,7 +44,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
     add_trust(parser)
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,7 +91,7 @@ def _translate(arguments: argparse.Namespace) -> int:
                 score = "" if result is None else f"{result.log_prob:.4f}"
                 print(f"{score}\t{line}" if arguments.scores else line, file=output, flush=True)
                 if links is not None:
-                    print(format_pharaoh(Links.of(aligned)), file=links)
+                    print(format_pharaoh(Links.of(aligned)), file=links, flush=True)
     if skipped:
         shown = "; ".join(skipped[:3]) + ("; ..." if len(skipped) > 3 else "")
         print(f"{len(skipped)} lines left empty: {shown}", file=sys.stderr)
@@ -99,13 +99,16 @@ def _translate(arguments: argparse.Namespace) -> int:
 
 
 def _chunks(file: Path | None) -> Iterator[tuple[int, list[bytes]]]:
-    """Yield first line number (from 1) and lines: chunks of a file, single lines of a terminal."""
-    from attnzoo.data.sources import read_lines, stream_lines
+    """Yield first line number (from 1) and lines: chunks of a file, or a pipe as it fills."""
+    if file is None:
+        chunks = lines_as_they_come(sys.stdin.buffer, CHUNK)
+    else:
+        from attnzoo.data.sources import read_lines
 
-    size = 1 if file is None and sys.stdin.isatty() else CHUNK
-    lines = stream_lines(sys.stdin.buffer) if file is None else iter(read_lines(file))
+        lines = read_lines(file)
+        chunks = (lines[start : start + CHUNK] for start in range(0, len(lines), CHUNK))
     first = 1
-    while chunk := list(itertools.islice(lines, size)):
+    for chunk in chunks:
         yield first, chunk
         first += len(chunk)
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from attnzoo.config.attention import MultiHeadConfig, SelfAttention
-from attnzoo.config.fields import DropRate, Positive, Remat, config
+from attnzoo.config.fields import DropRate, Layers, Positive, Remat, config
 from attnzoo.config.model_config import ModelConfig
 from attnzoo.config.renamed import former_names
 
@@ -22,7 +22,7 @@ class BertConfig(ModelConfig):
     """Width of the states (E)."""
     hidden: Annotated[int, Positive] = 3072
     """Hidden units of the feed-forward layers (F)."""
-    layers: Annotated[int, Positive] = 12
+    layers: Annotated[int, Layers] = 12
     """Number of blocks (N)."""
     activation: Activation = "gelu"
     """Activation of the feed-forward layers and of the masked-token head."""

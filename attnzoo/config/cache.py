@@ -1,4 +1,4 @@
-"""Where tokens of large data sets are kept, and how they are made."""
+"""Settings of the cache of token stores for large data sets."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +17,6 @@ class CacheConfig:
     of the run: the fingerprint of a larger text is made piece by piece."""
     workers: Annotated[int, NotNegative] | None = None
     """Number of processes that tokenize; 0: this one; null: as many as there are cores."""
-    tokenizer_sample: Annotated[int, Positive] = 100_000_000
+    tokenizer_sample: Annotated[int, Positive] = 50_000_000
     """Bytes of the training text that a tokenizer is trained on, evenly spread, where there are
     more; only characters are taken from the whole text."""

@@ -208,7 +208,8 @@ class TextConfig:
     kind: Literal["text"] = "text"
     train: tuple[Path, ...] = ()
     """Training files, folders, patterns such as part-*.txt.gz, or addresses (gs://, s3://, hf://).
-    A path may continue into a zip as if the zip were a folder."""
+    A path may continue into a zip as if the zip were a folder. One .bin with its .idx is a corpus
+    of ids that Megatron-LM has tokenized."""
     validation: tuple[Path, ...] = ()
     """Validation files."""
     test: tuple[Path, ...] = ()

@@ -28,7 +28,7 @@ def explain(cls: type, root: Node, name: str, problem: dict[str, Any]) -> str:
         values = node.value if node is not None else None
         if isinstance(values, dict):
             node = values.get(str(step))
-        elif isinstance(values, list) and isinstance(step, int):
+        elif isinstance(values, list) and isinstance(step, int) and step < len(values):
             node = values[step]
         else:
             node = None

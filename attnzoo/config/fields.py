@@ -47,6 +47,7 @@ class ByKind:
 Kind = ByKind()
 
 Positive = Gt(0)
+Layers = Interval(gt=0, le=10_000)
 NotNegative = Ge(0)
 NotEmpty = MinLen(1)
 Probability = Interval(ge=0, le=1)

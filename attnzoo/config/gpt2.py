@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from attnzoo.config.attention import MultiHeadConfig, SelfAttention
-from attnzoo.config.fields import DropRate, Positive, Remat, config
+from attnzoo.config.fields import DropRate, Layers, Positive, Remat, config
 from attnzoo.config.model_config import ModelConfig
 from attnzoo.config.renamed import former_names
 from attnzoo.config.transformer import Activation
@@ -21,7 +21,7 @@ class GPT2Config(ModelConfig):
     """Width of the states (D)."""
     hidden: Annotated[int, Positive] | None = None
     """Hidden units of the feed-forward layers (F); null: four times the width."""
-    layers: Annotated[int, Positive] = 12
+    layers: Annotated[int, Layers] = 12
     """Number of blocks."""
     max_length: Annotated[int, Positive] = 1024
     """Context in tokens: number of rows of the position table."""

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from attnzoo.config.attention import MultiHeadConfig, SelfAttention
-from attnzoo.config.fields import DropRate, Positive, Remat, config
+from attnzoo.config.fields import DropRate, Layers, Positive, Remat, config
 from attnzoo.config.model_config import ModelConfig
 from attnzoo.config.renamed import former_names
 from attnzoo.config.rotary import Llama3ScalingConfig, RotaryScaling
@@ -25,7 +25,7 @@ class LlamaConfig(ModelConfig):
     """Width of the states (D)."""
     hidden: Annotated[int, Positive] = 11008
     """Hidden units of the feed-forward layers (F)."""
-    layers: Annotated[int, Positive] = 32
+    layers: Annotated[int, Layers] = 32
     """Number of blocks."""
     max_length: Annotated[int, Positive] = 4096
     """Context in tokens; the room of attention with one slot per position."""

@@ -57,10 +57,6 @@ def load(
 def _load(cls: type[Class], path: Path | str | None, overrides: Sequence[str]) -> Class:
     name = str(path) if path is not None else COMMAND_LINE
     node = _read_with_bases(cls, Path(path)) if path is not None else Node({}, name)
-    if node.value is None:
-        node = Node({}, name)
-    if not isinstance(node.value, dict):
-        raise UserError(f"{node.place}: a mapping of keys to values is wanted at the top")
     node = _overlay(node, _overrides(overrides), _top(cls))
     return _validate(cls, _complete(node, cls), name)
 
@@ -72,6 +68,14 @@ def dump(value: Any) -> str:
     )
 
 
+def check(value: Any, name: str) -> None:
+    """Raise UserError, with ``name`` as the place, if a field of a config is out of range.
+
+    Direct construction of a config does not check the types and bounds of single fields.
+    """
+    _validate(type(value), tree.from_plain(plain(value), name), name)
+
+
 def _validate(cls: type[Class], node: Node, name: str) -> Class:
     from pydantic import ValidationError
 
@@ -79,8 +83,10 @@ def _validate(cls: type[Class], node: Node, name: str) -> Class:
         # The strict mode of JSON: no number is read from a string, yet lists become tuples.
         return _adapter(cls).validate_json(json.dumps(node.plain()), strict=True)
     except ValidationError as error:
-        lines = [explain(cls, node, name, cast(Any, problem)) for problem in error.errors()]
-        raise UserError("\n".join(sorted(dict.fromkeys(lines), key=_by_place))) from None
+        found, most = error.errors(), 2 * tree.SHOWN
+        lines = [explain(cls, node, name, cast(Any, problem)) for problem in found[:most]]
+        listed = sorted(dict.fromkeys(lines), key=_by_place)
+        raise tree.refusal(listed, max(0, len(found) - most)) from None
 
 
 def _adapter(cls: type) -> Any:
@@ -104,7 +110,11 @@ def _by_place(line: str) -> tuple[str, int, int]:
 def _read_with_bases(cls: type, path: Path, readers: tuple[Path, ...] = ()) -> Node:
     """The tree of a file laid over those of its bases."""
     node = tree.read(_existing(path, f"{path}: "))
-    if not isinstance(node.value, dict) or "base" not in node.value:
+    if node.value is None and not readers:
+        node = Node({}, str(path))
+    if not isinstance(node.value, dict):
+        raise UserError(f"{node.place}: a mapping of keys to values is wanted at the top")
+    if "base" not in node.value:
         return node
     base = node.value.pop("base")
     if not isinstance(base.value, str):
@@ -114,16 +124,20 @@ def _read_with_bases(cls: type, path: Path, readers: tuple[Path, ...] = ()) -> N
     if any(base_path.samefile(reader) for reader in readers):
         circle = " -> ".join(str(reader) for reader in (*readers, base_path))
         raise UserError(f"{base.place}: base: a circle, {circle}")
-    below = _read_with_bases(cls, base_path, readers)
-    return _overlay(below, node, _top(cls)) if isinstance(below.value, dict) else node
+    if len(readers) > tree.DEEPEST:
+        raise UserError(f"{base.place}: base: more than {tree.DEEPEST} configs, one over another")
+    return _overlay(_read_with_bases(cls, base_path, readers), node, _top(cls))
 
 
 def _existing(path: Path, before: str) -> Path:
     """The path, or a UserError that names the config that was probably meant."""
-    if path.is_file():
-        return path
-    if path.is_dir():
-        raise UserError(f"{before}is a directory")
+    try:
+        if path.is_dir():
+            raise UserError(f"{before}is a directory")
+        if path.exists():
+            return path
+    except OSError as error:  # too long a name, or a folder that may not be read
+        raise UserError(f"{before}{error.strerror}") from None
     near = {
         str(other): other.name
         for folder in dict.fromkeys((path.parent, Path("configs")))
@@ -141,8 +155,10 @@ def _overrides(overrides: Sequence[str]) -> Node:
     for override in overrides:
         dotted, equals, text = override.partition("=")
         keys = dotted.strip().split(".")
-        if not equals or not all(keys):
+        if not equals or not all(key.isprintable() and key for key in keys):
             raise UserError(f"{COMMAND_LINE}: {override!r} is not of the form key=value")
+        if len(keys) > tree.DEEPEST:
+            raise UserError(f"{COMMAND_LINE}: {keys[0]}...: nested too deeply")
         value = tree.parse(text, f"{COMMAND_LINE}: {dotted}", places=False)
         node = root
         for key in keys[:-1]:

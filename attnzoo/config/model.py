@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from attnzoo.config.attention import AdditiveConfig, Attention, GeneralConfig
 from attnzoo.config.bert import BertConfig
-from attnzoo.config.fields import ByKind, DropRate, Positive, config
+from attnzoo.config.fields import ByKind, DropRate, Layers, Positive, config
 from attnzoo.config.gates import Gate, NoGateConfig, SEConfig
 from attnzoo.config.gpt2 import GPT2Config
 from attnzoo.config.llama import LlamaConfig
@@ -79,7 +79,7 @@ class LuongConfig(ModelConfig):
     """Number of cells of each layer."""
     embedding: Annotated[int, Positive] = 1000
     """Width of the word embeddings."""
-    layers: Annotated[int, Positive] = 4
+    layers: Annotated[int, Layers] = 4
     """Number of stacked layers, in the encoder and in the decoder."""
     input_feeding: bool = True
     """The attentional vector of one step is an input of the next (section 3.3)."""

@@ -24,7 +24,7 @@ class ModelConfig:
         return getattr(self, "pad_id", 0)
 
     def with_ids(self, **ids: int) -> "ModelConfig":
-        """Return the config for a tokenizer with these ids, of those that the model has fields for.
+        """Return the config with a tokenizer's ids, in the fields that the model has for them.
 
         ``pad_id``, ``start_id`` and ``eos_id``.
         """

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from attnzoo.config.attention import Attention, MultiHeadConfig, SelfAttention
-from attnzoo.config.fields import DropRate, NotNegative, Positive, Remat, config
+from attnzoo.config.fields import DropRate, Layers, NotNegative, Positive, Remat, config
 from attnzoo.config.model_config import ModelConfig
 from attnzoo.config.renamed import former_names
 
@@ -26,9 +26,9 @@ class TransformerConfig(ModelConfig):
     """Width of the states (E)."""
     hidden: Annotated[int, Positive] = 2048
     """Hidden units of the feed-forward layers (F)."""
-    encoder_layers: Annotated[int, Positive] = 6
+    encoder_layers: Annotated[int, Layers] = 6
     """Number of encoder blocks."""
-    decoder_layers: Annotated[int, Positive] = 6
+    decoder_layers: Annotated[int, Layers] = 6
     """Number of decoder blocks."""
     norm: Literal["post", "pre"] = "post"
     """Place of the norms: after each residual sum (post, as in the paper), or before each

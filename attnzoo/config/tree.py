@@ -4,6 +4,7 @@ Numbers and booleans are those of YAML 1.2: ``1e-4`` is a number; ``on``, ``yes`
 and ``2015-09-08`` are strings. A key that stands twice in one mapping is an error.
 """
 
+import itertools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,16 @@ import yaml
 from yaml.reader import ReaderError
 
 from attnzoo.errors import UserError
+from attnzoo.files import read_text
 
+LARGEST = 2**20
+"""Bytes of the largest config."""
+MOST = 10_000
+"""Values of the largest config, those of an alias counted wherever it stands."""
+DEEPEST = 50
+"""Levels of the deepest config."""
+SHOWN = 20
+"""Problems that one error lists before it counts the rest."""
 FLOAT = re.compile(
     r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 )
@@ -48,16 +58,14 @@ def from_plain(value: Any, place: str, key_place: str | None = None) -> Node:
 
 def read(path: Path) -> Node:
     """The tree of a YAML file; anything that is wrong with it is a UserError."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(
-            f"{path}:{line}: not UTF-8 (byte 0x{error.object[error.start]:02x})"
-        ) from None
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    return parse(text, str(path))
+    return parse(read_text(path, LARGEST), str(path))
+
+
+def refusal(problems: list[str], unlisted: int = 0) -> UserError:
+    """One error for several problems, a line each; only the first are listed, others counted."""
+    more = max(0, len(problems) - SHOWN) + unlisted
+    rest = [f"... and {more:,} more"] if more else []
+    return UserError("\n".join([*problems[:SHOWN], *rest]))
 
 
 def parse(text: str, name: str, *, places: bool = True) -> Node:
@@ -68,8 +76,6 @@ def parse(text: str, name: str, *, places: bool = True) -> Node:
 
     try:
         root = yaml.compose(text, Loader=Yaml12Loader)
-    except RecursionError:
-        raise UserError(f"{name}: nested too deeply") from None
     except yaml.MarkedYAMLError as error:
         what = ", ".join(part for part in (error.context, error.problem) if part)
         raise UserError(f"{place(error.problem_mark or error.context_mark)}: {what}") from None
@@ -77,10 +83,15 @@ def parse(text: str, name: str, *, places: bool = True) -> Node:
         line = text[: error.position].count("\n") + 1
         where = f"{name}:{line}" if places else name
         raise UserError(f"{where}: character #x{error.character:04x} is not allowed") from None
+    except (ArithmeticError, LookupError, ValueError) as error:  # escapes and versions out of range
+        raise UserError(f"{name}: not YAML: {error}") from None
     problems: list[str] = []
+    built = itertools.count(1)
 
     def build(node: yaml.Node, path: str, key_place: str | None, within: tuple[int, ...]) -> Node:
         at = place(node.start_mark)
+        if next(built) > MOST:
+            raise UserError(f"{at}: more than {MOST:,} values, those of aliases counted each time")
         if id(node) in within:
             problems.append(f"{at}: {path}: an alias of what it stands in")
             return Node(None, at, key_place)
@@ -94,10 +105,13 @@ def parse(text: str, name: str, *, places: bool = True) -> Node:
         for key_node, value_node in node.value:
             key_at = place(key_node.start_mark)
             key = scalar(key_node, path, key_at) if isinstance(key_node, yaml.ScalarNode) else None
+            if isinstance(key, str) and not key.isprintable():
+                problems.append(f"{key_at}: {path or 'top'}: key {key!r} is not printable")
+                continue
             if not isinstance(key, str):
                 shown = getattr(key_node, "value", "")
                 shown = shown if isinstance(shown, str) else "a collection"
-                problems.append(f"{key_at}: {path or 'top'}: key {shown} is not a string")
+                problems.append(f"{key_at}: {path or 'top'}: key {_shown(shown)} is not a string")
                 continue
             below = f"{path}.{key}" if path else key
             if key in found:
@@ -110,12 +124,16 @@ def parse(text: str, name: str, *, places: bool = True) -> Node:
 
     def scalar(node: yaml.ScalarNode, path: str, at: str) -> str | int | float | bool | None:
         match node.tag.removeprefix("tag:yaml.org,2002:"):
+            case "str" if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in node.value):
+                what = "holds a null character or half a surrogate pair"
             case "str":
                 return node.value
             case "null":
                 return None
             case "bool" if node.value.lower() in ("true", "false"):
                 return node.value.lower() == "true"
+            case "int" if len(node.value) > 100:
+                what = f"has {len(node.value)} digits"
             case "int" if INT.fullmatch(node.value):
                 return int(node.value.replace("_", ""))
             case "float" if FLOAT.fullmatch(node.value):
@@ -126,20 +144,38 @@ def parse(text: str, name: str, *, places: bool = True) -> Node:
                     .replace(".nan", "nan")
                 )
             case _:
-                of = f"{at}: {path}" if path else at
-                problems.append(f"{of}: tag {node.tag} cannot be used for {node.value!r}")
-                return None
+                what = f"tag {_shown(node.tag)} cannot be used for {node.value!r}"
+        problems.append(f"{at}: {path}: {what}" if path else f"{at}: {what}")
+        return None
 
     tree = Node(None, name) if root is None else build(root, "", None, ())
     if problems:
-        raise UserError("\n".join(problems))
+        raise refusal(problems)
     return tree
 
 
+def _shown(text: str) -> str:
+    return text if text.isprintable() else repr(text)
+
+
 class Yaml12Loader(yaml.SafeLoader):
-    """Composes nodes; which plain scalars are numbers is the core schema of YAML 1.2."""
+    """Composes nodes within bounds; which plain scalars are numbers is YAML 1.2's core schema."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._count = self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Compose one node, unless it is one too many or too deep."""
+        self._count, self._depth = self._count + 1, self._depth + 1
+        if self._count > MOST or self._depth > DEEPEST:
+            what = "nested too deeply" if self._depth > DEEPEST else f"more than {MOST:,} values"
+            raise yaml.MarkedYAMLError(None, None, what, self.peek_event().start_mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
 
 class Yaml12Dumper(yaml.SafeDumper):

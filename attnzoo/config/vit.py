@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from attnzoo.config.attention import MultiHeadConfig, SelfAttention
-from attnzoo.config.fields import DropRate, NotNegative, Positive, Remat, config
+from attnzoo.config.fields import DropRate, Layers, NotNegative, Positive, Remat, config
 from attnzoo.config.model_config import ModelConfig
 from attnzoo.config.renamed import former_names
 from attnzoo.config.transformer import Activation
@@ -31,7 +31,7 @@ class ViTConfig(ModelConfig):
     """Width of the states (E)."""
     hidden: Annotated[int, Positive] = 3072
     """Hidden units of the feed-forward layers (F)."""
-    layers: Annotated[int, Positive] = 12
+    layers: Annotated[int, Layers] = 12
     """Number of blocks."""
     pooling: Literal["class", "mean", "class_mean", "attention"] = "class"
     """Input of the head: the class token, the mean of the patches, both concatenated (class_mean,

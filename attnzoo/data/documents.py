@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -16,6 +16,7 @@ from attnzoo.config.cache import CacheConfig
 from attnzoo.data.build import About, build_store, store_folder, trained_once
 from attnzoo.data.corpus import Report, Splits, add_strings
 from attnzoo.data.locations import PACKED, expand, identity
+from attnzoo.data.megatron import open_megatron
 from attnzoo.data.pairs import add_array, array_blocks, offsets_of
 from attnzoo.data.parallel import PARTS, join_digests
 from attnzoo.data.sources import (
@@ -27,7 +28,7 @@ from attnzoo.data.sources import (
     text_of,
 )
 from attnzoo.data.store import FORMAT_VERSION, Columns, StoreWriter
-from attnzoo.data.text import TokenizedText, encode_documents, line_cut
+from attnzoo.data.text import TokenizedText, array_fingerprint, encode_documents, line_cut
 from attnzoo.data.text_tokenizers import TextTokenizer, build_tokenizer, load_tokenizer
 from attnzoo.errors import UserError
 
@@ -244,22 +245,26 @@ class TextData:
     and `fingerprint` tell of the parts that were read.
     """
 
-    def __init__(
-        self, config: Any, cache: CacheConfig, say: Callable[[str], None] = lambda line: None
-    ) -> None:
-        self.config, self.cache, self.say = config, cache, say
+    def __init__(self, config: Any, cache: CacheConfig) -> None:
+        self.config, self.cache = config, cache
         self.reader = DocumentReader(config)
         self.size = 0
         if config.hub is None:
             files = [path for part in PARTS for path in self.reader.files(part)]
             self.size = sum(int(identity(path)["size"]) for path in files)
-        self.splits = None if self.large else load_text(config)
+        given = [Path(path) for part in PARTS for path in getattr(config, part)]
+        self.tokenized = any(path.suffix == ".bin" for path in given)
+        if self.tokenized and (config.validation_share or config.test_share or config.limit):
+            raise UserError("data: a .bin is read as it is, without shares and limit")
+        if self.tokenized and any(len(getattr(config, part)) > 1 for part in PARTS):
+            raise UserError("data: one .bin for each part is wanted (Megatron-LM can merge them)")
+        self.splits = None if self.large or self.tokenized else load_text(config)
         self.reports: list[Report] = [] if self.splits is None else list(self.splits.reports)
         self._fingerprints: dict[str, str] = {}
 
     @property
     def large(self) -> bool:
-        """Whether the text goes through a token store."""
+        """True if the text goes through a token store."""
         return self.size >= max(self.cache.memory, 1)
 
     def has(self, part: str) -> bool:
@@ -270,6 +275,11 @@ class TextData:
 
     def tokenizer(self, config: Any) -> TextTokenizer:
         """Train a tokenizer on the training part, or load it; of large data, train it only once."""
+        if self.tokenized and config.kind != "file":
+            raise UserError(
+                f"tokenizer={config.kind}: a .bin has ids; give the tokenizer they are of: "
+                "tokenizer={kind: file, path: ...}"
+            )
         if self.splits is not None or config.kind in ("file", "byte"):
             return build_tokenizer(config, self.texts(config))
         key = self._key() | {
@@ -307,6 +317,9 @@ class TextData:
 
     def tokens(self, part: str, tokenizer: TextTokenizer, separator: int | None) -> TokenizedText:
         """Return the documents of a part as ids, with `separator` after each if it is large."""
+        if self.tokenized:
+            (path,) = getattr(self.config, part)
+            return open_megatron(path, tokenizer.vocab_size, separator)
         if self.splits is not None:
             return TokenizedText.from_documents(getattr(self.splits, part).documents, tokenizer)
         limit = self.config.limit if part == "train" else None
@@ -324,7 +337,7 @@ class TextData:
             TextEncoder(tokenizer, separator),
             TextJoin(reader, limit, separator),
             workers=self.cache.workers,
-            say=self.say,
+            size=self.size if part == "train" else 0,
             enough=lambda pieces: limit is not None and sum(p["begun"] for p in pieces) > limit,
         )
         known = {report.name for report in self.reports}
@@ -343,13 +356,15 @@ class TextData:
         """Return the xxh3_128 of the documents of the parts that were read."""
         if self.splits is not None:
             return self.splits.fingerprint()
+        if self.tokenized:  # the plans have fingerprints of the ids
+            return array_fingerprint(*(f"{self._key()}",))
         empty = TextCorpus([]).fingerprint()
         return join_digests(self._fingerprints.get(part, empty) for part in PARTS)
 
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """What a worker does with a block of documents."""
+    """Function of a worker from a block of documents to the columns of a store."""
 
     tokenizer: TextTokenizer
     separator: int | None
@@ -361,6 +376,7 @@ class TextEncoder:
             ids = np.insert(ids, ends, self.separator)
             lengths[: len(ends)] += 1
         about = {
+            "bytes": sum(map(len, block.texts)),
             "continues": block.continues,
             "begun": len(lengths) - block.continues,
             "digest": TextCorpus(block.texts).fingerprint(),
@@ -370,7 +386,7 @@ class TextEncoder:
 
 @dataclass(frozen=True)
 class TextJoin:
-    """What is known only of all pieces: documents over several of them, and fingerprints."""
+    """Last step of a store: join documents over several pieces, and compute fingerprints."""
 
     reader: DocumentReader
     limit: int | None

@@ -138,6 +138,8 @@ def label_column(table: Any, label: str, field: str) -> list[Any]:
     def name(value: Any) -> Any:
         if isinstance(value, list):
             return [name(item) for item in value]
+        if value is None:
+            return ""
         return str(value) if names is None else names[value]
 
     return [name(value) for value in table[field][:]]

@@ -158,7 +158,8 @@ def pad_rows(
 def load_labelled(config: Any, cache_dir: Path | None = None) -> Splits[LabelledCorpus]:
     """Load or draw the parts of a `LabelledText` config; a missing part is empty.
 
-    Examples with a blank text are skipped and counted. A missing column, and a class in validation
+    Examples with a blank text or without a class are skipped and counted; more than the share
+    `config.max_skipped`, a missing column, and a class in validation
     or test that training does not have, are a UserError.
     """
     parts: dict[str, list[Example]] = {}
@@ -172,6 +173,8 @@ def load_labelled(config: Any, cache_dir: Path | None = None) -> Splits[Labelled
                 report.read += 1
                 if not example.first.strip() or (example.second or "-").isspace():
                     report.skip("blank text", example.place)
+                elif not example.label:
+                    report.skip("no class", example.place)
                 else:
                     parts[part].append(example)
             if not report.kept:

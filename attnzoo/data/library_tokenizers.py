@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from attnzoo.errors import UserError
+from attnzoo.files import read_json
 
 # Threads gain little here, and a later fork would print a warning about them.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -253,10 +254,4 @@ def _roles(folder: Path) -> dict[str, str]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise UserError(f"{path}: not JSON") from None
-    return read if isinstance(read, dict) else {}
+    return read_json(path) if path.exists() else {}

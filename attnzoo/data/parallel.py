@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,8 @@ class PairData:
     `reports` and `fingerprint` tell of the parts that were read.
     """
 
-    def __init__(
-        self, config: Any, cache: CacheConfig, say: Callable[[str], None] = lambda line: None
-    ) -> None:
-        self.config, self.cache, self.say = config, cache, say
+    def __init__(self, config: Any, cache: CacheConfig) -> None:
+        self.config, self.cache = config, cache
         self.size = source_size(config)
         self.splits: Splits[Corpus] | None = None
         if not self.large:
@@ -53,7 +51,7 @@ class PairData:
 
     @property
     def large(self) -> bool:
-        """Whether the data goes through a token store."""
+        """True if the data goes through a token store."""
         return self.size >= max(self.cache.memory, 1)
 
     def has(self, part: str) -> bool:
@@ -118,7 +116,7 @@ class PairData:
     def tokens(
         self, part: str, source: Tokenizer, target: Tokenizer, max_length: int
     ) -> tuple[TokenizedPairs, Report]:
-        """Return the pairs of a part as ids, and a report of those that are too long or empty."""
+        """Return the pairs of a part as ids, and a report of pairs that are too long or empty."""
         if self.splits is not None:
             corpus = getattr(self.splits, part)
             return TokenizedPairs.from_corpus(corpus, source, target, max_length)
@@ -156,7 +154,7 @@ class PairData:
             PairEncoder(source, target, reading, max_length),
             PairJoin(sizes, limit),
             workers=self.cache.workers,
-            say=self.say,
+            size=sum(int(identity(path)["size"]) for path in files),
             enough=lambda pieces: limit is not None and sum(p["kept"] for p in pieces) >= limit,
         )
 
@@ -178,7 +176,7 @@ def source_size(config: Any) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class PairEncoder:
-    """What a worker does with a block of lines; only ids of usable pairs are left of it."""
+    """Function of a worker from a block of lines to the columns of its usable pairs."""
 
     source: Tokenizer
     target: Tokenizer
@@ -200,6 +198,7 @@ class PairEncoder:
             columns[f"{side}.ids"] = ids
             columns[f"{side}.lengths"] = np.diff(offsets).astype(np.uint32)
         about = {
+            "bytes": sum(len(line) + 1 for lines in block.lines for line in lines),
             "kept": len(corpus),
             "digest": corpus.fingerprint(),
             "read": dataclasses.asdict(read),
@@ -210,7 +209,7 @@ class PairEncoder:
 
 @dataclasses.dataclass(frozen=True)
 class PairJoin:
-    """What is known only of all pieces: rows of the corpus, its first `limit`, fingerprints."""
+    """Last step of a store: number the rows, cut at `limit`, and compute fingerprints."""
 
     vocab_sizes: tuple[int, int]
     limit: int | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import io
 import json
 import os
@@ -15,10 +14,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import xxhash
 
+from attnzoo.data.build import store_folder
 from attnzoo.data.labelled import PARTS
 from attnzoo.data.pictures import ESCAPE, OWN_FILE, Pictures
+from attnzoo.data.store import only_writer
 from attnzoo.errors import UserError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".ppm", ".tif", ".tiff"}
@@ -185,7 +185,7 @@ def indexed(
     identity: Any,
     size: int,
     records: Callable[[io.BufferedIOBase], Iterable[Record]],
-    cache_dir: Path | None,
+    cache: Path,
 ) -> Pictures:
     """Return the pictures of archives; the list of large ones, and copies, are kept in a cache.
 
@@ -195,21 +195,19 @@ def indexed(
         identity: JSON value that changes when the pictures do.
         size: bytes of the source.
         records: lists the pictures and copies those that cannot be read in place.
-        cache_dir: directory of the cache; None: `attnzoo` in the user's cache directory.
+        cache: directory of the cache.
     """
     if size <= HELD_BYTES:
         held = io.BytesIO()
         pictures = listed(root, files, records(held))
         pictures.held = held.getvalue()
         return pictures
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    key = xxhash.xxh3_128_hexdigest(json.dumps([FORMAT, root, identity], default=str).encode())
-    folder = (cache_dir or home / "attnzoo") / "pictures" / key
+    key = {"format": FORMAT, "root": root, "pictures": identity}
+    folder = store_folder(cache, "images", key)
     copies = folder / "copies"
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with folder.with_suffix(".lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # of two trainings at once, one copies
+        # Of two trainings at once, one copies.
+        with only_writer(folder, lambda: None):
             if not _whole(folder):
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir()
@@ -223,14 +221,10 @@ def indexed(
         return _load(folder, root, [*files, copies])
     except OSError as error:
         raise UserError(
-            f"{error.filename or folder}: {error.strerror}; the pictures of {root} are kept here "
-            f"({size / 1e9:.1f} GB, {shutil.disk_usage(_existing(folder)).free / 1e9:.1f} GB "
-            "free): make room, or set XDG_CACHE_HOME"
+            f"{error.filename or folder}: {error.strerror}; pictures of {root} are kept here "
+            f"({size / 1e9:.1f} GB; {shutil.disk_usage(folder.parent).free / 1e9:.1f} GB are "
+            "free): make room, or set cache.path"
         ) from None
-
-
-def _existing(folder: Path) -> Path:
-    return next(path for path in (folder, *folder.parents) if path.is_dir())
 
 
 def _save(folder: Path, pictures: Pictures) -> None:

@@ -13,6 +13,7 @@ from typing import Any, final
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from attnzoo.data.build import cores
 from attnzoo.data.text import array_fingerprint
 from attnzoo.errors import UserError
 
@@ -218,10 +219,3 @@ def check_shape(place: str, shape: tuple[int, ...], others: tuple[int, ...]) -> 
             f"{place}: {shape[1]} x {shape[0]} pixels, others have {others[1]} x {others[0]}: "
             "set 'size'"
         )
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -14,11 +14,14 @@ import csv
 import io
 import itertools
 import json
+import queue
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from attnzoo.data.locations import (
     CHUNK,
@@ -101,6 +104,53 @@ def stream_lines(
             raise UserError(f"{name}: a line of more than {LIMIT:,} bytes")
     if last := b"".join(rest):
         yield last
+
+
+def lines_as_they_come(
+    stream: io.BufferedIOBase | BinaryIO,
+    most: int,
+    name: str = "standard input",
+    wait: float = 0.05,
+) -> Iterator[list[bytes]]:
+    """Yield the lines of a stream in batches, as `read_lines` gives those of a file.
+
+    A batch is ready when it has `most` lines, or when `wait` seconds after its first line no
+    more have come. A file or a quick pipe gives full batches, a slow pipe or a terminal line by
+    line; what arrives while one batch is worked on is the next.
+
+    Bytes that are not text, and a line without an end, are a UserError.
+    """
+    try:  # unbuffered: a thread that waits for a buffer could not be left alone at the end
+        raw: Any = io.FileIO(stream.fileno(), closefd=False)
+    except (AttributeError, io.UnsupportedOperation):  # bytes in memory
+        raw = stream
+    lines: queue.Queue[bytes | UserError | None] = queue.Queue(2 * most)
+
+    def read() -> None:
+        try:
+            for line in stream_lines(raw, name=name):
+                lines.put(line)
+            lines.put(None)
+        except UserError as error:
+            lines.put(error)
+
+    threading.Thread(target=read, daemon=True).start()
+    line = lines.get()
+    while isinstance(line, bytes):
+        batch, deadline = [line], time.monotonic() + wait
+        line = b""
+        while len(batch) < most:
+            try:
+                line = lines.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                break
+            if not isinstance(line, bytes):
+                break
+            batch.append(line)
+        yield batch
+        line = lines.get() if isinstance(line, bytes) else line
+    if line is not None:
+        raise line
 
 
 def decode(line: bytes, encoding: str = "utf-8") -> str:
@@ -258,6 +308,8 @@ def _jsonl(path: str | Path, encoding: str, header: bool) -> Iterator[Record]:
             continue
         try:
             record = json.loads(line)
+            if "\\ud" in line.lower():  # perhaps half a character, which UTF-8 cannot write
+                json.dumps(record, ensure_ascii=False).encode()
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}:{number}: not JSON: {error}") from None
         if not isinstance(record, dict):

@@ -89,7 +89,7 @@ def group_pieces(pieces: list[str]) -> list[int]:
 
 
 def cut_punctuation(token: str) -> list[str]:
-    """Return the parts of a word: punctuation marks, and what is between them."""
+    """Return the punctuation marks of a word and the runs of letters and digits, in order."""
     words: list[str] = []
     in_word = False
     for character in token:

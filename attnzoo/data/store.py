@@ -129,7 +129,7 @@ class StoreWriter:
             raise _write_error(self.folder, error) from None
 
     def done(self, number: int) -> dict[str, Any] | None:
-        """Return what was noted about a complete piece, None for a missing or damaged one."""
+        """Return the notes about a complete piece; None for a piece that is missing or damaged."""
         try:
             entry = self._piece(number)
             for name, column in entry["columns"].items():
@@ -152,7 +152,9 @@ class StoreWriter:
         about: Mapping[str, Any],
         small: Columns,
     ) -> Store:
-        """Join pieces 0 .. `count` - 1, with the `small` columns in place of theirs, and open it.
+        """Join pieces 0 .. `count` - 1 into a store, and open the store.
+
+        Columns of `small` replace those of the pieces.
 
         A piece whose bytes are not what was written is a UserError. The pieces are removed at the
         end: until then the disk holds everything twice.

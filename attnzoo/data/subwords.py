@@ -6,6 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 # Threads gain little here, and a later fork would print a warning about them.
@@ -56,11 +57,11 @@ def train_subwords(
         )
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     # One line per piece, in an order that does not depend on that of the corpus.
-    lines = [" ".join([piece] * count) for piece, count in sorted(pieces.items())]
+    lines = (" ".join([piece] * count) for piece, count in sorted(pieces.items()))
     if kind == "unigram":
         # The trainer's candidates are only substrings of at least two different pieces, which
         # leaves out every whole word that no other word contains. A second piece adds them.
-        lines += [piece + SECOND for piece in sorted(pieces)]
+        lines = chain(lines, (piece + SECOND for piece in sorted(pieces)))
     tokenizer.train_from_iterator(lines, trainer=trainer)
     model = json.loads(tokenizer.to_str())["model"]
     if kind == "unigram":

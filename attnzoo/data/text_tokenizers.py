@@ -22,6 +22,7 @@ from attnzoo.data.library_tokenizers import (
 )
 from attnzoo.data.word_cache import Ids, WordCache, id_dtype, join_ids
 from attnzoo.errors import UserError
+from attnzoo.files import read_json
 from attnzoo.special_tokens import BOS, EOS, PAD, UNK
 
 FORMAT = "attnzoo.text_tokenizer"
@@ -311,22 +312,19 @@ def build_tokenizer(config: Any, texts: Iterable[str]) -> TextTokenizer:
 
 def load_tokenizer(path: Path | str) -> TextTokenizer:
     """Read a file of `save`; any other file is a UserError with its name."""
-    try:
-        spec = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise UserError(f"{path}: not a tokenizer: it is not JSON") from None
-    if not isinstance(spec, dict) or spec.get("format") != FORMAT:
+    spec = read_json(path)
+    if spec.get("format") != FORMAT:
         raise UserError(f"{path}: not a tokenizer: its 'format' is not {FORMAT!r}")
     if spec.get("version") != FORMAT_VERSION:
         raise UserError(
             f"{path}: tokenizer of version {spec.get('version')}, wanted {FORMAT_VERSION}"
         )
-    if spec.get("kind") not in KINDS:
+    if str(spec.get("kind")) not in KINDS:
         raise UserError(f"{path}: kind {spec.get('kind')!r} is none of {', '.join(KINDS)}")
     try:
-        return KINDS[spec["kind"]](spec)
+        tokenizer = KINDS[spec["kind"]](spec)
+        tokenizer.encode_ids("\U00010900")  # fails if the token of unknown letters is missing
+        return tokenizer
     except Exception as error:  # `tokenizers` raises nothing more specific
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(f"{path}: a damaged tokenizer: {reason}") from None

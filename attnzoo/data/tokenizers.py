@@ -26,6 +26,7 @@ from attnzoo.data.splitting import (
 )
 from attnzoo.data.word_cache import Ids, WordCache
 from attnzoo.errors import UserError
+from attnzoo.files import read_json
 from attnzoo.special_tokens import BOS, EOS, PAD, UNK
 
 # No piece contains a space, so no text can spell a special token.
@@ -136,19 +137,14 @@ class Tokenizer:
     @classmethod
     def load(cls, path: Path | str) -> Tokenizer:
         """Read a file of `save`; any other file is a UserError with its name."""
-        try:
-            spec = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-        except ValueError:
-            raise UserError(f"{path}: not a tokenizer: it is not JSON") from None
-        if not isinstance(spec, dict) or spec.get("format") != FORMAT:
+        spec = read_json(path)
+        if spec.get("format") != FORMAT:
             raise UserError(f"{path}: not a tokenizer: its 'format' is not {FORMAT!r}")
         if spec.get("version") != FORMAT_VERSION:
             raise UserError(
                 f"{path}: tokenizer of version {spec.get('version')}, wanted {FORMAT_VERSION}"
             )
-        if spec.get("kind") not in MODELS:
+        if str(spec.get("kind")) not in MODELS:
             raise UserError(f"{path}: kind {spec.get('kind')!r} is none of {', '.join(MODELS)}")
         try:
             return cls(spec)

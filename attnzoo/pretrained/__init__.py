@@ -18,9 +18,11 @@ from tokenizers import Tokenizer
 
 from attnzoo.config import tree
 from attnzoo.config.external import runs_are_trusted
+from attnzoo.config.loader import check as check_config
 from attnzoo.config.loader import dump
 from attnzoo.config.loader import load as load_config
 from attnzoo.errors import UserError
+from attnzoo.files import read_json
 from attnzoo.pretrained import bart, bert, convert, files, t5
 from attnzoo.pretrained.convert import Sharding
 from attnzoo.pretrained.family import Family, Settings
@@ -66,13 +68,13 @@ def load(name: str | Path, *, dtype: Any = None, sharding: Sharding | None = Non
         if (folder / OWN_CONFIG).exists():
             family, config = _own_config(folder / OWN_CONFIG)
             sizes = family.sizes({one: tensors.shape(one) for one in tensors.names})
-            abstract = _abstract(family, config, sizes)
+            abstract = _abstract(family, config, sizes, folder)
             table = convert.own_table(convert.parameters(abstract))
         else:
             settings = _settings(folder, tensors.names)
             family = _family(settings)
-            config, sizes = family.read(settings)
-            abstract = _abstract(family, config, sizes)
+            config, sizes = _checked(family, settings)
+            abstract = _abstract(family, config, sizes, folder)
             table = family.table(config, sizes)
         return convert.fill(abstract, table, tensors, dtype=dtype, sharding=sharding)
 
@@ -162,16 +164,34 @@ def tokenizer(name: str | Path) -> Tokenizer:
 
 def _settings(folder: Path, tensors: list[str] | tuple[()]) -> Settings:
     path = folder / files.CONFIG
-    return Settings(files.read_json(path), path, tensors)
+    return Settings(read_json(path), path, tensors)
 
 
 def _family(settings: Settings) -> Family:
     kind = settings["model_type"]
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise UserError(
             f"{settings.file}: model_type={kind!r} is not supported; wanted {', '.join(FAMILIES)}"
         )
     return FAMILIES[kind]
+
+
+def _checked(family: Family, settings: Settings) -> tuple[Any, tuple[int, ...]]:
+    """Return config and sizes of a config.json, each of its type and within its range."""
+    try:
+        config, sizes = family.read(settings)
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{settings.file}: values that do not fit: {reason}") from None
+    check_config(config, str(settings.file))
+    for size in sizes:
+        if type(size) is not int or size < 1:
+            raise UserError(f"{settings.file}: a size is {size!r}; wanted a whole number above 0")
+    # A model of that depth would be built before the first missing tensor is noticed.
+    layers, most = max(family.table(config, sizes).depths.values()), len(settings.tensors)
+    if layers > most:
+        raise UserError(f"{settings.file}: {layers} layers, but the files have {most} tensors")
+    return config, sizes
 
 
 def _families(config: type) -> list[Family]:
@@ -195,8 +215,11 @@ def _own_config(path: Path) -> tuple[Family, Any]:
     raise UserError(f"{path}: kind={kind!r} is no pretrained model of ours")
 
 
-def _abstract(family: Family, config: Any, sizes: tuple[int, ...]) -> nnx.Module:
-    return nnx.eval_shape(lambda: family.model(config, *sizes, rngs=nnx.Rngs(0)))
+def _abstract(family: Family, config: Any, sizes: tuple[int, ...], folder: Path) -> nnx.Module:
+    try:
+        return nnx.eval_shape(lambda: family.model(config, *sizes, rngs=nnx.Rngs(0)))
+    except (ValueError, NotImplementedError) as error:
+        raise UserError(f"{folder}: {error}") from error
 
 
 def _made(folder: str | Path) -> Path:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from attnzoo.errors import UserError
+from attnzoo.files import read_json
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -50,23 +51,6 @@ def resolve(name: str | Path) -> Path:
         raise UserError(
             f"{name}: no such folder, and not to be had from the hub: {reason[0]}"
         ) from None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file.
-
-    Raises:
-      UserError: the file is missing or is not a JSON object; the message names the file.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: a {type(value).__name__}; wanted an object")
-    return value
 
 
 class Tensors:

@@ -40,11 +40,11 @@ class ImageClassificationTask(Task):
     @classmethod
     def read(cls, config: ExperimentConfig) -> Splits[ImageSet]:
         """Read the images."""
-        return load_images(config.data)
+        return load_images(config.data, config.cache.path)
 
     def read_again(self) -> Splits[ImageSet]:
         """Read the images, with the classes of the run; an unknown class is a UserError."""
-        splits = load_images(self.data)
+        splits = load_images(self.data, self.config.cache.path)
         parts = (splits.train, splits.validation, splits.test)
         return Splits(*(_numbered(part, self.names) for part in parts), splits.reports)
 

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from attnzoo.config.data import FileTokenizerConfig
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.data.text_tokenizers import TextTokenizer, build_tokenizer, load_tokenizer
 from attnzoo.data.tokenizers import Tokenizer
-from attnzoo.errors import UserError
+from attnzoo.files import read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +30,14 @@ class RunFile:
     write: Callable[[Any, Path], None]
 
 
+class Labels(TypedDict):
+    """Content of ``labels.json`` of a run on images."""
+
+    names: list[str]
+    mean: list[float]
+    std: list[float]
+
+
 @dataclasses.dataclass(frozen=True)
 class ImageLabels:
     """Class names, and mean and standard deviation per channel of the training pixels."""
@@ -41,29 +49,14 @@ class ImageLabels:
     @classmethod
     def read(cls, path: Path) -> "ImageLabels":
         """Read labels.json of a run on images."""
-        kept = _json(path, dict)
-        try:
-            mean, std = (np.asarray(kept[name], np.float32) for name in ("mean", "std"))
-            return cls(tuple(kept["names"]), mean, std)
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: wanted names, mean and std: {error!r}") from None
+        kept = read_json(path, Labels)
+        mean, std = (np.asarray(kept[name], np.float32) for name in ("mean", "std"))
+        return cls(tuple(kept["names"]), mean, std)
 
     def write(self, path: Path) -> None:
         """Write labels.json of a run on images."""
         kept = {"names": self.names, "mean": self.mean.tolist(), "std": self.std.tolist()}
         path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
-
-
-def _json(path: Path, kind: type | tuple[type, ...]) -> Any:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise UserError(f"{path}: damaged: {error}") from None
-    if not isinstance(found, kind):
-        raise UserError(f"{path}: damaged: a {type(found).__name__} is not what training writes")
-    return found
 
 
 def _write_names(names: tuple[str, ...], path: Path) -> None:
@@ -77,7 +70,7 @@ def _save(tokenizer: Any, path: Path) -> None:
 TOKENIZER = RunFile("tokenizer.json", load_tokenizer, _save)
 SOURCE_TOKENIZER = RunFile("source.tokenizer.json", Tokenizer.load, _save)
 TARGET_TOKENIZER = RunFile("target.tokenizer.json", Tokenizer.load, _save)
-CLASS_NAMES = RunFile("labels.json", lambda path: tuple(map(str, _json(path, list))), _write_names)
+CLASS_NAMES = RunFile("labels.json", lambda path: tuple(read_json(path, list[str])), _write_names)
 IMAGE_LABELS = RunFile("labels.json", ImageLabels.read, ImageLabels.write)
 
 
@@ -109,7 +102,7 @@ def class_names_of(path: Path) -> tuple[str, ...]:
     file = path / (CLASS_NAMES.name if is_run(path) else "config.json")
     if not file.exists():
         return ()
-    found = _json(file, (list, dict))
+    found = read_json(file, object)
     if isinstance(found, list):
         return tuple(found)
     named = found.get("id2label") or {}

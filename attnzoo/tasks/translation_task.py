@@ -1,7 +1,6 @@
 """Translation task: sentence pairs, tokenizers, a translator, and plots of alignments."""
 
 import dataclasses
-import logging
 import types
 from typing import Any
 
@@ -21,8 +20,6 @@ from attnzoo.tasks.losses import Sums
 from attnzoo.tasks.run_file import SOURCE_TOKENIZER, TARGET_TOKENIZER, start_of
 from attnzoo.tasks.task import Batch, Task
 from attnzoo.tasks.translation import Translator, translation_loss
-
-logger = logging.getLogger(__name__)
 
 SKIPPED_TOLD = 0.1
 """Share of training pairs left out for their length from which on a note is given."""
@@ -54,7 +51,7 @@ class TranslationTask(Task):
     @classmethod
     def read(cls, config: ExperimentConfig) -> PairData:
         """Return the sentence pairs, which are read when they are wanted."""
-        return PairData(config.data, config.cache, logger.info)
+        return PairData(config.data, config.cache)
 
     @classmethod
     def has(cls, data: PairData, part: str) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from typing import Any
 
 from attnzoo.errors import UserError
+from attnzoo.ops.kernels.tiles import cores
 
 
 def check_fingerprint(
@@ -27,6 +28,28 @@ def check_fingerprint(
             f"resume: {key} was {a!r} when the checkpoint was saved and is {b!r} now; the run "
             f"would not be the same (to go on all the same, allow {key} to differ)"
         )
+
+
+def notes_on_bits(saved: dict[str, Any], fingerprint: dict[str, Any]) -> list[str]:
+    """Return a note for each count of devices or CPU cores that differs from the checkpoint's.
+
+    A sum over another number of devices or threads has another order, and so other last bits. The
+    cores matter where the model runs on a CPU; checkpoints of older versions do not tell them.
+
+    Args:
+      saved: dictionary from the checkpoint, with ``fingerprint`` and ``cores``.
+      fingerprint: fingerprint of the run to resume.
+    """
+    before, now = saved["fingerprint"]["devices"], fingerprint["devices"]
+    counts = {"devices": (before, now)}
+    if before == now and now.endswith(" cpu"):
+        counts = {"cores": (saved.get("cores", cores()), cores())}
+    return [
+        f"{name}: {old} before, {new} now; the last bits of the weights will differ from those of "
+        "a run that was not interrupted"
+        for name, (old, new) in counts.items()
+        if old != new
+    ]
 
 
 def first_difference(

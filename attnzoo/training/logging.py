@@ -2,10 +2,11 @@
 
 import contextlib
 import json
-import sys
+import os
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import TextIO, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -18,6 +19,7 @@ from rich.progress import (
 )
 
 from attnzoo import plotting
+from attnzoo.files import LONGEST_LINE, Messages, open_regular
 from attnzoo.plotting import Figure
 
 
@@ -29,19 +31,22 @@ class RunLog:
     a line of text from time to time.
 
     ``start`` is the step from which a run is resumed: lines of later steps, which will be written
-    again, are dropped.
+    again, are dropped, and so are lines that cannot be read, which are counted on the terminal.
+    Messages that cannot be written (the terminal is gone, its file is on a full disk) are lost, and
+    the training goes on.
     """
 
     def __init__(self, directory: Path, *, start: int, total: int, tensorboard: bool):
         self.directory = directory
         self._metrics = directory / "metrics.jsonl"
-        self._keep_until(start)
-        self._file = self._metrics.open("a", encoding="utf-8")
-        self._began = time.monotonic()
-        self._console = Console(stderr=True)
+        unreadable = self._keep_until(start)
         self._stack = contextlib.ExitStack()
+        descriptor = open_regular(self._metrics, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self._file = self._stack.enter_context(os.fdopen(descriptor, "a", encoding="utf-8"))
+        self._began = time.monotonic()
+        self._console = Console(file=cast(TextIO, Messages.on_stderr()))
         self._bar: Progress | None = None
-        if sys.stderr.isatty():
+        if self._console.file.isatty():
             self._bar = self._stack.enter_context(
                 Progress(
                     TextColumn("[bold]{task.description}"),
@@ -63,20 +68,33 @@ class RunLog:
             self._events = SummaryWriter(
                 str(directory / "tensorboard"), purge_step=start + 1 if start else None
             )
+        count, first = unreadable
+        if count:
+            self.say(
+                f"{self._metrics}:{first}: cannot be read; such lines are left out, {count} here"
+            )
 
-    def _keep_until(self, step: int) -> None:
+    def _keep_until(self, step: int) -> tuple[int, int]:
+        """Drop lines of later steps; return how many cannot be read, and the first of these."""
         if not self._metrics.exists():
-            return
-        lines = []
-        for line in self._metrics.read_text(encoding="utf-8").splitlines(keepends=True):
-            try:
-                if json.loads(line)["step"] <= step and line.endswith("\n"):
-                    lines.append(line)
-            except (ValueError, KeyError):  # a line cut short by a crash
-                continue
-        replacement = self._metrics.with_suffix(".partial")
-        replacement.write_text("".join(lines), encoding="utf-8")
+            return 0, 0
+        replacement, wrong = self._metrics.with_suffix(".partial"), []
+        with (
+            open(self._metrics, "rb", opener=open_regular) as old,
+            open(replacement, "wb", opener=open_regular) as new,
+        ):
+            for number, line in enumerate(iter(lambda: old.readline(LONGEST_LINE), b""), start=1):
+                try:
+                    known = json.loads(line)["step"]
+                    if not line.endswith(b"\n") or type(known) is not int:
+                        raise ValueError(line)
+                except (ValueError, LookupError, TypeError, RecursionError):
+                    wrong.append(number)
+                    continue
+                if known <= step:
+                    new.write(line)
         replacement.replace(self._metrics)
+        return len(wrong), min(wrong, default=0)
 
     def metrics(self, step: int, values: dict[str, float], *, part: str) -> None:
         """Record numbers of one ``part`` ("train", "validation") at ``step``."""
@@ -126,7 +144,6 @@ class RunLog:
         traceback: TracebackType | None,
     ) -> None:
         self._stack.close()
-        self._file.close()
         if self._events is not None:
             self._events.close()
 

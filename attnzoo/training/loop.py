@@ -23,6 +23,7 @@ from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.schema import plain
 from attnzoo.data.ahead import Ahead
 from attnzoo.errors import UserError
+from attnzoo.ops.kernels.tiles import cores
 from attnzoo.tasks import task_class
 from attnzoo.tasks.losses import Sums
 from attnzoo.tasks.task import Batch, Plan, Task
@@ -34,7 +35,7 @@ from attnzoo.training.checkpoint import (
     restore,
     save_shards,
 )
-from attnzoo.training.fingerprint import first_difference
+from attnzoo.training.fingerprint import first_difference, notes_on_bits
 from attnzoo.training.logging import NoLog, RunLog
 from attnzoo.training.manifest import open_run
 from attnzoo.training.optimizer import build_optimizer
@@ -185,6 +186,7 @@ class _Training:
         if restored is None:
             return False
         self.state = restored.state
+        self.task.notes += notes_on_bits(restored.meta, self.origin.fingerprint)
         self.stale, self.best_score = restored.meta["stale"], restored.meta["best_score"]
         return True
 
@@ -348,7 +350,8 @@ class _Training:
                 log.figure(step, *seen)
 
     def _save(self, step: int) -> None:
-        meta = {**self.origin.meta, "stale": self.stale, "best_score": self.best_score}
+        meta = {**self.origin.meta, "cores": cores(), "stale": self.stale}
+        meta["best_score"] = self.best_score
         if self.store is None:
             save_shards(self.directory.checkpoints, step, self.state)
         else:

@@ -60,7 +60,7 @@ def connect(
             initialization_timeout=timeout,
             heartbeat_timeout_seconds=heartbeat,
         )
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, LookupError) as error:
         raise UserError(f"the processes did not meet: {str(error).splitlines()[0]}") from error
 
 

@@ -12,6 +12,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 from attnzoo.errors import UserError
+from attnzoo.files import open_regular, read_json
 
 LOCK_FILE = "run.lock"
 HEARTBEAT_SECONDS = 10.0
@@ -44,7 +45,7 @@ def fsync_tree(path: Path) -> None:
 def write_durably(path: Path, text: str) -> None:
     """Replace a small text file atomically: even after a crash, readers see the old or new text."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
+    with open(temporary, "w", encoding="utf-8", opener=open_regular) as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -185,27 +186,36 @@ class Owner:
 def read_owner(lock_file: Path) -> Owner | None:
     """Return the owner of a lock file; None if it is missing or incomplete."""
     try:
-        return Owner(**json.loads(lock_file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        owner = Owner(**read_json(lock_file, limit=4096))
+    except (UserError, TypeError):
         return None
+    valid = isinstance(owner.pid, int) and f"{owner.host}{owner.boot_id}".isprintable()
+    return owner if valid else None
 
 
 def _acquire(path: Path) -> int:
     """Return a descriptor that holds the lock, or raise UserError."""
     while True:
+        created = True
         try:
-            descriptor, created = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL), True
-        except FileExistsError:
             try:
-                descriptor, created = os.open(path, os.O_RDWR), False
-            except FileNotFoundError:
-                continue
+                descriptor = open_regular(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            except FileExistsError:
+                descriptor, created = open_regular(path, os.O_RDWR), False
+        except FileNotFoundError:
+            if created:  # no directory, rather than a lock released meanwhile
+                raise UserError(
+                    f"{path}: cannot make the lock of this run: no such folder"
+                ) from None
+            continue
         except OSError as error:
-            raise UserError(f"{path}: cannot make the lock of this run: {error}") from error
+            raise UserError(
+                f"{path}: cannot make the lock of this run: {error.strerror}"
+            ) from error
         try:
             flocked = _flock(descriptor)
             try:
-                current = path.stat().st_ino == os.fstat(descriptor).st_ino
+                current = os.path.samestat(path.lstat(), os.fstat(descriptor))
             except FileNotFoundError:
                 current = False
             if current and not created and not (flocked and _of_this_boot(path)) and _alive(path):
@@ -245,10 +255,11 @@ def _alive(path: Path) -> bool:
     """Return whether a lock that flock cannot check was touched recently."""
     # The lock's time is the file server's clock, not ours: ask it for the time now.
     probe = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
-    probe.touch()
-    now = probe.stat().st_mtime
+    os.close(open_regular(probe, os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
+    os.utime(probe, follow_symlinks=False)
+    now = probe.lstat().st_mtime
     probe.unlink()
-    return now - path.stat().st_mtime < FOREIGN_STALE_SECONDS
+    return now - path.lstat().st_mtime < FOREIGN_STALE_SECONDS
 
 
 def _refusal(path: Path) -> UserError:

@@ -1,5 +1,6 @@
 """Graceful stop on SIGTERM and Ctrl-C: finish the step, save, exit with a code of its own."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -60,10 +61,14 @@ class StopSignal:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
-        # os.write, because print may be interrupted inside itself and is not re-entrant.
         if self._received is not None:
-            os.write(2, b"second signal: leaving at once, without saving\n")
+            _say("second signal: leaving at once, without saving\n")
             os._exit(128 + number)
         self._received = signal.Signals(number)
-        message = f"{self._received.name}: finishing this step and saving; again to leave at once\n"
+        _say(f"{self._received.name}: finishing this step and saving; again to leave at once\n")
+
+
+def _say(message: str) -> None:
+    # os.write, because print may be interrupted inside itself and is not re-entrant.
+    with contextlib.suppress(OSError):  # standard error is closed or full
         os.write(2, message.encode())

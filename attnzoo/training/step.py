@@ -1,6 +1,7 @@
 """One training update (loss, gradient, optimizer) as one compiled function."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,11 +11,15 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from attnzoo.errors import UserError
 from attnzoo.tasks.losses import Sums
 from attnzoo.tasks.task import Batch, Task
 from attnzoo.training.placement import Placement
 
 State = dict[str, Any]  # params, rest, optimizer, step, perhaps ema: pure dicts, tuples of arrays
+
+MOST_PARAMETERS = 10**13
+"""Parameters of the largest model, ten times those of any that has been trained."""
 
 
 def fresh_state(
@@ -56,6 +61,9 @@ def _builder(
         graph, params, rest = nnx.split(task.build_model(), nnx.Param, ...)
         graphs.append(graph)
         params = nnx.to_pure_dict(params)
+        size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+        if size > MOST_PARAMETERS:  # with which the compiler may abort the process
+            raise UserError(f"model: {size:,} parameters; wanted at most {MOST_PARAMETERS:,}")
         state = {
             "params": params,
             "rest": nnx.to_pure_dict(rest),

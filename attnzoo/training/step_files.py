@@ -12,13 +12,14 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import tensorstore as ts
 import xxhash
 from orbax.checkpoint import v1 as ocp
 
 from attnzoo.errors import UserError
+from attnzoo.files import read_json
 from attnzoo.training.leaves import Leaf
 from attnzoo.training.processes import is_first
 from attnzoo.training.run_directory import fsync_directory, fsync_tree
@@ -34,6 +35,37 @@ logger = logging.getLogger(__name__)
 logging.getLogger("absl").addFilter(
     lambda record: not ("orbax" in record.pathname and record.levelno >= logging.WARNING)
 )
+
+
+class _Entry(TypedDict):
+    """Manifest entry of a leaf."""
+
+    path: list
+    dtype: str
+    shape: list[int]
+    digest: str
+
+
+class _Manifest(TypedDict):
+    """Manifest of a step; ``meta`` is the dictionary that was saved with the arrays."""
+
+    format: int
+    step: int
+    leaves: list[_Entry]
+    meta: dict
+
+
+class _Custom(TypedDict):
+    """Our part of orbax's metadata."""
+
+    manifest: _Manifest
+    digest: str
+
+
+class _Metadata(TypedDict):
+    """Content of orbax's metadata file, as far as it is read."""
+
+    custom_metadata: _Custom
 
 
 class DamagedStepError(Exception):
@@ -123,7 +155,10 @@ def read_step(path: Path) -> tuple[list[Leaf], dict[str, Any]]:
     shared = ts.Context()
     leaves, problems, opening = [], [], []
     for entry in manifest["leaves"]:
-        leaf = Leaf.empty(entry)
+        try:
+            leaf = Leaf.empty(entry)
+        except (TypeError, ValueError, MemoryError) as error:
+            raise DamagedStepError([f"manifest: {str(error).splitlines()[0][:80]}"]) from error
         kvstore = {"driver": "ocdbt", "base": base, "path": f"{leaf.name}/"}
         spec = {"driver": "zarr3", "kvstore": kvstore}
         stored = ts.open(spec, open=True, read=True, context=shared) if leaf.array.size else None
@@ -150,14 +185,12 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not (path / COMMIT_FILE).exists():
         raise DamagedStepError([f"{COMMIT_FILE} is missing"])
     try:
-        text = (path / METADATA_FILE).read_text(encoding="utf-8")
-        custom = json.loads(text)["custom_metadata"]
-        manifest, digest = custom["manifest"], custom["digest"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DamagedStepError(
-            [f"{METADATA_FILE} cannot be read ({type(error).__name__})"]
-        ) from error
-    if digest != _manifest_digest(manifest):
+        custom = read_json(path / METADATA_FILE, _Metadata)["custom_metadata"]
+    except UserError as error:
+        reason = str(error).removeprefix(f"{path / METADATA_FILE}: ")
+        raise DamagedStepError([f"{METADATA_FILE} cannot be read: {reason}"]) from error
+    manifest: dict[str, Any] = custom["manifest"]
+    if custom["digest"] != _manifest_digest(manifest):
         raise DamagedStepError(["the manifest's digest differs"])
     if manifest["format"] > FORMAT:
         raise UserError(f"{path}: written by a newer version (format {manifest['format']})")

@@ -137,7 +137,7 @@ def _in_a_process(kind: str, home: Path, batches: int) -> dict[str, float]:
     program = "import sys; from benchmarks.images import child; child(*sys.argv[1:])"
     ran = subprocess.run(
         [sys.executable, "-c", program, kind, str(home), str(batches)],
-        env=environment(XDG_CACHE_HOME=str(home / "cache")),
+        env=environment(),
         stdout=subprocess.PIPE,
         text=True,
         check=True,
@@ -157,7 +157,7 @@ def child(kind: str, home: str, batches: str) -> None:
     }
     config = ImagesConfig(source=sources[kind])
     began = time.process_time()
-    splits = load_images(config)
+    splits = load_images(config, Path(home, "cache"))
     files = time.process_time() - began
     plan = ImagePlan(splits.train, 128)
     splits.fingerprint()

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import threading
 import types
 from pathlib import Path
 
@@ -86,6 +88,35 @@ def test_lines_of_standard_input_and_samples(
         texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1] != texts[2]
     assert texts[0].count("---\n") == 2
+
+
+def test_samples_are_the_same_however_the_lines_arrive(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Together, or one by one through a pipe that is answered before it is closed."""
+    lines = [b"to in it\n", *[b"as the\n"] * 16, b"is\n"]
+    command = [str(folder), "--max-new-tokens", "5", "--seed", "3", "--temperature", "9"]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"".join(lines))))
+    assert main(command) == 0
+    together = capsys.readouterr().out
+    assert len(set(together.splitlines())) > 10  # other draws for each line
+    (reader, writer), (output, answer) = os.pipe(), os.pipe()
+    answers: list[bytes] = []
+
+    def ask() -> None:
+        with os.fdopen(writer, "wb", buffering=0) as questions, os.fdopen(output, "rb") as read:
+            for line in lines:
+                questions.write(line)
+                answers.append(read.readline())
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    with os.fdopen(reader) as stdin, os.fdopen(answer, "w") as stdout:
+        monkeypatch.setattr("sys.stdin", stdin)
+        monkeypatch.setattr("sys.stdout", stdout)
+        assert main(command) == 0
+    thread.join()
+    assert b"".join(answers).decode() == together
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -224,6 +225,27 @@ def test_translate_keeps_one_line_a_line(
     assert len((tmp_path / "out").read_text().split("\n")[:-1]) == 8
 
 
+def test_a_pipe_is_answered_line_by_line(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (reader, writer), (output, answer) = os.pipe(), os.pipe()
+    answers = []
+
+    def ask() -> None:
+        with os.fdopen(writer, "wb", buffering=0) as questions, os.fdopen(output, "rb") as read:
+            for line in (b"0 1 2\n", b"3 4\n", b"\n"):
+                questions.write(line)
+                answers.append(read.readline())
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    with os.fdopen(reader) as stdin, os.fdopen(answer, "w") as stdout:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert cli.main(["translate", str(run), "--beam", "1"]) == 0
+    thread.join()
+    assert [len(line.split()) > 0 for line in answers] == [True, True, False]
+    assert answers[-1] == b"\n"
+
+
 def test_translations_are_no_longer_than_the_config_says(
     run: Path, call: Callable[..., Ended], tmp_path: Path
 ) -> None:
@@ -276,6 +298,10 @@ def test_what_is_no_run_directory_is_one_line(
             ["model: dim=24 is not divisible by num_heads=5"],
         ),
         (["train", "RUN/config.yaml", "--run-dir", "RUN"], ["holds a run already"]),
+        (
+            ["train", "RUN/config.yaml", "--run-dir", "NEW", "model.hidden=1000000000"],
+            ["parameters; wanted at most"],
+        ),
     ],
 )
 def test_bad_arguments_are_one_line(

@@ -345,7 +345,7 @@ READERS = {
     "export": ["--out", "exported", "--platforms", "cpu"],
 }
 SCRIPTS = {"adversarial": adversarial.main, "sensitivity": sensitivity.main}
-OTHERS = {"verify"}
+OTHERS = {"verify", "data"}
 
 
 def test_every_command_is_here() -> None:

@@ -437,7 +437,7 @@ def test_a_file_that_is_not_text() -> None:
     assert complaint("name: a\nx: \x07\n") == (
         "configs/bad.yaml:2: character #x0007 is not allowed"
     )
-    assert complaint("x: " + "[" * 700) == "configs/bad.yaml: nested too deeply"
+    assert complaint("x: " + "[" * 700) == "configs/bad.yaml:1:53: nested too deeply"
 
 
 # Mistakes on the command line

@@ -188,7 +188,9 @@ def test_a_data_set_of_images(tmp_path: Path) -> None:
     source = HubImagesConfig(
         name="parquet", data_files={"train": tmp_path / "t.parquet"}, test_split="train[2:]"
     )
-    splits = load_images(ImagesConfig(source=source, validation_share=0.0), tmp_path / "cache")
+    splits = load_images(
+        ImagesConfig(source=source, validation_share=0.0), datasets_cache=tmp_path / "cache"
+    )
     assert splits.train.images[:, 0, 0, 0].tolist() == [10, 20, 30]
     assert [splits.train.names[i] for i in splits.train.labels] == ["bee", "ant", "bee"]
     assert splits.test.images[:, 0, 0].tolist() == [[30, 31, 32]]

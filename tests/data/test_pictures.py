@@ -242,7 +242,7 @@ def large(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def load(source: Any, home: Path, **more: Any) -> Any:
     config = ImagesConfig(source=source, validation_share=0.0, **more)
-    return load_images(config, home / "cache")
+    return load_images(config, home / "cache", home / "datasets")
 
 
 def check(part: ImageSet, name: str) -> None:
@@ -257,7 +257,7 @@ def test_every_source_gives_the_same_pictures(kind: str, tmp_path: Path) -> None
     assert isinstance(splits.train.images, np.ndarray)
     check(splits.train, "train")
     check(splits.test, "test")
-    assert not (tmp_path / "cache" / "pictures").exists()
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.usefixtures("large")
@@ -334,11 +334,11 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))
     try:
-        with pytest.raises(UserError, match=r"make room, or set XDG_CACHE_HOME"):
+        with pytest.raises(UserError, match=r"make room, or set cache.path"):
             load(source, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert [path.suffix for path in (tmp_path / "cache" / "pictures").iterdir()] == [".lock"]
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
     check(load(source, tmp_path).train, "train")
 
 
@@ -411,6 +411,7 @@ def test_statistics_of_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images_module, "PIXELS_HELD", 300)
     assert np.array_equal(channel_statistics(values), exact)  # all of at most 20,000
     monkeypatch.setattr(images_module, "SAMPLED_ABOVE", 10)
+    monkeypatch.setattr(images_module, "SAMPLE", 100)
     sampled = channel_statistics(values)
     assert np.array_equal(channel_statistics(values), sampled)
     assert not np.array_equal(sampled, exact)

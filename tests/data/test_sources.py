@@ -213,6 +213,21 @@ def test_missing_text_is_skipped_and_too_much_of_it_refused(
         load_labelled(LabelledTextConfig(**config))
 
 
+def test_an_example_without_a_class_is_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text('{"text": "a", "label": null}\n{"text": "b", "label": 0}', encoding="utf-8")
+    pyarrow.parquet.write_table(pa.table({"text": ["a", "b"], "label": [None, 0]}), f"{path}.p")
+    split = {"train_split": "train", "validation_split": None, "test_split": None}
+    hub = HubSourceConfig(name="parquet", data_files={"train": Path(f"{path}.p")}, **split)
+    for config in ({"train": (path,), "format": "jsonl"}, {"hub": hub}):
+        splits = load_labelled(LabelledTextConfig(**config, max_skipped=0.5), tmp_path / "cache")
+        assert (splits.train.first, splits.train.names) == (["b"], ("0",))
+        assert splits.reports[0].skipped == {"no class": 1}
+    path.write_text('{"text": "\\ud800", "label": 0}', encoding="utf-8")
+    with pytest.raises(UserError, match=r"file:1: not JSON: .*surrogates not allowed"):
+        labelled(path, "jsonl", "utf-8")
+
+
 def test_a_latin_1_file_is_refused_until_its_encoding_is_named(tmp_path: Path) -> None:
     path = tmp_path / "pairs.tsv"
     path.write_bytes("un été\ta summer\nun chat\ta cat\n".encode("latin-1"))

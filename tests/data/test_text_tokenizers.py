@@ -241,8 +241,9 @@ def test_a_file_that_is_no_tokenizer(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "not a tokenizer: it is not JSON"),
-        ("[]", "its 'format' is not 'attnzoo.text_tokenizer'"),
+        ("{", "not JSON"),
+        ("[]", "wanted an object, got a list"),
+        ("{}", "its 'format' is not 'attnzoo.text_tokenizer'"),
         ('{"format": "attnzoo.text_tokenizer", "version": 9}', "tokenizer of version 9, wanted 1"),
         ('{"format": "attnzoo.text_tokenizer", "version": 1, "kind": "x"}', "kind 'x' is none of"),
         ('{"format": "attnzoo.text_tokenizer", "version": 1, "kind": "char"}', "a damaged tok"),

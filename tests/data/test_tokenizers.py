@@ -244,9 +244,10 @@ def test_a_generator_of_lines_serves_as_well_as_a_list() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "cannot be read: No such file"),
-        ("{cut", "it is not JSON"),
-        ("[]", "its 'format' is not 'attnzoo.tokenizer'"),
+        (None, "No such file"),
+        ("{cut", "not JSON"),
+        ("[]", "wanted an object, got a list"),
+        ("{}", "its 'format' is not 'attnzoo.tokenizer'"),
         ({"format": "other"}, "its 'format' is not"),
         ({"version": 99}, "tokenizer of version 99, wanted 1"),
         ({"kind": "char"}, "kind 'char' is none of word, bpe, unigram"),

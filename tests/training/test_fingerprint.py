@@ -6,7 +6,7 @@ from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.loader import load
 from attnzoo.config.schema import plain
 from attnzoo.errors import UserError
-from attnzoo.training.fingerprint import check_fingerprint, first_difference
+from attnzoo.training.fingerprint import check_fingerprint, first_difference, notes_on_bits
 from attnzoo.training.origin import with_defaults
 
 SAVED = {"seed": 1, "data": {"hash": "ab", "workers": 0}, "scale": float("nan"), "shape": [1, 2]}
@@ -56,3 +56,26 @@ def test_a_setting_newer_than_the_checkpoint_had_its_default() -> None:
     filled = with_defaults(saved, config)
     assert first_difference(filled, plain(config)) == ("training.ema", "(absent)", 0.9)
     assert "start_fresh" not in saved
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "note"),
+    [
+        (("1 cpu", "1"), ("1 cpu", "1"), None),
+        (("1 cpu", "1"), ("1 cpu", "2"), "cores: 1 before, 2 now; the last bits"),
+        (("1 cpu", "1"), ("8 cpu", "1"), "devices: 1 cpu before, 8 cpu now; the last bits"),
+        (("1 H200", "1"), ("1 H200", "2"), None),
+    ],
+)
+def test_other_counts_of_devices_and_cores_are_told(
+    before: tuple[str, str],
+    now: tuple[str, str],
+    note: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("NPROC", now[1])  # read by XLA, and by us
+    saved = {"fingerprint": {"devices": before[0]}, "cores": int(before[1])}
+    told = notes_on_bits(saved, {"devices": now[0]})
+    assert [line.startswith(note) for line in told if note] == [True] * len(told)
+    assert bool(told) == bool(note)
+    assert notes_on_bits({"fingerprint": {"devices": now[0]}}, {"devices": now[0]}) == []

@@ -101,11 +101,19 @@ def test_a_run_directory_is_complete(whole: tuple[Path, Outcome]) -> None:
         assert all(np.isfinite(v) for v in record.values() if isinstance(v, float))
 
 
-def test_five_steps_and_seven_are_twelve(tmp_path: Path, whole: tuple[Path, Outcome]) -> None:
+def test_five_steps_and_seven_are_twelve(
+    tmp_path: Path,
+    whole: tuple[Path, Outcome],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """Stopped between epochs, evaluations and checkpoints, with dropout on."""
-    train(experiment(tmp_path / "run", steps=5))
+    with monkeypatch.context() as patch:
+        patch.setenv("NPROC", "7")  # too late for XLA, which has its threads, but recorded
+        train(experiment(tmp_path / "run", steps=5))
     assert restore(tmp_path / "run").step == 5
     outcome = train(experiment(tmp_path / "run"), resume=True)
+    assert "cores: 7 before" in capsys.readouterr().err
     assert outcome.step == 12
     assert_same_bits(tmp_path / "run", whole[0])
     steps = [(r["part"], r["step"]) for r in records(tmp_path / "run")]

@@ -147,3 +147,46 @@ def _wait_for_step(run: Path, step: int) -> None:
             return
         time.sleep(0.2)
     raise AssertionError("no step was reached")
+
+
+def test_each_process_makes_only_the_rows_of_its_devices(root: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = str(probe.getsockname()[1])
+    ends = [
+        subprocess.Popen(
+            [sys.executable, __file__, port, str(number)],
+            env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    said = [json.loads(process.communicate(timeout=60)[0].splitlines()[-1]) for process in ends]
+    # Rows of both, of the same ones along "tensor", and of a batch that four do not divide.
+    assert said == [[[0, 4], None, None], [[4, 8], None, None]]
+
+
+def rows_of_a_process(port: str, number: str) -> None:
+    """Print the rows of this process on three meshes; their devices hold the right ones."""
+    import jax
+
+    from attnzoo.config.mesh import MeshConfig
+    from attnzoo.training.placement import Placement
+
+    jax.config.update("jax_num_cpu_devices", 2)
+    jax.distributed.initialize(f"localhost:{port}", 2, int(number))
+    found = []
+    for mesh, size in (MeshConfig(fsdp=4), 8), (MeshConfig(tensor=4), 8), (MeshConfig(fsdp=4), 6):
+        placement = Placement(mesh, rows=size)
+        rows = placement.rows(size)
+        whole = np.arange(3 * size).reshape(size, 3)
+        placed = placement.batch({"x": whole if rows is None else whole[rows]}, size)["x"]
+        for shard in placed.addressable_shards:
+            np.testing.assert_array_equal(np.asarray(shard.data), whole[shard.index])
+        found.append(None if rows is None else [rows.start, rows.stop])
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    rows_of_a_process(*sys.argv[1:])

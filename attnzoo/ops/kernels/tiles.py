@@ -19,6 +19,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from attnzoo.errors import UserError
+from attnzoo.files import cache_directory, read_json
+
 ANY = "any"
 """Device kind of the entries for devices that have not been measured."""
 SEVERAL_CORES = "cpu, several cores"
@@ -124,7 +127,7 @@ def device_kind() -> str:
 def cores() -> int:
     """Return the number of cores that XLA may use, counted as XLA does when it starts."""
     named = os.environ.get("NPROC", "")
-    if named.isdigit():
+    if named.isdecimal():
         return int(named)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -153,8 +156,7 @@ def remember(entry: Entry, tiles: Tiles) -> None:
 
 def cache_path() -> Path:
     """Return the path of the measured tiles, XDG_CACHE_HOME/attnzoo/tiles.json."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "attnzoo" / "tiles.json"
+    return cache_directory() / "tiles.json"
 
 
 def write_cache(path: Path, content: Any) -> None:
@@ -191,8 +193,10 @@ def _entries(path: Path, changed: int, device_kind: str) -> dict[Entry, Tiles]:
 
 def _load(path: Path) -> dict[str, dict[str, list[int]]]:
     """Read the cached groups of tiles; warn and return nothing if the file cannot be read."""
+    if not path.exists():
+        return {}
     try:
-        groups = json.loads(path.read_text())
+        groups = read_json(path)
         for group in groups.values():
             for row, tiles in group.items():
                 _, _, head_dim, length = row.split(" | ")
@@ -200,9 +204,7 @@ def _load(path: Path) -> dict[str, dict[str, list[int]]]:
                 # Older caches also tell warps and stages, which no kernel asks for any more.
                 if len(tiles) < 2 or not all(isinstance(size, int) and size > 0 for size in sizes):
                     raise ValueError(f"{row!r} has {tiles}")
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (UserError, ValueError, TypeError, AttributeError) as error:
         warnings.warn(
             f"{path} is no table of tiles and is ignored ({error}); ops.autotune writes a new one",
             stacklevel=2,

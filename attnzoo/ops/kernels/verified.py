@@ -5,11 +5,12 @@ before that.
 """
 
 import functools
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from attnzoo.errors import UserError
+from attnzoo.files import read_json
 from attnzoo.ops.kernels.tiles import cache_group, cache_path, device_kind, write_cache
 
 Seen = dict[str, dict[str, list[str]]]
@@ -42,15 +43,15 @@ def seen_path() -> Path:
 
 @functools.lru_cache(maxsize=8)
 def _load(path: Path, changed: int) -> Seen:
+    if not path.exists():
+        return {}
     try:
-        seen = json.loads(path.read_text())
+        seen = read_json(path)
         if not all(
             isinstance(dtypes, list) for kernels in seen.values() for dtypes in kernels.values()
         ):
             raise ValueError("wanted lists of dtypes")
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, AttributeError) as error:
+    except (UserError, ValueError, AttributeError) as error:
         warnings.warn(
             f"{path} says of no kernel that it was seen and is ignored ({error}); "
             "ops.check_kernels writes a new one",
