@@ -15,7 +15,7 @@ from typing import Any, TypedDict
 import xxhash
 
 from attnzoo.errors import UserError
-from attnzoo.files import read_json
+from attnzoo.files import read_bytes, read_json
 from attnzoo.training.run_directory import RunDirectory, write_durably
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def accept(path: str | Path, name: str) -> None:
     if manifest is None or name not in manifest.files:
         known = ", ".join(manifest.files) if manifest else f"none, there is no {MANIFEST}"
         raise UserError(f"--accept {name}: no such file in {MANIFEST}; it names {known}")
-    now = {name: digest((run.path / name).read_bytes())}
+    now = {name: digest(read_bytes(run.path / name))}
     with run.lock():
         dataclasses.replace(manifest, accepted=manifest.accepted | now).write(run.path)
 
@@ -178,9 +178,10 @@ def changes(before: Sizes, now: Sizes, *, certain: bool = False) -> list[str]:
 
 def _problem(path: Path, wanted: str) -> str:
     try:
-        found = digest(path.read_bytes())
-    except OSError as error:
-        return f"cannot be read: {error.strerror}; restore it from a copy of the run"
+        found = digest(read_bytes(path))
+    except UserError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        return f"cannot be read: {reason}; restore it from a copy of the run"
     if found == wanted:
         return ""
     return (
