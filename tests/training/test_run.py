@@ -1,6 +1,7 @@
 """A training as a process that is killed and told to stop; and a run seen from outside."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -222,3 +223,16 @@ def test_two_tokens_exchanged_are_seen_also_without_a_manifest(whole: Path, tmp_
         with pytest.raises(UserError, match=r"target.tokenizer.json: changed since training"):
             load_run(copy)
         (copy / "manifest.json").unlink(missing_ok=True)
+
+
+def test_a_device_that_is_absent_is_one_line(whole: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "attnzoo.cli", "translate", whole],
+        env={**os.environ, "JAX_PLATFORMS": "nonsense"},
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: JAX_PLATFORMS=nonsense: ")
+    assert done.stderr.count("\n") == 1
