@@ -26,10 +26,12 @@ COMMANDS: dict[str, list[str]] = {
 }
 """Arguments for each command that a run is given to; long computations are refused, but late."""
 
+WITHOUT_RUN = {"plan", "data"}
+
 
 def own_files(run: Path) -> dict[str, bytes]:
-    """Return the files of a run but those that commands write: scores, translations, figures."""
-    written = ("*.scores.json", "*.hypotheses.txt", "explain/*", "figures/*")
+    """Return the files of a run but the lock and what commands write: scores, figures."""
+    written = ("run.lock", "*.scores.json", "*.hypotheses.txt", "explain/*", "figures/*")
     files = {path.relative_to(run): path for path in sorted(run.rglob("*")) if path.is_file()}
     return {
         str(inner): path.read_bytes()
@@ -40,7 +42,7 @@ def own_files(run: Path) -> dict[str, bytes]:
 
 def commands_leave(run: Path, out: Path, *commands: str) -> None:
     """Give a run to commands (none: to all), which must leave its own files as they were."""
-    assert set(COMMANDS) | {"plan"} == set(cli.COMMANDS)
+    assert set(COMMANDS) | WITHOUT_RUN == set(cli.COMMANDS)
     before = own_files(run)
     config = load(ExperimentConfig, run / "config.yaml")
     names = {file.name for file in task_class(config.task).files.values()}

@@ -20,7 +20,7 @@ from attnzoo.decoding.generate import generate
 from attnzoo.decoding.sampling import Sampling
 from attnzoo.models import model_class
 from attnzoo.tasks.losses import Sums, mean_loss
-from attnzoo.tasks.run_file import TOKENIZER, tokenizer_of
+from attnzoo.tasks.run_file import TOKENIZER
 from attnzoo.tasks.task import Batch, Plan, Task
 
 
@@ -46,8 +46,6 @@ class TextTask(Task):
     def has(cls, data: TextData, part: str) -> bool:
         """Return whether a part has documents."""
         return data.has(part)
-
-    take_over = classmethod(lambda cls, config: tokenizer_of(config))
 
     @classmethod
     def learn(cls, config: ExperimentConfig, data: Any, known: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from attnzoo.data.corpus import Report
 from attnzoo.errors import UserError
 from attnzoo.plotting import Figure
 from attnzoo.tasks.losses import Sums
-from attnzoo.tasks.run_file import RunFile
+from attnzoo.tasks.run_file import RunFile, tokenizer_of
 
 Batch = Mapping[str, Array | np.ndarray]
 
@@ -111,8 +111,8 @@ class Task:
 
     @classmethod
     def take_over(cls, config: ExperimentConfig) -> dict[str, Any]:
-        """Return the arguments of the class that come from ``config.start_from``."""
-        return {}
+        """Return the arguments of the class that come from ``config.start_from``: the tokenizer."""
+        return tokenizer_of(config) if "tokenizer" in cls.files else {}
 
     @classmethod
     def learn(cls, config: ExperimentConfig, data: Any, known: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from attnzoo.data.tagged import TaggedPlan, load_tagged
 from attnzoo.data.text_tokenizers import TextTokenizer, build_tokenizer
 from attnzoo.models import model_class
 from attnzoo.tasks.losses import Sums, mean_loss
-from attnzoo.tasks.run_file import CLASS_NAMES, TOKENIZER, class_names_of, tokenizer_of
+from attnzoo.tasks.run_file import CLASS_NAMES, TOKENIZER, class_names_of
 from attnzoo.tasks.task import Batch, Plan, Task
 
 
@@ -40,8 +40,6 @@ class ClassificationTask(Task):
         """Read the parts of the data; a class that the run does not know is a UserError."""
         data: Any = dataclasses.replace(self.config.data, **{self.classes: self.names})
         return self.read(dataclasses.replace(self.config, data=data))
-
-    take_over = classmethod(lambda cls, config: tokenizer_of(config))
 
     @classmethod
     def learn(cls, config: ExperimentConfig, data: Any, known: dict[str, Any]) -> dict[str, Any]:

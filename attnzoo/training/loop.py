@@ -74,6 +74,7 @@ def train(
     Raises:
         UserError: an error that the user can fix, in one line.
     """
+    processes.require_devices()
     _same_everywhere({"config": plain(config), "versions": versions()})
     notes: list[str] = []
     # A resumed run has its settings, and may outlive the run that it started from.

@@ -10,11 +10,12 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import xxhash
 
 from attnzoo.errors import UserError
+from attnzoo.files import read_bytes, read_json
 from attnzoo.training.run_directory import RunDirectory, write_durably
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,16 @@ CONFIG = "config.yaml"
 FORMAT = 1
 
 Sizes = dict[str, dict[str, int]]
+
+
+class _Content(TypedDict):
+    """Content of the manifest's file."""
+
+    format: int
+    digest: str
+    files: dict[str, str]
+    accepted: dict[str, str]
+    data: dict[str, dict[str, int]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,20 +61,16 @@ class Manifest:
     def read(cls, directory: Path) -> "Manifest | None":
         """Read the manifest of a run; None if it has none. A damaged one is a UserError."""
         path = directory / MANIFEST
-        try:
-            found = json.loads(path.read_bytes())
-            checked = found.pop("digest") == _own_digest(found) and found.pop("format") == FORMAT
-            manifest = cls(**found)
-        except FileNotFoundError:
+        if not path.exists():
             return None
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            checked, manifest = False, cls({})
-        if not checked:
-            raise UserError(
-                f"{path}: damaged, or of a newer version; restore it from a copy, or remove it: "
-                "the steps have the digests of the run's files too"
-            )
-        return manifest
+        hint = "restore it from a copy, or remove it: the steps have the digests of the files too"
+        try:
+            found = read_json(path, _Content)
+        except UserError as error:
+            raise UserError(f"{path}: damaged ({error}); {hint}") from None
+        if found.pop("digest") != _own_digest(found) or found.pop("format") != FORMAT:
+            raise UserError(f"{path}: damaged, or of a newer version; {hint}")
+        return cls(**found)
 
     def write(self, directory: Path) -> None:
         """Write the manifest durably."""
@@ -94,7 +101,7 @@ def accept(path: str | Path, name: str) -> None:
     if manifest is None or name not in manifest.files:
         known = ", ".join(manifest.files) if manifest else f"none, there is no {MANIFEST}"
         raise UserError(f"--accept {name}: no such file in {MANIFEST}; it names {known}")
-    now = {name: digest((run.path / name).read_bytes())}
+    now = {name: digest(read_bytes(run.path / name))}
     with run.lock():
         dataclasses.replace(manifest, accepted=manifest.accepted | now).write(run.path)
 
@@ -171,9 +178,10 @@ def changes(before: Sizes, now: Sizes, *, certain: bool = False) -> list[str]:
 
 def _problem(path: Path, wanted: str) -> str:
     try:
-        found = digest(path.read_bytes())
-    except OSError as error:
-        return f"cannot be read: {error.strerror}; restore it from a copy of the run"
+        found = digest(read_bytes(path))
+    except UserError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        return f"cannot be read: {reason}; restore it from a copy of the run"
     if found == wanted:
         return ""
     return (

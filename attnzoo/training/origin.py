@@ -80,7 +80,7 @@ class Origin:
         free = [*(key for key in FREE if key not in fixed), *self.allow]
         check_step(directory, self.manifest, meta)
         saved, before = meta["fingerprint"], self.manifest.data if self.manifest else {}
-        saved = saved | {"config": _with_defaults(saved["config"], self.config)}
+        saved = saved | {"config": with_defaults(saved["config"], self.config)}
         different = first_difference(saved, self.fingerprint, free)
         cause = different[0].partition(".")[0] if different else ""
         changed = changes(before, self._sizes_of_data()) if before else []
@@ -97,7 +97,7 @@ class Origin:
         return sizes_of_data(self.config.data, rows)
 
 
-def _with_defaults(saved: dict[str, Any], config: Any) -> dict[str, Any]:
+def with_defaults(saved: dict[str, Any], config: Any) -> dict[str, Any]:
     """Return a saved config with the defaults of fields that an older version did not have."""
     filled = dict(saved)
     for field in dataclasses.fields(config):
@@ -105,7 +105,7 @@ def _with_defaults(saved: dict[str, Any], config: Any) -> dict[str, Any]:
         if field.name not in saved and value == field.default:
             filled[field.name] = plain(value)
         elif dataclasses.is_dataclass(value) and isinstance(saved.get(field.name), dict):
-            filled[field.name] = _with_defaults(saved[field.name], value)
+            filled[field.name] = with_defaults(saved[field.name], value)
     return filled
 
 

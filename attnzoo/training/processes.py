@@ -68,6 +68,18 @@ def _on_tpu() -> bool:
     return "TPU_WORKER_HOSTNAMES" in os.environ or Path("/dev/accel0").exists()
 
 
+def require_devices() -> None:
+    """Raise a UserError if there is no device of the kind that JAX_PLATFORMS asks for."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # without the plugin of cuda: an assertion
+        reason = " ".join(str(error).split())[:200] or "jax has no such device here"
+        raise UserError(
+            f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {reason}; install jax for that "
+            "device and its driver, or set JAX_PLATFORMS=cpu"
+        ) from None
+
+
 def is_first() -> bool:
     """Return whether this is the first process, which writes for all."""
     return jax.process_index() == 0

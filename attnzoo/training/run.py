@@ -13,6 +13,7 @@ from attnzoo.tasks import task_class
 from attnzoo.tasks.task import Task
 from attnzoo.tasks.translation import Translator
 from attnzoo.tasks.translation_task import TranslationTask
+from attnzoo.training import processes
 from attnzoo.training.manifest import Manifest, changes, check_step, open_run, sizes_of_data
 from attnzoo.training.run_directory import RunDirectory
 from attnzoo.training.start import config_of, restore_weights
@@ -84,6 +85,7 @@ def load_run(path: str | Path, *, which: str = "best", trust_code: bool | None =
         UserError: not a run directory, a file of it that changed since training, no valid
             checkpoint, or weights that do not fit the config.
     """
+    processes.require_devices()
     directory, manifest = open_run(path)
     config = config_of(directory, trust_code=trust_code)
     task = task_class(config.task).open(config, directory.path)

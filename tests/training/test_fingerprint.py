@@ -2,8 +2,12 @@
 
 import pytest
 
+from attnzoo.config.experiment import ExperimentConfig
+from attnzoo.config.loader import load
+from attnzoo.config.schema import plain
 from attnzoo.errors import UserError
-from attnzoo.training.fingerprint import check_fingerprint, notes_on_bits
+from attnzoo.training.fingerprint import check_fingerprint, first_difference, notes_on_bits
+from attnzoo.training.origin import with_defaults
 
 SAVED = {"seed": 1, "data": {"hash": "ab", "workers": 0}, "scale": float("nan"), "shape": [1, 2]}
 
@@ -43,6 +47,15 @@ def test_what_was_changed_is_named_before_what_follows_from_it() -> None:
         check_fingerprint(saved, now)
     with pytest.raises(UserError, match=r"resume: batches\.data was 'a1'"):
         check_fingerprint(saved, now, allow=["config"])
+
+
+def test_a_setting_newer_than_the_checkpoint_had_its_default() -> None:
+    config = load(ExperimentConfig, None, ["name=x", "training={steps: 1, ema: 0.9}"])
+    saved = plain(config)
+    del saved["start_fresh"], saved["training"]["max_skipped"], saved["training"]["ema"]
+    filled = with_defaults(saved, config)
+    assert first_difference(filled, plain(config)) == ("training.ema", "(absent)", 0.9)
+    assert "start_fresh" not in saved
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A training as a process that is killed and told to stop; and a run seen from outside."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -21,6 +22,7 @@ from attnzoo.errors import UserError
 from attnzoo.training.checkpoint import restore, verify
 from attnzoo.training.loop import train
 from attnzoo.training.run import load_run
+from tests.run_commands import own_files
 
 CONFIG = """
 name: killed
@@ -196,6 +198,21 @@ def test_a_best_checkpoint_that_cannot_be_read_gives_way_with_a_word(
     assert load_run(copy).which == "latest"
 
 
+def test_a_refused_resume_moves_nothing(whole: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(whole, tmp_path / "copy"))
+    newest = copy / "checkpoints" / "900" / "_CHECKPOINT_METADATA"
+    newest.write_text("{")  # damaged
+    for home in ("checkpoints", "best"):  # a save that was not finished
+        (copy / home / "905").mkdir()
+        (copy / home / "905" / "part").write_text("x")
+    before = own_files(copy)
+    for line, key in (("training.seed=5", "seed"), ("model.hidden=9", "hidden")):
+        config = load(ExperimentConfig, copy / "config.yaml", [line, f"directory={copy}"])
+        with pytest.raises(UserError, match=f"resume: config.*{key} was"):
+            train(config, resume=True)
+        assert own_files(copy) == before
+
+
 def test_two_tokens_exchanged_are_seen_also_without_a_manifest(whole: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(whole, tmp_path / "copy"))
     path = copy / "target.tokenizer.json"
@@ -206,3 +223,16 @@ def test_two_tokens_exchanged_are_seen_also_without_a_manifest(whole: Path, tmp_
         with pytest.raises(UserError, match=r"target.tokenizer.json: changed since training"):
             load_run(copy)
         (copy / "manifest.json").unlink(missing_ok=True)
+
+
+def test_a_device_that_is_absent_is_one_line(whole: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "attnzoo.cli", "translate", whole],
+        env={**os.environ, "JAX_PLATFORMS": "nonsense"},
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: JAX_PLATFORMS=nonsense: ")
+    assert done.stderr.count("\n") == 1
