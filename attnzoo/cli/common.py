@@ -73,6 +73,8 @@ def _message(error: Exception) -> str | None:
     modules = [frame.f_globals.get("__name__", "") for frame in frames]
     if isinstance(error, ValueError | NotImplementedError) and modules[-1].startswith("attnzoo."):
         return text  # a function of ours names the argument that it refuses
+    if isinstance(error, OverflowError):
+        return f"a number is too large: {text}"
     if isinstance(error, MemoryError) or text.startswith("RESOURCE_EXHAUSTED"):
         return f"out of memory: {text[:200] or 'this needs more than there is'}"
     if modules[-1] == "jax._src.xla_bridge":

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from attnzoo.config.fields import (
     DropRate,
+    Interval,
     Kind,
     NotEmpty,
     NotNegative,
@@ -156,11 +157,11 @@ class SyntheticConfig:
     kind: Literal["synthetic"] = "synthetic"
     task: Literal["copy", "reverse", "sort"] = "copy"
     """Target sequence: the source itself (copy), reversed, or sorted."""
-    symbols: Annotated[int, Positive] = 64
+    symbols: Annotated[int, Interval(gt=0, le=1_000_000)] = 64
     """Number of different symbols."""
     min_length: Annotated[int, Positive] = 1
     """Length of the shortest sequence, in symbols."""
-    max_length: Annotated[int, Positive] = 20
+    max_length: Annotated[int, Interval(gt=0, le=1_000)] = 20
     """Length of the longest sequence, in symbols."""
     train: Annotated[int, Positive] = 10_000
     """Training pairs."""

@@ -408,6 +408,7 @@ def wrong_argument() -> int:
         (wrong_argument, 2, "error: top_k=-1; wanted at least 1\n"),
         (in_jax, 2, "error: out of memory: RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."),
         (lambda: "\u00e9".encode("ascii"), 2, "error: the output's encoding ascii has no '\\xe9'"),
+        (lambda: np.int64(10**30), 2, "error: a number is too large: "),
         (fault, FAULT, "Traceback (most recent call last):"),
     ],
 )
