@@ -63,7 +63,7 @@ def in_tar(
         archive, compressed = _opened(path)
         with archive:
             while (member := archive.next()) is not None:
-                archive.members = []  # a kilobyte for each  # ty: ignore[unresolved-attribute]
+                archive.members = []  # a kilobyte for each  # ty: ignore[missing-attribute]
                 name = member.name.removeprefix("./")
                 if member.isfile() and _is_picture(name):
                     found[name] = (number, member.offset_data, member.size)
