@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,9 +22,10 @@ def rows_of(batch: dict[str, np.ndarray], rows: slice | None) -> dict[str, np.nd
 class Ahead:
     """Iterator over the batches of a plan for the steps from ``start`` to ``stop - 1``.
 
-    One thread makes the next ``depth`` batches in the order of their steps; with ``depth=0`` each
-    is made when it is asked for. The batches are the same. An error is raised at its own step. The
-    thread ends with the context::
+    One thread makes the next ``depth`` batches in the order of their steps, from the time on when
+    two in a row took more than ``costly`` seconds: a cheaper one costs less than the hand-over. The
+    batches are the same in either case. An error is raised at its own step. The thread ends with
+    the context::
 
         with Ahead(plan, 0, 100) as batches:
             for batch in batches:
@@ -34,16 +36,25 @@ class Ahead:
         start: first step.
         stop: step after the last one.
         rows: rows of each batch to make; None: all.
-        depth: number of batches made ahead.
+        depth: number of batches made ahead; 0: each is made when it is asked for.
+        costly: seconds that a batch may take without a thread.
     """
 
     def __init__(
-        self, plan: Any, start: int, stop: int, rows: slice | None = None, depth: int = 2
+        self,
+        plan: Any,
+        start: int,
+        stop: int,
+        rows: slice | None = None,
+        depth: int = 2,
+        costly: float = 1e-3,
     ) -> None:
         self._plan = plan
         self._rows = rows
         self._steps = iter(range(start, stop))
         self._depth = depth
+        self._costly = costly
+        self._costly_in_a_row = 0
         self._made: deque[Future[Batch]] = deque()
         # One thread: plans keep the order of the latest epoch.
         self._thread = ThreadPoolExecutor(1, "batches") if depth else None
@@ -59,8 +70,12 @@ class Ahead:
         return self
 
     def __next__(self) -> Batch:
-        if self._thread is None:
-            return self._make(next(self._steps))
+        if self._thread is None or self._costly_in_a_row < 2:
+            step, began = next(self._steps), time.perf_counter()
+            batch = self._make(step)
+            costly = time.perf_counter() - began > self._costly
+            self._costly_in_a_row = self._costly_in_a_row + 1 if costly else 0
+            return batch
         # One more than the depth, since one of them is taken at once.
         while len(self._made) <= self._depth and (step := next(self._steps, None)) is not None:
             self._made.append(self._thread.submit(self._make, step))

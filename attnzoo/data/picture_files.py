@@ -17,6 +17,7 @@ import numpy as np
 
 from attnzoo.data.build import store_folder
 from attnzoo.data.labelled import PARTS
+from attnzoo.data.locations import Stream
 from attnzoo.data.pictures import ESCAPE, OWN_FILE, Pictures
 from attnzoo.data.store import only_writer
 from attnzoo.errors import UserError
@@ -37,17 +38,17 @@ Record = tuple[str, str, str, int, int, int]
 def in_folder(root: Path, part: str | None = None) -> list[Record]:
     """Return the pictures of a directory of class directories, by name."""
     found = [
-        (*_classified(root, path.relative_to(root).as_posix(), part), path.stat().st_size)
+        (_classified(root, path.relative_to(root).as_posix(), part), path.stat().st_size)
         for path in root.rglob("*")
         if _is_picture(path.name) and path.is_file()
     ]
-    return [(*known, OWN_FILE, 0, size) for *known, size in sorted(found)]
+    return [(*known, OWN_FILE, 0, size) for known, size in sorted(found)]
 
 
 def in_tar(
     path: Path,
     number: int,
-    copies: io.BufferedIOBase,
+    copies: Stream,
     copy_number: int,
     part: str | None,
     prefix: str,
@@ -62,7 +63,7 @@ def in_tar(
         archive, compressed = _opened(path)
         with archive:
             while (member := archive.next()) is not None:
-                archive.members.clear()  # a kilobyte for each
+                archive.members = []  # a kilobyte for each  # ty: ignore[missing-attribute]
                 name = member.name.removeprefix("./")
                 if member.isfile() and _is_picture(name):
                     found[name] = (number, member.offset_data, member.size)
@@ -104,9 +105,8 @@ def _opened(path: Path) -> tuple[tarfile.TarFile, bool]:
 
 def in_parquet(
     path: Path,
-    image_field: str,
-    label_field: str,
-    copies: io.BufferedIOBase,
+    fields: tuple[str, str],
+    copies: Stream,
     copy_number: int,
     part: str,
 ) -> Iterator[Record]:
@@ -115,6 +115,7 @@ def in_parquet(
     import pyarrow.parquet as pq
 
     try:
+        image_field, label_field = fields
         file = pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20)
         columns = file.schema_arrow.names
         for name in (image_field, label_field):
@@ -143,7 +144,7 @@ def in_parquet(
         raise _damaged(path, "parquet", error) from None
 
 
-def copied(value: Any, place: str, copies: io.BufferedIOBase) -> tuple[int, int]:
+def copied(value: Any, place: str, copies: Stream) -> tuple[int, int]:
     """Copy the bytes of a picture as `datasets` keeps it; return their offset and size."""
     data = value
     if isinstance(value, dict):
@@ -184,7 +185,7 @@ def indexed(
     files: list[Path],
     identity: Any,
     size: int,
-    records: Callable[[io.BufferedIOBase], Iterable[Record]],
+    records: Callable[[Stream], Iterable[Record]],
     cache: Path,
 ) -> Pictures:
     """Return the pictures of archives; the list of large ones, and copies, are kept in a cache.
@@ -236,7 +237,8 @@ def _save(folder: Path, pictures: Pictures) -> None:
     unfinished = folder / "index.part"
     copied_bytes = (folder / "copies").stat().st_size
     with unfinished.open("wb") as file:
-        np.savez(file, where=pictures.where, copied=np.int64(copied_bytes), **texts)
+        index: dict[str, Any] = {"where": pictures.where, "copied": np.int64(copied_bytes), **texts}
+        np.savez(file, **index)
         file.flush()
         os.fsync(file.fileno())
     unfinished.rename(folder / "index.npz")
@@ -282,7 +284,7 @@ def _damaged(path: Path, kind: str, error: Exception) -> Exception:
     return UserError(f"{path}: not a {kind} file, or damaged: {error}")
 
 
-def _check_room(path: Path, copies: io.BufferedIOBase, size: int) -> None:
+def _check_room(path: Path, copies: Stream, size: int) -> None:
     """Refuse an archive that unpacks to far more than its size."""
     if isinstance(copies, io.BytesIO) and copies.tell() + size > UNPACKED_BYTES:
         raise UserError(

@@ -253,7 +253,7 @@ class Placement:
 
         def place(x: Any) -> Array:
             x = np.asarray(x) if not isinstance(x, jax.Array) else x
-            if rows is None:
+            if rows is None or batch_size is None:
                 return on_devices(x, self._of_rows(x.shape[0] if x.ndim else 0))
             shape = (batch_size, *x.shape[1:])
             return jax.make_array_from_process_local_data(self._of_rows(batch_size), x, shape)
