@@ -19,6 +19,7 @@ COMMANDS = {
     "convert": "a model to transformers and back",
     "export": "a trained model that runs without its code",
     "verify": "check every checkpoint of a run",
+    "data": "get data sets by name; make, list and check token stores",
 }
 """Each is a module of its name here, with ``main(argv)``."""
 

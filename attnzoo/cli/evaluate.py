@@ -118,8 +118,8 @@ def _compare_tests(runs, pairs, arguments: argparse.Namespace) -> None:
         if digest != tests[0][2]:
             line = (
                 f"{tests[0][0]} and {name} have different {arguments.split} pairs ({tests[0][1]:,} "
-                f"and {count:,}, other words): their scores cannot be compared; give both the same "
-                "with --source and --target"
+                f"and {count:,}, other words or links): their scores cannot be compared; give "
+                "both the same with --source and --target"
             )
             if arguments.figure is not None:
                 raise UserError(f"--figure: {line}")

@@ -38,5 +38,5 @@ class ModelConfig:
 
     @property
     def one_vocabulary(self) -> bool:
-        """Whether source and target share one embedding, and so need one tokenizer."""
+        """True if source and target share one embedding, and so need one tokenizer."""
         return False

@@ -103,7 +103,7 @@ class T5Config(ModelConfig):
 
     @property
     def one_vocabulary(self) -> bool:
-        """Whether source and target share one embedding: always."""
+        """Always true: source and target share one embedding."""
         return True
 
     @property

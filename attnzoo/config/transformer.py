@@ -148,7 +148,7 @@ class TransformerConfig(ModelConfig):
 
     @property
     def one_vocabulary(self) -> bool:
-        """Whether source and target share one embedding, and so need one tokenizer."""
+        """True if source and target share one embedding, and so need one tokenizer."""
         return self.tied == "all"
 
     @property

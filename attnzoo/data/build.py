@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -18,6 +20,9 @@ import xxhash
 from attnzoo.data.store import LEDGER, Columns, Store, StoreWriter, only_writer
 from attnzoo.errors import UserError
 
+PROGRESS_SECONDS = 5.0
+
+# JSON values about a piece or a store; a piece has `bytes`, its size in the source.
 About = dict[str, Any]
 
 
@@ -36,25 +41,69 @@ def build_store(
     join: Join,
     *,
     workers: int | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    size: int = 0,
     enough: Callable[[list[About]], bool] = lambda pieces: False,
 ) -> Store:
     """Open the store in `folder`, or make it.
 
     Blocks, pieces and columns do not depend on `workers`, the number of processes; 0 encodes in
     this one, None takes as many as there are cores. A build that was stopped goes on after its last
-    complete piece. `enough` may end the source early, given what is noted about the first pieces.
-    A full disk, and a worker that was killed, are a UserError.
+    complete piece. `size` is that of the source in bytes, if it is known, for the progress, which
+    is told on standard error. `enough` may end the source early, given what is noted about the
+    first pieces. A full disk, and a worker that was killed, are a UserError.
     """
     if (folder / LEDGER).exists():
         return Store.open(folder)
-    with only_writer(folder, lambda: say(f"waiting for the process that makes {folder}")):
+    with only_writer(folder, lambda: tell(f"waiting for the process that makes {folder}")):
         if (folder / LEDGER).exists():
             return Store.open(folder)
         writer = StoreWriter(folder)
-        pieces = _encode_all(writer, iter(blocks()), encode, workers, say, enough)
+        progress = _Progress(folder.name, size)
+        pieces = _encode_all(writer, iter(blocks()), encode, workers, progress, enough)
         about, small = join(writer, pieces)
-        return writer.finish(len(pieces), key, about, small)
+        store = writer.finish(len(pieces), key, about | progress.about(), small)
+        progress.end(store)
+        return store
+
+
+def tell(line: str) -> None:
+    """Print one line on standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+class _Progress:
+    """Lines about a build that takes long: what is done, how fast, and when it will be."""
+
+    def __init__(self, name: str, size: int) -> None:
+        self.name, self.size = name.rpartition("-")[0], size
+        self.began = self.told = time.monotonic()
+        self.old = 0
+
+    def __call__(self, pieces: list[About]) -> None:
+        now = time.monotonic()
+        if now - self.told < PROGRESS_SECONDS:
+            return
+        self.told = now
+        done = sum(piece["bytes"] for piece in pieces)
+        rate = (done - self.old) / (now - self.began)
+        line = f"{self.name}: {done / 1e6:,.0f} MB tokenized, {rate / 1e6:.1f} MB/s"
+        if self.size > done and rate:
+            line += f", {100 * done // self.size} %, {(self.size - done) / rate:,.0f} s left"
+        tell(line)
+
+    def kept(self, about: About) -> None:
+        """Note a piece of an earlier build, which took no time."""
+        self.old += about["bytes"]
+
+    def about(self) -> About:
+        """Return what is noted in the ledger."""
+        return {"seconds": round(time.monotonic() - self.began, 3), "made": time.time()}
+
+    def end(self, store: Store) -> None:
+        """Say where a store is that took long to make."""
+        seconds = time.monotonic() - self.began
+        if seconds >= PROGRESS_SECONDS:
+            tell(f"{self.name}: made in {seconds:,.0f} s, kept in {store.folder}")
 
 
 def store_folder(cache: Path, name: str, key: Mapping[str, Any]) -> Path:
@@ -86,7 +135,7 @@ def _encode_all(
     blocks: Iterator[Any],
     encode: Encode,
     workers: int | None,
-    say: Callable[[str], None],
+    progress: _Progress,
     enough: Callable[[list[About]], bool],
 ) -> list[About]:
     """Write all pieces that are missing; return what is noted about each."""
@@ -100,7 +149,10 @@ def _encode_all(
             if about is None:
                 columns, about = encode(block)
                 writer.put(number, columns, about)
+            else:
+                progress.kept(about)
             pieces.append(about)
+            progress(pieces)
             if enough(pieces):
                 break
         return pieces
@@ -112,13 +164,17 @@ def _encode_all(
     try:
         for number, block in numbered:
             done = writer.done(number)
+            if done is not None:
+                progress.kept(done)
             waiting.append(pool.submit(_encode_one, number, block) if done is None else done)
             if len(waiting) > workers:
-                _take(waiting, pieces, say)
+                _take(waiting, pieces)
+                progress(pieces)
             if enough(pieces):
                 break
         while waiting and not enough(pieces):
-            _take(waiting, pieces, say)
+            _take(waiting, pieces)
+            progress(pieces)
     except BrokenProcessPool:
         raise UserError(
             f"{writer.folder}: a process that makes the store was killed (out of memory?), or this "
@@ -129,12 +185,9 @@ def _encode_all(
     return pieces
 
 
-def _take(
-    waiting: deque[About | Future[About]], pieces: list[About], say: Callable[[str], None]
-) -> None:
+def _take(waiting: deque[About | Future[About]], pieces: list[About]) -> None:
     one = waiting.popleft()
     pieces.append(one.result() if isinstance(one, Future) else one)
-    say(f"{len(pieces):,} pieces")
 
 
 _worker: dict[str, Any] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -244,10 +244,8 @@ class TextData:
     and `fingerprint` tell of the parts that were read.
     """
 
-    def __init__(
-        self, config: Any, cache: CacheConfig, say: Callable[[str], None] = lambda line: None
-    ) -> None:
-        self.config, self.cache, self.say = config, cache, say
+    def __init__(self, config: Any, cache: CacheConfig) -> None:
+        self.config, self.cache = config, cache
         self.reader = DocumentReader(config)
         self.size = 0
         if config.hub is None:
@@ -324,7 +322,7 @@ class TextData:
             TextEncoder(tokenizer, separator),
             TextJoin(reader, limit, separator),
             workers=self.cache.workers,
-            say=self.say,
+            size=self.size if part == "train" else 0,
             enough=lambda pieces: limit is not None and sum(p["begun"] for p in pieces) > limit,
         )
         known = {report.name for report in self.reports}
@@ -361,6 +359,7 @@ class TextEncoder:
             ids = np.insert(ids, ends, self.separator)
             lengths[: len(ends)] += 1
         about = {
+            "bytes": sum(map(len, block.texts)),
             "continues": block.continues,
             "begun": len(lengths) - block.continues,
             "digest": TextCorpus(block.texts).fingerprint(),

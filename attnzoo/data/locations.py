@@ -68,7 +68,11 @@ def identity(path: str | Path) -> dict[str, str | int]:
             tag = next((str(info[name]) for name in tags if info.get(name)), "")
             return {"url": url, "size": info.get("size") or 0, "etag": tag}
         status = (_archive(Path(path)) or Path(path)).stat()
-        return {"path": str(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+        return {
+            "path": str(Path(path).absolute()),
+            "size": status.st_size,
+            "mtime_ns": status.st_mtime_ns,
+        }
 
 
 def read_bytes(path: str | Path, limit: int | None = None) -> bytes:

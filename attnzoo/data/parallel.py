@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,8 @@ class PairData:
     `reports` and `fingerprint` tell of the parts that were read.
     """
 
-    def __init__(
-        self, config: Any, cache: CacheConfig, say: Callable[[str], None] = lambda line: None
-    ) -> None:
-        self.config, self.cache, self.say = config, cache, say
+    def __init__(self, config: Any, cache: CacheConfig) -> None:
+        self.config, self.cache = config, cache
         self.size = source_size(config)
         self.splits: Splits[Corpus] | None = None
         if not self.large:
@@ -156,7 +154,7 @@ class PairData:
             PairEncoder(source, target, reading, max_length),
             PairJoin(sizes, limit),
             workers=self.cache.workers,
-            say=self.say,
+            size=sum(int(identity(path)["size"]) for path in files),
             enough=lambda pieces: limit is not None and sum(p["kept"] for p in pieces) >= limit,
         )
 
@@ -200,6 +198,7 @@ class PairEncoder:
             columns[f"{side}.ids"] = ids
             columns[f"{side}.lengths"] = np.diff(offsets).astype(np.uint32)
         about = {
+            "bytes": sum(len(line) + 1 for lines in block.lines for line in lines),
             "kept": len(corpus),
             "digest": corpus.fingerprint(),
             "read": dataclasses.asdict(read),

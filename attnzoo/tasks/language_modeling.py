@@ -1,7 +1,6 @@
 """Language modelling tasks: next token, masked tokens, span corruption."""
 
 import dataclasses
-import logging
 import types
 from typing import Any
 
@@ -24,8 +23,6 @@ from attnzoo.tasks.losses import Sums, mean_loss
 from attnzoo.tasks.run_file import TOKENIZER, tokenizer_of
 from attnzoo.tasks.task import Batch, Plan, Task
 
-logger = logging.getLogger(__name__)
-
 
 class TextTask(Task):
     """Base class of tasks over running text: one tokenizer, documents as ids."""
@@ -43,7 +40,7 @@ class TextTask(Task):
     @classmethod
     def read(cls, config: ExperimentConfig) -> TextData:
         """Return the text, which is read when it is wanted."""
-        return TextData(config.data, config.cache, logger.info)
+        return TextData(config.data, config.cache)
 
     @classmethod
     def has(cls, data: TextData, part: str) -> bool:

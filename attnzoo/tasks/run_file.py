@@ -54,7 +54,7 @@ class ImageLabels:
         return cls(tuple(kept["names"]), mean, std)
 
     def write(self, path: Path) -> None:
-        """Write labels.json."""
+        """Write labels.json of a run on images."""
         kept = {"names": self.names, "mean": self.mean.tolist(), "std": self.std.tolist()}
         path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
 

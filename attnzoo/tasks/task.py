@@ -97,7 +97,7 @@ class Task:
 
     @classmethod
     def read(cls, config: ExperimentConfig) -> Any:
-        """Read the data of the config: parts, and ``reports`` of what was read."""
+        """Read the data of the config: three parts, and ``reports`` of its files."""
         raise NotImplementedError(f"{cls.__name__}.read")
 
     @classmethod

@@ -1,7 +1,6 @@
 """Translation task: sentence pairs, tokenizers, a translator, and plots of alignments."""
 
 import dataclasses
-import logging
 import types
 from typing import Any
 
@@ -21,8 +20,6 @@ from attnzoo.tasks.losses import Sums
 from attnzoo.tasks.run_file import SOURCE_TOKENIZER, TARGET_TOKENIZER, start_of
 from attnzoo.tasks.task import Batch, Task
 from attnzoo.tasks.translation import Translator, translation_loss
-
-logger = logging.getLogger(__name__)
 
 SKIPPED_TOLD = 0.1
 """Share of training pairs left out for their length from which on a note is given."""
@@ -54,7 +51,7 @@ class TranslationTask(Task):
     @classmethod
     def read(cls, config: ExperimentConfig) -> PairData:
         """Return the sentence pairs, which are read when they are wanted."""
-        return PairData(config.data, config.cache, logger.info)
+        return PairData(config.data, config.cache)
 
     @classmethod
     def has(cls, data: PairData, part: str) -> bool:
@@ -118,16 +115,16 @@ class TranslationTask(Task):
         self.notes += report.lines() if count else []
         share = count / max(report.read, 1)
         line = (
-            f"training.max_length={settings.max_length} leaves out {count:,} of {report.read:,} "
-            f"training pairs ({share:.1%})"
+            f"{count:,} of {report.read:,} training pairs ({share:.1%}) are longer than "
+            f"training.max_length={settings.max_length} tokens, or empty, and left out"
         )
         if share > settings.max_skipped:
             raise UserError(
-                f"{line}, more than training.max_skipped={settings.max_skipped:g} allows: "
-                "raise one of them"
+                f"{line}; raise max_length, or training.max_skipped={settings.max_skipped:g}, the "
+                "share that may be left out"
             )
         if share > SKIPPED_TOLD:
-            self.notes.append(f"WARNING: {line}: is it long enough?")
+            self.notes.append(f"WARNING: {line}")
 
     @property
     def both(self) -> tuple[Tokenizer, Tokenizer]:

@@ -72,7 +72,7 @@ class Manifest:
         write_durably(directory / MANIFEST, json.dumps(content, indent=1) + "\n")
 
     def problems(self, directory: Path) -> dict[str, str]:
-        """Return what is wrong with each file; an empty text if nothing is."""
+        """Return the problem of each file by name; an empty text for a whole file."""
         wanted = self.files | self.accepted
         return {name: _problem(directory / name, wanted[name]) for name in wanted}
 
@@ -192,8 +192,8 @@ def _paths(value: Any) -> Iterator[Path]:
     elif dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
             yield from _paths(getattr(value, field.name))
-    elif isinstance(value, tuple | list):
-        for item in value:
+    elif isinstance(value, tuple | list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
             yield from _paths(item)
 
 

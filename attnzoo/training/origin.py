@@ -1,5 +1,6 @@
-"""What a step must be saved with: everything that determined it, compared when it is resumed."""
+"""Record of everything that determined a step, saved with it and compared when it is resumed."""
 
+import dataclasses
 import importlib.metadata
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,6 +80,7 @@ class Origin:
         free = [*(key for key in FREE if key not in fixed), *self.allow]
         check_step(directory, self.manifest, meta)
         saved, before = meta["fingerprint"], self.manifest.data if self.manifest else {}
+        saved = saved | {"config": _with_defaults(saved["config"], self.config)}
         different = first_difference(saved, self.fingerprint, free)
         cause = different[0].partition(".")[0] if different else ""
         changed = changes(before, self._sizes_of_data()) if before else []
@@ -93,6 +95,18 @@ class Origin:
     def _sizes_of_data(self) -> Sizes:
         rows = {report.name: report.read for report in self.task.reports}
         return sizes_of_data(self.config.data, rows)
+
+
+def _with_defaults(saved: dict[str, Any], config: Any) -> dict[str, Any]:
+    """Return a saved config with the defaults of fields that an older version did not have."""
+    filled = dict(saved)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name not in saved and value == field.default:
+            filled[field.name] = plain(value)
+        elif dataclasses.is_dataclass(value) and isinstance(saved.get(field.name), dict):
+            filled[field.name] = _with_defaults(saved[field.name], value)
+    return filled
 
 
 def versions() -> dict[str, str]:

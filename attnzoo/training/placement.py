@@ -229,9 +229,9 @@ class Placement:
         return jax.tree_util.tree_map_with_path(place, state)
 
     def rows(self, batch_size: int) -> slice | None:
-        """Return the rows of a batch that this process's devices hold; None: all of it.
+        """Return the rows of a batch that the devices of this process hold.
 
-        A process whose rows lie apart takes all of it too.
+        None means the whole batch, also for a process whose rows lie apart.
         """
         if self.is_one or jax.process_count() == 1:
             return None

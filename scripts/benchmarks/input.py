@@ -40,8 +40,8 @@ def measure(arguments: argparse.Namespace, cores: list[int]) -> int:
     """Print one line of each config."""
     if cores:
         os.sched_setaffinity(0, cores)
-    head = f"{'':<20}{'unit':<9}{'input / s':>12}{'step / s':>12}{'ratio':>8}{'input ms':>10}"
-    print(f"{head}{'at use':>9}{'ahead':>9}")
+    columns = f"{'unit':<9}{'input / s':>12}{'step / s':>12}{'ratio':>8}{'input ms':>10}"
+    print(f"{'':<20}{columns}{'at use':>9}{'ahead':>9}")
     slow = 0
     for config in arguments.configs:
         unit, count, given, step, at_use, ahead = _times(config, arguments.rounds, arguments.steps)

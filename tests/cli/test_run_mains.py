@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -124,6 +125,27 @@ def test_align_scores_draws_and_writes(
     for name in ("test-1", "test-2"):
         assert (tmp_path / "new" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (tmp_path / "new" / f"{name}.svg").exists()
+
+
+def test_runs_with_different_tests_are_not_compared(
+    run: Path, call: Callable[..., Ended], tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    text = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(text.replace("test: 64", "test: 63"))
+    assert call("verify", other, "--accept", "config.yaml").code == 0
+    picture = tmp_path / "bleu.svg"
+    ended = call("evaluate", run, other, "--figure", picture)
+    one_line(ended, "--figure: reverse and other have different test pairs (64 and 63, other words")
+    assert not picture.exists()
+    ended = call("evaluate", run, other)
+    assert ended.code == 0
+    assert ended.err.startswith("reverse and other have different test pairs")
+    prints = [
+        json.loads((path / "test.scores.json").read_text())["data_fingerprint"]
+        for path in (run, other)
+    ]
+    assert prints[0] != prints[1]
 
 
 def test_evaluate_files_and_an_empty_bucket_is_null(
@@ -298,8 +320,6 @@ def test_bad_arguments_are_one_line(
 def test_a_damaged_best_checkpoint_gives_way_to_the_latest(
     run: Path, call: Callable[..., Ended], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    import shutil
-
     copy = Path(shutil.copytree(run, tmp_path / "copy"))
     best = next(p for p in (copy / "best").iterdir() if p.name.isdecimal())
     file = max((p for p in best.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)

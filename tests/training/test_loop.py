@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,12 @@ import numpy as np
 import pytest
 
 from attnzoo.config.attention import AdditiveConfig, GeneralConfig, LocalPConfig, LocationConfig
-from attnzoo.config.data import SyntheticConfig, WordTokenizerConfig
+from attnzoo.config.data import (
+    FilePartConfig,
+    FilesConfig,
+    SyntheticConfig,
+    WordTokenizerConfig,
+)
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.loader import load
 from attnzoo.config.model import BahdanauConfig, LuongConfig
@@ -23,6 +29,7 @@ from attnzoo.config.training import (
     TrainingConfig,
 )
 from attnzoo.errors import UserError
+from attnzoo.tasks import task_class
 from attnzoo.training import loop
 from attnzoo.training.checkpoint import restore
 from attnzoo.training.loop import Outcome, train
@@ -237,6 +244,42 @@ def test_a_run_is_not_overwritten(whole: tuple[Path, Outcome], tmp_path: Path) -
         train(experiment(whole[0]))
     with pytest.raises(UserError, match="there is no run to resume"):
         train(experiment(tmp_path / "none"), resume=True)
+
+
+def test_most_pairs_are_not_left_out_in_silence(tmp_path: Path) -> None:
+    config = experiment(tmp_path / "run", max_length=2)
+    said = r"4\d of 60 training pairs \(.*%\) are longer than training.max_length=2 .*max_skipped"
+    with pytest.raises(UserError, match=said):
+        train(config)
+    config = experiment(tmp_path / "run", max_length=2, max_skipped=0.9)
+    task = task_class(config.task).create(config, tmp_path, resume=False)
+    assert any(note.startswith("WARNING: 4") for note in task.notes)
+
+
+def test_edited_pairs_are_named_and_a_start_survives_a_kill(tmp_path: Path) -> None:
+    """Resumed before its first checkpoint, a run begins with the weights that it started from."""
+    pairs = tmp_path / "pairs"
+    pairs.write_text("a b c\n" * 20)
+    part = FilePartConfig(source=pairs, target=pairs)
+    data = FilesConfig(train=part, validation=part)
+    first = dataclasses.replace(experiment(tmp_path / "first", steps=2, log_every=2), data=data)
+    train(first)
+    small = dataclasses.replace(first, start_from=tmp_path / "first", model=BahdanauConfig())
+    second = dataclasses.replace(small, directory=tmp_path / "second")
+    train(dataclasses.replace(second, training=dataclasses.replace(first.training, steps=1)))
+    config = load(ExperimentConfig, tmp_path / "second" / "config.yaml")
+    assert config.model.hidden == 8  # type: ignore[union-attr]
+    whole = leaves(tmp_path / "second")
+    for home in ("checkpoints", "best"):
+        shutil.rmtree(tmp_path / "second" / home)
+    train(config, resume=True)
+    again = leaves(tmp_path / "second")
+    assert all(again[name].tobytes() == whole[name].tobytes() for name in whole)
+    with pairs.open("a") as file:
+        file.write("a b\n")
+    named = rf"resume: the data is .*{pairs} \+ pairs \(20 rows then, 21 now\).*--allow data"
+    with pytest.raises(UserError, match=named):
+        train(config, resume=True)
 
 
 def test_location_attention_says_what_is_too_long(tmp_path: Path) -> None:

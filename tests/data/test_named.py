@@ -1,0 +1,92 @@
+"""Data sets by name: downloaded once, checked, and what is said where that is not possible."""
+
+import gzip
+import hashlib
+import http.server
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from attnzoo.cli.data import main
+from attnzoo.data import named
+from attnzoo.errors import UserError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    folder = tmp_path / "server"
+    folder.mkdir()
+    (folder / "input.txt").write_bytes(b"First Citizen:\n")
+    (folder / "qc.zip").write_bytes(b"not that one")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: object) -> None:
+            super().__init__(*arguments, directory=str(folder))
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_address[1]}/"
+        running.shutdown()
+
+
+def test_a_file_is_downloaded_once_and_checked(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = hashlib.sha256(b"First Citizen:\n").hexdigest()[:32]
+    ours = replace(
+        named.NAMED["tinyshakespeare"],
+        address=server,
+        table=f"tinyshakespeare/ input.txt 15 {digest}",
+    )
+    monkeypatch.setitem(named.NAMED, "tinyshakespeare", ours)
+    path = tmp_path / "data" / "tinyshakespeare" / "input.txt.gz"
+    assert list(named.get("tinyshakespeare", tmp_path / "data")) == [
+        f"{path}: downloaded, 15 bytes"
+    ]
+    assert gzip.decompress(path.read_bytes()) == b"First Citizen:\n"
+    assert list(named.get("tinyshakespeare", tmp_path / "data")) == [f"{path}: ok"]
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(UserError, match=r"not the file that is meant.*remove it, and get it from"):
+        list(named.get("tinyshakespeare", tmp_path / "data"))
+
+
+def test_another_file_and_no_file_leave_nothing(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(named.NAMED, "text", replace(named.NAMED["text"], address=server))
+    with pytest.raises(UserError, match="not the file that is meant"):
+        list(named.get("text", tmp_path / "data"))
+    away = replace(named.NAMED["text"], address="http://127.0.0.1:9/")
+    monkeypatch.setitem(named.NAMED, "text", away)
+    wanted = re.escape(f"fetch it elsewhere and put it at {tmp_path / 'data' / 'text' / 'qc.zip'}")
+    with pytest.raises(UserError, match=wanted):
+        list(named.get("text", tmp_path / "data"))
+    assert [p for p in (tmp_path / "data").rglob("*") if p.is_file()] == []
+
+
+def test_every_file_of_every_config_has_a_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["get"]) == 0
+    listed = capsys.readouterr().out
+    known = {file.path for entry in named.NAMED.values() for file in entry.files}
+    for config in sorted(CONFIGS.glob("*.yaml")):
+        for found in re.findall(r"\bdata/([\w./-]+\.(?:gz|zip))", config.read_text()):
+            assert found in known or found.split("/")[0] in named.OWN, f"{config.name}: {found}"
+            assert found.split("/")[0] in listed
+
+
+@pytest.mark.parametrize("name", ["bible-en-es", "nothing"])
+def test_what_cannot_be_downloaded_is_one_line(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["get", name]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
