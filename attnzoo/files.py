@@ -28,8 +28,6 @@ LARGEST = 256 * MEBIBYTE
 """Bytes of the largest small file, which the tokenizer of a million words stays far below."""
 LONGEST_LINE = 16 * MEBIBYTE
 """Bytes of the longest line of a log."""
-UNPACKED = 100
-"""Largest size of unpacked data, in sizes of the packed file; text has 3 to 10."""
 KINDS = {
     stat.S_IFDIR: "a directory",
     stat.S_IFIFO: "a named pipe",
@@ -85,21 +83,6 @@ def read_bytes(path: str | Path, limit: int = LARGEST) -> bytes:
 def read_at_most(stream: io.BufferedIOBase, limit: int, place: str) -> bytes:
     """Return the rest of a stream of at most ``limit`` bytes; a longer one is a UserError."""
     return _bounded(stream, limit, f"{place}: more than {_size(limit)}; wanted a smaller file")
-
-
-def unpack(stream: io.BufferedIOBase, packed: int, place: str) -> bytes:
-    """Return the data of a compressed stream: a gzip file, or a member of a zip or tar.
-
-    Args:
-      packed: size in bytes of the file on disk. Data of more than ``UNPACKED`` times this size
-        (and 64 MiB) was made to fill the memory, and is a UserError.
-    """
-    limit = max(64 * MEBIBYTE, UNPACKED * packed)
-    message = (
-        f"{place}: {_size(packed)} unpack to more than {_size(limit)}; if that is right, unpack "
-        "the file yourself"
-    )
-    return _bounded(stream, limit, message)
 
 
 def read_text(path: str | Path, limit: int = LARGEST) -> str:

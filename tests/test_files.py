@@ -1,11 +1,9 @@
 """Files and streams from outside: bounded, of the right kind, never through links."""
 
-import gzip
 import io
 import os
 import threading
 import time
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypedDict
@@ -126,27 +124,6 @@ def test_json_has_the_type_that_is_wanted(
     with pytest.raises(UserError) as error:
         files.read_json(tmp_path / "x", wanted)
     one_line(error, tmp_path / "x", wrong)
-
-
-def test_archives_unpack_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "MEBIBYTE", 2**10)
-    bomb, text = bytes(10**7), os.urandom(2000)
-    for data, fits in ((bomb, False), (text, True)):
-        packed, archive = gzip.compress(data), io.BytesIO()
-        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as members:
-            members.writestr("x", data)
-        streams = {
-            len(packed): gzip.GzipFile(fileobj=io.BytesIO(packed)),
-            len(archive.getvalue()): zipfile.ZipFile(archive).open("x"),  # noqa: SIM115
-        }
-        for size, stream in streams.items():
-            if fits:
-                assert files.unpack(stream, size, "x.gz") == data
-                continue
-            with pytest.raises(UserError) as error:
-                files.unpack(stream, size, "x.gz")
-            one_line(error, "x.gz", "unpack to more than", "unpack the file yourself")
-            assert stream.tell() < 2 * files.UNPACKED * size  # the rest was left alone
 
 
 # Streams

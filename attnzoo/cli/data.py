@@ -116,10 +116,16 @@ class _Found:
     size: int
     ledger: dict[str, Any] | None
 
+    @property
+    def is_pictures(self) -> bool:
+        """True for encoded pictures and their index (`picture_files`)."""
+        return (self.folder / "index.npz").exists()
+
     def line(self) -> str:
         """Describe it in one line."""
         if self.ledger is None:
-            return f"{self.folder.name}: unfinished, {self.size / 1e6:,.1f} MB"
+            what = "pictures" if self.is_pictures else "unfinished"
+            return f"{self.folder.name}: {what}, {self.size / 1e6:,.1f} MB"
         columns = self.ledger["columns"]
         counts = [f"{c['count']:,} {name}" for name, c in columns.items() if "ids" in name]
         files = ", ".join(Path(str(f.get("path") or f["url"])).name for f in self._files()[:3])
@@ -131,6 +137,8 @@ class _Found:
 
     def useless(self) -> str | None:
         """Return why nothing would open it again, None if something may."""
+        if self.is_pictures:
+            return None
         if self.ledger is None:
             old = time.time() - self.folder.stat().st_mtime > DAY
             return "unfinished for more than a day" if old else None
@@ -160,7 +168,7 @@ def _stores(arguments: argparse.Namespace) -> list[_Found]:
 
     cache, found = _cache(arguments), []
     for path in sorted(cache.iterdir()) if cache.is_dir() else []:
-        if path.is_dir() and (path.name.startswith(("pairs-", "text-"))):
+        if path.is_dir() and path.name.startswith(("pairs-", "text-", "images-")):
             ledger = read_ledger(path) if (path / LEDGER).exists() else None
             size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
             found.append(_Found(path, size, ledger))

@@ -54,10 +54,11 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raw = np.memmap(index, np.uint8, "r")
         if bytes(raw[: len(MAGIC)]) != MAGIC:
             raise UserError(f"{index}: not an index of Megatron-LM")
-        version, code, count, marks = HEADER.unpack_from(raw, len(MAGIC))
+        start = len(MAGIC) + HEADER.size
+        version, code, count, marks = HEADER.unpack(bytes(raw[len(MAGIC) : start]))
         if version != 1 or code not in DTYPES:
             raise UserError(f"{index}: version {version}, dtype {code}: wanted 1 and integers")
-        dtype, start = np.dtype(DTYPES[code]), len(MAGIC) + HEADER.size
+        dtype = np.dtype(DTYPES[code])
         lengths = np.frombuffer(raw, "<i4", count, start)
         first_bytes = np.frombuffer(raw, "<i8", count, start + 4 * count)
         documents = np.frombuffer(raw, "<i8", marks, start + 12 * count)
