@@ -82,7 +82,14 @@ def read_bytes(path: str | Path, limit: int = LARGEST) -> bytes:
 
 def read_at_most(stream: io.BufferedIOBase, limit: int, place: str) -> bytes:
     """Return the rest of a stream of at most ``limit`` bytes; a longer one is a UserError."""
-    return _bounded(stream, limit, f"{place}: more than {_size(limit)}; wanted a smaller file")
+    parts, total = [], 0
+    # In pieces: a read of `limit` bytes would claim that much memory at once.
+    while part := stream.read(min(MEBIBYTE, limit + 1 - total)):
+        total += len(part)
+        if total > limit:
+            raise UserError(f"{place}: more than {_size(limit)}; wanted a smaller file")
+        parts.append(part)
+    return b"".join(parts)
 
 
 def read_text(path: str | Path, limit: int = LARGEST) -> str:
@@ -204,18 +211,6 @@ def cache_directory() -> Path:
         return (Path(home) if home else Path.home() / ".cache") / "attnzoo"
     except RuntimeError:
         raise UserError("no home directory for caches; set XDG_CACHE_HOME to a folder") from None
-
-
-def _bounded(stream: io.BufferedIOBase, limit: int, message: str) -> bytes:
-    """Return the rest of a stream, or raise a UserError with this message as soon as it is over."""
-    parts, total = [], 0
-    # In pieces: a read of `limit` bytes would claim that much memory at once.
-    while part := stream.read(min(MEBIBYTE, limit + 1 - total)):
-        total += len(part)
-        if total > limit:
-            raise UserError(message)
-        parts.append(part)
-    return b"".join(parts)
 
 
 def _fits(value: Any, wanted: Any) -> bool:

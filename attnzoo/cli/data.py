@@ -1,7 +1,16 @@
-"""`data build|show|verify|clean|get`: data sets and their token stores."""
+"""`data ACTION ...`: data sets by name, and the token stores of large ones.
+
+actions:
+  build CONFIG [key=value ...]   do what a training does with its data before step 1
+  show                           list the stores: what they hold, of which files, how large
+  verify                         read every store and compare its digests; status 1: damage
+  clean                          remove stores of files that changed or are gone
+  get [NAME]                     download a data set of the example configs, or list them
+"""
 
 import argparse
 import dataclasses
+import math
 import shutil
 import tempfile
 import time
@@ -17,35 +26,42 @@ DAY = 86_400
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="data", description=__doc__)
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    build = actions.add_parser("build", help="do what a training does with its data before step 1")
-    build.add_argument("config", type=Path, help="a YAML file, see configs/")
-    build.add_argument("overrides", nargs="*", metavar="key=value", help="as for train")
-    add_trust(build)
-    helps = {
-        "show": "list the token stores: what they hold, of which files, and how large they are",
-        "verify": "read every token store and compare its digests; exit status 1: one is damaged",
-        "clean": "remove stores of files that have changed or are gone, and builds left unfinished",
-    }
-    for name, text in helps.items():
-        action = actions.add_parser(name, help=text)
-        action.add_argument(
-            "--cache", type=Path, metavar="FOLDER", help="(default: cache.path of a config)"
-        )
-        if name == "clean":
-            action.add_argument("--all", action="store_true", help="remove every store")
-            action.add_argument("--dry-run", action="store_true", help="remove nothing, say what")
-    get = actions.add_parser("get", help="data sets by name: where they are, or how to get them")
-    get.add_argument("name", nargs="?", help="(default: a list of all)")
-    get.add_argument("--into", type=Path, default=Path("data"), help="folder (default: data)")
-    return parser.parse_args(argv)
+    parser = argparse.ArgumentParser(
+        prog="data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("action", help=f"one of {', '.join(ACTIONS)}")
+    parser.add_argument("what", nargs="*", help="CONFIG and key=value for build, NAME for get")
+    parser.add_argument(
+        "--cache", type=Path, metavar="FOLDER", help="folder of the stores (default: cache.path)"
+    )
+    parser.add_argument("--all", action="store_true", help="clean: remove every store")
+    parser.add_argument("--dry-run", action="store_true", help="clean: remove nothing, say what")
+    parser.add_argument(
+        "--into",
+        type=Path,
+        default=Path("data"),
+        metavar="FOLDER",
+        help="get: where (default: data)",
+    )
+    add_trust(parser)
+    return parser.parse_intermixed_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0: done; 1: a store is damaged; 2: something to mend."""
-    arguments = parse(argv)
-    return run(lambda: ACTIONS[arguments.action](arguments))
+    return run(lambda: _data(parse(argv)))
+
+
+def _data(arguments: argparse.Namespace) -> int:
+    if arguments.action not in ACTIONS:
+        raise UserError(f"data {arguments.action!r}: wanted one of {', '.join(ACTIONS)}")
+    least, most = {"build": (1, math.inf), "get": (0, 1)}.get(arguments.action, (0, 0))
+    if not least <= len(arguments.what) <= most:
+        raise UserError(
+            f"data {arguments.action}: wanted {'a config' if least else 'nothing more'}, got "
+            f"{' '.join(arguments.what)!r}"
+        )
+    return ACTIONS[arguments.action](arguments)
 
 
 def _build(arguments: argparse.Namespace) -> int:
@@ -54,9 +70,10 @@ def _build(arguments: argparse.Namespace) -> int:
     from attnzoo.config.loader import load
     from attnzoo.tasks import task_class
 
-    of_a_run = (arguments.config.parent / "checkpoints").is_dir()
+    path, *overrides = arguments.what
+    of_a_run = (Path(path).parent / "checkpoints").is_dir()
     trust = not of_a_run or runs_are_trusted()
-    config = load(ExperimentConfig, arguments.config, arguments.overrides, trust_code=trust)
+    config = load(ExperimentConfig, Path(path), overrides, trust_code=trust)
     with tempfile.TemporaryDirectory() as directory:
         task = task_class(config.task).create(config, Path(directory), resume=False)
     for note in task.notes:
@@ -178,14 +195,14 @@ def _stores(arguments: argparse.Namespace) -> list[_Found]:
 def _get(arguments: argparse.Namespace) -> int:
     from attnzoo.data.named import NAMED, OWN, get
 
-    if arguments.name is None:
+    if not arguments.what:
         for name, entry in NAMED.items():
             print(f"{name:<16} {entry.what}; configs {entry.configs}")
             print(f"{'':<16} {entry.source}; licence: {entry.licence}")
         for name, where in OWN.items():
             print(f"{name:<16} not offered as it is; for {where}")
         return 0
-    for line in get(arguments.name, arguments.into):
+    for line in get(arguments.what[0], arguments.into):
         print(line)
     return 0
 

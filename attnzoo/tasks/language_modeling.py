@@ -62,7 +62,7 @@ class TextTask(Task):
         self.data_fingerprint = data.fingerprint()
         if len(parts["validation"].ids) and self.config.task.kind == "causal_lm":
             self.opening = int(parts["validation"].ids[0])
-        self.counts = {part: len(text.ids) for part, text in parts.items()}
+        self.counts = {part: int(text.lengths().sum()) for part, text in parts.items()}
         self.train = self.plan(parts["train"], shuffle=True)
         self.validation = self.plan(parts["validation"], shuffle=False)
         self.test = self.plan(parts["test"], shuffle=False) if "test" in parts else None

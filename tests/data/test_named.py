@@ -90,3 +90,38 @@ def test_what_cannot_be_downloaded_is_one_line(
     assert main(["get", name]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
+
+
+def test_stores_are_listed_verified_and_cleaned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`data build` makes what a training opens; after an edit `clean` removes it."""
+    text, config, cache = (tmp_path / name for name in ("a.txt", "c.yaml", "cache"))
+    text.write_text("to be or not to be\n" * 40)
+    model = "{kind: gpt2, dim: 8, layers: 1, attention: {kind: multi_head, num_heads: 1}}"
+    config.write_text(
+        f"name: a\ntask: {{kind: causal_lm, context: 8}}\ntokenizer: char\nmodel: {model}\n"
+        f"data: {{kind: text, train: [{text}], validation_share: 0.2}}\n"
+        f"cache: {{path: {cache}, memory: 0, workers: 0}}\n"
+        "training: {steps: 1, batch_size: 2, learning_rate: 0.1}\n"
+    )
+    there = ["--cache", str(cache)]
+    assert main(["build", str(config)]) == 0
+    assert "608 tokens to train on" in capsys.readouterr().out
+    assert main(["show", *there]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split("-")[1] for line in listed[:-1]] == ["train", "validation"]
+    assert "609 ids" in listed[0]  # and EOS
+    assert main(["verify", *there]) == 0
+    assert main(["clean", *there]) == 0
+    assert "0.0 MB freed" in capsys.readouterr().out
+    column = next(cache.glob("text-train-*/ids.bin"))
+    column.write_bytes(bytes([column.read_bytes()[0] ^ 1]) + column.read_bytes()[1:])
+    assert main(["verify", *there]) == 1
+    assert "DAMAGED: " in capsys.readouterr().out
+    text.write_text("that is the question\n" * 40)
+    assert main(["clean", "--dry-run", *there]) == 0
+    assert f"{text} has changed" in capsys.readouterr().out
+    assert main(["clean", *there]) == 0
+    assert list(cache.glob("text-*")) == []
+    assert main(["show", "all", *there]) == 2
