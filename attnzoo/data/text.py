@@ -120,6 +120,16 @@ def _cut_long(text: str, tokenizer: TextTokenizer) -> Iterator[str]:
     yield text[start:]
 
 
+def in_lines(text: str) -> Iterator[str]:
+    """Yield a text in parts of at most `ENCODED_AT_ONCE` characters, cut by `line_cut`."""
+    start = 0
+    while len(text) - start > ENCODED_AT_ONCE:
+        end = line_cut(text, start + ENCODED_AT_ONCE // 2, start + ENCODED_AT_ONCE)
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
 def line_cut(text: str, low: int, high: int) -> int:
     """Return the last place up to `high` after a line end between two visible characters.
 

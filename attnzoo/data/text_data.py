@@ -20,7 +20,7 @@ from attnzoo.data.megatron import open_megatron
 from attnzoo.data.pairs import add_array, array_blocks, offsets_of
 from attnzoo.data.parallel import join_digests
 from attnzoo.data.store import FORMAT_VERSION, Columns, StoreWriter
-from attnzoo.data.text import TokenizedText, array_fingerprint, encode_documents
+from attnzoo.data.text import TokenizedText, array_fingerprint, encode_documents, in_lines
 from attnzoo.data.text_tokenizers import TextTokenizer, build_tokenizer, load_tokenizer
 from attnzoo.errors import UserError
 
@@ -99,7 +99,8 @@ class TextData:
             begun += len(block.texts) - block.continues
             over = 0 if limit is None else max(begun - limit, 0)
             if number % every == 0:
-                yield from block.texts[: len(block.texts) - over]
+                for text in block.texts[: len(block.texts) - over]:
+                    yield from in_lines(text)
             if over:
                 return
 
