@@ -40,7 +40,7 @@ def of_transformers() -> dict[str, Any]:
 
 
 def problems(theirs: dict[str, Any]) -> list[str]:
-    """Return a line for each field of transformers that attnzoo does not know, or knows otherwise."""
+    """Return a line for each field of transformers that attnzoo does not know as it is there."""
     found = []
     for kind, family in theirs["families"].items():
         fields, defaults = FAMILIES[kind].fields, family["defaults"]
