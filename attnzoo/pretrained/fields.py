@@ -156,7 +156,8 @@ COMMON = {
         "typical_p"
     ),
     "notes for pipelines and tokenizers": (
-        "finetuning_task prefix task_specific_params tokenizer_class"
+        "finetuning_task prefix task_specific_params tokenizer_class model_max_length "
+        "max_sequence_length sbert_ce_default_activation_function sentence_transformers"
     ),
     "code beside the weights is never run": "auto_map",
 }

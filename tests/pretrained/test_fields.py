@@ -139,6 +139,45 @@ def test_what_is_refused_names_field_value_and_what_is_wanted() -> None:
     assert "max_window_layers=28" in str(refusal("qwen2", use_sliding_window=True))
 
 
+PUBLISHED: dict[str, list[dict[str, Any]]] = {
+    "bert": [
+        {"gradient_checkpointing": False, "position_embedding_type": "absolute", "use_cache": True},
+        {"directionality": "bidi", "pooler_fc_size": 768, "pooler_type": "first_token_transform"},
+        {"_num_labels": 9, "output_past": True, "max_length": 128, "finetuning_task": "ner"},
+    ],
+    "gpt2": [{"n_ctx": 1024, "task_specific_params": {"text-generation": {"do_sample": True}}}],
+    "llama": [
+        {"pretraining_tp": 1, "rope_scaling": None, "torch_dtype": "float16"},
+        {"rope_scaling": {"rope_type": "llama3"} | ROPES["llama3"], "eos_token_id": [1, 2]},
+        {"is_llama_config": True, "rope_interleaved": False, "transformers.js_config": {}},
+    ],
+    "mistral": [{"sliding_window": None, "head_dim": None, "tie_word_embeddings": False}],
+    "qwen2": [{"use_sliding_window": False, "max_window_layers": 21, "use_mrope": False}],
+    "qwen3": [{"attention_bias": False, "rope_theta": 1000000, "rope_scaling": None}],
+    "t5": [
+        {"n_positions": 512, "output_past": True, "dropout_rate": 0},
+        {"feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu_new", "is_gated_act": True},
+    ],
+    "bart": [
+        {"add_bias_logits": False, "add_final_layer_norm": False, "classif_dropout": 0.1},
+        {"encoder_layers": 6, "num_hidden_layers": 6, "normalize_embedding": True},
+        {"early_stopping": True, "no_repeat_ngram_size": 3, "static_position_embeddings": False},
+    ],
+    "marian": [
+        {"bad_words_ids": [[58100]], "num_beams": 6, "static_position_embeddings": True},
+        {"extra_pos_embeddings": 58101, "normalize_embedding": False, "normalize_before": False},
+    ],
+    "vit": [{"id2label": {"0": "tench", "1": "goldfish"}, "label2id": {"tench": "0"}}],
+    "dinov2": [{"out_features": ["stage12"], "stage_names": ["stem"], "apply_layernorm": True}],
+}
+
+
+@pytest.mark.parametrize("kind", PUBLISHED)
+def test_fields_of_published_files_are_taken(kind: str) -> None:
+    for values in PUBLISHED[kind]:
+        assert refusal(kind, **values) is None
+
+
 def test_what_transformers_follows_is_followed() -> None:
     def attention(kind: str, **values: Any) -> Any:
         return read(kind, **values)[0].attention
