@@ -169,9 +169,13 @@ def read(kind: str, hf: Settings) -> tuple[TransformerConfig, Sizes]:
     hf.architecture(ARCHITECTURES[kind])
     if hf["decoder_ffn_dim"] != hf["encoder_ffn_dim"]:
         raise hf.error("decoder_ffn_dim", f"{hf['encoder_ffn_dim']}, as encoder_ffn_dim")
+    bart = kind == "bart"
+    for side in ("encoder", "decoder"):
+        hf.divide("d_model", f"{side}_attention_heads")
+    if not bart and hf["d_model"] % 2:
+        raise hf.error("d_model", "an even number, for sines and cosines")
     past = MultiHeadConfig(num_heads=hf["decoder_attention_heads"])
     attention = MultiHeadConfig(num_heads=hf["encoder_attention_heads"])
-    bart = kind == "bart"
     shared = bart or hf["share_encoder_decoder_embeddings"]
     config = TransformerConfig(
         attention=attention,

@@ -124,6 +124,7 @@ def _head(config: BertConfig, bert: str) -> list[Row]:
 def read(hf: Settings) -> tuple[BertConfig, Sizes]:
     """Return the attnzoo config, and the vocabulary size."""
     head: Any = ARCHITECTURES[hf.architecture(list(ARCHITECTURES))]
+    hf.divide("hidden_size", "num_attention_heads")
     config = BertConfig(
         attention=MultiHeadConfig(num_heads=hf["num_attention_heads"]),
         dim=hf["hidden_size"],

@@ -208,9 +208,14 @@ class Settings:
             raise self.error("architectures", " or ".join(meanings))
         return names[0]
 
+    def divide(self, key: str, by: str) -> None:
+        """Raise a UserError unless one followed field is a multiple of another."""
+        if self[key] % self[by]:
+            raise self.error(key, f"a multiple of {by}={self[by]}")
+
     def error(self, key: str, wanted: str) -> UserError:
         """Return the error that a field's value is not supported."""
-        value = self.values.get(key, getattr(self.fields.followed.get(key), "default", None))
+        value = self.values[key] if key in self.values else self[key]
         return UserError(f"{self.place}: {key}={_short(value)} is not supported; wanted {wanted}")
 
     def within(self, key: str, fields: Fields) -> "Settings":

@@ -100,6 +100,7 @@ def _linear(theirs: str, *ours: str) -> list[Row]:
 def read(hf: Settings) -> tuple[gpt2.GPT2Config, Sizes]:
     """Return the attnzoo config, and the vocabulary size."""
     hf.architecture(ARCHITECTURES)
+    hf.divide("n_embd", "n_head")
     config = gpt2.GPT2Config(
         attention=MultiHeadConfig(num_heads=hf["n_head"]),
         dim=hf["n_embd"],

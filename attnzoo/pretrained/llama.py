@@ -167,12 +167,20 @@ def read(kind: str, hf: Settings) -> tuple[LlamaConfig, Sizes]:
     given = hf.fields.followed
     biased = "attention_bias" in given and hf["attention_bias"]
     heads = hf["num_attention_heads"]
+    width = hf["head_dim"]
+    if width is None:
+        hf.divide("hidden_size", "num_attention_heads")
+    if hf["num_key_value_heads"] is not None:
+        hf.divide("num_attention_heads", "num_key_value_heads")
+    if (width or hf["hidden_size"] // heads) % 2:
+        key = "head_dim" if width else "hidden_size"
+        raise hf.error(key, "an even number of channels per head")
     rotary_base, rotary_scaling = _rotary(hf)
     config = LlamaConfig(
         attention=MultiHeadConfig(
             num_heads=heads,
             num_kv_heads=hf["num_key_value_heads"] or heads,
-            head_dim=hf["head_dim"],
+            head_dim=width,
             window=_window(kind, hf),
             qk_norm=kind == "qwen3",
         ),

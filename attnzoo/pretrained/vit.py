@@ -142,9 +142,8 @@ def _read(kind: str, hf: Settings) -> tuple[ViTConfig, Sizes]:
     names = {CLASSES[kind] + one: one for one in (CLASSIFIER, *heads)}
     head = names[hf.architecture(list(names))]
     dim, layers = hf["hidden_size"], hf["num_hidden_layers"]
-    image, patch = hf["image_size"], hf["patch_size"]
-    if image % patch:
-        raise hf.error("image_size", f"a multiple of patch_size={patch}")
+    hf.divide("hidden_size", "num_attention_heads")
+    hf.divide("image_size", "patch_size")
     gated = dino and hf["use_swiglu_ffn"]
     pooler = not dino and any(one.endswith("pooler.dense.weight") for one in hf.tensors)
     if pooler:
@@ -166,11 +165,13 @@ def _read(kind: str, hf: Settings) -> tuple[ViTConfig, Sizes]:
         own |= {"registers": hf["num_register_tokens"], "antialias": True}
     if kind == "deit":
         own["distillation"] = "head" if head == DISTILLED else "token"
+    if own["hidden"] < 1:
+        raise hf.error("mlp_ratio", f"at least 1 / {dim}")
     activation = hf.choose("hidden_act", ACTIVATIONS)
     config = ViTConfig(
         attention=MultiHeadConfig(num_heads=hf["num_attention_heads"]),
-        image_size=image,
-        patch=patch,
+        image_size=hf["image_size"],
+        patch=hf["patch_size"],
         channels=hf["num_channels"],
         dim=dim,
         layers=layers,
