@@ -68,7 +68,7 @@ def load(name: str | Path, *, dtype: Any = None, sharding: Sharding | None = Non
             config, sizes = _checked(family, settings)
             abstract = _abstract(family, config, sizes, folder)
             table = family.table(config, sizes)
-        model = convert.fill(abstract, table, tensors, dtype=dtype, sharding=sharding)
+        model: Any = convert.fill(abstract, table, tensors, dtype=dtype, sharding=sharding)
         kept = convert.kept(table, tensors, dtype)
     if not own or kept or (folder / origin.OWN).exists():
         model.origin = origin.Origin.read(folder, origin.OWN if own else files.CONFIG, kept)

@@ -1,4 +1,4 @@
-"""Fields of a config.json: those that are followed, without effect on the result, or refused.
+"""Fields of a config.json: followed, without effect on the result, or refused.
 
 Every field of a transformers config class is in one of the three groups of its family, and a field
 in none of them is an error (``tests/pretrained/test_fields.py`` holds the groups to the classes).
@@ -112,7 +112,7 @@ class Fields:
         refused: Mapping[str, Sequence[Any]],
         aliases: Mapping[str, str] | None = None,
     ) -> "Fields":
-        """Return the fields of a model: its own, and those that every model has.
+        """Return the fields of a model, with the common ones of all models.
 
         ``without_effect`` maps reasons to names, separated by spaces.
         """
