@@ -14,7 +14,10 @@ from typing import Any
 from attnzoo.cli.common import add_trust, run
 from attnzoo.errors import UserError
 
-BESIDE = ("tokenizer*.json", "special_tokens_map.json", "vocab.*", "merges.txt", "*.model", "*.spm")
+BESIDE = (
+    "tokenizer*.json", "special_tokens_map.json", "vocab.*", "merges.txt", "*.model", "*.spm",
+    "preprocessor_config.json", "chat_template*",
+)  # fmt: skip
 """What belongs to the model and is copied as it is."""
 
 

@@ -48,6 +48,8 @@ class YaRNScalingConfig:
     """Turns within the original context above which a pair of channels is kept."""
     slow: Annotated[float, Positive] = 1.0
     """Turns within the original context below which a pair of channels is interpolated."""
+    amplitude: Annotated[float, Positive] | None = None
+    """Factor on the cosines and sines, whose square scales the logits; null: 0.1 ln(factor) + 1."""
 
 
 @config

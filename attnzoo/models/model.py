@@ -22,9 +22,11 @@ class Model(Module):
       config: the settings of the model.
       token_tables: names of the attributes that embed tokens: ``{"tokens": ...}`` for one text,
         ``{"source": ..., "target": ...}`` for two. Empty if the model reads no text.
+      origin: what ``attnzoo.pretrained`` keeps of the folder that the model was read from.
     """
 
     token_tables: ClassVar[Mapping[str, str]] = {}
+    origin: Any = None
 
     config: Any
 

@@ -68,6 +68,8 @@ class YaRNScaling:
     """Pairs with more turns than this within the original length are kept."""
     slow: float = 1.0
     """Pairs with fewer turns than this within the original length are interpolated."""
+    amplitude: float | None = None
+    """Factor on cos and sin; None: 0.1 ln(factor) + 1."""
 
     def frequencies(self, width: int, base: float) -> Frequencies:
         def pair_that_turns(times: float) -> float:
@@ -83,6 +85,8 @@ class YaRNScaling:
     @property
     def attention_factor(self) -> float:
         """Factor on cos and sin; its square scales the logits."""
+        if self.amplitude is not None:
+            return self.amplitude
         return 0.1 * math.log(self.factor) + 1 if self.factor > 1 else 1.0
 
 

@@ -9,6 +9,7 @@ A table per model maps tensor names to parameters. Nothing is guessed, a tensor 
 is an error, and pickles are not read.
 """
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,28 +24,19 @@ from attnzoo.config.loader import dump
 from attnzoo.config.loader import load as load_config
 from attnzoo.errors import UserError
 from attnzoo.files import read_json
-from attnzoo.pretrained import bart, bert, convert, files, t5
+from attnzoo.pretrained import bart, bert, convert, files, gpt2, llama, origin, t5, vit
 from attnzoo.pretrained.convert import Sharding
-from attnzoo.pretrained.family import Family, Settings
-from attnzoo.pretrained.gpt2 import GPT2
-from attnzoo.pretrained.llama import LLAMA
+from attnzoo.pretrained.family import Family
+from attnzoo.pretrained.fields import Settings
 from attnzoo.pretrained.table import Table
-from attnzoo.pretrained.vit import DEIT, DINOV2, DINOV2_WITH_REGISTERS, VIT
 
 FAMILIES: dict[str, Family] = {
-    "bart": bart.FAMILIES["bart"],
     "bert": bert.FAMILY,
-    "gpt2": GPT2,
-    "llama": LLAMA,
-    "mistral": LLAMA,
-    "qwen2": LLAMA,
-    "qwen3": LLAMA,
-    "marian": bart.FAMILIES["marian"],
+    "gpt2": gpt2.FAMILY,
+    **llama.FAMILIES,
     "t5": t5.FAMILY,
-    "vit": VIT,
-    "deit": DEIT,
-    "dinov2": DINOV2,
-    "dinov2_with_registers": DINOV2_WITH_REGISTERS,
+    **bart.FAMILIES,
+    **vit.FAMILIES,
 }
 """Model families by the ``model_type`` of config.json."""
 
@@ -65,18 +57,22 @@ def load(name: str | Path, *, dtype: Any = None, sharding: Sharding | None = Non
     """
     folder = files.resolve(name)
     with files.open_tensors(folder) as tensors:
-        if (folder / OWN_CONFIG).exists():
+        own = (folder / OWN_CONFIG).exists()
+        if own:
             family, config = _own_config(folder / OWN_CONFIG)
             sizes = family.sizes({one: tensors.shape(one) for one in tensors.names})
             abstract = _abstract(family, config, sizes, folder)
             table = convert.own_table(convert.parameters(abstract))
         else:
-            settings = _settings(folder, tensors.names)
-            family = _family(settings)
+            family, settings = _settings(folder, tensors.names)
             config, sizes = _checked(family, settings)
             abstract = _abstract(family, config, sizes, folder)
             table = family.table(config, sizes)
-        return convert.fill(abstract, table, tensors, dtype=dtype, sharding=sharding)
+        model: Any = convert.fill(abstract, table, tensors, dtype=dtype, sharding=sharding)
+        kept = convert.kept(table, tensors, dtype)
+    if not own or kept or (folder / origin.OWN).exists():
+        model.origin = origin.Origin.read(folder, origin.OWN if own else files.CONFIG, kept)
+    return model
 
 
 def read_config(name: str | Path) -> Any:
@@ -85,25 +81,34 @@ def read_config(name: str | Path) -> Any:
     if (folder / OWN_CONFIG).exists():
         return _own_config(folder / OWN_CONFIG)[1]
     with files.open_tensors(folder) as tensors:
-        settings = _settings(folder, tensors.names)
-        return _family(settings).read(settings)[0]
+        return _checked(*_settings(folder, tensors.names))[0]
 
 
 def save(model: Any, folder: str | Path, classes: Sequence[str] = ()) -> None:
     """Write config.json, with the names of ``classes``, and safetensors for transformers to load.
 
+    A model that was read from a folder keeps its token ids, names of classes, settings of
+    generation, and tensors that the model has no place for (BERT's next-sentence head).
+
     Raises:
       UserError: transformers has no model for this config.
     """
     written, table = form(model)
+    sizes, tensors = convert.tensors_of(model, table)
+    if model.origin is not None:
+        written = model.origin.complete(written, FAMILIES[written["model_type"]].fields)
+        sizes += [(name, one.nbytes) for name, one in model.origin.tensors.items()]
+        tensors = itertools.chain(tensors, model.origin.tensors.items())
     dtypes = {str(leaf.dtype) for leaf in convert.parameters(model).values()}
     if classes and "id2label" in written:
         written["id2label"] = {str(i): name for i, name in enumerate(classes)}
         written["label2id"] = {name: i for i, name in enumerate(classes)}
     written["dtype"] = dtypes.pop() if len(dtypes) == 1 else "float32"
     home = _made(folder)
-    files.write_tensors(home, *convert.tensors_of(model, table))
+    files.write_tensors(home, sizes, tensors)
     files.write_json(home / files.CONFIG, written)
+    if model.origin is not None:
+        model.origin.write(home)
 
 
 def form(model: Any) -> tuple[dict[str, Any], Table]:
@@ -121,7 +126,7 @@ def form(model: Any) -> tuple[dict[str, Any], Table]:
             problems.append(str(error))
         else:
             return written, family.table(model.config, sizes)
-    raise UserError("; ".join(problems))
+    raise UserError("; ".join(dict.fromkeys(problems)))
 
 
 def save_own(model: Any, folder: str | Path) -> None:
@@ -131,9 +136,12 @@ def save_own(model: Any, folder: str | Path) -> None:
     """
     _families(type(model.config))
     home = _made(folder)
-    files.write_tensors(
-        home, *convert.tensors_of(model, convert.own_table(convert.parameters(model)))
-    )
+    sizes, tensors = convert.tensors_of(model, convert.own_table(convert.parameters(model)))
+    if model.origin is not None:
+        sizes += [(name, one.nbytes) for name, one in model.origin.tensors.items()]
+        tensors = itertools.chain(tensors, model.origin.tensors.items())
+        model.origin.write(home, origin.OWN)
+    files.write_tensors(home, sizes, tensors)
     (home / OWN_CONFIG).write_text(dump(model.config), encoding="utf-8")
 
 
@@ -152,9 +160,9 @@ def tokenizer(name: str | Path) -> Tokenizer:
     except Exception as error:  # `tokenizers` raises nothing more specific
         raise UserError(f"{path}: a damaged tokenizer: {error}") from None
     if (folder / files.CONFIG).exists():
-        size = _settings(folder, ()).get("vocab_size", None)
+        size = read_json(folder / files.CONFIG).get("vocab_size")
         largest = max(found.get_vocab().values(), default=-1)
-        if size is not None and largest >= size:
+        if isinstance(size, int) and largest >= size:
             raise UserError(
                 f"{path}: has a token {largest}, but the vocabulary of {files.CONFIG} ends at "
                 f"{size - 1}"
@@ -162,35 +170,28 @@ def tokenizer(name: str | Path) -> Tokenizer:
     return found
 
 
-def _settings(folder: Path, tensors: list[str] | tuple[()]) -> Settings:
+def _settings(folder: Path, tensors: Sequence[str]) -> tuple[Family, Settings]:
     path = folder / files.CONFIG
-    return Settings(read_json(path), path, tensors)
-
-
-def _family(settings: Settings) -> Family:
-    kind = settings["model_type"]
+    values = read_json(path)
+    kind = values.pop("model_type", None)
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise UserError(
-            f"{settings.file}: model_type={kind!r} is not supported; wanted {', '.join(FAMILIES)}"
+            f"{path}: model_type={kind!r} is not supported; wanted {', '.join(FAMILIES)}"
         )
-    return FAMILIES[kind]
+    return FAMILIES[kind], Settings(values, path, FAMILIES[kind].fields, tensors)
 
 
 def _checked(family: Family, settings: Settings) -> tuple[Any, tuple[int, ...]]:
     """Return config and sizes of a config.json, each of its type and within its range."""
     try:
         config, sizes = family.read(settings)
-    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{settings.file}: values that do not fit: {reason}") from None
-    check_config(config, str(settings.file))
-    for size in sizes:
-        if type(size) is not int or size < 1:
-            raise UserError(f"{settings.file}: a size is {size!r}; wanted a whole number above 0")
+    except ValueError as error:  # fields of a config that do not go together
+        raise UserError(f"{settings.place}: {error}") from None
+    check_config(config, str(settings.place))
     # A model of that depth would be built before the first missing tensor is noticed.
     layers, most = max(family.table(config, sizes).depths.values()), len(settings.tensors)
     if layers > most:
-        raise UserError(f"{settings.file}: {layers} layers, but the files have {most} tensors")
+        raise UserError(f"{settings.place}: {layers} layers, but the files have {most} tensors")
     return config, sizes
 
 

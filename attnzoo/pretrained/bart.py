@@ -4,11 +4,24 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from attnzoo.config.attention import MultiHeadConfig
 from attnzoo.config.transformer import TransformerConfig
 from attnzoo.errors import UserError
 from attnzoo.models.transformer import Transformer
-from attnzoo.pretrained.family import Family, Settings, Sizes, plain_heads, unsupported_message
+from attnzoo.pretrained.family import Family, Sizes, plain_heads, unsupported_message
+from attnzoo.pretrained.fields import (
+    Fields,
+    Settings,
+    architecture,
+    depth,
+    flag,
+    rate,
+    size,
+    token,
+    word,
+)
 from attnzoo.pretrained.table import (
     Reordered,
     Row,
@@ -33,6 +46,61 @@ ACTIVATIONS = {
 }
 
 
+def fields(kind: str) -> Fields:
+    """Return the fields of the config.json of one architecture."""
+    bart = kind == "bart"
+    followed = {
+        "architectures": architecture(None),
+        "vocab_size": size(50265 if bart else 58101),
+        "max_position_embeddings": size(1024),
+        "encoder_layers": depth(12),
+        "encoder_ffn_dim": size(4096),
+        "encoder_attention_heads": size(16),
+        "decoder_layers": depth(12),
+        "decoder_ffn_dim": size(4096),
+        "decoder_attention_heads": size(16),
+        "activation_function": word("gelu"),
+        "d_model": size(1024),
+        "dropout": rate(0.1),
+        "attention_dropout": rate(0.0),
+        "activation_dropout": rate(0.0),
+        "scale_embedding": flag(False),
+        "pad_token_id": token(1 if bart else 58100),
+        "decoder_start_token_id": token(2 if bart else 58100),
+        "eos_token_id": token(2 if bart else 0),
+    }
+    if not bart:
+        followed["decoder_vocab_size"] = size(None)
+        followed["share_encoder_decoder_embeddings"] = flag(True)
+    return Fields.of_model(
+        followed,
+        without_effect={
+            "training alone, or values before it": (
+                "encoder_layerdrop decoder_layerdrop init_std classif_dropout"
+            ),
+            "settings of fairseq and of first versions, which transformers does not read": (
+                "extra_pos_embeddings force_bos_token_to_be_generated save_step"
+            ),
+        },
+        refused={
+            "is_decoder": (False,),
+            "is_encoder_decoder": (True,),
+            "is_causal": (True,),
+            "tie_word_embeddings": (True,),
+            "normalize_before": (False,),
+            "normalize_embedding": (bart,),
+            "static_position_embeddings": (not bart,),
+            "add_final_layer_norm": (False,),
+            "add_bias_logits": (False,),
+        },
+        aliases={
+            "hidden_size": "d_model",
+            "num_attention_heads": "encoder_attention_heads",
+            "num_hidden_layers": "encoder_layers",
+        },
+    )
+
+
 def table(config: TransformerConfig, sizes: Sizes) -> Table:
     """Return the tensor table of a post-norm Transformer."""
     target = sizes[1]
@@ -51,15 +119,21 @@ def table(config: TransformerConfig, sizes: Sizes) -> Table:
         rows,
         depths={"encoder": config.encoder_layers, "decoder": config.decoder_layers},
         copies=tied,
-        # sinusoidal positions
-        ignored=(
-            ()
+        constants=(
+            {}
             if config.positions == "learned"
-            else (r"model\.(en|de)coder\.embed_positions\.weight",)
+            else {f"model.{side}.embed_positions.weight": _sines for side in ("encoder", "decoder")}
         ),
         # A model without its output layer has no prefix.
         renamed=((r"^(shared|encoder|decoder)\.", r"model.\1."),),
     )
+
+
+def _sines(shape: Shape) -> np.ndarray:
+    """Return Marian's table of positions: all sines, then all cosines."""
+    rates = 10_000.0 ** (-np.arange(0, shape[-1], 2) / shape[-1])
+    angles = np.arange(shape[0])[:, None] * rates[None]
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
 
 def _stack(side: str, text: str, config: TransformerConfig) -> list[Row]:
@@ -92,16 +166,17 @@ def _attention(theirs: str, ours: str) -> list[Row]:
 
 def read(kind: str, hf: Settings) -> tuple[TransformerConfig, Sizes]:
     """Return the attnzoo config, and the sizes of both vocabularies."""
-    name = hf.get("architectures", ARCHITECTURES[kind])[0]
-    hf.value_in("architectures", name, dict.fromkeys(ARCHITECTURES[kind]))
-    hf.refuse_unless(
-        normalize_before=False, add_final_layer_norm=False, decoder_ffn_dim=hf["encoder_ffn_dim"]
-    )
+    hf.architecture(ARCHITECTURES[kind])
+    if hf["decoder_ffn_dim"] != hf["encoder_ffn_dim"]:
+        raise hf.error("decoder_ffn_dim", f"{hf['encoder_ffn_dim']}, as encoder_ffn_dim")
+    bart = kind == "bart"
+    for side in ("encoder", "decoder"):
+        hf.divide("d_model", f"{side}_attention_heads")
+    if not bart and hf["d_model"] % 2:
+        raise hf.error("d_model", "an even number, for sines and cosines")
     past = MultiHeadConfig(num_heads=hf["decoder_attention_heads"])
     attention = MultiHeadConfig(num_heads=hf["encoder_attention_heads"])
-    shared = hf.get("share_encoder_decoder_embeddings", True)
-    pad = hf["pad_token_id"]
-    bart = kind == "bart"
+    shared = bart or hf["share_encoder_decoder_embeddings"]
     config = TransformerConfig(
         attention=attention,
         decoder_attention=None if past == attention else past,
@@ -111,23 +186,23 @@ def read(kind: str, hf: Settings) -> tuple[TransformerConfig, Sizes]:
         encoder_layers=hf["encoder_layers"],
         decoder_layers=hf["decoder_layers"],
         norm_eps=1e-5,
-        activation=hf.choose("activation_function", ACTIVATIONS, "gelu"),
+        activation=hf.choose("activation_function", ACTIVATIONS),
         positions="learned" if bart else "sinusoidal_halves",
         position_offset=2 if bart else 0,
         max_length=hf["max_position_embeddings"],
-        scale_embeddings=hf.get("scale_embedding", False),
+        scale_embeddings=hf["scale_embedding"],
         embedding_norm=bart,
         tied="all" if shared else "target",
         output_bias="final_logits_bias" in hf.tensors,
-        dropout=hf.get("dropout", 0.1),
-        attention_dropout=hf.get("attention_dropout", 0.0),
-        activation_dropout=hf.get("activation_dropout", 0.0),
-        pad_id=pad,
-        start_id=hf.get("decoder_start_token_id", hf.get("eos_token_id", 2) if bart else pad),
-        eos_id=hf.get("eos_token_id", 2 if bart else 0),
+        dropout=hf["dropout"],
+        attention_dropout=hf["attention_dropout"],
+        activation_dropout=hf["activation_dropout"],
+        pad_id=hf["pad_token_id"],
+        start_id=hf["decoder_start_token_id"],
+        eos_id=hf["eos_token_id"],
     )
     vocab = hf["vocab_size"]
-    return config, (vocab, vocab if shared else hf.get("decoder_vocab_size", vocab))
+    return config, (vocab, vocab if shared else hf["decoder_vocab_size"] or vocab)
 
 
 def write(kind: str, config: TransformerConfig, sizes: Sizes) -> dict[str, Any]:
@@ -190,7 +265,13 @@ def sizes(shapes: Mapping[str, Shape]) -> Sizes:
 
 FAMILIES = {
     kind: Family(
-        Transformer, TransformerConfig, sizes, partial(read, kind), partial(write, kind), table
+        Transformer,
+        TransformerConfig,
+        sizes,
+        partial(read, kind),
+        partial(write, kind),
+        table,
+        fields(kind),
     )
     for kind in ARCHITECTURES
 }

@@ -7,7 +7,18 @@ from attnzoo.config.attention import MultiHeadConfig
 from attnzoo.config.bert import BertConfig
 from attnzoo.errors import UserError
 from attnzoo.models.bert import Bert
-from attnzoo.pretrained.family import Family, Settings, Sizes, plain_heads, unsupported_message
+from attnzoo.pretrained.family import Family, Sizes, plain_heads, unsupported_message
+from attnzoo.pretrained.fields import (
+    Fields,
+    Settings,
+    architecture,
+    depth,
+    labels,
+    positive,
+    rate,
+    size,
+    word,
+)
 from attnzoo.pretrained.table import Row, Shape, Table, embedding, linear, norm, row
 
 ARCHITECTURES = {
@@ -18,6 +29,37 @@ ARCHITECTURES = {
     "BertForTokenClassification": "token",
 }
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "relu": "relu", "silu": "silu"}
+FIELDS = Fields.of_model(
+    followed={
+        "architectures": architecture(None),
+        "vocab_size": size(30522),
+        "hidden_size": size(768),
+        "num_hidden_layers": depth(12),
+        "num_attention_heads": size(12),
+        "intermediate_size": size(3072),
+        "hidden_act": word("gelu"),
+        "hidden_dropout_prob": rate(0.1),
+        "attention_probs_dropout_prob": rate(0.1),
+        "max_position_embeddings": size(512),
+        "type_vocab_size": size(2),
+        "layer_norm_eps": positive(1e-12),
+        "id2label": labels(None),
+        "num_labels": size(None),
+    },
+    without_effect={
+        "settings of Google's first program, which transformers does not read": (
+            "directionality pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers "
+            "pooler_size_per_head pooler_type"
+        ),
+    },
+    refused={
+        "position_embedding_type": ("absolute",),
+        "is_decoder": (False,),
+        "is_encoder_decoder": (False,),
+        "add_cross_attention": (False,),
+        "tie_word_embeddings": (True,),
+    },
+)
 
 
 def table(config: BertConfig, sizes: Sizes) -> Table:
@@ -48,6 +90,8 @@ def table(config: BertConfig, sizes: Sizes) -> Table:
         },
         ignored=(
             r".*embeddings\.position_ids",  # 0, 1, 2, ...
+        ),
+        kept=(
             *((r"cls\.seq_relationship\..*",) if config.head == "lm" else ()),
             *((r"bert\.pooler\..*",) if config.head in ("lm", "token") else ()),
         ),
@@ -79,26 +123,22 @@ def _head(config: BertConfig, bert: str) -> list[Row]:
 
 def read(hf: Settings) -> tuple[BertConfig, Sizes]:
     """Return the attnzoo config, and the vocabulary size."""
-    hf.refuse_unless(
-        position_embedding_type="absolute", is_decoder=False, add_cross_attention=False
-    )
-    names = hf.get("architectures", ["BertModel"])
-    head: Any = hf.value_in("architectures", names[0], ARCHITECTURES)
-    labels = hf.get("id2label", None)
+    head: Any = ARCHITECTURES[hf.architecture(list(ARCHITECTURES))]
+    hf.divide("hidden_size", "num_attention_heads")
     config = BertConfig(
         attention=MultiHeadConfig(num_heads=hf["num_attention_heads"]),
         dim=hf["hidden_size"],
         hidden=hf["intermediate_size"],
         layers=hf["num_hidden_layers"],
-        activation=hf.choose("hidden_act", ACTIVATIONS, "gelu"),
+        activation=hf.choose("hidden_act", ACTIVATIONS),
         max_length=hf["max_position_embeddings"],
-        segments=hf.get("type_vocab_size", 2),
-        norm_eps=hf.get("layer_norm_eps", 1e-12),
+        segments=hf["type_vocab_size"],
+        norm_eps=hf["layer_norm_eps"],
         head=head,
-        num_classes=hf.get("num_labels", 2) if labels is None else len(labels),
+        num_classes=hf.num_classes(),
         pooler=any(name.endswith("pooler.dense.weight") for name in hf.tensors),
-        dropout=hf.get("hidden_dropout_prob", 0.1),
-        attention_dropout=hf.get("attention_probs_dropout_prob", 0.1),
+        dropout=hf["hidden_dropout_prob"],
+        attention_dropout=hf["attention_probs_dropout_prob"],
     )
     return config, (hf["vocab_size"],)
 
@@ -136,4 +176,4 @@ def sizes(shapes: Mapping[str, Shape]) -> Sizes:
     return (shapes["tokens/table"][0],)
 
 
-FAMILY = Family(Bert, BertConfig, sizes, read, write, table)
+FAMILY = Family(Bert, BertConfig, sizes, read, write, table, FIELDS)

@@ -49,7 +49,7 @@ def parameters(model: nnx.Module) -> dict[str, Any]:
 
 def own_table(leaves: Mapping[str, Any]) -> Table:
     """Return the table of attnzoo's own files, in which each parameter has its path as name."""
-    return Table([Row(path, (path,)) for path in leaves], {})
+    return Table([Row(path, (path,)) for path in leaves], {}, kept=(r"\w+(\.\w+)+",))
 
 
 def fill(
@@ -79,9 +79,20 @@ def fill(
         array = array if dtype is None else array.astype(jnp.dtype(dtype))
         filled[path] = _place(path, array, sharding)
     _check_copies(table, tensors, names)
+    _check_constants(table, tensors, names)
     graph, params = nnx.split(abstract)
     flat, structure = _flat(params)
     return nnx.merge(graph, structure.unflatten(filled[_path(path)] for path, _ in flat))
+
+
+def kept(table: Table, tensors: Tensors, dtype: Any = None) -> dict[str, np.ndarray]:
+    """Return the tensors that the table keeps for saving, without a place in the model."""
+    found = {
+        name: tensors.read(name)
+        for name in tensors.names
+        if any(re.fullmatch(pattern, name) for pattern in table.kept)
+    }
+    return found if dtype is None else {k: v.astype(jnp.dtype(dtype)) for k, v in found.items()}
 
 
 def from_tensors(
@@ -189,7 +200,8 @@ def _checked(
         for plain, name in names.items()
         if plain not in parts
         and plain not in table.copies
-        and not any(re.fullmatch(pattern, plain) for pattern in table.ignored)
+        and plain not in table.constants
+        and not any(re.fullmatch(one, plain) for one in (*table.ignored, *table.kept))
     ]
     if extra:
         raise UserError(
@@ -219,6 +231,21 @@ def _check_copies(table: Table, tensors: Tensors, names: Mapping[str, str]) -> N
             raise UserError(
                 f"{tensors.file(names[copy])}: tensor {copy} is not equal to {original}; here they "
                 "are one"
+            )
+
+
+def _check_constants(table: Table, tensors: Tensors, names: Mapping[str, str]) -> None:
+    """Raise a UserError if a stored constant has other values than those that are computed here."""
+    for plain, values in table.constants.items():
+        if plain not in names:
+            continue
+        found = tensors.read(names[plain])
+        wanted = values(found.shape)
+        near = max(1e-5, float(jnp.finfo(found.dtype).eps))
+        if found.shape != wanted.shape or np.abs(found.astype(np.float32) - wanted).max() > near:
+            raise UserError(
+                f"{tensors.file(names[plain])}: tensor {plain} is not what it is computed as here; "
+                "a table of the file's own is not supported"
             )
 
 

@@ -10,10 +10,60 @@ from attnzoo.config import gpt2
 from attnzoo.config.attention import MultiHeadConfig
 from attnzoo.errors import UserError
 from attnzoo.models import gpt2 as models
-from attnzoo.pretrained.family import Family, Settings, Sizes, plain_heads, unsupported_message
+from attnzoo.pretrained.family import Family, Sizes, plain_heads, unsupported_message
+from attnzoo.pretrained.fields import (
+    Fields,
+    Settings,
+    architecture,
+    depth,
+    flag,
+    positive,
+    rate,
+    size,
+    word,
+)
 from attnzoo.pretrained.table import Fused, Row, Shape, Table, embedding, norm, row
 
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu"}
+ARCHITECTURES = ("GPT2LMHeadModel", "GPT2Model")
+FIELDS = Fields.of_model(
+    followed={
+        "architectures": architecture(None),
+        "vocab_size": size(50257),
+        "n_positions": size(1024),
+        "n_embd": size(768),
+        "n_layer": depth(12),
+        "n_head": size(12),
+        "n_inner": size(None),
+        "activation_function": word("gelu_new"),
+        "resid_pdrop": rate(0.1),
+        "attn_pdrop": rate(0.1),
+        "layer_norm_epsilon": positive(1e-5),
+        "tie_word_embeddings": flag(True),
+    },
+    without_effect={
+        "training alone; resid_pdrop is the rate of the embeddings too": "embd_pdrop",
+        "the head of GPT2DoubleHeadsModel, which is not read": (
+            "summary_type summary_use_proj summary_activation summary_proj_to_labels "
+            "summary_first_dropout"
+        ),
+        "arithmetic in float16; here the softmax is in float32": "reorder_and_upcast_attn",
+        "n_positions once more, which transformers does not read": "n_ctx",
+    },
+    refused={
+        "scale_attn_weights": (True,),
+        "scale_attn_by_inverse_layer_idx": (False,),
+        "add_cross_attention": (False,),
+        "is_encoder_decoder": (False,),
+        "is_causal": (True,),
+    },
+    aliases={
+        "hidden_size": "n_embd",
+        "max_position_embeddings": "n_positions",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+    },
+)
 
 
 def table(config: gpt2.GPT2Config, sizes: Sizes) -> Table:
@@ -49,22 +99,19 @@ def _linear(theirs: str, *ours: str) -> list[Row]:
 
 def read(hf: Settings) -> tuple[gpt2.GPT2Config, Sizes]:
     """Return the attnzoo config, and the vocabulary size."""
-    hf.refuse_unless(
-        scale_attn_weights=True,
-        scale_attn_by_inverse_layer_idx=False,
-        add_cross_attention=False,
-    )
+    hf.architecture(ARCHITECTURES)
+    hf.divide("n_embd", "n_head")
     config = gpt2.GPT2Config(
         attention=MultiHeadConfig(num_heads=hf["n_head"]),
         dim=hf["n_embd"],
-        hidden=hf.get("n_inner", None),
+        hidden=hf["n_inner"],
         layers=hf["n_layer"],
         max_length=hf["n_positions"],
-        activation=hf.choose("activation_function", ACTIVATIONS, "gelu_new"),
-        norm_eps=hf.get("layer_norm_epsilon", 1e-5),
-        tied=hf.get("tie_word_embeddings", True),
-        dropout=hf.get("resid_pdrop", 0.1),
-        attention_dropout=hf.get("attn_pdrop", 0.1),
+        activation=hf.choose("activation_function", ACTIVATIONS),
+        norm_eps=hf["layer_norm_epsilon"],
+        tied=hf["tie_word_embeddings"],
+        dropout=hf["resid_pdrop"],
+        attention_dropout=hf["attn_pdrop"],
     )
     return config, (hf["vocab_size"],)
 
@@ -104,4 +151,4 @@ def sizes(shapes: Mapping[str, Shape]) -> Sizes:
     return (shapes["embedding/table"][0],)
 
 
-GPT2 = Family(models.GPT2, gpt2.GPT2Config, sizes, read, write, table)
+FAMILY = Family(models.GPT2, gpt2.GPT2Config, sizes, read, write, table, FIELDS)

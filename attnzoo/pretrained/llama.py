@@ -1,6 +1,8 @@
 """Llama, Mistral, Qwen2 and Qwen3: tensor names and settings of their transformers models."""
 
+import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from attnzoo.config import rotary
@@ -8,7 +10,23 @@ from attnzoo.config.attention import MultiHeadConfig
 from attnzoo.config.llama import LlamaConfig
 from attnzoo.errors import UserError
 from attnzoo.models.llama import Llama
-from attnzoo.pretrained.family import Family, Settings, Sizes, unsupported_message
+from attnzoo.pretrained.family import Family, Sizes, unsupported_message
+from attnzoo.pretrained.fields import (
+    REQUIRED,
+    Fields,
+    Settings,
+    amount,
+    architecture,
+    count,
+    depth,
+    flag,
+    mapping,
+    positive,
+    rate,
+    size,
+    word,
+    words,
+)
 from attnzoo.pretrained.table import Shape, Table, embedding, linear, norm
 
 ARCHITECTURES = {
@@ -18,8 +36,98 @@ ARCHITECTURES = {
     "qwen3": "Qwen3ForCausalLM",
 }
 ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
-KINDS = {"default": None, "linear": "linear", "dynamic": "dynamic", "yarn": "yarn",
-         "llama3": "llama3"}  # fmt: skip
+_ROTARY = {
+    "rope_type": word(None),
+    "type": word(None),
+    "rope_theta": positive(None),
+}
+_FACTOR = {"factor": positive(REQUIRED)}
+_ORIGINAL = {"original_max_position_embeddings": size(None)}
+_WHOLE_HEAD = {"partial_rotary_factor": (1.0,)}
+ROTARY_FIELDS = {
+    "default": Fields(_ROTARY, refused=_WHOLE_HEAD),
+    "linear": Fields(_ROTARY | _FACTOR, refused=_WHOLE_HEAD),
+    "dynamic": Fields(
+        _ROTARY | _FACTOR,
+        {"original_max_position_embeddings": "transformers reads max_position_embeddings instead"},
+        _WHOLE_HEAD,
+    ),
+    "yarn": Fields(
+        _ROTARY
+        | _ORIGINAL
+        | {
+            "factor": positive(REQUIRED, null=True),
+            "attention_factor": positive(None),
+            "mscale": amount(None),
+            "mscale_all_dim": amount(None),
+            "beta_fast": amount(None),
+            "beta_slow": amount(None),
+        },
+        refused=_WHOLE_HEAD | {"truncate": (True,)},
+    ),
+    "llama3": Fields(
+        _ROTARY
+        | _FACTOR
+        | _ORIGINAL
+        | {"low_freq_factor": positive(REQUIRED), "high_freq_factor": positive(REQUIRED)},
+        refused=_WHOLE_HEAD,
+    ),
+}
+"""Fields of ``rope_parameters`` by their ``rope_type``."""
+
+
+def fields(kind: str) -> Fields:
+    """Return the fields of the config.json of one architecture."""
+    vocab, hidden, length, kv_heads = {
+        "llama": (32000, 11008, 2048, None),
+        "mistral": (32000, 14336, 131072, 8),
+    }.get(kind, (151936, 22016, 32768, 32))
+    followed = {
+        "architectures": architecture(None),
+        "vocab_size": size(vocab),
+        "hidden_size": size(4096),
+        "intermediate_size": size(hidden),
+        "num_hidden_layers": depth(32),
+        "num_attention_heads": size(32),
+        "num_key_value_heads": size(kv_heads, null=True),
+        "head_dim": size(128 if kind == "qwen3" else None),
+        "hidden_act": word("silu"),
+        "max_position_embeddings": size(length),
+        "rms_norm_eps": positive(1e-6),
+        "tie_word_embeddings": flag(False),
+        "attention_dropout": rate(0.0),
+        "rope_parameters": mapping(None),
+        "rope_scaling": mapping(None),
+        "rope_theta": positive(10_000.0),
+        **_ORIGINAL,
+    }
+    if kind in ("llama", "qwen3"):
+        followed["attention_bias"] = flag(False)
+    if kind == "llama":
+        followed["mlp_bias"] = flag(False)
+    if kind == "mistral":
+        followed["sliding_window"] = size(4096, null=True)
+    if kind in ("qwen2", "qwen3"):
+        followed |= {
+            "use_sliding_window": flag(False),
+            "sliding_window": size(4096, null=True),
+            "max_window_layers": count(28),
+            "layer_types": words(None),
+        }
+    return Fields.of_model(
+        followed,
+        without_effect={
+            "order of a sum, which transformers 5 does not read": "pretraining_tp",
+            "records of the programs of some models": "is_llama_config _flash_attn_2_enabled",
+        },
+        refused={
+            **_WHOLE_HEAD,
+            "is_causal": (True,),
+            "is_encoder_decoder": (False,),
+            "rope_interleaved": (False,),
+            "use_mrope": (False,),
+        },
+    )
 
 
 def table(config: LlamaConfig, sizes: Sizes) -> Table:
@@ -53,86 +161,117 @@ def table(config: LlamaConfig, sizes: Sizes) -> Table:
     )
 
 
-def read(hf: Settings) -> tuple[LlamaConfig, Sizes]:
+def read(kind: str, hf: Settings) -> tuple[LlamaConfig, Sizes]:
     """Return the attnzoo config, and the vocabulary size."""
-    kind = hf["model_type"]
-    hf.refuse_unless(partial_rotary_factor=1.0, pretraining_tp=1)
-    biased = hf.get("attention_bias", False) and kind in ("llama", "qwen3")
+    hf.architecture((ARCHITECTURES[kind], ARCHITECTURES[kind].replace("ForCausalLM", "Model")))
+    given = hf.fields.followed
+    biased = "attention_bias" in given and hf["attention_bias"]
     heads = hf["num_attention_heads"]
-    given = hf.get("rope_parameters", hf.get("rope_scaling", {}))
+    width = hf["head_dim"]
+    if width is None:
+        hf.divide("hidden_size", "num_attention_heads")
+    if hf["num_key_value_heads"] is not None:
+        hf.divide("num_attention_heads", "num_key_value_heads")
+    if (width or hf["hidden_size"] // heads) % 2:
+        key = "head_dim" if width else "hidden_size"
+        raise hf.error(key, "an even number of channels per head")
+    rotary_base, rotary_scaling = _rotary(hf)
     config = LlamaConfig(
         attention=MultiHeadConfig(
             num_heads=heads,
-            num_kv_heads=hf.get("num_key_value_heads", heads),
-            head_dim=hf.get("head_dim", None),
-            window=_window(hf),
+            num_kv_heads=hf["num_key_value_heads"] or heads,
+            head_dim=width,
+            window=_window(kind, hf),
             qk_norm=kind == "qwen3",
         ),
         dim=hf["hidden_size"],
         hidden=hf["intermediate_size"],
         layers=hf["num_hidden_layers"],
         max_length=hf["max_position_embeddings"],
-        rotary_base=float(given.get("rope_theta") or hf.get("rope_theta", 10_000.0)),
-        rotary_scaling=_scaling(hf, given),
-        activation=hf.choose("hidden_act", ACTIVATIONS, "silu"),
+        rotary_base=rotary_base,
+        rotary_scaling=rotary_scaling,
+        activation=hf.choose("hidden_act", ACTIVATIONS),
         qkv_bias=biased or kind == "qwen2",
         out_bias=biased,
-        hidden_bias=kind == "llama" and hf.get("mlp_bias", False),
-        norm_eps=hf.get("rms_norm_eps", 1e-6),
-        tied=hf.get("tie_word_embeddings", False),
-        attention_dropout=hf.get("attention_dropout", 0.0),
+        hidden_bias="mlp_bias" in given and hf["mlp_bias"],
+        norm_eps=hf["rms_norm_eps"],
+        tied=hf["tie_word_embeddings"],
+        attention_dropout=hf["attention_dropout"],
     )
     return config, (hf["vocab_size"],)
 
 
-def _window(hf: Settings) -> int | None:
-    if hf["model_type"] == "llama":
-        return None
-    if hf["model_type"] != "mistral" and not hf.get("use_sliding_window", False):
-        return None
-    window = hf.get("sliding_window", None)
-    kinds = set(hf.get("layer_types", ["sliding_attention"]))
-    if window is None or kinds == {"full_attention"}:
-        return None
-    full_below = 0 if hf["model_type"] == "mistral" else hf.get("max_window_layers", 0)
-    if len(kinds) > 1 or ("layer_types" not in hf.values and full_below > 0):
-        raise UserError(
-            f"{hf.file}: sliding_window={window} for some layers alone is not supported; wanted "
-            "all layers alike"
+def _window(kind: str, hf: Settings) -> int | None:
+    if kind in ("llama", "mistral"):
+        return hf["sliding_window"] if kind == "mistral" else None
+    window = hf["sliding_window"] if hf["use_sliding_window"] else None
+    layers, full = hf["num_hidden_layers"], hf["max_window_layers"]
+    types = hf["layer_types"]
+    if types is None:
+        number = 0 if window is None else max(layers - full, 0)
+        if 0 < number < layers:
+            raise hf.error("max_window_layers", f"0 or {layers} with use_sliding_window")
+    else:
+        number = types.count("sliding_attention")
+        if len(types) != layers or number + types.count("full_attention") != layers:
+            raise hf.error("layer_types", f"sliding_attention or full_attention {layers} times")
+        if 0 < number < layers:
+            raise hf.error("layer_types", "all layers alike")
+        if number and window is None:
+            raise hf.error("layer_types", "full_attention without a sliding_window in use")
+    return window if number else None
+
+
+def _rotary(hf: Settings) -> tuple[float, rotary.RotaryScaling | None]:
+    """Return the base and the scaling of the rotary positions.
+
+    As in transformers, ``rope_scaling`` (its name before version 5) goes before
+    ``rope_parameters``, and at the top level ``original_max_position_embeddings`` before the same
+    field in these objects, but ``rope_theta`` after it.
+    """
+    key = "rope_scaling" if hf["rope_scaling"] else "rope_parameters"
+    given = hf[key] or {}
+    kind = given.get("rope_type", given.get("type", "default"))
+    if not isinstance(kind, str) or kind not in ROTARY_FIELDS:
+        wanted = " or ".join(ROTARY_FIELDS)
+        raise hf.error(key, f"a rope_type among {wanted}")
+    rope = hf.within(key, ROTARY_FIELDS[kind])
+    base = rope["rope_theta"] or hf["rope_theta"]
+    length = hf["max_position_embeddings"]
+    if kind == "default":
+        return base, None
+    factor = rope["factor"]
+    if kind == "linear":
+        return base, rotary.LinearScalingConfig(factor=factor)
+    if kind == "dynamic":
+        return base, rotary.DynamicScalingConfig(factor=factor, original_length=length)
+    original = hf["original_max_position_embeddings"] or (
+        rope["original_max_position_embeddings"] or length
+    )
+    if kind == "llama3":
+        low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+        if low == high:
+            raise rope.error("high_freq_factor", "more than low_freq_factor")
+        return base, rotary.Llama3ScalingConfig(
+            factor=factor, low=low, high=high, original_length=original
         )
-    return window
+    factor = length / original if factor is None else factor
+    return base, rotary.YaRNScalingConfig(
+        factor=factor,
+        original_length=original,
+        fast=rope["beta_fast"] or 32.0,
+        slow=rope["beta_slow"] or 1.0,
+        amplitude=_amplitude(rope, factor),
+    )
 
 
-def _scaling(hf: Settings, given: Mapping[str, Any]) -> rotary.RotaryScaling | None:
-    """Read rotary scaling from ``rope_parameters`` (``rope_scaling`` before transformers 5)."""
-    name = given.get("rope_type") or given.get("type") or "default"
-    kind = hf.value_in("rope_type", name, KINDS)
-    if kind is None:
-        return None
-    for key in ("mscale", "mscale_all_dim", "attention_factor", "truncate"):
-        if given.get(key) not in (None, True) and kind == "yarn":
-            raise UserError(f"{hf.file}: {key}={given[key]} of the rotary scaling is not supported")
-    factor = float(given["factor"])
-    trained = given.get("original_max_position_embeddings") or hf["max_position_embeddings"]
-    match kind:
-        case "linear":
-            return rotary.LinearScalingConfig(factor=factor)
-        case "dynamic":
-            # Dynamic scaling in transformers ignores original_max_position_embeddings.
-            length = hf["max_position_embeddings"]
-            return rotary.DynamicScalingConfig(factor=factor, original_length=length)
-        case "yarn":
-            fast, slow = (given.get(key) for key in ("beta_fast", "beta_slow"))
-            return rotary.YaRNScalingConfig(
-                factor=factor, original_length=trained, fast=fast or 32.0, slow=slow or 1.0
-            )
-        case _:
-            return rotary.Llama3ScalingConfig(
-                factor=factor,
-                low=given["low_freq_factor"],
-                high=given["high_freq_factor"],
-                original_length=trained,
-            )
+def _amplitude(rope: Settings, factor: float) -> float | None:
+    """Return YaRN's factor on cos and sin, None for that of the paper."""
+    above, below = rope["mscale"], rope["mscale_all_dim"]
+    if rope["attention_factor"] is not None or not (above and below):
+        return rope["attention_factor"]
+    growth = 0.1 * math.log(max(factor, 1.0))
+    return (above * growth + 1) / (below * growth + 1)
 
 
 def write(config: LlamaConfig, sizes: Sizes) -> dict[str, Any]:
@@ -215,6 +354,7 @@ def _written(scaling: rotary.RotaryScaling | None) -> dict[str, Any]:
                 "original_max_position_embeddings": scaling.original_length,
                 "beta_fast": scaling.fast,
                 "beta_slow": scaling.slow,
+                **({} if scaling.amplitude is None else {"attention_factor": scaling.amplitude}),
             }
         case "llama3":
             return written | {
@@ -231,4 +371,7 @@ def sizes(shapes: Mapping[str, Shape]) -> Sizes:
     return (shapes["embedding/table"][0],)
 
 
-LLAMA = Family(Llama, LlamaConfig, sizes, read, write, table)
+FAMILIES = {
+    kind: Family(Llama, LlamaConfig, sizes, partial(read, kind), write, table, fields(kind))
+    for kind in ARCHITECTURES
+}

@@ -7,7 +7,19 @@ from attnzoo.config.attention import MultiHeadConfig
 from attnzoo.config.t5 import T5Config
 from attnzoo.errors import UserError
 from attnzoo.models.t5 import T5
-from attnzoo.pretrained.family import Family, Settings, Sizes, unsupported_message
+from attnzoo.pretrained.family import Family, Sizes, unsupported_message
+from attnzoo.pretrained.fields import (
+    Fields,
+    Settings,
+    architecture,
+    depth,
+    flag,
+    positive,
+    rate,
+    size,
+    token,
+    word,
+)
 from attnzoo.pretrained.table import (
     TRANSPOSED,
     Row,
@@ -20,16 +32,42 @@ from attnzoo.pretrained.table import (
 )
 
 ARCHITECTURES = ("T5ForConditionalGeneration", "T5WithLMHeadModel")
-# feed_forward_proj -> activation, and whether it is gated. A gated GELU is the tanh form.
-FEED_FORWARD = {
-    "relu": ("relu", False),
-    "gelu": ("gelu", False),
-    "gelu_new": ("gelu_tanh", False),
-    "silu": ("silu", False),
-    "gated-relu": ("relu", True),
-    "gated-gelu": ("gelu_tanh", True),
-    "gated-silu": ("silu", True),
-}
+ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh", "silu": "silu"}
+FIELDS = Fields.of_model(
+    followed={
+        "architectures": architecture(None),
+        "vocab_size": size(32128),
+        "d_model": size(512),
+        "d_kv": size(64),
+        "d_ff": size(2048),
+        "num_layers": depth(6),
+        "num_decoder_layers": depth(None),
+        "num_heads": size(8),
+        "relative_attention_num_buckets": size(32),
+        "relative_attention_max_distance": size(128),
+        "dropout_rate": rate(0.1),
+        "layer_norm_epsilon": positive(1e-6),
+        "feed_forward_proj": word("relu"),
+        "dense_act_fn": word(None),
+        "is_gated_act": flag(None),
+        "tie_word_embeddings": flag(True, null=True),
+        "scale_decoder_outputs": flag(None),
+        "pad_token_id": token(0),
+        "decoder_start_token_id": token(None),
+        "eos_token_id": token(1),
+    },
+    without_effect={
+        "training alone, or values before it": "initializer_factor",
+        "length of the texts of training, which transformers does not read": "n_positions",
+    },
+    refused={"is_decoder": (False,), "is_encoder_decoder": (True,), "is_causal": (True,)},
+    aliases={
+        "hidden_size": "d_model",
+        "num_attention_heads": "num_heads",
+        "num_hidden_layers": "num_layers",
+        "head_dim": "d_kv",
+    },
+)
 
 
 def table(config: T5Config, sizes: Sizes) -> Table:
@@ -89,33 +127,53 @@ def _attention(theirs: str, ours: str) -> list[Row]:
 
 def read(hf: Settings) -> tuple[T5Config, Sizes]:
     """Return the attnzoo config, and the vocabulary size."""
-    name = hf.get("architectures", ARCHITECTURES[:1])[0]
-    hf.value_in("architectures", name, dict.fromkeys(ARCHITECTURES))
-    activation, gated = hf.choose("feed_forward_proj", FEED_FORWARD, "relu")
+    hf.architecture(ARCHITECTURES)
+    activation, gated = _feed_forward(hf)
     # In T5 "tie_word_embeddings" decides about the output scale; the tensors show whether the
     # output layer is a separate matrix.
-    scaled = hf.get("scale_decoder_outputs", hf.get("tie_word_embeddings", True))
+    scaled = hf["scale_decoder_outputs"]
+    scaled = hf["tie_word_embeddings"] is not False if scaled is None else scaled
+    start, layers = hf["decoder_start_token_id"], hf["num_layers"]
     attention = MultiHeadConfig(num_heads=hf["num_heads"], head_dim=hf["d_kv"])
     config = T5Config(
         attention=attention,
         cross_attention=attention,
         dim=hf["d_model"],
         hidden=hf["d_ff"],
-        encoder_layers=hf["num_layers"],
-        decoder_layers=hf.get("num_decoder_layers", hf["num_layers"]),
+        encoder_layers=layers,
+        decoder_layers=hf["num_decoder_layers"] or layers,
         activation=activation,
         gated=gated,
-        buckets=hf.get("relative_attention_num_buckets", 32),
-        max_distance=hf.get("relative_attention_max_distance", 128),
-        norm_eps=hf.get("layer_norm_epsilon", 1e-6),
+        buckets=hf["relative_attention_num_buckets"],
+        max_distance=hf["relative_attention_max_distance"],
+        norm_eps=hf["layer_norm_epsilon"],
         tied=scaled or "lm_head.weight" not in hf.tensors,
         scaled_head=scaled,
-        dropout=hf.get("dropout_rate", 0.1),
-        pad_id=hf.get("pad_token_id", 0),
-        start_id=hf.get("decoder_start_token_id", hf.get("pad_token_id", 0)),
-        eos_id=hf.get("eos_token_id", 1),
+        dropout=hf["dropout_rate"],
+        pad_id=hf["pad_token_id"],
+        start_id=hf["pad_token_id"] if start is None else start,
+        eos_id=hf["eos_token_id"],
     )
     return config, (hf["vocab_size"],)
+
+
+def _feed_forward(hf: Settings) -> tuple[Any, bool]:
+    """Return the activation, and whether the layer is gated.
+
+    transformers derives ``dense_act_fn`` and ``is_gated_act`` from ``feed_forward_proj``, unless
+    the file has them. A gated GELU is the tanh form.
+    """
+    form = hf["feed_forward_proj"]
+    name = "gelu_new" if form == "gated-gelu" else form.removeprefix("gated-")
+    gated = hf["is_gated_act"]
+    if hf["dense_act_fn"] is not None:
+        return hf.choose("dense_act_fn", ACTIVATIONS), form.startswith(
+            "gated-"
+        ) if gated is None else gated
+    if name not in ACTIVATIONS:
+        forms = [*ACTIVATIONS, *(f"gated-{one}" for one in ACTIVATIONS)]
+        raise hf.error("feed_forward_proj", " or ".join(forms))
+    return ACTIVATIONS[name], form.startswith("gated-") if gated is None else gated
 
 
 def write(config: T5Config, sizes: Sizes) -> dict[str, Any]:
@@ -129,9 +187,8 @@ def write(config: T5Config, sizes: Sizes) -> dict[str, Any]:
         raise UserError(unsupported_message("T5", ", ".join(sorted(map(str, same)))))
     if config.scaled_head and not config.tied:
         raise UserError("transformers has no T5 with scaled_head=true and tied=false")
-    forms = {ours: name for name, ours in FEED_FORWARD.items()}
-    if (config.activation, config.gated) not in forms:
-        raise UserError(f"transformers has no T5 with activation={config.activation} and a gate")
+    name = {ours: name for name, ours in ACTIVATIONS.items()}[config.activation]
+    form = f"gated-{name}".replace("gelu_new", "gelu") if config.gated else name
     return {
         "model_type": "t5",
         "architectures": [ARCHITECTURES[0]],
@@ -143,7 +200,9 @@ def write(config: T5Config, sizes: Sizes) -> dict[str, Any]:
         "d_ff": config.hidden,
         "num_layers": config.encoder_layers,
         "num_decoder_layers": config.decoder_layers,
-        "feed_forward_proj": forms[config.activation, config.gated],
+        "feed_forward_proj": form,
+        "dense_act_fn": name,
+        "is_gated_act": config.gated,
         "relative_attention_num_buckets": config.buckets,
         "relative_attention_max_distance": config.max_distance,
         "layer_norm_epsilon": config.norm_eps,
@@ -160,4 +219,4 @@ def sizes(shapes: Mapping[str, Shape]) -> Sizes:
     return (shapes["tokens/table"][0],)
 
 
-FAMILY = Family(T5, T5Config, sizes, read, write, table)
+FAMILY = Family(T5, T5Config, sizes, read, write, table, FIELDS)

@@ -6,7 +6,7 @@ of the table: the row then stands for one row per block of that stack.
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -135,6 +135,8 @@ class Table:
       copies: tensors that repeat another one (tied weights): one of the two is enough, and if both
         are present they must be equal.
       ignored: regular expressions of tensors that attnzoo does not need.
+      kept: regular expressions of tensors that attnzoo does not need, but saves again.
+      constants: functions from the shape of a tensor to the values that it must have.
       renamed: (regular expression, replacement) of names in older files.
     """
 
@@ -142,6 +144,8 @@ class Table:
     depths: Mapping[str, int]
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     ignored: Sequence[str] = ()
+    kept: Sequence[str] = ()
+    constants: Mapping[str, Callable[[Shape], np.ndarray]] = dataclasses.field(default_factory=dict)
     renamed: Sequence[tuple[str, str]] = ()
 
     def expanded(self, row: Row) -> Iterator[tuple[int | None, Row]]:

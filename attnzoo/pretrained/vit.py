@@ -7,7 +7,20 @@ from attnzoo.config.attention import MultiHeadConfig
 from attnzoo.config.vit import ViTConfig
 from attnzoo.errors import UserError
 from attnzoo.models.vit import ViT
-from attnzoo.pretrained.family import Family, Settings, Sizes, plain_heads, unsupported_message
+from attnzoo.pretrained.family import Family, Sizes, plain_heads, unsupported_message
+from attnzoo.pretrained.fields import (
+    Fields,
+    Settings,
+    architecture,
+    depth,
+    flag,
+    labels,
+    positive,
+    rate,
+    side,
+    size,
+    word,
+)
 from attnzoo.pretrained.table import Reordered, Shape, Table, linear, norm, row
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "relu": "relu", "silu": "silu"}
@@ -18,6 +31,54 @@ CLASSES = {
     "dinov2": "Dinov2",
     "dinov2_with_registers": "Dinov2WithRegisters",
 }
+
+
+def fields(kind: str) -> Fields:
+    """Return the fields of the config.json of one architecture."""
+    dino = kind.startswith("dinov2")
+    followed = {
+        "architectures": architecture(None),
+        "hidden_size": size(768),
+        "num_hidden_layers": depth(12),
+        "num_attention_heads": size(12),
+        "hidden_act": word("gelu"),
+        "hidden_dropout_prob": rate(0.0),
+        "attention_probs_dropout_prob": rate(0.0),
+        "layer_norm_eps": positive(1e-6 if dino else 1e-12),
+        "image_size": side(224),
+        "patch_size": side(14 if kind == "dinov2" else 16),
+        "num_channels": size(3),
+        "qkv_bias": flag(True),
+        "id2label": labels(None),
+        "num_labels": size(None),
+    }
+    if dino:
+        followed |= {
+            "mlp_ratio": positive(4),
+            "layerscale_value": positive(1.0),
+            "drop_path_rate": rate(0.0),
+            "use_swiglu_ffn": flag(False),
+        }
+    else:
+        followed |= {
+            "intermediate_size": size(3072),
+            "pooler_output_size": size(None),
+            "pooler_act": word("tanh"),
+        }
+    if kind == "dinov2_with_registers":
+        followed["num_register_tokens"] = size(4)
+    return Fields.of_model(
+        followed,
+        without_effect={
+            "feature maps of a backbone, which is not read": (
+                "_out_features _out_indices out_features out_indices stage_names apply_layernorm "
+                "reshape_hidden_states"
+            ),
+            "the decoder of masked images, which is not read": "encoder_stride",
+            "the tensors show the mask token": "use_mask_token",
+        },
+        refused={"is_encoder_decoder": (False,)},
+    )
 
 
 def _table(kind: str, config: ViTConfig, sizes: Sizes) -> Table:
@@ -77,47 +138,53 @@ def _table(kind: str, config: ViTConfig, sizes: Sizes) -> Table:
 
 def _read(kind: str, hf: Settings) -> tuple[ViTConfig, Sizes]:
     dino = kind.startswith("dinov2")
-    name = hf.get("architectures", [CLASSES[kind] + CLASSIFIER])[0]
     heads = (BARE, CLASSIFIER, DISTILLED) if kind == "deit" else (BARE, CLASSIFIER)
-    head = hf.value_in("architectures", name, {CLASSES[kind] + one: one for one in heads})
+    names = {CLASSES[kind] + one: one for one in (CLASSIFIER, *heads)}
+    head = names[hf.architecture(list(names))]
     dim, layers = hf["hidden_size"], hf["num_hidden_layers"]
-    gated = dino and hf.get("use_swiglu_ffn", False)
-    pooler = any(one.endswith("pooler.dense.weight") for one in hf.tensors)
+    hf.divide("hidden_size", "num_attention_heads")
+    hf.divide("image_size", "patch_size")
+    gated = dino and hf["use_swiglu_ffn"]
+    pooler = not dino and any(one.endswith("pooler.dense.weight") for one in hf.tensors)
     if pooler:
-        hf.refuse_unless(pooler_act="tanh", pooler_output_size=dim)
-    own: dict[str, Any] = {"hidden": hf.get("intermediate_size", 4 * dim)}
-    if dino:
+        hf.choose("pooler_act", {"tanh": "tanh"})
+        if hf["pooler_output_size"] not in (None, dim):
+            raise hf.error("pooler_output_size", f"{dim}, the hidden_size")
+    own: dict[str, Any]
+    if not dino:
+        own = {"hidden": hf["intermediate_size"]}
+    else:
         own = {
-            "hidden": _hidden(dim, hf.get("mlp_ratio", 4), gated),
+            "hidden": _hidden(dim, hf["mlp_ratio"], gated),
             "pooling": "class" if head == BARE else "class_mean",
-            "layer_scale": hf.get("layerscale_value", 1.0),
-            "branch_rate": hf.get("drop_path_rate", 0.0),
+            "layer_scale": hf["layerscale_value"],
+            "branch_rate": hf["drop_path_rate"],
             "gated": gated,
         }
     if kind == "dinov2_with_registers":
-        own |= {"registers": hf.get("num_register_tokens", 4), "antialias": True}
+        own |= {"registers": hf["num_register_tokens"], "antialias": True}
     if kind == "deit":
         own["distillation"] = "head" if head == DISTILLED else "token"
-    activation = hf.choose("hidden_act", ACTIVATIONS, "gelu")
+    if own["hidden"] < 1:
+        raise hf.error("mlp_ratio", f"at least 1 / {dim}")
+    activation = hf.choose("hidden_act", ACTIVATIONS)
     config = ViTConfig(
         attention=MultiHeadConfig(num_heads=hf["num_attention_heads"]),
-        image_size=hf.get("image_size", 224),
-        patch=hf.get("patch_size", 16),
-        channels=hf.get("num_channels", 3),
+        image_size=hf["image_size"],
+        patch=hf["patch_size"],
+        channels=hf["num_channels"],
         dim=dim,
         layers=layers,
         head_hidden=pooler,
         mask_token=any(one.endswith("mask_token") for one in hf.tensors),
-        norm_eps=hf.get("layer_norm_eps", 1e-6 if dino else 1e-12),
+        norm_eps=hf["layer_norm_eps"],
         activation="silu" if gated else activation,  # type: ignore[arg-type]
-        use_bias=hf.get("qkv_bias", True),
-        dropout=hf.get("hidden_dropout_prob", 0.0),
-        attention_dropout=hf.get("attention_probs_dropout_prob", 0.0),
+        use_bias=hf["qkv_bias"],
+        dropout=hf["hidden_dropout_prob"],
+        attention_dropout=hf["attention_probs_dropout_prob"],
         **own,
     )
-    labels = hf.get("id2label", None)
-    classes = hf.get("num_labels", 2) if labels is None else len(labels)
-    return config, () if head == BARE else (classes,)
+    return config, () if head == BARE else (hf.num_classes(),)
 
 
 def _write(kind: str, config: ViTConfig, sizes: Sizes) -> dict[str, Any]:
@@ -211,7 +278,8 @@ def _family(kind: str) -> Family:
         lambda settings: _read(kind, settings),
         lambda config, sizes: _write(kind, config, sizes),
         lambda config, sizes: _table(kind, config, sizes),
+        fields(kind),
     )
 
 
-VIT, DEIT, DINOV2, DINOV2_WITH_REGISTERS = map(_family, CLASSES)
+FAMILIES = {kind: _family(kind) for kind in CLASSES}

@@ -10,7 +10,6 @@ from flax import nnx
 
 from attnzoo import pretrained
 from attnzoo.decoding.generate import generate
-from attnzoo.models.gpt2 import GPT2
 
 
 def both(theirs: Any, folder: Path) -> tuple[Any, Any]:
@@ -35,7 +34,7 @@ def hidden_states(model: Any, ids: np.ndarray, valid: np.ndarray | None = None) 
     def run(params: Any, ids: Any) -> Any:
         model = nnx.merge(graph, params)
         places = jnp.arange(ids.shape[1], dtype=jnp.int32)[None]
-        x = model._embed(ids, *([places] if isinstance(model, GPT2) else []), None)
+        x = model._embed(ids, places, None)
         states = [x]
         for block in model.decoder.blocks:
             x, _ = block(x, valid=None if valid is None else jnp.asarray(valid))

@@ -72,7 +72,10 @@ def test_every_head_and_layer(head: str, written, close) -> None:
 @nnx.jit
 def layers(ours, tokens, segments, valid):
     """What is said, maps, the states before and after every block, and the pooled one."""
-    said, maps = ours(tokens, segments=segments, valid=valid, capture=True)
+    # Theirs counts padding too.
+    places = jnp.arange(T, dtype=jnp.int32)[None].repeat(B, axis=0)
+    given = {"segments": segments, "valid": valid, "positions": places}
+    said, maps = ours(tokens, **given, capture=True)
     states = [ours.embed(tokens, segments=segments)]
     for block in ours.encoder.blocks:
         states.append(block(states[-1], valid=valid)[0])

@@ -23,6 +23,7 @@ SIZES = {
     "max_position_embeddings": 97,
 }
 THETA = {"rope_theta": 500.0}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 24} | THETA
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "grouped": ("Llama", {}),
     "multi_query_tied": ("Llama", {"num_key_value_heads": 1, "tie_word_embeddings": True}),
@@ -35,15 +36,14 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
             "max_position_embeddings": 7,
         },
     ),
-    "yarn": (
+    "yarn": ("Llama", {"rope_parameters": YARN}),
+    "yarn_factor": ("Llama", {"rope_parameters": YARN | {"attention_factor": 1.0}}),
+    "yarn_mscale": ("Llama", {"rope_parameters": YARN | {"mscale": 0.7, "mscale_all_dim": 1.5}}),
+    "yarn_original_above": (
         "Llama",
         {
-            "rope_parameters": {
-                "rope_type": "yarn",
-                "factor": 4.0,
-                "original_max_position_embeddings": 24,
-            }
-            | THETA
+            "rope_parameters": {"rope_type": "yarn", "factor": 4.0} | THETA,
+            "original_max_position_embeddings": 24,
         },
     ),
     "llama3": (
@@ -64,6 +64,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2_window": (
         "Qwen2",
         {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 0},
+    ),
+    "qwen2_window_of_no_layer": (
+        "Qwen2",
+        {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 3},
     ),
     "qwen3": ("Qwen3", {"head_dim": 10}),
     "qwen3_biases": ("Qwen3", {"head_dim": 10, "attention_bias": True}),
@@ -102,4 +106,22 @@ def test_the_files_come_back_byte_by_byte(variant: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(tensor.numpy(), wanted[name].numpy(), err_msg=name)
     for key in ("rope_parameters", "sliding_window", "head_dim", "attention_bias", "layer_types"):
         mine, other = (getattr(one.config, key, None) for one in (again, theirs))
-        assert mine == other or key in ("head_dim", "rope_parameters"), key
+        unused = key == "sliding_window" and variant == "qwen2_window_of_no_layer"
+        assert mine == other or unused or key in ("head_dim", "rope_parameters"), key
+
+
+def test_a_saved_model_stops_as_before(tmp_path: Path) -> None:
+    import torch
+
+    theirs, _ = make("grouped", tmp_path / "theirs")
+    ids = torch.from_numpy(IDS[:1])
+    plain = {"attention_mask": torch.ones_like(ids), "do_sample": False, "max_new_tokens": 20}
+    said = theirs.generate(ids, **plain, eos_token_id=None)[0, ids.shape[1] :].tolist()
+    end = next(token for token in said if token != said[0])
+    theirs.config.eos_token_id = theirs.generation_config.eos_token_id = end
+    theirs.save_pretrained(tmp_path / "theirs")
+    pretrained.save(pretrained.load(tmp_path / "theirs"), tmp_path / "ours")
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
+    wanted = theirs.generate(ids, **plain).tolist()
+    assert again.generate(ids, **plain).tolist() == wanted
+    assert len(wanted[0]) < ids.shape[1] + 20

@@ -22,6 +22,7 @@ VARIANTS = {
     "1.0": {},
     "1.1": {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
     "gated-silu": {"feed_forward_proj": "gated-silu", "num_decoder_layers": 3},
+    "dense_act_fn": {"dense_act_fn": "silu", "tie_word_embeddings": None},
 }
 
 

@@ -1,0 +1,227 @@
+"""No field of a config.json is ignored: each is followed, without effect, or refused by name."""
+
+import importlib.util
+import itertools
+import json
+import math
+from typing import Any
+
+import pytest
+
+import pretrained_fields
+from attnzoo import pretrained
+from attnzoo.errors import UserError
+from attnzoo.pretrained.fields import REQUIRED, Settings
+from attnzoo.pretrained.llama import ROTARY_FIELDS
+
+FAMILIES = pretrained.FAMILIES
+KINDS = list(FAMILIES)
+TENSORS = ["pooler.dense.weight", *map(str, range(10_000))]
+ODD: tuple[Any, ...] = (
+    None, True, False, -1, 0, 1, 7, 10**9, 10**400, 0.5, math.nan, math.inf, -1.5, "", "64",
+    "gated-", [], [7], [7, 7], [None, "x"], {}, {"0": 1}, {"rope_type": []},
+)  # fmt: skip
+ROPES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "linear": {"factor": 3.0},
+    "dynamic": {"factor": 3.0},
+    "yarn": {"factor": 3.0, "original_max_position_embeddings": 17, "mscale": 0.7,
+             "mscale_all_dim": 0.3},
+    "llama3": {"factor": 3.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+}  # fmt: skip
+
+
+def read(kind: str, **values: Any) -> Any:
+    settings = Settings(values, "config.json", FAMILIES[kind].fields, TENSORS)
+    return pretrained._checked(FAMILIES[kind], settings)
+
+
+def refusal(kind: str, **values: Any) -> str | None:
+    """The one line that refuses these values, None if they are taken."""
+    try:
+        read(kind, **values)
+    except UserError as error:
+        said = str(error)
+    else:
+        return None
+    assert said.startswith("config.json: ")
+    assert "\n" not in said
+    return said
+
+
+def test_every_field_of_transformers_is_in_one_group() -> None:
+    stored = json.loads(pretrained_fields.FILE.read_text())
+    assert list(stored["families"]) == sorted(KINDS)
+    assert pretrained_fields.problems(stored) == []
+
+
+@pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="no transformers")
+def test_the_stored_fields_are_those_of_the_library() -> None:
+    theirs = json.loads(json.dumps(pretrained_fields.of_transformers()))
+    assert pretrained_fields.problems(theirs) == []
+    stored = json.loads(pretrained_fields.FILE.read_text())
+    assert theirs == stored or theirs["version"] != stored["version"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_followed_field_changes_the_config_or_is_refused_by_name(kind: str) -> None:
+    """A name in the list that the reader does not read would be ignored."""
+    ropes = [{"rope_type": rope} | given for rope, given in ROPES.items()]
+    values = (False, True, 0, 1, 2, 3, 0.25, 7.0, "relu", "gated-silu", {"0": "a"}, [], *ropes,
+              ["full_attention"] * 32)  # fmt: skip
+    bases = [
+        {},
+        {"use_sliding_window": True, "max_window_layers": 0},
+        {"rope_parameters": {"rope_type": "llama3"} | ROPES["llama3"]},
+        {"share_encoder_decoder_embeddings": False},
+    ]
+    fields = FAMILIES[kind].fields
+    for name, field in fields.followed.items():
+        for base, value in itertools.product(bases, values):
+            if not set(base) <= set(fields.followed) or not field.fits(value):
+                continue
+            said = refusal(kind, **base | {name: value})
+            changed = read(kind, **base) != read(kind, **base | {name: value}) if not said else 0
+            if changed or (said and f" {name}=" in said):
+                break
+        else:
+            # One name or another of the model with the same head is the same model.
+            assert name == "architectures" or refusal(kind, **{name: ["x"]}), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_odd_value_is_taken_or_refused_in_one_line_with_its_name(kind: str) -> None:
+    fields = FAMILIES[kind].fields
+    for name in (*fields.followed, *fields.refused, *fields.aliases, "unheard_of"):
+        for value in ODD:
+            said = refusal(kind, **{name: value})
+            names = (name, fields.aliases.get(name, name))
+            assert said is None or any(one in said for one in names), (name, value, said)
+        assert refusal(kind, **{name: math.nan}), name
+    for name in fields.without_effect:
+        assert read(kind) == read(kind, **{name: "x"}), name
+
+
+@pytest.mark.parametrize("rope", ROPES)
+def test_odd_and_unknown_values_of_rotary_scaling(rope: str) -> None:
+    given, fields = {"rope_type": rope} | ROPES[rope], ROTARY_FIELDS[rope]
+    for key in ("rope_parameters", "rope_scaling"):
+        plain = read("llama", **{key: given})
+        for name, value in itertools.product((*fields.followed, *fields.refused), ODD):
+            said = refusal("llama", **{key: given | {name: value}})
+            assert said is None or name in said or key in said, (name, value, said)
+        for name in fields.followed:
+            if name not in ("type", "rope_type"):
+                value = 5 if name.startswith("original") else 5.0
+                assert read("llama", **{key: given | {name: value}}) != plain, name
+            if fields.followed[name].default is REQUIRED:
+                without = {k: v for k, v in given.items() if k != name}
+                assert f"no {name}" in str(refusal("llama", **{key: without}))
+        assert "unheard_of=7" in str(refusal("llama", **{key: given | {"unheard_of": 7}}))
+
+
+def test_what_is_refused_names_field_value_and_what_is_wanted() -> None:
+    assert refusal("llama", is_causal=False) == (
+        "config.json: is_causal=False is not supported; wanted true"
+    )
+    assert refusal("llama", is_causal=None)  # which transformers takes for false
+    assert refusal("mistral", layer_types=["full_attention"] * 32) == (
+        "config.json: layer_types=['full_attention', 'full_attention', 'full_attention', 'f... is "
+        "not known; if the model does not depend on it, remove it from the file"
+    )
+    assert refusal("bert", hidden_size="64") == (
+        "config.json: hidden_size='64' is not supported; wanted a whole number above 0"
+    )
+    assert refusal("bert", architectures=[])
+    assert refusal("gpt2", n_embd=8, hidden_size=16) == (
+        "config.json: hidden_size=16 is not supported; wanted 8, the value of n_embd"
+    )
+    # transformers' first 28 layers have no window.
+    assert "max_window_layers=28" in str(refusal("qwen2", use_sliding_window=True))
+
+
+PUBLISHED: dict[str, list[dict[str, Any]]] = {
+    "bert": [
+        {"gradient_checkpointing": False, "position_embedding_type": "absolute", "use_cache": True},
+        {"directionality": "bidi", "pooler_fc_size": 768, "pooler_type": "first_token_transform"},
+        {"_num_labels": 9, "output_past": True, "max_length": 128, "finetuning_task": "ner"},
+    ],
+    "gpt2": [{"n_ctx": 1024, "task_specific_params": {"text-generation": {"do_sample": True}}}],
+    "llama": [
+        {"pretraining_tp": 1, "rope_scaling": None, "torch_dtype": "float16"},
+        {"rope_scaling": {"rope_type": "llama3"} | ROPES["llama3"], "eos_token_id": [1, 2]},
+        {"is_llama_config": True, "rope_interleaved": False, "transformers.js_config": {}},
+    ],
+    "mistral": [{"sliding_window": None, "head_dim": None, "tie_word_embeddings": False}],
+    "qwen2": [{"use_sliding_window": False, "max_window_layers": 21, "use_mrope": False}],
+    "qwen3": [{"attention_bias": False, "rope_theta": 1000000, "rope_scaling": None}],
+    "t5": [
+        {"n_positions": 512, "output_past": True, "dropout_rate": 0},
+        {"feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu_new", "is_gated_act": True},
+    ],
+    "bart": [
+        {"add_bias_logits": False, "add_final_layer_norm": False, "classif_dropout": 0.1},
+        {"encoder_layers": 6, "num_hidden_layers": 6, "normalize_embedding": True},
+        {"early_stopping": True, "no_repeat_ngram_size": 3, "static_position_embeddings": False},
+    ],
+    "marian": [
+        {"bad_words_ids": [[58100]], "num_beams": 6, "static_position_embeddings": True},
+        {"extra_pos_embeddings": 58101, "normalize_embedding": False, "normalize_before": False},
+    ],
+    "vit": [{"id2label": {"0": "tench", "1": "goldfish"}, "label2id": {"tench": "0"}}],
+    "dinov2": [{"out_features": ["stage12"], "stage_names": ["stem"], "apply_layernorm": True}],
+}
+
+
+@pytest.mark.parametrize("kind", PUBLISHED)
+def test_fields_of_published_files_are_taken(kind: str) -> None:
+    for values in PUBLISHED[kind]:
+        assert refusal(kind, **values) is None
+
+
+def test_what_transformers_follows_is_followed() -> None:
+    def attention(kind: str, **values: Any) -> Any:
+        return read(kind, **values)[0].attention
+
+    assert attention("mistral").window == 4096
+    assert attention("mistral", sliding_window=None).window is None
+    assert attention("mistral").num_kv_heads == 8
+    assert attention("qwen3").head_dim == 128
+    windows = {"use_sliding_window": True, "sliding_window": 3}
+    assert attention("qwen2", **windows, max_window_layers=32).window is None
+    assert attention("qwen2", **windows, layer_types=["sliding_attention"] * 32).window == 3
+    assert read("vit", image_size=[96, 96], patch_size=[8, 8])[0].image_size == 96
+    assert read("dinov2", image_size=28)[0].patch == 14
+    t5 = read("t5", feed_forward_proj="gated-gelu", dense_act_fn="silu")[0]
+    assert (t5.activation, t5.gated) == ("silu", True)
+
+
+def test_rotary_scaling_as_in_transformers() -> None:
+    def scaling(**values: Any) -> Any:
+        return read("llama", **values)[0].rotary_scaling
+
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+    assert scaling(rope_parameters=yarn).amplitude is None
+    assert scaling(rope_parameters=yarn | {"attention_factor": 1.0}).amplitude == 1.0
+    both = yarn | {"mscale": 1.0, "mscale_all_dim": 1.0}
+    assert scaling(rope_parameters=both).amplitude == 1.0
+    assert scaling(rope_parameters=yarn | {"mscale": 1.0}).amplitude is None
+    linear = {"type": "linear", "factor": 2.0}
+    assert scaling(rope_parameters=yarn, rope_scaling=linear).kind == "linear"
+    assert scaling(rope_parameters=yarn, original_max_position_embeddings=8).original_length == 8
+    without = {"rope_type": "yarn", "factor": 4.0}
+    assert scaling(rope_parameters=without).original_length == 2048
+    assert scaling(rope_parameters=without | {"factor": None}, original_max_position_embeddings=512
+                   ).factor == 4.0  # fmt: skip
+
+
+def test_a_field_that_is_not_read_is_found() -> None:
+    """The comparison with transformers can fail."""
+    stored = json.loads(pretrained_fields.FILE.read_text())
+    stored["families"] = {"bert": stored["families"]["bert"]}
+    stored["families"]["bert"]["defaults"] |= {"new_field": 1, "hidden_size": 7, "is_decoder": True}
+    assert sorted(pretrained_fields.problems(stored)) == [
+        "bert: hidden_size is 768 by default, wanted 7",
+        "bert: is_decoder is refused at its default, True",
+        "bert: new_field is in no group",
+    ]
