@@ -186,7 +186,8 @@ class TrainingConfig:
     max_skipped: Annotated[float, Probability] = 0.5
     """Largest share of training pairs that `max_length` may leave out; more is an error."""
     buckets: Annotated[tuple[Annotated[int, Positive], ...], NotEmpty] | None = None
-    """Lengths that batches are padded to, increasing; null: chosen from the data."""
+    """Lengths that batches are padded to, increasing; null: those that waste the least padding, at
+    most six and at most one for each 100 steps, because each is a program to compile."""
     optimizer: Optimizer = AdamConfig()
     """Optimizer."""
     learning_rate: Annotated[float, Positive] = 1e-3
@@ -228,6 +229,11 @@ class TrainingConfig:
     """Write TensorBoard events."""
     profile: tuple[Annotated[int, NotNegative], Annotated[int, Positive]] | None = None
     """First step and number of steps to trace with jax.profiler, into profile/ of the run."""
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Return the number of updates of the whole training."""
+        limits = [self.steps, self.epochs and self.epochs * steps_per_epoch]
+        return min(limit for limit in limits if limit)
 
     def __post_init__(self) -> None:
         if self.steps is None and self.epochs is None:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from attnzoo.data.ahead import rows_of
-from attnzoo.data.order import Buckets, RowOrder
+from attnzoo.data.order import MAX_BUCKETS, Buckets, RowOrder
 from attnzoo.data.pairs import TokenizedPairs, take_rows
 from attnzoo.errors import UserError
 
@@ -54,7 +54,8 @@ class BatchPlan:
     its longest sentence with its EOS. All batches have `batch_size` rows; the last one is filled up
     with rows of PAD.
 
-    `buckets` are sentence lengths with EOS; None chooses at most six that waste the least padding.
+    `buckets` are sentence lengths with EOS; None chooses at most `max_buckets` that waste the least
+    padding.
     No pairs, or buckets too short for the longest sentence, are a UserError, because they come from
     a config and its data.
     """
@@ -66,6 +67,7 @@ class BatchPlan:
         buckets: Sequence[int] | None = None,
         seed: int = 0,
         shuffle: bool = True,
+        max_buckets: int = MAX_BUCKETS,
     ) -> None:
         if not len(pairs):
             raise UserError(
@@ -78,7 +80,7 @@ class BatchPlan:
         # Pairs of equal length are sorted by their shorter side, too.
         keys = needs * (int(needs.max()) + 1) + np.minimum(source_lengths, target_lengths)
         self._order = RowOrder(len(pairs), batch_size, seed, shuffle, keys)
-        self._buckets = Buckets(needs, buckets)
+        self._buckets = Buckets(needs, buckets, max_buckets)
 
     @property
     def buckets(self) -> tuple[int, ...]:

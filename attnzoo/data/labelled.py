@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int32, Int64
 from attnzoo.data.ahead import rows_of
 from attnzoo.data.batching import Batch
 from attnzoo.data.corpus import PARTS, Report, Splits, add_strings
-from attnzoo.data.order import Buckets, RowOrder
+from attnzoo.data.order import MAX_BUCKETS, Buckets, RowOrder
 from attnzoo.data.random_numbers import permutation
 from attnzoo.data.tables import read_records
 from attnzoo.data.text import array_fingerprint
@@ -63,6 +63,7 @@ class LabelledPlan:
         buckets: Sequence[int] | None = None,
         seed: int = 0,
         shuffle: bool = True,
+        max_buckets: int = MAX_BUCKETS,
     ) -> None:
         cls, sep = tokenizer.special("cls"), tokenizer.special("sep")
         ends = 2 if corpus.second is None else 3
@@ -88,7 +89,7 @@ class LabelledPlan:
             self._rows.append(np.asarray(row, np.int32))
         self._lengths = np.asarray([len(row) for row in self._rows], np.int64)
         self._order = RowOrder(len(corpus), batch_size, seed, shuffle, self._lengths)
-        self._buckets = Buckets(self._lengths, buckets)
+        self._buckets = Buckets(self._lengths, buckets, max_buckets)
         self._fingerprint = array_fingerprint(
             np.concatenate(self._rows), self._lengths, self._borders, corpus.labels
         )

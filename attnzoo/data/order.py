@@ -14,8 +14,9 @@ from attnzoo.errors import UserError
 
 # Bahdanau et al. 2015, A.2.3: fetch 20 batches, sort them by length, split them again.
 CHUNK_BATCHES = 20
-# Each bucket needs one compilation of the train step.
+# Each bucket needs one compilation of the train step, which pays if it then takes enough steps.
 MAX_BUCKETS = 6
+STEPS_PER_BUCKET = 100
 
 
 @final
@@ -83,9 +84,10 @@ class RowOrder:
         if step < 0:
             raise ValueError(f"step={step}, wanted 0 or more")
         epoch, within = divmod(step, self.steps_per_epoch)
-        if self._latest is None or self._latest[0] != epoch:
-            self._latest = epoch, self.epoch(epoch)
-        return self._latest[1][within]
+        latest = self._latest  # other threads may ask for steps of other epochs
+        if latest is None or latest[0] != epoch:
+            self._latest = latest = epoch, self.epoch(epoch)
+        return latest[1][within]
 
     def fingerprint(self) -> dict[str, Any]:
         """Return everything that determines the order besides the keys; JSON values only."""
@@ -101,14 +103,19 @@ class RowOrder:
 class Buckets:
     """Padded lengths of batches: the smallest bucket that holds the longest row.
 
-    `needs` is the number of cells of each row. None chooses at most six lengths that waste the
-    least padding. Lengths too short for the longest row are a UserError.
+    `needs` is the number of cells of each row. None chooses at most `max_buckets` lengths that
+    waste the least padding. Lengths too short for the longest row are a UserError.
     """
 
-    def __init__(self, needs: Int64[np.ndarray, " rows"], lengths: Sequence[int] | None) -> None:
+    def __init__(
+        self,
+        needs: Int64[np.ndarray, " rows"],
+        lengths: Sequence[int] | None,
+        max_buckets: int = MAX_BUCKETS,
+    ) -> None:
         self._needs = needs
         if lengths is None and len(needs):
-            lengths = choose_buckets(needs)
+            lengths = choose_buckets(needs, max_buckets)
         self.lengths = tuple(lengths or ())
         if len(needs):
             _check_buckets(self.lengths, int(needs.max()))
@@ -117,6 +124,11 @@ class Buckets:
         """Return the padded length of a batch of these rows; -1 is no row."""
         longest = int(self._needs[rows[rows >= 0]].max())
         return next(length for length in self.lengths if length >= longest)
+
+
+def most_buckets(steps: int) -> int:
+    """Return the number of buckets that pay in a training of so many steps."""
+    return min(max(steps // STEPS_PER_BUCKET, 1), MAX_BUCKETS)
 
 
 def choose_buckets(

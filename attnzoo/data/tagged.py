@@ -16,7 +16,7 @@ from attnzoo.data.ahead import rows_of
 from attnzoo.data.batching import Batch
 from attnzoo.data.corpus import Report, Splits, add_strings
 from attnzoo.data.labelled import PARTS, class_names, class_numbers, pad_rows, split_off_parts
-from attnzoo.data.order import Buckets, RowOrder
+from attnzoo.data.order import MAX_BUCKETS, Buckets, RowOrder
 from attnzoo.data.sources import read_text
 from attnzoo.data.text import array_fingerprint
 from attnzoo.data.text_tokenizers import TextTokenizer
@@ -69,6 +69,7 @@ class TaggedPlan:
         buckets: Sequence[int] | None = None,
         seed: int = 0,
         shuffle: bool = True,
+        max_buckets: int = MAX_BUCKETS,
     ) -> None:
         if max_length <= 2:
             raise ValueError(f"max_length={max_length}, wanted more than the 2 special tokens")
@@ -95,7 +96,7 @@ class TaggedPlan:
             self._tags.append(np.asarray([*marks, -1], np.int32))
         self._lengths = np.asarray([len(row) for row in self._rows], np.int64)
         self._order = RowOrder(len(corpus), batch_size, seed, shuffle, self._lengths)
-        self._buckets = Buckets(self._lengths, buckets)
+        self._buckets = Buckets(self._lengths, buckets, max_buckets)
         self._fingerprint = array_fingerprint(
             np.concatenate(self._rows), np.concatenate(self._tags), self._lengths
         )

@@ -18,6 +18,7 @@ from attnzoo.planning.communication import Message, by_formula, read_program
 from attnzoo.planning.devices import USABLE, Device, device_named, first_line, topology
 from attnzoo.planning.flops import Flops, Kept, count_flops, count_kept
 from attnzoo.planning.memory import Memory, estimate_memory, estimate_traffic, placed_batch
+from attnzoo.planning.storage import Storage, storage_of
 from attnzoo.planning.subject import Subject, subject_of
 from attnzoo.training.optimizer import build_optimizer
 from attnzoo.training.placement import Placement
@@ -64,6 +65,8 @@ class Plan:
     """The compiler itself found no room on the device."""
     efficiency: float
     notes: list[str]
+    storage: Storage | None
+    """Disk and host memory of the data; None: it is not known without reading it."""
 
     @property
     def devices(self) -> int:
@@ -135,6 +138,7 @@ class Planner:
     def __init__(self, device: str, *, efficiency: float = 0.5, ahead: bool = True):
         self._device, self._efficiency, self._ahead = device, efficiency, ahead
         self._subject: Subject | None = None
+        self._storage: Storage | None = None
         self._steps: dict[Any, _Step] = {}
 
     def plan(self, config: ExperimentConfig, *, ahead: bool = True) -> Plan:
@@ -146,7 +150,8 @@ class Planner:
             config = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, data=1))
         count = math.prod(size or 1 for size in config.mesh.sizes.values())
         device = device_named(self._device, count)
-        self._subject = self._subject or subject_of(config)
+        if self._subject is None:
+            self._subject, self._storage = subject_of(config), storage_of(config)
         subject = self._subject.with_config(config)
         step = self._step_of(subject)
         placement = Placement(config.mesh, count)
@@ -196,6 +201,7 @@ class Planner:
             refused=refused,
             efficiency=self._efficiency,
             notes=notes,
+            storage=self._storage,
         )
 
     def _step_of(self, subject: Subject) -> _Step:

@@ -39,13 +39,14 @@ def as_values(plan: Plan) -> dict[str, Any]:
         f"{plan.unit}_per_second": plan.units / plan.step_seconds,
         "mfu": plan.mfu,
         "notes": plan.notes,
+        "data": None if plan.storage is None else dataclasses.asdict(plan.storage),
     }
 
 
 def as_table(plan: Plan) -> str:
     """Return a plan as lines for a terminal."""
-    parts = (_head(plan), _memory(plan), _work(plan), _time(plan))
-    return "\n\n".join("\n".join(lines) for lines in parts)
+    parts = (_head(plan), _memory(plan), _data(plan), _work(plan), _time(plan))
+    return "\n\n".join("\n".join(lines) for lines in parts if lines)
 
 
 def _row(name: str, value: str, note: str = "") -> str:
@@ -95,6 +96,18 @@ def _memory(plan: Plan) -> list[str]:
     if plan.device.platform == "cuda" and plan.fits and share > GPU_DEFAULT:
         lines.append("  jax takes 75 % of a GPU: set XLA_CLIENT_MEM_FRACTION=0.95")
     return lines
+
+
+def _data(plan: Plan) -> list[str]:
+    storage = plan.storage
+    if storage is None:
+        return []
+    twice = "twice that while they are made" if storage.disk else ""
+    return [
+        f"data of a host: {storage.tokens:,} tokens in {storage.rows:,} rows ({storage.source})",
+        _row("token stores on disk", size(storage.disk), twice),
+        _row("memory besides their pages", size(storage.memory)),
+    ]
 
 
 def _work(plan: Plan) -> list[str]:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.data.corpus import Report
+from attnzoo.data.order import most_buckets
 from attnzoo.errors import UserError
 from attnzoo.plotting import Figure
 from attnzoo.tasks.losses import Sums
@@ -61,6 +62,17 @@ class Task:
         self.test: Plan | None = None
         self.data_fingerprint = ""
         self.reports: Sequence[Report] = ()
+        self.max_buckets: int | None = None
+
+    def limit_buckets(self, rows: int) -> int:
+        """Return the most lengths that plans may choose to pad to, as many as a resumed run had.
+
+        ``rows`` is the number of examples of the training part.
+        """
+        if self.max_buckets is None:
+            settings = self.config.training
+            self.max_buckets = most_buckets(settings.total_steps(-(-rows // settings.batch_size)))
+        return self.max_buckets
 
     @classmethod
     def open(cls, config: ExperimentConfig, directory: Path) -> "Task":
@@ -68,12 +80,20 @@ class Task:
         return cls(config, **{k: f.read(directory / f.name) for k, f in cls.files.items()})
 
     @classmethod
-    def create(cls, config: ExperimentConfig, directory: Path, *, resume: bool) -> "Task":
+    def create(
+        cls,
+        config: ExperimentConfig,
+        directory: Path,
+        *,
+        resume: bool,
+        max_buckets: int | None = None,
+    ) -> "Task":
         """Return the task with its data.
 
         The files of the task are read from the run directory if ``resume``, and nothing is written.
         Otherwise they are taken from ``config.start_from`` or learnt from the training part, and
-        written.
+        written. ``max_buckets`` is that of the run to resume; None: as the length of the training
+        says.
 
         Raises:
           UserError: data that cannot be read, without a training or a validation part, or with a
@@ -90,6 +110,7 @@ class Task:
             task = cls(config, **cls.learn(config, data, cls.take_over(config)))
             for name, file in cls.files.items():
                 file.write(task.kept(name), directory / file.name)
+        task.max_buckets = max_buckets
         task.take(data)
         task.reports = data.reports
         task.notes[:0] = [line for report in data.reports for line in report.lines()]

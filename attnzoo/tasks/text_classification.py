@@ -55,6 +55,7 @@ class ClassificationTask(Task):
     def take(self, data: Any) -> None:
         """Tokenize the parts and make their plans."""
         self.data_fingerprint = data.fingerprint()
+        self.limit_buckets(len(data.train))
         self.train = self.plan(data.train, shuffle=True)
         self.validation = self.plan(data.validation, shuffle=False)
         self.test = self.plan(data.test, shuffle=False) if len(data.test) else None
@@ -76,6 +77,7 @@ class ClassificationTask(Task):
             settings.buckets if shuffle else None,
             settings.seed,
             shuffle,
+            self.max_buckets,
         )
         if plan.cut:
             self.notes.append(

@@ -93,7 +93,10 @@ class TranslationTask(Task):
         pairs, report = data.tokens("train", *self.both, settings.max_length)
         self._report_skipped(report)
         self.pairs = len(pairs)
-        plan = BatchPlan(pairs, settings.batch_size, settings.buckets, settings.seed)
+        most = self.limit_buckets(len(pairs))
+        plan = BatchPlan(
+            pairs, settings.batch_size, settings.buckets, settings.seed, max_buckets=most
+        )
         self.train, self.buckets = plan, plan.buckets
         longest, room = 2 * settings.max_length, self.slots
         if room is not None:
@@ -105,7 +108,9 @@ class TranslationTask(Task):
             longest = min(longest, room - 1)
         validation, report = data.tokens("validation", *self.both, longest)
         self.notes += report.lines() if report.skipped else []
-        self.validation = BatchPlan(validation, settings.batch_size, shuffle=False)
+        self.validation = BatchPlan(
+            validation, settings.batch_size, shuffle=False, max_buckets=most
+        )
         self.data_fingerprint = data.fingerprint(*self.both, settings.max_length)
         self.held_out = data.head("validation", settings.figures)
 

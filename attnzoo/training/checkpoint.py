@@ -4,6 +4,7 @@ A step is a directory named by its number (see `step_files`). Steps that are dam
 are moved into a directory beside them; only `keep` and a better metric delete any.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -159,6 +160,13 @@ class CheckpointStore:
     def steps(self) -> list[int]:
         """The committed steps, ascending."""
         return steps(self.path)
+
+    def newest_meta(self) -> dict[str, Any] | None:
+        """Return the dictionary saved with the newest step that has a readable one."""
+        for step in reversed(self.steps):
+            with contextlib.suppress(DamagedStepError):
+                return read_manifest(self.path / str(step))["meta"]
+        return None
 
     def save(self, step: int, state: Any, meta: dict[str, Any], *, wait: bool = False) -> None:
         """Save a tree of arrays and a JSON dictionary as `step`, in the background.

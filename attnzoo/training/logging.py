@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO, cast
 
+import jax
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -15,12 +16,12 @@ from rich.progress import (
     Progress,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 
 from attnzoo import plotting
 from attnzoo.files import LONGEST_LINE, Messages, open_regular
 from attnzoo.plotting import Figure
+from attnzoo.tasks.losses import Sums
 
 
 class RunLog:
@@ -54,12 +55,13 @@ class RunLog:
                     MofNCompleteColumn(),
                     TextColumn("{task.fields[status]}"),
                     TimeElapsedColumn(),
-                    TextColumn("left"),
-                    TimeRemainingColumn(),
+                    TextColumn("{task.fields[left]} left"),
                     console=self._console,
                 )
             )
-            self._task = self._bar.add_task("training", total=total, completed=start, status="")
+            self._task = self._bar.add_task(
+                "training", total=total, completed=start, status="", left="?"
+            )
         self._total, self._start = total, start
         self._events = None
         if tensorboard:
@@ -118,17 +120,20 @@ class RunLog:
             self._events.add_image(name, pixels, step, dataformats="HWC")
         return path
 
-    def progress(self, step: int, status: str, *, line: bool = False) -> None:
-        """Move the bar; without a terminal, print if ``line`` is set, with the remaining time."""
+    def progress(
+        self, step: int, status: str, *, line: bool = False, compiling: float = 0.0
+    ) -> None:
+        """Move the bar; without a terminal, print if ``line`` is set, with the remaining time.
+
+        It is that of the steps so far, without the seconds spent ``compiling``.
+        """
+        elapsed = time.monotonic() - self._began
+        done = max(step - self._start, 1)
+        left = _clock(max(elapsed - compiling, 0.0) / done * (self._total - step))
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, status=status)
+            self._bar.update(self._task, completed=step, status=status, left=left)
         elif line:
-            elapsed = time.monotonic() - self._began
-            done = max(step - self._start, 1)
-            left = elapsed / done * (self._total - step)
-            self.say(
-                f"step {step}/{self._total}  {status}  {_clock(elapsed)} done, {_clock(left)} left"
-            )
+            self.say(f"step {step}/{self._total}  {status}  {_clock(elapsed)} done, {left} left")
 
     def say(self, message: str) -> None:
         """Print one line for the user."""
@@ -155,7 +160,9 @@ class NoLog:
 
     def figure(self, step: int, name: str, figure: Figure) -> None: ...
 
-    def progress(self, step: int, status: str, *, line: bool = False) -> None: ...
+    def progress(
+        self, step: int, status: str, *, line: bool = False, compiling: float = 0.0
+    ) -> None: ...
 
     def say(self, message: str) -> None: ...
 
@@ -163,6 +170,26 @@ class NoLog:
         return self
 
     def __exit__(self, *exception: object) -> None: ...
+
+
+class Profiler:
+    """Profiler of the steps that a config names, for TensorBoard's and Perfetto's viewers."""
+
+    def __init__(self, steps: tuple[int, int] | None, directory: Path):
+        self.first, self.last = (steps[0], sum(steps)) if steps is not None else (-1, -1)
+        self.directory = directory
+
+    def before(self, step: int) -> None:
+        """Start the trace if this step is the first."""
+        if step == self.first:
+            jax.profiler.start_trace(str(self.directory))
+
+    def after(self, step: int, sums: Sums, log: RunLog | NoLog) -> None:
+        """Stop the trace if that step was the last."""
+        if step == self.last:
+            jax.block_until_ready(sums)
+            jax.profiler.stop_trace()
+            log.say(f"trace of {step - self.first} steps: {self.directory}")
 
 
 def _clock(seconds: float) -> str:

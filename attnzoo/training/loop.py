@@ -8,9 +8,9 @@ bit by bit to an uninterrupted one, on the same device count and versions.
 import contextlib
 import dataclasses
 import functools
+import itertools
 import math
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from flax import nnx
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.schema import plain
 from attnzoo.data.ahead import Ahead
+from attnzoo.data.order import MAX_BUCKETS
 from attnzoo.errors import UserError
 from attnzoo.ops.kernels.tiles import cores
 from attnzoo.tasks import task_class
@@ -36,17 +37,21 @@ from attnzoo.training.checkpoint import (
     save_shards,
 )
 from attnzoo.training.fingerprint import first_difference, notes_on_bits
-from attnzoo.training.logging import NoLog, RunLog
+from attnzoo.training.logging import NoLog, Profiler, RunLog
 from attnzoo.training.manifest import open_run
 from attnzoo.training.optimizer import build_optimizer
 from attnzoo.training.origin import Origin, versions
 from attnzoo.training.placement import Placement
+from attnzoo.training.programs import Call, Programs, one_of_each_shape, shape_of
 from attnzoo.training.run_directory import RunDirectory
 from attnzoo.training.signals import EXIT_STOPPED, StopSignal
 from attnzoo.training.start import inherit, start_from
 from attnzoo.training.step import fresh_state, make_train_step
 
 AnyLog = RunLog | NoLog
+
+STEPS_SEARCHED = 200
+"""Steps of a plan among which shapes of batches are looked for, to compile programs for them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,8 +135,7 @@ class _Training:
         assert self.task.validation is not None
         self.plan, self.validation_plan = self.task.train, self.task.validation
         per_epoch = self.plan.steps_per_epoch
-        limits = [settings.steps, settings.epochs and settings.epochs * per_epoch]
-        self.total = min(limit for limit in limits if limit)
+        self.total = settings.total_steps(per_epoch)
         self.evaluate_every = settings.evaluate_every or per_epoch
         self.checkpoint_every = settings.checkpoint_every or self.evaluate_every
 
@@ -169,8 +173,12 @@ class _Training:
         """Create the task with its data; the first process writes files, then the others read."""
         create = task_class(self.config.task).create
         path = self.directory.path
-        task = processes.on_first(lambda: create(self.config, path, resume=resume))
-        return create(self.config, path, resume=True) if task is None else task
+        # A run that began shorter keeps its buckets.
+        saved = self.store.newest_meta() if resume and self.store else None
+        most = processes.from_first(saved and saved.get("max_buckets", MAX_BUCKETS))
+        create = functools.partial(create, self.config, path, max_buckets=most)
+        task = processes.on_first(lambda: create(resume=resume))
+        return create(resume=True) if task is None else task
 
     def _start_from(self, path: Path) -> None:
         """Take the initial weights from another run or a pretrained model."""
@@ -212,11 +220,12 @@ class _Training:
             self._log() as log,
             self.placement.context(),
             self._batches(self.plan, self.start, self.total) as batches,
+            Programs(log.say, self.placement.context) as programs,
         ):
             self._introduce(log)
             pending: list[tuple[int, Sums]] = []
-            began = time.monotonic()
-            profiler = _Profiler(settings.profile, self.directory.path / "profile")
+            began = programs.clock()
+            profiler = Profiler(settings.profile, self.directory.path / "profile")
             while step < self.total:
                 if stop.heard and step == self.saved:
                     # Stopped during setup: nothing to save. Compiling the first step may take long.
@@ -227,19 +236,22 @@ class _Training:
                     break
                 batch = self._inputs(next(batches))
                 profiler.before(step)
-                self.state, sums = self.step(self.state, batch)
+                self.state, sums = programs(self._call(self.plan, batch, self.state))
                 step += 1
+                if step == self.start + 1 and jax.process_count() == 1:
+                    # Not before: compiling takes several cores already.
+                    programs.prepare(self._calls())
                 profiler.after(step, sums, log)
                 pending.append((step, sums))
                 evaluates = step % self.evaluate_every == 0 or step == self.total
                 stopping = stop.requested(step)  # asked once: a saved step has been checked
                 saves = step % self.checkpoint_every == 0 or evaluates or stopping
                 if len(pending) >= settings.log_every or saves:
-                    self._log_steps(log, pending, began)
-                    pending, began = [], time.monotonic()
+                    self._log_steps(log, programs, pending, began)
+                    pending, began = [], programs.clock()
                 if evaluates:
-                    self._evaluate(log, step)
-                    began = time.monotonic()
+                    self._evaluate(log, programs, step)
+                    began = programs.clock()
                 if saves:
                     self._save(step)
                 if self.store is not None:
@@ -272,6 +284,29 @@ class _Training:
         rows = self.placement.rows(self.config.training.batch_size)
         return Ahead(plan, start, stop, rows)
 
+    def _call(self, plan: Plan, batch: Batch, state: Any) -> Call:
+        """Return the call with a batch of the training plan, or of the validation plan."""
+        lengths = len(getattr(plan, "buckets", ())) or 1
+        if plan is self.plan:
+            return Call("the step", self.step, (state, batch), lengths)
+        params = state.get("ema", state["params"])
+        return Call("the validation", self.measure, (params, state["rest"], batch), lengths)
+
+    def _calls(self) -> Iterator[Call]:
+        """Return a call with each shape of a batch that early steps have, made when it is taken."""
+        state = jax.tree.map(shape_of, self.state)
+
+        def calls(plan: Plan, first: int, last: int) -> Iterator[Call]:
+            steps = range(first, min(first + STEPS_SEARCHED, last))
+            made = (self._call(plan, self._inputs(plan.batch(step)), state) for step in steps)
+            return one_of_each_shape(made)
+
+        validation = self.validation_plan
+        return itertools.chain(
+            calls(self.plan, self.start, self.total),
+            calls(validation, 0, validation.steps_per_epoch),
+        )
+
     def _introduce(self, log: AnyLog) -> None:
         for note in (*self.task.notes, *self.placement.notes):
             log.say(note)
@@ -282,10 +317,12 @@ class _Training:
         if self.start:
             log.say(f"resumed after step {self.start} of {self.total}")
 
-    def _log_steps(self, log: AnyLog, pending: list[tuple[int, Sums]], began: float) -> None:
+    def _log_steps(
+        self, log: AnyLog, programs: Programs, pending: list[tuple[int, Sums]], began: float
+    ) -> None:
         """Fetch the sums of the steps since the last call, refuse non-finite values, and log."""
         fetched = [(step, jax.device_get(sums)) for step, sums in pending]
-        seconds = time.monotonic() - began  # after device_get: steps are dispatched asynchronously
+        seconds = programs.clock() - began  # after device_get: steps are dispatched asynchronously
         for step, sums in fetched:
             for name in ("loss", "gradient_norm"):
                 self._refuse_nonfinite(name, float(sums[name]), step)
@@ -303,7 +340,7 @@ class _Training:
         log.metrics(step, values, part="train")
         unit = self.task.unit
         status = f"loss {values['loss']:.3f}  {values[f'{unit}_per_second']:,.0f} {unit}/s"
-        log.progress(step, status, line=True)
+        log.progress(step, status, line=True, compiling=programs.waited)
 
     def _refuse_nonfinite(self, name: str, value: float, step: int) -> None:
         if not math.isfinite(value):
@@ -312,13 +349,13 @@ class _Training:
                 "Lower training.learning_rate or set training.clip_norm"
             )
 
-    def _evaluate(self, log: AnyLog, step: int) -> None:
+    def _evaluate(self, log: AnyLog, programs: Programs, step: int) -> None:
         """Compute validation scores, keep the best checkpoint, and sometimes plot an example."""
         params = self.state.get("ema", self.state["params"])
         plan = self.validation_plan
         with self._batches(plan, 0, plan.steps_per_epoch) as batches:
             sums = [
-                self.measure(params, self.state["rest"], self._inputs(batch)) for batch in batches
+                programs(self._call(plan, self._inputs(batch), self.state)) for batch in batches
             ]
         total = jax.tree.map(lambda *xs: float(sum(jax.device_get(xs))), *sums)
         scores = self.task.scores(total)
@@ -352,30 +389,10 @@ class _Training:
 
     def _save(self, step: int) -> None:
         meta = {**self.origin.meta, "cores": cores(), "stale": self.stale}
-        meta["best_score"] = self.best_score
+        meta |= {"best_score": self.best_score, "max_buckets": self.task.max_buckets}
         if self.store is None:
             save_shards(self.directory.checkpoints, step, self.state)
         else:
             # A background save would interleave its collectives with those of the step.
             self.store.save(step, self.state, meta, wait=jax.process_count() > 1)
         self.saved = step
-
-
-class _Profiler:
-    """Profiler of the steps that a config names, for TensorBoard's and Perfetto's viewers."""
-
-    def __init__(self, steps: tuple[int, int] | None, directory: Path):
-        self.first, self.last = (steps[0], sum(steps)) if steps is not None else (-1, -1)
-        self.directory = directory
-
-    def before(self, step: int) -> None:
-        """Start the trace if this step is the first."""
-        if step == self.first:
-            jax.profiler.start_trace(str(self.directory))
-
-    def after(self, step: int, sums: Sums, log: AnyLog) -> None:
-        """Stop the trace if that step was the last."""
-        if step == self.last:
-            jax.block_until_ready(sums)
-            jax.profiler.stop_trace()
-            log.say(f"trace of {step - self.first} steps: {self.directory}")

@@ -40,6 +40,7 @@ def test_a_plan_needs_neither_data_nor_device(
     assert "vocabulary of 512, as tokenizer.vocab_size says" in table
     assert main([*asked, "--json", "model.layers=2"]) == 0
     plan = json.loads(capsys.readouterr().out)
+    assert plan["data"] is None  # its file is not here
     D = 16
     assert plan["parameters"] == (512 + 32) * D + 2 * (12 * D * D + 13 * D) + 2 * D
     assert plan["mesh"] == {"data": 4, "fsdp": 2, "sequence": 1, "tensor": 1}

@@ -3,6 +3,7 @@
 What is compiled is compiled in a program with eight devices on the CPU; nothing of it runs.
 """
 
+import gzip
 import json
 import math
 import tempfile
@@ -24,6 +25,7 @@ from attnzoo.planning.devices import DEVICES, device_named
 from attnzoo.planning.plan import Planner
 from attnzoo.planning.proposal import propose
 from attnzoo.planning.report import as_table, as_values
+from attnzoo.planning.storage import storage_of
 from attnzoo.planning.subject import subject_of
 from attnzoo.tasks import TASKS
 
@@ -181,6 +183,60 @@ def test_batches_are_those_of_the_data_without_it(kind: str, tmp_path: Path) -> 
         for t in (told.task, task)
     ]
     assert shapes[0] == shapes[1]
+
+
+PAIRS = "{kind: files, train: %s, validation: %s}"
+# Data, and the files that it reads; each line is a row.
+DATA = {
+    "text": (TEXT.replace("}", ", documents: lines}"), ["text"]),
+    "packed": (
+        TEXT.replace("/text]", "/text.gz]").replace("}", ", documents: lines}"),
+        ["text.gz"],
+    ),
+    "sides": (PAIRS % (("{source: DIR/a, target: DIR/b}",) * 2), ["a", "b"]),
+    "table": (PAIRS % (("{table: DIR/both.tsv}",) * 2), ["both.tsv"]),
+}
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_the_stores_that_are_planned_are_those_that_are_made(name: str, tmp_path: Path) -> None:
+    data, names = DATA[name]
+    pairs = name in ("sides", "table")
+    task, tokenizer, model = (
+        ("translation", "word", "luong") if pairs else (*KINDS["gpt2"][::2], GPT2)
+    )
+    path = tmp_path / "planned.yaml"
+    path.write_text(
+        f"name: x\ntask: {task}\ndata: {data.replace('DIR', str(tmp_path))}\n"
+        f"tokenizer: {tokenizer}\nmodel: {model}\ntraining: {{steps: 3}}\n"
+        f"cache: {{path: {tmp_path / 'cache'}, memory: 0, workers: 0}}\n"
+    )
+    config = load(ExperimentConfig, path)
+    assert storage_of(config) is None
+    line, count = "a dog ran to the red house .", 40
+    for file in names:
+        text = f"{line}\t{line}\n" if name == "table" else f"{line}\n"
+        content = (text * count).encode()
+        (tmp_path / file).write_bytes(gzip.compress(content) if "gz" in file else content)
+    estimate = storage_of(config)
+    TASKS[config.task.kind].create(config, tmp_path, resume=False)
+    made = storage_of(config)
+    assert estimate is not None
+    assert made is not None
+    assert estimate.source.startswith("estimate from ")
+    assert made.source.startswith("counted in 2 stores in ")
+    # The same files are read as both parts, and counted once.
+    assert (2 * estimate.rows, made.rows) == (2 * count, 2 * count)
+    on_disk = [file.stat().st_size for file in (tmp_path / "cache").rglob("*.bin")]
+    assert made.disk == sum(on_disk)
+    # Ends of lines are bytes of a text, and separators are tokens.
+    assert made.tokens == 2 * estimate.tokens
+    assert made.disk == 2 * estimate.disk
+    small = replace(config, cache=replace(config.cache, memory=10**6))
+    kept = storage_of(small)
+    assert kept is not None
+    assert kept.disk == 0
+    assert kept.memory > estimate.memory
 
 
 def _arrays(task: Any) -> Any:

@@ -59,12 +59,14 @@ def test_without_a_terminal_there_are_plain_lines(
     with log(tmp_path, start=50) as run:
         run.progress(60, "loss 1.0", line=False)
         run.progress(60, "loss [bold]1.0", line=True)
+        run.progress(75, "loss 1.0", line=True, compiling=1e9)
         run.say("x" * 300)
     out, err = capsys.readouterr()
     assert out == ""
-    first, second = err.splitlines()
+    first, compiled, second = err.splitlines()
     assert first.startswith("step 60/100  loss [bold]1.0  0:0")  # markup is only text
     assert first.endswith(" left")
+    assert compiled.endswith(", 0:00 left")  # all the time was compiling
     assert second == "x" * 300  # one line however narrow the terminal
 
 

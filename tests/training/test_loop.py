@@ -133,10 +133,13 @@ def test_a_signal_before_anything_new_is_obeyed_at_once(
 
     run = tmp_path / "run"
     train(experiment(run, steps=4))
+    train(experiment(tmp_path / "short", steps=4, buckets=None))
     monkeypatch.setattr(loop, "StopSignal", Sent)
     outcome = train(experiment(run), resume=True)
     assert (outcome.step, outcome.exit_code) == (4, EXIT_STOPPED)
     assert outcome.reason == "stopped by SIGTERM, resume with --resume"
+    # Longer than it began, with the lengths of batches that it began with.
+    assert train(experiment(tmp_path / "short", steps=700, buckets=None), resume=True).step == 4
     fresh = train(experiment(tmp_path / "fresh"))
     assert (fresh.step, fresh.exit_code) == (0, EXIT_STOPPED)
     monkeypatch.undo()

@@ -166,6 +166,31 @@ def test_shares_of_a_batch_are_the_batch(
                 assert [digest(batch) for batch in batches] == [digest(batch) for batch in epoch]
 
 
+@pytest.mark.parametrize("name", [*TASK, "translation"])
+def test_a_short_training_pads_to_few_lengths(
+    name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most one for each 100 steps; a resumed run has as many as when it began."""
+    monkeypatch.setitem(TASK, "translation", TRANSLATION)
+    config = experiment(name, data, tmp_path / "run")
+
+    def lengths(steps: int, begun: int | None = None) -> list[int]:
+        training = dataclasses.replace(config.training, steps=steps, max_length=60)
+        task = TASKS[config.task.kind].create(
+            dataclasses.replace(config, training=training),
+            tmp_path,
+            resume=begun is not None,
+            max_buckets=begun,
+        )
+        return [len(getattr(plan, "buckets", ())) for plan in (task.train, task.validation)]
+
+    most = lengths(600)
+    assert (name == "translation") <= (most[0] == 6)
+    for steps, limit in ((199, 1), (599, 5), (10**6, 6)):
+        assert lengths(steps) == [min(limit, count) for count in most]
+    assert lengths(10**6, begun=2) == [min(2, count) for count in most]
+
+
 def digest(batch: Any) -> dict[str, tuple[str, bytes]]:
     return {name: (f"{x.dtype} {x.shape}", x.tobytes()) for name, x in batch.items()}
 

@@ -1,0 +1,125 @@
+"""Disk and host memory of a training's text: read from its token stores, or estimated."""
+
+import dataclasses
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attnzoo.config.experiment import ExperimentConfig
+from attnzoo.data.documents import DocumentReader
+from attnzoo.data.files import files_of
+from attnzoo.data.locations import PACKED, identity, open_stream, reading
+from attnzoo.data.parallel import PARTS
+from attnzoo.data.store import LEDGER, read_ledger
+from attnzoo.errors import UserError
+
+SAMPLE = 2**20
+"""Bytes at the head of a file in which rows and words are counted."""
+PACKED_RATIO = 3.0
+"""Bytes of text in a byte of a packed file."""
+PIECES_PER_WORD = 1.3
+"""Tokens of a word for tokenizers of pieces; German or Japanese text has more."""
+TEXT_ROW, PAIR_ROW = 16, 80
+"""Bytes of host memory for each row of a store: offsets, lengths and the order of an epoch."""
+ENDS = {"blank_lines": "\n\n"}
+STRING = 57
+"""Bytes of a string in a list of Python, besides its characters."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Storage:
+    """Bytes that the text of a training takes on a host, with the ``source`` of the figures.
+
+    ``memory`` is without the pages of stores, which the system drops when it needs the room.
+    """
+
+    disk: int
+    memory: int
+    tokens: int
+    rows: int
+    source: str
+
+
+def storage_of(config: ExperimentConfig) -> Storage | None:
+    """Return the storage of the text files of a config; None: it has none, or they are not here."""
+    data: Any = config.data
+    if data.kind not in ("files", "text") or getattr(data, "hub", None) is not None:
+        return None
+    pairs = data.kind == "files"
+    try:
+        files_of_part = partial(files_of, data) if pairs else DocumentReader(data).files
+        files = {str(path): identity(path) for part in PARTS for path in files_of_part(part)}
+        size = sum(int(file["size"]) for file in files.values())
+        large = size >= max(config.cache.memory, 1)
+        row = PAIR_ROW if pairs else TEXT_ROW
+        if large and (made := _made(config.cache.path.expanduser(), list(files.values()))):
+            disk, tokens, rows = (sum(store[i] for store in made.values()) for i in range(3))
+            how = f"counted in {len(made)} stores in {config.cache.path}"
+            return Storage(disk, rows * row, tokens, rows, how)
+        links = {str(part.links) for name in PARTS if (part := _pairs(data, name))}
+        counts = [
+            _counts(path, int(file["size"]), config)
+            for path, file in files.items()
+            if path not in links
+        ]
+    except UserError:
+        return None
+    characters, tokens, lengths = (math.ceil(sum(column)) for column in zip(*counts, strict=True))
+    rows = lengths // 2 if pairs else lengths  # a pair has a length on either side, and its number
+    vocabulary = getattr(config.tokenizer, "vocab_size", None) or 0
+    stored = tokens * (2 if vocabulary < 2**16 else 4) + 4 * (lengths + (rows if pairs else 0))
+    if large:
+        how = f"estimate from {size / 1e6:,.0f} MB in {len(files)} files"
+        return Storage(stored, rows * row, tokens, rows, how)
+    how = f"estimate; {size / 1e6:,.1f} MB of files are below cache.memory"
+    return Storage(0, characters + lengths * (STRING + 8) + 4 * tokens, tokens, rows, how)
+
+
+def _made(cache: Path, files: list[dict[str, Any]]) -> dict[str, tuple[int, int, int]]:
+    """Return bytes, tokens and rows of the newest store of each part made of these files."""
+    found: dict[str, tuple[float, str, tuple[int, int, int]]] = {}
+    for path in cache.glob(f"*/{LEDGER}"):
+        try:
+            ledger = read_ledger(path.parent)
+        except UserError:
+            continue
+        sources = ledger["key"].get("files", [])
+        if sources and all(source in files for source in sources):
+            columns = ledger["columns"]
+            count = sum(c["count"] * np.dtype(c["dtype"]).itemsize for c in columns.values())
+            tokens = sum(c["count"] for name, c in columns.items() if name.endswith("ids"))
+            rows = next(c["count"] for name, c in columns.items() if name.endswith("lengths"))
+            part = path.parent.name.rpartition("-")[0]
+            new = ledger["about"]["made"], path.parent.name, (count, tokens, rows)
+            found[part] = max(new, found.get(part, new))
+    whole = any(part.endswith("-train") for part in found)
+    return {name: counts for _, name, counts in found.values()} if whole else {}
+
+
+def _counts(path: str, size: int, config: ExperimentConfig) -> tuple[float, float, float]:
+    """Return characters, tokens and lists of tokens of a file, as its head has them."""
+    head = b""
+    with reading(path), open_stream(path) as stream:
+        while len(head) < SAMPLE and (block := stream.read(SAMPLE - len(head))):
+            head += block
+    if len(head) < SAMPLE:
+        scale = 1.0
+    else:
+        scale = max(size * (PACKED_RATIO if path.endswith(PACKED) else 1) / len(head), 1.0)
+    text = head.decode("utf-8", "replace")
+    words = len(text.split())
+    tokens = {"char": len(text), "byte": len(head), "word": words}.get(
+        config.tokenizer.kind, PIECES_PER_WORD * words
+    )
+    documents = getattr(config.data, "documents", "lines")
+    rows = 1 if documents == "files" else scale * text.count(ENDS.get(documents, "\n"))
+    tables = [str(part.table) for name in PARTS if (part := _pairs(config.data, name))]
+    return len(text) * scale, tokens * scale, rows * (2 if path in tables else 1)
+
+
+def _pairs(data: Any, part: str) -> Any:
+    """Return the files of a part of sentence pairs; None for a text, and where there are none."""
+    return getattr(data, part) if data.kind == "files" else None
