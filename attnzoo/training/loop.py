@@ -8,9 +8,8 @@ bit by bit to an uninterrupted one, on the same device count and versions.
 import contextlib
 import dataclasses
 import functools
-import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +41,13 @@ from attnzoo.training.manifest import open_run
 from attnzoo.training.optimizer import build_optimizer
 from attnzoo.training.origin import Origin, versions
 from attnzoo.training.placement import Placement
-from attnzoo.training.programs import Call, Programs, one_of_each_shape, shape_of
+from attnzoo.training.programs import Call, Programs
 from attnzoo.training.run_directory import RunDirectory
 from attnzoo.training.signals import EXIT_STOPPED, StopSignal
 from attnzoo.training.start import inherit, start_from
 from attnzoo.training.step import fresh_state, make_train_step
 
 AnyLog = RunLog | NoLog
-
-STEPS_SEARCHED = 200
-"""Steps of a plan among which shapes of batches are looked for, to compile programs for them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,9 +216,9 @@ class _Training:
             self._log() as log,
             self.placement.context(),
             self._batches(self.plan, self.start, self.total) as batches,
-            Programs(log.say, self.placement.context) as programs,
         ):
             self._introduce(log)
+            programs = Programs(log.say)
             pending: list[tuple[int, Sums]] = []
             began = programs.clock()
             profiler = Profiler(settings.profile, self.directory.path / "profile")
@@ -236,11 +232,8 @@ class _Training:
                     break
                 batch = self._inputs(next(batches))
                 profiler.before(step)
-                self.state, sums = programs(self._call(self.plan, batch, self.state))
+                self.state, sums = programs(self._call(self.plan, batch))
                 step += 1
-                if step == self.start + 1 and jax.process_count() == 1:
-                    # Not before: compiling takes several cores already.
-                    programs.prepare(self._calls())
                 profiler.after(step, sums, log)
                 pending.append((step, sums))
                 evaluates = step % self.evaluate_every == 0 or step == self.total
@@ -284,28 +277,14 @@ class _Training:
         rows = self.placement.rows(self.config.training.batch_size)
         return Ahead(plan, start, stop, rows)
 
-    def _call(self, plan: Plan, batch: Batch, state: Any) -> Call:
+    def _call(self, plan: Plan, batch: Batch) -> Call:
         """Return the call with a batch of the training plan, or of the validation plan."""
         lengths = len(getattr(plan, "buckets", ())) or 1
         if plan is self.plan:
-            return Call("the step", self.step, (state, batch), lengths)
-        params = state.get("ema", state["params"])
-        return Call("the validation", self.measure, (params, state["rest"], batch), lengths)
-
-    def _calls(self) -> Iterator[Call]:
-        """Return a call with each shape of a batch that early steps have, made when it is taken."""
-        state = jax.tree.map(shape_of, self.state)
-
-        def calls(plan: Plan, first: int, last: int) -> Iterator[Call]:
-            steps = range(first, min(first + STEPS_SEARCHED, last))
-            made = (self._call(plan, self._inputs(plan.batch(step)), state) for step in steps)
-            return one_of_each_shape(made)
-
-        validation = self.validation_plan
-        return itertools.chain(
-            calls(self.plan, self.start, self.total),
-            calls(validation, 0, validation.steps_per_epoch),
-        )
+            return Call("the step", self.step, (self.state, batch), lengths)
+        params = self.state.get("ema", self.state["params"])
+        rest = self.state["rest"]
+        return Call("the validation", self.measure, (params, rest, batch), lengths)
 
     def _introduce(self, log: AnyLog) -> None:
         for note in (*self.task.notes, *self.placement.notes):
@@ -354,9 +333,7 @@ class _Training:
         params = self.state.get("ema", self.state["params"])
         plan = self.validation_plan
         with self._batches(plan, 0, plan.steps_per_epoch) as batches:
-            sums = [
-                programs(self._call(plan, self._inputs(batch), self.state)) for batch in batches
-            ]
+            sums = [programs(self._call(plan, self._inputs(batch))) for batch in batches]
         total = jax.tree.map(lambda *xs: float(sum(jax.device_get(xs))), *sums)
         scores = self.task.scores(total)
         name, mode = self.task.best

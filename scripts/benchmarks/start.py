@@ -1,7 +1,8 @@
 """`benchmark start`: how long a training takes from its command to its first step.
 
-The same command is started twice with an empty compilation cache: the second time everything that
-was compiled is read. Both are stopped as soon as they say that step 1 is done.
+The same command is started twice with empty caches: the second time everything that was compiled,
+and an embedded corpus that was built, is read. Both are stopped as soon as they say that step 1 is
+done.
 """
 
 import argparse
@@ -55,7 +56,9 @@ def _start(config: Path, home: Path, name: str) -> tuple[float, float]:
     began = time.monotonic()
     process = subprocess.Popen(
         [*command, "--run-dir", str(home / name)],
-        env=environment(JAX_COMPILATION_CACHE_DIR=str(home / "cache")),
+        env=environment(
+            JAX_COMPILATION_CACHE_DIR=str(home / "cache"), XDG_CACHE_HOME=str(home / "cache")
+        ),
         stderr=subprocess.PIPE,
         text=True,
     )

@@ -5,13 +5,18 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
+from pathlib import Path
+from typing import Any
 
 import pytest
 from babel import Locale
 
 from attnzoo.alignment.links import Links, parse_pharaoh
+from attnzoo.config.data import CldrConfig
+from attnzoo.data.cldr import build as module
 from attnzoo.data.cldr import build_cldr, describe
 from attnzoo.data.cldr.build import SEEN_IN_TRAINING, translate
 from attnzoo.data.cldr.phrases import (
@@ -355,3 +360,30 @@ def test_description_counts_by_hand():
     assert figures.fertility == {0: 0.25, 1: 0.5, 2: 0.25}
     with pytest.raises(ValueError, match="no links"):
         describe(Corpus(source=["a"], target=["b"]))
+
+
+def test_a_corpus_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless its file is damaged, another is wanted, or there is no room for a file."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    config = CldrConfig(train=40, validation=0, test=0)
+    built: list[int] = []
+
+    def build(*languages: str, **settings: int) -> Any:
+        built.append(settings["seed"])
+        return build_cldr(*languages, **settings)
+
+    monkeypatch.setattr(module, "build_cldr", build)
+    first = module.load_cldr(config)
+    assert module.load_cldr(config) == first
+    assert built == [0]
+    (file,) = (tmp_path / "attnzoo").iterdir()
+    content = file.read_bytes()
+    for bad in (content.replace(b"0-0", b"0-1", 1), content[:-1], b""):
+        file.write_bytes(bad)
+        assert module.load_cldr(config) == first
+        assert file.read_bytes() == content
+    module.load_cldr(replace(config, seed=1))
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert module.load_cldr(config) == first
+    assert built == [0, 0, 0, 0, 1, 0]

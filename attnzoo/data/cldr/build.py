@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import functools
 import itertools
+import json
+import os
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
+import babel
+import xxhash
 from babel import Locale, UnknownLocaleError
 from babel.localedata import locale_identifiers
 
-from attnzoo.alignment.links import Links
+from attnzoo.alignment.links import Links, format_pharaoh, parse_pharaoh
 from attnzoo.data.cldr.phrases import Phrase
 from attnzoo.data.cldr.render import Renderer
 from attnzoo.data.cldr.sample import Sampler
 from attnzoo.data.cldr.tokens import Token, links_between
 from attnzoo.data.corpus import Corpus, Splits
 from attnzoo.errors import UserError
+from attnzoo.files import cache_directory, open_regular
 
 # Minimum number of occurrences in training of each held-out word.
 SEEN_IN_TRAINING = 5
@@ -27,6 +35,7 @@ MAX_WORDS = 20
 MIN_TEMPLATES = 6
 # Number of draws in a row without a new pair after which the search stops.
 PATIENCE = 2_000
+PARTS = ("train", "validation", "test")
 
 Pair = tuple[str, str, Links]
 
@@ -161,12 +170,46 @@ def _familiar(candidates: Iterable[Pair], train: list[Pair]) -> Iterator[Pair]:
 
 
 def load_cldr(config: Any) -> Splits:
-    """Build the corpus of a `Cldr` config."""
-    return build_cldr(
-        config.source_locale,
-        config.target_locale,
-        train=config.train,
-        validation=config.validation,
-        test=config.test,
-        seed=config.seed,
-    )
+    """Build the corpus of a `Cldr` config, or read it from the user's cache if it is there.
+
+    Building 30,000 pairs takes seconds. The name of the cached file depends on the arguments, the
+    version of babel and the code of this package; a damaged file is built again.
+    """
+    sizes = {part: getattr(config, part) for part in PARTS}
+    languages = config.source_locale, config.target_locale
+    code = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
+    key = xxhash.xxh3_128(f"{languages} {sizes} {config.seed} {babel.__version__}".encode())
+    key.update(b"".join(code))
+    try:
+        path = cache_directory() / f"cldr-{key.hexdigest()}.json"
+        return _read(path)
+    except (OSError, UserError, ValueError):
+        splits = build_cldr(*languages, **sizes, seed=config.seed)
+    with contextlib.suppress(OSError, UserError):  # there is no cache, or it cannot be written
+        path = cache_directory() / f"cldr-{key.hexdigest()}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path, splits)
+    return splits
+
+
+def _write(path: Path, splits: Splits) -> None:
+    """Write a digest, and the fields of each part as JSON."""
+    parts = [vars(getattr(splits, part)) for part in PARTS]
+    content = json.dumps(parts, default=format_pharaoh).encode()
+    partial = path.with_suffix(f".{os.getpid()}")
+    with open(partial, "wb", opener=open_regular) as file:
+        file.write(xxhash.xxh3_128_hexdigest(content).encode() + b"\n" + content)
+    partial.replace(path)
+
+
+def _read(path: Path) -> Splits:
+    """Read what `_write` wrote; ValueError for anything else."""
+    with open(path, "rb", opener=open_regular) as file:
+        digest, _, content = file.read().partition(b"\n")
+    if digest != xxhash.xxh3_128_hexdigest(content).encode():
+        raise ValueError(f"{path}: damaged")
+    links_of = functools.cache(parse_pharaoh)  # few patterns, in many pairs
+    parts = json.loads(content)
+    for part in parts:
+        part["links"] = [links_of(links) for links in part["links"]]
+    return Splits(*(Corpus(**part) for part in parts))
