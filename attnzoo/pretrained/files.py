@@ -44,6 +44,7 @@ def resolve(name: str | Path) -> Path:
             f"{name}: no such folder; to fetch it from the hub: pip install huggingface_hub"
         ) from None
     wanted = [CONFIG, WEIGHTS, INDEX, "model-*.safetensors", "tokenizer*.json", "*.model"]
+    wanted += ["generation_config.json", "preprocessor_config.json"]
     try:
         return Path(snapshot_download(str(name), allow_patterns=wanted))
     except Exception as error:  # the hub, its client and its transport raise different types

@@ -53,11 +53,13 @@ class Origin:
         kept = {
             name: value
             for name, value in self.config.items()
-            if name in fields.without_effect and name not in _RENEWED and name != "label2id"
+            if name in fields.without_effect and name not in _RENEWED
         }
         names = self.config.get("id2label")
-        if "id2label" in written and names and len(names) == len(written["id2label"]):
+        if names and len(names) == len(written.get("id2label", names)):
             kept |= {"id2label": names, "label2id": {name: int(i) for i, name in names.items()}}
+        elif "id2label" in written:
+            kept.pop("label2id", None)
         if self.tensors:
             kept["architectures"] = self.config["architectures"]
         return {**written, **kept}

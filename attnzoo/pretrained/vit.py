@@ -54,7 +54,7 @@ def fields(kind: str) -> Fields:
     }
     if dino:
         followed |= {
-            "mlp_ratio": positive(4),
+            "mlp_ratio": size(4),
             "layerscale_value": positive(1.0),
             "drop_path_rate": rate(0.0),
             "use_swiglu_ffn": flag(False),
@@ -165,8 +165,6 @@ def _read(kind: str, hf: Settings) -> tuple[ViTConfig, Sizes]:
         own |= {"registers": hf["num_register_tokens"], "antialias": True}
     if kind == "deit":
         own["distillation"] = "head" if head == DISTILLED else "token"
-    if own["hidden"] < 1:
-        raise hf.error("mlp_ratio", f"at least 1 / {dim}")
     activation = hf.choose("hidden_act", ACTIVATIONS)
     config = ViTConfig(
         attention=MultiHeadConfig(num_heads=hf["num_attention_heads"]),
@@ -249,9 +247,9 @@ def _write(kind: str, config: ViTConfig, sizes: Sizes) -> dict[str, Any]:
     return written
 
 
-def _hidden(dim: int, ratio: int | float, gated: bool) -> int:
+def _hidden(dim: int, ratio: int, gated: bool) -> int:
     """Return DINOv2's feed-forward width; two thirds if gated, rounded up to a multiple of 8."""
-    hidden = int(dim * ratio)
+    hidden = dim * ratio
     return (int(hidden * 2 / 3) + 7) // 8 * 8 if gated else hidden
 
 

@@ -13,6 +13,7 @@ from attnzoo import pretrained
 from attnzoo.errors import UserError
 from attnzoo.pretrained.fields import REQUIRED, Settings
 from attnzoo.pretrained.llama import ROTARY_FIELDS
+from attnzoo.pretrained.origin import Origin
 
 FAMILIES = pretrained.FAMILIES
 KINDS = list(FAMILIES)
@@ -31,8 +32,8 @@ ROPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def read(kind: str, **values: Any) -> Any:
-    settings = Settings(values, "config.json", FAMILIES[kind].fields, TENSORS)
+def read(kind: str, tensors: list[str] = TENSORS, **values: Any) -> Any:
+    settings = Settings(values, "config.json", FAMILIES[kind].fields, tensors)
     return pretrained._checked(FAMILIES[kind], settings)
 
 
@@ -87,6 +88,27 @@ def test_a_followed_field_changes_the_config_or_is_refused_by_name(kind: str) ->
         else:
             # One name or another of the model with the same head is the same model.
             assert name == "architectures" or refusal(kind, **{name: ["x"]}), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_written_is_read_as_before(kind: str) -> None:
+    """Every followed field, with a value that changes the config, comes back."""
+    fields, plain, rewritten = FAMILIES[kind].fields, TENSORS[1:], 0
+    values = (False, True, 0, 1, 2, 36, 0.25, 7.0, "relu", "gated-silu", {"0": "a"},
+              *({"rope_type": rope} | given for rope, given in ROPES.items()))  # fmt: skip
+    for name, value in itertools.product(fields.followed, values):
+        if refusal(kind, **{name: value}):
+            continue
+        written = FAMILIES[kind].write(*read(kind, plain, **{name: value}))
+        former = {"unheard_of": 7} | dict.fromkeys(fields.without_effect, 7)
+        former |= {"id2label": written.get("id2label"), name: value}
+        completed = Origin(former).complete(written, fields)
+        lost = set(fields.without_effect) - set(completed)
+        assert all("record" in fields.without_effect[one] or "dtype" in one for one in lost)
+        again = read(kind, plain, **{k: v for k, v in completed.items() if k != "model_type"})
+        assert FAMILIES[kind].write(*again) == written, (name, value)
+        rewritten += 1
+    assert rewritten > len(fields.followed)
 
 
 @pytest.mark.parametrize("kind", KINDS)
