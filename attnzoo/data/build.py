@@ -114,15 +114,28 @@ def store_folder(cache: Path, name: str, key: Mapping[str, Any]) -> Path:
     return cache.expanduser().resolve() / f"{name}-{digest}"
 
 
-def trained_once(path: Path, train: Callable[[], Any], load: Callable[[Path], Any]) -> Any:
-    """Load the tokenizer in `path`; if there is none, train one and save it there."""
+def trained_once(
+    path: Path, train: Callable[[], Any], load: Callable[[Path], Any], workers: int | None
+) -> Any:
+    """Load the tokenizer in `path`; if there is none, train one and save it there.
+
+    It is trained in a process of its own, whose memory is free afterwards, unless `workers` is 0.
+    """
     if not path.exists():
         with only_writer(path, lambda: None):
             if not path.exists():
                 partial = path.with_name(f"{path.name}.part")
-                train().save(partial)
+                if workers == 0:
+                    _train(train, partial)
+                else:
+                    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                        pool.submit(_train, train, partial).result()
                 partial.replace(path)
     return load(path)
+
+
+def _train(train: Callable[[], Any], path: Path) -> None:
+    train().save(path)
 
 
 def cores() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -81,9 +82,9 @@ class PairData:
         return self._trained(config, "source"), self._trained(target_config or config, "target")
 
     def _trained(self, config: Any, *sides: str) -> Tokenizer:
-        lines = chain.from_iterable(self.sentences(side) for side in sides)
+        train = functools.partial(self._train, config, sides)
         if self.splits is not None:
-            return train_tokenizer(config, lines)
+            return train()
         key = self._key("train") | {
             "kind": "tokenizer",
             "sides": sides,
@@ -91,7 +92,10 @@ class PairData:
             "sample": self.cache.tokenizer_sample,
         }
         path = store_folder(self.cache.path, "tokenizer", key).with_suffix(".json")
-        return trained_once(path, lambda: train_tokenizer(config, lines), Tokenizer.load)
+        return trained_once(path, train, Tokenizer.load, self.cache.workers)
+
+    def _train(self, config: Any, sides: Sequence[str]) -> Tokenizer:
+        return train_tokenizer(config, chain.from_iterable(map(self.sentences, sides)))
 
     def _key(self, part: str) -> dict[str, Any]:
         """Return what decides the usable sentences of a part."""

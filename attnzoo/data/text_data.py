@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,9 +77,11 @@ class TextData:
             "sample": self.cache.tokenizer_sample,
         }
         path = store_folder(self.cache.path, "tokenizer", key).with_suffix(".json")
-        return trained_once(
-            path, lambda: build_tokenizer(config, self.texts(config)), load_tokenizer
-        )
+        train = functools.partial(self._train, config)
+        return trained_once(path, train, load_tokenizer, self.cache.workers)
+
+    def _train(self, config: Any) -> TextTokenizer:
+        return build_tokenizer(config, self.texts(config))
 
     def _key(self) -> dict[str, Any]:
         """Return what decides the documents of all parts."""
