@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.data.labelled import LabelledPlan, load_labelled
+from attnzoo.data.order import MAX_BUCKETS
 from attnzoo.data.tagged import TaggedPlan, load_tagged
 from attnzoo.data.text_tokenizers import TextTokenizer, build_tokenizer
 from attnzoo.models import model_class
@@ -77,7 +78,7 @@ class ClassificationTask(Task):
             settings.buckets if shuffle else None,
             settings.seed,
             shuffle,
-            self.max_buckets,
+            self.max_buckets or MAX_BUCKETS,
         )
         if plan.cut:
             self.notes.append(

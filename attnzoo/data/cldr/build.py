@@ -212,4 +212,5 @@ def _read(path: Path) -> Splits:
     parts = json.loads(content)
     for part in parts:
         part["links"] = [links_of(links) for links in part["links"]]
-    return Splits(*(Corpus(**part) for part in parts))
+    train, validation, test = (Corpus(**part) for part in parts)
+    return Splits(train, validation, test)
