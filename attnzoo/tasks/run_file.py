@@ -30,7 +30,7 @@ class RunFile:
     write: Callable[[Any, Path], None]
 
 
-class Labels(TypedDict):
+class _Labels(TypedDict):
     """Content of ``labels.json`` of a run on images."""
 
     names: list[str]
@@ -49,7 +49,7 @@ class ImageLabels:
     @classmethod
     def read(cls, path: Path) -> "ImageLabels":
         """Read labels.json of a run on images."""
-        kept = read_json(path, Labels)
+        kept = read_json(path, _Labels)
         mean, std = (np.asarray(kept[name], np.float32) for name in ("mean", "std"))
         return cls(tuple(kept["names"]), mean, std)
 
