@@ -106,6 +106,12 @@ def read_text(path: str | Path, limit: int = LARGEST) -> str:
         raise UserError(f"{path}:{line}: not UTF-8 (byte 0x{data[error.start]:02x})") from None
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file in UTF-8; one that would be reached through a link is a UserError."""
+    with open(path, "w", encoding="utf-8", opener=open_regular) as file:
+        file.write(text)
+
+
 def read_json(path: str | Path, wanted: Any = dict, limit: int = LARGEST) -> Any:
     """Return the value in a JSON file, of a type such as ``dict``, ``list[str]`` or a TypedDict.
 

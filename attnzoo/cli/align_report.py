@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from attnzoo.errors import UserError
+from attnzoo.files import write_text
 
 
 def print_scores(rows: Mapping[str, list], corpus: Any, name: str, restrict: bool) -> None:
@@ -126,5 +127,5 @@ def write_links(links: list, path: Path) -> None:
     from attnzoo.alignment.links import Links, format_pharaoh
 
     lines = [format_pharaoh(Links.of(pair)) for pair in links]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(path, "\n".join(lines) + "\n")
     print(f"links: {path}")

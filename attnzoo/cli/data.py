@@ -96,7 +96,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
     damaged = 0
     for found in _stores(arguments):
-        if found.ledger is None:
+        if found.ledger is None and not found.problem:
             continue
         try:
             Store.open(found.folder).verify()
@@ -132,6 +132,7 @@ class _Found:
     folder: Path
     size: int
     ledger: dict[str, Any] | None
+    problem: str = ""
 
     @property
     def is_pictures(self) -> bool:
@@ -140,20 +141,25 @@ class _Found:
 
     def line(self) -> str:
         """Describe it in one line."""
+        if self.problem:
+            return f"{self.folder.name}: DAMAGED: {self.problem}"
         if self.ledger is None:
             what = "pictures" if self.is_pictures else "unfinished"
             return f"{self.folder.name}: {what}, {self.size / 1e6:,.1f} MB"
         columns = self.ledger["columns"]
         counts = [f"{c['count']:,} {name}" for name, c in columns.items() if "ids" in name]
         files = ", ".join(Path(str(f.get("path") or f["url"])).name for f in self._files()[:3])
-        made = time.strftime("%Y-%m-%d", time.localtime(self.ledger["about"]["made"]))
-        return (
-            f"{self.folder.name}: {', '.join(counts)}, {self.size / 1e6:,.1f} MB, of {files}, "
-            f"made {made} in {self.ledger['about']['seconds']:,.0f} s"
-        )
+        line = f"{self.folder.name}: {', '.join(counts)}, {self.size / 1e6:,.1f} MB, of {files}"
+        about = self.ledger["about"]
+        if "made" in about:
+            made = time.strftime("%Y-%m-%d", time.localtime(about["made"]))
+            line += f", made {made} in {about.get('seconds', 0):,.0f} s"
+        return line
 
     def useless(self) -> str | None:
         """Return why nothing would open it again, None if something may."""
+        if self.problem:
+            return "its ledger cannot be read"
         if self.is_pictures:
             return None
         if self.ledger is None:
@@ -186,9 +192,13 @@ def _stores(arguments: argparse.Namespace) -> list[_Found]:
     cache, found = _cache(arguments), []
     for path in sorted(cache.iterdir()) if cache.is_dir() else []:
         if path.is_dir() and path.name.startswith(("pairs-", "text-", "images-")):
-            ledger = read_ledger(path) if (path / LEDGER).exists() else None
+            ledger, problem = None, ""
+            try:
+                ledger = read_ledger(path) if (path / LEDGER).exists() else None
+            except UserError as error:
+                problem = str(error)
             size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-            found.append(_Found(path, size, ledger))
+            found.append(_Found(path, size, ledger, problem))
     return found
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from attnzoo.cli.common import add_trust, compilation_cache, require_penalty, require_positive, run
 from attnzoo.errors import UserError
+from attnzoo.files import write_text
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -156,9 +157,7 @@ def _evaluate_task(trained, arguments: argparse.Namespace) -> None:
         "data_fingerprint": digest,
         **scores,
     }
-    (home / f"{name}.scores.json").write_text(
-        json.dumps(_without_nan(values), indent=2) + "\n", encoding="utf-8"
-    )
+    write_text(home / f"{name}.scores.json", json.dumps(_without_nan(values), indent=2) + "\n")
     print(f"written: {home / f'{name}.scores.json'}\n")
 
 
@@ -214,10 +213,9 @@ def _evaluate_run(trained, corpus, name: str, arguments: argparse.Namespace) -> 
     }
     _print(values)
     home = trained.directory.path
-    (home / f"{name}.hypotheses.txt").write_text("\n".join(hypotheses) + "\n", encoding="utf-8")
-    (home / f"{name}.scores.json").write_text(
-        json.dumps(_without_nan(values), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    written = json.dumps(_without_nan(values), indent=2, ensure_ascii=False)
+    write_text(home / f"{name}.hypotheses.txt", "\n".join(hypotheses) + "\n")
+    write_text(home / f"{name}.scores.json", written + "\n")
     print(f"written: {home / f'{name}.scores.json'} and {name}.hypotheses.txt\n")
     return values
 

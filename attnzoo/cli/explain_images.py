@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from attnzoo.cli.explain import ask, draw, print_skipped
 from attnzoo.errors import UserError
+from attnzoo.files import write_text
 
 BATCH = 50
 
@@ -128,7 +129,7 @@ def _of_data(
     _print(summary, count, part, arguments)
     print_skipped(results[0])
     written = json.dumps(summary, indent=2) + "\n"
-    (arguments.out / "faithfulness.json").write_text(written, encoding="utf-8")
+    write_text(arguments.out / "faithfulness.json", written)
     for n in numbers:
         batch, i = at[n]
         title = f"{part} image {n}, class {task.names[images.labels[n]]}"

@@ -8,6 +8,7 @@ from typing import Any
 from attnzoo.cli.explain import ask, draw, print_skipped
 from attnzoo.cli.explain_question import TextQuestion, question
 from attnzoo.errors import UserError
+from attnzoo.files import write_text
 
 
 def explain(trained: Any, arguments: argparse.Namespace) -> int:
@@ -80,7 +81,7 @@ def _write(asked: TextQuestion, result: Any, path: Path) -> None:
         areas = {n: float(getattr(f, curve)[0]) for n, f in result.faithfulness.items()}
         random = next(iter(result.faithfulness.values()))
         told[curve] = {**areas, "random": float(getattr(random, f"random_{curve}")[0])}
-    path.write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
 
 
 def _fill(asked: TextQuestion, name: str | None) -> str | int:

@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _verify(arguments: argparse.Namespace) -> int:
     # Imported late, so that --help does not wait for jax.
     from attnzoo.training.checkpoint import verify
-    from attnzoo.training.manifest import Manifest, accept
+    from attnzoo.training.manifest import Manifest, accept, step_problem
 
     if arguments.accept is not None:
         accept(arguments.path, arguments.accept)
@@ -43,13 +43,15 @@ def _verify(arguments: argparse.Namespace) -> int:
         print("no manifest.json: the run's files cannot be checked")
     for name, problem in files.items():
         print(f"{name:<22}  {f'DAMAGED: {problem}' if problem else 'ok'}")
+    damaged = sum(map(bool, files.values()))
     for report in reports:
+        foreign = step_problem(arguments.path, manifest, report.files)
+        damaged += not report.ok or bool(foreign)
         if report.unfinished:
             state = "unfinished: no commit file (a save going on, or one that was interrupted)"
         else:
-            state = "; ".join(report.problems) if report.problems else "ok"
-        state = state if report.ok else f"DAMAGED: {state}"
+            state = "; ".join(report.problems) or foreign or "ok"
+        state = f"DAMAGED: {state}" if report.problems or foreign else state
         print(f"{report.path.parent.name:<12} {report.step:>9}  {state}")
-    damaged = sum(not report.ok for report in reports) + sum(map(bool, files.values()))
     print(f"{len(reports) + len(files)} read, {damaged} damaged")
     return 1 if damaged else 0

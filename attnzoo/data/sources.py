@@ -15,6 +15,7 @@ import io
 import itertools
 import json
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,7 @@ from typing import Any, BinaryIO
 from attnzoo.data.locations import (
     CHUNK,
     LIMIT,
+    UNPACK,
     Stream,
     expand,
     identity,
@@ -230,8 +232,10 @@ def advise_encoding(path: str | Path, encoding: str) -> str:
 
 def _codec(encoding: str) -> str:
     try:
-        return codecs.lookup(encoding).name
-    except LookupError:
+        found = codecs.lookup(encoding)
+        "a".encode(encoding)  # LookupError for hex, rot13 and others between bytes or texts alone
+        return found.name
+    except (LookupError, UnicodeError):
         raise UserError(f"encoding {encoding!r} is not known: try utf-8 or latin-1") from None
 
 
@@ -263,6 +267,8 @@ def _utf8(stream: Stream, encoding: str, name: str | Path) -> Iterator[bytes]:
     with nullcontext() if isinstance(stream, io.BytesIO) else reading(name):
         while len(first) < 4 and (more := read(CHUNK)):
             first += more
+        if any(re.match(magic, first) for magic in UNPACK):
+            raise UserError(f"{name}: packed; unpack it first (gzip -dc, zstd -dc, ...)")
         mark, codec = next((m for m in MARKS if first.startswith(m[0])), (b"", _codec(encoding)))
         first = first[len(mark) :]
         if not mark and codec == "utf-8" and first[:CHUNK].count(0) > len(first[:CHUNK]) // 4:

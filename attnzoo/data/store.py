@@ -25,12 +25,15 @@ import numpy as np
 import xxhash
 
 from attnzoo.errors import UserError
+from attnzoo.files import read_json
 
 FORMAT = "attnzoo.store"
 # Raised by hand when the same source would give other columns; old stores are then made anew.
 FORMAT_VERSION = 1
 LEDGER = "ledger.json"
 READ_BYTES = 2**24
+# Stores up to this size are read and compared with their digests when they are opened.
+CHECKED_BYTES = 2**28
 
 Columns = Mapping[str, np.ndarray]
 
@@ -46,10 +49,10 @@ class Store:
 
     @classmethod
     def open(cls, folder: Path) -> Store:
-        """Open a store; sizes are checked, the content is not read.
+        """Open a store; sizes are checked, and the digests of one of up to 256 MB.
 
-        A folder that is no store, of another version, or whose files have another size, is a
-        UserError.
+        A folder that is no store, of another version, or whose files are not what was written, is
+        a UserError.
         """
         ledger = read_ledger(folder)
         columns = {}
@@ -66,7 +69,10 @@ class Store:
             columns[name] = (
                 np.asarray(np.memmap(path, dtype, "r")) if wanted else np.empty(0, dtype)
             )
-        return cls(folder, ledger["key"], ledger["about"], columns)
+        store = cls(folder, ledger["key"], ledger["about"], columns)
+        if sum(column.nbytes for column in columns.values()) <= CHECKED_BYTES:
+            store.verify()
+        return store
 
     def verify(self) -> None:
         """Read every column and compare its digest; a difference is a UserError with its file."""
@@ -83,12 +89,10 @@ def read_ledger(folder: Path) -> dict[str, Any]:
     """Read the ledger of a store; a folder that is no store of this version is a UserError."""
     path = folder / LEDGER
     try:
-        ledger = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise UserError(f"{path}: not JSON; remove {folder} and the store is made anew") from None
-    if not isinstance(ledger, dict) or ledger.get("format") != FORMAT:
+        ledger = read_json(path)
+    except UserError as error:
+        raise UserError(f"{error}; remove {folder} and the store is made anew") from None
+    if ledger.get("format") != FORMAT:
         raise UserError(f"{path}: not a token store: its 'format' is not {FORMAT!r}")
     if ledger.get("version") != FORMAT_VERSION:
         raise UserError(

@@ -22,7 +22,7 @@ from attnzoo.data.library_tokenizers import (
 )
 from attnzoo.data.word_cache import Ids, WordCache, id_dtype, join_ids
 from attnzoo.errors import UserError
-from attnzoo.files import read_json
+from attnzoo.files import read_json, write_text
 from attnzoo.special_tokens import BOS, EOS, PAD, UNK
 
 FORMAT = "attnzoo.text_tokenizer"
@@ -113,7 +113,7 @@ class _Saved:
         return found
 
     def save(self, path: Path | str) -> None:
-        Path(path).write_text(self._to_json() + "\n", encoding="utf-8")
+        write_text(path, self._to_json() + "\n")
 
     def fingerprint(self) -> str:
         return xxhash.xxh3_128_hexdigest(self._to_json().encode())

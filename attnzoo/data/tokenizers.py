@@ -26,7 +26,7 @@ from attnzoo.data.splitting import (
 )
 from attnzoo.data.word_cache import Ids, WordCache
 from attnzoo.errors import UserError
-from attnzoo.files import read_json
+from attnzoo.files import read_json, write_text
 from attnzoo.special_tokens import BOS, EOS, PAD, UNK
 
 # No piece contains a space, so no text can spell a special token.
@@ -132,7 +132,7 @@ class Tokenizer:
 
     def save(self, path: Path | str) -> None:
         """Write the tokenizer to one JSON file."""
-        Path(path).write_text(self._to_json() + "\n", encoding="utf-8")
+        write_text(path, self._to_json() + "\n")
 
     @classmethod
     def load(cls, path: Path | str) -> Tokenizer:

@@ -17,6 +17,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from attnzoo.errors import UserError
+from attnzoo.files import write_text
 
 LARGEST = 10_000_000
 """Largest size of a page in bytes."""
@@ -48,7 +49,7 @@ class Page:
         """Write the page and return the path; raise a UserError if it cannot be written."""
         path = Path(path)
         try:
-            path.write_text(self.html, encoding="utf-8")
+            write_text(path, self.html)
         except OSError as error:
             raise UserError(f"{path}: cannot be written: {error.strerror}") from error
         return path

@@ -22,6 +22,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from attnzoo.files import open_regular
+
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 SURE, POSSIBLE = "#D55E00", "#56B4E9"
@@ -69,14 +71,16 @@ def save(figure: Figure, path: str | Path, *, palette: int | None = None) -> Pat
     path.parent.mkdir(parents=True, exist_ok=True)
     if palette is not None and kind != "png":
         raise ValueError(f"palette={palette} is for .png, but path={str(path)!r}")
-    file: Path | BytesIO = path if palette is None else BytesIO()
+    file = BytesIO()
     with style(), ignore_missing_glyphs():
         figure.savefig(
             file, format=kind, metadata=metadata[kind], bbox_inches="tight", pad_inches=0.06
         )
     if palette is not None:
         few = Image.open(file).convert("RGB").quantize(palette, dither=Image.Dither.NONE)
-        few.save(path, optimize=True)
+        few.save(file := BytesIO(), "png", optimize=True)
+    with open(path, "wb", opener=open_regular) as target:
+        target.write(file.getvalue())
     return path
 
 

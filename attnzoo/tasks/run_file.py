@@ -12,7 +12,7 @@ from attnzoo.config.data import FileTokenizerConfig
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.data.text_tokenizers import TextTokenizer, build_tokenizer, load_tokenizer
 from attnzoo.data.tokenizers import Tokenizer
-from attnzoo.files import read_json
+from attnzoo.files import read_json, write_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +56,11 @@ class ImageLabels:
     def write(self, path: Path) -> None:
         """Write labels.json of a run on images."""
         kept = {"names": self.names, "mean": self.mean.tolist(), "std": self.std.tolist()}
-        path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(kept, indent=2) + "\n")
 
 
 def _write_names(names: tuple[str, ...], path: Path) -> None:
-    path.write_text(json.dumps(names) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(names) + "\n")
 
 
 def _save(tokenizer: Any, path: Path) -> None:

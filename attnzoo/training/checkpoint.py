@@ -9,7 +9,7 @@ import dataclasses
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -53,6 +53,8 @@ class StepReport:
     problems: tuple[str, ...] = ()
     unfinished: bool = False
     """True if there is no commit file: the save is still running or was interrupted."""
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Digests of the run's files that the step was trained with, by name."""
 
     @property
     def ok(self) -> bool:
@@ -323,7 +325,7 @@ def _report(path: Path) -> StepReport:
     if not (path / COMMIT_FILE).exists():
         return StepReport(int(path.name), path, unfinished=True)
     try:
-        read_step(path)
+        _, meta = read_step(path)
     except DamagedStepError as error:
         return StepReport(int(path.name), path, error.problems)
-    return StepReport(int(path.name), path)
+    return StepReport(int(path.name), path, files=meta.get("files", {}))

@@ -124,18 +124,23 @@ def open_run(path: str | Path) -> tuple[RunDirectory, Manifest | None]:
 
 
 def check_step(directory: Path, manifest: Manifest | None, meta: Mapping[str, Any]) -> None:
-    """Raise a UserError if a saved step was trained with other files than those of the run.
+    """Raise a UserError if a saved step was trained with other files than those of the run."""
+    if problem := step_problem(directory, manifest, meta.get("files", {})):
+        raise UserError(problem)
 
-    A step of an older version has no digests and passes.
+
+def step_problem(directory: Path, manifest: Manifest | None, trained: Mapping[str, str]) -> str:
+    """Return how the files of a run differ from those that a step was trained with, or "".
+
+    `trained` are digests by name; a step of an older version has none.
     """
-    trained = meta.get("files", {})
     for name, before in trained.items():
         if manifest is None:
-            problem = _problem(directory / name, before)
-        else:
-            problem = "" if manifest.files.get(name) == before else "not that of this step's run"
-        if problem:
-            raise UserError(f"{directory / name}: {problem}")
+            if problem := _problem(directory / name, before):
+                return f"{directory / name}: {problem}"
+        elif manifest.files.get(name) != before:
+            return f"{directory}: the step belongs to another run, which had another {name}"
+    return ""
 
 
 def digest(content: bytes) -> str:

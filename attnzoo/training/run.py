@@ -1,6 +1,7 @@
 """A finished run loaded from disk: its config, its task and its trained model."""
 
 import dataclasses
+import logging
 from pathlib import Path
 
 import jax
@@ -17,6 +18,8 @@ from attnzoo.training import processes
 from attnzoo.training.manifest import Manifest, changes, check_step, open_run, sizes_of_data
 from attnzoo.training.run_directory import RunDirectory
 from attnzoo.training.start import config_of, restore_weights
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +93,14 @@ def load_run(path: str | Path, *, which: str = "best", trust_code: bool | None =
     config = config_of(directory, trust_code=trust_code)
     task = task_class(config.task).open(config, directory.path)
     restored, home = restore_weights(directory, which)
-    check_step(directory.path, manifest, restored.meta)
+    try:
+        check_step(directory.path, manifest, restored.meta)
+    except UserError as error:
+        if home != directory.best or manifest is None:
+            raise
+        logger.warning("%s: %s; the latest checkpoint is used instead", home, error)
+        restored, home = restore_weights(directory, "latest")
+        check_step(directory.path, manifest, restored.meta)
     abstract = nnx.eval_shape(task.build_model)
     graph, parameters, rest = nnx.split(abstract, nnx.Param, ...)
     wanted = {"params": nnx.to_pure_dict(parameters), "rest": nnx.to_pure_dict(rest)}

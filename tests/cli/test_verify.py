@@ -115,15 +115,20 @@ def test_a_change_on_purpose_is_accepted(
 
 
 def test_the_steps_know_the_files_of_their_run(
-    with_files: Path, caplog: pytest.LogCaptureFixture
+    with_files: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     meta, labels = restore(with_files).meta, with_files / "labels.json"
     labels.write_text('["yes", "no"]\n')
     names = ["source.tokenizer.json", "labels.json"]
     other = Manifest.of(with_files, names, (with_files / "config.yaml").read_text(), {})
-    with pytest.raises(UserError, match=r"labels.json: not that of this step's run"):
+    with pytest.raises(UserError, match="belongs to another run, which had another labels.json"):
         check_step(with_files, other, meta)
+    other.write(with_files)
+    assert main([str(with_files)]) == 1
+    assert "DAMAGED: " in capsys.readouterr().out
     (with_files / MANIFEST).unlink()
+    assert main([str(with_files)]) == 1
+    assert "labels.json: changed since training" in capsys.readouterr().out
     _, manifest = open_run(with_files)
     assert "no manifest.json" in caplog.text
     with pytest.raises(UserError, match=r"labels.json: changed since training"):
