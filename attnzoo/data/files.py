@@ -45,12 +45,25 @@ class Reading:
 class Block:
     """Successive lines as they were read: `lines[i]` are those of `files[i]`, from line `first`.
 
-    Two or three files have a column of the corpus each; one file is a table.
+    Two or three files have a column of the corpus each; one file is a table. Without files these
+    are columns of a `table` of rows.
     """
 
     files: tuple[str, ...]
     first: int
-    lines: tuple[list[bytes], ...]
+    lines: tuple[Sequence[bytes | str | None], ...]
+    table: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of the block's source, for reports."""
+        return self.table or " + ".join([self.files[0], *(Path(f).name for f in self.files[1:2])])
+
+    def place(self, side: int, number: int) -> str:
+        """Return the place of a line for reports and errors."""
+        if self.table:
+            return f"row {number}"
+        return f"{self.files[min(side, len(self.files) - 1)]}:{number}"
 
 
 def read_pair(
@@ -97,15 +110,18 @@ def files_of(config: Any, part: str) -> list[Path]:
 
 
 def reading_of(config: Any) -> Reading:
-    """Return how the files of a `Files` config are read."""
+    """Return how the files of a `Files` config, or the rows of a `Hub` config, are read."""
+    shared = {
+        name: getattr(config, name)
+        for name in ("max_words", "max_skipped", "source_language", "target_language")
+    }
+    if config.kind == "hub":
+        return Reading(**shared)
     columns = (config.source_column, config.target_column, config.links_column)
     return Reading(
-        max_words=config.max_words,
-        max_skipped=config.max_skipped,
+        **shared,
         target_first=config.links_reversed,
         one_based=config.links_one_based,
-        source_language=config.source_language,
-        target_language=config.target_language,
         encoding=config.encoding,
         columns=tuple(column for column in columns if column is not None),
     )
@@ -135,31 +151,31 @@ def read_blocks(files: Sequence[Path], encoding: str = "utf-8") -> Iterator[Bloc
 
 def parse_block(block: Block, reading: Reading) -> tuple[Corpus, Report, list[int]]:
     """Return the usable pairs of a block, a report of the others, and the line of each pair."""
-    files, columns = block.files, reading.columns
-    if len(files) == 1:
+    if len(block.files) == 1:
+        columns = reading.columns
         if min(columns) < 0:
             raise ValueError(f"columns={columns}: columns are counted from 0")
-        name, has_links = files[0], len(columns) > 2
-        files = files * len(columns)
-        fields = (line.split(b"\t") for line in block.lines[0])
+        has_links = len(columns) > 2
+        lines: Any = block.lines[0]
+        fields = (line.split(b"\t") for line in lines)
         rows: Any = (
             [row[column] if column < len(row) else None for column in columns] for row in fields
         )
     else:
-        name, has_links = f"{files[0]} + {Path(files[1]).name}", len(files) > 2
+        has_links = len(block.lines) > 2
         rows = zip(*block.lines, strict=True)
-    report = Report(name)
+    report = Report(block.name)
     sources, targets, all_links, numbers = [], [], [], []
     for number, row in enumerate(rows, start=block.first):
         report.read += 1
-        texts, usable = _texts(files, number, row, reading, report)
+        texts, usable = _texts(block, number, row, reading, report)
         if not usable and not reading.keep_all:
             continue
         sources.append(texts[0])
         targets.append(texts[1])
         numbers.append(number)
         if has_links:
-            place = f"{files[2]}:{number}"
+            place = block.place(2, number)
             all_links.append(_links(texts, place, reading) if usable else Links.of([]))
     corpus = Corpus(
         source=sources,
@@ -167,7 +183,7 @@ def parse_block(block: Block, reading: Reading) -> tuple[Corpus, Report, list[in
         links=all_links if has_links else None,
         source_language=reading.source_language,
         target_language=reading.target_language,
-        name=name,
+        name=block.name,
     )
     return corpus, report, numbers
 
@@ -198,27 +214,28 @@ def _lines(path: Path, encoding: str) -> Iterator[bytes]:
 
 
 def _texts(
-    files: Sequence[str],
+    block: Block,
     number: int,
-    fields: Sequence[bytes | None],
+    fields: Sequence[bytes | str | None],
     reading: Reading,
     report: Report,
 ) -> tuple[list[str], bool]:
     """Return the fields of one line as text, and whether the pair is usable."""
     texts = []
     skip = None
-    for file, field in zip(files, fields, strict=True):
+    for side, field in enumerate(fields):
         try:
-            texts.append("" if field is None else decode(field).strip())
+            text = decode(field) if isinstance(field, bytes) else field or ""
+            texts.append(text.strip())
         except UnicodeDecodeError:
             texts.append("")
-            skip = skip or (f"not {reading.encoding.upper()}", f"{file}:{number}")
-        if field is None:
-            skip = skip or ("too few columns", f"{file}:{number}")
+            skip = skip or (f"not {reading.encoding.upper()}", block.place(side, number))
+        if field is None and not block.table:
+            skip = skip or ("too few columns", block.place(side, number))
     reason = reason_to_skip(texts[0], texts[1], reading.max_words)
     if reason is not None:
         side, why = reason
-        skip = skip or (why, f"{files[side]}:{number}")
+        skip = skip or (why, block.place(side, number))
     if skip is not None:
         report.skip(*skip)
     return texts, skip is None

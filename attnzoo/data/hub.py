@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from attnzoo.data.corpus import Corpus, Report, Splits
-from attnzoo.data.files import MAX_WORDS, reason_to_skip
+from attnzoo.data.corpus import PARTS, Corpus, Splits
+from attnzoo.data.files import BLOCK_LINES, Block, check_usable, parse_block, reading_of
 from attnzoo.errors import UserError
 
 # Options of the builders of `datasets` to read what is in a file: no word is a missing value, and
@@ -18,80 +19,65 @@ AS_WRITTEN: dict[str, dict[str, Any]] = {
 }
 
 
-def read_split(
-    name: str,
-    split: str,
-    source_field: str,
-    target_field: str,
-    *,
-    config: str | None = None,
-    revision: str | None = None,
-    data_files: dict[str, Path] | None = None,
-    cache_dir: Path | None = None,
-    max_words: int = MAX_WORDS,
-    max_skipped: float = 1.0,
-    source_language: str = "",
-    target_language: str = "",
-) -> tuple[Corpus, Report]:
-    """Read two text columns of one split of a data set.
-
-    `name` is a data set's name, or `json`, `csv` or `parquet` with `data_files`. A dot in a field
-    name selects a nested field, as `translation.en` in the OPUS sets. Rows without text, or longer
-    than `max_words`, are skipped and counted; more than the share `max_skipped`, an unknown data
-    set, split or field, and a hub that cannot be reached, are a UserError.
-    """
-    label = _label(name, config, split, data_files)
-    table = _load(label, name, config, split, revision, data_files, cache_dir).flatten()
-    columns = [text_column(table, label, field) for field in (source_field, target_field)]
-    report = Report(label)
-    sources, targets = [], []
-    for row, (source, target) in enumerate(zip(*columns, strict=True)):
-        report.read += 1
-        source, target = (source or "").strip(), (target or "").strip()
-        reason = reason_to_skip(source, target, max_words)
-        if reason is not None:
-            report.skip(reason[1], f"row {row}")
-            continue
-        sources.append(source)
-        targets.append(target)
-    if not sources:
-        raise UserError(f"{label}: no usable sentence pair in {report.read:,} rows")
-    report.check(max_skipped)
-    return Corpus(sources, targets, None, source_language, target_language, label), report
-
-
 def load_hub(config: Any, cache_dir: Path | None = None) -> Splits:
-    """Load the three splits of a `Hub` config; a split that is null is empty."""
-    parts: dict[str, Corpus] = {}
-    reports = []
-    for part in ("train", "validation", "test"):
-        split = getattr(config, f"{part}_split")
-        if split is None:
-            parts[part] = Corpus([], [], None, config.source_language, config.target_language)
-            continue
-        parts[part], report = read_split(
-            config.name,
-            split,
-            config.source_field,
-            config.target_field,
-            config=config.config,
-            revision=config.revision,
-            data_files=config.data_files,
-            cache_dir=cache_dir,
-            max_words=config.max_words,
-            max_skipped=config.max_skipped,
-            source_language=config.source_language,
-            target_language=config.target_language,
-        )
+    """Load the three splits of a `Hub` config; a split that is null is empty.
+
+    Rows without text, or longer than `max_words`, are skipped and counted; more than the share
+    `max_skipped`, an unknown data set, split or field, and a hub that cannot be reached, are a
+    UserError.
+    """
+    reading, reports = reading_of(config), []
+    parts = {
+        part: Corpus([], [], None, config.source_language, config.target_language) for part in PARTS
+    }
+    for part in hub_splits(config):
+        pairs = HubPairs(config, part, cache_dir)
+        parts[part], report, _ = parse_block(pairs.block(0, None), reading)
+        check_usable(report, reading)
         reports.append(report)
     if config.limit is not None:
         parts["train"] = parts["train"].select(range(min(config.limit, len(parts["train"]))))
     return Splits(**parts, reports=reports)
 
 
+class HubPairs:
+    """The rows of one split of a `Hub` config, as a table that lies on the disk.
+
+    A dot in a field's name selects a nested field, as `translation.en` in the OPUS sets.
+    """
+
+    def __init__(self, config: Any, part: str, cache_dir: Path | None = None) -> None:
+        split = hub_splits(config)[part]
+        self.label = hub_label(config, split)
+        self.fields = config.source_field, config.target_field
+        self.table = load_table(config, split, cache_dir)
+        for field in self.fields:
+            _check_text(self.table, self.label, field)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the two columns."""
+        return self.table.select_columns(list(self.fields)).data.nbytes
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """A value that changes when the rows do."""
+        return {"table": self.label, "fingerprint": self.table._fingerprint}
+
+    def block(self, start: int, stop: int | None) -> Block:
+        """Return rows as a block of lines."""
+        columns = tuple(self.table[field][start:stop] for field in self.fields)
+        return Block((), start, columns, self.label)
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield all rows in blocks."""
+        for start in range(0, len(self.table), BLOCK_LINES):
+            yield self.block(start, start + BLOCK_LINES)
+
+
 def hub_splits(hub: Any) -> dict[str, str]:
     """Return the configured splits of a data set by part: train, validation, test."""
-    splits = {part: getattr(hub, f"{part}_split") for part in ("train", "validation", "test")}
+    splits = {part: getattr(hub, f"{part}_split") for part in PARTS}
     return {part: split for part, split in splits.items() if split is not None}
 
 
@@ -114,11 +100,15 @@ def load_table(hub: Any, split: str, cache_dir: Path | None = None, *, flatten: 
 
 def text_column(table: Any, label: str, field: str) -> list[str | None]:
     """Return a column of text; a missing column, or another type, is a UserError."""
+    _check_text(table, label, field)
+    return table[field][:]
+
+
+def _check_text(table: Any, label: str, field: str) -> None:
     check_field(table, label, field)
     dtype = getattr(table.features[field], "dtype", None)
     if dtype not in ("string", "large_string"):
         raise UserError(f"{label}: field {field!r} holds {dtype or 'no plain values'}, wanted text")
-    return table[field][:]
 
 
 def label_column(table: Any, label: str, field: str) -> list[Any]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,14 +34,15 @@ SIDES = ("source", "target")
 class PairData:
     """The sentence pairs of a data config, read when they are wanted.
 
-    Files that are together smaller than `cache.memory`, and all other kinds of data, are read as a
-    whole. Larger files are never in memory: `tokens` keeps their ids in a token store.
+    Files and hub data sets that are smaller than `cache.memory`, and made data, are read as a
+    whole. Larger ones are never in memory: `tokens` keeps their ids in a token store.
     `reports` and `fingerprint` tell of the parts that were read.
     """
 
     def __init__(self, config: Any, cache: CacheConfig) -> None:
         self.config, self.cache = config, cache
-        self.size = source_size(config)
+        self._sources = open_sources(config)
+        self.size = sum(source.size for source in self._sources.values())
         self.splits: Splits[Corpus] | None = None
         if not self.large:
             self.splits = load_corpus(config)
@@ -58,7 +58,7 @@ class PairData:
         """Return whether a part has pairs."""
         if self.splits is not None:
             return len(getattr(self.splits, part)) > 0
-        return bool(files_of(self.config, part))
+        return part in self._sources
 
     def head(self, part: str, count: int) -> Corpus:
         """Return the first pairs of a part."""
@@ -101,7 +101,7 @@ class PairData:
         """Return what decides the usable sentences of a part."""
         return {
             "format": FORMAT_VERSION,
-            "files": [identity(path) for path in files_of(self.config, part)],
+            "files": self._sources[part].files,
             "reading": dataclasses.asdict(reading_of(self.config)),
         }
 
@@ -110,8 +110,7 @@ class PairData:
         if self.splits is not None:
             yield from getattr(self.splits.train, side)
             return
-        size = sum(Path(path).stat().st_size for path in files_of(self.config, "train"))
-        every = -(-size // self.cache.tokenizer_sample)
+        every = -(-self._sources["train"].size // self.cache.tokenizer_sample)
         parsed = self._parsed("train", every)
         lines = chain.from_iterable(getattr(corpus, side) for corpus, _, _ in parsed)
         yield from islice(lines, self.config.limit)
@@ -141,7 +140,7 @@ class PairData:
         return join_digests(self._fingerprints.get(part, empty) for part in PARTS)
 
     def _store(self, part: str, source: Tokenizer, target: Tokenizer, max_length: int) -> Store:
-        files, reading = files_of(self.config, part), reading_of(self.config)
+        pairs, reading = self._sources[part], reading_of(self.config)
         limit = self.config.limit if part == "train" else None
         key = self._key(part) | {
             "kind": "pairs",
@@ -153,28 +152,46 @@ class PairData:
         return build_store(
             store_folder(self.cache.path, f"pairs-{part}", key),
             key,
-            lambda: read_blocks(files, reading.encoding),
+            pairs.blocks,
             PairEncoder(source, target, reading, max_length),
             PairJoin(sizes, limit),
             workers=self.cache.workers,
-            size=sum(int(identity(path)["size"]) for path in files),
+            size=pairs.size,
             enough=lambda pieces: limit is not None and sum(p["kept"] for p in pieces) >= limit,
         )
 
     def _parsed(self, part: str, every: int = 1) -> Iterator[tuple[Corpus, Report, list[int]]]:
         reading = reading_of(self.config)
-        blocks = read_blocks(files_of(self.config, part), reading.encoding)
-        for number, block in enumerate(blocks):
+        for number, block in enumerate(self._sources[part].blocks()):
             if number % every == 0:
                 yield parse_block(block, reading)
 
 
-def source_size(config: Any) -> int:
-    """Return the bytes of the files of a config; 0 for data that is not read from such files."""
+@dataclasses.dataclass(frozen=True)
+class PairSource:
+    """The lines of one part of a data set: bytes, what changes with them, and their blocks."""
+
+    size: int
+    files: list[dict[str, Any]]
+    blocks: Callable[[], Iterable[Block]]
+
+
+def open_sources(config: Any) -> dict[str, PairSource]:
+    """Return the sources of a config's parts; none for data that is made rather than read."""
+    if config.kind == "hub":
+        from attnzoo.data.hub import HubPairs, hub_splits
+
+        parts = {part: HubPairs(config, part) for part in hub_splits(config)}
+        return {name: PairSource(p.size, [p.identity], p.blocks) for name, p in parts.items()}
     if config.kind != "files":
-        return 0
-    files = [path for part in PARTS for path in files_of(config, part)]
-    return sum(int(identity(path)["size"]) for path in files)
+        return {}
+    sources = {}
+    for part in PARTS:
+        if paths := files_of(config, part):
+            files: list[dict[str, Any]] = [dict(identity(path)) for path in paths]
+            blocks = functools.partial(read_blocks, paths, config.encoding)
+            sources[part] = PairSource(sum(file["size"] for file in files), files, blocks)
+    return sources
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +210,7 @@ class PairEncoder:
             self.source,
             self.target,
             self.max_length,
-            lambda row: f"{block.files[0]}:{numbers[row]}",
+            lambda row: block.place(0, numbers[row]),
         )
         columns = {"rows": pairs.rows}
         for side in SIDES:
@@ -201,7 +218,7 @@ class PairEncoder:
             columns[f"{side}.ids"] = ids
             columns[f"{side}.lengths"] = np.diff(offsets).astype(np.uint32)
         about = {
-            "bytes": sum(len(line) + 1 for lines in block.lines for line in lines),
+            "bytes": sum(len(line or "") + 1 for lines in block.lines for line in lines),
             "kept": len(corpus),
             "digest": corpus.fingerprint(),
             "read": dataclasses.asdict(read),

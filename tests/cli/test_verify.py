@@ -121,7 +121,7 @@ def test_the_steps_know_the_files_of_their_run(
     labels.write_text('["yes", "no"]\n')
     names = ["source.tokenizer.json", "labels.json"]
     other = Manifest.of(with_files, names, (with_files / "config.yaml").read_text(), {})
-    with pytest.raises(UserError, match="belongs to another run, which had another labels.json"):
+    with pytest.raises(UserError, match="belongs to another run, which had another labels"):
         check_step(with_files, other, meta)
     other.write(with_files)
     assert main([str(with_files)]) == 1

@@ -6,8 +6,12 @@ from pathlib import Path
 import datasets
 import pytest
 
-from attnzoo.config.data import HubConfig
-from attnzoo.data.hub import load_hub, read_split
+from attnzoo.config.cache import CacheConfig
+from attnzoo.config.data import HubConfig, WordTokenizerConfig
+from attnzoo.data import hub
+from attnzoo.data.batching import BatchPlan
+from attnzoo.data.hub import load_hub
+from attnzoo.data.parallel import PairData
 from attnzoo.errors import UserError
 
 
@@ -24,10 +28,11 @@ def opus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read(path: Path, split: str = "train", source: str = "translation.en", **keywords):
-    settings = {"name": "json", "data_files": {"train": path}, "cache_dir": path.parent / "cache"}
-    settings |= keywords
-    name = settings.pop("name")
-    return read_split(name, split, source, "translation.fr", **settings)
+    settings = {"name": "json", "data_files": {"train": path}, "max_skipped": 1.0} | keywords
+    only = {"train_split": split, "validation_split": None, "test_split": None}
+    fields = {"source_field": source, "target_field": "translation.fr"}
+    splits = load_hub(HubConfig(**settings, **only, **fields), path.parent / "cache")
+    return splits.train, splits.reports[0]
 
 
 def test_translation_columns(opus: Path) -> None:
@@ -75,7 +80,7 @@ def test_splits_by_config(opus: Path, tmp_path: Path) -> None:
         ({"data_files": {"train": Path("nowhere.json")}}, "nowhere.json: no such file"),
         ({"name": "wmt14", "data_files": None}, "wmt14 train: Couldn't reach 'wmt14'"),
         ({"name": "wmt14", "data_files": None, "config": "fr-en"}, "wmt14/fr-en train: Couldn't"),
-        ({"max_words": 1, "split": "train[4:]"}, "no usable sentence pair in 1 rows"),
+        ({"max_words": 1, "split": "train[4:]"}, r"no usable sentence pair .1 more than 1 words"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(opus: Path, wrong: dict, message: str) -> None:
@@ -92,3 +97,31 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
         read(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_large_data_set_goes_through_a_token_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "BLOCK_LINES", 7)
+    rows = {"en": [f"a {i}" for i in range(40)], "fr": [f"b {i % 3}" for i in range(40)]}
+    rows["fr"][9] = None
+    path = tmp_path / "pairs.parquet"
+    datasets.Dataset.from_dict(rows).to_parquet(str(path))
+    config = HubConfig(
+        name="parquet",
+        data_files={"train": path},
+        validation_split="train[:5]",
+        test_split=None,
+        max_skipped=0.1,
+    )
+    found = []
+    for memory in (10**6, 0):
+        cache = CacheConfig(path=tmp_path / "store", memory=memory, workers=0)
+        data = PairData(config, cache)
+        assert data.large == (memory == 0)
+        both = data.tokenizers(WordTokenizerConfig())
+        pairs, _ = data.tokens("train", *both, 10)
+        data.tokens("validation", *both, 10)
+        found.append([BatchPlan(pairs, 4).fingerprint(), data.reports[0].places])
+    assert found[0] == found[1]
+    assert found[0][1] == {"empty sentence": ["row 9"]}
