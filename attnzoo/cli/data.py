@@ -148,7 +148,10 @@ class _Found:
             return f"{self.folder.name}: {what}, {self.size / 1e6:,.1f} MB"
         columns = self.ledger["columns"]
         counts = [f"{c['count']:,} {name}" for name, c in columns.items() if "ids" in name]
-        files = ", ".join(Path(str(f.get("path") or f["url"])).name for f in self._files()[:3])
+        files = ", ".join(
+            Path(str(f.get("path") or f.get("url") or f.get("table"))).name
+            for f in self._files()[:3]
+        )
         line = f"{self.folder.name}: {', '.join(counts)}, {self.size / 1e6:,.1f} MB, of {files}"
         about = self.ledger["about"]
         if "made" in about:

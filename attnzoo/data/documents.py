@@ -11,7 +11,7 @@ from typing import Any
 import xxhash
 
 from attnzoo.data.corpus import PARTS, Report, Splits, add_strings
-from attnzoo.data.locations import PACKED, expand
+from attnzoo.data.locations import PACKED, expand, identity
 from attnzoo.data.sources import (
     RECORD_READERS,
     advise_encoding,
@@ -78,6 +78,7 @@ class DocumentReader:
         self.config = config
         self._cache_dir = cache_dir
         self.reports: dict[str, Report] = {}
+        self._tables: dict[str, tuple[str, Any]] = {}
         # Only whole files are cut within a document, at characters; others between documents.
         self._whole = config.hub is None and config.documents == "files"
         self._size: int | None = None
@@ -85,6 +86,16 @@ class DocumentReader:
     def files(self, part: str) -> list[str]:
         """Return the files that are given for a part."""
         return expand(given) if (given := getattr(self.config, part)) else []
+
+    def identities(self) -> list[dict[str, Any]]:
+        """Return what changes when the files or tables do, each with its `size` in bytes."""
+        if self.config.hub is None:
+            return [dict(identity(path)) for part in PARTS for path in self.files(part)]
+        found = []
+        for label, table in (self._table(part) for part in PARTS if self._given(part)):
+            size = table.select_columns([self.config.field]).data.nbytes
+            found.append({"table": label, "fingerprint": table._fingerprint, "size": size})
+        return found
 
     def has(self, part: str) -> bool:
         """Return whether a part is given, or cut off the training part."""
@@ -214,18 +225,26 @@ class DocumentReader:
             yield text_of(record[field])
 
     def _hub(self, part: str) -> Iterator[TextBlock]:
-        from attnzoo.data.hub import hub_label, load_table, text_column
-
-        split = getattr(self.config.hub, f"{part}_split")
-        if split is None:
-            return
-        label = hub_label(self.config.hub, split)
+        label, table = self._table(part)
         report = self.reports[label] = Report(label, unit="documents")
-        table = load_table(self.config.hub, split, self._cache_dir)
-        column = text_column(table, label, self.config.field)
-        texts = _without_blank((text or "" for text in column), report)
+        columns = (
+            table[start : start + HUB_ROWS][self.config.field]
+            for start in range(0, len(table), HUB_ROWS)
+        )
+        texts = _without_blank((text or "" for column in columns for text in column), report)
         while block := list(islice(texts, HUB_ROWS)):
             yield TextBlock(block)
+
+    def _table(self, part: str) -> tuple[str, Any]:
+        """Return the name and the table of a part of a hub's data set."""
+        from attnzoo.data.hub import check_text, hub_label, load_table
+
+        if part not in self._tables:
+            split = getattr(self.config.hub, f"{part}_split")
+            table = load_table(self.config.hub, split, self._cache_dir)
+            self._tables[part] = hub_label(self.config.hub, split), table
+            check_text(table, self._tables[part][0], self.config.field)
+        return self._tables[part]
 
 
 def _without_blank(documents: Iterable[str], report: Report) -> Iterator[str]:

@@ -52,7 +52,7 @@ class HubPairs:
         self.fields = config.source_field, config.target_field
         self.table = load_table(config, split, cache_dir)
         for field in self.fields:
-            _check_text(self.table, self.label, field)
+            check_text(self.table, self.label, field)
 
     @property
     def size(self) -> int:
@@ -100,11 +100,12 @@ def load_table(hub: Any, split: str, cache_dir: Path | None = None, *, flatten: 
 
 def text_column(table: Any, label: str, field: str) -> list[str | None]:
     """Return a column of text; a missing column, or another type, is a UserError."""
-    _check_text(table, label, field)
+    check_text(table, label, field)
     return table[field][:]
 
 
-def _check_text(table: Any, label: str, field: str) -> None:
+def check_text(table: Any, label: str, field: str) -> None:
+    """Raise UserError for a missing column, or one that holds no text."""
     check_field(table, label, field)
     dtype = getattr(table.features[field], "dtype", None)
     if dtype not in ("string", "large_string"):

@@ -16,7 +16,6 @@ from attnzoo.config.cache import CacheConfig
 from attnzoo.data.build import About, build_store, store_folder, trained_once
 from attnzoo.data.corpus import PARTS, Report
 from attnzoo.data.documents import DocumentReader, TextBlock, TextCorpus, load_text
-from attnzoo.data.locations import identity
 from attnzoo.data.megatron import open_megatron
 from attnzoo.data.pairs import add_array, array_blocks, offsets_of
 from attnzoo.data.parallel import join_digests
@@ -29,18 +28,15 @@ from attnzoo.errors import UserError
 class TextData:
     """The running text of a data config, read when it is wanted.
 
-    A text whose files are together smaller than `cache.memory`, or that comes from a hub, is read
-    as a whole. A larger one is never in memory: `tokens` keeps its ids in a token store. `reports`
-    and `fingerprint` tell of the parts that were read.
+    A text whose files or tables are together smaller than `cache.memory` is read as a whole. A
+    larger one is never in memory: `tokens` keeps its ids in a token store. `reports` and
+    `fingerprint` tell of the parts that were read.
     """
 
     def __init__(self, config: Any, cache: CacheConfig) -> None:
         self.config, self.cache = config, cache
         self.reader = DocumentReader(config)
-        self.size = 0
-        if config.hub is None:
-            files = [path for part in PARTS for path in self.reader.files(part)]
-            self.size = sum(int(identity(path)["size"]) for path in files)
+        self.size = sum(found["size"] for found in self.reader.identities())
         given = [Path(path) for part in PARTS for path in getattr(config, part)]
         self.tokenized = any(path.suffix == ".bin" for path in given)
         if self.tokenized and (config.validation_share or config.test_share or config.limit):
@@ -87,7 +83,7 @@ class TextData:
         """Return what decides the documents of all parts."""
         return {
             "format": FORMAT_VERSION,
-            "files": [identity(path) for name in PARTS for path in self.reader.files(name)],
+            "files": self.reader.identities(),
             "reading": dataclasses.asdict(self.config),
         }
 

@@ -130,7 +130,7 @@ def check_step(directory: Path, manifest: Manifest | None, meta: Mapping[str, An
 
 
 def step_problem(directory: Path, manifest: Manifest | None, trained: Mapping[str, str]) -> str:
-    """Return how the files of a run differ from those that a step was trained with, or "".
+    """Return the difference between a run's files and those a step was trained with, or "".
 
     `trained` are digests by name; a step of an older version has none.
     """

@@ -1,21 +1,25 @@
 """Running text: how it is cut into documents and parts, and windows of its ids."""
 
 import gzip
+import json
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
 
+from attnzoo.config.cache import CacheConfig
 from attnzoo.config.data import (
     ByteTokenizerConfig,
     CharTokenizerConfig,
     HubSourceConfig,
     TextConfig,
 )
+from attnzoo.data import documents
 from attnzoo.data.corpus import load_corpus
 from attnzoo.data.documents import TextCorpus, load_text
 from attnzoo.data.text import StreamPlan, TokenizedText, array_fingerprint
+from attnzoo.data.text_data import TextData
 from attnzoo.data.text_tokenizers import build_tokenizer
 from attnzoo.errors import UserError
 
@@ -167,3 +171,25 @@ def test_fingerprints() -> None:
     assert array_fingerprint(array) == array_fingerprint(array.astype(">i4"))
     assert array_fingerprint(array) != array_fingerprint(array.reshape(2, 3))
     assert array_fingerprint(np.empty(0, np.int32)) != array_fingerprint(array)
+
+
+def test_a_large_hub_text_goes_through_a_token_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documents, "HUB_ROWS", 7)
+    path = tmp_path / "rows.jsonl"
+    rows = [None if i == 9 else f"row {i}" for i in range(40)]
+    path.write_text("".join(json.dumps({"body": row}) + "\n" for row in rows))
+    source = HubSourceConfig(
+        name="json", data_files={"train": path}, validation_split=None, test_split=None
+    )
+    config = TextConfig(hub=source, field="body", validation_share=0.5)
+    found = []
+    for memory in (10**6, 0):
+        data = TextData(config, CacheConfig(path=tmp_path / "store", memory=memory, workers=0))
+        assert data.large == (memory == 0)
+        tokenizer = data.tokenizer(CharTokenizerConfig())
+        texts = [data.tokens(part, tokenizer, 2) for part in ("train", "validation")]
+        found.append([StreamPlan(text.stream(2), 2, 5).fingerprint() for text in texts])
+        assert [report.skipped for report in data.reports] == [{"blank document": 1}]
+    assert found[0] == found[1]
