@@ -93,7 +93,7 @@ def _made(cache: Path, files: list[dict[str, Any]]) -> dict[str, tuple[int, int,
             tokens = sum(c["count"] for name, c in columns.items() if name.endswith("ids"))
             rows = next(c["count"] for name, c in columns.items() if name.endswith("lengths"))
             part = path.parent.name.rpartition("-")[0]
-            new = ledger["about"]["made"], path.parent.name, (count, tokens, rows)
+            new = ledger["about"].get("made", 0.0), path.parent.name, (count, tokens, rows)
             found[part] = max(new, found.get(part, new))
     whole = any(part.endswith("-train") for part in found)
     return {name: counts for _, name, counts in found.values()} if whole else {}
@@ -115,7 +115,7 @@ def _counts(path: str, size: int, config: ExperimentConfig) -> tuple[float, floa
         config.tokenizer.kind, PIECES_PER_WORD * words
     )
     documents = getattr(config.data, "documents", "lines")
-    rows = 1 if documents == "files" else scale * text.count(ENDS.get(documents, "\n"))
+    rows = 1.0 if documents == "files" else scale * text.count(ENDS.get(documents, "\n"))
     tables = [str(part.table) for name in PARTS if (part := _pairs(config.data, name))]
     return len(text) * scale, tokens * scale, rows * (2 if path in tables else 1)
 
