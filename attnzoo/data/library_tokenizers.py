@@ -45,15 +45,21 @@ ASCII_PIECES = re.compile(
     r"'s|'t|'re|'ve|'m|'ll|'d| ?[A-Za-z]+| ?[0-9]+| ?[^ \t\n\r\f\vA-Za-z0-9]+"
     r"|[ \t\n\r\f\v]+(?![^ \t\n\r\f\v])|[ \t\n\r\f\v]+"
 )
+# Letters that byte-level BPE writes for the bytes of ASCII that are no visible character.
+BYTE_LETTERS = {byte: 256 + i for i, byte in enumerate((*range(33), 127))}
 # Private characters from here on mark letters within a word while WordPiece is trained.
 WITHIN = 0xF0000
 
 
 class WordCutter(NamedTuple):
-    """Functions that cut a text into words, and a word into parts, with the ids of the whole."""
+    """Functions that cut a text into words, and a word into parts, with the ids of the whole.
+
+    With `letters` the model takes an ASCII part as it is, with other letters for its bytes.
+    """
 
     words: Callable[[str], list[str]]
     parts: Callable[[str], list[str]] | None = None
+    letters: dict[int, int] | None = None
 
 
 def word_cutter(model: dict[str, Any]) -> WordCutter | None:
@@ -70,7 +76,7 @@ def word_cutter(model: dict[str, Any]) -> WordCutter | None:
         return WordCutter(ASCII_WORDS.findall)
     plain = not splitter.get("add_prefix_space", True) and splitter.get("use_regex", True)
     if kinds == ("BPE", None, "ByteLevel") and plain and not model["model"].get("dropout"):
-        return WordCutter(SPACED_WORDS.findall, _pieces)
+        return WordCutter(SPACED_WORDS.findall, _pieces, BYTE_LETTERS)
     return None
 
 

@@ -248,6 +248,10 @@ class LibraryTokenizer(_Saved):
         return join_ids(found, self.vocab_size)
 
     def _encode(self, text: str) -> list[int]:
+        if self._cut is not None and self._cut.letters is not None and text.isascii():
+            # The model alone: half the time of the whole way through the library.
+            letters = text.translate(self._cut.letters)
+            return [token.id for token in self._tokenizer.model.tokenize(letters)]
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Iterable[SupportsIndex]) -> str:

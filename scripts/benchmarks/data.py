@@ -4,8 +4,9 @@ Makes its data from the corpora under `data/` (Bible verses en-es, Tatoeba en-fr
 with a number word in each sentence so that no two are alike: by default a twentieth of WMT14's size
 (4.5 million pairs) and of 2 GB of text, with `--share 1` the whole. A start is what a training does
 before its first step: the tokenizer, the token store, the plan and its first batch, in a process of
-its own. CPU seconds are those of all processes; memory is the largest anonymous memory
-(RssAnon) of one process.
+its own. CPU seconds are those of all processes; memory is the largest anonymous memory (RssAnon) of
+one process; "opened" are the CPU seconds of the process itself until its plan is there, without
+imports, and "step 10^6" those of its batch at step 1,000,000.
 """
 
 import argparse
@@ -51,7 +52,8 @@ def add_parser(workloads: Any, positive: Any) -> None:
 
 def measure(arguments: argparse.Namespace) -> int:
     """Make the data, start twice on each kind, and print a line of each start."""
-    print(f"{'':<16}{'CPU s':>8}{'s':>8}{'GB a process':>14}{'tokens':>14}{'ms a batch':>12}")
+    head = f"{'':<16}{'CPU s':>8}{'opened':>8}{'s':>8}{'GB a process':>14}{'tokens':>14}"
+    print(f"{head}{'ms a batch':>12}{'step 10^6':>11}")
     with tempfile.TemporaryDirectory(dir=arguments.folder) as temporary:
         folder = arguments.folder or Path(temporary)
         for kind in arguments.kinds:
@@ -62,8 +64,9 @@ def measure(arguments: argparse.Namespace) -> int:
             for start in ("first", "second"):
                 told = _start(kind, data, Path(temporary) / "cache", arguments.workers)
                 print(
-                    f"{kind + ' ' + start:<16}{told['cpu']:>8.1f}{told['seconds']:>8.1f}"
-                    f"{told['memory'] / 1e9:>14.2f}{told['tokens']:>14,}{told['batch_ms']:>12.2f}",
+                    f"{kind + ' ' + start:<16}{told['cpu']:>8.1f}{told['opened']:>8.2f}"
+                    f"{told['seconds']:>8.1f}{told['memory'] / 1e9:>14.2f}{told['tokens']:>14,}"
+                    f"{told['batch_ms']:>12.2f}{told['far']:>11.2f}",
                     flush=True,
                 )
     return 0
@@ -148,13 +151,19 @@ def _tell(kind: str, data: Path, cache: Path, workers: int | None) -> dict[str, 
     from attnzoo.config.cache import CacheConfig
 
     settings = CacheConfig(path=cache, workers=workers, memory=0)
+    began = time.process_time()
     plan, tokens = {"pairs": _plan_pairs, "text": _plan_text}[kind](data, settings)
+    opened = time.process_time() - began
     plan.batch(0)
     began = time.process_time()
     for step in range(1, 101):
         plan.batch(step)
+    batch = (time.process_time() - began) / 100
+    began = time.process_time()
+    plan.batch(1_000_000)
+    far = time.process_time() - began
     assert "jax" not in sys.modules
-    return {"tokens": tokens, "batch_ms": 10 * (time.process_time() - began)}
+    return {"tokens": tokens, "batch_ms": 1e3 * batch, "opened": opened, "far": far}
 
 
 def _plan_pairs(data: Path, settings: Any) -> tuple[Any, int]:
