@@ -123,6 +123,7 @@ def test_overrides_of_any_kind(name: str, equals: str, value: Any) -> None:
 @pytest.fixture(autouse=True, scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     before = Path.cwd()
+    load(ExperimentConfig, ROOT / "configs" / "demo.yaml")  # imports what the first one does
     os.chdir(tmp_path_factory.mktemp("boundary"))
     yield
     os.chdir(before)
