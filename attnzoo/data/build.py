@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import multiprocessing
 import os
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
@@ -108,8 +110,6 @@ class _Progress:
 
 def store_folder(cache: Path, name: str, key: Mapping[str, Any]) -> Path:
     """Return the folder of the store with this key."""
-    import json
-
     digest = xxhash.xxh3_128_hexdigest(json.dumps(key, sort_keys=True, default=str).encode())
     return cache.expanduser().resolve() / f"{name}-{digest}"
 
@@ -128,7 +128,7 @@ def trained_once(
                 if workers == 0:
                     _train(train, partial)
                 else:
-                    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                    with _processes(path, 1) as pool:
                         pool.submit(_train, train, partial).result()
                 partial.replace(path)
     return load(path)
@@ -170,11 +170,7 @@ def _encode_all(
                 break
         return pieces
     waiting: deque[About | Future[About]] = deque()
-    # Spawned: a fork would copy the locks of JAX's threads.
-    pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), _start_worker, (writer, encode)
-    )
-    try:
+    with _processes(writer.folder, workers, _start_worker, (writer, encode)) as pool:
         for number, block in numbered:
             done = writer.done(number)
             if done is not None:
@@ -188,14 +184,23 @@ def _encode_all(
         while waiting and not enough(pieces):
             _take(waiting, pieces)
             progress(pieces)
+    return pieces
+
+
+@contextlib.contextmanager
+def _processes(path: Path, count: int, *start: Any) -> Generator[ProcessPoolExecutor]:
+    """Run a pool of processes that make `path`; one that is killed is a UserError."""
+    # Spawned: a fork would copy the locks of JAX's threads.
+    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), *start)
+    try:
+        yield pool
     except BrokenProcessPool:
         raise UserError(
-            f"{writer.folder}: a process that makes the store was killed (out of memory?), or this "
-            "script has no `if __name__ == '__main__':`; cache.workers=0 uses none"
+            f"{path}: a process that makes it was killed (out of memory?), or this script has no "
+            "`if __name__ == '__main__':`; cache.workers=0 uses none"
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-    return pieces
 
 
 def _take(waiting: deque[About | Future[About]], pieces: list[About]) -> None:

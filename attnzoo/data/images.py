@@ -12,8 +12,8 @@ from jaxtyping import Float32, Int32, Int64, UInt8
 
 from attnzoo.config.cache import CacheConfig
 from attnzoo.data.batching import Batch
-from attnzoo.data.corpus import Report, Splits
-from attnzoo.data.labelled import PARTS, class_names, class_numbers, split_off_parts
+from attnzoo.data.corpus import PARTS, Report, Splits
+from attnzoo.data.labelled import class_names, class_numbers, split_off_parts
 from attnzoo.data.locations import Stream, identity
 from attnzoo.data.order import RowOrder
 from attnzoo.data.picture_files import (

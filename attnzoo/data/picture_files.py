@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from attnzoo.data.build import store_folder
-from attnzoo.data.labelled import PARTS
+from attnzoo.data.corpus import PARTS
 from attnzoo.data.locations import Stream
 from attnzoo.data.pictures import ESCAPE, OWN_FILE, Pictures
 from attnzoo.data.store import only_writer

@@ -14,8 +14,8 @@ from jaxtyping import Int64
 
 from attnzoo.data.ahead import rows_of
 from attnzoo.data.batching import Batch
-from attnzoo.data.corpus import Report, Splits, add_strings
-from attnzoo.data.labelled import PARTS, class_names, class_numbers, pad_rows, split_off_parts
+from attnzoo.data.corpus import PARTS, Report, Splits, add_strings
+from attnzoo.data.labelled import class_names, class_numbers, pad_rows, split_off_parts
 from attnzoo.data.order import MAX_BUCKETS, Buckets, RowOrder
 from attnzoo.data.sources import read_text
 from attnzoo.data.text import array_fingerprint

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from attnzoo.config.experiment import ExperimentConfig
+from attnzoo.data.corpus import PARTS
 from attnzoo.data.documents import DocumentReader
 from attnzoo.data.files import files_of
 from attnzoo.data.locations import PACKED, identity, open_stream, reading
-from attnzoo.data.parallel import PARTS
 from attnzoo.data.store import LEDGER, read_ledger
 from attnzoo.errors import UserError
 

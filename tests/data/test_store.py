@@ -26,7 +26,7 @@ from attnzoo.config.data import (
 )
 from attnzoo.data import documents, files, store
 from attnzoo.data.batching import BatchPlan
-from attnzoo.data.build import build_store
+from attnzoo.data.build import build_store, trained_once
 from attnzoo.data.packing import PackPlan
 from attnzoo.data.parallel import PairData
 from attnzoo.data.store import LEDGER, Store
@@ -107,6 +107,16 @@ def test_a_killed_build_goes_on_after_its_last_piece(tmp_path: Path) -> None:
         assert seen == [6, 7, 8, 9]
         assert digest(made.folder) == digest(build(tmp_path / "whole").folder)
         assert sorted(p.name for p in made.folder.iterdir()) == ["firsts.bin", LEDGER, "n.bin"]
+
+
+def killed() -> Any:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_tokenizer_whose_process_is_killed_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"tokenizer\.json: .* was killed.*cache\.workers=0"):
+        trained_once(tmp_path / "tokenizer.json", killed, Path.read_text, None)
+    assert not (tmp_path / "tokenizer.json").exists()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
