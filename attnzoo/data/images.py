@@ -138,10 +138,11 @@ def channel_statistics(
 
 
 class Caches(NamedTuple):
-    """Directories of this package's cache, and of the cache of `datasets`."""
+    """Directories of this package's cache and of the cache of `datasets`, and the known classes."""
 
     own: Path
     datasets: Path | None
+    names: tuple[str, ...]
 
 
 # Function that returns the images of some rows, class of every row, rows of the parts.
@@ -153,49 +154,44 @@ Found = tuple[
 
 
 def load_images(
-    config: Any, cache: Path | None = None, datasets_cache: Path | None = None
+    config: Any,
+    cache: Path | None = None,
+    datasets_cache: Path | None = None,
+    names: tuple[str, ...] = (),
+    part: str | None = None,
 ) -> Splits[ImageSet]:
     """Load, list or draw the parts of an `Images` config; a missing part is empty.
 
     Parts of at most 256 MiB of pixels are decoded and kept in memory. Of larger ones the encoded
     images stay in their files, or in a copy in ``cache`` where a file has no random access
     (parquet, compressed tar), and are decoded when they are asked for. ``datasets_cache`` is the
-    cache of the `datasets` library.
+    cache of the `datasets` library. ``names`` are the classes in the order of their numbers, by
+    default those of the training part. With ``part`` the others are empty.
 
     Files that are not images, images of different sizes without a `size` in the config, and a class
-    that the training part does not have, are a UserError.
+    that is none of these, are a UserError.
     """
     source = config.source
     take, labels, parts = _SOURCES[source.kind](
-        config, Caches(cache or CacheConfig().path, datasets_cache)
+        config, Caches(cache or CacheConfig().path, datasets_cache, names)
     )
-    for part, rows in parts.items():
+    for name, rows in parts.items():
         if not len(rows):
-            raise UserError(f"{source.kind} {part}: there is no image in it")
+            raise UserError(f"{source.kind} {name}: there is no image in it")
     reports = [
-        Report(f"{source.kind} {part}", read=len(rows), unit="images")
-        for part, rows in parts.items()
+        Report(f"{source.kind} {name}", read=len(rows), unit="images")
+        for name, rows in parts.items()
     ]
-    drawn = split_off_parts({part: parts.get(part, []) for part in PARTS}, config)
-    if not drawn["train"]:
+    drawn = split_off_parts({name: parts.get(name, []) for name in PARTS}, config)
+    if not drawn["train"] and not names:
         raise UserError(f"{source.kind}: there is no training image")
-    names = class_names(labels[row] for row in drawn["train"])
-    numbers = {
-        part: class_numbers([labels[row] for row in rows], names, part)
-        for part, rows in drawn.items()
-    }
-    return Splits(
-        **{
-            part: ImageSet(
-                images=take(np.asarray(rows, np.int64)),
-                labels=np.asarray(numbers[part], np.int32),
-                names=names,
-                name=part,
-            )
-            for part, rows in drawn.items()
-        },
-        reports=reports,
-    )
+    names = names or class_names(labels[row] for row in drawn["train"])
+    drawn = {name: rows if part in (None, name) else [] for name, rows in drawn.items()}
+    sets = {}
+    for name, rows in drawn.items():
+        numbers = np.asarray(class_numbers([labels[row] for row in rows], names, name), np.int32)
+        sets[name] = ImageSet(take(np.asarray(rows, np.int64)), numbers, names, name)
+    return Splits(**sets, reports=reports)
 
 
 def read_idx(path: Path) -> UInt8[np.ndarray, "*shape"]:
@@ -226,6 +222,8 @@ def _digits(config: Any, caches: Caches) -> Found:
 def _idx(config: Any, caches: Caches) -> Found:
     directory, parts = config.source.directory, {}
     for part, stem in IDX_FILES.items():
+        if caches.names and not list(directory.glob(f"{stem}-*")):
+            continue  # to score the other part
         images = read_idx(directory / f"{stem}-images-idx3-ubyte")
         labels = read_idx(directory / f"{stem}-labels-idx1-ubyte")
         if images.ndim != 3 or labels.shape != images.shape[:1]:

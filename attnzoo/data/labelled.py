@@ -226,9 +226,12 @@ def class_names(labels: Iterator[str]) -> tuple[str, ...]:
 def class_numbers(labels: Sequence[str], names: Sequence[str], place: str) -> list[int]:
     """Return the index of each class; an unknown class is a UserError with its name."""
     number = {name: i for i, name in enumerate(names)}
-    unknown = sorted({label for label in labels if label not in number})
+    unknown = sorted(label for label in labels if label not in number)
     if unknown:
-        raise UserError(f"{place}: class {unknown[0]!r} is none of {', '.join(names) or 'none'}")
+        raise UserError(
+            f"{place}: class {unknown[0]!r} is none of {', '.join(names) or 'none'} "
+            f"({unknown.count(unknown[0]):,} examples have it)"
+        )
     return [number[label] for label in labels]
 
 
