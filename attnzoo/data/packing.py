@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, final
 
 import numpy as np
@@ -11,9 +11,11 @@ from jaxtyping import Int64
 
 from attnzoo.data.ahead import rows_of
 from attnzoo.data.batching import Batch
+from attnzoo.data.build import About, build_store, store_folder
 from attnzoo.data.order import RowOrder
 from attnzoo.data.pairs import offsets_of
 from attnzoo.data.random_numbers import permutation
+from attnzoo.data.store import FORMAT_VERSION, Columns, Store, StoreWriter
 from attnzoo.data.text import TokenizedText, add_values
 from attnzoo.errors import UserError
 
@@ -62,15 +64,16 @@ class PackPlan:
         self._documents, self._starts, self._cells = _pieces(self._flat, length, predict_next)
         if not len(self._cells):
             raise UserError("no document has a token to predict: there is nothing to pack")
-        order = np.arange(len(self._cells))
-        if shuffle:
-            order = permutation(len(order), seed, stream=4)
+        drawn = seed if shuffle else None
+        if text.store is None:
+            rows, self._fingerprint = self._pack(drawn)
+        else:
+            settings = {"seed": drawn, "length": length, "begin": begin, "end": end}
+            settings["predict_next"] = predict_next
+            rows, self._fingerprint = _packed_once(text.store, settings, lambda: self._pack(drawn))
         # Row r has the pieces packed[firsts[r] : firsts[r + 1]].
-        self._packed, self._firsts = _first_fit(self._cells, order, length)
+        self._packed, self._firsts = rows["packed"], rows["firsts"]
         self._order = RowOrder(len(self._firsts) - 1, batch_size, seed, shuffle)
-        digest = self._flat.digest()
-        add_values(digest, self._starts, self._cells, self._packed)
-        self._fingerprint = digest.hexdigest()
 
     @property
     def fill(self) -> float:
@@ -98,6 +101,16 @@ class PackPlan:
     def fingerprint(self) -> dict[str, Any]:
         """Return everything that determines the batches; JSON values, compared on resume."""
         return {"data": self._fingerprint, **self._order.fingerprint(), "length": self.length}
+
+    def _pack(self, seed: int | None) -> tuple[Columns, str]:
+        """Return the pieces row by row, and a digest of them and of all tokens."""
+        order = np.arange(len(self._cells))
+        if seed is not None:
+            order = permutation(len(order), seed, stream=4)
+        packed, firsts = _first_fit(self._cells, order, self.length)
+        digest = self._flat.digest()
+        add_values(digest, self._starts, self._cells, packed)
+        return {"packed": packed, "firsts": firsts}, digest.hexdigest()
 
     def _collate(self, rows: Int64[np.ndarray, " B"]) -> Batch:
         counts = np.where(rows >= 0, self._firsts[rows + 1] - self._firsts[rows], 0)
@@ -131,6 +144,22 @@ class PackPlan:
             batch["targets"] = laid_out(self._flat.take(source + 1, document), self.pad_id)
             batch["counted"] = batch["valid"]
         return batch
+
+
+def _packed_once(
+    store: Store, settings: dict[str, Any], pack: Callable[[], tuple[Columns, str]]
+) -> tuple[Columns, str]:
+    """Return what `pack` does; it is kept beside the store of the text."""
+    key = {"kind": "rows", "text": store.folder.name, "files": store.key["files"], **settings}
+    key["format"] = FORMAT_VERSION
+
+    def join(writer: StoreWriter, pieces: list[About]) -> tuple[About, Columns]:
+        rows, fingerprint = pack()
+        return {"fingerprint": fingerprint}, rows
+
+    folder = store_folder(store.folder.parent, "rows", key)
+    kept = build_store(folder, key, list, lambda block: ({}, {}), join)
+    return kept.columns, kept.about["fingerprint"]
 
 
 class _Framed:

@@ -15,6 +15,7 @@ from attnzoo.data.batching import Batch
 from attnzoo.data.order import RowOrder
 from attnzoo.data.pairs import add_array, offsets_of
 from attnzoo.data.random_numbers import integers
+from attnzoo.data.store import Store
 from attnzoo.data.text_tokenizers import TextTokenizer
 from attnzoo.data.word_cache import Ids
 from attnzoo.errors import UserError
@@ -30,7 +31,8 @@ class TokenizedText:
 
     With a `separator` each document ends with that id. Arrays may be memory maps of any integers.
     Ids outside of the vocabulary are a ValueError, because an embedding would silently map them to
-    some row. `known_fingerprint` is that of the stream of all ids, if it has been computed before.
+    some row. `known_fingerprint` is that of the stream of all ids, if it has been computed before;
+    `store` is where they are kept.
     """
 
     ids: Integer[np.ndarray, " tokens"]
@@ -38,6 +40,7 @@ class TokenizedText:
     vocab_size: int
     separator: int | None = None
     known_fingerprint: str = ""
+    store: Store | None = None
 
     def __post_init__(self) -> None:
         if self.known_fingerprint:  # checked when they were written

@@ -139,6 +139,7 @@ class TextData:
             tokenizer.vocab_size,
             separator,
             store.about["fingerprint"],
+            store,
         )
 
     def fingerprint(self, part: str | None = None) -> str:

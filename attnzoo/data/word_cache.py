@@ -37,7 +37,7 @@ class WordCache(dict[str, bytes]):
     ) -> None:
         super().__init__()
         self.dtype = id_dtype(vocab_size)
-        self._code = self.dtype.char  # an array of the standard library is made in a fifth of the time
+        self._code = self.dtype.char
         self._encode = encode
         self._parts = parts
         self._older: dict[str, bytes] = {}
@@ -49,6 +49,7 @@ class WordCache(dict[str, bytes]):
             if len(parts) > 1:
                 found = b"".join(map(self.__getitem__, parts))
             else:
+                # Of the standard library: made in a fifth of the time of numpy's.
                 found = array(self._code, self._encode(word)).tobytes()
         if len(word) <= LONGEST:
             if len(self) >= SIZE:
