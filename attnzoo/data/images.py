@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt8
 
 from attnzoo.config.cache import CacheConfig
-from attnzoo.data.batching import Batch
+from attnzoo.data.batching import Batch, RowPlan
 from attnzoo.data.corpus import PARTS, Report, Splits
 from attnzoo.data.labelled import class_names, class_numbers, split_off_parts
 from attnzoo.data.locations import Stream, identity
@@ -67,7 +67,7 @@ class ImageSet:
 
 
 @final
-class ImagePlan:
+class ImagePlan(RowPlan):
     """Batches of images; an epoch has every image once (`RowOrder`), without `shuffle` in order."""
 
     def __init__(
@@ -78,28 +78,15 @@ class ImagePlan:
         self._order = RowOrder(len(data), batch_size, seed, shuffle)
         self._fingerprint = data.fingerprint()
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return self._order.steps_per_epoch
-
     def batch(self, step: int, rows: slice | None = None) -> Batch:
         """Return the batch of a step, or some of its rows; steps count from 0 through all epochs.
 
         `images`: uint8 `B H W C`. `labels`: int32 `B`. `rows`: int32 `B`, the image's index, -1 for
         a padding row, which is black and of class 0.
         """
-        return self._collate(self._order.step(step)[slice(None) if rows is None else rows])
+        return self.collate(self._order.step(step)[slice(None) if rows is None else rows])
 
-    def batches(self, epoch: int = 0) -> Iterator[Batch]:
-        """Yield all batches of one epoch."""
-        for rows in self._order.epoch(epoch):
-            yield self._collate(rows)
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Return everything that determines the batches; JSON values, compared on resume."""
-        return {"data": self._fingerprint, **self._order.fingerprint()}
-
-    def _collate(self, rows: Int64[np.ndarray, " B"]) -> Batch:
+    def collate(self, rows: Int64[np.ndarray, " B"]) -> Batch:
         images, labels = self.data.images[rows], self.data.labels[rows]
         images[rows < 0] = 0
         labels[rows < 0] = 0

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, final
 
 import numpy as np
 import xxhash
 from jaxtyping import Int64
 
-from attnzoo.data.ahead import rows_of
-from attnzoo.data.batching import Batch
+from attnzoo.data.batching import Batch, RowPlan
 from attnzoo.data.build import About, build_store, store_folder
 from attnzoo.data.order import RowOrder
 from attnzoo.data.pairs import offsets_of
@@ -24,7 +23,7 @@ OPEN_ROWS = 256
 
 
 @final
-class PackPlan:
+class PackPlan(RowPlan):
     """Rows of `length` cells packed with whole documents, numbered for the attention mask.
 
     A document is `begin`, its ids, `end` (either may be None); a longer one is cut into pieces of
@@ -79,28 +78,9 @@ class PackPlan:
     def fill(self) -> float:
         return int(self._cells.sum()) / (self._order.total * self.length)
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return self._order.steps_per_epoch
-
-    def batch(self, step: int, rows: slice | None = None) -> Batch:
-        """Return the batch of a step; steps count from 0 through all epochs.
-
-        `tokens`, `targets` (with `predict_next`): int32 `B T`. `documents`: int32 `B T`, 1, 2, ...
-        within a row, 0 at padding. `positions`: int32 `B T`, from 0 in every document. `valid`:
-        bool `B T`, false at padding; `counted` (with `predict_next`) is the same. `rows`: int32
-        `B`, -1 for a padding row.
-        """
-        return rows_of(self._collate(self._order.step(step)), rows)
-
-    def batches(self, epoch: int = 0) -> Iterator[Batch]:
-        """Yield all batches of one epoch."""
-        for rows in self._order.epoch(epoch):
-            yield self._collate(rows)
-
     def fingerprint(self) -> dict[str, Any]:
         """Return everything that determines the batches; JSON values, compared on resume."""
-        return {"data": self._fingerprint, **self._order.fingerprint(), "length": self.length}
+        return {**super().fingerprint(), "length": self.length}
 
     def _pack(self, seed: int | None) -> tuple[Columns, str]:
         """Return the pieces row by row, and a digest of them and of all tokens."""
@@ -112,7 +92,14 @@ class PackPlan:
         add_values(digest, self._starts, self._cells, packed)
         return {"packed": packed, "firsts": firsts}, digest.hexdigest()
 
-    def _collate(self, rows: Int64[np.ndarray, " B"]) -> Batch:
+    def collate(self, rows: Int64[np.ndarray, " B"]) -> Batch:
+        """Return the batch of these rows.
+
+        `tokens`, `targets` (with `predict_next`): int32 `B T`. `documents`: int32 `B T`, 1, 2, ...
+        within a row, 0 at padding. `positions`: int32 `B T`, from 0 in every document. `valid`:
+        bool `B T`, false at padding; `counted` (with `predict_next`) is the same. `rows`: int32
+        `B`, -1 for a padding row.
+        """
         counts = np.where(rows >= 0, self._firsts[rows + 1] - self._firsts[rows], 0)
         within = _counting(counts)
         pieces = self._packed[np.repeat(self._firsts[rows], counts) + within]
@@ -157,7 +144,8 @@ def _packed_once(
         rows, fingerprint = pack()
         return {"fingerprint": fingerprint}, rows
 
-    folder = store_folder(store.folder.parent, "rows", key)
+    part = store.folder.name.split("-")[1]
+    folder = store_folder(store.folder.parent, f"rows-{part}", key)
     kept = build_store(folder, key, list, lambda block: ({}, {}), join)
     return kept.columns, kept.about["fingerprint"]
 

@@ -2,15 +2,16 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
 from attnzoo.config.experiment import ExperimentConfig
+from attnzoo.data.batching import Plan
 from attnzoo.data.corpus import Report, only_part
 from attnzoo.data.order import most_buckets
 from attnzoo.errors import UserError
@@ -19,20 +20,6 @@ from attnzoo.tasks.losses import Sums
 from attnzoo.tasks.run_file import RunFile, tokenizer_of
 
 Batch = Mapping[str, Array | np.ndarray]
-
-
-@runtime_checkable
-class Plan(Protocol):
-    """Batches of every step, as a pure function of the seed and the step."""
-
-    @property
-    def steps_per_epoch(self) -> int: ...
-
-    def batch(self, step: int, rows: slice | None = None) -> Mapping[str, np.ndarray]: ...
-
-    def batches(self, epoch: int = 0) -> Iterator[Mapping[str, np.ndarray]]: ...
-
-    def fingerprint(self) -> dict[str, Any]: ...
 
 
 class Task:
