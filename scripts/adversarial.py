@@ -73,8 +73,8 @@ def _measure(arguments: argparse.Namespace) -> int:
         raise UserError(
             f"{arguments.run}: a {type(model).__name__}; wanted a run with model.kind=vit"
         )
-    data = task.read_again()
-    part = data.test if len(data.test) else data.validation
+    name, data = task.read_part("test", "validation")
+    part = getattr(data, name)
     pixels = to_float(jnp.asarray(part.images[: arguments.count]))
     images = normalise(pixels, jnp.asarray(task.mean), jnp.asarray(task.std))
     # The answer is read at the class token: the same row in every layer, so that they compare.

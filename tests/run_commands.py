@@ -40,8 +40,11 @@ def own_files(run: Path) -> dict[str, bytes]:
     }
 
 
-def commands_leave(run: Path, out: Path, *commands: str) -> None:
-    """Give a run to commands (none: to all), which must leave its own files as they were."""
+def commands_leave(run: Path, out: Path, *commands: str) -> dict[str, int]:
+    """Give a run to commands (none: to all), which must leave its own files as they were.
+
+    Returns their exit codes.
+    """
     assert set(COMMANDS) | WITHOUT_RUN == set(cli.COMMANDS)
     before = own_files(run)
     config = load(ExperimentConfig, run / "config.yaml")
@@ -49,13 +52,18 @@ def commands_leave(run: Path, out: Path, *commands: str) -> None:
     assert {MANIFEST, "config.yaml"} | names <= set(before)
     (out / "lines").write_text("a cat\n")
     places = {"RUN": str(run), "OUT": str(out), "FILE": str(out / "lines")}
+    codes = {}
+    for written in ("converted", "exported"):
+        shutil.rmtree(out / written, ignore_errors=True)
     for command in commands or COMMANDS:
         arguments = []
         for argument in COMMANDS[command]:
             first, slash, rest = argument.partition("/")
             arguments.append(places.get(first, first) + slash + rest)
-        assert cli.main([command, *arguments]) in (0, 2), command
+        codes[command] = cli.main([command, *arguments])
+        assert codes[command] in (0, 2), command
         assert own_files(run) == before, command
+    return codes
 
 
 def edited_data_is_named(run: Path, data: Path, out: Path) -> None:
@@ -67,10 +75,22 @@ def edited_data_is_named(run: Path, data: Path, out: Path) -> None:
         tsv.write("a bear sat\tanother\n" * 5)
     with (data / "conll").open("a") as conll:
         conll.write("\n" + "bears ANOTHER\n\n" * 5)
-    shutil.copytree(data / "images" / "dark", data / "images" / "another")
-    commands_leave(run, out, "evaluate", "explain")
+    images = data / "images" / "train"
+    shutil.copytree(images / "dark", images / "another")
+    # A class that the run does not know is of no matter to the part that is scored.
+    assert commands_leave(run, out, "evaluate")["evaluate"] == 0
     named = f"resume: the data .*{data}.* then, .* now"
     unknown = "class 'another', which the run does not know|class 'an.*' is none of"
     with pytest.raises(UserError, match=rf"(?i){named}|{unknown}"):
         train(load(ExperimentConfig, run / "config.yaml"), resume=True)
     assert own_files(run) == before
+
+
+def training_data_is_not_needed(run: Path, data: Path, out: Path) -> None:
+    """Remove the training part: every command ends as before; it has what it needs in the run."""
+    before = commands_leave(run, out)
+    assert before["evaluate"] == 0
+    for name in ("text", "tsv", "conll"):
+        (data / name).unlink()
+    shutil.rmtree(data / "images" / "train")
+    assert commands_leave(run, out) == before

@@ -1,12 +1,14 @@
 """Parts shared by the commands: exit statuses, arguments and the compilation cache."""
 
 import argparse
+import contextlib
+import logging
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Generator
+from typing import Any, NoReturn
 
 from attnzoo.config.external import trust_runs
 from attnzoo.errors import UserError
@@ -30,7 +32,7 @@ def run(command: Callable[[], int]) -> int:
     What the user can mend becomes one line on standard error and status 2. A reader of the output
     that has gone away (`translate ... | head`) ends the command without a word.
     """
-    with standard_streams():
+    with standard_streams(), _one_line_each():
         try:
             try:
                 return command()
@@ -47,6 +49,25 @@ def run(command: Callable[[], int]) -> int:
                 traceback.print_exc()
             print(f"error: {message or FAULTY}", file=sys.stderr)
             return FAULT if message is None else 2
+
+
+@contextlib.contextmanager
+def _one_line_each() -> Generator[None]:
+    """Make a wrong command line a UserError, and a warning of this package one plain line."""
+
+    def refuse(self: argparse.ArgumentParser, message: str) -> NoReturn:
+        raise UserError(f"{message}; {self.prog} --help says what there is")
+
+    logger = logging.getLogger("attnzoo")
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    handlers[0].setFormatter(logging.Formatter("warning: %(message)s"))
+    before = argparse.ArgumentParser.error, logger.handlers, logger.propagate
+    argparse.ArgumentParser.error = refuse
+    logger.handlers, logger.propagate = handlers, False
+    try:
+        yield
+    finally:
+        argparse.ArgumentParser.error, logger.handlers, logger.propagate = before
 
 
 def _flush_output() -> None:

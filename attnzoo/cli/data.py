@@ -4,11 +4,12 @@ actions:
   build CONFIG [key=value ...]   do what a training does with its data before step 1
   show                           list the stores: what they hold, of which files, how large
   verify                         read every store and compare its digests; status 1: damage
-  clean                          remove stores of files that changed or are gone
+  clean                          remove stores of files that changed or are gone (--all: everything)
   get [NAME]                     download a data set of the example configs, or list them
 """
 
 import argparse
+import contextlib
 import dataclasses
 import math
 import shutil
@@ -22,6 +23,10 @@ from attnzoo.cli.common import add_trust, run
 from attnzoo.errors import UserError
 
 DAY = 86_400
+STORES = ("pairs-", "text-", "rows-", "images-")
+"""First words of the names of stores; rows are those packed from a text."""
+FILES = ("tokenizer-", "cldr-")
+"""First words of the names of other files in the cache: tokenizers, the embedded corpus."""
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -87,7 +92,9 @@ def _show(arguments: argparse.Namespace) -> int:
     for found in stores:
         print(found.line())
     total = sum(found.size for found in stores)
-    print(f"{len(stores)} stores, {total / 1e6:,.1f} MB in {_cache(arguments)}")
+    count = sum(found.folder.is_dir() for found in stores)
+    files = f" and {len(stores) - count} files" if count < len(stores) else ""
+    print(f"{count} stores{files}, {total / 1e6:,.1f} MB in {_cache(arguments)}")
     return 0
 
 
@@ -120,14 +127,29 @@ def _clean(arguments: argparse.Namespace) -> int:
                 shutil.rmtree(found.folder)
             else:
                 found.folder.unlink()
-            found.folder.with_name(f"{found.folder.name}.lock").unlink(missing_ok=True)
+    if not arguments.dry_run:
+        _remove_locks(_cache(arguments))
     print(f"{freed / 1e6:,.1f} MB {'would be ' if arguments.dry_run else ''}freed")
     return 0
 
 
+def _remove_locks(cache: Path) -> None:
+    """Remove the locks of what is no longer in the cache, but those that a process holds."""
+    from attnzoo.data.store import only_writer
+
+    def held() -> None:
+        raise UserError("it is being made")
+
+    for lock in cache.glob("*.lock"):
+        made = lock.with_suffix("")
+        if not made.exists():
+            with contextlib.suppress(UserError), only_writer(made, held):
+                lock.unlink(missing_ok=True)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Found:
-    """A store or a tokenizer of the cache; `ledger` is None for one that is not finished."""
+    """A store or another file of the cache; `ledger` is None for one that is not finished."""
 
     folder: Path
     size: int
@@ -145,9 +167,15 @@ class _Found:
             return f"{self.folder.name}: DAMAGED: {self.problem}"
         if self.ledger is None:
             what = "pictures" if self.is_pictures else "unfinished"
-            return f"{self.folder.name}: {what}, {self.size / 1e6:,.1f} MB"
+            what = f"{what}, " if self.folder.is_dir() else ""
+            return f"{self.folder.name}: {what}{self.size / 1e6:,.1f} MB"
+        shown = {"packed": "documents", "firsts": "rows"}
         columns = self.ledger["columns"]
-        counts = [f"{c['count']:,} {name}" for name, c in columns.items() if "ids" in name]
+        counts = [
+            f"{c['count']:,} {shown.get(name, name)}"
+            for name, c in columns.items()
+            if "ids" in name or name in shown
+        ]
         files = ", ".join(
             Path(str(f.get("path") or f.get("url") or f.get("table"))).name
             for f in self._files()[:3]
@@ -163,7 +191,7 @@ class _Found:
         """Return why nothing would open it again, None if something may."""
         if self.problem:
             return "its ledger cannot be read"
-        if self.is_pictures:
+        if self.is_pictures or not self.folder.is_dir():
             return None
         if self.ledger is None:
             old = time.time() - self.folder.stat().st_mtime > DAY
@@ -194,7 +222,9 @@ def _stores(arguments: argparse.Namespace) -> list[_Found]:
 
     cache, found = _cache(arguments), []
     for path in sorted(cache.iterdir()) if cache.is_dir() else []:
-        if path.is_dir() and path.name.startswith(("pairs-", "text-", "images-")):
+        if path.name.startswith(FILES) and path.suffix == ".json":
+            found.append(_Found(path, path.stat().st_size, None))
+        if path.is_dir() and path.name.startswith(STORES):
             ledger, problem = None, ""
             try:
                 ledger = read_ledger(path) if (path / LEDGER).exists() else None

@@ -136,12 +136,10 @@ def _evaluate_task(trained, arguments: argparse.Namespace) -> None:
 
     config, home = trained.config, trained.directory.path
     _note_changes(trained)
-    task = task_class(config.task).create(config, home, resume=True)
-    plan, name = getattr(task, arguments.split), arguments.split
-    if plan is None:
-        name, plan = "validation", task.validation
+    task = task_class(config.task).open(config, home)
+    name, plan = task.scored(arguments.split, "validation")
+    if name != arguments.split:
         print(f"the data has no {arguments.split} part; this is validation", file=sys.stderr)
-    assert plan is not None
     graph, state = nnx.split(trained.model)
     measure = jax.jit(lambda state, batch: task.measure(nnx.merge(graph, state), batch))
     sums = [jax.device_get(measure(state, task.inputs(batch))) for batch in plan.batches()]

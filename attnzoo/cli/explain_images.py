@@ -106,8 +106,7 @@ def _of_data(
     import numpy as np
 
     task = trained.task
-    data = task.read_again()
-    part = "test" if len(data.test) else "validation"
+    part, data = task.read_part("test", "validation")
     images = getattr(data, part)
     wrong = [n for n in numbers if not 0 <= n < len(images)]
     if wrong:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from attnzoo.cli.common import add_trust, compilation_cache, require_positive, run
+from attnzoo.cli.texts import add_encoding
 from attnzoo.data.sources import lines_as_they_come
 from attnzoo.errors import UserError
 from attnzoo.files import read_json
@@ -48,6 +49,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="what multi-head attention keeps: all, what its window sees, or all in int8",
     )
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
+    add_encoding(parser)
     add_trust(parser)
     return parser.parse_intermixed_args(argv)
 
@@ -117,7 +119,7 @@ def _texts(writer: Writer, arguments: argparse.Namespace) -> Iterator[str]:
         yield "\n"
         return
     width = 0
-    for number, prompts in _prompts(arguments.prompt):
+    for number, prompts in _prompts(arguments.prompt, arguments.encoding):
         rows = [writer.encode(prompt) for prompt in prompts]
         width = max(width, *map(len, rows))  # never less, because each is compiled anew
         # Any id can pad, since padding is masked. A line has the same row and key, and so the same
@@ -142,7 +144,7 @@ def _texts(writer: Writer, arguments: argparse.Namespace) -> Iterator[str]:
                 yield f"{between}{spell(writer, prompt, rows[row], kept)}\n"
 
 
-def _prompts(prompt: str | None) -> Iterator[tuple[int, list[str]]]:
+def _prompts(prompt: str | None, encoding: str) -> Iterator[tuple[int, list[str]]]:
     """Yield prompts with the number, from 0, of the first: lines of standard input as they come.
 
     A batch never goes beyond a multiple of BATCH.
@@ -151,18 +153,19 @@ def _prompts(prompt: str | None) -> Iterator[tuple[int, list[str]]]:
         yield 0, [prompt]
         return
     number = 0
-    for lines in lines_as_they_come(sys.stdin.buffer, BATCH):
+    for lines in lines_as_they_come(sys.stdin.buffer, BATCH, encoding):
         while lines:
             some, lines = lines[: BATCH - number % BATCH], lines[BATCH - number % BATCH :]
-            yield number, [_decoded(line, number + i) for i, line in enumerate(some, start=1)]
+            yield number, [_decoded(line, i, encoding) for i, line in enumerate(some, number + 1)]
             number += len(some)
 
 
-def _decoded(line: bytes, number: int) -> str:
+def _decoded(line: bytes, number: int, encoding: str) -> str:
     try:
-        return line.decode()
+        return line.decode()  # UTF-8, whatever the encoding of the input is
     except UnicodeDecodeError:
-        raise UserError(f"standard input:{number}: not UTF-8") from None
+        name = encoding.upper()
+        raise UserError(f"standard input:{number}: not {name}; set --encoding") from None
 
 
 def spell(writer: Writer, prompt: str, before: Sequence[int], ids: Sequence[int]) -> str:

@@ -13,8 +13,18 @@ if TYPE_CHECKING:  # not imported at run time, so that --help does not load jax
     from attnzoo.training.run import Run
 
 
+def add_encoding(parser: argparse.ArgumentParser) -> None:
+    """Add the option --encoding, of the texts that a command is given."""
+    parser.add_argument(
+        "--encoding",
+        default="utf-8",
+        help="of the texts given (latin-1, cp1252, utf-16-le, ...); an encoding mark in them goes "
+        "first (default: utf-8)",
+    )
+
+
 def add_pair_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments --split, or --source and --target (and --links)."""
+    """Add the arguments --split, or --source and --target (and --links, --encoding)."""
     parser.add_argument(
         "--split",
         choices=("train", "validation", "test"),
@@ -26,6 +36,7 @@ def add_pair_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--links", type=Path, help="Pharaoh links of these pairs: i-j sure, i?j possible"
     )
+    add_encoding(parser)
     parser.add_argument("--limit", type=int, help="only the first so many pairs")
 
 
@@ -51,7 +62,12 @@ def read_pairs(run: "Run", arguments: argparse.Namespace) -> tuple["Corpus", str
         files = (arguments.source, arguments.target, arguments.links)
         data: Any = run.config.data
         languages = data.languages
-        reading = Reading(keep_all=True, source_language=languages[0], target_language=languages[1])
+        reading = Reading(
+            keep_all=True,
+            source_language=languages[0],
+            target_language=languages[1],
+            encoding=arguments.encoding,
+        )
         corpus, report = read_pair(*files, reading)
         if report.skipped:
             print(*report.lines(), sep="\n", file=sys.stderr)

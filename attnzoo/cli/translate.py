@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnzoo.cli.common import add_trust, compilation_cache, require_penalty, require_positive, run
+from attnzoo.cli.texts import add_encoding
 from attnzoo.data.sources import lines_as_they_come
 from attnzoo.errors import UserError
 
@@ -43,6 +44,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="put the aligned source word in the place of each unknown word (Luong et al. 2015)",
     )
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
+    add_encoding(parser)
     add_trust(parser)
     return parser.parse_intermixed_args(argv)
 
@@ -70,8 +72,12 @@ def _translate(arguments: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         output = _writer(stack, arguments.output)
         links = _writer(stack, arguments.alignment) if arguments.alignment else None
-        for first, lines in _chunks(arguments.file):
-            texts = [_decode(line, source, first + n, skipped) for n, line in enumerate(lines)]
+        encoding = arguments.encoding
+        for first, lines in _chunks(arguments.file, encoding):
+            texts = [
+                _decode(line, f"{source}:{n}: not {encoding.upper()}", skipped)
+                for n, line in enumerate(lines, start=first)
+            ]
             results = translator.translate(
                 texts,
                 beam=arguments.beam or decoding.beam,
@@ -98,14 +104,14 @@ def _translate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _chunks(file: Path | None) -> Iterator[tuple[int, list[bytes]]]:
+def _chunks(file: Path | None, encoding: str) -> Iterator[tuple[int, list[bytes]]]:
     """Yield first line number (from 1) and lines: chunks of a file, or a pipe as it fills."""
     if file is None:
-        chunks = lines_as_they_come(sys.stdin.buffer, CHUNK)
+        chunks = lines_as_they_come(sys.stdin.buffer, CHUNK, encoding)
     else:
         from attnzoo.data.sources import read_lines
 
-        lines = read_lines(file)
+        lines = read_lines(file, encoding)
         chunks = (lines[start : start + CHUNK] for start in range(0, len(lines), CHUNK))
     first = 1
     for chunk in chunks:
@@ -123,11 +129,11 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
         seen.add(path)
 
 
-def _decode(line: bytes, source: str, number: int, skipped: list[str]) -> str:
+def _decode(line: bytes, problem: str, skipped: list[str]) -> str:
     try:
-        return line.decode("utf-8")
+        return line.decode("utf-8")  # whatever the encoding of the file is
     except UnicodeDecodeError:
-        skipped.append(f"{source}:{number}: not UTF-8")
+        skipped.append(problem)
         return ""
 
 

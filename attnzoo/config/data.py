@@ -1,4 +1,4 @@
-"""Data settings: sentence pairs, text, labels, tags, and the tokenizers."""
+"""Data settings: sentence pairs, text, labels and tags."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -15,6 +15,17 @@ from attnzoo.config.fields import (
 )
 from attnzoo.config.images import ImagesConfig
 from attnzoo.config.renamed import former_names
+from attnzoo.config.tokenizers import (  # noqa: F401  (found here too)
+    BpeTokenizerConfig,
+    ByteBpeTokenizerConfig,
+    ByteTokenizerConfig,
+    CharTokenizerConfig,
+    FileTokenizerConfig,
+    Tokenizer,
+    UnigramTokenizerConfig,
+    WordPieceTokenizerConfig,
+    WordTokenizerConfig,
+)
 
 
 @config
@@ -111,10 +122,9 @@ class FilesConfig:
 
 
 @config
-class HubConfig:
+class HubSourceConfig:
     """Data set of the Hugging Face `datasets` library, by name, or one of its local builders."""
 
-    kind: Literal["hub"] = "hub"
     name: Annotated[str, NotEmpty]
     """Name of the data set, or json, csv, text, parquet together with `data_files`."""
     config: str | None = None
@@ -123,6 +133,19 @@ class HubConfig:
     """Commit or tag of the data set, so that a run can be repeated exactly."""
     data_files: dict[str, Path] | None = None
     """Local file of each split, for the builders json, csv, text and parquet."""
+    train_split: str | None = "train"
+    """Split to train on; slices are written as in `datasets`: train[:90%]; null: none."""
+    validation_split: str | None = "validation"
+    """Split to validate on."""
+    test_split: str | None = "test"
+    """Split to test on."""
+
+
+@config
+class HubConfig(HubSourceConfig):
+    """Data set of the Hugging Face `datasets` library, by name, or one of its local builders."""
+
+    kind: Literal["hub"] = "hub"
     source_field: Annotated[str, NotEmpty] = "en"
     """Column of the source sentence; a dot selects a nested field: translation.en."""
     target_field: Annotated[str, NotEmpty] = "fr"
@@ -131,12 +154,6 @@ class HubConfig:
     """Language of the source side."""
     target_language: str = ""
     """Language of the target side."""
-    train_split: str | None = "train"
-    """Split to train on; slices are written as in `datasets`: train[:90%]; null: none."""
-    validation_split: str | None = "validation"
-    """Split to validate on."""
-    test_split: str | None = "test"
-    """Split to test on."""
     max_words: Annotated[int, Positive] = 1_000
     """Longest side of a pair in words; longer pairs are skipped, counted and reported."""
     max_skipped: Annotated[float, Probability] = 0.01
@@ -183,26 +200,6 @@ class SyntheticConfig:
 
 
 @config
-class HubSourceConfig:
-    """Data set of the Hugging Face `datasets` library, by name, or one of its local builders."""
-
-    name: Annotated[str, NotEmpty]
-    """Name of the data set, or json, csv, text, parquet together with `data_files`."""
-    config: str | None = None
-    """Configuration of the data set, if it has several."""
-    revision: str | None = None
-    """Commit or tag of the data set, so that a run can be repeated exactly."""
-    data_files: dict[str, Path] | None = None
-    """Local file of each split, for the builders json, csv, text and parquet."""
-    train_split: str | None = "train"
-    """Split to train on; slices are written as in `datasets`: train[:90%]; null: none."""
-    validation_split: str | None = "validation"
-    """Split to validate on."""
-    test_split: str | None = "test"
-    """Split to test on."""
-
-
-@config
 class TextConfig:
     """Text for language models: files, packed (gzip, zstd) or not, or a column of a data set."""
 
@@ -240,10 +237,9 @@ class TextConfig:
 
 
 @config
-class LabelledTextConfig:
-    """Texts, or pairs of texts, with one class each: tables in files, or a data set."""
+class DrawnConfig:
+    """Parts in files or of a data set, those that are missing drawn from the training part."""
 
-    kind: Literal["labelled_text"] = "labelled_text"
     train: tuple[Path, ...] = ()
     """Training files. A path may continue into a zip as if the zip were a folder."""
     validation: tuple[Path, ...] = ()
@@ -252,25 +248,9 @@ class LabelledTextConfig:
     """Test files."""
     hub: HubSourceConfig | None = None
     """Data set of the Hugging Face `datasets` library, instead of files."""
-    format: Literal["tsv", "csv", "jsonl", "parquet", "trec", "rte"] = "tsv"
-    """File format. tsv has no quoting, csv has. trec has lines `CLASS:fine the text`, with columns
-    text, label and fine. rte is the XML of the entailment challenges, with columns text, hypothesis
-    and label."""
-    header: bool = True
-    """The first line of tsv and csv files has the column names; otherwise they are "0", "1", ..."""
     encoding: Annotated[str, NotEmpty] = "utf-8"
     """Encoding of the files (latin-1, cp1252, utf-16-le, ...); an encoding mark in a file goes
     first."""
-    text_column: Annotated[str, NotEmpty] = "text"
-    """Column of the text, or of the first text of a pair."""
-    max_skipped: Annotated[float, Probability] = 0.01
-    """Largest share of the examples of a file that may be skipped; more is an error."""
-    second_column: str | None = None
-    """Column of the second text of a pair; null: single texts."""
-    label_column: Annotated[str, NotEmpty] = "label"
-    """Column of the class."""
-    labels: tuple[str, ...] | None = None
-    """Classes in the order of their numbers; null: those of the training part, sorted."""
     validation_share: Annotated[float, DropRate] = 0.0
     """Share of the training part, drawn at random, to validate on where no validation part is
     given."""
@@ -284,26 +264,43 @@ class LabelledTextConfig:
     def __post_init__(self) -> None:
         _check_source(self.train or self.validation or self.test, self.hub)
         _check_shares(self)
+
+
+@config
+class LabelledTextConfig(DrawnConfig):
+    """Texts, or pairs of texts, with one class each: tables in files, or a data set."""
+
+    kind: Literal["labelled_text"] = "labelled_text"
+    format: Literal["tsv", "csv", "jsonl", "parquet", "trec", "rte"] = "tsv"
+    """File format. tsv has no quoting, csv has. trec has lines `CLASS:fine the text`, with columns
+    text, label and fine. rte is the XML of the entailment challenges, with columns text, hypothesis
+    and label."""
+    header: bool = True
+    """The first line of tsv and csv files has the column names; otherwise they are "0", "1", ..."""
+    text_column: Annotated[str, NotEmpty] = "text"
+    """Column of the text, or of the first text of a pair."""
+    max_skipped: Annotated[float, Probability] = 0.01
+    """Largest share of the examples of a file that may be skipped; more is an error."""
+    second_column: str | None = None
+    """Column of the second text of a pair; null: single texts."""
+    label_column: Annotated[str, NotEmpty] = "label"
+    """Column of the class."""
+    labels: tuple[str, ...] | None = None
+    """Classes in the order of their numbers; null: those of the training part, sorted."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.labels is not None and len(set(self.labels)) != len(self.labels):
             raise ValueError(f"labels={list(self.labels)}: a class is named twice")
 
 
 @config
-class TaggedTextConfig:
+class TaggedTextConfig(DrawnConfig):
     """Sentences with one tag per word: CoNLL columns in files, or a data set."""
 
     kind: Literal["tagged_text"] = "tagged_text"
     train: tuple[Path, ...] = ()
     """Training files: one word per line, a blank line after each sentence; gzip is recognised."""
-    validation: tuple[Path, ...] = ()
-    """Validation files."""
-    test: tuple[Path, ...] = ()
-    """Test files."""
-    hub: HubSourceConfig | None = None
-    """Data set of the Hugging Face `datasets` library, instead of files."""
-    encoding: Annotated[str, NotEmpty] = "utf-8"
-    """Encoding of the files (latin-1, cp1252, utf-16-le, ...); an encoding mark in a file goes
-    first."""
     word_column: int = 0
     """Column of the word, counted from 0, with whitespace between columns; -1: the last."""
     tag_column: int = -1
@@ -314,19 +311,6 @@ class TaggedTextConfig:
     """Column of the data set with the list of tags."""
     tags: tuple[str, ...] | None = None
     """Tags in the order of their numbers; null: those of the training part, sorted."""
-    validation_share: Annotated[float, DropRate] = 0.0
-    """Share of the training part, drawn at random, to validate on where no validation part is
-    given."""
-    test_share: Annotated[float, DropRate] = 0.0
-    """Share of the training part, drawn at random, to test on where no test part is given."""
-    split_seed: Annotated[int, NotNegative] = 0
-    """Seed of the random split; independent of the training seed."""
-    limit: Annotated[int, Positive] | None = None
-    """Use only this many training sentences, the first ones; null: all."""
-
-    def __post_init__(self) -> None:
-        _check_source(self.train or self.validation or self.test, self.hub)
-        _check_shares(self)
 
 
 Data = Annotated[
@@ -342,125 +326,12 @@ Data = Annotated[
 ]
 
 
-@config
-class WordTokenizerConfig:
-    """Whole words: the most frequent ones; all others become the unknown token."""
-
-    kind: Literal["word"] = "word"
-    max_size: Annotated[int, Positive] | None = 30_000
-    """Number of words in the vocabulary, without special tokens; null: all."""
-    min_count: Annotated[int, Positive] = 1
-    """Least count of a word in the vocabulary."""
-    lowercase: bool = False
-    """Lower-case the text first."""
-    split: Literal["whitespace", "punctuation"] = "whitespace"
-    """Split into words at spaces only, or at spaces and punctuation."""
-
-
-@config
-class BpeTokenizerConfig:
-    """Byte-pair encoding, trained on the training part (Sennrich et al. 2016)."""
-
-    kind: Literal["bpe"] = "bpe"
-    vocab_size: Annotated[int, Positive] = 8_000
-    """Size of the vocabulary, special tokens included."""
-    lowercase: bool = False
-    """Lower-case the text first."""
-    split: Literal["whitespace", "punctuation"] = "punctuation"
-    """Split into words before subwords: at spaces only (for a tokenised corpus), or at spaces and
-    punctuation (for raw text). Links count words between spaces with both."""
-
-
-@config
-class UnigramTokenizerConfig:
-    """Unigram language model of subwords, trained on the training part (Kudo 2018)."""
-
-    kind: Literal["unigram"] = "unigram"
-    vocab_size: Annotated[int, Positive] = 8_000
-    """Size of the vocabulary, special tokens included."""
-    lowercase: bool = False
-    """Lower-case the text first."""
-    split: Literal["whitespace", "punctuation"] = "punctuation"
-    """Split into words before subwords: at spaces only (for a tokenised corpus), or at spaces and
-    punctuation (for raw text). Links count words between spaces with both."""
-
-
-@config
-class CharTokenizerConfig:
-    """One token per character of the training part, for small language models."""
-
-    kind: Literal["char"] = "char"
-    mask: bool = False
-    """Add a mask token, for masked language models."""
-    sentinels: Annotated[int, NotNegative] = 0
-    """Number of sentinel tokens <extra_id_0>, ... at the end, for span corruption."""
-
-
-@config
-class ByteTokenizerConfig:
-    """One token per byte of UTF-8: no training, no unknown tokens (Xue et al. 2022)."""
-
-    kind: Literal["byte"] = "byte"
-    mask: bool = False
-    """Add a mask token, for masked language models."""
-    sentinels: Annotated[int, NotNegative] = 0
-    """Number of sentinel tokens <extra_id_0>, ... at the end, for span corruption."""
-
-
-@config
-class ByteBpeTokenizerConfig:
-    """Byte-level BPE, trained on the training part; no unknown tokens (Radford et al. 2019)."""
-
-    kind: Literal["byte_bpe"] = "byte_bpe"
-    vocab_size: Annotated[int, Positive] = 8_000
-    """Size of the vocabulary, special tokens included."""
-    mask: bool = False
-    """Add a mask token, for masked language models."""
-    sentinels: Annotated[int, NotNegative] = 0
-    """Number of sentinel tokens <extra_id_0>, ... at the end, for span corruption."""
-
-
-@config
-class WordPieceTokenizerConfig:
-    """WordPiece with [CLS], [SEP] and [MASK], trained on the training part (Devlin et al. 2019)."""
-
-    kind: Literal["wordpiece"] = "wordpiece"
-    vocab_size: Annotated[int, Positive] = 8_000
-    """Size of the vocabulary, special tokens included."""
-    lowercase: bool = True
-    """Lower-case the text and strip its accents first."""
-    sentinels: Annotated[int, NotNegative] = 0
-    """Number of sentinel tokens <extra_id_0>, ... at the end, for span corruption."""
-
-
-@config
-class FileTokenizerConfig:
-    """Existing tokenizer: a tokenizer.json, or the folder of a Hugging Face model."""
-
-    kind: Literal["file"] = "file"
-    path: Path
-    """Path of the file or folder."""
-
-
-Tokenizer = Annotated[
-    WordTokenizerConfig
-    | BpeTokenizerConfig
-    | UnigramTokenizerConfig
-    | CharTokenizerConfig
-    | ByteTokenizerConfig
-    | ByteBpeTokenizerConfig
-    | WordPieceTokenizerConfig
-    | FileTokenizerConfig,
-    Kind,
-]
-
-
 def _check_source(files: tuple[Path, ...], hub: HubSourceConfig | None) -> None:
     if bool(files) == (hub is not None):
         raise ValueError("give either files ('train', 'validation', 'test') or 'hub'")
 
 
-def _check_shares(data: TextConfig | LabelledTextConfig | TaggedTextConfig) -> None:
+def _check_shares(data: TextConfig | DrawnConfig) -> None:
     if data.validation_share + data.test_share >= 1:
         raise ValueError(
             f"validation_share={data.validation_share} and test_share={data.test_share} "

@@ -45,8 +45,56 @@ class Plan(Protocol):
         ...
 
 
+class RowPlan:
+    """Base class of plans whose batches are made of rows of the data.
+
+    A subclass sets `batch_size`, `_order`, and `_fingerprint` of its data.
+    """
+
+    batch_size: int
+    _order: RowOrder
+    _fingerprint: str
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of batches that show all data once."""
+        return self._order.steps_per_epoch
+
+    def batch(self, step: int, rows: slice | None = None) -> Batch:
+        """Return the batch of a step, or its ``rows``; steps count from 0 through all epochs."""
+        return rows_of(self.collate(self._order.step(step)), rows)
+
+    def batches(self, epoch: int = 0) -> Iterator[Batch]:
+        """Yield all batches of one epoch."""
+        for rows in self._order.epoch(epoch):
+            yield self.collate(rows)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return everything that determines the batches; JSON values, compared on resume."""
+        return {"data": self._fingerprint, **self._order.fingerprint()}
+
+    def collate(self, rows: Int64[np.ndarray, " B"]) -> Batch:
+        """Return the batch of these rows."""
+        raise NotImplementedError(f"{type(self).__name__}.collate")
+
+
+class BucketPlan(RowPlan):
+    """Base class of plans that pad a batch to the smallest of a few lengths, the buckets."""
+
+    _buckets: Buckets
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """The lengths."""
+        return self._buckets.lengths
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return everything that determines the batches; JSON values, compared on resume."""
+        return {**super().fingerprint(), "buckets": list(self.buckets)}
+
+
 @final
-class BatchPlan:
+class BatchPlan(BucketPlan):
     """Batches of sentence pairs of similar length, for every step.
 
     An epoch has every pair once, pairs of similar length together (`RowOrder`); without `shuffle`
@@ -82,31 +130,9 @@ class BatchPlan:
         self._order = RowOrder(len(pairs), batch_size, seed, shuffle, keys)
         self._buckets = Buckets(needs, buckets, max_buckets)
 
-    @property
-    def buckets(self) -> tuple[int, ...]:
-        return self._buckets.lengths
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self._order.steps_per_epoch
-
     def order(self, epoch: int) -> Int64[np.ndarray, "steps B"]:
         """Return indices into `pairs` for each step of an epoch; -1 pads the last batch."""
         return self._order.epoch(epoch)
-
-    def batch(self, step: int, rows: slice | None = None) -> Batch:
-        """Return the batch of a step; steps count from 0 through all epochs.
-
-        `source`: int32 `B S`, ids, EOS, PAD. `target`: int32 `B T+1`, BOS, ids, EOS, PAD; the
-        model's input is `target[:, :-1]`, its labels are `target[:, 1:]`. `S = T` is the bucket.
-        `rows`: int32 `B`, each row's index in the corpus, -1 for a row of PAD.
-        """
-        return rows_of(self._collate(self._order.step(step)), rows)
-
-    def batches(self, epoch: int = 0) -> Iterator[Batch]:
-        """Yield all batches of one epoch."""
-        for chosen in self.order(epoch):
-            yield self._collate(chosen)
 
     def padding_share(self, epoch: int = 0) -> float:
         """Return the share of padding in all cells of an epoch, source and target."""
@@ -117,20 +143,21 @@ class BatchPlan:
 
     def fingerprint(self) -> dict[str, Any]:
         """Return everything that determines the batches; JSON values, compared on resume."""
-        return {
-            "data": self.pairs.fingerprint(),
-            **self._order.fingerprint(),
-            "buckets": list(self.buckets),
-        }
+        data, buckets = self.pairs.fingerprint(), list(self.buckets)
+        return {"data": data, **self._order.fingerprint(), "buckets": buckets}
 
-    def _collate(self, chosen: Int64[np.ndarray, " B"]) -> Batch:
-        pairs, length = self.pairs, self._buckets.of(chosen)
+    def collate(self, rows: Int64[np.ndarray, " B"]) -> Batch:
+        """Return the batch of these rows.
+
+        `source`: int32 `B S`, ids, EOS, PAD. `target`: int32 `B T+1`, BOS, ids, EOS, PAD; the
+        model's input is `target[:, :-1]`, its labels are `target[:, 1:]`. `S = T` is the bucket.
+        `rows`: int32 `B`, each row's index in the corpus, -1 for a row of PAD.
+        """
+        pairs, length = self.pairs, self._buckets.of(rows)
         return {
-            "source": take_rows(
-                pairs.source_ids, pairs.source_offsets, chosen, length, begin=False
-            ),
+            "source": take_rows(pairs.source_ids, pairs.source_offsets, rows, length, begin=False),
             "target": take_rows(
-                pairs.target_ids, pairs.target_offsets, chosen, length + 1, begin=True
+                pairs.target_ids, pairs.target_offsets, rows, length + 1, begin=True
             ),
-            "rows": np.where(chosen >= 0, pairs.rows[chosen], -1).astype(np.int32),
+            "rows": np.where(rows >= 0, pairs.rows[rows], -1).astype(np.int32),
         }

@@ -149,13 +149,41 @@ def load_corpus(config: Any) -> Splits[Any]:
     return getattr(importlib.import_module(f"attnzoo.data.{module}"), function)(config)
 
 
-def load_part(config: Any, part: str) -> Any:
-    """Load one part of a data set; of files and of a hub the other parts are not read."""
-    field = {"files": "{}", "hub": "{}_split"}.get(config.kind)
-    if field is not None and getattr(config, field.format(part)) is not None:
-        others = {field.format(name): None for name in PARTS if name != part}
-        config = dataclasses.replace(config, **others)
-    return getattr(load_corpus(config), part)
+def load_part(config: Any, part: str) -> Corpus:
+    """Load one part of a parallel corpus; no other part is read."""
+    config = only_part(config, part)
+    return Corpus([], []) if config is None else getattr(load_corpus(config), part)
+
+
+def only_part(config: Any, part: str) -> Any:
+    """Return a data config without the files that a part does not need.
+
+    A part that is drawn from the training part needs that. Data that is made, or sorted into parts
+    by its folders, stays as it is. None: the config has no such part.
+    """
+    nested = (
+        name for name in ("hub", "source") if dataclasses.is_dataclass(getattr(config, name, 0))
+    )
+    inner = next(nested, "")
+    holder = getattr(config, inner) if inner else config
+    fields = {p: f"{p}_split" if hasattr(holder, f"{p}_split") else p for p in PARTS}
+    values = {p: getattr(holder, field, 0) for p, field in fields.items()}
+    if isinstance(values["train"], int):
+        return config
+    given = {p for p in PARTS if values[p]}
+    kept = part if part in given else "train"
+    if kept not in given or not (kept == part or getattr(config, f"{part}_share", 0)):
+        return None
+    others: dict[str, Any] = {
+        fields[p]: () if isinstance(values[p], tuple) else None for p in given - {kept}
+    }
+    settings: dict[str, Any] = {inner: dataclasses.replace(holder, **others)} if inner else others
+    for name in given - {"train"}:
+        if hasattr(config, f"{name}_share"):
+            settings[f"{name}_share"] = 0.0
+    if kept != "train":
+        settings["limit"] = None  # that of the training part
+    return dataclasses.replace(config, **settings)
 
 
 PARTS = ("train", "validation", "test")

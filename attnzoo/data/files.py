@@ -10,7 +10,7 @@ from typing import Any
 
 from attnzoo.alignment.links import Links, parse_pharaoh
 from attnzoo.data.corpus import Corpus, Report, Splits
-from attnzoo.data.locations import open_stream, reading
+from attnzoo.data.locations import open_stream, reading, spelled
 from attnzoo.data.sources import advise_encoding, decode, stream_lines
 from attnzoo.errors import UserError
 
@@ -132,7 +132,7 @@ def read_blocks(files: Sequence[Path], encoding: str = "utf-8") -> Iterator[Bloc
 
     Files of different lengths are a UserError at the end of the shortest.
     """
-    names = tuple(str(path) for path in files)
+    names = tuple(map(spelled, files))
     columns = [_lines(path, encoding) for path in files]
     first = 1
     while True:
@@ -200,7 +200,7 @@ def check_usable(report: Report, reading: Reading) -> None:
 
 def _read_all(files: Sequence[Path], reading: Reading) -> tuple[Corpus, Report]:
     blocks = list(read_blocks(files, reading.encoding))
-    names = tuple(str(path) for path in files)
+    names = tuple(map(spelled, files))
     columns = zip(*(block.lines for block in blocks), strict=True)
     lines = tuple(list(chain.from_iterable(column)) for column in columns)
     corpus, report, _ = parse_block(Block(names, 1, lines or ([],) * len(files)), reading)

@@ -83,7 +83,9 @@ def hub_splits(hub: Any) -> dict[str, str]:
 
 def hub_label(hub: Any, split: str) -> str:
     """Return the name of a split for reports and errors."""
-    return _label(hub.name, hub.config, split, hub.data_files)
+    local = (hub.data_files or {}).get(split.split("[")[0])
+    config = f"/{hub.config}" if hub.config else ""
+    return f"{hub.name}{config} {split}{f' ({local})' if local else ''}"
 
 
 def load_table(hub: Any, split: str, cache_dir: Path | None = None, *, flatten: bool = True) -> Any:
@@ -93,8 +95,30 @@ def load_table(hub: Any, split: str, cache_dir: Path | None = None, *, flatten: 
 
     An unknown data set or split, and a hub that cannot be reached, are a UserError.
     """
-    label = hub_label(hub, split)
-    table = _load(label, hub.name, hub.config, split, hub.revision, hub.data_files, cache_dir)
+    # Takes seconds to import, so it is imported only here.
+    import datasets
+    import datasets.exceptions
+
+    files = {name: str(path) for name, path in (hub.data_files or {}).items()}
+    for path in files.values():
+        if not Path(path).is_file():
+            raise UserError(f"{path}: no such file")
+    try:
+        table = datasets.load_dataset(
+            hub.name,
+            hub.config,
+            split=split,
+            revision=hub.revision,
+            data_files=files or None,
+            cache_dir=None if cache_dir is None else str(cache_dir),
+            **AS_WRITTEN.get(hub.name, {}),
+        )
+    # All errors of the library for a wrong name, configuration or split, a damaged file, or
+    # an unreachable hub. The cause says more than "an error occurred while generating".
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        cause = error.__cause__ if "generating" in str(error) and error.__cause__ else error
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        raise UserError(f"{hub_label(hub, split)}: {reason}") from None
     return table.flatten() if flatten else table
 
 
@@ -144,42 +168,3 @@ def check_field(table: Any, label: str, field: str) -> None:
         raise UserError(
             f"{label}: no field {field!r}{hint}; it has {', '.join(table.column_names)}"
         )
-
-
-def _label(name: str, config: str | None, split: str, data_files: dict[str, Path] | None) -> str:
-    local = (data_files or {}).get(split.split("[")[0])
-    return f"{name}{f'/{config}' if config else ''} {split}{f' ({local})' if local else ''}"
-
-
-def _load(
-    label: str,
-    name: str,
-    config: str | None,
-    split: str,
-    revision: str | None,
-    data_files: dict[str, Path] | None,
-    cache_dir: Path | None,
-) -> Any:
-    # Takes seconds to import, so it is imported only here.
-    import datasets
-    import datasets.exceptions
-
-    for path in (data_files or {}).values():
-        if not Path(path).is_file():
-            raise UserError(f"{path}: no such file")
-    try:
-        return datasets.load_dataset(
-            name,
-            config,
-            split=split,
-            revision=revision,
-            data_files=None if data_files is None else {k: str(v) for k, v in data_files.items()},
-            cache_dir=None if cache_dir is None else str(cache_dir),
-            **AS_WRITTEN.get(name, {}),
-        )
-    # All errors of the library for a wrong name, configuration or split, a damaged file, or
-    # an unreachable hub. The cause says more than "an error occurred while generating".
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        cause = error.__cause__ if "generating" in str(error) and error.__cause__ else error
-        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-        raise UserError(f"{label}: {reason}") from None

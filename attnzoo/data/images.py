@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt8
 
 from attnzoo.config.cache import CacheConfig
-from attnzoo.data.batching import Batch
+from attnzoo.data.batching import Batch, RowPlan
 from attnzoo.data.corpus import PARTS, Report, Splits
 from attnzoo.data.labelled import class_names, class_numbers, split_off_parts
 from attnzoo.data.locations import Stream, identity
@@ -67,7 +67,7 @@ class ImageSet:
 
 
 @final
-class ImagePlan:
+class ImagePlan(RowPlan):
     """Batches of images; an epoch has every image once (`RowOrder`), without `shuffle` in order."""
 
     def __init__(
@@ -78,28 +78,15 @@ class ImagePlan:
         self._order = RowOrder(len(data), batch_size, seed, shuffle)
         self._fingerprint = data.fingerprint()
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return self._order.steps_per_epoch
-
     def batch(self, step: int, rows: slice | None = None) -> Batch:
         """Return the batch of a step, or some of its rows; steps count from 0 through all epochs.
 
         `images`: uint8 `B H W C`. `labels`: int32 `B`. `rows`: int32 `B`, the image's index, -1 for
         a padding row, which is black and of class 0.
         """
-        return self._collate(self._order.step(step)[slice(None) if rows is None else rows])
+        return self.collate(self._order.step(step)[slice(None) if rows is None else rows])
 
-    def batches(self, epoch: int = 0) -> Iterator[Batch]:
-        """Yield all batches of one epoch."""
-        for rows in self._order.epoch(epoch):
-            yield self._collate(rows)
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Return everything that determines the batches; JSON values, compared on resume."""
-        return {"data": self._fingerprint, **self._order.fingerprint()}
-
-    def _collate(self, rows: Int64[np.ndarray, " B"]) -> Batch:
+    def collate(self, rows: Int64[np.ndarray, " B"]) -> Batch:
         images, labels = self.data.images[rows], self.data.labels[rows]
         images[rows < 0] = 0
         labels[rows < 0] = 0
@@ -138,10 +125,11 @@ def channel_statistics(
 
 
 class Caches(NamedTuple):
-    """Directories of this package's cache, and of the cache of `datasets`."""
+    """Directories of this package's cache and of the cache of `datasets`, and the known classes."""
 
     own: Path
     datasets: Path | None
+    names: tuple[str, ...]
 
 
 # Function that returns the images of some rows, class of every row, rows of the parts.
@@ -153,49 +141,44 @@ Found = tuple[
 
 
 def load_images(
-    config: Any, cache: Path | None = None, datasets_cache: Path | None = None
+    config: Any,
+    cache: Path | None = None,
+    datasets_cache: Path | None = None,
+    names: tuple[str, ...] = (),
+    part: str | None = None,
 ) -> Splits[ImageSet]:
     """Load, list or draw the parts of an `Images` config; a missing part is empty.
 
     Parts of at most 256 MiB of pixels are decoded and kept in memory. Of larger ones the encoded
     images stay in their files, or in a copy in ``cache`` where a file has no random access
     (parquet, compressed tar), and are decoded when they are asked for. ``datasets_cache`` is the
-    cache of the `datasets` library.
+    cache of the `datasets` library. ``names`` are the classes in the order of their numbers, by
+    default those of the training part. With ``part`` the others are empty.
 
     Files that are not images, images of different sizes without a `size` in the config, and a class
-    that the training part does not have, are a UserError.
+    that is none of these, are a UserError.
     """
     source = config.source
     take, labels, parts = _SOURCES[source.kind](
-        config, Caches(cache or CacheConfig().path, datasets_cache)
+        config, Caches(cache or CacheConfig().path, datasets_cache, names)
     )
-    for part, rows in parts.items():
+    for name, rows in parts.items():
         if not len(rows):
-            raise UserError(f"{source.kind} {part}: there is no image in it")
+            raise UserError(f"{source.kind} {name}: there is no image in it")
     reports = [
-        Report(f"{source.kind} {part}", read=len(rows), unit="images")
-        for part, rows in parts.items()
+        Report(f"{source.kind} {name}", read=len(rows), unit="images")
+        for name, rows in parts.items()
     ]
-    drawn = split_off_parts({part: parts.get(part, []) for part in PARTS}, config)
-    if not drawn["train"]:
+    drawn = split_off_parts({name: parts.get(name, []) for name in PARTS}, config)
+    if not drawn["train"] and not names:
         raise UserError(f"{source.kind}: there is no training image")
-    names = class_names(labels[row] for row in drawn["train"])
-    numbers = {
-        part: class_numbers([labels[row] for row in rows], names, part)
-        for part, rows in drawn.items()
-    }
-    return Splits(
-        **{
-            part: ImageSet(
-                images=take(np.asarray(rows, np.int64)),
-                labels=np.asarray(numbers[part], np.int32),
-                names=names,
-                name=part,
-            )
-            for part, rows in drawn.items()
-        },
-        reports=reports,
-    )
+    names = names or class_names(labels[row] for row in drawn["train"])
+    drawn = {name: rows if part in (None, name) else [] for name, rows in drawn.items()}
+    sets = {}
+    for name, rows in drawn.items():
+        numbers = np.asarray(class_numbers([labels[row] for row in rows], names, name), np.int32)
+        sets[name] = ImageSet(take(np.asarray(rows, np.int64)), numbers, names, name)
+    return Splits(**sets, reports=reports)
 
 
 def read_idx(path: Path) -> UInt8[np.ndarray, "*shape"]:
@@ -226,6 +209,8 @@ def _digits(config: Any, caches: Caches) -> Found:
 def _idx(config: Any, caches: Caches) -> Found:
     directory, parts = config.source.directory, {}
     for part, stem in IDX_FILES.items():
+        if caches.names and not list(directory.glob(f"{stem}-*")):
+            continue  # to score the other part
         images = read_idx(directory / f"{stem}-images-idx3-ubyte")
         labels = read_idx(directory / f"{stem}-labels-idx1-ubyte")
         if images.ndim != 3 or labels.shape != images.shape[:1]:

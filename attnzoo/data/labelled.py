@@ -11,9 +11,9 @@ import numpy as np
 import xxhash
 from jaxtyping import Bool, Int32, Int64
 
-from attnzoo.data.ahead import rows_of
-from attnzoo.data.batching import Batch
+from attnzoo.data.batching import Batch, BucketPlan
 from attnzoo.data.corpus import PARTS, Report, Splits, add_strings
+from attnzoo.data.locations import spelled
 from attnzoo.data.order import MAX_BUCKETS, Buckets, RowOrder
 from attnzoo.data.random_numbers import permutation
 from attnzoo.data.tables import read_records
@@ -45,7 +45,7 @@ class LabelledCorpus:
 
 
 @final
-class LabelledPlan:
+class LabelledPlan(BucketPlan):
     """Batches of labelled texts of similar length: CLS, text, SEP, perhaps the second text, SEP.
 
     An epoch has every example once (`RowOrder`); without `shuffle` sorted by length. A batch is
@@ -94,37 +94,13 @@ class LabelledPlan:
             np.concatenate(self._rows), self._lengths, self._borders, corpus.labels
         )
 
-    @property
-    def buckets(self) -> tuple[int, ...]:
-        return self._buckets.lengths
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self._order.steps_per_epoch
-
-    def batch(self, step: int, rows: slice | None = None) -> Batch:
-        """Return the batch of a step; steps count from 0 through all epochs.
+    def collate(self, rows: Int64[np.ndarray, " B"]) -> Batch:
+        """Return the batch of these rows.
 
         `tokens`: int32 `B T`. `segments`: int32 `B T`, 0, and 1 for the second text and its SEP.
         `valid`: bool `B T`, false at padding. `labels`: int32 `B`, 0 for a padding row. `rows`:
         int32 `B`, the example's index, -1 for a padding row.
         """
-        return rows_of(self._collate(self._order.step(step)), rows)
-
-    def batches(self, epoch: int = 0) -> Iterator[Batch]:
-        """Yield all batches of one epoch."""
-        for rows in self._order.epoch(epoch):
-            yield self._collate(rows)
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Return everything that determines the batches; JSON values, compared on resume."""
-        return {
-            "data": self._fingerprint,
-            **self._order.fingerprint(),
-            "buckets": list(self.buckets),
-        }
-
-    def _collate(self, rows: Int64[np.ndarray, " B"]) -> Batch:
         tokens, valid = pad_rows(self._rows, rows, self._buckets.of(rows), self.pad_id)
         column = np.arange(tokens.shape[1])
         real = rows >= 0
@@ -226,9 +202,12 @@ def class_names(labels: Iterator[str]) -> tuple[str, ...]:
 def class_numbers(labels: Sequence[str], names: Sequence[str], place: str) -> list[int]:
     """Return the index of each class; an unknown class is a UserError with its name."""
     number = {name: i for i, name in enumerate(names)}
-    unknown = sorted({label for label in labels if label not in number})
+    unknown = sorted(label for label in labels if label not in number)
     if unknown:
-        raise UserError(f"{place}: class {unknown[0]!r} is none of {', '.join(names) or 'none'}")
+        raise UserError(
+            f"{place}: class {unknown[0]!r} is none of {', '.join(names) or 'none'} "
+            f"({unknown.count(unknown[0]):,} examples have it)"
+        )
     return [number[label] for label in labels]
 
 
@@ -250,7 +229,7 @@ def _corpus(
 def _files(config: Any, part: str) -> Iterator[tuple[str, Iterator[Example]]]:
     columns = (config.text_column, config.second_column, config.label_column)
 
-    def examples(path: Path) -> Iterator[Example]:
+    def examples(path: str) -> Iterator[Example]:
         records = read_records(path, config.format, header=config.header, encoding=config.encoding)
         for place, record in records:
             for column in columns:
@@ -259,8 +238,8 @@ def _files(config: Any, part: str) -> Iterator[tuple[str, Iterator[Example]]]:
             first, second, label = (c if c is None else record[c].strip() for c in columns)
             yield Example(place, first or "", second, label or "")
 
-    for path in getattr(config, part):
-        yield str(path), examples(path)
+    for path in map(spelled, getattr(config, part)):
+        yield path, examples(path)
 
 
 def _hub(config: Any, part: str, cache_dir: Path | None) -> Iterator[tuple[str, Iterator[Example]]]:

@@ -47,6 +47,7 @@ ASCII_PIECES = re.compile(
 )
 # Letters that byte-level BPE writes for the bytes of ASCII that are no visible character.
 BYTE_LETTERS = {byte: 256 + i for i, byte in enumerate((*range(33), 127))}
+SPACE = chr(BYTE_LETTERS[32])
 # Private characters from here on mark letters within a word while WordPiece is trained.
 WITHIN = 0xF0000
 
@@ -81,7 +82,10 @@ def word_cutter(model: dict[str, Any]) -> WordCutter | None:
 
 
 def _pieces(word: str) -> list[str]:
-    return ASCII_PIECES.findall(word) if word.isascii() else [word]
+    if not word.isascii():
+        return [word]
+    visible = word[1:] if word[0] == " " else word
+    return [word] if visible.isalpha() or visible.isdigit() else ASCII_PIECES.findall(word)
 
 
 def train_byte_bpe(

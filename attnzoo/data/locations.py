@@ -50,13 +50,18 @@ def expand(spec: Sequence[str | Path]) -> list[str]:
     `.parquet`, packed or not), sorted. An entry for which there is no file is a UserError.
     """
     files: list[str] = []
-    for entry in spec:
+    for entry in map(spelled, spec):
         with reading(entry):
             found = _expand_remote(url) if (url := _url(entry)) else _expand_local(Path(entry))
         if not found:
             raise UserError(f"{entry}: no file there ({', '.join(RECORDS)}, packed or not)")
         files += found
     return files
+
+
+def spelled(path: str | Path) -> str:
+    """Return a path as text; an address with both of its slashes, of which a Path has only one."""
+    return _url(path) or str(path)
 
 
 def identity(path: str | Path) -> dict[str, str | int]:
@@ -90,6 +95,7 @@ def read_bytes(path: str | Path, limit: int | None = None) -> bytes:
 @contextmanager
 def reading(path: str | Path) -> Generator[None]:
     """Turn every failure to open, read or unpack `path` into a UserError with its name."""
+    path = spelled(path)
     try:
         yield
     except (FileNotFoundError, KeyError):
@@ -158,7 +164,6 @@ def _archive(path: Path) -> Path | None:
 
 
 def _url(path: str | Path) -> str | None:
-    # A Path has only one of the two slashes.
     found = re.match(r"([a-z][a-z0-9+.-]+(?:::[a-z0-9+.-]+)*):/+", str(path))
     if found is None:
         return None

@@ -101,11 +101,12 @@ NAMED = {
 # Made for this project from public sources; no one offers the files as they are.
 OWN = {
     "bible-en-es": "bible-*: data/bible-en-es/{train,validation,test}.tsv.gz with verse, English, "
-    "Spanish, Pharaoh links (King James and Reina-Valera 1909, links by Strong's numbers)",
+    "Spanish, Pharaoh links (King James and Reina-Valera 1909, links by Strong's numbers; "
+    "homepages with both texts: https://ebible.org, https://www.crosswire.org)",
     "tatoeba-en-fr": "tatoeba-*: data/tatoeba-en-fr/{train,validation,test}.tsv.gz with English, "
-    "French (exports of tatoeba.org, CC BY 2.0 FR)",
+    "French (exports at https://tatoeba.org/en/downloads, CC BY 2.0 FR)",
     "fashion-mnist": "fashion-vit: Debian's package dataset-fashion-mnist, or the four files of "
-    "github.com/zalandoresearch/fashion-mnist in data.source.directory",
+    "https://github.com/zalandoresearch/fashion-mnist in data.source.directory",
 }
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any, final
 
 import numpy as np
 import xxhash
 from jaxtyping import Int64
 
-from attnzoo.data.ahead import rows_of
-from attnzoo.data.batching import Batch
+from attnzoo.data.batching import Batch, RowPlan
+from attnzoo.data.build import About, build_store, store_folder
 from attnzoo.data.order import RowOrder
 from attnzoo.data.pairs import offsets_of
 from attnzoo.data.random_numbers import permutation
+from attnzoo.data.store import FORMAT_VERSION, Columns, Store, StoreWriter
 from attnzoo.data.text import TokenizedText, add_values
 from attnzoo.errors import UserError
 
@@ -22,7 +23,7 @@ OPEN_ROWS = 256
 
 
 @final
-class PackPlan:
+class PackPlan(RowPlan):
     """Rows of `length` cells packed with whole documents, numbered for the attention mask.
 
     A document is `begin`, its ids, `end` (either may be None); a longer one is cut into pieces of
@@ -62,44 +63,43 @@ class PackPlan:
         self._documents, self._starts, self._cells = _pieces(self._flat, length, predict_next)
         if not len(self._cells):
             raise UserError("no document has a token to predict: there is nothing to pack")
-        order = np.arange(len(self._cells))
-        if shuffle:
-            order = permutation(len(order), seed, stream=4)
+        drawn = seed if shuffle else None
+        if text.store is None:
+            rows, self._fingerprint = self._pack(drawn)
+        else:
+            settings = {"seed": drawn, "length": length, "begin": begin, "end": end}
+            settings["predict_next"] = predict_next
+            rows, self._fingerprint = _packed_once(text.store, settings, lambda: self._pack(drawn))
         # Row r has the pieces packed[firsts[r] : firsts[r + 1]].
-        self._packed, self._firsts = _first_fit(self._cells, order, length)
+        self._packed, self._firsts = rows["packed"], rows["firsts"]
         self._order = RowOrder(len(self._firsts) - 1, batch_size, seed, shuffle)
-        digest = self._flat.digest()
-        add_values(digest, self._starts, self._cells, self._packed)
-        self._fingerprint = digest.hexdigest()
 
     @property
     def fill(self) -> float:
         return int(self._cells.sum()) / (self._order.total * self.length)
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return self._order.steps_per_epoch
+    def fingerprint(self) -> dict[str, Any]:
+        """Return everything that determines the batches; JSON values, compared on resume."""
+        return {**super().fingerprint(), "length": self.length}
 
-    def batch(self, step: int, rows: slice | None = None) -> Batch:
-        """Return the batch of a step; steps count from 0 through all epochs.
+    def _pack(self, seed: int | None) -> tuple[Columns, str]:
+        """Return the pieces row by row, and a digest of them and of all tokens."""
+        order = np.arange(len(self._cells))
+        if seed is not None:
+            order = permutation(len(order), seed, stream=4)
+        packed, firsts = _first_fit(self._cells, order, self.length)
+        digest = self._flat.digest()
+        add_values(digest, self._starts, self._cells, packed)
+        return {"packed": packed, "firsts": firsts}, digest.hexdigest()
+
+    def collate(self, rows: Int64[np.ndarray, " B"]) -> Batch:
+        """Return the batch of these rows.
 
         `tokens`, `targets` (with `predict_next`): int32 `B T`. `documents`: int32 `B T`, 1, 2, ...
         within a row, 0 at padding. `positions`: int32 `B T`, from 0 in every document. `valid`:
         bool `B T`, false at padding; `counted` (with `predict_next`) is the same. `rows`: int32
         `B`, -1 for a padding row.
         """
-        return rows_of(self._collate(self._order.step(step)), rows)
-
-    def batches(self, epoch: int = 0) -> Iterator[Batch]:
-        """Yield all batches of one epoch."""
-        for rows in self._order.epoch(epoch):
-            yield self._collate(rows)
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Return everything that determines the batches; JSON values, compared on resume."""
-        return {"data": self._fingerprint, **self._order.fingerprint(), "length": self.length}
-
-    def _collate(self, rows: Int64[np.ndarray, " B"]) -> Batch:
         counts = np.where(rows >= 0, self._firsts[rows + 1] - self._firsts[rows], 0)
         within = _counting(counts)
         pieces = self._packed[np.repeat(self._firsts[rows], counts) + within]
@@ -131,6 +131,23 @@ class PackPlan:
             batch["targets"] = laid_out(self._flat.take(source + 1, document), self.pad_id)
             batch["counted"] = batch["valid"]
         return batch
+
+
+def _packed_once(
+    store: Store, settings: dict[str, Any], pack: Callable[[], tuple[Columns, str]]
+) -> tuple[Columns, str]:
+    """Return what `pack` does; it is kept beside the store of the text."""
+    key = {"kind": "rows", "text": store.folder.name, "files": store.key["files"], **settings}
+    key["format"] = FORMAT_VERSION
+
+    def join(writer: StoreWriter, pieces: list[About]) -> tuple[About, Columns]:
+        rows, fingerprint = pack()
+        return {"fingerprint": fingerprint}, rows
+
+    part = store.folder.name.split("-")[1]
+    folder = store_folder(store.folder.parent, f"rows-{part}", key)
+    kept = build_store(folder, key, list, lambda block: ({}, {}), join)
+    return kept.columns, kept.about["fingerprint"]
 
 
 class _Framed:

@@ -111,6 +111,7 @@ def stream_lines(
 def lines_as_they_come(
     stream: io.BufferedIOBase | BinaryIO,
     most: int,
+    encoding: str = "utf-8",
     name: str = "standard input",
     wait: float = 0.05,
 ) -> Iterator[list[bytes]]:
@@ -130,7 +131,7 @@ def lines_as_they_come(
 
     def read() -> None:
         try:
-            for line in stream_lines(raw, name=name):
+            for line in stream_lines(raw, encoding, name):
                 lines.put(line)
             lines.put(None)
         except UserError as error:

@@ -13,7 +13,9 @@ from attnzoo.errors import UserError
 Record = tuple[str, dict[str, str]]
 
 
-def read_records(path: Path, file_format: str, *, header: bool, encoding: str) -> Iterator[Record]:
+def read_records(
+    path: str | Path, file_format: str, *, header: bool, encoding: str
+) -> Iterator[Record]:
     """Yield the records of one file; a malformed line is a UserError with its number."""
     if file_format == "rte":
         return _rte(path)
@@ -23,7 +25,7 @@ def read_records(path: Path, file_format: str, *, header: bool, encoding: str) -
     return ((place, {name: text_of(v) for name, v in record.items()}) for place, record in found)
 
 
-def _trec(path: Path, encoding: str) -> Iterator[Record]:
+def _trec(path: str | Path, encoding: str) -> Iterator[Record]:
     """Read lines like `DESC:manner How did serfdom develop ?` (Li and Roth 2002)."""
     for number, line in enumerate(read_text(path, encoding).split("\n"), start=1):
         if not line.strip():
@@ -35,7 +37,7 @@ def _trec(path: Path, encoding: str) -> Iterator[Record]:
         yield f"{path}:{number}", {"text": question, "label": label, "fine": fine}
 
 
-def _rte(path: Path) -> Iterator[Record]:
+def _rte(path: str | Path) -> Iterator[Record]:
     """Read the XML of the entailment challenges; TRUE in RTE-1 becomes the later YES."""
     try:
         root = ET.fromstring(read_bytes(path))

@@ -12,10 +12,10 @@ import numpy as np
 import xxhash
 from jaxtyping import Int64
 
-from attnzoo.data.ahead import rows_of
-from attnzoo.data.batching import Batch
+from attnzoo.data.batching import Batch, BucketPlan
 from attnzoo.data.corpus import PARTS, Report, Splits, add_strings
 from attnzoo.data.labelled import class_names, class_numbers, pad_rows, split_off_parts
+from attnzoo.data.locations import spelled
 from attnzoo.data.order import MAX_BUCKETS, Buckets, RowOrder
 from attnzoo.data.sources import read_text
 from attnzoo.data.text import array_fingerprint
@@ -52,7 +52,7 @@ class TaggedCorpus:
 
 
 @final
-class TaggedPlan:
+class TaggedPlan(BucketPlan):
     """Batches of tagged sentences of similar length: CLS, the tokens of the words, SEP.
 
     The first token of a word has its tag; the others, and special tokens, are not counted
@@ -101,37 +101,13 @@ class TaggedPlan:
             np.concatenate(self._rows), np.concatenate(self._tags), self._lengths
         )
 
-    @property
-    def buckets(self) -> tuple[int, ...]:
-        return self._buckets.lengths
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self._order.steps_per_epoch
-
-    def batch(self, step: int, rows: slice | None = None) -> Batch:
-        """Return the batch of a step; steps count from 0 through all epochs.
+    def collate(self, rows: Int64[np.ndarray, " B"]) -> Batch:
+        """Return the batch of these rows.
 
         `tokens`: int32 `B T`. `valid`: bool `B T`, false at padding. `labels`: int32 `B T`, the tag
         at the first token of each word, where `counted`, bool `B T`, is true; 0 elsewhere. `rows`:
         int32 `B`, the sentence's index, -1 for a padding row.
         """
-        return rows_of(self._collate(self._order.step(step)), rows)
-
-    def batches(self, epoch: int = 0) -> Iterator[Batch]:
-        """Yield all batches of one epoch."""
-        for rows in self._order.epoch(epoch):
-            yield self._collate(rows)
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Return everything that determines the batches; JSON values, compared on resume."""
-        return {
-            "data": self._fingerprint,
-            **self._order.fingerprint(),
-            "buckets": list(self.buckets),
-        }
-
-    def _collate(self, rows: Int64[np.ndarray, " B"]) -> Batch:
         length = self._buckets.of(rows)
         tokens, valid = pad_rows(self._rows, rows, length, self.pad_id)
         tags, _ = pad_rows(self._tags, rows, length, -1)
@@ -177,7 +153,9 @@ def load_tagged(config: Any, cache_dir: Path | None = None) -> Splits[TaggedCorp
     )
 
 
-def read_conll(path: Path, word_column: int, tag_column: int, encoding: str) -> list[Sentence]:
+def read_conll(
+    path: str | Path, word_column: int, tag_column: int, encoding: str
+) -> list[Sentence]:
     """Read one word per line, a blank line after each sentence; skip -DOCSTART- lines."""
     sentences: list[Sentence] = []
     words: list[str] = []
@@ -201,11 +179,8 @@ def read_conll(path: Path, word_column: int, tag_column: int, encoding: str) -> 
 
 
 def _files(config: Any, part: str) -> Iterator[tuple[str, list[Sentence]]]:
-    for path in getattr(config, part):
-        yield (
-            str(path),
-            read_conll(path, config.word_column, config.tag_column, config.encoding),
-        )
+    for path in map(spelled, getattr(config, part)):
+        yield path, read_conll(path, config.word_column, config.tag_column, config.encoding)
 
 
 def _hub(config: Any, part: str, cache_dir: Path | None) -> Iterator[tuple[str, list[Sentence]]]:

@@ -11,10 +11,11 @@ import xxhash
 from jaxtyping import Int64, Integer
 
 from attnzoo.data.ahead import rows_of
-from attnzoo.data.batching import Batch
+from attnzoo.data.batching import Batch, RowPlan
 from attnzoo.data.order import RowOrder
 from attnzoo.data.pairs import add_array, offsets_of
 from attnzoo.data.random_numbers import integers
+from attnzoo.data.store import Store
 from attnzoo.data.text_tokenizers import TextTokenizer
 from attnzoo.data.word_cache import Ids
 from attnzoo.errors import UserError
@@ -30,7 +31,8 @@ class TokenizedText:
 
     With a `separator` each document ends with that id. Arrays may be memory maps of any integers.
     Ids outside of the vocabulary are a ValueError, because an embedding would silently map them to
-    some row. `known_fingerprint` is that of the stream of all ids, if it has been computed before.
+    some row. `known_fingerprint` is that of the stream of all ids, if it has been computed before;
+    `store` is where they are kept.
     """
 
     ids: Integer[np.ndarray, " tokens"]
@@ -38,6 +40,7 @@ class TokenizedText:
     vocab_size: int
     separator: int | None = None
     known_fingerprint: str = ""
+    store: Store | None = None
 
     def __post_init__(self) -> None:
         if self.known_fingerprint:  # checked when they were written
@@ -142,7 +145,7 @@ def line_cut(text: str, low: int, high: int) -> int:
 
 
 @final
-class StreamPlan:
+class StreamPlan(RowPlan):
     """Windows of `length` tokens from one long stream of ids, with the next token of each.
 
     With `shuffle` windows begin anywhere (as in nanoGPT): the positions are a pure function of
@@ -179,10 +182,6 @@ class StreamPlan:
         self._order = RowOrder(windows, batch_size, seed, shuffle)
         self._fingerprint = stream.fingerprint()
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return self._order.steps_per_epoch
-
     def batch(self, step: int, rows: slice | None = None) -> Batch:
         """Return the batch of a step; steps count from 0 through all epochs.
 
@@ -207,7 +206,7 @@ class StreamPlan:
 
     def fingerprint(self) -> dict[str, Any]:
         """Return everything that determines the batches; JSON values, compared on resume."""
-        return {"data": self._fingerprint, **self._order.fingerprint(), "length": self.length}
+        return {**super().fingerprint(), "length": self.length}
 
     def _side_by_side(self, windows: Int64[np.ndarray, " B"]) -> Batch:
         return self._cut(np.where(windows >= 0, windows * self.length, -1))

@@ -14,7 +14,7 @@ import xxhash
 
 from attnzoo.config.cache import CacheConfig
 from attnzoo.data.build import About, build_store, store_folder, trained_once
-from attnzoo.data.corpus import PARTS, Report
+from attnzoo.data.corpus import PARTS, Report, only_part
 from attnzoo.data.documents import DocumentReader, TextBlock, TextCorpus, load_text
 from attnzoo.data.megatron import open_megatron
 from attnzoo.data.pairs import add_array, array_blocks, offsets_of
@@ -67,7 +67,7 @@ class TextData:
             )
         if self.splits is not None or config.kind in ("file", "byte"):
             return build_tokenizer(config, self.texts(config))
-        key = self._key() | {
+        key = self._key("train") | {
             "kind": "tokenizer",
             "config": dataclasses.asdict(config),
             "sample": self.cache.tokenizer_sample,
@@ -79,12 +79,13 @@ class TextData:
     def _train(self, config: Any) -> TextTokenizer:
         return build_tokenizer(config, self.texts(config))
 
-    def _key(self) -> dict[str, Any]:
-        """Return what decides the documents of all parts."""
+    def _key(self, part: str) -> dict[str, Any]:
+        """Return what decides the documents of a part."""
+        config = only_part(self.config, part)
         return {
             "format": FORMAT_VERSION,
-            "files": self.reader.identities(),
-            "reading": dataclasses.asdict(self.config),
+            "files": DocumentReader(config).identities(),
+            "reading": dataclasses.asdict(config),
         }
 
     def texts(self, config: Any) -> Iterable[str]:
@@ -111,7 +112,7 @@ class TextData:
         if self.splits is not None:
             return TokenizedText.from_documents(getattr(self.splits, part).documents, tokenizer)
         limit = self.config.limit if part == "train" else None
-        key = self._key() | {
+        key = self._key(part) | {
             "kind": "text",
             "part": part,
             "tokenizer": tokenizer.fingerprint(),
@@ -138,14 +139,22 @@ class TextData:
             tokenizer.vocab_size,
             separator,
             store.about["fingerprint"],
+            store,
         )
 
-    def fingerprint(self) -> str:
-        """Return the xxh3_128 of the documents of the parts that were read."""
+    def fingerprint(self, part: str | None = None) -> str:
+        """Return the xxh3_128 of the documents of a part, or of all parts, that were read."""
         if self.splits is not None:
-            return self.splits.fingerprint()
+            return (self.splits if part is None else getattr(self.splits, part)).fingerprint()
         if self.tokenized:  # the plans have fingerprints of the ids
-            return array_fingerprint(*(f"{self._key()}",))
+            key = {
+                "format": FORMAT_VERSION,
+                "files": self.reader.identities(),
+                "reading": dataclasses.asdict(self.config),
+            }
+            return array_fingerprint(f"{key}")
+        if part is not None:
+            return self._fingerprints[part]
         empty = TextCorpus([]).fingerprint()
         return join_digests(self._fingerprints.get(part, empty) for part in PARTS)
 

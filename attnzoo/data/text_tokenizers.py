@@ -15,6 +15,7 @@ import xxhash
 from jaxtyping import Bool
 
 from attnzoo.data.library_tokenizers import (
+    SPACE,
     read_library_tokenizer,
     train_byte_bpe,
     train_wordpiece,
@@ -210,6 +211,7 @@ class LibraryTokenizer(_Saved):
         self._hidden |= set(self.sentinels)
         # None where the ids of a text are not those of its words one after the other.
         self._cut = word_cutter(spec["model"])
+        self._tokenize = self._tokenizer.model.tokenize
         parts = None if self._cut is None else self._cut.parts
         self._cache = WordCache(self._encode, self.vocab_size, parts)
 
@@ -250,8 +252,9 @@ class LibraryTokenizer(_Saved):
     def _encode(self, text: str) -> list[int]:
         if self._cut is not None and self._cut.letters is not None and text.isascii():
             # The model alone: half the time of the whole way through the library.
-            letters = text.translate(self._cut.letters)
-            return [token.id for token in self._tokenizer.model.tokenize(letters)]
+            letters = self._cut.letters
+            spelled = text.replace(" ", SPACE) if text.isprintable() else text.translate(letters)
+            return [token.id for token in self._tokenize(spelled)]
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Iterable[SupportsIndex]) -> str:

@@ -91,7 +91,7 @@ def _made(cache: Path, files: list[dict[str, Any]]) -> dict[str, tuple[int, int,
             columns = ledger["columns"]
             count = sum(c["count"] * np.dtype(c["dtype"]).itemsize for c in columns.values())
             tokens = sum(c["count"] for name, c in columns.items() if name.endswith("ids"))
-            rows = next(c["count"] for name, c in columns.items() if name.endswith("lengths"))
+            rows = next((c["count"] for name, c in columns.items() if name.endswith("lengths")), 0)
             part = path.parent.name.rpartition("-")[0]
             new = ledger["about"].get("made", 0.0), path.parent.name, (count, tokens, rows)
             found[part] = max(new, found.get(part, new))

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Float
@@ -16,7 +15,6 @@ from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.data.augment import augment, normalise, to_float
 from attnzoo.data.corpus import Splits
 from attnzoo.data.images import ImagePlan, ImageSet, channel_statistics, load_images
-from attnzoo.errors import UserError
 from attnzoo.models import model_class
 from attnzoo.tasks.losses import Sums, mean_loss
 from attnzoo.tasks.run_file import IMAGE_LABELS, ImageLabels, class_names_of, is_run, start_of
@@ -42,11 +40,15 @@ class ImageClassificationTask(Task):
         """Read the images."""
         return load_images(config.data, config.cache.path)
 
-    def read_again(self) -> Splits[ImageSet]:
+    def read_again(self, config: ExperimentConfig, part: str | None = None) -> Splits[ImageSet]:
         """Read the images, with the classes of the run; an unknown class is a UserError."""
-        splits = load_images(self.data, self.config.cache.path)
-        parts = (splits.train, splits.validation, splits.test)
-        return Splits(*(_numbered(part, self.names) for part in parts), splits.reports)
+        return load_images(config.data, config.cache.path, names=self.names, part=part)
+
+    def open_part(self, data: Splits[ImageSet], part: str) -> ImagePlan:
+        """Return the batches of one part."""
+        images = getattr(data, part)
+        self.data_fingerprint = images.fingerprint()
+        return ImagePlan(images, self.config.training.batch_size, shuffle=False)
 
     @classmethod
     def take_over(cls, config: ExperimentConfig) -> dict[str, Any]:
@@ -116,17 +118,3 @@ class ImageClassificationTask(Task):
             f"{train:,} images to train on, {validation:,} to validate and {test:,} to test on, "
             f"{self.train.steps_per_epoch} steps an epoch; {len(self.names)} classes"
         )
-
-
-def _numbered(part: ImageSet, names: tuple[str, ...]) -> ImageSet:
-    """Return images with classes numbered as in ``names``."""
-    used = [part.names[i] for i in np.unique(part.labels)]
-    unknown = [name for name in used if name not in names]
-    if unknown:
-        count = int(np.sum(part.labels == part.names.index(unknown[0])))
-        raise UserError(
-            f"{part.name}: {count:,} images of class {unknown[0]!r}, which the run does not know; "
-            f"its classes are {', '.join(names)}"
-        )
-    number = [names.index(name) if name in names else -1 for name in part.names]
-    return dataclasses.replace(part, labels=np.asarray(number, np.int32)[part.labels], names=names)

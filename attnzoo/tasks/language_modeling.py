@@ -67,6 +67,12 @@ class TextTask(Task):
         self.validation = self.plan(parts["validation"], shuffle=False)
         self.test = self.plan(parts["test"], shuffle=False) if "test" in parts else None
 
+    def open_part(self, data: TextData, part: str) -> Plan:
+        """Return the batches of one part, each of its tokens once."""
+        text = data.tokens(part, self.tokenizer, self.separator)
+        self.data_fingerprint = data.fingerprint(part)
+        return self.plan(text, shuffle=False)
+
     @property
     def separator(self) -> int | None:
         """Token after each document of a stream; None for documents that are packed."""

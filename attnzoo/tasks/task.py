@@ -1,16 +1,18 @@
 """Interface of a task: batches, a model, a loss and scores."""
 
+import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
 from attnzoo.config.experiment import ExperimentConfig
-from attnzoo.data.corpus import Report
+from attnzoo.data.batching import Plan
+from attnzoo.data.corpus import Report, only_part
 from attnzoo.data.order import most_buckets
 from attnzoo.errors import UserError
 from attnzoo.plotting import Figure
@@ -18,20 +20,6 @@ from attnzoo.tasks.losses import Sums
 from attnzoo.tasks.run_file import RunFile, tokenizer_of
 
 Batch = Mapping[str, Array | np.ndarray]
-
-
-@runtime_checkable
-class Plan(Protocol):
-    """Batches of every step, as a pure function of the seed and the step."""
-
-    @property
-    def steps_per_epoch(self) -> int: ...
-
-    def batch(self, step: int, rows: slice | None = None) -> Mapping[str, np.ndarray]: ...
-
-    def batches(self, epoch: int = 0) -> Iterator[Mapping[str, np.ndarray]]: ...
-
-    def fingerprint(self) -> dict[str, Any]: ...
 
 
 class Task:
@@ -100,7 +88,7 @@ class Task:
             class that the run does not know.
         """
         task = cls.open(config, directory) if resume else None
-        data = cls.read(config) if task is None else task.read_again()
+        data = cls.read(config) if task is None else task.read_again(config)
         if not cls.has(data, "train") or not cls.has(data, "validation"):
             raise UserError(
                 "data: training needs a train and a validation part, one is empty "
@@ -126,9 +114,41 @@ class Task:
         """Return whether a part of the data is not empty."""
         return len(getattr(data, part)) > 0
 
-    def read_again(self) -> Any:
-        """Read the data as the run knows it, with classes in the order of the run."""
-        return self.read(self.config)
+    def read_again(self, config: ExperimentConfig, part: str | None = None) -> Any:
+        """Read the data of the config as the run knows it, with classes in the order of the run.
+
+        ``part`` is the only one that is wanted; None: all.
+        """
+        return self.read(config)
+
+    def read_part(self, *parts: str) -> tuple[str, Any]:
+        """Read the first of these parts that the data has; return its name, and the data.
+
+        Other parts are not read, unless it is drawn from the training part.
+
+        Raises:
+          UserError: data that cannot be read, without any of these parts, or with a class that the
+            run does not know.
+        """
+        for part in parts:
+            config = only_part(self.config.data, part)
+            if config is not None:
+                data = self.read_again(dataclasses.replace(self.config, data=config), part)
+                if self.has(data, part):
+                    return part, data
+        raise UserError(f"data: there is no {' or '.join(parts)} part in it")
+
+    def scored(self, *parts: str) -> tuple[str, Plan]:
+        """Return the first of these parts that the data has, and its batches in its own order.
+
+        ``data_fingerprint`` is then that of the part. Errors are those of ``read_part``.
+        """
+        part, data = self.read_part(*parts)
+        return part, self.open_part(data, part)
+
+    def open_part(self, data: Any, part: str) -> Plan:
+        """Return the batches of one part in its own order, and set ``data_fingerprint``."""
+        raise NotImplementedError(f"{type(self).__name__}.open_part")
 
     @classmethod
     def take_over(cls, config: ExperimentConfig) -> dict[str, Any]:

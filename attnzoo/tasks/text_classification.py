@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.data.labelled import LabelledPlan, load_labelled
-from attnzoo.data.order import MAX_BUCKETS
+from attnzoo.data.order import MAX_BUCKETS, most_buckets
 from attnzoo.data.tagged import TaggedPlan, load_tagged
 from attnzoo.data.text_tokenizers import TextTokenizer, build_tokenizer
 from attnzoo.models import model_class
@@ -37,10 +37,17 @@ class ClassificationTask(Task):
         self.tokenizer, self.names = tokenizer, names
         self.counts: dict[str, int] = {}
 
-    def read_again(self) -> Any:
+    def read_again(self, config: ExperimentConfig, part: str | None = None) -> Any:
         """Read the parts of the data; a class that the run does not know is a UserError."""
-        data: Any = dataclasses.replace(self.config.data, **{self.classes: self.names})
-        return self.read(dataclasses.replace(self.config, data=data))
+        data: Any = dataclasses.replace(config.data, **{self.classes: self.names})
+        return self.read(dataclasses.replace(config, data=data))
+
+    def open_part(self, data: Any, part: str) -> Plan:
+        """Return the batches of one part, padded to few lengths."""
+        corpus = getattr(data, part)
+        self.data_fingerprint = corpus.fingerprint()
+        self.max_buckets = most_buckets(-(-len(corpus) // self.config.training.batch_size))
+        return self.plan(corpus, shuffle=False)
 
     @classmethod
     def learn(cls, config: ExperimentConfig, data: Any, known: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 CONFIG = "config.yaml"
 FORMAT = 1
+DIGESTED = 2**26
+"""Files of data of up to so many bytes have a digest in the manifest, others a size and a time."""
 
 Sizes = dict[str, dict[str, int]]
 
@@ -44,7 +46,7 @@ class Manifest:
     Attributes:
       files: xxh3_128 of each file's bytes, by name, as training wrote it.
       accepted: digests of the files that were changed on purpose afterwards.
-      data: bytes, time of change and rows of each file of the data.
+      data: bytes, time of change, rows and xxh3_64 of each file of the data.
     """
 
     files: dict[str, str]
@@ -149,7 +151,7 @@ def digest(content: bytes) -> str:
 
 
 def sizes_of_data(config: Any, rows: Mapping[str, int]) -> Sizes:
-    """Return bytes and time of change of the files a data config names, and the rows read.
+    """Return bytes, time of change and digest of the files of a data config, and the rows read.
 
     Rows have the name of a report: a file, several, or a data set of the hub.
     """
@@ -160,10 +162,10 @@ def sizes_of_data(config: Any, rows: Mapping[str, int]) -> Sizes:
 
 
 def changes(before: Sizes, now: Sizes, *, certain: bool = False) -> list[str]:
-    """Return a line for each file of the data whose size or number of rows changed.
+    """Return a line for each file of the data that is gone, or has another content.
 
-    If there is none, those that were written again with as many bytes, unless only ``certain``
-    changes are wanted.
+    If there is none, those without a digest that were written again with as many bytes, unless only
+    ``certain`` changes are wanted.
     """
     surely, possible = [], []
     for name in before | now:
@@ -173,8 +175,13 @@ def changes(before: Sizes, now: Sizes, *, certain: bool = False) -> list[str]:
             for unit in ("rows", "bytes", "files")
             if old.get(unit, 0) != new.get(unit, 0)
         ]
-        if told:
+        if "bytes" in old and "bytes" not in new:
+            surely.append(f"{name} (is gone)")
+        elif told:
             surely.append(f"{name} ({'; '.join(told)})")
+        elif "xxh3_64" in old and "xxh3_64" in new:
+            if old["xxh3_64"] != new["xxh3_64"]:
+                surely.append(f"{name} (as many bytes, but others)")
         elif old.get("modified") != new.get("modified") and new.get("modified"):
             when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(new["modified"] / 1e9))
             possible.append(f"{name} (as many bytes, but written at {when})")
@@ -216,9 +223,13 @@ def _size(path: Path) -> dict[str, int]:
     found = next((p for p in (path, *path.parents) if p.exists()), path)
     if found != path and found.is_dir():
         return {}
+    if not found.exists():
+        return {}
     if not found.is_dir():
-        stats = [found.stat()] if found.exists() else []
-        return _summed(stats)
+        size = _summed([found.stat()])
+        if size["bytes"] > DIGESTED or not found.is_file():
+            return size
+        return {**size, "xxh3_64": xxhash.xxh3_64_intdigest(found.read_bytes())}
     stats = [Path(home, name).stat() for home, _, names in os.walk(found) for name in names]
     return {**_summed(stats), "files": len(stats)}
 

@@ -81,6 +81,10 @@ def test_lines_of_standard_input_and_samples(
     assert first.removeprefix("to in").split() == greedy(folder, "to in", 5)
     assert second.removeprefix("is that for it").split() == greedy(folder, "is that for it", 5)
     assert third.split() == greedy(folder, "<begin>", 5)
+    lines = io.BytesIO("to in".encode("utf-16-be"))
+    monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=lines))
+    assert main([*command, "--temperature", "0", "--encoding", "utf-16-be"]) == 0
+    assert capsys.readouterr().out == f"{first}\n"
     hot = ["--prompt", "to", "--num-samples", "3", "--top-k", "9", "--seed"]
     texts = []
     for seed in ("1", "1", "2"):

@@ -222,7 +222,17 @@ def test_translate_keeps_one_line_a_line(
     ended = call("translate", run, tmp_path / "in", "-o", tmp_path / "out", "--beam", "1")
     assert ended.code == 0
     assert ended.out == ""
-    assert len((tmp_path / "out").read_text().split("\n")[:-1]) == 8
+    greedy = (tmp_path / "out").read_text()
+    assert len(greedy.split("\n")[:-1]) == 8
+    # The same text in another encoding, from either.
+    (tmp_path / "in").write_bytes(data.decode("cp1252").encode("utf-16-le"))
+    stdin.buffer = io.BytesIO((tmp_path / "in").read_bytes())
+    for file in ([tmp_path / "in"], []):
+        ended = call("translate", run, *file, "--beam", "1", "--encoding", "utf-16-le")
+        assert ended.code == 0
+        told = [line for i, line in enumerate(ended.out.split("\n")) if i != 2]
+        assert told == [line for i, line in enumerate(greedy.split("\n")) if i != 2]
+        assert "not UTF" not in ended.err
 
 
 def test_a_pipe_is_answered_line_by_line(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,7 +387,9 @@ def test_the_scripts_are_the_commands(root: Path) -> None:
         env=environment,
     )
     assert ended.returncode == 2
-    assert ended.stderr.startswith("usage: evaluate")
+    assert ended.stderr == (
+        "error: the following arguments are required: RUN_DIR; evaluate --help says what there is\n"
+    )
     assert cli.main([]) == 0
 
 

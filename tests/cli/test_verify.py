@@ -9,6 +9,7 @@ import pytest
 from attnzoo.cli.verify import main
 from attnzoo.config.data import TextConfig
 from attnzoo.errors import UserError
+from attnzoo.training import manifest
 from attnzoo.training.checkpoint import BestCheckpoint, CheckpointStore, restore
 from attnzoo.training.manifest import (
     MANIFEST,
@@ -136,7 +137,7 @@ def test_the_steps_know_the_files_of_their_run(
     check_step(with_files, None, {})  # a step of an older version
 
 
-def test_a_changed_data_file_is_named(tmp_path: Path) -> None:
+def test_a_changed_data_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = [tmp_path / name for name in ("a.txt", "b.txt", "c.zip")]
     for path in files:
         path.write_text("one\ntwo\n")
@@ -144,6 +145,12 @@ def test_a_changed_data_file_is_named(tmp_path: Path) -> None:
     config = TextConfig(train=(files[0], inside), validation=(files[1],))
     before = sizes_of_data(config, {str(files[0]): 2})
     assert changes(before, sizes_of_data(config, {str(files[0]): 2})) == []
+    os.utime(files[1], (1, 1))
+    assert changes(before, sizes_of_data(config, {str(files[0]): 2})) == []
+    files[1].write_text("two\none\n")
+    (line,) = changes(before, sizes_of_data(config, {str(files[0]): 2}), certain=True)
+    assert line == f"{files[1]} (as many bytes, but others)"
+    monkeypatch.setattr(manifest, "DIGESTED", 0)  # a large file
     os.utime(files[1], (1, 1))
     (line,) = changes(before, sizes_of_data(config, {str(files[0]): 2}))
     assert line.startswith(f"{files[1]} (as many bytes, but written at 1970-01-01")
@@ -154,3 +161,5 @@ def test_a_changed_data_file_is_named(tmp_path: Path) -> None:
         f"{files[0]} (2 rows then, 3 now; 8 bytes then, 14 now)",
         f"{inside} (8 bytes then, 3 now)",
     ]
+    files[0].unlink()
+    assert changes(before, sizes_of_data(config, {str(files[0]): 2}))[0] == f"{files[0]} (is gone)"

@@ -24,6 +24,7 @@ from attnzoo.config.data import (
     FilesConfig,
     HubSourceConfig,
     LabelledTextConfig,
+    TaggedTextConfig,
     TextConfig,
 )
 from attnzoo.data import sources
@@ -226,6 +227,15 @@ def test_an_example_without_a_class_is_skipped(tmp_path: Path) -> None:
     path.write_text('{"text": "\\ud800", "label": 0}', encoding="utf-8")
     with pytest.raises(UserError, match=r"file:1: not JSON: .*surrogates not allowed"):
         labelled(path, "jsonl", "utf-8")
+
+
+@pytest.mark.parametrize("kind", [FilesConfig, TextConfig, LabelledTextConfig, TaggedTextConfig])
+def test_an_address_is_shown_with_both_slashes(kind: type) -> None:
+    """A Path has one of them."""
+    path = Path("memory://none/a.tsv")
+    train = FilePartConfig(table=path) if kind is FilesConfig else (path,)
+    with pytest.raises(UserError, match=r"^memory://none/a\.tsv: no such file"):
+        load_corpus(kind(train=train))
 
 
 def test_a_latin_1_file_is_refused_until_its_encoding_is_named(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from attnzoo.config.data import (
     WordPieceTokenizerConfig,
     WordTokenizerConfig,
 )
-from attnzoo.data import documents, files, store
+from attnzoo.data import documents, files, packing, store
 from attnzoo.data.batching import BatchPlan
 from attnzoo.data.build import build_store, trained_once
 from attnzoo.data.packing import PackPlan
@@ -252,6 +252,7 @@ SHARES = {"validation_share": 0.2, "test_share": 0.15}
 def test_text_of_a_store_is_that_in_memory(
     tmp_path: Path,
     caches: list[CacheConfig],
+    monkeypatch: pytest.MonkeyPatch,
     tokenizer: Any,
     unit: Any,
     shares: dict[str, float],
@@ -268,7 +269,9 @@ def test_text_of_a_store_is_that_in_memory(
     held_out = () if shares else given[1:]
     config = TextConfig(train=given, validation=held_out, documents=unit, **shares)
     results = []
-    for cache in caches:
+    for cache, opened in zip(caches, (False, False, True), strict=True):
+        if opened:  # nothing is packed again
+            monkeypatch.setattr(packing, "_first_fit", None)
         data = TextData(config, dataclasses.replace(cache, workers=workers))
         made = data.tokenizer(tokenizer)
         parts = [part for part in ("train", "validation", "test") if data.has(part)]

@@ -1,6 +1,7 @@
 """Every task trains from a config, goes on exactly, is loaded and is scored."""
 
 import dataclasses
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -24,7 +25,7 @@ from attnzoo.tasks.run_file import class_names_of
 from attnzoo.training.checkpoint import restore
 from attnzoo.training.loop import train
 from attnzoo.training.run import load_run
-from tests.run_commands import commands_leave, edited_data_is_named
+from tests.run_commands import edited_data_is_named, training_data_is_not_needed
 
 TRAINING = (
     "{steps: 6, batch_size: 4, max_length: 15, evaluate_every: 3, log_every: 2, "
@@ -40,52 +41,51 @@ T5 = (
 TASK = {
     "causal_lm": (
         "{kind: causal_lm, context: 7}",
-        "{kind: text, train: [DIR/text], validation_share: 0.3}",
+        "{kind: text, train: [DIR/text], validation: [DIR/held/text]}",
         "char",
         f"{{kind: gpt2, attention: {HEADS}, dim: 8, layers: 1, max_length: 9}}",
     ),
     "packed": (
         "{kind: causal_lm, context: 29, rows: packed}",
-        "{kind: text, train: [DIR/text], validation: [DIR/text], documents: lines}",
+        "{kind: text, train: [DIR/text], validation: [DIR/held/text], documents: lines}",
         "char",
         f"{{kind: llama, attention: {HEADS}, dim: 8, layers: 1, max_length: 29}}",
     ),
     "masked_lm": (
         "{kind: masked_lm, context: 11, share: 0.3}",
-        "{kind: text, train: [DIR/text], validation: [DIR/text]}",
+        "{kind: text, train: [DIR/text], validation: [DIR/held/text]}",
         "{kind: char, mask: true}",
         BERT,
     ),
     "span_corruption": (
         "{kind: span_corruption, context: 13}",
-        "{kind: text, train: [DIR/text], validation: [DIR/text]}",
+        "{kind: text, train: [DIR/text], validation: [DIR/held/text]}",
         "{kind: char, sentinels: 4}",
         T5,
     ),
     "sequence_classification": (
         "sequence_classification",
-        "{kind: labelled_text, train: [DIR/tsv], validation: [DIR/tsv], test: [DIR/tsv]}",
+        "{kind: labelled_text, train: [DIR/tsv], validation: [DIR/held/tsv], test: [DIR/held/tsv]}",
         "char",
         BERT,
     ),
     "token_classification": (
         "token_classification",
-        "{kind: tagged_text, train: [DIR/conll], validation: [DIR/conll]}",
+        "{kind: tagged_text, train: [DIR/conll], validation: [DIR/held/conll]}",
         "{kind: wordpiece, vocab_size: 50}",
         BERT,
     ),
     "image_classification": (
         "image_classification",
         "{kind: images, source: {kind: folder, path: DIR/images, channels: 1}, "
-        "validation_share: 0.3, augmentation: {flip: true, pad: 1, mixup: 0.2}}",
+        "augmentation: {flip: true, pad: 1, mixup: 0.2}}",
         "char",
         f"{{kind: vit, attention: {HEADS}, image_size: 6, patch: 3, channels: 1, dim: 8, "
         "hidden: 8, layers: 2, branch_rate: 0.2}",
     ),
     "batch_norm": (
         "image_classification",
-        "{kind: images, source: {kind: folder, path: DIR/images, channels: 1}, "
-        "validation_share: 0.3}",
+        "{kind: images, source: {kind: folder, path: DIR/images, channels: 1}}",
         "char",
         "{kind: resnet, depth: 8, width: 4, channels: 1}",
     ),
@@ -101,12 +101,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "tsv").write_text("text\tlabel\n" + "\n".join(rows) + "\n")
     words = ["the DET\ncat NOUN\nsat VERB\n", "a DET\ndog NOUN\nran VERB\n"]
     (home / "conll").write_text("\n".join(words * 3))
+    (home / "held").mkdir()
+    for name in ("text", "tsv", "conll"):
+        shutil.copy(home / name, home / "held")
     random = np.random.default_rng(0)
-    for name in ("bright", "dark"):
-        (home / "images" / name).mkdir(parents=True)
-        for i in range(7):
-            pixels = random.integers(0, 120, (6, 6)) + (120 if name == "bright" else 0)
-            Image.fromarray(pixels.astype(np.uint8)).save(home / "images" / name / f"{i}.png")
+    for number, name in itertools.product(range(7), ("bright", "dark")):
+        folder = home / "images" / ("train" if number < 5 else "validation") / name
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(0, 120, (6, 6)) + (120 if name == "bright" else 0)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
     return home
 
 
@@ -218,8 +221,8 @@ def test_three_steps_and_three_are_six(
     seen = next(line for line in scores if line["step"] == trained.step)
     np.testing.assert_allclose(written["nll"], seen["nll"], rtol=1e-5)
     if name in TASKS:  # the others are tasks of the same class
-        commands_leave(parts, tmp_path)
         edited_data_is_named(parts, data, tmp_path)
+        training_data_is_not_needed(parts, data, tmp_path)
 
 
 def _three(name: str, data: Path, directory: Path) -> ExperimentConfig:
