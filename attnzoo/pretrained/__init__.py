@@ -24,16 +24,17 @@ from attnzoo.config.loader import dump
 from attnzoo.config.loader import load as load_config
 from attnzoo.errors import UserError
 from attnzoo.files import read_json
-from attnzoo.pretrained import bart, bert, convert, files, gpt2, llama, origin, t5, vit
+from attnzoo.pretrained import bart, bert, convert, files, gemma, gpt2, llama, origin, t5, vit
 from attnzoo.pretrained.convert import Sharding
 from attnzoo.pretrained.family import Family
 from attnzoo.pretrained.fields import Settings
 from attnzoo.pretrained.table import Table
 
 FAMILIES: dict[str, Family] = {
-    "bert": bert.FAMILY,
+    **bert.FAMILIES,
     "gpt2": gpt2.FAMILY,
     **llama.FAMILIES,
+    **gemma.FAMILIES,
     "t5": t5.FAMILY,
     **bart.FAMILIES,
     **vit.FAMILIES,
@@ -118,6 +119,9 @@ def form(model: Any) -> tuple[dict[str, Any], Table]:
       UserError: transformers has no model for this config.
     """
     families = _families(type(getattr(model, "config", None)))
+    if model.origin is not None:  # RoBERTa and XLM-R have the same settings
+        former = FAMILIES.get(model.origin.config.get("model_type"))
+        families.sort(key=lambda family: family is not former)
     sizes, problems = _sizes(model), []
     for family in families:
         try:

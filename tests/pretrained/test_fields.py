@@ -12,8 +12,8 @@ import pretrained_fields
 from attnzoo import pretrained
 from attnzoo.errors import UserError
 from attnzoo.pretrained.fields import REQUIRED, Settings
-from attnzoo.pretrained.llama import ROTARY_FIELDS
 from attnzoo.pretrained.origin import Origin
+from attnzoo.pretrained.rotary import FIELDS as ROTARY_FIELDS
 
 FAMILIES = pretrained.FAMILIES
 KINDS = list(FAMILIES)
