@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,11 @@ class Folder(Opened):
             path = self.directory.path
             raise UserError(f"{path}: no token begins a text; wanted a --prompt that is not empty")
         return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids; a model may have more than its tokenizer has tokens."""
+        count = self.task.tokenizer.vocab_size
+        return super().decode([i for i in ids if i < count])
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -309,7 +314,7 @@ class _Settings:
         return tokens.text_ids(names[1]), True
 
     def _generation(self, *, translates: bool) -> GenerationSettings:
-        longest = self.model.max_target_length if translates else self.model.max_length
+        longest = self.model.max_length
         found = GenerationSettings.read(
             self.generation, self.place, translates=translates, longest=longest
         )

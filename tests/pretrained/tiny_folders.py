@@ -38,7 +38,7 @@ SIZES: dict[str, Any] = {
     "decoder_ffn_dim": 10,
     "num_hidden_layers": 1,
     "n_layer": 1,
-    "num_layers": 1,
+    "num_layers": 2,
     "num_decoder_layers": 2,
     "encoder_layers": 1,
     "decoder_layers": 2,
