@@ -1,134 +1,73 @@
-"""`pretrained_fixtures.py`: write tiny models of transformers with the logits that it computes.
+"""`pretrained_fixtures.py [NAME ...]`: write tiny models of transformers, and what they compute.
 
 The tests compare attnzoo with them where neither torch nor transformers is installed. Every model
 has unusual settings and random weights, norms and biases; its batch has rows without padding, with
-padding on the left and on the right, and with position ids that skip. This needs torch and
-transformers and writes tests/pretrained/fixtures/NAME: config.json, model.safetensors, and
-expected.npz with the inputs, the logits and the version.
+padding on the left and on the right, and, where the model takes them, position ids that skip. This
+needs torch and transformers and writes tests/pretrained/fixtures/NAME: config.json,
+model.safetensors, and expected.npz with
+
+- the inputs, and the version of transformers;
+- `logits`, or the output of a model without a head;
+- `states/I`: the input of each block, encoder first; `maps/NAME`: the weights of each attention;
+- `greedy` and `beams`: generated tokens, padded with -1 (of a model that generates).
 """
 
+import argparse
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pretrained_models import END, FIXTURES, VOCAB
+
 HOME = Path(__file__).parents[1] / "tests" / "pretrained" / "fixtures"
-VOCAB, ROWS, LENGTH = 23, 6, 7
-DECODER = {
-    "vocab_size": VOCAB,
-    "hidden_size": 12,
-    "intermediate_size": 17,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 6,
-    "max_position_embeddings": 40,
-    "rms_norm_eps": 1e-3,
-}
-YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 10}
-ENCODER = {
-    "vocab_size": VOCAB,
-    "hidden_size": 12,
-    "intermediate_size": 17,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 3,
-    "max_position_embeddings": 19,
-    "layer_norm_eps": 1e-3,
-    "type_vocab_size": 3,
-}
-TRANSLATOR = {
-    "vocab_size": VOCAB,
-    "d_model": 12,
-    "encoder_ffn_dim": 17,
-    "decoder_ffn_dim": 17,
-    "encoder_layers": 1,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 3,
-    "decoder_attention_heads": 2,
-    "max_position_embeddings": 19,
-    "scale_embedding": True,
-    "pad_token_id": 5,
-    "decoder_start_token_id": 3,
-    "eos_token_id": 4,
-    "forced_eos_token_id": 4,
-}
-FIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama-yarn": (
-        "LlamaForCausalLM",
-        DECODER
-        | {
-            "rope_parameters": YARN | {"rope_theta": 50.0, "mscale": 0.7, "mscale_all_dim": 1.5},
-            "attention_bias": True,
-            "mlp_bias": True,
-        },
-    ),
-    "mistral-window": (
-        "MistralForCausalLM",
-        DECODER
-        | {"sliding_window": 3, "hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": True},
-    ),
-    "qwen3-layer-types": (
-        "Qwen3ForCausalLM",
-        DECODER
-        | {
-            "attention_bias": True,
-            "use_sliding_window": True,
-            "sliding_window": 2,
-            "layer_types": ["sliding_attention"] * 2,
-            "rope_parameters": {"rope_type": "linear", "factor": 2.5, "rope_theta": 70.0},
-        },
-    ),
-    "bert-pretraining": ("BertForPreTraining", ENCODER | {"hidden_act": "gelu_new"}),
-    "bert-sequence": (
-        "BertForSequenceClassification",
-        ENCODER | {"hidden_act": "relu", "num_labels": 5},
-    ),
-    "gpt2-untied": (
-        "GPT2LMHeadModel",
-        {
-            "vocab_size": VOCAB,
-            "n_embd": 12,
-            "n_inner": 17,
-            "n_layer": 2,
-            "n_head": 3,
-            "n_positions": 19,
-            "activation_function": "relu",
-            "layer_norm_epsilon": 1e-3,
-            "tie_word_embeddings": False,
-            "bos_token_id": 1,
-            "eos_token_id": 2,
-        },
-    ),
-    "t5-dense-act-fn": (
-        "T5ForConditionalGeneration",
-        {
-            "vocab_size": VOCAB,
-            "d_model": 12,
-            "d_kv": 5,
-            "d_ff": 17,
-            "num_layers": 1,
-            "num_decoder_layers": 2,
-            "num_heads": 3,
-            "relative_attention_num_buckets": 6,
-            "relative_attention_max_distance": 9,
-            "feed_forward_proj": "gated-gelu",
-            "dense_act_fn": "silu",
-            "tie_word_embeddings": False,
-            "pad_token_id": 5,
-            "decoder_start_token_id": 3,
-        },
-    ),
-    "bart-scaled": ("BartForConditionalGeneration", TRANSLATOR | {"activation_function": "relu"}),
-    "marian-two-vocabularies": (
-        "MarianMTModel",
-        TRANSLATOR
-        | {
-            "activation_function": "swish",
-            "share_encoder_decoder_embeddings": False,
-            "decoder_vocab_size": VOCAB - 4,
-        },
-    ),
-}
+ROWS, LENGTH, NEW, BEAMS = 6, 7, 9, 3
+
+
+def inputs(config: Any) -> dict[str, np.ndarray]:
+    """Return the inputs of a model with this config, by attnzoo's names.
+
+    Images ``B h w C``; or source and target, a source padded on the right; or tokens, valid and
+    positions ``B T``. RoBERTa counts positions itself. BERT and ALBERT have segments too.
+    """
+    random = np.random.default_rng(0)
+    if hasattr(config, "image_size"):
+        side, channels = config.image_size, config.num_channels
+        return {"images": random.standard_normal((3, side, side, channels)).astype(np.float32)}
+    pad = np.int32(config.pad_token_id)
+    valid = np.ones((ROWS, LENGTH), bool)
+    valid[3, 2:] = valid[4, 6:] = False
+    tokens = random.integers(6, VOCAB - 4, valid.shape).astype(np.int32)
+    if config.is_encoder_decoder:
+        target = random.integers(6, VOCAB - 4, (ROWS, LENGTH - 2)).astype(np.int32)
+        target[:, 0] = config.decoder_start_token_id
+        return {"source": np.where(valid, tokens, pad), "target": target}
+    valid[1, :3] = valid[2, :5] = False
+    positions = np.maximum(np.cumsum(valid, axis=1) - 1, 0)
+    positions[5] = [1, 2, 5, 6, 11, 12, 18]
+    found = {"tokens": np.where(valid, tokens, pad), "valid": valid}
+    if "roberta" not in config.model_type:
+        found["positions"] = positions.astype(np.int32)
+    if config.model_type in ("bert", "albert"):
+        found["segments"] = random.integers(0, 3, valid.shape).astype(np.int32)
+    return found
+
+
+def draw(model: Any) -> None:
+    """Fill all parameters of a model with random numbers, norms around 1."""
+    import torch
+
+    random = np.random.default_rng(1)
+    drawn = dict(model.named_parameters())
+    drawn |= {k: p for k, p in model.named_buffers() if k == "final_logits_bias"}
+    with torch.no_grad():
+        for path, parameter in drawn.items():
+            if "embed_positions" in path and model.config.model_type == "marian":
+                continue  # sines and cosines
+            is_norm = parameter.ndim == 1 and ("norm" in path.lower() or ".ln_" in path)
+            centre = 1.0 if is_norm and path.endswith("weight") else 0.0
+            values = random.normal(centre, 0.4, tuple(parameter.shape)).astype(np.float32)
+            parameter.copy_(torch.from_numpy(values))
 
 
 NAMES = {
@@ -141,60 +80,85 @@ NAMES = {
 }
 
 
-def inputs(architecture: str) -> dict[str, np.ndarray]:
-    """Return tokens, valid and positions ``B T`` of a batch, or its source and target.
-
-    An encoder has segments too; a source is padded on the right, with token 5.
-    """
-    random = np.random.default_rng(0)
-    valid = np.ones((ROWS, LENGTH), bool)
-    valid[3, 2:] = valid[4, 6:] = False
-    tokens = random.integers(6, VOCAB - 4, valid.shape).astype(np.int32)
-    if not architecture.endswith("CausalLM") and not architecture.startswith(("Bert", "GPT2")):
-        target = random.integers(0, VOCAB - 4, (ROWS, LENGTH - 2)).astype(np.int32)
-        return {"source": np.where(valid, tokens, np.int32(5)), "target": target}
-    valid[1, :3] = valid[2, :5] = False
-    positions = np.maximum(np.cumsum(valid, axis=1) - 1, 0)
-    positions[5] = [1, 2, 5, 6, 11, 12, 18]
-    found = {"tokens": tokens, "valid": valid, "positions": positions.astype(np.int32)}
-    segments = random.integers(0, 3, valid.shape).astype(np.int32)
-    return found | {"segments": segments} if architecture.startswith("Bert") else found
-
-
 def expected(name: str) -> tuple[Any, dict[str, np.ndarray]]:
-    """Return a model of transformers, and its inputs with the logits ``B T V`` or ``B C``."""
+    """Return a model of transformers, and the arrays of its ``expected.npz``."""
     import torch
     import transformers
 
     architecture, settings = FIXTURES[name]
     cls = getattr(transformers, architecture)
+    torch.manual_seed(0)
     model = cls(cls.config_class(**settings, attn_implementation="eager")).eval()
-    if architecture.startswith("T5"):  # version 1.1 has an output layer of its own
+    if name == "t5-dense-act-fn":  # version 1.1 has an output layer of its own
         model.lm_head.weight = torch.nn.Parameter(model.shared.weight.clone())
-    random = np.random.default_rng(1)
-    with torch.no_grad():
-        drawn = {k: p for k, p in model.named_parameters() if "embed_positions" not in k}
-        drawn |= {k: p for k, p in model.named_buffers() if k == "final_logits_bias"}
-        if architecture.startswith("Bart"):
-            drawn |= {k: p for k, p in model.named_parameters() if "embed_positions" in k}
-        for path, parameter in drawn.items():
-            is_norm = parameter.ndim == 1 and ("norm" in path.lower() or ".ln_" in path)
-            centre = 1.0 if is_norm and path.endswith("weight") else 0.0
-            values = random.normal(centre, 0.4, tuple(parameter.shape)).astype(np.float32)
-            parameter.copy_(torch.from_numpy(values))
-        given = inputs(architecture)
+    draw(model)
+    given = inputs(model.config)
+    if "images" in given:
+        said = {"pixel_values": torch.from_numpy(given["images"].transpose(0, 3, 1, 2).copy())}
+    else:
         said = {NAMES[name]: torch.from_numpy(array).long() for name, array in given.items()}
-        if "source" in given:
-            said["attention_mask"] = (said["input_ids"] != 5).long()
-        out = model(**said)
-    logits = out.prediction_logits if "prediction_logits" in out else out.logits
-    version = np.array(transformers.__version__)
-    return model, given | {"logits": logits.numpy(), "version": version}
+    if "source" in given:
+        said["attention_mask"] = (said["input_ids"] != model.config.pad_token_id).long()
+    with torch.no_grad():
+        out = model(**said, output_hidden_states=True, output_attentions=True)
+        found = given | _outputs(out, "images" in given) | _generated(model, given, said)
+    return model, found | {"version": np.array(transformers.__version__)}
+
+
+def _outputs(out: Any, images: bool) -> dict[str, np.ndarray]:
+    """Return the logits, the inputs of all blocks, and the weights of all attentions."""
+    headless = "pooler_output" if images else "last_hidden_state"
+    logits = next(out[name] for name in ("prediction_logits", "logits", headless) if name in out)
+    found = {"logits": logits.numpy()}
+    states, maps = [], {}
+    if "encoder_hidden_states" in out:
+        for side in ("encoder", "decoder"):
+            states += out[f"{side}_hidden_states"][:-1]
+            maps |= {f"{side}/{i}/self": m for i, m in enumerate(out[f"{side}_attentions"])}
+        maps |= {f"decoder/{i}/cross": m for i, m in enumerate(out.cross_attentions)}
+    else:
+        states = out.hidden_states[:-1]
+        side = "decoder" if "past_key_values" in out else "encoder"
+        maps = {f"{side}/{i}/self": m for i, m in enumerate(out.attentions)}
+    found |= {f"states/{i}": state.numpy() for i, state in enumerate(states)}
+    return found | {f"maps/{name}": m.numpy() for name, m in maps.items()}
+
+
+def _generated(model: Any, given: dict[str, Any], said: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Return the tokens of greedy search, and for translators of beam search without a penalty.
+
+    Prompts of a decoder are those without padding on the right.
+    """
+    translates = "source" in given
+    if not translates and not type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")):
+        return {}
+    rows = slice(None) if translates else [0, 1, 2]
+    prompt = {k: said[k][rows] for k in ("input_ids", "attention_mask")}
+    settings: dict[str, Any] = {"do_sample": False, "max_new_tokens": NEW, "use_cache": False}
+    settings |= {"forced_eos_token_id": None, "forced_bos_token_id": None}
+    start = 1 if translates else LENGTH
+    found = {"greedy": model.generate(**prompt, **settings)[:, start:]}
+    if translates:
+        settings |= {"num_beams": BEAMS, "length_penalty": 0.0, "early_stopping": False}
+        found["beams"] = model.generate(**prompt, **settings)[:, start:]
+    pad = model.config.pad_token_id
+    return {key: _padded(tokens.numpy(), pad) for key, tokens in found.items()}
+
+
+def _padded(tokens: np.ndarray, pad: int) -> np.ndarray:
+    """Return the tokens ``B NEW`` with -1 after the end token of each row."""
+    whole = np.pad(tokens, ((0, 0), (0, NEW - tokens.shape[1])), constant_values=pad)
+    after = np.cumsum(whole == END, axis=1) - (whole == END) > 0
+    return np.where(after, -1, whole).astype(np.int32)
 
 
 def main() -> int:
-    """Write all fixtures."""
-    for name in FIXTURES:
+    """Write all fixtures, or those that are named."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", default=list(FIXTURES))
+    for name in parser.parse_args().names:
         model, arrays = expected(name)
         model.save_pretrained(HOME / name)
         (HOME / name / "generation_config.json").unlink(missing_ok=True)

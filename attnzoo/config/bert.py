@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from attnzoo.config.attention import MultiHeadConfig, SelfAttention
-from attnzoo.config.fields import DropRate, Layers, Positive, Remat, config
+from attnzoo.config.fields import DropRate, Layers, NotNegative, Positive, Remat, config
 from attnzoo.config.model_config import ModelConfig
 from attnzoo.config.renamed import former_names
 
@@ -12,7 +12,7 @@ Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
 
 @config
 class BertConfig(ModelConfig):
-    """Bidirectional encoder with a head over its states (Devlin et al. 2019)."""
+    """Bidirectional encoder with a head (Devlin et al. 2019); also RoBERTa, DistilBERT, ALBERT."""
 
     tasks = ("masked_lm", "sequence_classification", "token_classification")
     kind: Literal["bert"] = "bert"
@@ -27,9 +27,19 @@ class BertConfig(ModelConfig):
     activation: Activation = "gelu"
     """Activation of the feed-forward layers and of the masked-token head."""
     max_length: Annotated[int, Positive] = 512
-    """Longest text in tokens: number of rows of the position table."""
-    segments: Annotated[int, Positive] = 2
-    """Number of segment ids, which tell apart the sentences of a text."""
+    """Longest text in tokens."""
+    position_offset: Annotated[int, NotNegative] = 0
+    """Row of the position table for the first token. If it is not 0, the token before that number
+    is padding, which counts no position (RoBERTa: 2, with padding 1)."""
+    segments: Annotated[int, NotNegative] = 2
+    """Number of segment ids, which tell apart the sentences of a text; 0: the model reads none
+    (DistilBERT)."""
+    embedding_dim: Annotated[int, Positive] | None = None
+    """Width of the embeddings, which a projection brings to `dim` (ALBERT); null: `dim`, without
+    projection."""
+    layer_groups: Annotated[int, Layers] | None = None
+    """Number of different blocks, each applied in several successive layers (ALBERT: 1); null:
+    every layer has its own."""
     norm_eps: Annotated[float, Positive] = 1e-12
     """Epsilon added to the variance in the norms."""
     head: Literal["lm", "sequence", "token", "none"] = "lm"
@@ -39,6 +49,8 @@ class BertConfig(ModelConfig):
     """Number of classes, for the sequence and token heads."""
     pooler: bool = True
     """With head "none": keep the layer on the first token's state, as in transformers."""
+    pooler_activation: Literal["tanh", "relu"] = "tanh"
+    """Activation of the layer on the first token's state (relu in DistilBERT)."""
     dropout: Annotated[float, DropRate] = 0.1
     """Dropout rate of the embeddings, of every branch's output and before the classifier."""
     attention_dropout: Annotated[float, DropRate] = 0.1
@@ -74,6 +86,48 @@ class BertConfig(ModelConfig):
     def large(cls) -> "BertConfig":
         """Return the large model of the paper: 340 million weights."""
         return cls(attention=MultiHeadConfig(num_heads=16), dim=1024, hidden=4096, layers=24)
+
+    @classmethod
+    def roberta_base(cls) -> "BertConfig":
+        """Return RoBERTa base (Liu et al. 2019, arXiv 1907.11692), with 125 million weights.
+
+        XLM-R base (Conneau et al. 2020, arXiv 1911.02116) is the same with 250,002 tokens.
+        """
+        return cls(segments=1, position_offset=2, norm_eps=1e-5)
+
+    @classmethod
+    def distilbert_base(cls) -> "BertConfig":
+        """Return DistilBERT (Sanh et al. 2019, arXiv 1910.01108), with 66 million weights."""
+        return cls(layers=6, segments=0, pooler_activation="relu")
+
+    @classmethod
+    def albert_base(cls) -> "BertConfig":
+        """Return ALBERT base (Lan et al. 2020, arXiv 1909.11942), with 12 million weights."""
+        return cls(
+            embedding_dim=128,
+            layer_groups=1,
+            activation="gelu_tanh",
+            dropout=0.0,
+            attention_dropout=0.0,
+        )
+
+    @property
+    def block_numbers(self) -> tuple[int, ...]:
+        """Number of the block of each layer, below ``layer_groups``."""
+        share = self.layers / (self.layer_groups or self.layers)
+        return tuple(int(layer / share) for layer in range(self.layers))
+
+    @property
+    def padding(self) -> int:
+        """Padding token of a batch."""
+        return max(self.position_offset - 1, 0)
+
+    def __post_init__(self) -> None:
+        groups = self.layer_groups
+        if groups is not None and groups > self.layers:
+            raise ValueError(f"layer_groups={groups}, but there are layers={self.layers}")
+        if groups is not None and self.scan:
+            raise ValueError("scan=true with layer_groups: a scan would give every layer its own")
 
 
 if not TYPE_CHECKING:

@@ -1,5 +1,6 @@
 """Transformer settings, and its named sizes."""
 
+import dataclasses
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from attnzoo.config.attention import Attention, MultiHeadConfig, SelfAttention
@@ -12,7 +13,7 @@ Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
 
 @config
 class TransformerConfig(ModelConfig):
-    """Encoder-decoder Transformer (Vaswani et al. 2017); other settings give BART and Marian."""
+    """Encoder-decoder Transformer (Vaswani et al. 2017), with settings for BART and Marian too."""
 
     tasks = ("translation", "span_corruption")
     kind: Literal["transformer"] = "transformer"
@@ -39,11 +40,14 @@ class TransformerConfig(ModelConfig):
     """Activation of the feed-forward layers."""
     use_bias: bool = True
     """Projections of attention have biases."""
-    positions: Literal["sinusoidal", "sinusoidal_halves", "learned", "none"] = "sinusoidal"
+    positions: Literal[
+        "sinusoidal", "sinusoidal_halves", "sinusoidal_tensor2tensor", "learned", "none"
+    ] = "sinusoidal"
     """Positions added to the embeddings: sines and cosines alternating (the paper), all sines first
-    (Marian), a learned table, or none (for attention that encodes positions itself)."""
+    (Marian), the same with the frequencies of tensor2tensor and fairseq (M2M100), a learned table,
+    or none (for attention that encodes positions itself)."""
     position_offset: Annotated[int, NotNegative] = 0
-    """Row of the learned table for the first position (2 in BART)."""
+    """Number of the first position (2 in BART, M2M100 and NLLB)."""
     max_length: Annotated[int, Positive] = 1024
     """Longest sequence in tokens, for learned positions and for attention with one slot per
     position."""
@@ -144,6 +148,50 @@ class TransformerConfig(ModelConfig):
             pad_id=pad_id,
             start_id=pad_id,
             eos_id=0,
+        )
+
+    @classmethod
+    def mbart_large(cls) -> "TransformerConfig":
+        """Return mBART large (Liu et al. 2020, arXiv 2001.08210).
+
+        It has 610 million weights with 250,027 tokens. The start token is that of
+        a language, which a user has to give.
+        """
+        return dataclasses.replace(
+            cls._large(),
+            positions="learned",
+            position_offset=2,
+            embedding_norm=True,
+            activation="gelu",
+            output_bias=True,
+        )
+
+    @classmethod
+    def nllb_600m(cls) -> "TransformerConfig":
+        """Return NLLB-200 distilled (arXiv 2207.04672): 615 million weights with 256,206 tokens.
+
+        A sentence begins in the target with the token of its language.
+        """
+        return cls._large()
+
+    @classmethod
+    def _large(cls) -> "TransformerConfig":
+        heads = MultiHeadConfig(num_heads=16)
+        return cls(
+            attention=heads,
+            cross_attention=heads,
+            dim=1024,
+            hidden=4096,
+            encoder_layers=12,
+            decoder_layers=12,
+            norm="pre",
+            norm_eps=1e-5,
+            positions="sinusoidal_tensor2tensor",
+            position_offset=2,
+            tied="all",
+            pad_id=1,
+            start_id=2,
+            eos_id=2,
         )
 
     @property

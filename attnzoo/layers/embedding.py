@@ -35,16 +35,22 @@ class Embedding(Module):
 
 
 def sinusoidal_positions(
-    positions: Int[Array, "*batch"], dim: int, *, base: float = 10_000.0, halves: bool = False
+    positions: Int[Array, "*batch"],
+    dim: int,
+    *,
+    base: float = 10_000.0,
+    halves: bool = False,
+    slowest: bool = False,
 ) -> Float[Array, "*batch D"]:
     """Return float32 sinusoidal position embeddings with angles position / base^(2 i / dim).
 
     Vaswani et al. 2017, section 3.5. Sine and cosine alternate, as in the paper; ``halves=True``
-    puts all sines first (Marian).
+    puts all sines first (Marian). ``slowest=True`` spaces the frequencies so that the last one is
+    1 / base, with dim - 2 in place of dim (tensor2tensor, fairseq).
     """
-    if dim % 2:
-        raise ValueError(f"dim={dim} is odd; sinusoidal positions come in pairs")
-    rates = base ** (-jnp.arange(0, dim, 2, dtype=jnp.float32) / dim)
+    if dim % 2 or dim < 2 + 2 * slowest:
+        raise ValueError(f"dim={dim} is odd or too small; sinusoidal positions come in pairs")
+    rates = base ** (-jnp.arange(0, dim, 2, dtype=jnp.float32) / (dim - 2 * slowest))
     angles = jnp.einsum("...,r->...r", positions.astype(jnp.float32), rates)
     if halves:
         return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)

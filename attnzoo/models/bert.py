@@ -26,6 +26,7 @@ from attnzoo.ops.wide_sums import broadcast_parameter
 class Bert(Model):
     """BERT: a post-norm encoder with a head; ``attnzoo.config.bert`` documents the settings.
 
+    Other settings give RoBERTa, XLM-R, DistilBERT and ALBERT.
     All matrices start at N(0, 0.02^2), biases at 0.
     """
 
@@ -33,25 +34,30 @@ class Bert(Model):
 
     def __init__(self, config: BertConfig, vocab: int, *, rngs: nnx.Rngs):
         self.config, dim = config, config.dim
-        self.tokens = Embedding(vocab, dim, rngs=rngs)
-        self.positions = Embedding(config.max_length, dim, rngs=rngs)
-        self.segments = Embedding(config.segments, dim, rngs=rngs)
-        self.norm = LayerNorm(dim, eps=config.norm_eps, rngs=rngs)
-        blocks = [_block(config, rngs) for _ in range(config.layers)]
+        narrow = config.embedding_dim or dim
+        rows = config.max_length + config.position_offset
+        self.tokens = Embedding(vocab, narrow, rngs=rngs)
+        self.positions = Embedding(rows, narrow, rngs=rngs)
+        self.segments = Embedding(config.segments, narrow, rngs=rngs) if config.segments else None
+        self.norm = LayerNorm(narrow, eps=config.norm_eps, rngs=rngs)
+        projects = config.embedding_dim is not None
+        self.embedding_projection = _projection(narrow, dim, rngs) if projects else None
+        different = [_block(config, rngs) for _ in range(config.layer_groups or config.layers)]
+        blocks = [different[number] for number in config.block_numbers]
         self.encoder = Stack(blocks, scan=config.scan, remat=config.remat)
         pools = config.head == "sequence" or (config.head == "none" and config.pooler)
         self.pooler = _projection(dim, dim, rngs) if pools else None
         classifies = config.head in ("sequence", "token")
         self.classifier = _projection(dim, config.num_classes, rngs) if classifies else None
         lm = config.head == "lm"
-        self.transform = _projection(dim, dim, rngs) if lm else None
-        self.transform_norm = LayerNorm(dim, eps=config.norm_eps, rngs=rngs) if lm else None
+        self.transform = _projection(dim, narrow, rngs) if lm else None
+        self.transform_norm = LayerNorm(narrow, eps=config.norm_eps, rngs=rngs) if lm else None
         self.output_bias = nnx.Param(jnp.zeros((vocab,), jnp.float32)) if lm else None
         self.check_settings(attention_dropout="dropout")
 
     @property
     def max_length(self) -> int:
-        """Longest text in tokens: the number of rows of the position table."""
+        """Longest text in tokens."""
         return self.config.max_length
 
     def __call__(
@@ -96,15 +102,16 @@ class Bert(Model):
         """Return the states after the last block, and the maps requested by ``capture``.
 
         Args:
-          segments: sentence number of each token; all 0 if None. rngs: switches dropout on.
+          segments: sentence number of each token; all 0 if None. Unused by a model without
+            segments. rngs: switches dropout on.
           valid: False at padding, to which no token attends.
-          positions: rows of the position table; if None, counted in every document, without
-            padding.
+          positions: rows of the position table; if None, counted in every document from
+            ``position_offset``, without padding.
           documents: document ids in a packed row; tokens attend only within their document.
         """
         if positions is None:
             check_length("tokens", tokens.shape[1], self.max_length)
-            positions = positions_in_text(valid, documents)
+            positions = self._rows(tokens, valid, documents)
         x = self.embed(tokens, segments=segments, positions=positions, rngs=rngs)
         x, maps = self.encoder(
             x,
@@ -126,15 +133,34 @@ class Bert(Model):
     ) -> Float[Array, "B T D"]:
         """Return the input of the first block: the norm of token + position + segment embeddings.
 
-        ValueError if the text is longer than the position table.
+        ALBERT projects it. ValueError if the text is longer than the position table.
         """
         if positions is None:
             check_length("tokens", tokens.shape[1], self.max_length)
+            positions = self._rows(tokens, None, None)
         places = default_positions(tokens) if positions is None else positions
-        kinds = jnp.zeros_like(tokens) if segments is None else segments
-        x = self.tokens(tokens) + self.segments(kinds)
+        x = self.tokens(tokens)
+        if self.segments is not None:
+            x = x + self.segments(jnp.zeros_like(tokens) if segments is None else segments)
         x = self.norm(x + broadcast_parameter(self.positions(places), x.shape))
-        return dropout(x, self.config.dropout, dropout_key(rngs))
+        x = dropout(x, self.config.dropout, dropout_key(rngs))
+        return x if self.embedding_projection is None else self.embedding_projection(x)
+
+    def _rows(
+        self,
+        tokens: Int[Array, "B T"],
+        valid: Bool[Array, "B T"] | None,
+        documents: Int[Array, "B T"] | None,
+    ) -> Int[Array, "B T"] | None:
+        """Return the rows of the position table; None: 0 .. T-1."""
+        offset = self.config.position_offset
+        if offset == 0:
+            return positions_in_text(valid, documents)
+        real = tokens != offset - 1
+        real = real if valid is None else real & valid
+        counted = positions_in_text(real, documents)
+        assert counted is not None
+        return jnp.where(real, counted + offset, offset - 1)
 
     def say(self, x: Float[Array, "*batch D"], *, rngs: nnx.Rngs | None = None) -> Array:
         """Apply the head to states: all of them (``B T D``), or selected ones for masked tokens."""
@@ -154,10 +180,10 @@ class Bert(Model):
         return self.classifier(dropout(x, self.config.dropout, key))
 
     def pool(self, x: Float[Array, "B T D"]) -> Float[Array, "B D"]:
-        """Return tanh(W x_0 + b): the first token's state as that of the text."""
+        """Return f(W x_0 + b), the first token's state as that of the text (f: the config's)."""
         if self.pooler is None:
             raise ValueError(f"head={self.config.head!r} has no pooler")
-        return jnp.tanh(self.pooler(x[:, 0]))
+        return ACTIVATIONS[self.config.pooler_activation](self.pooler(x[:, 0]))
 
 
 NORMAL = jax.nn.initializers.normal(0.02)

@@ -81,18 +81,22 @@ class Transformer(EncoderDecoder):
         learned = self.source_positions if source else self.target_positions
         if source or positions is None:  # a whole text, not the next tokens of one
             self._check(ids.shape[1], side)
-        places = default_positions(ids) if positions is None else positions
+        every, offset = default_positions(ids), config.position_offset
+        places = every if positions is None else positions
+        sines = functools.partial(
+            sinusoidal_positions,
+            dim=config.dim,
+            halves=config.positions != "sinusoidal",
+            slowest=config.positions == "sinusoidal_tensor2tensor",
+        )
         if learned is not None:
-            added = learned(places + config.position_offset)
+            added = learned(places + offset)
         elif config.positions == "none":
             added = None
         elif source:  # rows of a table are gathered faster than sines are computed
-            halves = config.positions == "sinusoidal_halves"
-            rows = sinusoidal_positions(default_positions(ids)[0], config.dim, halves=halves)
-            added = jnp.take(rows.astype(x.dtype), places, axis=0, mode="clip")
+            added = jnp.take(sines(every[0] + offset).astype(x.dtype), places, axis=0, mode="clip")
         else:
-            halves = config.positions == "sinusoidal_halves"
-            added = sinusoidal_positions(places, config.dim, halves=halves).astype(x.dtype)
+            added = sines(places + offset).astype(x.dtype)
         x = x if added is None else x + broadcast_parameter(added, x.shape)
         norm = self.source_norm if source else self.target_norm
         x = x if norm is None else norm(x)

@@ -31,7 +31,7 @@ from attnzoo.pretrained.fields import Settings
 from attnzoo.pretrained.table import Table
 
 FAMILIES: dict[str, Family] = {
-    "bert": bert.FAMILY,
+    **bert.FAMILIES,
     "gpt2": gpt2.FAMILY,
     **llama.FAMILIES,
     "t5": t5.FAMILY,
@@ -118,6 +118,9 @@ def form(model: Any) -> tuple[dict[str, Any], Table]:
       UserError: transformers has no model for this config.
     """
     families = _families(type(getattr(model, "config", None)))
+    if model.origin is not None:  # RoBERTa and XLM-R have the same settings
+        former = FAMILIES.get(model.origin.config.get("model_type"))
+        families.sort(key=lambda family: family is not former)
     sizes, problems = _sizes(model), []
     for family in families:
         try:

@@ -1,4 +1,4 @@
-"""BART and Marian: tensor names and settings of both for the attnzoo Transformer."""
+"""BART, mBART, M2M100 (with NLLB) and Marian: tensors and settings of the attnzoo Transformer."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -36,7 +36,39 @@ from attnzoo.pretrained.table import (
 ARCHITECTURES = {
     "bart": ("BartForConditionalGeneration", "BartModel"),
     "marian": ("MarianMTModel", "MarianModel"),
+    "mbart": ("MBartForConditionalGeneration", "MBartModel"),
+    "m2m_100": ("M2M100ForConditionalGeneration", "M2M100Model"),
 }
+NAMES = {"bart": "BART", "marian": "Marian", "mbart": "mBART", "m2m_100": "M2M100"}
+FORMS: dict[str, dict[str, Any]] = {
+    "bart": {
+        "norm": "post",
+        "positions": "learned",
+        "position_offset": 2,
+        "embedding_norm": True,
+    },
+    "marian": {
+        "norm": "post",
+        "positions": "sinusoidal_halves",
+        "position_offset": 0,
+        "embedding_norm": False,
+    },
+    "mbart": {
+        "norm": "pre",
+        "positions": "learned",
+        "position_offset": 2,
+        "embedding_norm": True,
+    },
+    "m2m_100": {
+        "norm": "pre",
+        "positions": "sinusoidal_tensor2tensor",
+        "embedding_norm": False,
+    },
+}
+"""Settings of each architecture that its config.json cannot change.
+
+The first position of M2M100 is that after ``pad_token_id``.
+"""
 ACTIVATIONS = {
     "gelu": "gelu",
     "relu": "relu",
@@ -48,10 +80,11 @@ ACTIVATIONS = {
 
 def fields(kind: str) -> Fields:
     """Return the fields of the config.json of one architecture."""
-    bart = kind == "bart"
+    marian, m2m = kind == "marian", kind == "m2m_100"
+    pad, end = (58100, 0) if marian else (1, 2)
     followed = {
         "architectures": architecture(None),
-        "vocab_size": size(50265 if bart else 58101),
+        "vocab_size": size({"marian": 58101, "m2m_100": 128112}.get(kind, 50265)),
         "max_position_embeddings": size(1024),
         "encoder_layers": depth(12),
         "encoder_ffn_dim": size(4096),
@@ -59,17 +92,17 @@ def fields(kind: str) -> Fields:
         "decoder_layers": depth(12),
         "decoder_ffn_dim": size(4096),
         "decoder_attention_heads": size(16),
-        "activation_function": word("gelu"),
+        "activation_function": word("relu" if m2m else "gelu"),
         "d_model": size(1024),
         "dropout": rate(0.1),
-        "attention_dropout": rate(0.0),
+        "attention_dropout": rate(0.1 if m2m else 0.0),
         "activation_dropout": rate(0.0),
-        "scale_embedding": flag(False),
-        "pad_token_id": token(1 if bart else 58100),
-        "decoder_start_token_id": token(2 if bart else 58100),
-        "eos_token_id": token(2 if bart else 0),
+        "scale_embedding": flag(m2m),
+        "pad_token_id": token(pad),
+        "decoder_start_token_id": token({"marian": pad, "mbart": None}.get(kind, end)),
+        "eos_token_id": token(end),
     }
-    if not bart:
+    if marian:
         followed["decoder_vocab_size"] = size(None)
         followed["share_encoder_decoder_embeddings"] = flag(True)
     return Fields.of_model(
@@ -87,10 +120,10 @@ def fields(kind: str) -> Fields:
             "is_encoder_decoder": (True,),
             "is_causal": (True,),
             "tie_word_embeddings": (True,),
-            "normalize_before": (False,),
-            "normalize_embedding": (bart,),
-            "static_position_embeddings": (not bart,),
-            "add_final_layer_norm": (False,),
+            "normalize_before": (FORMS[kind]["norm"] == "pre",),
+            "normalize_embedding": (FORMS[kind]["embedding_norm"],),
+            "static_position_embeddings": (FORMS[kind]["positions"] != "learned",),
+            "add_final_layer_norm": (FORMS[kind]["norm"] == "pre",),
             "add_bias_logits": (False,),
         },
         aliases={
@@ -102,7 +135,7 @@ def fields(kind: str) -> Fields:
 
 
 def table(config: TransformerConfig, sizes: Sizes) -> Table:
-    """Return the tensor table of a post-norm Transformer."""
+    """Return the tensor table of a Transformer with the norms and positions of this config."""
     target = sizes[1]
     rows = [*_stack("encoder", "source", config), *_stack("decoder", "target", config)]
     if config.output_bias:
@@ -121,8 +154,14 @@ def table(config: TransformerConfig, sizes: Sizes) -> Table:
         copies=tied,
         constants=(
             {}
-            if config.positions == "learned"
+            if config.positions != "sinusoidal_halves"
             else {f"model.{side}.embed_positions.weight": _sines for side in ("encoder", "decoder")}
+        ),
+        # fairseq's sines of M2M100 are computed.
+        ignored=(
+            (r"model\.(encoder|decoder)\.embed_positions\.weights?",)
+            if config.positions == "sinusoidal_tensor2tensor"
+            else ()
         ),
         # A model without its output layer has no prefix.
         renamed=((r"^(shared|encoder|decoder)\.", r"model.\1."),),
@@ -150,6 +189,8 @@ def _stack(side: str, text: str, config: TransformerConfig) -> list[Row]:
         rows += norm(f"{layer}.encoder_attn_layer_norm", f"{ours}/cross_norm")
     if config.positions == "learned":
         rows.append(embedding(f"model.{side}.embed_positions", f"{text}_positions"))
+    if config.norm == "pre":
+        rows += norm(f"model.{side}.layer_norm", f"{side}_norm")
     if config.embedding_norm:
         rows += norm(f"model.{side}.layernorm_embedding", f"{text}_norm")
     return rows
@@ -169,14 +210,15 @@ def read(kind: str, hf: Settings) -> tuple[TransformerConfig, Sizes]:
     hf.architecture(ARCHITECTURES[kind])
     if hf["decoder_ffn_dim"] != hf["encoder_ffn_dim"]:
         raise hf.error("decoder_ffn_dim", f"{hf['encoder_ffn_dim']}, as encoder_ffn_dim")
-    bart = kind == "bart"
+    form = FORMS[kind]
     for side in ("encoder", "decoder"):
         hf.divide("d_model", f"{side}_attention_heads")
-    if not bart and hf["d_model"] % 2:
-        raise hf.error("d_model", "an even number, for sines and cosines")
+    if form["positions"] != "learned" and (hf["d_model"] % 2 or hf["d_model"] < 4):
+        raise hf.error("d_model", "an even number from 4, for sines and cosines")
     past = MultiHeadConfig(num_heads=hf["decoder_attention_heads"])
     attention = MultiHeadConfig(num_heads=hf["encoder_attention_heads"])
-    shared = bart or hf["share_encoder_decoder_embeddings"]
+    shared = kind != "marian" or hf["share_encoder_decoder_embeddings"]
+    pad, start, end = (hf[f"{name}_token_id"] for name in ("pad", "decoder_start", "eos"))
     config = TransformerConfig(
         attention=attention,
         decoder_attention=None if past == attention else past,
@@ -187,19 +229,18 @@ def read(kind: str, hf: Settings) -> tuple[TransformerConfig, Sizes]:
         decoder_layers=hf["decoder_layers"],
         norm_eps=1e-5,
         activation=hf.choose("activation_function", ACTIVATIONS),
-        positions="learned" if bart else "sinusoidal_halves",
-        position_offset=2 if bart else 0,
+        **{"position_offset": pad + 1, **form},
         max_length=hf["max_position_embeddings"],
         scale_embeddings=hf["scale_embedding"],
-        embedding_norm=bart,
         tied="all" if shared else "target",
         output_bias="final_logits_bias" in hf.tensors,
         dropout=hf["dropout"],
         attention_dropout=hf["attention_dropout"],
         activation_dropout=hf["activation_dropout"],
-        pad_id=hf["pad_token_id"],
-        start_id=hf["decoder_start_token_id"],
-        eos_id=hf["eos_token_id"],
+        pad_id=pad,
+        # The start token of mBART is a language, which its file need not name.
+        start_id=end if start is None else start,
+        eos_id=end,
     )
     vocab = hf["vocab_size"]
     return config, (vocab, vocab if shared else hf["decoder_vocab_size"] or vocab)
@@ -207,25 +248,19 @@ def read(kind: str, hf: Settings) -> tuple[TransformerConfig, Sizes]:
 
 def write(kind: str, config: TransformerConfig, sizes: Sizes) -> dict[str, Any]:
     """Return the config.json of this config."""
-    name = kind.title() if kind == "marian" else "BART"
+    name, marian = NAMES[kind], kind == "marian"
     past = config.decoder_attention or config.attention
     heads = [plain_heads(one, config.dim) for one in (config.attention, past)]
     if None in heads or plain_heads(config.cross_attention, config.dim) != heads[1]:
         every = (config.attention, past, config.cross_attention)
         raise UserError(unsupported_message(name, ", ".join(map(str, dict.fromkeys(every)))))
-    bart = kind == "bart"
-    fixed = {
-        "norm": "post",
-        "norm_eps": 1e-5,
-        "use_bias": True,
-        "positions": "learned" if bart else "sinusoidal_halves",
-        "position_offset": 2 if bart else 0,
-        "embedding_norm": bart,
-    }
+    fixed = {"position_offset": config.pad_id + 1, **FORMS[kind]}
+    fixed |= {"norm_eps": 1e-5, "use_bias": True}
+    fixed |= {"output_bias": False} if kind == "m2m_100" else {}
     for field, wanted in fixed.items():
         if (value := getattr(config, field)) != wanted:
             raise UserError(f"transformers has no {name} with {field}={value}; wanted {wanted}")
-    if config.tied == "none" or (bart and config.tied != "all"):
+    if config.tied != "all" and not (marian and config.tied == "target"):
         raise UserError(f"transformers has no {name} with tied={config.tied}; wanted all")
     written = {
         "model_type": kind,
@@ -250,7 +285,7 @@ def write(kind: str, config: TransformerConfig, sizes: Sizes) -> dict[str, Any]:
         "eos_token_id": config.eos_id,
         "forced_eos_token_id": config.eos_id,
     }
-    if not bart:
+    if marian:
         written["share_encoder_decoder_embeddings"] = config.tied == "all"
         written["decoder_vocab_size"] = sizes[1]
     return written

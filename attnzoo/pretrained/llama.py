@@ -274,12 +274,12 @@ def _amplitude(rope: Settings, factor: float) -> float | None:
     return (above * growth + 1) / (below * growth + 1)
 
 
-def write(config: LlamaConfig, sizes: Sizes) -> dict[str, Any]:
-    """Return the config.json of this config, for the architecture that has its settings."""
-    attention = config.attention
+def write(kind: str, config: LlamaConfig, sizes: Sizes) -> dict[str, Any]:
+    """Return the config.json of this config."""
+    attention: Any = config.attention
     if attention.kind != "multi_head" or attention.sinks:
         raise UserError(unsupported_message("Llama", attention))
-    kind = _kind(config)
+    _check(kind, config)
     written = {
         "model_type": kind,
         "architectures": [ARCHITECTURES[kind]],
@@ -314,23 +314,16 @@ def write(config: LlamaConfig, sizes: Sizes) -> dict[str, Any]:
     return written
 
 
-def _kind(config: LlamaConfig) -> str:
-    """Return the architecture that has these biases, norms and window.
-
-    Raises:
-      UserError: no architecture has them.
-    """
+def _check(kind: str, config: LlamaConfig) -> None:
+    """Raise a UserError unless the architecture has these biases, norms and window."""
     attention: Any = config.attention
-    biases = config.qkv_bias, config.out_bias
-    if attention.qk_norm:
-        kind, fits = "qwen3", biases in ((False, False), (True, True))
-    elif biases == (True, False):
-        kind, fits = "qwen2", True
-    elif attention.window is not None:
-        kind, fits = "mistral", biases == (False, False)
-    else:
-        kind, fits = "llama", biases in ((False, False), (True, True))
-    fits = fits and (kind == "llama" or not config.hidden_bias)
+    biases, alike = (config.qkv_bias, config.out_bias), ((False, False), (True, True))
+    fits = {
+        "llama": not attention.qk_norm and attention.window is None and biases in alike,
+        "mistral": not attention.qk_norm and biases == (False, False),
+        "qwen2": not attention.qk_norm and biases == (True, False),
+        "qwen3": attention.qk_norm and biases in alike,
+    }[kind] and (kind == "llama" or not config.hidden_bias)
     turned = config.rotary_width in (None, attention.head_dim or config.dim // attention.num_heads)
     if not fits or not turned or config.dropout:
         raise UserError(
@@ -339,7 +332,6 @@ def _kind(config: LlamaConfig) -> str:
             f"rotary_width={config.rotary_width}, dropout={config.dropout} and {attention}; our "
             "own folder takes it (convert --to own)"
         )
-    return kind
 
 
 def _written(scaling: rotary.RotaryScaling | None) -> dict[str, Any]:
@@ -372,6 +364,8 @@ def sizes(shapes: Mapping[str, Shape]) -> Sizes:
 
 
 FAMILIES = {
-    kind: Family(Llama, LlamaConfig, sizes, partial(read, kind), write, table, fields(kind))
+    kind: Family(
+        Llama, LlamaConfig, sizes, partial(read, kind), partial(write, kind), table, fields(kind)
+    )
     for kind in ARCHITECTURES
 }

@@ -132,6 +132,7 @@ class Table:
     Attributes:
       rows: rows; every parameter is in exactly one.
       depths: number of blocks of each stack, by the name used in the rows.
+      blocks: the attnzoo blocks of a stack whose layers share blocks; 0, 1, 2, ... if absent.
       copies: tensors that repeat another one (tied weights): one of the two is enough, and if both
         are present they must be equal.
       ignored: regular expressions of tensors that attnzoo does not need.
@@ -142,6 +143,7 @@ class Table:
 
     rows: Sequence[Row]
     depths: Mapping[str, int]
+    blocks: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     ignored: Sequence[str] = ()
     kept: Sequence[str] = ()
@@ -155,6 +157,6 @@ class Table:
             yield None, row
             return
         for i in range(self.depths[depth]):
-            number = {depth: i}
-            ours = tuple(one.format(**number) for one in row.ours)
-            yield i, Row(row.theirs.format(**number), ours, row.form)
+            block = {depth: self.blocks[depth][i] if depth in self.blocks else i}
+            ours = tuple(one.format(**block) for one in row.ours)
+            yield i, Row(row.theirs.format(**{depth: i}), ours, row.form)

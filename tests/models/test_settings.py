@@ -29,7 +29,8 @@ RECORDS = {
 WITHIN: dict[str, dict[str, Any]] = {
     "num_classes": {"head": "sequence"},
     "pooler": {"head": "none"},
-    "position_offset": {"positions": "learned"},
+    "pooler_activation": {"head": "sequence"},
+    "layer_groups": {"layers": 2},
     "antialias": {"image_size": 12},
     "branch_rate": {"layers": 2},
 }
@@ -40,6 +41,7 @@ OTHERS = {
     "rotary_width": 2,
     "num_heads": 4,
     "num_kv_heads": 1,
+    "layer_groups": 1,
 }
 
 

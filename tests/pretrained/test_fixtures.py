@@ -1,54 +1,173 @@
-"""Logits of transformers beside ours, without torch (``scripts/pretrained_fixtures.py``)."""
+"""What transformers computes beside ours, without torch (``scripts/pretrained_fixtures.py``)."""
 
+import functools
 import importlib.util
+from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors.numpy import load_file
 
 import pretrained_fixtures
 from attnzoo import pretrained
+from attnzoo.decoding import TokenIds, beam_search, greedy_search
+from attnzoo.decoding.generate import generate
+from attnzoo.files import read_json
+from attnzoo.layers.block import Block
+from pretrained_fixtures import BEAMS, HOME, LENGTH, NEW
+from pretrained_models import END, FIXTURES
 
-HOME, NAMES = pretrained_fixtures.HOME, list(pretrained_fixtures.FIXTURES)
+NAMES = list(FIXTURES)
+FAMILY = {name: read_json(HOME / name / "config.json")["model_type"] for name in NAMES}
+SAID = {
+    name: len(np.unique(found["greedy"]))
+    for name in NAMES
+    if "greedy" in (found := np.load(HOME / name / "expected.npz"))
+}
+GENERATE = list({FAMILY[name]: name for name in sorted(SAID, key=lambda name: SAID[name])}.values())
+"""The fixture of each family that says the most different tokens."""
+FAST: Any = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+"""So small a model takes longer to be compiled well than to run."""
 
 
-def close(found: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
-    """To 1e-5 of the largest logit of the real tokens; nobody reads what padding says."""
-    wanted = arrays["logits"]
-    every = np.ones(wanted.shape[:2], bool)
-    rows = arrays.get("valid", every) if wanted.ndim == 3 else every
-    largest = np.abs(wanted[rows]).max()
-    np.testing.assert_allclose(found[rows], wanted[rows], rtol=0, atol=1e-5 * largest)
+def stored(name: str) -> dict[str, np.ndarray]:
+    return dict(np.load(HOME / name / "expected.npz"))
 
 
-@nnx.jit
-def logits(model: Any, first: Any, second: Any, more: Any) -> Any:
-    return model(first, **more) if second is None else model(first, second)
+def close(found: Any, wanted: np.ndarray, what: str) -> None:
+    """To 1e-5 of the largest."""
+    found = np.asarray(found)
+    largest = np.abs(wanted).max()
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * largest, err_msg=what)
+
+
+def compare(found: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    """Logits, states and maps at real tokens; nobody reads what padding says."""
+    valid, source = arrays.get("valid"), arrays.get("source")
+    if source is not None:
+        valid = arrays["source_valid"]
+    for name in arrays:
+        kind = name.split("/")[0]
+        if kind not in ("logits", "states", "maps"):
+            continue
+        wanted, own = arrays[name], np.asarray(found[name])
+        of_target = source is not None and (wanted.shape[-2] == LENGTH - 2)
+        if valid is not None and not of_target and not (kind == "logits" and wanted.ndim == 2):
+            own, wanted = (
+                (np.moveaxis(x, 1, 2) if kind == "maps" else x)[valid] for x in (own, wanted)
+            )
+        close(own, wanted, name)
+
+
+@functools.partial(jax.jit, static_argnums=0, compiler_options=FAST)
+def run(graph: Any, state: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Logits, the inputs of all blocks and all maps, as one program."""
+    states, block, plain = [], Block.__call__, Block.__call__
+
+    def recorded(self: Any, x: Any, **more: Any) -> Any:
+        states.append(x)
+        return plain(self, x, **more)
+
+    Block.__call__ = recorded
+    try:
+        names = ("images", "tokens", "source", "target")
+        given = [inputs[name] for name in names if name in inputs]
+        more = {k: v for k, v in inputs.items() if k not in names}
+        logits, maps = nnx.merge(graph, state)(*given, **more, capture=True)
+    finally:
+        Block.__call__ = block
+    found = {f"states/{i}": x for i, x in enumerate(states)}
+    return found | {f"maps/{name}": m for name, m in maps.items()} | {"logits": logits}
+
+
+INPUTS = ("images", "tokens", "valid", "positions", "segments", "source", "target")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_logits_are_those_of_transformers(name: str) -> None:
-    arrays = dict(np.load(HOME / name / "expected.npz"))
-    model = pretrained.load(HOME / name)
-    more = {key: arrays[key] for key in ("valid", "positions", "segments") if key in arrays}
-    first = arrays["tokens" if "tokens" in arrays else "source"]
-    close(np.asarray(logits(model, first, arrays.get("target"), more)), arrays)
+def test_logits_states_and_maps_are_those_of_transformers(name: str) -> None:
+    arrays, model = stored(name), pretrained.load(HOME / name)
+    inputs = {key: arrays[key] for key in INPUTS if key in arrays}
+    if "source" in arrays:
+        arrays["source_valid"] = arrays["source"] != model.config.pad_id
+    found = run(*nnx.split(model), inputs)
+    assert set(found) == {k for k in arrays if k.split("/")[0] in ("logits", "states", "maps")}
+    compare(found, arrays)
     # Equal logits everywhere would agree whatever the settings.
     assert len(np.unique(arrays["logits"].round(3))) > arrays["logits"].size // 3
 
 
-def test_sizes_and_names() -> None:
+def until_end(tokens: Any) -> np.ndarray:
+    tokens = np.asarray(tokens)
+    ends = tokens == END
+    return np.where(np.cumsum(ends, axis=1) - ends > 0, -1, tokens)
+
+
+@pytest.mark.parametrize("name", GENERATE)
+def test_generated_tokens_are_those_of_transformers(name: str) -> None:
+    arrays, model = stored(name), pretrained.load(HOME / name)
+    if "tokens" in arrays:
+        rows, valid = arrays["tokens"][:3], arrays["valid"][:3]
+        found = generate(model, rows, valid=valid, max_new_tokens=NEW, eos_id=END).tokens[:, 0]
+        np.testing.assert_array_equal(until_end(found), arrays["greedy"])
+        assert len(np.unique(arrays["greedy"], axis=0)) > 1
+        return
+    config, source = model.config, arrays["source"]
+    ids = TokenIds(config.pad_id, config.start_id, config.eos_id, never=())
+    sizes = {"batch": len(source), "source_length": LENGTH, "max_length": NEW, "ids": ids}
+
+    @functools.partial(jax.jit, static_argnums=0, compiler_options=FAST)
+    def search(graph: Any, state: Any, source: Any) -> Any:
+        model = nnx.merge(graph, state)
+        memory, first = model.start(source, max_length=NEW)
+        return (
+            greedy_search(model.step, first, memory, **sizes).tokens[:, 0],
+            beam_search(model.step, first, memory, **sizes, beam=BEAMS, alpha=0.0).tokens[:, 0],
+        )
+
+    for kind, tokens in zip(("greedy", "beams"), search(*nnx.split(model), source), strict=True):
+        np.testing.assert_array_equal(until_end(tokens), arrays[kind], err_msg=kind)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_saved_has_the_same_bytes(name: str, tmp_path: Path) -> None:
+    pretrained.save(pretrained.load(HOME / name), tmp_path)
+    first, second = (load_file(at / "model.safetensors") for at in (HOME / name, tmp_path))
+    computed = {n for n in first if "embed_positions" in n and n not in second}
+    assert first.keys() - computed == second.keys()
+    assert not computed or "marian" in name
+    assert all(first[n].tobytes() == second[n].tobytes() for n in second)
+    former, again = (read_json(at / "config.json") for at in (HOME / name, tmp_path))
+    assert again["model_type"] == former["model_type"]
+    assert again["architectures"] == former["architectures"]
+
+
+def test_every_family_has_two_and_all_are_small() -> None:
     assert sorted(path.name for path in HOME.iterdir()) == sorted(NAMES)
+    assert set(FAMILY.values()) == set(pretrained.FAMILIES)
     sizes = [path.stat().st_size for path in HOME.rglob("*.*") if path.is_file()]
-    assert sum(sizes) < 300_000
+    assert sum(sizes) < 4_000_000
 
 
 @pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="no transformers")
 @pytest.mark.parametrize("name", NAMES)
-def test_the_fixtures_are_those_of_the_installed_transformers(name: str) -> None:
-    _, arrays = pretrained_fixtures.expected(name)
-    stored = dict(np.load(HOME / name / "expected.npz"))
-    for key in set(arrays) - {"version", "logits"}:
-        np.testing.assert_array_equal(arrays[key], stored[key])
-    close(arrays["logits"], stored)
+def test_the_fixtures_are_those_of_the_installed_transformers(name: str, tmp_path: Path) -> None:
+    model, arrays = pretrained_fixtures.expected(name)
+    before = stored(name)
+    assert arrays.keys() == before.keys()
+    for key in set(arrays) - {"version"}:
+        if arrays[key].dtype.kind == "f":
+            close(arrays[key], before[key], key)
+        else:
+            np.testing.assert_array_equal(arrays[key], before[key], err_msg=key)
+    model.save_pretrained(tmp_path / "theirs")
+    made, kept = (load_file(at / "model.safetensors") for at in (tmp_path / "theirs", HOME / name))
+    assert {k: v.tobytes() for k, v in made.items()} == {k: v.tobytes() for k, v in kept.items()}
+    # What is written back is the same model in transformers.
+    pretrained.save(pretrained.load(HOME / name), tmp_path / "ours")
+    again = type(model).from_pretrained(tmp_path / "ours")
+    first, second = model.state_dict(), again.state_dict()
+    assert first.keys() == second.keys()
+    assert all(first[k].numpy().tobytes() == second[k].numpy().tobytes() for k in first)

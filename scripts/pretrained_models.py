@@ -1,0 +1,264 @@
+"""Settings of the tiny models of ``pretrained_fixtures.py``: unusual ones, two or more a family."""
+
+from typing import Any
+
+VOCAB, PAD, START, END = 23, 5, 3, 4
+DECODER = {
+    "vocab_size": VOCAB,
+    "hidden_size": 12,
+    "intermediate_size": 17,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 6,
+    "max_position_embeddings": 40,
+    "rms_norm_eps": 1e-3,
+    "bos_token_id": 1,
+    "eos_token_id": END,
+    "pad_token_id": PAD,
+}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 10}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 3.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8,
+}
+ENCODER = {
+    "vocab_size": VOCAB,
+    "hidden_size": 12,
+    "intermediate_size": 17,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "max_position_embeddings": 25,
+    "layer_norm_eps": 1e-3,
+    "type_vocab_size": 3,
+    "pad_token_id": PAD,
+}
+DISTIL = {
+    "vocab_size": VOCAB,
+    "dim": 12,
+    "hidden_dim": 17,
+    "n_layers": 2,
+    "n_heads": 3,
+    "max_position_embeddings": 25,
+    "pad_token_id": PAD,
+}
+ALBERT = ENCODER | {"embedding_size": 7, "num_hidden_layers": 4}
+GPT2 = {
+    "vocab_size": VOCAB,
+    "n_embd": 12,
+    "n_inner": 17,
+    "n_layer": 2,
+    "n_head": 3,
+    "n_positions": 25,
+    "layer_norm_epsilon": 1e-3,
+    "bos_token_id": 1,
+    "eos_token_id": END,
+    "pad_token_id": PAD,
+}
+T5 = {
+    "vocab_size": VOCAB,
+    "d_model": 12,
+    "d_kv": 5,
+    "d_ff": 17,
+    "num_layers": 1,
+    "num_decoder_layers": 2,
+    "num_heads": 3,
+    "relative_attention_num_buckets": 6,
+    "relative_attention_max_distance": 9,
+    "pad_token_id": PAD,
+    "decoder_start_token_id": START,
+    "eos_token_id": END,
+}
+TRANSLATOR = {
+    "vocab_size": VOCAB,
+    "d_model": 12,
+    "encoder_ffn_dim": 17,
+    "decoder_ffn_dim": 17,
+    "encoder_layers": 1,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 3,
+    "decoder_attention_heads": 2,
+    "max_position_embeddings": 19,
+    "pad_token_id": PAD,
+    "decoder_start_token_id": START,
+    "eos_token_id": END,
+    "forced_eos_token_id": END,
+}
+IMAGES = {
+    "hidden_size": 12,
+    "intermediate_size": 17,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "layer_norm_eps": 1e-3,
+    "image_size": 12,
+    "patch_size": 4,
+    "num_channels": 2,
+    "num_labels": 5,
+}
+DINO = {key: value for key, value in IMAGES.items() if key != "intermediate_size"}
+CLASSES = {"num_labels": 5}
+FIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama-yarn": (
+        "LlamaForCausalLM",
+        DECODER
+        | {
+            "rope_parameters": YARN | {"rope_theta": 50.0, "mscale": 0.7, "mscale_all_dim": 1.5},
+            "attention_bias": True,
+            "mlp_bias": True,
+        },
+    ),
+    "llama-llama3": (
+        "LlamaForCausalLM",
+        DECODER
+        | {
+            "rope_parameters": LLAMA3 | {"rope_theta": 90.0},
+            "num_key_value_heads": 1,
+            "hidden_act": "gelu",
+            "tie_word_embeddings": True,
+        },
+    ),
+    "mistral-window": (
+        "MistralForCausalLM",
+        DECODER
+        | {"sliding_window": 3, "hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": True},
+    ),
+    "mistral-whole": (
+        "MistralForCausalLM",
+        DECODER
+        | {
+            "sliding_window": None,
+            "rope_parameters": {"rope_type": "linear", "factor": 3.0, "rope_theta": 30.0},
+        },
+    ),
+    "qwen2-window": (
+        "Qwen2ForCausalLM",
+        DECODER
+        | {
+            "use_sliding_window": True,
+            "sliding_window": 4,
+            "max_window_layers": 0,
+            "hidden_act": "relu",
+        },
+    ),
+    "qwen2-tied": (
+        "Qwen2ForCausalLM",
+        DECODER | {"tie_word_embeddings": True, "rope_parameters": YARN | {"rope_theta": 40.0}},
+    ),
+    "qwen3-layer-types": (
+        "Qwen3ForCausalLM",
+        DECODER
+        | {
+            "attention_bias": True,
+            "use_sliding_window": True,
+            "sliding_window": 2,
+            "layer_types": ["sliding_attention"] * 2,
+            "rope_parameters": {"rope_type": "linear", "factor": 2.5, "rope_theta": 70.0},
+        },
+    ),
+    "qwen3-tied": (
+        "Qwen3ForCausalLM",
+        DECODER | {"tie_word_embeddings": True, "head_dim": 4, "num_key_value_heads": 4},
+    ),
+    "bert-pretraining": ("BertForPreTraining", ENCODER | {"hidden_act": "gelu_new"}),
+    "bert-sequence": ("BertForSequenceClassification", ENCODER | CLASSES | {"hidden_act": "relu"}),
+    "bert-token": ("BertForTokenClassification", ENCODER | CLASSES | {"hidden_act": "silu"}),
+    "roberta-lm": ("RobertaForMaskedLM", ENCODER | {"type_vocab_size": 1}),
+    "roberta-sequence": (
+        "RobertaForSequenceClassification",
+        ENCODER | CLASSES | {"hidden_act": "relu", "pad_token_id": 0},
+    ),
+    "xlm-roberta-lm": ("XLMRobertaForMaskedLM", ENCODER | {"pad_token_id": 1}),
+    "xlm-roberta-token": (
+        "XLMRobertaForTokenClassification",
+        ENCODER | CLASSES | {"hidden_act": "gelu_new"},
+    ),
+    "distilbert-lm": ("DistilBertForMaskedLM", DISTIL | {"activation": "relu"}),
+    "distilbert-sequence": (
+        "DistilBertForSequenceClassification",
+        DISTIL | CLASSES | {"sinusoidal_pos_embds": True},
+    ),
+    "albert-pretraining": (
+        "AlbertForPreTraining",
+        ALBERT | {"num_hidden_groups": 2, "hidden_act": "silu"},
+    ),
+    "albert-sequence": (
+        "AlbertForSequenceClassification",
+        ALBERT | CLASSES | {"num_hidden_layers": 3},
+    ),
+    "albert-model": ("AlbertModel", ALBERT | {"embedding_size": 12, "num_hidden_layers": 2}),
+    "gpt2-untied": (
+        "GPT2LMHeadModel",
+        GPT2 | {"activation_function": "relu", "tie_word_embeddings": False},
+    ),
+    "gpt2-tied": ("GPT2LMHeadModel", GPT2 | {"n_inner": None, "activation_function": "gelu"}),
+    "t5-dense-act-fn": (
+        "T5ForConditionalGeneration",
+        T5
+        | {
+            "feed_forward_proj": "gated-gelu",
+            "dense_act_fn": "silu",
+            "tie_word_embeddings": False,
+        },
+    ),
+    "t5-relu": (
+        "T5ForConditionalGeneration",
+        T5 | {"num_layers": 2, "num_decoder_layers": 1, "layer_norm_epsilon": 1e-3},
+    ),
+    "bart-scaled": (
+        "BartForConditionalGeneration",
+        TRANSLATOR | {"activation_function": "relu", "scale_embedding": True},
+    ),
+    "bart-start-is-end": (
+        "BartForConditionalGeneration",
+        TRANSLATOR | {"activation_function": "gelu_new", "decoder_start_token_id": END},
+    ),
+    "marian-two-vocabularies": (
+        "MarianMTModel",
+        TRANSLATOR
+        | {
+            "activation_function": "swish",
+            "scale_embedding": True,
+            "share_encoder_decoder_embeddings": False,
+            "decoder_vocab_size": VOCAB - 4,
+        },
+    ),
+    "marian-start-is-padding": (
+        "MarianMTModel",
+        TRANSLATOR | {"activation_function": "gelu", "decoder_start_token_id": PAD},
+    ),
+    "mbart-scaled": (
+        "MBartForConditionalGeneration",
+        TRANSLATOR | {"activation_function": "relu", "scale_embedding": True},
+    ),
+    "mbart-deeper": (
+        "MBartForConditionalGeneration",
+        TRANSLATOR
+        | {"activation_function": "silu", "encoder_layers": 2, "decoder_start_token_id": END},
+    ),
+    "m2m100": (
+        "M2M100ForConditionalGeneration",
+        TRANSLATOR | {"activation_function": "gelu", "decoder_start_token_id": END},
+    ),
+    "m2m100-unscaled": (
+        "M2M100ForConditionalGeneration",
+        TRANSLATOR | {"scale_embedding": False, "pad_token_id": 1, "decoder_attention_heads": 6},
+    ),
+    "vit": ("ViTForImageClassification", IMAGES | {"hidden_act": "gelu_new", "qkv_bias": False}),
+    "vit-model": ("ViTModel", IMAGES | {"hidden_act": "relu"}),
+    "deit-distilled": (
+        "DeiTForImageClassificationWithTeacher",
+        IMAGES | {"hidden_act": "silu"},
+    ),
+    "deit": ("DeiTForImageClassification", IMAGES | {"qkv_bias": False}),
+    "dinov2": (
+        "Dinov2ForImageClassification",
+        DINO | {"mlp_ratio": 2, "layerscale_value": 0.3, "hidden_act": "relu"},
+    ),
+    "dinov2-registers": (
+        "Dinov2WithRegistersForImageClassification",
+        DINO | {"mlp_ratio": 3, "num_register_tokens": 2, "use_swiglu_ffn": True},
+    ),
+}
