@@ -1,3 +1,50 @@
 """A JAX/Flax model zoo of attention-based architectures, with the attention weights in view."""
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # jax is imported when a model is opened
+    from attnzoo.training.opened import Opened
+
 __version__ = "0.1.0"
+__all__ = ["open"]
+
+
+def open(  # noqa: A001
+    path: str | Path,
+    *,
+    which: str = "best",
+    source_language: str | None = None,
+    target_language: str | None = None,
+) -> "Opened":
+    """Open a trained model with its tokenizers, settings of generation and class names.
+
+    ``path`` is a run directory, a folder of transformers, one that ``convert`` wrote, or a name on
+    the Hugging Face hub.
+
+    Args:
+      which: checkpoint of a run, "best" or "latest".
+      source_language, target_language: of a folder that translates several languages.
+
+    Raises:
+      UserError: one line that names the file or setting that is missing or does not fit.
+
+    Example:
+      translator = attnzoo.open("opus-mt-en-de").translator()
+      (found,) = translator.translate(["A cat ."])
+      print(found.text, translator.links(found))
+    """
+    from attnzoo.errors import UserError
+    from attnzoo.tasks.run_file import is_run
+
+    home = Path(path).expanduser()
+    unfinished = (home / "config.yaml").exists() and not any(home.glob("*.safetensors"))
+    if is_run(home) or unfinished:
+        from attnzoo.training.run import load_run
+
+        if source_language or target_language:
+            raise UserError(f"{path}: a run translates its own languages alone")
+        return load_run(home, which=which)
+    from attnzoo.training.folder import open_folder
+
+    return open_folder(path, source_language=source_language, target_language=target_language)

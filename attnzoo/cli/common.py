@@ -122,6 +122,29 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_languages(parser: argparse.ArgumentParser) -> None:
+    """Add the options for folders that translate several languages."""
+    for side in ("source", "target"):
+        parser.add_argument(
+            f"--{side}-language",
+            metavar="CODE",
+            help=f"{side} language of a folder that translates several, such as en, eng_Latn, "
+            "en_XX; for T5 as its prefix names it, such as English",
+        )
+
+
+def open_model(path: Any, arguments: argparse.Namespace, *, other_way: bool = False) -> Any:
+    """Open a run or a folder as the options of a command say; see ``attnzoo.open``.
+
+    ``other_way`` exchanges the languages, for a translator of the other direction.
+    """
+    import attnzoo
+
+    named = [getattr(arguments, f"{side}_language", None) for side in ("source", "target")]
+    source, target = reversed(named) if other_way else named
+    return attnzoo.open(path, which=arguments.which, source_language=source, target_language=target)
+
+
 def require_positive(arguments: argparse.Namespace, *names: str, most: int = 100_000) -> None:
     """Raise a UserError for counts below 1 or above ``most``, which would only fill the memory."""
     for name in names:

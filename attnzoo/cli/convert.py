@@ -14,12 +14,6 @@ from typing import Any
 from attnzoo.cli.common import add_trust, run
 from attnzoo.errors import UserError
 
-BESIDE = (
-    "tokenizer*.json", "special_tokens_map.json", "vocab.*", "merges.txt", "*.model", "*.spm",
-    "preprocessor_config.json", "chat_template*",
-)  # fmt: skip
-"""What belongs to the model and is copied as it is."""
-
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
@@ -71,9 +65,7 @@ def _convert(arguments: argparse.Namespace) -> int:
     if task is not None:
         _write_files(task, folder, target, to)
     else:
-        for pattern in BESIDE:
-            for path in folder.glob(pattern):
-                shutil.copyfile(path, target / path.name)
+        files.copy_beside(folder, target)
     leaves = convert.parameters(model).values()
     size = sum(leaf.nbytes for leaf in leaves)
     print(f"{type(model).__name__}: {len(leaves)} parameters, {size / 1e6:,.1f} MB -> {target}")
@@ -81,11 +73,11 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _trained(arguments: argparse.Namespace) -> Any:
-    from attnzoo.training.run import load_run
+    import attnzoo
 
     if arguments.dtype is not None:
         raise UserError(f"--dtype {arguments.dtype}: a run is written as it was trained")
-    return load_run(arguments.source)
+    return attnzoo.open(arguments.source)
 
 
 def _write_files(task: Any, folder: Path, target: Path, to: str) -> None:

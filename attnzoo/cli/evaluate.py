@@ -1,7 +1,7 @@
-"""`evaluate RUN_DIR`: score a run on its test part.
+"""`evaluate MODEL`: score a run on its test part, or a translator on --source and --target.
 
 Translations have BLEU, chrF, exact match and perplexity, overall and by source length; other tasks
-have loss and accuracy.
+have loss and accuracy. A folder of transformers that translates has no data of its own.
 """
 
 import argparse
@@ -11,7 +11,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from attnzoo.cli.common import add_trust, compilation_cache, require_penalty, require_positive, run
+from attnzoo.cli.common import (
+    add_languages,
+    add_trust,
+    compilation_cache,
+    open_model,
+    require_penalty,
+    require_positive,
+    run,
+)
 from attnzoo.errors import UserError
 from attnzoo.files import write_text
 
@@ -22,9 +30,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "run",
         type=Path,
-        metavar="RUN_DIR",
+        metavar="MODEL",
         nargs="+",
-        help="one run; or several that translate the same test, drawn together",
+        help="a run or a folder; or several that translate the same test, drawn together",
     )
     from attnzoo.cli.texts import add_pair_arguments
 
@@ -49,6 +57,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="upper ends of the ranges of source length in words",
     )
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
+    add_languages(parser)
     add_trust(parser)
     parser.add_argument("--figure", type=Path, help="draw BLEU by source length here (PNG or SVG)")
     return parser.parse_intermixed_args(argv)
@@ -69,12 +78,11 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.figure is not None and arguments.figure.suffix not in (".png", ".svg"):
         raise UserError(f"--figure {arguments.figure}: wanted a name ending in .png or .svg")
     from attnzoo.tasks.scores import check_tokenize
-    from attnzoo.training.run import load_run
 
     if arguments.tokenize is not None:
         check_tokenize(arguments.tokenize)
     compilation_cache()
-    runs = [load_run(path, which=arguments.which) for path in arguments.run]
+    runs = [open_model(path, arguments) for path in arguments.run]
     pairs = [_pairs(trained, arguments) for trained in runs]
     _compare_tests(runs, pairs, arguments)
     scores = {}
@@ -104,8 +112,14 @@ def _pairs(trained, arguments: argparse.Namespace):
     """Return the pairs to translate and their name; None for a run that does not translate."""
     from attnzoo.cli.texts import read_pairs
 
-    translates = trained.config.task.kind == "translation"
-    return read_pairs(trained, arguments) if translates else None
+    if trained.kind == "translation":
+        return read_pairs(trained, arguments)
+    if trained.step is None:
+        raise UserError(
+            f"{trained.directory.path}: {trained.description}, without data to score it on; wanted "
+            "a run, or a folder that translates"
+        )
+    return None
 
 
 def _compare_tests(runs, pairs, arguments: argparse.Namespace) -> None:
@@ -145,7 +159,7 @@ def _evaluate_task(trained, arguments: argparse.Namespace) -> None:
     sums = [jax.device_get(measure(state, task.inputs(batch))) for batch in plan.batches()]
     total = {key: float(sum(part[key] for part in sums)) for key in sums[0]}
     scores = task.scores(total)
-    print(f"{home.name}, step {trained.step}: {int(total['count']):,} {task.unit} of {name}")
+    print(f"{trained.title}: {int(total['count']):,} {task.unit} of {name}")
     print(f"  {task.describe(scores)}")
     digest = task.data_fingerprint
     values = {
@@ -209,7 +223,7 @@ def _evaluate_run(trained, corpus, name: str, arguments: argparse.Namespace) -> 
             lowercase=lowercase,
         ),
     }
-    _print(values)
+    _print(trained.title, values)
     home = trained.directory.path
     written = json.dumps(_without_nan(values), indent=2, ensure_ascii=False)
     write_text(home / f"{name}.hypotheses.txt", "\n".join(hypotheses) + "\n")
@@ -233,11 +247,8 @@ def _without_nan(value):
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _print(values: dict) -> None:
-    print(
-        f"{values['run']}, step {values['step']}: {values['sentences']} sentences of "
-        f"{values['data']}"
-    )
+def _print(title: str, values: dict) -> None:
+    print(f"{title}: {values['sentences']} sentences of {values['data']}")
     if values["untranslated"]:
         print(f"  {values['untranslated']} too long or empty, scored as empty", file=sys.stderr)
     print(f"  BLEU         {values['bleu']:6.2f}   {values['bleu_signature']}")

@@ -1,9 +1,10 @@
-"""`explain RUN_DIR INPUT...`: explain a model's answers by its inputs, in figures and a page.
+"""`explain MODEL INPUT...`: explain a model's answers by its inputs, in figures and a page.
 
-INPUT is a text, a sentence to translate ("source ||| target" explains a known translation), or an
-image file, depending on the run; for image models, images of the test part are drawn too
-(--images). The picture of every method has its faithfulness, the area under the deletion curve,
-beside that of random order. `attnzoo.explain.explain` does the same in Python.
+MODEL is a run, or a folder of transformers. INPUT is a text, a sentence to translate ("source |||
+target" explains a known translation), or an image file, depending on the model; for runs on images,
+images of the test part are drawn too (--images). The picture of every method has its faithfulness,
+the area under the deletion curve, beside that of random order. `attnzoo.explain.explain` does the
+same in Python.
 """
 
 import argparse
@@ -11,14 +12,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from attnzoo.cli.common import add_trust, compilation_cache, require_positive, run
+from attnzoo.cli.common import (
+    add_languages,
+    add_trust,
+    compilation_cache,
+    open_model,
+    require_positive,
+    run,
+)
 from attnzoo.errors import UserError
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(prog="explain", description=__doc__)
-    parser.add_argument("run", type=Path, metavar="RUN_DIR")
+    parser.add_argument("run", type=Path, metavar="MODEL", help="a run, or a folder")
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help="texts or image files")
     parser.add_argument(
         "--target",
@@ -38,7 +46,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--head", type=int, help="which head, from 0 (default: their mean)")
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
-    parser.add_argument("--out", type=Path, help="for figures (default: RUN_DIR/explain)")
+    parser.add_argument("--out", type=Path, help="for figures (default: MODEL/explain)")
     parser.add_argument(
         "--html",
         type=Path,
@@ -55,7 +63,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--reverse",
         type=Path,
-        metavar="RUN_DIR",
+        metavar="MODEL",
         help="a translator of the other direction, for the page",
     )
     texts = parser.add_argument_group("texts")
@@ -83,6 +91,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="what takes the place of what is removed: mean or blur for patches (default: mean), "
         "zero, mean, unk or mask for words (default: mask where there is one, else zero)",
     )
+    add_languages(parser)
     add_trust(parser)
     return parser.parse_intermixed_args(argv)
 
@@ -102,16 +111,19 @@ def _explain(arguments: argparse.Namespace) -> int:
     from attnzoo.cli import explain_images, explain_text, explain_translation
     from attnzoo.tasks.image_classification import ImageClassificationTask
     from attnzoo.tasks.translation_task import TranslationTask
-    from attnzoo.training.run import load_run
 
     compilation_cache()
-    trained = load_run(arguments.run, which=arguments.which)
+    trained = open_model(arguments.run, arguments)
     arguments.out = arguments.out or trained.directory.path / "explain"
     if isinstance(trained.task, ImageClassificationTask):
         return explain_images.explain(trained, arguments)
     if arguments.images is not None:
-        kind = trained.config.task.kind
-        raise UserError(f"--images: {arguments.run} is a run of task.kind={kind}, without images")
+        raise UserError(f"--images: {arguments.run} is {trained.description}, without images")
+    if trained.task is None:
+        raise UserError(
+            f"{arguments.run}: {trained.description} has no output layer, so no answer to explain; "
+            "wanted a head for classes, masked tokens or next tokens, or a translator"
+        )
     if not arguments.inputs:
         raise UserError(f"{arguments.run}: wanted a text behind it, in quotes")
     if isinstance(trained.task, TranslationTask):

@@ -37,11 +37,13 @@ def explain(trained: Any, arguments: argparse.Namespace) -> int:
         raise UserError(f"--fill {arguments.fill}: wanted mean or blur for patches")
     if not isinstance(trained.model, ViT):
         raise UserError(
-            f"{arguments.run}: a {type(trained.model).__name__}; wanted a run with model.kind=vit"
+            f"{arguments.run}: a {type(trained.model).__name__}; wanted a ViT, DeiT or DINOv2"
         )
     numbers = arguments.images
     if numbers is None:
         numbers = [] if arguments.inputs else [0, 1, 2]
+    if trained.step is None and numbers:
+        raise UserError(f"{arguments.run}: a folder has no images of its own; wanted image files")
     target = None
     if arguments.target is not None:
         from attnzoo.cli.explain_question import class_number
@@ -58,20 +60,13 @@ def explain(trained: Any, arguments: argparse.Namespace) -> int:
 
 
 def _file(trained: Any, path: Path, target: int | None) -> ImageFile:
-    """Read an image file and convert it to the run's channels and size."""
-    import numpy as np
-    from PIL import Image, ImageOps
-
+    """Read an image file and convert it to the model's channels and size."""
     from attnzoo.data.pictures import open_picture
 
-    config = trained.model.config
-    size, channels = config.image_size, config.channels
     if not path.is_file():
         raise UserError(f"{path}: no such image file; wanted a path, or --images N of the data")
-    image = open_picture(path.read_bytes(), str(path), channels)
-    fitted = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
-    pixels = np.asarray(fitted).reshape(size, size, channels)
-    return ImageFile(path.stem, path.name, pixels, target)
+    image = open_picture(path.read_bytes(), str(path), trained.model.config.channels)
+    return ImageFile(path.stem, path.name, trained.picture(image), target)
 
 
 def _normalised(trained: Any, pixels: Any) -> Any:

@@ -56,10 +56,10 @@ def question(trained: Any, text: str, arguments: argparse.Namespace) -> TextQues
     elif isinstance(task, MaskedLMTask):
         asked = _masked(task, text, arguments)
     else:
-        kind = trained.config.task.kind
         raise UserError(
-            f"{arguments.run}: task.kind={kind} is not explained; wanted image_classification, "
-            "sequence_classification, token_classification, causal_lm, masked_lm or translation"
+            f"{arguments.run}: {trained.description} is not explained; wanted "
+            "image_classification, sequence_classification, token_classification, causal_lm, "
+            "masked_lm or translation"
         )
     longest = trained.config.model.longest
     if longest is not None and len(asked.ids) > longest:

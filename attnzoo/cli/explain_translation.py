@@ -3,6 +3,7 @@
 import argparse
 from typing import Any, NoReturn
 
+from attnzoo.cli.common import open_model
 from attnzoo.cli.explain import ask, draw, print_skipped
 from attnzoo.errors import UserError
 
@@ -22,9 +23,7 @@ def explain(trained: Any, arguments: argparse.Namespace) -> int:
         raise UserError(f"--fill {arguments.fill}: wanted {', '.join(FILLS)}")
     reverse = None
     if arguments.reverse is not None:
-        from attnzoo.training.run import load_run
-
-        reverse = load_run(arguments.reverse, which=arguments.which).translator()
+        reverse = open_model(arguments.reverse, arguments, other_way=True).translator()
     translator = trained.translator(layer=arguments.layer, head=arguments.head)
     for number, text in enumerate(arguments.inputs, start=1):
         source, known, target = (part.strip() for part in text.partition("|||"))
@@ -58,15 +57,14 @@ def _ask(
     """Return a known pair as the translator reads it, and its explanation; units are words."""
     import numpy as np
 
-    from attnzoo.special_tokens import BOS, EOS, UNK
-
     (forced,) = translator.force([source], [target])
     if forced is None:
         _refuse(translator, source, target)
-    rows = [*forced.source.ids, EOS], [BOS, *forced.target.ids, EOS]
+    rows = translator.pair(forced.source, forced.target)
     pair = tuple(np.asarray([row], np.int32) for row in rows)
-    fill = UNK if arguments.fill == "unk" else arguments.fill
-    units = [[*forced.source.word_ids, -1]]
+    fill = translator.source_tokenizer.unk_id if arguments.fill == "unk" else arguments.fill
+    before, after = translator.source_frame.before, translator.source_frame.after
+    units = [[*[-1] * len(before), *forced.source.word_ids, *[-1] * len(after)]]
     return forced, ask(translator.model, pair, arguments, units=units, fill=fill, **settings)
 
 

@@ -1,5 +1,6 @@
-"""`export RUN_DIR --out FOLDER`: a trained model as files that run without its code.
+"""`export MODEL --out FOLDER`: a trained model as files that run without its code.
 
+MODEL is a run, or a folder of transformers.
 The folder holds StableHLO programs for each platform, the weights as safetensors, the tokenizer,
 export.json with inputs and outputs, and load.py, which runs them; `python FOLDER/load.py` lists
 them.
@@ -9,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from attnzoo.cli.common import add_trust, require_positive, run
+from attnzoo.cli.common import add_languages, add_trust, open_model, require_positive, run
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -17,7 +18,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", type=Path, metavar="RUN_DIR")
+    parser.add_argument("run", type=Path, metavar="MODEL", help="a run, or a folder")
     parser.add_argument("--out", type=Path, required=True, help="the folder; absent or empty")
     parser.add_argument(
         "--platforms", nargs="+", default=["cpu", "cuda", "tpu"], help="(default: cpu cuda tpu)"
@@ -26,6 +27,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--max-new-tokens", type=int, help="room of what is written (default: the config's)"
     )
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
+    add_languages(parser)
     add_trust(parser)
     return parser.parse_intermixed_args(argv)
 
@@ -43,10 +45,9 @@ def _export(arguments: argparse.Namespace) -> int:
     # The kernels of a device at hand are not those of every platform.
     jax.config.update("jax_platforms", "cpu")
     from attnzoo.export.write import export_run
-    from attnzoo.training.run import load_run
 
     about = export_run(
-        load_run(arguments.run, which=arguments.which),
+        open_model(arguments.run, arguments),
         arguments.out,
         platforms=arguments.platforms,
         max_new_tokens=arguments.max_new_tokens,

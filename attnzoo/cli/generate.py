@@ -8,15 +8,13 @@ several samples of a prompt are separated by a line `---`.
 import argparse
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from attnzoo.cli.common import add_trust, compilation_cache, require_positive, run
+from attnzoo.cli.common import add_trust, compilation_cache, open_model, require_positive, run
 from attnzoo.cli.texts import add_encoding
 from attnzoo.data.sources import lines_as_they_come
 from attnzoo.errors import UserError
-from attnzoo.files import read_json
 
 BLOCK = 8  # tokens between two writes of a stream
 BATCH = 16  # lines of standard input that are continued together
@@ -31,7 +29,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--prompt", help='"": from nothing (default: lines of standard input)')
     parser.add_argument("--max-new-tokens", type=int, default=100, help="(default: 100)")
     parser.add_argument(
-        "--temperature", type=float, default=1.0, help="0: the most probable token (default: 1)"
+        "--temperature",
+        type=float,
+        help="0: the most probable token (default, as of all below: the folder's, else 1)",
     )
     parser.add_argument("--top-k", type=int, help="draw from the k most probable tokens")
     parser.add_argument("--top-p", type=float, help="draw from the fewest that reach p together")
@@ -59,28 +59,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(lambda: _generate(parse(argv)))
 
 
-@dataclasses.dataclass(frozen=True)
-class Writer:
-    """Language model with its tokenizer.
-
-    Attributes:
-      encode: function from a prompt to ids, with the begin token; never empty.
-      decode: function from ids to text.
-      ends: ids that end a text.
-    """
-
-    model: Any
-    encode: Callable[[str], list[int]]
-    decode: Callable[[Sequence[int]], str]
-    ends: tuple[int, ...]
-
-
 def _generate(arguments: argparse.Namespace) -> int:
     require_positive(arguments, "max_new_tokens", "num_samples")
     if arguments.stream and (arguments.prompt is None or arguments.num_samples > 1):
         raise UserError("--stream: one text at a time; wanted --prompt, and no --num-samples")
+    from attnzoo.tasks.language_modeling import CausalLMTask
+
     compilation_cache()
-    writer = load_writer(arguments.model, which=arguments.which)
+    writer = open_model(arguments.model, arguments)
+    writer.wanted(CausalLMTask)
     try:
         for text in _texts(writer, arguments):
             print(text, end="", flush=True)
@@ -89,29 +76,22 @@ def _generate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _texts(writer: Writer, arguments: argparse.Namespace) -> Iterator[str]:
+def _texts(writer: Any, arguments: argparse.Namespace) -> Iterator[str]:
     """Yield the output, piece by piece."""
     import jax
     import numpy as np
 
     from attnzoo.decoding.generate import generate, stream
-    from attnzoo.decoding.sampling import Sampling
 
     settings: dict[str, Any] = {
         "max_new_tokens": arguments.max_new_tokens,
-        "sampling": Sampling(
-            temperature=arguments.temperature or None,
-            top_k=arguments.top_k,
-            top_p=arguments.top_p,
-            min_p=arguments.min_p,
-            repetition_penalty=arguments.repetition_penalty,
-        ),
+        "sampling": sampling_of(writer, arguments),
         "eos_id": writer.ends,
         "cache": arguments.cache,
     }
     key = jax.random.key(arguments.seed)
     if arguments.stream:
-        rows = [writer.encode(arguments.prompt)]
+        rows = [writer.prompt_ids(arguments.prompt)]
         ids = np.asarray(rows, np.int32)
         pieces = stream(writer.model, ids, key, block=BLOCK, **settings)
         ids_of_pieces = (piece[0, 0].tolist() for piece in pieces)
@@ -120,7 +100,7 @@ def _texts(writer: Writer, arguments: argparse.Namespace) -> Iterator[str]:
         return
     width = 0
     for number, prompts in _prompts(arguments.prompt, arguments.encoding):
-        rows = [writer.encode(prompt) for prompt in prompts]
+        rows = [writer.prompt_ids(prompt) for prompt in prompts]
         width = max(width, *map(len, rows))  # never less, because each is compiled anew
         # Any id can pad, since padding is masked. A line has the same row and key, and so the same
         # draws, whichever lines were there in time to be its batch.
@@ -168,7 +148,7 @@ def _decoded(line: bytes, number: int, encoding: str) -> str:
         raise UserError(f"standard input:{number}: not {name}; set --encoding") from None
 
 
-def spell(writer: Writer, prompt: str, before: Sequence[int], ids: Sequence[int]) -> str:
+def spell(writer: Any, prompt: str, before: Sequence[int], ids: Sequence[int]) -> str:
     """Return a prompt, of ids ``before``, with its continuation as both are decoded together.
 
     A tokenizer may write the space between them only where it sees both.
@@ -180,7 +160,7 @@ def spell(writer: Writer, prompt: str, before: Sequence[int], ids: Sequence[int]
 
 
 def _spelled(
-    writer: Writer, prompt: str, before: Sequence[int], pieces: Iterator[list[int]]
+    writer: Any, prompt: str, before: Sequence[int], pieces: Iterator[list[int]]
 ) -> Iterator[str]:
     """Yield the prompt and what each piece adds, without characters whose bytes are incomplete."""
     yield prompt
@@ -194,58 +174,16 @@ def _spelled(
     yield spell(writer, prompt, before, ids)[written:]
 
 
-def load_writer(name: str, *, which: str = "best") -> Writer:
-    """Load the model of a run, a folder, or a name on the hub.
+def sampling_of(writer: Any, arguments: argparse.Namespace) -> Any:
+    """Return the settings of the command line, others as the folder has them."""
+    from attnzoo.decoding.sampling import Sampling
 
-    Raises:
-      UserError: there is no such model, it is damaged, has no tokenizer, or is no language model.
-    """
-    if (Path(name) / "checkpoints").is_dir():
-        return _from_run(name, which)
-    return _from_folder(name)
-
-
-def _from_run(name: str, which: str) -> Writer:
-    from attnzoo.tasks.language_modeling import CausalLMTask
-    from attnzoo.training.run import load_run
-
-    trained = load_run(name, which=which)
-    task = trained.task
-    if not isinstance(task, CausalLMTask):
-        kind = trained.config.task.kind
-        raise UserError(f"{name} is a run of task.kind={kind}; wanted causal_lm")
-    tokenizer = task.tokenizer
-    begins = [tokenizer.special("bos")] if task.settings.rows == "packed" else []
-
-    def encode(text: str) -> list[int]:
-        return begins + tokenizer.encode_ids(text) or [tokenizer.special("bos")]
-
-    return Writer(trained.model, encode, tokenizer.decode, (tokenizer.special("eos"),))
-
-
-def _from_folder(name: str) -> Writer:
-    from attnzoo import pretrained
-    from attnzoo.models import DECODERS
-    from attnzoo.pretrained import files
-
-    folder = files.resolve(name)
-    tokenizer = pretrained.tokenizer(folder)
-    model = pretrained.load(folder)
-    if not isinstance(model, tuple(DECODERS.values())):
-        raise UserError(f"{name}: a {type(model).__name__} does not write texts; wanted a decoder")
-    given: dict[str, Any] = {}
-    for file in ("config.json", "generation_config.json"):
-        if (folder / file).exists():
-            read = read_json(folder / file)
-            given |= {key: value for key, value in read.items() if value is not None}
-    ends = given.get("eos_token_id", [])
-    ends = tuple(ends) if isinstance(ends, list) else (ends,)
-
-    def encode(text: str) -> list[int]:
-        ids = tokenizer.encode(text).ids
-        begin = given.get("bos_token_id", ends[0] if ends else None)
-        if not ids and begin is None:
-            raise UserError(f"{name}: no token begins a text; wanted a --prompt that is not empty")
-        return ids or [begin]
-
-    return Writer(model, encode, tokenizer.decode, ends)
+    base = writer.sampling or Sampling(temperature=1.0)
+    given = {
+        name: getattr(arguments, name)
+        for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+        if getattr(arguments, name) is not None
+    }
+    if given.get("temperature") == 0:
+        given["temperature"] = None
+    return dataclasses.replace(base, **given)

@@ -68,6 +68,11 @@ def _plan(arguments: argparse.Namespace) -> int:
         raise UserError(f"--device {arguments.device}: unknown; wanted one of {', '.join(DEVICES)}")
     if not 0 < arguments.efficiency <= 1:
         raise UserError(f"--efficiency {arguments.efficiency}: wanted more than 0, at most 1")
+    if (arguments.config / "config.json").exists():
+        raise UserError(
+            f"{arguments.config}: weights, of which no training is planned; wanted a config that "
+            f"starts from them: plan CONFIG start_from={arguments.config}"
+        )
     overrides = [*arguments.overrides, *_axes(arguments.mesh)]
     of_a_run = (arguments.config.parent / "checkpoints").is_dir()
     trust = not of_a_run or runs_are_trusted()

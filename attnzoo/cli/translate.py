@@ -1,4 +1,8 @@
-"""`translate RUN_DIR [FILE]`: translate one sentence per line, from a file or standard input."""
+"""`translate MODEL [FILE]`: translate one sentence per line, from a file or standard input.
+
+MODEL is a run that translates, or a folder of transformers (Marian, BART, mBART, M2M100, T5), whose
+generation_config.json gives the defaults.
+"""
 
 import argparse
 import contextlib
@@ -7,7 +11,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnzoo.cli.common import add_trust, compilation_cache, require_penalty, require_positive, run
+from attnzoo.cli.common import (
+    add_languages,
+    add_trust,
+    compilation_cache,
+    open_model,
+    require_penalty,
+    require_positive,
+    run,
+)
 from attnzoo.cli.texts import add_encoding
 from attnzoo.data.sources import lines_as_they_come
 from attnzoo.errors import UserError
@@ -20,8 +32,10 @@ CHUNK = 4096  # most lines that are read, sorted by length and translated togeth
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(prog="translate", description=__doc__)
-    parser.add_argument("run", type=Path, metavar="RUN_DIR")
+    parser = argparse.ArgumentParser(
+        prog="translate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, metavar="MODEL", help="a run, or a folder")
     parser.add_argument("file", nargs="?", type=Path, help="one sentence a line, plain or gzip")
     parser.add_argument(
         "-o", "--output", type=Path, help="where to write (default: standard output)"
@@ -45,6 +59,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
     add_encoding(parser)
+    add_languages(parser)
     add_trust(parser)
     return parser.parse_intermixed_args(argv)
 
@@ -61,10 +76,9 @@ def _translate(arguments: argparse.Namespace) -> int:
         raise UserError(f"{arguments.file}: no such file")
     _check_outputs(arguments)
     from attnzoo.alignment.links import Links, format_pharaoh
-    from attnzoo.training.run import load_run
 
     compilation_cache()
-    trained = load_run(arguments.run, which=arguments.which)
+    trained = open_model(arguments.run, arguments)
     decoding = trained.config.decoding
     translator = trained.translator(batch_size=arguments.batch_size)
     skipped: list[str] = []
@@ -150,14 +164,13 @@ def _replace_unknown(translator: "Translator", result: "Translation") -> str:
     """Put the aligned source words in the places of unknown words, with the text's spacing."""
     from attnzoo.data.splitting import is_punctuation
     from attnzoo.data.tokenizers import UNKNOWN_LETTER
-    from attnzoo.special_tokens import UNK
 
-    ids = result.target.ids
-    if UNK not in ids:
+    ids, unknown = result.target.ids, translator.target_tokenizer.unk_id
+    if unknown not in ids:
         return result.text
     source = dict(sorted((t, s) for s, t in translator.links(result, between="tokens")))
     parts = translator.source_tokenizer.parts(result.source)
-    places = [place for place, token in enumerate(ids) if token == UNK]
+    places = [place for place, token in enumerate(ids) if token == unknown]
     text = translator.target_tokenizer.decode(ids, unknown=UNKNOWN_LETTER)
     before, *others = text.split(UNKNOWN_LETTER)
     line = before

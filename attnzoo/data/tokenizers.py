@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -52,12 +52,34 @@ class Encoding:
     words: list[str]
 
 
+@dataclass(frozen=True)
+class Frame:
+    """Special tokens before and after the tokens of a sentence, as a model reads them."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+    def around(self, ids: Iterable[int]) -> list[int]:
+        """Return the ids of a sentence with those around it."""
+        return [*self.before, *ids, *self.after]
+
+
 class Tokenizer:
     """Tokenizer of sentences; ids 0 to 3 are PAD, BOS, EOS and UNK.
 
     Made by `train_tokenizer` or `Tokenizer.load`. `spec` is the saved content: kind, split,
     lowercase, and the pieces or the trained subword model.
     """
+
+    pad_id, unk_id = PAD, UNK
+    frames: Mapping[str, Frame] = {
+        "source": Frame((), (EOS,)),
+        "target": Frame((BOS,), (EOS,)),
+    }
+    hidden = frozenset({PAD, BOS, EOS})
+    """Ids that are no text."""
+    never: tuple[int, ...] = (PAD, BOS)
+    """Ids that a translator never generates."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
         self.kind: str = spec["kind"]

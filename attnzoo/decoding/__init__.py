@@ -7,5 +7,6 @@ A step is ``step(token: B, state, memory) -> (logits: B V, state, weights: B N S
 from attnzoo.decoding.beam import beam_search
 from attnzoo.decoding.greedy import greedy_search
 from attnzoo.decoding.hypotheses import Hypotheses, TokenIds, length_penalty
+from attnzoo.decoding.rules import Rules
 
-__all__ = ["Hypotheses", "TokenIds", "beam_search", "greedy_search", "length_penalty"]
+__all__ = ["Hypotheses", "Rules", "TokenIds", "beam_search", "greedy_search", "length_penalty"]

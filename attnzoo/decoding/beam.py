@@ -15,9 +15,9 @@ from attnzoo.decoding.hypotheses import (
     DEFAULT_IDS,
     Hypotheses,
     TokenIds,
-    length_penalty,
     next_log_probs,
 )
+from attnzoo.decoding.rules import DEFAULT_RULES, Rules
 
 
 @jax.tree_util.register_dataclass
@@ -27,9 +27,12 @@ class _Search:
     state: object  # leaves (B K) ...
     token: Int[Array, "B K"]
     log_prob: Float[Array, "B K"]  # of the running hypotheses
-    # Finished places: score, log-probability, step of EOS and running row it came from.
+    known: Int[Array, "BK L"] | None  # their tokens, if a rule reads them
+    undecided: Bool[Array, "B"]
+    # Finished places: score, log-probability, last token, its step and the row it came from.
     score: Float[Array, "B K"]
     final: Float[Array, "B K"]
+    last: Int[Array, "B K"]
     end: Int[Array, "B K"]
     row: Int[Array, "B K"]
     # History: tokens and parents of row k after step t; weights of the rows before selection.
@@ -49,13 +52,14 @@ def beam_search(
     beam: int = 5,
     alpha: float = 0.6,
     ids: TokenIds = DEFAULT_IDS,
+    rules: Rules = DEFAULT_RULES,
 ) -> Hypotheses:
     """Search the ``beam`` best outputs of ``batch`` sentences of padded length ``source_length``.
 
     ``step``, ``state``, ``memory`` as in :mod:`attnzoo.decoding`; ``alpha`` is the exponent of the
     length penalty (Wu et al. 2016), 0 for none; ``ids`` are the special ids of the model. The
-    search of a sentence stops when no running hypothesis can beat its worst finished one. A
-    sentence without a finished hypothesis returns its best running ones.
+    search of a sentence stops when no running hypothesis can beat its worst finished one, unless
+    ``rules`` say otherwise. A sentence without a finished hypothesis returns its best running ones.
 
     Raises:
       ValueError: ``beam``, ``alpha`` or ``max_length`` out of range.
@@ -68,7 +72,7 @@ def beam_search(
         raise ValueError(f"max_length={max_length}; wanted at least 1")
     repeat = lambda tree: jax.tree.map(lambda x: jnp.repeat(x, beam, axis=0), tree)  # noqa: E731
     memory = repeat(memory)
-    longest = length_penalty(jnp.int32(max_length), alpha)
+    longest = rules.divisor(jnp.int32(max_length), alpha)
     lowest = jnp.full((batch, beam), -jnp.inf, jnp.float32)
     zeros = jnp.zeros((batch, beam), jnp.int32)
     search = _Search(
@@ -76,8 +80,11 @@ def beam_search(
         state=repeat(state),
         token=jnp.full((batch, beam), ids.start, jnp.int32),
         log_prob=lowest.at[:, 0].set(0.0),  # all rows are equal at first: only one runs
+        known=rules.history(batch * beam, max_length, ids.start),
+        undecided=jnp.ones((batch,), bool),
         score=lowest,
         final=lowest,
+        last=zeros,
         end=zeros,
         row=zeros,
         tokens=jnp.full((max_length, batch, beam), ids.pad, jnp.int32),
@@ -85,23 +92,34 @@ def beam_search(
         weights=jnp.zeros((max_length, batch, beam, source_length), jnp.float32),
     )
 
-    def undecided(search: _Search) -> Bool[Array, ""]:
+    def undecided(search: _Search) -> Bool[Array, "B"]:
+        """Return whether a running hypothesis may still beat the worst finished one."""
         # log P only falls and the penalty is largest at the maximum length: an upper bound.
-        bound = jnp.max(search.log_prob, axis=1) / longest
-        return (search.position < max_length) & jnp.any(bound > jnp.min(search.score, axis=1))
+        divisor = longest if rules.stop == "bound" else rules.divisor(search.position, alpha)
+        best = jnp.max(search.log_prob, axis=1) / divisor
+        found = search.undecided & (best > jnp.min(search.score, axis=1))
+        return found & jnp.any(search.score == -jnp.inf, axis=1) if rules.stop == "full" else found
+
+    def unfinished(search: _Search) -> Bool[Array, ""]:
+        return (search.position < max_length) & jnp.any(search.undecided)
 
     def advance(search: _Search) -> _Search:
         logits, state, attention = step(search.token.reshape(-1), search.state, memory)
         vocabulary = logits.shape[-1]
-        log_probs = next_log_probs(logits, ids).reshape(batch, beam, vocabulary)
+        log_probs = next_log_probs(logits, ids)
+        log_probs = rules.apply(log_probs, search.position, search.known, max_length, ids)
+        log_probs = log_probs.reshape(batch, beam, vocabulary)
         total = (search.log_prob[:, :, None] + log_probs).reshape(batch, beam * vocabulary)
         best, index = jax.lax.top_k(total, 2 * beam)
         parent, token = index // vocabulary, (index % vocabulary).astype(jnp.int32)
 
         ends = token == ids.end
+        if rules.penalty == "power":
+            ends |= search.position + 1 == max_length
         among_first = jnp.arange(2 * beam)[None, :] < beam
-        penalty = length_penalty(search.position + 1, alpha)
-        offered = jnp.where(ends & among_first, best / penalty, -jnp.inf)
+        penalty = rules.divisor(search.position + 1, alpha)
+        offered = ends & among_first & search.undecided[:, None]
+        offered = jnp.where(offered, best / penalty, -jnp.inf)
         pool = lambda old, new: jnp.concatenate([old, new], axis=1)  # noqa: E731
         score, keep = jax.lax.top_k(pool(search.score, offered), beam)
         choose = lambda old, new: jnp.take_along_axis(pool(old, new), keep, axis=1)  # noqa: E731
@@ -113,33 +131,42 @@ def beam_search(
         flat = (rows * beam + parent_running).reshape(-1)
         at = search.position
         read = jnp.mean(attention, axis=1).astype(jnp.float32)
-        return _Search(
+        known = search.known
+        if known is not None:
+            known = known[flat].at[:, at + 1].set(token_running.reshape(-1))
+        found = _Search(
             position=at + 1,
             state=jax.tree.map(lambda x: x[flat], state),
             token=token_running,
             log_prob=log_prob,
+            known=known,
+            undecided=search.undecided,
             score=score,
             final=choose(search.final, best),
+            last=choose(search.last, token),
             end=choose(search.end, jnp.broadcast_to(at, parent.shape)),
             row=choose(search.row, parent),
             tokens=search.tokens.at[at].set(token_running),
             parents=search.parents.at[at].set(parent_running),
             weights=search.weights.at[at].set(read.reshape(batch, beam, source_length)),
         )
+        return dataclasses.replace(found, undecided=undecided(found))
 
-    return _read_off(jax.lax.while_loop(undecided, advance, search), max_length, alpha, ids)
+    found = jax.lax.while_loop(unfinished, advance, search)
+    return _read_off(found, max_length, found.log_prob / rules.divisor(found.position, alpha), ids)
 
 
-def _read_off(search: _Search, max_length: int, alpha: float, ids: TokenIds) -> Hypotheses:
+def _read_off(
+    search: _Search, max_length: int, running: Float[Array, "B K"], ids: TokenIds
+) -> Hypotheses:
     """Follow the back pointers of the finished hypotheses, or of the running ones without any."""
     none = jnp.all(search.score == -jnp.inf, axis=1, keepdims=True)
-    running = search.log_prob / length_penalty(search.position, alpha)
     pick = lambda unfinished, finished: jnp.where(none, unfinished, finished)  # noqa: E731
     # A running hypothesis became row k at the last step; its first pointer is that row's parent.
     last = jnp.maximum(search.position - 1, 0)
     end = pick(jnp.broadcast_to(last, search.end.shape), search.end)
     row = pick(search.parents[last], search.row)
-    last_token = pick(search.tokens[last], jnp.full_like(search.row, ids.end))
+    last_token = pick(search.tokens[last], search.last)
 
     def back(row, step):
         at, tokens, parents, weights = step

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo.decoding.hypotheses import DEFAULT_IDS, Hypotheses, TokenIds, next_log_probs
+from attnzoo.decoding.rules import DEFAULT_RULES, Rules
 
 
 def greedy_search(
@@ -15,11 +16,13 @@ def greedy_search(
     source_length: int,
     max_length: int,
     ids: TokenIds = DEFAULT_IDS,
+    rules: Rules = DEFAULT_RULES,
 ) -> Hypotheses:
     """Decode ``batch`` sentences by arg max; returns :class:`Hypotheses` with K = 1.
 
     ``step``, ``state``, ``memory`` as in :mod:`attnzoo.decoding`; ``ids`` are the special ids of
-    the model. The loop ends when every sentence has ended, or after ``max_length`` tokens.
+    the model, ``rules`` say which tokens are forced and forbidden. The loop ends when every
+    sentence has ended, or after ``max_length`` tokens.
 
     Raises:
       ValueError: ``max_length`` below 1.
@@ -28,26 +31,29 @@ def greedy_search(
         raise ValueError(f"max_length={max_length}; wanted at least 1")
 
     def unfinished(carry):
-        position, _, _, done, *_ = carry
+        position, _, _, _, done, *_ = carry
         return (position < max_length) & ~jnp.all(done)
 
     def advance(carry):
-        position, token, state, done, length, log_prob, tokens, weights = carry
+        position, token, history, state, done, length, log_prob, tokens, weights = carry
         logits, state, attention = step(token, state, memory)
         log_probs = next_log_probs(logits, ids)
+        log_probs = rules.apply(log_probs, position, history, max_length, ids)
         token = jnp.where(done, ids.pad, jnp.argmax(log_probs, axis=-1)).astype(jnp.int32)
         gained = jnp.take_along_axis(log_probs, token[:, None], axis=1)[:, 0]
         log_prob = log_prob + jnp.where(done, 0.0, gained)
         row = jnp.where(done[:, None], 0.0, jnp.mean(attention, axis=1).astype(jnp.float32))
         tokens = tokens.at[:, position].set(token)
+        history = None if history is None else history.at[:, position + 1].set(token)
         weights = weights.at[:, position].set(row)
         length = length + (~done).astype(jnp.int32)
         done = done | (token == ids.end)
-        return position + 1, token, state, done, length, log_prob, tokens, weights
+        return position + 1, token, history, state, done, length, log_prob, tokens, weights
 
     start = (
         jnp.int32(0),
         jnp.full((batch,), ids.start, jnp.int32),
+        rules.history(batch, max_length, ids.start),
         state,
         jnp.zeros((batch,), bool),
         jnp.zeros((batch,), jnp.int32),

@@ -73,7 +73,7 @@ def explain(
     Args:
       model: a ``ViT``, or a model of text: an encoder, a decoder or a translator.
       inputs: images ``B h w C``, tokens ``B T``, or (source ``B S``, target ``B T + 1`` from BOS to
-        EOS), padded with 0; every target token is explained.
+        EOS), padded with the model's ``pad_id``; every target token is explained.
       methods: names in ``EXPLANATIONS``, your own as "package.module:Name", or functions from a
         ``Question`` to scores; None: all that are not slow.
       target: class or token to explain, one for all or one per example, or a function from the

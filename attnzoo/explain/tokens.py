@@ -31,6 +31,11 @@ def token_tables(model: nnx.Module) -> dict[str, Any]:
     return {role: tables["source"] if one is None else one for role, one in tables.items()}
 
 
+def pad_id(model: nnx.Module) -> int:
+    """Return the padding token of a translator; 0 for a model that names none."""
+    return getattr(getattr(model, "config", None), "padding", 0)
+
+
 class ExtendedTable(Module):
     """Token table with extra ids beyond its end for vectors of one batch; same logits."""
 
@@ -58,7 +63,7 @@ def with_vectors(
 ) -> tuple[Any, Int[Array, "B T"]]:
     """Return a copy of the model, and ids for which it reads ``vectors`` as token embeddings.
 
-    Id 0 and its vector stay, since translators recognise padding by this id.
+    The padding id and its vector stay, since translators recognise padding by this id.
     """
     copy: Any = nnx.clone(model)
     table = token_tables(copy)[role]
@@ -73,7 +78,7 @@ def with_vectors(
                 if value is table and module is not extended:
                     setattr(module, name, extended)
     numbers = V + jnp.arange(ids.size, dtype=ids.dtype).reshape(ids.shape)
-    return copy, numbers if role == "tokens" else jnp.where(ids == 0, ids, numbers)
+    return copy, numbers if role == "tokens" else jnp.where(ids == pad_id(model), ids, numbers)
 
 
 @jax.tree_util.register_dataclass
@@ -192,7 +197,7 @@ class TranslationQuestion(TokenQuestion):
         # The last block of steps is padded, so that one compiled program serves all.
         steps = jnp.minimum(jnp.arange(rounds * size, dtype=jnp.int32), T - 1)
         found = jax.lax.map(one, steps, batch_size=size)
-        said = (self.classes != 0)[:, :, None]
+        said = (self.classes != pad_id(self.model))[:, :, None]
         scores = {name: jnp.swapaxes(s[:T], 0, 1) for name, s in found.items()}
         return {name: jnp.where(said, s, 0) for name, s in scores.items()}, skipped
 
@@ -249,13 +254,13 @@ def translation_question(
     units: Any = None,
     **rest: Any,
 ) -> TranslationQuestion:
-    """Return the question about a batch of pairs, padded with 0, targets from BOS to EOS."""
+    """Return the question about a batch of padded pairs, targets from BOS to EOS."""
     if rest["function"] is not None or rest["classes"] is not None or rest["at"] is not None:
         raise ValueError("target and at: of a translation every known target token is explained")
     if target.shape[1] < 2:
         raise ValueError(f"a target of shape {target.shape}; wanted BOS and the tokens behind it")
     graph, state = nnx.split(model)
-    real = source != 0
+    real = source != pad_id(model)
     numbers, count = _numbered(units, real)
     settings: dict[str, Any] = {
         **rest,

@@ -10,13 +10,16 @@ from jaxtyping import Array
 from attnzoo.data.augment import normalise, to_float
 from attnzoo.decoding import greedy_search
 from attnzoo.decoding.generate import generate
-from attnzoo.decoding.hypotheses import DEFAULT_IDS, TokenIds
+from attnzoo.decoding.hypotheses import TokenIds
+from attnzoo.decoding.rules import DEFAULT_RULES, Rules
 from attnzoo.errors import UserError
 from attnzoo.tasks.image_classification import ImageClassificationTask
 from attnzoo.tasks.language_modeling import CausalLMTask, MaskedLMTask, SpanCorruptionTask
 from attnzoo.tasks.task import Task
 from attnzoo.tasks.text_classification import ClassificationTask
+from attnzoo.tasks.translation import ids_of
 from attnzoo.tasks.translation_task import TranslationTask
+from attnzoo.training.opened import Opened
 
 Outputs = dict[str, Array]
 
@@ -39,25 +42,26 @@ class Program:
     sizes: Mapping[str, int]
 
 
-def programs(task: Task, max_new_tokens: int | None = None) -> dict[str, Program]:
-    """Return the programs of a task, by name.
+def programs(run: Opened, max_new_tokens: int | None = None) -> dict[str, Program]:
+    """Return the programs of a run or a folder, by name.
 
     ``max_new_tokens`` limits the programs that generate. If None: the config's decoding length, or
     half the positions of a language model.
 
     Raises:
-      UserError: ``max_new_tokens`` leaves no room for a prompt.
+      UserError: ``max_new_tokens`` leaves no room for a prompt, or there is no output layer.
     """
+    task = run.task
     match task:
         case TranslationTask():
             room = max_new_tokens or task.config.decoding.max_length
-            return _translator(task, DEFAULT_IDS, task.slots, room)
+            return _translator(ids_of(task.both[1]), task.slots, room, run.rules)
         case SpanCorruptionTask():
             begin = task.tokenizer.specials.get("bos", task.tokenizer.pad_id)
             ids = TokenIds(task.tokenizer.pad_id, begin, task.tokenizer.special("eos"))
-            return _translator(task, ids, _positions(task), max_new_tokens or task.settings.context)
+            return _translator(ids, _positions(task), max_new_tokens or task.settings.context)
         case CausalLMTask():
-            return _language_model(task, max_new_tokens)
+            return _language_model(task, run.ends, max_new_tokens)
         case MaskedLMTask():
             return {"logits": _encoder(task, "of every token, B T V, also of masked ones")}
         case ClassificationTask():
@@ -67,7 +71,10 @@ def programs(task: Task, max_new_tokens: int | None = None) -> dict[str, Program
             return {"logits": _encoder(task, f"{what}; the names are in export.json")}
         case ImageClassificationTask():
             return {"logits": _images(task)}
-    raise UserError(f"task.kind={task.config.task.kind}: there is no export of it")
+    raise UserError(
+        f"{run.directory.path}: {run.description}; there is no export of it, but of translators, "
+        "language models, classifiers, and encoders of masked tokens"
+    )
 
 
 def _positions(task: Task) -> int | None:
@@ -82,12 +89,21 @@ def _limits(**most: int | None) -> tuple[str, ...]:
     )
 
 
-def _translator(task: Task, ids: TokenIds, longest: int | None, room: int) -> dict[str, Program]:
+def _translator(
+    ids: TokenIds, longest: int | None, room: int, rules: Rules = DEFAULT_RULES
+) -> dict[str, Program]:
     def search(model: Any, source: Array) -> Outputs:
         B, S = source.shape
         memory, state = model.start(source, max_length=room)
         found = greedy_search(
-            model.step, state, memory, batch=B, source_length=S, max_length=room, ids=ids
+            model.step,
+            state,
+            memory,
+            batch=B,
+            source_length=S,
+            max_length=room,
+            ids=ids,
+            rules=rules,
         )
         return {
             "tokens": found.tokens[:, 0],
@@ -121,16 +137,18 @@ def _translator(task: Task, ids: TokenIds, longest: int | None, room: int) -> di
     }
 
 
-def _language_model(task: CausalLMTask, max_new_tokens: int | None) -> dict[str, Program]:
+def _language_model(
+    task: CausalLMTask, ends: tuple[int, ...], max_new_tokens: int | None
+) -> dict[str, Program]:
     most = _positions(task)
     room = max_new_tokens or (most or 2 * task.settings.context) // 2
     prompt = None if most is None else most - room
     if prompt is not None and prompt < 1:
         raise UserError(f"--max-new-tokens {room}: the model has {most} positions, prompt included")
-    end, pad = task.tokenizer.special("eos"), task.tokenizer.pad_id
+    pad = task.tokenizer.pad_id
 
     def write(model: Any, tokens: Array) -> Outputs:
-        found = generate(model, tokens, max_new_tokens=room, eos_id=end, pad_id=pad)
+        found = generate(model, tokens, max_new_tokens=room, eos_id=ends, pad_id=pad)
         return {"tokens": found.tokens[:, 0], "lengths": found.lengths[:, 0]}
 
     return {
@@ -142,7 +160,8 @@ def _language_model(task: CausalLMTask, max_new_tokens: int | None) -> dict[str,
             {"B": 1, "T": task.settings.context},
         ),
         "generate": Program(
-            f"the most probable {room} tokens after prompts of one length, to the end (id {end})",
+            f"the most probable {room} tokens after prompts of one length, to the end (id "
+            f"{' or '.join(map(str, ends)) or 'none'})",
             write,
             {"tokens": ("int32", "B, T")},
             _limits(B=None, T=prompt),

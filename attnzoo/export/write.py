@@ -1,4 +1,4 @@
-"""Export of a run to a folder: programs lowered for every platform, weights, tokenizer."""
+"""Export of a run or a pretrained model: programs for every platform, weights, tokenizer."""
 
 import functools
 import hashlib
@@ -20,7 +20,7 @@ from attnzoo.errors import UserError
 from attnzoo.export import load
 from attnzoo.export.programs import Program, programs
 from attnzoo.pretrained import convert, files
-from attnzoo.training.run import Run
+from attnzoo.training.opened import Opened
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 LETTER = re.compile("[A-Z]")
@@ -30,13 +30,13 @@ Rebuild = Callable[[Mapping[str, jax.Array]], nnx.Module]
 
 
 def export_run(
-    run: Run,
+    run: Opened,
     folder: str | Path,
     *,
     platforms: Sequence[str] = PLATFORMS,
     max_new_tokens: int | None = None,
 ) -> dict[str, Any]:
-    """Write an export of a loaded run; return the content of its export.json.
+    """Write an export of an opened model; return the content of its export.json.
 
     The weights are arguments of the programs and are stored once, in model.safetensors. They have
     the names of transformers, beside its config.json, if ``attnzoo.pretrained`` knows the model,
@@ -57,7 +57,7 @@ def export_run(
             f"jax runs on {jax.default_backend()}; set JAX_PLATFORMS=cpu, which lowers for every "
             "platform"
         )
-    found = programs(run.task, max_new_tokens)
+    found = programs(run, max_new_tokens)
     temporary = home.with_name(f".{home.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -73,7 +73,7 @@ def export_run(
 
 
 def _write(
-    run: Run, found: Mapping[str, Program], home: Path, platforms: tuple[str, ...]
+    run: Opened, found: Mapping[str, Program], home: Path, platforms: tuple[str, ...]
 ) -> dict[str, Any]:
     classes = tuple(getattr(run.task, "names", ()))
     naming, shapes, rebuild = _weights(run.model, home, classes)
@@ -92,7 +92,7 @@ def _write(
             "limits": [one for one in program.limits if one.split()[0] not in fixed],
             "fixed": fixed,
         }
-    _write_files_of_run(run, home)
+    _write_files(run, home)
     weights = sorted(path.name for path in home.glob("*.safetensors"))
     digests = {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(home.iterdir())
@@ -102,7 +102,7 @@ def _write(
         "format": load.FORMAT,
         "version": load.VERSION,
         "name": run.config.name,
-        "task": run.config.task.kind,
+        "task": run.kind,
         "model": run.config.model.kind,
         "step": run.step,
         "platforms": list(platforms),
@@ -196,7 +196,10 @@ def _described(arrays: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write_files_of_run(run: Run, home: Path) -> None:
+def _write_files(run: Opened, home: Path) -> None:
+    if run.step is None:
+        files.copy_beside(run.source, home)
+        return
     for file in run.task.files.values():
         shutil.copyfile(run.directory.path / file.name, home / file.name)
     tokenizer = getattr(run.task, "tokenizer", None)
@@ -210,9 +213,10 @@ def _readme(about: Mapping[str, Any], home: Path) -> str:
     given = ", ".join(f"{one}={one}" for one in first["inputs"])
     result = next(iter(first["outputs"]))
     platforms = ", ".join(about["platforms"])
+    trained = "" if about["step"] is None else f"after {about['step']} steps "
     head = f"""# {about["name"]}
 
-A {about["model"]} after {about["step"]} steps of {about["task"]}; for {platforms}.
+A {about["model"]} {trained}of {about["task"]}; for {platforms}.
 
 ```python
 from load import Exported  # wants jax, flatbuffers, numpy and safetensors

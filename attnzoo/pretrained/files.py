@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import shutil
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -20,6 +21,11 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 TOKENIZER = "tokenizer.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5")
+BESIDE = (
+    "tokenizer*.json", "special_tokens_map.json", "*vocab.*", "merges.txt", "*.model", "*.spm",
+    "preprocessor_config.json", "chat_template*",
+)  # fmt: skip
+"""Names of files that belong to a model and are copied as they are."""
 MAX_FILE_BYTES = 5 * 2**30
 """Largest file of weights in bytes; larger weights are split, since one shard is held twice."""
 
@@ -121,6 +127,12 @@ def _inside(folder: Path, name: str) -> Path:
     if Path(name).name != name:
         raise UserError(f"{folder / INDEX}: {name!r} is no file of this folder")
     return folder / name
+
+
+def copy_beside(folder: Path, target: Path) -> None:
+    """Copy tokenizers and the preparation of pictures from one folder to another."""
+    for path in {path for pattern in BESIDE for path in folder.glob(pattern)}:
+        shutil.copyfile(path, target / path.name)
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

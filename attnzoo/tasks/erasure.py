@@ -43,11 +43,11 @@ class BlankEmbedding(Module):
         return self.inner.logits(x)
 
 
-def with_blank(model: Any, fill: str = "zero") -> tuple[Any, int]:
+def with_blank(model: Any, fill: str = "zero", unk_id: int = UNK) -> tuple[Any, int]:
     """Copy a translator with a token for erased words; return the copy and the token's id.
 
     The token's vector is ``zero``, the ``mean`` of the source's table (each row counts equally), or
-    the vector of the unknown word, ``unk``, which subword tokenizers never train.
+    the vector of the unknown word ``unk_id``, which subword tokenizers never train.
     """
     if fill not in FILLS:
         raise ValueError(f"fill={fill!r} is none of {', '.join(FILLS)}")
@@ -57,7 +57,7 @@ def with_blank(model: Any, fill: str = "zero") -> tuple[Any, int]:
     name = model.token_tables["source"]
     table = getattr(copy, name)
     rows = table.embedding[...] if isinstance(table, nnx.Embed) else table.table[...]
-    blanks = {"mean": jnp.mean(rows, axis=0), "zero": jnp.zeros_like(rows[0]), "unk": rows[UNK]}
+    blanks = {"mean": jnp.mean(rows, axis=0), "zero": jnp.zeros_like(rows[0]), "unk": rows[unk_id]}
     if isinstance(table, nnx.Embed):
         table.embedding = nnx.Param(jnp.concatenate([rows, blanks[fill][None]]))
     else:
@@ -83,7 +83,7 @@ def erase_words(
     """
     if len(sources) != len(targets):
         raise ValueError(f"{len(sources)} sources but {len(targets)} targets")
-    model, blank = with_blank(translator.model, fill)
+    model, blank = with_blank(translator.model, fill, translator.source_tokenizer.unk_id)
     reader = _reader(translator, model)
     results: list[ForcedDecoding | None] = []
     for start in range(0, len(sources), GROUP):
@@ -149,7 +149,7 @@ def deletion_areas(
     Raises:
       ValueError: the pair cannot be read, or a matrix has the wrong shape for its words.
     """
-    model, blank = with_blank(translator.model, fill)
+    model, blank = with_blank(translator.model, fill, translator.source_tokenizer.unk_id)
     reader = _reader(translator, model)
     left = reader.source_tokenizer.encode(source)
     right = reader.target_tokenizer.encode(target)

@@ -17,14 +17,17 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnzoo.alignment import extract
+from attnzoo.data.pretrained_tokenizers import PretrainedTokenizer
 from attnzoo.data.tokenizers import Encoding, Tokenizer
-from attnzoo.decoding import beam_search, greedy_search
+from attnzoo.decoding import TokenIds, beam_search, greedy_search
+from attnzoo.decoding.rules import DEFAULT_RULES, Rules
 from attnzoo.errors import UserError
-from attnzoo.special_tokens import BOS, EOS, PAD
+from attnzoo.special_tokens import PAD
 from attnzoo.tasks.losses import Sums, label_losses, mean_loss
 from attnzoo.tasks.task import Batch
 
 Progress = Callable[[int, int], None]
+SideTokenizer = Tokenizer | PretrainedTokenizer
 
 
 def translation_loss(
@@ -86,38 +89,54 @@ class Translator:
     Sentences are sorted by length and cut into batches of fixed shapes, so that each length bucket
     is compiled once. Sources longer than ``max_source`` tokens are not accepted. In a model with
     many cross-attentions ``layer`` selects the returned weights (None: by its config) and ``head``
-    one of its heads (None: their mean).
+    one of its heads (None: their mean). The special tokens around a sentence are those of the
+    tokenizers; weights have no rows and columns for them, except for the end token. ``rules`` are
+    those of every search.
     """
 
     def __init__(
         self,
         model: Any,
-        source_tokenizer: Tokenizer,
-        target_tokenizer: Tokenizer,
+        source_tokenizer: SideTokenizer,
+        target_tokenizer: SideTokenizer,
         *,
         batch_size: int = 64,
         max_source: int = 512,
         layer: int | None = None,
         head: int | None = None,
+        rules: Rules = DEFAULT_RULES,
     ):
         _choose_layer(model, layer, head)
         self.credits: Literal["predicted", "input"] = model.credits
         self.max_target_length: int | None = model.max_target_length
         self.source_tokenizer = source_tokenizer
         self.target_tokenizer = target_tokenizer
+        self.source_frame = source_tokenizer.frames["source"]
+        self.target_frame = target_tokenizer.frames["target"]
         self.batch_size = batch_size
         self.max_source = max_source
+        self.rules = rules
+        ids = ids_of(target_tokenizer)
+        self._end = ids.end
         self._graph, self._state = nnx.split(model)
         self._state = nnx.to_pure_dict(self._state)
         self._search = jax.jit(
-            functools.partial(_search, self._graph),
+            functools.partial(_search, self._graph, ids, rules),
             static_argnames=("max_length", "beam", "alpha"),
         )
-        self._force = jax.jit(functools.partial(_force, self._graph, head))
+        self._force = jax.jit(functools.partial(_force, self._graph, ids.pad, head))
 
     def bounded(self, max_length: int) -> int:
         """Limit an output length to the number of the model's positions."""
         return min(max_length, self.max_target_length or max_length)
+
+    def pair(self, source: Encoding, target: Encoding) -> tuple[list[int], list[int]]:
+        """Return the ids of a pair as the model reads them, special tokens included."""
+        return self.source_frame.around(source.ids), self.target_frame.around(target.ids)
+
+    def source_size(self, encoding: Encoding) -> int:
+        """Return the number of tokens of a source, special tokens included."""
+        return len(self.source_frame.around(encoding.ids))
 
     @property
     def model(self) -> Any:
@@ -150,27 +169,30 @@ class Translator:
                 f"wanted at most {bound}"
             )
         encodings = [self.source_tokenizer.encode(line) for line in lines]
-        fits = [i for i, e in enumerate(encodings) if 0 < len(e.ids) < self.max_source]
+        sizes = [self.source_size(one) for one in encodings]
+        fits = [i for i, e in enumerate(encodings) if e.ids and sizes[i] <= self.max_source]
         results: list[Translation | None] = [None] * len(lines)
         done = 0
-        for rows, width in self._batches(fits, lambda i: len(encodings[i].ids) + 1):
+        for rows, width in self._batches(fits, sizes.__getitem__):
             limit = min(n for n in (max_length, bound, 2 * width + 10) if n is not None)
-            source = _pad([[*encodings[i].ids, EOS] for i in rows], self.batch_size, width)
+            around = self.source_frame.around
+            source = self._pad([around(encodings[i].ids) for i in rows], width)
             found = self._search(self._state, source, max_length=limit, beam=beam, alpha=alpha)
-            tokens, log_probs, scores, weights = jax.device_get(
-                (found.tokens[:, 0], found.log_probs[:, 0], found.scores[:, 0], found.weights[:, 0])
-            )
+            best = (found.tokens, found.lengths, found.log_probs, found.scores, found.weights)
+            tokens, lengths, log_probs, scores, weights = jax.device_get([x[:, 0] for x in best])
             for row, index in enumerate(rows):
-                length = int(np.sum(tokens[row] != PAD))
-                ids = [int(t) for t in tokens[row, :length] if t != EOS]
-                text = self.target_tokenizer.decode(ids)
+                said = tokens[row, : lengths[row]].tolist()
+                target = self.target_tokenizer.decode_words(said)
+                # A row for each token of the text, and for the end.
+                steps = [t for t, i in enumerate(said) if i not in self.target_tokenizer.hidden]
+                steps = steps[: len(target.ids)] + [t for t in (len(said) - 1,) if self._ends(said)]
                 results[index] = Translation(
-                    text=text,
+                    text=self.target_tokenizer.decode(said),
                     source=encodings[index],
-                    target=self.target_tokenizer.decode_words(ids),
+                    target=target,
                     score=float(scores[row]),
                     log_prob=float(log_probs[row]),
-                    weights=weights[row, :length, : len(encodings[index].ids) + 1],
+                    weights=weights[row, steps][:, self._columns(encodings[index])],
                 )
             done += len(rows)
             if progress is not None:
@@ -203,27 +225,32 @@ class Translator:
         progress: Progress | None = None,
     ) -> list[ForcedDecoding | None]:
         """Apply ``force`` to tokenized sources and targets."""
-        longest = lambda i: max(len(left[i].ids), len(right[i].ids)) + 1  # noqa: E731
+        forced = (
+            len(self.target_frame.before) - 1
+        )  # tokens that are no text, predicted all the same
         room = self.max_source if self.max_target_length is None else self.max_target_length
+        sizes = [self.source_size(one) for one in left]
+        steps = [forced + len(one.ids) + 1 for one in right]
+        longest = [max(pair) for pair in zip(sizes, steps, strict=True)]
         fits = [
             i
             for i in range(len(left))
             if left[i].ids and right[i].ids
-            if longest(i) <= self.max_source and len(right[i].ids) < room
+            if longest[i] <= self.max_source and steps[i] <= room
         ]
         results: list[ForcedDecoding | None] = [None] * len(left)
         done = 0
-        for rows, width in self._batches(fits, longest):
-            source = _pad([[*left[i].ids, EOS] for i in rows], self.batch_size, width)
-            target = _pad([[BOS, *right[i].ids, EOS] for i in rows], self.batch_size, width + 1)
+        for rows, width in self._batches(fits, longest.__getitem__):
+            pairs = [self.pair(left[i], right[i]) for i in rows]
+            source = self._pad([pair[0] for pair in pairs], width)
+            target = self._pad([pair[1] for pair in pairs], width + 1)
             log_probs, weights = jax.device_get(self._force(self._state, source, target))
             for row, index in enumerate(rows):
-                steps, keys = len(right[index].ids) + 1, len(left[index].ids) + 1
                 results[index] = ForcedDecoding(
                     source=left[index],
                     target=right[index],
-                    log_probs=log_probs[row, :steps],
-                    weights=weights[row, :steps, :keys],
+                    log_probs=log_probs[row, forced : steps[index]],
+                    weights=weights[row, forced : steps[index]][:, self._columns(left[index])],
                 )
             done += len(rows)
             if progress is not None:
@@ -242,7 +269,7 @@ class Translator:
         Keys are "0/0", "0/1", ..., "0/mean", "1/0", ...; a recurrent translator has one layer.
         """
         found: dict[str, list[ForcedDecoding | None]] = {}
-        survey = jax.jit(functools.partial(_survey, self._graph))
+        survey = jax.jit(functools.partial(_survey, self._graph, self.target_tokenizer.pad_id))
         plain, self._force = self._force, survey
         try:
             everything = self.force(sources, targets, progress=progress)
@@ -298,6 +325,20 @@ class Translator:
             weights = np.pad(weights, ((0, steps - len(weights)), (0, 0)))
         return weights, result.source.word_ids, result.target.word_ids, timing
 
+    def _columns(self, source: Encoding) -> slice:
+        """Return the columns of weights for the tokens of a source and its end."""
+        first = len(self.source_frame.before)
+        return slice(first, first + len(source.ids) + 1)
+
+    def _ends(self, ids: Sequence[int]) -> bool:
+        return bool(ids) and ids[-1] == self._end
+
+    def _pad(self, rows: list[list[int]], width: int) -> np.ndarray:
+        padded = np.full((self.batch_size, width), self.target_tokenizer.pad_id, np.int32)
+        for index, row in enumerate(rows):
+            padded[index, : len(row)] = row
+        return padded
+
     def _batches(
         self, rows: Iterable[int], length: Callable[[int], int]
     ) -> Iterator[tuple[list[int], int]]:
@@ -311,6 +352,12 @@ class Translator:
                 yield group[start : start + self.batch_size], width
 
 
+def ids_of(tokenizer: SideTokenizer) -> TokenIds:
+    """Return the special token ids with which a target is decoded."""
+    frame = tokenizer.frames["target"]
+    return TokenIds(tokenizer.pad_id, frame.before[0], frame.after[0], tokenizer.never)
+
+
 def padded_length(length: int) -> int:
     """Return the next of 8, 12, 16, 24, 32, 48, 64, ...: few shapes to compile, little padding."""
     if length <= 8:
@@ -319,40 +366,35 @@ def padded_length(length: int) -> int:
     return power * 3 // 2 if length <= power * 3 // 2 else power * 2
 
 
-def _pad(rows: list[list[int]], batch: int, width: int) -> np.ndarray:
-    padded = np.full((batch, width), PAD, np.int32)
-    for index, row in enumerate(rows):
-        padded[index, : len(row)] = row
-    return padded
-
-
-def _search(graph, state, source, *, max_length: int, beam: int, alpha: float):
+def _search(graph, ids, rules, state, source, *, max_length: int, beam: int, alpha: float):
     model = nnx.merge(graph, state)
     memory, start = model.start(source, max_length=max_length)
     shape: dict[str, Any] = {
         "batch": source.shape[0],
         "source_length": source.shape[1],
         "max_length": max_length,
+        "ids": ids,
+        "rules": rules,
     }
     if beam == 1:
         return greedy_search(model.step, start, memory, **shape)
     return beam_search(model.step, start, memory, beam=beam, alpha=alpha, **shape)
 
 
-def _force(graph, head, state, source, target):
+def _force(graph, pad, head, state, source, target):
     model = nnx.merge(graph, state)
     labels = target[:, 1:]
     logits, weights = model(source, target[:, :-1], return_weights=True)
-    log_probs = -label_losses(logits, labels, labels != PAD)[1]
+    log_probs = -label_losses(logits, labels, labels != pad)[1]
     return log_probs, jnp.mean(weights, axis=1) if head is None else weights[:, head]
 
 
-def _survey(graph, state, source, target):
+def _survey(graph, pad, state, source, target):
     """Compute ``_force`` with weights ``B T S L N+1``: layers, then heads with their mean last."""
     model = nnx.merge(graph, state)
     labels = target[:, 1:]
     logits, layers = model.all_weights(source, target[:, :-1])
-    log_probs = -label_losses(logits, labels, labels != PAD)[1]
+    log_probs = -label_losses(logits, labels, labels != pad)[1]
     heads = jnp.moveaxis(layers, 0, -1)  # B N T S L
     both = jnp.concatenate([heads, jnp.mean(heads, axis=1, keepdims=True)], axis=1)
     return log_probs, jnp.moveaxis(both, 1, -1)

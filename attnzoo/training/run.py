@@ -12,54 +12,26 @@ from attnzoo.data.corpus import Corpus, load_part
 from attnzoo.errors import UserError
 from attnzoo.tasks import task_class
 from attnzoo.tasks.task import Task
-from attnzoo.tasks.translation import Translator
 from attnzoo.tasks.translation_task import TranslationTask
 from attnzoo.training import processes
 from attnzoo.training.manifest import Manifest, changes, check_step, open_run, sizes_of_data
-from attnzoo.training.run_directory import RunDirectory
+from attnzoo.training.opened import Opened
 from attnzoo.training.start import config_of, restore_weights
 
 logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-    """A trained run, loaded for use.
+class Run(Opened):
+    """A trained run, loaded for use."""
 
-    Attributes:
-        step: number of updates of the weights.
-        which: "best" or "latest".
-    """
-
-    directory: RunDirectory
     config: ExperimentConfig
     task: Task
-    model: nnx.Module
     step: int
-    which: str
-
-    def translator(
-        self,
-        *,
-        batch_size: int | None = None,
-        layer: int | None = None,
-        head: int | None = None,
-    ) -> Translator:
-        """Return a translator with this run's model and tokenizers."""
-        task = self._translation()
-        return task.translator(self.model, batch_size=batch_size, layer=layer, head=head)
-
-    def _translation(self) -> TranslationTask:
-        if not isinstance(self.task, TranslationTask):
-            raise UserError(
-                f"{self.directory.path} is a run of task.kind={self.config.task.kind}; wanted "
-                "translation"
-            )
-        return self.task
 
     def corpus(self, part: str) -> Corpus:
         """Read the sentence pairs of a part of the run's data again."""
-        self._translation()
+        self.wanted(TranslationTask)
         return load_part(self.config.data, part)
 
     def changed_data(self) -> list[str]:
@@ -73,7 +45,7 @@ class Run:
     def training_pairs(self) -> Corpus:
         """Return the pairs of the train part that were short enough for training."""
         corpus = self.corpus("train")
-        pairs = self._translation().tokenize(corpus, self.config.training.max_length)
+        pairs = self.wanted(TranslationTask).tokenize(corpus, self.config.training.max_length)
         return corpus.select(int(row) for row in pairs.rows)
 
 

@@ -6,6 +6,7 @@ import os
 import threading
 import types
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from flax import nnx
 
 from attnzoo import pretrained
-from attnzoo.cli.generate import Writer, _spelled, main, parse, spell
+from attnzoo.cli.generate import _spelled, main, parse, spell
 from attnzoo.config import gpt2
 from attnzoo.config.attention import MultiHeadConfig
 from attnzoo.config.data import (
@@ -181,7 +182,7 @@ def test_prompt_and_continuation_are_spelled_as_one_text(kind: str, tmp_path: Pa
     }[kind]()
     tokenizer = build_tokenizer(config, [TEXT] * 5)
     end = tokenizer.special("eos")
-    writer = Writer(None, tokenizer.encode_ids, tokenizer.decode, (end,))
+    writer = SimpleNamespace(decode=tokenizer.decode, ends=(end,))
     ids = tokenizer.encode_ids(TEXT)
     whole = tokenizer.decode(ids)
     assert whole == TEXT or kind == "wordpiece"

@@ -1,0 +1,104 @@
+"""Rules of a search beyond the model's probabilities, such as those of a generation_config.json."""
+
+import dataclasses
+from typing import Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from attnzoo.decoding.hypotheses import TokenIds, length_penalty
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """Tokens that a search must or must not choose, its length penalty, and when it stops.
+
+    The defaults are those of this package; the rules of transformers have ``penalty="power"``.
+
+    Attributes:
+        first: first token of every output.
+        last: last token of an output of the maximum length.
+        no_repeat: n-grams of this length occur once, the start token included; 0: any repetition.
+        min_length: least number of tokens, the end token included.
+        suppressed: tokens that are never chosen.
+        suppressed_first: tokens that are not chosen first (with ``first``: not second).
+        penalty: divisor of a log-probability: "wu" for Wu et al. 2016, eq. 14, or "power" for the
+            number of tokens to the power alpha, where outputs of the maximum length count as ended.
+        stop: "bound": when no running hypothesis can beat the worst finished one; "estimate": when
+            none would, if it ended now; "full": as "estimate", or with a finished one in each beam.
+    """
+
+    first: int | None = None
+    last: int | None = None
+    no_repeat: int = 0
+    min_length: int = 0
+    suppressed: tuple[int, ...] = ()
+    suppressed_first: tuple[int, ...] = ()
+    penalty: Literal["wu", "power"] = "wu"
+    stop: Literal["bound", "estimate", "full"] = "bound"
+
+    def divisor(self, length: Int[Array, "*shape"], alpha: float) -> Float[Array, "*shape"]:
+        """Return the divisor of the log-probability of an output with ``length`` tokens."""
+        if self.penalty == "wu":
+            return length_penalty(length, alpha)
+        return length.astype(jnp.float32) ** alpha
+
+    def history(self, rows: int, max_length: int, start: int) -> Int[Array, "R L"] | None:
+        """Return the tokens of all rows before the first step; None if no rule reads them."""
+        if not self.no_repeat:
+            return None
+        return jnp.full((rows, max_length + 1), -1, jnp.int32).at[:, 0].set(start)
+
+    def apply(
+        self,
+        log_probs: Float[Array, "R V"],
+        position: Int[Array, ""],
+        history: Int[Array, "R L"] | None,
+        max_length: int,
+        ids: TokenIds,
+    ) -> Float[Array, "R V"]:
+        """Return log-probabilities at step ``position`` (from 0), -inf for forbidden tokens.
+
+        A forced token has log-probability 0, as in transformers.
+        """
+        lowest = -jnp.inf
+        if history is not None:
+            log_probs = _without_repetition(log_probs, position, history, self.no_repeat)
+        if self.min_length > 1:
+            early = position + 1 < self.min_length
+            log_probs = log_probs.at[:, ids.end].add(jnp.where(early, lowest, 0.0))
+        for token, at in ((self.first, 0), (self.last, max_length - 1)):
+            if token is not None:
+                forced = jnp.full_like(log_probs, lowest).at[:, token].set(0.0)
+                log_probs = jnp.where(position == at, forced, log_probs)
+        for tokens, at in (
+            (self.suppressed, None),
+            (self.suppressed_first, 0 if self.first is None else 1),
+        ):
+            if tokens:
+                here = True if at is None else position == at
+                fall = jnp.where(here, lowest, 0.0)
+                log_probs = log_probs.at[:, jnp.array(tokens)].add(fall)
+        return log_probs
+
+
+DEFAULT_RULES = Rules()
+
+
+def _without_repetition(
+    log_probs: Float[Array, "R V"], position: Int[Array, ""], history: Int[Array, "R L"], n: int
+) -> Float[Array, "R V"]:
+    """Forbid the tokens that would complete an n-gram that the row has already."""
+    R, L = history.shape
+    if n > L:
+        return log_probs
+    count = position + 1  # of the known tokens
+    windows = L - n + 1
+    rows = jnp.arange(R, dtype=jnp.int32)[:, None]
+    starts = jnp.arange(windows, dtype=jnp.int32)[None]
+    same = jnp.broadcast_to(starts + n <= count, (R, windows))
+    for offset in range(n - 1):
+        now = jnp.take(history, jnp.maximum(count - n + 1 + offset, 0), axis=1)
+        same &= history[:, offset : offset + windows] == now[:, None]
+    ends = history[:, n - 1 :]
+    return log_probs.at[rows, ends].add(jnp.where(same, -jnp.inf, 0.0), mode="drop")

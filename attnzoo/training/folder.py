@@ -1,0 +1,349 @@
+"""Folders of pretrained weights opened for use, with everything beside the weights."""
+
+import dataclasses
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attnzoo import pretrained
+from attnzoo.config.bert import BertConfig
+from attnzoo.config.data import FileTokenizerConfig
+from attnzoo.config.experiment import DecodingConfig
+from attnzoo.config.tasks import (
+    CausalLMConfig,
+    ImageClassificationConfig,
+    MaskedLMConfig,
+    SequenceClassificationConfig,
+    TokenClassificationConfig,
+    TranslationConfig,
+)
+from attnzoo.data.picture_preparation import PicturePreparation
+from attnzoo.data.pretrained_tokenizers import FolderTokenizers
+from attnzoo.data.text_tokenizers import build_tokenizer
+from attnzoo.data.tokenizers import Frame
+from attnzoo.errors import UserError
+from attnzoo.files import read_json
+from attnzoo.models.causal import CausalModel
+from attnzoo.models.model import TranslationModel
+from attnzoo.models.vit import ViT
+from attnzoo.pretrained import files, origin
+from attnzoo.tasks import task_class
+from attnzoo.tasks.run_file import ImageLabels
+from attnzoo.training import processes
+from attnzoo.training.generation_settings import SAMPLED, SEARCHED, GenerationSettings
+from attnzoo.training.opened import Opened
+from attnzoo.training.run_directory import RunDirectory
+
+logger = logging.getLogger(__name__)
+
+ENCODERS = {
+    "lm": MaskedLMConfig,
+    "sequence": SequenceClassificationConfig,
+    "token": TokenClassificationConfig,
+}
+"""Tasks of encoders by their head."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NoTaskConfig:
+    """Stand-in for the task of a model without an output layer."""
+
+    kind: str = "none"
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderData:
+    """Stand-in for the data of a folder, which has none: the languages of a translator."""
+
+    languages: tuple[str, str] = ("", "")
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderConfig:
+    """Settings of a folder by the names that they have in an ``ExperimentConfig``."""
+
+    name: str
+    task: Any
+    model: Any
+    decoding: DecodingConfig
+    data: FolderData
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder(Opened):
+    """A folder of transformers, or one that ``convert`` wrote.
+
+    Attributes:
+      folder: where its files are; of a model of the hub, the hub's cache.
+      preparation: how pictures are prepared; None for models of text.
+      framed: function from a text to ids with the special tokens of its tokenizer.
+      end_ids: tokens that end a generated text.
+    """
+
+    folder: Path = Path()
+    preparation: PicturePreparation | None = None
+    framed: Any = None
+    end_ids: tuple[int, ...] = ()
+
+    @property
+    def source(self) -> Path:
+        """Directory that holds tokenizers and class names."""
+        return self.folder
+
+    @property
+    def description(self) -> str:
+        """What this is, for messages."""
+        return f"a folder of a {type(self.model).__name__} ({self.kind})"
+
+    def prompt_ids(self, text: str) -> list[int]:
+        """Return the ids of a text that the model continues, as its tokenizer begins it."""
+        self.wanted(task_class(CausalLMConfig()))
+        ids = self.framed(text)
+        if not ids:
+            path = self.directory.path
+            raise UserError(f"{path}: no token begins a text; wanted a --prompt that is not empty")
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids; a model may have more than its tokenizer has tokens."""
+        count = self.task.tokenizer.vocab_size
+        return super().decode([i for i in ids if i < count])
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Tokens that end a generated text."""
+        return self.end_ids
+
+    def picture(self, image: Any) -> Any:
+        """Return a Pillow image as the folder's preprocessor_config.json prepares it."""
+        if self.preparation is None:
+            return super().picture(image)
+        return self.preparation.pixels(image)
+
+
+def open_folder(
+    name: str | Path,
+    *,
+    source_language: str | None = None,
+    target_language: str | None = None,
+) -> Folder:
+    """Open a folder of transformers or of ``convert``, or a name on the Hugging Face hub.
+
+    ``source_language`` and ``target_language`` are codes of a translator of several languages; for
+    T5, names as they stand in its prefix. Settings of generation that are not followed are named in
+    a warning.
+
+    Raises:
+      UserError: a file is missing or damaged, or a language unknown.
+    """
+    processes.require_devices()
+    folder = files.resolve(name)
+    model: Any = pretrained.load(folder)
+    directory = RunDirectory(folder if Path(name).expanduser().is_dir() else _beside(str(name)))
+    settings = _Settings(folder, model)
+    asked = (source_language, target_language)
+    if any(asked) and not isinstance(model, TranslationModel):
+        raise UserError(f"{folder}: a {type(model).__name__} reads no language by its code")
+    if isinstance(model, TranslationModel):
+        found = settings.translator(*asked)
+    elif isinstance(model, CausalModel):
+        found = settings.language_model()
+    elif isinstance(model, ViT):
+        found = settings.images()
+    else:
+        found = settings.encoder()
+    found |= {"folder": folder, "step": None, "which": "folder"}
+    return Folder(directory=directory, model=model, **found)
+
+
+def _task(config: Any, **parts: Any) -> Any:
+    task: Any = task_class(config.task)
+    return task(config, **parts)
+
+
+def _beside(name: str) -> Path:
+    """Return where the results of a model of the hub go."""
+    return Path(name.replace("/", "--")).resolve()
+
+
+class _Settings:
+    """Files of a folder beside its weights."""
+
+    def __init__(self, folder: Path, model: Any):
+        self.folder, self.model = folder, model
+        self.name = re.sub(r"[^\w.-]", "-", folder.resolve().name) or "model"
+        described = [folder / one for one in (files.CONFIG, origin.OWN)]
+        self.config: dict[str, Any] = next((read_json(p) for p in described if p.exists()), {})
+        self.place = folder / origin.GENERATION
+        self.generation: dict[str, Any] = {}
+        if self.place.exists():
+            self.generation = read_json(self.place)
+        else:  # files of before 2023
+            self.place = next((p for p in described if p.exists()), self.place)
+            kept = (*SEARCHED, *SAMPLED, "do_sample", "repetition_penalty")
+            self.generation = {k: self.config[k] for k in kept if k in self.config}
+
+    def encoder(self) -> dict[str, Any]:
+        head = self.model.config.head if isinstance(self.model.config, BertConfig) else "none"
+        if head == "none":
+            return {"task": None, "config": self._config(NoTaskConfig())}
+        config = self._config(ENCODERS[head]())
+        more = {} if head == "lm" else {"names": self._names(self.model.config.num_classes)}
+        task = _task(config, **self._tokenizer(), **more)
+        return {"task": task, "config": config}
+
+    def images(self) -> dict[str, Any]:
+        model = self.model.config
+        prepared = PicturePreparation.read(self.folder, model.image_size, model.channels)
+        if self.model.head is None:
+            config, task = self._config(NoTaskConfig()), None
+        else:
+            config = self._config(ImageClassificationConfig())
+            count = self.model.head.kernel.shape[-1]
+            labels = ImageLabels(self._names(count), prepared.mean, prepared.deviation)
+            task = _task(config, labels=labels)
+        return {"task": task, "config": config, "preparation": prepared}
+
+    def language_model(self) -> dict[str, Any]:
+        found = self._generation(translates=False)
+        context = min(self.model.max_length or 256, 256)
+        config = self._config(CausalLMConfig(context=context))
+        task = _task(config, **self._tokenizer())
+        ids = {name: self._id(name) for name in ("bos_token_id", "eos_token_id")}
+        ends = ids["eos_token_id"]
+        library = pretrained.tokenizer(self.folder)
+
+        def framed(text: str) -> list[int]:
+            begin = ids["bos_token_id"] or ends
+            return library.encode(text).ids or list(begin[:1])
+
+        settings: dict[str, Any] = {"task": task, "config": config}
+        if found.sampling is not None:
+            settings["sampling"] = found.sampling
+        return settings | {"framed": framed, "end_ids": ends}
+
+    def translator(self, source: str | None, target: str | None) -> dict[str, Any]:
+        tokens = FolderTokenizers(self.folder)
+        model = self.model.config
+        before, described = self._prefix(tokens, source, target)
+        start, end = (model.start_id,), model.eos_id
+        first, frame = None, tokens.template or Frame((), (end,))
+        if tokens.languages:
+            frame, start, first = self._languages(tokens, frame, source, target)
+        elif before:
+            frame = Frame(before, (end,))
+        elif (source or target) and not described:
+            known = [tokens.config.get(f"{side}_lang") for side in ("source", "target")]
+            if [source or known[0], target or known[1]] != known:
+                pair = " to ".join(map(str, known)) if all(known) else "one pair"
+                raise UserError(
+                    f"{self.folder}: no language {target or source}; it translates {pair} alone"
+                )
+        found = self._generation(translates=True)
+        rules = found.rules if first is None else dataclasses.replace(found.rules, first=first)
+        if rules.first is not None:
+            start = (*start, rules.first)
+        elif tokens.template and not tokens.languages:
+            start = (*start, *tokens.template.before)  # as its tokenizer begins a target
+        data = FolderData((source or "", target or ""))
+        config = self._config(TranslationConfig(), found.decoding, data)
+        own: Any = tokens.side("source", frame, model.pad_id)
+        theirs: Any = tokens.side("target", Frame(start, (end,)), model.pad_id)
+        task = _task(config, source=own, target=theirs)
+        return {"task": task, "config": config, "rules": rules}
+
+    def _languages(
+        self, tokens: FolderTokenizers, frame: Frame, source: str | None, target: str | None
+    ) -> tuple[Frame, tuple[int, ...], int | None]:
+        """Return the frame of a source, the start of a target, and its forced first token."""
+        model = self.model.config
+        kind = str(self.config.get("model_type"))
+        forced = self._id("forced_bos_token_id")
+        source = source or tokens.config.get("src_lang")
+        target = target or tokens.config.get("tgt_lang")
+        if target is None:
+            code = next((c for c in map(tokens.code_of, forced) if c), None)
+            target = code or tokens.code_of(model.start_id)
+        if target is None:
+            known = ", ".join(sorted(tokens.languages))
+            raise UserError(
+                f"{self.folder}: a translator of several languages; wanted --target-language, one "
+                f"of {known}"
+            )
+        to = tokens.language(target)
+        if kind == "marian":  # the target language begins the source
+            if source is not None and source != tokens.config.get("source_lang"):
+                raise UserError(
+                    f"{self.folder}: no choice of a source language ({source}); its texts begin "
+                    "with the target language alone"
+                )
+            return Frame((to,), (model.eos_id,)), (model.start_id,), None
+        if source is None:
+            codes = [tokens.code_of(i) for i in (*frame.before, *frame.after)]
+            source = next((code for code in codes if code), None)
+        if source is None:
+            raise UserError(f"{self.folder}: wanted --source-language, its texts name it")
+        of, end = tokens.language(source), model.eos_id
+        name = str(tokens.config.get("tokenizer_class") or "")
+        behind = name in ("MBartTokenizer", "MBartTokenizerFast") or bool(
+            tokens.config.get("legacy_behaviour")
+        )
+        if behind is False and kind == "mbart" and not name.startswith("MBart50"):
+            behind = any(tokens.code_of(i) for i in frame.after)
+        around = Frame((), (end, of)) if behind else Frame((of,), (end,))
+        starts = name in ("MBartTokenizer", "MBartTokenizerFast") or tokens.code_of(model.start_id)
+        return (around, (to,), None) if starts else (around, (model.start_id,), to)
+
+    def _prefix(
+        self, tokens: FolderTokenizers, source: str | None, target: str | None
+    ) -> tuple[tuple[int, ...], bool]:
+        """Return the ids of T5's prefix, and whether the folder describes one.
+
+        Settings of generation that config.json has for this pair are taken over.
+        """
+        if self.config.get("model_type") != "t5" or not (source and target):
+            return (), False
+        described = self.config.get("task_specific_params") or {}
+        names = (f"translation_{source}_to_{target}", f"translate {source} to {target}: ")
+        for key, values in described.items():
+            if (isinstance(values, dict) and names[0] == key) or values.get("prefix") == names[1]:
+                self.generation |= {k: v for k, v in values.items() if k != "prefix"}
+                return tokens.text_ids(str(values.get("prefix", ""))), True
+        return tokens.text_ids(names[1]), True
+
+    def _generation(self, *, translates: bool) -> GenerationSettings:
+        longest = self.model.max_length
+        found = GenerationSettings.read(
+            self.generation, self.place, translates=translates, longest=longest
+        )
+        if found.not_followed:
+            logger.warning("%s: not followed: %s", self.place, ", ".join(found.not_followed))
+        return found
+
+    def _config(
+        self, task: Any, decoding: DecodingConfig | None = None, data: FolderData | None = None
+    ) -> FolderConfig:
+        model = self.model.config
+        return FolderConfig(
+            self.name, task, model, decoding or DecodingConfig(), data or FolderData()
+        )
+
+    def _tokenizer(self) -> Mapping[str, Any]:
+        return {"tokenizer": build_tokenizer(FileTokenizerConfig(path=self.folder), [])}
+
+    def _id(self, name: str) -> tuple[int, ...]:
+        """Return the ids of a special token, which may have several; none if it is not named."""
+        value = self.generation.get(name)
+        value = self.config.get(name) if value is None else value
+        found = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(type(one) is int for one in found):
+            raise UserError(f"{self.place}: {name}={value!r}; wanted token ids")
+        return tuple(found)
+
+    def _names(self, count: int) -> tuple[str, ...]:
+        """Return the names of the classes, or their numbers."""
+        named = self.config.get("id2label") or {}
+        found = tuple(str(named[key]) for key in sorted(named, key=int))
+        return found if len(found) == count else tuple(map(str, range(count)))

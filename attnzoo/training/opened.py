@@ -1,0 +1,148 @@
+"""A model that commands use, with its tokenizers and settings: a run, or a folder of weights."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from attnzoo.data.corpus import Corpus
+from attnzoo.decoding.rules import DEFAULT_RULES, Rules
+from attnzoo.decoding.sampling import Sampling
+from attnzoo.errors import UserError
+from attnzoo.tasks.image_classification import ImageClassificationTask
+from attnzoo.tasks.language_modeling import CausalLMTask
+from attnzoo.tasks.translation import Translator
+from attnzoo.tasks.translation_task import TranslationTask
+from attnzoo.training.run_directory import RunDirectory
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A trained model with what its use needs; made by ``attnzoo.open``.
+
+    Attributes:
+        directory: run directory, or folder of the model; commands write their results there.
+        config: an ``ExperimentConfig``; of a folder, its fields ``name``, ``task``, ``model``,
+            ``decoding`` and ``data`` alone.
+        task: tokenizers, class names and pixel statistics.
+        step: number of updates of the weights; None for a folder.
+        which: "best", "latest", or "folder".
+        rules: rules of decoding beyond ``config.decoding``.
+        sampling: settings of generation of a language model that samples; None: it has none.
+    """
+
+    directory: RunDirectory
+    config: Any
+    task: Any
+    model: Any
+    step: int | None
+    which: str
+    rules: Rules = DEFAULT_RULES
+    sampling: Sampling | None = None
+
+    @property
+    def title(self) -> str:
+        """Name, and the number of updates of a run."""
+        name = self.directory.path.name
+        return name if self.step is None else f"{name}, step {self.step}"
+
+    @property
+    def source(self) -> Path:
+        """Directory that holds tokenizers and class names."""
+        return self.directory.path
+
+    @property
+    def kind(self) -> str:
+        """Kind of the task."""
+        return self.config.task.kind
+
+    def wanted(self, *kinds: type) -> Any:
+        """Return the task; a UserError if it is of none of these classes."""
+        if isinstance(self.task, kinds):
+            return self.task
+        raise UserError(
+            f"{self.directory.path}: {self.description}; wanted "
+            f"{' or '.join(NAMES.get(kind, kind.__name__) for kind in kinds)}"
+        )
+
+    @property
+    def description(self) -> str:
+        """What this is, for messages."""
+        return f"a run of task.kind={self.kind}"
+
+    def translator(
+        self,
+        *,
+        batch_size: int | None = None,
+        layer: int | None = None,
+        head: int | None = None,
+    ) -> Translator:
+        """Return a translator with this model and its tokenizers.
+
+        Raises:
+            UserError: no translator, or no such layer or head.
+        """
+        task = self.wanted(TranslationTask)
+        try:
+            return Translator(
+                self.model,
+                task.tokenizers.source,
+                task.tokenizers.target,
+                batch_size=batch_size or self.config.decoding.batch_size,
+                max_source=task.slots or 512,
+                layer=layer,
+                head=head,
+                rules=self.rules,
+            )
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+    def prompt_ids(self, text: str) -> list[int]:
+        """Return the ids of a text that the model continues, begin token included; never empty."""
+        task = self.wanted(CausalLMTask)
+        tokenizer = task.tokenizer
+        begins = [tokenizer.special("bos")] if task.settings.rows == "packed" else []
+        return begins + tokenizer.encode_ids(text) or [tokenizer.special("bos")]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids that a language model generated."""
+        return self.wanted(CausalLMTask).tokenizer.decode(ids)
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Tokens that end a generated text."""
+        return (self.wanted(CausalLMTask).tokenizer.special("eos"),)
+
+    def picture(self, image: Any) -> Any:
+        """Return a Pillow image as pixels 0 .. 255 ``h w C`` of the model's size."""
+        import numpy as np
+        from PIL import Image, ImageOps
+
+        self.wanted(ImageClassificationTask)
+        config = self.model.config
+        size = config.image_size
+        fitted = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+        return np.asarray(fitted).reshape(size, size, config.channels)
+
+    def corpus(self, part: str) -> Corpus:
+        """Return the sentence pairs of a part of the data."""
+        raise UserError(
+            f"{self.directory.path}: {self.description}, which has no {part} part; wanted "
+            "--source FILE --target FILE"
+        )
+
+    def changed_data(self) -> Sequence[str]:
+        """Return a line for each data file that changed since training."""
+        return ()
+
+    def training_pairs(self) -> Corpus:
+        """Return the pairs of the train part that were short enough for training."""
+        return self.corpus("train")
+
+
+NAMES: dict[type, str] = {
+    TranslationTask: "a translator",
+    CausalLMTask: "a language model that reads from left to right (causal_lm)",
+    ImageClassificationTask: "a classifier of images",
+}
+"""Descriptions of task classes, for messages."""
