@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -38,7 +38,7 @@ class Alignment:
 class Aligner(ABC):
     """Word aligner: built from its config, it aligns any number of sentence pairs."""
 
-    learns: ClassVar[bool] = False
+    learns: bool = False
     """True if `align` trains on the pairs that it is given, so that it needs all of them at once;
     False if it may be called again and again with a part of them."""
 
