@@ -1,4 +1,8 @@
-"""`align RUN_DIR`: read word alignments from attention, score, draw and write them."""
+"""`align`: word alignments of sentence pairs, scored, drawn and written.
+
+`align RUN_DIR` reads them from the attention of a trained translator; `align --aligner KIND` aligns
+the pairs of any file, with hmm, eflomal, similarity, attention or a vote of these.
+"""
 
 import argparse
 import sys
@@ -13,16 +17,21 @@ from attnzoo.errors import UserError
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     from attnzoo.alignment.symmetrize import HEURISTICS
+    from attnzoo.cli.align_pairs import add_aligner_arguments
     from attnzoo.cli.texts import add_pair_arguments
 
     parser = argparse.ArgumentParser(
         prog="align",
         description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Links name source and target words from 0 in Pharaoh form, i-j. Scores need links "
-        "in the data. Sentences typed with --sentence are translated and drawn.",
+        "in the data.\nSentences typed with --sentence are translated and drawn.",
     )
-    parser.add_argument("run", type=Path, metavar="RUN_DIR")
+    parser.add_argument(
+        "run", nargs="*", metavar="RUN_DIR | key=value", help="a run, or settings of --aligner"
+    )
     add_pair_arguments(parser)
+    add_aligner_arguments(parser)
     parser.add_argument(
         "--generated",
         action="store_true",
@@ -121,7 +130,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
     add_trust(parser)
-    return parser.parse_intermixed_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
+    arguments.settings = [word for word in arguments.run if "=" in word]
+    runs = [Path(word) for word in arguments.run if "=" not in word]
+    if len(runs) > 1 or (arguments.settings and arguments.aligner is None):
+        extra = arguments.settings[0] if len(runs) < 2 else runs[1]
+        parser.error(f"{extra}: wanted one RUN_DIR, or --aligner KIND and its settings")
+    if not runs and arguments.aligner is None:
+        parser.error("wanted RUN_DIR, or --aligner KIND")
+    arguments.run = runs[0] if runs else None
+    return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -154,6 +172,10 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _align(arguments: argparse.Namespace) -> int:
+    if arguments.aligner is not None:
+        from attnzoo.cli.align_pairs import align_pairs
+
+        return align_pairs(arguments)
     _check(arguments)
     from attnzoo.cli.align_choice import choose, survey
     from attnzoo.cli.align_read import METHODS, Reader

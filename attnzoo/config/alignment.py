@@ -7,6 +7,7 @@ from attnzoo.config.fields import ByKind, NotEmpty, NotNegative, Positive, Proba
 
 Rule = Literal[
     "product",
+    "mutual",
     "forward",
     "backward",
     "intersection",
@@ -137,3 +138,11 @@ Aligner = Annotated[
     ByKind(AlignerConfig),
 ]
 """Union of the aligners that a config can name."""
+
+
+@config
+class AlignConfig:
+    """Settings of a word alignment."""
+
+    aligner: Aligner = HmmConfig()
+    """Word aligner."""
