@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 
@@ -54,7 +55,8 @@ def by_distance(sources: Sequence[Words], targets: Sequence[Words]) -> Group:
     def group(pair: int, link: Link) -> str:
         source, target = (link[0] + 0.5) / len(sources[pair]), (link[1] + 0.5) / len(targets[pair])
         distance = abs(source - target)
-        return next((f"below {edge}" for edge in DISTANCES if distance < edge), "above")
+        edge = bisect.bisect_right(DISTANCES, distance)
+        return f"{DISTANCES[edge - 1]} .. {(*DISTANCES, '')[edge]}".rstrip()
 
     return group
 
@@ -82,7 +84,7 @@ def by_partners(references: Sequence[Links]) -> Group:
 
 LENGTHS = (10, 20, 30, 40, 60)
 FREQUENCIES = (1, 5, 20, 100, 1000)
-DISTANCES = (0.05, 0.1, 0.2, 0.4)
+DISTANCES = (0.0, 0.05, 0.1, 0.2, 0.4)
 
 
 def _bucket(number: int, ends: Sequence[int]) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from attnzoo.alignment.links import Links
+from attnzoo.alignment.links import Link, Links
 from attnzoo.alignment.scores import count_links
 from attnzoo.errors import UserError
 from attnzoo.files import write_text
@@ -35,6 +35,7 @@ def write_page(
                 "s": list(one.source),
                 "t": list(one.target),
                 "links": [[i, j, round(score, 3)] for (i, j), score in one.links.items()],
+                "grey": sorted(_unjudged(set(one.links), reference)) if restrict else [],
                 "sure": sorted(reference.sure),
                 "possible": sorted(reference.possible - reference.sure),
             }
@@ -42,6 +43,13 @@ def write_page(
     # "</script>" within a word would end the data.
     data = json.dumps(pairs, ensure_ascii=False).replace("<", "\\u003c")
     write_text(path, PAGE.replace("DATA", data))
+
+
+def _unjudged(links: set[Link], reference: Links) -> set[Link]:
+    """Return the links of words without reference links, which `restrict` leaves out."""
+    sources = {i for i, _ in reference.possible}
+    targets = {j for _, j in reference.possible}
+    return {(i, j) for i, j in links if i not in sources or j not in targets}
 
 
 PAGE = """<!doctype html>
@@ -54,7 +62,7 @@ nav div.on { background: #def }
 main { flex: 1; overflow: auto; padding: 8px }
 .hit { stroke: #009E73; stroke-width: 2 } .false { stroke: #D55E00; stroke-width: 2 }
 .miss { stroke: #E69F00; stroke-width: 2; stroke-dasharray: 5 4 }
-.possible { stroke: #bbb; stroke-dasharray: 2 3 }
+.unjudged { stroke: #ccc } .possible { stroke: #bbb; stroke-dasharray: 2 3 }
 text { text-anchor: middle; cursor: default }
 </style>
 <nav><p style="padding: 0 8px"><label>order
@@ -63,7 +71,8 @@ text { text-anchor: middle; cursor: default }
 <input id="find" placeholder="find a word" size="12"></p><section id="list"></section></nav>
 <main><p id="head"></p><svg id="beads"></svg>
 <p><span style="color:#009E73">hit</span>, <span style="color:#E69F00">missed sure link</span>,
-<span style="color:#D55E00">false link</span>, <span style="color:#999">possible link</span>;
+<span style="color:#D55E00">false link</span>, <span style="color:#999">possible link, or a word without
+reference links</span>;
 arrow keys walk through the list; a pointer on a word shows its links alone.</p></main>
 <script>
 const pairs = DATA;
@@ -96,11 +105,13 @@ function show(k) {
     const width = context.measureText(w).width + 14; x += width; return x - width / 2; }); };
   const xs = place(p.s), xt = place(p.t), wide = Math.max(0, ...xs, ...xt) + 80;
   const name = l => l[0] + "-" + l[1], sure = new Set(p.sure.map(name));
+  const grey = new Set(p.grey.map(name));
   const possible = new Set(p.possible.map(name)), own = new Set(p.links.map(name));
   const lines = [
     ...p.possible.filter(l => !own.has(name(l))).map(l => ["possible", l]),
     ...p.sure.filter(l => !own.has(name(l))).map(l => ["miss", l]),
-    ...p.links.map(l => [sure.has(name(l)) || possible.has(name(l)) ? "hit" : "false", l])];
+    ...p.links.map(l => [sure.has(name(l)) || possible.has(name(l)) ? "hit"
+      : grey.has(name(l)) ? "unjudged" : "false", l])];
   const made = (tag, fields, text) => {
     const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
     for (const [k, v] of Object.entries(fields)) node.setAttribute(k, v);

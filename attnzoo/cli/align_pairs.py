@@ -65,7 +65,8 @@ def check(arguments: argparse.Namespace) -> None:
     columns = columns_of(arguments)
     if arguments.run is not None:
         raise UserError(
-            f"--aligner {arguments.aligner}: wanted no RUN_DIR; a run is --aligner attention aligner.run=RUN_DIR"
+            f"{arguments.run}: --aligner takes no RUN_DIR; a run's attention is "
+            f"--aligner attention run={arguments.run}"
         )
     named = arguments.pairs is not None, arguments.source is not None
     if sum(named) != 1:
@@ -127,19 +128,21 @@ def align_pairs(arguments: argparse.Namespace) -> int:
 
 def _aligned(aligner: Any, pairs: Iterator[Pair], seen: list[Pair] | None) -> Iterator[Any]:
     """Yield the alignments of all pairs, and show how many there are from time to time."""
-    started = shown = time.monotonic()
+    started = shown = None
     done = 0
     block = None if aligner.learns else BLOCK
     while some := list(itertools.islice(pairs, block)):
         if seen is not None:
             seen += some
         for one in aligner.align([p.source for p in some], [p.target for p in some]):
+            now = time.monotonic()
+            if started is None or shown is None:  # loading and training are behind
+                started = shown = now
             yield one
             done += 1
-            if time.monotonic() - shown > SHOW_AFTER:
-                shown = time.monotonic()
-                rate = done / (shown - started)
-                print(f"{done:,} pairs, {rate:,.0f} a second", file=sys.stderr)
+            if now - shown > SHOW_AFTER:
+                shown = now
+                print(f"{done:,} pairs, {done / (now - started):,.0f} a second", file=sys.stderr)
 
 
 def _collecting(found: Iterator[Any], kept: list[Any]) -> Iterator[Any]:

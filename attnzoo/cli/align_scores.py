@@ -118,5 +118,5 @@ def _draw(
     for row in (rows[k] for k in evenly(len(rows), arguments.figures)):
         words = pairs[row].source, pairs[row].target
         for name, draw in (("beads", plotting.beads), ("matrix", plotting.link_matrix)):
-            figure = draw(*words, links[row], references[row])
+            figure = draw(*words, links[row], references[row], restrict=arguments.restrict)
             print(f"figure: {plotting.save(figure, folder / f'{name}-{row + 1}.png')}")
