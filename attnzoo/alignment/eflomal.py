@@ -2,13 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import numpy as np
+
+from attnzoo.alignment.aligner import (
+    Aligner,
+    Alignment,
+    Text,
+    Words,
+    check_pairs,
+    links_from_posteriors,
+)
 from attnzoo.alignment.links import Link, parse_pharaoh
+from attnzoo.config.alignment import EflomalConfig
 from attnzoo.errors import UserError
+
+
+class EflomalAligner(Aligner):
+    """Align words by `align` of this module; its probabilities are 0 and 1."""
+
+    config_class = EflomalConfig
+    learns = True
+
+    def __init__(self, config: EflomalConfig | None = None, text: Text | None = None):
+        self.config = config or EflomalConfig()
+        self._text = ([], []) if text is None else text
+        check_pairs(*self._text)
+
+    @classmethod
+    def from_config(cls, config: Any, text: Text | None = None) -> EflomalAligner:
+        """Build the aligner."""
+        return cls(config, text)
+
+    def align(self, sources: Sequence[Words], targets: Sequence[Words]) -> Iterator[Alignment]:
+        """Train on these pairs and the aligner's own text, then yield the alignments."""
+        check_pairs(sources, targets)
+        lines = [
+            [" ".join(words) for words in (*own, *new)]
+            for own, new in zip(self._text, (sources, targets), strict=True)
+        ]
+        both = align(*lines, samplers=self.config.samplers)
+        first = len(self._text[0])
+        for source, target, *found in zip(sources, targets, *(side[first:] for side in both)):
+            matrices = [np.zeros((len(target), len(source)), np.float32) for _ in found]
+            for matrix, links in zip(matrices, found, strict=True):
+                for i, j in links:
+                    matrix[j, i] = 1
+            forward, backward = matrices[0], matrices[1].T
+            links = links_from_posteriors(forward, backward, self.config.rule, 0.5)
+            yield Alignment(source, target, dict.fromkeys(links, 1.0), forward, backward)
 
 
 def align(

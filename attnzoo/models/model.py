@@ -88,6 +88,7 @@ class TranslationModel(Model):
     Attributes:
       credits: target token to which the weights of a step belong: the "predicted" one or the
         "input" (Luong et al. 2015, footnote 14).
+      reads_before_attending: True if the query of a step has read that step's token.
       layers: number of cross-attentions. heads: heads of each. alignment_layer: index of the
         cross-attention whose weights are returned.
     """
@@ -98,6 +99,7 @@ class TranslationModel(Model):
     }
 
     credits: Credit = "predicted"
+    reads_before_attending: bool = True
     layers: int = 1
     alignment_layer: int = 0
 
