@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from attnzoo.config.fields import ByKind, DropRate, NotNegative, Positive, config
 from attnzoo.config.renamed import former_names
-from attnzoo.config.teachers import EflomalTeacherConfig, Teacher
+from attnzoo.config.teachers import EflomalTeacherConfig, GuidedConfig, Teacher
 
 PAIRS = ("cldr", "files", "hub", "synthetic")
 
@@ -26,6 +26,8 @@ class TranslationConfig(TaskConfig):
 
     data = PAIRS
     kind: Literal["translation"] = "translation"
+    guided: GuidedConfig | None = None
+    """A head of the cross-attention that learns word alignment; null: none."""
 
 
 @config

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from attnzoo.config.fields import ByKind, Interval, Positive, config
+from attnzoo.config.fields import ByKind, Interval, NotNegative, Positive, config
 
 Rule = Literal[
     "each",
@@ -70,3 +70,32 @@ Teacher = Annotated[
     ByKind(TeacherConfig),
 ]
 """Union of the teachers that a config can name."""
+
+
+@config
+class GuidedConfig:
+    """One head of a translator learns links between words (Chen et al. 2016, Garg et al. 2019)."""
+
+    teacher: Teacher = EflomalTeacherConfig()
+    """Links of the training pairs. Reference links of the data teach only if this says so."""
+    weight: Annotated[float, Positive] = 0.05
+    """Weight of the cross-entropy of the links, beside that of the translation."""
+    layer: Annotated[int, NotNegative] | None = None
+    """Layer of the head, from 0; null: the model's alignment layer."""
+    head: Annotated[int, NotNegative] = 0
+    """Number of the head, from 0. Alignments are read from it unless another is asked for."""
+    timing: Literal["predicted", "input"] = "input"
+    """Step that learns the links of a target word: the one that predicts it (predicted), or the
+    next, which has read it in a Transformer or in Luong's model, but not in Bahdanau's."""
+    unlinked: Literal["ignore", "eos"] = "ignore"
+    """Target words without a link learn nothing, or to attend to the end of the source (eos)."""
+    full_context: bool = False
+    """Learn and read the links in a second pass of a Transformer's decoder, without a causal mask
+    (Garg et al. 2019, section 4.2); the translation is that of the first pass."""
+
+    def __post_init__(self) -> None:
+        if self.full_context and self.teacher.kind == "own":
+            raise ValueError(
+                "full_context=true with teacher.kind=own: the heads of the second pass learn from "
+                "this loss alone; take teacher.kind=file, and the links that `align -o` wrote"
+            )

@@ -109,9 +109,7 @@ def teach(config: Any, corpus: Corpus) -> TeacherLinks | None:
             raise UserError(f"teacher.path={path}: there is no such file")
         links = TeacherLinks.read(path)
         if len(links) != len(corpus):
-            raise UserError(
-                f"{path}: {len(links):,} lines for {len(corpus):,} training pairs; wanted one a pair"
-            )
+            raise UserError(f"{path}: {len(links):,} lines for {len(corpus):,} training pairs")
         return links
     forward, backward = eflomal.align(corpus.source, corpus.target, samplers=config.samplers)
     if config.rule == "each":

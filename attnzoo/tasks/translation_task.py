@@ -1,12 +1,16 @@
 """Translation task: sentence pairs, tokenizers, a translator, and plots of alignments."""
 
+from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from attnzoo import plotting
+from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.errors import UserError
+from attnzoo.tasks.guided import alignment_loss, guide
 from attnzoo.tasks.losses import Sums
 from attnzoo.tasks.pair_task import PairTask
 from attnzoo.tasks.task import Batch
@@ -16,18 +20,51 @@ from attnzoo.tasks.translation import Translator, translation_loss
 class TranslationTask(PairTask):
     """Translation between the two sides of a parallel corpus."""
 
+    @classmethod
+    def teacher_of(cls, config: ExperimentConfig) -> Any | None:
+        """Return the settings of the teacher of a guided head; None without one."""
+        task: Any = config.task
+        return None if task.guided is None else task.guided.teacher
+
+    def model(self, rngs: nnx.Rngs) -> nnx.Module:
+        """Build the translator of the config, with its guided head as the one to read."""
+        model: Any = super().model(rngs)
+        return model if self.settings.guided is None else guide(model, self.settings.guided)
+
     def loss(
         self, model: Any, batch: Batch, *, rngs: nnx.Rngs | None = None
     ) -> tuple[Float[Array, ""], Sums]:
-        """Return the ``translation_loss`` with the settings of the config."""
-        settings = self.config.training
-        return translation_loss(
+        """Return the ``translation_loss`` with the settings of the config, and the guided head's.
+
+        The alignment loss is that of training batches, whose teacher is known.
+        """
+        settings, guided = self.config.training, self.settings.guided
+        own = guided is not None and guided.teacher.kind == "own"
+        teaches = guided is not None and rngs is not None and (own or "links" in batch)
+        logits = weights = None
+        if teaches:
+            inputs = batch["source"], batch["target"][:, :-1]
+            logits, weights = model(*inputs, rngs=rngs, return_weights=True)
+        loss, sums = translation_loss(
             model,
             batch,
             label_smoothing=settings.label_smoothing,
             per=settings.loss_per,
+            logits=logits,
             rngs=rngs,
         )
+        if not teaches:
+            return loss, sums
+        more, count = alignment_loss(weights, batch, guided)
+        sums |= {"alignment_nll": more, "aligned": count}
+        return loss + guided.weight * more / jnp.maximum(count, 1.0), sums
+
+    def scores(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """Compute the scores, and in training the loss of the guided head per linked token."""
+        scores = super().scores(sums)
+        if "aligned" in sums:
+            scores["alignment_loss"] = sums["alignment_nll"] / max(sums["aligned"], 1.0)
+        return scores
 
     def translator(
         self,
@@ -38,6 +75,9 @@ class TranslationTask(PairTask):
         head: int | None = None,
     ) -> Translator:
         """Return a translator with this task's tokenizers; arguments as in ``Translator``."""
+        guided = self.settings.guided
+        if head is None and guided is not None and layer in (None, guided.layer):
+            head = guided.head
         try:
             return Translator(
                 model,

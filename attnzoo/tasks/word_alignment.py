@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.data.batching import BatchPlan
 from attnzoo.data.parallel import PairData
 from attnzoo.models.aligner import WordScores
@@ -22,6 +23,12 @@ class WordAlignmentTask(PairTask):
 
     unit = "words"
     best = ("aer", "min")
+
+    @classmethod
+    def teacher_of(cls, config: ExperimentConfig) -> Any:
+        """Return the settings of the teacher."""
+        task: Any = config.task
+        return task.teacher
 
     def take(self, data: PairData) -> None:
         """Make the plans of pairs with their words and links.
