@@ -197,7 +197,7 @@ def _described(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write_files_of_run(run: Run, home: Path) -> None:
-    for file in run.task.files.values():
+    for file in run.task.run_files(run.config).values():
         shutil.copyfile(run.directory.path / file.name, home / file.name)
     tokenizer = getattr(run.task, "tokenizer", None)
     if isinstance(tokenizer, LibraryTokenizer):

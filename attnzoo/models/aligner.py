@@ -30,11 +30,11 @@ class WordScores(NamedTuple):
         second p(target word | source word). source, target: True where there is such a word.
     """
 
-    scores: Float[Array, "B T+1 S+1"]
+    scores: Float[Array, "B U W"]
     source: Bool[Array, "B S"]
     target: Bool[Array, "B T"]
 
-    def log_probs(self) -> tuple[Float[Array, "B T S+1"], Float[Array, "B S T+1"]]:
+    def log_probs(self) -> tuple[Float[Array, "B T W"], Float[Array, "B S U"]]:
         """Return log p(source | target) and log p(target | source); the null word is last.
 
         Both are float32, and -1e9 or less for words that a sentence does not have.
@@ -160,7 +160,7 @@ def _words(
     x: Float[Array, "B L D"], words: Int[Array, "B L"]
 ) -> tuple[Float[Array, "B L D"], Bool[Array, "B L"]]:
     """Return the mean of the states of each word's tokens, and True where there is a word."""
-    members = words[:, :, None] == jnp.arange(words.shape[1], dtype=words.dtype)
+    members = words[:, :, None] == jnp.arange(words.shape[1], dtype=words.dtype)[None, None]
     count = jnp.sum(members, axis=1)
     total = jnp.einsum("blw,bld->bwd", members.astype(x.dtype), x)
     return total / jnp.maximum(count, 1)[:, :, None].astype(x.dtype), count > 0

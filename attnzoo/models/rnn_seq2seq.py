@@ -57,9 +57,8 @@ class RecurrentTranslator(TranslationModel):
             )
         inputs, labels = target[:, :-1], target[:, 1:]
         logits, weights, memory, readout = self._unroll(source, inputs, None, True)
-        B, S = source.shape
-        alone = jnp.broadcast_to(jnp.eye(S), (B, self.attention.num_heads, S, S))
-        contexts = self.attention.read(alone, memory, memory.mask, False, None)
+        B = source.shape[0]
+        contexts = self._contexts(memory)
 
         def likelihood(context: Float[Array, "B Dv"]) -> Float[Array, "B T"]:
             wide = jnp.broadcast_to(context[:, None], (B, inputs.shape[1], context.shape[1]))
@@ -70,6 +69,17 @@ class RecurrentTranslator(TranslationModel):
         logs = exponent * jnp.log(jnp.maximum(prior, 1e-30)) + jnp.moveaxis(likelihoods, 0, 2)
         seen = (source != PAD)[:, None, :] & (prior > 0)
         return _log_probs(logits, labels), masked_softmax(logs, seen)
+
+    def _contexts(self, memory: Memory) -> Float[Array, "B S Dv"]:
+        """Return the context of each source token if it is the only one that is read."""
+        attention, (B, S) = self.attention, memory.values.shape[:2]
+        alone = jnp.eye(S, dtype=bool)[None, None]
+        if type(attention).attend is Attention.attend:  # weights of any kind, and their result
+            weights = jnp.broadcast_to(alone, (B, attention.num_heads, S, S)).astype(jnp.float32)
+            return attention.read(weights, memory, memory.mask, False, None)
+        mask = alone if memory.mask is None else alone & memory.mask
+        only = dataclasses.replace(memory, mask=jnp.broadcast_to(mask, (B, 1, S, S)))
+        return attention.attend(jnp.zeros((B, S, self.config.hidden), memory.values.dtype), only)
 
     def _unroll(self, source, inputs, rngs, return_weights):
         """Return logits, weights, the memory, and the readout as a function of contexts."""

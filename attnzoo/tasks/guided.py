@@ -47,11 +47,11 @@ def token_links(batch: Batch, unlinked: str = "ignore") -> Float[Array, "B T S"]
     rows = jnp.take_along_axis(known, jnp.maximum(words, 0)[:, :, None], axis=1)
     cells = jnp.take_along_axis(rows, jnp.maximum(sources, 0)[:, None, :], axis=2)
     real = (words >= 0)[:, :, None]
-    cells = cells * (real & (sources >= 0)[:, None, :])
+    cells = jnp.where(real & (sources >= 0)[:, None, :], cells, 0.0)
     if unlinked == "eos":
         ends = real & (jnp.asarray(batch["source"]) == EOS)[:, None, :]
         alone = ~jnp.any(cells > 0, axis=2, keepdims=True)
-        cells = cells + (ends & alone)
+        cells = jnp.where(ends & alone, 1.0, cells)
     return cells / jnp.maximum(jnp.sum(cells, axis=2, keepdims=True), 1.0)
 
 
@@ -66,7 +66,7 @@ def alignment_loss(
     if config.teacher.kind == "own":
         tokens = jnp.asarray(batch["target"])[:, 1:] > EOS
         wanted = jax.lax.stop_gradient(jnp.mean(weights, axis=1)).astype(jnp.float32)
-        wanted = wanted * tokens[:, :, None]
+        wanted = jnp.where(tokens[:, :, None], wanted, 0.0)
     else:
         wanted = token_links(batch, config.unlinked)
         if config.timing == "input":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import types
+from collections.abc import Mapping
 from typing import Any
 
 from flax import nnx
@@ -14,7 +15,7 @@ from attnzoo.data.tokenizers import Tokenizer
 from attnzoo.errors import UserError
 from attnzoo.models import model_class
 from attnzoo.special_tokens import PAD
-from attnzoo.tasks.run_file import SOURCE_TOKENIZER, TARGET_TOKENIZER, start_of
+from attnzoo.tasks.run_file import SOURCE_TOKENIZER, TARGET_TOKENIZER, RunFile, start_of
 from attnzoo.tasks.task import Task
 from attnzoo.tasks.teacher import TEACHER_LINKS, LinkedPlan, TeacherLinks, teach
 
@@ -35,9 +36,7 @@ class PairTask(Task):
 
     unit = "tokens"
     free = ("decoding", "training.figures_every", "training.figures")
-    files = types.MappingProxyType(
-        {"source": SOURCE_TOKENIZER, "target": TARGET_TOKENIZER, "teacher": TEACHER_LINKS}
-    )
+    files = types.MappingProxyType({"source": SOURCE_TOKENIZER, "target": TARGET_TOKENIZER})
     tokenizer_fields = ("tokenizer", "target_tokenizer", "shared_vocabulary")
 
     def __init__(
@@ -75,7 +74,7 @@ class PairTask(Task):
                 f"start_from={start}: no {SOURCE_TOKENIZER.name}, so the embeddings would belong "
                 "to other words; wanted the directory of a run that translates"
             )
-        return {name: cls.files[name].read(start / cls.files[name].name) for name in SIDES}
+        return {name: file.read(start / file.name) for name, file in cls.files.items()}
 
     @classmethod
     def learn(
@@ -88,9 +87,16 @@ class PairTask(Task):
             )
             known = dict(zip(SIDES, tokenizers, strict=True))
         teacher = cls.teacher_of(config)
-        if teacher is None:
+        if teacher is None or teacher.kind == "own":
             return known
         return {**known, "teacher": teach(teacher, cls.corpus_of(data, "train"))}
+
+    @classmethod
+    def run_files(cls, config: ExperimentConfig) -> Mapping[str, RunFile]:
+        """Return the tokenizers, and the links of the teacher if it has any."""
+        teacher = cls.teacher_of(config)
+        taught = teacher is not None and teacher.kind != "own"
+        return {**cls.files, "teacher": TEACHER_LINKS} if taught else cls.files
 
     @classmethod
     def teacher_of(cls, config: ExperimentConfig) -> Any | None:
@@ -122,9 +128,7 @@ class PairTask(Task):
             pairs, settings.batch_size, settings.buckets, settings.seed, max_buckets=most
         )
         self.train, self.buckets = plan, plan.buckets
-        if (teacher := self.teacher_of(self.config)) is not None:
-            if self.teacher is None and teacher.kind != "own":
-                raise UserError(f"{TEACHER_LINKS.name}: the run has lost the links of its teacher")
+        if self.teacher_of(self.config) is not None:
             corpus = self.corpus_of(data, "train")
             self.train = LinkedPlan(plan, corpus, self.both, self.teacher)
         longest, room = 2 * settings.max_length, self.slots

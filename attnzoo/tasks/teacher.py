@@ -73,29 +73,22 @@ class TeacherLinks:
         return digest.hexdigest()
 
 
-def _read(path: Path) -> TeacherLinks | None:
-    return TeacherLinks.read(path) if path.exists() else None
+def _write(links: TeacherLinks, path: Path) -> None:
+    write_text(path, "".join(f"{line}\n" for line in links.lines))
 
 
-def _write(links: TeacherLinks | None, path: Path) -> None:
-    if links is not None:
-        write_text(path, "".join(f"{line}\n" for line in links.lines))
+TEACHER_LINKS = RunFile("teacher.links", TeacherLinks.read, _write)
+"""File of a run with the links of its training pairs."""
 
 
-TEACHER_LINKS = RunFile("teacher.links", _read, _write)
-"""File of a run with the links of its training pairs; there is none without a teacher."""
+def teach(config: Any, corpus: Corpus) -> TeacherLinks:
+    """Return the links of a teacher for a corpus, of which nothing else is read.
 
-
-def teach(config: Any, corpus: Corpus) -> TeacherLinks | None:
-    """Return the links of a teacher for a corpus; None for ``kind: own``.
-
-    ``config`` is one of ``attnzoo.config.teachers``. Only the given pairs are read.
+    ``config`` is one of ``attnzoo.config.teachers``, but not ``kind: own``, which has no links.
 
     Raises:
       UserError: no links in the corpus, a file with another number of lines, eflomal missing.
     """
-    if config.kind == "own":
-        return None
     if config.kind == "corpus":
         if corpus.links is None:
             raise UserError(
@@ -179,6 +172,6 @@ class LinkedPlan:
                 words[side, place, : len(encoding.ids)] = encoding.word_ids
                 counts.append(len(encoding.words))
             if self.links is not None:
-                bits[place] = self.links.matrix(row, *counts, length)
+                bits[place] = self.links.matrix(int(row), *counts, length)
         linked = {} if self.links is None else {"links": bits}
         return {**batch, "source_words": words[0], "target_words": words[1], **linked}

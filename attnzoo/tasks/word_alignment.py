@@ -111,9 +111,11 @@ class WordAlignmentTask(PairTask):
             possible, sure = bits & FORWARD > 0, bits & BACKWARD > 0
         else:
             best = jnp.argmax(forward[:, :, :-1], axis=2)[:, :, None]
-            possible = sure = (best == jnp.arange(forward.shape[2] - 1)) & pairs_of(found)
+            possible = sure = (best == jnp.arange(forward.shape[2] - 1)[None, None]) & pairs_of(
+                found
+            )
             turned = jnp.argmax(backward[:, :, :-1], axis=2)[:, None, :]
-            links = (turned == jnp.arange(backward.shape[2] - 1)[:, None]) & pairs_of(found)
+            links = (turned == jnp.arange(backward.shape[2] - 1)[None, :, None]) & pairs_of(found)
         if self.settings.restrict:
             known = jnp.any(possible, axis=2)[:, :, None] & jnp.any(possible, axis=1)[:, None, :]
             links = links & known
@@ -136,7 +138,7 @@ class WordAlignmentTask(PairTask):
 
 
 def link_losses(
-    log_probs: Float[Array, "B T S+1"],
+    log_probs: Float[Array, "B T W"],
     links: Bool[Array, "B T S"],
     words: Bool[Array, "B T"],
     *,
@@ -160,14 +162,14 @@ def pairs_of(found: WordScores) -> Bool[Array, "B T S"]:
 
 
 def product(
-    forward: Float[Array, "B T S+1"], backward: Float[Array, "B S T+1"]
+    forward: Float[Array, "B T W"], backward: Float[Array, "B S U"]
 ) -> Float[Array, "B T S"]:
     """Return the geometric mean of the probabilities of both directions."""
     return jnp.exp((forward[:, :, :-1] + jnp.swapaxes(backward[:, :, :-1], 1, 2)) / 2)
 
 
 def chosen_links(
-    forward: Float[Array, "B T S+1"], backward: Float[Array, "B S T+1"], found: WordScores
+    forward: Float[Array, "B T W"], backward: Float[Array, "B S U"], found: WordScores
 ) -> Bool[Array, "B T S"]:
     """Return the links of the largest product in each row or column, if it is likely enough."""
     both = jnp.where(pairs_of(found), product(forward, backward), 0.0)
@@ -175,8 +177,8 @@ def chosen_links(
 
 
 def own_links(
-    forward: Float[Array, "B T S+1"],
-    backward: Float[Array, "B S T+1"],
+    forward: Float[Array, "B T W"],
+    backward: Float[Array, "B S U"],
     found: WordScores,
     threshold: float,
 ) -> Bool[Array, "B T S"]:

@@ -50,6 +50,19 @@ TASK = {
         "char",
         f"{{kind: llama, attention: {HEADS}, dim: 8, layers: 1, max_length: 29}}",
     ),
+    "word_alignment": (
+        "{kind: word_alignment, teacher: corpus, consistency: 0.1}",
+        "{kind: synthetic, task: reverse, train: 14, validation: 6, test: 6, max_length: 7}",
+        "word",
+        f"{{kind: word_aligner, attention: {HEADS}, dim: 8, hidden: 8, layers: 1}}",
+    ),
+    "guided": (
+        "{kind: translation, guided: {teacher: corpus, layer: 0, full_context: true}}",
+        "{kind: synthetic, task: reverse, train: 14, validation: 6, test: 6, max_length: 7}",
+        "word",
+        f"{{kind: transformer, attention: {HEADS}, cross_attention: {HEADS}, dim: 8, hidden: 8, "
+        "encoder_layers: 1, decoder_layers: 2}",
+    ),
     "masked_lm": (
         "{kind: masked_lm, context: 11, share: 0.3}",
         "{kind: text, train: [DIR/text], validation: [DIR/text]}",
