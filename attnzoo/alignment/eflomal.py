@@ -2,13 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+from attnzoo.alignment.aligner import Aligner, Alignment, Text, Words, check_pairs
 from attnzoo.alignment.links import Link, parse_pharaoh
+from attnzoo.alignment.symmetrize import HEURISTICS
+from attnzoo.config.alignment import EflomalConfig
 from attnzoo.errors import UserError
+
+
+class EflomalAligner(Aligner):
+    """Align words by `align` of this module; it gives links without probabilities."""
+
+    config_class = EflomalConfig
+    learns = True
+
+    def __init__(self, config: EflomalConfig | None = None, text: Text | None = None):
+        self.config = config or EflomalConfig()
+        self._text = ([], []) if text is None else text
+        check_pairs(*self._text)
+
+    @classmethod
+    def from_config(cls, config: Any, text: Text | None = None) -> EflomalAligner:
+        """Build the aligner."""
+        return cls(config, text)
+
+    def align(self, sources: Sequence[Words], targets: Sequence[Words]) -> Iterator[Alignment]:
+        """Train on these pairs and the aligner's own text, then yield the alignments."""
+        check_pairs(sources, targets)
+        lines = [
+            [" ".join(words) for words in (*own, *new)]
+            for own, new in zip(self._text, (sources, targets), strict=True)
+        ]
+        found = align(*lines, samplers=self.config.samplers)
+        first = len(self._text[0])
+        for source, target, forward, backward in zip(
+            sources, targets, *(side[first:] for side in found), strict=True
+        ):
+            match self.config.rule:
+                case "forward":
+                    links = forward
+                case "backward":
+                    links = backward
+                case rule:
+                    links = HEURISTICS[rule](forward, backward)
+            yield Alignment(source, target, dict.fromkeys(sorted(links), 1.0))
 
 
 def align(

@@ -1,0 +1,111 @@
+"""Interface of word aligners: tokenized sentence pairs in, one `Alignment` per pair out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Float
+
+from attnzoo.alignment.links import Link
+from attnzoo.alignment.symmetrize import HEURISTICS
+
+Words = Sequence[str]
+Text = tuple[Sequence[Words], Sequence[Words]]
+"""Sentences of the source language, and their translations, as words."""
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Word alignment of one sentence pair of S source and T target words.
+
+    `forward[t, s]` is the probability that target word t translates source word s; a row sums to 1
+    less the probability of a target word without a source. `backward[s, t]` is that of the other
+    direction. Either is None for an aligner that gives links alone. `links` maps the link (source
+    word, target word), counted from 0, to its score between 0 and 1.
+    """
+
+    source: Words
+    target: Words
+    links: Mapping[Link, float] = field(default_factory=dict)
+    forward: Float[np.ndarray, "T S"] | None = None
+    backward: Float[np.ndarray, "S T"] | None = None
+
+
+class Aligner(ABC):
+    """Word aligner: built from its config, it aligns any number of sentence pairs."""
+
+    learns: ClassVar[bool] = False
+    """True if `align` trains on the pairs that it is given, so that it needs all of them at once;
+    False if it may be called again and again with a part of them."""
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, config: Any, text: Text | None = None) -> Aligner:
+        """Build the aligner; `text` is further parallel text to train on, if it `learns`."""
+
+    @abstractmethod
+    def align(self, sources: Sequence[Words], targets: Sequence[Words]) -> Iterator[Alignment]:
+        """Yield the alignment of each pair, in order, without keeping it.
+
+        A pair with an empty side gets no links, and matrices without rows or columns, if any.
+        Different numbers of sources and targets are a ValueError.
+        """
+
+
+def check_pairs(sources: Sequence[Words], targets: Sequence[Words]) -> None:
+    """Raise ValueError unless there are as many sources as targets."""
+    if len(sources) != len(targets):
+        raise ValueError(f"{len(sources)} sources for {len(targets)} targets")
+
+
+RULES = ("product", "forward", "backward", *HEURISTICS)
+"""Rules for links from the matrices of two directions, as in `links_from_posteriors`."""
+
+
+def links_from_posteriors(
+    forward: Float[np.ndarray, "T S"] | None,
+    backward: Float[np.ndarray, "S T"] | None,
+    rule: str,
+    threshold: float = 0.5,
+) -> dict[Link, float]:
+    """Return links (source word, target word) with scores from alignment probabilities.
+
+    "product" links the cells whose score, the geometric mean of both probabilities, is at least
+    `threshold` (posterior decoding, Liang et al. 2006, section 4.1). "forward" links each target
+    word with its likeliest source word, "backward" each source word with its likeliest target word,
+    unless that probability is below `threshold` (the word is then likelier to have no partner).
+    Other rules are those of `symmetrize`, and combine these two. With one matrix alone, its
+    probability is the score. ValueError for an unknown rule, or a matrix that it needs and lacks.
+    """
+    if rule not in RULES:
+        raise ValueError(f"rule={rule!r} is none of {', '.join(RULES)}")
+    needed = {"forward": (forward,), "backward": (backward,)}.get(rule, (forward, backward))
+    if any(matrix is None for matrix in needed):
+        raise ValueError(f"rule={rule!r} needs a matrix that this aligner does not have")
+    scores = _scores(forward, backward)
+    if rule == "product":
+        found = {(int(i), int(j)) for j, i in zip(*np.nonzero(scores >= threshold))}
+    elif rule == "forward":
+        found = _best(forward, threshold)
+    else:
+        back = {(i, j) for j, i in _best(backward, threshold)}
+        found = back if rule == "backward" else HEURISTICS[rule](_best(forward, threshold), back)
+    return {(i, j): float(scores[j, i]) for i, j in sorted(found)}
+
+
+def _scores(forward: Any, backward: Any) -> Float[np.ndarray, "T S"]:
+    if forward is None or backward is None:
+        return backward.T if forward is None else forward
+    return np.sqrt(np.asarray(forward, np.float64) * backward.T)
+
+
+def _best(rows: Any, threshold: float) -> set[Link]:
+    """Return (column, row) of the largest entry of each row that is large enough."""
+    if not rows.size:
+        return set()
+    best = rows.argmax(axis=1)
+    return {(int(c), r) for r, c in enumerate(best) if rows[r, c] >= max(threshold, 1e-30)}
