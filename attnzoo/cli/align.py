@@ -48,10 +48,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--head", type=int, help="which head, from 0 (default: their mean)")
     parser.add_argument(
         "--by",
-        choices=("attention", "erasure", "both"),
+        choices=("attention", "posterior", "erasure", "both"),
         default="attention",
-        help="read links off the attention, or off what each target word loses when a source word "
-        "is erased (slow: a pair of S words is read S + 1 times)",
+        help="read links off the attention; off its posterior, which has seen the target word "
+        "(recurrent models: the output layer is computed for each source token); or off what each "
+        "target word loses when a source word is erased (slow: a pair of S words is read S + 1 "
+        "times); both: attention and erasure",
     )
     parser.add_argument(
         "--fill",
@@ -156,7 +158,7 @@ def _check(arguments: argparse.Namespace) -> None:
 def _align(arguments: argparse.Namespace) -> int:
     _check(arguments)
     from attnzoo.cli.align_choice import choose, survey
-    from attnzoo.cli.align_read import METHODS, Reader
+    from attnzoo.cli.align_read import Reader
     from attnzoo.cli.align_report import (
         figures,
         print_scores,
@@ -171,7 +173,7 @@ def _align(arguments: argparse.Namespace) -> int:
     compilation_cache()
     trained = load_run(arguments.run, which=arguments.which)
     translator = trained.translator(layer=arguments.layer, head=arguments.head)
-    methods = METHODS if arguments.by == "both" else (arguments.by,)
+    methods = ("attention", "erasure") if arguments.by == "both" else (arguments.by,)
     options = {"level": arguments.level, "fill": arguments.fill}
     if arguments.sentence:
         readers = {m: Reader(translator, m, arguments.timing, **options) for m in methods}

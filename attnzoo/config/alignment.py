@@ -1,5 +1,6 @@
 """Settings of word aligners."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from attnzoo.config.fields import ByKind, NotNegative, Positive, Probability, config
@@ -61,5 +62,18 @@ class EflomalConfig(AlignerConfig):
     """Combination of the links of both directions."""
 
 
-Aligner = Annotated[HmmConfig | EflomalConfig, ByKind(AlignerConfig)]
+@config
+class LearnedConfig(AlignerConfig):
+    """A word aligner that was trained (``task.kind: word_alignment``)."""
+
+    kind: Literal["learned"] = "learned"
+    run: Path
+    """Directory of its run."""
+    rule: Rule = "product"
+    """Links from the probabilities of both directions."""
+    threshold: Annotated[float, Probability] = 0.3
+    """Least probability of a link."""
+
+
+Aligner = Annotated[HmmConfig | EflomalConfig | LearnedConfig, ByKind(AlignerConfig)]
 """Union of the aligners that a config can name."""

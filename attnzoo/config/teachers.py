@@ -3,20 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
+from attnzoo.config.alignment import LinkRule
 from attnzoo.config.fields import ByKind, Interval, NotNegative, Positive, config
 
-Rule = Literal[
-    "each",
-    "forward",
-    "backward",
-    "intersection",
-    "union",
-    "grow-diag",
-    "grow-diag-final",
-    "grow-diag-final-and",
-    "strict-grow-diag",
-    "strict-grow-diag-final",
-]
+TeacherRule = Literal["each"] | LinkRule
 
 
 @config
@@ -31,9 +21,20 @@ class EflomalTeacherConfig(TeacherConfig):
     kind: Literal["eflomal"] = "eflomal"
     samplers: Annotated[int, Positive] = 3
     """Number of independent samplers to average."""
-    rule: Rule = "each"
+    rule: TeacherRule = "each"
     """Combination of the links of both directions; each: a target word learns from the links of
     target words, a source word from those of source words."""
+
+
+@config
+class HmmTeacherConfig(TeacherConfig):
+    """A hidden Markov model of word alignment, trained on the training pairs alone."""
+
+    kind: Literal["hmm"] = "hmm"
+    rule: TeacherRule = "each"
+    """Combination of the links of both directions, as of eflomal."""
+    threshold: Annotated[float, Interval(gt=0, lt=1)] = 0.5
+    """Least probability of a link, below which a word has no partner."""
 
 
 @config
@@ -66,7 +67,11 @@ class OwnTeacherConfig(TeacherConfig):
 
 
 Teacher = Annotated[
-    EflomalTeacherConfig | FileTeacherConfig | CorpusTeacherConfig | OwnTeacherConfig,
+    EflomalTeacherConfig
+    | HmmTeacherConfig
+    | FileTeacherConfig
+    | CorpusTeacherConfig
+    | OwnTeacherConfig,
     ByKind(TeacherConfig),
 ]
 """Union of the teachers that a config can name."""

@@ -16,7 +16,7 @@ from attnzoo.tasks.teacher import FORWARD
 
 
 def guide(model: Any, config: Any) -> Any:
-    """Make the guided head's layer, timing and pass those that a translator returns.
+    """Set the guided layer, timing and pass as those of the weights that a model returns.
 
     ``config`` is a ``GuidedConfig``. ValueError for a layer or head that the model does not have,
     and for a pass without a causal mask of a recurrent decoder.

@@ -8,8 +8,11 @@ import numpy as np
 import xxhash
 
 from attnzoo.alignment import eflomal
+from attnzoo.alignment.aligner import links_from_posteriors
+from attnzoo.alignment.hmm import HmmAligner
 from attnzoo.alignment.links import Link, Links, format_pharaoh, parse_pharaoh
 from attnzoo.alignment.symmetrize import HEURISTICS
+from attnzoo.config.alignment import HmmConfig
 from attnzoo.data.batching import BatchPlan
 from attnzoo.data.corpus import Corpus, add_strings
 from attnzoo.data.sources import decode, read_lines
@@ -104,10 +107,22 @@ def teach(config: Any, corpus: Corpus) -> TeacherLinks:
         if len(links) != len(corpus):
             raise UserError(f"{path}: {len(links):,} lines for {len(corpus):,} training pairs")
         return links
-    forward, backward = eflomal.align(corpus.source, corpus.target, samplers=config.samplers)
+    if config.kind == "hmm":
+        forward, backward = _hmm_links(corpus, config.threshold)
+    else:
+        forward, backward = eflomal.align(corpus.source, corpus.target, samplers=config.samplers)
     if config.rule == "each":
         return TeacherLinks.of(forward, backward)
     return TeacherLinks.of([combine(config.rule, *pair) for pair in zip(forward, backward)])
+
+
+def _hmm_links(corpus: Corpus, threshold: float) -> tuple[list[set[Link]], list[set[Link]]]:
+    words = [[line.split() for line in side] for side in (corpus.source, corpus.target)]
+    found: tuple[list[set[Link]], list[set[Link]]] = ([], [])
+    for pair in HmmAligner(HmmConfig()).align(*words):
+        for links, rule in zip(found, ("forward", "backward")):
+            links.append(set(links_from_posteriors(pair.forward, pair.backward, rule, threshold)))
+    return found
 
 
 def combine(rule: str, forward: set[Link], backward: set[Link]) -> set[Link]:

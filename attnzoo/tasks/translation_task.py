@@ -27,7 +27,7 @@ class TranslationTask(PairTask):
         return None if task.guided is None else task.guided.teacher
 
     def model(self, rngs: nnx.Rngs) -> nnx.Module:
-        """Build the translator of the config, with its guided head as the one to read."""
+        """Build the translator of the config; its weights are those of the guided layer, if any."""
         model: Any = super().model(rngs)
         return model if self.settings.guided is None else guide(model, self.settings.guided)
 
@@ -39,22 +39,16 @@ class TranslationTask(PairTask):
         The alignment loss is that of training batches, whose teacher is known.
         """
         settings, guided = self.config.training, self.settings.guided
-        own = guided is not None and guided.teacher.kind == "own"
-        teaches = guided is not None and rngs is not None and (own or "links" in batch)
-        logits = weights = None
-        if teaches:
-            inputs = batch["source"], batch["target"][:, :-1]
-            logits, weights = model(*inputs, rngs=rngs, return_weights=True)
-        loss, sums = translation_loss(
-            model,
-            batch,
-            label_smoothing=settings.label_smoothing,
-            per=settings.loss_per,
-            logits=logits,
-            rngs=rngs,
-        )
-        if not teaches:
-            return loss, sums
+        how: dict[str, Any] = {
+            "label_smoothing": settings.label_smoothing,
+            "per": settings.loss_per,
+            "rngs": rngs,
+        }
+        if guided is None or rngs is None:
+            return translation_loss(model, batch, **how)
+        inputs = batch["source"], batch["target"][:, :-1]
+        logits, weights = model(*inputs, rngs=rngs, return_weights=True)
+        loss, sums = translation_loss(model, batch, logits=logits, **how)
         more, count = alignment_loss(weights, batch, guided)
         sums |= {"alignment_nll": more, "aligned": count}
         return loss + guided.weight * more / jnp.maximum(count, 1.0), sums

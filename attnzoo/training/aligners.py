@@ -6,10 +6,12 @@ from attnzoo.alignment.aligner import Aligner, Text
 from attnzoo.alignment.eflomal import EflomalAligner
 from attnzoo.alignment.hmm import HmmAligner
 from attnzoo.config.external import import_class, is_external
+from attnzoo.training.learned_aligner import LearnedAligner
 
 ALIGNERS: dict[str, type[Aligner]] = {
     "hmm": HmmAligner,
     "eflomal": EflomalAligner,
+    "learned": LearnedAligner,
 }
 """Aligner class by the ``kind`` of its config."""
 

@@ -11,6 +11,7 @@ from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.data.corpus import Corpus, load_part
 from attnzoo.errors import UserError
 from attnzoo.tasks import task_class
+from attnzoo.tasks.pair_task import PairTask
 from attnzoo.tasks.task import Task
 from attnzoo.tasks.translation import Translator
 from attnzoo.tasks.translation_task import TranslationTask
@@ -51,15 +52,21 @@ class Run:
 
     def _translation(self) -> TranslationTask:
         if not isinstance(self.task, TranslationTask):
-            raise UserError(
-                f"{self.directory.path} is a run of task.kind={self.config.task.kind}; wanted "
-                "translation"
-            )
+            raise self._other("translation")
         return self.task
+
+    def _pairs(self) -> PairTask:
+        if not isinstance(self.task, PairTask):
+            raise self._other("translation or word_alignment")
+        return self.task
+
+    def _other(self, wanted: str) -> UserError:
+        kind = self.config.task.kind
+        return UserError(f"{self.directory.path} is a run of task.kind={kind}; wanted {wanted}")
 
     def corpus(self, part: str) -> Corpus:
         """Read the sentence pairs of a part of the run's data again."""
-        self._translation()
+        self._pairs()
         return load_part(self.config.data, part)
 
     def changed_data(self) -> list[str]:
@@ -73,7 +80,7 @@ class Run:
     def training_pairs(self) -> Corpus:
         """Return the pairs of the train part that were short enough for training."""
         corpus = self.corpus("train")
-        pairs = self._translation().tokenize(corpus, self.config.training.max_length)
+        pairs = self._pairs().tokenize(corpus, self.config.training.max_length)
         return corpus.select(int(row) for row in pairs.rows)
 
 
