@@ -95,10 +95,11 @@ class WordAlignmentTask(PairTask):
         loss = total / jnp.maximum(count, 1.0)
         if self.settings.consistency > 0:
             agreed = jnp.exp(log_forward[:, :, :-1] + jnp.swapaxes(log_backward[:, :, :-1], 1, 2))
-            words = [jnp.sum(w, axis=1) for w in (found.source, found.target)]
-            share = jnp.sum(agreed, axis=(1, 2)) / jnp.maximum(jnp.minimum(*words), 1)
-            real = jnp.sum(words[0] > 0)
-            loss = loss - self.settings.consistency * jnp.sum(share) / jnp.maximum(real, 1)
+            agreed = jnp.where(pairs_of(found), agreed, 0.0)
+            lengths = [jnp.sum(w, axis=1).astype(jnp.float32) for w in (found.source, found.target)]
+            share = jnp.sum(agreed, axis=(1, 2)) / jnp.maximum(jnp.minimum(*lengths), 1.0)
+            real = jnp.sum(lengths[0] > 0).astype(jnp.float32)
+            loss = loss - self.settings.consistency * jnp.sum(share) / jnp.maximum(real, 1.0)
         return loss, sums
 
     def measure(self, model: Any, batch: Batch) -> Sums:

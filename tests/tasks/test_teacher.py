@@ -12,6 +12,7 @@ from attnzoo.config.teachers import (
     CorpusTeacherConfig,
     EflomalTeacherConfig,
     FileTeacherConfig,
+    HmmTeacherConfig,
 )
 from attnzoo.data.batching import BatchPlan
 from attnzoo.data.corpus import Corpus
@@ -95,6 +96,17 @@ def test_rules_of_both_directions(rule: str, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(teacher.eflomal, "align", align)
     assert teach(EflomalTeacherConfig(rule=rule), CORPUS).lines == RULES[rule]
     assert given == [(CORPUS.source, CORPUS.target, 3)]
+
+
+def test_the_hidden_markov_model_teaches_both_directions() -> None:
+    random = np.random.default_rng(0)
+    numbers = [random.permutation(9)[:4] for _ in range(40)]
+    sides = [[" ".join(f"{side}{n}" for n in row) for row in numbers] for side in "ab"]
+    lines = teach(HmmTeacherConfig(), Corpus(*sides)).lines
+    wanted = "0-0 1-1 2-2 3-3"
+    assert np.mean([line == f"{wanted}\t{wanted}" for line in lines]) > 0.9
+    lines = teach(HmmTeacherConfig(rule="intersection"), Corpus(*sides)).lines
+    assert np.mean([line == wanted for line in lines]) > 0.9
 
 
 def test_a_batch_has_the_words_of_its_tokens() -> None:
