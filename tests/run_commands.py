@@ -73,6 +73,8 @@ def edited_data_is_named(run: Path, data: Path, out: Path) -> None:
         text.write("zebras quietly jump .\n" * 5)
     with (data / "tsv").open("a") as tsv:
         tsv.write("a bear sat\tanother\n" * 5)
+    with (data / "pairs").open("a") as pairs:
+        pairs.write("a bear\tbear a\t0-1 1-0\n" * 5)
     with (data / "conll").open("a") as conll:
         conll.write("\n" + "bears ANOTHER\n\n" * 5)
     images = data / "images" / "train"

@@ -57,10 +57,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--head", type=int, help="which head, from 0 (default: their mean)")
     parser.add_argument(
         "--by",
-        choices=("attention", "erasure", "both"),
+        choices=("attention", "posterior", "erasure", "both"),
         default="attention",
-        help="read links off the attention, or off what each target word loses when a source word "
-        "is erased (slow: a pair of S words is read S + 1 times)",
+        help="read links off the attention; off its posterior, which has seen the target word "
+        "(recurrent models: the output layer is computed for each source token); or off what each "
+        "target word loses when a source word is erased (slow: a pair of S words is read S + 1 "
+        "times); both: attention and erasure",
     )
     parser.add_argument(
         "--fill",
@@ -183,7 +185,7 @@ def _align(arguments: argparse.Namespace) -> int:
         return align_pairs(arguments)
     _check(arguments)
     from attnzoo.cli.align_choice import choose, choose_timing, survey
-    from attnzoo.cli.align_read import METHODS, Reader
+    from attnzoo.cli.align_read import Reader
     from attnzoo.cli.align_report import (
         figures,
         print_scores,
@@ -198,7 +200,7 @@ def _align(arguments: argparse.Namespace) -> int:
     compilation_cache()
     trained = load_run(arguments.run, which=arguments.which)
     translator = trained.translator(layer=arguments.layer, head=arguments.head)
-    methods = METHODS if arguments.by == "both" else (arguments.by,)
+    methods = ("attention", "erasure") if arguments.by == "both" else (arguments.by,)
     options = {"level": arguments.level, "fill": arguments.fill, "null": arguments.null}
     if arguments.timing not in ("auto", *translator.timings):
         raise UserError(
@@ -225,7 +227,7 @@ def _align(arguments: argparse.Namespace) -> int:
             reverse, back = other.translator(layer=behind.layer, head=behind.head), behind.timing
 
     def settled(run: Any, reading: Any, wanted: str) -> str:
-        if wanted != "auto" or arguments.generated or methods == ("erasure",):
+        if wanted != "auto" or arguments.generated or "attention" not in methods:
             return wanted if wanted in ("auto", *reading.timings) else reading.timings[0]
         return choose_timing(run, reading, arguments.level, arguments.restrict)
 

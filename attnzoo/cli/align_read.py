@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-METHODS = ("attention", "erasure")
+METHODS = ("attention", "posterior", "erasure")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,8 +14,9 @@ class Reader:
     """Translator with the settings for reading links from its attention.
 
     Attributes:
-      method: "attention", or "erasure" (``attnzoo.tasks.erasure``), whose rows always belong to the
-        predicted word, whatever ``timing`` is.
+      method: "attention", or "posterior" (``attnzoo.tasks.posterior``) and "erasure"
+        (``attnzoo.tasks.erasure``), whose rows always belong to the predicted word, whatever
+        ``timing`` is.
       timing: "auto", "predicted" or "input".
       level: "word" or "token".
       fill: replacement of an erased word.
@@ -33,6 +34,10 @@ class Reader:
         """Read known pairs; None for a pair that is empty or too long."""
         if self.method == "attention":
             return self.translator.force(sources, targets)
+        if self.method == "posterior":
+            from attnzoo.tasks.posterior import read_posterior
+
+            return read_posterior(self.translator, sources, targets)
         from attnzoo.tasks.erasure import erase_words
 
         return erase_words(self.translator, sources, targets, fill=self.fill)
@@ -53,7 +58,7 @@ class Reader:
         from attnzoo.alignment.extract import row_shares
 
         matrix = self.translator.word_matrix(result, timing=self._credit)
-        return matrix if self.method == "attention" else row_shares(matrix)
+        return row_shares(matrix) if self.method == "erasure" else matrix
 
     @property
     def _credit(self) -> str:

@@ -107,8 +107,21 @@ class AttentionConfig(AlignerConfig):
     """Least weight of a link."""
 
 
+class LearnedConfig(AlignerConfig):
+    """A word aligner that was trained (``task.kind: word_alignment``)."""
+
+    kind: Literal["learned"] = "learned"
+    run: Path
+    """Directory of its run."""
+    rule: Rule = "product"
+    """Links from the probabilities of both directions."""
+    threshold: Annotated[float, Probability] = 0.3
+    """Least probability of a link."""
+
+
 Member = Annotated[
-    HmmConfig | EflomalConfig | SimilarityConfig | AttentionConfig, ByKind(AlignerConfig)
+    HmmConfig | EflomalConfig | SimilarityConfig | AttentionConfig | LearnedConfig,
+    ByKind(AlignerConfig),
 ]
 
 
@@ -134,7 +147,7 @@ class VoteConfig(AlignerConfig):
 
 
 Aligner = Annotated[
-    HmmConfig | EflomalConfig | SimilarityConfig | AttentionConfig | VoteConfig,
+    HmmConfig | EflomalConfig | SimilarityConfig | AttentionConfig | LearnedConfig | VoteConfig,
     ByKind(AlignerConfig),
 ]
 """Union of the aligners that a config can name."""

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from attnzoo.config.aligner import WordAlignerConfig
 from attnzoo.config.attention import AdditiveConfig, Attention, GeneralConfig
 from attnzoo.config.bert import BertConfig
 from attnzoo.config.fields import ByKind, DropRate, Layers, Positive, config
@@ -143,7 +144,8 @@ Model = Annotated[
     | LlamaConfig
     | BertConfig
     | ViTConfig
-    | ResNetConfig,
+    | ResNetConfig
+    | WordAlignerConfig,
     ByKind(ModelConfig),
 ]
 """Union of the architectures that a config can name."""

@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from attnzoo.config.fields import ByKind, DropRate, Positive, config
+from attnzoo.config.fields import ByKind, DropRate, NotNegative, Positive, config
 from attnzoo.config.renamed import former_names
+from attnzoo.config.teachers import EflomalTeacherConfig, GuidedConfig, Teacher
 
 PAIRS = ("cldr", "files", "hub", "synthetic")
 
@@ -25,6 +26,22 @@ class TranslationConfig(TaskConfig):
 
     data = PAIRS
     kind: Literal["translation"] = "translation"
+    guided: GuidedConfig | None = None
+    """A head of the cross-attention that learns word alignment; null: none."""
+
+
+@config
+class WordAlignmentConfig(TaskConfig):
+    """Link the words of sentence pairs, as a teacher does (or the model itself)."""
+
+    data = PAIRS
+    kind: Literal["word_alignment"] = "word_alignment"
+    teacher: Teacher = EflomalTeacherConfig()
+    """Links of the training pairs. Reference links of the data teach only if this says so."""
+    consistency: Annotated[float, NotNegative] = 0.0
+    """Weight of the agreement of both directions (Dou and Neubig 2021, equation 7); 0: none."""
+    restrict: bool = False
+    """Count validation errors only between words that have a reference link."""
 
 
 @config
@@ -95,6 +112,7 @@ class ImageClassificationConfig(TaskConfig):
 
 Task = Annotated[
     TranslationConfig
+    | WordAlignmentConfig
     | CausalLMConfig
     | MaskedLMConfig
     | SpanCorruptionConfig

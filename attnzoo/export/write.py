@@ -200,7 +200,7 @@ def _write_files(run: Opened, home: Path) -> None:
     if run.step is None:
         files.copy_beside(run.source, home)
         return
-    for file in run.task.files.values():
+    for file in run.task.run_files(run.config).values():
         shutil.copyfile(run.directory.path / file.name, home / file.name)
     tokenizer = getattr(run.task, "tokenizer", None)
     if isinstance(tokenizer, LibraryTokenizer):

@@ -84,6 +84,7 @@ class Block(Module):
         mask: MaskFunction | None = None,
         score_mod: ScoreFunction | None = None,
         positions: Int[Array, "#B T"] | None = None,
+        is_causal: bool | None = None,
         encoded: Float[Array, "B S D2"] | None = None,
         encoded_valid: Bool[Array, "B S"] | None = None,
         key: Key[Array, ""] | None = None,
@@ -92,7 +93,8 @@ class Block(Module):
     ) -> tuple[Float[Array, "B T D"], Maps]:
         """Return the new states, and a dict of the requested attention maps, "self" and "cross".
 
-        ``valid``, ``mask``, ``score_mod`` and ``positions`` are those of :class:`SelfAttention`.
+        ``valid``, ``mask``, ``score_mod``, ``positions`` and ``is_causal`` are those of
+        :class:`SelfAttention`.
         ``key`` switches dropout on; ``branch_rate`` is the rate of stochastic depth.
         """
         keys = [None] * 7 if key is None else list(jax.random.split(key, 7))
@@ -105,6 +107,7 @@ class Block(Module):
                 mask=mask,
                 score_mod=score_mod,
                 positions=positions,
+                is_causal=is_causal,
                 dropout_key=keys[0],
                 return_weights=return_weights,
             )

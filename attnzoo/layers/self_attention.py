@@ -35,15 +35,20 @@ class SelfAttention(Module):
         mask: MaskFunction | None = None,
         score_mod: ScoreFunction | None = None,
         positions: Int[Array, "#B T"] | None = None,
+        is_causal: bool | None = None,
         **reading: Any,
     ) -> Any:
         """Apply self-attention to ``B T D``; ``reading`` is ``dropout_key`` and ``return_weights``.
 
         ``valid`` is False at padding. ``mask`` is a further restriction (``masks.document(ids)``
         for packed rows). ``score_mod`` is for mechanisms that support it. ``positions`` are
-        positions in the text, for mechanisms that depend on them; 0 .. T-1 if None.
+        positions in the text, for mechanisms that depend on them; 0 .. T-1 if None. ``is_causal``
+        replaces the module's own setting; NotImplementedError for a mechanism that is causal.
         """
-        seen = self.mechanism.self_mask(x, is_causal=self.is_causal, valid=valid, mask=mask)
+        causal = self.is_causal if is_causal is None else is_causal
+        if self.mechanism.is_recurrent and not causal:
+            raise NotImplementedError(f"{type(self.mechanism).__name__} is causal")
+        seen = self.mechanism.self_mask(x, is_causal=causal, valid=valid, mask=mask)
         placed: dict[str, Any] = {"positions": positions, "key_positions": positions}
         return self.mechanism(x, x, mask=seen, **placed, **reading, **self._modified(score_mod))
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from attnzoo.config.external import import_class, is_external
+from attnzoo.models.aligner import WordAligner
 from attnzoo.models.bert import Bert
 from attnzoo.models.gpt2 import GPT2
 from attnzoo.models.llama import Llama
@@ -30,15 +31,19 @@ ENCODERS = {"bert": Bert}
 CLASSIFIERS = {"resnet": ResidualNetwork, "vit": ViT}
 """Image classifiers: ``CLASSIFIERS[config.kind](config, num_classes, rngs=rngs)``."""
 
+ALIGNERS = {"word_aligner": WordAligner}
+"""Word aligners: ``ALIGNERS[config.kind](config, source_vocab, target_vocab, rngs=rngs)``."""
+
 
 def model_class(config: Any) -> Any:
     """Return the model class that a config names: a registered one, or the user's own class."""
     if is_external(config.kind):
         return import_class(config.kind, Model)
-    return (TRANSLATORS | DECODERS | ENCODERS | CLASSIFIERS)[config.kind]
+    return (TRANSLATORS | DECODERS | ENCODERS | CLASSIFIERS | ALIGNERS)[config.kind]
 
 
 __all__ = [
+    "ALIGNERS",
     "CLASSIFIERS",
     "DECODERS",
     "ENCODERS",
@@ -53,5 +58,6 @@ __all__ = [
     "ResidualNetwork",
     "Transformer",
     "ViT",
+    "WordAligner",
     "model_class",
 ]

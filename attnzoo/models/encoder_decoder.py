@@ -48,6 +48,12 @@ class EncoderDecoder(TranslationModel):
         return self.max_length if self.has_positions or slots is not None else None
 
     @property
+    def has_full_context(self) -> bool:
+        """True unless self-attention of the decoder is causal by its nature."""
+        first = self.decoder.blocks if self.decoder.scan else self.decoder.blocks[0]
+        return not first.attention.mechanism.is_recurrent
+
+    @property
     def has_positions(self) -> bool:
         """True if there is a position table, with one row per position."""
         return False
@@ -143,8 +149,8 @@ class EncoderDecoder(TranslationModel):
         self, source: Int[Array, "B S"], target: Int[Array, "B T"]
     ) -> tuple[Float[Array, "B T V"], Float[Array, "L B N T S"]]:
         """Return the logits of a known target, and the weights of all cross-attentions."""
-        logits, maps = self(source, target, capture=True)
-        return logits, jnp.stack([m for name, m in maps.items() if name.endswith("/cross")])
+        logits, found = self._read(source, target, self.full_context, capture=True)
+        return logits, jnp.stack([m for name, m in found.items() if name.endswith("/cross")])
 
     def __call__(
         self,
@@ -160,22 +166,53 @@ class EncoderDecoder(TranslationModel):
 
         ``source_valid`` is that of :meth:`encode`. ``return_weights`` adds the weights ``B N T S``
         of the alignment layer. ``capture`` adds the requested maps of all layers,
-        "encoder/0/self", "decoder/0/self", "decoder/0/cross", ...
+        "encoder/0/self", "decoder/0/self", "decoder/0/cross", ...; these are of the causal pass.
+        """
+        logits, maps = self._read(
+            source,
+            target,
+            return_weights and not capture and self.full_context,
+            source_valid=source_valid,
+            rngs=rngs,
+            capture=capture or return_weights,
+        )
+        if capture:
+            return logits, maps
+        return (logits, maps[f"decoder/{self.alignment_layer}/cross"]) if return_weights else logits
+
+    def _read(
+        self,
+        source: Int[Array, "B S"],
+        target: Int[Array, "B T"],
+        again: bool,
+        *,
+        source_valid: Bool[Array, "B S"] | None = None,
+        rngs: nnx.Rngs | None = None,
+        capture: ReturnWeights = False,
+    ) -> tuple[Float[Array, "B T V"], Maps]:
+        """Return the logits of a known target, and the requested maps by name.
+
+        The maps of the decoder are those of a second pass without a causal mask if ``again``.
         """
         encoded, valid, maps = self.encode(source, valid=source_valid, rngs=rngs, capture=capture)
+        embedded = self._embed(target, None, "target", rngs)
+
+        def decode(captured: ReturnWeights, **more: Any) -> tuple[Array, Maps]:
+            return self.decoder(
+                embedded,
+                score_mod=self.decoder_bias,
+                encoded=encoded,
+                encoded_valid=valid,
+                key=dropout_key(rngs),
+                return_weights=captured,
+                **more,
+            )
+
         # Padding comes after the target, where a causal decoder does not look.
-        x, found = self.decoder(
-            self._embed(target, None, "target", rngs),
-            score_mod=self.decoder_bias,
-            encoded=encoded,
-            encoded_valid=valid,
-            key=dropout_key(rngs),
-            return_weights=capture or return_weights,
-        )
-        logits = self._logits(x, rngs)
-        if capture:
-            return logits, maps | {f"decoder/{name}": m for name, m in found.items()}
-        return (logits, found[f"{self.alignment_layer}/cross"]) if return_weights else logits
+        x, found = decode(capture and not again)
+        if again:
+            _, found = decode(capture, is_causal=False, valid=target != self.config.pad_id)
+        return self._logits(x, rngs), maps | {f"decoder/{name}": m for name, m in found.items()}
 
     def _embed(
         self,

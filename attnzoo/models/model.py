@@ -90,7 +90,9 @@ class TranslationModel(Model):
         "input" (Luong et al. 2015, footnote 14).
       reads_before_attending: True if the query of a step has read that step's token.
       layers: number of cross-attentions. heads: heads of each. alignment_layer: index of the
-        cross-attention whose weights are returned.
+        cross-attention whose weights are returned. full_context: the weights of a known target are
+        those of a second pass of the decoder without a causal mask, in which a row has read the
+        whole target (Garg et al. 2019, section 4.2).
     """
 
     token_tables: ClassVar[Mapping[str, str]] = {
@@ -102,12 +104,18 @@ class TranslationModel(Model):
     reads_before_attending: bool = True
     layers: int = 1
     alignment_layer: int = 0
+    full_context: bool = False
 
     @property
     def heads(self) -> int:
         """Number of heads of each cross-attention; 1 for a model whose ``attentions`` has none."""
         cross = [m.num_heads for name, m in self.attentions().items() if "/self" not in name]
         return cross[0] if cross else 1
+
+    @property
+    def has_full_context(self) -> bool:
+        """True if the decoder can read a known target without a causal mask."""
+        return False
 
     @property
     def max_target_length(self) -> int | None:

@@ -13,6 +13,7 @@ from attnzoo.config.model import BahdanauConfig, LuongConfig
 from attnzoo.layers.recurrent import GRU, LSTM
 from attnzoo.models.model import TranslationModel
 from attnzoo.ops.positions import positions_in_text
+from attnzoo.ops.softmax import masked_softmax
 from attnzoo.special_tokens import PAD
 
 
@@ -38,6 +39,51 @@ class RecurrentTranslator(TranslationModel):
             keys, values, mask=valid[:, None, None, :], positions=positions
         )
         return memory, self.attention.empty_past(memory)
+
+    def posterior(
+        self, source: Int[Array, "B S"], target: Int[Array, "B T"], *, exponent: float = 1.0
+    ) -> tuple[Float[Array, "B T-1"], Float[Array, "B T-1 S"]]:
+        """Return log p(y_t), and the alignment after y_t is known, of a target from BOS to its end.
+
+        The posterior is proportional to alpha_ts^exponent p(y_t | c_t = v_s), where alpha are the
+        weights (the mean of several heads) and v_s is the context that reads source token s alone
+        (Shankar and Sarawagi, ICLR 2019, equation 5; Deng et al. 2018, section 2). An exponent
+        below 1 flattens the prior. The readout is computed once for each source token, one after
+        the other. NotImplementedError for attention without explicit weights of values.
+        """
+        if not self.attention.takes_perturbation:
+            raise NotImplementedError(
+                f"posterior: {type(self.attention).__name__} does not weight values one by one"
+            )
+        inputs, labels = target[:, :-1], target[:, 1:]
+        logits, weights, memory, readout = self._unroll(source, inputs, None, True)
+        B = source.shape[0]
+        contexts = self._contexts(memory)
+
+        def likelihood(context: Float[Array, "B Dv"]) -> Float[Array, "B T"]:
+            wide = jnp.broadcast_to(context[:, None], (B, inputs.shape[1], context.shape[1]))
+            return _log_probs(readout(wide), labels)
+
+        likelihoods = jax.lax.map(likelihood, jnp.swapaxes(contexts, 0, 1))  # S B T
+        prior = jnp.mean(weights, axis=1)
+        logs = exponent * jnp.log(jnp.maximum(prior, 1e-30)) + jnp.moveaxis(likelihoods, 0, 2)
+        seen = (source != PAD)[:, None, :] & (prior > 0)
+        return _log_probs(logits, labels), masked_softmax(logs, seen)
+
+    def _contexts(self, memory: Memory) -> Float[Array, "B S Dv"]:
+        """Return the context of each source token if it is the only one that is read."""
+        attention, (B, S) = self.attention, memory.values.shape[:2]
+        alone = jnp.eye(S, dtype=bool)[None, None]
+        if type(attention).attend is Attention.attend:  # weights of any kind, and their result
+            weights = jnp.broadcast_to(alone, (B, attention.num_heads, S, S)).astype(jnp.float32)
+            return attention.read(weights, memory, memory.mask, False, None)
+        mask = alone if memory.mask is None else alone & memory.mask
+        only = dataclasses.replace(memory, mask=jnp.broadcast_to(mask, (B, 1, S, S)))
+        return attention.attend(jnp.zeros((B, S, self.config.hidden), memory.values.dtype), only)
+
+    def _unroll(self, source, inputs, rngs, return_weights):
+        """Return logits, weights, the memory, and the readout as a function of contexts."""
+        raise NotImplementedError(f"{type(self).__name__}._unroll")
 
     def _drop(self, x, rngs):
         return self.dropout(x, deterministic=rngs is None, rngs=rngs)
@@ -135,8 +181,12 @@ class BahdanauSeq2Seq(RecurrentTranslator):
         return_weights: bool = False,
     ) -> Float[Array, "B T V"] | tuple[Float[Array, "B T V"], Float[Array, "B N T S"]]:
         """Return the logits of every next token of a known target (``target[:, 0]`` is BOS)."""
+        logits, weights, *_ = self._unroll(source, target, rngs, return_weights)
+        return (logits, weights) if return_weights else logits
+
+    def _unroll(self, source, inputs, rngs, return_weights):
         memory, state = self.start(source, rngs=rngs)
-        embedded = self._drop(_lookup(self.target_embedding, target), rngs)
+        embedded = self._drop(_lookup(self.target_embedding, inputs), rngs)
 
         def body(state, projected):
             new, context, weights = self._advance(projected, state, memory)
@@ -144,10 +194,13 @@ class BahdanauSeq2Seq(RecurrentTranslator):
 
         steps = jnp.swapaxes(self.decoder.project(embedded), 0, 1)
         _, (hidden, context, weights) = jax.lax.scan(body, state, steps)
-        logits = self._readout(
-            jnp.swapaxes(hidden, 0, 1), embedded, jnp.swapaxes(context, 0, 1), rngs
-        )
-        return (logits, jnp.moveaxis(weights, 0, 2)) if return_weights else logits
+        hidden = jnp.swapaxes(hidden, 0, 1)
+
+        def readout(context):
+            return self._readout(hidden, embedded, context, rngs)
+
+        weights = jnp.moveaxis(weights, 0, 2) if return_weights else None
+        return readout(jnp.swapaxes(context, 0, 1)), weights, memory, readout
 
     def _advance(self, projected, state, memory):
         """Attend with s_{i-1}, then apply the GRU, whose gates all have a context term."""
@@ -255,20 +308,31 @@ class LuongSeq2Seq(RecurrentTranslator):
         return_weights: bool = False,
     ) -> Float[Array, "B T V"] | tuple[Float[Array, "B T V"], Float[Array, "B N T S"]]:
         """Return the logits of every next token of a known target (``target[:, 0]`` is BOS)."""
+        logits, weights, *_ = self._unroll(source, target, rngs, return_weights)
+        return (logits, weights) if return_weights else logits
+
+    def _unroll(self, source, inputs, rngs, return_weights):
         memory, state = self.start(source, rngs=rngs)
-        embedded = self._drop(_lookup(self.target_embedding, target), rngs)
+        embedded = self._drop(_lookup(self.target_embedding, inputs), rngs)
         projected = jnp.swapaxes(self.decoder[0].project(embedded), 0, 1)
-        keys = None if rngs is None else jax.random.split(rngs.dropout(), target.shape[1])
+        keys = None if rngs is None else jax.random.split(rngs.dropout(), inputs.shape[1])
 
         def body(state, step):
             projected, key = step
             step_rngs = None if key is None else nnx.Rngs(dropout=key)
             state, weights = self._advance(projected, state, memory, step_rngs)
-            return state, (state.attentional, weights if return_weights else None)
+            top = state.layers[-1][1]
+            return state, (state.attentional, top, weights if return_weights else None)
 
-        _, (attentional, weights) = jax.lax.scan(body, state, (projected, keys))
+        _, (attentional, top, weights) = jax.lax.scan(body, state, (projected, keys))
+        top = jnp.swapaxes(top, 0, 1)
+
+        def readout(context):
+            return self.output(self._combined(context, top))
+
         logits = self.output(self._drop(jnp.swapaxes(attentional, 0, 1), rngs))
-        return (logits, jnp.moveaxis(weights, 0, 2)) if return_weights else logits
+        weights = jnp.moveaxis(weights, 0, 2) if return_weights else None
+        return logits, weights, memory, readout
 
     def _advance(self, projected, state, memory, rngs):
         """Compute h_t -> a_t -> c_t -> attentional vector (section 3 of the paper, figure 2)."""
@@ -284,15 +348,27 @@ class LuongSeq2Seq(RecurrentTranslator):
         context, weights, past = self.attention.step(
             hidden, memory, position=state.position, past=state.past
         )
-        if self.attentive:
-            both = jnp.concatenate([context, hidden], axis=-1)
-            hidden = jnp.tanh(jnp.einsum("bi,io->bo", both, self.combine.kernel[...]))
-        return LuongState(tuple(layers), hidden, state.position + 1, past), weights
+        attentional = self._combined(context, hidden)
+        return LuongState(tuple(layers), attentional, state.position + 1, past), weights
+
+    def _combined(self, context, hidden):
+        """Return the attentional vector tanh(W_c [c; h]) (equation 5)."""
+        if not self.attentive:
+            return hidden
+        both = jnp.concatenate([context, hidden], axis=-1)
+        return jnp.tanh(jnp.einsum("...i,io->...o", both, self.combine.kernel[...]))
 
 
 def _lookup(embedding: nnx.Embed, ids: Int[Array, "..."]) -> Float[Array, "... D"]:
     """Look up rows in the table's dtype, since ``nnx.Embed`` returns that of its construction."""
     return jnp.take(embedding.embedding[...], ids, axis=0)
+
+
+def _log_probs(logits: Float[Array, "B T V"], labels: Int[Array, "B T"]) -> Float[Array, "B T"]:
+    """Return the float32 log-probability of each label."""
+    logits = logits.astype(jnp.float32)
+    chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    return chosen - jax.nn.logsumexp(logits, axis=-1)
 
 
 def _reverse_words(x: Array, valid: Bool[Array, "B S"]) -> Array:

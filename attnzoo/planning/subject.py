@@ -95,7 +95,7 @@ def subject_of(config: ExperimentConfig) -> Subject:
     if buckets:
         more = buckets[-1] - next(x.shape[1] for x in batch.values() if x.ndim > 1)
         batch = {
-            name: _reshaped(x, x.shape[0], x.shape[1] + more, *x.shape[2:]) if x.ndim > 1 else x
+            name: _reshaped(x, x.shape[0], *(n + more for n in x.shape[1:])) if x.ndim > 1 else x
             for name, x in batch.items()
         }
         if len(buckets) > 1:

@@ -8,9 +8,11 @@ from attnzoo.tasks.language_modeling import CausalLMTask, MaskedLMTask, SpanCorr
 from attnzoo.tasks.task import Task
 from attnzoo.tasks.text_classification import SequenceClassificationTask, TokenClassificationTask
 from attnzoo.tasks.translation_task import TranslationTask
+from attnzoo.tasks.word_alignment import WordAlignmentTask
 
 TASKS: dict[str, type[Task]] = {
     "translation": TranslationTask,
+    "word_alignment": WordAlignmentTask,
     "causal_lm": CausalLMTask,
     "masked_lm": MaskedLMTask,
     "span_corruption": SpanCorruptionTask,
@@ -36,5 +38,6 @@ __all__ = [
     "Task",
     "TokenClassificationTask",
     "TranslationTask",
+    "WordAlignmentTask",
     "task_class",
 ]

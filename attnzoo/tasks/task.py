@@ -65,7 +65,13 @@ class Task:
     @classmethod
     def open(cls, config: ExperimentConfig, directory: Path) -> "Task":
         """Return the task of a run directory, without its data; nothing is written."""
-        return cls(config, **{k: f.read(directory / f.name) for k, f in cls.files.items()})
+        files = cls.run_files(config)
+        return cls(config, **{k: f.read(directory / f.name) for k, f in files.items()})
+
+    @classmethod
+    def run_files(cls, config: ExperimentConfig) -> Mapping[str, RunFile]:
+        """Return the ``files`` that a run of this config has."""
+        return cls.files
 
     @classmethod
     def create(
@@ -96,7 +102,7 @@ class Task:
             )
         if task is None:
             task = cls(config, **cls.learn(config, data, cls.take_over(config)))
-            for name, file in cls.files.items():
+            for name, file in cls.run_files(config).items():
                 file.write(task.kept(name), directory / file.name)
         task.max_buckets = max_buckets
         task.take(data)

@@ -36,15 +36,18 @@ def translation_loss(
     *,
     label_smoothing: float = 0.0,
     per: Literal["token", "sentence"] = "token",
+    logits: Float[Array, "B T V"] | None = None,
     rngs: nnx.Rngs | None = None,
 ) -> tuple[Float[Array, ""], Sums]:
     """Return the mean loss per target token, or per sentence, and the sums for scores.
 
-    ``per="sentence"`` sums over the tokens of each sentence. ``rngs`` switches dropout on. The
-    sums are those of ``mean_loss``; ``weight`` is the number of tokens, or of sentences.
+    ``per="sentence"`` sums over the tokens of each sentence. ``rngs`` switches dropout on.
+    ``logits`` are those of the model, if they are known. The sums are those of ``mean_loss``;
+    ``weight`` is the number of tokens, or of sentences.
     """
     labels = jnp.asarray(batch["target"])[:, 1:]
-    logits = model(batch["source"], batch["target"][:, :-1], rngs=rngs)
+    if logits is None:
+        logits = model(batch["source"], batch["target"][:, :-1], rngs=rngs)
     loss, sums = mean_loss(logits, labels, labels != PAD, label_smoothing)
     if per == "token":
         return loss, sums

@@ -1,199 +1,64 @@
 """Translation task: sentence pairs, tokenizers, a translator, and plots of alignments."""
 
-import dataclasses
-import types
+from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from attnzoo import plotting
 from attnzoo.config.experiment import ExperimentConfig
-from attnzoo.data.batching import BatchPlan, TokenizedPairs
-from attnzoo.data.corpus import Corpus, Report
-from attnzoo.data.parallel import PairData
-from attnzoo.data.tokenizers import Tokenizer
 from attnzoo.errors import UserError
-from attnzoo.models import model_class
-from attnzoo.special_tokens import PAD
+from attnzoo.tasks.guided import alignment_loss, guide
 from attnzoo.tasks.losses import Sums
-from attnzoo.tasks.run_file import SOURCE_TOKENIZER, TARGET_TOKENIZER, start_of
-from attnzoo.tasks.task import Batch, Task
+from attnzoo.tasks.pair_task import PairTask
+from attnzoo.tasks.task import Batch
 from attnzoo.tasks.translation import Translator, translation_loss
 
-SKIPPED_TOLD = 0.1
-"""Share of training pairs left out for their length from which on a note is given."""
 
-
-@dataclasses.dataclass(frozen=True)
-class Tokenizers:
-    """The tokenizer of each side; the same object twice for a shared vocabulary."""
-
-    source: Tokenizer
-    target: Tokenizer
-
-
-class TranslationTask(Task):
+class TranslationTask(PairTask):
     """Translation between the two sides of a parallel corpus."""
 
-    unit = "tokens"
-    free = ("decoding", "training.figures_every", "training.figures")
-    files = types.MappingProxyType({"source": SOURCE_TOKENIZER, "target": TARGET_TOKENIZER})
-    tokenizer_fields = ("tokenizer", "target_tokenizer", "shared_vocabulary")
-
-    def __init__(self, config: ExperimentConfig, source: Tokenizer, target: Tokenizer):
-        super().__init__(config)
-        self.tokenizers = Tokenizers(source, target)
-        self.held_out = Corpus([], [])
-        self.pairs = 0
-        self.buckets: tuple[int, ...] = ()
-
     @classmethod
-    def read(cls, config: ExperimentConfig) -> PairData:
-        """Return the sentence pairs, which are read when they are wanted."""
-        return PairData(config.data, config.cache)
-
-    @classmethod
-    def has(cls, data: PairData, part: str) -> bool:
-        """Return whether a part has pairs."""
-        return data.has(part)
-
-    @classmethod
-    def take_over(cls, config: ExperimentConfig) -> dict[str, Any]:
-        """Return the tokenizers of ``config.start_from``, which must be a run that translates."""
-        start = start_of(config)
-        if start is None:
-            return {}
-        if not (start / SOURCE_TOKENIZER.name).exists():
-            raise UserError(
-                f"start_from={start}: no {SOURCE_TOKENIZER.name}, so the embeddings would belong "
-                "to other words; wanted the directory of a run that translates"
-            )
-        return {name: file.read(start / file.name) for name, file in cls.files.items()}
-
-    @classmethod
-    def learn(
-        cls, config: ExperimentConfig, data: PairData, known: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Train the tokenizers on the training part, unless they are known."""
-        if known:
-            return known
-        source, target = data.tokenizers(
-            config.tokenizer, config.target_tokenizer, shared=config.shared_vocabulary
-        )
-        return {"source": source, "target": target}
-
-    def kept(self, name: str) -> Tokenizer:
-        """Return the tokenizer of a side."""
-        return getattr(self.tokenizers, name)
-
-    def take(self, data: PairData) -> None:
-        """Tokenize the parts and make their plans; the test part is for ``evaluate``."""
-        settings = self.config.training
-        pairs, report = data.tokens("train", *self.both, settings.max_length)
-        self._report_skipped(report)
-        self.pairs = len(pairs)
-        most = self.limit_buckets(len(pairs))
-        plan = BatchPlan(
-            pairs, settings.batch_size, settings.buckets, settings.seed, max_buckets=most
-        )
-        self.train, self.buckets = plan, plan.buckets
-        longest, room = 2 * settings.max_length, self.slots
-        if room is not None:
-            if self.buckets[-1] > room:
-                raise UserError(
-                    f"model.attention.max_length={room} is below {self.buckets[-1]}, the "
-                    "longest training sentence with its end: raise it or lower training.max_length"
-                )
-            longest = min(longest, room - 1)
-        validation, report = data.tokens("validation", *self.both, longest)
-        self.notes += report.lines() if report.skipped else []
-        self.validation = BatchPlan(
-            validation, settings.batch_size, shuffle=False, max_buckets=most
-        )
-        self.data_fingerprint = data.fingerprint(*self.both, settings.max_length)
-        self.held_out = data.head("validation", settings.figures)
-
-    def _report_skipped(self, report: Report) -> None:
-        """Note the training pairs left out; UserError if they are more than the config allows."""
-        settings, count = self.config.training, sum(report.skipped.values())
-        self.notes += report.lines() if count else []
-        share = count / max(report.read, 1)
-        line = (
-            f"{count:,} of {report.read:,} training pairs ({share:.1%}) are longer than "
-            f"training.max_length={settings.max_length} tokens, or empty, and left out"
-        )
-        if share > settings.max_skipped:
-            raise UserError(
-                f"{line}; raise max_length, or training.max_skipped={settings.max_skipped:g}, the "
-                "share that may be left out"
-            )
-        if share > SKIPPED_TOLD:
-            self.notes.append(f"WARNING: {line}")
-
-    @property
-    def both(self) -> tuple[Tokenizer, Tokenizer]:
-        """The tokenizers of source and target."""
-        return self.tokenizers.source, self.tokenizers.target
-
-    @property
-    def slots(self) -> int | None:
-        """Longest source in tokens, EOS included, if the model limits it; else None."""
-        model: Any = self.config.model
-        return model.source_slots
-
-    def tokenize(self, corpus: Corpus, max_length: int) -> TokenizedPairs:
-        """Return the short enough pairs of a corpus as ids; ``notes`` reports the others."""
-        pairs, report = TokenizedPairs.from_corpus(
-            corpus, self.tokenizers.source, self.tokenizers.target, max_length
-        )
-        if report.skipped:
-            self.notes += report.lines()
-        return pairs
+    def teacher_of(cls, config: ExperimentConfig) -> Any | None:
+        """Return the settings of the teacher of a guided head; None without one."""
+        task: Any = config.task
+        return None if task.guided is None else task.guided.teacher
 
     def model(self, rngs: nnx.Rngs) -> nnx.Module:
-        """Build the translator of the config."""
-        model = model_class(self.config.model)
-        pad = self.config.model.padding
-        if pad != PAD:
-            raise ValueError(
-                f"pad_id={pad}, but the tokenizers that are trained here pad with {PAD}: "
-                f"set model.pad_id={PAD}"
-            )
-        source, target = self.both
-        if self.config.model.one_vocabulary and source.fingerprint() != target.fingerprint():
-            raise ValueError(
-                f"{self.config.model.kind} has one embedding for both sides here, but their "
-                f"tokenizers differ ({_difference(source, target)}): set shared_vocabulary=true"
-            )
-        sizes = source.vocab_size, target.vocab_size
-        return model(self.config.model, *sizes, rngs=rngs)
+        """Build the translator of the config; its weights are those of the guided layer, if any."""
+        model: Any = super().model(rngs)
+        return model if self.settings.guided is None else guide(model, self.settings.guided)
 
     def loss(
         self, model: Any, batch: Batch, *, rngs: nnx.Rngs | None = None
     ) -> tuple[Float[Array, ""], Sums]:
-        """Return the ``translation_loss`` with the settings of the config."""
-        settings = self.config.training
-        return translation_loss(
-            model,
-            batch,
-            label_smoothing=settings.label_smoothing,
-            per=settings.loss_per,
-            rngs=rngs,
-        )
+        """Return the ``translation_loss`` with the settings of the config, and the guided head's.
 
-    def introduction(self) -> str:
-        """Describe the number of pairs, their lengths and the vocabularies."""
-        assert self.train is not None
-        return (
-            f"{self.pairs} pairs, {self.train.steps_per_epoch} steps an epoch, lengths "
-            f"{list(self.buckets)}; vocabularies {self.tokenizers.source.vocab_size} and "
-            f"{self.tokenizers.target.vocab_size}"
-        )
+        The alignment loss is that of training batches, whose teacher is known.
+        """
+        settings, guided = self.config.training, self.settings.guided
+        how: dict[str, Any] = {
+            "label_smoothing": settings.label_smoothing,
+            "per": settings.loss_per,
+            "rngs": rngs,
+        }
+        if guided is None or rngs is None:
+            return translation_loss(model, batch, **how)
+        inputs = batch["source"], batch["target"][:, :-1]
+        logits, weights = model(*inputs, rngs=rngs, return_weights=True)
+        loss, sums = translation_loss(model, batch, logits=logits, **how)
+        more, count = alignment_loss(weights, batch, guided)
+        sums |= {"alignment_nll": more, "aligned": count}
+        return loss + guided.weight * more / jnp.maximum(count, 1.0), sums
 
-    def fingerprint(self) -> dict[str, Any]:
-        """Return the task's fingerprint with those of the tokenizers."""
-        return super().fingerprint() | {"tokenizers": [one.fingerprint() for one in self.both]}
+    def scores(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """Compute the scores, and in training the loss of the guided head per linked token."""
+        scores = super().scores(sums)
+        if "aligned" in sums:
+            scores["alignment_loss"] = sums["alignment_nll"] / max(sums["aligned"], 1.0)
+        return scores
 
     def translator(
         self,
@@ -204,6 +69,9 @@ class TranslationTask(Task):
         head: int | None = None,
     ) -> Translator:
         """Return a translator with this task's tokenizers; arguments as in ``Translator``."""
+        guided = self.settings.guided
+        if head is None and guided is not None and layer in (None, guided.layer):
+            head = guided.head
         try:
             return Translator(
                 model,
@@ -234,13 +102,3 @@ class TranslationTask(Task):
             if forced is not None
         ]
         return ("alignment", plotting.alignment_grid(pictures)) if pictures else None
-
-
-def _difference(source: Tokenizer, target: Tokenizer) -> str:
-    """Return in which words two different tokenizers differ, or else in which settings."""
-    if source.vocab_size != target.vocab_size:
-        return f"{source.vocab_size} and {target.vocab_size} tokens"
-    for number, pair in enumerate(zip(source.tokens, target.tokens, strict=True)):
-        if pair[0] != pair[1]:
-            return f"token {number} is {pair[0]!r} and {pair[1]!r}"
-    return "kind, split, lowercase or merges"

@@ -10,6 +10,7 @@ from attnzoo.alignment.similarity import SimilarityAligner
 from attnzoo.alignment.vote import VoteAligner
 from attnzoo.config.external import import_class, is_external
 from attnzoo.training.attention_aligner import AttentionAligner
+from attnzoo.training.learned_aligner import LearnedAligner
 from attnzoo.training.word_vectors import encoder_of
 
 Build = Callable[[Any, Text | None], Aligner]
@@ -39,6 +40,7 @@ ALIGNERS: dict[str, Build] = {
     "hmm": HmmAligner.from_config,
     "eflomal": EflomalAligner.from_config,
     "similarity": _similarity,
+    "learned": LearnedAligner.from_config,
     "vote": _vote,
 }
 """Function that builds an aligner, by the ``kind`` of its config."""

@@ -11,6 +11,7 @@ from attnzoo.decoding.sampling import Sampling
 from attnzoo.errors import UserError
 from attnzoo.tasks.image_classification import ImageClassificationTask
 from attnzoo.tasks.language_modeling import CausalLMTask
+from attnzoo.tasks.pair_task import PairTask
 from attnzoo.tasks.translation import Translator
 from attnzoo.tasks.translation_task import TranslationTask
 from attnzoo.training.run_directory import RunDirectory
@@ -141,6 +142,7 @@ class Opened:
 
 
 NAMES: dict[type, str] = {
+    PairTask: "a run on sentence pairs",
     TranslationTask: "a translator",
     CausalLMTask: "a language model that reads from left to right (causal_lm)",
     ImageClassificationTask: "a classifier of images",

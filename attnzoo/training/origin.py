@@ -66,7 +66,7 @@ class Origin:
         if self.manifest is not None:
             return
         text = (directory / CONFIG).read_text("utf-8") if resume else dump(self.config)
-        names = [file.name for file in self.task.files.values()]
+        names = [file.name for file in self.task.run_files(self.config).values()]
         self.manifest = Manifest.of(directory, names, text, self._sizes_of_data())
         self.manifest.write(directory)
         if not resume:

@@ -11,8 +11,8 @@ from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.data.corpus import Corpus, load_part
 from attnzoo.errors import UserError
 from attnzoo.tasks import task_class
+from attnzoo.tasks.pair_task import PairTask
 from attnzoo.tasks.task import Task
-from attnzoo.tasks.translation_task import TranslationTask
 from attnzoo.training import processes
 from attnzoo.training.manifest import Manifest, changes, check_step, open_run, sizes_of_data
 from attnzoo.training.opened import Opened
@@ -31,7 +31,7 @@ class Run(Opened):
 
     def corpus(self, part: str) -> Corpus:
         """Read the sentence pairs of a part of the run's data again."""
-        self.wanted(TranslationTask)
+        self.wanted(PairTask)
         return load_part(self.config.data, part)
 
     def changed_data(self) -> list[str]:
@@ -45,7 +45,7 @@ class Run(Opened):
     def training_pairs(self) -> Corpus:
         """Return the pairs of the train part that were short enough for training."""
         corpus = self.corpus("train")
-        pairs = self.wanted(TranslationTask).tokenize(corpus, self.config.training.max_length)
+        pairs = self.wanted(PairTask).tokenize(corpus, self.config.training.max_length)
         return corpus.select(int(row) for row in pairs.rows)
 
 

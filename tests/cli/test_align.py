@@ -124,6 +124,7 @@ def test_pictures_by_both_methods(
         (["--choose", "aer", "--survey"], "wanted one of them"),
         (["--choose", "aer", "--choose-pairs", "0"], "--choose-pairs 0: wanted at least 1"),
         (["--by", "erasure", "--generated"], "--generated aligns by attention alone"),
+        (["--by", "posterior"], "posterior: Transformer has no readout of one source position"),
         (["--layer", "2"], "layer=2; the decoder's layers are 0 .. 1"),
         (["--head", "2"], "head=2; the cross-attention's heads are 0 .. 1"),
     ],

@@ -18,7 +18,7 @@ from random_parameters import drawn
 
 from attnzoo.config.model import Model
 from attnzoo.config.schema import fields_of
-from attnzoo.models import CLASSIFIERS, DECODERS, ENCODERS, TRANSLATORS
+from attnzoo.models import ALIGNERS, CLASSIFIERS, DECODERS, ENCODERS, TRANSLATORS
 
 V, CLASSES = 13, 3
 SMALL: dict[str, Any] = {
@@ -47,7 +47,7 @@ SMALL: dict[str, Any] = {
 """Sizes by the names that config fields have; other fields keep their defaults."""
 EVEN = {"resnet": {"width": 4}, "bahdanau": {"hidden": 8}, "luong": {"hidden": 8}}
 MODELS: dict[str, type] = {cls.kind: cls for cls in get_args(get_args(Model)[0])}
-REGISTRIES = TRANSLATORS | DECODERS | ENCODERS | CLASSIFIERS
+REGISTRIES = TRANSLATORS | DECODERS | ENCODERS | CLASSIFIERS | ALIGNERS
 
 
 def small(cls: type, **settings: Any) -> Any:
@@ -95,15 +95,15 @@ def config_of(
 def build(config: Any) -> Any:
     """The model of a config, before its parameters are drawn."""
     cls = REGISTRIES[config.kind]
-    sizes = {"translators": (V, V), "decoders": (V,), "encoders": (V,), "classifiers": (CLASSES,)}
-    for name, registry in (
-        ("translators", TRANSLATORS),
-        ("decoders", DECODERS),
-        ("encoders", ENCODERS),
-        ("classifiers", CLASSIFIERS),
+    for registry, sizes in (
+        (TRANSLATORS, (V, V)),
+        (DECODERS, (V,)),
+        (ENCODERS, (V,)),
+        (CLASSIFIERS, (CLASSES,)),
+        (ALIGNERS, (V, V)),
     ):
         if config.kind in registry:
-            return cls(config, *sizes[name], rngs=nnx.Rngs(0))
+            return cls(config, *sizes, rngs=nnx.Rngs(0))
     raise KeyError(config.kind)
 
 

@@ -19,7 +19,7 @@ from products import MODELS, attention_fields, build, config_of, pairs, refusal,
 from attnzoo.attention import AdditiveAttention, Site
 from attnzoo.config.attention import AdditiveConfig
 from attnzoo.config.schema import fields_of
-from attnzoo.models import CLASSIFIERS, DECODERS, ENCODERS, TRANSLATORS
+from attnzoo.models import ALIGNERS, CLASSIFIERS, DECODERS, ENCODERS, TRANSLATORS
 
 RECORDS = {
     "start_id": "read by who decodes: pretrained folders, generation",
@@ -110,6 +110,9 @@ def uses(kind: str) -> list[Any]:
         return [lambda m: m(images, rngs=rngs()), lambda m: m(wide)]
     if kind in ENCODERS:
         return [lambda m: m(tokens, rngs=rngs())]
+    if kind in ALIGNERS:
+        words = jnp.tile(jnp.arange(7, dtype=jnp.int32), (2, 1))
+        return [lambda m: m(tokens, tokens, words, words, rngs=rngs()).log_probs()]
     if kind in DECODERS:
         return [lambda m: m(tokens, rngs=rngs()), lambda m: m.decode(tokens[:, :1], m.start(2))]
 
@@ -186,11 +189,14 @@ def test_dropout_comes_with_the_class() -> None:
     assert not np.array_equal(made(x, x), made(x, x, dropout_key=jax.random.key(0)))
 
 
+TAKING = pairs(*TRANSLATORS, *DECODERS, *ENCODERS, *ALIGNERS, "vit")
 OF_ATTENTION = ("dropout", "bias", "rotary", "bucket", "distance")
 """Parts of the names of model fields that not every attention can follow."""
 
 
-@pytest.mark.parametrize(("kind", "attention"), pairs(*TRANSLATORS, *DECODERS, *ENCODERS, "vit"))
+@pytest.mark.parametrize(
+    ("kind", "attention"), pairs(*TRANSLATORS, *DECODERS, *ENCODERS, *ALIGNERS, "vit")
+)
 def test_a_model_asks_no_attention_for_what_it_has_not(kind: str, attention: str) -> None:
     config = config_of(kind, attention)
     if refusal(made, config) is not None:

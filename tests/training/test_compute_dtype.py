@@ -59,6 +59,12 @@ MODELS = {
         f"attention: {ATTENTION}, image_size: 12, patch: 2, channels: 1, dim: 8, hidden: 8, "
         "layers: 1",
     ),
+    "word_aligner": (
+        "{kind: word_alignment, teacher: corpus}",
+        PAIRS[1],
+        "word",
+        f"attention: {ATTENTION}, dim: 8, hidden: 8, layers: 1",
+    ),
     "resnet": (*IMAGES, "char", "depth: 8, width: 4, channels: 1"),
 }  # fmt: skip
 # Where products stay float32, and why.
@@ -86,8 +92,8 @@ def products(jaxpr: Any) -> Iterator[tuple[str, str]]:
 
 
 def test_every_kind_is_here() -> None:
-    registries = (models.TRANSLATORS, models.DECODERS, models.ENCODERS, models.CLASSIFIERS)
-    assert set(MODELS) == set().union(*registries)
+    text = (models.TRANSLATORS, models.ALIGNERS, models.DECODERS, models.ENCODERS)
+    assert set(MODELS) == set().union(*text, models.CLASSIFIERS)
 
 
 @pytest.mark.parametrize("kind", MODELS)

@@ -98,6 +98,7 @@ def test_sizes_are_read_from_the_run(model: str, tmp_path: Path) -> None:
     task = MODELS[model].tasks[0]
     data = {
         "translation": "{kind: synthetic}",
+        "word_alignment": "{kind: synthetic}",
         "causal_lm": "{kind: text, train: [x]}",
         "masked_lm": "{kind: text, train: [x]}",
         "sequence_classification": "{kind: labelled_text, train: [x]}",
