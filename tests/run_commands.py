@@ -19,6 +19,7 @@ COMMANDS: dict[str, list[str]] = {
     "align": ["RUN", "--split", "validation", "--limit", "2"],
     "explain": ["RUN", "the cat", "--methods", "none"],
     "generate": ["RUN", "--prompt", "the", "--max-new-tokens", "2"],
+    "recommend": ["RUN", "FILE"],
     "convert": ["RUN", "OUT/converted"],
     "export": ["RUN", "--out", "OUT/exported", "--platforms", "none"],
     "verify": ["RUN"],
@@ -67,6 +68,8 @@ def edited_data_is_named(run: Path, data: Path, out: Path) -> None:
         tsv.write("a bear sat\tanother\n" * 5)
     with (data / "conll").open("a") as conll:
         conll.write("\n" + "bears ANOTHER\n\n" * 5)
+    with (data / "interactions").open("a") as interactions:
+        interactions.write("".join(f"u{i}\tanother\t99\n" for i in range(7)))
     shutil.copytree(data / "images" / "dark", data / "images" / "another")
     commands_leave(run, out, "evaluate", "explain")
     named = f"resume: the data .*{data}.* then, .* now"

@@ -14,6 +14,7 @@ from attnzoo.config.fields import (
     config,
 )
 from attnzoo.config.images import ImagesConfig
+from attnzoo.config.interactions import InteractionsConfig
 from attnzoo.config.renamed import former_names
 
 
@@ -337,6 +338,7 @@ Data = Annotated[
     | TextConfig
     | LabelledTextConfig
     | TaggedTextConfig
+    | InteractionsConfig
     | ImagesConfig,
     Kind,
 ]

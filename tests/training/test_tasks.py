@@ -82,6 +82,12 @@ TASK = {
         f"{{kind: vit, attention: {HEADS}, image_size: 6, patch: 3, channels: 1, dim: 8, "
         "hidden: 8, layers: 2, branch_rate: 0.2}",
     ),
+    "recommendation": (
+        "{kind: recommendation, loss: binary, windows: all, negatives: 3}",
+        "{kind: interactions, files: [DIR/interactions]}",
+        "char",
+        f"{{kind: recommender, attention: {HEADS}, dim: 8, layers: 1, max_length: 3}}",
+    ),
     "batch_norm": (
         "image_classification",
         "{kind: images, source: {kind: folder, path: DIR/images, channels: 1}, "
@@ -101,6 +107,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "tsv").write_text("text\tlabel\n" + "\n".join(rows) + "\n")
     words = ["the DET\ncat NOUN\nsat VERB\n", "a DET\ndog NOUN\nran VERB\n"]
     (home / "conll").write_text("\n".join(words * 3))
+    rows = [f"u{i % 7}\ti{(i // 7 + i % 7) % 11}\t{i}" for i in range(40)]
+    (home / "interactions").write_text("user_id\titem_id\ttimestamp\n" + "\n".join(rows) + "\n")
     random = np.random.default_rng(0)
     for name in ("bright", "dark"):
         (home / "images" / name).mkdir(parents=True)
