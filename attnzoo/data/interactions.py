@@ -7,7 +7,7 @@ import functools
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypedDict, final
@@ -35,15 +35,15 @@ class _Kept(TypedDict):
     """Content of ``items.json``."""
 
     items: list[str]
-    titles: list[str] | None
+    titles: list[str]
 
 
 @dataclasses.dataclass(frozen=True)
 class Items:
-    """Items that a model knows, by number: their names, and perhaps titles for people."""
+    """Items that a model knows, by number: their names, and titles for people, or none."""
 
     names: tuple[str, ...]
-    titles: tuple[str, ...] | None = None
+    titles: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -64,7 +64,11 @@ class Items:
     def read(cls, path: Path) -> Items:
         """Read the file of items of a run."""
         kept = read_json(path, _Kept)
-        return cls(tuple(kept["items"]), None if kept["titles"] is None else tuple(kept["titles"]))
+        if len(kept["titles"]) not in (0, len(kept["items"])):
+            raise UserError(
+                f"{path}: {len(kept['titles']):,} titles of {len(kept['items']):,} items"
+            )
+        return cls(tuple(kept["items"]), tuple(kept["titles"]))
 
     def write(self, path: Path) -> None:
         """Write the file of items of a run."""
@@ -183,8 +187,7 @@ def known_items(train: Histories) -> Items:
     used = train.used()
     order = [i for i in np.argsort(-used, kind="stable").tolist() if used[i]]
     names, titles = train.items.names, train.items.titles
-    chosen = None if titles is None else tuple(titles[i] for i in order)
-    return Items(tuple(names[i] for i in order), chosen)
+    return Items(tuple(names[i] for i in order), tuple(titles[i] for i in order if titles))
 
 
 @final
@@ -273,7 +276,7 @@ class HistoryPlan:
         if self.negatives:
             drawn = np.full((*targets.shape, self.negatives), UNKNOWN, np.int32)
             for row, number in enumerate(chosen.tolist()):
-                items = self.histories.of(self._users[number]) if number >= 0 else none
+                items = self.histories.of(int(self._users[number])) if number >= 0 else none
                 key = (number,) if self.last_only else (step, row)
                 numbers = absent(items, len(self.histories.items), drawn[row].size, self.seed, *key)
                 drawn[row] = numbers.reshape(drawn[row].shape)
@@ -302,7 +305,7 @@ def absent(
 
 
 def padded(
-    histories: Sequence[Int32[np.ndarray, " length"]], length: int
+    histories: Sequence[np.ndarray], length: int
 ) -> tuple[Int32[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
     """Return the latest ``length`` items of each history, padded on the left, and their mask."""
     tokens = np.zeros((len(histories), length), np.int32)
@@ -355,9 +358,9 @@ def _seconds(value: Any) -> float:
     return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
 
 
-def _titles(config: Any, items: Sequence[str] | dict[str, int]) -> tuple[str, ...] | None:
+def _titles(config: Any, items: Iterable[str]) -> tuple[str, ...]:
     if config.titles is None:
-        return None
+        return ()
     columns = (config.item_column, config.title_column)
     found = {
         text_of(record[columns[0]]).strip(): text_of(record[columns[1]]).strip()

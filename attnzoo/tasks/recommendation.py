@@ -179,7 +179,7 @@ class RecommendationTask(Task):
     def recommend(
         self,
         model: nnx.Module,
-        histories: Sequence[Int[np.ndarray, " length"]],
+        histories: Sequence[np.ndarray],
         count: int,
         *,
         seen: bool = False,
