@@ -106,8 +106,6 @@ class RecommendationConfig(TaskConfig):
     windows: Literal["latest", "all"] = "latest"
     """Rows of the training batches: the latest items of each user, as many as the model reads, as
     in the papers; or whole histories, cut into windows of that length from their end (all)."""
-    exclude_history: bool = False
-    """Leave the items of the history out of the full ranking; the papers rank all items."""
     negatives: Annotated[int, Positive] = 100
     """Number of items, none of them in the history, among which the sampled ranking looks for the
     next one."""

@@ -37,13 +37,14 @@ class RecommendationTask(Task):
 
     Scores are the hit rate (HR) and the normalised discounted cumulative gain (NDCG) at 5 and 10:
     with one item to find, 1 and 1 / log2(rank + 1) if its rank, from 1, is at most that, else 0.
-    Items that score as high as the one to find are ranked before it. "sampled" scores rank it among
-    ``task.negatives`` items that the user's history lacks. An item that does not occur in the
-    training part is not known: it is left out of histories, and not found where it is to be.
+    It is ranked among all items, among those that the history lacks ("unseen"), and among
+    ``task.negatives`` of these ("sampled"); those that score as high are ranked before it. An item
+    that does not occur in the training part is not known: it is left out of histories, and not
+    found where it is to be.
     """
 
     unit = "items"
-    best = ("ndcg@10", "max")
+    best = ("unseen_ndcg@10", "max")
     files = types.MappingProxyType({"items": ITEMS})
 
     def __init__(self, config: ExperimentConfig, items: Items):
@@ -133,8 +134,7 @@ class RecommendationTask(Task):
         _, nll = label_losses(scores, place, found)
         own = jnp.take_along_axis(scores, place[:, None], axis=1)
         rivals = jnp.arange(V)[None] != place[:, None]
-        if self.settings.exclude_history:
-            rivals &= ~_members(jnp.asarray(batch["history"]), V)
+        unseen = rivals & ~_members(jnp.asarray(batch["history"]), V)
         drawn = jnp.asarray(batch["negatives"])
         sampled = jnp.take_along_axis(scores, jnp.maximum(drawn, 0), axis=1)
         sums = {
@@ -142,7 +142,11 @@ class RecommendationTask(Task):
             "count": jnp.sum(counted).astype(jnp.float32),
             "known": jnp.sum(found).astype(jnp.float32),
         }
-        for name, others, real in (("", scores, rivals), ("sampled_", sampled, drawn >= 0)):
+        for name, others, real in (
+            ("", scores, rivals),
+            ("unseen_", scores, unseen),
+            ("sampled_", sampled, drawn >= 0),
+        ):
             # ~(<) rather than >=: what is not a number comes first.
             rank = jnp.sum(~(others < own) & real, axis=1)
             gain = 1 / jnp.log2(rank.astype(jnp.float32) + 2)
@@ -160,13 +164,18 @@ class RecommendationTask(Task):
 
     def describe(self, scores: Mapping[str, float]) -> str:
         """Format validation scores in one line."""
-        shown = {name: [f"{scores[f'{name}@{depth}']:.3f}" for depth in DEPTHS] for name in
-                 ("hr", "ndcg", "sampled_hr", "sampled_ndcg")}  # fmt: skip
-        hr, ndcg, sampled_hr, sampled_ndcg = (" ".join(pair) for pair in shown.values())
-        return (
-            f"loss {scores['nll']:.4f}; at 5 and 10: HR {hr}, NDCG {ndcg}; "
-            f"among {self.settings.negatives} sampled: HR {sampled_hr}, NDCG {sampled_ndcg}"
-        )
+        told = [f"loss {scores['nll']:.4f}"]
+        for name, among in (
+            ("unseen_", "unseen items"),
+            ("", "all"),
+            ("sampled_", f"{self.settings.negatives} sampled"),
+        ):
+            hr, ndcg = (
+                " ".join(f"{scores[f'{name}{kind}@{depth}']:.3f}" for depth in DEPTHS)
+                for kind in ("hr", "ndcg")
+            )
+            told.append(f"among {among}: HR {hr}, NDCG {ndcg}")
+        return f"{'; '.join(told)} (at {' and '.join(map(str, DEPTHS))})"
 
     def introduction(self) -> str:
         """Describe the number of users and items."""
