@@ -58,7 +58,7 @@ def question(trained: Any, text: str, arguments: argparse.Namespace) -> TextQues
     elif isinstance(task, MaskedLMTask):
         asked = _masked(task, text, arguments)
     elif isinstance(task, RecommendationTask):
-        asked = _item(task, text, arguments)
+        asked = _item(task, trained.model, text, arguments)
     else:
         kind = trained.config.task.kind
         raise UserError(
@@ -137,27 +137,24 @@ def _masked(task: Any, text: str, arguments: argparse.Namespace) -> TextQuestion
     )
 
 
-def _item(task: Any, text: str, arguments: argparse.Namespace) -> TextQuestion:
-    """Return the question about the item after a history, of which the latest part is read."""
+def _item(task: Any, model: Any, text: str, arguments: argparse.Namespace) -> TextQuestion:
+    """Return the question about the item recommended after a history, whose latest part is read."""
     numbers = task.items.numbers(names_in(text))
     ids = numbers[numbers >= 0].tolist()[-task.config.model.longest :]
     if not ids:
         raise UserError(f"{text[:40]!r}: the run knows none of these items")
     at = _place(ids, len(ids) - 1 if arguments.at is None else arguments.at)
-    labels = [task.items.title(number) for number in ids[: at + 1]]
-    target = None if arguments.target is None else int(task.items.numbers([arguments.target])[0])
-    if target is not None and target < 0:
-        raise UserError(f"--target {arguments.target}: the run knows no such item")
-    return TextQuestion(
-        ids[: at + 1],  # later items have no effect
-        labels,
-        list(range(at + 1)),
-        at,
-        target,
-        task.items.title,
-        f"next item after {labels[-1]}",
-        {},
-    )
+    ids = ids[: at + 1]  # later items have no effect
+    if arguments.target is not None:
+        target = int(task.items.numbers([arguments.target])[0])
+        if target < 0:
+            raise UserError(f"--target {arguments.target}: the run knows no such item")
+    else:
+        (best,) = task.recommend(model, [ids], 1)
+        target = best[0][0] if best else None
+    labels = [task.items.title(number) for number in ids]
+    about = f"next item after {labels[-1]}"
+    return TextQuestion(ids, labels, list(range(at + 1)), at, target, task.items.title, about, {})
 
 
 def _with_masks(tokenizer: Any, text: str, mask: int) -> list[int]:

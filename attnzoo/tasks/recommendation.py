@@ -67,16 +67,15 @@ class RecommendationTask(Task):
         """Make the plans of the parts; count the items that the model cannot know."""
         self.data_fingerprint = data.fingerprint()
         self.counts = {"users": len(data.train), "train": int(data.train.used().sum())}
+        lost = 0
         for part in ("train", "validation", "test"):
             histories = getattr(data, part).numbered(self.items)
             setattr(self, part, self.plan(histories, shuffle=part == "train"))
-        unseen = histories.ids[histories.ends - 1] < 0
-        earlier = self.validation.histories
-        before = earlier.ids[earlier.ends - 1] < 0
-        if count := int(unseen.sum() + before.sum()):
+            lost += part != "train" and int((histories.ids[histories.ends - 1] < 0).sum())
+        if lost:
             self.notes.append(
-                f"{count:,} of {2 * len(unseen):,} items to predict do not occur in the training "
-                "part: they count as not found"
+                f"{lost:,} of {2 * len(data.train):,} items to predict do not occur in the "
+                "training part: they count as not found"
             )
 
     def plan(self, histories: Histories, *, shuffle: bool) -> HistoryPlan:
