@@ -187,7 +187,7 @@ class RecommendationTask(Task):
     def recommend(
         self,
         model: nnx.Module,
-        histories: Sequence[np.ndarray],
+        histories: Sequence[Sequence[int] | np.ndarray],
         count: int,
         *,
         seen: bool = False,
