@@ -95,6 +95,10 @@ class Histories:
         """Return the history of one user."""
         return self.ids[self.starts[user] : self.ends[user]]
 
+    def last(self) -> Int32[np.ndarray, " users"]:
+        """Return the last item of each history."""
+        return self.ids[self.ends - 1]
+
     def used(self) -> Int32[np.ndarray, " items"]:
         """Return the number of times that each item occurs."""
         ids = np.concatenate([self.of(user) for user in range(len(self))])

@@ -65,18 +65,24 @@ class RecommendationTask(Task):
 
     def take(self, data: Splits[Histories]) -> None:
         """Make the plans of the parts; count the items that the model cannot know."""
+        train = data.train.numbered(self.items)
+        self.counts = {"users": len(train), "train": int(train.used().sum())}
+        self.train = self.plan(train, shuffle=True)
+        scored = [self.open_part(data, part) for part in ("validation", "test")]
+        self.validation, self.test = scored
         self.data_fingerprint = data.fingerprint()
-        self.counts = {"users": len(data.train), "train": int(data.train.used().sum())}
-        lost = 0
-        for part in ("train", "validation", "test"):
-            histories = getattr(data, part).numbered(self.items)
-            setattr(self, part, self.plan(histories, shuffle=part == "train"))
-            lost += part != "train" and int((histories.ids[histories.ends - 1] < 0).sum())
+        lost = sum(int((plan.histories.last() < 0).sum()) for plan in scored)
         if lost:
             self.notes.append(
                 f"{lost:,} of {2 * len(data.train):,} items to predict do not occur in the "
                 "training part: they count as not found"
             )
+
+    def open_part(self, data: Splits[Histories], part: str) -> HistoryPlan:
+        """Return the batches of one part to score, and set ``data_fingerprint``."""
+        histories = getattr(data, part).numbered(self.items)
+        self.data_fingerprint = histories.fingerprint()
+        return self.plan(histories, shuffle=False)
 
     def plan(self, histories: Histories, *, shuffle: bool) -> HistoryPlan:
         """Return the batches of one part."""
