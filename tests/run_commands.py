@@ -19,6 +19,7 @@ COMMANDS: dict[str, list[str]] = {
     "align": ["RUN", "--split", "validation", "--limit", "2"],
     "explain": ["RUN", "the cat", "--methods", "none"],
     "generate": ["RUN", "--prompt", "the", "--max-new-tokens", "2"],
+    "recommend": ["RUN", "FILE"],
     "convert": ["RUN", "OUT/converted"],
     "export": ["RUN", "--out", "OUT/exported", "--platforms", "none"],
     "verify": ["RUN"],
@@ -48,7 +49,7 @@ def commands_leave(run: Path, out: Path, *commands: str) -> dict[str, int]:
     assert set(COMMANDS) | WITHOUT_RUN == set(cli.COMMANDS)
     before = own_files(run)
     config = load(ExperimentConfig, run / "config.yaml")
-    names = {file.name for file in task_class(config.task).files.values()}
+    names = {file.name for file in task_class(config.task).run_files(config).values()}
     assert {MANIFEST, "config.yaml"} | names <= set(before)
     (out / "lines").write_text("a cat\n")
     places = {"RUN": str(run), "OUT": str(out), "FILE": str(out / "lines")}
@@ -77,6 +78,8 @@ def edited_data_is_named(run: Path, data: Path, out: Path) -> None:
         pairs.write("a bear\tbear a\t0-1 1-0\n" * 5)
     with (data / "conll").open("a") as conll:
         conll.write("\n" + "bears ANOTHER\n\n" * 5)
+    with (data / "interactions").open("a") as interactions:
+        interactions.write("".join(f"u{i}\tanother\t99\n" for i in range(7)))
     images = data / "images" / "train"
     shutil.copytree(images / "dark", images / "another")
     # A class that the run does not know is of no matter to the part that is scored.
@@ -92,7 +95,7 @@ def training_data_is_not_needed(run: Path, data: Path, out: Path) -> None:
     """Remove the training part: every command ends as before; it has what it needs in the run."""
     before = commands_leave(run, out)
     assert before["evaluate"] == 0
-    for name in ("text", "tsv", "conll"):
+    for name in ("text", "tsv", "conll", "pairs"):
         (data / name).unlink()
     shutil.rmtree(data / "images" / "train")
     assert commands_leave(run, out) == before

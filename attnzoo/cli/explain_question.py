@@ -6,6 +6,7 @@ import string
 from collections.abc import Callable
 from typing import Any
 
+from attnzoo.data.interactions import names_in
 from attnzoo.errors import UserError
 
 MASK = "[MASK]"
@@ -44,6 +45,7 @@ def question(trained: Any, text: str, arguments: argparse.Namespace) -> TextQues
         class, token or position.
     """
     from attnzoo.tasks.language_modeling import CausalLMTask, MaskedLMTask
+    from attnzoo.tasks.recommendation import RecommendationTask
     from attnzoo.tasks.text_classification import ClassificationTask
 
     task = trained.task
@@ -55,11 +57,13 @@ def question(trained: Any, text: str, arguments: argparse.Namespace) -> TextQues
         asked = _next(task, text, arguments)
     elif isinstance(task, MaskedLMTask):
         asked = _masked(task, text, arguments)
+    elif isinstance(task, RecommendationTask):
+        asked = _item(task, trained.model, text, arguments)
     else:
         raise UserError(
             f"{arguments.run}: {trained.description} is not explained; wanted "
             "image_classification, sequence_classification, token_classification, causal_lm, "
-            "masked_lm or translation"
+            "masked_lm, translation or recommendation"
         )
     longest = trained.config.model.longest
     if longest is not None and len(asked.ids) > longest:
@@ -130,6 +134,26 @@ def _masked(task: Any, text: str, arguments: argparse.Namespace) -> TextQuestion
         f"token at {at}",
         tokenizer.specials,
     )
+
+
+def _item(task: Any, model: Any, text: str, arguments: argparse.Namespace) -> TextQuestion:
+    """Return the question about the item recommended after a history, whose latest part is read."""
+    numbers = task.items.numbers(names_in(text))
+    ids = numbers[numbers >= 0].tolist()[-task.config.model.longest :]
+    if not ids:
+        raise UserError(f"{text[:40]!r}: the run knows none of these items")
+    at = _place(ids, len(ids) - 1 if arguments.at is None else arguments.at)
+    ids = ids[: at + 1]  # later items have no effect
+    if arguments.target is not None:
+        target = int(task.items.numbers([arguments.target])[0])
+        if target < 0:
+            raise UserError(f"--target {arguments.target}: the run knows no such item")
+    else:
+        (best,) = task.recommend(model, [ids], 1)
+        target = best[0][0] if best else None
+    labels = [task.items.title(number) for number in ids]
+    about = f"next item after {labels[-1]}"
+    return TextQuestion(ids, labels, list(range(at + 1)), at, target, task.items.title, about, {})
 
 
 def _with_masks(tokenizer: Any, text: str, mask: int) -> list[int]:

@@ -14,6 +14,7 @@ from attnzoo.config.fields import (
     config,
 )
 from attnzoo.config.images import ImagesConfig
+from attnzoo.config.interactions import InteractionsConfig
 from attnzoo.config.renamed import former_names
 from attnzoo.config.tokenizers import (  # noqa: F401  (found here too)
     BpeTokenizerConfig,
@@ -321,6 +322,7 @@ Data = Annotated[
     | TextConfig
     | LabelledTextConfig
     | TaggedTextConfig
+    | InteractionsConfig
     | ImagesConfig,
     Kind,
 ]

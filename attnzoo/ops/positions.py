@@ -26,6 +26,19 @@ def positions_in_text(
     return jnp.maximum(counted - 1 - jax.lax.cummax(jnp.where(starts, before, 0), axis=1), 0)
 
 
+def positions_from_end(
+    valid: Bool[Array, "B T"] | None, documents: Int[Array, "B T"] | None, length: int
+) -> Int[Array, "B T"] | None:
+    """Count the tokens of each text back from ``length - 1`` at its last one.
+
+    With length 9: 6, 7, 8, 7, 8 for documents 5, 5, 5, 7, 7. Padding, where ``valid`` is False,
+    does not count. Returns None if both arguments are None, as ``positions_in_text``.
+    """
+    back = (None if x is None else x[:, ::-1] for x in (valid, documents))
+    counted = positions_in_text(*back)
+    return None if counted is None else length - 1 - counted[:, ::-1]
+
+
 def next_positions(
     length: Int[Array, " B"], T: int, visible: Bool[Array, "B L"] | None
 ) -> Int[Array, "B T"]:

@@ -5,6 +5,7 @@ from typing import Any
 from attnzoo.config.external import import_class, is_external
 from attnzoo.tasks.image_classification import ImageClassificationTask
 from attnzoo.tasks.language_modeling import CausalLMTask, MaskedLMTask, SpanCorruptionTask
+from attnzoo.tasks.recommendation import RecommendationTask
 from attnzoo.tasks.task import Task
 from attnzoo.tasks.text_classification import SequenceClassificationTask, TokenClassificationTask
 from attnzoo.tasks.translation_task import TranslationTask
@@ -19,6 +20,7 @@ TASKS: dict[str, type[Task]] = {
     "sequence_classification": SequenceClassificationTask,
     "token_classification": TokenClassificationTask,
     "image_classification": ImageClassificationTask,
+    "recommendation": RecommendationTask,
 }
 """Task class by ``task.kind``."""
 
@@ -33,6 +35,7 @@ __all__ = [
     "CausalLMTask",
     "ImageClassificationTask",
     "MaskedLMTask",
+    "RecommendationTask",
     "SequenceClassificationTask",
     "SpanCorruptionTask",
     "Task",

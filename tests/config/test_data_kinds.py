@@ -23,6 +23,7 @@ from attnzoo.config.images import (
     ImageFolderConfig,
     ImagesConfig,
 )
+from attnzoo.config.interactions import InteractionsConfig
 from attnzoo.config.loader import dump, load
 from attnzoo.errors import UserError
 
@@ -32,6 +33,7 @@ TASKS = {
     "labelled_text": ("sequence_classification", "bert"),
     "tagged_text": ("token_classification", "bert"),
     "images": ("image_classification", "vit"),
+    "interactions": ("recommendation", "recommender"),
 }
 
 
@@ -66,6 +68,10 @@ def written(path: Path, text: str) -> Path:
             ),
         ),
         ("{kind: tagged_text, train: [t]}", TaggedTextConfig(train=(Path("t"),))),
+        (
+            "{kind: interactions, files: [a.inter], time_column: null}",
+            InteractionsConfig(files=(Path("a.inter"),), time_column=None),
+        ),
         ("{kind: images}", ImagesConfig(source=DigitsConfig())),
         (
             "{kind: images, source: {kind: idx, directory: d}, augmentation: {flip: true, pad: 4}}",

@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import re
 import threading
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -73,12 +74,48 @@ def test_another_file_and_no_file_leave_nothing(
     assert [p for p in (tmp_path / "data").rglob("*") if p.is_file()] == []
 
 
+def test_a_file_of_a_package_comes_through_pip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel = tmp_path / "made_films-1.0-py3-none-any.whl"
+    about = "made_films-1.0.dist-info"
+    with zipfile.ZipFile(wheel, "w") as made:
+        made.writestr("made_films/table.inter", "user_id:token\n")
+        made.writestr(
+            f"{about}/METADATA", "Metadata-Version: 2.1\nName: made-films\nVersion: 1.0\n"
+        )
+        made.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        made.writestr(f"{about}/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    digest = hashlib.sha256(b"user_id:token\n").hexdigest()[:32]
+    entry = replace(
+        named.NAMED["movielens-100k"],
+        address="pip:made-films==1.0/made_films/",
+        table=f"films/ table.inter 14 {digest}",
+    )
+    monkeypatch.setitem(named.NAMED, "films", entry)
+    path = tmp_path / "data" / "films" / "table.inter"
+    assert list(named.get("films", tmp_path / "data")) == [f"{path}: downloaded, 14 bytes"]
+    assert path.read_bytes() == b"user_id:token\n"
+    path.unlink()
+    for version, inside, said in (
+        ("2.0", "made_films/", "pip: No matching distribution found for made-films==2.0"),
+        ("1.0", "other/", "There is no item named"),
+    ):
+        address = f"pip:made-films=={version}/{inside}"
+        monkeypatch.setitem(named.NAMED, "films", replace(entry, address=address))
+        with pytest.raises(UserError, match=f"cannot be downloaded .*{said}.* put it at {path}"):
+            list(named.get("films", tmp_path / "data"))
+    assert [p for p in (tmp_path / "data").rglob("*") if p.is_file()] == []
+
+
 def test_every_file_of_every_config_has_a_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["get"]) == 0
     listed = capsys.readouterr().out
     known = {file.path for entry in named.NAMED.values() for file in entry.files}
     for config in sorted(CONFIGS.glob("*.yaml")):
-        for found in re.findall(r"\bdata/([\w./-]+\.(?:gz|zip))", config.read_text()):
+        for found in re.findall(r"\bdata/([\w./-]+\.(?:gz|zip|inter|item))", config.read_text()):
             assert found in known or found.split("/")[0] in named.OWN, f"{config.name}: {found}"
             assert found.split("/")[0] in listed
 

@@ -70,6 +70,10 @@ CASES = {
             f"{{kind: vit, attention: {HEADS}, image_size: 6, patch: 3, channels: 1, dim: 8, "
             "hidden: 8, layers: 2}",
             "transformers"),
+    "recommender": ("recommendation", "{kind: interactions, files: [DIR/interactions]}", "char",
+                    "{kind: recommender, attention: {kind: factorised_positional, rank: 3}, "
+                    "dim: 8, layers: 2, max_length: 13}",
+                    "attnzoo"),
     "resnet": ("image_classification", IMAGES, "char",
                "{kind: resnet, depth: 8, width: 4, channels: 1}",
                "attnzoo"),
@@ -134,6 +138,8 @@ def make_data(home: Path) -> None:
     (home / "text").write_text(TEXT * 3)
     words = ["the DET\ncat NOUN\nsat VERB\n", "a DET\ndog NOUN\nran VERB\n"]
     (home / "conll").write_text("\n".join(words * 3))
+    rows = [f"u{i % 7}\ti{(i // 7 + i % 7) % 11}\t{i}" for i in range(80)]
+    (home / "interactions").write_text("user_id\titem_id\ttimestamp\n" + "\n".join(rows) + "\n")
     random = np.random.default_rng(0)
     for kind in ("bright", "dark"):
         (home / "images" / kind).mkdir()
@@ -152,7 +158,7 @@ def inputs_of(about: dict[str, Any], vocab: int) -> dict[str, np.ndarray]:
         low = 4 if name in ("source", "target", "tokens") else 0
         made[name] = random.integers(low, high, shape).astype(array["dtype"])
     if "valid" in made:
-        made["valid"][:, 0] = True
+        made["valid"][:, [0, -1]] = True
     if "source" in made:
         made["source"][0, 6:] = 0
     return made
@@ -178,6 +184,8 @@ def expected(run: Run, program: str, given: dict[str, jax.Array]) -> dict[str, A
         task: Any = run.task
         mean, std = jnp.asarray(task.mean), jnp.asarray(task.std)
         return {"logits": model(normalise(to_float(given["images"]), mean, std))}
+    if program == "scores":
+        return {"scores": model(given["items"], valid=given["valid"])[:, -1]}
     if "source" in given:
         return {"logits": model(given["source"], given["target"])}
     return {"logits": model(given.pop("tokens"), **given)}

@@ -53,6 +53,13 @@ MODELS = {
         "{kind: char, mask: true}",
         f"attention: {ATTENTION}, dim: 8, hidden: 8, layers: 1, max_length: 16",
     ),
+    "recommender": (
+        "recommendation",
+        "{kind: interactions, files: [TABLE], header: false, user_column: '0', item_column: '1', "
+        "time_column: null}",
+        "char",
+        f"attention: {ATTENTION}, dim: 8, layers: 1, max_length: 9",
+    ),
     "vit": (
         *IMAGES,
         "char",
@@ -100,10 +107,14 @@ def test_every_kind_is_here() -> None:
 def test_products_are_bfloat16(kind: str, tmp_path: Path) -> None:
     task, data, tokenizer, settings = MODELS[kind]
     (tmp_path / "text").write_text("the cat sat on the mat .\n" * 9)
+    (tmp_path / "table").write_text("a\tx\na\ty\na\tz\nb\tx\nb\ty\nb\tx\n")
+    files = {"FILE": str(tmp_path / "text"), "TABLE": str(tmp_path / "table")}
+    for name, path in files.items():
+        data = data.replace(name, path)
     lines = [
         f"name: {kind}",
         f"task: {task}",
-        f"data: {data.replace('FILE', str(tmp_path / 'text'))}",
+        f"data: {data}",
         f"tokenizer: {tokenizer}",
         f"model: {{kind: {kind}, {settings}}}",
         "training: {steps: 1, batch_size: 4, max_length: 15, compute_dtype: bfloat16}",

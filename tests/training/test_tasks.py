@@ -53,7 +53,8 @@ TASK = {
     ),
     "word_alignment": (
         "{kind: word_alignment, teacher: corpus, consistency: 0.1}",
-        "{kind: files, train: {table: DIR/pairs}, validation: {table: DIR/pairs}, links_column: 2}",
+        "{kind: files, train: {table: DIR/pairs}, validation: {table: DIR/held/pairs}, "
+        "links_column: 2}",
         "word",
         f"{{kind: word_aligner, attention: {HEADS}, dim: 8, hidden: 8, layers: 1}}",
     ),
@@ -96,6 +97,12 @@ TASK = {
         f"{{kind: vit, attention: {HEADS}, image_size: 6, patch: 3, channels: 1, dim: 8, "
         "hidden: 8, layers: 2, branch_rate: 0.2}",
     ),
+    "recommendation": (
+        "{kind: recommendation, loss: binary, windows: all, negatives: 3}",
+        "{kind: interactions, files: [DIR/interactions]}",
+        "char",
+        f"{{kind: recommender, attention: {HEADS}, dim: 8, layers: 1, max_length: 3}}",
+    ),
     "batch_norm": (
         "image_classification",
         "{kind: images, source: {kind: folder, path: DIR/images, channels: 1}}",
@@ -122,8 +129,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["the DET\ncat NOUN\nsat VERB\n", "a DET\ndog NOUN\nran VERB\n"]
     (home / "conll").write_text("\n".join(words * 3))
     (home / "held").mkdir()
-    for name in ("text", "tsv", "conll"):
+    for name in ("text", "tsv", "conll", "pairs"):
         shutil.copy(home / name, home / "held")
+    rows = [f"u{i % 7}\ti{(i // 7 + i % 7) % 11}\t{i}" for i in range(40)]
+    (home / "interactions").write_text("user_id\titem_id\ttimestamp\n" + "\n".join(rows) + "\n")
     random = np.random.default_rng(0)
     for number, name in itertools.product(range(7), ("bright", "dark")):
         folder = home / "images" / ("train" if number < 5 else "validation") / name
