@@ -110,7 +110,11 @@ def test_stores_are_listed_verified_and_cleaned(
     assert "608 tokens to train on" in capsys.readouterr().out
     assert main(["show", *there]) == 0
     listed = capsys.readouterr().out.splitlines()
-    assert [line.split("-")[1] for line in listed[:-1]] == ["train", "validation"]
+    assert [line.split("-")[:2] for line in listed[:-1]] == [
+        ["text", "train"],
+        ["text", "validation"],
+        ["tokenizer", listed[-2].split("-")[1]],
+    ]
     assert "609 ids" in listed[0]  # and EOS
     assert main(["verify", *there]) == 0
     assert main(["clean", *there]) == 0
