@@ -147,7 +147,7 @@ def in_parquet(
 
 
 def count_pictures(path: Path) -> tuple[int, int]:
-    """Return the number of pictures in a tar or parquet file, and the bytes that are copied of it.
+    """Return the number of pictures in a tar or parquet file, and the bytes copied from the file.
 
     Those of a compressed tar are estimated from its size.
     """
