@@ -131,7 +131,7 @@ def test_stores_are_listed_verified_and_cleaned(
     assert sorted(path.suffix for path in cache.iterdir()) == [".json", ".lock"]  # the tokenizer
     (cache / "cldr-0.json").write_text("{}")
     assert main(["show", *there]) == 0
-    assert "0 stores and 2 files, " in capsys.readouterr().out
+    assert "stores: 0, other files: 2, " in capsys.readouterr().out
     assert main(["clean", "--all", *there]) == 0
     assert list(cache.iterdir()) == []
     assert main(["show", "all", *there]) == 2
