@@ -93,8 +93,8 @@ def _show(arguments: argparse.Namespace) -> int:
         print(found.line())
     total = sum(found.size for found in stores)
     count = sum(found.folder.is_dir() for found in stores)
-    files = f" and {len(stores) - count} files" if count < len(stores) else ""
-    print(f"{count} stores{files}, {total / 1e6:,.1f} MB in {_cache(arguments)}")
+    kinds = f"stores: {count}, other files: {len(stores) - count}"
+    print(f"{kinds}, {total / 1e6:,.1f} MB in {_cache(arguments)}")
     return 0
 
 

@@ -118,7 +118,7 @@ def _translate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _chunks(file: Path | None, encoding: str) -> Iterator[tuple[int, list[bytes]]]:
+def _chunks(file: Path | None, encoding: str = "utf-8") -> Iterator[tuple[int, list[bytes]]]:
     """Yield first line number (from 1) and lines: chunks of a file, or a pipe as it fills."""
     if file is None:
         chunks = lines_as_they_come(sys.stdin.buffer, CHUNK, encoding)

@@ -239,7 +239,7 @@ class TextConfig:
 
 @config
 class DrawnConfig:
-    """Parts in files or of a data set, those that are missing drawn from the training part."""
+    """Settings of labelled and tagged text: the three parts, in files or of a data set."""
 
     train: tuple[Path, ...] = ()
     """Training files. A path may continue into a zip as if the zip were a folder."""

@@ -85,7 +85,7 @@ class BucketPlan(RowPlan):
 
     @property
     def buckets(self) -> tuple[int, ...]:
-        """The lengths."""
+        """Padded lengths of batches, the shortest first."""
         return self._buckets.lengths
 
     def fingerprint(self) -> dict[str, Any]:

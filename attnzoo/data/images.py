@@ -254,7 +254,7 @@ def _folder(config: Any, caches: Caches) -> Found:
     path = config.source.path
     if path.is_dir():
         return _encoded(listed(str(path), [], in_folder(path)), config)
-    files = [(None, file) for file in _files(path, "directory or tar file")]
+    files = [(None, file) for file in files_of_pattern(path, "directory or tar file")]
     return _archives(str(path), files, config, caches)
 
 
@@ -263,7 +263,7 @@ def _shards(config: Any, caches: Caches) -> Found:
         (part, file)
         for part in PARTS
         for path in getattr(config.source, part)
-        for file in _files(path, "file")
+        for file in files_of_pattern(path, "file")
     ]
     return _archives("shards", files, config, caches)
 
@@ -292,7 +292,7 @@ def _archives(
     return _encoded(indexed(root, paths, key, size, records, caches.own), config)
 
 
-def _files(path: Path, wanted: str) -> list[Path]:
+def files_of_pattern(path: Path, wanted: str) -> list[Path]:
     """Return the file of a path, or those of a pattern, by name."""
     if path.is_file():
         return [path]

@@ -27,6 +27,8 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".ppm", ".tif", ".
 HELD_BYTES = 2**26
 # An archive of at most HELD_BYTES that unpacks to more than this is refused.
 UNPACKED_BYTES = 2**30
+# Bytes of a picture of which nothing is known.
+USUAL_PICTURE = 100_000
 # A part of the cache's key: to be raised when records or the order of pictures change.
 FORMAT = 1
 
@@ -142,6 +144,23 @@ def in_parquet(
                 row += 1
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path, "parquet", error) from None
+
+
+def count_pictures(path: Path) -> tuple[int, int]:
+    """Return the number of pictures in a tar or parquet file, and the bytes copied from the file.
+
+    Those of a compressed tar are estimated from its size.
+    """
+    size = path.stat().st_size
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        return pq.ParquetFile(path).metadata.num_rows, size
+    archive, compressed = _opened(path)
+    archive.close()
+    if compressed:
+        return size // USUAL_PICTURE, size
+    return len(in_tar(path, 0, io.BytesIO(), 0, None, "")), 0
 
 
 def copied(value: Any, place: str, copies: Stream) -> tuple[int, int]:

@@ -102,10 +102,17 @@ def _data(plan: Plan) -> list[str]:
     storage = plan.storage
     if storage is None:
         return []
-    twice = "twice that while they are made" if storage.disk else ""
+    twice = "twice that while they are made" if storage.disk and storage.tokens else ""
+    count = f"{storage.tokens:,} tokens in {storage.rows:,} rows"
+    if not storage.tokens:
+        count = f"{storage.rows:,} pictures"
     return [
-        f"data of a host: {storage.tokens:,} tokens in {storage.rows:,} rows ({storage.source})",
-        _row("token stores on disk", size(storage.disk), twice),
+        f"data of a host: {count} ({storage.source})",
+        _row(
+            "token stores on disk" if storage.tokens else "copies on disk",
+            size(storage.disk),
+            twice,
+        ),
         _row("memory besides their pages", size(storage.memory)),
     ]
 

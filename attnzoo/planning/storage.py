@@ -1,4 +1,4 @@
-"""Disk and host memory of a training's text: read from its token stores, or estimated."""
+"""Disk and host memory of a training's data: read from its token stores, or estimated."""
 
 import dataclasses
 import math
@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from attnzoo.config.experiment import ExperimentConfig
+from attnzoo.data import picture_files
 from attnzoo.data.corpus import PARTS
 from attnzoo.data.documents import DocumentReader
 from attnzoo.data.files import files_of
+from attnzoo.data.images import PIXELS_HELD, files_of_pattern
 from attnzoo.data.locations import PACKED, identity, open_stream, reading
 from attnzoo.data.store import LEDGER, read_ledger
 from attnzoo.errors import UserError
@@ -27,13 +29,16 @@ TEXT_ROW, PAIR_ROW = 16, 80
 ENDS = {"blank_lines": "\n\n"}
 STRING = 57
 """Bytes of a string in a list of Python, besides its characters."""
+PICTURE_ROW = 200
+"""Bytes of host memory for each encoded picture: its name, place, class, and place in an epoch."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """Bytes that the text of a training takes on a host, with the ``source`` of the figures.
+    """Bytes that the data of a training takes on a host, with the ``source`` of the figures.
 
     ``memory`` is without the pages of stores, which the system drops when it needs the room.
+    Pictures have no ``tokens``; each is one of ``rows``.
     """
 
     disk: int
@@ -44,8 +49,10 @@ class Storage:
 
 
 def storage_of(config: ExperimentConfig) -> Storage | None:
-    """Return the storage of the text files of a config; None: it has none, or they are not here."""
+    """Return the storage of the files of a config; None: it has none, or they are not here."""
     data: Any = config.data
+    if data.kind == "images":
+        return _of_pictures(config)
     if data.kind not in ("files", "text") or getattr(data, "hub", None) is not None:
         return None
     pairs = data.kind == "files"
@@ -76,6 +83,32 @@ def storage_of(config: ExperimentConfig) -> Storage | None:
         return Storage(stored, rows * row, tokens, rows, how)
     how = f"estimate; {size / 1e6:,.1f} MB of files are below cache.memory"
     return Storage(0, characters + lengths * (STRING + 8) + 4 * tokens, tokens, rows, how)
+
+
+def _of_pictures(config: ExperimentConfig) -> Storage | None:
+    """Return the storage of pictures in a folder or in archives."""
+    data: Any = config.data
+    paths = [p for part in PARTS for p in getattr(data.source, part, ())]
+    if data.source.kind == "folder":
+        paths = [data.source.path]
+    try:
+        if paths and paths[0].is_dir():
+            count, disk, size = len(picture_files.in_folder(paths[0])), 0, 0
+        else:
+            files = [file for path in paths for file in files_of_pattern(path, "file")]
+            size = sum(file.stat().st_size for file in files)
+            counts = [picture_files.count_pictures(file) for file in files]
+            count, disk = (sum(column) for column in zip(*counts, strict=True))
+    except (UserError, ValueError):  # not there, or there is none
+        return None
+    side = data.size or getattr(config.model, "image_size", 0)
+    pixels = count * side * side * data.source.channels
+    held = f"{pixels / 1e6:,.0f} MB of pixels are kept" if pixels <= PIXELS_HELD else "decoded anew"
+    how = f"estimate; {held}"
+    memory = count * PICTURE_ROW + (pixels if pixels <= PIXELS_HELD else 0)
+    if size <= picture_files.HELD_BYTES:
+        return Storage(0, memory + disk, 0, count, how)
+    return Storage(disk, memory, 0, count, how)
 
 
 def _made(cache: Path, files: list[dict[str, Any]]) -> dict[str, tuple[int, int, int]]:

@@ -10,13 +10,14 @@ from flax import nnx
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.data.batching import BatchPlan, TokenizedPairs
 from attnzoo.data.corpus import Corpus, Report
+from attnzoo.data.order import most_buckets
 from attnzoo.data.parallel import SIDES, PairData
 from attnzoo.data.tokenizers import Tokenizer
 from attnzoo.errors import UserError
 from attnzoo.models import model_class
 from attnzoo.special_tokens import PAD
 from attnzoo.tasks.run_file import SOURCE_TOKENIZER, TARGET_TOKENIZER, RunFile, start_of
-from attnzoo.tasks.task import Task
+from attnzoo.tasks.task import Plan, Task
 from attnzoo.tasks.teacher import TEACHER_LINKS, LinkedPlan, TeacherLinks, teach
 
 SKIPPED_TOLD = 0.1
@@ -136,21 +137,28 @@ class PairTask(Task):
                     f"{len(corpus):,} training pairs; wanted the data of the training"
                 )
             self.train = LinkedPlan(plan, corpus, self.both, self.teacher)
-        longest, room = 2 * settings.max_length, self.slots
-        if room is not None:
-            if self.buckets[-1] > room:
-                raise UserError(
-                    f"model.attention.max_length={room} is below {self.buckets[-1]}, the "
-                    "longest training sentence with its end: raise it or lower training.max_length"
-                )
-            longest = min(longest, room - 1)
-        validation, report = data.tokens("validation", *self.both, longest)
-        self.notes += report.lines() if report.skipped else []
-        self.validation = BatchPlan(
-            validation, settings.batch_size, shuffle=False, max_buckets=most
-        )
+        room = self.slots
+        if room is not None and self.buckets[-1] > room:
+            raise UserError(
+                f"model.attention.max_length={room} is below {self.buckets[-1]}, the "
+                "longest training sentence with its end: raise it or lower training.max_length"
+            )
+        self.validation = self.open_part(data, "validation")
         self.data_fingerprint = data.fingerprint(*self.both, settings.max_length)
         self.held_out = data.head("validation", settings.figures)
+
+    def open_part(self, data: PairData, part: str) -> Plan:
+        """Return the batches of one part, also of pairs twice as long as those of training."""
+        settings, room = self.config.training, self.slots
+        longest = (
+            2 * settings.max_length if room is None else min(2 * settings.max_length, room - 1)
+        )
+        pairs, report = data.tokens(part, *self.both, longest)
+        self.notes += report.lines() if report.skipped else []
+        most = self.max_buckets or most_buckets(-(-len(pairs) // settings.batch_size))
+        plan = BatchPlan(pairs, settings.batch_size, shuffle=False, max_buckets=most)
+        self.data_fingerprint = plan.fingerprint()["data"]
+        return plan
 
     def _report_skipped(self, report: Report) -> None:
         """Note the training pairs left out; UserError if they are more than the config allows."""

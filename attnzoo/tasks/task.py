@@ -153,8 +153,12 @@ class Task:
         return part, self.open_part(data, part)
 
     def open_part(self, data: Any, part: str) -> Plan:
-        """Return the batches of one part in its own order, and set ``data_fingerprint``."""
-        raise NotImplementedError(f"{type(self).__name__}.open_part")
+        """Return the batches of one part in its own order, and set ``data_fingerprint``.
+
+        Other parts of ``data`` may be empty. By default the batches are those of ``take``.
+        """
+        self.take(data)
+        return getattr(self, part)
 
     @classmethod
     def take_over(cls, config: ExperimentConfig) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from attnzoo import plotting
 from attnzoo.config.experiment import ExperimentConfig
+from attnzoo.decoding.rules import DEFAULT_RULES, Rules
 from attnzoo.errors import UserError
 from attnzoo.tasks.guided import alignment_loss, guide
 from attnzoo.tasks.losses import Sums
@@ -67,6 +68,7 @@ class TranslationTask(PairTask):
         batch_size: int | None = None,
         layer: int | None = None,
         head: int | None = None,
+        rules: Rules = DEFAULT_RULES,
     ) -> Translator:
         """Return a translator with this task's tokenizers; arguments as in ``Translator``."""
         guided = self.settings.guided
@@ -81,6 +83,7 @@ class TranslationTask(PairTask):
                 max_source=self.slots or 512,
                 layer=layer,
                 head=head,
+                rules=rules,
             )
         except ValueError as error:
             raise UserError(str(error)) from error

@@ -9,7 +9,6 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from attnzoo.config.experiment import ExperimentConfig
-from attnzoo.data.batching import BatchPlan
 from attnzoo.data.parallel import PairData
 from attnzoo.models.aligner import WordScores
 from attnzoo.tasks.losses import Sums
@@ -30,31 +29,20 @@ class WordAlignmentTask(PairTask):
         task: Any = config.task
         return task.teacher
 
-    def take(self, data: PairData) -> None:
-        """Make the plans of pairs with their words and links.
+    def open_part(self, data: PairData, part: str) -> LinkedPlan:
+        """Return the batches of one part, with the words of the pairs and their reference links.
 
-        The links of validation and test are reference links; they score and choose, and do not
-        teach. Without them the two directions are scored by their agreement.
+        These links score and choose, and do not teach. Without them the two directions are scored
+        by their agreement.
         """
-        super().take(data)
-        assert self.train is not None
-        settings = self.config.training
-        longest = self.slots - 1 if self.slots else settings.max_length
-        for part in ("validation", "test"):
-            corpus = self.corpus_of(data, part)
-            if not len(corpus):
-                continue
-            pairs, _ = data.tokens(part, *self.both, min(longest, 2 * settings.max_length))
-            plan = BatchPlan(
-                pairs, settings.batch_size, shuffle=False, max_buckets=self.max_buckets or 1
+        plan, corpus = super().open_part(data, part), self.corpus_of(data, part)
+        links = None
+        if corpus.links is not None:
+            links = TeacherLinks.of(
+                [set(pair.possible) for pair in corpus.links],
+                [set(pair.sure) for pair in corpus.links],
             )
-            gold = corpus.links
-            links = None
-            if gold is not None:
-                links = TeacherLinks.of(
-                    [set(pair.possible) for pair in gold], [set(pair.sure) for pair in gold]
-                )
-            setattr(self, part, LinkedPlan(plan, corpus, self.both, links))
+        return LinkedPlan(plan, corpus, self.both, links)
 
     def loss(
         self, model: Any, batch: Batch, *, rngs: nnx.Rngs | None = None

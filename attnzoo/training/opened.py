@@ -84,19 +84,9 @@ class Opened:
             UserError: no translator, or no such layer or head.
         """
         task = self.wanted(TranslationTask)
-        try:
-            return Translator(
-                self.model,
-                task.tokenizers.source,
-                task.tokenizers.target,
-                batch_size=batch_size or self.config.decoding.batch_size,
-                max_source=task.slots or 512,
-                layer=layer,
-                head=head,
-                rules=self.rules,
-            )
-        except ValueError as error:
-            raise UserError(str(error)) from error
+        return task.translator(
+            self.model, batch_size=batch_size, layer=layer, head=head, rules=self.rules
+        )
 
     def prompt_ids(self, text: str) -> list[int]:
         """Return the ids of a text that the model continues, begin token included; never empty."""

@@ -6,6 +6,7 @@ What is compiled is compiled in a program with eight devices on the CPU; nothing
 import gzip
 import json
 import math
+import tarfile
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,11 +15,16 @@ from typing import Any
 
 import jax
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.loader import load
 from attnzoo.config.mesh import MeshConfig
+from attnzoo.data import picture_files
+from attnzoo.data.images import load_images
 from attnzoo.errors import UserError
 from attnzoo.planning.communication import Message, read_program
 from attnzoo.planning.devices import DEVICES, device_named
@@ -237,6 +243,42 @@ def test_the_stores_that_are_planned_are_those_that_are_made(name: str, tmp_path
     assert kept is not None
     assert kept.disk == 0
     assert kept.memory > estimate.memory
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "parquet"])
+def test_pictures_are_planned_as_they_are_kept(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copied only where they cannot be read in place, their pixels in memory."""
+    monkeypatch.setattr(picture_files, "HELD_BYTES", 0)
+    rows = []
+    for number in range(10):
+        file = tmp_path / "pictures" / "ab"[number % 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((24, 24), number, np.uint8)).save(file)
+        rows.append({"image": {"bytes": file.read_bytes()}, "label": "ab"[number % 2]})
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "all.parquet")
+    with tarfile.open(tmp_path / "all.tar", "w") as archive:
+        archive.add(tmp_path / "pictures", "")
+    source = {
+        "folder": f"{{kind: folder, path: {tmp_path / 'pictures'}, channels: 1}}",
+        "tar": f"{{kind: folder, path: {tmp_path / 'all.tar'}, channels: 1}}",
+        "parquet": f"{{kind: shards, train: [{tmp_path / 'all.parquet'}], channels: 1}}",
+    }[kind]
+    path = tmp_path / "planned.yaml"
+    path.write_text(
+        f"name: x\ntask: image_classification\ndata: {{kind: images, source: {source}}}\n"
+        f"model: {VIT}\ntraining: {{steps: 3}}\ncache: {{path: {tmp_path / 'cache'}}}\n"
+    )
+    config = load(ExperimentConfig, path)
+    planned = storage_of(config)
+    assert planned is not None
+    splits = load_images(config.data, config.cache.path)
+    assert planned.rows == len(splits.train) + len(splits.validation)
+    assert planned.memory > splits.train.images.nbytes + splits.validation.images.nbytes
+    copied = sum(file.stat().st_size for file in (tmp_path / "cache").glob("*/copies"))
+    assert (planned.disk > 0) == (copied > 0) == (kind == "parquet")
+    assert copied <= planned.disk <= 2 * copied + 3_000
 
 
 def _arrays(task: Any) -> Any:

@@ -182,6 +182,12 @@ def test_shares_of_a_batch_are_the_batch(
     monkeypatch.setitem(TASK, "translation", TRANSLATION)
     config = experiment(name, data, tmp_path / "run")
     task = TASKS[config.task.kind].create(config, tmp_path, resume=False)
+    assert task.validation is not None
+    part, alone = task.scored("validation", "test")
+    assert part == "validation"
+    assert [digest(one) for one in alone.batches()] == [
+        digest(one) for one in task.validation.batches()
+    ]
     for plan in (task.train, task.validation):
         assert plan is not None
         steps = range(plan.steps_per_epoch)
