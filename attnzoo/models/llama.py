@@ -76,12 +76,9 @@ def _block(config: LlamaConfig, layer: int, rngs: nnx.Rngs) -> Block:
     local = not config.is_global(layer)
     if config.window is not None and not local:
         attention = dataclasses.replace(attention, window=None)
-    own_base = local and config.local_rotary_base is not None
-    rotary_settings = (
-        {"base": config.local_rotary_base}
-        if own_base
-        else {"base": config.rotary_base, "scaling": _scaling(config.rotary_scaling)}
-    )
+    local_base = config.local_rotary_base if local else None
+    turn = functools.partial(Rotary, width=config.rotary_width)
+    scaled = functools.partial(turn, scaling=_scaling(config.rotary_scaling))
     init = jax.nn.initializers.normal(0.02)
     out_init = jax.nn.initializers.normal(0.02 / (2 * config.layers) ** 0.5)
     site = Site.of_itself(
@@ -90,7 +87,7 @@ def _block(config: LlamaConfig, layer: int, rngs: nnx.Rngs) -> Block:
         max_length=config.max_length,
         use_bias=config.qkv_bias,
         out_bias=config.out_bias,
-        rotary=Rotary(width=config.rotary_width, **rotary_settings),
+        rotary=scaled(base=config.rotary_base) if local_base is None else turn(base=local_base),
         norm_eps=config.norm_eps,
         norm_shift=_shift(config),
         dropout=config.attention_dropout,

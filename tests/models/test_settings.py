@@ -17,7 +17,7 @@ from flax import nnx
 from products import MODELS, attention_fields, build, config_of, pairs, refusal, unchecked
 
 from attnzoo.attention import AdditiveAttention, Site
-from attnzoo.config.attention import AdditiveConfig
+from attnzoo.config.attention import AdditiveConfig, MultiHeadConfig
 from attnzoo.config.schema import fields_of
 from attnzoo.models import CLASSIFIERS, DECODERS, ENCODERS, TRANSLATORS
 
@@ -31,6 +31,8 @@ WITHIN: dict[str, dict[str, Any]] = {
     "pooler": {"head": "none"},
     "pooler_activation": {"head": "sequence"},
     "layer_groups": {"layers": 2},
+    "global_layers": {"layers": 2, "attention": MultiHeadConfig(num_heads=2, window=2)},
+    "local_rotary_base": {"attention": MultiHeadConfig(num_heads=2, window=2)},
     "antialias": {"image_size": 12},
     "branch_rate": {"layers": 2},
 }
@@ -42,6 +44,7 @@ OTHERS = {
     "num_heads": 4,
     "num_kv_heads": 1,
     "layer_groups": 1,
+    "global_layers": (1,),
 }
 
 
