@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from attnzoo.attention import Site
+from attnzoo.attention.cache import Kind
 from attnzoo.attention.projection import RMSNorm
 from attnzoo.config.llama import LlamaConfig
 from attnzoo.config.rotary import RotaryScaling
@@ -49,6 +50,12 @@ class Llama(CausalModel):
             qkv_bias="bias",
             out_bias="bias",
         )
+
+    def _cache(self, layer: int, cache: Kind) -> Kind:
+        """Return the kind of cache; layers that see all positions keep them beside windows."""
+        config = self.config
+        mixed = config.window is not None and config.is_global(layer)
+        return "plain" if cache == "window" and mixed else cache
 
     def _embed(
         self,
