@@ -24,7 +24,6 @@ LLAMA3 = {
     "factor": 3.0,
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 8,
 }
 ENCODER = {
     "vocab_size": VOCAB,
@@ -115,7 +114,9 @@ FIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
         "LlamaForCausalLM",
         DECODER
         | {
-            "rope_parameters": LLAMA3 | {"rope_theta": 90.0},
+            "rope_theta": 90.0,
+            "rope_scaling": LLAMA3,
+            "original_max_position_embeddings": 9,
             "num_key_value_heads": 1,
             "hidden_act": "gelu",
             "tie_word_embeddings": True,
@@ -161,7 +162,13 @@ FIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "qwen3-tied": (
         "Qwen3ForCausalLM",
-        DECODER | {"tie_word_embeddings": True, "head_dim": 4, "num_key_value_heads": 4},
+        DECODER
+        | {
+            "tie_word_embeddings": True,
+            "head_dim": 4,
+            "num_key_value_heads": 4,
+            "hidden_act": "gelu_pytorch_tanh",
+        },
     ),
     "qwen3-some-windows": (
         "Qwen3ForCausalLM",
@@ -210,6 +217,8 @@ FIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
         GEMMA
         | {
             "attention_bias": True,
+            "hidden_activation": "relu",
+            "tie_word_embeddings": False,
             "final_logit_softcapping": 4.0,
             "attn_logit_softcapping": 5.0,
             "layer_types": ["sliding_attention", "full_attention", "full_attention"],
@@ -314,8 +323,27 @@ FIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
         "Dinov2ForImageClassification",
         DINO | {"mlp_ratio": 2, "layerscale_value": 0.3, "hidden_act": "relu"},
     ),
+    "dinov2-model": ("Dinov2Model", DINO | {"use_swiglu_ffn": True, "qkv_bias": False}),
     "dinov2-registers": (
         "Dinov2WithRegistersForImageClassification",
         DINO | {"mlp_ratio": 3, "num_register_tokens": 2, "use_swiglu_ffn": True},
     ),
+    "dinov2-registers-plain": (
+        "Dinov2WithRegistersModel",
+        DINO
+        | {
+            "num_register_tokens": 1,
+            "qkv_bias": False,
+            "layerscale_value": 0.7,
+            "hidden_act": "silu",
+        },
+    ),
 }
+FORMER = {
+    "rope_theta": "rope_parameters",
+    "rope_scaling": "rope_parameters",
+    "rope_local_base_freq": "rope_parameters",
+    "original_max_position_embeddings": "rope_parameters",
+    "tie_word_embeddings": "scale_decoder_outputs",
+}
+"""Fields of transformers 4, with those that replace them; a setting so named stays in the file."""

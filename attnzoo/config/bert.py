@@ -30,7 +30,8 @@ class BertConfig(ModelConfig):
     """Longest text in tokens."""
     position_offset: Annotated[int, NotNegative] = 0
     """Row of the position table for the first token. If it is not 0, the token before that number
-    is padding, which counts no position (RoBERTa: 2, with padding 1)."""
+    is padding, which counts no position (RoBERTa: 2, with padding 1); it should be the tokenizer's
+    padding token plus 1."""
     segments: Annotated[int, NotNegative] = 2
     """Number of segment ids, which tell apart the sentences of a text; 0: the model reads none
     (DistilBERT)."""
@@ -116,11 +117,6 @@ class BertConfig(ModelConfig):
         """Number of the block of each layer, below ``layer_groups``."""
         share = self.layers / (self.layer_groups or self.layers)
         return tuple(int(layer / share) for layer in range(self.layers))
-
-    @property
-    def padding(self) -> int:
-        """Padding token of a batch."""
-        return max(self.position_offset - 1, 0)
 
     def __post_init__(self) -> None:
         groups = self.layer_groups

@@ -143,7 +143,7 @@ def _exchange(model: Any) -> None:
             )
         if place.module.softcap is not None:
             raise NotImplementedError(
-                f"{place.names[0]} has a soft cap, for which there is no rule"
+                f"{place.names[0]}.softcap: there is no rule for a soft cap of the scores"
             )
         place.module._read = _halved(place.module._read)
     for path, node in list(nnx.iter_graph(model)):

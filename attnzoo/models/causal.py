@@ -92,7 +92,10 @@ class CausalModel(Model):
         self._check(room)
         dtype = self.embedding.table[...].dtype if dtype is None else dtype
         blocks = self.decoder.unrolled().blocks
-        caches = tuple(block.empty_cache(batch, room, dtype, cache) for block in blocks)
+        caches = tuple(
+            block.empty_cache(batch, room, dtype, self._cache(layer, cache))
+            for layer, block in enumerate(blocks)
+        )
         return DecoderState(caches, jnp.zeros((batch,), jnp.int32))
 
     def decode(
@@ -117,6 +120,10 @@ class CausalModel(Model):
             caches.append(cache)
         x = x if at is None else jnp.take_along_axis(x, at[:, None, None], axis=1)
         return self._logits(x), DecoderState(tuple(caches), state.length + T)
+
+    def _cache(self, layer: int, cache: Kind) -> Kind:
+        """Return the kind of cache of a layer for that of the model."""
+        return cache
 
     def _embed(
         self,

@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from attnzoo.attention import Site
+from attnzoo.attention.cache import Kind
 from attnzoo.attention.projection import RMSNorm
 from attnzoo.config.llama import LlamaConfig
 from attnzoo.config.rotary import RotaryScaling
@@ -50,6 +51,12 @@ class Llama(CausalModel):
             out_bias="bias",
         )
 
+    def _cache(self, layer: int, cache: Kind) -> Kind:
+        """Return the kind of cache; layers that see all positions keep them beside windows."""
+        config = self.config
+        mixed = config.window is not None and config.is_global(layer)
+        return "plain" if cache == "window" and mixed else cache
+
     def _embed(
         self,
         tokens: Int[Array, "B T"],
@@ -76,12 +83,9 @@ def _block(config: LlamaConfig, layer: int, rngs: nnx.Rngs) -> Block:
     local = not config.is_global(layer)
     if config.window is not None and not local:
         attention = dataclasses.replace(attention, window=None)
-    own_base = local and config.local_rotary_base is not None
-    rotary_settings = (
-        {"base": config.local_rotary_base}
-        if own_base
-        else {"base": config.rotary_base, "scaling": _scaling(config.rotary_scaling)}
-    )
+    local_base = config.local_rotary_base if local else None
+    turn = functools.partial(Rotary, width=config.rotary_width)
+    scaled = functools.partial(turn, scaling=_scaling(config.rotary_scaling))
     init = jax.nn.initializers.normal(0.02)
     out_init = jax.nn.initializers.normal(0.02 / (2 * config.layers) ** 0.5)
     site = Site.of_itself(
@@ -90,7 +94,7 @@ def _block(config: LlamaConfig, layer: int, rngs: nnx.Rngs) -> Block:
         max_length=config.max_length,
         use_bias=config.qkv_bias,
         out_bias=config.out_bias,
-        rotary=Rotary(width=config.rotary_width, **rotary_settings),
+        rotary=scaled(base=config.rotary_base) if local_base is None else turn(base=local_base),
         norm_eps=config.norm_eps,
         norm_shift=_shift(config),
         dropout=config.attention_dropout,

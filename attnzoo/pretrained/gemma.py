@@ -128,11 +128,10 @@ def read(kind: str, hf: Settings) -> tuple[LlamaConfig, Sizes]:
 def _rotary(hf: Settings) -> tuple[tuple[float, RotaryScaling | None], float]:
     """Return base and scaling of the layers without a window, and the base of the others."""
     ropes = hf.within("rope_parameters", ROPES)
+    key = "rope_scaling" if hf["rope_scaling"] else "rope_parameters"
     whole = {**(ropes["full_attention"] or {}), **(hf["rope_scaling"] or {})}
-    length = hf["max_position_embeddings"]
-    values = {"max_position_embeddings": length, "rope_theta": hf["rope_theta"]}
-    place = f"{hf.place}: rope_parameters"
-    inner = Settings(values | {"rope_parameters": whole}, place, Fields(rotary.FOLLOWED))
+    others = {name: hf[name] for name in ("max_position_embeddings", "rope_theta")}
+    inner = Settings(others | {key: whole}, hf.place, Fields(rotary.FOLLOWED))
     local = ropes.within("sliding_attention", Fields(rotary.BASE | {"factor": positive(None)}))
     if local["rope_type"] not in (None, "default"):
         raise local.error("rope_type", "default")

@@ -1,5 +1,6 @@
 """The compiled loop beside a loop in Python over whole sequences: every attention and cache."""
 
+import dataclasses
 import functools
 from typing import Any, get_args
 
@@ -93,11 +94,19 @@ def test_padding_on_the_right_and_scanned_layers(model: GPT2) -> None:
     assert found.tokens[:, 0].tolist() == wanted
 
 
-@pytest.mark.parametrize("cache", ["plain", "window"])
-def test_caches_of_a_decoder_with_a_window(cache: str) -> None:
+@pytest.mark.parametrize(
+    ("cache", "global_layers", "slots"),
+    [("plain", None, [ROOM, ROOM]), ("window", None, [3, 3]), ("window", (1,), [3, ROOM])],
+)
+def test_caches_of_a_decoder_with_a_window(
+    cache: str, global_layers: tuple[int, ...] | None, slots: list[int]
+) -> None:
     heads = kinds.MultiHeadConfig(num_heads=4, num_kv_heads=2, head_dim=4, window=3)
     config = LlamaConfig(attention=heads, dim=12, hidden=7, layers=2, max_length=ROOM)
+    config = dataclasses.replace(config, global_layers=global_layers)
     model = Llama(config, V, rngs=nnx.Rngs(1))
+    kept = [block.own.keys.shape[1] for block in model.start(3, ROOM, cache=cache).caches]
+    assert kept == slots
     ids, valid = padded("left")
     found = generate(model, ids, valid=valid, max_new_tokens=STEPS, cache=cache)
     assert found.tokens[:, 0].tolist() == by_hand(model)

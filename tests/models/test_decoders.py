@@ -15,6 +15,7 @@ from attnzoo.config import attention as kinds
 from attnzoo.config import gpt2
 from attnzoo.config.llama import LlamaConfig
 from attnzoo.config.rotary import DynamicScalingConfig, YaRNScalingConfig
+from attnzoo.explain.attn_lrp import attn_lrp
 from attnzoo.models.gpt2 import GPT2
 from attnzoo.models.llama import Llama
 from attnzoo.ops.positions import positions_in_text
@@ -206,3 +207,40 @@ def test_named_sizes_have_the_published_number_of_weights(
 
     one = count(1)
     assert round((one + (config.layers - 1) * (count(2) - one)) / 1e6, 1) == millions
+
+
+def test_shifted_norms_are_the_same_model_with_other_numbers() -> None:
+    """Norms of 1 + g: logits and relevances are those of norms with the sums (Gemma)."""
+    settings = {
+        "attention": dataclasses.replace(HEADS, qk_norm=True, window=3),
+        "global_layers": (1,),
+        "branch_norms": True,
+    }
+    shifted, plain = (make("llama", shifted_norms=one, **settings) for one in (True, False))
+    values = nnx.to_pure_dict(nnx.state(shifted))
+    moved = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf + 1 if path[-1].key == "scale" else leaf, values
+    )
+    nnx.update(plain, moved)
+    assert sum("scale" in str(path) for path, _ in jax.tree_util.tree_leaves_with_path(moved)) == 13
+    ids = tokens(2, 7)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def explained(graph: Any, state: Any) -> Any:
+        model = nnx.merge(graph, state)
+        return model(ids), attn_lrp(model, lambda logits: logits[:, -1, 1], ids)
+
+    found, wanted = (explained(*nnx.split(model)) for model in (shifted, plain))
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=2e-5 * np.abs(other).max())
+
+
+def test_soft_caps_bound_logits_and_have_no_rule_of_relevance() -> None:
+    capped, free = make("llama", logit_softcap=0.25), make("llama")
+    ids = tokens(2, 7)
+    found, wanted = run(capped, ids), run(free, ids)
+    np.testing.assert_allclose(found, 0.25 * np.tanh(wanted / 0.25), rtol=1e-5, atol=1e-7)
+    heads = dataclasses.replace(HEADS, softcap=0.5)
+    for model in (capped, make("llama", attention=heads)):
+        with pytest.raises(NotImplementedError, match="softcap: there is no rule"):
+            attn_lrp(model, lambda logits: logits[:, -1, 1], ids)
