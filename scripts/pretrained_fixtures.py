@@ -18,7 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from pretrained_models import END, FIXTURES, VOCAB
+from attnzoo.files import read_json
+from attnzoo.pretrained.files import write_json
+from pretrained_models import END, FIXTURES, FORMER, VOCAB
 
 HOME = Path(__file__).parents[1] / "tests" / "pretrained" / "fixtures"
 ROWS, LENGTH, NEW, BEAMS = 6, 7, 9, 3
@@ -161,6 +163,13 @@ def main() -> int:
     for name in parser.parse_args().names:
         model, arrays = expected(name)
         model.save_pretrained(HOME / name)
+        file = HOME / name / "config.json"
+        config, settings = read_json(file), FIXTURES[name][1]
+        for former, field in FORMER.items():
+            if former in settings:
+                config.pop(field, None)
+                config[former] = settings[former]
+        write_json(file, config)
         (HOME / name / "generation_config.json").unlink(missing_ok=True)
         np.savez_compressed(HOME / name / "expected.npz", allow_pickle=False, **arrays)
         print(f"{HOME / name}: {sum(f.stat().st_size for f in (HOME / name).iterdir()):,} bytes")

@@ -17,13 +17,13 @@ DECODER = {
     "eos_token_id": END,
     "pad_token_id": PAD,
 }
+GEMMA = DECODER | {"num_hidden_layers": 3, "sliding_window": 3}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 10}
 LLAMA3 = {
     "rope_type": "llama3",
     "factor": 3.0,
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 8,
 }
 ENCODER = {
     "vocab_size": VOCAB,
@@ -114,7 +114,9 @@ FIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
         "LlamaForCausalLM",
         DECODER
         | {
-            "rope_parameters": LLAMA3 | {"rope_theta": 90.0},
+            "rope_theta": 90.0,
+            "rope_scaling": LLAMA3,
+            "original_max_position_embeddings": 9,
             "num_key_value_heads": 1,
             "hidden_act": "gelu",
             "tie_word_embeddings": True,
@@ -160,7 +162,71 @@ FIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "qwen3-tied": (
         "Qwen3ForCausalLM",
-        DECODER | {"tie_word_embeddings": True, "head_dim": 4, "num_key_value_heads": 4},
+        DECODER
+        | {
+            "tie_word_embeddings": True,
+            "head_dim": 4,
+            "num_key_value_heads": 4,
+            "hidden_act": "gelu_pytorch_tanh",
+        },
+    ),
+    "qwen3-some-windows": (
+        "Qwen3ForCausalLM",
+        DECODER
+        | {
+            "use_sliding_window": True,
+            "sliding_window": 3,
+            "max_window_layers": 1,
+            "num_hidden_layers": 3,
+        },
+    ),
+    "gemma2": (
+        "Gemma2ForCausalLM",
+        GEMMA
+        | {
+            "query_pre_attn_scalar": 11,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 3.0,
+        },
+    ),
+    "gemma2-yarn": (
+        "Gemma2ForCausalLM",
+        GEMMA
+        | {
+            "attention_bias": True,
+            "hidden_activation": "silu",
+            "attn_logit_softcapping": None,
+            "final_logit_softcapping": None,
+            "tie_word_embeddings": False,
+            "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+            "rope_parameters": YARN | {"rope_theta": 50.0},
+        },
+    ),
+    "gemma3": (
+        "Gemma3ForCausalLM",
+        GEMMA
+        | {
+            "sliding_window_pattern": 3,
+            "query_pre_attn_scalar": 6,
+            "rope_theta": 200.0,
+            "rope_local_base_freq": 30.0,
+        },
+    ),
+    "gemma3-linear": (
+        "Gemma3ForCausalLM",
+        GEMMA
+        | {
+            "attention_bias": True,
+            "hidden_activation": "relu",
+            "tie_word_embeddings": False,
+            "final_logit_softcapping": 4.0,
+            "attn_logit_softcapping": 5.0,
+            "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 90.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 20.0},
+            },
+        },
     ),
     "bert-pretraining": ("BertForPreTraining", ENCODER | {"hidden_act": "gelu_new"}),
     "bert-sequence": ("BertForSequenceClassification", ENCODER | CLASSES | {"hidden_act": "relu"}),
@@ -257,8 +323,27 @@ FIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
         "Dinov2ForImageClassification",
         DINO | {"mlp_ratio": 2, "layerscale_value": 0.3, "hidden_act": "relu"},
     ),
+    "dinov2-model": ("Dinov2Model", DINO | {"use_swiglu_ffn": True, "qkv_bias": False}),
     "dinov2-registers": (
         "Dinov2WithRegistersForImageClassification",
         DINO | {"mlp_ratio": 3, "num_register_tokens": 2, "use_swiglu_ffn": True},
     ),
+    "dinov2-registers-plain": (
+        "Dinov2WithRegistersModel",
+        DINO
+        | {
+            "num_register_tokens": 1,
+            "qkv_bias": False,
+            "layerscale_value": 0.7,
+            "hidden_act": "silu",
+        },
+    ),
 }
+FORMER = {
+    "rope_theta": "rope_parameters",
+    "rope_scaling": "rope_parameters",
+    "rope_local_base_freq": "rope_parameters",
+    "original_max_position_embeddings": "rope_parameters",
+    "tie_word_embeddings": "scale_decoder_outputs",
+}
+"""Fields of transformers 4, with those that replace them; a setting so named stays in the file."""

@@ -54,7 +54,8 @@ class Site:
       rotary: rotary embedding of queries and keys, in a model with rotary positions.
       scale: factor on q . k, in a model that does not divide scores by sqrt(H) (T5): W_q is divided
         by sqrt(H) at initialisation instead.
-      norm_eps: epsilon of norms within the attention. dropout: dropout rate of weights in training.
+      norm_eps, norm_shift: settings of norms within the attention (``RMSNorm``).
+      dropout: dropout rate of weights in training.
       kernel_init, out_init: initializers of the projections and of the output projection.
       fan_in: initialise with variance 1 / inputs where a mechanism's paper has tiny weights.
     """
@@ -70,6 +71,7 @@ class Site:
     rotary: Rotary | None = None
     scale: float | None = None
     norm_eps: float = 1e-6
+    norm_shift: float = 0.0
     dropout: float = 0.0
     kernel_init: Initializer = glorot_uniform
     out_init: Initializer = glorot_uniform

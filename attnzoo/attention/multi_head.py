@@ -72,6 +72,7 @@ class MultiHeadAttention(Attention):
       score_mod: ``score_mod(score, b, n, q, k)``, such as ``ALiBi`` or ``T5RelativeBias``.
       mask_mod: ``mask_mod(b, n, q, k)``, such as ``masks.causal()``, joins the mask of the call.
       scale: factor on q . k; 1/sqrt(H) if None, 1.0 for T5.
+      softcap: scores s become c tanh(s / c) before the mask (Gemma 2, arXiv 2408.00118, section 2).
       sinks: a learned logit per head, without a value, joins the softmax; rows sum to less than 1.
     """
 
@@ -97,6 +98,7 @@ class MultiHeadAttention(Attention):
         score_mod: ScoreFunction | None = None,
         mask_mod: MaskFunction | None = None,
         scale: float | None = None,
+        softcap: float | None = None,
         sinks: bool = False,
         dropout: float = 0.0,
         rngs: nnx.Rngs,
@@ -115,7 +117,7 @@ class MultiHeadAttention(Attention):
         self.rotary, self.mask_mod, self.scale, self.dropout = rotary, mask_mod, scale, dropout
         for name, function in (("score_mod", score_mod), ("mask_mod", mask_mod)):
             _holds_no_arrays(name, function)
-        self.score_mod = score_mod
+        self.score_mod, self.softcap = score_mod, softcap
 
         def projection(width: int, out: int) -> Projection:
             return Projection(width, out, use_bias=use_bias, kernel_init=kernel_init, rngs=rngs)
@@ -147,13 +149,14 @@ class MultiHeadAttention(Attention):
                     "are not those of one; wanted window: null, or kind: local_m"
                 )
             window = (sliding_window if site.is_causal else symmetric_window)(config.window)
-        norm = functools.partial(RMSNorm, eps=site.norm_eps) if config.qk_norm else None
-        shared = ("out_bias", "kernel_init", "out_init", "scale")
-        own = {name: getattr(site, name) for name in shared}
+        settings = {"eps": site.norm_eps, "shift": site.norm_shift}
+        norm = functools.partial(RMSNorm, **settings) if config.qk_norm else None
+        own = {name: getattr(site, name) for name in ("out_bias", "kernel_init", "out_init")}
+        own["scale"] = site.scale if config.scale is None else config.scale
         module: Any = cls.by_name(config, site, rngs=rngs, mask_mod=window, qk_norm=norm, **own)
-        if site.scale is not None:
+        if module.scale is not None:
             kernel = module.query.kernel
-            kernel[...] = kernel[...] / math.sqrt(module.head_dim)
+            kernel[...] = kernel[...] / (math.sqrt(module.head_dim) * module.scale)
         return module
 
     @property
@@ -383,6 +386,7 @@ class MultiHeadAttention(Attention):
             return_weights=return_weights,
             score_mod=score_mod,
             sinks=None if self.sinks is None else self.sinks[...],
+            softcap=self.softcap,
             dropout_rate=0.0 if dropout_key is None else self.dropout,
             dropout_key=dropout_key,
         )

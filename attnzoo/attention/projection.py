@@ -54,16 +54,20 @@ class Projection(Module):
 class RMSNorm(Module):
     """Root-mean-square norm x / sqrt(mean(x^2) + eps) * g over the last axis.
 
-    Zhang and Sennrich 2019 (arXiv 1910.07467), equation 4; mean in float32, g starts at 1.
+    Zhang and Sennrich 2019 (arXiv 1910.07467), equation 4; mean in float32, g starts at 1. With
+    ``shift`` the parameter is g - shift, and the product too is in float32 (Gemma: 1).
     """
 
-    def __init__(self, dim: int, *, eps: float = 1e-6, rngs: nnx.Rngs):
-        self.eps = eps
-        self.scale = nnx.Param(jnp.ones((dim,), jnp.float32))
+    def __init__(self, dim: int, *, eps: float = 1e-6, shift: float = 0.0, rngs: nnx.Rngs):
+        self.eps, self.shift = eps, shift
+        self.scale = nnx.Param(jnp.full((dim,), 1.0 - shift, jnp.float32))
 
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         wide = x.astype(compute_dtype(x))
         wide = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + self.eps)
+        if self.shift:
+            gain = self.shift + cast_like(self.scale, wide)
+            return (wide * broadcast_parameter(gain, x.shape)).astype(x.dtype)
         return wide.astype(x.dtype) * broadcast_parameter(cast_like(self.scale, x), x.shape)
 
 

@@ -173,6 +173,10 @@ class MultiHeadConfig(AttentionConfig):
     """Apply an RMS norm to queries and keys (Dehghani et al. 2023)."""
     sinks: bool = False
     """Attention sinks: a learned logit per head takes a share of the weights, but has no value."""
+    scale: Annotated[float, Positive] | None = None
+    """Factor on the dot products; null: that of the model, mostly 1 / sqrt(width of a head)."""
+    softcap: Annotated[float, Positive] | None = None
+    """Scores s become c tanh(s / c) with this c (Gemma 2); null: no cap."""
 
 
 @config

@@ -97,7 +97,7 @@ class BertConfig(ModelConfig):
 
     @classmethod
     def distilbert_base(cls) -> "BertConfig":
-        """Return DistilBERT (Sanh et al. 2019, arXiv 1910.01108), with 66 million weights."""
+        """Return DistilBERT (Sanh et al. 2019, arXiv 1910.01108), with 67 million weights."""
         return cls(layers=6, segments=0, pooler_activation="relu")
 
     @classmethod

@@ -1,5 +1,6 @@
-"""Llama settings and named sizes, with Mistral, Qwen2, Qwen3, TinyLlama and SmolLM."""
+"""Llama settings and named sizes, with Mistral, Qwen2, Qwen3, Gemma, TinyLlama and SmolLM."""
 
+import dataclasses
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from attnzoo.config.attention import MultiHeadConfig, SelfAttention
@@ -21,6 +22,9 @@ class LlamaConfig(ModelConfig):
     kind: Literal["llama"] = "llama"
     attention: SelfAttention = MultiHeadConfig(num_heads=32)
     """Causal self-attention."""
+    global_layers: tuple[int, ...] | None = None
+    """Layers, counted from 0, that see all positions where the others have a window (Gemma 2 and 3,
+    Qwen); null: all layers are alike."""
     dim: Annotated[int, Positive] = 4096
     """Width of the states (D)."""
     hidden: Annotated[int, Positive] = 11008
@@ -36,6 +40,9 @@ class LlamaConfig(ModelConfig):
     """Number of channels per head that rotary embedding rotates; null: all."""
     rotary_scaling: RotaryScaling | None = None
     """Scaling of the rotary angles for longer contexts; null: none."""
+    local_rotary_base: Annotated[float, Positive] | None = None
+    """Base of the rotary frequencies of the layers with a window, which are then not scaled (Gemma
+    3); null: as in all layers."""
     activation: Activation = "silu"
     """Activation of the gates."""
     qkv_bias: bool = False
@@ -46,6 +53,14 @@ class LlamaConfig(ModelConfig):
     """Biases of the feed-forward layers."""
     norm_eps: Annotated[float, Positive] = 1e-5
     """Epsilon added to the mean square in the norms."""
+    shifted_norms: bool = False
+    """Norms multiply by 1 + their weights (Gemma)."""
+    branch_norms: bool = False
+    """Apply a norm to the result of each branch too (Gemma 2)."""
+    scale_embeddings: bool = False
+    """Multiply embeddings by sqrt(dim) (Gemma)."""
+    logit_softcap: Annotated[float, Positive] | None = None
+    """Logits l become c tanh(l / c) with this c (Gemma 2); null: no cap."""
     tied: bool = False
     """The output layer shares the embedding table."""
     dropout: Annotated[float, DropRate] = 0.0
@@ -154,6 +169,69 @@ class LlamaConfig(ModelConfig):
             norm_eps=1e-6,
             tied=True,
         )
+
+    @classmethod
+    def gemma2_2b(cls) -> "LlamaConfig":
+        """Return Gemma 2 2B (arXiv 2408.00118), with 256,000 tokens."""
+        return dataclasses.replace(
+            cls._gemma(layers=26, every=2),
+            attention=MultiHeadConfig(
+                num_heads=8, num_kv_heads=4, head_dim=256, window=4096, softcap=50.0
+            ),
+            dim=2304,
+            hidden=9216,
+            max_length=8192,
+            logit_softcap=30.0,
+        )
+
+    @classmethod
+    def gemma3_1b(cls) -> "LlamaConfig":
+        """Return Gemma 3 1B (arXiv 2503.19786), with 262,144 tokens."""
+        return dataclasses.replace(
+            cls._gemma(layers=26, every=6),
+            attention=MultiHeadConfig(
+                num_heads=4, num_kv_heads=1, head_dim=256, window=512, qk_norm=True
+            ),
+            dim=1152,
+            hidden=6912,
+            max_length=32_768,
+            rotary_base=1_000_000.0,
+            local_rotary_base=10_000.0,
+        )
+
+    @classmethod
+    def _gemma(cls, layers: int, every: int) -> "LlamaConfig":
+        return cls(
+            attention=MultiHeadConfig(window=1),
+            layers=layers,
+            global_layers=tuple(range(every - 1, layers, every)),
+            activation="gelu_tanh",
+            norm_eps=1e-6,
+            shifted_norms=True,
+            branch_norms=True,
+            scale_embeddings=True,
+            tied=True,
+        )
+
+    def is_global(self, layer: int) -> bool:
+        """Return True if a layer sees all positions."""
+        return self.window is None or layer in (self.global_layers or ())
+
+    @property
+    def window(self) -> int | None:
+        """Window of the attention; None: none."""
+        return getattr(self.attention, "window", None)
+
+    def __post_init__(self) -> None:
+        for name in ("global_layers", "local_rotary_base"):
+            value = getattr(self, name)
+            if value is not None and self.window is None:
+                raise ValueError(f"{name}={value} has no effect without attention.window")
+        wrong = [one for one in self.global_layers or () if not 0 <= one < self.layers]
+        if wrong:
+            raise ValueError(
+                f"global_layers has {wrong[0]}, but the layers are 0 .. {self.layers - 1}"
+            )
 
 
 if not TYPE_CHECKING:

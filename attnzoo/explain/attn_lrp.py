@@ -92,7 +92,9 @@ class _HeldNorm(Module):
             wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
         spread = jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + self.norm.eps)
         y = (wide * jax.lax.stop_gradient(spread)).astype(x.dtype)
-        y = y * jnp.broadcast_to(cast_like(self.norm.scale, x), x.shape)
+        gain = cast_like(self.norm.scale, x)
+        gain = gain + self.norm.shift if isinstance(self.norm, RMSNorm) else gain
+        y = y * jnp.broadcast_to(gain, x.shape)
         if isinstance(self.norm, RMSNorm):
             return y
         return y + jnp.broadcast_to(cast_like(self.norm.bias, x), x.shape)
@@ -127,13 +129,21 @@ class _BeforeTanh(Module):
         return _share(y, jax.lax.stop_gradient(part))
 
 
-def _exchange(model: nnx.Module) -> None:
+def _exchange(model: Any) -> None:
     """Replace, in a temporary copy of a model, every operation that has a rule of its own."""
+    if getattr(model.config, "logit_softcap", None) is not None:
+        raise NotImplementedError("logit_softcap: there is no rule for a soft cap of the logits")
+    # The gradient of relu is its rule.
+    before_tanh = getattr(model.config, "pooler_activation", "tanh") == "tanh"
     for place in attention_modules(model):
         if not isinstance(place.module, MultiHeadAttention):
             raise NotImplementedError(
                 f"{place.names[0]} is a {type(place.module).__name__}: there are rules for "
                 "MultiHeadAttention; wanted attention.kind=multi_head"
+            )
+        if place.module.softcap is not None:
+            raise NotImplementedError(
+                f"{place.names[0]} has a soft cap, for which there is no rule"
             )
         place.module._read = _halved(place.module._read)
     for path, node in list(nnx.iter_graph(model)):
@@ -141,7 +151,7 @@ def _exchange(model: nnx.Module) -> None:
             _put(model, path, _HeldNorm(node))
         elif isinstance(node, FeedForward):
             _put(model, path, _SharedFeedForward(node))
-        elif path and path[-1] in BEFORE_TANH:
+        elif path and path[-1] in BEFORE_TANH and before_tanh:
             _put(model, path, _BeforeTanh(node))
         elif path and path[-1] in NO_RULE:
             raise NotImplementedError(

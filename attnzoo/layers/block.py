@@ -47,6 +47,8 @@ class Block(Module):
       dropout: dropout rate at the end of every branch.
       layer_scale: initial value of a learned vector that multiplies each branch (Touvron et al.
         2021, arXiv 2103.17239, equation 5); None: no such vector.
+      branch_norms: apply a norm to the result of each branch too, x <- x + norm(f(norm(x))) (Gemma
+        2, arXiv 2408.00118, section 2).
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Block(Module):
         order: Literal["pre", "post"] = "pre",
         dropout: float = 0.0,
         layer_scale: float | None = None,
+        branch_norms: bool = False,
         rngs: nnx.Rngs,
     ):
         self.dim, self.order, self.dropout = dim, order, dropout
@@ -67,6 +70,8 @@ class Block(Module):
         self.cross_attention = cross_attention
         self.cross_norm = None if cross_attention is None else norm(dim, rngs=rngs)
         self.feed_forward, self.feed_forward_norm = feed_forward, norm(dim, rngs=rngs)
+        self.attention_branch_norm = norm(dim, rngs=rngs) if branch_norms else None
+        self.feed_forward_branch_norm = norm(dim, rngs=rngs) if branch_norms else None
         scale = None if layer_scale is None else jnp.full((dim,), layer_scale, jnp.float32)
         self.attention_scale = None if scale is None else nnx.Param(scale)
         self.feed_forward_scale = None if scale is None else nnx.Param(scale)
@@ -114,12 +119,8 @@ class Block(Module):
             return _keep(result, "cross", maps, return_weights)
 
         ends = functools.partial(self._end, keys=keys, branch_rate=branch_rate)
-        x = self._residual(x, attend, self.attention_norm, self.attention_scale, ends(0))
-        if self.cross_attention is not None:
-            x = self._residual(x, cross, self.cross_norm, None, ends(1))
         feed = functools.partial(self.feed_forward, key=keys[1])
-        x = self._residual(x, feed, self.feed_forward_norm, self.feed_forward_scale, ends(2))
-        return x, maps
+        return self._branches(x, attend, cross, feed, ends), maps
 
     def prepare_cross(
         self,
@@ -188,23 +189,43 @@ class Block(Module):
             )
             return _keep(result, "cross", maps, return_weights)
 
-        x = self._residual(x, attend, self.attention_norm, self.attention_scale, _nothing)
-        if self.cross_attention is not None:
-            x = self._residual(x, cross, self.cross_norm, None, _nothing)
-        x = self._residual(
-            x, self.feed_forward, self.feed_forward_norm, self.feed_forward_scale, _nothing
-        )
+        x = self._branches(x, attend, cross, self.feed_forward, lambda _: lambda y: y)
         return x, BlockCache(own, past), maps
+
+    def _branches(
+        self, x: Float[Array, "B T D"], attend: Any, cross: Any, feed: Any, ends: Any
+    ) -> Float[Array, "B T D"]:
+        """Add the results of all branches, each after ``ends(number)``."""
+        x = self._residual(
+            x,
+            attend,
+            self.attention_norm,
+            self.attention_branch_norm,
+            self.attention_scale,
+            ends(0),
+        )
+        if self.cross_attention is not None:
+            x = self._residual(x, cross, self.cross_norm, None, None, ends(1))
+        return self._residual(
+            x,
+            feed,
+            self.feed_forward_norm,
+            self.feed_forward_branch_norm,
+            self.feed_forward_scale,
+            ends(2),
+        )
 
     def _residual(
         self,
         x: Float[Array, "B T D"],
         branch: Callable[[Array], Array],
         norm: Any,
+        branch_norm: Any,
         scale: nnx.Param | None,
         end: Callable[[Array], Array],
     ) -> Float[Array, "B T D"]:
         y = branch(norm(x) if self.order == "pre" else x)
+        y = y if branch_norm is None else branch_norm(y)
         y = y if scale is None else y * cast_like(scale, y)[None, None]
         y = x + end(y)
         return y if self.order == "pre" else norm(y)
@@ -237,13 +258,15 @@ def build_block(
     use_bias: bool = True,
     hidden_dropout: float = 0.0,
     layer_scale: float | None = None,
+    branch_norms: bool = False,
     rngs: nnx.Rngs,
 ) -> Block:
     """Build a block of a model, with its attention modules from their configs and the site.
 
     ``config`` is the model's; the block uses ``hidden``, ``activation``, ``norm_eps`` and
     ``dropout``. ``hidden`` overrides the width of the feed-forward layer; ``use_bias`` and
-    ``hidden_dropout`` are settings of that layer.
+    ``hidden_dropout`` are settings of that layer. ``layer_scale`` and ``branch_norms`` are those of
+    :class:`Block`.
     """
     dim = site.query_dim
     mechanism = build_attention(attention, site, rngs=rngs)
@@ -269,12 +292,9 @@ def build_block(
         order=order,
         dropout=config.dropout,
         layer_scale=layer_scale,
+        branch_norms=branch_norms,
         rngs=rngs,
     )
-
-
-def _nothing(y: Array) -> Array:
-    return y
 
 
 def _keep(result: Any, name: str, maps: Maps, return_weights: ReturnWeights) -> Array:

@@ -91,9 +91,12 @@ class Stack(Module):
         )(state, x, key)
 
     def unrolled(self) -> "Stack":
-        """Return the same blocks with separate parameters, for decoding and reading weights."""
+        """Return the same blocks as separate modules, for decoding and reading weights."""
         if not self.scan:
-            return self
+            if len(set(map(id, self.blocks))) == self.depth:
+                return self
+            blocks = [nnx.merge(*nnx.split(block)) for block in self.blocks]
+            return Stack(blocks, remat=self.remat, branch_rate=self.branch_rate)
         graph, state = nnx.split(self.blocks)
         blocks = [
             nnx.merge(graph, jax.tree.map(lambda leaf, i=i: leaf[i], state))

@@ -1,9 +1,13 @@
 """Llama decoder (Touvron et al. 2023, arXiv 2302.13971 and 2307.09288) and related models."""
 
 import dataclasses
+import functools
+import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -33,12 +37,13 @@ class Llama(CausalModel):
         self.config, dim = config, config.dim
         self.embedding = Embedding(vocab_size, dim, rngs=rngs)
         self.output = None if config.tied else Embedding(vocab_size, dim, rngs=rngs)
-        blocks = [_block(config, rngs) for _ in range(config.layers)]
+        blocks = [_block(config, layer, rngs) for layer in range(config.layers)]
         self.decoder = Stack(blocks, scan=config.scan, remat=config.remat)
-        self.norm = RMSNorm(dim, eps=config.norm_eps, rngs=rngs)
+        self.norm = RMSNorm(dim, eps=config.norm_eps, shift=_shift(config), rngs=rngs)
         self.check_settings(
             attention_dropout="dropout",
             rotary_base="rotary",
+            local_rotary_base="rotary",
             rotary_width="rotary",
             rotary_scaling="rotary",
             qkv_bias="bias",
@@ -51,13 +56,29 @@ class Llama(CausalModel):
         positions: Int[Array, "#B T"] | None,
         rngs: nnx.Rngs | None,
     ) -> Float[Array, "B T D"]:
-        return dropout(self.embedding(tokens), self.config.dropout, dropout_key(rngs))
+        x = self.embedding(tokens)
+        if self.config.scale_embeddings:
+            x = x * jnp.asarray(math.sqrt(self.config.dim), x.dtype)
+        return dropout(x, self.config.dropout, dropout_key(rngs))
 
     def _logits(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
-        return (self.output or self.embedding).logits(self.norm(x))
+        logits = (self.output or self.embedding).logits(self.norm(x))
+        cap = self.config.logit_softcap
+        return logits if cap is None else cap * jnp.tanh(logits / cap)
 
 
-def _block(config: LlamaConfig, rngs: nnx.Rngs) -> Block:
+def _shift(config: LlamaConfig) -> float:
+    return 1.0 if config.shifted_norms else 0.0
+
+
+def _block(config: LlamaConfig, layer: int, rngs: nnx.Rngs) -> Block:
+    attention: Any = config.attention
+    local = not config.is_global(layer)
+    if config.window is not None and not local:
+        attention = dataclasses.replace(attention, window=None)
+    local_base = config.local_rotary_base if local else None
+    turn = functools.partial(Rotary, width=config.rotary_width)
+    scaled = functools.partial(turn, scaling=_scaling(config.rotary_scaling))
     init = jax.nn.initializers.normal(0.02)
     out_init = jax.nn.initializers.normal(0.02 / (2 * config.layers) ** 0.5)
     site = Site.of_itself(
@@ -66,18 +87,22 @@ def _block(config: LlamaConfig, rngs: nnx.Rngs) -> Block:
         max_length=config.max_length,
         use_bias=config.qkv_bias,
         out_bias=config.out_bias,
-        rotary=Rotary(
-            base=config.rotary_base,
-            scaling=_scaling(config.rotary_scaling),
-            width=config.rotary_width,
-        ),
+        rotary=scaled(base=config.rotary_base) if local_base is None else turn(base=local_base),
         norm_eps=config.norm_eps,
+        norm_shift=_shift(config),
         dropout=config.attention_dropout,
         kernel_init=init,
         out_init=out_init,
     )
     return build_block(
-        config, config.attention, site, RMSNorm, gated=True, use_bias=config.hidden_bias, rngs=rngs
+        config,
+        attention,
+        site,
+        functools.partial(RMSNorm, shift=_shift(config)),
+        gated=True,
+        use_bias=config.hidden_bias,
+        branch_norms=config.branch_norms,
+        rngs=rngs,
     )
 
 

@@ -24,7 +24,7 @@ from attnzoo.config.loader import dump
 from attnzoo.config.loader import load as load_config
 from attnzoo.errors import UserError
 from attnzoo.files import read_json
-from attnzoo.pretrained import bart, bert, convert, files, gpt2, llama, origin, t5, vit
+from attnzoo.pretrained import bart, bert, convert, files, gemma, gpt2, llama, origin, t5, vit
 from attnzoo.pretrained.convert import Sharding
 from attnzoo.pretrained.family import Family
 from attnzoo.pretrained.fields import Settings
@@ -34,6 +34,7 @@ FAMILIES: dict[str, Family] = {
     **bert.FAMILIES,
     "gpt2": gpt2.FAMILY,
     **llama.FAMILIES,
+    **gemma.FAMILIES,
     "t5": t5.FAMILY,
     **bart.FAMILIES,
     **vit.FAMILIES,

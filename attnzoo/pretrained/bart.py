@@ -10,7 +10,7 @@ from attnzoo.config.attention import MultiHeadConfig
 from attnzoo.config.transformer import TransformerConfig
 from attnzoo.errors import UserError
 from attnzoo.models.transformer import Transformer
-from attnzoo.pretrained.family import Family, Sizes, plain_heads, unsupported_message
+from attnzoo.pretrained.family import Family, Sizes, plain_heads, require, unsupported_message
 from attnzoo.pretrained.fields import (
     Fields,
     Settings,
@@ -257,9 +257,7 @@ def write(kind: str, config: TransformerConfig, sizes: Sizes) -> dict[str, Any]:
     fixed = {"position_offset": config.pad_id + 1, **FORMS[kind]}
     fixed |= {"norm_eps": 1e-5, "use_bias": True}
     fixed |= {"output_bias": False} if kind == "m2m_100" else {}
-    for field, wanted in fixed.items():
-        if (value := getattr(config, field)) != wanted:
-            raise UserError(f"transformers has no {name} with {field}={value}; wanted {wanted}")
+    require(name, config, fixed)
     if config.tied != "all" and not (marian and config.tied == "target"):
         raise UserError(f"transformers has no {name} with tied={config.tied}; wanted all")
     written = {

@@ -108,8 +108,8 @@ def write(kind: str, config: BertConfig, sizes: Sizes) -> dict[str, Any]:
         raise UserError(unsupported_message(layout.name, config.attention))
     if problem := unmet(layout, config):
         raise UserError(f"transformers has no {layout.name} with {problem}")
-    names = {head: name for name, head in reversed(layout.classes.items())}
-    written = {
+    names = {head: name for name, head in reversed(list(layout.classes.items()))}
+    written: dict[str, Any] = {
         "model_type": kind,
         "architectures": [names[config.head]],
         "vocab_size": sizes[0],

@@ -137,7 +137,8 @@ def _fields(
     refused: Mapping[str, Sequence[Any]] | None = None,
     **followed: Field,
 ) -> Fields:
-    return Fields.of_model(_FOLLOWED | followed, _UNUSED, _REFUSED | (refused or {}), aliases)
+    refused = {**_REFUSED, **(refused or {})}
+    return Fields.of_model(_FOLLOWED | followed, _UNUSED, refused, aliases)
 
 
 BERT = Layout(

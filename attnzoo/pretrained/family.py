@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from attnzoo.config.attention import MultiHeadConfig
+from attnzoo.errors import UserError
 from attnzoo.pretrained.fields import Fields, Settings
 from attnzoo.pretrained.table import Shape, Table
 
@@ -45,6 +46,16 @@ def plain_heads(attention: Any, dim: int) -> int | None:
     matches = all(value in (None, same[name]) for name, value in given.items())
     stripped = dataclasses.replace(attention, num_kv_heads=None, head_dim=None)
     return attention.num_heads if matches and stripped == plain else None
+
+
+def require(model: str, config: Any, settings: Mapping[str, Any]) -> None:
+    """Raise a UserError unless the config has these settings."""
+    for field, wanted in settings.items():
+        if (value := getattr(config, field)) != wanted:
+            raise UserError(
+                f"transformers has no {model} with {field}={value}; wanted {wanted}; our own "
+                "folder takes it (convert --to own)"
+            )
 
 
 def unsupported_message(model: str, attention: Any) -> str:

@@ -142,7 +142,7 @@ COMMON = {
     ),
     "no classes, or their names alone": "id2label label2id num_labels _num_labels",
     "ids that tokenizers and generation read; saved again": (
-        "bos_token_id eos_token_id pad_token_id sep_token_id decoder_start_token_id"
+        "bos_token_id eos_token_id eos_token_ids pad_token_id sep_token_id decoder_start_token_id"
     ),
     "settings of generation, not of the model; saved again": (
         "assistant_confidence_threshold assistant_lookbehind bad_words_ids "

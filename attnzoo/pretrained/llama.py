@@ -1,26 +1,22 @@
 """Llama, Mistral, Qwen2 and Qwen3: tensor names and settings of their transformers models."""
 
-import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from attnzoo.config import rotary
 from attnzoo.config.attention import MultiHeadConfig
 from attnzoo.config.llama import LlamaConfig
 from attnzoo.errors import UserError
 from attnzoo.models.llama import Llama
-from attnzoo.pretrained.family import Family, Sizes, unsupported_message
+from attnzoo.pretrained import rotary
+from attnzoo.pretrained.family import Family, Sizes, require, unsupported_message
 from attnzoo.pretrained.fields import (
-    REQUIRED,
     Fields,
     Settings,
-    amount,
     architecture,
     count,
     depth,
     flag,
-    mapping,
     positive,
     rate,
     size,
@@ -35,45 +31,18 @@ ARCHITECTURES = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
 }
+SLIDING, FULL = "sliding_attention", "full_attention"
+Windows = tuple[int | None, tuple[int, ...] | None]
+"""Window of a model, and its layers without it."""
+PLAIN = {
+    "shifted_norms": False,
+    "branch_norms": False,
+    "scale_embeddings": False,
+    "logit_softcap": None,
+    "local_rotary_base": None,
+}
+TURNED = {"rotary_width": None}
 ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
-_ROTARY = {
-    "rope_type": word(None),
-    "type": word(None),
-    "rope_theta": positive(None),
-}
-_FACTOR = {"factor": positive(REQUIRED)}
-_ORIGINAL = {"original_max_position_embeddings": size(None)}
-_WHOLE_HEAD = {"partial_rotary_factor": (1.0,)}
-ROTARY_FIELDS = {
-    "default": Fields(_ROTARY, refused=_WHOLE_HEAD),
-    "linear": Fields(_ROTARY | _FACTOR, refused=_WHOLE_HEAD),
-    "dynamic": Fields(
-        _ROTARY | _FACTOR,
-        {"original_max_position_embeddings": "transformers reads max_position_embeddings instead"},
-        _WHOLE_HEAD,
-    ),
-    "yarn": Fields(
-        _ROTARY
-        | _ORIGINAL
-        | {
-            "factor": positive(REQUIRED, null=True),
-            "attention_factor": positive(None),
-            "mscale": amount(None),
-            "mscale_all_dim": amount(None),
-            "beta_fast": amount(None),
-            "beta_slow": amount(None),
-        },
-        refused=_WHOLE_HEAD | {"truncate": (True,)},
-    ),
-    "llama3": Fields(
-        _ROTARY
-        | _FACTOR
-        | _ORIGINAL
-        | {"low_freq_factor": positive(REQUIRED), "high_freq_factor": positive(REQUIRED)},
-        refused=_WHOLE_HEAD,
-    ),
-}
-"""Fields of ``rope_parameters`` by their ``rope_type``."""
 
 
 def fields(kind: str) -> Fields:
@@ -92,14 +61,11 @@ def fields(kind: str) -> Fields:
         "num_key_value_heads": size(kv_heads, null=True),
         "head_dim": size(128 if kind == "qwen3" else None),
         "hidden_act": word("silu"),
-        "max_position_embeddings": size(length),
         "rms_norm_eps": positive(1e-6),
         "tie_word_embeddings": flag(False),
         "attention_dropout": rate(0.0),
-        "rope_parameters": mapping(None),
-        "rope_scaling": mapping(None),
-        "rope_theta": positive(10_000.0),
-        **_ORIGINAL,
+        **rotary.FOLLOWED,
+        "max_position_embeddings": size(length),
     }
     if kind in ("llama", "qwen3"):
         followed["attention_bias"] = flag(False)
@@ -121,7 +87,7 @@ def fields(kind: str) -> Fields:
             "records of the programs of some models": "is_llama_config _flash_attn_2_enabled",
         },
         refused={
-            **_WHOLE_HEAD,
+            **rotary.WHOLE_HEAD,
             "is_causal": (True,),
             "is_encoder_decoder": (False,),
             "rope_interleaved": (False,),
@@ -134,6 +100,7 @@ def table(config: LlamaConfig, sizes: Sizes) -> Table:
     """Return the tensor table of a decoder with the biases and norms of this config."""
     layer, ours = "model.layers.{layer}", "decoder/blocks/{layer}"
     attention, feed = f"{ours}/attention/mechanism", f"{ours}/feed_forward"
+    before = "pre_feedforward_layernorm" if config.branch_norms else "post_attention_layernorm"
     qkv, out, hidden = config.qkv_bias, config.out_bias, config.hidden_bias
     rows = [
         embedding("model.embed_tokens", "embedding"),
@@ -142,12 +109,16 @@ def table(config: LlamaConfig, sizes: Sizes) -> Table:
         *linear(f"{layer}.self_attn.k_proj", f"{attention}/key", bias=qkv),
         *linear(f"{layer}.self_attn.v_proj", f"{attention}/value", bias=qkv),
         *linear(f"{layer}.self_attn.o_proj", f"{attention}/out", bias=out),
-        *norm(f"{layer}.post_attention_layernorm", f"{ours}/feed_forward_norm", bias=False),
+        *norm(f"{layer}.{before}", f"{ours}/feed_forward_norm", bias=False),
         *linear(f"{layer}.mlp.gate_proj", f"{feed}/gate", bias=hidden),
         *linear(f"{layer}.mlp.up_proj", f"{feed}/up", bias=hidden),
         *linear(f"{layer}.mlp.down_proj", f"{feed}/down", bias=hidden),
         *norm("model.norm", "norm", bias=False),
     ]
+    if config.branch_norms:
+        after = f"{ours}/attention_branch_norm", f"{ours}/feed_forward_branch_norm"
+        rows += norm(f"{layer}.post_attention_layernorm", after[0], bias=False)
+        rows += norm(f"{layer}.post_feedforward_layernorm", after[1], bias=False)
     if getattr(config.attention, "qk_norm", False):
         rows += norm(f"{layer}.self_attn.q_norm", f"{attention}/query_norm", bias=False)
         rows += norm(f"{layer}.self_attn.k_norm", f"{attention}/key_norm", bias=False)
@@ -175,15 +146,17 @@ def read(kind: str, hf: Settings) -> tuple[LlamaConfig, Sizes]:
     if (width or hf["hidden_size"] // heads) % 2:
         key = "head_dim" if width else "hidden_size"
         raise hf.error(key, "an even number of channels per head")
-    rotary_base, rotary_scaling = _rotary(hf)
+    rotary_base, rotary_scaling = rotary.read(hf)
+    window, full = _windows(kind, hf)
     config = LlamaConfig(
         attention=MultiHeadConfig(
             num_heads=heads,
             num_kv_heads=hf["num_key_value_heads"] or heads,
             head_dim=width,
-            window=_window(kind, hf),
+            window=window,
             qk_norm=kind == "qwen3",
         ),
+        global_layers=full,
         dim=hf["hidden_size"],
         hidden=hf["intermediate_size"],
         layers=hf["num_hidden_layers"],
@@ -201,107 +174,53 @@ def read(kind: str, hf: Settings) -> tuple[LlamaConfig, Sizes]:
     return config, (hf["vocab_size"],)
 
 
-def _window(kind: str, hf: Settings) -> int | None:
+def _windows(kind: str, hf: Settings) -> Windows:
     if kind in ("llama", "mistral"):
-        return hf["sliding_window"] if kind == "mistral" else None
+        return (hf["sliding_window"] if kind == "mistral" else None), None
     window = hf["sliding_window"] if hf["use_sliding_window"] else None
-    layers, full = hf["num_hidden_layers"], hf["max_window_layers"]
-    types = hf["layer_types"]
-    if types is None:
-        number = 0 if window is None else max(layers - full, 0)
-        if 0 < number < layers:
-            raise hf.error("max_window_layers", f"0 or {layers} with use_sliding_window")
-    else:
-        number = types.count("sliding_attention")
-        if len(types) != layers or number + types.count("full_attention") != layers:
-            raise hf.error("layer_types", f"sliding_attention or full_attention {layers} times")
-        if 0 < number < layers:
-            raise hf.error("layer_types", "all layers alike")
-        if number and window is None:
-            raise hf.error("layer_types", "full_attention without a sliding_window in use")
-    return window if number else None
+    layers = hf["num_hidden_layers"]
+    whole = layers if window is None else min(hf["max_window_layers"], layers)
+    return windows(hf, [FULL] * whole + [SLIDING] * (layers - whole), window)
 
 
-def _rotary(hf: Settings) -> tuple[float, rotary.RotaryScaling | None]:
-    """Return the base and the scaling of the rotary positions.
+def windows(hf: Settings, default: list[str], window: int | None) -> Windows:
+    """Return the window, and the layers that have none if others have one.
 
-    As in transformers, ``rope_scaling`` (its name before version 5) goes before
-    ``rope_parameters``, and at the top level ``original_max_position_embeddings`` before the same
-    field in these objects, but ``rope_theta`` after it.
+    ``layer_types`` says so, by ``default`` these ones.
     """
-    key = "rope_scaling" if hf["rope_scaling"] else "rope_parameters"
-    given = hf[key] or {}
-    kind = given.get("rope_type", given.get("type", "default"))
-    if not isinstance(kind, str) or kind not in ROTARY_FIELDS:
-        wanted = " or ".join(ROTARY_FIELDS)
-        raise hf.error(key, f"a rope_type among {wanted}")
-    rope = hf.within(key, ROTARY_FIELDS[kind])
-    base = rope["rope_theta"] or hf["rope_theta"]
-    length = hf["max_position_embeddings"]
-    if kind == "default":
-        return base, None
-    factor = rope["factor"]
-    if kind == "linear":
-        return base, rotary.LinearScalingConfig(factor=factor)
-    if kind == "dynamic":
-        return base, rotary.DynamicScalingConfig(factor=factor, original_length=length)
-    original = hf["original_max_position_embeddings"] or (
-        rope["original_max_position_embeddings"] or length
-    )
-    if kind == "llama3":
-        low, high = rope["low_freq_factor"], rope["high_freq_factor"]
-        if low == high:
-            raise rope.error("high_freq_factor", "more than low_freq_factor")
-        return base, rotary.Llama3ScalingConfig(
-            factor=factor, low=low, high=high, original_length=original
-        )
-    factor = length / original if factor is None else factor
-    return base, rotary.YaRNScalingConfig(
-        factor=factor,
-        original_length=original,
-        fast=rope["beta_fast"] or 32.0,
-        slow=rope["beta_slow"] or 1.0,
-        amplitude=_amplitude(rope, factor),
-    )
+    types, layers = hf["layer_types"], hf["num_hidden_layers"]
+    types = default if types is None else types
+    if len(types) != layers or types.count(SLIDING) + types.count(FULL) != layers:
+        raise hf.error("layer_types", f"{SLIDING} or {FULL} {layers} times")
+    if SLIDING not in types:
+        return None, None
+    if window is None:
+        raise hf.error("layer_types", f"{FULL} without a sliding_window in use")
+    return window, tuple(i for i, one in enumerate(types) if one == FULL) or None
 
 
-def _amplitude(rope: Settings, factor: float) -> float | None:
-    """Return YaRN's factor on cos and sin, None for that of the paper."""
-    above, below = rope["mscale"], rope["mscale_all_dim"]
-    if rope["attention_factor"] is not None or not (above and below):
-        return rope["attention_factor"]
-    growth = 0.1 * math.log(max(factor, 1.0))
-    return (above * growth + 1) / (below * growth + 1)
+def layer_types(config: LlamaConfig) -> list[str]:
+    """Return the field of that name."""
+    return [FULL if config.is_global(layer) else SLIDING for layer in range(config.layers)]
 
 
 def write(kind: str, config: LlamaConfig, sizes: Sizes) -> dict[str, Any]:
     """Return the config.json of this config."""
-    attention: Any = config.attention
-    if attention.kind != "multi_head" or attention.sinks:
-        raise UserError(unsupported_message("Llama", attention))
     _check(kind, config)
-    written = {
+    attention: Any = config.attention
+    written = common(config, sizes) | {
         "model_type": kind,
         "architectures": [ARCHITECTURES[kind]],
-        "vocab_size": sizes[0],
-        "num_attention_heads": attention.num_heads,
-        "num_key_value_heads": attention.num_kv_heads or attention.num_heads,
-        "head_dim": attention.head_dim or config.dim // attention.num_heads,
-        "hidden_size": config.dim,
-        "intermediate_size": config.hidden,
-        "num_hidden_layers": config.layers,
-        "max_position_embeddings": config.max_length,
-        "rope_parameters": {"rope_theta": config.rotary_base, **_written(config.rotary_scaling)},
+        "rope_parameters": {
+            "rope_theta": config.rotary_base,
+            **rotary.write(config.rotary_scaling),
+        },
         "hidden_act": {our: name for name, our in ACTIVATIONS.items()}[config.activation],
-        "rms_norm_eps": config.norm_eps,
-        "tie_word_embeddings": config.tied,
-        "attention_dropout": config.attention_dropout,
     }
-    if config.rotary_scaling is not None and config.rotary_scaling.kind == "dynamic":
-        written["max_position_embeddings"] = config.rotary_scaling.original_length
     # transformers 4 reads this instead
     written["rope_theta"] = config.rotary_base
-    written["rope_scaling"] = _written(config.rotary_scaling) if config.rotary_scaling else None
+    scaling = config.rotary_scaling
+    written["rope_scaling"] = rotary.write(scaling) if scaling else None
     if kind in ("llama", "qwen3"):
         written["attention_bias"] = config.qkv_bias
     if kind == "llama":
@@ -311,51 +230,51 @@ def write(kind: str, config: LlamaConfig, sizes: Sizes) -> dict[str, Any]:
     if kind in ("qwen2", "qwen3"):
         written["use_sliding_window"] = attention.window is not None
         written["max_window_layers"] = 0
+        if config.global_layers:
+            written["layer_types"] = layer_types(config)
     return written
 
 
-def _check(kind: str, config: LlamaConfig) -> None:
-    """Raise a UserError unless the architecture has these biases, norms and window."""
+def common(config: LlamaConfig, sizes: Sizes) -> dict[str, Any]:
+    """Return the fields that all relatives of Llama have.
+
+    Raises:
+      UserError: transformers has no relative of Llama with this attention.
+    """
     attention: Any = config.attention
-    biases, alike = (config.qkv_bias, config.out_bias), ((False, False), (True, True))
-    fits = {
-        "llama": not attention.qk_norm and attention.window is None and biases in alike,
-        "mistral": not attention.qk_norm and biases == (False, False),
-        "qwen2": not attention.qk_norm and biases == (True, False),
-        "qwen3": attention.qk_norm and biases in alike,
-    }[kind] and (kind == "llama" or not config.hidden_bias)
+    if attention.kind != "multi_head" or attention.sinks:
+        raise UserError(unsupported_message("Llama", attention))
     turned = config.rotary_width in (None, attention.head_dim or config.dim // attention.num_heads)
-    if not fits or not turned or config.dropout:
-        raise UserError(
-            f"transformers has no relative of Llama with qkv_bias={config.qkv_bias}, "
-            f"out_bias={config.out_bias}, hidden_bias={config.hidden_bias}, "
-            f"rotary_width={config.rotary_width}, dropout={config.dropout} and {attention}; our "
-            "own folder takes it (convert --to own)"
-        )
+    require("relative of Llama", config, {"dropout": 0.0} | ({} if turned else TURNED))
+    scaling = config.rotary_scaling
+    dynamic = scaling is not None and scaling.kind == "dynamic"
+    return {
+        "vocab_size": sizes[0],
+        "num_attention_heads": attention.num_heads,
+        "num_key_value_heads": attention.num_kv_heads or attention.num_heads,
+        "head_dim": attention.head_dim or config.dim // attention.num_heads,
+        "hidden_size": config.dim,
+        "intermediate_size": config.hidden,
+        "num_hidden_layers": config.layers,
+        "max_position_embeddings": scaling.original_length if dynamic else config.max_length,
+        "rms_norm_eps": config.norm_eps,
+        "tie_word_embeddings": config.tied,
+        "attention_dropout": config.attention_dropout,
+    }
 
 
-def _written(scaling: rotary.RotaryScaling | None) -> dict[str, Any]:
-    if scaling is None:
-        return {"rope_type": "default"}
-    written = {"rope_type": scaling.kind, "factor": scaling.factor}
-    match scaling.kind:
-        case "linear" | "dynamic":
-            return written
-        case "yarn":
-            return written | {
-                "original_max_position_embeddings": scaling.original_length,
-                "beta_fast": scaling.fast,
-                "beta_slow": scaling.slow,
-                **({} if scaling.amplitude is None else {"attention_factor": scaling.amplitude}),
-            }
-        case "llama3":
-            return written | {
-                "original_max_position_embeddings": scaling.original_length,
-                "low_freq_factor": scaling.low,
-                "high_freq_factor": scaling.high,
-            }
-        case "ntk":
-            raise UserError("transformers has no rotary_scaling.kind=ntk; wanted another")
+def _check(kind: str, config: LlamaConfig) -> None:
+    """Raise a UserError unless the architecture has these biases, norms and windows."""
+    attention: Any = config.attention
+    if attention.kind != "multi_head":
+        raise UserError(unsupported_message("Llama", attention))
+    name, qwen = kind.title(), kind.startswith("qwen")
+    require(name, attention, {"qk_norm": kind == "qwen3", "scale": None, "softcap": None})
+    require(name, config, PLAIN if qwen else PLAIN | {"global_layers": None})
+    require(name, config, {} if kind == "llama" else {"hidden_bias": False})
+    require(name, attention, {"window": None} if kind == "llama" else {})
+    biased = config.qkv_bias if kind in ("llama", "qwen3") else kind == "qwen2"
+    require(name, config, {"qkv_bias": biased, "out_bias": biased and kind != "qwen2"})
 
 
 def sizes(shapes: Mapping[str, Shape]) -> Sizes:

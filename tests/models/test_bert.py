@@ -16,6 +16,8 @@ from attnzoo.config.attention import (
     MultiHeadConfig,
 )
 from attnzoo.config.bert import BertConfig
+from attnzoo.explain.attention_modules import with_taps
+from attnzoo.explain.attn_lrp import attn_lrp
 from attnzoo.models.bert import Bert
 from attnzoo.pretrained import convert
 
@@ -156,3 +158,57 @@ def test_sizes() -> None:
 def count(config: BertConfig) -> int:
     model = nnx.eval_shape(lambda: Bert(config, 30_522, rngs=nnx.Rngs(0)))
     return sum(leaf.size for leaf in convert.parameters(model).values())
+
+
+def test_shared_blocks_are_a_model_that_repeats_them() -> None:
+    """Logits, relevances and reports of attention are those of separate blocks, layer by layer."""
+    kind = {"head": "sequence", "layers": 3, "dropout": 0.0, "attention_dropout": 0.0}
+    shared, plain = make(layer_groups=2, **kind), make(**kind)
+    numbers = shared.config.block_numbers
+    assert numbers == (0, 0, 1)
+    blocks = [nnx.state(block) for block in shared.encoder.blocks]
+    nnx.update(plain, nnx.state(shared))
+    for block, state in zip(plain.encoder.blocks, blocks, strict=True):
+        nnx.update(block, state)
+    ids, target = tokens(B, T), jnp.zeros((B,), jnp.int32)
+
+    def explained(model: Bert, ids: Any) -> Any:
+        reports = {}
+        with_taps(model, True, reports.__setitem__)(ids)
+        return model(ids), attn_lrp(model, target, ids), reports
+
+    found, wanted = (_explained(explained, *nnx.split(model), ids) for model in (shared, plain))
+    assert len(wanted[2]) == 3
+    assert len(np.unique(np.asarray(list(wanted[2].values())), axis=0)) == 3
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), found, wanted)
+    count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(shared)))
+    assert count < sum(leaf.size for leaf in jax.tree.leaves(nnx.state(plain)))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _explained(function: Any, graph: Any, state: Any, ids: Any) -> Any:
+    return function(nnx.merge(graph, state), ids)
+
+
+def test_settings_of_shared_blocks_that_do_not_go_together() -> None:
+    with pytest.raises(ValueError, match=r"layer_groups=3, but there are layers=2"):
+        make(layer_groups=3)
+    with pytest.raises(ValueError, match="scan=true with layer_groups"):
+        make(layer_groups=1, scan=True)
+
+
+def test_padding_of_roberta_has_no_position() -> None:
+    """Position 3 is that of the first token; token 2 is padding, wherever it stands."""
+    model = make(head="none", pooler=False, position_offset=3, dropout=0.0)
+    text = jnp.array([[5, 6, 2, 7, 8]], jnp.int32)
+    rows = jnp.array([[3, 4, 2, 5, 6]], jnp.int32)
+    counted, given = run(model, text), run(model, text, positions=rows)
+    np.testing.assert_array_equal(counted, given)
+    left = jnp.pad(text, ((0, 0), (2, 0)), constant_values=2)
+    valid = jnp.arange(7)[None] > 1
+    moved = run(model, left, valid=valid)
+    np.testing.assert_allclose(moved[:, 2:], counted, rtol=0, atol=1e-5)
+    documents = jnp.array([[1, 1, 1, 4, 4]], jnp.int32)
+    packed = run(model, text, documents=documents)
+    alone = run(model, text[:, 3:])
+    np.testing.assert_allclose(packed[:, 3:], alone, rtol=0, atol=1e-5)

@@ -12,8 +12,8 @@ import pretrained_fields
 from attnzoo import pretrained
 from attnzoo.errors import UserError
 from attnzoo.pretrained.fields import REQUIRED, Settings
-from attnzoo.pretrained.llama import ROTARY_FIELDS
 from attnzoo.pretrained.origin import Origin
+from attnzoo.pretrained.rotary import FIELDS as ROTARY_FIELDS
 
 FAMILIES = pretrained.FAMILIES
 KINDS = list(FAMILIES)
@@ -22,6 +22,7 @@ ODD: tuple[Any, ...] = (
     None, True, False, -1, 0, 1, 7, 10**9, 10**400, 0.5, math.nan, math.inf, -1.5, "", "64",
     "gated-", [], [7], [7, 7], [None, "x"], {}, {"0": 1}, {"rope_type": []},
 )  # fmt: skip
+LINEAR = {"rope_type": "linear"}
 ROPES: dict[str, dict[str, Any]] = {
     "default": {},
     "linear": {"factor": 3.0},
@@ -69,7 +70,8 @@ def test_a_followed_field_changes_the_config_or_is_refused_by_name(kind: str) ->
     """A name in the list that the reader does not read would be ignored."""
     ropes = [{"rope_type": rope} | given for rope, given in ROPES.items()]
     values = (False, True, 0, 1, 2, 3, 0.25, 7.0, "relu", "gated-silu", {"0": "a"}, [], *ropes,
-              ["full_attention"] * 32)  # fmt: skip
+              ["full_attention"] * 32, ["full_attention"] * 26,
+              {"full_attention": {"rope_theta": 5.0}})  # fmt: skip
     bases = [
         {},
         {"use_sliding_window": True, "max_window_layers": 0},
@@ -158,8 +160,10 @@ def test_what_is_refused_names_field_value_and_what_is_wanted() -> None:
     assert refusal("gpt2", n_embd=8, hidden_size=16) == (
         "config.json: hidden_size=16 is not supported; wanted 8, the value of n_embd"
     )
-    # transformers' first 28 layers have no window.
-    assert "max_window_layers=28" in str(refusal("qwen2", use_sliding_window=True))
+    assert "layer_types=" in str(refusal("gemma2", sliding_window=None))
+    assert "rope_type='linear'" in str(
+        refusal("gemma3_text", rope_parameters={"sliding_attention": ROPES["linear"] | LINEAR})
+    )
 
 
 PUBLISHED: dict[str, list[dict[str, Any]]] = {
@@ -190,6 +194,26 @@ PUBLISHED: dict[str, list[dict[str, Any]]] = {
         {"bad_words_ids": [[58100]], "num_beams": 6, "static_position_embeddings": True},
         {"extra_pos_embeddings": 58101, "normalize_embedding": False, "normalize_before": False},
     ],
+    "roberta": [{"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}],
+    "xlm-roberta": [{"max_position_embeddings": 514, "output_past": True, "vocab_size": 250002}],
+    "distilbert": [
+        {"tie_weights_": True, "qa_dropout": 0.1, "seq_classif_dropout": 0.2},
+        {"sinusoidal_pos_embds": False, "finetuning_task": "sst-2", "output_past": True},
+    ],
+    "albert": [
+        {"down_scale_factor": 1, "gap_size": 0, "inner_group_num": 1, "net_structure_type": 0},
+        {"num_memory_blocks": 0, "layers_to_keep": [], "classifier_dropout_prob": 0.1},
+    ],
+    "mbart": [
+        {"add_final_layer_norm": True, "normalize_before": True, "normalize_embedding": True},
+        {"static_position_embeddings": False, "add_bias_logits": False, "max_length": 200},
+    ],
+    "m2m_100": [{"early_stopping": True, "num_beams": 5, "max_length": 200}],
+    "gemma2": [{"cache_implementation": "hybrid", "hidden_act": "gelu_pytorch_tanh"}],
+    "gemma3_text": [
+        {"rope_local_base_freq": 10000, "rope_scaling": None, "sliding_window_pattern": 6},
+        {"attn_logit_softcapping": None, "final_logit_softcapping": None, "sliding_window": 512},
+    ],
     "vit": [{"id2label": {"0": "tench", "1": "goldfish"}, "label2id": {"tench": "0"}}],
     "dinov2": [{"out_features": ["stage12"], "stage_names": ["stem"], "apply_layernorm": True}],
 }
@@ -212,6 +236,16 @@ def test_what_transformers_follows_is_followed() -> None:
     windows = {"use_sliding_window": True, "sliding_window": 3}
     assert attention("qwen2", **windows, max_window_layers=32).window is None
     assert attention("qwen2", **windows, layer_types=["sliding_attention"] * 32).window == 3
+    assert read("qwen2", use_sliding_window=True)[0].global_layers == tuple(range(28))
+    assert read("gemma2")[0].global_layers == tuple(range(1, 26, 2))
+    assert read("gemma3_text")[0].global_layers == (5, 11, 17, 23)
+    assert (attention("gemma2").softcap, attention("gemma2").scale) == (50.0, None)
+    assert attention("gemma2", query_pre_attn_scalar=144).scale == 144**-0.5
+    gemma = read("gemma3_text", rope_scaling={"rope_type": "linear", "factor": 8.0})[0]
+    assert (gemma.rotary_base, gemma.local_rotary_base) == (1e6, 1e4)
+    assert gemma.rotary_scaling.factor == 8.0
+    assert read("roberta", max_position_embeddings=514)[0].max_length == 512
+    assert read("mbart")[0].start_id == 2
     assert read("vit", image_size=[96, 96], patch_size=[8, 8])[0].image_size == 96
     assert read("dinov2", image_size=28)[0].patch == 14
     t5 = read("t5", feed_forward_proj="gated-gelu", dense_act_fn="silu")[0]

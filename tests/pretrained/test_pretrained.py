@@ -291,7 +291,7 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path, change: Any, message: str
     [
         (
             {"model_type": "xlnet"},
-            "config.json: model_type='xlnet' is not supported; wanted bert, gpt2",
+            "config.json: model_type='xlnet' is not supported; wanted bert, roberta",
         ),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key'"),
         ({"hidden_act": "mish"}, "hidden_act='mish' is not supported; wanted gelu"),
