@@ -1,7 +1,8 @@
 """A sharded model is read onto a mesh with a shard's and a tensor's memory beside it."""
 
-import loading_memory
 import pytest
+
+import loading_memory
 
 
 def test_peak_memory_of_loading(capsys: pytest.CaptureFixture[str]) -> None:
