@@ -179,7 +179,7 @@ class FolderTokenizers:
         return self._sides[0][1].get(named) if isinstance(named, str) else None
 
     def language(self, code: str) -> int:
-        """Return the id of a language's token, by its code or an unambiguous beginning of it.
+        """Return the id of a language token by the code, or by an unambiguous beginning of a code.
 
         Raises:
           UserError: there is no such language.

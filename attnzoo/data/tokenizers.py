@@ -61,7 +61,7 @@ class Frame:
 
     @property
     def ends(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Both sides."""
+        """Tokens before and after a sentence, as a pair."""
         return self.before, self.after
 
     def around(self, ids: Iterable[int]) -> list[int]:

@@ -98,7 +98,7 @@ class Folder(Opened):
 
     @property
     def description(self) -> str:
-        """What this is, for messages."""
+        """Description of the model, for messages."""
         return f"a folder of a {type(self.model).__name__} ({self.kind})"
 
     def prompt_ids(self, text: str) -> list[int]:

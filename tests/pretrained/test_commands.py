@@ -63,7 +63,7 @@ def asked(model: Path, out: Path) -> str:
 def cells() -> dict[tuple[str, str], bool]:
     """The table of the page: whether a command takes a family."""
     lines = [line for line in PAGE.read_text().splitlines() if line.startswith("| ")]
-    start = next(i for i, line in enumerate(lines) if line.startswith("| `model_type` |"))
+    start = next(i for i, line in enumerate(lines) if line.startswith("| `model_type` | translate"))
     head = [one.strip(" `") for one in lines[start].strip("|").split("|")][1:]
     found = {}
     for line in lines[start + 1 :]:
