@@ -49,6 +49,12 @@ def open(  # noqa: A001
         if source_language or target_language:
             raise UserError(f"{path}: a run translates its own languages alone")
         return load_run(home, which=which)
+    known = (home / "config.json").exists() or (home / "config.yaml").exists()
+    if home.is_dir() and not known:
+        raise UserError(
+            f"{path}: not a run directory (it has no config.yaml), and no folder of weights (it "
+            "has no config.json)"
+        )
     from attnzoo.training.folder import open_folder
 
     return open_folder(path, source_language=source_language, target_language=target_language)
