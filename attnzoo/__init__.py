@@ -1,9 +1,11 @@
 """A JAX/Flax model zoo of attention-based architectures, with the attention weights in view."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from __future__ import annotations
 
-if TYPE_CHECKING:  # jax is imported when a model is opened
+TYPE_CHECKING = False  # as type checkers know it, without an import
+if TYPE_CHECKING:
+    from pathlib import Path
+
     from attnzoo.training.opened import Opened
 
 __version__ = "0.1.0"
@@ -16,7 +18,7 @@ def open(  # noqa: A001
     which: str = "best",
     source_language: str | None = None,
     target_language: str | None = None,
-) -> "Opened":
+) -> Opened:
     """Open a trained model with its tokenizers, settings of generation and class names.
 
     ``path`` is a run directory, a folder of transformers, one that ``convert`` wrote, or a name on
@@ -34,6 +36,8 @@ def open(  # noqa: A001
       (found,) = translator.translate(["A cat ."])
       print(found.text, translator.links(found))
     """
+    from pathlib import Path
+
     from attnzoo.errors import UserError
     from attnzoo.tasks.run_file import is_run
 
@@ -45,6 +49,12 @@ def open(  # noqa: A001
         if source_language or target_language:
             raise UserError(f"{path}: a run translates its own languages alone")
         return load_run(home, which=which)
+    known = (home / "config.json").exists() or (home / "config.yaml").exists()
+    if home.is_dir() and not known:
+        raise UserError(
+            f"{path}: not a run directory (it has no config.yaml), and no folder of weights (it "
+            "has no config.json)"
+        )
     from attnzoo.training.folder import open_folder
 
     return open_folder(path, source_language=source_language, target_language=target_language)

@@ -151,7 +151,8 @@ def test_the_wheel_holds_the_library_alone() -> None:
 
 
 def test_the_package_itself_imports_nothing() -> None:
-    assert list(imports(ast.parse((PACKAGE / "__init__.py").read_text()))) == []
+    found = imports(ast.parse((PACKAGE / "__init__.py").read_text()))
+    assert [module for module, _, top in found if top] == ["__future__"]
 
 
 @pytest.mark.parametrize(

@@ -224,6 +224,9 @@ def token_labels(tokenizer: Any, ids: list[int]) -> list[str]:
     tokens, special = tokenizer.tokens, set(tokenizer.specials.values())
     labels = []
     for token in ids:
+        if token >= len(tokens):  # a model may have more ids than its tokenizer has tokens
+            labels.append(f"<{token}>")
+            continue
         spelled = tokens[token]
         # A byte-level vocabulary spells bytes with other characters than the text's.
         if tokenizer.kind in ("byte", "byte_bpe", "file") and token not in special:

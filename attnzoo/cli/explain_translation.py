@@ -42,8 +42,8 @@ def explain(trained: Any, arguments: argparse.Namespace) -> int:
             0,
             f"translation-{number}",
             arguments,
-            source=_labels(translator.source_tokenizer, forced.source),
-            target=_labels(translator.target_tokenizer, forced.target),
+            source=_labels(translator.source_tokenizer, forced.source, translator.source_frame),
+            target=_labels(translator.target_tokenizer, forced.target, translator.target_frame)[1:],
             title=f"{source} / {target}",
             page={"links": links, "reverse": back},
         )
@@ -97,6 +97,8 @@ def _print(translator: Any, forced: Any, result: Any) -> list[tuple[int, int]]:
     from attnzoo.alignment.scores import attention_statistics
 
     sides = forced.source.word_ids, forced.target.word_ids
+    left = len(translator.source_frame.before)
+    above = len(translator.target_frame.before) - 1  # the first of them is not predicted
     print(
         f"  {'':<21} {'deletion':>8} {'diagonality':>12} {'entropy':>8} {'/ log S':>8} "
         f"{'covered':>8}"
@@ -105,22 +107,25 @@ def _print(translator: Any, forced: Any, result: Any) -> list[tuple[int, int]]:
     links: list[tuple[int, int]] = []
     random = float("nan")
     for name in result.best_first():
-        scores = np.maximum(result.maps[name][0], 0)
+        scores = np.maximum(result.maps[name][0], 0)[above:, left:]
+        scores = scores[: len(sides[1]) + 1, : len(sides[0]) + 1]
         raw = name.startswith("attention_m")
         timing = translator.credits if raw else "predicted"
         matrix = word_matrix(scores, *sides, timing=timing)
         shape = attention_statistics([matrix if raw else row_shares(matrix)])
         areas = result.faithfulness[name]
-        random = np.nanmean(areas.random_deletion[0, :-1])
+        random = np.nanmean(areas.random_deletion[0, above:-1])
+        area = np.nanmean(areas.deletion[0, above:-1])
         print(
-            f"  {name:<21} {np.nanmean(areas.deletion[0, :-1]):8.3f} {shape.diagonality:12.3f} "
+            f"  {name:<21} {area:8.3f} {shape.diagonality:12.3f} "
             f"{shape.entropy:8.3f} {shape.relative_entropy:8.3f} {shape.covered:8.3f}"
         )
         for i, j in sorted(links_from_weights(scores, *sides, timing=timing, level="word")):
             words.setdefault(name, {}).setdefault(j, []).append(forced.source.words[i])
         if name == "leave_one_out":
             S, T = len(sides[0]), len(sides[1])
-            links = sorted(links_from_weights(scores, range(S), range(T)))
+            pairs = links_from_weights(scores, range(S), range(T))
+            links = sorted((i + left, j + above) for i, j in pairs)
     print(f"  {'random':<21} {random:8.3f}")
     print_skipped(result)
     told = [name for name in ("attention_mean", "leave_one_out") if name in words]
@@ -132,15 +137,16 @@ def _print(translator: Any, forced: Any, result: Any) -> list[tuple[int, int]]:
     return links
 
 
-def _labels(tokenizer: Any, encoding: Any) -> list[str]:
-    """Return words as labels, or pieces of words with several tokens, and the end token."""
+def _labels(tokenizer: Any, encoding: Any, frame: Any) -> list[str]:
+    """Return words as labels, or pieces of words with several tokens, and special tokens."""
     from attnzoo.data.splitting import strip_marks
 
     single = len(encoding.ids) == len(set(encoding.word_ids))
     tokens = tokenizer.tokens
     pieces = [strip_marks(tokens[i]) or tokens[i] for i in encoding.ids]
     words = [encoding.words[w] for w in encoding.word_ids]
-    return [*(words if single else pieces), "</s>"]
+    before, after = ([tokens[i] for i in ids] for ids in frame.ends)
+    return [*before, *(words if single else pieces), "</s>", *after[1:]]
 
 
 def _translate(trained: Any, translator: Any, source: str) -> str:

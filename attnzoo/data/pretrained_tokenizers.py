@@ -17,7 +17,7 @@ from attnzoo.data.sentencepiece_files import (
     read_sentencepiece,
     sentencepiece_tokenizer,
 )
-from attnzoo.data.tokenizers import Encoding, Frame
+from attnzoo.data.tokenizers import Encoding, Frame, Tokenizer
 from attnzoo.errors import UserError
 from attnzoo.files import read_json
 
@@ -26,8 +26,8 @@ LANGUAGE = re.compile(r"__([a-z]{2,3})__|>>(.+)<<|([a-z]{2,3}_[A-Z]([a-z]{3}|[A-
 """Language tokens of M2M100, Marian, and of NLLB and mBART."""
 
 
-class PretrainedTokenizer:
-    """Tokenizer of one side of a pretrained translator, with the interface of ``Tokenizer``.
+class PretrainedTokenizer(Tokenizer):
+    """Tokenizer of one side of a pretrained translator; it is saved with the model's folder alone.
 
     Args:
       library: tokenizer of the `tokenizers` package.
@@ -37,8 +37,7 @@ class PretrainedTokenizer:
       frame: special tokens before and after a sentence.
     """
 
-    kind = "file"
-    lowercase = False
+    kind, split, lowercase = "file", "whitespace", False
     never: tuple[int, ...] = ()
 
     def __init__(
@@ -180,7 +179,7 @@ class FolderTokenizers:
         return self._sides[0][1].get(named) if isinstance(named, str) else None
 
     def language(self, code: str) -> int:
-        """Return the id of a language's token, by its code or an unambiguous beginning of it.
+        """Return the id of a language token by the code, or by an unambiguous beginning of a code.
 
         Raises:
           UserError: there is no such language.

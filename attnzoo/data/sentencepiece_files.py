@@ -16,6 +16,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from attnzoo.errors import UserError
 
 MARK = "\u2581"
+NO_TEXT = "\0unknown\0"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 UNIGRAM, BPE = 1, 2
 
@@ -66,9 +67,13 @@ def read_sentencepiece(path: Path) -> SentencePieceFile:
 def sentencepiece_tokenizer(read: SentencePieceFile) -> Tokenizer:
     """Return the tokenizer of a model; its ids are not those of the file, its tokens are.
 
-    Control pieces, which no text contains, are left out.
+    Control pieces, which no text contains, are left out, and the unknown piece has another name.
     """
-    pieces = [piece for piece in read.pieces if piece.kind not in (CONTROL, UNUSED)]
+    pieces = [
+        piece._replace(text=NO_TEXT) if piece.kind == UNKNOWN else piece
+        for piece in read.pieces
+        if piece.kind not in (CONTROL, UNUSED)
+    ]
     unknown = next(i for i, piece in enumerate(pieces) if piece.kind == UNKNOWN)
     has_bytes = any(piece.kind == BYTE for piece in pieces)
     if read.kind == UNIGRAM:

@@ -59,6 +59,11 @@ class Frame:
     before: tuple[int, ...]
     after: tuple[int, ...]
 
+    @property
+    def ends(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Tokens before and after a sentence, as a pair."""
+        return self.before, self.after
+
     def around(self, ids: Iterable[int]) -> list[int]:
         """Return the ids of a sentence with those around it."""
         return [*self.before, *ids, *self.after]

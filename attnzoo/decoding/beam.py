@@ -27,7 +27,7 @@ class _Search:
     state: object  # leaves (B K) ...
     token: Int[Array, "B K"]
     log_prob: Float[Array, "B K"]  # of the running hypotheses
-    known: Int[Array, "BK L"] | None  # their tokens, if a rule reads them
+    known: Int[Array, "BK M"] | None  # their tokens, if a rule reads them
     undecided: Bool[Array, "B"]
     # Finished places: score, log-probability, last token, its step and the row it came from.
     score: Float[Array, "B K"]

@@ -20,7 +20,7 @@ from attnzoo.explain.page_parts import Page
 from attnzoo.explain.question import Explanation, Question
 from attnzoo.explain.rollout import rollout
 from attnzoo.explain.target import Target
-from attnzoo.explain.tokens import token_question, token_tables, translation_question
+from attnzoo.explain.tokens import pad_id, token_question, token_tables, translation_question
 from attnzoo.explain.vit import image_question
 from attnzoo.models.vit import ViT
 
@@ -251,7 +251,7 @@ def _faithfulness(question: Question, maps: Mapping[str, Any]) -> dict[str, Fait
     both = np.stack([np.concatenate(areas)[:count] for areas in zip(*parts)])
     both = both.reshape(2, -1, *shape[:-1])
     if len(shape) == 3:
-        both[..., np.asarray(question.classes) == 0] = np.nan
+        both[..., np.asarray(question.classes) == pad_id(question.model)] = np.nan
     mean = both[:, len(maps) :].mean(axis=1)
     return {name: Faithfulness(*both[:, i], *mean) for i, name in enumerate(maps)}
 
@@ -525,8 +525,9 @@ class TranslationsExplained(Explained):
         return maps
 
     def _lengths(self, example: int) -> tuple[int, int]:
-        source = int((np.asarray(self.question.inputs[0][example]) != 0).sum())
-        return source, int((self.target[example] != 0).sum())
+        pad = pad_id(self.question.model)
+        source = int((np.asarray(self.question.inputs[0][example]) != pad).sum())
+        return source, int((self.target[example] != pad).sum())
 
     def _sides(self, example: int, source: Any, target: Any) -> tuple[list[str], list[str]]:
         S, T = self._lengths(example)

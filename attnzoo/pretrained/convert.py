@@ -255,7 +255,12 @@ def _more(names: list[str]) -> str:
 
 def _place(path: str, array: np.ndarray, sharding: Sharding | None) -> jax.Array:
     where = None if sharding is None else sharding(path, array.shape)
-    return jax.device_put(np.ascontiguousarray(array), where)
+    if where is None:
+        return jax.device_put(np.ascontiguousarray(array))
+    # Each device is given its part alone, which may be a view of a transposed tensor.
+    return jax.make_array_from_callback(
+        array.shape, where, lambda part: np.ascontiguousarray(array[part])
+    )
 
 
 def _flat(state: Any) -> tuple[list[tuple[Any, Any]], Any]:

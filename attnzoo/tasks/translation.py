@@ -17,17 +17,16 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnzoo.alignment import extract
-from attnzoo.data.pretrained_tokenizers import PretrainedTokenizer
 from attnzoo.data.tokenizers import Encoding, Tokenizer
-from attnzoo.decoding import TokenIds, beam_search, greedy_search
+from attnzoo.decoding import TokenIds
 from attnzoo.decoding.rules import DEFAULT_RULES, Rules
 from attnzoo.errors import UserError
 from attnzoo.special_tokens import PAD
-from attnzoo.tasks.losses import Sums, label_losses, mean_loss
+from attnzoo.tasks import translation_programs
+from attnzoo.tasks.losses import Sums, mean_loss
 from attnzoo.tasks.task import Batch
 
 Progress = Callable[[int, int], None]
-SideTokenizer = Tokenizer | PretrainedTokenizer
 
 
 def translation_loss(
@@ -100,8 +99,8 @@ class Translator:
     def __init__(
         self,
         model: Any,
-        source_tokenizer: SideTokenizer,
-        target_tokenizer: SideTokenizer,
+        source_tokenizer: Tokenizer,
+        target_tokenizer: Tokenizer,
         *,
         batch_size: int = 64,
         max_source: int = 512,
@@ -127,10 +126,12 @@ class Translator:
         self._graph, self._state = nnx.split(model)
         self._state = nnx.to_pure_dict(self._state)
         self._search = jax.jit(
-            functools.partial(_search, self._graph, ids, rules),
+            functools.partial(translation_programs.search, self._graph, ids, rules),
             static_argnames=("max_length", "beam", "alpha"),
         )
-        self._force = jax.jit(functools.partial(_force, self._graph, ids.pad, head))
+        self._force = jax.jit(
+            functools.partial(translation_programs.force, self._graph, ids.pad, head)
+        )
 
     def bounded(self, max_length: int) -> int:
         """Limit an output length to the number of the model's positions."""
@@ -275,7 +276,11 @@ class Translator:
         Keys are "0/0", "0/1", ..., "0/mean", "1/0", ...; a recurrent translator has one layer.
         """
         found: dict[str, list[ForcedDecoding | None]] = {}
-        survey = jax.jit(functools.partial(_survey, self._graph, self.target_tokenizer.pad_id))
+        survey = jax.jit(
+            functools.partial(
+                translation_programs.survey, self._graph, self.target_tokenizer.pad_id
+            )
+        )
         plain, self._force = self._force, survey
         try:
             everything = self.force(sources, targets, progress=progress)
@@ -362,7 +367,7 @@ class Translator:
                 yield group[start : start + self.batch_size], width
 
 
-def ids_of(tokenizer: SideTokenizer) -> TokenIds:
+def ids_of(tokenizer: Tokenizer) -> TokenIds:
     """Return the special token ids with which a target is decoded."""
     frame = tokenizer.frames["target"]
     return TokenIds(tokenizer.pad_id, frame.before[0], frame.after[0], tokenizer.never)
@@ -374,40 +379,6 @@ def padded_length(length: int) -> int:
         return 8
     power = 2 ** math.floor(math.log2(length - 1))
     return power * 3 // 2 if length <= power * 3 // 2 else power * 2
-
-
-def _search(graph, ids, rules, state, source, *, max_length: int, beam: int, alpha: float):
-    model = nnx.merge(graph, state)
-    memory, start = model.start(source, max_length=max_length)
-    shape: dict[str, Any] = {
-        "batch": source.shape[0],
-        "source_length": source.shape[1],
-        "max_length": max_length,
-        "ids": ids,
-        "rules": rules,
-    }
-    if beam == 1:
-        return greedy_search(model.step, start, memory, **shape)
-    return beam_search(model.step, start, memory, beam=beam, alpha=alpha, **shape)
-
-
-def _force(graph, pad, head, state, source, target):
-    model = nnx.merge(graph, state)
-    labels = target[:, 1:]
-    logits, weights = model(source, target[:, :-1], return_weights=True)
-    log_probs = -label_losses(logits, labels, labels != pad)[1]
-    return log_probs, jnp.mean(weights, axis=1) if head is None else weights[:, head]
-
-
-def _survey(graph, pad, state, source, target):
-    """Compute ``_force`` with weights ``B T S L N+1``: layers, then heads with their mean last."""
-    model = nnx.merge(graph, state)
-    labels = target[:, 1:]
-    logits, layers = model.all_weights(source, target[:, :-1])
-    log_probs = -label_losses(logits, labels, labels != pad)[1]
-    heads = jnp.moveaxis(layers, 0, -1)  # B N T S L
-    both = jnp.concatenate([heads, jnp.mean(heads, axis=1, keepdims=True)], axis=1)
-    return log_probs, jnp.moveaxis(both, 1, -1)
 
 
 def _choose_layer(model: Any, layer: int | None, head: int | None) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from attnzoo import pretrained
 from attnzoo.config.bert import BertConfig
 from attnzoo.config.data import FileTokenizerConfig
-from attnzoo.config.experiment import DecodingConfig
+from attnzoo.config.experiment import DecodingConfig, ExperimentConfig
 from attnzoo.config.tasks import (
     CausalLMConfig,
     ImageClassificationConfig,
@@ -19,6 +19,7 @@ from attnzoo.config.tasks import (
     TokenClassificationConfig,
     TranslationConfig,
 )
+from attnzoo.config.training import TrainingConfig
 from attnzoo.data.picture_preparation import PicturePreparation
 from attnzoo.data.pretrained_tokenizers import FolderTokenizers
 from attnzoo.data.text_tokenizers import build_tokenizer
@@ -44,6 +45,7 @@ ENCODERS = {
     "token": TokenClassificationConfig,
 }
 """Tasks of encoders by their head."""
+NO_TRAINING = TrainingConfig(steps=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,15 +62,17 @@ class FolderData:
     languages: tuple[str, str] = ("", "")
 
 
-@dataclasses.dataclass(frozen=True)
-class FolderConfig:
-    """Settings of a folder by the names that they have in an ``ExperimentConfig``."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FolderConfig(ExperimentConfig):
+    """Settings of a folder, by the names that they have for a run; there was no training."""
 
-    name: str
     task: Any
     model: Any
-    decoding: DecodingConfig
-    data: FolderData
+    data: Any = FolderData()
+    training: TrainingConfig = NO_TRAINING
+
+    def __post_init__(self) -> None:
+        """Leave unchecked which task goes with which data."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +98,7 @@ class Folder(Opened):
 
     @property
     def description(self) -> str:
-        """What this is, for messages."""
+        """Description of the model, for messages."""
         return f"a folder of a {type(self.model).__name__} ({self.kind})"
 
     def prompt_ids(self, text: str) -> list[int]:
@@ -327,7 +331,11 @@ class _Settings:
     ) -> FolderConfig:
         model = self.model.config
         return FolderConfig(
-            self.name, task, model, decoding or DecodingConfig(), data or FolderData()
+            name=self.name,
+            task=task,
+            model=model,
+            decoding=decoding or DecodingConfig(),
+            data=data or FolderData(),
         )
 
     def _tokenizer(self) -> Mapping[str, Any]:

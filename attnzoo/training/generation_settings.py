@@ -1,4 +1,4 @@
-"""Settings of generation in a folder of transformers: those that are followed, and the others."""
+"""Settings of generation in a folder of transformers: followed ones, and others by name."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -155,7 +155,7 @@ class _Reader:
         return found[0] if isinstance(found, list) and found else found
 
     def sampling(self) -> Sampling:
-        """Return the settings of sampling, without those that change nothing."""
+        """Return the settings of sampling, except neutral values such as ``top_p=1``."""
         found: dict[str, Any] = {"temperature": 1.0}
         for name in SAMPLED:
             value = self.number(name, None)

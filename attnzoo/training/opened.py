@@ -68,7 +68,7 @@ class Opened:
 
     @property
     def description(self) -> str:
-        """What this is, for messages."""
+        """Description of the model, for messages."""
         return f"a run of task.kind={self.kind}"
 
     def translator(

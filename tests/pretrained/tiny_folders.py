@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -20,7 +21,7 @@ from attnzoo.pretrained.fields import Settings
 WORDS = [f"\u2581{word}" for word in ("a", "cat", "sat", "on", "the", "mat", "dog", ".")]
 PIECES = ["t", "s", "e", "\u2581"]
 SPECIALS = ["<s>", "<pad>", "</s>", "<unk>"]
-MORE = {"bert": ["[CLS]", "[SEP]", "[MASK]", "[UNK]", "[PAD]"]}
+MORE = {kind: ["[CLS]", "[SEP]", "[MASK]", "[UNK]"] for kind in ("bert", "distilbert", "albert")}
 LANGUAGES = {
     "mbart": ["en_XX", "ro_RO"],
     "m2m_100": ["__en__", "__ro__"],
@@ -52,6 +53,11 @@ SIZES: dict[str, Any] = {
     "head_dim": 6,
     "max_position_embeddings": 40,
     "n_positions": 40,
+    "dim": 12,
+    "hidden_dim": 10,
+    "n_layers": 1,
+    "n_heads": 2,
+    "embedding_size": 8,
     "image_size": 8,
     "patch_size": 4,
     "pad_token_id": 1,
@@ -60,7 +66,13 @@ SIZES: dict[str, Any] = {
     "decoder_start_token_id": 2,
 }
 """Sizes by the names that fields of config.json have; others keep transformers' defaults."""
-ARCHITECTURES = {"bert": ["BertForMaskedLM"]}
+ARCHITECTURES = {
+    "bert": ["BertForMaskedLM"],
+    "roberta": ["RobertaForSequenceClassification"],
+    "xlm-roberta": ["XLMRobertaForTokenClassification"],
+    "distilbert": ["DistilBertForSequenceClassification"],
+    "albert": ["AlbertForMaskedLM"],
+}
 """Architectures, where the first one of a family has no head."""
 
 
@@ -73,18 +85,18 @@ def tiny_folder(kind: str, folder: Path, **values: Any) -> Path:
     config, sizes = pretrained._checked(
         family, Settings(given, "config.json", family.fields, [str(i) for i in range(99)])
     )
-    model = family.model(config, *sizes, rngs=nnx.Rngs(0))
+    graph, state = nnx.split(nnx.eval_shape(lambda: family.model(config, *sizes, rngs=nnx.Rngs(0))))
     random = np.random.default_rng(0)
-    state = nnx.state(model)
-    # Norms and biases differ from 1 and 0, so that every one matters.
-    drawn = jax.tree.map(lambda x: x + random.normal(0, 0.3, x.shape).astype(x.dtype), state)
-    nnx.update(model, drawn)
+    drawn = lambda x: jnp.asarray(random.normal(0, 0.4, x.shape), x.dtype)  # noqa: E731
+    model: Any = nnx.merge(graph, jax.tree.map(drawn, state))
     folder.mkdir(parents=True)
     files.write_tensors(folder, *convert.tensors_of(model, family.table(config, sizes)))
     written = family.write(config, sizes) | {k: v for k, v in SIZES.items() if "token_id" in k}
     files.write_json(folder / "config.json", written | values)
     assert sum(path.stat().st_size for path in folder.iterdir()) < 100_000
     if isinstance(model, ViT):
+        side = {"height": 8, "width": 8}
+        files.write_json(folder / "preprocessor_config.json", {"size": side, "resample": 3})
         return folder
     if kind == "marian":
         write_marian(folder)
@@ -106,7 +118,8 @@ def write_tokenizer(kind: str, folder: Path, translates: bool) -> None:
     one.pre_tokenizer = pre_tokenizers.Metaspace()
     one.decoder = decoders.Metaspace()
     one.add_special_tokens([t for t in vocabulary if t not in [*WORDS, *PIECES]])
-    around = {"bert": ("[CLS]", "[SEP]"), "bart": ("<s>", "</s>")}.get(kind)
+    around = ("[CLS]", "[SEP]") if kind in MORE else None
+    around = ("<s>", "</s>") if kind in ("bart", "roberta", "xlm-roberta") else around
     around = ("", "</s>") if around is None and translates else around
     if kind in LANGUAGES:
         around = (LANGUAGES[kind][0], "</s>")

@@ -1,0 +1,148 @@
+"""Every command on a folder of every family: what docs/models.md says of each cell is run."""
+
+import contextlib
+import io
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_folders
+from PIL import Image
+
+from attnzoo import pretrained
+from attnzoo.cli import convert, evaluate, explain, export, generate, plan, translate
+from attnzoo.explain.capture import map_shapes
+from attnzoo.models.model import TranslationModel
+from attnzoo.models.vit import ViT
+
+PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+TEXT, IMAGE = "a cat sat .", "a photograph of any size"
+COMMANDS: dict[str, Callable[[Path, Path], int]] = {
+    "translate": lambda model, out: translate.main(
+        [str(model), str(out / "source"), "-o", str(out / "o"), "--alignment", str(out / "links"),
+         "--max-length", "5", "--batch-size", "2", *languages(model, translate)]
+    ),
+    "evaluate": lambda model, out: evaluate.main(
+        [str(model), "--source", str(out / "source"), "--target", str(out / "target"),
+         "--batch-size", "2", *languages(model, evaluate)]
+    ),
+    "explain": lambda model, out: explain.main(
+        [str(model), asked(model, out), "--methods", "attention_mean", "--num-samples", "1",
+         "--out", str(out / "explained"), *languages(model, explain)]
+    ),
+    "generate": lambda model, out: generate.main(
+        [str(model), "--prompt", TEXT, "--max-new-tokens", "3"]
+    ),
+    "export": lambda model, out: export.main(
+        [str(model), "--out", str(out / "exported"), "--platforms", "cpu", "--max-new-tokens", "3",
+         *languages(model, export)]
+    ),
+    "convert": lambda model, out: convert.main([str(model), str(out / "ours")]),
+    "plan": lambda model, out: plan.main([str(model)]),
+}  # fmt: skip
+
+
+def languages(model: Path, command: object) -> list[str]:
+    """The options that a family of several languages wants."""
+    if model.name not in tiny_folders.LANGUAGES:
+        return []
+    return ["--source-language", "en", "--target-language", "ro"]
+
+
+def asked(model: Path, out: Path) -> str:
+    """What explain is asked of a family."""
+    if (model / "preprocessor_config.json").exists():
+        return str(out / "photograph.png")
+    if model.name in ("bert", "albert"):
+        return "a [MASK] sat ."
+    if (model / "tokenizer.json").exists() and model.name not in TRANSLATE:
+        return TEXT
+    return f"{TEXT} ||| the dog sat"
+
+
+def cells() -> dict[tuple[str, str], bool]:
+    """The table of the page: whether a command takes a family."""
+    lines = [line for line in PAGE.read_text().splitlines() if line.startswith("| ")]
+    start = next(i for i, line in enumerate(lines) if line.startswith("| `model_type` | translate"))
+    head = [one.strip(" `") for one in lines[start].strip("|").split("|")][1:]
+    found = {}
+    for line in lines[start + 1 :]:
+        names, *values = [one.strip() for one in line.strip("|").split("|")]
+        if len(values) != len(head) or not re.search("`.+`", names):
+            continue
+        for kind in re.findall("`(.+?)`", names):
+            found |= {(kind, command): v != "-" for command, v in zip(head, values, strict=True)}
+    return found
+
+
+CELLS = cells()
+EVERY = os.environ.get("ATTNZOO_EVERY_CELL")
+SLOW = {"evaluate", "explain", "export"}
+FIRST = {"marian", "gpt2", "bert", "vit"}
+"""Families that compile every command; the others compile theirs alone, unless all are wanted."""
+TRANSLATE = {kind for (kind, command), does in CELLS.items() if command == "translate" and does}
+
+
+def test_the_table_has_every_family_and_command() -> None:
+    kinds = {kind for kind, _ in CELLS}
+    assert kinds == set(pretrained.FAMILIES)
+    assert {command for _, command in CELLS} >= set(COMMANDS)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    made: dict[str, Path] = {}
+    home = tmp_path_factory.mktemp("families")
+
+    def folder(kind: str) -> Path:
+        if kind not in made:
+            made[kind] = tiny_folders.tiny_folder(kind, home / kind)
+        return made[kind]
+
+    return folder
+
+
+RUN = [
+    (kind, command)
+    for kind in pretrained.FAMILIES
+    for command in COMMANDS
+    if EVERY or kind in FIRST or command not in SLOW or not CELLS.get((kind, command))
+]
+
+
+@pytest.mark.parametrize(("kind", "command"), RUN)
+def test_cell(kind: str, command: str, folders: Callable[[str], Path], tmp_path: Path) -> None:
+    (tmp_path / "source").write_text(f"{TEXT}\nthe dog on a mat\n")
+    (tmp_path / "target").write_text("the dog sat\na mat on a mat .\n")
+    pixels = np.random.default_rng(0).integers(0, 255, (13, 17, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photograph.png")
+    said, told = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(told):
+        status = COMMANDS[command](folders(kind), tmp_path)
+    if CELLS[kind, command]:
+        assert status == 0, told.getvalue()
+        return
+    assert status == 2, told.getvalue()
+    (line,) = told.getvalue().splitlines()
+    assert "wanted" in line
+    assert str(folders(kind)) in line
+
+
+@pytest.mark.parametrize("kind", pretrained.FAMILIES)
+def test_weights_of_every_attention_are_there(kind: str, folders: Callable[[str], Path]) -> None:
+    """Cross-attention included, with the kernel that the model would take without being asked."""
+    model: Any = pretrained.load(folders(kind))
+    tokens = np.ones((2, 5), np.int32)
+    if isinstance(model, ViT):
+        inputs: tuple[Any, ...] = (np.ones((2, 8, 8, 3), np.float32),)
+    else:
+        inputs = (tokens, tokens) if isinstance(model, TranslationModel) else (tokens,)
+    _, maps = map_shapes(model, inputs, {})
+    assert sorted(maps) == sorted(model.attentions())
+    assert all(m.ndim == 4 and m.shape[:2] == (2, 2) for m in maps.values())
+    crossed = [name for name in maps if name.endswith("/cross")]
+    assert len(crossed) == (2 if isinstance(model, TranslationModel) else 0)
