@@ -199,11 +199,8 @@ def _train(source: _Side, target: _Side, used: np.ndarray, config: HmmConfig) ->
     del padded
     e, f = keys // max(target.types, 1), keys % max(target.types, 1)
     widths = 2 * config.max_jump + 1
-    import os
-
-    jumps = np.exp(
-        -np.abs(np.arange(widths) - config.max_jump - 1) / float(os.environ.get("JS", "3.0"))
-    )
+    distance = np.abs(np.arange(widths) - config.max_jump - 1)
+    jumps = np.exp(-distance / config.jump_scale)
     model = _Model(
         keys,
         _Direction(_padded_uniform(len(keys), target.types), _uniform(target.types), jumps),

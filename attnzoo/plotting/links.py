@@ -27,8 +27,8 @@ def beads(
 
     With a reference, hits are green, misses (sure links that were not found) dashed yellow, and
     false links (neither sure nor possible) red. With `restrict` a link of a word without reference
-    links is grey: it is neither right nor wrong (`attnzoo.alignment.scores.count_links`). ValueError for a side without words, or a link
-    outside of the words.
+    links is grey: neither right nor wrong (`attnzoo.alignment.scores.count_links`).
+    ValueError for a side without words, or a link outside of the words.
     """
     sides = [list(source_words), list(target_words)]
     found = kinds_of(sides, links, reference, restrict)
@@ -125,76 +125,6 @@ def kinds_of(
         "miss": set(reference.sure) - known,
         "false": judged - possible,
         "unjudged": known - judged,
-    }
-
-
-STYLES[kind]
-            for i, j in sorted(some):
-                axes.plot([centres[0][i], centres[1][j]], [0.98, 0.02], color=color, linestyle=dash)
-        if reference is not None:
-            _legend(figure)
-    return figure
-
-
-def link_matrix(
-    source_words: Sequence[str],
-    target_words: Sequence[str],
-    links: Set[Link],
-    reference: Links,
-    *,
-    restrict: bool = False,
-) -> Figure:
-    """Draw links in a matrix, rows target words and columns source words, by hit, miss and false.
-
-    Possible reference links that were not found are no misses, and not drawn. ValueError as for
-    `beads`.
-    """
-    sides = [list(source_words), list(target_words)]
-    found = kinds_of(sides, links, reference, restrict)
-    cell = min(max(8 / max(map(len, sides)), 0.17), 0.3)
-    size = min(cell * 46, FONT)
-    left, top = (max(text_width(word, size) for word in words) + 0.15 for words in reversed(sides))
-    width, height = cell * len(sides[0]), cell * len(sides[1])
-    whole = left + width + 0.1, top + height + 0.35
-    with style():
-        figure = Figure(figsize=whole, dpi=DPI)
-        axes = figure.add_axes(
-            (left / whole[0], 0.35 / whole[1], width / whole[0], height / whole[1])
-        )
-        axes.set(xlim=(-0.5, len(sides[0]) - 0.5), ylim=(len(sides[1]) - 0.5, -0.5))
-        axes.xaxis.tick_top()
-        axes.set_xticks(range(len(sides[0])), labels=sides[0], fontsize=size, rotation=90)
-        axes.set_yticks(range(len(sides[1])), labels=sides[1], fontsize=size)
-        axes.tick_params(length=0, pad=3)
-        axes.grid(visible=True, linewidth=0.3, alpha=0.5)
-        axes.set_axisbelow(True)
-        markers = {"hit": ("s", HIT), "miss": ("s", "none"), "false": ("X", FALSE)}
-        markers["unjudged"] = (".", UNJUDGED)
-        for kind, some in found.items():
-            marker, face = markers[kind]
-            columns, rows = [i for i, _ in some], [j for _, j in some]
-            axes.scatter(
-                columns, rows, (cell * 45) ** 2, marker=marker, facecolors=face,
-                edgecolors=STYLES[kind][0], linewidths=1.2,
-            )  # fmt: skip
-        _legend(figure)
-    return figure
-
-
-def kinds_of(
-    sides: Sequence[Sequence[str]], links: Set[Link], reference: Links | None
-) -> dict[str, set[Link]]:
-    """Return links by kind: hit, miss and false; without a reference every link is a hit."""
-    if not all(sides):
-        raise ValueError("a side has no words, wanted at least one on both")
-    known = Links.of(links).check(len(sides[0]), len(sides[1])).sure
-    if reference is None:
-        return {"hit": set(known), "miss": set(), "false": set()}
-    reference.check(len(sides[0]), len(sides[1]))
-    return {
-        "hit": set(known & reference.possible),
-        "miss": set(reference.sure - known),
-        "false": set(known - reference.possible),
     }
 
 
