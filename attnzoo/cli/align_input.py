@@ -20,7 +20,7 @@ class Pair(NamedTuple):
     links: str | None
 
 
-def add_input_arguments(parser: argparse.ArgumentParser) -> None:
+def add_input_arguments(parser: argparse._ActionsContainer) -> None:
     """Add the arguments that name pairs and reference links."""
     parser.add_argument(
         "--pairs",
