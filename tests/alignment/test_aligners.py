@@ -160,19 +160,25 @@ def test_the_forward_and_backward_passes_are_the_sum_over_all_paths() -> None:
             share = sum(jumps[np.clip(k - start, -3, 3) + 3] for k in range(size))
             return jumps[np.clip(end - start, -3, 3) + 3] / share
 
-        for path in itertools.product(range(-1, S), repeat=T):
+        # State S + i: no word, at position i, where the word before it was (Och and Ney 2003).
+        for path in itertools.product(range(2 * S), repeat=T):
             weight, position, seen = 1.0, -1, []
             for t, state in enumerate(path):
-                if state < 0:  # no word; the first of them spreads over all positions
-                    weight *= 0.3 * null[words[t]]
+                place, real = state % S, state < S
+                if real:
+                    key = np.searchsorted(keys, given[place] * target.types + words[t])
+                    weight *= 0.7 * lexicon[key]
+                    seen.append(np.clip(place - position, -3, 3) + 3)
                 else:
-                    key = np.searchsorted(keys, given[state] * target.types + words[t])
-                    weight *= 0.7 * lexicon[key] * jump(position, state, S)
-                    seen.append(np.clip(state - position, -3, 3) + 3)
-                    position = state
+                    weight *= 0.3 * null[words[t]]
+                if real or t == 0:
+                    weight *= jump(position, place, S)
+                else:
+                    weight *= place == position
+                position = place
             total += weight
             for t, state in enumerate(path):
-                if state >= 0:
+                if state < S:
                     expected[t, state] += weight
             for width in seen:
                 widths[width] += weight
