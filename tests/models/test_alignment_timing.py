@@ -1,4 +1,4 @@
-"""The word that a step of attention has read is the one that its model says, for every translator."""
+"""Whether a step of attention has read its input is as the model says, for every translator."""
 
 import jax.numpy as jnp
 import numpy as np

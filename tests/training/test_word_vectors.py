@@ -1,5 +1,6 @@
-"""Vectors of words from an encoder's states: means over tokens, whatever the batch and the length."""
+"""Vectors of words from an encoder's states: means over tokens, whatever batch and length."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -31,7 +32,7 @@ def test_a_word_is_the_mean_of_its_tokens_in_its_sentence() -> None:
     sentences = [["ab", "", "cde"], [], ["x"]]
     found = encode(sentences)
     assert [v.shape for v in found] == [(3, 12), (0, 12), (1, 12)]
-    states = np.asarray(model.states(np.array([tokenize(sentences[0])[0]]))[0][0])
+    states = np.asarray(model.states(jnp.array([tokenize(sentences[0])[0]]))[0][0])
     wanted = [states[1:3].mean(axis=0), np.zeros(12), states[3:6].mean(axis=0)]
     np.testing.assert_allclose(found[0], wanted, atol=2e-5)
     (alone,) = encode([sentences[0]])
@@ -40,7 +41,7 @@ def test_a_word_is_the_mean_of_its_tokens_in_its_sentence() -> None:
 
 def test_a_layer_is_the_states_after_so_many_blocks() -> None:
     first = StateVectors(bert(), tokenize, layer=0)([["ab"]])[0]
-    embedded = np.asarray(bert().embed(np.array([tokenize(["ab"])[0]])))[0]
+    embedded = np.asarray(bert().embed(jnp.array([tokenize(["ab"])[0]])))[0]
     np.testing.assert_allclose(first[0], embedded[1:3].mean(axis=0), atol=2e-5)
     last, whole = (StateVectors(bert(), tokenize, layer=k)([["ab"]])[0] for k in (2, None))
     np.testing.assert_allclose(last, whole, atol=1e-6)
