@@ -71,7 +71,8 @@ text { text-anchor: middle; cursor: default }
 <input id="find" placeholder="find a word" size="12"></p><section id="list"></section></nav>
 <main><p id="head"></p><svg id="beads"></svg>
 <p><span style="color:#009E73">hit</span>, <span style="color:#E69F00">missed sure link</span>,
-<span style="color:#D55E00">false link</span>, <span style="color:#999">possible link, or a word without
+<span style="color:#D55E00">false link</span>,
+<span style="color:#999">possible link, or a word without
 reference links</span>;
 arrow keys walk through the list; a pointer on a word shows its links alone.</p></main>
 <script>

@@ -30,21 +30,23 @@ class HmmConfig(AlignerConfig):
     """Hidden Markov model of word alignment, trained in both directions on the text it aligns."""
 
     kind: Literal["hmm"] = "hmm"
-    lexicon_iterations: Annotated[int, NotNegative] = 5
+    lexicon_iterations: Annotated[int, NotNegative] = 4
     """Iterations of IBM model 1, which start the lexicon."""
-    iterations: Annotated[int, Positive] = 5
+    iterations: Annotated[int, Positive] = 3
     """Iterations of the hidden Markov model."""
     agreement: bool = True
     """Multiply the probabilities of both directions in training (Liang et al. 2006)."""
-    null: Annotated[float, Probability] = 0.1
+    null: Annotated[float, Probability] = 0.2
     """Probability of a word without a partner."""
     prefix: Annotated[int, Positive] | None = 4
     """Number of characters of a word that the lexicon knows, in lower case; null: all."""
     max_jump: Annotated[int, Positive] = 10
     """Widest jump with a probability of its own; wider ones share one."""
+    jump_scale: Annotated[float, Positive] = 1.5
+    """Scale of the exponential distribution of jumps around 1, from which training starts."""
     max_words: Annotated[int, Positive] = 100
     """Longest side of a pair that is trained on; longer ones are aligned all the same."""
-    rule: Rule = "grow-diag-final-and"
+    rule: Rule = "mutual"
     """Links from the probabilities of both directions."""
     threshold: Annotated[float, Probability] = 0.0
     """Least probability of a link."""
@@ -134,8 +136,8 @@ class VoteConfig(AlignerConfig):
     """Aligners that vote."""
     weights: tuple[Annotated[float, NotNegative], ...] = ()
     """Weight of each member; empty: equal."""
-    rule: Rule = "forward"
-    """Links from the mean; it is the same matrix in both directions."""
+    rule: Rule = "mutual"
+    """Links from the means of both directions."""
     threshold: Annotated[float, Probability] = 0.0
     """Least mean of a link."""
 
