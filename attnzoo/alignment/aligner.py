@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -38,7 +38,7 @@ class Alignment:
 class Aligner(ABC):
     """Word aligner: built from its config, it aligns any number of sentence pairs."""
 
-    learns: ClassVar[bool] = False
+    learns: bool = False
     """True if `align` trains on the pairs that it is given, so that it needs all of them at once;
     False if it may be called again and again with a part of them."""
 
@@ -62,7 +62,7 @@ def check_pairs(sources: Sequence[Words], targets: Sequence[Words]) -> None:
         raise ValueError(f"{len(sources)} sources for {len(targets)} targets")
 
 
-RULES = ("product", "forward", "backward", *HEURISTICS)
+RULES = ("product", "mutual", "forward", "backward", *HEURISTICS)
 """Rules for links from the matrices of two directions, as in `links_from_posteriors`."""
 
 
@@ -75,7 +75,8 @@ def links_from_posteriors(
     """Return links (source word, target word) with scores from alignment probabilities.
 
     "product" links the cells whose score, the geometric mean of both probabilities, is at least
-    `threshold` (posterior decoding, Liang et al. 2006, section 4.1). "forward" links each target
+    `threshold` (posterior decoding, Liang et al. 2006, section 4.1). "mutual" links the cells whose
+    score is the largest of both their words, and at least `threshold`. "forward" links each target
     word with its likeliest source word, "backward" each source word with its likeliest target word,
     unless that probability is below `threshold` (the word is then likelier to have no partner).
     Other rules are those of `symmetrize`, and combine these two. With one matrix alone, its
@@ -89,6 +90,8 @@ def links_from_posteriors(
     scores = _scores(forward, backward)
     if rule == "product":
         found = {(int(i), int(j)) for j, i in zip(*np.nonzero(scores >= threshold))}
+    elif rule == "mutual":
+        found = _best(scores, threshold) & {(i, j) for j, i in _best(scores.T, threshold)}
     elif rule == "forward":
         found = _best(forward, threshold)
     else:

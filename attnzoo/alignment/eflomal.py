@@ -8,15 +8,23 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from attnzoo.alignment.aligner import Aligner, Alignment, Text, Words, check_pairs
+import numpy as np
+
+from attnzoo.alignment.aligner import (
+    Aligner,
+    Alignment,
+    Text,
+    Words,
+    check_pairs,
+    links_from_posteriors,
+)
 from attnzoo.alignment.links import Link, parse_pharaoh
-from attnzoo.alignment.symmetrize import HEURISTICS
 from attnzoo.config.alignment import EflomalConfig
 from attnzoo.errors import UserError
 
 
 class EflomalAligner(Aligner):
-    """Align words by `align` of this module; it gives links without probabilities."""
+    """Align words by `align` of this module; its probabilities are 0 and 1."""
 
     config_class = EflomalConfig
     learns = True
@@ -38,19 +46,16 @@ class EflomalAligner(Aligner):
             [" ".join(words) for words in (*own, *new)]
             for own, new in zip(self._text, (sources, targets), strict=True)
         ]
-        found = align(*lines, samplers=self.config.samplers)
+        both = align(*lines, samplers=self.config.samplers)
         first = len(self._text[0])
-        for source, target, forward, backward in zip(
-            sources, targets, *(side[first:] for side in found), strict=True
-        ):
-            match self.config.rule:
-                case "forward":
-                    links = forward
-                case "backward":
-                    links = backward
-                case rule:
-                    links = HEURISTICS[rule](forward, backward)
-            yield Alignment(source, target, dict.fromkeys(sorted(links), 1.0))
+        for source, target, *found in zip(sources, targets, *(side[first:] for side in both)):
+            matrices = [np.zeros((len(target), len(source)), np.float32) for _ in found]
+            for matrix, links in zip(matrices, found, strict=True):
+                for i, j in links:
+                    matrix[j, i] = 1
+            forward, backward = matrices[0], matrices[1].T
+            links = links_from_posteriors(forward, backward, self.config.rule, 0.5)
+            yield Alignment(source, target, dict.fromkeys(links, 1.0), forward, backward)
 
 
 def align(

@@ -5,8 +5,8 @@ word before it, by the width of the jump (Vogel, Ney and Tillmann, COLING 1996, 
 or from no word (Och and Ney, Computational Linguistics 2003, section 2.1.3). The two directions
 are trained together: the expected count of a link is the product of its probabilities in both
 (Liang, Taskar and Klein, NAACL 2006, section 3). The lexicon starts as that of IBM model 1 (Brown
-et al., Computational Linguistics 1993, equation 17). Its probabilities have a sparse Dirichlet
-prior, with variational estimates (Riley and Gildea, ACL 2012, equation 7).
+et al., Computational Linguistics 1993, equation 17). Words are cut to their first characters by
+default, which stands for a stemmer and helps where text is scarce.
 """
 
 from __future__ import annotations
@@ -32,9 +32,6 @@ CELLS = 300_000
 """Cells (source word, target word) of a batch."""
 PAIRS = 4_096
 """Pairs that are aligned at a time."""
-import os
-
-VB = int(os.environ.get("VB", "1"))
 TINY = np.float32(1e-30)
 
 
@@ -202,7 +199,8 @@ def _train(source: _Side, target: _Side, used: np.ndarray, config: HmmConfig) ->
     del padded
     e, f = keys // max(target.types, 1), keys % max(target.types, 1)
     widths = 2 * config.max_jump + 1
-    jumps = np.exp(-np.abs(np.arange(widths) - config.max_jump - 1) / 3.0)
+    distance = np.abs(np.arange(widths) - config.max_jump - 1)
+    jumps = np.exp(-distance / config.jump_scale)
     model = _Model(
         keys,
         _Direction(_padded_uniform(len(keys), target.types), _uniform(target.types), jumps),
@@ -215,8 +213,8 @@ def _train(source: _Side, target: _Side, used: np.ndarray, config: HmmConfig) ->
             step(model, batch, counts, config)
         model = _Model(
             keys,
-            _maximise(counts.forward, e, f, source.types, config),
-            _maximise(counts.backward, f, e, target.types, config),
+            _maximise(counts.forward, e, source.types, model.forward.jumps),
+            _maximise(counts.backward, f, target.types, model.backward.jumps),
         )
     return model
 
@@ -247,36 +245,18 @@ class _Counts:
 
 
 def _maximise(
-    counts: _DirectionCounts, given: np.ndarray, made: np.ndarray, types: int, config: HmmConfig
+    counts: _DirectionCounts, given: np.ndarray, types: int, jumps: np.ndarray
 ) -> _Direction:
     """Estimate a direction from its counts."""
     lexicon = counts.lexicon[:-1]
     total = np.bincount(given, lexicon, minlength=types)
-    distinct = np.bincount(given, minlength=types)
-    prior = config.prior
-    if VB:
-        table = _exp_digamma(lexicon + prior) / _exp_digamma(total + prior * distinct)[given]
-    else:
-        table = lexicon / np.maximum(total, 1e-30)[given]
-    null = counts.null + config.prior
+    table = lexicon / np.maximum(total, 1e-30)[given]
+    null = counts.null + 0.01
     return _Direction(
         np.append(table, 0).astype(np.float32),
         (null / null.sum()).astype(np.float32),
-        counts.jumps + 0.5,
+        counts.jumps + 0.5 if counts.jumps.any() else jumps,
     )
-
-
-def _exp_digamma(x: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-    """Return exp(digamma(x)) for positive x, to about 1e-6."""
-    x = np.maximum(x, 1e-30)
-    shifted = x + 6
-    inverse = 1 / (shifted * shifted)
-    digamma = (
-        np.log(shifted) - 0.5 / shifted - inverse * (1 / 12 - inverse * (1 / 120 - inverse / 252))
-    )
-    for k in range(6):
-        digamma -= 1 / (x + k)
-    return np.exp(digamma)
 
 
 def _expect_lexicon(model: _Model, batch: _Batch, counts: _Counts, config: HmmConfig) -> None:

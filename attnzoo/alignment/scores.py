@@ -126,6 +126,45 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+class Difference(NamedTuple):
+    """Difference of a corpus score between two aligners, from the same sentences resampled."""
+
+    mean: float
+    """Score of the first less that of the second."""
+    low: float
+    high: float
+    p_value: float
+    """Share of the samples whose difference has the other sign or is zero, times two."""
+
+
+def paired_bootstrap(
+    first: Sequence[Counts],
+    second: Sequence[Counts],
+    metric: Metric = "aer",
+    *,
+    level: float = 0.95,
+    samples: int = 1000,
+    seed: int = 0,
+) -> Difference:
+    """Compare two aligners on the same sentences by resampling these (Koehn, EMNLP 2004).
+
+    ValueError if there are not as many counts of one as of the other, or none.
+    """
+    if len(first) != len(second) or not first:
+        raise ValueError(f"{len(first)} and {len(second)} counts, wanted as many of both, above 0")
+    tables = [np.array([astuple(c) for c in counts], np.float64) for counts in (first, second)]
+    generator = np.random.default_rng(seed)
+    rows = generator.integers(len(first), size=(samples, len(first)))
+    a, b = (_scores(np.stack([table[r].sum(axis=0) for r in rows]), metric) for table in tables)
+    differences = (a - b)[np.isfinite(a - b)]
+    whole = [float(_scores(table.sum(axis=0, keepdims=True), metric)[0]) for table in tables]
+    if not differences.size:
+        return Difference(float("nan"), float("nan"), float("nan"), float("nan"))
+    low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
+    other = min(np.mean(differences <= 0), np.mean(differences >= 0))
+    return Difference(whole[0] - whole[1], float(low), float(high), min(1.0, 2 * float(other)))
+
+
 def diagonal_links(source_words: int, target_words: int) -> set[Link]:
     """Link each target word to the source word at the same relative position.
 

@@ -1,4 +1,8 @@
-"""`align RUN_DIR`: read word alignments from attention, score, draw and write them."""
+"""`align`: word alignments of sentence pairs, scored, drawn and written.
+
+`align RUN_DIR` reads them from the attention of a trained translator; `align --aligner KIND` aligns
+the pairs of any file, with hmm, eflomal, similarity, attention or a vote of these.
+"""
 
 import argparse
 import sys
@@ -13,16 +17,21 @@ from attnzoo.errors import UserError
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     from attnzoo.alignment.symmetrize import HEURISTICS
+    from attnzoo.cli.align_pairs import add_aligner_arguments
     from attnzoo.cli.texts import add_pair_arguments
 
     parser = argparse.ArgumentParser(
         prog="align",
         description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Links name source and target words from 0 in Pharaoh form, i-j. Scores need links "
-        "in the data. Sentences typed with --sentence are translated and drawn.",
+        "in the data.\nSentences typed with --sentence are translated and drawn.",
     )
-    parser.add_argument("run", type=Path, metavar="RUN_DIR")
+    parser.add_argument(
+        "run", nargs="*", metavar="RUN_DIR | key=value", help="a run, or settings of --aligner"
+    )
     add_pair_arguments(parser)
+    add_aligner_arguments(parser)
     parser.add_argument(
         "--generated",
         action="store_true",
@@ -40,7 +49,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         choices=("auto", "predicted", "input"),
         default="auto",
         help="which word a step's attention is credited to: the one it predicts or the one it "
-        "reads (auto: as the model's paper says)",
+        "reads (auto: the better on validation links, else as the model's paper says)",
     )
     parser.add_argument(
         "--layer", type=int, help="whose cross-attention, from 0 (default: the model's own choice)"
@@ -75,6 +84,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="score every layer and head, credited to the predicted and to the input word; choose "
         "on --split validation",
+    )
+    parser.add_argument(
+        "--null",
+        action="store_true",
+        help="a word whose attention is most on the end of the source has no link",
     )
     parser.add_argument(
         "--level",
@@ -123,7 +137,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
     add_trust(parser)
-    return parser.parse_intermixed_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
+    arguments.settings = [word for word in arguments.run if "=" in word]
+    runs = [Path(word) for word in arguments.run if "=" not in word]
+    if len(runs) > 1 or (arguments.settings and arguments.aligner is None):
+        extra = arguments.settings[0] if len(runs) < 2 else runs[1]
+        parser.error(f"{extra}: wanted one RUN_DIR, or --aligner KIND and its settings")
+    if not runs and arguments.aligner is None:
+        parser.error("wanted RUN_DIR, or --aligner KIND")
+    arguments.run = runs[0] if runs else None
+    return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -156,8 +179,12 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _align(arguments: argparse.Namespace) -> int:
+    if arguments.aligner is not None:
+        from attnzoo.cli.align_pairs import align_pairs
+
+        return align_pairs(arguments)
     _check(arguments)
-    from attnzoo.cli.align_choice import choose, survey
+    from attnzoo.cli.align_choice import choose, choose_timing, survey
     from attnzoo.cli.align_read import Reader
     from attnzoo.cli.align_report import (
         figures,
@@ -174,7 +201,12 @@ def _align(arguments: argparse.Namespace) -> int:
     trained = load_run(arguments.run, which=arguments.which)
     translator = trained.translator(layer=arguments.layer, head=arguments.head)
     methods = ("attention", "erasure") if arguments.by == "both" else (arguments.by,)
-    options = {"level": arguments.level, "fill": arguments.fill}
+    options = {"level": arguments.level, "fill": arguments.fill, "null": arguments.null}
+    if arguments.timing not in ("auto", *translator.timings):
+        raise UserError(
+            f"--timing {arguments.timing}: {arguments.run} attends before it reads a step's word, "
+            "so that no weights belong to it; wanted --timing predicted"
+        )
     if arguments.sentence:
         readers = {m: Reader(translator, m, arguments.timing, **options) for m in methods}
         return sentences(trained, readers, arguments)
@@ -193,6 +225,13 @@ def _align(arguments: argparse.Namespace) -> int:
         timing = place.timing
         if other is not None and behind is not None:
             reverse, back = other.translator(layer=behind.layer, head=behind.head), behind.timing
+
+    def settled(run: Any, reading: Any, wanted: str) -> str:
+        if wanted != "auto" or arguments.generated or methods == ("erasure",):
+            return wanted if wanted in ("auto", *reading.timings) else reading.timings[0]
+        return choose_timing(run, reading, arguments.level, arguments.restrict)
+
+    timing = settled(trained, translator, timing)
     readers = {m: Reader(translator, m, timing, **options) for m in methods}
     if arguments.generated:
         found = {"attention": translator.translate(corpus.source, **search_settings(trained))}
@@ -206,12 +245,15 @@ def _align(arguments: argparse.Namespace) -> int:
     links = rows[first]
     if reverse is not None:
         for m in methods:
-            combined = _both_directions(rows[m], Reader(reverse, m, back, **options), corpus)
+            backward = Reader(reverse, m, settled(other, reverse, back), **options)
+            combined = _both_directions(rows[m], backward, corpus)
             links = combined[arguments.symmetrize] if m == first else links
             prefix = f"{m}, " if len(methods) > 1 else ""
             rows |= {prefix + label: pairs for label, pairs in combined.items()}
     for path in arguments.compare:
-        rival = Reader(load_run(path, which=arguments.which).translator(), level=arguments.level)
+        run = load_run(path, which=arguments.which)
+        reading = run.translator()
+        rival = Reader(reading, timing=settled(run, reading, arguments.timing), **options)
         rows[path.name] = rival.links(rival.read(corpus.source, corpus.target))
     if arguments.eflomal:
         rows |= _eflomal(trained, corpus)

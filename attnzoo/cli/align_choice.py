@@ -1,13 +1,16 @@
 """Choice of layer, head and timing for alignment: a survey, and a choice on validation data."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from attnzoo.cli.align_read import transposed
+from attnzoo.cli.texts import evenly
 from attnzoo.errors import UserError
 
-TIMINGS = ("predicted", "input")
 SHOWN = 3
+TIMING_PAIRS = 200
+"""Validation pairs on which the timing is chosen."""
 
 
 class Place(NamedTuple):
@@ -32,7 +35,7 @@ def links_by_place(
     links: dict[Place, Links] = {}
     for name, results in translator.survey(sources, targets).items():
         layer, head = name.split("/")
-        for timing in TIMINGS:
+        for timing in translator.timings:
             place = Place(int(layer), None if head == "mean" else int(head), timing)
             links[place] = [
                 set() if r is None else translator.links(r, timing=timing, level=level)
@@ -52,15 +55,48 @@ def survey(translator: Any, corpus: Any, name: str, arguments: Any) -> None:
         )
     links = links_by_place(translator, corpus.source, corpus.target, arguments.level)
     rates = by_error_rate(links, corpus.links, restrict=arguments.restrict)
+    timings = translator.timings
     print(
-        f"{len(corpus)} pairs of {name}: AER by layer/head, of the word a step {'/'.join(TIMINGS)}"
+        f"{len(corpus)} pairs of {name}: AER by layer/head, of the word a step {'/'.join(timings)}"
     )
     for layer, head in dict.fromkeys((place.layer, place.head) for place in links):
         label = f"{layer}/{'mean' if head is None else head}"
-        row = [rates[Place(layer, head, timing)] for timing in TIMINGS]
+        row = [rates[Place(layer, head, timing)] for timing in timings]
         print(f"  {label:<10} " + " ".join(f"{aer:9.3f}" for aer in row))
     best = next(iter(rates))
     print(f"best: {best}, AER {rates[best]:.3f}")
+
+
+def choose_timing(trained: Any, translator: Any, level: str, restrict: bool) -> str:
+    """Return the timing of "auto": the better on validation links, else that of the model's paper.
+
+    The choice and its reason are printed on standard error.
+    """
+    from attnzoo.alignment.choice import by_error_rate
+
+    path = trained.directory.path
+    if len(translator.timings) == 1:
+        return translator.timings[0]
+    corpus = trained.corpus("validation")
+    if corpus.links is None or not len(corpus):
+        reason = "as in the model's paper; no validation links to choose by"
+        print(f"{path}: --timing {translator.credits} ({reason})", file=sys.stderr)
+        return translator.credits
+    corpus = corpus.select(evenly(len(corpus), TIMING_PAIRS))
+    results = translator.force(corpus.source, corpus.target)
+    links = {
+        timing: [
+            set() if r is None else translator.links(r, timing=timing, level=level) for r in results
+        ]
+        for timing in translator.timings
+    }
+    rates = by_error_rate(links, corpus.links, restrict=restrict)
+    found = ", ".join(f"{timing} {rate:.3f}" for timing, rate in rates.items())
+    best = next(iter(rates))
+    print(
+        f"{path}: --timing {best} (AER of {len(corpus)} validation pairs: {found})", file=sys.stderr
+    )
+    return best
 
 
 def choose(trained: Any, other: Any | None, arguments: Any) -> tuple[Place, Place | None]:
@@ -74,7 +110,7 @@ def choose(trained: Any, other: Any | None, arguments: Any) -> tuple[Place, Plac
     corpus = trained.corpus("validation")
     if not len(corpus):
         raise UserError(f"--choose: the data of {trained.directory.path} has no validation part")
-    corpus = corpus.select(range(min(arguments.choose_pairs, len(corpus))))
+    corpus = corpus.select(evenly(len(corpus), arguments.choose_pairs))
     forward = links_by_place(trained.translator(), corpus.source, corpus.target, arguments.level)
     backward: dict[Place, Links] | None = None
     if other is not None:

@@ -20,6 +20,7 @@ class Reader:
       timing: "auto", "predicted" or "input".
       level: "word" or "token".
       fill: replacement of an erased word.
+      null: leave words without a link whose attention is on the end of the source.
     """
 
     translator: Any
@@ -27,6 +28,7 @@ class Reader:
     timing: str = "auto"
     level: str = "word"
     fill: str = "zero"
+    null: bool = False
 
     def read(self, sources: Sequence[str], targets: Sequence[str]) -> list[Any]:
         """Read known pairs; None for a pair that is empty or too long."""
@@ -45,7 +47,9 @@ class Reader:
         return [
             set()
             if result is None
-            else self.translator.links(result, timing=self._credit, level=self.level)
+            else self.translator.links(
+                result, timing=self._credit, level=self.level, eos_is_null=self.null
+            )
             for result in results
         ]
 

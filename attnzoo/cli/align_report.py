@@ -12,7 +12,7 @@ from attnzoo.files import write_text
 
 
 def print_scores(rows: Mapping[str, list], corpus: Any, name: str, restrict: bool) -> None:
-    """Print error rate, interval, precision and recall of all links and the diagonal."""
+    """Print error rate, F1, precision and recall of all links and the diagonal, with intervals."""
     from attnzoo.alignment.scores import (
         bootstrap_interval,
         count_corpus,
@@ -25,18 +25,17 @@ def print_scores(rows: Mapping[str, list], corpus: Any, name: str, restrict: boo
     rows = {**rows, "diagonal": lengths}
     kind = "words with a reference link" if restrict else "all words"
     wide = max(22, *map(len, rows))
-    print(f"{len(corpus)} pairs of {name}, {kind}:")
-    print(
-        f"  {'links from':<{wide}} {'AER':>6} {'95 % interval':>16} {'precision':>10} {'recall':>7}"
-    )
+    titles = ("AER", "F1", "precision", "recall")
+    print(f"{len(corpus)} pairs of {name}, {kind}, with 95 % intervals:")
+    print(f"  {'links from':<{wide}} " + " ".join(f"{title:<23}" for title in titles))
     for label, links in rows.items():
         counts = count_corpus(links, corpus.links, restrict=restrict)
         total = score_corpus(links, corpus.links, restrict=restrict)
-        low, high = bootstrap_interval(counts)
-        print(
-            f"  {label:<{wide}} {total.aer:6.3f}   {low:6.3f} - {high:.3f} "
-            f"{total.precision:10.3f} {total.recall:7.3f}"
-        )
+        cells = []
+        for metric in ("aer", "f1", "precision", "recall"):
+            low, high = bootstrap_interval(counts, metric)
+            cells.append(f"{getattr(total, metric):6.3f}  {low:6.3f} - {high:.3f} ")
+        print(f"  {label:<{wide}} " + " ".join(cells).rstrip())
 
 
 def print_shapes(matrices: Mapping[str, Sequence[np.ndarray]]) -> None:

@@ -26,7 +26,7 @@ def add_pair_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--links", type=Path, help="Pharaoh links of these pairs: i-j sure, i?j possible"
     )
-    parser.add_argument("--limit", type=int, help="only the first so many pairs")
+    parser.add_argument("--limit", type=int, help="only so many pairs, evenly spread over the text")
 
 
 def check_pair_arguments(arguments: argparse.Namespace) -> None:
@@ -57,5 +57,11 @@ def read_pairs(run: "Run", arguments: argparse.Namespace) -> tuple["Corpus", str
             print(*report.lines(), sep="\n", file=sys.stderr)
         name = arguments.source.name.split(".")[0]
     if arguments.limit is not None:
-        corpus = corpus.select(range(min(arguments.limit, len(corpus))))
+        corpus = corpus.select(evenly(len(corpus), arguments.limit))
     return corpus, name
+
+
+def evenly(count: int, limit: int) -> list[int]:
+    """Return at most ``limit`` of ``count`` rows, evenly spread: a text's beginning may be easy."""
+    most = min(count, limit)
+    return [row * count // most for row in range(most)]

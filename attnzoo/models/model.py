@@ -88,6 +88,7 @@ class TranslationModel(Model):
     Attributes:
       credits: target token to which the weights of a step belong: the "predicted" one or the
         "input" (Luong et al. 2015, footnote 14).
+      reads_before_attending: True if the query of a step has read that step's token.
       layers: number of cross-attentions. heads: heads of each. alignment_layer: index of the
         cross-attention whose weights are returned. full_context: the weights of a known target are
         those of a second pass of the decoder without a causal mask, in which a row has read the
@@ -100,6 +101,7 @@ class TranslationModel(Model):
     }
 
     credits: Credit = "predicted"
+    reads_before_attending: bool = True
     layers: int = 1
     alignment_layer: int = 0
     full_context: bool = False

@@ -106,6 +106,8 @@ class BahdanauSeq2Seq(RecurrentTranslator):
     of the last source token.
     """
 
+    reads_before_attending = False  # the query is s_{i-1}, which has read the tokens before y_{i-1}
+
     def __init__(
         self, config: BahdanauConfig, source_vocab: int, target_vocab: int, *, rngs: nnx.Rngs
     ):

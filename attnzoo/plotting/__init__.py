@@ -22,6 +22,7 @@ from attnzoo.plotting.explanations import (
     token_rows,
     visible,
 )
+from attnzoo.plotting.links import beads, link_matrix
 from attnzoo.plotting.style import save, to_rgb
 from attnzoo.plotting.weights import WeightPanel, gate_panels, matrix_grid, weight_panels
 
@@ -34,9 +35,11 @@ __all__ = [
     "WeightPanel",
     "alignment_grid",
     "alignment_heatmap",
+    "beads",
     "bleu_by_length",
     "gate_panels",
     "line_panels",
+    "link_matrix",
     "map_grid",
     "matrix_grid",
     "overlays",

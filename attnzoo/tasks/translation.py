@@ -105,6 +105,9 @@ class Translator:
     ):
         _choose_layer(model, layer, head)
         self.credits: Literal["predicted", "input"] = model.credits
+        self.timings: tuple[Literal["predicted", "input"], ...] = (
+            ("predicted", "input") if model.reads_before_attending else ("predicted",)
+        )
         self.max_target_length: int | None = model.max_target_length
         self.source_tokenizer = source_tokenizer
         self.target_tokenizer = target_tokenizer
@@ -280,17 +283,21 @@ class Translator:
         timing: Literal["auto", "predicted", "input"] = "auto",
         level: Literal["word", "token"] = "word",
         between: Literal["words", "tokens"] = "words",
+        eos_is_null: bool = False,
     ) -> set[tuple[int, int]]:
         """Return links (source word, target word) of one result: the largest source of each target.
 
         Words are those of the text, separated by whitespace; ``between`` "tokens" links ids.
         ``timing`` selects the word to which the attention of a step belongs; "auto" follows the
-        model's paper (Luong et al. 2015, footnote 14).
+        model's paper (Luong et al. 2015, footnote 14). With ``eos_is_null`` a word that attends
+        most to the end of the source has no link.
         """
         weights, sources, targets, timing = self._read_off(result, timing)
         if between == "tokens":
             sources, targets = range(len(sources)), range(len(targets))
-        return extract.links_from_weights(weights, sources, targets, timing=timing, level=level)
+        return extract.links_from_weights(
+            weights, sources, targets, timing=timing, level=level, eos_is_null=eos_is_null
+        )
 
     def _read_off(self, result, timing):
         timing = self.credits if timing == "auto" else timing

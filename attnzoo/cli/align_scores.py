@@ -1,0 +1,122 @@
+"""Scores of `align --aligner`: tables, a paired bootstrap, pictures and a page."""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from attnzoo.alignment.links import Links
+from attnzoo.cli.align_input import Pair, read_text
+from attnzoo.errors import UserError
+
+
+def references_of(pairs: Sequence[Pair], arguments: argparse.Namespace) -> list[Links]:
+    """Return the reference links of all pairs, from --gold or the table."""
+    from attnzoo.alignment.formats import READERS, check_links
+
+    order: dict[str, Any] = {"target_first": arguments.target_first}
+    if arguments.one_based is not None:
+        order["one_based"] = arguments.one_based
+    if arguments.gold is not None:
+        name = arguments.gold
+        lines = [text for _, text in read_text(name)]
+        found = READERS[arguments.gold_format](lines, name, **order)
+        if arguments.gold_format != "pharaoh":  # pairs at the end may have no link
+            found += [Links.of([])] * (len(pairs) - len(found))
+        if arguments.limit is not None and len(found) != len(pairs):
+            from attnzoo.cli.texts import evenly
+
+            found = [found[row] for row in evenly(len(found), arguments.limit)]
+    else:
+        name = arguments.pairs
+        found = READERS["pharaoh"]([pair.links or "" for pair in pairs], name, **order)
+    check_links(found, [(len(pair.source), len(pair.target)) for pair in pairs], name)
+    return found
+
+
+def report(
+    alignments: Sequence[Any], pairs: Sequence[Pair], kind: str, arguments: argparse.Namespace
+) -> None:
+    """Print and draw what the arguments ask for."""
+    from attnzoo.alignment.scores import count_corpus, paired_bootstrap
+    from attnzoo.cli.align_report import print_scores
+    from attnzoo.data.corpus import Corpus
+
+    references = references_of(pairs, arguments)
+    links = [set(one.links) for one in alignments]
+    sides = [" ".join(p.source) for p in pairs], [" ".join(p.target) for p in pairs]
+    corpus = Corpus(*sides, links=references)
+    rows: dict[str, list] = {kind: links}
+    restrict = arguments.restrict
+    if arguments.against is not None:
+        rows["against"] = other = _links_of(arguments.against, len(links))
+    print_scores(rows, corpus, str(arguments.pairs or arguments.source), restrict)
+    if arguments.against is not None:
+        own, rival = (count_corpus(x, references, restrict=restrict) for x in (links, other))
+        found = paired_bootstrap(own, rival)
+        print(
+            f"AER less that of {arguments.against}: {found.mean:+.4f}, 95 % interval "
+            f"{found.low:+.4f} to {found.high:+.4f}, p = {found.p_value:.3f} (paired bootstrap)"
+        )
+    if arguments.tables or arguments.tags is not None:
+        _print_tables(links, references, pairs, arguments)
+    if arguments.figures:
+        _draw(links, references, pairs, arguments)
+    if arguments.page is not None:
+        from attnzoo.cli.align_page import write_page
+
+        write_page(arguments.page, alignments, references, restrict=restrict)
+        print(f"page: {arguments.page}")
+
+
+def _links_of(name: str, count: int) -> list[set[tuple[int, int]]]:
+    from attnzoo.alignment.formats import read_pharaoh
+
+    found = read_pharaoh((text for _, text in read_text(name)), name)
+    if len(found) != count:
+        raise UserError(f"{name}: links of {len(found):,} pairs, wanted {count:,}")
+    return [set(one.possible) for one in found]
+
+
+def _print_tables(
+    links: Sequence[set], references: Sequence[Links], pairs: Sequence[Pair], arguments: Any
+) -> None:
+    from attnzoo.alignment.breakdown import counts_by, tables
+
+    tags = None
+    if arguments.tags is not None:
+        tags = [text.split() for _, text in read_text(arguments.tags)]
+        if len(tags) != len(pairs):
+            raise UserError(f"{arguments.tags}: {len(tags):,} lines, wanted {len(pairs):,}")
+        for number, (some, pair) in enumerate(zip(tags, pairs), start=1):
+            if len(some) != len(pair.target):
+                raise UserError(
+                    f"{arguments.tags}:{number}: {len(some)} tags for {len(pair.target)} words"
+                )
+    sides = [p.source for p in pairs], [p.target for p in pairs]
+    for title, group in tables(*sides, references, tags).items():
+        print(f"{title}:")
+        print(f"  {'':<24} {'AER':>6} {'precision':>10} {'recall':>7} {'F1':>6} {'links':>8}")
+        for name, counts in counts_by(
+            group, links, references, restrict=arguments.restrict
+        ).items():
+            print(
+                f"  {name:<24} {counts.aer:6.3f} {counts.precision:10.3f} {counts.recall:7.3f} "
+                f"{counts.f1:6.3f} {counts.sure:8,}"
+            )
+
+
+def _draw(
+    links: Sequence[set], references: Sequence[Links], pairs: Sequence[Pair], arguments: Any
+) -> None:
+    from pathlib import Path
+
+    from attnzoo import plotting
+    from attnzoo.cli.texts import evenly
+
+    folder = arguments.figure_dir or Path("figures")
+    rows = [row for row, pair in enumerate(pairs) if pair.source and pair.target]
+    for row in (rows[k] for k in evenly(len(rows), arguments.figures)):
+        words = pairs[row].source, pairs[row].target
+        for name, draw in (("beads", plotting.beads), ("matrix", plotting.link_matrix)):
+            figure = draw(*words, links[row], references[row], restrict=arguments.restrict)
+            print(f"figure: {plotting.save(figure, folder / f'{name}-{row + 1}.png')}")
