@@ -166,6 +166,11 @@ class LinkedPlan:
         return self.plan.fingerprint() | links
 
     def _linked(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if self.links is not None and len(self.links) != len(self.corpus):
+            raise UserError(
+                f"{TEACHER_LINKS.name} has {len(self.links):,} lines for {len(self.corpus):,} "
+                "training pairs; wanted the data that the links were made of"
+            )
         B, length = batch["source"].shape
         words = np.full((2, B, length), -1, np.int32)
         bits = np.zeros((B, length, length), np.uint8)
