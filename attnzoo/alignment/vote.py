@@ -22,7 +22,7 @@ from attnzoo.alignment.scores import score_corpus
 from attnzoo.config.alignment import VoteConfig
 
 STEPS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
-RULES = ("forward", "backward", "intersection", "union", "grow-diag-final-and", "product")
+RULES = ("mutual", "product", "forward", "backward", "intersection", "grow-diag-final-and")
 THRESHOLDS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 
 
@@ -45,28 +45,37 @@ class VoteAligner(Aligner):
         check_pairs(sources, targets)
         found = [member.align(sources, targets) for member in self.members]
         for one in zip(*found, strict=True):
-            yield combine([vote_matrix(member) for member in one], one[0], self.config)
+            yield combine([vote_matrices(member) for member in one], one[0], self.config)
 
 
-def vote_matrix(alignment: Alignment) -> Float[np.ndarray, "T S"]:
-    """Return the mean of the probabilities of both directions; without any, 1 for a link."""
-    known = [m for m in (alignment.forward, _turned(alignment.backward)) if m is not None]
-    if known:
-        return np.asarray(sum(known) / len(known), np.float32)
-    matrix = np.zeros((len(alignment.target), len(alignment.source)), np.float32)
+Matrices = tuple[Float[np.ndarray, "T S"], Float[np.ndarray, "S T"]]
+
+
+def vote_matrices(alignment: Alignment) -> Matrices:
+    """Return the probabilities of both directions; an unknown one is made of the links.
+
+    A word's links then share its probability evenly.
+    """
+    linked = np.zeros((len(alignment.target), len(alignment.source)), np.float32)
     for i, j in alignment.links:
-        matrix[j, i] = 1
-    return matrix
+        linked[j, i] = 1
+    forward, backward = (
+        known if known is not None else links / np.maximum(links.sum(axis=1, keepdims=True), 1)
+        for known, links in ((alignment.forward, linked), (alignment.backward, linked.T))
+    )
+    return np.asarray(forward, np.float32), np.asarray(backward, np.float32)
 
 
-def combine(
-    matrices: Sequence[Float[np.ndarray, "T S"]], pair: Alignment, config: VoteConfig
-) -> Alignment:
-    """Return the alignment of one pair by the matrices of all members."""
-    weights = np.asarray(config.weights or [1.0] * len(matrices), np.float32)
-    mean = np.einsum("k,kts->ts", weights / weights.sum(), np.stack(matrices))
-    links = links_from_posteriors(mean, mean.T, config.rule, config.threshold)
-    return Alignment(pair.source, pair.target, links, mean, mean.T)
+def combine(members: Sequence[Matrices], pair: Alignment, config: VoteConfig) -> Alignment:
+    """Return the alignment of one pair by the weighted mean of all members."""
+    weights = np.asarray(config.weights or [1.0] * len(members), np.float32)
+    weights /= weights.sum()
+    forward, backward = (
+        sum(weight * matrix for weight, matrix in zip(weights, some, strict=True))
+        for some in zip(*members, strict=True)
+    )
+    links = links_from_posteriors(forward, backward, config.rule, config.threshold)
+    return Alignment(pair.source, pair.target, links, forward, backward)
 
 
 def fit_vote(
@@ -81,7 +90,7 @@ def fit_vote(
     `alignments` has those of every member, of the same pairs. One setting is changed at a time, as
     long as the alignment error rate falls (coordinate descent from equal weights).
     """
-    matrices = [[vote_matrix(pair) for pair in member] for member in alignments]
+    matrices = [[vote_matrices(pair) for pair in member] for member in alignments]
     pairs = alignments[0]
 
     def error(candidate: VoteConfig) -> float:
@@ -113,7 +122,3 @@ def _neighbours(config: VoteConfig) -> Iterator[VoteConfig]:
             weights = (*config.weights[:k], step, *config.weights[k + 1 :])
             if sum(weights) > 0:
                 yield dataclasses.replace(config, weights=weights)
-
-
-def _turned(matrix: np.ndarray | None) -> np.ndarray | None:
-    return None if matrix is None else matrix.T

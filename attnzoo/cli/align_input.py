@@ -1,6 +1,7 @@
 """Sentence pairs and reference links for `align --aligner`, from files or standard input."""
 
 import argparse
+import contextlib
 import itertools
 import sys
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ class Pair(NamedTuple):
     links: str | None
 
 
-def add_input_arguments(parser: argparse.ArgumentParser) -> None:
+def add_input_arguments(parser: argparse._ActionsContainer) -> None:
     """Add the arguments that name pairs and reference links."""
     parser.add_argument(
         "--pairs",
@@ -70,8 +71,11 @@ def read_text(name: str | Path) -> Iterator[tuple[str, str]]:
     from attnzoo.data.sources import decode, open_stream, reading, stream_lines
 
     shown = "standard input" if str(name) == "-" else str(name)
-    with reading(shown):
-        stream = sys.stdin.buffer if str(name) == "-" else open_stream(name)
+    standard = str(name) == "-"
+    with (
+        reading(shown),
+        contextlib.nullcontext(sys.stdin.buffer) if standard else open_stream(name) as stream,
+    ):
         for number, line in enumerate(stream_lines(stream, name=shown), start=1):
             try:
                 yield f"{shown}:{number}", decode(line)

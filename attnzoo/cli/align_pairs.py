@@ -33,7 +33,7 @@ def add_aligner_arguments(parser: argparse.ArgumentParser) -> None:
         help="attention, hmm, eflomal, similarity or vote, with settings as key=value; or a YAML "
         "file with an `aligner:`",
     )
-    add_input_arguments(group)  # ty: ignore[invalid-argument-type]
+    add_input_arguments(group)
     group.add_argument(
         "--format",
         choices=("pharaoh", "scores", "a3", "npz"),

@@ -137,8 +137,8 @@ class VoteConfig(AlignerConfig):
     """Aligners that vote."""
     weights: tuple[Annotated[float, NotNegative], ...] = ()
     """Weight of each member; empty: equal."""
-    rule: Rule = "forward"
-    """Links from the mean; it is the same matrix in both directions."""
+    rule: Rule = "mutual"
+    """Links from the means of both directions."""
     threshold: Annotated[float, Probability] = 0.0
     """Least mean of a link."""
 
