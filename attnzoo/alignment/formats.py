@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import TypeVar
 
 from attnzoo.alignment.aligner import Alignment
@@ -100,17 +101,22 @@ def read_a3(
     The words of the last line, after NULL, are those of the source unless `target_first`.
     """
     del one_based  # GIZA++ always counts from 1
-    everything = [line for line in lines if line.strip()]
     found: dict[int, tuple[set[Link], set[Link]]] = {}
-    for start in range(0, len(everything), 3):
-        some = everything[start : start + 3]
-        head = _A3_PAIR.match(some[0])
+    numbered = ((n, line) for n, line in enumerate(lines, start=1))
+    for number, line in numbered:
+        if not line.strip():
+            continue
+        head = _A3_PAIR.match(line)
+        some = [line, *(text for _, text in islice(numbered, 2))]
         if head is None or len(some) < 3:
-            raise UserError(f"{name}: {some[0][:60]!r}, wanted '# Sentence pair (n) source length'")
+            raise UserError(
+                f"{name}:{number}: {line[:60]!r}, wanted '# Sentence pair (n) source length' and "
+                "two lines of words"
+            )
         words = _A3_WORD.findall(some[2])
         sides = found.setdefault(int(head[1]) - 1, (set(), set()))
-        for i, (_, numbers) in enumerate(words):
-            for j in map(int, numbers.split()):
+        for i, (_, places) in enumerate(words):
+            for j in map(int, places.split()):
                 _add(sides[0], i, j, True, target_first)
     return _in_order(found)
 

@@ -48,6 +48,11 @@ class AdditiveAttention(Attention):
         self.key_kernel = nnx.Param(kernel_init(rngs.params(), (key_dim, width), jnp.float32))
         self.score_kernel = nnx.Param(score_init(rngs.params(), (width,), jnp.float32))
 
+    @property
+    def widths(self) -> tuple[int | None, int | None, int | None]:
+        """Widths of queries, keys and values that the parameters fit; None: any."""
+        return self.query_kernel.shape[0], self.key_kernel.shape[0], None
+
     @classmethod
     def from_config(
         cls, config: AdditiveConfig, site: Site, *, rngs: nnx.Rngs

@@ -15,9 +15,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from attnzoo.attention.cache import InputCache, Kind, next_slots, write
-from attnzoo.attention.projection import Initializer, glorot_uniform, read_heads
+from attnzoo.attention.projection import Initializer, Projection, glorot_uniform, read_heads
 from attnzoo.module import Module
-from attnzoo.ops.checks import check_dropout
+from attnzoo.ops.checks import check_dropout, check_sequences
 from attnzoo.ops.masks import And, MaskFunction, causal, evaluate_mask
 from attnzoo.ops.normalisers import NORMALISERS, Normalise
 from attnzoo.ops.padding import broadcast_mask, check_and_zero_padding
@@ -166,6 +166,23 @@ class Attention(Module):
         """Number of groups of heads that can be sharded over devices; None: heads stay together."""
         return None
 
+    @property
+    def widths(self) -> tuple[int | None, int | None, int | None]:
+        """Widths of queries, keys and values that the parameters fit; None: any."""
+        query, key, value = (
+            one.in_dim if isinstance(one := getattr(self, name, None), Projection) else None
+            for name in ("query", "key", "value")
+        )
+        return query or self.dim, key, value
+
+    def check_inputs(self, query: Any, keys: Any, values: Any) -> None:
+        """Raise a ValueError that names the argument whose shape or dtype does not fit."""
+        query_width, key_width, value_width = self.widths
+        if values is None:
+            check_sequences((query_width, key_width or value_width), query=query, keys=keys)
+        else:
+            check_sequences(self.widths, query=query, keys=keys, values=values)
+
     # One sequence reads another, or itself, at once.
 
     def prepare(
@@ -280,6 +297,7 @@ class Attention(Module):
             ``WeightReport`` of the requested rows, heads, largest weights or statistics.
           dropout_key: switches dropout of the weights on. more: further arguments of ``attend``.
         """
+        self.check_inputs(query, keys, values)
         memory = self.prepare(keys, values, mask=mask, positions=key_positions)
         return self.attend(
             query,

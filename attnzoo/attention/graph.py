@@ -52,6 +52,11 @@ class GraphAttention(Attention):
         self.query_kernel = nnx.Param(kernel[:, :head_dim])
         self.key_kernel = nnx.Param(kernel[:, head_dim:])
 
+    @property
+    def widths(self) -> tuple[int | None, int | None, int | None]:
+        """Widths of queries, keys and values that the parameters fit; None: any."""
+        return self.node.in_dim, self.node.in_dim, self.node.in_dim
+
     def prepare_keys(self, keys: Float[Array, "B S D"]) -> Float[Array, "B S K"]:
         """Project the nodes."""
         return self.node(keys)

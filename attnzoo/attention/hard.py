@@ -54,6 +54,11 @@ class HardAttention(Attention):
             )
         self.content, self.estimator, self.dim = content, estimator, content.dim
 
+    @property
+    def widths(self) -> tuple[int | None, int | None, int | None]:
+        """Widths of queries, keys and values that the parameters fit; None: any."""
+        return self.content.widths
+
     @classmethod
     def from_config(
         cls, config: kinds.HardConfig, site: Site, *, rngs: nnx.Rngs

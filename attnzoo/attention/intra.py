@@ -118,6 +118,11 @@ class IntraTemporalAttention(Attention):
         glorot = jax.nn.initializers.glorot_uniform()
         self.kernel = nnx.Param(glorot(rngs.params(), (query_dim, key_dim), jnp.float32))
 
+    @property
+    def widths(self) -> tuple[int | None, int | None, int | None]:
+        """Widths of queries, keys and values that the parameters fit; None: any."""
+        return *self.kernel.shape, None
+
     def prepare_keys(self, keys: Float[Array, "B S D"]) -> Float[Array, "B S K"]:
         """Return W k_i of every key."""
         return keys @ cast_like(self.kernel, keys).T

@@ -111,6 +111,11 @@ class LatentAttention(Attention):
         out_dim = dim if out_dim is None else out_dim
         self.out = Projection(num_heads * value_dim, out_dim, rngs=rngs)
 
+    @property
+    def widths(self) -> tuple[int | None, int | None, int | None]:
+        """Widths of queries, keys and values that the parameters fit; None: any."""
+        return self.dim, self.key_dim, self.key_dim
+
     @classmethod
     def from_config(cls, config: LatentConfig, site: Site, *, rngs: nnx.Rngs) -> Attention:
         """Build the module of a config line for its place in a model (see ``Attention``).

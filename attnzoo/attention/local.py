@@ -42,6 +42,11 @@ class LocalMonotonicAttention(Attention):
         self.dim, self.window, self.dropout = query_dim, _half_width(window), dropout
         self.content = MultiplicativeAttention(query_dim, key_dim, score, rngs=rngs)
 
+    @property
+    def widths(self) -> tuple[int | None, int | None, int | None]:
+        """Widths of queries, keys and values that the parameters fit; None: any."""
+        return self.content.widths
+
     def prepare_keys(self, keys: Float[Array, "B S D"]) -> Float[Array, "B S K"]:
         """Prepare the keys for the content score."""
         return self.content.prepare_keys(keys)
@@ -90,6 +95,11 @@ class LocalPredictiveAttention(Attention):
         uniform = lambda shape: jax.random.uniform(rngs.params(), shape, jnp.float32, -0.1, 0.1)  # noqa: E731
         self.position_kernel = nnx.Param(uniform((query_dim, query_dim)))
         self.position_vector = nnx.Param(uniform((query_dim,)))
+
+    @property
+    def widths(self) -> tuple[int | None, int | None, int | None]:
+        """Widths of queries, keys and values that the parameters fit; None: any."""
+        return self.content.widths
 
     def prepare_keys(self, keys: Float[Array, "B S D"]) -> Float[Array, "B S K"]:
         """Prepare the keys for the content score."""

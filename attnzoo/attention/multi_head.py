@@ -237,6 +237,7 @@ class MultiHeadAttention(Attention):
         A function (``ops.masks``) needs no memory. Rotary embedding uses ``positions`` and
         ``key_positions``; masks and scores use row and column indices.
         """
+        self.check_inputs(query, keys, values)
         function, array = (mask, None) if callable(mask) else (None, mask)
         return self.attend(
             query,

@@ -47,7 +47,7 @@ class MultiplicativeAttention(Attention):
                 f"score={score!r} needs equal widths, but query_dim={query_dim} and "
                 f"key_dim={key_dim}; score='general' takes unequal ones"
             )
-        self.score = score
+        self.score, self.key_dim = score, key_dim
         init = _uniform
         if score == "general":
             self.kernel = nnx.Param(init(rngs.params(), (query_dim, key_dim)))
@@ -56,6 +56,11 @@ class MultiplicativeAttention(Attention):
             self.query_kernel = nnx.Param(init(rngs.params(), (query_dim, width)))
             self.key_kernel = nnx.Param(init(rngs.params(), (key_dim, width)))
             self.score_kernel = nnx.Param(init(rngs.params(), (width,)))
+
+    @property
+    def widths(self) -> tuple[int | None, int | None, int | None]:
+        """Widths of queries, keys and values that the parameters fit; None: any."""
+        return self.dim, self.key_dim, None
 
     def prepare_keys(self, keys: Float[Array, "B S D"]) -> Float[Array, "B S K"]:
         """Apply the projection of the keys: W_a k (general), or the key half of W_a (concat)."""

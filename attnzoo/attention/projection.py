@@ -41,6 +41,11 @@ class Projection(Module):
         self.kernel = nnx.Param(kernel_init(rngs.params(), (in_dim, out_dim), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((out_dim,), jnp.float32)) if use_bias else None
 
+    @property
+    def in_dim(self) -> int:
+        """Width D of the input."""
+        return self.kernel.shape[0]
+
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch F"]:
         y = product(x, cast_like(self.kernel, x))
         return y if self.bias is None else y + broadcast_parameter(cast_like(self.bias, x), y.shape)

@@ -50,6 +50,11 @@ class MAB(Attention):
         self.out = Projection(ff_dim, dim, use_bias=True, rngs=rngs)
         self.out_norm = LayerNorm(dim, rngs=rngs)
 
+    @property
+    def widths(self) -> tuple[int | None, int | None, int | None]:
+        """Widths of queries, keys and values that the parameters fit; None: any."""
+        return self.attention.widths
+
     def prepare(
         self,
         keys: Float[Array, "B S D"],

@@ -1,5 +1,6 @@
 """Checks of shapes, dtypes and dropout that every attention makes before it computes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -21,6 +22,29 @@ def check_shapes(q: Any, k: Any, v: Any) -> None:
         raise ValueError(f"v has shape {v.shape}; wanted B S K Hv with {(B, S, K)} as in k")
     if K == 0 or N % K != 0:
         raise ValueError(f"num_heads={N} of q is not a multiple of num_kv_heads={K} of k and v")
+
+
+def check_sequences(widths: Sequence[int | None], **arrays: Any) -> None:
+    """Raise ValueError unless query, keys and values are ``B T D`` with one batch size.
+
+    ``widths`` are the D that each array must have, in the order of the arrays; None permits any.
+    """
+    batch = None
+    for (name, x), width in zip(arrays.items(), widths, strict=True):
+        if x.ndim != 3:
+            raise ValueError(f"{name} has shape {x.shape}; wanted three axes: batch, length, width")
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ValueError(f"{name} has dtype {x.dtype}; wanted vectors of floating point")
+        if width is not None and x.shape[2] != width:
+            raise ValueError(
+                f"{name} has shape {x.shape}; wanted width {width}, for which this attention was "
+                "built"
+            )
+        batch = (name, x.shape[0]) if batch is None else batch
+        if x.shape[0] != batch[1]:
+            raise ValueError(
+                f"{name} has shape {x.shape}; wanted batch size {batch[1]}, that of {batch[0]}"
+            )
 
 
 def check_dropout(rate: float, key: Key[Array, ""] | None) -> None:

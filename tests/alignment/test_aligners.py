@@ -235,7 +235,7 @@ def test_a_vote_finds_which_member_is_right() -> None:
     source, target = corpus()
     source, target = source[20:60], target[20:60]
     good = list(make("similarity").align(source, target))
-    bad = [type(one)(one.source, one.target, {(0, 0): 1.0, (1, 0): 1.0}) for one in good]
+    bad = [type(one)(one.source, one.target, {(k, k): 1.0 for k in range(3)}) for one in good]
     references = [Links.of([(0, 2), (1, 1), (2, 0)]) for _ in source]
     config = VoteConfig(members=(HmmConfig(), SimilarityConfig()))
     chosen, rate = fit_vote(config, [bad, good], references)
