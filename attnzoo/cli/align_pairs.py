@@ -30,8 +30,8 @@ def add_aligner_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--aligner",
         metavar="KIND",
-        help="attention, hmm, eflomal, similarity or vote, with settings as key=value; or a YAML "
-        "file with an `aligner:`",
+        help="attention, hmm, eflomal, similarity, learned or vote, with settings as key=value; "
+        "or a YAML file with an `aligner:`",
     )
     add_input_arguments(group)
     group.add_argument(

@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 from attnzoo.config.attention import MultiHeadConfig, SelfAttention
-from attnzoo.config.fields import DropRate, Layers, Positive, config
+from attnzoo.config.fields import DropRate, Layers, Positive, Remat, config
 from attnzoo.config.model_config import ModelConfig
 from attnzoo.config.transformer import Activation
 
@@ -28,8 +28,8 @@ class WordAlignerConfig(ModelConfig):
     """Epsilon added to the variance in the norms."""
     activation: Activation = "gelu"
     """Activation of the feed-forward layers."""
-    max_length: Annotated[int, Positive] = 512
-    """Longest sentence in tokens, with its end token."""
+    max_length: Annotated[int, Positive] = 1024
+    """Longest pair in tokens, end tokens included; a sentence may have half of them."""
     dropout: Annotated[float, DropRate] = 0.1
     """Dropout rate of the embeddings and of every branch's output."""
     attention_dropout: Annotated[float, DropRate] = 0.0
@@ -37,8 +37,14 @@ class WordAlignerConfig(ModelConfig):
     token_dropout: Annotated[float, DropRate] = 0.0
     """Rate at which whole tokens lose their embedding, so that context must align them."""
 
+    scan: bool = False
+    """Scan over the layers, so that compilation time does not grow with their number."""
+    remat: Remat = "none"
+    """Rematerialisation, which saves memory in the backward pass: none, whole blocks (full), all
+    but the products with weights (dots), or the same with these products in host memory
+    (offload)."""
+
     @property
     def source_slots(self) -> int:
         """Longest source in tokens, with its end token."""
-        slots = self.attention.slots
-        return self.max_length if slots is None else min(self.max_length, slots // 2)
+        return self.max_length // 2

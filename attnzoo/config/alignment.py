@@ -64,6 +64,19 @@ class EflomalConfig(AlignerConfig):
 
 
 @config
+class LearnedConfig(AlignerConfig):
+    """A word aligner that was trained (``task.kind: word_alignment``)."""
+
+    kind: Literal["learned"] = "learned"
+    run: Path
+    """Directory of its run."""
+    rule: Rule = "mutual"
+    """Links from the probabilities of both directions."""
+    threshold: Annotated[float, Probability] = 0.0
+    """Least probability of a link."""
+
+
+@config
 class SimilarityConfig(AlignerConfig):
     """Cosine of word vectors, without parallel text (SimAlign, Jalili Sabet et al. 2020)."""
 
@@ -107,18 +120,6 @@ class AttentionConfig(AlignerConfig):
     """Links from the weights of both directions."""
     threshold: Annotated[float, Probability] = 0.0
     """Least weight of a link."""
-
-
-class LearnedConfig(AlignerConfig):
-    """A word aligner that was trained (``task.kind: word_alignment``)."""
-
-    kind: Literal["learned"] = "learned"
-    run: Path
-    """Directory of its run."""
-    rule: Rule = "product"
-    """Links from the probabilities of both directions."""
-    threshold: Annotated[float, Probability] = 0.3
-    """Least probability of a link."""
 
 
 Member = Annotated[

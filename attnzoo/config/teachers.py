@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from attnzoo.config.alignment import LinkRule
+from attnzoo.config.alignment import Rule
 from attnzoo.config.fields import ByKind, Interval, NotNegative, Positive, config
 
-TeacherRule = Literal["each"] | LinkRule
+TeacherRule = Literal["each"] | Rule
 
 
 @config
@@ -31,10 +31,9 @@ class HmmTeacherConfig(TeacherConfig):
     """A hidden Markov model of word alignment, trained on the training pairs alone."""
 
     kind: Literal["hmm"] = "hmm"
-    rule: TeacherRule = "each"
-    """Combination of the links of both directions, as of eflomal."""
-    threshold: Annotated[float, Interval(gt=0, lt=1)] = 0.5
-    """Least probability of a link, below which a word has no partner."""
+    rule: TeacherRule = "mutual"
+    """Links from the probabilities of both directions, as of eflomal; mutual: those that are the
+    likeliest of both their words."""
 
 
 @config
@@ -89,9 +88,10 @@ class GuidedConfig:
     """Layer of the head, from 0; null: the model's alignment layer."""
     head: Annotated[int, NotNegative] = 0
     """Number of the head, from 0. Alignments are read from it unless another is asked for."""
-    timing: Literal["predicted", "input"] = "input"
+    timing: Literal["auto", "predicted", "input"] = "auto"
     """Step that learns the links of a target word: the one that predicts it (predicted), or the
-    next, which has read it in a Transformer or in Luong's model, but not in Bahdanau's."""
+    next, which has read it (input); auto: input if there is such a step, which Bahdanau's model
+    has not."""
     unlinked: Literal["ignore", "eos"] = "ignore"
     """Target words without a link learn nothing, or to attend to the end of the source (eos)."""
     full_context: bool = False

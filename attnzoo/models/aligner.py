@@ -73,16 +73,16 @@ class WordAligner(Model):
         self.sides = Embedding(2, dim, rngs=rngs)
         site = Site.of_itself(
             dim,
-            max_length=2 * config.max_length,
+            max_length=config.max_length,
             use_bias=True,
             dropout=config.attention_dropout,
         )
-        self.encoder = Stack(
-            [
-                build_block(config, config.attention, site, LayerNorm, order=config.norm, rngs=rngs)
-                for _ in range(config.layers)
-            ]
-        )
+        norm, order = LayerNorm, config.norm
+        blocks = [
+            build_block(config, config.attention, site, norm, order=order, rngs=rngs)
+            for _ in range(config.layers)
+        ]
+        self.encoder = Stack(blocks, scan=config.scan, remat=config.remat)
         pre = config.norm == "pre"
         self.norm = LayerNorm(dim, eps=config.norm_eps, rngs=rngs) if pre else None
         self.source_projection = Projection(dim, dim, use_bias=True, rngs=rngs)
@@ -93,8 +93,8 @@ class WordAligner(Model):
 
     @property
     def max_length(self) -> int:
-        """Longest sentence in tokens, with its end token."""
-        return self.config.max_length
+        """Longest sentence in tokens, with its end token: half of a pair."""
+        return self.config.max_length // 2
 
     def __call__(
         self,
@@ -146,7 +146,7 @@ class WordAligner(Model):
         self, ids: Int[Array, "B L"], side: int, rngs: nnx.Rngs | None
     ) -> Float[Array, "B L D"]:
         config = self.config
-        check_length("target" if side else "source", ids.shape[1], config.max_length)
+        check_length("target" if side else "source", ids.shape[1], self.max_length)
         x = (self.target_embedding if side else self.source_embedding)(ids)
         x = x * jnp.asarray(math.sqrt(config.dim), x.dtype)
         if rngs is not None and config.token_dropout > 0:

@@ -19,7 +19,7 @@ def guide(model: Any, config: Any) -> Any:
     """Set the guided layer, timing and pass as those of the weights that a model returns.
 
     ``config`` is a ``GuidedConfig``. ValueError for a layer or head that the model does not have,
-    and for a pass without a causal mask of a recurrent decoder.
+    for a step that has not read its word, and for a second pass of a recurrent decoder.
     """
     layer = model.alignment_layer if config.layer is None else config.layer
     if layer >= model.layers:
@@ -31,7 +31,14 @@ def guide(model: Any, config: Any) -> Any:
             f"guided.full_context=true: {type(model).__name__} has no second pass without a causal "
             "mask; wanted model.kind=transformer or t5, or false"
         )
-    model.alignment_layer, model.credits = layer, config.timing
+    reads = model.reads_before_attending
+    if config.timing == "input" and not reads:
+        raise ValueError(
+            f"guided.timing=input: {type(model).__name__} attends before it reads a step's word; "
+            "wanted predicted"
+        )
+    timing = config.timing if config.timing != "auto" else "input" if reads else "predicted"
+    model.alignment_layer, model.credits = layer, timing
     model.full_context = config.full_context
     return model
 
@@ -56,11 +63,12 @@ def token_links(batch: Batch, unlinked: str = "ignore") -> Float[Array, "B T S"]
 
 
 def alignment_loss(
-    weights: Float[Array, "B N T S"], batch: Batch, config: Any
+    weights: Float[Array, "B N T S"], batch: Batch, config: Any, timing: str
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Return the cross-entropy of the guided head, summed over linked tokens, and their number.
 
-    Garg et al. 2019, equation 3, with the rows that ``config.timing`` says.
+    Garg et al. 2019, equation 3, with the rows of words that a step predicts, or of
+    its "input", as ``timing`` says.
     """
     head = weights[:, config.head].astype(jnp.float32)
     if config.teacher.kind == "own":
@@ -69,7 +77,7 @@ def alignment_loss(
         wanted = jnp.where(tokens[:, :, None], wanted, 0.0)
     else:
         wanted = token_links(batch, config.unlinked)
-        if config.timing == "input":
+        if timing == "input":
             head, wanted = head[:, 1:], wanted[:, :-1]
     # The clip is below any weight that softmax gives, except 0.
     total = -jnp.sum(wanted * jnp.log(jnp.maximum(head, 1e-30)))

@@ -131,11 +131,6 @@ class PairTask(Task):
         self.train, self.buckets = plan, plan.buckets
         if self.teacher_of(self.config) is not None:
             corpus = self.corpus_of(data, "train")
-            if self.teacher is not None and len(self.teacher) != len(corpus):
-                raise UserError(
-                    f"{TEACHER_LINKS.name} of the run has {len(self.teacher):,} lines for "
-                    f"{len(corpus):,} training pairs; wanted the data of the training"
-                )
             self.train = LinkedPlan(plan, corpus, self.both, self.teacher)
         room = self.slots
         if room is not None and self.buckets[-1] > room:

@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from attnzoo.alignment import eflomal
-from attnzoo.alignment.aligner import links_from_posteriors
+from attnzoo.alignment.aligner import Aligner, links_from_posteriors
+from attnzoo.alignment.eflomal import EflomalAligner
 from attnzoo.alignment.hmm import HmmAligner
 from attnzoo.alignment.links import Link, Links, format_pharaoh, parse_pharaoh
-from attnzoo.alignment.symmetrize import HEURISTICS
-from attnzoo.config.alignment import HmmConfig
+from attnzoo.config.alignment import EflomalConfig, HmmConfig
 from attnzoo.data.batching import BatchPlan
 from attnzoo.data.corpus import Corpus, add_strings
 from attnzoo.data.sources import decode, read_lines
@@ -83,6 +82,9 @@ def _write(links: TeacherLinks, path: Path) -> None:
 TEACHER_LINKS = RunFile("teacher.links", TeacherLinks.read, _write)
 """File of a run with the links of its training pairs."""
 
+LEAST = 1e-3
+"""Least probability of a teacher's link."""
+
 
 def teach(config: Any, corpus: Corpus) -> TeacherLinks:
     """Return the links of a teacher for a corpus, of which nothing else is read.
@@ -107,29 +109,19 @@ def teach(config: Any, corpus: Corpus) -> TeacherLinks:
         if len(links) != len(corpus):
             raise UserError(f"{path}: {len(links):,} lines for {len(corpus):,} training pairs")
         return links
-    if config.kind == "hmm":
-        forward, backward = _hmm_links(corpus, config.threshold)
-    else:
-        forward, backward = eflomal.align(corpus.source, corpus.target, samplers=config.samplers)
-    if config.rule == "each":
-        return TeacherLinks.of(forward, backward)
-    return TeacherLinks.of([combine(config.rule, *pair) for pair in zip(forward, backward)])
-
-
-def _hmm_links(corpus: Corpus, threshold: float) -> tuple[list[set[Link]], list[set[Link]]]:
     words = [[line.split() for line in side] for side in (corpus.source, corpus.target)]
-    found: tuple[list[set[Link]], list[set[Link]]] = ([], [])
-    for pair in HmmAligner(HmmConfig()).align(*words):
-        for links, rule in zip(found, ("forward", "backward")):
-            links.append(set(links_from_posteriors(pair.forward, pair.backward, rule, threshold)))
-    return found
+    rules = ("forward", "backward") if config.rule == "each" else (config.rule,)
+    found: list[list[set[Link]]] = [[] for _ in rules]
+    for pair in _aligner(config).align(*words):
+        for links, rule in zip(found, rules, strict=True):
+            links.append(set(links_from_posteriors(pair.forward, pair.backward, rule, LEAST)))
+    return TeacherLinks.of(*found)
 
 
-def combine(rule: str, forward: set[Link], backward: set[Link]) -> set[Link]:
-    """Combine the links of both directions: one of them, or a heuristic of ``symmetrize``."""
-    if rule in ("forward", "backward"):
-        return forward if rule == "forward" else backward
-    return HEURISTICS[rule](forward, backward)
+def _aligner(config: Any) -> Aligner:
+    if config.kind == "hmm":
+        return HmmAligner(HmmConfig())
+    return EflomalAligner(EflomalConfig(samplers=config.samplers))
 
 
 class LinkedPlan:
@@ -174,6 +166,11 @@ class LinkedPlan:
         return self.plan.fingerprint() | links
 
     def _linked(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if self.links is not None and len(self.links) != len(self.corpus):
+            raise UserError(
+                f"{TEACHER_LINKS.name} has {len(self.links):,} lines for {len(self.corpus):,} "
+                "training pairs; wanted the data that the links were made of"
+            )
         B, length = batch["source"].shape
         words = np.full((2, B, length), -1, np.int32)
         bits = np.zeros((B, length, length), np.uint8)

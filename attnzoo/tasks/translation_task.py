@@ -50,7 +50,7 @@ class TranslationTask(PairTask):
         inputs = batch["source"], batch["target"][:, :-1]
         logits, weights = model(*inputs, rngs=rngs, return_weights=True)
         loss, sums = translation_loss(model, batch, logits=logits, **how)
-        more, count = alignment_loss(weights, batch, guided)
+        more, count = alignment_loss(weights, batch, guided, model.credits)
         sums |= {"alignment_nll": more, "aligned": count}
         return loss + guided.weight * more / jnp.maximum(count, 1.0), sums
 

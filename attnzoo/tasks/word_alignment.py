@@ -160,9 +160,13 @@ def product(
 def chosen_links(
     forward: Float[Array, "B T W"], backward: Float[Array, "B S U"], found: WordScores
 ) -> Bool[Array, "B T S"]:
-    """Return the links of the largest product in each row or column, if it is likely enough."""
+    """Return the pairs whose product of probabilities is the largest of both their words.
+
+    They are the links of rule "mutual" of ``attnzoo.alignment.aligner.links_from_posteriors``.
+    """
     both = jnp.where(pairs_of(found), product(forward, backward), 0.0)
-    return both >= 0.5
+    best = jnp.max(both, axis=2, keepdims=True), jnp.max(both, axis=1, keepdims=True)
+    return (both > 0) & (both == best[0]) & (both == best[1])
 
 
 def own_links(

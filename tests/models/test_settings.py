@@ -115,7 +115,11 @@ def uses(kind: str) -> list[Any]:
         return [lambda m: m(tokens, rngs=rngs())]
     if kind in ALIGNERS:
         words = jnp.tile(jnp.arange(7, dtype=jnp.int32), (2, 1))
-        return [lambda m: m(tokens, tokens, words, words, rngs=rngs()).log_probs()]
+        long = jnp.zeros((2, 9), jnp.int32)
+        return [
+            lambda m: m(tokens, tokens, words, words, rngs=rngs()).log_probs(),
+            lambda m: m(long, long, long, long).log_probs(),
+        ]
     if kind in DECODERS:
         return [lambda m: m(tokens, rngs=rngs()), lambda m: m.decode(tokens[:, :1], m.start(2))]
 

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from attnzoo.config.teachers import GuidedConfig, OwnTeacherConfig
 from attnzoo.models import TRANSLATORS
@@ -39,14 +38,14 @@ def test_links_between_tokens_by_hand() -> None:
 
 @pytest.mark.parametrize("timing", ["predicted", "input"])
 def test_the_loss_is_of_the_rows_and_the_head(timing: str) -> None:
-    config = GuidedConfig(timing=timing, head=1)
+    config = GuidedConfig(head=1)
     weights = np.random.default_rng(0).dirichlet(np.ones(4), size=(1, 2, 5)).astype(np.float32)
     first = int(timing == "input")
     rows = weights[0, 1, first : first + 3].astype(np.float64)
-    total, count = alignment_loss(jnp.asarray(weights), BATCH, config)
+    total, count = alignment_loss(jnp.asarray(weights), BATCH, config, timing)
     np.testing.assert_allclose(total, -np.sum(WANTED[:3] * np.log(rows)), rtol=1e-5)
     assert count == 3
-    gradient = jax.grad(lambda w: alignment_loss(w, BATCH, config)[0])(jnp.asarray(weights))
+    gradient = jax.grad(lambda w: alignment_loss(w, BATCH, config, timing)[0])(jnp.asarray(weights))
     touched = set(zip(*(i.tolist() for i in np.nonzero(np.asarray(gradient[0]).any(axis=2)))))
     assert touched == {(1, first + t) for t in range(3)}
 
@@ -54,7 +53,9 @@ def test_the_loss_is_of_the_rows_and_the_head(timing: str) -> None:
 def test_own_heads_teach_without_a_gradient_of_their_own() -> None:
     config = GuidedConfig(teacher=OwnTeacherConfig(), head=0)
     weights = np.random.default_rng(0).dirichlet(np.ones(4), size=(1, 2, 5)).astype(np.float32)
-    gradient = jax.grad(lambda w: alignment_loss(w, BATCH, config)[0])(jnp.asarray(weights))
+    gradient = jax.grad(lambda w: alignment_loss(w, BATCH, config, "input")[0])(
+        jnp.asarray(weights)
+    )
     assert (np.asarray(gradient[0, 1]) == 0).all()
     mean = weights[0].mean(axis=0)
     np.testing.assert_allclose(gradient[0, 0, :4], -mean[:4] / weights[0, 0, :4], rtol=1e-5)
@@ -109,8 +110,18 @@ def test_a_head_that_is_not_there(settings: dict[str, int], said: str) -> None:
         guided("transformer", **settings)
 
 
+@pytest.mark.parametrize("kind", TRANSLATORS)
+def test_the_step_that_has_read_the_word_learns(kind: str) -> None:
+    model: Any = drawn_model(config_of(kind))
+    wanted = "input" if model.reads_before_attending else "predicted"
+    assert guide(model, GuidedConfig()).credits == wanted
+    assert guide(model, GuidedConfig(timing="predicted")).credits == "predicted"
+    if wanted == "predicted":
+        with pytest.raises(ValueError, match="attends before it reads a step's word"):
+            guide(model, GuidedConfig(timing="input"))
+
+
 def test_own_heads_do_not_teach_the_second_pass() -> None:
     with pytest.raises(ValueError, match="the heads of the second pass learn from this loss alone"):
         GuidedConfig(teacher=OwnTeacherConfig(), full_context=True)
     assert dataclasses.replace(GuidedConfig(), full_context=True).full_context
-    assert isinstance(guided("luong", timing="predicted"), nnx.Module)
