@@ -121,7 +121,7 @@ class IntraTemporalAttention(Attention):
     @property
     def widths(self) -> tuple[int | None, int | None, int | None]:
         """Widths of queries, keys and values that the parameters fit; None: any."""
-        return *self.kernel.shape, None
+        return self.kernel.shape[0], self.kernel.shape[1], None
 
     def prepare_keys(self, keys: Float[Array, "B S D"]) -> Float[Array, "B S K"]:
         """Return W k_i of every key."""

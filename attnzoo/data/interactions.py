@@ -205,7 +205,7 @@ class HistoryPlan:
     Args:
       windows: a row for each window of ``Histories.windows``; otherwise one for each user.
       negatives: number of items to draw for each target, uniformly among those that are not in the
-        user's history or the target, as in Kang and McAuley 2018 (sections III-E and IV-B). With
+        user's history or the target, as in Kang and McAuley 2018 (sections III-E and IV-D). With
         ``last_only`` they are the same at every call.
     """
 

@@ -29,7 +29,7 @@ class Recommender(Model):
     """Scores of every next item of a history; ``attnzoo.config.recommender`` has the settings.
 
     Item embeddings are multiplied by sqrt(D), as in the authors' code of all three models, and are
-    the output layer too (Kang and McAuley 2018, section III-E). Positions are counted from the
+    the output layer too (Kang and McAuley 2018, section III-D). Positions are counted from the
     end: the latest item has the last row of the position table, and the last slot of a positional
     attention, however long the history is and wherever its padding stands. Blocks are pre-norm, as
     in section III-C of SASRec's paper; the released code also adds the normalised query, instead

@@ -39,7 +39,6 @@ ALIGNERS: dict[str, Build] = {
     "attention": AttentionAligner.from_config,
     "hmm": HmmAligner.from_config,
     "eflomal": EflomalAligner.from_config,
-    "learned": LearnedAligner.from_config,
     "similarity": _similarity,
     "learned": LearnedAligner.from_config,
     "vote": _vote,
