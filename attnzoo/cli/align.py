@@ -138,11 +138,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
     add_trust(parser)
     arguments = parser.parse_intermixed_args(argv)
-    arguments.settings = [word for word in arguments.run if "=" in word]
-    runs = [Path(word) for word in arguments.run if "=" not in word]
-    if len(runs) > 1 or (arguments.settings and arguments.aligner is None):
-        extra = arguments.settings[0] if len(runs) < 2 else runs[1]
-        parser.error(f"{extra}: wanted one RUN_DIR, or --aligner KIND and its settings")
+    # Without --aligner a word with "=" is the name of a run.
+    settings = {word for word in arguments.run if arguments.aligner and "=" in word}
+    arguments.settings = [word for word in arguments.run if word in settings]
+    runs = [Path(word) for word in arguments.run if word not in settings]
+    if len(runs) > 1:
+        parser.error(f"{runs[1]}: wanted one RUN_DIR")
     if not runs and arguments.aligner is None:
         parser.error("wanted RUN_DIR, or --aligner KIND")
     arguments.run = runs[0] if runs else None

@@ -27,17 +27,23 @@ def encoder_of(config: Any) -> Encoder:
     """Return the encoder that a ``SimilarityConfig`` names.
 
     Raises:
-      UserError: no such folder, a model without an encoder, or without so many layers.
+      UserError: no such folder, a model without an encoder or without so many layers, or a run
+        whose sides have different vocabularies.
     """
     if config.encoder is None:
         return WordVectors()
     path = Path(config.encoder)
     if (path / "checkpoints").exists() or (path / "best").exists():
         trained = load_run(path)
+        translator = trained.translator()
+        source, target = translator.source_tokenizer, translator.target_tokenizer
+        if source.fingerprint() != target.fingerprint():
+            raise UserError(
+                f"{path}: its encoder reads the source vocabulary alone; wanted a run with "
+                "shared_vocabulary: true"
+            )
         model: Any = trained.model
-        task: Any = trained.task
-        tokenizer = getattr(task, "source_tokenizer", None) or getattr(task, "tokenizer", None)
-        tokenize = _of_run(tokenizer, path)
+        tokenize = _of_run(source)
     else:
         from attnzoo import pretrained
 
@@ -138,10 +144,7 @@ def _of_folder(tokenizer: Any) -> Callable[[Words], Tokens]:
     return tokenize
 
 
-def _of_run(tokenizer: Any, path: Path) -> Callable[[Words], Tokens]:
-    if not hasattr(tokenizer, "encode") or not hasattr(tokenizer, "decode_words"):
-        raise UserError(f"{path}: wanted a run of a translator, or the folder of an encoder")
-
+def _of_run(tokenizer: Any) -> Callable[[Words], Tokens]:
     def tokenize(words: Words) -> Tokens:
         found = tokenizer.encode(" ".join(words))
         return [*found.ids, EOS], [*found.word_ids, None]

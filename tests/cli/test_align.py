@@ -116,6 +116,65 @@ def test_pictures_by_both_methods(
         assert ">erasure<" in drawn
 
 
+def test_the_timing_is_chosen_on_validation_and_other_runs_are_read_alike(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables = {}
+    for timing in ("predicted", "input", "auto"):
+        capsys.readouterr()
+        assert cli.main(["align", str(run), "--timing", timing, "--compare", str(run)]) == 0
+        heard = capsys.readouterr()
+        tables[timing] = rates(heard.out)
+        assert tables[timing][run.name] == tables[timing]["attention"]
+    assert tables["predicted"]["attention"] != tables["input"]["attention"]
+    said = re.search(
+        r"--timing (\w+) \(AER of 24 validation pairs: (\w+) (\d\.\d{3}), \w+ (\d\.\d{3})",
+        heard.err,
+    )
+    assert said is not None
+    assert said[1] == said[2]
+    assert float(said[3]) <= float(said[4])
+    assert tables["auto"] == tables[said[1]]
+
+
+def test_words_without_a_partner_may_stay_unlinked(run: Path, tmp_path: Path) -> None:
+    links = {}
+    for name, options in {"all": [], "null": ["--null"]}.items():
+        file = tmp_path / name
+        assert cli.main(["align", str(run), "--timing", "input", *options, "-o", str(file)]) == 0
+        links[name] = [set(line.split()) for line in file.read_text().splitlines()]
+    assert all(some <= every for some, every in zip(links["null"], links["all"], strict=True))
+    assert sum(map(len, links["null"])) < sum(map(len, links["all"]))
+
+
+def test_lines_with_an_empty_side_keep_their_place(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "s").write_text("0 1\n\n1 2\n0\n")
+    (tmp_path / "t").write_text("1 0\n3\n2 1\n\n")
+    sides = ["--source", str(tmp_path / "s"), "--target", str(tmp_path / "t")]
+    assert cli.main(["align", str(run), *sides, "-o", str(tmp_path / "o")]) == 0
+    written = (tmp_path / "o").read_text().splitlines()
+    assert [bool(line) for line in written] == [True, False, True, False]
+    config = ["attention", f"run={run}", *sides, "-o", str(tmp_path / "p")]
+    assert cli.main(["align", "--aligner", *config]) == 0
+    assert (tmp_path / "p").read_text().splitlines() == written
+
+
+def test_the_encoder_of_a_run_gives_word_vectors(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "pairs").write_text("0 1 2 ||| 2 1 0\n\n3 ||| 3\n")
+    options = [f"encoder={run}", "layer=0", "--pairs", str(tmp_path / "pairs")]
+    assert cli.main(["align", "--aligner", "similarity", *options, "-o", str(tmp_path / "o")]) == 0
+    lines = (tmp_path / "o").read_text().splitlines()
+    assert [bool(line) for line in lines] == [True, False, True]
+
+
+def test_pairs_are_spread_over_the_text() -> None:
+    from attnzoo.cli.texts import evenly
+
+    assert evenly(10, 3) == [0, 3, 6]
+    assert evenly(3, 10) == [0, 1, 2]
+    assert evenly(0, 5) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
