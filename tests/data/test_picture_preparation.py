@@ -1,0 +1,41 @@
+"""Pictures as a preprocessor_config.json prepares them, by hand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from attnzoo.data.picture_preparation import FILE, PicturePreparation
+from attnzoo.errors import UserError
+
+
+def read(folder: Path, **values: Any) -> PicturePreparation:
+    (folder / FILE).write_text(json.dumps(values))
+    return PicturePreparation.read(folder, 4, 1)
+
+
+def test_the_centre_of_the_shorter_side(tmp_path: Path) -> None:
+    """Columns 0 .. 15 of an 8 x 16 picture: halved to 4 x 8 by the nearest, then 2 are cut off."""
+    one = read(tmp_path, size={"shortest_edge": 4}, crop_size=4, do_center_crop=True, resample=0)
+    picture = Image.fromarray(np.tile(np.arange(16, dtype=np.uint8), (8, 1)))
+    np.testing.assert_array_equal(one.pixels(picture)[..., 0], [[5, 7, 9, 11]] * 4)
+
+
+def test_mean_deviation_and_scale_are_one_step(tmp_path: Path) -> None:
+    one = read(tmp_path, size=4, rescale_factor=0.5, image_mean=[3.0], image_std=[2.0])
+    pixel = 7.0
+    ours = (pixel / 255 - one.mean) / one.deviation
+    np.testing.assert_allclose(ours, [(pixel * 0.5 - 3.0) / 2.0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"size": {"height": 5, "width": 5}}, {"size": "x"}, {"image_mean": [1, 2]}, {"resample": 9}],
+)
+def test_what_does_not_fit_is_one_line(values: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=FILE) as error:
+        read(tmp_path, **values)
+    assert "\n" not in str(error.value)
