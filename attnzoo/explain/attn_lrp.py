@@ -131,10 +131,11 @@ class _BeforeTanh(Module):
 
 def _exchange(model: Any) -> None:
     """Replace, in a temporary copy of a model, every operation that has a rule of its own."""
-    if getattr(model.config, "logit_softcap", None) is not None:
+    config = getattr(model, "config", None)
+    if getattr(config, "logit_softcap", None) is not None:
         raise NotImplementedError("logit_softcap: there is no rule for a soft cap of the logits")
     # The gradient of relu is its rule.
-    before_tanh = getattr(model.config, "pooler_activation", "tanh") == "tanh"
+    before_tanh = getattr(config, "pooler_activation", "tanh") == "tanh"
     for place in attention_modules(model):
         if not isinstance(place.module, MultiHeadAttention):
             raise NotImplementedError(

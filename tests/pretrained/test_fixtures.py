@@ -134,12 +134,14 @@ def test_generated_tokens_are_those_of_transformers(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_saved_has_the_same_bytes(name: str, tmp_path: Path) -> None:
-    """Through our own folder, from which it is read again."""
+    """One of each family goes through our own folder."""
     model = pretrained.load(HOME / name)
-    pretrained.save_own(model, tmp_path / "own")
-    again = pretrained.load(tmp_path / "own")
-    assert again.config == model.config
-    pretrained.save(again, tmp_path / "theirs")
+    if name in dict(zip(FAMILY.values(), FAMILY, strict=True)).values():
+        pretrained.save_own(model, tmp_path / "own")
+        again = pretrained.load(tmp_path / "own")
+        assert again.config == model.config
+        model = again
+    pretrained.save(model, tmp_path / "theirs")
     first, second = (
         load_file(at / "model.safetensors") for at in (HOME / name, tmp_path / "theirs")
     )
