@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from attnzoo.cli.common import add_trust, compilation_cache, run
+from attnzoo.cli.common import add_languages, add_trust, compilation_cache, open_model, run
 from attnzoo.errors import UserError
 
 
@@ -136,6 +136,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--figure-dir", type=Path, help="where pictures go (default: RUN_DIR/figures)"
     )
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
+    add_languages(parser)
     add_trust(parser)
     arguments = parser.parse_intermixed_args(argv)
     # Without --aligner a word with "=" is the name of a run.
@@ -196,10 +197,9 @@ def _align(arguments: argparse.Namespace) -> int:
         write_links,
     )
     from attnzoo.cli.texts import read_pairs
-    from attnzoo.training.run import load_run
 
     compilation_cache()
-    trained = load_run(arguments.run, which=arguments.which)
+    trained = open_model(arguments.run, arguments)
     translator = trained.translator(layer=arguments.layer, head=arguments.head)
     methods = ("attention", "erasure") if arguments.by == "both" else (arguments.by,)
     options = {"level": arguments.level, "fill": arguments.fill, "null": arguments.null}
@@ -218,7 +218,7 @@ def _align(arguments: argparse.Namespace) -> int:
     timing, back = arguments.timing, arguments.timing
     other = reverse = None
     if arguments.reverse is not None:
-        other = load_run(arguments.reverse, which=arguments.which)
+        other = open_model(arguments.reverse, arguments, other_way=True)
         reverse = other.translator()
     if arguments.choose:
         place, behind = choose(trained, other, arguments)
@@ -252,7 +252,7 @@ def _align(arguments: argparse.Namespace) -> int:
             prefix = f"{m}, " if len(methods) > 1 else ""
             rows |= {prefix + label: pairs for label, pairs in combined.items()}
     for path in arguments.compare:
-        run = load_run(path, which=arguments.which)
+        run = open_model(path, arguments)
         reading = run.translator()
         rival = Reader(reading, timing=settled(run, reading, arguments.timing), **options)
         rows[path.name] = rival.links(rival.read(corpus.source, corpus.target))

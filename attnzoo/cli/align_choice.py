@@ -77,8 +77,8 @@ def choose_timing(trained: Any, translator: Any, level: str, restrict: bool) -> 
     path = trained.directory.path
     if len(translator.timings) == 1:
         return translator.timings[0]
-    corpus = trained.corpus("validation")
-    if corpus.links is None or not len(corpus):
+    corpus = None if trained.step is None else trained.corpus("validation")
+    if corpus is None or corpus.links is None or not len(corpus):
         reason = "as in the model's paper; no validation links to choose by"
         print(f"{path}: --timing {translator.credits} ({reason})", file=sys.stderr)
         return translator.credits

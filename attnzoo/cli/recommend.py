@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from attnzoo.cli.common import add_trust, compilation_cache, require_positive, run
+from attnzoo.cli.common import add_trust, compilation_cache, open_model, require_positive, run
 from attnzoo.data.interactions import names_in
 from attnzoo.data.sources import decode, lines_as_they_come, read_lines
 from attnzoo.errors import UserError
@@ -43,14 +43,10 @@ def _recommend(arguments: argparse.Namespace) -> int:
     if arguments.file is not None and not arguments.file.exists():
         raise UserError(f"{arguments.file}: no such file")
     from attnzoo.tasks.recommendation import RecommendationTask
-    from attnzoo.training.run import load_run
 
     compilation_cache()
-    trained = load_run(arguments.run, which=arguments.which)
-    task = trained.task
-    if not isinstance(task, RecommendationTask):
-        kind = trained.config.task.kind
-        raise UserError(f"{arguments.run} is a run of task.kind={kind}; wanted recommendation")
+    trained = open_model(arguments.run, arguments)
+    task = trained.wanted(RecommendationTask)
     source = str(arguments.file or "standard input")
     unknown: list[str] = []
     empty: list[str] = []

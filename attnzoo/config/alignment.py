@@ -107,9 +107,13 @@ class AttentionConfig(AlignerConfig):
 
     kind: Literal["attention"] = "attention"
     run: Path
-    """Run directory of a translator from source to target."""
+    """Run directory, or folder of transformers, of a translator from source to target."""
     reverse: Path | None = None
-    """Run directory of a translator from target to source."""
+    """The same of a translator from target to source."""
+    source_language: str | None = None
+    """Source language of a folder that translates several."""
+    target_language: str | None = None
+    """Target language of a folder that translates several."""
     layer: Annotated[int, NotNegative] | None = None
     """Layer of the run's cross-attention; null: the model's own choice."""
     head: Annotated[int, NotNegative] | None = None

@@ -1,10 +1,12 @@
 """Word alignment by the cross-attention of trained translators."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import attnzoo
 from attnzoo.alignment.aligner import (
     Aligner,
     Alignment,
@@ -14,7 +16,6 @@ from attnzoo.alignment.aligner import (
     links_from_posteriors,
 )
 from attnzoo.config.alignment import AttentionConfig
-from attnzoo.training.run import load_run
 
 PAIRS = 512
 """Pairs that are read at a time."""
@@ -34,9 +35,16 @@ class AttentionAligner(Aligner):
 
     @classmethod
     def from_config(cls, config: Any, text: Text | None = None) -> "AttentionAligner":
-        """Load the runs, and build the aligner."""
-        translator = load_run(config.run).translator(layer=config.layer, head=config.head)
-        reverse = None if config.reverse is None else load_run(config.reverse).translator()
+        """Load the models, and build the aligner."""
+        names = config.source_language, config.target_language
+
+        def opened(path: Path, source: str | None, target: str | None) -> Any:
+            return attnzoo.open(path, source_language=source, target_language=target)
+
+        translator = opened(config.run, *names).translator(layer=config.layer, head=config.head)
+        reverse = None
+        if config.reverse is not None:
+            reverse = opened(config.reverse, *reversed(names)).translator()
         return cls(config, translator, reverse)
 
     def align(self, sources: Sequence[Words], targets: Sequence[Words]) -> Iterator[Alignment]:

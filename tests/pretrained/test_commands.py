@@ -14,7 +14,7 @@ import tiny_folders
 from PIL import Image
 
 from attnzoo import pretrained
-from attnzoo.cli import convert, evaluate, explain, export, generate, plan, translate
+from attnzoo.cli import align, convert, evaluate, explain, export, generate, plan, translate
 from attnzoo.explain.capture import map_shapes
 from attnzoo.models.model import TranslationModel
 from attnzoo.models.vit import ViT
@@ -25,6 +25,10 @@ COMMANDS: dict[str, Callable[[Path, Path], int]] = {
     "translate": lambda model, out: translate.main(
         [str(model), str(out / "source"), "-o", str(out / "o"), "--alignment", str(out / "links"),
          "--max-length", "5", "--batch-size", "2", *languages(model, translate)]
+    ),
+    "align": lambda model, out: align.main(
+        [str(model), "--source", str(out / "source"), "--target", str(out / "target"),
+         "-o", str(out / "links"), *languages(model, align)]
     ),
     "evaluate": lambda model, out: evaluate.main(
         [str(model), "--source", str(out / "source"), "--target", str(out / "target"),
@@ -81,7 +85,7 @@ def cells() -> dict[tuple[str, str], bool]:
 
 CELLS = cells()
 EVERY = os.environ.get("ATTNZOO_EVERY_CELL")
-SLOW = {"evaluate", "explain", "export"}
+SLOW = {"align", "evaluate", "explain", "export"}
 FIRST = {"marian", "gpt2", "bert", "vit"}
 """Families that compile every command; the others compile theirs alone, unless all are wanted."""
 TRANSLATE = {kind for (kind, command), does in CELLS.items() if command == "translate" and does}
