@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from attnzoo.config.experiment import ExperimentConfig
+from attnzoo.data.batching import BatchPlan
 from attnzoo.data.parallel import PairData
 from attnzoo.models.aligner import WordScores
 from attnzoo.tasks.losses import Sums
@@ -36,6 +37,7 @@ class WordAlignmentTask(PairTask):
         by their agreement.
         """
         plan, corpus = super().open_part(data, part), self.corpus_of(data, part)
+        assert isinstance(plan, BatchPlan)
         links = None
         if corpus.links is not None:
             links = TeacherLinks.of(
