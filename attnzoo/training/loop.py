@@ -49,6 +49,9 @@ from attnzoo.training.step import fresh_state, make_train_step
 
 AnyLog = RunLog | NoLog
 
+IN_FLIGHT = 4
+"""Steps that may be computed at a time; more would only delay a stop, and hold their batches."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
@@ -236,6 +239,8 @@ class _Training:
                 step += 1
                 profiler.after(step, sums, log)
                 pending.append((step, sums))
+                if len(pending) > IN_FLIGHT:
+                    jax.block_until_ready(pending[-1 - IN_FLIGHT][1])
                 evaluates = step % self.evaluate_every == 0 or step == self.total
                 stopping = stop.requested(step)  # asked once: a saved step has been checked
                 saves = step % self.checkpoint_every == 0 or evaluates or stopping
