@@ -247,7 +247,7 @@ def _sentencepiece_sides(
     shared = folder / "sentencepiece.bpe.model"
     if (folder / "tokenizer.json").exists():
         return None
-    if source.exists():
+    if source.exists() or target.exists():
         vocabulary = read_json(folder / "vocab.json", dict[str, int])
         other = folder / "target_vocab.json"
         theirs = read_json(other, dict[str, int]) if other.exists() else vocabulary
@@ -261,8 +261,13 @@ def _sentencepiece_sides(
             if isinstance(name, str) and LANGUAGE.fullmatch(name):
                 vocabulary.setdefault(name, len(vocabulary))
         pairs = ((shared, vocabulary),) * 2
-    else:
+    elif any((folder / name).exists() for name in ("vocab.txt", "merges.txt")):
         return None
+    else:
+        raise UserError(
+            f"{folder}: no tokenizer; wanted tokenizer.json, or source.spm, target.spm and "
+            "vocab.json (Marian), or sentencepiece.bpe.model and vocab.json (M2M100)"
+        )
     sides = []
     for path, numbers in pairs:
         library = sentencepiece_tokenizer(read_sentencepiece(path))

@@ -81,4 +81,4 @@ def test_a_text_goes_on_behind_what_is_no_end_here(tmp_path: Path) -> None:
     (folder / PLACE).write_text(json.dumps({"eos_token_id": 9}))
     translator = attnzoo.open(folder).translator()
     assert translator.rules.ends == (9,)
-    assert translator.target_tokenizer.decode([8, 2, 10]) == "a sat"
+    assert translator.target_tokenizer.decode([7, 2, 10]) == "on dog"
