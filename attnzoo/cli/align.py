@@ -1,7 +1,8 @@
 """`align`: word alignments of sentence pairs, scored, drawn and written.
 
-`align RUN_DIR` reads them from the attention of a trained translator; `align --aligner KIND` aligns
-the pairs of any file, with hmm, eflomal, similarity, attention or a vote of these.
+`align RUN_DIR` reads them from the attention of a trained translator: a run, or a folder of
+transformers (Marian, BART, mBART, M2M100, T5). `align --aligner KIND` aligns the pairs of any file,
+with hmm, eflomal, similarity, attention, learned or a vote of these.
 """
 
 import argparse
@@ -28,7 +29,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "in the data.\nSentences typed with --sentence are translated and drawn.",
     )
     parser.add_argument(
-        "run", nargs="*", metavar="RUN_DIR | key=value", help="a run, or settings of --aligner"
+        "run",
+        nargs="*",
+        metavar="RUN_DIR | key=value",
+        help="a run or a folder of transformers that translates, or settings of --aligner",
     )
     add_pair_arguments(parser)
     add_aligner_arguments(parser)
@@ -162,6 +166,12 @@ def _check(arguments: argparse.Namespace) -> None:
     from attnzoo.cli.texts import check_pair_arguments
 
     check_pair_arguments(arguments)
+    for name in ("pairs", "columns", "text", "gold", "against", "tables", "tags", "page", "tune"):
+        if getattr(arguments, name):
+            raise UserError(
+                f"--{name} goes with --aligner KIND, such as --aligner attention "
+                f"run={arguments.run}; of {arguments.run} alone: --source FILE --target FILE"
+            )
     require_positive(arguments, "choose_pairs", most=10**9)
     if arguments.figures < 0:
         raise UserError(f"--figures {arguments.figures}: wanted 0 or more")

@@ -89,8 +89,31 @@ def aligner_config(arguments: argparse.Namespace) -> Any:
     kind = arguments.aligner
     settings = [o if o.startswith("aligner.") else f"aligner.{o}" for o in arguments.settings]
     if kind.endswith((".yaml", ".yml")):
-        return load(AlignConfig, Path(kind), settings).aligner
-    return load(AlignConfig, None, [f"aligner={kind}", *settings]).aligner
+        found = load(AlignConfig, Path(kind), settings).aligner
+    else:
+        found = load(AlignConfig, None, [f"aligner={kind}", *settings]).aligner
+    return _with_languages(found, arguments)
+
+
+def _with_languages(config: Any, arguments: argparse.Namespace) -> Any:
+    """Return a config whose translators have the languages of the command line."""
+    import dataclasses
+
+    from attnzoo.config.alignment import AttentionConfig, VoteConfig
+
+    sides = ("source_language", "target_language")
+    named = {side: getattr(arguments, side) for side in sides if getattr(arguments, side)}
+    if not named:
+        return config
+    members = config.members if isinstance(config, VoteConfig) else (config,)
+    if not any(isinstance(member, AttentionConfig) for member in members):
+        option = f"--{next(iter(named)).replace('_', '-')}"
+        raise UserError(f"{option} goes with --aligner attention, not with {config.kind}")
+    told = tuple(
+        dataclasses.replace(member, **named) if isinstance(member, AttentionConfig) else member
+        for member in members
+    )
+    return dataclasses.replace(config, members=told) if isinstance(config, VoteConfig) else told[0]
 
 
 def align_pairs(arguments: argparse.Namespace) -> int:

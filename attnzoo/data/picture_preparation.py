@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from jaxtyping import Float, UInt8
 
 from attnzoo.errors import UserError
 from attnzoo.files import read_json
+
+logger = logging.getLogger(__name__)
 
 FILE = "preprocessor_config.json"
 
@@ -34,9 +38,10 @@ class PicturePreparation:
 
     @classmethod
     def read(cls, folder: Path, side: int, channels: int) -> PicturePreparation:
-        """Read a folder's file; without one pictures are resized, with mean and deviation 1/2.
+        """Read a folder's file; mean and deviation are 1/2 if it does not have them.
 
-        ``side`` is the size of the model's images.
+        ``side`` is the size of the model's images. Without a size pictures are resized to it, as a
+        warning says.
 
         Raises:
           UserError: a value that is not known, or a size other than the model's.
@@ -45,6 +50,9 @@ class PicturePreparation:
         values = read_json(path) if path.exists() else {}
         known = values.get("do_resize", True), values.get("do_center_crop", False)
         size = _size(values.get("size", side), path, "size") if known[0] else None
+        if size is not None and "size" not in values and not known[1]:
+            size = (side, side)
+            logger.warning("%s: no size; pictures are resized to %d x %d", path, side, side)
         crop = None
         if known[1]:
             crop = _size(values.get("crop_size", side), path, "crop_size")
@@ -108,8 +116,9 @@ def _size(value: Any, path: Path, name: str) -> tuple[int, int] | int:
 def _channels(values: dict[str, Any], name: str, channels: int, path: Path) -> np.ndarray:
     found = values.get(name, 0.5)
     each = found if isinstance(found, list) else [found] * channels
-    if not all(isinstance(one, int | float) for one in each) or len(each) != channels:
-        raise UserError(
-            f"{path}: {name}={found!r}; wanted a number for each of {channels} channels"
-        )
+    lowest = 0.0 if name == "image_std" else -math.inf
+    known = all(type(one) in (int, float) and lowest < one < math.inf for one in each)
+    if not known or len(each) != channels:
+        kind = "a number above 0" if name == "image_std" else "a number"
+        raise UserError(f"{path}: {name}={found!r}; wanted {kind} for each of {channels} channels")
     return np.asarray(each, np.float64)

@@ -160,7 +160,7 @@ def open_picture(data: bytes, place: str, channels: int) -> Any:
     Raises:
         UserError: a damaged file, one that is no image, floating point pixels, or too many pixels.
     """
-    Image, ImageOps = _pillow()
+    Image, ImageOps, UnidentifiedImageError = _pillow()
     try:
         image: Any = Image.open(io.BytesIO(data))
         if image.width * image.height > MAX_PIXELS:
@@ -184,6 +184,8 @@ def open_picture(data: bytes, place: str, channels: int) -> Any:
     # Pillow's readers of damaged files raise what their parsers do: SyntaxError, struct.error, ...
     except Exception as error:
         reason = str(error).splitlines() or [type(error).__name__]
+        if isinstance(error, UnidentifiedImageError):  # it names the buffer
+            reason = ["no known format"]
         raise UserError(f"{place}: not an image, or damaged: {reason[0]}") from None
 
 
@@ -191,11 +193,11 @@ def open_picture(data: bytes, place: str, channels: int) -> Any:
 def _pillow() -> Any:
     import warnings
 
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     # `open_picture` says in one line what this warning says in two.
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-    return Image, ImageOps
+    return Image, ImageOps, UnidentifiedImageError
 
 
 def fitted(image: Any, size: int | None, resize: int | None = None) -> Any:

@@ -35,6 +35,7 @@ class PretrainedTokenizer(Tokenizer):
       specials: ids that are no text.
       unk_id: id of tokens that are not in the vocabulary.
       frame: special tokens before and after a sentence.
+      end_ids: tokens that end a generated text; by default the first one after a sentence.
     """
 
     kind, split, lowercase = "file", "whitespace", False
@@ -49,6 +50,7 @@ class PretrainedTokenizer(Tokenizer):
         unk_id: int,
         pad_id: int,
         frame: Frame,
+        end_ids: Iterable[int] | None = None,
     ):
         self._library, self._vocabulary = library, vocabulary
         self._library.no_padding()
@@ -59,6 +61,8 @@ class PretrainedTokenizer(Tokenizer):
         self.hidden = frozenset(specials)
         self.unk_id, self.pad_id, self.frame = unk_id, pad_id, frame
         self.frames = {"source": frame, "target": frame}
+        # An end token that is a word stays in the text.
+        self._ends = self.hidden.intersection(frame.after[:1] if end_ids is None else end_ids)
 
     @property
     def vocab_size(self) -> int:
@@ -115,7 +119,7 @@ class PretrainedTokenizer(Tokenizer):
     def _kept(self, ids: Iterable[SupportsIndex]) -> list[int]:
         kept = []
         for index in map(int, ids):
-            if index in self.frame.after[:1]:
+            if index in self._ends:
                 break
             if index not in self.hidden:
                 kept.append(index)
@@ -197,12 +201,24 @@ class FolderTokenizers:
         numbers = self._sides[0][1]
         return next((c for c, name in self.languages.items() if numbers[name] == token), None)
 
-    def side(self, side: str, frame: Frame, pad_id: int) -> PretrainedTokenizer:
-        """Return the tokenizer of "source" or "target", with the special tokens around it."""
+    def specials(self, side: str) -> set[int]:
+        """Return the ids of language tokens and special tokens of "source" or "target"."""
         library, vocabulary = self._sides[side == "target"]
         roles = (self.token(role) for role in ("bos", "eos", "pad", "cls", "sep", "mask"))
-        specials = {pad_id, *frame.after, *(i for i in roles if i is not None)}
-        specials |= {vocabulary[name] for name in self.languages.values() if name in vocabulary}
+        added = [t.content for t in library.get_added_tokens_decoder().values() if t.special]
+        named = (*added, *self.languages.values())
+        found = {vocabulary[name] for name in named if name in vocabulary}
+        return found | {i for i in roles if i is not None}
+
+    def side(
+        self, side: str, frame: Frame, pad_id: int, end_ids: Iterable[int] | None = None
+    ) -> PretrainedTokenizer:
+        """Return the tokenizer of "source" or "target", with the special tokens around it.
+
+        ``end_ids`` are the tokens that end a generated text, if not the first after a sentence.
+        """
+        library, vocabulary = self._sides[side == "target"]
+        specials = {pad_id, *frame.after, *self.specials(side)}
         if side == "target":  # a source may begin with words, such as T5's
             specials |= set(frame.before)
         unknown = self.token("unk")
@@ -215,6 +231,7 @@ class FolderTokenizers:
             unk_id=unknown,
             pad_id=pad_id,
             frame=frame,
+            end_ids=end_ids,
         )
 
     def text_ids(self, text: str) -> tuple[int, ...]:
@@ -230,7 +247,7 @@ def _sentencepiece_sides(
     shared = folder / "sentencepiece.bpe.model"
     if (folder / "tokenizer.json").exists():
         return None
-    if source.exists():
+    if source.exists() or target.exists():
         vocabulary = read_json(folder / "vocab.json", dict[str, int])
         other = folder / "target_vocab.json"
         theirs = read_json(other, dict[str, int]) if other.exists() else vocabulary
@@ -244,8 +261,13 @@ def _sentencepiece_sides(
             if isinstance(name, str) and LANGUAGE.fullmatch(name):
                 vocabulary.setdefault(name, len(vocabulary))
         pairs = ((shared, vocabulary),) * 2
-    else:
+    elif any((folder / name).exists() for name in ("vocab.txt", "merges.txt")):
         return None
+    else:
+        raise UserError(
+            f"{folder}: no tokenizer; wanted tokenizer.json, or source.spm, target.spm and "
+            "vocab.json (Marian), or sentencepiece.bpe.model and vocab.json (M2M100)"
+        )
     sides = []
     for path, numbers in pairs:
         library = sentencepiece_tokenizer(read_sentencepiece(path))

@@ -49,7 +49,10 @@ class SentencePieceFile(NamedTuple):
 def read_sentencepiece(path: Path) -> SentencePieceFile:
     """Read a SentencePiece model; a file that is none is a UserError with its name."""
     try:
-        fields = list(_fields(path.read_bytes()))
+        data = path.read_bytes()
+        if not data:
+            raise UserError(f"{path}: an empty file; wanted a SentencePiece model")
+        fields = list(_fields(data))
         pieces = [_piece(value) for number, value in fields if number == 1]
         trainer = dict(_fields(_only(fields, 2)))
         normaliser = dict(_fields(_only(fields, 3)))

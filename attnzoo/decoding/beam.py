@@ -1,8 +1,9 @@
 """Beam search with a length penalty, as one compiled loop.
 
-Each step expands the K running hypotheses of a sentence and keeps the 2K best candidates. Those
-that end (and are among the K best) compete for K finished places; the others continue. Only back
-pointers are stored; the tokens and attention of the winners are read from them at the end.
+Each step expands the K running hypotheses of a sentence and keeps the (1 + E) K best candidates,
+where E is the number of end tokens. Those that end (and are among the K best) compete for K
+finished places; the others continue. Only back pointers are stored; the tokens and attention of the
+winners are read from them at the end.
 """
 
 import dataclasses
@@ -72,6 +73,8 @@ def beam_search(
         raise ValueError(f"max_length={max_length}; wanted at least 1")
     repeat = lambda tree: jax.tree.map(lambda x: jnp.repeat(x, beam, axis=0), tree)  # noqa: E731
     memory = repeat(memory)
+    # Enough to go on with, even if every end token of every hypothesis is among them.
+    candidates = (1 + len(rules.end_ids(ids))) * beam
     longest = rules.divisor(jnp.int32(max_length), alpha)
     lowest = jnp.full((batch, beam), -jnp.inf, jnp.float32)
     zeros = jnp.zeros((batch, beam), jnp.int32)
@@ -110,13 +113,13 @@ def beam_search(
         log_probs = rules.apply(log_probs, search.position, search.known, max_length, ids)
         log_probs = log_probs.reshape(batch, beam, vocabulary)
         total = (search.log_prob[:, :, None] + log_probs).reshape(batch, beam * vocabulary)
-        best, index = jax.lax.top_k(total, 2 * beam)
+        best, index = jax.lax.top_k(total, candidates)
         parent, token = index // vocabulary, (index % vocabulary).astype(jnp.int32)
 
-        ends = token == ids.end
+        ends = rules.ended(token, ids)
         if rules.penalty == "power":
             ends |= search.position + 1 == max_length
-        among_first = jnp.arange(2 * beam)[None, :] < beam
+        among_first = jnp.arange(candidates)[None, :] < beam
         penalty = rules.divisor(search.position + 1, alpha)
         offered = ends & among_first & search.undecided[:, None]
         offered = jnp.where(offered, best / penalty, -jnp.inf)

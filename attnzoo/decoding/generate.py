@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Int, Key
 
 from attnzoo.decoding.beam import beam_search
 from attnzoo.decoding.hypotheses import Hypotheses, TokenIds
+from attnzoo.decoding.rules import Rules
 from attnzoo.decoding.sampling import GREEDY, Sampling
 from attnzoo.models.causal import unrolled
 
@@ -149,7 +150,7 @@ def beam_generate(
     prompts: Prompts,
     *,
     max_new_tokens: int,
-    eos_id: int,
+    eos_id: int | tuple[int, ...],
     valid: Valid | None = None,
     beam: int = 5,
     alpha: float = 0.6,
@@ -259,7 +260,8 @@ def _beam(
         max_length=steps,
         beam=beam,
         alpha=alpha,
-        ids=TokenIds(pad=plan.pad_id, end=plan.eos[0], never=()),
+        ids=TokenIds(pad=plan.pad_id, never=()),
+        rules=Rules(ends=plan.eos),
     )
 
 

@@ -47,7 +47,7 @@ def greedy_search(
         history = None if history is None else history.at[:, position + 1].set(token)
         weights = weights.at[:, position].set(row)
         length = length + (~done).astype(jnp.int32)
-        done = done | (token == ids.end)
+        done = done | rules.ended(token, ids)
         return position + 1, token, history, state, done, length, log_prob, tokens, weights
 
     start = (

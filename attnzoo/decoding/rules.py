@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from attnzoo.decoding.hypotheses import TokenIds, length_penalty
 
@@ -22,6 +22,7 @@ class Rules:
         min_length: least number of tokens, the end token included.
         suppressed: tokens that are never chosen.
         suppressed_first: tokens that are not chosen first (with ``first``: not second).
+      ends: tokens that end an output; empty: the one of ``TokenIds``.
         penalty: divisor of a log-probability: "wu" for Wu et al. 2016, eq. 14, or "power" for the
             number of tokens to the power alpha, where outputs of the maximum length count as ended.
         stop: "bound": when no running hypothesis can beat the worst finished one; "estimate": when
@@ -34,8 +35,17 @@ class Rules:
     min_length: int = 0
     suppressed: tuple[int, ...] = ()
     suppressed_first: tuple[int, ...] = ()
+    ends: tuple[int, ...] = ()
     penalty: Literal["wu", "power"] = "wu"
     stop: Literal["bound", "estimate", "full"] = "bound"
+
+    def end_ids(self, ids: TokenIds) -> tuple[int, ...]:
+        """Return the tokens that end an output of a model with these special ids."""
+        return self.ends or (ids.end,)
+
+    def ended(self, tokens: Int[Array, "*shape"], ids: TokenIds) -> Bool[Array, "*shape"]:
+        """Return which tokens end an output."""
+        return jnp.isin(tokens, jnp.array(self.end_ids(ids), jnp.int32))
 
     def divisor(self, length: Int[Array, "*shape"], alpha: float) -> Float[Array, "*shape"]:
         """Return the divisor of the log-probability of an output with ``length`` tokens."""
@@ -66,7 +76,9 @@ class Rules:
             log_probs = _without_repetition(log_probs, position, history, self.no_repeat)
         if self.min_length > 1:
             early = position + 1 < self.min_length
-            log_probs = log_probs.at[:, ids.end].add(jnp.where(early, lowest, 0.0))
+            log_probs = log_probs.at[:, jnp.array(self.end_ids(ids))].add(
+                jnp.where(early, lowest, 0.0)
+            )
         for token, at in ((self.first, 0), (self.last, max_length - 1)):
             if token is not None:
                 forced = jnp.full_like(log_probs, lowest).at[:, token].set(0.0)

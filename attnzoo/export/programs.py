@@ -130,11 +130,12 @@ def _translator(
 
     if longest is not None and room > longest:
         raise UserError(f"--max-new-tokens {room}: the model has {longest} positions")
+    ends = " or ".join(map(str, rules.end_ids(ids)))
     sizes = {"B": 1, "S": min(64, longest or 64), "T": min(64, longest or 64)}
     return {
         "translate": Program(
             f"the most probable token at each of at most {room} steps, their number with the "
-            f"end (id {ids.end}), the sum of their log P, and the attention of each step",
+            f"end (id {ends}), the sum of their log P, and the attention of each step",
             search,
             {"source": ("int32", "B, S")},
             _limits(B=None, S=longest),

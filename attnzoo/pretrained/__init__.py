@@ -122,7 +122,7 @@ def form(model: Any) -> tuple[dict[str, Any], Table]:
     if model.origin is not None:  # RoBERTa and XLM-R have the same settings
         former = FAMILIES.get(model.origin.config.get("model_type"))
         families.sort(key=lambda family: family is not former)
-    sizes, problems = _sizes(model), []
+    sizes, problems = sizes_of(model), []
     for family in families:
         try:
             written = family.write(model.config, sizes)
@@ -206,7 +206,8 @@ def _families(config: type) -> list[Family]:
     return found
 
 
-def _sizes(model: Any) -> tuple[int, ...]:
+def sizes_of(model: Any) -> tuple[int, ...]:
+    """Return the sizes of a model that its config lacks: vocabularies, that of the target last."""
     shapes = {path: tuple(leaf.shape) for path, leaf in convert.parameters(model).items()}
     return _families(type(model.config))[0].sizes(shapes)
 

@@ -122,7 +122,7 @@ class Translator:
         self.max_source = max_source
         self.rules = rules
         ids = ids_of(target_tokenizer)
-        self._end = ids.end
+        self._ends = rules.end_ids(ids)
         self._graph, self._state = nnx.split(model)
         self._state = nnx.to_pure_dict(self._state)
         self._search = jax.jit(
@@ -192,7 +192,9 @@ class Translator:
                 target = self.target_tokenizer.decode_words(said)
                 # A row for each token of the text, and for the end.
                 steps = [t for t, i in enumerate(said) if i not in self.target_tokenizer.hidden]
-                steps = steps[: len(target.ids)] + [t for t in (len(said) - 1,) if self._ends(said)]
+                steps = steps[: len(target.ids)] + [
+                    t for t in (len(said) - 1,) if self._ended(said)
+                ]
                 results[index] = Translation(
                     text=self.target_tokenizer.decode(said),
                     source=encodings[index],
@@ -345,8 +347,9 @@ class Translator:
         first = len(self.source_frame.before)
         return slice(first, first + len(source.ids) + 1)
 
-    def _ends(self, ids: Sequence[int]) -> bool:
-        return bool(ids) and ids[-1] == self._end
+    def _ended(self, ids: Sequence[int]) -> bool:
+        """Return whether the last token is an end that is no word of the text."""
+        return bool(ids) and ids[-1] in self._ends and ids[-1] in self.target_tokenizer.hidden
 
     def _pad(self, rows: list[list[int]], width: int) -> np.ndarray:
         padded = np.full((self.batch_size, width), self.target_tokenizer.pad_id, np.int32)

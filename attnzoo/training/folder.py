@@ -33,7 +33,12 @@ from attnzoo.pretrained import files, origin
 from attnzoo.tasks import task_class
 from attnzoo.tasks.run_file import ImageLabels
 from attnzoo.training import processes
-from attnzoo.training.generation_settings import SAMPLED, SEARCHED, GenerationSettings
+from attnzoo.training.generation_settings import (
+    SAMPLED,
+    SEARCHED,
+    GenerationSettings,
+    check_settings,
+)
 from attnzoo.training.opened import Opened
 from attnzoo.training.run_directory import RunDirectory
 
@@ -178,16 +183,24 @@ class _Settings:
     def __init__(self, folder: Path, model: Any):
         self.folder, self.model = folder, model
         self.name = re.sub(r"[^\w.-]", "-", folder.resolve().name) or "model"
-        described = [folder / one for one in (files.CONFIG, origin.OWN)]
-        self.config: dict[str, Any] = next((read_json(p) for p in described if p.exists()), {})
+        described = (folder / one for one in (files.CONFIG, origin.OWN))
+        self.described = next((path for path in described if path.exists()), folder)
+        self.config: dict[str, Any] = {}
+        if self.described != folder:
+            self.config = read_json(self.described)
         self.place = folder / origin.GENERATION
         self.generation: dict[str, Any] = {}
         if self.place.exists():
             self.generation = read_json(self.place)
         else:  # files of before 2023
-            self.place = next((p for p in described if p.exists()), self.place)
+            self.place = self.described
             kept = (*SEARCHED, *SAMPLED, "do_sample", "repetition_penalty")
             self.generation = {k: self.config[k] for k in kept if k in self.config}
+
+    @property
+    def vocabulary(self) -> int:
+        """Size of the vocabulary of what the model writes."""
+        return pretrained.sizes_of(self.model)[-1]
 
     def encoder(self) -> dict[str, Any]:
         head = self.model.config.head if isinstance(self.model.config, BertConfig) else "none"
@@ -215,7 +228,7 @@ class _Settings:
         context = min(self.model.max_length or 256, 256)
         config = self._config(CausalLMConfig(context=context))
         task = _task(config, **self._tokenizer())
-        ids = {name: self._id(name) for name in ("bos_token_id", "eos_token_id")}
+        ids = {name: self._ids(name) for name in ("bos_token_id", "eos_token_id")}
         ends = ids["eos_token_id"]
         library = pretrained.tokenizer(self.folder)
 
@@ -231,8 +244,9 @@ class _Settings:
     def translator(self, source: str | None, target: str | None) -> dict[str, Any]:
         tokens = FolderTokenizers(self.folder)
         model = self.model.config
+        begin = self._start()
         before, described = self._prefix(tokens, source, target)
-        start, end = (model.start_id,), model.eos_id
+        start, end = (begin,), model.eos_id
         first, frame = None, tokens.template or Frame((), (end,))
         if tokens.languages:
             frame, start, first = self._languages(tokens, frame, source, target)
@@ -246,15 +260,18 @@ class _Settings:
                     f"{self.folder}: no language {target or source}; it translates {pair} alone"
                 )
         found = self._generation(translates=True)
-        rules = found.rules if first is None else dataclasses.replace(found.rules, first=first)
+        ends = self._ids("eos_token_id") or (end,)
+        rules = dataclasses.replace(found.rules, ends=ends)
+        rules = rules if first is None else dataclasses.replace(rules, first=first)
         if rules.first is not None:
-            start = (*start, rules.first)
+            if rules.first in tokens.specials("target"):  # otherwise a word of the text
+                start = (*start, rules.first)
         elif tokens.template and not tokens.languages:
             start = (*start, *tokens.template.before)  # as its tokenizer begins a target
         data = FolderData((source or "", target or ""))
         config = self._config(TranslationConfig(), found.decoding, data)
         own: Any = tokens.side("source", frame, model.pad_id)
-        theirs: Any = tokens.side("target", Frame(start, (end,)), model.pad_id)
+        theirs: Any = tokens.side("target", Frame(start, (end,)), model.pad_id, ends)
         task = _task(config, source=own, target=theirs)
         return {"task": task, "config": config, "rules": rules}
 
@@ -264,12 +281,12 @@ class _Settings:
         """Return the frame of a source, the start of a target, and its forced first token."""
         model = self.model.config
         kind = str(self.config.get("model_type"))
-        forced = self._id("forced_bos_token_id")
+        forced, start = self._ids("forced_bos_token_id"), self._start()
         source = source or tokens.config.get("src_lang")
         target = target or tokens.config.get("tgt_lang")
         if target is None:
             code = next((c for c in map(tokens.code_of, forced) if c), None)
-            target = code or tokens.code_of(model.start_id)
+            target = code or tokens.code_of(start)
         if target is None:
             known = ", ".join(sorted(tokens.languages))
             raise UserError(
@@ -283,7 +300,7 @@ class _Settings:
                     f"{self.folder}: no choice of a source language ({source}); its texts begin "
                     "with the target language alone"
                 )
-            return Frame((to,), (model.eos_id,)), (model.start_id,), None
+            return Frame((to,), (model.eos_id,)), (start,), None
         if source is None:
             codes = [tokens.code_of(i) for i in (*frame.before, *frame.after)]
             source = next((code for code in codes if code), None)
@@ -297,8 +314,8 @@ class _Settings:
         if behind is False and kind == "mbart" and not name.startswith("MBart50"):
             behind = any(tokens.code_of(i) for i in frame.after)
         around = Frame((), (end, of)) if behind else Frame((of,), (end,))
-        starts = name in ("MBartTokenizer", "MBartTokenizerFast") or tokens.code_of(model.start_id)
-        return (around, (to,), None) if starts else (around, (model.start_id,), to)
+        starts = name in ("MBartTokenizer", "MBartTokenizerFast") or tokens.code_of(start)
+        return (around, (to,), None) if starts else (around, (start,), to)
 
     def _prefix(
         self, tokens: FolderTokenizers, source: str | None, target: str | None
@@ -312,7 +329,8 @@ class _Settings:
         described = self.config.get("task_specific_params") or {}
         names = (f"translation_{source}_to_{target}", f"translate {source} to {target}: ")
         for key, values in described.items():
-            if (isinstance(values, dict) and names[0] == key) or values.get("prefix") == names[1]:
+            if isinstance(values, dict) and (key == names[0] or values.get("prefix") == names[1]):
+                check_settings(values, self.described, self.vocabulary)
                 self.generation |= {k: v for k, v in values.items() if k != "prefix"}
                 return tokens.text_ids(str(values.get("prefix", ""))), True
         return tokens.text_ids(names[1]), True
@@ -320,7 +338,11 @@ class _Settings:
     def _generation(self, *, translates: bool) -> GenerationSettings:
         longest = self.model.max_length
         found = GenerationSettings.read(
-            self.generation, self.place, translates=translates, longest=longest
+            self.generation,
+            self.place,
+            translates=translates,
+            longest=longest,
+            vocabulary=self.vocabulary,
         )
         if found.not_followed:
             logger.warning("%s: not followed: %s", self.place, ", ".join(found.not_followed))
@@ -341,14 +363,18 @@ class _Settings:
     def _tokenizer(self) -> Mapping[str, Any]:
         return {"tokenizer": build_tokenizer(FileTokenizerConfig(path=self.folder), [])}
 
-    def _id(self, name: str) -> tuple[int, ...]:
+    def _ids(self, name: str) -> tuple[int, ...]:
         """Return the ids of a special token, which may have several; none if it is not named."""
-        value = self.generation.get(name)
-        value = self.config.get(name) if value is None else value
-        found = value if isinstance(value, list) else [] if value is None else [value]
-        if not all(type(one) is int for one in found):
-            raise UserError(f"{self.place}: {name}={value!r}; wanted token ids")
-        return tuple(found)
+        value, place = self.generation.get(name), self.place
+        if value is None:
+            value, place = self.config.get(name), self.described
+        check_settings({name: value}, place, self.vocabulary)
+        return tuple(value) if isinstance(value, list) else () if value is None else (value,)
+
+    def _start(self) -> int:
+        """Return the first input of a translator's decoder."""
+        found = self._ids("decoder_start_token_id")
+        return found[0] if found else self.model.config.start_id
 
     def _names(self, count: int) -> tuple[str, ...]:
         """Return the names of the classes, or their numbers."""

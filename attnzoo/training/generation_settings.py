@@ -1,6 +1,7 @@
 """Settings of generation in a folder of transformers: followed ones, and others by name."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,96 @@ STOPS: dict[Any, Any] = {True: "full", "never": "bound"}
 
 
 @dataclasses.dataclass(frozen=True)
+class _Number:
+    """Range of a number, whole if ``whole``; ``above``: without ``least`` itself."""
+
+    least: int | None
+    most: int | None = None
+    whole: bool = False
+    above: bool = False
+
+    def __str__(self) -> str:
+        kind = "a whole number" if self.whole else "a number"
+        least = f"above {self.least}" if self.above else f"of at least {self.least}"
+        most = "" if self.most is None else f" and at most {self.most}"
+        return kind if self.least is None else f"{kind} {least}{most}"
+
+    def has(self, value: Any) -> bool:
+        if type(value) is not int and (self.whole or type(value) is not float):
+            return False
+        low = self.least is None or (value > self.least if self.above else value >= self.least)
+        return math.isfinite(value) and low and (self.most is None or value <= self.most)
+
+
+NUMBERS = {
+    "num_beams": _Number(1, most=1_000, whole=True),
+    "max_length": _Number(2, whole=True),  # with the start token
+    "max_new_tokens": _Number(1, whole=True),
+    "min_length": _Number(0, whole=True),
+    "min_new_tokens": _Number(0, whole=True),
+    "no_repeat_ngram_size": _Number(0, whole=True),
+    "length_penalty": _Number(None),
+}
+SAMPLING_NUMBERS = {
+    "temperature": _Number(0, above=True),
+    "top_k": _Number(0, whole=True),
+    "top_p": _Number(0, most=1, above=True),
+    "min_p": _Number(0, most=1),
+    "repetition_penalty": _Number(0, above=True),
+}
+"""Settings that are read only where a language model samples."""
+TOKENS = {
+    "decoder_start_token_id": 0,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "forced_bos_token_id": 0,
+    "forced_eos_token_id": 1,
+    "suppress_tokens": 1,
+    "begin_suppress_tokens": 1,
+    "bad_words_ids": 2,
+}
+"""Settings that are token ids, with the depth of the lists that they may be."""
+
+
+def check_settings(values: Mapping[str, Any], place: Path, vocabulary: int) -> None:
+    """Check the settings of generation that are followed, each by its type and range.
+
+    ``vocabulary`` is the number of tokens.
+
+    Raises:
+      UserError: one line with file, setting, value, and what was wanted.
+    """
+    numbers = NUMBERS | (SAMPLING_NUMBERS if values.get("do_sample") else {})
+    for name, value in values.items():
+        if value is None:
+            continue
+        if name in numbers and not numbers[name].has(value):
+            raise UserError(f"{place}: {name}={value!r}; wanted {numbers[name]}")
+        if name == "early_stopping" and value not in (True, False, "never"):
+            raise UserError(f'{place}: {name}={value!r}; wanted true, false or "never"')
+        if name == "bad_words_ids" and not (
+            isinstance(value, list) and all(isinstance(word, list) and word for word in value)
+        ):
+            raise UserError(f"{place}: {name}={value!r}; wanted lists of token ids")
+        if name in TOKENS:
+            for token in _flat(value, TOKENS[name]):
+                if type(token) is not int:
+                    raise UserError(f"{place}: {name}={value!r}; wanted token ids")
+                if not 0 <= token < vocabulary:
+                    raise UserError(
+                        f"{place}: {name} has token {token}; wanted one of the model's "
+                        f"{vocabulary:,} tokens, 0 to {vocabulary - 1}"
+                    )
+
+
+def _flat(value: Any, depth: int) -> list[Any]:
+    """Return the values in lists of at most this depth."""
+    if depth == 0 or not isinstance(value, list):
+        return [value]
+    return [one for part in value for one in _flat(part, depth - 1)]
+
+
+@dataclasses.dataclass(frozen=True)
 class GenerationSettings:
     """Settings of a folder, in attnzoo's terms.
 
@@ -76,16 +167,23 @@ class GenerationSettings:
 
     @classmethod
     def read(
-        cls, values: Mapping[str, Any], place: Path, *, translates: bool, longest: int | None
+        cls,
+        values: Mapping[str, Any],
+        place: Path,
+        *,
+        translates: bool,
+        longest: int | None,
+        vocabulary: int,
     ) -> "GenerationSettings":
         """Read the settings of a generation_config.json, or those of an older config.json.
 
-        ``longest`` is the number of target positions, None for any.
+        ``longest`` is the number of target positions, None for any; ``vocabulary`` that of tokens.
 
         Raises:
-          UserError: a value of another type than the setting has.
+          UserError: a value of another type or range than the setting has.
         """
-        reader = _Reader(values, place)
+        check_settings(values, place, vocabulary)
+        reader = _Reader(values)
         samples = bool(values.get("do_sample"))
         followed = set(SEARCHED) if translates else {"do_sample", *SAMPLED, "max_length"}
         followed |= {"max_new_tokens", *IDS, *WITHOUT_EFFECT}
@@ -96,9 +194,9 @@ class GenerationSettings:
             if name not in followed | without and not name.startswith(SPECULATION)
             if value is not None and value != NEUTRAL.get(name)
         ]
-        penalty = reader.number("length_penalty", 1.0)
-        words = reader.value("bad_words_ids", list, [])
-        single = [word[0] for word in words if isinstance(word, list) and len(word) == 1]
+        penalty = reader.value("length_penalty", 1.0)
+        words = reader.value("bad_words_ids", [])
+        single = [word[0] for word in words if len(word) == 1]
         if len(single) < len(words):
             others.append("bad_words_ids")
         if penalty < 0:
@@ -111,8 +209,8 @@ class GenerationSettings:
                 reader.count("min_length"),
                 reader.count("min_new_tokens") + 1 if values.get("min_new_tokens") else 0,
             ),
-            suppressed=(*single, *reader.value("suppress_tokens", list, [])),
-            suppressed_first=tuple(reader.value("begin_suppress_tokens", list, [])),
+            suppressed=(*single, *reader.tokens("suppress_tokens")),
+            suppressed_first=reader.tokens("begin_suppress_tokens"),
             penalty="power",
             stop=STOPS.get(values.get("early_stopping"), "estimate"),
         )
@@ -127,38 +225,30 @@ class GenerationSettings:
 
 
 class _Reader:
-    """Values of one file, checked when they are read."""
+    """Values of one file, which ``check_settings`` has seen."""
 
-    def __init__(self, values: Mapping[str, Any], place: Path):
-        self.values, self.place = values, place
+    def __init__(self, values: Mapping[str, Any]):
+        self.values = values
 
-    def value(self, name: str, wanted: type | tuple[type, ...], default: Any) -> Any:
+    def value(self, name: str, default: Any) -> Any:
         found = self.values.get(name)
-        if found is None:
-            return default
-        if not isinstance(found, wanted) or (isinstance(found, bool) and wanted is not bool):
-            kinds = wanted if isinstance(wanted, tuple) else (wanted,)
-            raise UserError(
-                f"{self.place}: {name}={found!r}; wanted "
-                f"{' or '.join(kind.__name__ for kind in kinds)}"
-            )
-        return found
-
-    def number(self, name: str, default: Any) -> Any:
-        return self.value(name, (int, float), default)
+        return default if found is None else found
 
     def count(self, name: str) -> int:
-        return self.value(name, int, 0)
+        return self.value(name, 0)
+
+    def tokens(self, name: str) -> tuple[int, ...]:
+        found = self.value(name, [])
+        return tuple(found) if isinstance(found, list) else (found,)
 
     def token(self, name: str) -> int | None:
-        found = self.value(name, (int, list), None)
-        return found[0] if isinstance(found, list) and found else found
+        return next(iter(self.tokens(name)), None)
 
     def sampling(self) -> Sampling:
         """Return the settings of sampling, except neutral values such as ``top_p=1``."""
         found: dict[str, Any] = {"temperature": 1.0}
         for name in SAMPLED:
-            value = self.number(name, None)
+            value = self.value(name, None)
             if value is not None and (name, value) not in (("top_k", 0), ("top_p", 1.0)):
                 found[name] = int(value) if name == "top_k" else float(value)
         return Sampling(**found)

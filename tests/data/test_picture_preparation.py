@@ -24,6 +24,17 @@ def test_the_centre_of_the_shorter_side(tmp_path: Path) -> None:
     np.testing.assert_array_equal(one.pixels(picture)[..., 0], [[5, 7, 9, 11]] * 4)
 
 
+@pytest.mark.parametrize("values", [None, {}, {"image_mean": 0.5}])
+def test_without_a_size_any_picture_has_the_size_of_the_model(
+    values: dict[str, Any] | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    if values is not None:
+        (tmp_path / FILE).write_text(json.dumps(values))
+    one = PicturePreparation.read(tmp_path, 4, 3)
+    assert one.pixels(Image.new("RGB", (31, 9))).shape == (4, 4, 3)
+    assert "no size; pictures are resized to 4 x 4" in caplog.text
+
+
 def test_mean_deviation_and_scale_are_one_step(tmp_path: Path) -> None:
     one = read(tmp_path, size=4, rescale_factor=0.5, image_mean=[3.0], image_std=[2.0])
     pixel = 7.0
@@ -33,7 +44,16 @@ def test_mean_deviation_and_scale_are_one_step(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [{"size": {"height": 5, "width": 5}}, {"size": "x"}, {"image_mean": [1, 2]}, {"resample": 9}],
+    [
+        {"size": {"height": 5, "width": 5}},
+        {"size": "x"},
+        {"image_mean": [1, 2]},
+        {"resample": 9},
+        {"image_std": [0]},
+        {"image_std": 0.0},
+        {"image_std": -1.0},
+        {"image_mean": [True]},
+    ],
 )
 def test_what_does_not_fit_is_one_line(values: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=FILE) as error:

@@ -53,8 +53,9 @@ def test_bpe_merges_in_the_order_of_scores(tmp_path: Path) -> None:
 @pytest.mark.parametrize("data", [b"", b"\x00", b"text", b"\x0a\xff\xff", bytes(99)])
 def test_a_file_that_is_no_model_is_one_line(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "x.spm").write_bytes(data)
-    with pytest.raises(UserError, match=r"x\.spm: (not )?a SentencePiece model"):
+    with pytest.raises(UserError, match=r"x\.spm: .* SentencePiece model") as error:
         read_sentencepiece(tmp_path / "x.spm")
+    assert ("empty" in str(error.value)) == (not data)
     with pytest.raises(UserError, match=r"y\.spm: no such file"):
         read_sentencepiece(tmp_path / "y.spm")
 
@@ -99,6 +100,16 @@ def test_decoded_words_are_those_of_the_text(kind: str, tmp_path: Path) -> None:
     assert found.word_ids == [0, 0, 1, 1, 2, 3]
     assert one.decode([]) == ""
     assert one.decode_words([0, 2]).words == []
+
+
+@pytest.mark.parametrize("lost", [("source",), ("target",), ("source", "target")])
+def test_a_folder_without_its_model_names_it(lost: tuple[str, ...], tmp_path: Path) -> None:
+    tiny_folders.write_marian(tmp_path)
+    for side in lost:
+        (tmp_path / f"{side}.spm").unlink()
+    with pytest.raises(UserError) as error:
+        FolderTokenizers(tmp_path)
+    assert all(f"{side}.spm" in str(error.value) for side in lost)
 
 
 def test_languages(tmp_path: Path) -> None:

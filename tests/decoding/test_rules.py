@@ -23,6 +23,8 @@ RULES = {
     "suppressed": Rules(suppressed=(3, 0)),
     "suppressed_first": Rules(suppressed_first=(2, 4)),
     "both": Rules(first=4, suppressed_first=(2,), no_repeat=2, last=2),
+    "ends": Rules(ends=(2, 4), min_length=2),
+    "other_end": Rules(ends=(3,), suppressed_first=(4,)),
     "power": Rules(penalty="power", min_length=2),
 }
 
@@ -43,17 +45,19 @@ def allowed(rules: Rules, said: tuple[int, ...]) -> bool:
         and (rules.last is None or len(said) < L or said[-1] == rules.last)
         # A forced token may repeat what was there.
         and all(g not in grams[:i] or i + n - 2 in forced for i, g in enumerate(grams))
-        and (said[-1] != IDS.end or len(said) >= rules.min_length)
+        and (said[-1] not in rules.end_ids(IDS) or len(said) >= rules.min_length)
         and not set(said) & set(rules.suppressed)
         and not any(said[at : at + 1] == (one,) for one in rules.suppressed_first
                     for at in [0 if rules.first is None else 1])
     )  # fmt: skip
 
 
-def outputs() -> list[tuple[int, ...]]:
+def outputs(rules: Rules) -> list[tuple[int, ...]]:
     """All outputs: those that end, and those of the maximum length."""
-    inner = [i for i in range(V) if i != IDS.end]
-    ended = [(*some, IDS.end) for n in range(L) for some in itertools.product(inner, repeat=n)]
+    ends = rules.end_ids(IDS)
+    inner = [i for i in range(V) if i not in ends]
+    begun = [some for n in range(L) for some in itertools.product(inner, repeat=n)]
+    ended = [(*some, end) for some in begun for end in ends]
     return ended + list(itertools.product(inner, repeat=L))
 
 
@@ -61,8 +65,10 @@ def scored(rules: Rules, table: np.ndarray, alpha: float) -> dict[tuple[int, ...
     """Score of every output; those of the maximum length count where "power" says so."""
     logs = table - np.log(np.exp(table).sum(-1, keepdims=True))
     found = {}
-    for said in outputs():
-        if not allowed(rules, said) or (said[-1] != IDS.end and rules.penalty == "wu"):
+    for said in outputs(rules):
+        if not allowed(rules, said) or (
+            said[-1] not in rules.end_ids(IDS) and rules.penalty == "wu"
+        ):
             continue
         total, last = 0.0, IDS.start
         for place, token in enumerate(said):

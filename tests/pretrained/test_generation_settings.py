@@ -1,0 +1,84 @@
+"""Settings of generation of a folder: what is followed, and what is refused in one line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_folders
+
+import attnzoo
+from attnzoo.errors import UserError
+from attnzoo.training.generation_settings import NUMBERS, SAMPLING_NUMBERS, TOKENS, check_settings
+
+PLACE = Path("generation_config.json")
+SIZE = 28
+WRONG = [
+    *((name, value) for name in NUMBERS | SAMPLING_NUMBERS for value in ("x", True, [1], np.nan)),
+    *((name, -1) for name in NUMBERS | SAMPLING_NUMBERS if name != "length_penalty"),
+    *((name, 0) for name in ("num_beams", "max_length", "max_new_tokens", "temperature", "top_p")),
+    ("max_length", 1),
+    ("top_p", 1.5),
+    *((name, value) for name in TOKENS for value in (SIZE, -1, "x", 1.0)),
+    *((name, [[value]]) for name in TOKENS for value in (SIZE, True)),
+    ("bad_words_ids", [3]),
+    ("bad_words_ids", [[]]),
+    ("early_stopping", [True]),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_a_value_out_of_range_is_one_line(name: str, value: Any) -> None:
+    with pytest.raises(UserError, match=rf"^{PLACE}: {name}\b.*wanted") as error:
+        check_settings({"do_sample": True, name: value}, PLACE, SIZE)
+    assert "\n" not in str(error.value)
+
+
+def test_settings_in_range_pass() -> None:
+    tokens = dict.fromkeys(TOKENS, SIZE - 1) | {"bad_words_ids": [[0], [1, 2]]}
+    tokens |= {name: [0, SIZE - 1] for name, depth in TOKENS.items() if depth == 1}
+    least = {name: one.least or 2 for name, one in (NUMBERS | SAMPLING_NUMBERS).items()}
+    least |= {name: 1.0 for name, one in SAMPLING_NUMBERS.items() if one.above}
+    check_settings(tokens | least | {"early_stopping": "never"}, PLACE, SIZE)
+    # Without sampling its settings are not read.
+    check_settings({"temperature": -1, "top_k": None}, PLACE, SIZE)
+
+
+@pytest.mark.parametrize("kind", ["marian", "gpt2"])
+def test_a_folder_is_checked_when_it_is_opened(kind: str, tmp_path: Path) -> None:
+    folder = tiny_folders.tiny_folder(kind, tmp_path / kind)
+    (folder / PLACE).write_text(json.dumps({"eos_token_id": [2, 99]}))
+    with pytest.raises(UserError, match=rf"{PLACE}: eos_token_id has token 99; .* 28 tokens"):
+        attnzoo.open(folder)
+
+
+def test_end_tokens_start_and_forced_word_of_a_translator(tmp_path: Path) -> None:
+    """An end token that is a word stays in the text, as a forced first word does."""
+    folder = tiny_folders.tiny_folder("marian", tmp_path / "marian")
+    names = tiny_folders.tokens_of("marian")
+    mat, sat = (names.index(f"\u2581{word}") for word in ("mat", "sat"))
+    settings = {"eos_token_id": [2, sat], "forced_bos_token_id": mat, "decoder_start_token_id": 0}
+    (folder / PLACE).write_text(json.dumps(settings))
+    opened = attnzoo.open(folder)
+    assert opened.rules.ends == (2, sat)
+    translator = opened.translator()
+    assert translator.target_frame.before == (0,)
+    target = translator.target_tokenizer
+    said = [mat, names.index("\u2581cat"), sat]
+    assert target.decode(said) == " ".join(target.decode_words(said).words) == "mat cat sat"
+    (found,) = translator.translate(["a cat"], beam=1, max_length=4)
+    assert found is not None
+    assert found.text.startswith("mat")
+    assert len(found.weights) - len(found.target.ids) in (0, 1)
+    (forced,) = translator.force(["a cat"], ["mat cat"])
+    assert forced is not None
+    assert len(forced.log_probs) == 3  # both words and the end
+
+
+def test_a_text_goes_on_behind_what_is_no_end_here(tmp_path: Path) -> None:
+    folder = tiny_folders.tiny_folder("bart", tmp_path / "bart")
+    (folder / PLACE).write_text(json.dumps({"eos_token_id": 9}))
+    translator = attnzoo.open(folder).translator()
+    assert translator.rules.ends == (9,)
+    assert translator.target_tokenizer.decode([7, 2, 10]) == "on dog"
