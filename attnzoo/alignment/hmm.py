@@ -78,11 +78,8 @@ class HmmAligner(Aligner):
                 S, T = len(source), len(target)
                 nothing = np.zeros((T, S), np.float32), np.zeros((S, T), np.float32)
                 forward, backward = found.pop(row, nothing)
-                if (
-                    max(S, T) > config.max_words
-                    and forward.sum() < T / 2
-                    and backward.sum() < S / 2
-                ):
+                mass = max(forward.sum() / max(T, 1), backward.sum() / max(S, 1))
+                if both[row] and longest[row] > config.max_words and mass < 0.5:
                     reason = f"longer than max_words={config.max_words}, of words not trained on"
                     yield Alignment.of_unread(source, target, reason)
                     continue

@@ -64,7 +64,14 @@ def add_aligner_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(arguments: argparse.Namespace) -> None:
     """Check the arguments, as far as possible without reading a file."""
+    from attnzoo.cli.texts import check_pair_arguments
+
+    check_pair_arguments(arguments)
     columns = columns_of(arguments)
+    for name in ("skipped", "unread"):
+        share = getattr(arguments, f"max_{name}")
+        if not 0 <= share <= 1:
+            raise UserError(f"--max-{name} {share}: wanted a share from 0 to 1")
     if arguments.run is not None:
         raise UserError(
             f"{arguments.run}: --aligner takes no RUN_DIR; a run's attention is "
