@@ -112,6 +112,18 @@ def write_text(path: str | Path, text: str) -> None:
         file.write(text)
 
 
+def require_writable(path: Path) -> None:
+    """Raise a UserError unless a file can be written there; it is neither emptied nor left."""
+    existed = path.exists()
+    try:
+        with open(path, "a", opener=open_regular):
+            pass
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
+    if not existed:
+        path.unlink()
+
+
 def read_json(path: str | Path, wanted: Any = dict, limit: int = LARGEST) -> Any:
     """Return the value in a JSON file, of a type such as ``dict``, ``list[str]`` or a TypedDict.
 

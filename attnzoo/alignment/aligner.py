@@ -25,7 +25,9 @@ class Alignment:
     `forward[t, s]` is the probability that target word t translates source word s; a row sums to 1
     less the probability of a target word without a source. `backward[s, t]` is that of the other
     direction. Either is None for an aligner that gives links alone. `links` maps the link (source
-    word, target word), counted from 0, to its score between 0 and 1.
+    word, target word), counted from 0, to its score between 0 and 1. `unread` is the reason why the
+    aligner did not read the pair, which then has no links; None for a pair that it has read, with
+    links or without.
     """
 
     source: Words
@@ -33,6 +35,14 @@ class Alignment:
     links: Mapping[Link, float] = field(default_factory=dict)
     forward: Float[np.ndarray, "T S"] | None = None
     backward: Float[np.ndarray, "S T"] | None = None
+    unread: str | None = None
+
+    @classmethod
+    def of_unread(cls, source: Words, target: Words, reason: str) -> Alignment:
+        """Return the alignment of a pair that was not read: no links, matrices of zeros."""
+        S, T = len(source), len(target)
+        forward, backward = np.zeros((T, S), np.float32), np.zeros((S, T), np.float32)
+        return cls(source, target, {}, forward, backward, reason)
 
 
 class Aligner(ABC):
@@ -51,7 +61,8 @@ class Aligner(ABC):
     def align(self, sources: Sequence[Words], targets: Sequence[Words]) -> Iterator[Alignment]:
         """Yield the alignment of each pair, in order, without keeping it.
 
-        A pair with an empty side gets no links, and matrices without rows or columns, if any.
+        A pair with an empty side gets no links, and matrices without rows or columns, if any. A
+        pair that the aligner cannot read, such as one longer than its model, is `unread`.
         Different numbers of sources and targets are a ValueError.
         """
 

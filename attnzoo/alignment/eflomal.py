@@ -22,6 +22,9 @@ from attnzoo.alignment.links import Link, parse_pharaoh
 from attnzoo.config.alignment import EflomalConfig
 from attnzoo.errors import UserError
 
+MOST_WORDS = 1_023
+"""Words of a sentence that eflomal reads; it leaves out longer ones without a word."""
+
 
 class EflomalAligner(Aligner):
     """Align words by `align` of this module; its probabilities are 0 and 1."""
@@ -49,6 +52,10 @@ class EflomalAligner(Aligner):
         both = align(*lines, samplers=self.config.samplers)
         first = len(self._text[0])
         for source, target, *found in zip(sources, targets, *(side[first:] for side in both)):
+            if max(len(source), len(target)) > MOST_WORDS:
+                reason = f"longer than eflomal's {MOST_WORDS:,} words"
+                yield Alignment.of_unread(source, target, reason)
+                continue
             matrices = [np.zeros((len(target), len(source)), np.float32) for _ in found]
             for matrix, links in zip(matrices, found, strict=True):
                 for i, j in links:
@@ -70,7 +77,8 @@ def align(
 
     eflomal takes no seed (it reads the system's randomness), so two runs differ a little; more
     `samplers` average the difference out. It is an optional package that is compiled on
-    installation; UserError if it is missing. A pair with an empty side gets no links.
+    installation; UserError if it is missing. A pair with an empty side, or one
+    of more than `MOST_WORDS` words, gets no links.
     """
     if len(source_lines) != len(target_lines):
         raise ValueError(f"{len(source_lines)} source lines for {len(target_lines)} target lines")
@@ -82,7 +90,8 @@ def align(
         ) from error
 
     pairs = [(" ".join(s.split()), " ".join(t.split())) for s, t in zip(source_lines, target_lines)]
-    kept = [n for n, (source, target) in enumerate(pairs) if source and target]
+    sizes = [(len(source.split()), len(target.split())) for source, target in pairs]
+    kept = [n for n, size in enumerate(sizes) if min(size) and max(size) <= MOST_WORDS]
     forward: list[set[Link]] = [set() for _ in pairs]
     reverse: list[set[Link]] = [set() for _ in pairs]
     if not kept:

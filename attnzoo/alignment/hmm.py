@@ -38,7 +38,9 @@ TINY = np.float32(1e-30)
 class HmmAligner(Aligner):
     """Align words by hidden Markov models of both directions, trained on the same text.
 
-    The result does not depend on chance. Memory: 4 bytes for each pair of a source word and a
+    The result does not depend on chance. A pair longer than `max_words` is not trained on: it is
+    aligned by the words of the others, and unread if most of its words have no partner among them.
+    Memory: 4 bytes for each pair of a source word and a
     target word of all sentence pairs.
     """
 
@@ -76,6 +78,11 @@ class HmmAligner(Aligner):
                 S, T = len(source), len(target)
                 nothing = np.zeros((T, S), np.float32), np.zeros((S, T), np.float32)
                 forward, backward = found.pop(row, nothing)
+                mass = max(forward.sum() / max(T, 1), backward.sum() / max(S, 1))
+                if both[row] and longest[row] > config.max_words and mass < 0.5:
+                    reason = f"longer than max_words={config.max_words}, of words not trained on"
+                    yield Alignment.of_unread(source, target, reason)
+                    continue
                 links = links_from_posteriors(forward, backward, config.rule, config.threshold)
                 yield Alignment(source, target, links, forward, backward)
 

@@ -27,7 +27,10 @@ THRESHOLDS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 
 
 class VoteAligner(Aligner):
-    """Align words by the weighted mean of the probabilities of several aligners."""
+    """Align words by the weighted mean of the probabilities of several aligners.
+
+    A member that did not read a pair has no vote on it; a pair that none has read is unread.
+    """
 
     config_class = VoteConfig
 
@@ -45,7 +48,7 @@ class VoteAligner(Aligner):
         check_pairs(sources, targets)
         found = [member.align(sources, targets) for member in self.members]
         for one in zip(*found, strict=True):
-            yield combine([vote_matrices(member) for member in one], one[0], self.config)
+            yield combine(one, self.config)
 
 
 Matrices = tuple[Float[np.ndarray, "T S"], Float[np.ndarray, "S T"]]
@@ -66,13 +69,23 @@ def vote_matrices(alignment: Alignment) -> Matrices:
     return np.asarray(forward, np.float32), np.asarray(backward, np.float32)
 
 
-def combine(members: Sequence[Matrices], pair: Alignment, config: VoteConfig) -> Alignment:
-    """Return the alignment of one pair by the weighted mean of all members."""
-    weights = np.asarray(config.weights or [1.0] * len(members), np.float32)
-    weights /= weights.sum()
+def _with_matrices(alignment: Alignment) -> Alignment:
+    forward, backward = vote_matrices(alignment)
+    return dataclasses.replace(alignment, forward=forward, backward=backward)
+
+
+def combine(members: Sequence[Alignment], config: VoteConfig) -> Alignment:
+    """Return the alignment of one pair by the weighted mean of all members that have read it."""
+    weights = config.weights or [1.0] * len(members)
+    voters = [(one, w) for one, w in zip(members, weights, strict=True) if one.unread is None and w]
+    pair = members[0]
+    if not voters:
+        reason = next((one.unread for one in members if one.unread), "no member with a weight")
+        return Alignment.of_unread(pair.source, pair.target, reason)
+    total = sum(weight for _, weight in voters)
     forward, backward = (
-        sum(weight * matrix for weight, matrix in zip(weights, some, strict=True))
-        for some in zip(*members, strict=True)
+        sum(np.float32(weight / total) * matrix for (_, weight), matrix in zip(voters, some))
+        for some in zip(*(vote_matrices(one) for one, _ in voters), strict=True)
     )
     links = links_from_posteriors(forward, backward, config.rule, config.threshold)
     return Alignment(pair.source, pair.target, links, forward, backward)
@@ -90,17 +103,13 @@ def fit_vote(
     `alignments` has those of every member, of the same pairs. One setting is changed at a time, as
     long as the alignment error rate falls (coordinate descent from equal weights).
     """
-    matrices = [[vote_matrices(pair) for pair in member] for member in alignments]
-    pairs = alignments[0]
+    rows = [[_with_matrices(one) for one in pair] for pair in zip(*alignments, strict=True)]
 
     def error(candidate: VoteConfig) -> float:
-        found = [
-            set(combine(one, pair, candidate).links)
-            for pair, *one in zip(pairs, *matrices, strict=True)
-        ]
+        found = [set(combine(pair, candidate).links) for pair in rows]
         return score_corpus(found, references, restrict=restrict).aer
 
-    best = dataclasses.replace(config, weights=config.weights or (1.0,) * len(matrices))
+    best = dataclasses.replace(config, weights=config.weights or (1.0,) * len(alignments))
     lowest = error(best)
     improved = True
     while improved:

@@ -15,8 +15,8 @@ from attnzoo.cli.common import add_languages, add_trust, compilation_cache, open
 from attnzoo.errors import UserError
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line."""
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     from attnzoo.alignment.symmetrize import HEURISTICS
     from attnzoo.cli.align_pairs import add_aligner_arguments
     from attnzoo.cli.texts import add_pair_arguments
@@ -142,6 +142,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
     add_languages(parser)
     add_trust(parser)
+    return parser
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    from attnzoo.cli.align_doors import check_door
+
+    parser = argument_parser()
     arguments = parser.parse_intermixed_args(argv)
     # Without --aligner a word with "=" is the name of a run.
     settings = {word for word in arguments.run if arguments.aligner and "=" in word}
@@ -152,6 +160,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if not runs and arguments.aligner is None:
         parser.error("wanted RUN_DIR, or --aligner KIND")
     arguments.run = runs[0] if runs else None
+    check_door(parser, argv, arguments)
     return arguments
 
 
@@ -197,7 +206,6 @@ def _align(arguments: argparse.Namespace) -> int:
         return align_pairs(arguments)
     _check(arguments)
     from attnzoo.cli.align_choice import choose, choose_timing, survey
-    from attnzoo.cli.align_read import Reader
     from attnzoo.cli.align_report import (
         figures,
         print_scores,
@@ -207,9 +215,18 @@ def _align(arguments: argparse.Namespace) -> int:
         write_links,
     )
     from attnzoo.cli.texts import read_pairs
+    from attnzoo.files import require_writable
+    from attnzoo.tasks.alignment_reader import Reader
 
     compilation_cache()
+    if arguments.output is not None:
+        require_writable(arguments.output)
     trained = open_model(arguments.run, arguments)
+    if trained.kind == "word_alignment":
+        raise UserError(
+            f"{arguments.run}: a run of task.kind=word_alignment; wanted "
+            f"--aligner learned run={arguments.run} --pairs FILE"
+        )
     translator = trained.translator(layer=arguments.layer, head=arguments.head)
     methods = ("attention", "erasure") if arguments.by == "both" else (arguments.by,)
     options = {"level": arguments.level, "fill": arguments.fill, "null": arguments.null}
@@ -287,7 +304,7 @@ def _align(arguments: argparse.Namespace) -> int:
 def _both_directions(forward: list, reader: Any, corpus: Any) -> dict[str, list]:
     """Return links of the reverse reader, and every combination with those of this direction."""
     from attnzoo.alignment.symmetrize import HEURISTICS
-    from attnzoo.cli.align_read import transposed
+    from attnzoo.tasks.alignment_reader import transposed
 
     backward = transposed(reader.links(reader.read(corpus.target, corpus.source)))
     combined = {

@@ -4,9 +4,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from attnzoo.cli.align_read import transposed
 from attnzoo.cli.texts import evenly
 from attnzoo.errors import UserError
+from attnzoo.tasks.alignment_reader import transposed
 
 SHOWN = 3
 TIMING_PAIRS = 200

@@ -12,8 +12,10 @@ from typing import Any
 from attnzoo.cli.align_input import (
     Pair,
     add_input_arguments,
+    check_share,
     columns_of,
     input_pairs,
+    tell,
     training_text,
 )
 from attnzoo.errors import UserError
@@ -62,7 +64,14 @@ def add_aligner_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(arguments: argparse.Namespace) -> None:
     """Check the arguments, as far as possible without reading a file."""
+    from attnzoo.cli.texts import check_pair_arguments
+
+    check_pair_arguments(arguments)
     columns = columns_of(arguments)
+    for name in ("skipped", "unread"):
+        share = getattr(arguments, f"max_{name}")
+        if not 0 <= share <= 1:
+            raise UserError(f"--max-{name} {share}: wanted a share from 0 to 1")
     if arguments.run is not None:
         raise UserError(
             f"{arguments.run}: --aligner takes no RUN_DIR; a run's attention is "
@@ -120,52 +129,70 @@ def align_pairs(arguments: argparse.Namespace) -> int:
     """Align, write the links, and score them where there are reference links."""
     check(arguments)
     config = aligner_config(arguments)
-    pairs = input_pairs(arguments)
+    from attnzoo.data.corpus import Report
+    from attnzoo.files import require_writable
+
+    for path in (arguments.output, arguments.page, arguments.tune):
+        if path is not None:
+            require_writable(path)
+    name = str(arguments.pairs or arguments.source)
+    name = "standard input" if name == "-" else name
+    faults, unread = Report(name, unit="lines"), Report(name, unit="pairs")
+    pairs = input_pairs(arguments, faults)
     if arguments.limit is not None:
         from attnzoo.cli.texts import evenly
 
         everything = list(pairs)
         pairs = iter([everything[row] for row in evenly(len(everything), arguments.limit)])
+    scored = arguments.gold is not None or len(columns_of(arguments) or ()) > 2
+    seen, references = [], None
+    if scored:
+        from attnzoo.cli.align_scores import read_references, report
+
+        seen = list(pairs)
+        references = read_references(seen, arguments)
+        pairs = iter(seen)
     text = training_text(arguments)
     if arguments.tune is not None:
-        return _tune(config, list(pairs), text, arguments)
+        assert references is not None
+        return _tune(config, seen, references.links, text, arguments)
     from attnzoo.training.aligners import build_aligner
 
     aligner = build_aligner(config, text)
-    scored = arguments.gold is not None or len(columns_of(arguments) or ()) > 2
     kept: list[Any] = []
-    seen: list[Pair] = []
-    found = _aligned(aligner, pairs, seen if scored else None)
+    found = _aligned(aligner, pairs, unread)
     if scored and not arguments.figures and arguments.page is None:
-        found = _without_matrices(found, kept, arguments)
+        found = _without_matrices(found, kept)
     elif scored:
         found = _collecting(found, kept)
     count = _write(found, arguments)
     print(f"{count:,} pairs aligned by {config.kind}", file=sys.stderr)
-    if scored:
-        from attnzoo.cli.align_scores import report
-
-        report(kept, seen, config.kind, arguments)
+    tell(faults, "malformed")
+    tell(unread, "unread")
+    if references is not None:
+        report(kept, seen, references, config.kind, arguments)
+    check_share(faults, "malformed", arguments.max_skipped, "--max-skipped")
+    check_share(unread, "unread", arguments.max_unread, "--max-unread")
     return 0
 
 
-def _aligned(aligner: Any, pairs: Iterator[Pair], seen: list[Pair] | None) -> Iterator[Any]:
-    """Yield the alignments of all pairs, and show how many there are from time to time."""
+def _aligned(aligner: Any, pairs: Iterator[Pair], unread: Any) -> Iterator[Any]:
+    """Yield the alignments of all pairs, count those unread, and show progress now and then."""
     started = shown = None
-    done = 0
     block = None if aligner.learns else BLOCK
     while some := list(itertools.islice(pairs, block)):
-        if seen is not None:
-            seen += some
         for one in aligner.align([p.source for p in some], [p.target for p in some]):
             now = time.monotonic()
             if started is None or shown is None:  # loading and training are behind
                 started = shown = now
+            unread.read += 1
+            if one.unread is not None:
+                unread.skip(one.unread, str(unread.read))
             yield one
-            done += 1
             if now - shown > SHOW_AFTER:
                 shown = now
-                print(f"{done:,} pairs, {done / (now - started):,.0f} a second", file=sys.stderr)
+                rate = unread.read / (now - started)
+                print(f"{unread.read:,} pairs, {rate:,.0f} a second", file=sys.stderr)
 
 
 def _collecting(found: Iterator[Any], kept: list[Any]) -> Iterator[Any]:
@@ -174,9 +201,7 @@ def _collecting(found: Iterator[Any], kept: list[Any]) -> Iterator[Any]:
         yield one
 
 
-def _without_matrices(
-    found: Iterator[Any], kept: list[Any], arguments: argparse.Namespace
-) -> Iterator[Any]:
+def _without_matrices(found: Iterator[Any], kept: list[Any]) -> Iterator[Any]:
     """Keep the alignments without their matrices, for scores alone."""
     import dataclasses
 
@@ -236,9 +261,14 @@ def _write_matrices(found: Iterator[Any], path: Path) -> None:
                         )
 
 
-def _tune(config: Any, pairs: Sequence[Pair], text: Any, arguments: argparse.Namespace) -> int:
+def _tune(
+    config: Any,
+    pairs: Sequence[Pair],
+    references: Sequence[Any],
+    text: Any,
+    arguments: argparse.Namespace,
+) -> int:
     from attnzoo.alignment.vote import fit_vote
-    from attnzoo.cli.align_scores import references_of
     from attnzoo.config.alignment import AlignConfig
     from attnzoo.config.loader import dump
     from attnzoo.files import write_text
@@ -246,7 +276,6 @@ def _tune(config: Any, pairs: Sequence[Pair], text: Any, arguments: argparse.Nam
 
     if config.kind != "vote":
         raise UserError(f"--tune goes with --aligner vote, not with {config.kind}")
-    references = references_of(pairs, arguments)
     sides = [p.source for p in pairs], [p.target for p in pairs]
     alignments = [list(build_aligner(member, text).align(*sides)) for member in config.members]
     chosen, rate = fit_vote(config, alignments, references, restrict=arguments.restrict)

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from attnzoo.alignment.links import Links
 from attnzoo.cli.align_input import Pair, read_text
@@ -18,7 +18,7 @@ def references_of(pairs: Sequence[Pair], arguments: argparse.Namespace) -> list[
         order["one_based"] = arguments.one_based
     if arguments.gold is not None:
         name = arguments.gold
-        lines = [text for _, text in read_text(name)]
+        lines = [text for _, text in read_text(name, arguments.encoding)]
         found = READERS[arguments.gold_format](lines, name, **order)
         if arguments.gold_format != "pharaoh":  # pairs at the end may have no link
             found += [Links.of([])] * (len(pairs) - len(found))
@@ -33,72 +33,97 @@ def references_of(pairs: Sequence[Pair], arguments: argparse.Namespace) -> list[
     return found
 
 
+class References(NamedTuple):
+    """All that alignments are compared with, read and checked before anything is aligned."""
+
+    links: list[Links]
+    against: list[set[tuple[int, int]]] | None
+    tags: list[list[str]] | None
+
+
+def read_references(pairs: Sequence[Pair], arguments: argparse.Namespace) -> References:
+    """Read the reference links, the links of --against and the --tags, one for every pair."""
+    return References(
+        references_of(pairs, arguments),
+        None if arguments.against is None else _links_of(arguments, len(pairs)),
+        None if arguments.tags is None else _tags(pairs, arguments),
+    )
+
+
 def report(
-    alignments: Sequence[Any], pairs: Sequence[Pair], kind: str, arguments: argparse.Namespace
+    alignments: Sequence[Any],
+    pairs: Sequence[Pair],
+    references: References,
+    kind: str,
+    arguments: argparse.Namespace,
 ) -> None:
     """Print and draw what the arguments ask for."""
     from attnzoo.alignment.scores import count_corpus, paired_bootstrap
     from attnzoo.cli.align_report import print_scores
     from attnzoo.data.corpus import Corpus
 
-    references = references_of(pairs, arguments)
+    gold, other, tags = references
     links = [set(one.links) for one in alignments]
     sides = [" ".join(p.source) for p in pairs], [" ".join(p.target) for p in pairs]
-    corpus = Corpus(*sides, links=references)
+    corpus = Corpus(*sides, links=gold)
     rows: dict[str, list] = {kind: links}
     restrict = arguments.restrict
-    if arguments.against is not None:
-        rows["against"] = other = _links_of(arguments.against, len(links))
+    if other is not None:
+        rows["against"] = other
     print_scores(rows, corpus, str(arguments.pairs or arguments.source), restrict)
-    if arguments.against is not None:
-        own, rival = (count_corpus(x, references, restrict=restrict) for x in (links, other))
+    if other is not None:
+        own, rival = (count_corpus(x, gold, restrict=restrict) for x in (links, other))
         found = paired_bootstrap(own, rival)
         print(
             f"AER less that of {arguments.against}: {found.mean:+.4f}, 95 % interval "
             f"{found.low:+.4f} to {found.high:+.4f}, p = {found.p_value:.3f} (paired bootstrap)"
         )
-    if arguments.tables or arguments.tags is not None:
-        _print_tables(links, references, pairs, arguments)
+    if arguments.tables or tags is not None:
+        _print_tables(links, gold, pairs, tags, restrict)
     if arguments.figures:
-        _draw(links, references, pairs, arguments)
+        _draw(links, gold, pairs, arguments)
     if arguments.page is not None:
         from attnzoo.cli.align_page import write_page
 
-        write_page(arguments.page, alignments, references, restrict=restrict)
+        write_page(arguments.page, alignments, gold, restrict=restrict)
         print(f"page: {arguments.page}")
 
 
-def _links_of(name: str, count: int) -> list[set[tuple[int, int]]]:
+def _links_of(arguments: argparse.Namespace, count: int) -> list[set[tuple[int, int]]]:
     from attnzoo.alignment.formats import read_pharaoh
 
-    found = read_pharaoh((text for _, text in read_text(name)), name)
+    name = arguments.against
+    found = read_pharaoh((text for _, text in read_text(name, arguments.encoding)), name)
     if len(found) != count:
         raise UserError(f"{name}: links of {len(found):,} pairs, wanted {count:,}")
     return [set(one.possible) for one in found]
 
 
+def _tags(pairs: Sequence[Pair], arguments: argparse.Namespace) -> list[list[str]]:
+    name = arguments.tags
+    tags = [text.split() for _, text in read_text(name, arguments.encoding)]
+    if len(tags) != len(pairs):
+        raise UserError(f"{name}: {len(tags):,} lines, wanted {len(pairs):,}")
+    for number, (some, pair) in enumerate(zip(tags, pairs), start=1):
+        if len(some) != len(pair.target):
+            raise UserError(f"{name}:{number}: {len(some)} tags for {len(pair.target)} words")
+    return tags
+
+
 def _print_tables(
-    links: Sequence[set], references: Sequence[Links], pairs: Sequence[Pair], arguments: Any
+    links: Sequence[set],
+    gold: Sequence[Links],
+    pairs: Sequence[Pair],
+    tags: list[list[str]] | None,
+    restrict: bool,
 ) -> None:
     from attnzoo.alignment.breakdown import counts_by, tables
 
-    tags = None
-    if arguments.tags is not None:
-        tags = [text.split() for _, text in read_text(arguments.tags)]
-        if len(tags) != len(pairs):
-            raise UserError(f"{arguments.tags}: {len(tags):,} lines, wanted {len(pairs):,}")
-        for number, (some, pair) in enumerate(zip(tags, pairs), start=1):
-            if len(some) != len(pair.target):
-                raise UserError(
-                    f"{arguments.tags}:{number}: {len(some)} tags for {len(pair.target)} words"
-                )
     sides = [p.source for p in pairs], [p.target for p in pairs]
-    for title, group in tables(*sides, references, tags).items():
+    for title, group in tables(*sides, gold, tags).items():
         print(f"{title}:")
         print(f"  {'':<24} {'AER':>6} {'precision':>10} {'recall':>7} {'F1':>6} {'links':>8}")
-        for name, counts in counts_by(
-            group, links, references, restrict=arguments.restrict
-        ).items():
+        for name, counts in counts_by(group, links, gold, restrict=restrict).items():
             print(
                 f"  {name:<24} {counts.aer:6.3f} {counts.precision:10.3f} {counts.recall:7.3f} "
                 f"{counts.f1:6.3f} {counts.sure:8,}"

@@ -45,7 +45,8 @@ class HmmConfig(AlignerConfig):
     jump_scale: Annotated[float, Positive] = 1.5
     """Scale of the exponential distribution of jumps around 1, from which training starts."""
     max_words: Annotated[int, Positive] = 100
-    """Longest side of a pair that is trained on; longer ones are aligned all the same."""
+    """Longest side of a pair that is trained on; longer ones are aligned by the words
+    of the others."""
     rule: Rule = "mutual"
     """Links from the probabilities of both directions."""
     threshold: Annotated[float, Probability] = 0.0
@@ -118,8 +119,12 @@ class AttentionConfig(AlignerConfig):
     """Layer of the run's cross-attention; null: the model's own choice."""
     head: Annotated[int, NotNegative] | None = None
     """Head of that layer; null: their mean."""
+    by: Literal["attention", "posterior", "erasure"] = "attention"
+    """Weights to read: the attention; its posterior, which has seen the target word (recurrent
+    translators); or what each target word loses when a source word is erased (slow)."""
     timing: Literal["auto", "predicted", "input"] = "auto"
-    """Word that a step's attention belongs to: that which it predicts, or that which it reads."""
+    """Word that a step's attention belongs to: that which it predicts, or that which it reads.
+    Posterior and erasure always belong to the predicted word."""
     rule: Rule = "forward"
     """Links from the weights of both directions."""
     threshold: Annotated[float, Probability] = 0.0

@@ -37,10 +37,14 @@ def open_stream(path: str | Path) -> io.BufferedIOBase:
     that unpacks; `reading` makes them a UserError.
     """
     with reading(path):
-        raw = open_packed(path)
-        first = raw.peek(16)
-        unpack = next((u for magic, u in UNPACK.items() if re.match(magic, first)), None)
-        return raw if unpack is None else _Buffered(unpack(raw), raw)
+        return unpacked(open_packed(path))
+
+
+def unpacked(raw: Any) -> Any:
+    """Return a stream that unpacks another one with `peek`, or that one if it is not packed."""
+    first = raw.peek(16)
+    unpack = next((u for magic, u in UNPACK.items() if re.match(magic, first)), None)
+    return raw if unpack is None else _Buffered(unpack(raw), raw)
 
 
 def expand(spec: Sequence[str | Path]) -> list[str]:

@@ -32,26 +32,30 @@ class WordReader:
         self._state = nnx.to_pure_dict(state)
         self._run = jax.jit(lambda state, *arrays: _probabilities(nnx.merge(graph, state), *arrays))
 
-    def matrices(self, sources: Sequence[Words], targets: Sequence[Words]) -> Iterator[Matrices]:
+    def matrices(
+        self, sources: Sequence[Words], targets: Sequence[Words]
+    ) -> Iterator[Matrices | None]:
         """Yield p(source word | target word) and p(target word | source word) of each pair.
 
         A row sums to 1 less the probability of the null word. Rows are 0 for a word without tokens,
-        and for all words of a pair with an empty or too long side.
+        and for all words of a pair with an empty side. None for a pair that is too long.
         """
         pairs = zip(sources, targets, strict=True)
         while window := list(islice(pairs, WINDOW)):
             yield from self._window(window)
 
-    def _window(self, pairs: Sequence[tuple[Words, Words]]) -> list[Matrices]:
+    def _window(self, pairs: Sequence[tuple[Words, Words]]) -> list[Matrices | None]:
         tokens = [[_encode(t, words) for t, words in zip(self.tokenizers, pair)] for pair in pairs]
-        found = [
+        found: list[Any] = [
             (np.zeros((len(t), len(s)), np.float32), np.zeros((len(s), len(t)), np.float32))
             for s, t in pairs
         ]
         groups: dict[int, list[int]] = {}
         for row, sides in enumerate(tokens):
             longest = max(len(ids) for ids, _ in sides) + 1
-            if all(ids for ids, _ in sides) and longest <= self.max_length:
+            if longest > self.max_length:
+                found[row] = None
+            elif all(ids for ids, _ in sides):
                 width = min(padded_length(longest), self.max_length)
                 groups.setdefault(width, []).append(row)
         for width, rows in groups.items():

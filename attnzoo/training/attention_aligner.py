@@ -16,22 +16,26 @@ from attnzoo.alignment.aligner import (
     links_from_posteriors,
 )
 from attnzoo.config.alignment import AttentionConfig
+from attnzoo.tasks.alignment_reader import Reader
 
 PAIRS = 512
 """Pairs that are read at a time."""
+TOO_LONG = "longer than the model reads"
 
 
 class AttentionAligner(Aligner):
     """Align words by the attention of a translator, or of one for each direction.
 
     ``forward`` holds attention from target words to source words; what lies on the end of the
-    sentence is the probability of no partner. A pair that is too long for the model gets no links.
+    sentence is the probability of no partner. A pair that is too long for a model is unread.
     """
 
     config_class = AttentionConfig
 
     def __init__(self, config: AttentionConfig, translator: Any, reverse: Any = None):
-        self.config, self._forward, self._backward = config, translator, reverse
+        self.config = config
+        self._forward = Reader(translator, config.by, config.timing)
+        self._backward = None if reverse is None else Reader(reverse, config.by, config.timing)
 
     @classmethod
     def from_config(cls, config: Any, text: Text | None = None) -> "AttentionAligner":
@@ -53,26 +57,26 @@ class AttentionAligner(Aligner):
         config = self.config
         for start in range(0, len(sources), PAIRS):
             some = sources[start : start + PAIRS], targets[start : start + PAIRS]
-            forward = self._read(self._forward, *some)
-            backward: list[Any] = [None] * len(forward)
+            sides = [_read(self._forward, *some)]
             if self._backward is not None:
-                backward = self._read(self._backward, some[1], some[0])
-            for source, target, f, b in zip(*some, forward, backward, strict=True):
-                links = links_from_posteriors(f, b, config.rule, config.threshold)
-                yield Alignment(source, target, links, f, b)
+                sides.append(_read(self._backward, some[1], some[0]))
+            for source, target, *matrices in zip(*some, *sides, strict=True):
+                if any(matrix is None for matrix in matrices):
+                    yield Alignment.of_unread(source, target, TOO_LONG)
+                    continue
+                forward, backward = (*matrices, None)[:2]
+                links = links_from_posteriors(forward, backward, config.rule, config.threshold)
+                yield Alignment(source, target, links, forward, backward)
 
-    def _read(
-        self, translator: Any, sources: Sequence[Words], targets: Sequence[Words]
-    ) -> list[np.ndarray]:
-        """Return the matrix of each pair, of zeros where the translator has none."""
-        lines = [[" ".join(words) for words in side] for side in (sources, targets)]
-        found = translator.force(*lines)
-        timing = self.config.timing
-        matrices = []
-        for one, source, target in zip(found, sources, targets, strict=True):
-            matrix = np.zeros((len(target), len(source)), np.float32)
-            if one is not None:
-                read = translator.word_matrix(one, timing=timing)
-                matrix[: read.shape[0], : read.shape[1]] = read
-            matrices.append(matrix)
-        return matrices
+
+def _read(reader: Reader, sources: Sequence[Words], targets: Sequence[Words]) -> list[Any]:
+    """Return the matrix of each pair, without entries if a side is empty, None if not read."""
+    found = reader.read(*([" ".join(words) for words in side] for side in (sources, targets)))
+    matrices: list[Any] = []
+    for one, source, target in zip(found, sources, targets, strict=True):
+        matrix = np.zeros((len(target), len(source)), np.float32)
+        if one is not None:
+            read = reader.matrix(one)
+            matrix[: read.shape[0], : read.shape[1]] = read
+        matrices.append(None if one is None and matrix.size else matrix)
+    return matrices

@@ -40,9 +40,13 @@ class LearnedAligner(Aligner):
         return cls(load_run(config.run.expanduser()), config.rule, config.threshold)
 
     def align(self, sources: Sequence[Words], targets: Sequence[Words]) -> Iterator[Alignment]:
-        """Yield the alignments in order; a side longer than the model's positions has no links."""
+        """Yield the alignments in order; a side longer than the model is unread."""
         check_pairs(sources, targets)
         found = self._reader.matrices(sources, targets)
-        for source, target, (forward, backward) in zip(sources, targets, found, strict=True):
-            links = links_from_posteriors(forward, backward, self.rule, self.threshold)
-            yield Alignment(source, target, links, forward, backward)
+        for source, target, read in zip(sources, targets, found, strict=True):
+            if read is None:
+                reason = f"longer than the model's {self._reader.max_length} tokens"
+                yield Alignment.of_unread(source, target, reason)
+            else:
+                links = links_from_posteriors(*read, self.rule, self.threshold)
+                yield Alignment(source, target, links, *read)

@@ -1,5 +1,6 @@
 """`align --aligner`: any input, every line in its place, scores and pictures of its links."""
 
+import argparse
 import gzip
 import io
 import json
@@ -12,6 +13,8 @@ import pytest
 from attnzoo import cli
 from attnzoo.alignment.formats import READERS
 from attnzoo.alignment.links import parse_pharaoh
+from attnzoo.cli import align_doors as doors
+from attnzoo.cli.align import argument_parser
 
 WORDS = {"red": "rouge", "dog": "chien", "cat": "chat", "big": "grand", "old": "vieux", "a": "un"}
 PAIRS = [
@@ -55,6 +58,7 @@ INPUTS = {
     "packed table": ["--pairs", "{}/table.gz", "--columns", "1,2,3"],
     "two files": ["--source", "{}/source", "--target", "{}/target"],
     "standard input": ["--pairs", "-"],
+    "packed standard input": ["--pairs", "-"],
 }
 
 
@@ -67,9 +71,10 @@ def align(home: Path, *arguments: object, status: int = 0) -> None:
 def test_every_input_gives_the_same_line_for_every_line(
     name: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = io.TextIOWrapper(io.BytesIO((home / "bars").read_bytes()))
-    monkeypatch.setattr("sys.stdin", text)
-    align(home, *INPUTS[name], "-o", tmp_path / "links")
+    source = "bars.gz" if name == "packed standard input" else "bars"
+    with io.TextIOWrapper((home / source).open("rb")) as text:
+        monkeypatch.setattr("sys.stdin", text)
+        align(home, *INPUTS[name], "-o", tmp_path / "links")
     found = (tmp_path / "links").read_text().splitlines()
     assert len(found) == len(PAIRS)
     assert [not line for line in found] == [not (a and b) for a, b in PAIRS]
@@ -154,8 +159,8 @@ def test_evenly_spread_pairs_keep_their_gold(
     ("arguments", "message"),
     [
         ([], "wanted --pairs FILE, or --source FILE --target FILE"),
-        (["--pairs", "{}/table"], "table:1: 1 field, wanted source ||| target; a table needs"),
-        (["--pairs", "{}/bars", "--columns", "0,1"], "bars:1: 1 field, wanted columns 0, 1"),
+        (["--pairs", "{}/table"], "malformed (1 field, wanted source ||| target; a table needs"),
+        (["--pairs", "{}/bars", "--columns", "0,1"], "malformed (1 field, wanted columns 0, 1"),
         (["--pairs", "{}/bars", "--columns", "0"], "--columns 0: wanted two or three numbers"),
         (["--pairs", "{}/none"], "none: no such file"),
         ([*INPUTS["bars"], "--tables"], "--tables needs reference links"),
@@ -163,6 +168,9 @@ def test_evenly_spread_pairs_keep_their_gold(
         ([*INPUTS["bars"], "--gold", "{}/tags"], "tags:1: link 1 is 'N'"),
         ([*INPUTS["bars"], "--gold", "{}/gold", "--one-based"], "gold:1: link 1 is '0-1', but"),
         ([*INPUTS["bars"], "iterations=0"], "iterations"),
+        ([*INPUTS["bars"], "-o", "{}/none/links"], "none/links: No such file"),
+        ([*INPUTS["bars"], "--max-unread", "nan"], "--max-unread nan: wanted a share"),
+        ([*INPUTS["bars"], "--encoding", "klingon"], "encoding 'klingon' is not known"),
         ([*INPUTS["bars"], "{}"], "--aligner takes no RUN_DIR"),
         (["--source", "{}/bars", "--target", "{}/naacl"], "has only"),
         ([*INPUTS["bars"], "--gold", "{}/gold", "--tune", "x.yaml"], "--tune goes with"),
@@ -174,3 +182,97 @@ def test_what_is_wrong_is_one_line(
     align(home, *arguments, status=2)
     said = capsys.readouterr().err.strip().splitlines()
     assert message in said[-1]
+
+
+@pytest.mark.parametrize("name", ["bars", "table", "two files", "standard input"])
+def test_every_text_may_have_another_encoding(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = [("été \xe0", "summer to"), ("le \xe0", "the to"), ("été le", "summer the")]
+    texts = {
+        "bars": "".join(f"{a} ||| {b}\n" for a, b in pairs),
+        "table": "".join(f"\t{a}\t{b}\n" for a, b in pairs),
+        "source": "".join(f"{a}\n" for a, _ in pairs),
+        "target": "".join(f"{b}\n" for _, b in pairs),
+        "gold": "0-0 1-1\n" * 3,
+    }
+    found = []
+    for encoding in ("utf-8", "latin-1", "utf-16-le"):
+        home = tmp_path / encoding
+        home.mkdir()
+        for file, text in texts.items():
+            (home / file).write_bytes(text.encode(encoding))
+        options = ["--gold", "{}/gold", "--format", "a3", "--encoding", encoding]
+        if name != "table":
+            options += ["--text", "{}/bars"]
+        with io.TextIOWrapper((home / "bars").open("rb")) as stream:
+            monkeypatch.setattr("sys.stdin", stream)
+            align(home, *INPUTS[name], *options, "-o", home / "links")
+        found.append((home / "links").read_text(encoding="utf-8"))
+    assert found[0] == found[1] == found[2]
+    assert "été" in found[0]
+
+
+@pytest.mark.parametrize("wrong", ["no bars", "a ||| b ||| c", "\udcff ||| b"])
+def test_a_malformed_line_is_an_empty_line_and_counted(
+    wrong: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ["a ||| b"] * 9
+    lines[3] = wrong
+    text = "\n".join(lines) + "\n"
+    (tmp_path / "bars").write_text(text, encoding="utf-8", errors="surrogateescape")
+    for share, status in (("0.2", 0), ("0.1", 2)):
+        out = tmp_path / share
+        align(tmp_path, *INPUTS["bars"], "-o", out, "--max-skipped", share, status=status)
+        assert out.read_text().splitlines() == ["0-0"] * 3 + [""] + ["0-0"] * 5
+        said = capsys.readouterr().err.strip().splitlines()
+        named = ["1 malformed (" in line and "lines 4" in line for line in said]
+        assert sum(named) == (2 if status else 1)
+        assert ("more than --max-skipped 0.1" in said[-1]) == bool(status)
+
+
+def test_a_pair_that_was_not_read_is_told_from_one_without_links(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [f"{a} ||| {b}" for a, b in PAIRS]
+    lines[4] = " ".join(["so"] * 150) + " ||| " + " ".join(["long"] * 150)
+    lines[6] = "red dog " * 60 + "||| " + "rouge chien " * 60  # long, of words that others have
+    (tmp_path / "bars").write_text("\n".join(lines) + "\n")
+    for share, status in (("0.1", 0), ("0.01", 2)):
+        out = tmp_path / share
+        align(tmp_path, *INPUTS["bars"], "-o", out, "--max-unread", share, status=status)
+        found = out.read_text().splitlines()
+        assert len(found) == len(lines)
+        assert not found[4]
+        assert found[6]
+        said = capsys.readouterr().err.strip().splitlines()
+        wanted = "1 unread (longer than max_words=100, of words not trained on): lines 5"
+        assert sum(wanted in line for line in said) == (2 if status else 1)
+        assert ("more than --max-unread" in said[-1]) == bool(status)
+
+
+def option_actions() -> list[argparse.Action]:
+    return [one for one in argument_parser()._actions if one.dest != "help"]
+
+
+def test_every_option_belongs_to_one_door_or_to_both() -> None:
+    for action in option_actions():
+        places = [action.dest in door for door in (doors.RUN, doors.PAIRS, doors.BOTH)]
+        assert sum(places) == 1, action.dest
+    named = {*doors.RUN, *doors.PAIRS, *doors.BOTH}
+    assert named == {action.dest for action in option_actions()}
+
+
+@pytest.mark.parametrize(
+    "action",
+    [action for action in option_actions() if action.dest not in doors.BOTH],
+    ids=lambda action: action.dest,
+)
+def test_an_option_of_the_other_door_is_refused(
+    action: argparse.Action, capsys: pytest.CaptureFixture[str]
+) -> None:
+    value = [] if action.nargs == 0 else [str(next(iter(action.choices or ["1"])))]
+    own = ["a-run"] if action.dest in doors.PAIRS else ["--aligner", "hmm"]
+    assert cli.main(["align", *own, action.option_strings[0], *value]) == 2
+    (said,) = capsys.readouterr().err.strip().splitlines()
+    assert re.match(rf"error: --{action.dest.replace('_', '-')} goes with .*, not with ", said)

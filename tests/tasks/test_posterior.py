@@ -1,5 +1,6 @@
 """Posterior attention: Bayes' rule over source positions, for every recurrent translator."""
 
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -7,12 +8,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from attnzoo.config.alignment import AttentionConfig
 from attnzoo.data.tokenizers import train_word_tokenizer
 from attnzoo.errors import UserError
 from attnzoo.models import TRANSLATORS
 from attnzoo.models.rnn_seq2seq import RecurrentTranslator
+from attnzoo.tasks.alignment_reader import Reader
 from attnzoo.tasks.posterior import read_posterior
 from attnzoo.tasks.translation import Translator
+from attnzoo.training.attention_aligner import AttentionAligner
 from tests.models.products import (
     close,
     computed,
@@ -97,3 +101,19 @@ def test_a_transformer_has_none() -> None:
     translator = Translator(transformer, tokenizer, tokenizer)
     with pytest.raises(UserError, match="posterior: Transformer has no readout of one source"):
         read_posterior(translator, ["a"], ["b"])
+
+
+@pytest.mark.parametrize("by", ["attention", "posterior", "erasure"])
+def test_the_aligner_reads_as_align_reads_a_run(by: str) -> None:
+    tokenizer = train_word_tokenizer(["a b c", "x y z"])
+    size, config = tokenizer.vocab_size, config_of("bahdanau", "additive")
+    model = TRANSLATORS["bahdanau"](config, size, size, rngs=nnx.Rngs(0))
+    translator = Translator(model, tokenizer, tokenizer, max_source=6)
+    lines = ["a b c", "", "c a", "b " * 9], ["x y", "z", "z x y", "x"]
+    reader = Reader(translator, by)
+    wanted = reader.links(reader.read(*lines))
+    aligner = AttentionAligner(AttentionConfig(run=Path("run"), by=by), translator)
+    found = list(aligner.align(*([line.split() for line in side] for side in lines)))
+    assert [set(one.links) for one in found] == wanted
+    assert [one.unread is not None for one in found] == [False, False, False, True]
+    assert all(found[row].links for row in (0, 2))

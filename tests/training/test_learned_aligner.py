@@ -5,7 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attnzoo.config.alignment import LearnedConfig
+from attnzoo import cli
+from attnzoo.alignment.hmm import HmmAligner
+from attnzoo.alignment.vote import VoteAligner
+from attnzoo.config.alignment import LearnedConfig, VoteConfig
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.loader import load
 from attnzoo.data.corpus import load_part
@@ -70,4 +73,14 @@ def test_every_pair_has_its_place(run: Path, monkeypatch: pytest.MonkeyPatch) ->
         np.testing.assert_allclose(pair.forward, alone.forward, atol=1e-5)
         np.testing.assert_allclose(pair.backward, alone.backward, atol=1e-5)
     assert not together[7].links
-    assert not together[9].links  # longer than the model's positions
+    assert [pair.unread is not None for pair in together] == [False] * 9 + [True]
+    vote = VoteAligner(VoteConfig(), [HmmAligner(), aligner])
+    voted = list(vote.align(sources, targets))[9]  # too long for either
+    assert voted.unread is not None
+
+
+def test_align_of_a_run_says_which_aligner_it_is(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["align", str(run)]) == 2
+    assert f"wanted --aligner learned run={run} --pairs FILE" in capsys.readouterr().err
