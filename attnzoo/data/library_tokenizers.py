@@ -174,8 +174,8 @@ def read_library_tokenizer(path: Path) -> tuple[dict[str, Any], dict[str, int], 
 
     A folder may instead have vocab.txt (WordPiece) or vocab.json and merges.txt (byte-level BPE).
     The roles of tokens are read from tokenizer_config.json and special_tokens_map.json, or inferred
-    from usual names. Without a padding token, EOS (or SEP) is used for padding. A file that cannot
-    be read is a UserError with its name.
+    from usual names. Without a padding token, EOS (or SEP) is used for padding; without these, the
+    end token of the model beside it. A file that cannot be read is a UserError with its name.
     """
     path = Path(path)
     folder = path if path.is_dir() else path.parent
@@ -201,6 +201,8 @@ def read_library_tokenizer(path: Path) -> tuple[dict[str, Any], dict[str, int], 
     if "pad" not in specials:
         stand_in = specials.get("eos", specials.get("sep"))
         if stand_in is None:
+            stand_in = _end_of_model(folder)
+        if stand_in is None or stand_in not in vocabulary.values():
             raise UserError(f"{path}: the tokenizer has neither a pad nor an eos token")
         specials["pad"] = stand_in
     numbered = {
@@ -208,6 +210,16 @@ def read_library_tokenizer(path: Path) -> tuple[dict[str, Any], dict[str, int], 
     }
     sentinels = [numbered[i] for i in sorted(numbered)]
     return json.loads(tokenizer.to_str()), specials, sentinels
+
+
+def _end_of_model(folder: Path) -> int | None:
+    """Return the end token that the settings of a folder's model name by its id."""
+    for name in ("generation_config.json", "config.json"):
+        stated = _read_json(folder / name).get("eos_token_id")
+        found = stated[0] if isinstance(stated, list) and stated else stated
+        if isinstance(found, int):
+            return found
+    return None
 
 
 def _with_sentinels(trained: dict[str, Any], count: int) -> dict[str, Any]:
