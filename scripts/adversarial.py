@@ -116,7 +116,7 @@ def _measure(arguments: argparse.Namespace) -> int:
             print(f"  {name:<20}{summary[name]['seeds']!s}", flush=True)
     if arguments.strengths:
         train = normalise(
-            to_float(jnp.asarray(data.train.images[:])),
+            to_float(jnp.asarray(task.read_part("train")[1].train.images[:])),
             jnp.asarray(task.mean),
             jnp.asarray(task.std),
         )

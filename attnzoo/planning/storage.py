@@ -88,9 +88,12 @@ def storage_of(config: ExperimentConfig) -> Storage | None:
 def _of_pictures(config: ExperimentConfig) -> Storage | None:
     """Return the storage of pictures in a folder or in archives."""
     data: Any = config.data
-    paths = [p for part in PARTS for p in getattr(data.source, part, ())]
     if data.source.kind == "folder":
         paths = [data.source.path]
+    elif data.source.kind == "shards":
+        paths = [path for part in PARTS for path in getattr(data.source, part)]
+    else:
+        return None
     try:
         if paths and paths[0].is_dir():
             count, disk, size = len(picture_files.in_folder(paths[0])), 0, 0

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import subprocess
@@ -163,10 +164,10 @@ def full(count: int, draws: random.Random, work: Path) -> Iterator[Trial]:
             whole = [one.step for one in reports if one.ok and not one.unfinished]
             # In the background a save that fails is noticed by the next one at the latest.
             least = begun - 2 if way == "background" else begun - 1
-            # Around it, and after the spaces that begin a line of theirs, there may be tracebacks
-            # that threads of tensorstore print of event loops that orbax has closed.
+            # Around it, and in a line of theirs, there may be tracebacks that threads of
+            # tensorstore print of event loops that orbax has closed.
             lines = [line.strip() for line in errors.splitlines() if line.strip()]
-            said = any(line.startswith("error: ") and "earlier ones kept" in line for line in lines)
+            said = any(re.search("error: /.*: .*earlier ones kept", line) for line in lines)
             if process.returncode != 2 or not said:
                 yield Trial(False, f"exit status {process.returncode}: {' | '.join(lines)}")
             elif not all(one.ok for one in reports) or whole != list(range(1, len(whole) + 1)):

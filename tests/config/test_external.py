@@ -338,6 +338,7 @@ READERS = {
     "evaluate": [],
     "align": [],
     "explain": ["words"],
+    "recommend": [],
     "adversarial": [],
     "sensitivity": [],
     "generate": ["--prompt", "the", "--max-new-tokens", "2"],

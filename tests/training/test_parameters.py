@@ -200,7 +200,7 @@ def test_few_do_not_fit_together() -> None:
         pair for pair in itertools.product(MODELS, ["dot", "scaled_dot"]) if pair[0] == "bahdanau"
     }
     one_way = {"fast_weight", "delta_net", "gated_linear", "retnet"}
-    unfit |= set(itertools.product(["bert", "vit"], one_way))
+    unfit |= set(itertools.product(["bert", "vit", "word_aligner"], one_way))
     assert {pair for pair in GRID if not parameters(*pair)} == unfit
 
 
