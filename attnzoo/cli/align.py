@@ -175,12 +175,6 @@ def _check(arguments: argparse.Namespace) -> None:
     from attnzoo.cli.texts import check_pair_arguments
 
     check_pair_arguments(arguments)
-    for name in ("pairs", "columns", "text", "gold", "against", "tables", "tags", "page", "tune"):
-        if getattr(arguments, name):
-            raise UserError(
-                f"--{name} goes with --aligner KIND, such as --aligner attention "
-                f"run={arguments.run}; of {arguments.run} alone: --source FILE --target FILE"
-            )
     require_positive(arguments, "choose_pairs", most=10**9)
     if arguments.figures < 0:
         raise UserError(f"--figures {arguments.figures}: wanted 0 or more")

@@ -25,8 +25,6 @@ RUN = {
     "reverse": "reverse= of attention",
     "symmetrize": "rule=",
     "which": "",
-    "source_language": "source_language= of attention",
-    "target_language": "target_language= of attention",
 }
 """Option of `align RUN_DIR`, and what does the same for `--aligner`."""
 
@@ -51,7 +49,7 @@ PAIRS = {
 
 BOTH = {
     "run", "aligner", "source", "target", "encoding", "limit", "restrict", "output", "figures",
-    "figure_dir", "trust_code",
+    "figure_dir", "trust_code", "source_language", "target_language",
 }  # fmt: skip
 """Options of both."""
 

@@ -24,9 +24,9 @@ def test_languages_reach_the_translators_of_an_aligner() -> None:
         (["--aligner", "hmm", *LANGUAGES], "--source-language goes with --aligner attention"),
         (
             ["model", "--pairs", "p"],
-            "--pairs goes with --aligner KIND, such as --aligner attention",
+            "--pairs goes with --aligner, not with a run; wanted --source FILE --target FILE",
         ),
-        (["model", "--gold", "g"], "--gold goes with --aligner KIND"),
+        (["model", "--gold", "g"], "--gold goes with --aligner, not with a run; wanted --links"),
     ],
 )
 def test_an_option_without_effect_is_refused(
