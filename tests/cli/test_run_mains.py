@@ -388,7 +388,7 @@ def test_the_scripts_are_the_commands(root: Path) -> None:
     )
     assert ended.returncode == 2
     assert ended.stderr == (
-        "error: the following arguments are required: RUN_DIR; evaluate --help says what there is\n"
+        "error: the following arguments are required: MODEL; evaluate --help says what there is\n"
     )
     assert cli.main([]) == 0
 
