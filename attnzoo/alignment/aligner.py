@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -65,6 +65,23 @@ class Aligner(ABC):
         pair that the aligner cannot read, such as one longer than its model, is `unread`.
         Different numbers of sources and targets are a ValueError.
         """
+
+
+class TextAligner(Aligner):
+    """Base class of aligners that are trained on the pairs they align, and on further text."""
+
+    learns = True
+    config_class: ClassVar[type]
+
+    def __init__(self, config: Any = None, text: Text | None = None):
+        self.config = config or self.config_class()
+        self._text = ([], []) if text is None else text
+        check_pairs(*self._text)
+
+    @classmethod
+    def from_config(cls, config: Any, text: Text | None = None) -> TextAligner:
+        """Build the aligner; `text` is further parallel text to train on."""
+        return cls(config, text)
 
 
 def check_pairs(sources: Sequence[Words], targets: Sequence[Words]) -> None:

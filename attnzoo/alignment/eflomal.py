@@ -6,14 +6,12 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 
 from attnzoo.alignment.aligner import (
-    Aligner,
     Alignment,
-    Text,
+    TextAligner,
     Words,
     check_pairs,
     links_from_posteriors,
@@ -26,21 +24,10 @@ MOST_WORDS = 1_023
 """Words of a sentence that eflomal reads; it leaves out longer ones without a word."""
 
 
-class EflomalAligner(Aligner):
+class EflomalAligner(TextAligner):
     """Align words by `align` of this module; its probabilities are 0 and 1."""
 
     config_class = EflomalConfig
-    learns = True
-
-    def __init__(self, config: EflomalConfig | None = None, text: Text | None = None):
-        self.config = config or EflomalConfig()
-        self._text = ([], []) if text is None else text
-        check_pairs(*self._text)
-
-    @classmethod
-    def from_config(cls, config: Any, text: Text | None = None) -> EflomalAligner:
-        """Build the aligner."""
-        return cls(config, text)
 
     def align(self, sources: Sequence[Words], targets: Sequence[Words]) -> Iterator[Alignment]:
         """Train on these pairs and the aligner's own text, then yield the alignments."""

@@ -19,9 +19,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64
 
 from attnzoo.alignment.aligner import (
-    Aligner,
     Alignment,
-    Text,
+    TextAligner,
     Words,
     check_pairs,
     links_from_posteriors,
@@ -35,27 +34,15 @@ PAIRS = 4_096
 TINY = np.float32(1e-30)
 
 
-class HmmAligner(Aligner):
+class HmmAligner(TextAligner):
     """Align words by hidden Markov models of both directions, trained on the same text.
 
     The result does not depend on chance. A pair longer than `max_words` is not trained on: it is
     aligned by the words of the others, and unread if most of its words have no partner among them.
-    Memory: 4 bytes for each pair of a source word and a
-    target word of all sentence pairs.
+    Memory: 4 bytes for each pair of a source word and a target word of all sentence pairs.
     """
 
     config_class = HmmConfig
-    learns = True
-
-    def __init__(self, config: HmmConfig | None = None, text: Text | None = None):
-        self.config = config or HmmConfig()
-        self._text = ([], []) if text is None else text
-        check_pairs(*self._text)
-
-    @classmethod
-    def from_config(cls, config: Any, text: Text | None = None) -> HmmAligner:
-        """Build the aligner."""
-        return cls(config, text)
 
     def align(self, sources: Sequence[Words], targets: Sequence[Words]) -> Iterator[Alignment]:
         """Train on these pairs and the aligner's own text, then yield the alignments."""

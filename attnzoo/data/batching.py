@@ -38,7 +38,8 @@ class Plan(Protocol):
 
     def batches(self, epoch: int = 0) -> Iterator[Batch]:
         """Yield all batches of one epoch."""
-        ...
+        first = epoch * self.steps_per_epoch
+        return map(self.batch, range(first, first + self.steps_per_epoch))
 
     def fingerprint(self) -> dict[str, Any]:
         """Return everything that determines the batches; JSON values, compared on resume."""

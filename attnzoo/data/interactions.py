@@ -17,7 +17,7 @@ import xxhash
 from jaxtyping import Bool, Int32, Int64
 
 from attnzoo.data.ahead import rows_of
-from attnzoo.data.batching import Batch
+from attnzoo.data.batching import Batch, Plan
 from attnzoo.data.corpus import Report, Splits, add_strings
 from attnzoo.data.order import RowOrder
 from attnzoo.data.random_numbers import integers
@@ -195,7 +195,7 @@ def known_items(train: Histories) -> Items:
 
 
 @final
-class HistoryPlan:
+class HistoryPlan(Plan):
     """Batches of histories, padded on the left, with the next item as the target.
 
     In training every item but the first is a target; otherwise (``last_only``) the last item
@@ -243,12 +243,6 @@ class HistoryPlan:
         int32 ``B``, the number of the user or window, -1 for a padding row.
         """
         return rows_of(self._collate(self._order.step(step), step), rows)
-
-    def batches(self, epoch: int = 0) -> Iterator[Batch]:
-        """Yield all batches of one epoch."""
-        first = epoch * self.steps_per_epoch
-        for step in range(first, first + self.steps_per_epoch):
-            yield self.batch(step)
 
     def fingerprint(self) -> dict[str, Any]:
         """Return everything that determines the batches; JSON values, compared on resume."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, final
 
 import numpy as np
@@ -16,7 +15,7 @@ from attnzoo.data.text_tokenizers import TextTokenizer, need_sentinels
 
 
 @final
-class MaskedPlan:
+class MaskedPlan(Plan):
     """Batches of another plan with tokens masked as in BERT (Devlin et al. 2019, 3.1).
 
     Of the tokens of each row, special ones excluded, `share` are chosen, rounded to the nearest
@@ -79,12 +78,6 @@ class MaskedPlan:
         """
         return rows_of(self._hide(self.plan.batch(step), step), rows)
 
-    def batches(self, epoch: int = 0) -> Iterator[Batch]:
-        """Yield all batches of one epoch."""
-        first = epoch * self.steps_per_epoch
-        for step, batch in enumerate(self.plan.batches(epoch), start=first):
-            yield self._hide(batch, step)
-
     def fingerprint(self) -> dict[str, Any]:
         """Return everything that determines the batches; JSON values, compared on resume."""
         return {
@@ -141,7 +134,7 @@ def choose_words(
 
 
 @final
-class SpanPlan:
+class SpanPlan(Plan):
     """Windows of a stream with spans replaced by sentinels, and the spans as targets (T5).
 
     `share` of the tokens is hidden in spans of `mean_span` tokens on average. Every window has the
@@ -227,12 +220,6 @@ class SpanPlan:
             "rows": np.where(counts >= 2, windows["rows"], -1).astype(np.int32),
         }
         return rows_of(batch, rows)
-
-    def batches(self, epoch: int = 0) -> Iterator[Batch]:
-        """Yield all batches of one epoch."""
-        first = epoch * self.steps_per_epoch
-        for step in range(first, first + self.steps_per_epoch):
-            yield self.batch(step)
 
     def fingerprint(self) -> dict[str, Any]:
         """Return everything that determines the batches; JSON values, compared on resume."""

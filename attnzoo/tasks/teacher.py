@@ -1,6 +1,6 @@
 """Links of the training pairs that teach an aligner or a head, and batches with these links."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from attnzoo.alignment.eflomal import EflomalAligner
 from attnzoo.alignment.hmm import HmmAligner
 from attnzoo.alignment.links import Link, Links, format_pharaoh, parse_pharaoh
 from attnzoo.config.alignment import EflomalConfig, HmmConfig
-from attnzoo.data.batching import BatchPlan
+from attnzoo.data.batching import BatchPlan, Plan
 from attnzoo.data.corpus import Corpus, add_strings
 from attnzoo.data.sources import decode, read_lines
 from attnzoo.data.tokenizers import Tokenizer
@@ -124,7 +124,7 @@ def _aligner(config: Any) -> Aligner:
     return EflomalAligner(EflomalConfig(samplers=config.samplers))
 
 
-class LinkedPlan:
+class LinkedPlan(Plan):
     """Batches of a ``BatchPlan`` with the words of their tokens, and with links between words.
 
     A batch has in addition ``source_words`` and ``target_words`` (int32 ``B S`` and ``B T``: the
@@ -155,10 +155,6 @@ class LinkedPlan:
     def batch(self, step: int, rows: slice | None = None) -> dict[str, np.ndarray]:
         """Return the batch of a step, or its ``rows``."""
         return self._linked(self.plan.batch(step, rows))
-
-    def batches(self, epoch: int = 0) -> Iterator[dict[str, np.ndarray]]:
-        """Yield all batches of one epoch."""
-        return map(self._linked, self.plan.batches(epoch))
 
     def fingerprint(self) -> dict[str, Any]:
         """Return everything that determines the batches; JSON values."""
