@@ -264,4 +264,7 @@ def _print(title: str, values: dict) -> None:
     )
     print("  by source length in words:")
     for row in values["by_length"]:
-        print(f"    {row['words']:>7}  {row['sentences']:6d} sentences  BLEU {row['bleu']:6.2f}")
+        if row["sentences"]:
+            print(
+                f"    {row['words']:>7}  {row['sentences']:6d} sentences  BLEU {row['bleu']:6.2f}"
+            )
