@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from attnzoo.config.captioning import CaptionsConfig, ScenesConfig
 from attnzoo.config.fields import (
     DropRate,
     Interval,
@@ -323,7 +324,9 @@ Data = Annotated[
     | LabelledTextConfig
     | TaggedTextConfig
     | InteractionsConfig
-    | ImagesConfig,
+    | ImagesConfig
+    | CaptionsConfig
+    | ScenesConfig,
     Kind,
 ]
 

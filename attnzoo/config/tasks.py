@@ -128,6 +128,15 @@ class RecommendationConfig(TaskConfig):
     next one."""
 
 
+@config
+class CaptioningConfig(TaskConfig):
+    """Predict the caption of a picture, token by token."""
+
+    data = ("captions", "scenes")
+    models = ("bahdanau", "luong", "transformer")
+    kind: Literal["captioning"] = "captioning"
+
+
 Task = Annotated[
     TranslationConfig
     | WordAlignmentConfig
@@ -137,7 +146,8 @@ Task = Annotated[
     | SequenceClassificationConfig
     | TokenClassificationConfig
     | ImageClassificationConfig
-    | RecommendationConfig,
+    | RecommendationConfig
+    | CaptioningConfig,
     ByKind(TaskConfig),
 ]
 

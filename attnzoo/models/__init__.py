@@ -11,6 +11,7 @@ from attnzoo.models.model import Model
 from attnzoo.models.recommender import Recommender
 from attnzoo.models.resnet import ResidualNetwork
 from attnzoo.models.rnn_seq2seq import BahdanauSeq2Seq, LuongSeq2Seq
+from attnzoo.models.show_attend_tell import ShowAttendTell
 from attnzoo.models.t5 import T5
 from attnzoo.models.transformer import Transformer
 from attnzoo.models.vit import ViT
@@ -20,6 +21,7 @@ TRANSLATORS = {
     "luong": LuongSeq2Seq,
     "transformer": Transformer,
     "t5": T5,
+    "show_attend_tell": ShowAttendTell,
 }
 """Encoder-decoders: ``TRANSLATORS[config.kind](config, source_vocab, target_vocab, rngs=rngs)``."""
 
@@ -61,6 +63,7 @@ __all__ = [
     "Model",
     "Recommender",
     "ResidualNetwork",
+    "ShowAttendTell",
     "Transformer",
     "ViT",
     "WordAligner",
