@@ -18,6 +18,8 @@ class TaskConfig:
     models: ClassVar[tuple[str, ...]] = ()
     """Kinds of models that the task accepts, besides those that list the task in their
     ``tasks``."""
+    source: ClassVar[str | None] = None
+    """What `model.source` has to read, "image" or "sound"; None: the model reads no such source."""
 
 
 @config
@@ -133,7 +135,7 @@ class CaptioningConfig(TaskConfig):
     """Predict the caption of a picture, token by token."""
 
     data = ("captions", "scenes")
-    models = ("bahdanau", "luong", "transformer")
+    source = "image"
     kind: Literal["captioning"] = "captioning"
 
 

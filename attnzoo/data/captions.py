@@ -358,7 +358,10 @@ def _part(
 
 
 def _decoded(
-    pictures: Pictures, rows: Int64[np.ndarray, " pictures"], settings: dict[str, Any], report: Report
+    pictures: Pictures,
+    rows: Int64[np.ndarray, " pictures"],
+    settings: dict[str, Any],
+    report: Report,
 ) -> tuple[UInt8[np.ndarray, "kept H W C"], list[int]]:
     """Return the pixels of the pictures that can be decoded, and their places in ``rows``."""
     kept, pixels = [], []

@@ -11,7 +11,7 @@ import functools
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, UInt8
 
 from attnzoo.config.captioning import COLOURS, SHAPES
 from attnzoo.data.captions import PARTS, CaptionedPictures
@@ -105,7 +105,10 @@ def _objects(config: Any, number: int, stream: int) -> tuple[list[Object], list[
         if _fits(objects, side):
             break
     else:  # the corners of the grid always fit
-        objects = [objects[0]._replace(row=0, column=0), objects[1]._replace(row=side - 2, column=1)]
+        objects = [
+            objects[0]._replace(row=0, column=0),
+            objects[1]._replace(row=side - 2, column=1),
+        ]
     first, second = objects[:2]
     down, right = _offset(first, second)
     if (down if abs(down) > abs(right) else right) < 0:
@@ -140,9 +143,12 @@ def _pattern(shape: int, side: int) -> Bool[np.ndarray, "side side"]:
     y, x = np.meshgrid(*2 * [(np.arange(side) + 0.5) / side * 2 - 1], indexing="ij")
     y, x = y / 0.9, x / 0.9
     inside = np.maximum(np.abs(x), np.abs(y)) <= 1
-    return inside & [
-        x**2 + y**2 <= 1,
-        inside,
-        np.abs(x) <= (y + 1) / 2,
-        np.minimum(np.abs(x), np.abs(y)) <= 0.3,
-    ][shape]
+    return (
+        inside
+        & [
+            x**2 + y**2 <= 1,
+            inside,
+            np.abs(x) <= (y + 1) / 2,
+            np.minimum(np.abs(x), np.abs(y)) <= 0.3,
+        ][shape]
+    )

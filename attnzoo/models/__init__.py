@@ -12,6 +12,8 @@ from attnzoo.models.recommender import Recommender
 from attnzoo.models.resnet import ResidualNetwork
 from attnzoo.models.rnn_seq2seq import BahdanauSeq2Seq, LuongSeq2Seq
 from attnzoo.models.show_attend_tell import ShowAttendTell
+from attnzoo.models.source_registry import SOURCES
+from attnzoo.models.sources import SourceEncoder
 from attnzoo.models.t5 import T5
 from attnzoo.models.transformer import Transformer
 from attnzoo.models.vit import ViT
@@ -54,6 +56,7 @@ __all__ = [
     "DECODERS",
     "ENCODERS",
     "GPT2",
+    "SOURCES",
     "T5",
     "TRANSLATORS",
     "BahdanauSeq2Seq",
@@ -64,6 +67,7 @@ __all__ = [
     "Recommender",
     "ResidualNetwork",
     "ShowAttendTell",
+    "SourceEncoder",
     "Transformer",
     "ViT",
     "WordAligner",

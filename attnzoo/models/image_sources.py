@@ -1,5 +1,6 @@
 """Trained encoders of images: convolutions, a residual network, a Vision Transformer."""
 
+import itertools
 from typing import Any
 
 import jax
@@ -8,8 +9,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from attnzoo.attention.projection import LayerNorm
-from attnzoo.config.image_sources import ImageConvolutionConfig, ImageResNetConfig, ImageViTConfig
 from attnzoo.config.resnet import ResNetConfig
+from attnzoo.config.sources import ImageConvolutionConfig, ImageResNetConfig, ImageViTConfig
 from attnzoo.config.vit import ViTConfig
 from attnzoo.layers.dropout import dropout
 from attnzoo.layers.patches import Grid, sinusoidal_grid
@@ -52,9 +53,7 @@ class FeatureMaps(SourceEncoder):
         rows, columns = (-(-side // self.strides) for side in source.shape[1:3])
         return rows, columns
 
-    def __call__(
-        self, source: Float[Array, "B h w C"], *, rngs: nnx.Rngs | None = None
-    ) -> Encoded:
+    def __call__(self, source: Float[Array, "B h w C"], *, rngs: nnx.Rngs | None = None) -> Encoded:
         """Return the features of all places, row by row, with positions and dropout."""
         grid = self.grid(source)
         x = self.maps(source, rngs=rngs)
@@ -72,9 +71,7 @@ class ImageConvolution(FeatureMaps):
         self.config, self.dim = config, config.widths[-1]
         self.strides = 2 ** len(config.widths)
         widths = (config.channels, *config.widths)
-        self.stages = nnx.List(
-            [convolution(a, b, 2, rngs) for a, b in zip(widths, widths[1:], strict=False)]
-        )
+        self.stages = nnx.List([convolution(a, b, 2, rngs) for a, b in itertools.pairwise(widths)])
         self.norms = nnx.List([LayerNorm(width, eps=1e-6, rngs=rngs) for width in config.widths])
 
     def maps(
@@ -88,7 +85,7 @@ class ImageConvolution(FeatureMaps):
 
 
 class ImageResNet(FeatureMaps):
-    """Residual network up to its average pooling; batch norms use running averages in evaluation."""
+    """Residual network without its average pooling."""
 
     strides = 4
 
@@ -121,9 +118,7 @@ class ImageViT(SourceEncoder):
         self.network = ViT(ViTConfig(pooling="mean", **own), rngs=rngs)
         self.dim = config.dim
 
-    def __call__(
-        self, source: Float[Array, "B h w C"], *, rngs: nnx.Rngs | None = None
-    ) -> Encoded:
+    def __call__(self, source: Float[Array, "B h w C"], *, rngs: nnx.Rngs | None = None) -> Encoded:
         """Return the states of the patches after the last norm."""
         x, _ = self.network.encode(self.network.embed(source, rngs=rngs), rngs=rngs)
         return x, jnp.ones(x.shape[:2], bool)

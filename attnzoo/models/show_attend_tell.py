@@ -13,7 +13,7 @@ from attnzoo.attention.hard import moving_baseline
 from attnzoo.config.captioning import ShowAttendTellConfig
 from attnzoo.layers.embedding import Embedding
 from attnzoo.layers.recurrent import LSTM
-from attnzoo.models.model import TranslationModel, dropout_key
+from attnzoo.models.model import TranslationModel
 from attnzoo.models.source_registry import build_source
 from attnzoo.models.sources import Source
 from attnzoo.special_tokens import PAD
@@ -213,7 +213,8 @@ class ShowAttendTell(TranslationModel):
                 query, memory, position=state.position, past=past
             )
         else:
-            assert isinstance(attention, HardAttention) and expected is not None
+            assert isinstance(attention, HardAttention)
+            assert expected is not None
             context, weights, choice = _sampled(attention, query, memory, key, expected)
         if self.selector is not None:
             context = context * jax.nn.sigmoid(self.selector(query))

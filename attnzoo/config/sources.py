@@ -1,13 +1,47 @@
-"""Settings of trained encoders of images."""
+"""Settings of encoders of sources that are no text, for models that write text about them."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from attnzoo.config.attention import MultiHeadConfig, SelfAttention
-from attnzoo.config.fields import DropRate, Layers, NotEmpty, Positive, config
+from attnzoo.config.fields import ByKind, DropRate, Layers, NotEmpty, Positive, config
 from attnzoo.config.gates import Gate, NoGateConfig
-from attnzoo.config.source_config import SourceConfig
 
-Positions = Literal["sinusoidal", "none"]
+TO_TEXT = ("captioning", "speech")
+"""Kinds of the tasks that write text about sources that are no text."""
+
+
+@config
+class SourceConfig:
+    """Settings of an encoder of sources; ``kind`` names its class in ``attnzoo.models.SOURCES``."""
+
+    reads: ClassVar[str] = ""
+    """Sources that it reads: "image" or "sound"."""
+
+
+@config
+class ImagePatchesConfig(SourceConfig):
+    """Square patches of an image, each embedded by one matrix (Dosovitskiy et al. 2021, eq. 1)."""
+
+    reads = "image"
+    kind: Literal["image_patches"] = "image_patches"
+    patch: Annotated[int, Positive] = 8
+    """Side of a patch in pixels."""
+    channels: Literal[1, 3] = 3
+    """Channels of the image."""
+    dim: Annotated[int, Positive] = 128
+    """Width of the features; divisible by 4, for positions in rows and columns."""
+
+
+@config
+class SoundFramesConfig(SourceConfig):
+    """Frames of a spectrogram as they are, several joined to one feature; no weights."""
+
+    reads = "sound"
+    kind: Literal["sound_frames"] = "sound_frames"
+    bins: Annotated[int, Positive] = 80
+    """Values of a frame (mel bins)."""
+    stack: Annotated[int, Positive] = 4
+    """Number of frames of a feature."""
 
 
 @config
@@ -21,7 +55,7 @@ class ImageConvolutionConfig(SourceConfig):
     widths: Annotated[tuple[Annotated[int, Positive], ...], NotEmpty] = (32, 64, 128)
     """Channels after each stage: a 3x3 convolution of stride 2, layer norm and relu. The last is
     the width of the features."""
-    positions: Positions = "sinusoidal"
+    positions: Literal["sinusoidal", "none"] = "sinusoidal"
     """Positions of rows and columns added to the features; a relation such as "left of" cannot be
     read off without."""
     dropout: Annotated[float, DropRate] = 0.0
@@ -45,7 +79,7 @@ class ImageResNetConfig(SourceConfig):
     """Channels of the first stage; each further stage doubles them."""
     channels: Literal[1, 3] = 3
     """Channels of the image."""
-    positions: Positions = "sinusoidal"
+    positions: Literal["sinusoidal", "none"] = "sinusoidal"
     """Positions of rows and columns added to the features."""
     dropout: Annotated[float, DropRate] = 0.0
     """Dropout rate of the features."""
@@ -76,3 +110,13 @@ class ImageViTConfig(SourceConfig):
     """Number of blocks."""
     dropout: Annotated[float, DropRate] = 0.0
     """Dropout rate of the embeddings and of every branch's output."""
+
+
+Source = Annotated[
+    ImagePatchesConfig
+    | SoundFramesConfig
+    | ImageConvolutionConfig
+    | ImageResNetConfig
+    | ImageViTConfig,
+    ByKind(SourceConfig),
+]
