@@ -61,6 +61,13 @@ class ImageConvolutionConfig(SourceConfig):
     dropout: Annotated[float, DropRate] = 0.0
     """Dropout rate of the features."""
 
+    def __post_init__(self) -> None:
+        if self.positions != "none" and self.widths[-1] % 4:
+            raise ValueError(
+                f"the last of widths={list(self.widths)} is not divisible by 4: positions have a "
+                "sine and a cosine of the row and of the column"
+            )
+
 
 @config
 class ImageResNetConfig(SourceConfig):
@@ -83,6 +90,10 @@ class ImageResNetConfig(SourceConfig):
     """Positions of rows and columns added to the features."""
     dropout: Annotated[float, DropRate] = 0.0
     """Dropout rate of the features."""
+
+    def __post_init__(self) -> None:
+        if self.depth < 8 or self.depth % 6 != 2:
+            raise ValueError(f"depth={self.depth} is not 6 n + 2: 8, 14, 20, 32, 44, 56, 110")
 
 
 @config

@@ -37,8 +37,8 @@ class Choices:
     All are 0 for soft attention.
     """
 
-    log_probability: Float[Array, "B"]
-    entropy: Float[Array, "B"]
+    log_probability: Float[Array, "..."]
+    entropy: Float[Array, "..."]
 
 
 class Reward(nnx.Variable):
@@ -247,7 +247,7 @@ class ShowAttendTell(TranslationModel):
 
 def _sampled(
     attention: HardAttention,
-    query: Float[Array, "B D"],
+    query: Float[Array, "B n"],
     memory: Memory,
     key: Key[Array, ""],
     expected: Bool[Array, "B"],
