@@ -8,7 +8,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Float
+from jaxtyping import Float, Int32
 
 from attnzoo.data.tokenizers import Encoding, Tokenizer
 from attnzoo.decoding import TokenIds
@@ -161,14 +161,21 @@ class TextGenerator:
 
     def padded(self, rows: Sequence[list[int]], width: int) -> np.ndarray:
         """Return ids as a batch, filled up with padding."""
-        padded = np.full((self.batch_size, width), self.target_tokenizer.pad_id, np.int32)
-        for index, row in enumerate(rows):
-            padded[index, : len(row)] = row
-        return padded
+        return pad_rows(rows, self.batch_size, width, self.target_tokenizer.pad_id)
 
     def _ended(self, ids: Sequence[int]) -> bool:
         """Return whether the last token is an end that is no word of the text."""
         return bool(ids) and ids[-1] in self._ends and ids[-1] in self.target_tokenizer.hidden
+
+
+def pad_rows(
+    rows: Sequence[Sequence[int]], count: int, width: int, pad: int
+) -> Int32[np.ndarray, "B T"]:
+    """Return ids as ``count`` rows, filled up with padding."""
+    padded = np.full((count, width), pad, np.int32)
+    for number, row in enumerate(rows):
+        padded[number, : len(row)] = row
+    return padded
 
 
 def ids_of(tokenizer: Tokenizer) -> TokenIds:
