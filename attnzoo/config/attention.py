@@ -41,6 +41,19 @@ class AdditiveConfig(AttentionConfig):
 
 
 @config
+class CoverageConfig(AttentionConfig):
+    """Additive score that also reads what was attended to before (See et al. 2017, eq. 10, 11)."""
+
+    reads = ("source",)
+    kind: Literal["coverage"] = "coverage"
+    width: Annotated[int, Positive] | None = None
+    """Width of the alignment layer; null: that of the queries."""
+    normalise: Normaliser = "softmax"
+    """Function from scores to weights: softmax, or one with exact zeros: sparsemax (Martins and
+    Astudillo 2016), or 1.5-entmax between the two (Peters et al. 2019)."""
+
+
+@config
 class ContentConfig(AttentionConfig):
     """Settings of a content-based score of queries and keys (Luong et al. 2015, section 3.1)."""
 
