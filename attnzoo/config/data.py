@@ -55,7 +55,7 @@ class CldrConfig:
 
 @config
 class FilePartConfig:
-    """One part of a data set: two plain files, or one table; gzip is recognised."""
+    """One part of a data set: two plain files, a table, or records; gzip is recognised."""
 
     source: Path | None = None
     """File of source sentences, one per line."""
@@ -65,13 +65,21 @@ class FilePartConfig:
     """File of Pharaoh word links, one line per pair: i-j sure, i?j possible."""
     table: Path | None = None
     """Tab-separated file with both sides, instead of `source` and `target`."""
+    records: Path | None = None
+    """JSON lines with both sides, instead of `source` and `target`: a text, or a list of texts. A
+    list is the sentences of a source, and the references of a target, each of which makes a
+    pair."""
 
     def __post_init__(self) -> None:
         pair = (self.source is not None, self.target is not None)
-        if self.table is None and pair != (True, True):
-            raise ValueError("give either 'source' and 'target', or 'table'")
-        if self.table is not None and (any(pair) or self.links is not None):
-            raise ValueError("'table' excludes 'source', 'target' and 'links'")
+        whole = [name for name in ("table", "records") if getattr(self, name) is not None]
+        if not whole and pair != (True, True):
+            raise ValueError("give either 'source' and 'target', or 'table', or 'records'")
+        if whole and (len(whole) > 1 or any(pair) or self.links is not None):
+            others = "'source', 'target', 'links' and " + repr(
+                "records" if whole[0] == "table" else "table"
+            )
+            raise ValueError(f"{whole[0]!r} excludes {others}")
 
 
 @config
@@ -96,6 +104,10 @@ class FilesConfig:
     """Column of a table with the target sentence, counted from 0."""
     links_column: Annotated[int, NotNegative] | None = None
     """Column of a table with Pharaoh links, counted from 0; null: no links."""
+    source_field: Annotated[str, NotEmpty] = "source"
+    """Field of records with the source."""
+    target_field: Annotated[str, NotEmpty] = "target"
+    """Field of records with the target."""
     encoding: Annotated[str, NotEmpty] = "utf-8"
     """Encoding of the files (latin-1, cp1252, utf-16-le, ...); an encoding mark in a file goes
     first."""
@@ -113,8 +125,18 @@ class FilesConfig:
     def __post_init__(self) -> None:
         if self.train is None and self.validation is None and self.test is None:
             raise ValueError("at least one of 'train', 'validation' and 'test' is wanted")
+        parts = (self.train, self.validation, self.test)
+        if len({part.records is None for part in parts if part is not None}) > 1:
+            raise ValueError("'records' of one part want those of all parts")
         if self.source_column == self.target_column:
             raise ValueError(f"source_column and target_column are both {self.source_column}")
+
+    @property
+    def fields(self) -> tuple[str, str] | None:
+        """Fields of source and target in records; None: the files are text."""
+        parts = (self.train, self.validation, self.test)
+        there = any(part is not None and part.records is not None for part in parts)
+        return (self.source_field, self.target_field) if there else None
 
     @property
     def languages(self) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from flax import nnx
 
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.data.batching import BatchPlan, TokenizedPairs
+from attnzoo.data.copying import CopyingTokenizer
 from attnzoo.data.corpus import Corpus, Report
 from attnzoo.data.order import most_buckets
 from attnzoo.data.parallel import SIDES, PairData
@@ -48,6 +49,8 @@ class PairTask(Task):
         teacher: TeacherLinks | None = None,
     ):
         super().__init__(config)
+        if slots := config.model.temporary_ids:
+            source, target = CopyingTokenizer(source, slots), CopyingTokenizer(target, slots)
         self.tokenizers = Tokenizers(source, target)
         self.teacher = teacher
         self.held_out = Corpus([], [])
