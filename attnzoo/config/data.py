@@ -108,6 +108,9 @@ class FilesConfig:
     """Field of records with the source."""
     target_field: Annotated[str, NotEmpty] = "target"
     """Field of records with the target."""
+    source_words: Annotated[int, Positive] | None = None
+    """Number of words of a source that are read, the first ones (400 in See et al. 2017); null:
+    all."""
     encoding: Annotated[str, NotEmpty] = "utf-8"
     """Encoding of the files (latin-1, cp1252, utf-16-le, ...); an encoding mark in a file goes
     first."""
@@ -128,6 +131,8 @@ class FilesConfig:
         parts = (self.train, self.validation, self.test)
         if len({part.records is None for part in parts if part is not None}) > 1:
             raise ValueError("'records' of one part want those of all parts")
+        if self.source_words is not None and self.links_column is not None:
+            raise ValueError("source_words cuts sources, so that links_column has to be null")
         if self.source_column == self.target_column:
             raise ValueError(f"source_column and target_column are both {self.source_column}")
 

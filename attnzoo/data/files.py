@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -29,7 +30,8 @@ class Reading:
     no pair is left out, and text that cannot be decoded is empty. A link `i-j` names the source
     word first, unless `target_first`, and counts from 0, unless `one_based`.
     `columns` are those of a table, counted from 0: source, target, perhaps links. `fields` are
-    those of JSON lines, source and target; None: the files are text.
+    those of JSON lines, source and target; None: the files are text. Only the first
+    `source_words` words of a source are read.
     """
 
     max_words: int = MAX_WORDS
@@ -42,6 +44,7 @@ class Reading:
     encoding: str = "utf-8"
     columns: tuple[int, ...] = (0, 1)
     fields: tuple[str, str] | None = None
+    source_words: int | None = None
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,7 @@ def reading_of(config: Any) -> Reading:
         encoding=config.encoding,
         columns=tuple(column for column in columns if column is not None),
         fields=config.fields,
+        source_words=config.source_words,
     )
 
 
@@ -213,7 +217,7 @@ def _parse_records(
             continue
         for target in targets:
             report.read += 1
-            source = "\n".join(sources)
+            source = cut_words("\n".join(sources), reading.source_words)
             reason = reason_to_skip(source, target, reading.max_words)
             if reason is None:
                 kept.append((source, target, number))
@@ -300,6 +304,7 @@ def _texts(
             skip = skip or (f"not {reading.encoding.upper()}", block.place(side, number))
         if field is None and not block.table:
             skip = skip or ("too few columns", block.place(side, number))
+    texts[0] = cut_words(texts[0], reading.source_words)
     reason = reason_to_skip(texts[0], texts[1], reading.max_words)
     if reason is not None:
         side, why = reason
@@ -307,6 +312,13 @@ def _texts(
     if skip is not None:
         report.skip(*skip)
     return texts, skip is None
+
+
+def cut_words(text: str, count: int | None) -> str:
+    """Return the beginning of a text up to its word number ``count``, with its spacing."""
+    words = () if count is None else islice(re.finditer(r"\S+", text), count)
+    end = max((word.end() for word in words), default=len(text))
+    return text[:end]
 
 
 def reason_to_skip(source: str, target: str, max_words: int) -> tuple[int, str] | None:

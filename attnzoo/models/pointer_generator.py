@@ -147,6 +147,12 @@ class PointerGenerator(RecurrentTranslator):
         )
         return logits, weights, p_gen
 
+    def p_gen(
+        self, source: Int[Array, "B S"], target: Int[Array, "B T"]
+    ) -> Float[Array, "B T"]:
+        """Return the probability to write a word rather than to copy one, at each step."""
+        return self.pointing(source, target)[2]
+
     def posterior(
         self, source: Int[Array, "B S"], target: Int[Array, "B T"], *, exponent: float = 1.0
     ) -> tuple[Float[Array, "B T-1"], Float[Array, "B T-1 S"]]:

@@ -3,7 +3,7 @@
 import dataclasses
 import types
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from flax import nnx
 
@@ -39,6 +39,8 @@ class PairTask(Task):
     unit = "tokens"
     free = ("decoding", "training.figures_every", "training.figures")
     files = types.MappingProxyType({"source": SOURCE_TOKENIZER, "target": TARGET_TOKENIZER})
+    separate_lengths: ClassVar[bool] = False
+    """Sources and targets are padded to lengths of their own."""
     tokenizer_fields = ("tokenizer", "target_tokenizer", "shared_vocabulary")
 
     def __init__(
@@ -129,7 +131,12 @@ class PairTask(Task):
         self.pairs = len(pairs)
         most = self.limit_buckets(len(pairs))
         plan = BatchPlan(
-            pairs, settings.batch_size, settings.buckets, settings.seed, max_buckets=most
+            pairs,
+            settings.batch_size,
+            settings.buckets,
+            settings.seed,
+            max_buckets=most,
+            separate=self.separate_lengths,
         )
         self.train, self.buckets = plan, plan.buckets
         if self.teacher_of(self.config) is not None:
@@ -154,7 +161,13 @@ class PairTask(Task):
         pairs, report = data.tokens(part, *self.both, longest)
         self.notes += report.lines() if report.skipped else []
         most = self.max_buckets or most_buckets(-(-len(pairs) // settings.batch_size))
-        plan = BatchPlan(pairs, settings.batch_size, shuffle=False, max_buckets=most)
+        plan = BatchPlan(
+            pairs,
+            settings.batch_size,
+            shuffle=False,
+            max_buckets=most,
+            separate=self.separate_lengths,
+        )
         self.data_fingerprint = plan.fingerprint()["data"]
         return plan
 
