@@ -12,6 +12,7 @@ from attnzoo.models.pointer_generator import PointerGenerator
 from attnzoo.models.recommender import Recommender
 from attnzoo.models.resnet import ResidualNetwork
 from attnzoo.models.rnn_seq2seq import BahdanauSeq2Seq, LuongSeq2Seq
+from attnzoo.models.sources import SOURCES, SourceEncoder
 from attnzoo.models.t5 import T5
 from attnzoo.models.transformer import Transformer
 from attnzoo.models.vit import ViT
@@ -54,6 +55,7 @@ __all__ = [
     "DECODERS",
     "ENCODERS",
     "GPT2",
+    "SOURCES",
     "T5",
     "TRANSLATORS",
     "BahdanauSeq2Seq",
@@ -64,6 +66,7 @@ __all__ = [
     "PointerGenerator",
     "Recommender",
     "ResidualNetwork",
+    "SourceEncoder",
     "Transformer",
     "ViT",
     "WordAligner",
