@@ -6,7 +6,7 @@ from attnzoo.config.fields import ByKind, DropRate, NotNegative, Positive, confi
 from attnzoo.config.renamed import former_names
 from attnzoo.config.teachers import EflomalTeacherConfig, GuidedConfig, Teacher
 
-PAIRS = ("cldr", "files", "hub", "synthetic")
+PAIRS = ("cldr", "files", "hub", "synthetic", "reports")
 
 
 @config

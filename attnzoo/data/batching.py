@@ -143,8 +143,10 @@ class BatchPlan(BucketPlan):
         if separate:
             needs = target_lengths + 1
             longest = [needs[rows[rows >= 0]].max() for rows in self._order.epoch(0)]
-            shorter = choose_buckets(np.asarray(longest), 2)[:-1]
-            self._targets = Buckets(needs, (*shorter, int(needs.max())))
+            most = int(needs.max())
+            # Two thirds at most: a second length wants a second compilation.
+            shorter = [n for n in choose_buckets(np.asarray(longest), 2) if 3 * n <= 2 * most]
+            self._targets = Buckets(needs, (*shorter, most))
 
     @property
     def target_buckets(self) -> tuple[int, ...]:

@@ -114,8 +114,7 @@ class PairTask(Task):
         """Return the sentences of a part; UserError if they are too large to be in memory."""
         if data.splits is None:
             raise UserError(
-                "a teacher wants the sentences in memory: raise cache.memory above the size of the "
-                "data"
+                "the sentences are wanted in memory: raise cache.memory above the size of the data"
             )
         return getattr(data.splits, part)
 

@@ -189,14 +189,15 @@ class Translator:
             tokens, lengths, log_probs, scores, weights = jax.device_get([x[:, 0] for x in best])
             for row, index in enumerate(rows):
                 said = tokens[row, : lengths[row]].tolist()
-                target = self.target_tokenizer.decode_words(said)
+                tokenizer = self.target_tokenizer.beside(encodings[index])
+                target = tokenizer.decode_words(said)
                 # A row for each token of the text, and for the end.
                 steps = [t for t, i in enumerate(said) if i not in self.target_tokenizer.hidden]
                 steps = steps[: len(target.ids)] + [
                     t for t in (len(said) - 1,) if self._ended(said)
                 ]
                 results[index] = Translation(
-                    text=self.target_tokenizer.decode(said),
+                    text=tokenizer.decode(said),
                     source=encodings[index],
                     target=target,
                     score=float(scores[row]),
@@ -223,7 +224,10 @@ class Translator:
         if len(sources) != len(targets):
             raise ValueError(f"{len(sources)} sources but {len(targets)} targets")
         left = [self.source_tokenizer.encode(line) for line in sources]
-        right = [self.target_tokenizer.encode(line) for line in targets]
+        right = [
+            self.target_tokenizer.beside(one).encode(line)
+            for one, line in zip(left, targets, strict=True)
+        ]
         return self.force_tokens(left, right, progress=progress)
 
     def force_tokens(
