@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key
 from attnzoo.attention.additive import AdditiveAttention, Initializer, tiny_normal
 from attnzoo.attention.contract import AttentionOutput, Memory, Positions, ReturnWeights
 from attnzoo.ops.normalisers import Normalise
-from attnzoo.ops.softmax import masked_softmax
+from attnzoo.ops.softmax import compute_dtype, masked_softmax
 
 
 class CoverageAttention(AdditiveAttention):
@@ -77,7 +77,7 @@ class CoverageAttention(AdditiveAttention):
 
     def empty_past(self, memory: Memory) -> Float[Array, "B S"]:
         """Return the coverage before the first query: 0 for every key."""
-        return jnp.zeros(memory.keys.shape[:2], memory.keys.dtype)
+        return jnp.zeros(memory.keys.shape[:2], compute_dtype(memory.keys))
 
     def extend(
         self,
@@ -108,11 +108,11 @@ class CoverageAttention(AdditiveAttention):
 
         def one(covered: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
             asked, visible = step
-            spread = covered[:, :, None] * jnp.broadcast_to(
-                self.coverage_kernel[...].astype(covered.dtype), (*covered.shape, asked.shape[-1])
+            spread = jnp.einsum(
+                "bs,w->bsw", covered.astype(asked.dtype), self.coverage_kernel[...]
             )
             weights = self.normalise(self._scored(asked[:, None] + memory.keys + spread), visible)
-            return covered + weights, weights
+            return covered + weights.astype(covered.dtype), weights
 
         steps = jnp.swapaxes(projected, 0, 1), jnp.swapaxes(seen[:, 0], 0, 1)
         past, weights = jax.lax.scan(one, past, steps)
