@@ -201,12 +201,9 @@ class SummarisationTask(TranslationTask):
             rows = there[start : start + size]
             pairs = [translator.pair(one.source, one.target) for i in rows if (one := found[i])]
             padded = [
-                np.full((size, padded_length(max(map(len, side)))), PAD, np.int32)
-                for side in zip(*pairs, strict=True)
+                translator.padded(side, padded_length(max(map(len, side))))
+                for side in map(list, zip(*pairs, strict=True))
             ]
-            for row, pair in enumerate(pairs):
-                for array, ids in zip(padded, pair, strict=True):
-                    array[row, : len(ids)] = ids
             shares = compute(state, *padded)
             if shares is None:
                 return results
