@@ -12,6 +12,7 @@ from attnzoo.config.llama import LlamaConfig
 from attnzoo.config.model_config import ModelConfig
 from attnzoo.config.recommender import RecommenderConfig
 from attnzoo.config.renamed import former_names
+from attnzoo.config.pointer_generator import PointerGeneratorConfig
 from attnzoo.config.sources import TO_TEXT, Source
 from attnzoo.config.t5 import T5Config
 from attnzoo.config.transformer import TransformerConfig
@@ -155,7 +156,8 @@ Model = Annotated[
     | RecommenderConfig
     | ViTConfig
     | ResNetConfig
-    | WordAlignerConfig,
+    | WordAlignerConfig
+    | PointerGeneratorConfig,
     ByKind(ModelConfig),
 ]
 """Union of the architectures that a config can name."""

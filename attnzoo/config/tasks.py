@@ -6,7 +6,7 @@ from attnzoo.config.fields import ByKind, DropRate, NotNegative, Positive, confi
 from attnzoo.config.renamed import former_names
 from attnzoo.config.teachers import EflomalTeacherConfig, GuidedConfig, Teacher
 
-PAIRS = ("cldr", "files", "hub", "synthetic")
+PAIRS = ("cldr", "files", "hub", "synthetic", "reports")
 
 
 @config
@@ -130,6 +130,21 @@ class RecommendationConfig(TaskConfig):
     next one."""
 
 
+@config
+class SummarisationConfig(TaskConfig):
+    """Predict the summaries of texts, token by token; scores are ROUGE."""
+
+    data = PAIRS
+    models = ("bahdanau", "luong", "transformer", "t5")
+    kind: Literal["summarisation"] = "summarisation"
+    coverage_weight: Annotated[float, NotNegative] = 0.0
+    """Weight of the coverage loss, which counts how much of the attention goes to tokens that have
+    been attended to before (See et al. 2017, eq. 12 and 13; there 1); 0: none."""
+    coverage_from: Annotated[int, NotNegative] = 0
+    """Number of updates without the coverage loss; the paper adds it to a trained model."""
+    guided: ClassVar[None] = None
+
+
 Task = Annotated[
     TranslationConfig
     | WordAlignmentConfig
@@ -139,7 +154,8 @@ Task = Annotated[
     | SequenceClassificationConfig
     | TokenClassificationConfig
     | ImageClassificationConfig
-    | RecommendationConfig,
+    | RecommendationConfig
+    | SummarisationConfig,
     ByKind(TaskConfig),
 ]
 

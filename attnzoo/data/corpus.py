@@ -192,6 +192,7 @@ LOADERS = {
     "files": "files:load_files",
     "hub": "hub:load_hub",
     "synthetic": "synthetic:load_synthetic",
+    "reports": "reports:load_reports",
     "text": "documents:load_text",
     "labelled_text": "labelled:load_labelled",
     "tagged_text": "tagged:load_tagged",

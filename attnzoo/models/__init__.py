@@ -8,6 +8,7 @@ from attnzoo.models.bert import Bert
 from attnzoo.models.gpt2 import GPT2
 from attnzoo.models.llama import Llama
 from attnzoo.models.model import Model
+from attnzoo.models.pointer_generator import PointerGenerator
 from attnzoo.models.recommender import Recommender
 from attnzoo.models.resnet import ResidualNetwork
 from attnzoo.models.rnn_seq2seq import BahdanauSeq2Seq, LuongSeq2Seq
@@ -21,6 +22,7 @@ TRANSLATORS = {
     "luong": LuongSeq2Seq,
     "transformer": Transformer,
     "t5": T5,
+    "pointer_generator": PointerGenerator,
 }
 """Encoder-decoders: ``TRANSLATORS[config.kind](config, source_vocab, target_vocab, rngs=rngs)``."""
 
@@ -61,6 +63,7 @@ __all__ = [
     "Llama",
     "LuongSeq2Seq",
     "Model",
+    "PointerGenerator",
     "Recommender",
     "ResidualNetwork",
     "SourceEncoder",

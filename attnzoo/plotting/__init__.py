@@ -7,6 +7,7 @@ changes.
 from matplotlib.figure import Figure
 
 from attnzoo.plotting.alignment import AlignmentPicture, alignment_grid, alignment_heatmap
+from attnzoo.plotting.copying import copy_picture
 from attnzoo.plotting.curves import (
     LinePanel,
     bleu_by_length,
@@ -37,6 +38,7 @@ __all__ = [
     "alignment_heatmap",
     "beads",
     "bleu_by_length",
+    "copy_picture",
     "gate_panels",
     "line_panels",
     "link_matrix",

@@ -6,6 +6,7 @@ from attnzoo.config.external import import_class, is_external
 from attnzoo.tasks.image_classification import ImageClassificationTask
 from attnzoo.tasks.language_modeling import CausalLMTask, MaskedLMTask, SpanCorruptionTask
 from attnzoo.tasks.recommendation import RecommendationTask
+from attnzoo.tasks.summarisation import SummarisationTask
 from attnzoo.tasks.task import Task
 from attnzoo.tasks.text_classification import SequenceClassificationTask, TokenClassificationTask
 from attnzoo.tasks.translation_task import TranslationTask
@@ -21,6 +22,7 @@ TASKS: dict[str, type[Task]] = {
     "token_classification": TokenClassificationTask,
     "image_classification": ImageClassificationTask,
     "recommendation": RecommendationTask,
+    "summarisation": SummarisationTask,
 }
 """Task class by ``task.kind``."""
 
@@ -37,6 +39,7 @@ __all__ = [
     "MaskedLMTask",
     "RecommendationTask",
     "SequenceClassificationTask",
+    "SummarisationTask",
     "SpanCorruptionTask",
     "Task",
     "TokenClassificationTask",
