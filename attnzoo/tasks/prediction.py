@@ -1,4 +1,4 @@
-"""Results of ``predict``: one for each picture, sound, text or question that a model is given."""
+"""Results of ``predict``, for one input each, and of ``evaluate``, for a part of the data."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +15,7 @@ CHUNK = 1024
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What a model says of one input.
+    """The answer of a model to one input.
 
     Attributes:
         name: name of the input, a file or ``file:line``.
@@ -30,6 +30,22 @@ class Prediction:
     record: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     figure: Callable[[], Figure] | None = None
     problem: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Scores of a part of the data that are no sums over batches.
+
+    Attributes:
+        scores: scores by name, as JSON.
+        lines: what is printed of them.
+        files: contents by the end of the file name, such as "hypotheses.txt", which is written into
+            the run directory after the name of the part.
+    """
+
+    scores: Mapping[str, Any]
+    lines: tuple[str, ...]
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from attnzoo.data.order import most_buckets
 from attnzoo.errors import UserError
 from attnzoo.plotting import Figure
 from attnzoo.tasks.losses import Sums
-from attnzoo.tasks.prediction import Prediction, PredictSettings
+from attnzoo.tasks.prediction import Evaluation, Prediction, PredictSettings
 from attnzoo.tasks.run_file import RunFile, tokenizer_of
 
 Batch = Mapping[str, Array | np.ndarray]
@@ -243,6 +243,13 @@ class Task:
         """Return everything that determines batches and model, compared when a run is resumed."""
         assert self.train is not None
         return {"data": self.data_fingerprint, "batches": self.train.fingerprint()}
+
+    def evaluate(self, model: Any, part: str, plan: Plan, settings: PredictSettings) -> Evaluation:
+        """Return the scores of a part that are no sums over batches, such as BLEU (default: none).
+
+        ``part`` is the part of the data that ``scored`` opened as ``plan``.
+        """
+        return Evaluation({}, ())
 
     def predict(
         self, model: Any, inputs: Sequence[Path], settings: PredictSettings
