@@ -29,7 +29,9 @@ class Boxed(NamedTuple):
     kept: Bool[Array, "B M"]
 
 
-def augment_boxes(config: Any, key: Key[Array, ""], given: Boxed, extent: Float[Array, "B 2"]) -> Boxed:
+def augment_boxes(
+    config: Any, key: Key[Array, ""], given: Boxed, extent: Float[Array, "B 2"]
+) -> Boxed:
     """Apply a ``BoxAugmentationConfig``: crop, mirror left to right, top to bottom, colours."""
     crop_key, across_key, down_key, colour_key = jax.random.split(key, 4)
     if config.crop_scale < 1:
@@ -59,9 +61,7 @@ def mirror(key: Key[Array, ""], given: Boxed, axis: int) -> Boxed:
     )
 
 
-def crop(
-    key: Key[Array, ""], given: Boxed, extent: Float[Array, "B 2"], min_area: float
-) -> Boxed:
+def crop(key: Key[Array, ""], given: Boxed, extent: Float[Array, "B 2"], min_area: float) -> Boxed:
     """Cut a random window out of each picture and scale it to the size of the picture.
 
     The window's share of the area is uniform in ``min_area`` .. 1 and its ratio log-uniform in
@@ -112,7 +112,8 @@ def jitter(key: Key[Array, ""], images: Images, strength: float) -> Images:
 def _inside(size: tuple[int, int], extent: Float[Array, "B 2"]) -> Bool[Array, "B H W 1"]:
     """Return True at the pixels of the picture, False in its margins."""
     H, W = size
-    rows, columns = (2 * abs((jnp.arange(n) + 0.5) / n - 0.5) for n in (H, W))
+    ticks = (jnp.arange(n, dtype=jnp.float32) for n in (H, W))
+    rows, columns = (2 * abs((tick + 0.5) / tick.size - 0.5) for tick in ticks)
     inside = (rows[None] < extent[:, :1])[:, :, None] & (columns[None] < extent[:, 1:])[:, None]
     return inside[..., None]
 

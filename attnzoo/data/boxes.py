@@ -126,21 +126,23 @@ class BoxPlan(RowPlan):
         return {**super().fingerprint(), "most": self.most}
 
 
-def to_shares(boxes: np.ndarray, size: np.ndarray, extent: np.ndarray) -> Float32[np.ndarray, "n 4"]:
+def to_shares(
+    boxes: np.ndarray, size: np.ndarray, extent: np.ndarray
+) -> Float32[np.ndarray, "n 4"]:
     """Return boxes in pixels of a picture as shares of the image in whose middle it stands."""
     scale, margin = (extent / size)[[1, 0, 1, 0]], ((1 - extent) / 2)[[1, 0, 1, 0]]
     return (boxes * scale + margin).astype(np.float32)
 
 
-def to_pixels(boxes: np.ndarray, size: np.ndarray, extent: np.ndarray) -> Float32[np.ndarray, "n 4"]:
+def to_pixels(
+    boxes: np.ndarray, size: np.ndarray, extent: np.ndarray
+) -> Float32[np.ndarray, "n 4"]:
     """Return boxes in shares of an image in pixels of the picture, cut at its edges."""
     scale, margin = (size / extent)[[1, 0, 1, 0]], ((1 - extent) / 2)[[1, 0, 1, 0]]
     return np.clip((boxes - margin) * scale, 0, size[[1, 0, 1, 0]]).astype(np.float32)
 
 
-def fit_picture(
-    image: Any, size: tuple[int, int], fit: str
-) -> tuple[Pixels, tuple[float, float]]:
+def fit_picture(image: Any, size: tuple[int, int], fit: str) -> tuple[Pixels, tuple[float, float]]:
     """Scale a Pillow image into height and width; return pixels and the shares that it takes.
 
     With ``fit="letterbox"`` the ratio is kept, and black margins of equal width are left on both
@@ -253,7 +255,9 @@ def _set(
         if held:
             return held_pixels[row]
         name = kept[row][0].picture
-        return fit_picture(open_picture(files.read(name), name, channels), config.size, config.fit)[0]
+        return fit_picture(open_picture(files.read(name), name, channels), config.size, config.fit)[
+            0
+        ]
 
     made = BoxSet(
         pixels,

@@ -30,7 +30,7 @@ def draw_shapes(
     ground = 40 + 60 * places[-1]
     pixels = ground + 40 * noise
     y, x = np.mgrid[:height, :width] + 0.5
-    boxes: list[tuple[int, int, int, int]] = []
+    boxes: list[tuple[int, ...]] = []
     labels: list[int] = []
     for i in range(count):
         for u, v, s in places[: most * _TRIES * 3].reshape(most, _TRIES, 3)[i]:
@@ -52,7 +52,8 @@ def draw_shapes(
         pixels[inside] = colour
         # The pixels, rather than the formula, say where a shape ends.
         rows, columns = np.nonzero(inside.any(axis=1))[0], np.nonzero(inside.any(axis=0))[0]
-        boxes.append((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+        ends = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+        boxes.append(tuple(map(int, ends)))
         labels.append(kind)
     corners = np.asarray(boxes, np.float64).reshape(-1, 4)
     return pixels.astype(np.uint8), corners, np.asarray(labels, np.int64)

@@ -53,7 +53,9 @@ class SelfAttention(Module):
         seen = self.mechanism.self_mask(x, is_causal=causal, valid=valid, mask=mask)
         placed: dict[str, Any] = {"positions": positions, "key_positions": positions}
         sequences = (x, x) if places is None else (x + places, x + places, x)
-        return self.mechanism(*sequences, mask=seen, **placed, **reading, **self._modified(score_mod))
+        return self.mechanism(
+            *sequences, mask=seen, **placed, **reading, **self._modified(score_mod)
+        )
 
     def empty_cache(
         self, batch: int, max_length: int, dtype: Any = jnp.float32, cache: Kind = "plain"

@@ -165,34 +165,29 @@ class Detr(Model):
         self.backbone = Backbone(config, rngs=rngs)
         self.project = Projection(self.backbone.out_channels, dim, use_bias=True, rngs=rngs)
         block = functools.partial(_block, config, rngs=rngs)
-        self.encoder = Stack([block(None) for _ in range(config.encoder_layers)], remat=config.remat)
-        self.decoder = Stack(
-            [block(config.cross_attention) for _ in range(config.decoder_layers)]
+        self.encoder = Stack(
+            [block(None) for _ in range(config.encoder_layers)], remat=config.remat
         )
+        self.decoder = Stack([block(config.cross_attention) for _ in range(config.decoder_layers)])
         self.encoder_norm = _norm(config, rngs) if config.norm == "pre" else None
         self.decoder_norm = _norm(config, rngs)
         self.heads = Heads(config, num_classes, rngs=rngs)
-        self.queries = self.anchors = self.proposal_heads = self.content = self.place = None
-        if config.queries != "proposals":
-            table = jax.random.normal(rngs.params(), (Q, dim), jnp.float32)
-            self.queries = nnx.Param(table if config.queries == "learned" else 0 * table)
-        if config.queries == "anchors":
-            centres = jax.random.uniform(rngs.params(), (Q, 2), minval=0.05, maxval=0.95)
-            self.anchors = nnx.Param(logit(jnp.concatenate([centres, 0 * centres + START], 1)))
-        if config.queries == "proposals":
-            self.proposal_heads = Heads(config, num_classes, rngs=rngs)
-            self.content = Projection(dim, dim, use_bias=True, rngs=rngs)
-        if config.queries != "learned":
-            self.place = Perceptron(2 * dim, dim, dim, rngs=rngs)
-        self.factors = None
-        if config.prior == "gaussian":
-            cross = self.decoder.blocks[0].cross_attention
-            if not cross.takes_score_mod:
-                raise ValueError(
-                    f"prior=gaussian has no effect on {type(cross).__name__}, which has no scores "
-                    "of dot products; wanted cross_attention.kind=multi_head or prior=none"
-                )
-            self.factors = nnx.Param(jnp.zeros((cross.num_heads,), jnp.float32))
+        learned, proposed = config.queries == "learned", config.queries == "proposals"
+        table = jax.random.normal(rngs.params(), (Q, dim), jnp.float32)
+        self.queries = None if proposed else nnx.Param(table if learned else 0 * table)
+        centres = jax.random.uniform(rngs.params(), (Q, 2), minval=0.05, maxval=0.95)
+        boxes = logit(jnp.concatenate([centres, jnp.full_like(centres, START)], axis=1))
+        self.anchors = nnx.Param(boxes) if config.queries == "anchors" else None
+        self.proposal_heads = Heads(config, num_classes, rngs=rngs) if proposed else None
+        self.content = Projection(dim, dim, use_bias=True, rngs=rngs) if proposed else None
+        self.place = None if learned else Perceptron(2 * dim, dim, dim, rngs=rngs)
+        cross, prior = self.decoder.blocks[0].cross_attention, config.prior == "gaussian"
+        if prior and not cross.takes_score_mod:
+            raise ValueError(
+                f"prior=gaussian has no effect on {type(cross).__name__}, which has no scores of "
+                "dot products; wanted cross_attention.kind=multi_head or prior=none"
+            )
+        self.factors = nnx.Param(jnp.zeros((cross.num_heads,), jnp.float32)) if prior else None
         self.check_settings(attention_dropout="dropout", use_bias="bias")
 
     def __call__(
@@ -345,9 +340,7 @@ def _norm(config: DetrConfig, rngs: nnx.Rngs) -> LayerNorm:
 
 
 def _block(config: DetrConfig, cross_attention: Any, *, rngs: nnx.Rngs) -> Block:
-    site = Site.of_itself(
-        config.dim, use_bias=config.use_bias, dropout=config.attention_dropout
-    )
+    site = Site.of_itself(config.dim, use_bias=config.use_bias, dropout=config.attention_dropout)
     return build_block(
         config,
         config.attention,

@@ -18,22 +18,34 @@ def to_centres(corners: Boxes) -> Boxes:
     return jnp.concatenate([(first + last) / 2, last - first], axis=-1)
 
 
-def generalised_iou(one: Boxes, other: Boxes) -> Float[Array, "*batch"]:
+def iou(one: Float[Array, "*#batch 4"], other: Float[Array, "*#batch 4"]) -> Float[Array, "..."]:
+    """Return the intersection over union of boxes given by their corners; 0 without area."""
+    common, union, _ = _areas(one, other)
+    return _share(common, union)
+
+
+def generalised_iou(
+    one: Float[Array, "*#batch 4"], other: Float[Array, "*#batch 4"]
+) -> Float[Array, "..."]:
     """Return the generalised intersection over union of boxes given by their corners.
 
     GIoU = I / U - (C - U) / C with the intersection I, the union U and the area C of the smallest
     box around both (Rezatofighi et al. 2019, arXiv 1902.09630, algorithm 1). It is in (-1, 1], and
     0 for two boxes without area. The leading axes broadcast.
     """
-    one, other = jnp.broadcast_arrays(one, other)
-    common = _area(
-        jnp.maximum(one[..., :2], other[..., :2]), jnp.minimum(one[..., 2:], other[..., 2:])
-    )
-    around = _area(
-        jnp.minimum(one[..., :2], other[..., :2]), jnp.maximum(one[..., 2:], other[..., 2:])
-    )
-    union = _area(one[..., :2], one[..., 2:]) + _area(other[..., :2], other[..., 2:]) - common
+    common, union, around = _areas(one, other)
     return _share(common, union) - _share(around - union, around)
+
+
+def _areas(
+    one: Float[Array, "*#batch 4"], other: Float[Array, "*#batch 4"]
+) -> tuple[Array, Array, Array]:
+    """Return the areas of the intersection, the union and the smallest box around both."""
+    one, other = jnp.broadcast_arrays(one, other)
+    first, last = (one[..., :2], other[..., :2]), (one[..., 2:], other[..., 2:])
+    common = _area(jnp.maximum(*first), jnp.minimum(*last))
+    around = _area(jnp.minimum(*first), jnp.maximum(*last))
+    return common, _area(first[0], last[0]) + _area(first[1], last[1]) - common, around
 
 
 def _area(first: Float[Array, "*batch 2"], last: Float[Array, "*batch 2"]) -> Float[Array, "*b"]:

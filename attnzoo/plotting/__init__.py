@@ -7,6 +7,7 @@ changes.
 from matplotlib.figure import Figure
 
 from attnzoo.plotting.alignment import AlignmentPicture, alignment_grid, alignment_heatmap
+from attnzoo.plotting.boxes import detections
 from attnzoo.plotting.curves import (
     LinePanel,
     bleu_by_length,
@@ -37,6 +38,7 @@ __all__ = [
     "alignment_heatmap",
     "beads",
     "bleu_by_length",
+    "detections",
     "gate_panels",
     "line_panels",
     "link_matrix",

@@ -68,9 +68,7 @@ class Scores:
         return _mean(precision), _mean(precision[0])
 
 
-def average_precision(
-    found: Sequence[Found], truths: Sequence[Truth], num_classes: int
-) -> Scores:
+def average_precision(found: Sequence[Found], truths: Sequence[Truth], num_classes: int) -> Scores:
     """Score the detections of pictures; the two sequences have the same order."""
     T, R, A, C = len(THRESHOLDS), len(RECALLS), len(AREAS), len(COUNTS)
     precision = -np.ones((T, R, num_classes, A, C))
@@ -169,9 +167,7 @@ def _ranked(
         np.concatenate([part[:, :count] for part in parts], axis=1)[:, order]
         for parts in ([one.right for one in seen], [one.ignored for one in seen])
     )
-    return tuple(
-        np.cumsum(one & ~ignored, axis=1, dtype=np.float64) for one in (right, ~right)
-    )  # ty: ignore[invalid-return-type]
+    return tuple(np.cumsum(one & ~ignored, axis=1, dtype=np.float64) for one in (right, ~right))  # ty: ignore[invalid-return-type]
 
 
 def _mean(values: Float[np.ndarray, "..."]) -> float:

@@ -1,5 +1,6 @@
 """Loss between a set of predictions and a set of objects (Carion et al. 2020, section 3.1)."""
 
+import functools
 from typing import Any
 
 import jax
@@ -11,8 +12,8 @@ from attnzoo.ops.boxes import generalised_iou, to_centres, to_corners
 from attnzoo.ops.matching import match, match_on_host
 from attnzoo.tasks.losses import Sums
 
-ALPHA, GAMMA = 0.25, 2.0
-"""Weight of the objects, and exponent, in the focal loss (Lin et al. 2017, section 5)."""
+focal_loss = functools.partial(optax.sigmoid_focal_loss, alpha=0.25, gamma=2.0)
+"""Focal loss of sigmoids (Lin et al. 2017, arXiv 1708.02002, equation 5)."""
 
 
 def set_loss(
@@ -25,8 +26,8 @@ def set_loss(
     settings: Any,
     *,
     softmax: bool,
-) -> Sums:
-    """Return the sums of the losses of L sets of predictions, each matched for itself.
+) -> tuple[Sums, Int[Array, "L B M"]]:
+    """Return the sums of the losses of L sets of predictions, and the query of each object.
 
     Each object is matched to a prediction of its own, with the least sum of -P(class), the L1
     distance of the boxes and -GIoU, weighted as in ``settings``, a ``DetectionConfig``; with
@@ -42,6 +43,7 @@ def set_loss(
       ``class``, ``l1`` and ``giou``: unweighted sums over predictions. ``class_weight``: the
       divisor of ``class``, the sum of the weights of a cross-entropy (as in the authors' code) or
       the number of objects. ``boxes``: the divisor of the others, L times the number of objects.
+      The query of an object that is not counted is -1.
     """
     logits, boxes = logits.astype(jnp.float32), boxes.astype(jnp.float32)
     L, B, Q, V = logits.shape
@@ -58,25 +60,26 @@ def set_loss(
     giou = (1 - generalised_iou(to_corners(ours), places)) * weight
     # Objects of padding are given to a query that does not exist.
     query = jnp.where(counted, found, Q)
-    l, b = jnp.arange(L)[:, None, None], jnp.arange(B)[None, :, None]
+    at = jnp.arange(L)[:, None, None], jnp.arange(B)[None, :, None], query
     seen = jnp.broadcast_to(real.astype(jnp.float32)[None, :, None], (L, B, Q))
     if softmax:
-        targets = jnp.full((L, B, Q), V - 1).at[l, b, query].set(labels, mode="drop")
+        targets = jnp.full((L, B, Q), V - 1).at[at].set(labels, mode="drop")
         seen = seen * jnp.where(targets == V - 1, settings.no_object, 1.0)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
         divisor = jnp.sum(seen)
     else:
         hot = jax.nn.one_hot(labels, V, dtype=jnp.float32)
-        targets = jnp.zeros((L, B, Q, V)).at[l, b, query].set(hot, mode="drop")
-        losses = jnp.sum(optax.sigmoid_focal_loss(logits, targets, ALPHA, GAMMA), axis=-1)
+        targets = jnp.zeros((L, B, Q, V)).at[at].set(hot, mode="drop")
+        losses = jnp.sum(focal_loss(logits, targets), axis=-1)
         divisor = jnp.sum(weight)
-    return {
+    sums = {
         "class": jnp.sum(losses * seen),
         "class_weight": divisor,
         "l1": jnp.sum(l1),
         "giou": jnp.sum(giou),
         "boxes": jnp.sum(weight),
     }
+    return sums, found
 
 
 def weighted(sums: Sums, settings: Any) -> Float[Array, ""]:
@@ -102,8 +105,7 @@ def _cost(
         price = -jax.nn.softmax(logits)
     else:
         object_is, object_not = (
-            optax.sigmoid_focal_loss(logits, jnp.full_like(logits, target), ALPHA, GAMMA)
-            for target in (1.0, 0.0)
+            focal_loss(logits, jnp.full_like(logits, target)) for target in (1.0, 0.0)
         )
         price = object_is - object_not
     rows = jnp.broadcast_to(labels[..., None], (*labels.shape, logits.shape[2]))
