@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from attnzoo.config.detection import BoxesConfig
 from attnzoo.config.fields import (
     DropRate,
     Interval,
@@ -381,7 +382,8 @@ Data = Annotated[
     | LabelledTextConfig
     | TaggedTextConfig
     | InteractionsConfig
-    | ImagesConfig,
+    | ImagesConfig
+    | BoxesConfig,
     Kind,
 ]
 

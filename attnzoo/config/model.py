@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from attnzoo.config.aligner import WordAlignerConfig
 from attnzoo.config.attention import AdditiveConfig, Attention, GeneralConfig
 from attnzoo.config.bert import BertConfig
+from attnzoo.config.detection import DetrConfig
 from attnzoo.config.fields import ByKind, DropRate, Layers, Positive, config
 from attnzoo.config.gates import Gate, NoGateConfig, SEConfig
 from attnzoo.config.gpt2 import GPT2Config
@@ -157,7 +158,8 @@ Model = Annotated[
     | ViTConfig
     | ResNetConfig
     | WordAlignerConfig
-    | PointerGeneratorConfig,
+    | PointerGeneratorConfig
+    | DetrConfig,
     ByKind(ModelConfig),
 ]
 """Union of the architectures that a config can name."""

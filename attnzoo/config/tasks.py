@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from attnzoo.config.fields import ByKind, DropRate, NotNegative, Positive, config
+from attnzoo.config.fields import ByKind, DropRate, NotNegative, Positive, Probability, config
 from attnzoo.config.renamed import former_names
 from attnzoo.config.teachers import EflomalTeacherConfig, GuidedConfig, Teacher
 
@@ -145,6 +145,29 @@ class SummarisationConfig(TaskConfig):
     guided: ClassVar[None] = None
 
 
+@config
+class DetectionConfig(TaskConfig):
+    """Predict the boxes and classes of the objects in a picture (Carion et al. 2020)."""
+
+    data = ("boxes",)
+    kind: Literal["detection"] = "detection"
+    matching: Literal["device", "host"] = "device"
+    """Where predictions are matched to boxes: on the device, or by SciPy on the host."""
+    class_weight: Annotated[float, NotNegative] = 1.0
+    """Weight of the class in the loss and in the costs of the matching."""
+    box_weight: Annotated[float, NotNegative] = 5.0
+    """Weight of the L1 distance of boxes, in shares of the picture."""
+    giou_weight: Annotated[float, NotNegative] = 2.0
+    """Weight of the generalised intersection over union."""
+    no_object: Annotated[float, Positive] = 0.1
+    """Weight of the class "no object" in the cross-entropy, for `model.scores=softmax`."""
+    repeats: Annotated[int, Positive] = 1
+    """Number of proposals of the encoder that are matched to each box (Jia et al. 2023, arXiv
+    2207.13080); 1: as the queries of the decoder."""
+    threshold: Annotated[float, Probability] = 0.5
+    """Least probability of the boxes that `predict` writes."""
+
+
 Task = Annotated[
     TranslationConfig
     | WordAlignmentConfig
@@ -155,7 +178,8 @@ Task = Annotated[
     | TokenClassificationConfig
     | ImageClassificationConfig
     | RecommendationConfig
-    | SummarisationConfig,
+    | SummarisationConfig
+    | DetectionConfig,
     ByKind(TaskConfig),
 ]
 

@@ -198,6 +198,7 @@ LOADERS = {
     "tagged_text": "tagged:load_tagged",
     "images": "images:load_images",
     "interactions": "interactions:load_interactions",
+    "boxes": "boxes:load_boxes",
 }
 
 

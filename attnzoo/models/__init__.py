@@ -5,6 +5,7 @@ from typing import Any
 from attnzoo.config.external import import_class, is_external
 from attnzoo.models.aligner import WordAligner
 from attnzoo.models.bert import Bert
+from attnzoo.models.detr import Detr
 from attnzoo.models.gpt2 import GPT2
 from attnzoo.models.llama import Llama
 from attnzoo.models.model import Model
@@ -41,18 +42,22 @@ CLASSIFIERS = {"resnet": ResidualNetwork, "vit": ViT}
 ALIGNERS = {"word_aligner": WordAligner}
 """Word aligners: ``ALIGNERS[config.kind](config, source_vocab, target_vocab, rngs=rngs)``."""
 
+DETECTORS = {"detr": Detr}
+"""Object detectors: ``DETECTORS[config.kind](config, num_classes, rngs=rngs)``."""
+
 
 def model_class(config: Any) -> Any:
     """Return the model class that a config names: a registered one, or the user's own class."""
     if is_external(config.kind):
         return import_class(config.kind, Model)
-    return (TRANSLATORS | DECODERS | ENCODERS | CLASSIFIERS | ALIGNERS)[config.kind]
+    return (TRANSLATORS | DECODERS | ENCODERS | CLASSIFIERS | ALIGNERS | DETECTORS)[config.kind]
 
 
 __all__ = [
     "ALIGNERS",
     "CLASSIFIERS",
     "DECODERS",
+    "DETECTORS",
     "ENCODERS",
     "GPT2",
     "SOURCES",
@@ -60,6 +65,7 @@ __all__ = [
     "TRANSLATORS",
     "BahdanauSeq2Seq",
     "Bert",
+    "Detr",
     "Llama",
     "LuongSeq2Seq",
     "Model",

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from attnzoo.plotting.alignment import AlignmentPicture, alignment_grid, alignment_heatmap
 from attnzoo.plotting.copying import copy_picture
+from attnzoo.plotting.boxes import detections
 from attnzoo.plotting.curves import (
     LinePanel,
     bleu_by_length,
@@ -39,6 +40,7 @@ __all__ = [
     "beads",
     "bleu_by_length",
     "copy_picture",
+    "detections",
     "gate_panels",
     "line_panels",
     "link_matrix",

@@ -3,6 +3,7 @@
 from typing import Any
 
 from attnzoo.config.external import import_class, is_external
+from attnzoo.tasks.detection import DetectionTask
 from attnzoo.tasks.image_classification import ImageClassificationTask
 from attnzoo.tasks.language_modeling import CausalLMTask, MaskedLMTask, SpanCorruptionTask
 from attnzoo.tasks.recommendation import RecommendationTask
@@ -23,6 +24,7 @@ TASKS: dict[str, type[Task]] = {
     "image_classification": ImageClassificationTask,
     "recommendation": RecommendationTask,
     "summarisation": SummarisationTask,
+    "detection": DetectionTask,
 }
 """Task class by ``task.kind``."""
 
@@ -35,6 +37,7 @@ def task_class(config: Any) -> type[Task]:
 __all__ = [
     "TASKS",
     "CausalLMTask",
+    "DetectionTask",
     "ImageClassificationTask",
     "MaskedLMTask",
     "RecommendationTask",
