@@ -15,7 +15,9 @@ from attnzoo.config.fields import (
 )
 from attnzoo.config.images import ImagesConfig
 from attnzoo.config.interactions import InteractionsConfig
+from attnzoo.config.question_answering import MadeQuestionsConfig, QuestionsConfig
 from attnzoo.config.renamed import former_names
+from attnzoo.config.stories import MadeStoriesConfig, StoriesConfig
 from attnzoo.config.tokenizers import (  # noqa: F401  (found here too)
     BpeTokenizerConfig,
     ByteBpeTokenizerConfig,
@@ -323,7 +325,11 @@ Data = Annotated[
     | LabelledTextConfig
     | TaggedTextConfig
     | InteractionsConfig
-    | ImagesConfig,
+    | ImagesConfig
+    | QuestionsConfig
+    | MadeQuestionsConfig
+    | StoriesConfig
+    | MadeStoriesConfig,
     Kind,
 ]
 

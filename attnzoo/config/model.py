@@ -10,8 +10,10 @@ from attnzoo.config.gates import Gate, NoGateConfig, SEConfig
 from attnzoo.config.gpt2 import GPT2Config
 from attnzoo.config.llama import LlamaConfig
 from attnzoo.config.model_config import ModelConfig
+from attnzoo.config.question_answering import BidafConfig
 from attnzoo.config.recommender import RecommenderConfig
 from attnzoo.config.renamed import former_names
+from attnzoo.config.stories import MemoryNetworkConfig
 from attnzoo.config.t5 import T5Config
 from attnzoo.config.transformer import TransformerConfig
 from attnzoo.config.vit import ViTConfig
@@ -147,7 +149,9 @@ Model = Annotated[
     | RecommenderConfig
     | ViTConfig
     | ResNetConfig
-    | WordAlignerConfig,
+    | WordAlignerConfig
+    | BidafConfig
+    | MemoryNetworkConfig,
     ByKind(ModelConfig),
 ]
 """Union of the architectures that a config can name."""

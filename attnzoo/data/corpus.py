@@ -197,6 +197,10 @@ LOADERS = {
     "tagged_text": "tagged:load_tagged",
     "images": "images:load_images",
     "interactions": "interactions:load_interactions",
+    "questions": "questions:load_questions",
+    "made_questions": "made_questions:load_made_questions",
+    "stories": "stories:load_stories",
+    "made_stories": "made_stories:load_made_stories",
 }
 
 

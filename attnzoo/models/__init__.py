@@ -5,8 +5,10 @@ from typing import Any
 from attnzoo.config.external import import_class, is_external
 from attnzoo.models.aligner import WordAligner
 from attnzoo.models.bert import Bert
+from attnzoo.models.bidaf import Bidaf
 from attnzoo.models.gpt2 import GPT2
 from attnzoo.models.llama import Llama
+from attnzoo.models.memory_network import MemoryNetwork
 from attnzoo.models.model import Model
 from attnzoo.models.recommender import Recommender
 from attnzoo.models.resnet import ResidualNetwork
@@ -26,7 +28,7 @@ TRANSLATORS = {
 DECODERS = {"gpt2": GPT2, "llama": Llama}
 """Language models: ``DECODERS[config.kind](config, vocab_size, rngs=rngs)``."""
 
-ENCODERS = {"bert": Bert, "recommender": Recommender}
+ENCODERS = {"bert": Bert, "recommender": Recommender, "bidaf": Bidaf}
 """Encoders of one sequence with a head: ``ENCODERS[config.kind](config, vocab_size, rngs=rngs)``.
 
 Texts, and histories of items, whose vocabulary are the items.
@@ -38,12 +40,15 @@ CLASSIFIERS = {"resnet": ResidualNetwork, "vit": ViT}
 ALIGNERS = {"word_aligner": WordAligner}
 """Word aligners: ``ALIGNERS[config.kind](config, source_vocab, target_vocab, rngs=rngs)``."""
 
+READERS = {"memory_network": MemoryNetwork}
+"""Readers of a memory of sentences: ``READERS[config.kind](config, vocab_size, rngs=rngs)``."""
+
 
 def model_class(config: Any) -> Any:
     """Return the model class that a config names: a registered one, or the user's own class."""
     if is_external(config.kind):
         return import_class(config.kind, Model)
-    return (TRANSLATORS | DECODERS | ENCODERS | CLASSIFIERS | ALIGNERS)[config.kind]
+    return (TRANSLATORS | DECODERS | ENCODERS | CLASSIFIERS | ALIGNERS | READERS)[config.kind]
 
 
 __all__ = [
@@ -52,12 +57,15 @@ __all__ = [
     "DECODERS",
     "ENCODERS",
     "GPT2",
+    "READERS",
     "T5",
     "TRANSLATORS",
     "BahdanauSeq2Seq",
     "Bert",
+    "Bidaf",
     "Llama",
     "LuongSeq2Seq",
+    "MemoryNetwork",
     "Model",
     "Recommender",
     "ResidualNetwork",

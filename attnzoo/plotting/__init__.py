@@ -23,6 +23,7 @@ from attnzoo.plotting.explanations import (
     visible,
 )
 from attnzoo.plotting.links import beads, link_matrix
+from attnzoo.plotting.passages import Passage, passages
 from attnzoo.plotting.style import save, to_rgb
 from attnzoo.plotting.weights import WeightPanel, gate_panels, matrix_grid, weight_panels
 
@@ -31,6 +32,7 @@ __all__ = [
     "Figure",
     "LinePanel",
     "Overlay",
+    "Passage",
     "TokenRow",
     "WeightPanel",
     "alignment_grid",
@@ -43,6 +45,7 @@ __all__ = [
     "map_grid",
     "matrix_grid",
     "overlays",
+    "passages",
     "patch_grid",
     "save",
     "to_rgb",

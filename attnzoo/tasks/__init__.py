@@ -5,7 +5,9 @@ from typing import Any
 from attnzoo.config.external import import_class, is_external
 from attnzoo.tasks.image_classification import ImageClassificationTask
 from attnzoo.tasks.language_modeling import CausalLMTask, MaskedLMTask, SpanCorruptionTask
+from attnzoo.tasks.question_answering import QuestionAnsweringTask
 from attnzoo.tasks.recommendation import RecommendationTask
+from attnzoo.tasks.stories import StoriesTask
 from attnzoo.tasks.task import Task
 from attnzoo.tasks.text_classification import SequenceClassificationTask, TokenClassificationTask
 from attnzoo.tasks.translation_task import TranslationTask
@@ -21,6 +23,8 @@ TASKS: dict[str, type[Task]] = {
     "token_classification": TokenClassificationTask,
     "image_classification": ImageClassificationTask,
     "recommendation": RecommendationTask,
+    "question_answering": QuestionAnsweringTask,
+    "stories": StoriesTask,
 }
 """Task class by ``task.kind``."""
 
@@ -35,9 +39,11 @@ __all__ = [
     "CausalLMTask",
     "ImageClassificationTask",
     "MaskedLMTask",
+    "QuestionAnsweringTask",
     "RecommendationTask",
     "SequenceClassificationTask",
     "SpanCorruptionTask",
+    "StoriesTask",
     "Task",
     "TokenClassificationTask",
     "TranslationTask",

@@ -48,6 +48,7 @@ ENCODERS = {
     "lm": MaskedLMConfig,
     "sequence": SequenceClassificationConfig,
     "token": TokenClassificationConfig,
+    "span": QuestionAnsweringConfig,
 }
 """Tasks of encoders by their head."""
 NO_TRAINING = TrainingConfig(steps=1)
@@ -207,7 +208,9 @@ class _Settings:
         if head == "none":
             return {"task": None, "config": self._config(NoTaskConfig())}
         config = self._config(ENCODERS[head]())
-        more = {} if head == "lm" else {"names": self._names(self.model.config.num_classes)}
+        more = (
+            {} if head in ("lm", "span") else {"names": self._names(self.model.config.num_classes)}
+        )
         task = _task(config, **self._tokenizer(), **more)
         return {"task": task, "config": config}
 
