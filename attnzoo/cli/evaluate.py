@@ -146,9 +146,8 @@ def _evaluate_task(trained, arguments: argparse.Namespace) -> None:
     import jax
     from flax import nnx
 
-    from attnzoo.tasks.prediction import PredictSettings
-
     from attnzoo.tasks import task_class
+    from attnzoo.tasks.prediction import PredictSettings
 
     config, home = trained.config, trained.directory.path
     _note_changes(trained)

@@ -90,9 +90,8 @@ def made_question(config: Any, part: str, number: int) -> Question:
     while len(facts) < config.facts:
         slot = choose([one for one in slots if one not in facts])
         value = choose(PROPERTIES[slot[1]].values)
-        before, _, after = (
-            choose(PROPERTIES[slot[1]].sentences).format(slot[0], "\0").partition("\0")
-        )
+        sentence = choose(PROPERTIES[slot[1]].sentences).format(slot[0], "\0")
+        before, _, after = sentence.partition("\0")
         document += (" " if document else "") + before
         facts[slot] = value, len(document)
         document += value + after

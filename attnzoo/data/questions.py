@@ -174,9 +174,11 @@ def _answers(asked: Any, document: str) -> tuple[tuple[tuple[str, int], ...], st
     for one in _list(asked, "answers"):
         text = _text(one, "text") or ""
         start = one.get("answer_start") if isinstance(one, dict) else None
-        there = isinstance(start, int) and start >= 0
-        there = there and bool(text.strip()) and document[start : start + len(text)] == text
-        found.append((text, start if there else NOWHERE))
+        if not isinstance(start, int) or start < 0 or not text.strip():
+            start = NOWHERE
+        elif document[start : start + len(text)] != text:
+            start = NOWHERE
+        found.append((text, start))
     if found and all(start == NOWHERE for _, start in found):
         return tuple(found), "an answer that is not in the document at its place"
     return tuple(found), ""

@@ -13,6 +13,7 @@ from attnzoo.models.model import Model
 from attnzoo.models.recommender import Recommender
 from attnzoo.models.resnet import ResidualNetwork
 from attnzoo.models.rnn_seq2seq import BahdanauSeq2Seq, LuongSeq2Seq
+from attnzoo.models.sources import SOURCES, SourceEncoder
 from attnzoo.models.t5 import T5
 from attnzoo.models.transformer import Transformer
 from attnzoo.models.vit import ViT
@@ -58,6 +59,7 @@ __all__ = [
     "ENCODERS",
     "GPT2",
     "READERS",
+    "SOURCES",
     "T5",
     "TRANSLATORS",
     "BahdanauSeq2Seq",
@@ -69,6 +71,7 @@ __all__ = [
     "Model",
     "Recommender",
     "ResidualNetwork",
+    "SourceEncoder",
     "Transformer",
     "ViT",
     "WordAligner",

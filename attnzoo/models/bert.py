@@ -75,7 +75,8 @@ class Bert(Model):
         """Return the output of the head: ``B T V`` (lm), ``B C`` (sequence) or ``B T C`` (token).
 
         For spans these are logits ``B T 2`` of start and end, without a head the states ``B T D``.
-        ``capture`` adds a dict of the requested maps, "encoder/0/self", ... The arguments are those of :meth:`states`.
+        ``capture`` adds a dict of the requested maps, "encoder/0/self", ... The arguments are those
+        of :meth:`states`.
         """
         x, maps = self.states(
             tokens,

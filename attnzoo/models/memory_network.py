@@ -63,10 +63,9 @@ class MemoryNetwork(Model):
           valid: False where there is no memory; if None, all are read. rngs: unused.
           linear: True for rows that are read without the softmax over the memory (section 4.2).
         """
-        M = stories.shape[1]
-        if self.config.memory < M:
+        if stories.shape[1] > self.config.memory:
             raise ValueError(
-                f"stories has {M} sentences, but memory={self.config.memory} of the model"
+                f"stories has {stories.shape[1]} sentences, memory={self.config.memory} of the model"
             )
         valid = jnp.ones(stories.shape[:2], bool) if valid is None else valid
         last, adjacent = len(self.words) - 1, self.question is None
