@@ -219,8 +219,8 @@ def _stories(task: StoriesTask) -> Program:
             "question": ("int32", "B, Q"),
             "valid": ("bool", "B, M"),
         },
-        _limits(B=None, M=task.config.model.memory, J=None, Q=None),
-        {"B": 1, "M": min(20, task.config.model.memory), "J": 8, "Q": 8},
+        _limits(B=None, M=task.memory, J=None, Q=None),
+        {"B": 1, "M": min(20, task.memory), "J": 8, "Q": 8},
     )
 
 

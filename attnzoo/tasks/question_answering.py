@@ -29,7 +29,6 @@ from attnzoo.data.questions import (
 from attnzoo.data.text_tokenizers import TextTokenizer, build_tokenizer
 from attnzoo.errors import UserError
 from attnzoo.models import model_class
-from attnzoo.plotting import Figure, Passage, passages
 from attnzoo.tasks.answer_scores import (
     answer_length,
     by_group,
@@ -37,6 +36,7 @@ from attnzoo.tasks.answer_scores import (
     score_predictions,
     told,
 )
+from attnzoo.tasks.answers import Answer, picture
 from attnzoo.tasks.losses import Sums
 from attnzoo.tasks.prediction import Evaluation, Prediction, PredictSettings, named_lines
 from attnzoo.tasks.run_file import TOKENIZER
@@ -46,29 +46,6 @@ CHUNK = 256
 """Most questions whose windows are made before they are answered."""
 WINDOW = 384
 """Largest number of tokens of a window where no training says another (Devlin et al. 2019)."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """An answer to one question, the best of all windows of its document.
-
-    Attributes:
-      text: empty if the model says that there is none. span: the best span of the document, also
-        where there is no answer. start, end: first and end character of that span.
-      score: sum of the logits of start and end. probability: among all spans of all windows.
-      null_odds: score of having no answer minus ``score``.
-      row: number of the window in which it was found. tokens: first and last token there.
-    """
-
-    text: str
-    span: str
-    start: int
-    end: int
-    score: float
-    probability: float
-    null_odds: float
-    row: int
-    tokens: tuple[int, int]
 
 
 class QuestionAnsweringTask(Task):
@@ -315,32 +292,8 @@ class QuestionAnsweringTask(Task):
             record |= {"best_span": answer.span}
         text = " ".join(answer.text.split())
         problem = None if answer.span else "no token of the document is known"
-        draw = functools.partial(self.picture, model, plan, one, answer)
+        draw = functools.partial(picture, model, plan, self.tokenizer, answer)
         return Prediction(one.place, text, record, draw if answer.span else None, problem)
-
-    def picture(self, model: Any, plan: QuestionPlan, one: Question, answer: Answer) -> Figure:
-        """Draw the question and the window of the answer, shaded by what the answer attended to."""
-        window = plan.windows[answer.row]
-        batch = plan.collate(np.asarray([answer.row], np.int64))
-        inputs = {name: jnp.asarray(batch[name]) for name in ("segments", "valid")}
-        _, maps = model(jnp.asarray(batch["tokens"]), capture=True, **inputs)
-        weights = attended(maps, len(batch["tokens"][0]), *answer.tokens)
-        offsets = plan.offsets_of(window)
-        pieces = [one.document[a:b] for a, b in offsets]
-        tokens = [self.tokenizer.decode([i]) for i in window.ids[1 : window.border - 1]]
-        first, last = (place - window.border for place in answer.tokens)
-        return passages(
-            [
-                Passage("question", tokens, weights[1 : window.border - 1]),
-                Passage(
-                    f"document from character {offsets[0, 0]:,}" if window.first else "document",
-                    pieces,
-                    weights[window.border : window.border + len(pieces)],
-                    boxed=(first, last + 1) if answer.text else None,
-                ),
-            ],
-            title=f"answer: {answer.text or 'none'} (probability {answer.probability:.2f})",
-        )
 
 
 def span_logits(model: Any, batch: Batch, rngs: nnx.Rngs | None = None) -> Float[Array, "B T 2"]:
@@ -377,20 +330,6 @@ def best_spans(
     null = logits[:, 0, 0] + logits[:, 0, 1]
     lse = jax.nn.logsumexp(flat, axis=1)
     return best // T, best % T, jnp.max(flat, axis=1), lse, null
-
-
-def attended(maps: Mapping[str, Any], T: int, start: int, end: int) -> Float[np.ndarray, " T"]:
-    """Return the weights of the tokens for an answer: its mean over heads and the answer's tokens.
-
-    It is read in the last layer of an encoder, and in both directions of bidirectional attention
-    flow. Zeros for a model without attention.
-    """
-    layers = [name for name in maps if name.startswith("encoder/")]
-    total = np.zeros(T)
-    for name in layers[-1:] or maps:
-        rows = np.asarray(maps[name][0], np.float64).mean(0)
-        total = total + (rows[start : end + 1].mean(0) if len(rows) > 1 else rows[0])
-    return total
 
 
 def _asked(inputs: Sequence[Path], encoding: str) -> Iterator[Question]:

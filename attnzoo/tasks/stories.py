@@ -45,6 +45,8 @@ class StoriesTask(Task):
     def __init__(self, config: ExperimentConfig, words: Words):
         super().__init__(config)
         self.words = words
+        model: Any = config.model
+        self.memory: int = model.memory
         self.counts: dict[str, int] = {}
 
     @classmethod
@@ -78,7 +80,7 @@ class StoriesTask(Task):
             stories,
             self.words,
             training.batch_size,
-            self.config.model.memory,
+            self.memory,
             seed=training.seed,
             shuffle=shuffle,
             time_noise=self.settings.time_noise if shuffle else 0.0,
@@ -87,7 +89,7 @@ class StoriesTask(Task):
         if plan.cut:
             self.notes.append(
                 f"{plan.cut:,} of {len(stories):,} stories are longer than "
-                f"model.memory={self.config.model.memory}: their latest sentences are read"
+                f"model.memory={self.memory}: their latest sentences are read"
             )
         return plan
 
@@ -199,7 +201,7 @@ class StoriesTask(Task):
                 Stories(usable),
                 self.words,
                 settings.batch_size or self.config.training.batch_size,
-                self.config.model.memory,
+                self.memory,
                 shuffle=False,
             )
             found = iter(self.answers(model, plan))

@@ -15,6 +15,7 @@ from attnzoo.config.tasks import (
     CausalLMConfig,
     ImageClassificationConfig,
     MaskedLMConfig,
+    QuestionAnsweringConfig,
     SequenceClassificationConfig,
     TokenClassificationConfig,
     TranslationConfig,
@@ -208,9 +209,8 @@ class _Settings:
         if head == "none":
             return {"task": None, "config": self._config(NoTaskConfig())}
         config = self._config(ENCODERS[head]())
-        more = (
-            {} if head in ("lm", "span") else {"names": self._names(self.model.config.num_classes)}
-        )
+        named = head in ("sequence", "token")
+        more = {"names": self._names(self.model.config.num_classes)} if named else {}
         task = _task(config, **self._tokenizer(), **more)
         return {"task": task, "config": config}
 
