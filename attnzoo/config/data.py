@@ -16,7 +16,9 @@ from attnzoo.config.fields import (
 )
 from attnzoo.config.images import ImagesConfig
 from attnzoo.config.interactions import InteractionsConfig
+from attnzoo.config.question_answering import MadeQuestionsConfig, QuestionsConfig
 from attnzoo.config.renamed import former_names
+from attnzoo.config.stories import MadeStoriesConfig, StoriesConfig
 from attnzoo.config.tokenizers import (  # noqa: F401  (found here too)
     BpeTokenizerConfig,
     ByteBpeTokenizerConfig,
@@ -383,7 +385,11 @@ Data = Annotated[
     | TaggedTextConfig
     | InteractionsConfig
     | ImagesConfig
-    | BoxesConfig,
+    | BoxesConfig
+    | QuestionsConfig
+    | MadeQuestionsConfig
+    | StoriesConfig
+    | MadeStoriesConfig,
     Kind,
 ]
 

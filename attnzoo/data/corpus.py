@@ -199,6 +199,10 @@ LOADERS = {
     "images": "images:load_images",
     "interactions": "interactions:load_interactions",
     "boxes": "boxes:load_boxes",
+    "questions": "questions:load_questions",
+    "made_questions": "made_questions:load_made_questions",
+    "stories": "stories:load_stories",
+    "made_stories": "made_stories:load_made_stories",
 }
 
 

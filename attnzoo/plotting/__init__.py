@@ -7,8 +7,8 @@ changes.
 from matplotlib.figure import Figure
 
 from attnzoo.plotting.alignment import AlignmentPicture, alignment_grid, alignment_heatmap
-from attnzoo.plotting.copying import copy_picture
 from attnzoo.plotting.boxes import detections
+from attnzoo.plotting.copying import copy_picture
 from attnzoo.plotting.curves import (
     LinePanel,
     bleu_by_length,
@@ -25,6 +25,7 @@ from attnzoo.plotting.explanations import (
     visible,
 )
 from attnzoo.plotting.links import beads, link_matrix
+from attnzoo.plotting.passages import Passage, passages
 from attnzoo.plotting.style import save, to_rgb
 from attnzoo.plotting.weights import WeightPanel, gate_panels, matrix_grid, weight_panels
 
@@ -33,6 +34,7 @@ __all__ = [
     "Figure",
     "LinePanel",
     "Overlay",
+    "Passage",
     "TokenRow",
     "WeightPanel",
     "alignment_grid",
@@ -47,6 +49,7 @@ __all__ = [
     "map_grid",
     "matrix_grid",
     "overlays",
+    "passages",
     "patch_grid",
     "save",
     "to_rgb",
