@@ -19,6 +19,7 @@ COMMANDS: dict[str, list[str]] = {
     "align": ["RUN", "--split", "validation", "--limit", "2"],
     "explain": ["RUN", "the cat", "--methods", "none"],
     "generate": ["RUN", "--prompt", "the", "--max-new-tokens", "2"],
+    "predict": ["RUN", "FILE"],
     "recommend": ["RUN", "FILE"],
     "convert": ["RUN", "OUT/converted"],
     "export": ["RUN", "--out", "OUT/exported", "--platforms", "none"],

@@ -16,6 +16,7 @@ COMMANDS = {
     "align": "word alignments, their error rate and pictures",
     "explain": "what a model attends to and answers by, and whether to believe it",
     "generate": "continue prompts with a trained model",
+    "predict": "captions, transcripts, answers, summaries, boxes or classes of inputs",
     "recommend": "the next items of histories, by a trained recommender",
     "convert": "a model to transformers and back",
     "export": "a trained model that runs without its code",

@@ -147,6 +147,7 @@ def _evaluate_task(trained, arguments: argparse.Namespace) -> None:
     from flax import nnx
 
     from attnzoo.tasks import task_class
+    from attnzoo.tasks.prediction import PredictSettings
 
     config, home = trained.config, trained.directory.path
     _note_changes(trained)
@@ -161,6 +162,10 @@ def _evaluate_task(trained, arguments: argparse.Namespace) -> None:
     scores = task.scores(total)
     print(f"{trained.title}: {int(total['count']):,} {task.unit} of {name}")
     print(f"  {task.describe(scores)}")
+    settings = PredictSettings(arguments.batch_size, arguments.beam)
+    more = task.evaluate(trained.model, name, plan, settings)
+    for line in more.lines:
+        print(f"  {line}")
     digest = task.data_fingerprint
     values = {
         "run": home.name,
@@ -168,7 +173,10 @@ def _evaluate_task(trained, arguments: argparse.Namespace) -> None:
         "data": name,
         "data_fingerprint": digest,
         **scores,
+        **more.scores,
     }
+    for file, text in more.files.items():
+        write_text(home / f"{name}.{file}", text)
     write_text(home / f"{name}.scores.json", json.dumps(_without_nan(values), indent=2) + "\n")
     print(f"written: {home / f'{name}.scores.json'}\n")
 

@@ -81,6 +81,12 @@ class ExperimentConfig:
                     f"task.kind={self.task.kind} takes {name}.kind={' or '.join(wanted)}, "
                     f"not {kind}"
                 )
+        encoder = getattr(self.model, "source", None)
+        reads = None if encoder is None else encoder.reads
+        if hasattr(self.model, "source") and reads != task.source:
+            found = "null" if encoder is None else f"{encoder.kind}, which reads {reads}s"
+            wanted = "null" if task.source is None else f"an encoder of {task.source}s"
+            raise ValueError(f"task.kind={task.kind}: model.source is {found}; wanted {wanted}")
 
     @property
     def run_directory(self) -> Path:

@@ -12,6 +12,7 @@ from attnzoo.config.llama import LlamaConfig
 from attnzoo.config.model_config import ModelConfig
 from attnzoo.config.recommender import RecommenderConfig
 from attnzoo.config.renamed import former_names
+from attnzoo.config.sources import TO_TEXT, Source
 from attnzoo.config.t5 import T5Config
 from attnzoo.config.transformer import TransformerConfig
 from attnzoo.config.vit import ViTConfig
@@ -21,10 +22,13 @@ from attnzoo.config.vit import ViTConfig
 class BahdanauConfig(ModelConfig):
     """Bidirectional GRU encoder, GRU decoder, maxout readout (Bahdanau et al. 2015, appendix A)."""
 
-    tasks = ("translation",)
+    tasks = ("translation", *TO_TEXT)
     kind: Literal["bahdanau"] = "bahdanau"
     attention: Attention = AdditiveConfig()
     """Cross-attention from decoder to source."""
+    source: Source | None = None
+    """Encoder of a source that is no text, an image or a sound, instead of the
+    embedding and the recurrent encoder of a text; null: text."""
     hidden: Annotated[int, Positive] = 1000
     """Units of the decoder and of each direction of the encoder (n)."""
     embedding: Annotated[int, Positive] = 620
@@ -40,7 +44,8 @@ class BahdanauConfig(ModelConfig):
     also knows its neighbours, so weights may lie beside the translated word. The more of the word
     itself is read, the closer the weights are to a word alignment."""
     initial_state: Literal["backward", "zero"] = "backward"
-    """Initial state of the decoder: the backward encoder's last state, as in the paper, or zero. A
+    """Initial state of the decoder: the backward encoder's last state, as in the paper, or zero. Of
+    a `source` it is the mean of the features that stands for the former (Xu et al. 2015). A
     decoder that knows the first word from the start may attend one word ahead throughout: the
     translations are the same, but the weights are shifted."""
     init: Literal["fan_in", "paper"] = "fan_in"
@@ -73,10 +78,13 @@ class BahdanauConfig(ModelConfig):
 class LuongConfig(ModelConfig):
     """Stacked LSTMs with attention over the top layer (Luong et al. 2015, sections 3 and 4.1)."""
 
-    tasks = ("translation",)
+    tasks = ("translation", *TO_TEXT)
     kind: Literal["luong"] = "luong"
     attention: Attention = GeneralConfig()
     """Cross-attention from decoder to source."""
+    source: Source | None = None
+    """Encoder of a source that is no text, an image or a sound, instead of the
+    embedding and the recurrent encoder of a text; the decoder then starts from zero; null: text."""
     hidden: Annotated[int, Positive] = 1000
     """Number of cells of each layer."""
     embedding: Annotated[int, Positive] = 1000

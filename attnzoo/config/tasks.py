@@ -18,6 +18,8 @@ class TaskConfig:
     models: ClassVar[tuple[str, ...]] = ()
     """Kinds of models that the task accepts, besides those that list the task in their
     ``tasks``."""
+    source: ClassVar[str | None] = None
+    """What `model.source` has to read, "image" or "sound"; None: the model reads no such source."""
 
 
 @config

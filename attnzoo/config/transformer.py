@@ -7,6 +7,7 @@ from attnzoo.config.attention import Attention, MultiHeadConfig, SelfAttention
 from attnzoo.config.fields import DropRate, Layers, NotNegative, Positive, Remat, config
 from attnzoo.config.model_config import ModelConfig
 from attnzoo.config.renamed import former_names
+from attnzoo.config.sources import TO_TEXT, Source
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
 
@@ -15,7 +16,7 @@ Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
 class TransformerConfig(ModelConfig):
     """Encoder-decoder Transformer (Vaswani et al. 2017), with settings for BART and Marian too."""
 
-    tasks = ("translation", "span_corruption")
+    tasks = ("translation", "span_corruption", *TO_TEXT)
     kind: Literal["transformer"] = "transformer"
     attention: SelfAttention = MultiHeadConfig(num_heads=8)
     """Self-attention of the encoder."""
@@ -23,6 +24,9 @@ class TransformerConfig(ModelConfig):
     """Causal self-attention of the decoder; null: as `attention`."""
     cross_attention: Attention = MultiHeadConfig(num_heads=8)
     """Cross-attention from target to source."""
+    source: Source | None = None
+    """Encoder of a source that is no text, an image or a sound, instead of the
+    source embedding; its features are projected to `dim`; null: text."""
     dim: Annotated[int, Positive] = 512
     """Width of the states (E)."""
     hidden: Annotated[int, Positive] = 2048

@@ -23,10 +23,11 @@ STEPS_AT_ONCE = 8
 def token_tables(model: nnx.Module) -> dict[str, Any]:
     """Return a text model's token tables by role: "tokens", or "source" and "target".
 
-    Empty for a model without the attribute ``token_tables`` of ``models.model.Model``.
+    Empty for a model without the attribute ``token_tables`` of ``models.model.Model``; without
+    "source" for one whose source is no text.
     """
     named: dict[str, str] = dict(getattr(model, "token_tables", {}))
-    tables = {role: getattr(model, name) for role, name in named.items()}
+    tables = {role: getattr(model, name) for role, name in named.items() if hasattr(model, name)}
     # A target without its own table shares that of the source.
     return {role: tables["source"] if one is None else one for role, one in tables.items()}
 

@@ -11,6 +11,7 @@ from attnzoo.models.model import Model
 from attnzoo.models.recommender import Recommender
 from attnzoo.models.resnet import ResidualNetwork
 from attnzoo.models.rnn_seq2seq import BahdanauSeq2Seq, LuongSeq2Seq
+from attnzoo.models.sources import SOURCES, SourceEncoder
 from attnzoo.models.t5 import T5
 from attnzoo.models.transformer import Transformer
 from attnzoo.models.vit import ViT
@@ -52,6 +53,7 @@ __all__ = [
     "DECODERS",
     "ENCODERS",
     "GPT2",
+    "SOURCES",
     "T5",
     "TRANSLATORS",
     "BahdanauSeq2Seq",
@@ -61,6 +63,7 @@ __all__ = [
     "Model",
     "Recommender",
     "ResidualNetwork",
+    "SourceEncoder",
     "Transformer",
     "ViT",
     "WordAligner",

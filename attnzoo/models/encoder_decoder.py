@@ -12,6 +12,7 @@ from attnzoo.attention.contract import Memory, ReturnWeights
 from attnzoo.layers.block import Maps
 from attnzoo.layers.stack import Stack
 from attnzoo.models.model import TranslationModel, dropout_key
+from attnzoo.models.sources import Source
 from attnzoo.ops.logits import ScoreFunction
 from attnzoo.ops.positions import positions_in_text
 
@@ -70,7 +71,7 @@ class EncoderDecoder(TranslationModel):
 
     def encode(
         self,
-        source: Int[Array, "B S"],
+        source: Source,
         *,
         valid: Bool[Array, "B S"] | None = None,
         rngs: nnx.Rngs | None = None,
@@ -80,10 +81,16 @@ class EncoderDecoder(TranslationModel):
 
         ``valid`` is False at padding; by default where the source is ``config.pad_id``.
         """
-        valid = source != self.config.pad_id if valid is None else valid
-        positions = positions_in_text(valid)
+        if self.source_encoder is not None:
+            features, valid = self.source_encoder(source, rngs=rngs)
+            positions = positions_in_text(valid)
+            embedded = self._project(features, positions, rngs)
+        else:
+            valid = source != self.config.pad_id if valid is None else valid
+            positions = positions_in_text(valid)
+            embedded = self._embed(source, positions, "source", rngs)
         x, maps = self.encoder(
-            self._embed(source, positions, "source", rngs),
+            embedded,
             valid=valid,
             positions=positions,
             score_mod=self.encoder_bias,
@@ -94,7 +101,7 @@ class EncoderDecoder(TranslationModel):
 
     def start(
         self,
-        source: Int[Array, "B S"],
+        source: Source,
         *,
         max_length: int | None = None,
         rngs: nnx.Rngs | None = None,
@@ -104,7 +111,7 @@ class EncoderDecoder(TranslationModel):
         ValueError if ``max_length`` (the config's if None) is more than the model has positions.
         """
         encoded, valid, _ = self.encode(source, rngs=rngs)
-        room, B = max_length or self.max_length, source.shape[0]
+        room, B = max_length or self.max_length, encoded.shape[0]
         self._check(room)
         blocks = self.decoder.unrolled().blocks
         memory = tuple(block.prepare_cross(encoded, valid) for block in blocks)
@@ -146,7 +153,7 @@ class EncoderDecoder(TranslationModel):
         return self._logits(x, None), TransformerState(tuple(caches), state.position + T), weights
 
     def all_weights(
-        self, source: Int[Array, "B S"], target: Int[Array, "B T"]
+        self, source: Source, target: Int[Array, "B T"]
     ) -> tuple[Float[Array, "B T V"], Float[Array, "L B N T S"]]:
         """Return the logits of a known target, and the weights of all cross-attentions."""
         logits, found = self._read(source, target, self.full_context, capture=True)
@@ -154,7 +161,7 @@ class EncoderDecoder(TranslationModel):
 
     def __call__(
         self,
-        source: Int[Array, "B S"],
+        source: Source,
         target: Int[Array, "B T"],
         *,
         source_valid: Bool[Array, "B S"] | None = None,
@@ -182,7 +189,7 @@ class EncoderDecoder(TranslationModel):
 
     def _read(
         self,
-        source: Int[Array, "B S"],
+        source: Source,
         target: Int[Array, "B T"],
         again: bool,
         *,
@@ -221,6 +228,14 @@ class EncoderDecoder(TranslationModel):
         side: str,
         rngs: nnx.Rngs | None,
     ) -> Float[Array, "B L D"]:
+        raise NotImplementedError
+
+    def _project(
+        self,
+        features: Float[Array, "B S F"],
+        positions: Int[Array, "B S"] | None,
+        rngs: nnx.Rngs | None,
+    ) -> Float[Array, "B S D"]:
         raise NotImplementedError
 
     def _encoded(self, x: Float[Array, "B S D"], rngs: nnx.Rngs | None) -> Float[Array, "B S D"]:

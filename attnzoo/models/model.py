@@ -4,12 +4,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from attnzoo.attention.contract import Attention
 from attnzoo.layers.stack import Stack
+from attnzoo.models.sources import Source, SourceEncoder
 from attnzoo.module import Module
 
 Credit = Literal["predicted", "input"]
@@ -82,10 +84,12 @@ class TranslationModel(Model):
       the next one; every leaf of ``state`` has the batch as its first axis;
     - ``model(source, target)`` runs all steps of a known target at once (teacher forcing).
 
-    ``source`` and ``target`` are ids, padded; ``weights`` are ``B N T S``, with source tokens in
-    their natural order.
+    ``source`` and ``target`` are ids, padded; a model with a ``source_encoder`` reads what that
+    reads instead (``models.sources``), with ``S`` features. ``weights`` are ``B N T S``, with
+    source tokens in their natural order.
 
     Attributes:
+      source_encoder: encoder of sources that are no text; None for text.
       credits: target token to which the weights of a step belong: the "predicted" one or the
         "input" (Luong et al. 2015, footnote 14).
       reads_before_attending: True if the query of a step has read that step's token.
@@ -100,11 +104,19 @@ class TranslationModel(Model):
         "target": "target_embedding",
     }
 
+    source_encoder: SourceEncoder | None = None
     credits: Credit = "predicted"
     reads_before_attending: bool = True
     layers: int = 1
     alignment_layer: int = 0
     full_context: bool = False
+
+    def source_length(self, source: Any) -> int:
+        """Return the number of columns of the weights for a source: its tokens, or features."""
+        encoder = self.source_encoder
+        if encoder is None:
+            return source.shape[1]
+        return jax.eval_shape(lambda x: encoder(x)[1], source).shape[1]
 
     @property
     def heads(self) -> int:
@@ -124,7 +136,7 @@ class TranslationModel(Model):
 
     def start(
         self,
-        source: Int[Array, "B S"],
+        source: Source,
         *,
         max_length: int | None = None,
         rngs: nnx.Rngs | None = None,
@@ -139,7 +151,7 @@ class TranslationModel(Model):
         raise NotImplementedError(f"{type(self).__name__}.step")
 
     def all_weights(
-        self, source: Int[Array, "B S"], target: Int[Array, "B T"]
+        self, source: Source, target: Int[Array, "B T"]
     ) -> tuple[Float[Array, "B T V"], Float[Array, "L B N T S"]]:
         """Return the logits of a known target, and the weights of all cross-attentions."""
         logits, weights = self(source, target, return_weights=True)
@@ -147,7 +159,7 @@ class TranslationModel(Model):
 
     def __call__(
         self,
-        source: Int[Array, "B S"],
+        source: Source,
         target: Int[Array, "B T"],
         *,
         rngs: nnx.Rngs | None = None,
@@ -175,6 +187,6 @@ def dropout_key(rngs: nnx.Rngs | None) -> Any:
     return None if rngs is None else rngs.dropout()
 
 
-def default_positions(tokens: Int[Array, "B T"]) -> Int[Array, "1 T"]:
+def default_positions(tokens: Shaped[Array, "B T ..."]) -> Int[Array, "1 T"]:
     """Return the positions 0 .. T-1."""
     return jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]

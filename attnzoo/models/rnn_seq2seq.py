@@ -12,6 +12,7 @@ from attnzoo.attention import Attention, Memory, Site, build_attention
 from attnzoo.config.model import BahdanauConfig, LuongConfig
 from attnzoo.layers.recurrent import GRU, LSTM
 from attnzoo.models.model import TranslationModel
+from attnzoo.models.sources import Source, build_source
 from attnzoo.ops.positions import positions_in_text
 from attnzoo.ops.softmax import masked_softmax
 from attnzoo.special_tokens import PAD
@@ -41,7 +42,7 @@ class RecurrentTranslator(TranslationModel):
         return memory, self.attention.empty_past(memory)
 
     def posterior(
-        self, source: Int[Array, "B S"], target: Int[Array, "B T"], *, exponent: float = 1.0
+        self, source: Source, target: Int[Array, "B T"], *, exponent: float = 1.0
     ) -> tuple[Float[Array, "B T-1"], Float[Array, "B T-1 S"]]:
         """Return log p(y_t), and the alignment after y_t is known, of a target from BOS to its end.
 
@@ -57,7 +58,7 @@ class RecurrentTranslator(TranslationModel):
             )
         inputs, labels = target[:, :-1], target[:, 1:]
         logits, weights, memory, readout = self._unroll(source, inputs, None, True)
-        B = source.shape[0]
+        B = inputs.shape[0]
         contexts = self._contexts(memory)
 
         def likelihood(context: Float[Array, "B Dv"]) -> Float[Array, "B T"]:
@@ -67,7 +68,9 @@ class RecurrentTranslator(TranslationModel):
         likelihoods = jax.lax.map(likelihood, jnp.swapaxes(contexts, 0, 1))  # S B T
         prior = jnp.mean(weights, axis=1)
         logs = exponent * jnp.log(jnp.maximum(prior, 1e-30)) + jnp.moveaxis(likelihoods, 0, 2)
-        seen = (source != PAD)[:, None, :] & (prior > 0)
+        seen = prior > 0
+        if self.source_encoder is None:
+            seen = (source != PAD)[:, None, :] & seen
         return _log_probs(logits, labels), masked_softmax(logs, seen)
 
     def _contexts(self, memory: Memory) -> Float[Array, "B S Dv"]:
@@ -120,14 +123,21 @@ class BahdanauSeq2Seq(RecurrentTranslator):
         def linear(width_in: int, width_out: int, *, use_bias: bool) -> nnx.Linear:
             return nnx.Linear(width_in, width_out, use_bias=use_bias, kernel_init=init, rngs=rngs)
 
-        self.source_embedding = nnx.Embed(source_vocab, m, embedding_init=embed, rngs=rngs)
+        self.source_encoder = build_source(config.source, rngs=rngs)
         self.target_embedding = nnx.Embed(target_vocab, m, embedding_init=embed, rngs=rngs)
-        self.forward_encoder = GRU(m, n, kernel_init=init, rngs=rngs)
-        self.backward_encoder = GRU(m, n, kernel_init=init, rngs=rngs)
+        if self.source_encoder is None:
+            self.source_embedding = nnx.Embed(source_vocab, m, embedding_init=embed, rngs=rngs)
+            self.forward_encoder = GRU(m, n, kernel_init=init, rngs=rngs)
+            self.backward_encoder = GRU(m, n, kernel_init=init, rngs=rngs)
+            summary = n  # width of what the initial state is made of
+            keys = 2 * n if config.reads == "annotations" else 2 * n + m
+        elif config.reads != "annotations":
+            raise ValueError(f"reads={config.reads}: a source without words has annotations alone")
+        else:
+            summary = keys = self.source_encoder.dim
         if config.initial_state == "backward":
-            self.initial = linear(n, n, use_bias=True)  # W_s
+            self.initial = linear(summary, n, use_bias=True)  # W_s
         self.reads, self.initial_state = config.reads, config.initial_state
-        keys = 2 * n if config.reads == "annotations" else 2 * n + m
         width = m if config.reads == "words" else keys  # width of the contexts
         site = Site(query_dim=n, key_dim=keys, value_dim=width, fan_in=scaled)
         self.attention = build_attention(config.attention, site, rngs=rngs)
@@ -141,12 +151,21 @@ class BahdanauSeq2Seq(RecurrentTranslator):
 
     def start(
         self,
-        source: Int[Array, "B S"],
+        source: Source,
         *,
         max_length: int | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> tuple[Memory, BahdanauState]:
-        """Return the memory of h_j = [forward; backward], and s_0 = tanh(W_s backward_1)."""
+        """Return the memory of h_j = [forward; backward], and s_0 = tanh(W_s backward_1).
+
+        For features of a source that is no text, s_0 = tanh(W_s their mean) (Xu et al. 2015,
+        section 3.1.2).
+        """
+        if self.source_encoder is not None:
+            features, valid = self.source_encoder(source, rngs=rngs)
+            keys = self._drop(features, rngs)
+            memory, past = self.prepare(keys, keys, valid)
+            return memory, self._first(mean_of_valid(features, valid), past)
         valid = source != PAD
         embedded = self._drop(_lookup(self.source_embedding, source), rngs)
         forward = self.forward_encoder(embedded, valid)
@@ -157,12 +176,16 @@ class BahdanauSeq2Seq(RecurrentTranslator):
             keys = jnp.concatenate([forward, backward, embedded], axis=-1)
         values = embedded if self.reads == "words" else keys
         memory, past = self.prepare(keys, values, valid)
+        return memory, self._first(backward[:, 0], past)
+
+    def _first(self, summary: Float[Array, "B D"], past: Any) -> BahdanauState:
+        """Return the state before the first token."""
+        B = summary.shape[0]
         if self.initial_state == "backward":
-            hidden = jnp.tanh(self.initial(backward[:, 0]))
+            hidden = jnp.tanh(self.initial(summary))
         else:
-            hidden = jnp.zeros_like(backward[:, 0])
-        position = jnp.zeros(source.shape[0], jnp.int32)
-        return memory, BahdanauState(hidden, position, past)
+            hidden = jnp.zeros((B, self.config.hidden), summary.dtype)
+        return BahdanauState(hidden, jnp.zeros(B, jnp.int32), past)
 
     def step(
         self, token: Int[Array, "B"], state: BahdanauState, memory: Memory
@@ -174,7 +197,7 @@ class BahdanauSeq2Seq(RecurrentTranslator):
 
     def __call__(
         self,
-        source: Int[Array, "B S"],
+        source: Source,
         target: Int[Array, "B T"],
         *,
         rngs: nnx.Rngs | None = None,
@@ -251,14 +274,17 @@ class LuongSeq2Seq(RecurrentTranslator):
 
         self.input_feeding = config.input_feeding
         self.reverse_source = config.reverse_source
-        self.source_embedding = nnx.Embed(source_vocab, m, embedding_init=uniform, rngs=rngs)
+        self.source_encoder = build_source(config.source, rngs=rngs)
         self.target_embedding = nnx.Embed(target_vocab, m, embedding_init=uniform, rngs=rngs)
         widths = [m] + [n] * (config.layers - 1)
-        self.encoder = nnx.List([LSTM(width, n, rngs=rngs) for width in widths])
+        if self.source_encoder is None:
+            self.source_embedding = nnx.Embed(source_vocab, m, embedding_init=uniform, rngs=rngs)
+            self.encoder = nnx.List([LSTM(width, n, rngs=rngs) for width in widths])
         self.decoder = nnx.List([LSTM(width, n, rngs=rngs) for width in widths])
         if self.input_feeding:
             self.feed = nnx.Linear(n, 4 * n, use_bias=False, kernel_init=uniform, rngs=rngs)
-        site = Site(query_dim=n, key_dim=n, value_dim=n, fan_in=False)
+        keys = n if self.source_encoder is None else self.source_encoder.dim
+        site = Site(query_dim=n, key_dim=keys, value_dim=keys, fan_in=False)
         self.attention = build_attention(config.attention, site, rngs=rngs)
         # Content scores at step t are computed before y_t is known: footnote 14 assigns them to
         # y_{t-1}, and scores that do not depend on keys (location-based) to y_t.
@@ -266,19 +292,29 @@ class LuongSeq2Seq(RecurrentTranslator):
         self.attentive = config.attention.kind != "none"
         if self.attentive:
             self.combine = nnx.Linear(
-                2 * n, n, use_bias=False, kernel_init=uniform, rngs=rngs
+                keys + n, n, use_bias=False, kernel_init=uniform, rngs=rngs
             )  # W_c
         self.output = nnx.Linear(n, target_vocab, kernel_init=uniform, rngs=rngs)  # W_s
         self.dropout = nnx.Dropout(config.dropout)
 
     def start(
         self,
-        source: Int[Array, "B S"],
+        source: Source,
         *,
         max_length: int | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> tuple[Memory, LuongState]:
-        """Encode the source; the decoder starts from the encoder's final states, layer by layer."""
+        """Encode the source; the decoder starts from the encoder's final states, layer by layer.
+
+        It starts from zero states if the source is no text.
+        """
+        if self.source_encoder is not None:
+            features, valid = self.source_encoder(source, rngs=rngs)
+            memory, past = self.prepare(self._drop(features, rngs), None, valid)
+            B, n = features.shape[0], self.config.hidden
+            zero = jnp.zeros((B, n), features.dtype)
+            layers = tuple((zero, zero) for _ in self.decoder)
+            return memory, LuongState(layers, zero, jnp.zeros(B, jnp.int32), past)
         valid = source != PAD
         turn = _reverse_words if self.reverse_source else lambda x, valid: x
         states = self._drop(_lookup(self.source_embedding, turn(source, valid)), rngs)
@@ -301,7 +337,7 @@ class LuongSeq2Seq(RecurrentTranslator):
 
     def __call__(
         self,
-        source: Int[Array, "B S"],
+        source: Source,
         target: Int[Array, "B T"],
         *,
         rngs: nnx.Rngs | None = None,
@@ -362,6 +398,15 @@ class LuongSeq2Seq(RecurrentTranslator):
 def _lookup(embedding: nnx.Embed, ids: Int[Array, "..."]) -> Float[Array, "... D"]:
     """Look up rows in the table's dtype, since ``nnx.Embed`` returns that of its construction."""
     return jnp.take(embedding.embedding[...], ids, axis=0)
+
+
+def mean_of_valid(
+    features: Float[Array, "B S D"], valid: Bool[Array, "B S"]
+) -> Float[Array, "B D"]:
+    """Return the mean of the features that are no padding; 0 if all are."""
+    real = valid[:, :, None].astype(features.dtype)
+    count = jnp.maximum(jnp.sum(real, axis=1), 1)
+    return jnp.sum(jnp.where(valid[:, :, None], features, 0), axis=1) / count
 
 
 def _log_probs(logits: Float[Array, "B T V"], labels: Int[Array, "B T"]) -> Float[Array, "B T"]:

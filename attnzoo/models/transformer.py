@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from attnzoo.attention import Site
-from attnzoo.attention.projection import LayerNorm
+from attnzoo.attention.projection import LayerNorm, Projection
 from attnzoo.config.attention import SelfAttention as SelfAttentionConfig
 from attnzoo.config.transformer import TransformerConfig
 from attnzoo.layers.block import Block, build_block
@@ -18,6 +18,7 @@ from attnzoo.layers.embedding import Embedding, sinusoidal_positions
 from attnzoo.layers.stack import Stack
 from attnzoo.models.encoder_decoder import EncoderDecoder
 from attnzoo.models.model import check_length, default_positions, dropout_key
+from attnzoo.models.sources import build_source
 from attnzoo.ops.wide_sums import broadcast_parameter
 
 
@@ -27,6 +28,8 @@ class Transformer(EncoderDecoder):
     def __init__(
         self, config: TransformerConfig, source_vocab: int, target_vocab: int, *, rngs: nnx.Rngs
     ):
+        if config.source is not None and config.tied == "all":
+            raise ValueError("model.source has no vocabulary: wanted model.tied=target or none")
         if config.tied == "all" and source_vocab != target_vocab:
             raise ValueError(
                 f"model.tied=all wants one vocabulary, the source has {source_vocab} tokens and "
@@ -34,7 +37,12 @@ class Transformer(EncoderDecoder):
             )
         self.config, dim = config, config.dim
         embed = jax.nn.initializers.normal(dim**-0.5 if config.scale_embeddings else 0.02)
-        self.source_embedding = Embedding(source_vocab, dim, init=embed, rngs=rngs)
+        self.source_encoder = build_source(config.source, rngs=rngs)
+        if self.source_encoder is None:
+            self.source_embedding = Embedding(source_vocab, dim, init=embed, rngs=rngs)
+        else:
+            width = self.source_encoder.dim
+            self.source_projection = Projection(width, dim, use_bias=True, rngs=rngs)
         own = config.tied != "all"
         self.target_embedding = Embedding(target_vocab, dim, init=embed, rngs=rngs) if own else None
         self.output = Embedding(target_vocab, dim, rngs=rngs) if config.tied == "none" else None
@@ -42,7 +50,8 @@ class Transformer(EncoderDecoder):
         self.output_bias = nnx.Param(bias) if config.output_bias else None
         rows = config.max_length + config.position_offset
         learned = config.positions == "learned"
-        self.source_positions = Embedding(rows, dim, rngs=rngs) if learned else None
+        counted = self.source_encoder is None or not self.source_encoder.has_positions
+        self.source_positions = Embedding(rows, dim, rngs=rngs) if learned and counted else None
         self.target_positions = Embedding(rows, dim, rngs=rngs) if learned else None
         norm = functools.partial(LayerNorm, eps=config.norm_eps)
         self.source_norm = norm(dim, rngs=rngs) if config.embedding_norm else None
@@ -71,17 +80,42 @@ class Transformer(EncoderDecoder):
         side: str,
         rngs: nnx.Rngs | None,
     ) -> Float[Array, "B L D"]:
-        config, source = self.config, side == "source"
+        config = self.config
         table = (
-            self.source_embedding if source else (self.target_embedding or self.source_embedding)
+            self.source_embedding
+            if side == "source"
+            else (self.target_embedding or self.source_embedding)
         )
         x = table(ids)
         if config.scale_embeddings:
             x = x * jnp.asarray(math.sqrt(config.dim), x.dtype)
+        return self._placed(x, positions, side, rngs)
+
+    def _project(
+        self,
+        features: Float[Array, "B S F"],
+        positions: Int[Array, "B S"] | None,
+        rngs: nnx.Rngs | None,
+    ) -> Float[Array, "B S D"]:
+        x = self.source_projection(features)
+        assert self.source_encoder is not None
+        if self.source_encoder.has_positions:
+            return self._normed(x, "source", rngs)
+        return self._placed(x, positions, "source", rngs)
+
+    def _placed(
+        self,
+        x: Float[Array, "B L D"],
+        positions: Int[Array, "#B L"] | None,
+        side: str,
+        rngs: nnx.Rngs | None,
+    ) -> Float[Array, "B L D"]:
+        """Add the positions of the config, and finish as ``_normed``."""
+        config, source = self.config, side == "source"
         learned = self.source_positions if source else self.target_positions
         if source or positions is None:  # a whole text, not the next tokens of one
-            self._check(ids.shape[1], side)
-        every, offset = default_positions(ids), config.position_offset
+            self._check(x.shape[1], side)
+        every, offset = default_positions(x), config.position_offset
         places = every if positions is None else positions
         sines = functools.partial(
             sinusoidal_positions,
@@ -98,9 +132,15 @@ class Transformer(EncoderDecoder):
         else:
             added = sines(places + offset).astype(x.dtype)
         x = x if added is None else x + broadcast_parameter(added, x.shape)
-        norm = self.source_norm if source else self.target_norm
+        return self._normed(x, side, rngs)
+
+    def _normed(
+        self, x: Float[Array, "B L D"], side: str, rngs: nnx.Rngs | None
+    ) -> Float[Array, "B L D"]:
+        """Apply the norm of the embeddings, if there is one, and dropout."""
+        norm = self.source_norm if side == "source" else self.target_norm
         x = x if norm is None else norm(x)
-        return dropout(x, config.dropout, dropout_key(rngs))
+        return dropout(x, self.config.dropout, dropout_key(rngs))
 
     def _encoded(self, x: Float[Array, "B S D"], rngs: nnx.Rngs | None) -> Float[Array, "B S D"]:
         return x if self.encoder_norm is None else self.encoder_norm(x)

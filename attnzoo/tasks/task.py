@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -17,6 +17,7 @@ from attnzoo.data.order import most_buckets
 from attnzoo.errors import UserError
 from attnzoo.plotting import Figure
 from attnzoo.tasks.losses import Sums
+from attnzoo.tasks.prediction import Evaluation, Prediction, PredictSettings
 from attnzoo.tasks.run_file import RunFile, tokenizer_of
 
 Batch = Mapping[str, Array | np.ndarray]
@@ -38,6 +39,8 @@ class Task:
     """Config fields that may change when a run is resumed."""
     files: ClassVar[Mapping[str, RunFile]] = {}
     """Files of the run directory, by the argument of the task's class that each holds."""
+    predicts: ClassVar[str | None] = None
+    """What ``predict`` reads, such as "pictures"; None: nothing."""
     tokenizer_fields: ClassVar[tuple[str, ...]] = ()
     """Config fields that describe the tokenizers; a run that starts from another takes its own."""
 
@@ -240,6 +243,22 @@ class Task:
         """Return everything that determines batches and model, compared when a run is resumed."""
         assert self.train is not None
         return {"data": self.data_fingerprint, "batches": self.train.fingerprint()}
+
+    def evaluate(self, model: Any, part: str, plan: Plan, settings: PredictSettings) -> Evaluation:
+        """Return the scores of a part that are no sums over batches, such as BLEU (default: none).
+
+        ``part`` is the part of the data that ``scored`` opened as ``plan``.
+        """
+        return Evaluation({}, ())
+
+    def predict(
+        self, model: Any, inputs: Sequence[Path], settings: PredictSettings
+    ) -> Iterator[Prediction]:
+        """Yield a prediction for every input, in their order, also where there is a problem.
+
+        ``inputs`` are files, or ``-`` for standard input.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.predict")
 
     def glimpse(self, model: Any) -> tuple[str, Figure] | str | None:
         """Return an example of the model's output: a named figure, a text, or None."""

@@ -346,7 +346,7 @@ def test_what_is_no_run_or_config_is_one_line(
     if not Path("pipe").exists():
         os.mkfifo("pipe")
     more = {"export": ["--out", "new"], "convert": ["new"], "generate": ["--prompt", "x"]}
-    more |= {"translate": ["pipe"], "explain": ["x"]}
+    more |= {"translate": ["pipe"], "explain": ["x"], "predict": ["x"]}
     for odd in ODD:
         assert cli.main([name, odd, *more.get(name, [])]) == 2
         said = capsys.readouterr().err

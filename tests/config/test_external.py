@@ -338,6 +338,7 @@ READERS = {
     "evaluate": [],
     "align": [],
     "explain": ["words"],
+    "predict": ["mine.py"],
     "recommend": [],
     "adversarial": [],
     "sensitivity": [],

@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 from random_parameters import drawn
 
+from attnzoo.config.attention import AttentionConfig
 from attnzoo.config.model import Model
 from attnzoo.config.schema import fields_of
 from attnzoo.models import ALIGNERS, CLASSIFIERS, DECODERS, ENCODERS, TRANSLATORS
@@ -65,7 +66,11 @@ def small(cls: type, **settings: Any) -> Any:
 
 def attention_fields(cls: type) -> dict[str, dict[str, type]]:
     """The fields of a model's config that hold an attention, with the kinds that each takes."""
-    return {name: field.kinds for name, field in fields_of(cls).items() if field.base is not None}
+    return {
+        name: field.kinds
+        for name, field in fields_of(cls).items()
+        if field.base is not None and issubclass(field.base, AttentionConfig)
+    }
 
 
 def pairs(*models: str) -> list[tuple[str, str]]:

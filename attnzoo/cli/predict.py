@@ -1,0 +1,105 @@
+"""`predict RUN INPUT ...`: what a trained model says of pictures, sounds, texts or questions.
+
+One line for each input, in their order: a caption, a transcript, an answer, a summary, boxes or a
+class, by the task of the run. An input that cannot be read leaves its line empty and is named on
+standard error.
+"""
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from attnzoo.cli.common import add_trust, compilation_cache, open_model, require_positive, run
+from attnzoo.cli.texts import add_encoding
+from attnzoo.errors import UserError
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        prog="predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run, or a folder")
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        type=Path,
+        metavar="INPUT",
+        help="files; - is standard input, for texts",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object a line, with more")
+    parser.add_argument(
+        "--figures", type=Path, metavar="FOLDER", help="draw what the model attended to"
+    )
+    parser.add_argument("--batch-size", type=int, help="inputs together (default: the config's)")
+    parser.add_argument("--beam", type=int, help="hypotheses of a text; 1: greedy")
+    parser.add_argument("--max-length", type=int, help="longest text in tokens")
+    parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
+    add_encoding(parser)
+    add_trust(parser)
+    return parser.parse_intermixed_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write a line for each input; return 0 unless none of them could be read."""
+    return run(lambda: _predict(parse(argv)))
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    require_positive(arguments, "batch_size", "beam", "max_length")
+    for path in arguments.inputs:
+        if str(path) != "-" and not path.exists():
+            raise UserError(f"{path}: no such file")
+    from attnzoo import plotting
+    from attnzoo.tasks.prediction import PredictSettings
+
+    compilation_cache()
+    trained = open_model(arguments.run, arguments)
+    task: Any = trained.task
+    if task.predicts is None:
+        raise UserError(
+            f"{arguments.run}: {trained.description}, which does not answer to inputs; translate, "
+            "align, generate, recommend or explain may"
+        )
+    settings = PredictSettings(
+        arguments.batch_size, arguments.beam, arguments.max_length, arguments.encoding
+    )
+    count = problems = 0
+    drawn: set[str] = set()
+    with contextlib.closing(task.predict(trained.model, arguments.inputs, settings)) as answers:
+        for one in answers:
+            count += 1
+            if one.problem is not None:
+                problems += 1
+                print(f"warning: {one.name}: {one.problem}", file=sys.stderr)
+            problem = {} if one.problem is None else {"problem": one.problem}
+            record = {"input": one.name, **one.record, **problem}
+            print(
+                json.dumps(record, ensure_ascii=False) if arguments.json else one.text, flush=True
+            )
+            if arguments.figures is not None and one.figure is not None:
+                path = arguments.figures / _figure_name(one.name, drawn)
+                plotting.save(one.figure(), path)
+    if not count:
+        raise UserError(f"no input in {arguments.inputs[0]}; wanted {task.predicts}")
+    if problems:
+        print(f"{problems:,} of {count:,} inputs have no answer", file=sys.stderr)
+    if arguments.figures is not None and not drawn:
+        print(f"--figures: nothing to draw for {trained.description}", file=sys.stderr)
+    return 2 if problems == count else 0
+
+
+def _figure_name(name: str, taken: set[str]) -> str:
+    """Return a new file name made of the input's."""
+    path, colon, line = name.rpartition(":")
+    stem = f"{Path(path).stem}-{line}" if colon and line.isdigit() else Path(name).stem
+    number, new = 1, f"{stem}.png"
+    while new in taken:
+        number += 1
+        new = f"{stem}-{number}.png"
+    taken.add(new)
+    return new

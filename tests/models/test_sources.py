@@ -1,0 +1,121 @@
+"""Translators whose source is no text: every architecture with every encoder of sources."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from attnzoo.config.model import BahdanauConfig, LuongConfig
+from attnzoo.config.sources import ImagePatchesConfig, SoundFramesConfig
+from attnzoo.config.transformer import TransformerConfig
+from attnzoo.models import SOURCES, TRANSLATORS
+from attnzoo.models.sources import Frames, SourceEncoder, build_source
+
+V = 11
+ENCODERS: dict[str, Any] = {
+    "image_patches": ImagePatchesConfig(patch=3, channels=3, dim=8),
+    "sound_frames": SoundFramesConfig(bins=5, stack=2),
+}
+HEADS = {"kind": "multi_head", "num_heads": 2}
+
+
+def source_of(kind: str, seed: int = 0) -> Any:
+    """Two sources; the second sound is shorter."""
+    draw = np.random.default_rng(seed)
+    if ENCODERS[kind].reads == "image":
+        return jnp.asarray(draw.normal(size=(2, 6, 9, 3)), jnp.float32)
+    values = jnp.asarray(draw.normal(size=(2, 24, 5)), jnp.float32)
+    return Frames(values, jnp.arange(24)[None] < jnp.asarray([[24], [13]]))
+
+
+def model_of(architecture: str, kind: str) -> Any:
+    config: Any = {
+        "bahdanau": BahdanauConfig(hidden=7, embedding=5, maxout=3, source=ENCODERS[kind]),
+        "luong": LuongConfig(hidden=7, embedding=5, layers=2, source=ENCODERS[kind]),
+        "transformer": TransformerConfig(
+            dim=8, hidden=12, encoder_layers=1, decoder_layers=2, source=ENCODERS[kind]
+        ),
+    }[architecture]
+    return TRANSLATORS[architecture](config, 0, V, rngs=nnx.Rngs(0))
+
+
+ARCHITECTURES = ("bahdanau", "luong", "transformer")
+
+
+def test_every_encoder_is_here() -> None:
+    assert set(ENCODERS) == set(SOURCES)
+    takes = {kind for kind, cls in TRANSLATORS.items() if "captioning" in _config(cls).tasks}
+    assert set(ARCHITECTURES) <= takes
+
+
+def _config(cls: Any) -> Any:
+    from attnzoo.config.experiment import ExperimentConfig
+    from attnzoo.config.schema import fields_of
+
+    kinds: dict[str, Any] = fields_of(ExperimentConfig)["model"].kinds
+    return kinds[next(kind for kind, made in TRANSLATORS.items() if made is cls)]
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_known_target_and_its_steps_agree(architecture: str, kind: str) -> None:
+    model, source = model_of(architecture, kind), source_of(kind)
+    target = jnp.asarray([[1, 4, 5, 6], [1, 7, 8, 9]], jnp.int32)
+
+    @nnx.jit
+    def whole(model: Any) -> Any:
+        return model(source, target, return_weights=True)
+
+    @nnx.jit
+    def stepped(model: Any) -> Any:
+        memory, state = model.start(source, max_length=5)
+        logits, weights = [], []
+        for t in range(target.shape[1]):
+            said, state, read = model.step(target[:, t], state, memory)
+            logits.append(said)
+            weights.append(read)
+        return jnp.stack(logits, 1), jnp.stack(weights, 2)
+
+    (logits, weights), (steps, read) = whole(model), stepped(model)
+    np.testing.assert_allclose(logits, steps, rtol=2e-4, atol=2e-5)
+    assert weights.shape[-1] == model.source_length(source)
+    if not model.full_context:
+        np.testing.assert_allclose(weights, read, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SOURCES if ENCODERS[kind].reads == "sound"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_what_stands_in_padding_changes_nothing(architecture: str, kind: str) -> None:
+    model, source = model_of(architecture, kind), source_of(kind)
+    target = jnp.asarray([[1, 4, 5], [1, 7, 8]], jnp.int32)
+    run = nnx.jit(lambda model, source: model(source, target, return_weights=True))
+    logits, weights = run(model, source)
+    noise = jnp.where(source.valid[:, :, None], source.values, 1e6)
+    again, _ = run(model, Frames(noise, source.valid))
+    np.testing.assert_array_equal(logits, again)
+    _, valid = build(kind)(source)
+    assert float(jnp.max(jnp.where(valid[:, None, None], 0.0, weights))) == 0.0
+    # A longer batch has the same logits.
+    longer = Frames(
+        jnp.pad(source.values, ((0, 0), (0, 8), (0, 0))), jnp.pad(source.valid, ((0, 0), (0, 8)))
+    )
+    more, _ = run(model, longer)
+    np.testing.assert_allclose(logits, more, rtol=1e-4, atol=1e-5)
+
+
+def build(kind: str) -> SourceEncoder:
+    encoder = build_source(ENCODERS[kind], rngs=nnx.Rngs(0))
+    assert encoder is not None
+    return encoder
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_an_encoder_keeps_its_promises(kind: str) -> None:
+    encoder, source = build(kind), source_of(kind)
+    features, valid = encoder(source)
+    assert features.shape == (*valid.shape, encoder.dim)
+    grid = encoder.grid(source)
+    assert grid is None or grid[0] * grid[1] == valid.shape[1]
+    assert (ENCODERS[kind].reads == "image") == (grid is not None)
