@@ -13,7 +13,7 @@ from attnzoo.config.fields import (
     Probability,
     config,
 )
-from attnzoo.config.sources import SourceConfig
+from attnzoo.config.source_config import SourceConfig
 
 
 @config
@@ -146,6 +146,11 @@ class SoundConfig(SourceConfig):
     augment: SpecAugmentConfig | None = None
     """Masks in training; null: none."""
 
+    @property
+    def step(self) -> int:
+        """Frames of 10 ms from one feature to the next."""
+        raise NotImplementedError(f"{type(self).__name__}.step")
+
 
 @config
 class SoundConvConfig(SoundConfig):
@@ -159,6 +164,11 @@ class SoundConvConfig(SoundConfig):
     dropout: Annotated[float, DropRate] = 0.0
     """Dropout rate before each recurrent layer."""
 
+    @property
+    def step(self) -> int:
+        """Frames of 10 ms from one feature to the next: 4."""
+        return 4
+
 
 @config
 class SoundPyramidConfig(SoundConfig):
@@ -171,3 +181,8 @@ class SoundPyramidConfig(SoundConfig):
     """Number of layers that halve the length, after one that does not."""
     dropout: Annotated[float, DropRate] = 0.0
     """Dropout rate of the input of every layer but the first."""
+
+    @property
+    def step(self) -> int:
+        """Frames of 10 ms from one feature to the next: 2^halvings."""
+        return 2**self.halvings

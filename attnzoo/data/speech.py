@@ -226,11 +226,19 @@ class SpeechPlan(BucketPlan):
         EOS, PAD. `rows`: int32 `B`, -1 for a row without a sound.
         """
         samples = round(self._buckets.of(rows) * STEP * self.rate)
-        source = np.full((len(rows), samples), np.nan, np.float32)
+        sounds = [self.utterances.sound(row, self.rate)[:samples] for row in rows[rows >= 0]]
         target = np.full((len(rows), self._longest), PAD, np.int32)
-        for place, row in enumerate(rows.tolist()):
-            if row >= 0:
-                sound = self.utterances.sound(row, self.rate)[:samples]
-                source[place, : len(sound)] = sound
-                target[place, : len(self.ids[row])] = self.ids[row]
+        for place, row in enumerate(rows[rows >= 0].tolist()):
+            target[place, : len(self.ids[row])] = self.ids[row]
+        source = padded_samples(sounds, len(rows), samples)
         return {"source": source, "target": target, "rows": rows.astype(np.int32)}
+
+
+def padded_samples(
+    sounds: Sequence[Float32[np.ndarray, " n"]], rows: int, width: int
+) -> Float32[np.ndarray, "rows width"]:
+    """Return sounds as a batch, NaN after the end of each and in rows without a sound."""
+    batch = np.full((rows, width), np.nan, np.float32)
+    for place, sound in enumerate(sounds):
+        batch[place, : len(sound)] = sound
+    return batch

@@ -25,10 +25,10 @@ class SoundSource(SourceEncoder):
       step: frames from one feature to the next. centre: frame in the middle of feature 0.
     """
 
-    step: int
     centre: float
 
     def __init__(self, config: SoundConfig):
+        self.step = config.step
         self.rate, self.mels, self.normalise = config.rate, config.mels, config.normalise
         self.masks = config.augment
 
@@ -92,7 +92,7 @@ class SoundConv(SoundSource):
     al. 2015.
     """
 
-    step, centre = 4, 0.0
+    centre = 0.0
 
     def __init__(self, config: SoundConvConfig, *, rngs: nnx.Rngs):
         super().__init__(config)
@@ -137,7 +137,6 @@ class SoundPyramid(SoundSource):
     def __init__(self, config: SoundPyramidConfig, *, rngs: nnx.Rngs):
         super().__init__(config)
         self.dim, half = config.dim, half_of(config.dim)
-        self.step = 2**config.halvings
         self.centre = (self.step - 1) / 2
         widths = [config.mels] + [2 * config.dim] * config.halvings
 

@@ -23,6 +23,7 @@ from attnzoo.plotting.explanations import (
     visible,
 )
 from attnzoo.plotting.links import beads, link_matrix
+from attnzoo.plotting.speech import speech_alignment
 from attnzoo.plotting.style import save, to_rgb
 from attnzoo.plotting.weights import WeightPanel, gate_panels, matrix_grid, weight_panels
 
@@ -45,6 +46,7 @@ __all__ = [
     "overlays",
     "patch_grid",
     "save",
+    "speech_alignment",
     "to_rgb",
     "token_rows",
     "training_curves",
