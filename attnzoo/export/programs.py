@@ -18,7 +18,7 @@ from attnzoo.tasks.language_modeling import CausalLMTask, MaskedLMTask, SpanCorr
 from attnzoo.tasks.recommendation import RecommendationTask, next_scores
 from attnzoo.tasks.task import Task
 from attnzoo.tasks.text_classification import ClassificationTask
-from attnzoo.tasks.translation import ids_of
+from attnzoo.tasks.text_generator import ids_of
 from attnzoo.tasks.translation_task import TranslationTask
 from attnzoo.training.opened import Opened
 
