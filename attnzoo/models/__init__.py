@@ -15,7 +15,8 @@ from attnzoo.models.pointer_generator import PointerGenerator
 from attnzoo.models.recommender import Recommender
 from attnzoo.models.resnet import ResidualNetwork
 from attnzoo.models.rnn_seq2seq import BahdanauSeq2Seq, LuongSeq2Seq
-from attnzoo.models.sources import SOURCES, SourceEncoder
+from attnzoo.models.source_registry import SOURCES
+from attnzoo.models.sources import SourceEncoder
 from attnzoo.models.t5 import T5
 from attnzoo.models.transformer import Transformer
 from attnzoo.models.vit import ViT

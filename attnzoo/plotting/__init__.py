@@ -26,6 +26,7 @@ from attnzoo.plotting.explanations import (
 )
 from attnzoo.plotting.links import beads, link_matrix
 from attnzoo.plotting.passages import Passage, passages
+from attnzoo.plotting.speech import speech_alignment
 from attnzoo.plotting.style import save, to_rgb
 from attnzoo.plotting.weights import WeightPanel, gate_panels, matrix_grid, weight_panels
 
@@ -52,6 +53,7 @@ __all__ = [
     "passages",
     "patch_grid",
     "save",
+    "speech_alignment",
     "to_rgb",
     "token_rows",
     "training_curves",
