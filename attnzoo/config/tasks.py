@@ -213,7 +213,7 @@ Task = Annotated[
     | ImageClassificationConfig
     | RecommendationConfig
     | SummarisationConfig
-    | DetectionConfig,
+    | DetectionConfig
     | QuestionAnsweringConfig
     | StoriesTaskConfig,
     ByKind(TaskConfig),
