@@ -13,9 +13,10 @@ from attnzoo.config.fields import (
     Probability,
     config,
 )
+from attnzoo.config.image_sources import ImageConvolutionConfig
 from attnzoo.config.images import AugmentationConfig
 from attnzoo.config.model_config import ModelConfig
-from attnzoo.config.sources import ImageConvolutionConfig, Source
+from attnzoo.config.sources import Source
 
 COLOURS = ("red", "green", "blue", "yellow", "purple", "white")
 SHAPES = ("circle", "square", "triangle", "cross")

@@ -6,14 +6,18 @@ from attnzoo.config.aligner import WordAlignerConfig
 from attnzoo.config.attention import AdditiveConfig, Attention, GeneralConfig
 from attnzoo.config.bert import BertConfig
 from attnzoo.config.captioning import ShowAttendTellConfig
+from attnzoo.config.detection import DetrConfig
 from attnzoo.config.fields import ByKind, DropRate, Layers, Positive, config
 from attnzoo.config.gpt2 import GPT2Config
 from attnzoo.config.llama import LlamaConfig
 from attnzoo.config.model_config import ModelConfig
+from attnzoo.config.pointer_generator import PointerGeneratorConfig
+from attnzoo.config.question_answering import BidafConfig
 from attnzoo.config.recommender import RecommenderConfig
 from attnzoo.config.renamed import former_names
 from attnzoo.config.resnet import ResNetConfig
 from attnzoo.config.sources import TO_TEXT, Source
+from attnzoo.config.stories import MemoryNetworkConfig
 from attnzoo.config.t5 import T5Config
 from attnzoo.config.transformer import TransformerConfig
 from attnzoo.config.vit import ViTConfig
@@ -127,6 +131,10 @@ Model = Annotated[
     | ViTConfig
     | ResNetConfig
     | WordAlignerConfig
+    | PointerGeneratorConfig
+    | DetrConfig
+    | BidafConfig
+    | MemoryNetworkConfig
     | ShowAttendTellConfig,
     ByKind(ModelConfig),
 ]

@@ -5,9 +5,13 @@ from typing import Any
 from attnzoo.config.external import import_class, is_external
 from attnzoo.models.aligner import WordAligner
 from attnzoo.models.bert import Bert
+from attnzoo.models.bidaf import Bidaf
+from attnzoo.models.detr import Detr
 from attnzoo.models.gpt2 import GPT2
 from attnzoo.models.llama import Llama
+from attnzoo.models.memory_network import MemoryNetwork
 from attnzoo.models.model import Model
+from attnzoo.models.pointer_generator import PointerGenerator
 from attnzoo.models.recommender import Recommender
 from attnzoo.models.resnet import ResidualNetwork
 from attnzoo.models.rnn_seq2seq import BahdanauSeq2Seq, LuongSeq2Seq
@@ -23,6 +27,7 @@ TRANSLATORS = {
     "luong": LuongSeq2Seq,
     "transformer": Transformer,
     "t5": T5,
+    "pointer_generator": PointerGenerator,
     "show_attend_tell": ShowAttendTell,
 }
 """Encoder-decoders: ``TRANSLATORS[config.kind](config, source_vocab, target_vocab, rngs=rngs)``."""
@@ -30,7 +35,7 @@ TRANSLATORS = {
 DECODERS = {"gpt2": GPT2, "llama": Llama}
 """Language models: ``DECODERS[config.kind](config, vocab_size, rngs=rngs)``."""
 
-ENCODERS = {"bert": Bert, "recommender": Recommender}
+ENCODERS = {"bert": Bert, "recommender": Recommender, "bidaf": Bidaf}
 """Encoders of one sequence with a head: ``ENCODERS[config.kind](config, vocab_size, rngs=rngs)``.
 
 Texts, and histories of items, whose vocabulary are the items.
@@ -42,28 +47,40 @@ CLASSIFIERS = {"resnet": ResidualNetwork, "vit": ViT}
 ALIGNERS = {"word_aligner": WordAligner}
 """Word aligners: ``ALIGNERS[config.kind](config, source_vocab, target_vocab, rngs=rngs)``."""
 
+DETECTORS = {"detr": Detr}
+"""Object detectors: ``DETECTORS[config.kind](config, num_classes, rngs=rngs)``."""
+READERS = {"memory_network": MemoryNetwork}
+"""Readers of a memory of sentences: ``READERS[config.kind](config, vocab_size, rngs=rngs)``."""
+
 
 def model_class(config: Any) -> Any:
     """Return the model class that a config names: a registered one, or the user's own class."""
     if is_external(config.kind):
         return import_class(config.kind, Model)
-    return (TRANSLATORS | DECODERS | ENCODERS | CLASSIFIERS | ALIGNERS)[config.kind]
+    return (TRANSLATORS | DECODERS | ENCODERS | CLASSIFIERS | ALIGNERS | DETECTORS)[config.kind]
+    return (TRANSLATORS | DECODERS | ENCODERS | CLASSIFIERS | ALIGNERS | READERS)[config.kind]
 
 
 __all__ = [
     "ALIGNERS",
     "CLASSIFIERS",
     "DECODERS",
+    "DETECTORS",
     "ENCODERS",
     "GPT2",
+    "READERS",
     "SOURCES",
     "T5",
     "TRANSLATORS",
     "BahdanauSeq2Seq",
     "Bert",
+    "Bidaf",
+    "Detr",
     "Llama",
     "LuongSeq2Seq",
+    "MemoryNetwork",
     "Model",
+    "PointerGenerator",
     "Recommender",
     "ResidualNetwork",
     "ShowAttendTell",

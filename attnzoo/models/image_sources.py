@@ -9,8 +9,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from attnzoo.attention.projection import LayerNorm
+from attnzoo.config.image_sources import ImageConvolutionConfig, ImageResNetConfig, ImageViTConfig
 from attnzoo.config.resnet import ResNetConfig
-from attnzoo.config.sources import ImageConvolutionConfig, ImageResNetConfig, ImageViTConfig
 from attnzoo.config.vit import ViTConfig
 from attnzoo.layers.dropout import dropout
 from attnzoo.layers.patches import Grid, sinusoidal_grid

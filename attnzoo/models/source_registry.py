@@ -6,11 +6,13 @@ from flax import nnx
 
 from attnzoo.config.external import import_class, is_external
 from attnzoo.models.image_sources import ImageConvolution, ImageResNet, ImageViT
-from attnzoo.models.sources import ImagePatches, SoundFrames, SourceEncoder
+from attnzoo.models.sound_sources import SoundConv, SoundPyramid
+from attnzoo.models.sources import ImagePatches, SourceEncoder
 
 SOURCES: dict[str, type[SourceEncoder]] = {
     "image_patches": ImagePatches,
-    "sound_frames": SoundFrames,
+    "sound_conv": SoundConv,
+    "sound_pyramid": SoundPyramid,
     "image_conv": ImageConvolution,
     "image_resnet": ImageResNet,
     "image_vit": ImageViT,
