@@ -13,6 +13,7 @@ from attnzoo.decoding.generate import generate
 from attnzoo.decoding.hypotheses import TokenIds
 from attnzoo.decoding.rules import DEFAULT_RULES, Rules
 from attnzoo.errors import UserError
+from attnzoo.tasks.captioning import CaptioningTask
 from attnzoo.tasks.image_classification import ImageClassificationTask
 from attnzoo.tasks.language_modeling import CausalLMTask, MaskedLMTask, SpanCorruptionTask
 from attnzoo.tasks.question_answering import QuestionAnsweringTask
@@ -91,9 +92,13 @@ def programs(run: Opened, max_new_tokens: int | None = None) -> dict[str, Progra
             return {"logits": _encoder(task, what)}
         case StoriesTask():
             return {"answer": _stories(task)}
+        case CaptioningTask():
+            room = max_new_tokens or task.config.decoding.max_length
+            return _captioner(task, room, run.rules)
     raise UserError(
         f"{run.directory.path}: {run.description}; there is no export of it, but of translators, "
-        "language models, classifiers, encoders of masked tokens, recommenders, and readers"
+        "language models, classifiers, captioners, encoders of masked tokens, recommenders, and "
+        "readers"
     )
 
 
@@ -113,7 +118,7 @@ def _translator(
     ids: TokenIds, longest: int | None, room: int, rules: Rules = DEFAULT_RULES
 ) -> dict[str, Program]:
     def search(model: Any, source: Array) -> Outputs:
-        B, S = source.shape
+        B, S = len(source), model.source_length(source)
         memory, state = model.start(source, max_length=room)
         found = greedy_search(
             model.step,
@@ -155,6 +160,27 @@ def _translator(
             _limits(B=None, S=longest, T=longest),
             sizes,
         ),
+    }
+
+
+def _captioner(task: CaptioningTask, room: int, rules: Rules) -> dict[str, Program]:
+    """Return the programs of a translator, for pixels in the place of a source text."""
+    size, channels = task.data.size, task.data.channels
+    found = _translator(ids_of(task.tokenizer), _positions(task), room, rules)
+
+    def reads_pixels(run: Callable[..., Outputs]) -> Callable[..., Outputs]:
+        return lambda model, images, **more: run(model, task.source({"source": images}), **more)
+
+    return {
+        {"translate": "caption"}.get(name, name): dataclasses.replace(
+            program,
+            run=reads_pixels(program.run),
+            meaning=f"{program.meaning}; images have pixels 0 .. 255",
+            inputs={"images": ("uint8", f"B, {size}, {size}, {channels}")}
+            | {n: x for n, x in program.inputs.items() if n != "source"},
+            limits=tuple(limit for limit in program.limits if not limit.startswith("S ")),
+        )
+        for name, program in found.items()
     }
 
 

@@ -28,7 +28,6 @@ TRANSLATORS = {
     "transformer": Transformer,
     "t5": T5,
     "pointer_generator": PointerGenerator,
-    "show_attend_tell": ShowAttendTell,
 }
 """Encoder-decoders: ``TRANSLATORS[config.kind](config, source_vocab, target_vocab, rngs=rngs)``."""
 
@@ -49,6 +48,10 @@ ALIGNERS = {"word_aligner": WordAligner}
 
 DETECTORS = {"detr": Detr}
 """Object detectors: ``DETECTORS[config.kind](config, num_classes, rngs=rngs)``."""
+
+CAPTIONERS = {"show_attend_tell": ShowAttendTell}
+"""Writers of captions: ``CAPTIONERS[config.kind](config, 0, vocab_size, rngs=rngs)``."""
+
 READERS = {"memory_network": MemoryNetwork}
 """Readers of a memory of sentences: ``READERS[config.kind](config, vocab_size, rngs=rngs)``."""
 
@@ -57,12 +60,13 @@ def model_class(config: Any) -> Any:
     """Return the model class that a config names: a registered one, or the user's own class."""
     if is_external(config.kind):
         return import_class(config.kind, Model)
-    return (TRANSLATORS | DECODERS | ENCODERS | CLASSIFIERS | ALIGNERS | DETECTORS)[config.kind]
-    return (TRANSLATORS | DECODERS | ENCODERS | CLASSIFIERS | ALIGNERS | READERS)[config.kind]
+    of_texts = TRANSLATORS | DECODERS | ENCODERS | ALIGNERS | READERS
+    return (of_texts | CLASSIFIERS | DETECTORS | CAPTIONERS)[config.kind]
 
 
 __all__ = [
     "ALIGNERS",
+    "CAPTIONERS",
     "CLASSIFIERS",
     "DECODERS",
     "DETECTORS",

@@ -45,6 +45,7 @@ class CaptioningTask(ToTextTask):
 
     files = types.MappingProxyType({"tokenizer": TARGET_TOKENIZER, "pixels": PIXELS})
     predicts = "pictures"
+    fixed_shapes = frozenset({"source", "cells"})
 
     def __init__(self, config: ExperimentConfig, tokenizer: Tokenizer, pixels: ImageLabels):
         super().__init__(config, tokenizer)
@@ -188,8 +189,8 @@ class CaptioningTask(ToTextTask):
     def evaluate(self, model: Any, part: str, plan: Plan, settings: PredictSettings) -> Evaluation:
         """Score the captions of the part's pictures, and those of the nearest training picture.
 
-        A neighbour is nearest in pixels, each picture scaled to mean 0 and deviation 1, or in the
-        mean feature of the run's own encoder. Its caption is its first one.
+        A neighbour is nearest in pixels, the mean colours of 8 x 8 blocks, or in the mean feature
+        of the run's own encoder. Its caption is its first one.
         """
         assert isinstance(plan, CaptionPlan)
         data, generator = plan.data, self.generator(model, batch_size=settings.batch_size)
@@ -324,14 +325,14 @@ def _pointed(
 
 
 def _pixel_features(images: Any) -> Float[np.ndarray, "n D"]:
-    """Return the pixels of pictures, each with mean 0 and deviation 1, at most 32 x 32 of them."""
+    """Return the mean colours of 8 x 8 blocks of each picture."""
     parts = []
     for first in range(0, len(images), CHUNK):
         some = np.asarray(images[first : first + CHUNK], np.float32)
-        step = max(some.shape[1] // 32, 1)
-        some = some[:, ::step, ::step].reshape(len(some), -1)
-        some -= some.mean(axis=1, keepdims=True)
-        parts.append(some / np.maximum(some.std(axis=1, keepdims=True), 1e-6))
+        for axis in (1, 2):
+            blocks = np.array_split(some, min(8, some.shape[axis]), axis=axis)
+            some = np.stack([block.mean(axis) for block in blocks], axis=axis)
+        parts.append(some.reshape(len(some), -1))
     return np.concatenate(parts)
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from attnzoo.config.captioning import CaptionsConfig, ScenesConfig
 from attnzoo.config.data import (
     ByteBpeTokenizerConfig,
     CharTokenizerConfig,
@@ -40,6 +41,8 @@ TASKS = {
     "made_questions": ("question_answering", "bert"),
     "stories": ("stories", "memory_network"),
     "made_stories": ("stories", "memory_network"),
+    "captions": ("captioning", "show_attend_tell"),
+    "scenes": ("captioning", "show_attend_tell"),
 }
 
 
@@ -85,6 +88,13 @@ def written(path: Path, text: str) -> Path:
         ("{kind: made_questions, facts: 3}", MadeQuestionsConfig(facts=3)),
         ("{kind: stories, test: [qa1_test.txt]}", StoriesConfig(test=(Path("qa1_test.txt"),))),
         ("{kind: made_stories, tasks: [2]}", MadeStoriesConfig(tasks=(2,))),
+        (
+            "{kind: captions, pictures: p.tar, train: [c.csv.gz], test_names: n}",
+            CaptionsConfig(
+                pictures=Path("p.tar"), train=(Path("c.csv.gz"),), test_names=Path("n")
+            ),
+        ),
+        ("{kind: scenes, side: 5}", ScenesConfig(side=5)),
         ("{kind: images}", ImagesConfig(source=DigitsConfig())),
         (
             "{kind: images, source: {kind: idx, directory: d}, augmentation: {flip: true, pad: 4}}",

@@ -18,7 +18,7 @@ from attnzoo.config.model import BahdanauConfig, LuongConfig
 from attnzoo.config.sources import ImagePatchesConfig
 from attnzoo.config.speech import SoundConvConfig, SoundPyramidConfig
 from attnzoo.config.transformer import TransformerConfig
-from attnzoo.models import SOURCES, TRANSLATORS
+from attnzoo.models import CAPTIONERS, SOURCES, TRANSLATORS
 from attnzoo.models.source_registry import build_source
 from attnzoo.models.sources import SourceEncoder
 
@@ -54,7 +54,7 @@ def model_of(architecture: str, kind: str) -> Any:
         ),
         "show_attend_tell": ShowAttendTellConfig(hidden=7, embedding=5, source=ENCODERS[kind]),
     }[architecture]
-    return TRANSLATORS[architecture](config, 0, V, rngs=nnx.Rngs(0))
+    return (TRANSLATORS | CAPTIONERS)[architecture](config, 0, V, rngs=nnx.Rngs(0))
 
 
 ARCHITECTURES = ("bahdanau", "luong", "transformer", "show_attend_tell")

@@ -121,6 +121,22 @@ TASK = {
         "char",
         "{kind: memory_network, dim: 6, hops: 2, memory: 5}",
     ),
+    "captioning": (
+        "captioning",
+        "{kind: captions, pictures: DIR/pictures, train: [DIR/captions.csv], "
+        "validation: [DIR/held/captions.csv], size: 8, augmentation: {flip: true}}",
+        "word",
+        "{kind: show_attend_tell, source: {kind: image_resnet, depth: 8, width: 4}, "
+        "attention: hard, hidden: 6, embedding: 5}",
+    ),
+    "captioning_transformer": (
+        "captioning",
+        "{kind: scenes, side: 4, cell: 4, train: 14, validation: 6, test: 6, decoys: 0}",
+        "word",
+        f"{{kind: transformer, attention: {HEADS}, cross_attention: {HEADS}, dim: 8, hidden: 8, "
+        "source: {kind: image_vit, image_size: 16, patch: 4, dim: 8, hidden: 8, layers: 1}, "
+        "encoder_layers: 1, decoder_layers: 2}",
+    ),
     "batch_norm": (
         "image_classification",
         "{kind: images, source: {kind: folder, path: DIR/images, channels: 1}}",
@@ -161,6 +177,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(home / name, home / "held")
     rows = [f"u{i % 7}\ti{(i // 7 + i % 7) % 11}\t{i}" for i in range(40)]
     (home / "interactions").write_text("user_id\titem_id\ttimestamp\n" + "\n".join(rows) + "\n")
+    (home / "pictures").mkdir()
+    for part, name in itertools.product(("", "held/"), "abcdefg"):
+        Image.new("RGB", (9, 8), (20 * ord(name) % 256, 9, 99)).save(
+            home / "pictures" / f"{part[:1]}{name}.png"
+        )
+        with (home / part / "captions.csv").open("a") as captions:
+            captions.write("image,caption\n" * (name == "a"))
+            captions.write(f"{part[:1]}{name}.png,a cat on the mat\n{part[:1]}{name}.png,a dog\n")
     random = np.random.default_rng(0)
     for number, name in itertools.product(range(7), ("bright", "dark")):
         folder = home / "images" / ("train" if number < 5 else "validation") / name
