@@ -118,7 +118,7 @@ def _translator(
     ids: TokenIds, longest: int | None, room: int, rules: Rules = DEFAULT_RULES
 ) -> dict[str, Program]:
     def search(model: Any, source: Array) -> Outputs:
-        B, S = len(source), model.source_length(source)
+        B, S = source.shape[0], model.source_length(source)
         memory, state = model.start(source, max_length=room)
         found = greedy_search(
             model.step,

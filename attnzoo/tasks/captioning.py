@@ -62,7 +62,7 @@ class CaptioningTask(ToTextTask):
     def read_again(
         self, config: ExperimentConfig, part: str | None = None
     ) -> Splits[CaptionedPictures]:
-        """Read the data, or one part of it."""
+        """Read the data, or one part of the data."""
         return _loaded(config, part)
 
     @classmethod
@@ -260,7 +260,7 @@ class CaptioningTask(ToTextTask):
         return {"source": np.stack([*sources, *more])}
 
     def prediction(self, model: Any, name: str, source: Any, text: GeneratedText) -> Prediction:
-        """Return the caption, with the attention of each word and a figure of it."""
+        """Return the caption of a picture, with the attention of each word, also as a figure."""
         plain = super().prediction(model, name, source, text)
         words, maps = self.word_maps(model, source, text)
         if maps is None:
@@ -281,8 +281,8 @@ class CaptioningTask(ToTextTask):
         None in the place of the attention for an encoder without a grid, or a caption without a
         word.
         """
-        shape = jax.ShapeDtypeStruct((1, *source.shape), jnp.float32)
-        grid, words = model.source_encoder.grid(shape), text.target.words
+        grid = model.source_encoder.grid(self.source({"source": source[None]}))
+        words = text.target.words
         if grid is None or not words:
             return list(words), None
         of_word = np.asarray(text.target.word_ids)

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -173,7 +173,9 @@ def expected(run: Run, program: str, given: dict[str, jax.Array]) -> dict[str, A
     """What the model says itself."""
     model: Any = run.model
     if run.config.task.kind == "captioning":
-        given = {**given, "source": run.task.source({"source": given.pop("images")})}  # type: ignore[attr-defined]
+        task: Any = run.task
+        given = {**given, "source": task.source({"source": given["images"]})}
+        del given["images"]
     if program in ("translate", "caption"):
         t5 = run.config.model.kind == "t5"
         room = 13 if t5 else 11
@@ -189,7 +191,7 @@ def expected(run: Run, program: str, given: dict[str, jax.Array]) -> dict[str, A
         found = generate(model, given["tokens"], max_new_tokens=7, eos_id=2)
         return {"tokens": found.tokens[:, 0], "lengths": found.lengths[:, 0]}
     if "images" in given:
-        task: Any = run.task
+        task = cast("Any", run.task)
         mean, std = jnp.asarray(task.mean), jnp.asarray(task.std)
         return {"logits": model(normalise(to_float(given["images"]), mean, std))}
     if program == "scores":
