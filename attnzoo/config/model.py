@@ -11,9 +11,12 @@ from attnzoo.config.gates import Gate, NoGateConfig, SEConfig
 from attnzoo.config.gpt2 import GPT2Config
 from attnzoo.config.llama import LlamaConfig
 from attnzoo.config.model_config import ModelConfig
+from attnzoo.config.pointer_generator import PointerGeneratorConfig
+from attnzoo.config.question_answering import BidafConfig
 from attnzoo.config.recommender import RecommenderConfig
 from attnzoo.config.renamed import former_names
 from attnzoo.config.sources import TO_TEXT, Source
+from attnzoo.config.stories import MemoryNetworkConfig
 from attnzoo.config.t5 import T5Config
 from attnzoo.config.transformer import TransformerConfig
 from attnzoo.config.vit import ViTConfig
@@ -157,7 +160,10 @@ Model = Annotated[
     | ViTConfig
     | ResNetConfig
     | WordAlignerConfig
-    | DetrConfig,
+    | PointerGeneratorConfig
+    | DetrConfig
+    | BidafConfig
+    | MemoryNetworkConfig,
     ByKind(ModelConfig),
 ]
 """Union of the architectures that a config can name."""

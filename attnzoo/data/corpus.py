@@ -192,12 +192,17 @@ LOADERS = {
     "files": "files:load_files",
     "hub": "hub:load_hub",
     "synthetic": "synthetic:load_synthetic",
+    "reports": "reports:load_reports",
     "text": "documents:load_text",
     "labelled_text": "labelled:load_labelled",
     "tagged_text": "tagged:load_tagged",
     "images": "images:load_images",
     "interactions": "interactions:load_interactions",
     "boxes": "boxes:load_boxes",
+    "questions": "questions:load_questions",
+    "made_questions": "made_questions:load_made_questions",
+    "stories": "stories:load_stories",
+    "made_stories": "made_stories:load_made_stories",
 }
 
 

@@ -15,10 +15,12 @@ from attnzoo.decoding.rules import DEFAULT_RULES, Rules
 from attnzoo.errors import UserError
 from attnzoo.tasks.image_classification import ImageClassificationTask
 from attnzoo.tasks.language_modeling import CausalLMTask, MaskedLMTask, SpanCorruptionTask
+from attnzoo.tasks.question_answering import QuestionAnsweringTask
 from attnzoo.tasks.recommendation import RecommendationTask, next_scores
+from attnzoo.tasks.stories import StoriesTask
 from attnzoo.tasks.task import Task
 from attnzoo.tasks.text_classification import ClassificationTask
-from attnzoo.tasks.translation import ids_of
+from attnzoo.tasks.text_generator import ids_of
 from attnzoo.tasks.translation_task import TranslationTask
 from attnzoo.training.opened import Opened
 
@@ -84,9 +86,14 @@ def programs(run: Opened, max_new_tokens: int | None = None) -> dict[str, Progra
                     {"B": 1, "T": most or 64},
                 )
             }
+        case QuestionAnsweringTask():
+            what = "of the start and the end of the answer, B T 2; segments are 1 in the document"
+            return {"logits": _encoder(task, what)}
+        case StoriesTask():
+            return {"answer": _stories(task)}
     raise UserError(
         f"{run.directory.path}: {run.description}; there is no export of it, but of translators, "
-        "language models, classifiers, encoders of masked tokens, and recommenders"
+        "language models, classifiers, encoders of masked tokens, recommenders, and readers"
     )
 
 
@@ -194,6 +201,26 @@ def _encoder(task: Any, what: str) -> Program:
         {"tokens": ("int32", "B, T"), "segments": ("int32", "B, T"), "valid": ("bool", "B, T")},
         _limits(B=None, T=most),
         {"B": 1, "T": min(64, most or 64)},
+    )
+
+
+def _stories(task: StoriesTask) -> Program:
+    def answer(model: Any, stories: Array, question: Array, valid: Array) -> Outputs:
+        logits, maps = model(stories, question, valid=valid, capture=True)
+        return {"logits": logits, "weights": jnp.concatenate(list(maps.values()), axis=1)[:, :, 0]}
+
+    return Program(
+        "logits of the answer, B V, and weights of the sentences in each hop, B K M; words are "
+        "numbers of words.json from 2, 0 is none; the latest sentence is the first; valid is false "
+        "where there is no sentence",
+        answer,
+        {
+            "stories": ("int32", "B, M, J"),
+            "question": ("int32", "B, Q"),
+            "valid": ("bool", "B, M"),
+        },
+        _limits(B=None, M=task.memory, J=None, Q=None),
+        {"B": 1, "M": min(20, task.memory), "J": 8, "Q": 8},
     )
 
 

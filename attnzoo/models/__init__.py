@@ -5,14 +5,18 @@ from typing import Any
 from attnzoo.config.external import import_class, is_external
 from attnzoo.models.aligner import WordAligner
 from attnzoo.models.bert import Bert
+from attnzoo.models.bidaf import Bidaf
 from attnzoo.models.detr import Detr
 from attnzoo.models.gpt2 import GPT2
 from attnzoo.models.llama import Llama
+from attnzoo.models.memory_network import MemoryNetwork
 from attnzoo.models.model import Model
+from attnzoo.models.pointer_generator import PointerGenerator
 from attnzoo.models.recommender import Recommender
 from attnzoo.models.resnet import ResidualNetwork
 from attnzoo.models.rnn_seq2seq import BahdanauSeq2Seq, LuongSeq2Seq
-from attnzoo.models.sources import SOURCES, SourceEncoder
+from attnzoo.models.source_registry import SOURCES
+from attnzoo.models.sources import SourceEncoder
 from attnzoo.models.t5 import T5
 from attnzoo.models.transformer import Transformer
 from attnzoo.models.vit import ViT
@@ -22,13 +26,14 @@ TRANSLATORS = {
     "luong": LuongSeq2Seq,
     "transformer": Transformer,
     "t5": T5,
+    "pointer_generator": PointerGenerator,
 }
 """Encoder-decoders: ``TRANSLATORS[config.kind](config, source_vocab, target_vocab, rngs=rngs)``."""
 
 DECODERS = {"gpt2": GPT2, "llama": Llama}
 """Language models: ``DECODERS[config.kind](config, vocab_size, rngs=rngs)``."""
 
-ENCODERS = {"bert": Bert, "recommender": Recommender}
+ENCODERS = {"bert": Bert, "recommender": Recommender, "bidaf": Bidaf}
 """Encoders of one sequence with a head: ``ENCODERS[config.kind](config, vocab_size, rngs=rngs)``.
 
 Texts, and histories of items, whose vocabulary are the items.
@@ -42,6 +47,8 @@ ALIGNERS = {"word_aligner": WordAligner}
 
 DETECTORS = {"detr": Detr}
 """Object detectors: ``DETECTORS[config.kind](config, num_classes, rngs=rngs)``."""
+READERS = {"memory_network": MemoryNetwork}
+"""Readers of a memory of sentences: ``READERS[config.kind](config, vocab_size, rngs=rngs)``."""
 
 
 def model_class(config: Any) -> Any:
@@ -49,6 +56,7 @@ def model_class(config: Any) -> Any:
     if is_external(config.kind):
         return import_class(config.kind, Model)
     return (TRANSLATORS | DECODERS | ENCODERS | CLASSIFIERS | ALIGNERS | DETECTORS)[config.kind]
+    return (TRANSLATORS | DECODERS | ENCODERS | CLASSIFIERS | ALIGNERS | READERS)[config.kind]
 
 
 __all__ = [
@@ -58,15 +66,19 @@ __all__ = [
     "DETECTORS",
     "ENCODERS",
     "GPT2",
+    "READERS",
     "SOURCES",
     "T5",
     "TRANSLATORS",
     "BahdanauSeq2Seq",
     "Bert",
+    "Bidaf",
     "Detr",
     "Llama",
     "LuongSeq2Seq",
+    "MemoryNetwork",
     "Model",
+    "PointerGenerator",
     "Recommender",
     "ResidualNetwork",
     "SourceEncoder",

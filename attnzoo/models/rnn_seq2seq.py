@@ -12,7 +12,8 @@ from attnzoo.attention import Attention, Memory, Site, build_attention
 from attnzoo.config.model import BahdanauConfig, LuongConfig
 from attnzoo.layers.recurrent import GRU, LSTM
 from attnzoo.models.model import TranslationModel
-from attnzoo.models.sources import Source, build_source
+from attnzoo.models.source_registry import build_source
+from attnzoo.models.sources import Source
 from attnzoo.ops.positions import positions_in_text
 from attnzoo.ops.softmax import masked_softmax
 from attnzoo.special_tokens import PAD
@@ -124,9 +125,10 @@ class BahdanauSeq2Seq(RecurrentTranslator):
             return nnx.Linear(width_in, width_out, use_bias=use_bias, kernel_init=init, rngs=rngs)
 
         self.source_encoder = build_source(config.source, rngs=rngs)
-        self.target_embedding = nnx.Embed(target_vocab, m, embedding_init=embed, rngs=rngs)
         if self.source_encoder is None:
             self.source_embedding = nnx.Embed(source_vocab, m, embedding_init=embed, rngs=rngs)
+        self.target_embedding = nnx.Embed(target_vocab, m, embedding_init=embed, rngs=rngs)
+        if self.source_encoder is None:
             self.forward_encoder = GRU(m, n, kernel_init=init, rngs=rngs)
             self.backward_encoder = GRU(m, n, kernel_init=init, rngs=rngs)
             summary = n  # width of what the initial state is made of
@@ -275,10 +277,11 @@ class LuongSeq2Seq(RecurrentTranslator):
         self.input_feeding = config.input_feeding
         self.reverse_source = config.reverse_source
         self.source_encoder = build_source(config.source, rngs=rngs)
+        if self.source_encoder is None:
+            self.source_embedding = nnx.Embed(source_vocab, m, embedding_init=uniform, rngs=rngs)
         self.target_embedding = nnx.Embed(target_vocab, m, embedding_init=uniform, rngs=rngs)
         widths = [m] + [n] * (config.layers - 1)
         if self.source_encoder is None:
-            self.source_embedding = nnx.Embed(source_vocab, m, embedding_init=uniform, rngs=rngs)
             self.encoder = nnx.List([LSTM(width, n, rngs=rngs) for width in widths])
         self.decoder = nnx.List([LSTM(width, n, rngs=rngs) for width in widths])
         if self.input_feeding:

@@ -98,6 +98,10 @@ def subject_of(config: ExperimentConfig) -> Subject:
             name: _reshaped(x, x.shape[0], *(n + more for n in x.shape[1:])) if x.ndim > 1 else x
             for name, x in batch.items()
         }
+        targets = getattr(task.train, "target_buckets", buckets)
+        if targets != buckets:
+            x = batch["target"]
+            batch["target"] = _reshaped(x, x.shape[0], targets[-1] + 1)
         if len(buckets) > 1:
             notes.append(f"batches have lengths {list(buckets)}; planned for the longest")
     if "counted" in batch:

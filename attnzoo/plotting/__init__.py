@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from attnzoo.plotting.alignment import AlignmentPicture, alignment_grid, alignment_heatmap
 from attnzoo.plotting.boxes import detections
+from attnzoo.plotting.copying import copy_picture
 from attnzoo.plotting.curves import (
     LinePanel,
     bleu_by_length,
@@ -24,6 +25,8 @@ from attnzoo.plotting.explanations import (
     visible,
 )
 from attnzoo.plotting.links import beads, link_matrix
+from attnzoo.plotting.passages import Passage, passages
+from attnzoo.plotting.speech import speech_alignment
 from attnzoo.plotting.style import save, to_rgb
 from attnzoo.plotting.weights import WeightPanel, gate_panels, matrix_grid, weight_panels
 
@@ -32,12 +35,14 @@ __all__ = [
     "Figure",
     "LinePanel",
     "Overlay",
+    "Passage",
     "TokenRow",
     "WeightPanel",
     "alignment_grid",
     "alignment_heatmap",
     "beads",
     "bleu_by_length",
+    "copy_picture",
     "detections",
     "gate_panels",
     "line_panels",
@@ -45,8 +50,10 @@ __all__ = [
     "map_grid",
     "matrix_grid",
     "overlays",
+    "passages",
     "patch_grid",
     "save",
+    "speech_alignment",
     "to_rgb",
     "token_rows",
     "training_curves",

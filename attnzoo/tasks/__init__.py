@@ -6,7 +6,10 @@ from attnzoo.config.external import import_class, is_external
 from attnzoo.tasks.detection import DetectionTask
 from attnzoo.tasks.image_classification import ImageClassificationTask
 from attnzoo.tasks.language_modeling import CausalLMTask, MaskedLMTask, SpanCorruptionTask
+from attnzoo.tasks.question_answering import QuestionAnsweringTask
 from attnzoo.tasks.recommendation import RecommendationTask
+from attnzoo.tasks.stories import StoriesTask
+from attnzoo.tasks.summarisation import SummarisationTask
 from attnzoo.tasks.task import Task
 from attnzoo.tasks.text_classification import SequenceClassificationTask, TokenClassificationTask
 from attnzoo.tasks.translation_task import TranslationTask
@@ -22,7 +25,10 @@ TASKS: dict[str, type[Task]] = {
     "token_classification": TokenClassificationTask,
     "image_classification": ImageClassificationTask,
     "recommendation": RecommendationTask,
+    "summarisation": SummarisationTask,
     "detection": DetectionTask,
+    "question_answering": QuestionAnsweringTask,
+    "stories": StoriesTask,
 }
 """Task class by ``task.kind``."""
 
@@ -38,9 +44,12 @@ __all__ = [
     "DetectionTask",
     "ImageClassificationTask",
     "MaskedLMTask",
+    "QuestionAnsweringTask",
     "RecommendationTask",
     "SequenceClassificationTask",
     "SpanCorruptionTask",
+    "StoriesTask",
+    "SummarisationTask",
     "Task",
     "TokenClassificationTask",
     "TranslationTask",

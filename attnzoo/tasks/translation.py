@@ -18,13 +18,12 @@ from jaxtyping import Array, Float
 
 from attnzoo.alignment import extract
 from attnzoo.data.tokenizers import Encoding, Tokenizer
-from attnzoo.decoding import TokenIds
 from attnzoo.decoding.rules import DEFAULT_RULES, Rules
-from attnzoo.errors import UserError
 from attnzoo.special_tokens import PAD
 from attnzoo.tasks import translation_programs
 from attnzoo.tasks.losses import Sums, mean_loss
 from attnzoo.tasks.task import Batch
+from attnzoo.tasks.text_generator import ForcedText, GeneratedText, TextGenerator
 
 Progress = Callable[[int, int], None]
 
@@ -55,45 +54,30 @@ def translation_loss(
     return total / jnp.maximum(sentences, 1.0), {**sums, "weight": sentences}
 
 
-@dataclasses.dataclass(frozen=True)
-class Translation:
-    """One translated line, with attention weights.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Translation(GeneratedText):
+    """One translated line: columns of ``weights`` are those of its source tokens, EOS last."""
 
-    ``weights`` has a row per target token (EOS last if it was reached) and a column per source
-    token (EOS last). ``score`` is the log-probability divided by the length penalty.
-    """
-
-    text: str
     source: Encoding
-    target: Encoding
-    score: float
-    log_prob: float
-    weights: Float[np.ndarray, "T S"]
 
 
-@dataclasses.dataclass(frozen=True)
-class ForcedDecoding:
-    """Log-probabilities and attention of a known sentence pair.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ForcedDecoding(ForcedText):
+    """A known sentence pair: columns of ``weights`` are those of its source tokens, EOS last.
 
-    ``log_probs`` has one entry per target token (EOS last), in nats. Row t of ``weights`` is the
-    attention over source tokens at the step that predicts target token t.
+    Row t is the attention at the step that predicts target token t.
     """
 
     source: Encoding
-    target: Encoding
-    log_probs: Float[np.ndarray, "T"]
-    weights: Float[np.ndarray, "T S *layers_and_heads"]
 
 
-class Translator:
+class Translator(TextGenerator):
     """A trained model with its tokenizers, for translating lines of text.
 
     Sentences are sorted by length and cut into batches of fixed shapes, so that each length bucket
-    is compiled once. Sources longer than ``max_source`` tokens are not accepted. In a model with
-    many cross-attentions ``layer`` selects the returned weights (None: by its config) and ``head``
-    one of its heads (None: their mean). The special tokens around a sentence are those of the
-    tokenizers; weights have no rows and columns for them, except for the end token. ``rules`` are
-    those of every search.
+    is compiled once. Sources longer than ``max_source`` tokens are not accepted. Weights have no
+    columns for special tokens of the source, except for its end. Other arguments are those of
+    ``TextGenerator``.
     """
 
     def __init__(
@@ -108,34 +92,12 @@ class Translator:
         head: int | None = None,
         rules: Rules = DEFAULT_RULES,
     ):
-        _choose_layer(model, layer, head)
-        self.credits: Literal["predicted", "input"] = model.credits
-        self.timings: tuple[Literal["predicted", "input"], ...] = (
-            ("predicted", "input") if model.reads_before_attending else ("predicted",)
+        super().__init__(
+            model, target_tokenizer, batch_size=batch_size, layer=layer, head=head, rules=rules
         )
-        self.max_target_length: int | None = model.max_target_length
         self.source_tokenizer = source_tokenizer
-        self.target_tokenizer = target_tokenizer
         self.source_frame = source_tokenizer.frames["source"]
-        self.target_frame = target_tokenizer.frames["target"]
-        self.batch_size = batch_size
         self.max_source = max_source
-        self.rules = rules
-        ids = ids_of(target_tokenizer)
-        self._ends = rules.end_ids(ids)
-        self._graph, self._state = nnx.split(model)
-        self._state = nnx.to_pure_dict(self._state)
-        self._search = jax.jit(
-            functools.partial(translation_programs.search, self._graph, ids, rules),
-            static_argnames=("max_length", "beam", "alpha"),
-        )
-        self._force = jax.jit(
-            functools.partial(translation_programs.force, self._graph, ids.pad, head)
-        )
-
-    def bounded(self, max_length: int) -> int:
-        """Limit an output length to the number of the model's positions."""
-        return min(max_length, self.max_target_length or max_length)
 
     def pair(self, source: Encoding, target: Encoding) -> tuple[list[int], list[int]]:
         """Return the ids of a pair as the model reads them, special tokens included."""
@@ -144,11 +106,6 @@ class Translator:
     def source_size(self, encoding: Encoding) -> int:
         """Return the number of tokens of a source, special tokens included."""
         return len(self.source_frame.around(encoding.ids))
-
-    @property
-    def model(self) -> Any:
-        """A copy of the model."""
-        return nnx.merge(self._graph, self._state)
 
     def translate(
         self,
@@ -168,13 +125,7 @@ class Translator:
           UserError: ``max_length`` below 1, or above the number of positions.
         """
         bound = self.max_target_length
-        if max_length is not None and max_length < 1:
-            raise UserError(f"max_length={max_length}; wanted at least 1")
-        if max_length is not None and bound is not None and max_length > bound:
-            raise UserError(
-                f"max_length={max_length}, but the model has positions for {bound} target tokens; "
-                f"wanted at most {bound}"
-            )
+        self.check_length(max_length)
         encodings = [self.source_tokenizer.encode(line) for line in lines]
         sizes = [self.source_size(one) for one in encodings]
         fits = [i for i, e in enumerate(encodings) if e.ids and sizes[i] <= self.max_source]
@@ -183,25 +134,18 @@ class Translator:
         for rows, width in self._batches(fits, sizes.__getitem__):
             limit = min(n for n in (max_length, bound, 2 * width + 10) if n is not None)
             around = self.source_frame.around
-            source = self._pad([around(encodings[i].ids) for i in rows], width)
-            found = self._search(self._state, source, max_length=limit, beam=beam, alpha=alpha)
-            best = (found.tokens, found.lengths, found.log_probs, found.scores, found.weights)
-            tokens, lengths, log_probs, scores, weights = jax.device_get([x[:, 0] for x in best])
-            for row, index in enumerate(rows):
-                said = tokens[row, : lengths[row]].tolist()
-                target = self.target_tokenizer.decode_words(said)
-                # A row for each token of the text, and for the end.
-                steps = [t for t, i in enumerate(said) if i not in self.target_tokenizer.hidden]
-                steps = steps[: len(target.ids)] + [
-                    t for t in (len(said) - 1,) if self._ended(said)
-                ]
+            source = self.padded([around(encodings[i].ids) for i in rows], width)
+            tokenizers = [self.target_tokenizer.beside(encodings[i]) for i in rows]
+            written = self.write(source, tokenizers, max_length=limit, beam=beam, alpha=alpha)
+            for index, one in zip(rows, written, strict=True):
+                columns = self._columns(encodings[index])
                 results[index] = Translation(
-                    text=self.target_tokenizer.decode(said),
+                    text=one.text,
                     source=encodings[index],
-                    target=target,
-                    score=float(scores[row]),
-                    log_prob=float(log_probs[row]),
-                    weights=weights[row, steps][:, self._columns(encodings[index])],
+                    target=one.target,
+                    score=one.score,
+                    log_prob=one.log_prob,
+                    weights=one.weights[:, columns],
                 )
             done += len(rows)
             if progress is not None:
@@ -223,7 +167,10 @@ class Translator:
         if len(sources) != len(targets):
             raise ValueError(f"{len(sources)} sources but {len(targets)} targets")
         left = [self.source_tokenizer.encode(line) for line in sources]
-        right = [self.target_tokenizer.encode(line) for line in targets]
+        right = [
+            self.target_tokenizer.beside(one).encode(line)
+            for one, line in zip(left, targets, strict=True)
+        ]
         return self.force_tokens(left, right, progress=progress)
 
     def force_tokens(
@@ -234,12 +181,9 @@ class Translator:
         progress: Progress | None = None,
     ) -> list[ForcedDecoding | None]:
         """Apply ``force`` to tokenized sources and targets."""
-        forced = (
-            len(self.target_frame.before) - 1
-        )  # tokens that are no text, predicted all the same
         room = self.max_source if self.max_target_length is None else self.max_target_length
         sizes = [self.source_size(one) for one in left]
-        steps = [forced + len(one.ids) + 1 for one in right]
+        steps = [self.steps(one) for one in right]
         longest = [max(pair) for pair in zip(sizes, steps, strict=True)]
         fits = [
             i
@@ -250,16 +194,14 @@ class Translator:
         results: list[ForcedDecoding | None] = [None] * len(left)
         done = 0
         for rows, width in self._batches(fits, longest.__getitem__):
-            pairs = [self.pair(left[i], right[i]) for i in rows]
-            source = self._pad([pair[0] for pair in pairs], width)
-            target = self._pad([pair[1] for pair in pairs], width + 1)
-            log_probs, weights = jax.device_get(self._force(self._state, source, target))
-            for row, index in enumerate(rows):
+            source = self.padded([self.source_frame.around(left[i].ids) for i in rows], width)
+            read = self.read(source, [right[i] for i in rows], width + 1)
+            for index, one in zip(rows, read, strict=True):
                 results[index] = ForcedDecoding(
                     source=left[index],
                     target=right[index],
-                    log_probs=log_probs[row, forced : steps[index]],
-                    weights=weights[row, forced : steps[index]][:, self._columns(left[index])],
+                    log_probs=one.log_probs,
+                    weights=one.weights[:, self._columns(left[index])],
                 )
             done += len(rows)
             if progress is not None:
@@ -347,16 +289,6 @@ class Translator:
         first = len(self.source_frame.before)
         return slice(first, first + len(source.ids) + 1)
 
-    def _ended(self, ids: Sequence[int]) -> bool:
-        """Return whether the last token is an end that is no word of the text."""
-        return bool(ids) and ids[-1] in self._ends and ids[-1] in self.target_tokenizer.hidden
-
-    def _pad(self, rows: list[list[int]], width: int) -> np.ndarray:
-        padded = np.full((self.batch_size, width), self.target_tokenizer.pad_id, np.int32)
-        for index, row in enumerate(rows):
-            padded[index, : len(row)] = row
-        return padded
-
     def _batches(
         self, rows: Iterable[int], length: Callable[[int], int]
     ) -> Iterator[tuple[list[int], int]]:
@@ -370,26 +302,9 @@ class Translator:
                 yield group[start : start + self.batch_size], width
 
 
-def ids_of(tokenizer: Tokenizer) -> TokenIds:
-    """Return the special token ids with which a target is decoded."""
-    frame = tokenizer.frames["target"]
-    return TokenIds(tokenizer.pad_id, frame.before[0], frame.after[0], tokenizer.never)
-
-
 def padded_length(length: int) -> int:
     """Return the next of 8, 12, 16, 24, 32, 48, 64, ...: few shapes to compile, little padding."""
     if length <= 8:
         return 8
     power = 2 ** math.floor(math.log2(length - 1))
     return power * 3 // 2 if length <= power * 3 // 2 else power * 2
-
-
-def _choose_layer(model: Any, layer: int | None, head: int | None) -> None:
-    """Select the layer whose weights a model returns; ValueError for an unknown layer or head."""
-    layers = model.layers
-    if layer is not None and not 0 <= layer < layers:
-        raise ValueError(f"layer={layer}; the decoder's layers are 0 .. {layers - 1}")
-    model.alignment_layer = model.alignment_layer if layer is None else layer
-    heads = model.heads
-    if head is not None and not 0 <= head < heads:
-        raise ValueError(f"head={head}; the cross-attention's heads are 0 .. {heads - 1}")

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -14,8 +15,8 @@ def search(graph, ids, rules, state, source, *, max_length: int, beam: int, alph
     model = nnx.merge(graph, state)
     memory, start = model.start(source, max_length=max_length)
     shape: dict[str, Any] = {
-        "batch": source.shape[0],
-        "source_length": source.shape[1],
+        "batch": jax.tree.leaves(source)[0].shape[0],
+        "source_length": model.source_length(source),
         "max_length": max_length,
         "ids": ids,
         "rules": rules,

@@ -25,6 +25,8 @@ from attnzoo.config.images import (
 )
 from attnzoo.config.interactions import InteractionsConfig
 from attnzoo.config.loader import dump, load
+from attnzoo.config.question_answering import MadeQuestionsConfig, QuestionsConfig
+from attnzoo.config.stories import MadeStoriesConfig, StoriesConfig
 from attnzoo.errors import UserError
 
 # A task and a model that take each kind of data.
@@ -34,6 +36,10 @@ TASKS = {
     "tagged_text": ("token_classification", "bert"),
     "images": ("image_classification", "vit"),
     "interactions": ("recommendation", "recommender"),
+    "questions": ("question_answering", "bidaf"),
+    "made_questions": ("question_answering", "bert"),
+    "stories": ("stories", "memory_network"),
+    "made_stories": ("stories", "memory_network"),
 }
 
 
@@ -72,6 +78,13 @@ def written(path: Path, text: str) -> Path:
             "{kind: interactions, files: [a.inter], time_column: null}",
             InteractionsConfig(files=(Path("a.inter"),), time_column=None),
         ),
+        (
+            "{kind: questions, train: [a.tar.xz/*.json], test_share: 0.1}",
+            QuestionsConfig(train=(Path("a.tar.xz/*.json"),), test_share=0.1),
+        ),
+        ("{kind: made_questions, facts: 3}", MadeQuestionsConfig(facts=3)),
+        ("{kind: stories, test: [qa1_test.txt]}", StoriesConfig(test=(Path("qa1_test.txt"),))),
+        ("{kind: made_stories, tasks: [2]}", MadeStoriesConfig(tasks=(2,))),
         ("{kind: images}", ImagesConfig(source=DigitsConfig())),
         (
             "{kind: images, source: {kind: idx, directory: d}, augmentation: {flip: true, pad: 4}}",

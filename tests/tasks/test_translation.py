@@ -234,7 +234,9 @@ def test_links_and_unknown_words_are_those_of_the_text(kind: str, split: str) ->
     assert line != text
     spoken = unknowing.decode_words(target.ids)
     assert spoken.words == line.split()
-    result = Translation(line, source, spoken, 0.0, 0.0, weights)
+    result = Translation(
+        text=line, source=source, target=spoken, score=0.0, log_prob=0.0, weights=weights
+    )
     for level in ("word", "token"):
         assert one.links(result, level=level) == {(j, j) for j in range(len(text.split()))}
     assert _replace_unknown(one, result) == text

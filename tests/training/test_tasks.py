@@ -103,6 +103,24 @@ TASK = {
         "char",
         f"{{kind: recommender, attention: {HEADS}, dim: 8, layers: 1, max_length: 3}}",
     ),
+    "question_answering": (
+        "{kind: question_answering, stride: 5, max_question: 4, no_answer: true}",
+        "{kind: questions, train: [DIR/squad.json], validation: [DIR/held/squad.json]}",
+        "char",
+        BERT,
+    ),
+    "bidaf": (
+        "{kind: question_answering, stride: 5, max_question: 4}",
+        "{kind: questions, train: [DIR/squad.json], validation: [DIR/held/squad.json], limit: 9}",
+        "char",
+        "{kind: bidaf, hidden: 5, layers: 1}",
+    ),
+    "stories": (
+        "{kind: stories, linear_start: 1, time_noise: 0.4}",
+        "{kind: stories, train: [DIR/babi], validation: [DIR/held/babi]}",
+        "char",
+        "{kind: memory_network, dim: 6, hops: 2, memory: 5}",
+    ),
     "batch_norm": (
         "image_classification",
         "{kind: images, source: {kind: folder, path: DIR/images, channels: 1}}",
@@ -128,8 +146,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "pairs").write_text("\n".join(rows) + "\n")
     words = ["the DET\ncat NOUN\nsat VERB\n", "a DET\ndog NOUN\nran VERB\n"]
     (home / "conll").write_text("\n".join(words * 3))
+    document = TEXT.splitlines()[0]
+    asked = [
+        {"id": str(i), "question": f"{i} where ?", "answers": [{"text": word, "answer_start": at}]}
+        for i, (word, at) in enumerate([("cat", 4), ("mat", 19), ("the mat", 15)] * 4)
+    ]
+    asked += [{"id": "no", "question": "who ?", "answers": [], "is_impossible": True}]
+    squad = {"data": [{"paragraphs": [{"context": document, "qas": asked}]}]}
+    (home / "squad.json").write_text(json.dumps(squad))
+    story = "1 the cat sat on the mat .\n2 a dog ran .\n3 who sat ?\tcat\t1\n4 the cat ran .\n"
+    (home / "babi").write_text((story + "5 who ran ?\tcat\t4\n") * 9)
     (home / "held").mkdir()
-    for name in ("text", "tsv", "conll", "pairs"):
+    for name in ("text", "tsv", "conll", "pairs", "squad.json", "babi"):
         shutil.copy(home / name, home / "held")
     rows = [f"u{i % 7}\ti{(i // 7 + i % 7) % 11}\t{i}" for i in range(40)]
     (home / "interactions").write_text("user_id\titem_id\ttimestamp\n" + "\n".join(rows) + "\n")
