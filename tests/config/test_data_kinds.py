@@ -14,6 +14,7 @@ from attnzoo.config.data import (
     TextConfig,
     WordPieceTokenizerConfig,
 )
+from attnzoo.config.detection import BoxesConfig, VocConfig
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.images import (
     AugmentationConfig,
@@ -36,6 +37,7 @@ TASKS = {
     "tagged_text": ("token_classification", "bert"),
     "images": ("image_classification", "vit"),
     "interactions": ("recommendation", "recommender"),
+    "boxes": ("detection", "detr"),
     "questions": ("question_answering", "bidaf"),
     "made_questions": ("question_answering", "bert"),
     "stories": ("stories", "memory_network"),
@@ -85,6 +87,10 @@ def written(path: Path, text: str) -> Path:
         ("{kind: made_questions, facts: 3}", MadeQuestionsConfig(facts=3)),
         ("{kind: stories, test: [qa1_test.txt]}", StoriesConfig(test=(Path("qa1_test.txt"),))),
         ("{kind: made_stories, tasks: [2]}", MadeStoriesConfig(tasks=(2,))),
+        (
+            "{kind: boxes, source: {kind: voc, path: v.tar, test: null}, size: [3, 4]}",
+            BoxesConfig(source=VocConfig(path=Path("v.tar"), test=None), size=(3, 4)),
+        ),
         ("{kind: images}", ImagesConfig(source=DigitsConfig())),
         (
             "{kind: images, source: {kind: idx, directory: d}, augmentation: {flip: true, pad: 4}}",

@@ -101,9 +101,9 @@ def test_boxes_are_where_the_objects_are(tmp_path: Path, kind: str, fit: str) ->
     source = coco(tmp_path) if kind == "coco" else voc(tmp_path, tarred=tarred)
     splits = load_corpus(settings(source, fit=fit))
     train = splits.train
-    assert train.classes == ("cat", "dog")
+    assert train.names == ("cat", "dog")
     names = sorted(PICTURES) if kind == "coco" else ["a.png", "b.png"]
-    assert [Path(name).name for name in train.names] == names
+    assert [Path(name).name for name in train.pictures] == names
     assert len(splits.validation) == (kind != "coco")
     wanted = [corners for _, objects in PICTURES.values() for _, corners in objects]
     np.testing.assert_array_equal(train.boxes, wanted)
@@ -202,7 +202,7 @@ BROKEN = {
     "negative": ({"bbox": [3, 2, 5, -5]}, "a box without area"),
     "three numbers": ({"bbox": [3, 2, 5]}, "a box that is not four numbers"),
     "words": ({"bbox": ["x", 2, 5, 1]}, "a box that is not four numbers"),
-    "class": ({"category_id": 99}, "class '99' is not among the 2 known ones"),
+    "class": ({"category_id": 99}, "class '99' is none of cat, dog"),
 }
 
 
@@ -235,7 +235,7 @@ def test_a_picture_that_cannot_be_read_is_counted_and_named(tmp_path: Path, cont
     (lines,) = (r.lines() for r in splits.reports if r.unit == "pictures")
     assert lines[0].endswith("2 of 3 pictures")
     assert "b.png" in lines[1]
-    assert [Path(name).name for name in splits.train.names] == ["a.png", "c.png"]
+    assert [Path(name).name for name in splits.train.pictures] == ["a.png", "c.png"]
     np.testing.assert_array_equal(splits.train.starts, [0, 2, 2])
 
 
@@ -297,6 +297,6 @@ def test_shapes_are_the_same_each_time_and_inside_their_boxes() -> None:
 def test_blood_cells(shared: Path) -> None:
     path = shared / "data" / "bccd" / "bccd.tar"
     splits = load_boxes(settings(VocConfig(path=path), limit=2))
-    assert splits.train.classes == ("Platelets", "RBC", "WBC")
+    assert splits.train.names == ("Platelets", "RBC", "WBC")
     assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [2, 87, 72]
     assert len(splits.test.boxes) == 945
