@@ -13,7 +13,10 @@ from attnzoo.decoding.generate import generate
 from attnzoo.decoding.hypotheses import TokenIds
 from attnzoo.decoding.rules import DEFAULT_RULES, Rules
 from attnzoo.errors import UserError
+from attnzoo.models.detr import probabilities
+from attnzoo.ops.boxes import to_corners
 from attnzoo.tasks.captioning import CaptioningTask
+from attnzoo.tasks.detection import DetectionTask
 from attnzoo.tasks.image_classification import ImageClassificationTask
 from attnzoo.tasks.language_modeling import CausalLMTask, MaskedLMTask, SpanCorruptionTask
 from attnzoo.tasks.question_answering import QuestionAnsweringTask
@@ -87,6 +90,8 @@ def programs(run: Opened, max_new_tokens: int | None = None) -> dict[str, Progra
                     {"B": 1, "T": most or 64},
                 )
             }
+        case DetectionTask():
+            return {"detections": _detections(task)}
         case QuestionAnsweringTask():
             what = "of the start and the end of the answer, B T 2; segments are 1 in the document"
             return {"logits": _encoder(task, what)}
@@ -99,6 +104,29 @@ def programs(run: Opened, max_new_tokens: int | None = None) -> dict[str, Progra
         f"{run.directory.path}: {run.description}; there is no export of it, but of translators, "
         "language models, classifiers, captioners, encoders of masked tokens, recommenders, and "
         "readers"
+        "language models, classifiers, encoders of masked tokens, recommenders, readers, and "
+        "detectors"
+    )
+
+
+def _detections(task: DetectionTask) -> Program:
+    height, width = task.data.size
+
+    def run(model: Any, images: Array) -> Outputs:
+        found = task.forward(model, images).last
+        return {
+            "probabilities": probabilities(found.logits, model.config),
+            "boxes": to_corners(found.boxes),
+        }
+
+    channels = task.config.model.channels  # ty: ignore[unresolved-attribute]
+    return Program(
+        "of every class, B Q C, whose names are in export.json, and boxes, B Q 4: left, top, right "
+        "and bottom in shares of the picture; from pixels 0 .. 255, without margins",
+        run,
+        {"images": ("uint8", f"B, {height}, {width}, {channels}")},
+        _limits(B=None),
+        {"B": 1},
     )
 
 

@@ -15,6 +15,7 @@ from attnzoo.config.data import (
     TextConfig,
     WordPieceTokenizerConfig,
 )
+from attnzoo.config.detection import BoxesConfig, VocConfig
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.images import (
     AugmentationConfig,
@@ -37,6 +38,7 @@ TASKS = {
     "tagged_text": ("token_classification", "bert"),
     "images": ("image_classification", "vit"),
     "interactions": ("recommendation", "recommender"),
+    "boxes": ("detection", "detr"),
     "questions": ("question_answering", "bidaf"),
     "made_questions": ("question_answering", "bert"),
     "stories": ("stories", "memory_network"),
@@ -95,6 +97,9 @@ def written(path: Path, text: str) -> Path:
             ),
         ),
         ("{kind: scenes, side: 5}", ScenesConfig(side=5)),
+            "{kind: boxes, source: {kind: voc, path: v.tar, test: null}, size: [3, 4]}",
+            BoxesConfig(source=VocConfig(path=Path("v.tar"), test=None), size=(3, 4)),
+        ),
         ("{kind: images}", ImagesConfig(source=DigitsConfig())),
         (
             "{kind: images, source: {kind: idx, directory: d}, augmentation: {flip: true, pad: 4}}",

@@ -136,6 +136,14 @@ TASK = {
         f"{{kind: transformer, attention: {HEADS}, cross_attention: {HEADS}, dim: 8, hidden: 8, "
         "source: {kind: image_vit, image_size: 16, patch: 4, dim: 8, hidden: 8, layers: 1}, "
         "encoder_layers: 1, decoder_layers: 2}",
+    "detection": (
+        "detection",
+        "{kind: boxes, source: {kind: coco, images: DIR/images, train: DIR/boxes.json, "
+        "validation: DIR/held/boxes.json}, size: [8, 12], augmentation: {flip: true}}",
+        "char",
+        f"{{kind: detr, attention: {HEADS}, cross_attention: {HEADS}, channels: 1, width: 4, "
+        "stages: 1, blocks: 1, dim: 8, hidden: 8, encoder_layers: 1, decoder_layers: 2, "
+        "num_queries: 3, queries: proposals, prior: gaussian, scores: sigmoid}",
     ),
     "batch_norm": (
         "image_classification",
@@ -191,7 +199,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         pixels = random.integers(0, 120, (6, 6)) + (120 if name == "bright" else 0)
         Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    for file, part in (("boxes.json", "train"), ("held/boxes.json", "validation")):
+        (home / file).write_text(boxes_of(home / "images", part))
     return home
+
+
+def boxes_of(images: Path, part: str) -> str:
+    """Return COCO's JSON with a box in each bright picture of a part."""
+    paths = enumerate(sorted((images / part / "bright").iterdir()))
+    pictures = [{"id": i, "file_name": path.relative_to(images).as_posix()} for i, path in paths]
+    boxes = [{"image_id": one["id"], "category_id": 1, "bbox": [1, 1, 3, 4]} for one in pictures]
+    categories = [{"id": 1, "name": "patch"}]
+    return json.dumps({"images": pictures, "annotations": boxes, "categories": categories})
 
 
 def experiment(name: str, data: Path, directory: Path, training: str = "", **more: Any):
