@@ -16,6 +16,7 @@ from attnzoo.config.fields import (
 from attnzoo.config.images import ImagesConfig
 from attnzoo.config.interactions import InteractionsConfig
 from attnzoo.config.renamed import former_names
+from attnzoo.config.speech import SpeechConfig, SplicedConfig
 from attnzoo.config.tokenizers import (  # noqa: F401  (found here too)
     BpeTokenizerConfig,
     ByteBpeTokenizerConfig,
@@ -323,7 +324,9 @@ Data = Annotated[
     | LabelledTextConfig
     | TaggedTextConfig
     | InteractionsConfig
-    | ImagesConfig,
+    | ImagesConfig
+    | SpeechConfig
+    | SplicedConfig,
     Kind,
 ]
 

@@ -130,6 +130,18 @@ class RecommendationConfig(TaskConfig):
     next one."""
 
 
+@config
+class SpeechRecognitionConfig(TaskConfig):
+    """Predict the text of a sound, token by token."""
+
+    data = ("speech", "spliced")
+    source = "sound"
+    kind: Literal["speech"] = "speech"
+    guided: Annotated[float, NotNegative] = 0.0
+    """Weight of a loss that spreads the attention of each token over the known times of its word, in
+    training; 0: none. It wants data with times (`spliced`)."""
+
+
 Task = Annotated[
     TranslationConfig
     | WordAlignmentConfig
@@ -139,7 +151,8 @@ Task = Annotated[
     | SequenceClassificationConfig
     | TokenClassificationConfig
     | ImageClassificationConfig
-    | RecommendationConfig,
+    | RecommendationConfig
+    | SpeechRecognitionConfig,
     ByKind(TaskConfig),
 ]
 

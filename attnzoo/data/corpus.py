@@ -197,6 +197,8 @@ LOADERS = {
     "tagged_text": "tagged:load_tagged",
     "images": "images:load_images",
     "interactions": "interactions:load_interactions",
+    "speech": "speech:load_speech",
+    "spliced": "spliced:load_spliced",
 }
 
 

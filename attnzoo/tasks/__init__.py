@@ -6,6 +6,7 @@ from attnzoo.config.external import import_class, is_external
 from attnzoo.tasks.image_classification import ImageClassificationTask
 from attnzoo.tasks.language_modeling import CausalLMTask, MaskedLMTask, SpanCorruptionTask
 from attnzoo.tasks.recommendation import RecommendationTask
+from attnzoo.tasks.speech import SpeechTask
 from attnzoo.tasks.task import Task
 from attnzoo.tasks.text_classification import SequenceClassificationTask, TokenClassificationTask
 from attnzoo.tasks.translation_task import TranslationTask
@@ -21,6 +22,7 @@ TASKS: dict[str, type[Task]] = {
     "token_classification": TokenClassificationTask,
     "image_classification": ImageClassificationTask,
     "recommendation": RecommendationTask,
+    "speech": SpeechTask,
 }
 """Task class by ``task.kind``."""
 
@@ -38,6 +40,7 @@ __all__ = [
     "RecommendationTask",
     "SequenceClassificationTask",
     "SpanCorruptionTask",
+    "SpeechTask",
     "Task",
     "TokenClassificationTask",
     "TranslationTask",

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Float64
@@ -17,18 +18,19 @@ from attnzoo.data.speech import SpeechPlan, Utterances, padded_samples
 from attnzoo.data.tokenizers import Encoding
 from attnzoo.errors import UserError
 from attnzoo.ops.spectrogram import HOP_SECONDS, hop_size, log_mel
+from attnzoo.tasks.losses import Sums
 from attnzoo.tasks.prediction import Evaluation, Prediction, PredictSettings
 from attnzoo.tasks.task import Batch
 from attnzoo.tasks.text_generator import GeneratedText, TextGenerator
 from attnzoo.tasks.to_text import ToTextTask
-from attnzoo.tasks.translation import padded_length
+from attnzoo.tasks.translation import padded_length, translation_loss
 from attnzoo.tasks.word_error import ErrorCount, errors, total
 
 NEAR = 0.05
 """Seconds within which a boundary between two words counts as found."""
 CHUNK = 1024
 """Most sounds that are in memory at a time."""
-Samples = Float[np.ndarray, " n"]
+Samples = np.ndarray
 
 
 class SpeechTask(ToTextTask):
@@ -75,10 +77,49 @@ class SpeechTask(ToTextTask):
             self.encode(utterances.texts),
             self.rate,
             settings.batch_size,
+            spans=self.spans(utterances) if shuffle and self.settings.guided else None,
             seed=settings.seed,
             shuffle=shuffle,
             max_buckets=self.max_buckets or self.limit_buckets(len(utterances)),
         )
+
+    def spans(self, utterances: Utterances) -> list[np.ndarray]:
+        """Return the known times of the word of each token, and NaN for the end of each text."""
+        if utterances.times is None:
+            raise UserError(
+                f"task.guided={self.settings.guided:g}: the times of words are not known in this "
+                "data; wanted data.kind=spliced, or task.guided=0"
+            )
+        found = []
+        for text, times in zip(utterances.texts, utterances.times, strict=True):
+            words = self.tokenizer.encode(text).word_ids
+            found.append(np.asarray([*(times[word] for word in words), (np.nan, np.nan)]))
+        return found
+
+    def loss(
+        self, model: Any, batch: Batch, *, rngs: nnx.Rngs | None = None
+    ) -> tuple[Float[Array, ""], Sums]:
+        """Return the ``translation_loss``, and in training that of guided attention."""
+        if rngs is None or "spans" not in batch:
+            return super().loss(model, batch, rngs=rngs)
+        source, target = self.source(batch, rngs), jnp.asarray(batch["target"])
+        logits, weights = model(source, target[:, :-1], rngs=rngs, return_weights=True)
+        settings = self.config.training
+        loss, sums = translation_loss(
+            model,
+            {"source": source, "target": target},
+            label_smoothing=settings.label_smoothing,
+            per=settings.loss_per,
+            logits=logits,
+        )
+        encoder = model.source_encoder
+        guided = guided_loss(
+            jnp.mean(weights, axis=1),
+            jnp.asarray(batch["spans"]),
+            first=encoder.centre * HOP_SECONDS,
+            step=encoder.seconds,
+        )
+        return loss + self.settings.guided * guided, sums
 
     def check_seconds(self, seconds: float, name: str) -> None:
         """Raise a UserError for a sound that has more features than the model has positions."""
@@ -176,7 +217,7 @@ class SpeechTask(ToTextTask):
     ) -> plotting.Figure:
         """Draw the weights of a text's tokens under the spectrogram of the sound."""
         encoder = model.source_encoder
-        frames = log_mel(np.asarray(source)[None], encoder.rate, encoder.mels).frames[0]
+        frames = log_mel(jnp.asarray(source)[None], encoder.rate, encoder.mels).frames[0]
         count = features(model, len(source), self.rate)
         return plotting.speech_alignment(
             np.asarray(frames),
@@ -240,6 +281,22 @@ class SpeechTask(ToTextTask):
         times = list(zip(starts.tolist(), [*starts[1:].tolist(), len(sound) / self.rate]))
         known = None if utterances.times is None else utterances.times[0]
         return "alignment", self.picture(model, sound, forced, times, known)
+
+
+def guided_loss(
+    weights: Float[Array, "B T S"], spans: Float[Array, "B T 2"], *, first: float, step: float
+) -> Float[Array, ""]:
+    """Return the mean cross-entropy of weights and uniform ones over the spans, in nats.
+
+    Feature s lies at ``first + s step`` seconds. Rows whose span is NaN, or has no feature in it, do
+    not count.
+    """
+    times = first + step * jnp.arange(weights.shape[2], dtype=weights.dtype)[None, None]
+    inside = (times >= spans[..., :1]) & (times <= spans[..., 1:])  # never for NaN
+    count = jnp.sum(inside, axis=2)
+    logs = jnp.where(inside, jnp.log(jnp.maximum(weights, 1e-6)), 0.0)
+    rows = -jnp.sum(logs, axis=2) / jnp.maximum(count, 1).astype(weights.dtype)
+    return jnp.sum(rows) / jnp.maximum(jnp.sum(count > 0), 1).astype(weights.dtype)
 
 
 def features(model: Any, samples: int, rate: int) -> int:
