@@ -138,8 +138,8 @@ class SpeechRecognitionConfig(TaskConfig):
     source = "sound"
     kind: Literal["speech"] = "speech"
     guided: Annotated[float, NotNegative] = 0.0
-    """Weight of a loss that spreads the attention of each token over the known times of its word, in
-    training; 0: none. It wants data with times (`spliced`)."""
+    """Weight of a training loss that spreads the attention of each token over the known times of
+    its word; 0: none. It wants data with times (`spliced`)."""
 
 
 Task = Annotated[

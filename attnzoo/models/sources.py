@@ -14,7 +14,6 @@ from attnzoo.config.sources import ImagePatchesConfig
 from attnzoo.layers.patches import Grid, PatchEmbedding, sinusoidal_grid
 from attnzoo.module import Module
 
-
 Source = Any
 """Batch of sources of a translator: ids ``B S`` of text, images ``B h w C``, or samples
 ``B L`` of sounds, NaN after the end of each."""

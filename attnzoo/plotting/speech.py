@@ -44,9 +44,8 @@ def speech_alignment(
         figure = Figure(figsize=(left + width + 0.1, height), dpi=DPI)
 
         def panel(low: float, tall: float):
-            box = (left, low, width, tall)
-            total = (left + width + 0.1, height) * 2
-            return figure.add_axes([value / whole for value, whole in zip(box, total)])
+            whole = left + width + 0.1
+            return figure.add_axes((left / whole, low / height, width / whole, tall / height))
 
         sound, attention = panel(bottom + below + gap, 1.3), panel(bottom, below)
         sound.imshow(

@@ -1,6 +1,7 @@
 """Speech recognition: transcripts of sounds, their error rates, and the times of their words."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -121,16 +122,19 @@ class SpeechTask(ToTextTask):
         )
         return loss + self.settings.guided * guided, sums
 
+    @property
+    def longest(self) -> float | None:
+        """Seconds of the longest sound that the model has positions for; None: any."""
+        model: Any = self.config.model
+        slots = model.source_slots
+        return None if slots is None else slots * model.source.step * HOP_SECONDS
+
     def check_seconds(self, seconds: float, name: str) -> None:
         """Raise a UserError for a sound that has more features than the model has positions."""
-        model: Any = self.config.model
-        room = getattr(model, "max_length", None)
-        if room is None and getattr(model, "attention", None) is not None:
-            room = model.attention.slots
-        longest = None if room is None else room * model.source.step * HOP_SECONDS
-        if longest is not None and seconds > longest:
+        if self.longest is not None and seconds > self.longest:
             raise UserError(
-                f"{name}: a sound of {seconds:.2f} s; the model has positions for {longest:.2f} s"
+                f"{name}: a sound of {seconds:.2f} s; the model has positions for "
+                f"{self.longest:.2f} s"
             )
 
     def source(self, batch: Batch, rngs: nnx.Rngs | None = None) -> Array:
@@ -160,8 +164,8 @@ class SpeechTask(ToTextTask):
         plan: Any = self.train
         seconds = plan.utterances.seconds
         return (
-            f"{len(seconds):,} sounds, {seconds.sum() / 3600:.2f} h, {plan.steps_per_epoch} steps an "
-            f"epoch, lengths {[f'{length * HOP_SECONDS:.2f} s' for length in plan.buckets]}; "
+            f"{len(seconds):,} sounds, {seconds.sum() / 3600:.2f} h, {plan.steps_per_epoch} steps "
+            f"an epoch, lengths {[f'{length * HOP_SECONDS:.2f} s' for length in plan.buckets]}; "
             f"vocabulary {self.tokenizer.vocab_size}"
         )
 
@@ -230,9 +234,7 @@ class SpeechTask(ToTextTask):
             step=encoder.seconds,
         )
 
-    def evaluate(
-        self, model: Any, part: str, plan: Any, settings: PredictSettings
-    ) -> Evaluation:
+    def evaluate(self, model: Any, part: str, plan: Any, settings: PredictSettings) -> Evaluation:
         """Score transcripts: word and character error rate, and the boundaries between words.
 
         Boundaries are those of the reference, read by forced decoding; the true one between two
@@ -260,7 +262,7 @@ class SpeechTask(ToTextTask):
         for sound, one, times in zip(sounds, forced, known.times, strict=True):
             starts = self.word_starts(model, one.weights, one.target, len(sound))
             if starts is not None and len(starts) == len(times):
-                middles = [(a[1] + b[0]) / 2 for a, b in zip(times, times[1:])]
+                middles = [(a[1] + b[0]) / 2 for a, b in pairwise(times)]
                 found += np.abs(starts[1:] - np.asarray(middles)).tolist()
             else:
                 found += [float("inf")] * (len(times) - 1)
@@ -288,8 +290,8 @@ def guided_loss(
 ) -> Float[Array, ""]:
     """Return the mean cross-entropy of weights and uniform ones over the spans, in nats.
 
-    Feature s lies at ``first + s step`` seconds. Rows whose span is NaN, or has no feature in it, do
-    not count.
+    Feature s lies at ``first + s step`` seconds. Rows whose span is NaN, or has no feature in it,
+    do not count.
     """
     times = first + step * jnp.arange(weights.shape[2], dtype=weights.dtype)[None, None]
     inside = (times >= spans[..., :1]) & (times <= spans[..., 1:])  # never for NaN

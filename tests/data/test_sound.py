@@ -69,7 +69,9 @@ def test_what_is_no_sound_is_one_line(tmp_path: Path) -> None:
         with pytest.raises(UserError) as caught:
             read_sound(path, 8000)
         told = str(caught.value)
-        assert told.startswith(f"{path}: ") and wanted in told and "\n" not in told
+        assert told.startswith(f"{path}: ")
+        assert wanted in told
+        assert "\n" not in told
     path = tmp_path / "nan.wav"
     soundfile.write(path, np.full(100, np.nan), 8000, subtype="FLOAT")
     with pytest.raises(UserError, match="no numbers"):

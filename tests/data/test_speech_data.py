@@ -46,7 +46,8 @@ def test_every_layout_reads_the_same(kind: str, sounds: Path) -> None:
     found = load_speech(SpeechConfig(train=(source,), validation=(source,))).train
     assert found.texts == [text for _, text in ROWS]
     np.testing.assert_allclose(found.seconds, [0.2, 0.3, 0.4, 0.5], atol=1e-3)
-    assert len(found.sound(3, RATE)) == 1000 and len(found.sound(3, 2 * RATE)) == 2000
+    assert len(found.sound(3, RATE)) == 1000
+    assert len(found.sound(3, 2 * RATE)) == 2000
 
 
 def test_parts_of_one_file(sounds: Path) -> None:
@@ -59,7 +60,7 @@ def test_parts_of_one_file(sounds: Path) -> None:
     parts = load_speech(SpeechConfig(train=(whole,), validation_share=0.25, test_share=0.5))
     texts = [getattr(parts, part).texts for part in ("train", "validation", "test")]
     assert [len(part) for part in texts] == [1, 1, 2]
-    assert sorted(sum(texts, [])) == [text for _, text in ROWS]
+    assert sorted(text for part in texts for text in part) == [text for _, text in ROWS]
 
 
 def test_what_is_broken_is_named_and_counted(sounds: Path) -> None:
@@ -91,8 +92,8 @@ def test_what_is_broken_is_named_and_counted(sounds: Path) -> None:
         assert any(reason in row and f"{table}:{line}" in row for row in said.splitlines()), said
     with pytest.raises(UserError, match="6 of 7 sounds cannot be used"):
         load_speech(SpeechConfig(train=(table,), max_seconds=0.45))
+    (sounds / "u.tsv").write_text("words\tpath\nx\ty\n")
     with pytest.raises(UserError, match="no column 'text'; it has words, path"):
-        (sounds / "u.tsv").write_text("words\tpath\nx\ty\n")
         load_speech(SpeechConfig(train=(sounds / "u.tsv",)))
     with pytest.raises(UserError, match="neither a folder nor a table"):
         load_speech(SpeechConfig(train=(sounds / "wav" / "0.wav",)))
@@ -104,11 +105,13 @@ def test_batches(sounds: Path) -> None:
     plan = SpeechPlan(found, [[1, 4 + i, 2][: 2 + i % 2] for i in range(4)], RATE, 3)
     seen = {}
     for batch in plan.batches():
-        assert batch["source"].shape[0] == 3 and batch["target"].shape == (3, 3)
+        assert batch["source"].shape[0] == 3
+        assert batch["target"].shape == (3, 3)
         for row, source, target in zip(batch["rows"], batch["source"], batch["target"]):
             real = source[~np.isnan(source)]
             if row < 0:
-                assert not len(real) and not target.any()
+                assert not len(real)
+                assert not target.any()
                 continue
             seen[int(row)] = target.tolist()
             np.testing.assert_array_equal(real, found.sound(int(row), RATE))

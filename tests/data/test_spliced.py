@@ -35,7 +35,8 @@ def test_words_are_at_their_times(tmp_path: Path) -> None:
         speeds = []
         for row in range(5):
             sound, times, words = part.sound(row, RATE), part.times[row], part.texts[row].split()
-            assert len(words) == len(times) and abs(part.seconds[row] - len(sound) / RATE) < 0.02
+            assert len(words) == len(times)
+            assert abs(part.seconds[row] - len(sound) / RATE) < 0.02
             inside = np.zeros(len(sound), bool)
             for word, (start, end) in zip(words, times):
                 first, last = round(start * RATE), round(end * RATE)
@@ -43,7 +44,8 @@ def test_words_are_at_their_times(tmp_path: Path) -> None:
                 spectrum = np.abs(np.fft.rfft(sound[first:last], 2000))
                 speeds.append(spectrum.argmax() / TONES[word])
             assert not sound[~inside].any()
-        assert 0.75 < min(speeds) and max(speeds) < 1.3
+        assert min(speeds) > 0.75
+        assert max(speeds) < 1.3
 
 
 def test_parts(tmp_path: Path) -> None:
@@ -57,7 +59,8 @@ def test_parts(tmp_path: Path) -> None:
     }
     assert loud == {"train": {0.4}, "test": {0.2}}
     sizes = {part: [len(t) for t in getattr(splits, part).times] for part in ("train", "test")}
-    assert set(sizes["train"]) == set(range(3, 8)) and set(sizes["test"]) == {8, 9}
+    assert set(sizes["train"]) == set(range(3, 8))
+    assert set(sizes["test"]) == {8, 9}
     lengths = [
         {round((end - start) * RATE) for times in some.times for start, end in times}
         for some in (splits.train, splits.validation)

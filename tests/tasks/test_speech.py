@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,9 +13,9 @@ from attnzoo.training.loop import train
 from tests.spoken import RATE, TONES, tone, write_recordings, write_wave
 
 SOURCES = {
-    "bahdanau": f"{{kind: sound_conv, rate: {RATE}, mels: 16, dim: 32, normalise: true}}",
-    "luong": f"{{kind: sound_pyramid, rate: {RATE}, mels: 16, dim: 32, halvings: 1, normalise: true}}",
-    "transformer": f"{{kind: sound_conv, rate: {RATE}, mels: 16, dim: 32, normalise: true}}",
+    "bahdanau": "kind: sound_conv",
+    "luong": "kind: sound_pyramid, halvings: 1",
+    "transformer": "kind: sound_conv",
 }
 HEADS = "{kind: multi_head, num_heads: 2}"
 MODELS = {
@@ -35,8 +34,10 @@ def experiment(home: Path, model: str, steps: int, guided: float = 0.0) -> Exper
         f"task: {{kind: speech, guided: {guided}}}",
         f"data: {{kind: spliced, recordings: {home / 'recordings'}, held_out: 1, min_words: 2, "
         "max_words: 3, test_words: [2, 3], train: 150, validation: 12, test: 12}",
-        f"model: {{kind: {model}, {MODELS[model]}, source: {SOURCES[model]}}}",
-        f"training: {{steps: {steps}, batch_size: 25, learning_rate: 0.01, evaluate_every: {steps}, "
+        f"model: {{kind: {model}, {MODELS[model]}, source: {{{SOURCES[model]}, rate: {RATE}, "
+        "mels: 16, dim: 32, normalise: true}}",
+        f"training: {{steps: {steps}, batch_size: 25, learning_rate: 0.01, "
+        f"evaluate_every: {steps}, "
         "tensorboard: false, figures_every: 1}",
         "decoding: {beam: 1, max_length: 7}",
         f"directory: {home / 'run'}",
@@ -53,9 +54,11 @@ def test_tones_are_learnt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert cli.main(["evaluate", str(run)]) == 0
     said = capsys.readouterr().out
     scores = json.loads((run / "test.scores.json").read_text())
-    assert scores["wer"] <= 0.05 and scores["cer"] <= scores["wer"] + 0.05, said
+    assert scores["wer"] <= 0.05, said
+    assert scores["cer"] <= 0.05, said
     assert scores["boundaries_within_50_ms"] >= 0.9, said
-    assert "word error rate" in said and "boundaries of words" in said
+    assert "word error rate" in said
+    assert "boundaries of words" in said
     assert len((run / "test.hypotheses.txt").read_text().splitlines()) == 12
 
     import numpy as np
@@ -71,7 +74,8 @@ def test_tones_are_learnt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     said, told = capsys.readouterr()
     rows = [json.loads(line) for line in said.splitlines()]
     assert [row.get("text") for row in rows] == ["high low mid", None, None, "high low mid"]
-    assert f"warning: {bad}: an empty file" in told and f"{short}: shorter than" in told
+    assert f"warning: {bad}: an empty file" in told
+    assert f"{short}: shorter than" in told
     assert [word["word"] for word in rows[0]["words"]] == ["high", "low", "mid"]
     for number, word in enumerate(rows[0]["words"]):
         assert abs(word["start"] - 0.15 * number) <= 0.05
@@ -94,7 +98,8 @@ def test_every_architecture_hears(
 def test_scores_by_hand() -> None:
     """Two texts with 2 errors in 10 words; a distance of 60 ms is not near."""
     found = report(["a b", "a b c d e f g h"], ["a  b c", "a b c d e f g"], [0.01, 0.06, 0.05])
-    assert found.scores["wer"] == 0.2 and found.scores["sentence_error"] == 1
+    assert found.scores["wer"] == 0.2
+    assert found.scores["sentence_error"] == 1
     assert found.scores["cer"] == 4 / 18
     assert found.scores["boundaries_within_50_ms"] == 2 / 3
     assert found.scores["boundary_median_ms"] == 50
