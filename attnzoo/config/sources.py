@@ -38,3 +38,4 @@ Source = Annotated[
     | ImageViTConfig,
     ByKind(SourceConfig),
 ]
+Source = Annotated[ImagePatchesConfig | SoundConvConfig | SoundPyramidConfig, ByKind(SourceConfig)]

@@ -17,11 +17,13 @@ from attnzoo.models.detr import probabilities
 from attnzoo.ops.boxes import to_corners
 from attnzoo.tasks.captioning import CaptioningTask
 from attnzoo.tasks.detection import DetectionTask
+from attnzoo.ops.spectrogram import HOP_SECONDS, hop_size
 from attnzoo.tasks.image_classification import ImageClassificationTask
 from attnzoo.tasks.language_modeling import CausalLMTask, MaskedLMTask, SpanCorruptionTask
 from attnzoo.tasks.question_answering import QuestionAnsweringTask
 from attnzoo.tasks.recommendation import RecommendationTask, next_scores
 from attnzoo.tasks.stories import StoriesTask
+from attnzoo.tasks.speech import SpeechTask
 from attnzoo.tasks.task import Task
 from attnzoo.tasks.text_classification import ClassificationTask
 from attnzoo.tasks.text_generator import ids_of
@@ -63,6 +65,9 @@ def programs(run: Opened, max_new_tokens: int | None = None) -> dict[str, Progra
         case TranslationTask():
             room = max_new_tokens or task.config.decoding.max_length
             return _translator(ids_of(task.both[1]), task.slots, room, run.rules)
+        case SpeechTask():
+            room = max_new_tokens or task.config.decoding.max_length
+            return _transcriber(task, room, run.rules)
         case SpanCorruptionTask():
             begin = task.tokenizer.specials.get("bos", task.tokenizer.pad_id)
             ids = TokenIds(task.tokenizer.pad_id, begin, task.tokenizer.special("eos"))
@@ -147,6 +152,7 @@ def _translator(
 ) -> dict[str, Program]:
     def search(model: Any, source: Array) -> Outputs:
         B, S = len(source), model.source_length(source)
+        B, S = source.shape[0], model.source_length(source)
         memory, state = model.start(source, max_length=room)
         found = greedy_search(
             model.step,
@@ -209,6 +215,29 @@ def _captioner(task: CaptioningTask, room: int, rules: Rules) -> dict[str, Progr
             limits=tuple(limit for limit in program.limits if not limit.startswith("S ")),
         )
         for name, program in found.items()
+def _transcriber(task: SpeechTask, room: int, rules: Rules) -> dict[str, Program]:
+    """Return the programs of a translator for samples: L hops of 10 ms of a fixed rate."""
+    ids = ids_of(task.tokenizer)
+    longest = task.longest
+    made = _translator(ids, None, room, rules)
+    inputs = {"source": ("float32", f"B, {hop_size(task.rate)}*L")}
+    about = f"; source is samples at {task.rate} Hz between -1 and 1, NaN after the end of each"
+    most = None if longest is None else int(longest / HOP_SECONDS)
+    return {
+        "transcribe": Program(
+            made["translate"].meaning + about,
+            made["translate"].run,
+            inputs,
+            _limits(B=None, L=most),
+            {"B": 1, "L": min(300, most or 300)},
+        ),
+        "logits": Program(
+            made["logits"].meaning + about,
+            made["logits"].run,
+            inputs | {"target": ("int32", "B, T")},
+            _limits(B=None, L=most, T=_positions(task)),
+            {"B": 1, "L": min(300, most or 300), "T": min(64, _positions(task) or 64)},
+        ),
     }
 
 

@@ -29,6 +29,7 @@ from attnzoo.config.interactions import InteractionsConfig
 from attnzoo.config.loader import dump, load
 from attnzoo.config.question_answering import MadeQuestionsConfig, QuestionsConfig
 from attnzoo.config.stories import MadeStoriesConfig, StoriesConfig
+from attnzoo.config.speech import SpeechConfig, SplicedConfig
 from attnzoo.errors import UserError
 
 # A task and a model that take each kind of data.
@@ -45,6 +46,8 @@ TASKS = {
     "made_stories": ("stories", "memory_network"),
     "captions": ("captioning", "show_attend_tell"),
     "scenes": ("captioning", "show_attend_tell"),
+    "speech": ("speech", "{kind: bahdanau, source: sound_conv}"),
+    "spliced": ("speech", "{kind: bahdanau, source: sound_conv}"),
 }
 
 
@@ -99,6 +102,12 @@ def written(path: Path, text: str) -> Path:
         ("{kind: scenes, side: 5}", ScenesConfig(side=5)),
             "{kind: boxes, source: {kind: voc, path: v.tar, test: null}, size: [3, 4]}",
             BoxesConfig(source=VocConfig(path=Path("v.tar"), test=None), size=(3, 4)),
+            "{kind: speech, train: [a.tsv, b], test_share: 0.2}",
+            SpeechConfig(train=(Path("a.tsv"), Path("b")), test_share=0.2),
+        ),
+        (
+            "{kind: spliced, recordings: r.tar.xz, words: {'1': one}, silence: [0, 0.5]}",
+            SplicedConfig(recordings=Path("r.tar.xz"), words={"1": "one"}, silence=(0, 0.5)),
         ),
         ("{kind: images}", ImagesConfig(source=DigitsConfig())),
         (
@@ -159,6 +168,9 @@ def test_tokenizers(tmp_path: Path, text: str, expected: object) -> None:
             "data: {kind: tagged_text, train: [a], validation_share: 0.6, test_share: 0.4}",
             "leave nothing to train on",
         ),
+        ("data: {kind: speech}", "at least one of 'train', 'validation' and 'test' is wanted"),
+        ("data: {kind: spliced, recordings: r, min_words: 9}", "min_words=9 exceeds max_words=7"),
+        ("data: {kind: spliced, recordings: r, silence: [1]}", "silence=.* wanted the smallest"),
         ("data: {kind: labelled_text, train: [a], labels: [x, x]}", "a class is named twice"),
         ("data: {kind: images, validation_share: 0.5, test_share: 0.5}", "leave nothing"),
         ("data: {kind: images, augmentation: {crop_scale: 0}}", "crop_scale=0.0, wanted above 0"),

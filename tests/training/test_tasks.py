@@ -26,6 +26,7 @@ from attnzoo.training.checkpoint import restore
 from attnzoo.training.loop import train
 from attnzoo.training.run import load_run
 from tests.run_commands import edited_data_is_named, training_data_is_not_needed
+from tests.spoken import write_recordings
 
 TRAINING = (
     "{steps: 6, batch_size: 4, max_length: 15, evaluate_every: 3, log_every: 2, "
@@ -144,6 +145,22 @@ TASK = {
         f"{{kind: detr, attention: {HEADS}, cross_attention: {HEADS}, channels: 1, width: 4, "
         "stages: 1, blocks: 1, dim: 8, hidden: 8, encoder_layers: 1, decoder_layers: 2, "
         "num_queries: 3, queries: proposals, prior: gaussian, scores: sigmoid}",
+    "speech": (
+        "{kind: speech, guided: 0.5}",
+        "{kind: spliced, recordings: DIR/spoken, held_out: 1, train: 7, validation: 3, test: 3, "
+        "max_words: 4, test_words: [2, 3]}",
+        "word",
+        "{kind: luong, attention: {kind: location_aware, kernel: 3}, hidden: 8, layers: 1, "
+        "source: {kind: sound_conv, rate: 2_000, mels: 9, dim: 6, recurrent: 1, "
+        "augment: {frequency_width: 3, time_width: 3}}}",
+    ),
+    "sounds": (
+        "speech",
+        "{kind: speech, train: [DIR/spoken/table.tsv], validation_share: 0.3}",
+        "{kind: bpe, vocab_size: 20}",
+        f"{{kind: transformer, attention: {HEADS}, cross_attention: {HEADS}, dim: 8, hidden: 8, "
+        "encoder_layers: 1, decoder_layers: 1, max_length: 99, tied: none, "
+        "source: {kind: sound_pyramid, rate: 2_000, mels: 9, dim: 6, halvings: 2, dropout: 0.1}}",
     ),
     "batch_norm": (
         "image_classification",
@@ -193,6 +210,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with (home / part / "captions.csv").open("a") as captions:
             captions.write("image,caption\n" * (name == "a"))
             captions.write(f"{part[:1]}{name}.png,a cat on the mat\n{part[:1]}{name}.png,a dog\n")
+    write_recordings(home / "spoken", count=3)
+    rows = [f"{file.name}\t{file.stem.split('_')[0]}" for file in (home / "spoken").iterdir()]
+    (home / "spoken" / "table.tsv").write_text("\n".join(["path\ttext", *sorted(rows)]) + "\n")
     random = np.random.default_rng(0)
     for number, name in itertools.product(range(7), ("bright", "dark")):
         folder = home / "images" / ("train" if number < 5 else "validation") / name
