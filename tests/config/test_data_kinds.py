@@ -7,9 +7,12 @@ import pytest
 from attnzoo.config.data import (
     ByteBpeTokenizerConfig,
     CharTokenizerConfig,
+    FilePartConfig,
+    FilesConfig,
     FileTokenizerConfig,
     HubSourceConfig,
     LabelledTextConfig,
+    ReportsConfig,
     TaggedTextConfig,
     TextConfig,
     WordPieceTokenizerConfig,
@@ -34,6 +37,8 @@ TASKS = {
     "tagged_text": ("token_classification", "bert"),
     "images": ("image_classification", "vit"),
     "interactions": ("recommendation", "recommender"),
+    "files": ("summarisation", "t5"),
+    "reports": ("summarisation", "t5"),
 }
 
 
@@ -68,6 +73,15 @@ def written(path: Path, text: str) -> Path:
             ),
         ),
         ("{kind: tagged_text, train: [t]}", TaggedTextConfig(train=(Path("t"),))),
+        ("{kind: reports, train: 7}", ReportsConfig(train=7)),
+        (
+            "{kind: files, train: {records: a.jsonl}, target_field: tldr, source_words: 400}",
+            FilesConfig(
+                train=FilePartConfig(records=Path("a.jsonl")),
+                target_field="tldr",
+                source_words=400,
+            ),
+        ),
         (
             "{kind: interactions, files: [a.inter], time_column: null}",
             InteractionsConfig(files=(Path("a.inter"),), time_column=None),

@@ -97,7 +97,7 @@ CONFIGS: dict[str, Callable[[Path], Any]] = {
     ),
     "images, idx": lambda home: images(IdxConfig(directory=home / "idx")),
 }
-MADE = {"cldr", "synthetic"}
+MADE = {"cldr", "synthetic", "reports"}
 # Parts that are drawn from the training part, and need it.
 DRAWN = {
     "text, shares": PARTS[1:],

@@ -44,6 +44,7 @@ SMALL: dict[str, Any] = {
     "dropout": 0.0,
     "attention_dropout": 0.0,
     "reduction": 2,
+    "source_words": 4,
 }
 """Sizes by the names that config fields have; other fields keep their defaults."""
 EVEN = {"resnet": {"width": 4}, "bahdanau": {"hidden": 8}, "luong": {"hidden": 8}}

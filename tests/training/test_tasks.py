@@ -103,6 +103,12 @@ TASK = {
         "char",
         f"{{kind: recommender, attention: {HEADS}, dim: 8, layers: 1, max_length: 3}}",
     ),
+    "summarisation": (
+        "{kind: summarisation, coverage_weight: 1, coverage_from: 2}",
+        "{kind: files, train: {table: DIR/pairs}, validation: {table: DIR/held/pairs}}",
+        "{kind: word, max_size: 5}\nshared_vocabulary: true",
+        "{kind: pointer_generator, hidden: 8, embedding: 8, source_words: 3}",
+    ),
     "batch_norm": (
         "image_classification",
         "{kind: images, source: {kind: folder, path: DIR/images, channels: 1}}",
