@@ -8,9 +8,12 @@ from attnzoo.config.captioning import CaptionsConfig, ScenesConfig
 from attnzoo.config.data import (
     ByteBpeTokenizerConfig,
     CharTokenizerConfig,
+    FilePartConfig,
+    FilesConfig,
     FileTokenizerConfig,
     HubSourceConfig,
     LabelledTextConfig,
+    ReportsConfig,
     TaggedTextConfig,
     TextConfig,
     WordPieceTokenizerConfig,
@@ -48,6 +51,8 @@ TASKS = {
     "scenes": ("captioning", "show_attend_tell"),
     "speech": ("speech", "{kind: bahdanau, source: sound_conv}"),
     "spliced": ("speech", "{kind: bahdanau, source: sound_conv}"),
+    "files": ("summarisation", "t5"),
+    "reports": ("summarisation", "t5"),
 }
 
 
@@ -82,6 +87,15 @@ def written(path: Path, text: str) -> Path:
             ),
         ),
         ("{kind: tagged_text, train: [t]}", TaggedTextConfig(train=(Path("t"),))),
+        ("{kind: reports, train: 7}", ReportsConfig(train=7)),
+        (
+            "{kind: files, train: {records: a.jsonl}, target_field: tldr, source_words: 400}",
+            FilesConfig(
+                train=FilePartConfig(records=Path("a.jsonl")),
+                target_field="tldr",
+                source_words=400,
+            ),
+        ),
         (
             "{kind: interactions, files: [a.inter], time_column: null}",
             InteractionsConfig(files=(Path("a.inter"),), time_column=None),

@@ -49,6 +49,11 @@ CASES = {
                     f"{{kind: transformer, attention: {HEADS}, cross_attention: {HEADS}, dim: 8, "
                     "hidden: 8, encoder_layers: 1, decoder_layers: 2, max_length: 17, tied: none}",
                     "attnzoo"),
+    "pointer_generator": ("summarisation", "{kind: reports, train: 20, validation: 5, "
+                          "min_sentences: 1, max_sentences: 1}",
+                          "{kind: word, max_size: 20}\nshared_vocabulary: true",
+                          "{kind: pointer_generator, hidden: 5, embedding: 3, source_words: 7}",
+                          "attnzoo"),
     "t5": ("{kind: span_corruption, context: 13}", LINES, "{kind: char, sentinels: 4}",
            f"{{kind: t5, attention: {HEADS}, cross_attention: {HEADS}, dim: 8, hidden: 8, "
            "encoder_layers: 1, decoder_layers: 1}",

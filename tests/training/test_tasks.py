@@ -161,6 +161,11 @@ TASK = {
         f"{{kind: transformer, attention: {HEADS}, cross_attention: {HEADS}, dim: 8, hidden: 8, "
         "encoder_layers: 1, decoder_layers: 1, max_length: 99, tied: none, "
         "source: {kind: sound_pyramid, rate: 2_000, mels: 9, dim: 6, halvings: 2, dropout: 0.1}}",
+    "summarisation": (
+        "{kind: summarisation, coverage_weight: 1, coverage_from: 2}",
+        "{kind: files, train: {table: DIR/pairs}, validation: {table: DIR/held/pairs}}",
+        "{kind: word, max_size: 5}\nshared_vocabulary: true",
+        "{kind: pointer_generator, hidden: 8, embedding: 8, source_words: 3}",
     ),
     "batch_norm": (
         "image_classification",
