@@ -102,8 +102,8 @@ def training_data_is_not_needed(run: Path, data: Path, out: Path) -> None:
     """Remove the training part: every command ends as before; it has what it needs in the run."""
     before = commands_leave(run, out)
     assert before["evaluate"] == 0
-    for name in ("text", "tsv", "conll", "pairs", "squad.json", "babi", "captions.csv"):
-    for name in ("text", "tsv", "conll", "pairs", "squad.json", "babi", "boxes.json"):
+    tables = ("squad.json", "babi", "captions.csv", "boxes.json")
+    for name in ("text", "tsv", "conll", "pairs", *tables):
         (data / name).unlink()
     shutil.rmtree(data / "images" / "train")
     assert commands_leave(run, out) == before

@@ -38,4 +38,3 @@ Source = Annotated[
     | ImageViTConfig,
     ByKind(SourceConfig),
 ]
-Source = Annotated[ImagePatchesConfig | SoundConvConfig | SoundPyramidConfig, ByKind(SourceConfig)]

@@ -15,15 +15,15 @@ from attnzoo.decoding.rules import DEFAULT_RULES, Rules
 from attnzoo.errors import UserError
 from attnzoo.models.detr import probabilities
 from attnzoo.ops.boxes import to_corners
+from attnzoo.ops.spectrogram import HOP_SECONDS, hop_size
 from attnzoo.tasks.captioning import CaptioningTask
 from attnzoo.tasks.detection import DetectionTask
-from attnzoo.ops.spectrogram import HOP_SECONDS, hop_size
 from attnzoo.tasks.image_classification import ImageClassificationTask
 from attnzoo.tasks.language_modeling import CausalLMTask, MaskedLMTask, SpanCorruptionTask
 from attnzoo.tasks.question_answering import QuestionAnsweringTask
 from attnzoo.tasks.recommendation import RecommendationTask, next_scores
-from attnzoo.tasks.stories import StoriesTask
 from attnzoo.tasks.speech import SpeechTask
+from attnzoo.tasks.stories import StoriesTask
 from attnzoo.tasks.task import Task
 from attnzoo.tasks.text_classification import ClassificationTask
 from attnzoo.tasks.text_generator import ids_of
@@ -107,10 +107,8 @@ def programs(run: Opened, max_new_tokens: int | None = None) -> dict[str, Progra
             return _captioner(task, room, run.rules)
     raise UserError(
         f"{run.directory.path}: {run.description}; there is no export of it, but of translators, "
-        "language models, classifiers, captioners, encoders of masked tokens, recommenders, and "
-        "readers"
-        "language models, classifiers, encoders of masked tokens, recommenders, readers, and "
-        "detectors"
+        "language models, classifiers, captioners, encoders of masked tokens, recommenders, "
+        "readers, and detectors"
     )
 
 
@@ -151,7 +149,6 @@ def _translator(
     ids: TokenIds, longest: int | None, room: int, rules: Rules = DEFAULT_RULES
 ) -> dict[str, Program]:
     def search(model: Any, source: Array) -> Outputs:
-        B, S = len(source), model.source_length(source)
         B, S = source.shape[0], model.source_length(source)
         memory, state = model.start(source, max_length=room)
         found = greedy_search(
@@ -215,6 +212,9 @@ def _captioner(task: CaptioningTask, room: int, rules: Rules) -> dict[str, Progr
             limits=tuple(limit for limit in program.limits if not limit.startswith("S ")),
         )
         for name, program in found.items()
+    }
+
+
 def _transcriber(task: SpeechTask, room: int, rules: Rules) -> dict[str, Program]:
     """Return the programs of a translator for samples: L hops of 10 ms of a fixed rate."""
     ids = ids_of(task.tokenizer)

@@ -31,8 +31,8 @@ from attnzoo.config.images import (
 from attnzoo.config.interactions import InteractionsConfig
 from attnzoo.config.loader import dump, load
 from attnzoo.config.question_answering import MadeQuestionsConfig, QuestionsConfig
-from attnzoo.config.stories import MadeStoriesConfig, StoriesConfig
 from attnzoo.config.speech import SpeechConfig, SplicedConfig
+from attnzoo.config.stories import MadeStoriesConfig, StoriesConfig
 from attnzoo.errors import UserError
 
 # A task and a model that take each kind of data.
@@ -109,13 +109,14 @@ def written(path: Path, text: str) -> Path:
         ("{kind: made_stories, tasks: [2]}", MadeStoriesConfig(tasks=(2,))),
         (
             "{kind: captions, pictures: p.tar, train: [c.csv.gz], test_names: n}",
-            CaptionsConfig(
-                pictures=Path("p.tar"), train=(Path("c.csv.gz"),), test_names=Path("n")
-            ),
+            CaptionsConfig(pictures=Path("p.tar"), train=(Path("c.csv.gz"),), test_names=Path("n")),
         ),
         ("{kind: scenes, side: 5}", ScenesConfig(side=5)),
+        (
             "{kind: boxes, source: {kind: voc, path: v.tar, test: null}, size: [3, 4]}",
             BoxesConfig(source=VocConfig(path=Path("v.tar"), test=None), size=(3, 4)),
+        ),
+        (
             "{kind: speech, train: [a.tsv, b], test_share: 0.2}",
             SpeechConfig(train=(Path("a.tsv"), Path("b")), test_share=0.2),
         ),

@@ -137,6 +137,7 @@ TASK = {
         f"{{kind: transformer, attention: {HEADS}, cross_attention: {HEADS}, dim: 8, hidden: 8, "
         "source: {kind: image_vit, image_size: 16, patch: 4, dim: 8, hidden: 8, layers: 1}, "
         "encoder_layers: 1, decoder_layers: 2}",
+    ),
     "detection": (
         "detection",
         "{kind: boxes, source: {kind: coco, images: DIR/images, train: DIR/boxes.json, "
@@ -145,6 +146,7 @@ TASK = {
         f"{{kind: detr, attention: {HEADS}, cross_attention: {HEADS}, channels: 1, width: 4, "
         "stages: 1, blocks: 1, dim: 8, hidden: 8, encoder_layers: 1, decoder_layers: 2, "
         "num_queries: 3, queries: proposals, prior: gaussian, scores: sigmoid}",
+    ),
     "speech": (
         "{kind: speech, guided: 0.5}",
         "{kind: spliced, recordings: DIR/spoken, held_out: 1, train: 7, validation: 3, test: 3, "
@@ -161,6 +163,7 @@ TASK = {
         f"{{kind: transformer, attention: {HEADS}, cross_attention: {HEADS}, dim: 8, hidden: 8, "
         "encoder_layers: 1, decoder_layers: 1, max_length: 99, tied: none, "
         "source: {kind: sound_pyramid, rate: 2_000, mels: 9, dim: 6, halvings: 2, dropout: 0.1}}",
+    ),
     "summarisation": (
         "{kind: summarisation, coverage_weight: 1, coverage_from: 2}",
         "{kind: files, train: {table: DIR/pairs}, validation: {table: DIR/held/pairs}}",
