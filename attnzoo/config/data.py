@@ -19,6 +19,7 @@ from attnzoo.config.images import ImagesConfig
 from attnzoo.config.interactions import InteractionsConfig
 from attnzoo.config.question_answering import MadeQuestionsConfig, QuestionsConfig
 from attnzoo.config.renamed import former_names
+from attnzoo.config.speech import SpeechConfig, SplicedConfig
 from attnzoo.config.stories import MadeStoriesConfig, StoriesConfig
 from attnzoo.config.tokenizers import (  # noqa: F401  (found here too)
     BpeTokenizerConfig,
@@ -392,7 +393,9 @@ Data = Annotated[
     | StoriesConfig
     | MadeStoriesConfig
     | CaptionsConfig
-    | ScenesConfig,
+    | ScenesConfig
+    | SpeechConfig
+    | SplicedConfig,
     Kind,
 ]
 

@@ -44,7 +44,7 @@ class VocConfig:
     """
 
     kind: Literal["voc"] = "voc"
-    path: Annotated[Path, NotEmpty]
+    path: Path
     """Folder with these three, or a tar archive of it."""
     train: str | None = "train"
     """Name of the list of the training part."""

@@ -211,6 +211,18 @@ class CaptioningConfig(TaskConfig):
     kind: Literal["captioning"] = "captioning"
 
 
+@config
+class SpeechRecognitionConfig(TaskConfig):
+    """Predict the text of a sound, token by token."""
+
+    data = ("speech", "spliced")
+    source = "sound"
+    kind: Literal["speech"] = "speech"
+    guided: Annotated[float, NotNegative] = 0.0
+    """Weight of a training loss that spreads the attention of each token over the known times of
+    its word; 0: none. It wants data with times (`spliced`)."""
+
+
 Task = Annotated[
     TranslationConfig
     | WordAlignmentConfig
@@ -225,7 +237,8 @@ Task = Annotated[
     | DetectionConfig
     | QuestionAnsweringConfig
     | StoriesTaskConfig
-    | CaptioningConfig,
+    | CaptioningConfig
+    | SpeechRecognitionConfig,
     ByKind(TaskConfig),
 ]
 

@@ -36,6 +36,7 @@ class BoxSet:
 
     Attributes:
       pixels: function from a row to its pixels in the size of the config.
+      pictures: file names, for messages. names: classes by number.
       sizes: height and width of the pictures themselves, to which the boxes refer.
       extents: shares of height and width that the picture takes in its pixels, in the middle.
       ignored: True for boxes that are neither learnt nor scored: crowds, difficult objects.
@@ -43,8 +44,8 @@ class BoxSet:
     """
 
     pixels: Callable[[int], Pixels]
+    pictures: tuple[str, ...]
     names: tuple[str, ...]
-    classes: tuple[str, ...]
     sizes: Int32[np.ndarray, "pictures 2"]
     extents: Float32[np.ndarray, "pictures 2"]
     boxes: Float32[np.ndarray, "boxes 4"]
@@ -54,7 +55,7 @@ class BoxSet:
     starts: Int64[np.ndarray, " ends"]
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.pictures)
 
     def of(self, row: int) -> slice:
         """Return the boxes of a picture."""
@@ -67,7 +68,7 @@ class BoxSet:
     def fingerprint(self) -> str:
         """Return the xxh3_128 of all names, sizes, boxes and classes, without the pixels."""
         digest = xxhash.xxh3_128()
-        add_strings(digest, (*self.names, *self.classes))
+        add_strings(digest, (*self.pictures, *self.names))
         arrays = self.sizes, self.boxes, self.labels, self.ignored, self.areas, self.starts
         digest.update(array_fingerprint(*arrays, self.extents).encode())
         return digest.hexdigest()
@@ -199,8 +200,6 @@ def load_boxes(
             if not len(sets[name]):
                 raise UserError(f"{files.root} {name}: no picture that can be read")
             reports += found
-    if part is None and not len(sets["train"]):
-        raise UserError(f"{files.root}: there is no training picture")
     return Splits(**sets, reports=reports)
 
 
@@ -241,7 +240,7 @@ def _set(
             boxes.read += 1
             corners, problem = _cut(box.corners, height, width)
             if box.label not in number:
-                problem = f"class {box.label!r} is not among the {len(classes)} known ones"
+                problem = f"class {box.label!r} is none of {', '.join(classes)}"
             if problem is not None:
                 boxes.skip(problem, box.place)
                 continue

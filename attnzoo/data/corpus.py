@@ -206,6 +206,8 @@ LOADERS = {
     "made_stories": "made_stories:load_made_stories",
     "captions": "captions:load_captions",
     "scenes": "scenes:load_scenes",
+    "speech": "speech:load_speech",
+    "spliced": "spliced:load_spliced",
 }
 
 

@@ -1,6 +1,6 @@
 """Bipartite matching of least total cost: the assignment problem, under jit or on the host."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ def match_on_host(
     return jax.pure_callback(_with_scipy, shape, jax.lax.stop_gradient(cost), counted)
 
 
-def _with_scipy(cost: np.ndarray, counted: np.ndarray) -> np.ndarray:
+def _with_scipy(cost: Any, counted: Any) -> np.ndarray:
     from scipy.optimize import linear_sum_assignment
 
     cost = np.nan_to_num(np.asarray(cost), nan=1e9, posinf=1e9, neginf=-1e9)

@@ -120,7 +120,7 @@ def _reshaped(x: jax.ShapeDtypeStruct, *shape: int) -> jax.ShapeDtypeStruct:
 def _positions(model: Any, batch: Shapes) -> int:
     if "images" in batch:
         rows, height, width, _ = batch["images"].shape
-        patches = height * width // getattr(model, "patch", 1) ** 2
+        patches = height * width // getattr(model, "patch", getattr(model, "cell", 1)) ** 2
         return rows * (patches + getattr(model, "prefix", 0))
     names = ("tokens", "source", "target")
     # Places of pictures are those of a model's encoder, and few.

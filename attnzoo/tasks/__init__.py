@@ -9,6 +9,7 @@ from attnzoo.tasks.image_classification import ImageClassificationTask
 from attnzoo.tasks.language_modeling import CausalLMTask, MaskedLMTask, SpanCorruptionTask
 from attnzoo.tasks.question_answering import QuestionAnsweringTask
 from attnzoo.tasks.recommendation import RecommendationTask
+from attnzoo.tasks.speech import SpeechTask
 from attnzoo.tasks.stories import StoriesTask
 from attnzoo.tasks.summarisation import SummarisationTask
 from attnzoo.tasks.task import Task
@@ -31,6 +32,7 @@ TASKS: dict[str, type[Task]] = {
     "question_answering": QuestionAnsweringTask,
     "stories": StoriesTask,
     "captioning": CaptioningTask,
+    "speech": SpeechTask,
 }
 """Task class by ``task.kind``."""
 
@@ -51,6 +53,7 @@ __all__ = [
     "RecommendationTask",
     "SequenceClassificationTask",
     "SpanCorruptionTask",
+    "SpeechTask",
     "StoriesTask",
     "SummarisationTask",
     "Task",

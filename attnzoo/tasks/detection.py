@@ -82,10 +82,10 @@ class DetectionTask(Task):
     def learn(cls, config: ExperimentConfig, data: Any, known: dict[str, Any]) -> dict[str, Any]:
         """Take the classes of the data; compute the pixel statistics, unless they are known."""
         if known:
-            return {"labels": dataclasses.replace(known["labels"], names=data.train.classes)}
+            return {"labels": dataclasses.replace(known["labels"], names=data.train.names)}
         some = range(min(len(data.train), MEANT))
         statistics = channel_statistics(np.stack([data.train.pixels(row) for row in some]))
-        return {"labels": ImageLabels(data.train.classes, *statistics)}
+        return {"labels": ImageLabels(data.train.names, *statistics)}
 
     def new_head(self, path: Path) -> bool:
         """Return whether the classes of ``path`` are others, or in another order."""
@@ -113,7 +113,7 @@ class DetectionTask(Task):
         if boxes.most() > model.num_queries:
             row = int(np.diff(boxes.starts).argmax())
             raise UserError(
-                f"{boxes.names[row]}: {boxes.most()} boxes, more than "
+                f"{boxes.pictures[row]}: {boxes.most()} boxes, more than "
                 f"model.num_queries={model.num_queries}; wanted as many queries at least"
             )
         size = self.config.training.batch_size

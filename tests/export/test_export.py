@@ -24,6 +24,7 @@ from attnzoo.decoding import greedy_search
 from attnzoo.decoding.generate import generate
 from attnzoo.decoding.hypotheses import TokenIds
 from attnzoo.export.load import Exported, digest_of
+from attnzoo.ops.boxes import to_corners
 from attnzoo.tasks import TASKS
 from attnzoo.training.checkpoint import BestCheckpoint
 from attnzoo.training.run import Run
@@ -48,6 +49,11 @@ CASES = {
                     f"{{kind: transformer, attention: {HEADS}, cross_attention: {HEADS}, dim: 8, "
                     "hidden: 8, encoder_layers: 1, decoder_layers: 2, max_length: 17, tied: none}",
                     "attnzoo"),
+    "pointer_generator": ("summarisation", "{kind: reports, train: 20, validation: 5, "
+                          "min_sentences: 1, max_sentences: 1}",
+                          "{kind: word, max_size: 20}\nshared_vocabulary: true",
+                          "{kind: pointer_generator, hidden: 5, embedding: 3, source_words: 7}",
+                          "attnzoo"),
     "t5": ("{kind: span_corruption, context: 13}", LINES, "{kind: char, sentinels: 4}",
            f"{{kind: t5, attention: {HEADS}, cross_attention: {HEADS}, dim: 8, hidden: 8, "
            "encoder_layers: 1, decoder_layers: 1}",
@@ -79,6 +85,13 @@ CASES = {
                   "{kind: show_attend_tell, source: {kind: image_conv, widths: [5, 8]}, "
                   "attention: additive, hidden: 5, embedding: 3}",
                   "attnzoo"),
+    "detr": ("detection",
+             "{kind: boxes, source: {kind: shapes, train: 4, validation: 1}, size: [8, 12]}",
+             "char",
+             f"{{kind: detr, attention: {HEADS}, cross_attention: {HEADS}, width: 4, stages: 1, "
+             "blocks: 1, dim: 8, hidden: 8, encoder_layers: 1, decoder_layers: 2, num_queries: 5, "
+             "queries: proposals, prior: gaussian, scores: sigmoid}",
+             "attnzoo"),
     "resnet": ("image_classification", IMAGES, "char",
                "{kind: resnet, depth: 8, width: 4, channels: 1}",
                "attnzoo"),
@@ -190,6 +203,9 @@ def expected(run: Run, program: str, given: dict[str, jax.Array]) -> dict[str, A
     if program == "generate":
         found = generate(model, given["tokens"], max_new_tokens=7, eos_id=2)
         return {"tokens": found.tokens[:, 0], "lengths": found.lengths[:, 0]}
+    if program == "detections":
+        last = run.task.forward(model, given["images"]).last
+        return {"probabilities": jax.nn.sigmoid(last.logits), "boxes": to_corners(last.boxes)}
     if "images" in given:
         task = cast("Any", run.task)
         mean, std = jnp.asarray(task.mean), jnp.asarray(task.std)
