@@ -202,24 +202,23 @@ class CaptioningTask(ToTextTask):
             score_captions, references=data.captions, language=self.data.language
         )
         scores = score(written)
-        lines = [_line("", scores)]
-        for space, captions in self._neighbours(generator, data).items():
-            found = score(captions)
-            scores[f"neighbour_{space}"] = found
-            lines.append(_line(f"nearest training picture by {space}", found))
-        lines += scores.pop("notes")
+        lines = [_line("", scores), *([scores["note"]] if "note" in scores else [])]
+        try:
+            train = self.read_part("train")[1].train
+        except UserError as error:
+            lines.append(f"no nearest training pictures: {error}")
+        else:
+            for space, captions in self._neighbours(generator, data, train).items():
+                found = score(captions)
+                scores[f"neighbour_{space}"] = found
+                lines.append(_line(f"nearest training picture by {space}", found))
         texts = "".join(f"{n}\t{t}\n" for n, t in zip(data.names, written, strict=True))
         return Evaluation(scores, tuple(lines), {"captions.tsv": texts})
 
     def _neighbours(
-        self, generator: TextGenerator, data: CaptionedPictures
+        self, generator: TextGenerator, data: CaptionedPictures, train: CaptionedPictures
     ) -> dict[str, list[str]]:
-        """Return captions of the nearest training pictures; none if these cannot be read."""
-        try:
-            train = self.read_part("train")[1].train
-        except UserError as error:
-            self.notes.append(f"no nearest training pictures: {error}")
-            return {}
+        """Return the first caption of the nearest training picture of each picture, by space."""
         found = {}
         for space, features in (
             ("pixels", _pixel_features),
