@@ -24,6 +24,4 @@ class ImagePatchesConfig(SourceConfig):
     """Width of the features; divisible by 4, for positions in rows and columns."""
 
 
-Source = Annotated[
-    ImagePatchesConfig | SoundConvConfig | SoundPyramidConfig, ByKind(SourceConfig)
-]
+Source = Annotated[ImagePatchesConfig | SoundConvConfig | SoundPyramidConfig, ByKind(SourceConfig)]

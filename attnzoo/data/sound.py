@@ -60,8 +60,7 @@ def read_sound(
         stop = sound.seconds if end is None else end
         if not 0 <= start < stop <= sound.seconds + 0.01:
             raise UserError(
-                f"{place}: no part from {start:g} to {stop:g} s in a sound of "
-                f"{sound.seconds:.2f} s"
+                f"{place}: no part from {start:g} to {stop:g} s in a sound of {sound.seconds:.2f} s"
             )
         first, last = round(start * sound.rate), round(stop * sound.rate)
         sound = Sound(sound.samples[first:last], sound.rate)

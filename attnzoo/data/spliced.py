@@ -48,9 +48,7 @@ def load_spliced(config: Any) -> Splits[Utterances]:
     speakers = spoken.speakers()
     own = config.test_speaker
     if own is not None and own not in speakers:
-        raise UserError(
-            f"data.test_speaker={own}: {config.recordings} has {', '.join(speakers)}"
-        )
+        raise UserError(f"data.test_speaker={own}: {config.recordings} has {', '.join(speakers)}")
     others = [name for name in speakers if name != own]
     if not others:
         raise UserError(f"{config.recordings}: no speaker but data.test_speaker={own}")
@@ -109,8 +107,10 @@ def read_recordings(config: Any) -> tuple[Spoken, Report]:
             f"{config.recordings}: no recording named word_speaker_number in {report.read} files"
         )
     report.check(config.max_skipped)
-    recordings = {key: [samples for _, samples in sorted(some, key=lambda one: one[0])]
-                  for key, some in sorted(found.items())}
+    recordings = {
+        key: [samples for _, samples in sorted(some, key=lambda one: one[0])]
+        for key, some in sorted(found.items())
+    }
     return Spoken(recordings, rate), report
 
 

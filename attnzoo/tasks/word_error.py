@@ -71,6 +71,8 @@ def errors(reference: Sequence[str], hypothesis: Sequence[str]) -> ErrorCount:
 
 def total(counts: Sequence[ErrorCount]) -> ErrorCount:
     """Return the sum of the counts of many transcripts."""
-    return ErrorCount(*(sum(column) for column in zip(*counts, strict=True))) if counts else (
-        ErrorCount()
+    return (
+        ErrorCount(*(sum(column) for column in zip(*counts, strict=True)))
+        if counts
+        else (ErrorCount())
     )

@@ -52,6 +52,8 @@ def coverage_by_hand() -> tuple[Any, Any]:
     first /= first.sum()
     second = np.exp(np.tanh([1.0, 2.0] - first))
     return weights[0, 0], [first, second / second.sum()]
+
+
 def location_aware_by_hand() -> tuple[Any, Any]:
     """A filter that sees the left neighbour: after weights (1/2, 1/2), scores (0, tanh(1/2))."""
     attention = ATTENTIONS["location_aware"](1, 1, filters=1, kernel=3, rngs=nnx.Rngs(0))
