@@ -17,7 +17,9 @@ def segment_starts(
     """
     T, S = weights.shape
     if not 0 < T <= S:
-        raise ValueError(f"{T} rows and {S} positions; wanted 1 row or more, no more than positions")
+        raise ValueError(
+            f"{T} rows and {S} positions; wanted 1 row or more, no more than positions"
+        )
     gain = np.log(np.asarray(weights, np.float64) + floor)
     best = np.full(T, -np.inf)
     best[0] = gain[0, 0]

@@ -108,9 +108,7 @@ class CoverageAttention(AdditiveAttention):
 
         def one(covered: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
             asked, visible = step
-            spread = jnp.einsum(
-                "bs,w->bsw", covered.astype(asked.dtype), self.coverage_kernel[...]
-            )
+            spread = jnp.einsum("bs,w->bsw", covered.astype(asked.dtype), self.coverage_kernel[...])
             weights = self.normalise(self._scored(asked[:, None] + memory.keys + spread), visible)
             return covered + weights.astype(covered.dtype), weights
 

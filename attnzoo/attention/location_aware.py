@@ -104,7 +104,9 @@ class LocationAwareAttention(Attention):
     def weigh(
         self, query: Float[Array, "B T D"], memory: Memory, positions: Positions | None
     ) -> tuple[Float[Array, "B 1 T S"], Bool[Array, "#B #N #T #S"] | None]:
-        """Return the weights of all queries, with none before; NotImplementedError if ``positions``.
+        """Return the weights of all queries, with none before them.
+
+        NotImplementedError if ``positions`` are given.
         """
         if positions is not None:
             raise NotImplementedError(

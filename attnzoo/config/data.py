@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from attnzoo.config.captioning import CaptionsConfig, ScenesConfig
 from attnzoo.config.detection import BoxesConfig
 from attnzoo.config.fields import (
     DropRate,
@@ -18,6 +19,7 @@ from attnzoo.config.images import ImagesConfig
 from attnzoo.config.interactions import InteractionsConfig
 from attnzoo.config.question_answering import MadeQuestionsConfig, QuestionsConfig
 from attnzoo.config.renamed import former_names
+from attnzoo.config.speech import SpeechConfig, SplicedConfig
 from attnzoo.config.stories import MadeStoriesConfig, StoriesConfig
 from attnzoo.config.tokenizers import (  # noqa: F401  (found here too)
     BpeTokenizerConfig,
@@ -389,7 +391,11 @@ Data = Annotated[
     | QuestionsConfig
     | MadeQuestionsConfig
     | StoriesConfig
-    | MadeStoriesConfig,
+    | MadeStoriesConfig
+    | CaptionsConfig
+    | ScenesConfig
+    | SpeechConfig
+    | SplicedConfig,
     Kind,
 ]
 

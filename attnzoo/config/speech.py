@@ -18,7 +18,7 @@ from attnzoo.config.source_config import SourceConfig
 
 @config
 class SpeechConfig:
-    """Sounds and what is said in them: tables of files, or folders with a text beside each sound.
+    """Sounds with their texts: tables of files, or folders with a text beside each sound.
 
     A table has a row for each sound: its path, relative to the table, its text, and where wanted
     the seconds of its start and end in a longer file. A folder is searched for sounds; the text of

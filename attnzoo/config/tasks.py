@@ -202,6 +202,27 @@ class StoriesTaskConfig(TaskConfig):
     their sentences (section 4.1: 0.1)."""
 
 
+@config
+class CaptioningConfig(TaskConfig):
+    """Predict the caption of a picture, token by token."""
+
+    data = ("captions", "scenes")
+    source = "image"
+    kind: Literal["captioning"] = "captioning"
+
+
+@config
+class SpeechRecognitionConfig(TaskConfig):
+    """Predict the text of a sound, token by token."""
+
+    data = ("speech", "spliced")
+    source = "sound"
+    kind: Literal["speech"] = "speech"
+    guided: Annotated[float, NotNegative] = 0.0
+    """Weight of a training loss that spreads the attention of each token over the known times of
+    its word; 0: none. It wants data with times (`spliced`)."""
+
+
 Task = Annotated[
     TranslationConfig
     | WordAlignmentConfig
@@ -215,7 +236,9 @@ Task = Annotated[
     | SummarisationConfig
     | DetectionConfig
     | QuestionAnsweringConfig
-    | StoriesTaskConfig,
+    | StoriesTaskConfig
+    | CaptioningConfig
+    | SpeechRecognitionConfig,
     ByKind(TaskConfig),
 ]
 

@@ -95,6 +95,8 @@ class World:
         found = []
         for thing, trips in self.trips.items():
             latest = {trip.after: trip for trip in trips}  # of several stays the last one
+            if len(latest) < 2:  # the place in the question would not matter
+                continue
             found += [
                 Asked(f"where was the {thing} before the {place} ?", trip.before, trip.supports)
                 for place, trip in latest.items()

@@ -195,6 +195,8 @@ class SpeechPlan(BucketPlan):
     Args:
       utterances: sounds, and ``ids``: the ids of each text, special tokens included.
       rate: samples in a second.
+      spans: start and end in seconds of the word of each id but the first, NaN where there is none;
+        None: not known.
     """
 
     def __init__(
@@ -204,11 +206,12 @@ class SpeechPlan(BucketPlan):
         rate: int,
         batch_size: int,
         *,
+        spans: Sequence[np.ndarray] | None = None,
         seed: int = 0,
         shuffle: bool = True,
         max_buckets: int = MAX_BUCKETS,
     ) -> None:
-        self.utterances, self.ids, self.rate = utterances, ids, rate
+        self.utterances, self.ids, self.rate, self.spans = utterances, ids, rate, spans
         self.batch_size = batch_size
         needs = np.ceil(utterances.seconds / STEP).astype(np.int64) + 1
         self._order = RowOrder(len(utterances), batch_size, seed, shuffle, needs)
@@ -223,7 +226,8 @@ class SpeechPlan(BucketPlan):
         """Return the batch of these rows.
 
         `source`: float32 `B L`, samples, NaN after the end. `target`: int32 `B T+1`, BOS, ids,
-        EOS, PAD. `rows`: int32 `B`, -1 for a row without a sound.
+        EOS, PAD. `rows`: int32 `B`, -1 for a row without a sound. `spans`: float32 `B T 2`, if they
+        are known.
         """
         samples = round(self._buckets.of(rows) * STEP * self.rate)
         sounds = [self.utterances.sound(row, self.rate)[:samples] for row in rows[rows >= 0]]
@@ -231,12 +235,18 @@ class SpeechPlan(BucketPlan):
         for place, row in enumerate(rows[rows >= 0].tolist()):
             target[place, : len(self.ids[row])] = self.ids[row]
         source = padded_samples(sounds, len(rows), samples)
-        return {"source": source, "target": target, "rows": rows.astype(np.int32)}
+        batch = {"source": source, "target": target, "rows": rows.astype(np.int32)}
+        if self.spans is not None:
+            spans = np.full((len(rows), self._longest - 1, 2), np.nan, np.float32)
+            for place, row in enumerate(rows[rows >= 0].tolist()):
+                spans[place, : len(self.spans[row])] = self.spans[row]
+            batch["spans"] = spans
+        return batch
 
 
 def padded_samples(
-    sounds: Sequence[Float32[np.ndarray, " n"]], rows: int, width: int
-) -> Float32[np.ndarray, "rows width"]:
+    sounds: Sequence[np.ndarray], rows: int, width: int
+) -> Float32[np.ndarray, "B L"]:
     """Return sounds as a batch, NaN after the end of each and in rows without a sound."""
     batch = np.full((rows, width), np.nan, np.float32)
     for place, sound in enumerate(sounds):

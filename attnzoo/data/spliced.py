@@ -187,7 +187,7 @@ def _strings(
     return Utterances(
         [f"{config.recordings}: {part} string {row}" for row in range(count)],
         [" ".join(texts[key[1]] for key, _ in one.pieces) for one in strings],
-        np.asarray([len(_joined(one, spoken)) / spoken.rate for one in strings]),
+        np.asarray([_length(one, spoken) / spoken.rate for one in strings]),
         lambda row, rate: resample(
             Sound(_with_noise(_joined(strings[row], spoken), strings[row]), spoken.rate), rate
         ),
@@ -205,6 +205,12 @@ def _times(string: _String, spoken: Spoken) -> Times:
     return tuple(found)
 
 
+def _length(string: _String, spoken: Spoken) -> int:
+    """Return the number of samples of a string at its speed."""
+    words = (len(spoken.recordings[key][number]) for key, number in string.pieces)
+    return int((sum(words) + sum(string.silence)) / string.speed)
+
+
 def _joined(string: _String, spoken: Spoken) -> Float32[np.ndarray, " n"]:
     """Return the samples of a string at its speed."""
     parts = []
@@ -213,7 +219,7 @@ def _joined(string: _String, spoken: Spoken) -> Float32[np.ndarray, " n"]:
     whole = np.concatenate([*parts, np.zeros(string.silence[-1], np.float32)])
     if string.speed == 1:
         return whole
-    places = np.arange(int(len(whole) / string.speed)) * string.speed
+    places = np.arange(_length(string, spoken)) * string.speed
     return np.interp(places, np.arange(len(whole)), whole).astype(np.float32)
 
 

@@ -15,6 +15,7 @@ from attnzoo.models.pointer_generator import PointerGenerator
 from attnzoo.models.recommender import Recommender
 from attnzoo.models.resnet import ResidualNetwork
 from attnzoo.models.rnn_seq2seq import BahdanauSeq2Seq, LuongSeq2Seq
+from attnzoo.models.show_attend_tell import ShowAttendTell
 from attnzoo.models.source_registry import SOURCES
 from attnzoo.models.sources import SourceEncoder
 from attnzoo.models.t5 import T5
@@ -47,6 +48,10 @@ ALIGNERS = {"word_aligner": WordAligner}
 
 DETECTORS = {"detr": Detr}
 """Object detectors: ``DETECTORS[config.kind](config, num_classes, rngs=rngs)``."""
+
+CAPTIONERS = {"show_attend_tell": ShowAttendTell}
+"""Writers of captions: ``CAPTIONERS[config.kind](config, 0, vocab_size, rngs=rngs)``."""
+
 READERS = {"memory_network": MemoryNetwork}
 """Readers of a memory of sentences: ``READERS[config.kind](config, vocab_size, rngs=rngs)``."""
 
@@ -55,12 +60,13 @@ def model_class(config: Any) -> Any:
     """Return the model class that a config names: a registered one, or the user's own class."""
     if is_external(config.kind):
         return import_class(config.kind, Model)
-    return (TRANSLATORS | DECODERS | ENCODERS | CLASSIFIERS | ALIGNERS | DETECTORS)[config.kind]
-    return (TRANSLATORS | DECODERS | ENCODERS | CLASSIFIERS | ALIGNERS | READERS)[config.kind]
+    of_texts = TRANSLATORS | DECODERS | ENCODERS | ALIGNERS | READERS
+    return (of_texts | CLASSIFIERS | DETECTORS | CAPTIONERS)[config.kind]
 
 
 __all__ = [
     "ALIGNERS",
+    "CAPTIONERS",
     "CLASSIFIERS",
     "DECODERS",
     "DETECTORS",
@@ -81,6 +87,7 @@ __all__ = [
     "PointerGenerator",
     "Recommender",
     "ResidualNetwork",
+    "ShowAttendTell",
     "SourceEncoder",
     "Transformer",
     "ViT",

@@ -31,7 +31,7 @@ class MemoryNetwork(Model):
         normal = jax.nn.initializers.normal(config.init)
         adjacent = config.tying == "adjacent"
 
-        def tables(size: int, count: int) -> nnx.List:
+        def tables(size: int, count: int) -> Any:
             made = [Embedding(size, config.dim, init=normal, rngs=rngs) for _ in range(count)]
             return nnx.List(made)
 
@@ -111,7 +111,8 @@ class MemoryNetwork(Model):
         if self.config.sentence == "bag":
             return jnp.sum(x, axis=-2)
         J = jnp.maximum(jnp.sum(real, axis=-1, keepdims=True), 1).astype(jnp.float32)
-        j = jnp.arange(1, words.shape[-1] + 1, dtype=jnp.float32) / J
-        k = jnp.arange(1, x.shape[-1] + 1, dtype=jnp.float32) / x.shape[-1]
+        places = jnp.arange(1, words.shape[-1] + 1, dtype=jnp.float32)
+        channels = jnp.arange(1, x.shape[-1] + 1, dtype=jnp.float32) / x.shape[-1]
+        j, k = jnp.broadcast_to(places, words.shape) / J, jnp.broadcast_to(channels, x.shape)
         weights = (1 - j)[..., None] - k * (1 - 2 * j)[..., None]
         return jnp.sum(x * weights.astype(x.dtype), axis=-2)

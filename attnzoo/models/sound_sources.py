@@ -104,7 +104,10 @@ class SoundConv(SoundSource):
         def layers() -> Any:
             init = jax.nn.initializers.lecun_normal()
             return nnx.List(
-                [GRU(config.dim, half, kernel_init=init, rngs=rngs) for _ in range(config.recurrent)]
+                [
+                    GRU(config.dim, half, kernel_init=init, rngs=rngs)
+                    for _ in range(config.recurrent)
+                ]
             )
 
         self.forward_layers, self.backward_layers = layers(), layers()

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from attnzoo.plotting.alignment import AlignmentPicture, alignment_grid, alignment_heatmap
 from attnzoo.plotting.boxes import detections
+from attnzoo.plotting.captions import caption_attention
 from attnzoo.plotting.copying import copy_picture
 from attnzoo.plotting.curves import (
     LinePanel,
@@ -42,6 +43,7 @@ __all__ = [
     "alignment_heatmap",
     "beads",
     "bleu_by_length",
+    "caption_attention",
     "copy_picture",
     "detections",
     "gate_panels",

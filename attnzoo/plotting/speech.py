@@ -37,16 +37,15 @@ def speech_alignment(
     seconds = frames * 0.01
     width = float(np.clip(2.2 * seconds, 4.0, 16.0))
     row = float(np.clip(5.0 / max(len(tokens), 1), 0.09, 0.24))
-    left = max([0.55, *(text_width(token, 8) + 0.2 for token in tokens)])
+    left = max([0.55, *(text_width(token, 8.0) + 0.2 for token in tokens)])
     top, below, gap, bottom = 0.3, row * max(len(tokens), 1), 0.12, 0.45
     height = top + 1.3 + gap + below + bottom
     with style():
         figure = Figure(figsize=(left + width + 0.1, height), dpi=DPI)
 
         def panel(low: float, tall: float):
-            box = (left, low, width, tall)
-            total = (left + width + 0.1, height) * 2
-            return figure.add_axes([value / whole for value, whole in zip(box, total)])
+            whole = left + width + 0.1
+            return figure.add_axes((left / whole, low / height, width / whole, tall / height))
 
         sound, attention = panel(bottom + below + gap, 1.3), panel(bottom, below)
         sound.imshow(

@@ -9,8 +9,7 @@ import re
 import string
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-
-import numpy as np
+from typing import Any
 
 from attnzoo.data.questions import Question
 
@@ -153,23 +152,16 @@ def told(scores: Mapping[str, float]) -> str:
 
 def by_group(
     asked: Sequence[Question], predictions: Mapping[str, str], key: Callable[[Question], str]
-) -> dict[str, dict[str, float]]:
-    """Return exact match and F1 of groups of questions, the largest groups first."""
+) -> dict[str, dict[str, Any]]:
+    """Return exact match and F1 of groups of questions, of the twelve largest groups."""
     groups: dict[str, list[Question]] = collections.defaultdict(list)
     for one in asked:
         groups[key(one)].append(one)
-    order = sorted(groups, key=lambda name: (-len(groups[name]), name))[:12]
-    return {
-        name: {"questions": len(groups[name])}
-        | {
-            short: 100
-            * float(
-                np.mean([best_of(score, predictions[one.id], golden(one)) for one in groups[name]])
-            )
-            for short, score in (("exact", exact_match), ("f1", word_f1))
-        }
-        for name in order
-    }
+    rows = {}
+    for name, some in sorted(groups.items(), key=lambda pair: -len(pair[1]))[:12]:
+        scores = score_predictions(some, predictions)
+        rows[name] = {"questions": len(some), "exact": scores["exact"], "f1": scores["f1"]}
+    return rows
 
 
 WORDS = {

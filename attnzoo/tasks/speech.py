@@ -1,9 +1,11 @@
 """Speech recognition: transcripts of sounds, their error rates, and the times of their words."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Float64
@@ -17,18 +19,19 @@ from attnzoo.data.speech import SpeechPlan, Utterances, padded_samples
 from attnzoo.data.tokenizers import Encoding
 from attnzoo.errors import UserError
 from attnzoo.ops.spectrogram import HOP_SECONDS, hop_size, log_mel
+from attnzoo.tasks.losses import Sums
 from attnzoo.tasks.prediction import Evaluation, Prediction, PredictSettings
 from attnzoo.tasks.task import Batch
 from attnzoo.tasks.text_generator import GeneratedText, TextGenerator
 from attnzoo.tasks.to_text import ToTextTask
-from attnzoo.tasks.translation import padded_length
+from attnzoo.tasks.translation import padded_length, translation_loss
 from attnzoo.tasks.word_error import ErrorCount, errors, total
 
 NEAR = 0.05
 """Seconds within which a boundary between two words counts as found."""
 CHUNK = 1024
 """Most sounds that are in memory at a time."""
-Samples = Float[np.ndarray, " n"]
+Samples = np.ndarray
 
 
 class SpeechTask(ToTextTask):
@@ -75,21 +78,63 @@ class SpeechTask(ToTextTask):
             self.encode(utterances.texts),
             self.rate,
             settings.batch_size,
+            spans=self.spans(utterances) if shuffle and self.settings.guided else None,
             seed=settings.seed,
             shuffle=shuffle,
             max_buckets=self.max_buckets or self.limit_buckets(len(utterances)),
         )
 
+    def spans(self, utterances: Utterances) -> list[np.ndarray]:
+        """Return the known times of the word of each token, and NaN for the end of each text."""
+        if utterances.times is None:
+            raise UserError(
+                f"task.guided={self.settings.guided:g}: the times of words are not known in this "
+                "data; wanted data.kind=spliced, or task.guided=0"
+            )
+        found = []
+        for text, times in zip(utterances.texts, utterances.times, strict=True):
+            words = self.tokenizer.encode(text).word_ids
+            found.append(np.asarray([*(times[word] for word in words), (np.nan, np.nan)]))
+        return found
+
+    def loss(
+        self, model: Any, batch: Batch, *, rngs: nnx.Rngs | None = None
+    ) -> tuple[Float[Array, ""], Sums]:
+        """Return the ``translation_loss``, and in training that of guided attention."""
+        if rngs is None or "spans" not in batch:
+            return super().loss(model, batch, rngs=rngs)
+        source, target = self.source(batch, rngs), jnp.asarray(batch["target"])
+        logits, weights = model(source, target[:, :-1], rngs=rngs, return_weights=True)
+        settings = self.config.training
+        loss, sums = translation_loss(
+            model,
+            {"source": source, "target": target},
+            label_smoothing=settings.label_smoothing,
+            per=settings.loss_per,
+            logits=logits,
+        )
+        encoder = model.source_encoder
+        guided = guided_loss(
+            jnp.mean(weights, axis=1),
+            jnp.asarray(batch["spans"]),
+            first=encoder.centre * HOP_SECONDS,
+            step=encoder.seconds,
+        )
+        return loss + self.settings.guided * guided, sums
+
+    @property
+    def longest(self) -> float | None:
+        """Seconds of the longest sound that the model has positions for; None: any."""
+        model: Any = self.config.model
+        slots = model.source_slots
+        return None if slots is None else slots * model.source.step * HOP_SECONDS
+
     def check_seconds(self, seconds: float, name: str) -> None:
         """Raise a UserError for a sound that has more features than the model has positions."""
-        model: Any = self.config.model
-        room = getattr(model, "max_length", None)
-        if room is None and getattr(model, "attention", None) is not None:
-            room = model.attention.slots
-        longest = None if room is None else room * model.source.step * HOP_SECONDS
-        if longest is not None and seconds > longest:
+        if self.longest is not None and seconds > self.longest:
             raise UserError(
-                f"{name}: a sound of {seconds:.2f} s; the model has positions for {longest:.2f} s"
+                f"{name}: a sound of {seconds:.2f} s; the model has positions for "
+                f"{self.longest:.2f} s"
             )
 
     def source(self, batch: Batch, rngs: nnx.Rngs | None = None) -> Array:
@@ -119,8 +164,8 @@ class SpeechTask(ToTextTask):
         plan: Any = self.train
         seconds = plan.utterances.seconds
         return (
-            f"{len(seconds):,} sounds, {seconds.sum() / 3600:.2f} h, {plan.steps_per_epoch} steps an "
-            f"epoch, lengths {[f'{length * HOP_SECONDS:.2f} s' for length in plan.buckets]}; "
+            f"{len(seconds):,} sounds, {seconds.sum() / 3600:.2f} h, {plan.steps_per_epoch} steps "
+            f"an epoch, lengths {[f'{length * HOP_SECONDS:.2f} s' for length in plan.buckets]}; "
             f"vocabulary {self.tokenizer.vocab_size}"
         )
 
@@ -176,7 +221,7 @@ class SpeechTask(ToTextTask):
     ) -> plotting.Figure:
         """Draw the weights of a text's tokens under the spectrogram of the sound."""
         encoder = model.source_encoder
-        frames = log_mel(np.asarray(source)[None], encoder.rate, encoder.mels).frames[0]
+        frames = log_mel(jnp.asarray(source)[None], encoder.rate, encoder.mels).frames[0]
         count = features(model, len(source), self.rate)
         return plotting.speech_alignment(
             np.asarray(frames),
@@ -189,9 +234,7 @@ class SpeechTask(ToTextTask):
             step=encoder.seconds,
         )
 
-    def evaluate(
-        self, model: Any, part: str, plan: Any, settings: PredictSettings
-    ) -> Evaluation:
+    def evaluate(self, model: Any, part: str, plan: Any, settings: PredictSettings) -> Evaluation:
         """Score transcripts: word and character error rate, and the boundaries between words.
 
         Boundaries are those of the reference, read by forced decoding; the true one between two
@@ -219,7 +262,7 @@ class SpeechTask(ToTextTask):
         for sound, one, times in zip(sounds, forced, known.times, strict=True):
             starts = self.word_starts(model, one.weights, one.target, len(sound))
             if starts is not None and len(starts) == len(times):
-                middles = [(a[1] + b[0]) / 2 for a, b in zip(times, times[1:])]
+                middles = [(a[1] + b[0]) / 2 for a, b in pairwise(times)]
                 found += np.abs(starts[1:] - np.asarray(middles)).tolist()
             else:
                 found += [float("inf")] * (len(times) - 1)
@@ -240,6 +283,22 @@ class SpeechTask(ToTextTask):
         times = list(zip(starts.tolist(), [*starts[1:].tolist(), len(sound) / self.rate]))
         known = None if utterances.times is None else utterances.times[0]
         return "alignment", self.picture(model, sound, forced, times, known)
+
+
+def guided_loss(
+    weights: Float[Array, "B T S"], spans: Float[Array, "B T 2"], *, first: float, step: float
+) -> Float[Array, ""]:
+    """Return the mean cross-entropy of weights and uniform ones over the spans, in nats.
+
+    Feature s lies at ``first + s step`` seconds. Rows whose span is NaN, or has no feature in it,
+    do not count.
+    """
+    times = first + step * jnp.arange(weights.shape[2], dtype=weights.dtype)[None, None]
+    inside = (times >= spans[..., :1]) & (times <= spans[..., 1:])  # never for NaN
+    count = jnp.sum(inside, axis=2)
+    logs = jnp.where(inside, jnp.log(jnp.maximum(weights, 1e-6)), 0.0)
+    rows = -jnp.sum(logs, axis=2) / jnp.maximum(count, 1).astype(weights.dtype)
+    return jnp.sum(rows) / jnp.maximum(jnp.sum(count > 0), 1).astype(weights.dtype)
 
 
 def features(model: Any, samples: int, rate: int) -> int:

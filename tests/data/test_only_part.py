@@ -107,7 +107,7 @@ CONFIGS: dict[str, Callable[[Path], Any]] = {
         source=CocoConfig(images=home, **{part: home / part / "boxes.json" for part in PARTS})
     ),
 }
-MADE = {"cldr", "synthetic"}
+MADE = {"cldr", "synthetic", "reports"}
 # Parts that are drawn from the training part, and need it.
 DRAWN = {
     "text, shares": PARTS[1:],

@@ -39,6 +39,7 @@ IMAGES = (
     "{kind: images, source: {kind: folder, path: DIR/images, channels: 1}, validation_share: 0.3}"
 )
 PAIRS = "{kind: synthetic, task: reverse, symbols: 7, max_length: 5, train: 20, validation: 5}"
+SCENES = "{kind: scenes, side: 4, cell: 4, train: 20, validation: 5, test: 5}"
 # Task, data, tokenizer, model; whose names the weights have.
 CASES = {
     "bahdanau": ("translation", PAIRS, "word",
@@ -48,6 +49,11 @@ CASES = {
                     f"{{kind: transformer, attention: {HEADS}, cross_attention: {HEADS}, dim: 8, "
                     "hidden: 8, encoder_layers: 1, decoder_layers: 2, max_length: 17, tied: none}",
                     "attnzoo"),
+    "pointer_generator": ("summarisation", "{kind: reports, train: 20, validation: 5, "
+                          "min_sentences: 1, max_sentences: 1}",
+                          "{kind: word, max_size: 20}\nshared_vocabulary: true",
+                          "{kind: pointer_generator, hidden: 5, embedding: 3, source_words: 7}",
+                          "attnzoo"),
     "t5": ("{kind: span_corruption, context: 13}", LINES, "{kind: char, sentinels: 4}",
            f"{{kind: t5, attention: {HEADS}, cross_attention: {HEADS}, dim: 8, hidden: 8, "
            "encoder_layers: 1, decoder_layers: 1}",
@@ -75,6 +81,10 @@ CASES = {
                     "{kind: recommender, attention: {kind: factorised_positional, rank: 3}, "
                     "dim: 8, layers: 2, max_length: 13}",
                     "attnzoo"),
+    "captioner": ("captioning", SCENES, "word",
+                  "{kind: show_attend_tell, source: {kind: image_conv, widths: [5, 8]}, "
+                  "attention: additive, hidden: 5, embedding: 3}",
+                  "attnzoo"),
     "detr": ("detection",
              "{kind: boxes, source: {kind: shapes, train: 4, validation: 1}, size: [8, 12]}",
              "char",
@@ -175,12 +185,15 @@ def inputs_of(about: dict[str, Any], vocab: int) -> dict[str, np.ndarray]:
 def expected(run: Run, program: str, given: dict[str, jax.Array]) -> dict[str, Any]:
     """What the model says itself."""
     model: Any = run.model
-    if program == "translate":
+    if run.config.task.kind == "captioning":
+        given = {**given, "source": run.task.source({"source": given.pop("images")})}  # type: ignore[attr-defined]
+    if program in ("translate", "caption"):
         t5 = run.config.model.kind == "t5"
         room = 13 if t5 else 11
         memory, state = model.start(given["source"], max_length=room)
         found = greedy_search(
-            model.step, state, memory, batch=3, source_length=9, max_length=room,
+            model.step, state, memory, batch=3, max_length=room,
+            source_length=model.source_length(given["source"]),
             ids=TokenIds(0, 1, 2),
         )  # fmt: skip
         names = ("tokens", "lengths", "log_probs", "weights")

@@ -56,6 +56,7 @@ SMALL: dict[str, Any] = {
     "blocks": 1,
     "num_queries": 3,
     "hops": 2,
+    "source_words": 4,
 }
 """Sizes by the names that config fields have; other fields keep their defaults."""
 EVEN = {"resnet": {"width": 4}, "bahdanau": {"hidden": 8}, "luong": {"hidden": 8}}

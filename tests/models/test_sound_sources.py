@@ -30,7 +30,8 @@ def test_padding_changes_nothing(name):
     features, valid = run(encoder, jnp.asarray(batch))
     alone, all_valid = run(encoder, jnp.asarray(SOUND)[None])
     count = -(-46 // encoder.step)
-    assert alone.shape == (1, count, encoder.dim) and all_valid.all()
+    assert alone.shape == (1, count, encoder.dim)
+    assert all_valid.all()
     assert valid.sum(axis=1).tolist() == [count, -(-80 // encoder.step)]
     np.testing.assert_allclose(features[0, :count], alone[0], atol=3e-5)
     assert np.isfinite(features).all()
@@ -40,7 +41,8 @@ def test_padding_changes_nothing(name):
         return jnp.sum(jnp.where(valid[:, :, None], jnp.tanh(features) ** 2, 0.0))
 
     for path, gradient in nnx.to_flat_state(nnx.grad(loss)(encoder)):
-        assert np.isfinite(gradient[...]).all() and np.any(gradient[...]), path
+        assert np.isfinite(gradient[...]).all(), path
+        assert np.any(gradient[...]), path
 
 
 @pytest.mark.parametrize("name", ["conv", "pyramid", "pyramid 8"])
@@ -67,7 +69,8 @@ def test_masks_are_of_training_alone():
     plain = encoder(sound)[0]
     masked = [encoder(sound, rngs=nnx.Rngs(dropout=key))[0] for key in (0, 1)]
     assert (plain == encoder(sound)[0]).all()
-    assert (masked[0] != plain).any() and (masked[0] != masked[1]).any()
+    assert (masked[0] != plain).any()
+    assert (masked[0] != masked[1]).any()
 
 
 def test_an_odd_width_is_refused():
