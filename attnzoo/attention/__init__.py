@@ -11,6 +11,7 @@ from attnzoo.attention.combined import CBAM, MHCA, CoordinateAttention
 from attnzoo.attention.contract import Attention, Memory, Site
 from attnzoo.attention.convolutional import Gate
 from attnzoo.attention.cosine import CosineAttention
+from attnzoo.attention.coverage import CoverageAttention
 from attnzoo.attention.decomposable import DecomposableAttention
 from attnzoo.attention.delta_net import DeltaNet
 from attnzoo.attention.fast_weight import FastWeightProgrammer
@@ -22,6 +23,7 @@ from attnzoo.attention.intra import LSTMN, IntraTemporalAttention
 from attnzoo.attention.latent import LatentAttention
 from attnzoo.attention.linear import CausalLinearAttention, LinearAttention
 from attnzoo.attention.local import LocalMonotonicAttention, LocalPredictiveAttention
+from attnzoo.attention.location_aware import LocationAwareAttention
 from attnzoo.attention.multi_head import MultiHeadAttention
 from attnzoo.attention.multiplicative import LocationAttention, MultiplicativeAttention
 from attnzoo.attention.positional import FactorisedPositionalAttention, PositionalAttention
@@ -40,6 +42,7 @@ ATTENTIONS: dict[str, type[Attention]] = {
     "local_m": LocalMonotonicAttention,
     "local_p": LocalPredictiveAttention,
     "intra_temporal": IntraTemporalAttention,
+    "coverage": CoverageAttention,
     "none": FixedAttention,
     "hard": HardAttention,
     "multi_head": MultiHeadAttention,
@@ -56,6 +59,7 @@ ATTENTIONS: dict[str, type[Attention]] = {
     "retnet": RetNetAttention,
     "mab": MAB,
     "graph": GraphAttention,
+    "location_aware": LocationAwareAttention,
 }
 
 
@@ -123,6 +127,7 @@ __all__ = [
     "CausalLinearAttention",
     "CoordinateAttention",
     "CosineAttention",
+    "CoverageAttention",
     "DecomposableAttention",
     "DeltaNet",
     "EfficientChannelAttention",
@@ -140,6 +145,7 @@ __all__ = [
     "LocalMonotonicAttention",
     "LocalPredictiveAttention",
     "LocationAttention",
+    "LocationAwareAttention",
     "Memory",
     "MultiHeadAttention",
     "MultiplicativeAttention",

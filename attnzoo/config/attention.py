@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
-from attnzoo.config.fields import ByKind, Positive, config
+from attnzoo.config.fields import ByKind, NotNegative, Positive, config
 from attnzoo.config.renamed import former_names
 
-Normaliser = Literal["softmax", "sparsemax", "entmax15"]
+Normaliser = Literal["softmax", "sparsemax", "entmax15", "smoothing"]
 
 
 @config
@@ -36,6 +36,20 @@ class AdditiveConfig(AttentionConfig):
     width: Annotated[int, Positive] | None = None
     """Width of the alignment layer; null: that of the queries."""
     normalise: Normaliser = "softmax"
+    """Function from scores to weights: softmax; one with exact zeros: sparsemax (Martins and
+    Astudillo 2016), or 1.5-entmax between the two (Peters et al. 2019); or smoothing, with the
+    sigmoid in the place of the exponential (Chorowski et al. 2015)."""
+
+
+@config
+class CoverageConfig(AttentionConfig):
+    """Additive score that also reads what was attended to before (See et al. 2017, eq. 10, 11)."""
+
+    reads = ("source",)
+    kind: Literal["coverage"] = "coverage"
+    width: Annotated[int, Positive] | None = None
+    """Width of the alignment layer; null: that of the queries."""
+    normalise: Normaliser = "softmax"
     """Function from scores to weights: softmax, or one with exact zeros: sparsemax (Martins and
     Astudillo 2016), or 1.5-entmax between the two (Peters et al. 2019)."""
 
@@ -50,8 +64,9 @@ class ContentConfig(AttentionConfig):
         kind: str = ""
 
     normalise: Normaliser = "softmax"
-    """Function from scores to weights: softmax, or one with exact zeros: sparsemax (Martins and
-    Astudillo 2016), or 1.5-entmax between the two (Peters et al. 2019)."""
+    """Function from scores to weights: softmax; one with exact zeros: sparsemax (Martins and
+    Astudillo 2016), or 1.5-entmax between the two (Peters et al. 2019); or smoothing, with the
+    sigmoid in the place of the exponential (Chorowski et al. 2015)."""
 
     @property
     def score(self) -> str:
@@ -134,6 +149,31 @@ class LocalPConfig(AttentionConfig):
 
 
 @config
+class LocationAwareConfig(AttentionConfig):
+    """Additive score with convolutions of the weights before (Chorowski et al. 2015, eq. 8, 9)."""
+
+    reads = ("source",)
+    kind: Literal["location_aware"] = "location_aware"
+    width: Annotated[int, Positive] | None = None
+    """Width of the hidden layer; null: that of the queries."""
+    filters: Annotated[int, Positive] = 10
+    """Number of filters over the weights of the step before."""
+    kernel: Annotated[int, Positive] = 201
+    """Source positions that a filter spans; an odd number."""
+    normalise: Normaliser = "softmax"
+    """Function from scores to weights; smoothing is that of the paper (section 2.3)."""
+    sharpening: Annotated[float, Positive] = 1.0
+    """Factor on the scores, 1 / temperature (section 2.2)."""
+    window: Annotated[int, Positive] | None = None
+    """Largest distance of a source position from the median of the weights before (section 2.2);
+    null: any."""
+
+    def __post_init__(self) -> None:
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel={self.kernel}; wanted an odd number of positions")
+
+
+@config
 class IntraTemporalConfig(AttentionConfig):
     """Bilinear score that penalises keys read at earlier steps (Paulus et al. 2018, eq. 1 to 5)."""
 
@@ -169,6 +209,9 @@ class MultiHeadConfig(AttentionConfig):
     window: Annotated[int, Positive] | None = None
     """For self-attention: number of positions that each one sees, itself included; in a
     bidirectional model this many to either side; null: all."""
+    global_tokens: Annotated[int, NotNegative] = 0
+    """With a window: number of first positions that see all positions and are seen by all (Beltagy
+    et al. 2020, section 3.1); of a causal model, among the past."""
     qk_norm: bool = False
     """Apply an RMS norm to queries and keys (Dehghani et al. 2023)."""
     sinks: bool = False
@@ -177,6 +220,13 @@ class MultiHeadConfig(AttentionConfig):
     """Factor on the dot products; null: that of the model, mostly 1 / sqrt(width of a head)."""
     softcap: Annotated[float, Positive] | None = None
     """Scores s become c tanh(s / c) with this c (Gemma 2); null: no cap."""
+
+    def __post_init__(self) -> None:
+        if self.global_tokens and self.window is None:
+            raise ValueError(
+                f"global_tokens={self.global_tokens} has no effect without a window: all positions "
+                "see each other"
+            )
 
 
 @config

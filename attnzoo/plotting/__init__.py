@@ -7,6 +7,9 @@ changes.
 from matplotlib.figure import Figure
 
 from attnzoo.plotting.alignment import AlignmentPicture, alignment_grid, alignment_heatmap
+from attnzoo.plotting.boxes import detections
+from attnzoo.plotting.captions import caption_attention
+from attnzoo.plotting.copying import copy_picture
 from attnzoo.plotting.curves import (
     LinePanel,
     bleu_by_length,
@@ -24,6 +27,7 @@ from attnzoo.plotting.explanations import (
 )
 from attnzoo.plotting.links import beads, link_matrix
 from attnzoo.plotting.passages import Passage, passages
+from attnzoo.plotting.speech import speech_alignment
 from attnzoo.plotting.style import save, to_rgb
 from attnzoo.plotting.weights import WeightPanel, gate_panels, matrix_grid, weight_panels
 
@@ -39,6 +43,9 @@ __all__ = [
     "alignment_heatmap",
     "beads",
     "bleu_by_length",
+    "caption_attention",
+    "copy_picture",
+    "detections",
     "gate_panels",
     "line_panels",
     "link_matrix",
@@ -48,6 +55,7 @@ __all__ = [
     "passages",
     "patch_grid",
     "save",
+    "speech_alignment",
     "to_rgb",
     "token_rows",
     "training_curves",

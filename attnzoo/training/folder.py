@@ -224,6 +224,7 @@ class _Settings:
             count = self.model.head.kernel.shape[-1]
             labels = ImageLabels(self._names(count), prepared.mean, prepared.deviation)
             task = _task(config, labels=labels)
+            task.preparation = prepared
         return {"task": task, "config": config, "preparation": prepared}
 
     def language_model(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from flax import nnx
 
 from attnzoo.attention import ATTENTIONS, AdditiveAttention, Attention, Rotary
 from attnzoo.ops import masks
+from attnzoo.ops.normalisers import smoothing
 from attnzoo.testing import ModuleSizes
 
 SIZES = ModuleSizes(B=2, T=5, S=7, D=11, D2=13, Dv=3)
@@ -37,6 +38,33 @@ def cosine_by_hand() -> tuple[Any, Any]:
     _, weights = attention(jnp.asarray([[[3.0, 4.0]]]), keys, return_weights=True)
     exp = np.exp([2 * 0.96, 2 * 0.8])
     return weights[0, 0, 0], exp / exp.sum()
+
+
+def coverage_by_hand() -> tuple[Any, Any]:
+    """Scores tanh(k - c) for keys 1 and 2: the second query sees k minus the first weights."""
+    attention = ATTENTIONS["coverage"](1, 1, 1, rngs=nnx.Rngs(0))
+    attention.key_kernel[...] = jnp.ones((1, 1))
+    attention.score_kernel[...] = jnp.ones((1,))
+    attention.coverage_kernel[...] = -jnp.ones((1,))
+    keys = jnp.asarray([[[1.0], [2.0]]])
+    _, weights = attention(jnp.zeros((1, 2, 1)), keys, return_weights=True)
+    first = np.exp(np.tanh([1.0, 2.0]))
+    first /= first.sum()
+    second = np.exp(np.tanh([1.0, 2.0] - first))
+    return weights[0, 0], [first, second / second.sum()]
+
+
+def location_aware_by_hand() -> tuple[Any, Any]:
+    """A filter that sees the left neighbour: after weights (1/2, 1/2), scores (0, tanh(1/2))."""
+    attention = ATTENTIONS["location_aware"](1, 1, filters=1, kernel=3, rngs=nnx.Rngs(0))
+    attention.query_kernel[...] = attention.key_kernel[...] = jnp.zeros((1, 1))
+    attention.filters[...] = jnp.asarray([[1.0], [0.0], [0.0]])
+    attention.location_kernel[...] = jnp.ones((1, 1))
+    attention.score_kernel[...] = jnp.ones(1)
+    numbers = jnp.ones((1, 2, 1))
+    _, weights = attention(numbers, numbers, return_weights=True)
+    exp = np.exp([0.0, np.tanh(0.5)])
+    return weights[0, 0], [[0.5, 0.5], exp / exp.sum()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +92,7 @@ CASES: dict[str, Case] = {
     "local_m": Case({**WIDTHS, "window": 2}),
     "local_p": Case({**WIDTHS, "window": 2}),
     "intra_temporal": Case(WIDTHS),
+    "coverage": Case({**WIDTHS, "width": 5}, by_hand=coverage_by_hand),
     "none": Case({}),
     "hard": Case(lambda rngs: {"content": AdditiveAttention(11, 13, 5, rngs=rngs)}),
     "multi_head": Case(TWO_HEADS, HEADS),
@@ -87,6 +116,16 @@ CASES: dict[str, Case] = {
     "retnet": Case({"dim": 8, "num_heads": 2, "value_width": 6}, EIGHT, np.tri),
     "mab": Case(TWO_HEADS, HEADS),
     "graph": Case(TWO_HEADS, SELF),
+    "location_aware": Case(
+        {**WIDTHS, "width": 5, "filters": 3, "kernel": 3}, by_hand=location_aware_by_hand
+    ),
+    "location_aware smoothing": Case(
+        {**WIDTHS, "kernel": 5, "normalise": smoothing, "sharpening": 2.0}
+    ),
+    "location_aware window": Case(
+        {**WIDTHS, "kernel": 3, "window": 1},
+        except_={"every permitted key is reached": "keys outside of the window are not read"},
+    ),
 }
 
 
