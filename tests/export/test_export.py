@@ -178,10 +178,8 @@ def make_data(home: Path) -> None:
 
 def inputs_of(about: dict[str, Any], vocab: int) -> dict[str, np.ndarray]:
     """Arrays of sizes that nothing else here has."""
-    sizes, random = (
-        {"B": 3, "S": 9, "T": 5, "M": 7, "J": 2, "Q": 4, "4*H": 8, "4*W": 12},
-        np.random.default_rng(1),
-    )
+    sizes = {"B": 3, "S": 9, "T": 5, "M": 7, "J": 2, "Q": 4, "4*H": 8, "4*W": 12}
+    random = np.random.default_rng(1)
     made = {}
     for name, array in about["inputs"].items():
         shape = [sizes.get(one, one) for one in array["shape"]]
