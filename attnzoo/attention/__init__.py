@@ -11,6 +11,7 @@ from attnzoo.attention.combined import CBAM, MHCA, CoordinateAttention
 from attnzoo.attention.contract import Attention, Memory, Site
 from attnzoo.attention.convolutional import Gate
 from attnzoo.attention.cosine import CosineAttention
+from attnzoo.attention.coverage import CoverageAttention
 from attnzoo.attention.decomposable import DecomposableAttention
 from attnzoo.attention.delta_net import DeltaNet
 from attnzoo.attention.fast_weight import FastWeightProgrammer
@@ -41,6 +42,7 @@ ATTENTIONS: dict[str, type[Attention]] = {
     "local_m": LocalMonotonicAttention,
     "local_p": LocalPredictiveAttention,
     "intra_temporal": IntraTemporalAttention,
+    "coverage": CoverageAttention,
     "none": FixedAttention,
     "hard": HardAttention,
     "multi_head": MultiHeadAttention,
@@ -125,6 +127,7 @@ __all__ = [
     "CausalLinearAttention",
     "CoordinateAttention",
     "CosineAttention",
+    "CoverageAttention",
     "DecomposableAttention",
     "DeltaNet",
     "EfficientChannelAttention",

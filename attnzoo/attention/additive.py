@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnzoo.attention.contract import Attention, Memory, Positions, Site
-from attnzoo.config.attention import AdditiveConfig
+from attnzoo.config.attention import AdditiveConfig, CoverageConfig
 from attnzoo.ops.normalisers import Normalise
 from attnzoo.ops.softmax import masked_softmax
 
@@ -55,7 +55,7 @@ class AdditiveAttention(Attention):
 
     @classmethod
     def from_config(
-        cls, config: AdditiveConfig, site: Site, *, rngs: nnx.Rngs
+        cls, config: AdditiveConfig | CoverageConfig, site: Site, *, rngs: nnx.Rngs
     ) -> "AdditiveAttention":
         """Build the module of a config line for its place in a model (see ``Attention``)."""
         own: dict[str, Any] = {}

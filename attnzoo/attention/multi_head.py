@@ -40,6 +40,7 @@ from attnzoo.ops.masks import (
     Window,
     causal,
     evaluate_mask,
+    global_tokens,
     padding,
     sliding_window,
     symmetric_window,
@@ -149,6 +150,8 @@ class MultiHeadAttention(Attention):
                     "are not those of one; wanted window: null, or kind: local_m"
                 )
             window = (sliding_window if site.is_causal else symmetric_window)(config.window)
+            if config.global_tokens:
+                window = window | global_tokens(config.global_tokens)
         settings = {"eps": site.norm_eps, "shift": site.norm_shift}
         norm = functools.partial(RMSNorm, **settings) if config.qk_norm else None
         own = {name: getattr(site, name) for name in ("out_bias", "kernel_init", "out_init")}

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
-from attnzoo.config.fields import ByKind, Positive, config
+from attnzoo.config.fields import ByKind, NotNegative, Positive, config
 from attnzoo.config.renamed import former_names
 
 Normaliser = Literal["softmax", "sparsemax", "entmax15", "smoothing"]
@@ -39,6 +39,19 @@ class AdditiveConfig(AttentionConfig):
     """Function from scores to weights: softmax; one with exact zeros: sparsemax (Martins and
     Astudillo 2016), or 1.5-entmax between the two (Peters et al. 2019); or smoothing, with the
     sigmoid in the place of the exponential (Chorowski et al. 2015)."""
+
+
+@config
+class CoverageConfig(AttentionConfig):
+    """Additive score that also reads what was attended to before (See et al. 2017, eq. 10, 11)."""
+
+    reads = ("source",)
+    kind: Literal["coverage"] = "coverage"
+    width: Annotated[int, Positive] | None = None
+    """Width of the alignment layer; null: that of the queries."""
+    normalise: Normaliser = "softmax"
+    """Function from scores to weights: softmax, or one with exact zeros: sparsemax (Martins and
+    Astudillo 2016), or 1.5-entmax between the two (Peters et al. 2019)."""
 
 
 @config
@@ -196,6 +209,9 @@ class MultiHeadConfig(AttentionConfig):
     window: Annotated[int, Positive] | None = None
     """For self-attention: number of positions that each one sees, itself included; in a
     bidirectional model this many to either side; null: all."""
+    global_tokens: Annotated[int, NotNegative] = 0
+    """With a window: number of first positions that see all positions and are seen by all (Beltagy
+    et al. 2020, section 3.1); of a causal model, among the past."""
     qk_norm: bool = False
     """Apply an RMS norm to queries and keys (Dehghani et al. 2023)."""
     sinks: bool = False
@@ -204,6 +220,13 @@ class MultiHeadConfig(AttentionConfig):
     """Factor on the dot products; null: that of the model, mostly 1 / sqrt(width of a head)."""
     softcap: Annotated[float, Positive] | None = None
     """Scores s become c tanh(s / c) with this c (Gemma 2); null: no cap."""
+
+    def __post_init__(self) -> None:
+        if self.global_tokens and self.window is None:
+            raise ValueError(
+                f"global_tokens={self.global_tokens} has no effect without a window: all positions "
+                "see each other"
+            )
 
 
 @config

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from attnzoo.config.captioning import CaptionsConfig, ScenesConfig
+from attnzoo.config.detection import BoxesConfig
 from attnzoo.config.fields import (
     DropRate,
     Interval,
@@ -15,8 +17,10 @@ from attnzoo.config.fields import (
 )
 from attnzoo.config.images import ImagesConfig
 from attnzoo.config.interactions import InteractionsConfig
+from attnzoo.config.question_answering import MadeQuestionsConfig, QuestionsConfig
 from attnzoo.config.renamed import former_names
 from attnzoo.config.speech import SpeechConfig, SplicedConfig
+from attnzoo.config.stories import MadeStoriesConfig, StoriesConfig
 from attnzoo.config.tokenizers import (  # noqa: F401  (found here too)
     BpeTokenizerConfig,
     ByteBpeTokenizerConfig,
@@ -56,7 +60,7 @@ class CldrConfig:
 
 @config
 class FilePartConfig:
-    """One part of a data set: two plain files, or one table; gzip is recognised."""
+    """One part of a data set: two plain files, a table, or records; gzip is recognised."""
 
     source: Path | None = None
     """File of source sentences, one per line."""
@@ -66,13 +70,21 @@ class FilePartConfig:
     """File of Pharaoh word links, one line per pair: i-j sure, i?j possible."""
     table: Path | None = None
     """Tab-separated file with both sides, instead of `source` and `target`."""
+    records: Path | None = None
+    """JSON lines with both sides, instead of `source` and `target`: a text, or a list of texts. A
+    list is the sentences of a source, and the references of a target, each of which makes a
+    pair."""
 
     def __post_init__(self) -> None:
         pair = (self.source is not None, self.target is not None)
-        if self.table is None and pair != (True, True):
-            raise ValueError("give either 'source' and 'target', or 'table'")
-        if self.table is not None and (any(pair) or self.links is not None):
-            raise ValueError("'table' excludes 'source', 'target' and 'links'")
+        whole = [name for name in ("table", "records") if getattr(self, name) is not None]
+        if not whole and pair != (True, True):
+            raise ValueError("give either 'source' and 'target', or 'table', or 'records'")
+        if whole and (len(whole) > 1 or any(pair) or self.links is not None):
+            others = "'source', 'target', 'links' and " + repr(
+                "records" if whole[0] == "table" else "table"
+            )
+            raise ValueError(f"{whole[0]!r} excludes {others}")
 
 
 @config
@@ -97,6 +109,13 @@ class FilesConfig:
     """Column of a table with the target sentence, counted from 0."""
     links_column: Annotated[int, NotNegative] | None = None
     """Column of a table with Pharaoh links, counted from 0; null: no links."""
+    source_field: Annotated[str, NotEmpty] = "source"
+    """Field of records with the source."""
+    target_field: Annotated[str, NotEmpty] = "target"
+    """Field of records with the target."""
+    source_words: Annotated[int, Positive] | None = None
+    """Number of words of a source that are read, the first ones (400 in See et al. 2017); null:
+    all."""
     encoding: Annotated[str, NotEmpty] = "utf-8"
     """Encoding of the files (latin-1, cp1252, utf-16-le, ...); an encoding mark in a file goes
     first."""
@@ -114,8 +133,20 @@ class FilesConfig:
     def __post_init__(self) -> None:
         if self.train is None and self.validation is None and self.test is None:
             raise ValueError("at least one of 'train', 'validation' and 'test' is wanted")
+        parts = (self.train, self.validation, self.test)
+        if len({part.records is None for part in parts if part is not None}) > 1:
+            raise ValueError("'records' of one part want those of all parts")
+        if self.source_words is not None and self.links_column is not None:
+            raise ValueError("source_words cuts sources, so that links_column has to be null")
         if self.source_column == self.target_column:
             raise ValueError(f"source_column and target_column are both {self.source_column}")
+
+    @property
+    def fields(self) -> tuple[str, str] | None:
+        """Fields of source and target in records; None: the files are text."""
+        parts = (self.train, self.validation, self.test)
+        there = any(part is not None and part.records is not None for part in parts)
+        return (self.source_field, self.target_field) if there else None
 
     @property
     def languages(self) -> tuple[str, str]:
@@ -199,6 +230,36 @@ class SyntheticConfig:
     def languages(self) -> tuple[str, str]:
         """Languages of the two sides."""
         return "symbols", "symbols"
+
+
+@config
+class ReportsConfig:
+    """Made reports and summaries, with names that occur nowhere else and the true word links."""
+
+    kind: Literal["reports"] = "reports"
+    min_sentences: Annotated[int, Positive] = 3
+    """Sentences of the shortest report."""
+    max_sentences: Annotated[int, Interval(gt=0, le=1_000)] = 5
+    """Sentences of the longest report."""
+    train: Annotated[int, Interval(gt=0, le=100_000)] = 5_000
+    """Training pairs."""
+    validation: Annotated[int, Interval(gt=0, le=100_000)] = 200
+    """Validation pairs."""
+    test: Annotated[int, Interval(gt=0, le=100_000)] = 500
+    """Test pairs."""
+    seed: Annotated[int, NotNegative] = 0
+    """Seed of the reports; independent of the training seed."""
+
+    def __post_init__(self) -> None:
+        if self.min_sentences > self.max_sentences:
+            raise ValueError(
+                f"min_sentences={self.min_sentences} exceeds max_sentences={self.max_sentences}"
+            )
+
+    @property
+    def languages(self) -> tuple[str, str]:
+        """Languages of the two sides."""
+        return "en", "en"
 
 
 @config
@@ -320,11 +381,19 @@ Data = Annotated[
     | FilesConfig
     | HubConfig
     | SyntheticConfig
+    | ReportsConfig
     | TextConfig
     | LabelledTextConfig
     | TaggedTextConfig
     | InteractionsConfig
     | ImagesConfig
+    | BoxesConfig
+    | QuestionsConfig
+    | MadeQuestionsConfig
+    | StoriesConfig
+    | MadeStoriesConfig
+    | CaptionsConfig
+    | ScenesConfig
     | SpeechConfig
     | SplicedConfig,
     Kind,

@@ -37,6 +37,11 @@ class ModelConfig:
         return None
 
     @property
+    def temporary_ids(self) -> int:
+        """Number of ids for words of one source that the vocabulary lacks; 0: such are unknown."""
+        return 0
+
+    @property
     def one_vocabulary(self) -> bool:
         """True if source and target share one embedding, and so need one tokenizer."""
         return False

@@ -3,6 +3,11 @@
 from typing import Annotated, Literal
 
 from attnzoo.config.fields import ByKind, Positive, config
+from attnzoo.config.image_sources import (
+    ImageConvolutionConfig,
+    ImageResNetConfig,
+    ImageViTConfig,
+)
 from attnzoo.config.source_config import SourceConfig
 from attnzoo.config.speech import SoundConvConfig, SoundPyramidConfig
 
@@ -24,4 +29,12 @@ class ImagePatchesConfig(SourceConfig):
     """Width of the features; divisible by 4, for positions in rows and columns."""
 
 
-Source = Annotated[ImagePatchesConfig | SoundConvConfig | SoundPyramidConfig, ByKind(SourceConfig)]
+Source = Annotated[
+    ImagePatchesConfig
+    | SoundConvConfig
+    | SoundPyramidConfig
+    | ImageConvolutionConfig
+    | ImageResNetConfig
+    | ImageViTConfig,
+    ByKind(SourceConfig),
+]

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from attnzoo.data.ahead import rows_of
-from attnzoo.data.order import MAX_BUCKETS, Buckets, RowOrder
+from attnzoo.data.order import MAX_BUCKETS, Buckets, RowOrder, choose_buckets
 from attnzoo.data.pairs import TokenizedPairs, take_rows
 from attnzoo.errors import UserError
 
@@ -104,7 +104,8 @@ class BatchPlan(BucketPlan):
     with rows of PAD.
 
     `buckets` are sentence lengths with EOS; None chooses at most `max_buckets` that waste the least
-    padding.
+    padding. With `separate` they are those of sources, and targets are padded to one of two lengths
+    of their own: for summaries, which are much shorter than their sources.
     No pairs, or buckets too short for the longest sentence, are a UserError, because they come from
     a config and its data.
     """
@@ -117,6 +118,7 @@ class BatchPlan(BucketPlan):
         seed: int = 0,
         shuffle: bool = True,
         max_buckets: int = MAX_BUCKETS,
+        separate: bool = False,
     ) -> None:
         if not len(pairs):
             raise UserError(
@@ -125,11 +127,31 @@ class BatchPlan(BucketPlan):
         self.pairs = pairs
         self.batch_size = batch_size
         source_lengths, target_lengths = pairs.lengths()
-        needs = np.maximum(source_lengths, target_lengths) + 1  # EOS, or BOS in the input
-        # Pairs of equal length are sorted by their shorter side, too.
-        keys = needs * (int(needs.max()) + 1) + np.minimum(source_lengths, target_lengths)
+        longer, other = (
+            (source_lengths, target_lengths)
+            if separate
+            else (
+                np.maximum(source_lengths, target_lengths),
+                np.minimum(source_lengths, target_lengths),
+            )
+        )
+        needs = longer + 1  # EOS, or BOS in the input
+        # Pairs of equal length are sorted by their other side, too.
+        keys = needs * (int(max(needs.max(), other.max())) + 1) + other
         self._order = RowOrder(len(pairs), batch_size, seed, shuffle, keys)
-        self._buckets = Buckets(needs, buckets, max_buckets)
+        self._buckets = self._targets = Buckets(needs, buckets, max_buckets)
+        if separate:
+            needs = target_lengths + 1
+            longest = [needs[rows[rows >= 0]].max() for rows in self._order.epoch(0)]
+            most = int(needs.max())
+            # Two thirds at most: a second length wants a second compilation.
+            shorter = [n for n in choose_buckets(np.asarray(longest), 2) if 3 * n <= 2 * most]
+            self._targets = Buckets(needs, (*shorter, most))
+
+    @property
+    def target_buckets(self) -> tuple[int, ...]:
+        """Padded lengths of targets; those of both sides unless they are separate."""
+        return self._targets.lengths
 
     def order(self, epoch: int) -> Int64[np.ndarray, "steps B"]:
         """Return indices into `pairs` for each step of an epoch; -1 pads the last batch."""
@@ -138,27 +160,30 @@ class BatchPlan(BucketPlan):
     def padding_share(self, epoch: int = 0) -> float:
         """Return the share of padding in all cells of an epoch, source and target."""
         order = self.order(epoch)
-        cells = 2 * self.batch_size * sum(self._buckets.of(chosen) for chosen in order)
+        lengths = sum(self._buckets.of(rows) + self._targets.of(rows) for rows in order)
+        cells = self.batch_size * lengths
         tokens = sum(int(lengths.sum()) + len(self.pairs) for lengths in self.pairs.lengths())
         return 1 - tokens / cells
 
     def fingerprint(self) -> dict[str, Any]:
         """Return everything that determines the batches; JSON values, compared on resume."""
         data, buckets = self.pairs.fingerprint(), list(self.buckets)
-        return {"data": data, **self._order.fingerprint(), "buckets": buckets}
+        found = {"data": data, **self._order.fingerprint(), "buckets": buckets}
+        if self._targets is not self._buckets:
+            found["target_buckets"] = list(self.target_buckets)
+        return found
 
     def collate(self, rows: Int64[np.ndarray, " B"]) -> Batch:
         """Return the batch of these rows.
 
         `source`: int32 `B S`, ids, EOS, PAD. `target`: int32 `B T+1`, BOS, ids, EOS, PAD; the
-        model's input is `target[:, :-1]`, its labels are `target[:, 1:]`. `S = T` is the bucket.
+        model's input is `target[:, :-1]`, its labels are `target[:, 1:]`. `S = T` is the bucket,
+        or each its own.
         `rows`: int32 `B`, each row's index in the corpus, -1 for a row of PAD.
         """
-        pairs, length = self.pairs, self._buckets.of(rows)
+        pairs, length, room = self.pairs, self._buckets.of(rows), self._targets.of(rows) + 1
         return {
             "source": take_rows(pairs.source_ids, pairs.source_offsets, rows, length, begin=False),
-            "target": take_rows(
-                pairs.target_ids, pairs.target_offsets, rows, length + 1, begin=True
-            ),
+            "target": take_rows(pairs.target_ids, pairs.target_offsets, rows, room, begin=True),
             "rows": np.where(rows >= 0, pairs.rows[rows], -1).astype(np.int32),
         }

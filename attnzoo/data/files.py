@@ -1,7 +1,9 @@
-"""Parallel text in local files: two plain files or one TSV, packed or not, links optional."""
+"""Parallel text in local files: two plain files, one TSV, or JSON lines; packed or not."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -27,7 +29,9 @@ class Reading:
     than the share `max_skipped` of the pairs is a UserError. With `keep_all` pair `i` is line `i`:
     no pair is left out, and text that cannot be decoded is empty. A link `i-j` names the source
     word first, unless `target_first`, and counts from 0, unless `one_based`.
-    `columns` are those of a table, counted from 0: source, target, perhaps links.
+    `columns` are those of a table, counted from 0: source, target, perhaps links. `fields` are
+    those of JSON lines, source and target; None: the files are text. Only the first
+    `source_words` words of a source are read.
     """
 
     max_words: int = MAX_WORDS
@@ -39,6 +43,8 @@ class Reading:
     target_language: str = ""
     encoding: str = "utf-8"
     columns: tuple[int, ...] = (0, 1)
+    fields: tuple[str, str] | None = None
+    source_words: int | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,8 @@ def files_of(config: Any, part: str) -> list[Path]:
     files = getattr(config, part)
     if files is None:
         return []
-    columns = (files.table,) if files.table is not None else (files.source, files.target)
+    whole = files.table or files.records
+    columns = (whole,) if whole is not None else (files.source, files.target)
     return [path for path in (*columns, files.links) if path is not None]
 
 
@@ -124,6 +131,8 @@ def reading_of(config: Any) -> Reading:
         one_based=config.links_one_based,
         encoding=config.encoding,
         columns=tuple(column for column in columns if column is not None),
+        fields=config.fields,
+        source_words=config.source_words,
     )
 
 
@@ -151,6 +160,8 @@ def read_blocks(files: Sequence[Path], encoding: str = "utf-8") -> Iterator[Bloc
 
 def parse_block(block: Block, reading: Reading) -> tuple[Corpus, Report, list[int]]:
     """Return the usable pairs of a block, a report of the others, and the line of each pair."""
+    if reading.fields is not None:
+        return _parse_records(block, reading, reading.fields)
     if len(block.files) == 1:
         columns = reading.columns
         if min(columns) < 0:
@@ -186,6 +197,67 @@ def parse_block(block: Block, reading: Reading) -> tuple[Corpus, Report, list[in
         name=block.name,
     )
     return corpus, report, numbers
+
+
+def _parse_records(
+    block: Block, reading: Reading, fields: tuple[str, str]
+) -> tuple[Corpus, Report, list[int]]:
+    """Apply ``parse_block`` to JSON lines: a pair for each reference of a record."""
+    report = Report(block.name)
+    kept: list[tuple[str, str, int]] = []
+    lines: Any = block.lines[0]
+    for number, line in enumerate(lines, start=block.first):
+        place = block.place(0, number)
+        try:
+            sources, targets = read_record(line, fields)
+        except (ValueError, UnicodeDecodeError) as error:
+            undecoded = isinstance(error, UnicodeDecodeError)
+            report.read += 1
+            report.skip(f"not {reading.encoding.upper()}" if undecoded else str(error), place)
+            continue
+        for target in targets:
+            report.read += 1
+            source = cut_words("\n".join(sources), reading.source_words)
+            reason = reason_to_skip(source, target, reading.max_words)
+            if reason is None:
+                kept.append((source, target, number))
+            else:
+                report.skip(reason[1], place)
+    corpus = Corpus(
+        source=[source for source, _, _ in kept],
+        target=[target for _, target, _ in kept],
+        source_language=reading.source_language,
+        target_language=reading.target_language,
+        name=block.name,
+    )
+    return corpus, report, [number for _, _, number in kept]
+
+
+def read_record(line: bytes | str, fields: Sequence[str]) -> list[list[str]]:
+    """Return the texts of each of these fields of a JSON line: one text, or those of a list.
+
+    Line breaks inside a text become spaces, so that a source can have its sentences on lines.
+
+    Raises:
+      ValueError: no JSON object, a field that is missing, or one that holds no text.
+      UnicodeDecodeError: a line that is not UTF-8.
+    """
+    text = decode(line) if isinstance(line, bytes) else line
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict):
+        raise ValueError("no JSON object")
+    found = []
+    for name in fields:
+        value = record.get(name)
+        texts = [value] if isinstance(value, str) else value
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            why = "no text in" if name in record else "no"
+            raise ValueError(f"{why} field {name!r}")
+        found.append([" ".join(text.split()) for text in texts] or [""])
+    return found
 
 
 def check_usable(report: Report, reading: Reading) -> None:
@@ -232,6 +304,7 @@ def _texts(
             skip = skip or (f"not {reading.encoding.upper()}", block.place(side, number))
         if field is None and not block.table:
             skip = skip or ("too few columns", block.place(side, number))
+    texts[0] = cut_words(texts[0], reading.source_words)
     reason = reason_to_skip(texts[0], texts[1], reading.max_words)
     if reason is not None:
         side, why = reason
@@ -239,6 +312,13 @@ def _texts(
     if skip is not None:
         report.skip(*skip)
     return texts, skip is None
+
+
+def cut_words(text: str, count: int | None) -> str:
+    """Return the beginning of a text up to its word number ``count``, with its spacing."""
+    words = () if count is None else islice(re.finditer(r"\S+", text), count)
+    end = max((word.end() for word in words), default=len(text))
+    return text[:end]
 
 
 def reason_to_skip(source: str, target: str, max_words: int) -> tuple[int, str] | None:

@@ -63,7 +63,7 @@ class TokenizedPairs:
         """
         report = Report(f"{corpus.name or 'corpus'} as tokens", read=len(corpus))
         source_ids, source_lengths = source_tokenizer.encode_many(corpus.source)
-        target_ids, target_lengths = target_tokenizer.encode_many(corpus.target)
+        target_ids, target_lengths = target_tokenizer.encode_beside(corpus.target, corpus.source)
         empty = (source_lengths == 0) | (target_lengths == 0)
         longest = np.maximum(source_lengths, target_lengths)
         bad = empty if max_length is None else empty | (longest > max_length)

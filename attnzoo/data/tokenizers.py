@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -122,6 +122,14 @@ class Tokenizer:
         """Return the ids of all texts one after the other, and the number of each text's."""
         return self._cache.encode_many(texts, str.split)
 
+    def beside(self, source: Encoding) -> Tokenizer:
+        """Return the tokenizer of a text written about a source: by default the same for all."""
+        return self
+
+    def encode_beside(self, texts: Sequence[str], sources: Sequence[str]) -> Ids:
+        """Apply `encode_many` to texts that are each written about a source."""
+        return self.encode_many(texts)
+
     def parts(self, encoding: Encoding) -> list[str]:
         """Return the part of its word that each id belongs to, without the punctuation around."""
         parts: list[str] = []
@@ -190,8 +198,8 @@ class Tokenizer:
         kept = []
         for index in ids:
             index = operator.index(index)
-            if not 0 <= index < len(self._tokens):
-                raise ValueError(f"ids contains {index}, wanted 0 to {len(self._tokens) - 1}")
+            if not 0 <= index < self.vocab_size:
+                raise ValueError(f"ids contains {index}, wanted 0 to {self.vocab_size - 1}")
             if index == EOS:
                 break
             if index not in (PAD, BOS):
@@ -201,7 +209,10 @@ class Tokenizer:
     def _pieces(self, ids: list[int], unknown: str) -> list[str]:
         # A whole unknown word has a space before it; an unknown part of a word has none.
         unknown = SPACE + unknown if self.kind == "word" else unknown
-        return [unknown if index == UNK else self._tokens[index] for index in ids]
+        return [unknown if index == UNK else self._piece(index) for index in ids]
+
+    def _piece(self, index: int) -> str:
+        return self._tokens[index]
 
     def _to_json(self) -> str:
         return json.dumps(self._spec, ensure_ascii=False, sort_keys=True, separators=(",", ":"))

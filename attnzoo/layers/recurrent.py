@@ -128,8 +128,13 @@ class LSTM(Module):
         self,
         inputs: Float[Array, "B S D"],
         valid: Bool[Array, "B S"],
+        *,
+        reverse: bool = False,
     ) -> tuple[Float[Array, "B S D2"], tuple[Float[Array, "B D2"], Float[Array, "B D2"]]]:
-        """Return the hidden states of all steps from a zero state, and the final (cell, hidden)."""
+        """Return the hidden states of all steps from a zero state, and the final (cell, hidden).
+
+        With ``reverse`` the final state is that of the first token.
+        """
 
         def body(state, step):
             projected, alive = step
@@ -139,5 +144,5 @@ class LSTM(Module):
 
         steps = (jnp.swapaxes(self.project(inputs), 0, 1), valid.T)
         initial = self.initial(inputs.shape[0], inputs.dtype)
-        final, states = jax.lax.scan(body, initial, steps)
+        final, states = jax.lax.scan(body, initial, steps, reverse=reverse)
         return jnp.swapaxes(states, 0, 1), final

@@ -150,6 +150,20 @@ class TranslationModel(Model):
         """Read one target token; return the logits of the next one, the new state, and weights."""
         raise NotImplementedError(f"{type(self).__name__}.step")
 
+    def p_gen(self, source: Source, target: Int[Array, "B T"]) -> Float[Array, "B T"] | None:
+        """Return the probability to write a word rather than to copy one; None: there is no copy.
+
+        ``target`` is known, and begins with the start token.
+        """
+        return None
+
+    def in_training(
+        self, source: Source, target: Int[Array, "B L"], *, rngs: nnx.Rngs
+    ) -> tuple[Float[Array, "B T V"], Float[Array, "B"]]:
+        """Return the logits of a target from BOS to its end, and the loss that is added per row."""
+        logits = self(source, target[:, :-1], rngs=rngs)
+        return logits, jnp.zeros(len(target), jnp.float32)
+
     def all_weights(
         self, source: Source, target: Int[Array, "B T"]
     ) -> tuple[Float[Array, "B T V"], Float[Array, "L B N T S"]]:

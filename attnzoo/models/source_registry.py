@@ -5,6 +5,7 @@ from typing import Any
 from flax import nnx
 
 from attnzoo.config.external import import_class, is_external
+from attnzoo.models.image_sources import ImageConvolution, ImageResNet, ImageViT
 from attnzoo.models.sound_sources import SoundConv, SoundPyramid
 from attnzoo.models.sources import ImagePatches, SourceEncoder
 
@@ -12,6 +13,9 @@ SOURCES: dict[str, type[SourceEncoder]] = {
     "image_patches": ImagePatches,
     "sound_conv": SoundConv,
     "sound_pyramid": SoundPyramid,
+    "image_conv": ImageConvolution,
+    "image_resnet": ImageResNet,
+    "image_vit": ImageViT,
 }
 """Encoders of sources: ``SOURCES[config.kind](config, rngs=rngs)``."""
 

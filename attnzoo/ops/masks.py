@@ -373,6 +373,20 @@ class SinkTokens(Mask):
 
 
 @index_function
+class GlobalTokens(Mask):
+    """Mask of the first ``count`` queries and keys; see :func:`global_tokens`."""
+
+    count: int = setting()
+
+    def __call__(self, b: Index, n: Index, q: Index, k: Index) -> Bool[Array, "..."]:
+        return (q < self.count) | (k < self.count)
+
+    def bounds(self, tiles: Tiles) -> Bounds | None:
+        some = (tiles.first_q < self.count) | (tiles.first_k < self.count)
+        return some, (tiles.last_q < self.count) | (tiles.last_k < self.count)
+
+
+@index_function
 class Neighbourhood(Mask):
     """Mask of nearby positions in an image; see :func:`neighbourhood`."""
 
@@ -553,6 +567,15 @@ def sink_tokens(count: int) -> Mask:
     StreamingLLM uses ``causal() & (sliding_window(w) | sink_tokens(4))``.
     """
     return SinkTokens(_positive("sink_tokens: count", count, least=0))
+
+
+def global_tokens(count: int) -> Mask:
+    """Return a mask of the first ``count`` tokens, which see all keys and are seen by all queries.
+
+    Longformer (Beltagy et al. 2020, arXiv 2004.05150, section 3.1) uses ``symmetric_window(w) |
+    global_tokens(count)``.
+    """
+    return GlobalTokens(_positive("global_tokens: count", count, least=0))
 
 
 def neighbourhood(width: int, radius: int) -> Mask:

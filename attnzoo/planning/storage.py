@@ -152,7 +152,8 @@ def _counts(path: str, size: int, config: ExperimentConfig) -> tuple[float, floa
     )
     documents = getattr(config.data, "documents", "lines")
     rows = 1.0 if documents == "files" else scale * text.count(ENDS.get(documents, "\n"))
-    tables = [str(part.table) for name in PARTS if (part := _pairs(config.data, name))]
+    parts = [part for name in PARTS if (part := _pairs(config.data, name))]
+    tables = [str(part.table or part.records) for part in parts]
     return len(text) * scale, tokens * scale, rows * (2 if path in tables else 1)
 
 

@@ -3,12 +3,13 @@
 import dataclasses
 import types
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from flax import nnx
 
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.data.batching import BatchPlan, TokenizedPairs
+from attnzoo.data.copying import CopyingTokenizer
 from attnzoo.data.corpus import Corpus, Report
 from attnzoo.data.order import most_buckets
 from attnzoo.data.parallel import SIDES, PairData
@@ -38,6 +39,8 @@ class PairTask(Task):
     unit = "tokens"
     free = ("decoding", "training.figures_every", "training.figures")
     files = types.MappingProxyType({"source": SOURCE_TOKENIZER, "target": TARGET_TOKENIZER})
+    separate_lengths: ClassVar[bool] = False
+    """Sources and targets are padded to lengths of their own."""
     tokenizer_fields = ("tokenizer", "target_tokenizer", "shared_vocabulary")
 
     def __init__(
@@ -48,6 +51,8 @@ class PairTask(Task):
         teacher: TeacherLinks | None = None,
     ):
         super().__init__(config)
+        if slots := config.model.temporary_ids:
+            source, target = CopyingTokenizer(source, slots), CopyingTokenizer(target, slots)
         self.tokenizers = Tokenizers(source, target)
         self.teacher = teacher
         self.held_out = Corpus([], [])
@@ -109,8 +114,7 @@ class PairTask(Task):
         """Return the sentences of a part; UserError if they are too large to be in memory."""
         if data.splits is None:
             raise UserError(
-                "a teacher wants the sentences in memory: raise cache.memory above the size of the "
-                "data"
+                "the sentences are wanted in memory: raise cache.memory above the size of the data"
             )
         return getattr(data.splits, part)
 
@@ -126,7 +130,12 @@ class PairTask(Task):
         self.pairs = len(pairs)
         most = self.limit_buckets(len(pairs))
         plan = BatchPlan(
-            pairs, settings.batch_size, settings.buckets, settings.seed, max_buckets=most
+            pairs,
+            settings.batch_size,
+            settings.buckets,
+            settings.seed,
+            max_buckets=most,
+            separate=self.separate_lengths,
         )
         self.train, self.buckets = plan, plan.buckets
         if self.teacher_of(self.config) is not None:
@@ -151,7 +160,13 @@ class PairTask(Task):
         pairs, report = data.tokens(part, *self.both, longest)
         self.notes += report.lines() if report.skipped else []
         most = self.max_buckets or most_buckets(-(-len(pairs) // settings.batch_size))
-        plan = BatchPlan(pairs, settings.batch_size, shuffle=False, max_buckets=most)
+        plan = BatchPlan(
+            pairs,
+            settings.batch_size,
+            shuffle=False,
+            max_buckets=most,
+            separate=self.separate_lengths,
+        )
         self.data_fingerprint = plan.fingerprint()["data"]
         return plan
 

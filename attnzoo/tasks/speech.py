@@ -357,10 +357,10 @@ def report(
             "boundaries_within_50_ms_of_middle": float(np.mean(middle <= NEAR)),
             "boundary_median_ms": 1000 * float(np.median(middle)),
         }
+        near, central = (scores[f"boundaries_within_50_ms{name}"] for name in ("", "_of_middle"))
         lines.append(
-            f"boundaries of words   {scores['boundaries_within_50_ms']:.1%} of {len(cuts):,} "
-            f"within 50 ms of the silence, {scores['boundaries_within_50_ms_of_middle']:.1%} of its "
-            f"middle; median {scores['boundary_median_ms']:.0f} ms from it"
+            f"boundaries of words   {near:.1%} of {len(cuts):,} within 50 ms of the silence, "
+            f"{central:.1%} of its middle; median {scores['boundary_median_ms']:.0f} ms from it"
         )
     files = {"hypotheses.txt": "".join(f"{text}\n" for text in transcripts)}
     return Evaluation(scores, tuple(lines), files)

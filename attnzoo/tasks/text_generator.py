@@ -109,25 +109,33 @@ class TextGenerator:
             )
 
     def write(
-        self, source: Source, count: int, *, max_length: int, beam: int = 5, alpha: float = 0.6
+        self,
+        source: Source,
+        rows: int | Sequence[Tokenizer],
+        *,
+        max_length: int,
+        beam: int = 5,
+        alpha: float = 0.6,
     ) -> list[GeneratedText]:
-        """Write a text about each of the first ``count`` sources of a batch.
+        """Write a text about each of the first ``rows`` sources of a batch.
 
+        ``rows`` is their number, or the tokenizer of each, with which its text is decoded.
         ``beam=1`` is greedy search; ``alpha`` is the exponent of the length penalty.
         """
+        tokenizers = [self.target_tokenizer] * rows if isinstance(rows, int) else rows
         found = self._search(self._state, source, max_length=max_length, beam=beam, alpha=alpha)
         best = (found.tokens, found.lengths, found.log_probs, found.scores, found.weights)
         tokens, lengths, log_probs, scores, weights = jax.device_get([x[:, 0] for x in best])
         written = []
-        for row in range(count):
+        for row, tokenizer in enumerate(tokenizers):
             said = tokens[row, : lengths[row]].tolist()
-            target = self.target_tokenizer.decode_words(said)
+            target = tokenizer.decode_words(said)
             # A row for each token of the text, and for the end.
-            steps = [t for t, i in enumerate(said) if i not in self.target_tokenizer.hidden]
+            steps = [t for t, i in enumerate(said) if i not in tokenizer.hidden]
             steps = steps[: len(target.ids)] + [t for t in (len(said) - 1,) if self._ended(said)]
             written.append(
                 GeneratedText(
-                    text=self.target_tokenizer.decode(said),
+                    text=tokenizer.decode(said),
                     target=target,
                     score=float(scores[row]),
                     log_prob=float(log_probs[row]),

@@ -135,7 +135,8 @@ class Translator(TextGenerator):
             limit = min(n for n in (max_length, bound, 2 * width + 10) if n is not None)
             around = self.source_frame.around
             source = self.padded([around(encodings[i].ids) for i in rows], width)
-            written = self.write(source, len(rows), max_length=limit, beam=beam, alpha=alpha)
+            tokenizers = [self.target_tokenizer.beside(encodings[i]) for i in rows]
+            written = self.write(source, tokenizers, max_length=limit, beam=beam, alpha=alpha)
             for index, one in zip(rows, written, strict=True):
                 columns = self._columns(encodings[index])
                 results[index] = Translation(
@@ -166,7 +167,10 @@ class Translator(TextGenerator):
         if len(sources) != len(targets):
             raise ValueError(f"{len(sources)} sources but {len(targets)} targets")
         left = [self.source_tokenizer.encode(line) for line in sources]
-        right = [self.target_tokenizer.encode(line) for line in targets]
+        right = [
+            self.target_tokenizer.beside(one).encode(line)
+            for one, line in zip(left, targets, strict=True)
+        ]
         return self.force_tokens(left, right, progress=progress)
 
     def force_tokens(

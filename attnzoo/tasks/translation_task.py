@@ -80,7 +80,7 @@ class TranslationTask(PairTask):
                 self.tokenizers.source,
                 self.tokenizers.target,
                 batch_size=batch_size or self.config.decoding.batch_size,
-                max_source=self.slots or 512,
+                max_source=self.slots or max(512, 2 * self.config.training.max_length),
                 layer=layer,
                 head=head,
                 rules=rules,

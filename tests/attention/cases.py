@@ -40,6 +40,20 @@ def cosine_by_hand() -> tuple[Any, Any]:
     return weights[0, 0, 0], exp / exp.sum()
 
 
+def coverage_by_hand() -> tuple[Any, Any]:
+    """Scores tanh(k - c) for keys 1 and 2: the second query sees k minus the first weights."""
+    attention = ATTENTIONS["coverage"](1, 1, 1, rngs=nnx.Rngs(0))
+    attention.key_kernel[...] = jnp.ones((1, 1))
+    attention.score_kernel[...] = jnp.ones((1,))
+    attention.coverage_kernel[...] = -jnp.ones((1,))
+    keys = jnp.asarray([[[1.0], [2.0]]])
+    _, weights = attention(jnp.zeros((1, 2, 1)), keys, return_weights=True)
+    first = np.exp(np.tanh([1.0, 2.0]))
+    first /= first.sum()
+    second = np.exp(np.tanh([1.0, 2.0] - first))
+    return weights[0, 0], [first, second / second.sum()]
+
+
 def location_aware_by_hand() -> tuple[Any, Any]:
     """A filter that sees the left neighbour: after weights (1/2, 1/2), scores (0, tanh(1/2))."""
     attention = ATTENTIONS["location_aware"](1, 1, filters=1, kernel=3, rngs=nnx.Rngs(0))
@@ -78,6 +92,7 @@ CASES: dict[str, Case] = {
     "local_m": Case({**WIDTHS, "window": 2}),
     "local_p": Case({**WIDTHS, "window": 2}),
     "intra_temporal": Case(WIDTHS),
+    "coverage": Case({**WIDTHS, "width": 5}, by_hand=coverage_by_hand),
     "none": Case({}),
     "hard": Case(lambda rngs: {"content": AdditiveAttention(11, 13, 5, rngs=rngs)}),
     "multi_head": Case(TWO_HEADS, HEADS),

@@ -4,16 +4,21 @@ from pathlib import Path
 
 import pytest
 
+from attnzoo.config.captioning import CaptionsConfig, ScenesConfig
 from attnzoo.config.data import (
     ByteBpeTokenizerConfig,
     CharTokenizerConfig,
+    FilePartConfig,
+    FilesConfig,
     FileTokenizerConfig,
     HubSourceConfig,
     LabelledTextConfig,
+    ReportsConfig,
     TaggedTextConfig,
     TextConfig,
     WordPieceTokenizerConfig,
 )
+from attnzoo.config.detection import BoxesConfig, VocConfig
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.images import (
     AugmentationConfig,
@@ -25,7 +30,9 @@ from attnzoo.config.images import (
 )
 from attnzoo.config.interactions import InteractionsConfig
 from attnzoo.config.loader import dump, load
+from attnzoo.config.question_answering import MadeQuestionsConfig, QuestionsConfig
 from attnzoo.config.speech import SpeechConfig, SplicedConfig
+from attnzoo.config.stories import MadeStoriesConfig, StoriesConfig
 from attnzoo.errors import UserError
 
 # A task and a model that take each kind of data.
@@ -35,8 +42,17 @@ TASKS = {
     "tagged_text": ("token_classification", "bert"),
     "images": ("image_classification", "vit"),
     "interactions": ("recommendation", "recommender"),
+    "boxes": ("detection", "detr"),
+    "questions": ("question_answering", "bidaf"),
+    "made_questions": ("question_answering", "bert"),
+    "stories": ("stories", "memory_network"),
+    "made_stories": ("stories", "memory_network"),
+    "captions": ("captioning", "show_attend_tell"),
+    "scenes": ("captioning", "show_attend_tell"),
     "speech": ("speech", "{kind: bahdanau, source: sound_conv}"),
     "spliced": ("speech", "{kind: bahdanau, source: sound_conv}"),
+    "files": ("summarisation", "t5"),
+    "reports": ("summarisation", "t5"),
 }
 
 
@@ -71,9 +87,34 @@ def written(path: Path, text: str) -> Path:
             ),
         ),
         ("{kind: tagged_text, train: [t]}", TaggedTextConfig(train=(Path("t"),))),
+        ("{kind: reports, train: 7}", ReportsConfig(train=7)),
+        (
+            "{kind: files, train: {records: a.jsonl}, target_field: tldr, source_words: 400}",
+            FilesConfig(
+                train=FilePartConfig(records=Path("a.jsonl")),
+                target_field="tldr",
+                source_words=400,
+            ),
+        ),
         (
             "{kind: interactions, files: [a.inter], time_column: null}",
             InteractionsConfig(files=(Path("a.inter"),), time_column=None),
+        ),
+        (
+            "{kind: questions, train: [a.tar.xz/*.json], test_share: 0.1}",
+            QuestionsConfig(train=(Path("a.tar.xz/*.json"),), test_share=0.1),
+        ),
+        ("{kind: made_questions, facts: 3}", MadeQuestionsConfig(facts=3)),
+        ("{kind: stories, test: [qa1_test.txt]}", StoriesConfig(test=(Path("qa1_test.txt"),))),
+        ("{kind: made_stories, tasks: [2]}", MadeStoriesConfig(tasks=(2,))),
+        (
+            "{kind: captions, pictures: p.tar, train: [c.csv.gz], test_names: n}",
+            CaptionsConfig(pictures=Path("p.tar"), train=(Path("c.csv.gz"),), test_names=Path("n")),
+        ),
+        ("{kind: scenes, side: 5}", ScenesConfig(side=5)),
+        (
+            "{kind: boxes, source: {kind: voc, path: v.tar, test: null}, size: [3, 4]}",
+            BoxesConfig(source=VocConfig(path=Path("v.tar"), test=None), size=(3, 4)),
         ),
         (
             "{kind: speech, train: [a.tsv, b], test_share: 0.2}",

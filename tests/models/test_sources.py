@@ -7,11 +7,18 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from attnzoo.config.attention import MultiHeadConfig
+from attnzoo.config.captioning import ShowAttendTellConfig
+from attnzoo.config.image_sources import (
+    ImageConvolutionConfig,
+    ImageResNetConfig,
+    ImageViTConfig,
+)
 from attnzoo.config.model import BahdanauConfig, LuongConfig
 from attnzoo.config.sources import ImagePatchesConfig
 from attnzoo.config.speech import SoundConvConfig, SoundPyramidConfig
 from attnzoo.config.transformer import TransformerConfig
-from attnzoo.models import SOURCES, TRANSLATORS
+from attnzoo.models import CAPTIONERS, SOURCES, TRANSLATORS
 from attnzoo.models.source_registry import build_source
 from attnzoo.models.sources import SourceEncoder
 
@@ -20,6 +27,11 @@ ENCODERS: dict[str, Any] = {
     "image_patches": ImagePatchesConfig(patch=3, channels=3, dim=8),
     "sound_conv": SoundConvConfig(rate=400, mels=3, dim=6, recurrent=1),
     "sound_pyramid": SoundPyramidConfig(rate=400, mels=3, dim=6, halvings=1),
+    "image_conv": ImageConvolutionConfig(widths=(5, 8)),
+    "image_resnet": ImageResNetConfig(depth=8, width=4),
+    "image_vit": ImageViTConfig(
+        attention=MultiHeadConfig(num_heads=2), image_size=6, patch=3, dim=8, hidden=7, layers=1
+    ),
 }
 HEADS = {"kind": "multi_head", "num_heads": 2}
 
@@ -40,11 +52,12 @@ def model_of(architecture: str, kind: str) -> Any:
         "transformer": TransformerConfig(
             dim=8, hidden=12, encoder_layers=1, decoder_layers=2, source=ENCODERS[kind]
         ),
+        "show_attend_tell": ShowAttendTellConfig(hidden=7, embedding=5, source=ENCODERS[kind]),
     }[architecture]
-    return TRANSLATORS[architecture](config, 0, V, rngs=nnx.Rngs(0))
+    return (TRANSLATORS | CAPTIONERS)[architecture](config, 0, V, rngs=nnx.Rngs(0))
 
 
-ARCHITECTURES = ("bahdanau", "luong", "transformer")
+ARCHITECTURES = ("bahdanau", "luong", "transformer", "show_attend_tell")
 
 
 def test_every_encoder_is_here() -> None:

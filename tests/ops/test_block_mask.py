@@ -25,6 +25,7 @@ MASKS = {
     "padding": masks.padding(jnp.array([S, 30])),
     "padding as an array": masks.padding(jnp.arange(S)[None] % 20 < 9),
     "window and sinks": masks.causal() & (masks.sliding_window(9) | masks.sink_tokens(3)),
+    "window and global tokens": masks.symmetric_window(5) | masks.global_tokens(3),
     "not": ~(masks.causal() & masks.sliding_window(12)),
     "dilated": masks.dilated(3) & masks.sliding_window(20),
     "neighbourhood": masks.neighbourhood(8, 1),

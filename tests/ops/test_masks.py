@@ -31,6 +31,7 @@ DEFINITIONS = {
     "lengths": (lambda: masks.padding(jnp.array([4])), lambda i, j: j < 4),
     "dilated": (lambda: masks.dilated(3), lambda i, j: (i - j) % 3 == 0),
     "sink_tokens": (lambda: masks.sink_tokens(2), lambda i, j: j < 2),
+    "global_tokens": (lambda: masks.global_tokens(2), lambda i, j: i < 2 or j < 2),
     "neighbourhood": (
         lambda: masks.neighbourhood(3, 1),
         lambda i, j: abs(i // 3 - j // 3) <= 1 and abs(i % 3 - j % 3) <= 1,

@@ -1,0 +1,122 @@
+"""Additive attention with coverage: See, Liu and Manning, ACL 2017 (arXiv 1704.04368), section 2.3."""
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+from attnzoo.attention.additive import AdditiveAttention, Initializer, tiny_normal
+from attnzoo.attention.contract import AttentionOutput, Memory, Positions, ReturnWeights
+from attnzoo.ops.normalisers import Normalise
+from attnzoo.ops.softmax import compute_dtype, masked_softmax
+
+
+class CoverageAttention(AdditiveAttention):
+    """score(q_t, k_s) = v_a . tanh(W_a q_t + U_a k_s + w_c c_ts + b); equations 10 and 11.
+
+    The coverage c_ts is the sum of the weights that the queries before t gave to key s; 0 for the
+    first. w_c and b start at 0: additive attention. One head, weights ``B 1 T S``; the order of the
+    queries matters, and they are computed one after the other. A decoder calls ``extend`` and
+    passes the coverage on. Arguments are those of ``AdditiveAttention``.
+    """
+
+    contract_exceptions: ClassVar[dict[str, str]] = {
+        "queries are exchangeable": "what a query reads depends on what those before it have read",
+    }
+
+    def __init__(
+        self,
+        query_dim: int,
+        key_dim: int,
+        width: int | None = None,
+        *,
+        kernel_init: Initializer = tiny_normal,
+        score_init: Initializer = jax.nn.initializers.zeros,
+        normalise: Normalise = masked_softmax,
+        dropout: float = 0.0,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(
+            query_dim,
+            key_dim,
+            width,
+            kernel_init=kernel_init,
+            score_init=score_init,
+            normalise=normalise,
+            dropout=dropout,
+            rngs=rngs,
+        )
+        zeros = jnp.zeros((self.score_kernel.shape[0],), jnp.float32)
+        self.coverage_kernel, self.bias = nnx.Param(zeros), nnx.Param(zeros)
+
+    def scores(
+        self, query: Float[Array, "B T D"], memory: Memory, positions: Positions | None = None
+    ) -> Float[Array, "B 1 T S"]:
+        """Return the logits without coverage, before mask and softmax."""
+        projected = jnp.einsum("btd,dw->btw", query, self.query_kernel[...])
+        return self._scored(projected[:, :, None, :] + memory.keys[:, None, :, :])[:, None]
+
+    def attend(
+        self,
+        query: Float[Array, "B T D"],
+        memory: Memory,
+        *,
+        positions: Positions | None = None,
+        return_weights: ReturnWeights = False,
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> AttentionOutput:
+        """Read with all queries and no past; NotImplementedError if ``positions`` are given."""
+        if positions is not None:
+            raise NotImplementedError(
+                "positions: attention with coverage needs the weights of all former queries, not "
+                "their number; use extend or step with a past"
+            )
+        return self._after(query, memory, self.empty_past(memory), return_weights, dropout_key)[0]
+
+    def empty_past(self, memory: Memory) -> Float[Array, "B S"]:
+        """Return the coverage before the first query: 0 for every key."""
+        return jnp.zeros(memory.keys.shape[:2], compute_dtype(memory.keys))
+
+    def extend(
+        self,
+        query: Float[Array, "B T D"],
+        memory: Memory,
+        past: Float[Array, "B S"],
+        *,
+        positions: Positions | None = None,
+        return_weights: ReturnWeights = False,
+    ) -> tuple[AttentionOutput, Float[Array, "B S"]]:
+        """Read with the next T queries; ``past`` is the coverage of each key."""
+        return self._after(query, memory, past, return_weights, None)
+
+    def _after(
+        self,
+        query: Float[Array, "B T D"],
+        memory: Memory,
+        past: Float[Array, "B S"],
+        return_weights: ReturnWeights,
+        dropout_key: Key[Array, ""] | None,
+    ) -> tuple[AttentionOutput, Float[Array, "B S"]]:
+        (B, T), S = query.shape[:2], memory.keys.shape[1]
+        mask: Any = jnp.ones((1, 1, 1, 1), bool) if memory.mask is None else memory.mask
+        if mask.shape[2] not in (1, T):
+            raise ValueError(f"memory has a mask with T={mask.shape[2]}; wanted 1 or {T} queries")
+        seen = jnp.broadcast_to(mask, (B, 1, T, S))
+        projected = jnp.einsum("btd,dw->btw", query, self.query_kernel[...])
+
+        def one(covered: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
+            asked, visible = step
+            spread = jnp.einsum("bs,w->bsw", covered.astype(asked.dtype), self.coverage_kernel[...])
+            weights = self.normalise(self._scored(asked[:, None] + memory.keys + spread), visible)
+            return covered + weights.astype(covered.dtype), weights
+
+        steps = jnp.swapaxes(projected, 0, 1), jnp.swapaxes(seen[:, 0], 0, 1)
+        past, weights = jax.lax.scan(one, past, steps)
+        weights = jnp.moveaxis(weights, 0, 1)[:, None]
+        return self.read(weights, memory, seen, return_weights, dropout_key), past
+
+    def _scored(self, hidden: Float[Array, "*rows S W"]) -> Float[Array, "*rows S"]:
+        bias = jnp.broadcast_to(self.bias[...].astype(hidden.dtype), hidden.shape)
+        return jnp.tanh(hidden + bias) @ self.score_kernel[...]
