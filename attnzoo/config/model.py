@@ -10,9 +10,9 @@ from attnzoo.config.gates import Gate, NoGateConfig, SEConfig
 from attnzoo.config.gpt2 import GPT2Config
 from attnzoo.config.llama import LlamaConfig
 from attnzoo.config.model_config import ModelConfig
+from attnzoo.config.pointer_generator import PointerGeneratorConfig
 from attnzoo.config.recommender import RecommenderConfig
 from attnzoo.config.renamed import former_names
-from attnzoo.config.pointer_generator import PointerGeneratorConfig
 from attnzoo.config.sources import TO_TEXT, Source
 from attnzoo.config.t5 import T5Config
 from attnzoo.config.transformer import TransformerConfig

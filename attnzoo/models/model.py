@@ -150,9 +150,7 @@ class TranslationModel(Model):
         """Read one target token; return the logits of the next one, the new state, and weights."""
         raise NotImplementedError(f"{type(self).__name__}.step")
 
-    def p_gen(
-        self, source: Source, target: Int[Array, "B T"]
-    ) -> Float[Array, "B T"] | None:
+    def p_gen(self, source: Source, target: Int[Array, "B T"]) -> Float[Array, "B T"] | None:
         """Return the probability to write a word rather than to copy one; None: there is no copy.
 
         ``target`` is known, and begins with the start token.

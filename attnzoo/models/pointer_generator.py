@@ -148,9 +148,7 @@ class PointerGenerator(RecurrentTranslator):
         )
         return logits, weights, p_gen
 
-    def p_gen(
-        self, source: Int[Array, "B S"], target: Int[Array, "B T"]
-    ) -> Float[Array, "B T"]:
+    def p_gen(self, source: Int[Array, "B S"], target: Int[Array, "B T"]) -> Float[Array, "B T"]:
         """Return the probability to write a word rather than to copy one, at each step."""
         return self.pointing(source, target)[2]
 

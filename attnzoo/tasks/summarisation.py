@@ -28,9 +28,7 @@ RECORDS = (".jsonl", ".jsonl.gz")
 """Ends of the names of files whose lines are JSON."""
 
 
-def coverage_loss(
-    weights: Float[Array, "B N T S"], real: Bool[Array, "B T"]
-) -> Float[Array, " B"]:
+def coverage_loss(weights: Float[Array, "B N T S"], real: Bool[Array, "B T"]) -> Float[Array, " B"]:
     """Return the sum over the steps of each target of sum_s min(a_ts, c_ts) (See et al. 2017).
 
     a are the weights, the mean of several heads, and c their sum over former steps (equation 12).

@@ -32,7 +32,8 @@ def test_unknown_words_of_a_source_are_numbered_and_come_back(split: str) -> Non
     assert [i for i in source.ids if i >= V or i == UNK] == [V, V + 1, V, UNK, UNK]
     about = tokenizer.beside(source)
     text = about.encode("Annan saw Kofi and Zed .")
-    assert text.ids[0] == V + 1 and text.ids[2] == V
+    assert text.ids[0] == V + 1
+    assert text.ids[2] == V
     assert about.decode(text.ids) == "Annan saw Kofi <unk> <unk> ."
     assert about.decode_words(text.ids).words == "Annan saw Kofi <unk> <unk> .".split()
     # Without its source a temporary id has no word, and ids above all are an error.
@@ -102,7 +103,8 @@ def test_broken_records_are_named(tmp_path: Path) -> None:
     assert len(splits.train) == 2
     told = " ".join(splits.reports[0].lines())
     for number, (_, reason) in enumerate(BROKEN, start=2):
-        assert reason in told and (f"{path}:{number}" in told)
+        assert reason in told
+        assert f"{path}:{number}" in told
     with pytest.raises(UserError, match=f"5 of 7|{len(BROKEN)} of"):
         load_corpus(config_of(path))
 
@@ -121,7 +123,9 @@ def test_reports_have_names_of_their_own_and_true_links() -> None:
         {word for text in part.source for word in text.split() if word[0].isupper()}
         for part in parts
     ]
-    assert not names[0] & names[1] and not names[0] & names[2] and not names[1] & names[2]
+    assert not names[0] & names[1]
+    assert not names[0] & names[2]
+    assert not names[1] & names[2]
     written = set()
     for part in parts:
         assert part.links is not None
@@ -144,9 +148,11 @@ def test_targets_are_padded_to_lengths_of_their_own() -> None:
     together, separate = (
         BatchPlan(pairs, 16, max_buckets=2, separate=separate) for separate in (False, True)
     )
-    assert separate.target_buckets[-1] == 41 and len(separate.target_buckets) == 2
+    assert separate.target_buckets[-1] == 41
+    assert len(separate.target_buckets) == 2
     widths = {batch["target"].shape[1] - 1 for batch in separate.batches()}
-    assert widths == set(separate.target_buckets) and min(widths) <= 9
+    assert widths == set(separate.target_buckets)
+    assert min(widths) <= 9
     rows = np.concatenate([batch["rows"] for batch in separate.batches()])
     assert sorted(rows[rows >= 0]) == list(range(200))
     assert separate.padding_share() < together.padding_share() - 0.2

@@ -120,7 +120,9 @@ def test_the_mixture_by_hand() -> None:
     np.testing.assert_allclose(jnp.exp(found[0, 0]), [0.25 + 0.15, 0.25, 0.35, 0], atol=1e-6)
     assert found[0, 0, 3] == LEAST
     # Written with certainty it is the softmax, and a word that is only in the source has P near 0.
-    sure = mixture(logits, gate + 200, jnp.asarray([[[0.5, 0.3, 0.2]]]), jnp.asarray([[2, 0, 2]]), 2)
+    sure = mixture(
+        logits, gate + 200, jnp.asarray([[[0.5, 0.3, 0.2]]]), jnp.asarray([[2, 0, 2]]), 2
+    )
     np.testing.assert_allclose(sure[0, 0], [np.log(0.5)] * 2 + [LEAST] * 2, rtol=1e-6)
 
 
@@ -130,9 +132,7 @@ def test_gradients_are_finite_where_nothing_can_be_copied() -> None:
         return -mixture(logits, gate, weights, jnp.asarray([[1, 4]]), 2)[0, 0, jnp.asarray([3, 4])]
 
     for gate in (0.0, 500.0, -500.0):
-        jacobian = jax.jacrev(loss, (0, 1))(
-            jnp.full((1, 1, 1), gate), jnp.asarray([[[1.0, 0.0]]])
-        )
+        jacobian = jax.jacrev(loss, (0, 1))(jnp.full((1, 1, 1), gate), jnp.asarray([[[1.0, 0.0]]]))
         assert all(np.all(np.isfinite(leaf)) for leaf in jacobian)
 
 

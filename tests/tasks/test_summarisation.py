@@ -95,7 +95,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_coverage_loss_counts_from_its_step(run: Path, tmp_path: Path) -> None:
     config = load(ExperimentConfig, run / "config.yaml")
     task = SummarisationTask.create(config, tmp_path, resume=False)
-    assert isinstance(task, SummarisationTask) and task.train is not None
+    assert isinstance(task, SummarisationTask)
+    assert task.train is not None
     model = task.model(nnx.Rngs(0))
     batch = {k: jnp.asarray(x) for k, x in task.inputs(task.train.batch(140)).items()}
     with_loss, sums = task.loss(model, batch, rngs=nnx.Rngs(0))
@@ -115,7 +116,8 @@ def test_names_that_were_never_seen_are_copied(
     assert scores["exact_match"] >= 0.95
     assert scores["baselines"]["lead"]["rouge1"] < scores["rouge1"]
     summaries = (run / "test.hypotheses.txt").read_text().splitlines()
-    assert len(summaries) == 30 and "<unk>" not in " ".join(summaries)
+    assert len(summaries) == 30
+    assert "<unk>" not in " ".join(summaries)
 
 
 def test_every_line_has_an_answer_and_says_where_its_words_come_from(
@@ -136,7 +138,8 @@ def test_every_line_has_an_answer_and_says_where_its_words_come_from(
         *("Qwertyu sells the lamp of Asdf .", "", "Qwertyu sells the lamp of Asdf ."),
     ]
     words = {word["word"]: word for word in records[0]["words"]}
-    assert words["Asdf"]["source"] == "Asdf" and words["Asdf"]["p_gen"] < 0.5
+    assert words["Asdf"]["source"] == "Asdf"
+    assert words["Asdf"]["p_gen"] < 0.5
     assert words["sells"]["p_gen"] > 0.5
     for name, why in (("a.txt:2", "empty"), ("a.txt:3", "encoding"), ("gz:2", "'source'")):
         assert any(name in line and why in line for line in err.splitlines())
