@@ -81,6 +81,12 @@ def edited_data_is_named(run: Path, data: Path, out: Path) -> None:
         conll.write("\n" + "bears ANOTHER\n\n" * 5)
     with (data / "interactions").open("a") as interactions:
         interactions.write("".join(f"u{i}\tanother\t99\n" for i in range(7)))
+    for squad in (data / "squad.json", data / "babi"):
+        squad.write_text(squad.read_text().replace("mat", "sofa"))
+    with (data / "captions.csv").open("a") as captions:
+        captions.write("a.png,zebras quietly jump\n" * 5)
+    boxes = (data / "boxes.json").read_text().replace('"patch"', '"another"')
+    (data / "boxes.json").write_text(boxes)
     images = data / "images" / "train"
     shutil.copytree(images / "dark", images / "another")
     # A class that the run does not know is of no matter to the part that is scored.
@@ -96,7 +102,8 @@ def training_data_is_not_needed(run: Path, data: Path, out: Path) -> None:
     """Remove the training part: every command ends as before; it has what it needs in the run."""
     before = commands_leave(run, out)
     assert before["evaluate"] == 0
-    for name in ("text", "tsv", "conll", "pairs"):
+    tables = ("squad.json", "babi", "captions.csv", "boxes.json")
+    for name in ("text", "tsv", "conll", "pairs", *tables):
         (data / name).unlink()
     shutil.rmtree(data / "images" / "train")
     assert commands_leave(run, out) == before

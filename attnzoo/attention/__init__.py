@@ -23,6 +23,7 @@ from attnzoo.attention.intra import LSTMN, IntraTemporalAttention
 from attnzoo.attention.latent import LatentAttention
 from attnzoo.attention.linear import CausalLinearAttention, LinearAttention
 from attnzoo.attention.local import LocalMonotonicAttention, LocalPredictiveAttention
+from attnzoo.attention.location_aware import LocationAwareAttention
 from attnzoo.attention.multi_head import MultiHeadAttention
 from attnzoo.attention.multiplicative import LocationAttention, MultiplicativeAttention
 from attnzoo.attention.positional import FactorisedPositionalAttention, PositionalAttention
@@ -58,6 +59,7 @@ ATTENTIONS: dict[str, type[Attention]] = {
     "retnet": RetNetAttention,
     "mab": MAB,
     "graph": GraphAttention,
+    "location_aware": LocationAwareAttention,
 }
 
 
@@ -143,6 +145,7 @@ __all__ = [
     "LocalMonotonicAttention",
     "LocalPredictiveAttention",
     "LocationAttention",
+    "LocationAwareAttention",
     "Memory",
     "MultiHeadAttention",
     "MultiplicativeAttention",

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 from attnzoo.config.fields import ByKind, NotNegative, Positive, config
 from attnzoo.config.renamed import former_names
 
-Normaliser = Literal["softmax", "sparsemax", "entmax15"]
+Normaliser = Literal["softmax", "sparsemax", "entmax15", "smoothing"]
 
 
 @config
@@ -36,8 +36,9 @@ class AdditiveConfig(AttentionConfig):
     width: Annotated[int, Positive] | None = None
     """Width of the alignment layer; null: that of the queries."""
     normalise: Normaliser = "softmax"
-    """Function from scores to weights: softmax, or one with exact zeros: sparsemax (Martins and
-    Astudillo 2016), or 1.5-entmax between the two (Peters et al. 2019)."""
+    """Function from scores to weights: softmax; one with exact zeros: sparsemax (Martins and
+    Astudillo 2016), or 1.5-entmax between the two (Peters et al. 2019); or smoothing, with the
+    sigmoid in the place of the exponential (Chorowski et al. 2015)."""
 
 
 @config
@@ -63,8 +64,9 @@ class ContentConfig(AttentionConfig):
         kind: str = ""
 
     normalise: Normaliser = "softmax"
-    """Function from scores to weights: softmax, or one with exact zeros: sparsemax (Martins and
-    Astudillo 2016), or 1.5-entmax between the two (Peters et al. 2019)."""
+    """Function from scores to weights: softmax; one with exact zeros: sparsemax (Martins and
+    Astudillo 2016), or 1.5-entmax between the two (Peters et al. 2019); or smoothing, with the
+    sigmoid in the place of the exponential (Chorowski et al. 2015)."""
 
     @property
     def score(self) -> str:
@@ -144,6 +146,31 @@ class LocalPConfig(AttentionConfig):
     window: Annotated[int, Positive] = 10
     """Half width D: the window holds 2 D + 1 positions; the Gaussian's standard deviation is D /
     2."""
+
+
+@config
+class LocationAwareConfig(AttentionConfig):
+    """Additive score with convolutions of the weights before (Chorowski et al. 2015, eq. 8, 9)."""
+
+    reads = ("source",)
+    kind: Literal["location_aware"] = "location_aware"
+    width: Annotated[int, Positive] | None = None
+    """Width of the hidden layer; null: that of the queries."""
+    filters: Annotated[int, Positive] = 10
+    """Number of filters over the weights of the step before."""
+    kernel: Annotated[int, Positive] = 201
+    """Source positions that a filter spans; an odd number."""
+    normalise: Normaliser = "softmax"
+    """Function from scores to weights; smoothing is that of the paper (section 2.3)."""
+    sharpening: Annotated[float, Positive] = 1.0
+    """Factor on the scores, 1 / temperature (section 2.2)."""
+    window: Annotated[int, Positive] | None = None
+    """Largest distance of a source position from the median of the weights before (section 2.2);
+    null: any."""
+
+    def __post_init__(self) -> None:
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel={self.kernel}; wanted an odd number of positions")
 
 
 @config

@@ -14,7 +14,12 @@ Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
 class BertConfig(ModelConfig):
     """Bidirectional encoder with a head (Devlin et al. 2019); also RoBERTa, DistilBERT, ALBERT."""
 
-    tasks = ("masked_lm", "sequence_classification", "token_classification")
+    tasks = (
+        "masked_lm",
+        "sequence_classification",
+        "token_classification",
+        "question_answering",
+    )
     kind: Literal["bert"] = "bert"
     attention: SelfAttention = MultiHeadConfig(num_heads=12)
     """Self-attention."""
@@ -43,9 +48,10 @@ class BertConfig(ModelConfig):
     every layer has its own."""
     norm_eps: Annotated[float, Positive] = 1e-12
     """Epsilon added to the variance in the norms."""
-    head: Literal["lm", "sequence", "token", "none"] = "lm"
+    head: Literal["lm", "sequence", "token", "span", "none"] = "lm"
     """Output: vocabulary logits at each position (lm, for masked tokens), classes of the text
-    (sequence), classes of each token (token), or the states (none)."""
+    (sequence), classes of each token (token), logits of the start and the end of an answer at each
+    token (span), or the states (none)."""
     num_classes: Annotated[int, Positive] = 2
     """Number of classes, for the sequence and token heads."""
     pooler: bool = True

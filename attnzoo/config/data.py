@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from attnzoo.config.captioning import CaptionsConfig, ScenesConfig
+from attnzoo.config.detection import BoxesConfig
 from attnzoo.config.fields import (
     DropRate,
     Interval,
@@ -15,7 +17,10 @@ from attnzoo.config.fields import (
 )
 from attnzoo.config.images import ImagesConfig
 from attnzoo.config.interactions import InteractionsConfig
+from attnzoo.config.question_answering import MadeQuestionsConfig, QuestionsConfig
 from attnzoo.config.renamed import former_names
+from attnzoo.config.speech import SpeechConfig, SplicedConfig
+from attnzoo.config.stories import MadeStoriesConfig, StoriesConfig
 from attnzoo.config.tokenizers import (  # noqa: F401  (found here too)
     BpeTokenizerConfig,
     ByteBpeTokenizerConfig,
@@ -381,7 +386,16 @@ Data = Annotated[
     | LabelledTextConfig
     | TaggedTextConfig
     | InteractionsConfig
-    | ImagesConfig,
+    | ImagesConfig
+    | BoxesConfig
+    | QuestionsConfig
+    | MadeQuestionsConfig
+    | StoriesConfig
+    | MadeStoriesConfig
+    | CaptionsConfig
+    | ScenesConfig
+    | SpeechConfig
+    | SplicedConfig,
     Kind,
 ]
 

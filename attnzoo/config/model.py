@@ -1,19 +1,23 @@
-"""Settings of recurrent translators and of the residual network; the union of all models."""
+"""Settings of recurrent translators; the union of all models."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from attnzoo.config.aligner import WordAlignerConfig
 from attnzoo.config.attention import AdditiveConfig, Attention, GeneralConfig
 from attnzoo.config.bert import BertConfig
+from attnzoo.config.captioning import ShowAttendTellConfig
+from attnzoo.config.detection import DetrConfig
 from attnzoo.config.fields import ByKind, DropRate, Layers, Positive, config
-from attnzoo.config.gates import Gate, NoGateConfig, SEConfig
 from attnzoo.config.gpt2 import GPT2Config
 from attnzoo.config.llama import LlamaConfig
 from attnzoo.config.model_config import ModelConfig
 from attnzoo.config.pointer_generator import PointerGeneratorConfig
+from attnzoo.config.question_answering import BidafConfig
 from attnzoo.config.recommender import RecommenderConfig
 from attnzoo.config.renamed import former_names
+from attnzoo.config.resnet import ResNetConfig
 from attnzoo.config.sources import TO_TEXT, Source
+from attnzoo.config.stories import MemoryNetworkConfig
 from attnzoo.config.t5 import T5Config
 from attnzoo.config.transformer import TransformerConfig
 from attnzoo.config.vit import ViTConfig
@@ -115,36 +119,6 @@ class LuongConfig(ModelConfig):
         return cls(attention=attention or GeneralConfig(), hidden=256, embedding=128, layers=2)
 
 
-@config
-class ResNetConfig(ModelConfig):
-    """Residual network for small images, with optional gates (He et al. 2016, section 4.2)."""
-
-    tasks = ("image_classification",)
-    kind: Literal["resnet"] = "resnet"
-    attention: Gate = NoGateConfig()
-    """Gate on channels or places."""
-    depth: Annotated[int, Positive] = 20
-    """Number of weight layers, 6 n + 2: three stages of n blocks of two convolutions."""
-    width: Annotated[int, Positive] = 16
-    """Channels of the first stage; each further stage doubles them."""
-    channels: Annotated[int, Positive] = 3
-    """Channels of the image."""
-
-    @classmethod
-    def cifar(cls, attention: Gate | None = None) -> "ResNetConfig":
-        """Return ResNet-20 for 32 x 32 colour images in ten classes: 0.27 million weights."""
-        return cls(attention=attention or NoGateConfig())
-
-    @classmethod
-    def digits(cls, attention: Gate | None = None) -> "ResNetConfig":
-        """Return eight layers for 8 x 8 grey digits: a minute on a CPU."""
-        return cls(attention=attention or SEConfig(reduction=4), depth=8, channels=1)
-
-    def __post_init__(self) -> None:
-        if self.depth < 8 or self.depth % 6 != 2:
-            raise ValueError(f"depth={self.depth} is not 6 n + 2: 8, 14, 20, 32, 44, 56, 110")
-
-
 Model = Annotated[
     BahdanauConfig
     | LuongConfig
@@ -157,7 +131,11 @@ Model = Annotated[
     | ViTConfig
     | ResNetConfig
     | WordAlignerConfig
-    | PointerGeneratorConfig,
+    | PointerGeneratorConfig
+    | DetrConfig
+    | BidafConfig
+    | MemoryNetworkConfig
+    | ShowAttendTellConfig,
     ByKind(ModelConfig),
 ]
 """Union of the architectures that a config can name."""

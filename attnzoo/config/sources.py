@@ -1,19 +1,18 @@
 """Settings of encoders of sources that are no text, for models that write text about them."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from attnzoo.config.fields import ByKind, Positive, config
+from attnzoo.config.image_sources import (
+    ImageConvolutionConfig,
+    ImageResNetConfig,
+    ImageViTConfig,
+)
+from attnzoo.config.source_config import SourceConfig
+from attnzoo.config.speech import SoundConvConfig, SoundPyramidConfig
 
 TO_TEXT = ("captioning", "speech")
 """Kinds of the tasks that write text about sources that are no text."""
-
-
-@config
-class SourceConfig:
-    """Settings of an encoder of sources; ``kind`` names its class in ``attnzoo.models.SOURCES``."""
-
-    reads: ClassVar[str] = ""
-    """Sources that it reads: "image" or "sound"."""
 
 
 @config
@@ -30,16 +29,12 @@ class ImagePatchesConfig(SourceConfig):
     """Width of the features; divisible by 4, for positions in rows and columns."""
 
 
-@config
-class SoundFramesConfig(SourceConfig):
-    """Frames of a spectrogram as they are, several joined to one feature; no weights."""
-
-    reads = "sound"
-    kind: Literal["sound_frames"] = "sound_frames"
-    bins: Annotated[int, Positive] = 80
-    """Values of a frame (mel bins)."""
-    stack: Annotated[int, Positive] = 4
-    """Number of frames of a feature."""
-
-
-Source = Annotated[ImagePatchesConfig | SoundFramesConfig, ByKind(SourceConfig)]
+Source = Annotated[
+    ImagePatchesConfig
+    | SoundConvConfig
+    | SoundPyramidConfig
+    | ImageConvolutionConfig
+    | ImageResNetConfig
+    | ImageViTConfig,
+    ByKind(SourceConfig),
+]

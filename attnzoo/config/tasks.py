@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from attnzoo.config.fields import ByKind, DropRate, NotNegative, Positive, config
+from attnzoo.config.fields import ByKind, DropRate, NotNegative, Positive, Probability, config
 from attnzoo.config.renamed import former_names
 from attnzoo.config.teachers import EflomalTeacherConfig, GuidedConfig, Teacher
 
@@ -145,6 +145,84 @@ class SummarisationConfig(TaskConfig):
     guided: ClassVar[None] = None
 
 
+@config
+class DetectionConfig(TaskConfig):
+    """Predict the boxes and classes of the objects in a picture (Carion et al. 2020)."""
+
+    data = ("boxes",)
+    kind: Literal["detection"] = "detection"
+    matching: Literal["device", "host"] = "device"
+    """Where predictions are matched to boxes: on the device, or by SciPy on the host."""
+    class_weight: Annotated[float, NotNegative] = 1.0
+    """Weight of the class in the loss and in the costs of the matching."""
+    box_weight: Annotated[float, NotNegative] = 5.0
+    """Weight of the L1 distance of boxes, in shares of the picture."""
+    giou_weight: Annotated[float, NotNegative] = 2.0
+    """Weight of the generalised intersection over union."""
+    no_object: Annotated[float, Positive] = 0.1
+    """Weight of the class "no object" in the cross-entropy, for `model.scores=softmax`."""
+    repeats: Annotated[int, Positive] = 1
+    """Number of proposals of the encoder that are matched to each box (Jia et al. 2023, arXiv
+    2207.13080); 1: as the queries of the decoder."""
+    threshold: Annotated[float, Probability] = 0.5
+    """Least probability of the boxes that `predict` writes."""
+
+
+@config
+class QuestionAnsweringConfig(TaskConfig):
+    """Find the answer of a question as a span of a document (Devlin et al. 2019, section 4.2)."""
+
+    data = ("questions", "made_questions")
+    kind: Literal["question_answering"] = "question_answering"
+    stride: Annotated[int, Positive] = 128
+    """Distance in tokens between the beginnings of the windows into which a document is cut that
+    is longer than training.max_length allows."""
+    max_question: Annotated[int, Positive] = 64
+    """Largest number of tokens of a question; longer ones are cut at their end, and counted."""
+    max_answer: Annotated[int, Positive] = 30
+    """Largest number of tokens of a predicted answer."""
+    no_answer: bool = False
+    """The model may say that there is no answer (section 4.3). Otherwise training leaves out
+    questions without one, and every question is answered."""
+    threshold: float = 0.0
+    """With no_answer: how much better than the best answer the score of having none must be."""
+
+
+@config
+class StoriesTaskConfig(TaskConfig):
+    """Answer questions on stories with one word (Sukhbaatar et al. 2015, section 4)."""
+
+    data = ("stories", "made_stories")
+    kind: Literal["stories"] = "stories"
+    linear_start: Annotated[int, NotNegative] = 0
+    """Number of epochs at the beginning of training without the softmax over the memory (section
+    4.2: until the validation loss no longer falls)."""
+    time_noise: Annotated[float, DropRate] = 0.1
+    """Number of empty memories inserted at random into the stories of training, as a share of
+    their sentences (section 4.1: 0.1)."""
+
+
+@config
+class CaptioningConfig(TaskConfig):
+    """Predict the caption of a picture, token by token."""
+
+    data = ("captions", "scenes")
+    source = "image"
+    kind: Literal["captioning"] = "captioning"
+
+
+@config
+class SpeechRecognitionConfig(TaskConfig):
+    """Predict the text of a sound, token by token."""
+
+    data = ("speech", "spliced")
+    source = "sound"
+    kind: Literal["speech"] = "speech"
+    guided: Annotated[float, NotNegative] = 0.0
+    """Weight of a training loss that spreads the attention of each token over the known times of
+    its word; 0: none. It wants data with times (`spliced`)."""
+
+
 Task = Annotated[
     TranslationConfig
     | WordAlignmentConfig
@@ -155,7 +233,12 @@ Task = Annotated[
     | TokenClassificationConfig
     | ImageClassificationConfig
     | RecommendationConfig
-    | SummarisationConfig,
+    | SummarisationConfig
+    | DetectionConfig
+    | QuestionAnsweringConfig
+    | StoriesTaskConfig
+    | CaptioningConfig
+    | SpeechRecognitionConfig,
     ByKind(TaskConfig),
 ]
 

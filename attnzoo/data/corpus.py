@@ -172,7 +172,8 @@ def only_part(config: Any, part: str) -> Any:
         return config
     given = {p for p in PARTS if values[p]}
     kept = part if part in given else "train"
-    if kept not in given or not (kept == part or getattr(config, f"{part}_share", 0)):
+    drawn = getattr(config, f"{part}_share", 0) or getattr(config, f"{part}_names", None)
+    if kept not in given or not (kept == part or drawn):
         return None
     others: dict[str, Any] = {
         fields[p]: () if isinstance(values[p], tuple) else None for p in given - {kept}
@@ -198,6 +199,15 @@ LOADERS = {
     "tagged_text": "tagged:load_tagged",
     "images": "images:load_images",
     "interactions": "interactions:load_interactions",
+    "boxes": "boxes:load_boxes",
+    "questions": "questions:load_questions",
+    "made_questions": "made_questions:load_made_questions",
+    "stories": "stories:load_stories",
+    "made_stories": "made_stories:load_made_stories",
+    "captions": "captions:load_captions",
+    "scenes": "scenes:load_scenes",
+    "speech": "speech:load_speech",
+    "spliced": "spliced:load_spliced",
 }
 
 

@@ -37,14 +37,18 @@ FORMAT = 1
 Record = tuple[str, str, str, int, int, int]
 
 
-def in_folder(root: Path, part: str | None = None) -> list[Record]:
-    """Return the pictures of a directory of class directories, by name."""
+def in_folder(root: Path, part: str | None = None, *, classified: bool = True) -> list[Record]:
+    """Return the pictures of a directory of class directories, by name.
+
+    Without ``classified`` the directories are no classes, and all pictures have the class "".
+    """
+    known = _classified if classified else _unclassified
     found = [
-        (_classified(root, path.relative_to(root).as_posix(), part), path.stat().st_size)
+        (known(root, path.relative_to(root).as_posix(), part), path.stat().st_size)
         for path in root.rglob("*")
         if _is_picture(path.name) and path.is_file()
     ]
-    return [(*known, OWN_FILE, 0, size) for known, size in sorted(found)]
+    return [(*about, OWN_FILE, 0, size) for about, size in sorted(found)]
 
 
 def in_tar(
@@ -54,10 +58,13 @@ def in_tar(
     copy_number: int,
     part: str | None,
     prefix: str,
+    *,
+    classified: bool = True,
 ) -> list[Record]:
     """Return the pictures of a tar file by name, those of a compressed one copied to ``copies``.
 
-    The class is the content of a ``.cls`` file beside the picture, or else its directory.
+    The class is the content of a ``.cls`` file beside the picture, or else its directory; ""
+    without ``classified``.
     """
     found: dict[str, tuple[int, int, int]] = {}
     classes: dict[str, str] = {}
@@ -92,7 +99,7 @@ def in_tar(
         label = classes.get(name.rpartition(".")[0])
         known = (part or "train", prefix + name, label or "")
         if label is None:
-            known = _classified(path, name, part, prefix)
+            known = (_classified if classified else _unclassified)(path, name, part, prefix)
         records.append((*known, *place))
     return records
 
@@ -294,6 +301,13 @@ def _classified(root: Path, inner: str, part: str | None, prefix: str = "") -> t
         raise UserError(f"{root}: {inner} lies in no class directory")
     part = part or next((step for step in steps[:-2] if step in PARTS), "train")
     return part, prefix + inner, steps[-2]
+
+
+def _unclassified(
+    root: Path, inner: str, part: str | None, prefix: str = ""
+) -> tuple[str, str, str]:
+    """Return part, name and the class "" of a picture."""
+    return part or "train", prefix + inner, ""
 
 
 def _damaged(path: Path, kind: str, error: Exception) -> Exception:

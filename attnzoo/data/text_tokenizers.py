@@ -33,6 +33,7 @@ FORMAT_VERSION = 1
 # ends with [SEP], RoBERTa and our own byte-level tokenizers with BOS and EOS.
 ROLES = ("pad", "bos", "eos", "unk", "cls", "sep", "mask")
 FALLBACK_ROLES = {"cls": "bos", "sep": "eos", "bos": "cls", "eos": "sep"}
+Offsets = tuple[np.ndarray, np.ndarray]
 OWN_IDS = {"pad": PAD, "bos": BOS, "eos": EOS, "unk": UNK}
 
 
@@ -59,6 +60,14 @@ class TextTokenizer(Protocol):
 
     def encode_ids(self, text: str) -> list[int]:
         """Return ids without special tokens; text that spells one is encoded as text."""
+        ...
+
+    def encode_offsets(self, text: str) -> Offsets:
+        """Return the ids of a text, and the first and the end character of each token.
+
+        Characters are those of the text as it is given: a tokenizer that normalises it says where
+        the token came from.
+        """
         ...
 
     def encode_many(self, texts: Iterable[str]) -> Ids:
@@ -163,6 +172,11 @@ class SymbolTokenizer(_Saved):
         ids = self._ids
         return [ids.get(ord(symbol), UNK) for symbol in text]
 
+    def encode_offsets(self, text: str) -> Offsets:
+        sizes = [1 if self._symbols else len(c.encode("utf-8", "surrogatepass")) for c in text]
+        starts = np.repeat(np.arange(len(text)), np.asarray(sizes, np.int64))
+        return np.asarray(self.encode_ids(text), np.int32), np.stack([starts, starts + 1], axis=1)
+
     def encode_many(self, texts: Iterable[str]) -> Ids:
         codec = "utf-8" if self._symbols is None else "utf-32-le"
         parts = [text.encode(codec, "surrogatepass") for text in texts]
@@ -240,6 +254,11 @@ class LibraryTokenizer(_Saved):
 
     def encode_ids(self, text: str) -> list[int]:
         return self.encode_many([text])[0].tolist()
+
+    def encode_offsets(self, text: str) -> Offsets:
+        found = self._tokenizer.encode(text, add_special_tokens=False)
+        offsets = np.asarray(found.offsets, np.int64).reshape(-1, 2)
+        return np.asarray(found.ids, np.int32), offsets
 
     def encode_many(self, texts: Iterable[str]) -> Ids:
         if self._cut is not None:

@@ -13,9 +13,17 @@ from attnzoo.decoding.generate import generate
 from attnzoo.decoding.hypotheses import TokenIds
 from attnzoo.decoding.rules import DEFAULT_RULES, Rules
 from attnzoo.errors import UserError
+from attnzoo.models.detr import probabilities
+from attnzoo.ops.boxes import to_corners
+from attnzoo.ops.spectrogram import HOP_SECONDS, hop_size
+from attnzoo.tasks.captioning import CaptioningTask
+from attnzoo.tasks.detection import DetectionTask
 from attnzoo.tasks.image_classification import ImageClassificationTask
 from attnzoo.tasks.language_modeling import CausalLMTask, MaskedLMTask, SpanCorruptionTask
+from attnzoo.tasks.question_answering import QuestionAnsweringTask
 from attnzoo.tasks.recommendation import RecommendationTask, next_scores
+from attnzoo.tasks.speech import SpeechTask
+from attnzoo.tasks.stories import StoriesTask
 from attnzoo.tasks.task import Task
 from attnzoo.tasks.text_classification import ClassificationTask
 from attnzoo.tasks.text_generator import ids_of
@@ -57,6 +65,9 @@ def programs(run: Opened, max_new_tokens: int | None = None) -> dict[str, Progra
         case TranslationTask():
             room = max_new_tokens or task.config.decoding.max_length
             return _translator(ids_of(task.both[1]), task.slots, room, run.rules)
+        case SpeechTask():
+            room = max_new_tokens or task.config.decoding.max_length
+            return _transcriber(task, room, run.rules)
         case SpanCorruptionTask():
             begin = task.tokenizer.specials.get("bos", task.tokenizer.pad_id)
             ids = TokenIds(task.tokenizer.pad_id, begin, task.tokenizer.special("eos"))
@@ -84,9 +95,41 @@ def programs(run: Opened, max_new_tokens: int | None = None) -> dict[str, Progra
                     {"B": 1, "T": most or 64},
                 )
             }
+        case DetectionTask():
+            return {"detections": _detections(task)}
+        case QuestionAnsweringTask():
+            what = "of the start and the end of the answer, B T 2; segments are 1 in the document"
+            return {"logits": _encoder(task, what)}
+        case StoriesTask():
+            return {"answer": _stories(task)}
+        case CaptioningTask():
+            room = max_new_tokens or task.config.decoding.max_length
+            return _captioner(task, room, run.rules)
     raise UserError(
         f"{run.directory.path}: {run.description}; there is no export of it, but of translators, "
-        "language models, classifiers, encoders of masked tokens, and recommenders"
+        "language models, classifiers, captioners, encoders of masked tokens, recommenders, "
+        "readers, and detectors"
+    )
+
+
+def _detections(task: DetectionTask) -> Program:
+    height, width = task.data.size
+
+    def run(model: Any, images: Array) -> Outputs:
+        found = task.forward(model, images).last
+        return {
+            "probabilities": probabilities(found.logits, model.config),
+            "boxes": to_corners(found.boxes),
+        }
+
+    channels = task.config.model.channels  # ty: ignore[unresolved-attribute]
+    return Program(
+        "of every class, B Q C, whose names are in export.json, and boxes, B Q 4: left, top, right "
+        "and bottom in shares of the picture; from pixels 0 .. 255, without margins",
+        run,
+        {"images": ("uint8", f"B, {height}, {width}, {channels}")},
+        _limits(B=None),
+        {"B": 1},
     )
 
 
@@ -106,7 +149,7 @@ def _translator(
     ids: TokenIds, longest: int | None, room: int, rules: Rules = DEFAULT_RULES
 ) -> dict[str, Program]:
     def search(model: Any, source: Array) -> Outputs:
-        B, S = source.shape
+        B, S = source.shape[0], model.source_length(source)
         memory, state = model.start(source, max_length=room)
         found = greedy_search(
             model.step,
@@ -147,6 +190,53 @@ def _translator(
             {"source": ("int32", "B, S"), "target": ("int32", "B, T")},
             _limits(B=None, S=longest, T=longest),
             sizes,
+        ),
+    }
+
+
+def _captioner(task: CaptioningTask, room: int, rules: Rules) -> dict[str, Program]:
+    """Return the programs of a translator, for pixels in the place of a source text."""
+    size, channels = task.data.size, task.data.channels
+    found = _translator(ids_of(task.tokenizer), _positions(task), room, rules)
+
+    def reads_pixels(run: Callable[..., Outputs]) -> Callable[..., Outputs]:
+        return lambda model, images, **more: run(model, task.source({"source": images}), **more)
+
+    return {
+        {"translate": "caption"}.get(name, name): dataclasses.replace(
+            program,
+            run=reads_pixels(program.run),
+            meaning=f"{program.meaning}; images have pixels 0 .. 255",
+            inputs={"images": ("uint8", f"B, {size}, {size}, {channels}")}
+            | {n: x for n, x in program.inputs.items() if n != "source"},
+            limits=tuple(limit for limit in program.limits if not limit.startswith("S ")),
+        )
+        for name, program in found.items()
+    }
+
+
+def _transcriber(task: SpeechTask, room: int, rules: Rules) -> dict[str, Program]:
+    """Return the programs of a translator for samples: L hops of 10 ms of a fixed rate."""
+    ids = ids_of(task.tokenizer)
+    longest = task.longest
+    made = _translator(ids, None, room, rules)
+    inputs = {"source": ("float32", f"B, {hop_size(task.rate)}*L")}
+    about = f"; source is samples at {task.rate} Hz between -1 and 1, NaN after the end of each"
+    most = None if longest is None else int(longest / HOP_SECONDS)
+    return {
+        "transcribe": Program(
+            made["translate"].meaning + about,
+            made["translate"].run,
+            inputs,
+            _limits(B=None, L=most),
+            {"B": 1, "L": min(300, most or 300)},
+        ),
+        "logits": Program(
+            made["logits"].meaning + about,
+            made["logits"].run,
+            inputs | {"target": ("int32", "B, T")},
+            _limits(B=None, L=most, T=_positions(task)),
+            {"B": 1, "L": min(300, most or 300), "T": min(64, _positions(task) or 64)},
         ),
     }
 
@@ -194,6 +284,26 @@ def _encoder(task: Any, what: str) -> Program:
         {"tokens": ("int32", "B, T"), "segments": ("int32", "B, T"), "valid": ("bool", "B, T")},
         _limits(B=None, T=most),
         {"B": 1, "T": min(64, most or 64)},
+    )
+
+
+def _stories(task: StoriesTask) -> Program:
+    def answer(model: Any, stories: Array, question: Array, valid: Array) -> Outputs:
+        logits, maps = model(stories, question, valid=valid, capture=True)
+        return {"logits": logits, "weights": jnp.concatenate(list(maps.values()), axis=1)[:, :, 0]}
+
+    return Program(
+        "logits of the answer, B V, and weights of the sentences in each hop, B K M; words are "
+        "numbers of words.json from 2, 0 is none; the latest sentence is the first; valid is false "
+        "where there is no sentence",
+        answer,
+        {
+            "stories": ("int32", "B, M, J"),
+            "question": ("int32", "B, Q"),
+            "valid": ("bool", "B, M"),
+        },
+        _limits(B=None, M=task.memory, J=None, Q=None),
+        {"B": 1, "M": min(20, task.memory), "J": 8, "Q": 8},
     )
 
 

@@ -87,6 +87,9 @@ class Block(Module):
         is_causal: bool | None = None,
         encoded: Float[Array, "B S D2"] | None = None,
         encoded_valid: Bool[Array, "B S"] | None = None,
+        places: Float[Array, "#B T D"] | None = None,
+        encoded_places: Float[Array, "#B S D2"] | None = None,
+        cross_score_mod: ScoreFunction | None = None,
         key: Key[Array, ""] | None = None,
         branch_rate: float | Float[Array, ""] = 0.0,
         return_weights: ReturnWeights = False,
@@ -94,7 +97,9 @@ class Block(Module):
         """Return the new states, and a dict of the requested attention maps, "self" and "cross".
 
         ``valid``, ``mask``, ``score_mod``, ``positions`` and ``is_causal`` are those of
-        :class:`SelfAttention`.
+        :class:`SelfAttention`. ``places`` and ``encoded_places`` are position embeddings, added to
+        queries and keys of this block, not to values (Carion et al. 2020, arXiv 2005.12872,
+        appendix A.3). ``cross_score_mod`` is the score modifier of the cross-attention.
         ``key`` switches dropout on; ``branch_rate`` is the rate of stochastic depth.
         """
         keys = [None] * 7 if key is None else list(jax.random.split(key, 7))
@@ -108,6 +113,7 @@ class Block(Module):
                 score_mod=score_mod,
                 positions=positions,
                 is_causal=is_causal,
+                places=places,
                 dropout_key=keys[0],
                 return_weights=return_weights,
             )
@@ -115,9 +121,14 @@ class Block(Module):
 
         def cross(x: Array) -> Array:
             assert self.cross_attention is not None
-            memory = self.prepare_cross(encoded, encoded_valid)
+            memory = self.prepare_cross(encoded, encoded_valid, encoded_places)
+            modified = {} if cross_score_mod is None else {"score_mod": cross_score_mod}
             result = self.cross_attention.attend(
-                x, memory, return_weights=return_weights, dropout_key=keys[2]
+                x if places is None else x + places,
+                memory,
+                return_weights=return_weights,
+                dropout_key=keys[2],
+                **modified,
             )
             return _keep(result, "cross", maps, return_weights)
 
@@ -129,13 +140,15 @@ class Block(Module):
         self,
         encoded: Float[Array, "B S D2"] | None,
         encoded_valid: Bool[Array, "B S"] | None,
+        encoded_places: Float[Array, "#B S D2"] | None = None,
     ) -> Memory:
         """Prepare the memory for :meth:`decode`; key positions start at the first real token."""
         if self.cross_attention is None or encoded is None:
             raise ValueError(f"encoded is {encoded}, cross_attention {self.cross_attention}")
         mask = None if encoded_valid is None else encoded_valid[:, None, None, :]
         positions = positions_in_text(encoded_valid)
-        return self.cross_attention.prepare(encoded, mask=mask, positions=positions)
+        placed = (encoded,) if encoded_places is None else (encoded + encoded_places, encoded)
+        return self.cross_attention.prepare(*placed, mask=mask, positions=positions)
 
     def empty_cache(
         self,

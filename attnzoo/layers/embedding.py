@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Real
 
 from attnzoo.attention.projection import Initializer
 from attnzoo.module import Module
@@ -35,7 +35,7 @@ class Embedding(Module):
 
 
 def sinusoidal_positions(
-    positions: Int[Array, "*batch"],
+    positions: Real[Array, "*batch"],
     dim: int,
     *,
     base: float = 10_000.0,

@@ -36,6 +36,7 @@ class SelfAttention(Module):
         score_mod: ScoreFunction | None = None,
         positions: Int[Array, "#B T"] | None = None,
         is_causal: bool | None = None,
+        places: Float[Array, "#B T D"] | None = None,
         **reading: Any,
     ) -> Any:
         """Apply self-attention to ``B T D``; ``reading`` is ``dropout_key`` and ``return_weights``.
@@ -44,13 +45,17 @@ class SelfAttention(Module):
         for packed rows). ``score_mod`` is for mechanisms that support it. ``positions`` are
         positions in the text, for mechanisms that depend on them; 0 .. T-1 if None. ``is_causal``
         replaces the module's own setting; NotImplementedError for a mechanism that is causal.
+        ``places`` are added to the queries and keys, not to the values.
         """
         causal = self.is_causal if is_causal is None else is_causal
         if self.mechanism.is_recurrent and not causal:
             raise NotImplementedError(f"{type(self.mechanism).__name__} is causal")
         seen = self.mechanism.self_mask(x, is_causal=causal, valid=valid, mask=mask)
         placed: dict[str, Any] = {"positions": positions, "key_positions": positions}
-        return self.mechanism(x, x, mask=seen, **placed, **reading, **self._modified(score_mod))
+        sequences = (x, x) if places is None else (x + places, x + places, x)
+        return self.mechanism(
+            *sequences, mask=seen, **placed, **reading, **self._modified(score_mod)
+        )
 
     def empty_cache(
         self, batch: int, max_length: int, dtype: Any = jnp.float32, cache: Kind = "plain"

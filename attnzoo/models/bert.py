@@ -47,8 +47,9 @@ class Bert(Model):
         self.encoder = Stack(blocks, scan=config.scan, remat=config.remat)
         pools = config.head == "sequence" or (config.head == "none" and config.pooler)
         self.pooler = _projection(dim, dim, rngs) if pools else None
-        classifies = config.head in ("sequence", "token")
-        self.classifier = _projection(dim, config.num_classes, rngs) if classifies else None
+        outputs = {"sequence": config.num_classes, "token": config.num_classes, "span": 2}
+        width = outputs.get(config.head)
+        self.classifier = None if width is None else _projection(dim, width, rngs)
         lm = config.head == "lm"
         self.transform = _projection(dim, narrow, rngs) if lm else None
         self.transform_norm = LayerNorm(narrow, eps=config.norm_eps, rngs=rngs) if lm else None
@@ -73,8 +74,9 @@ class Bert(Model):
     ) -> Any:
         """Return the output of the head: ``B T V`` (lm), ``B C`` (sequence) or ``B T C`` (token).
 
-        Without a head these are the states ``B T D``. ``capture`` adds a dict of the requested
-        maps, "encoder/0/self", ... The arguments are those of :meth:`states`.
+        For spans these are logits ``B T 2`` of start and end, without a head the states ``B T D``.
+        ``capture`` adds a dict of the requested maps, "encoder/0/self", ... The arguments are those
+        of :meth:`states`.
         """
         x, maps = self.states(
             tokens,
@@ -176,6 +178,8 @@ class Bert(Model):
             bias = self.output_bias[...].astype(logits.dtype)
             return logits + broadcast_parameter(bias, logits.shape)
         assert self.classifier is not None
+        if head == "span":
+            return self.classifier(x)
         x = self.pool(x) if head == "sequence" else x
         return self.classifier(dropout(x, self.config.dropout, key))
 

@@ -157,6 +157,13 @@ class TranslationModel(Model):
         """
         return None
 
+    def in_training(
+        self, source: Source, target: Int[Array, "B L"], *, rngs: nnx.Rngs
+    ) -> tuple[Float[Array, "B T V"], Float[Array, "B"]]:
+        """Return the logits of a target from BOS to its end, and the loss that is added per row."""
+        logits = self(source, target[:, :-1], rngs=rngs)
+        return logits, jnp.zeros(len(target), jnp.float32)
+
     def all_weights(
         self, source: Source, target: Int[Array, "B T"]
     ) -> tuple[Float[Array, "B T V"], Float[Array, "L B N T S"]]:

@@ -21,7 +21,7 @@ from attnzoo.attention import (
     SqueezeExcitation,
 )
 from attnzoo.config.gates import Gate as GateConfig
-from attnzoo.config.model import ResNetConfig
+from attnzoo.config.resnet import ResNetConfig
 from attnzoo.module import Module
 
 
@@ -106,9 +106,12 @@ class ResidualNetwork(Module):
     """Residual network: three stages of (depth - 2) / 6 blocks, average pooling, a linear layer.
 
     Every stage but the first halves the map and doubles its channels (section 4.2 of the paper).
+
+    Args:
+      num_classes: V; None: no linear layer, and ``features`` is all there is.
     """
 
-    def __init__(self, config: ResNetConfig, num_classes: int, *, rngs: nnx.Rngs):
+    def __init__(self, config: ResNetConfig, num_classes: int | None, *, rngs: nnx.Rngs):
         count, after_stage = (config.depth - 2) // 6, config.attention.kind == "bam"
         self.channels, self.blocks_per_stage = config.channels, count
         self.stem = convolution(config.channels, config.width, 1, rngs)
@@ -124,7 +127,8 @@ class ResidualNetwork(Module):
                 channels = wide
             if after_stage and stage < 2:
                 self.stage_gates.append(build_gate(config.attention, channels, rngs=rngs))
-        self.output = nnx.Linear(channels, num_classes, rngs=rngs)
+        self.dim = channels
+        self.output = None if num_classes is None else nnx.Linear(channels, num_classes, rngs=rngs)
 
     def __call__(
         self,
@@ -142,6 +146,16 @@ class ResidualNetwork(Module):
         """
         if use_running_average is None:
             use_running_average = rngs is None
+        if self.output is None:
+            raise ValueError("num_classes=None: there is no output layer; wanted features()")
+        x, maps = self.features(images, use_running_average=use_running_average)
+        logits = self.output(jnp.mean(x, axis=(1, 2)))
+        return (logits, maps) if return_weights else logits
+
+    def features(
+        self, images: Float[Array, "B h w C"], *, use_running_average: bool = True
+    ) -> tuple[Float[Array, "B h2 w2 C2"], dict[str, Float[Array, "B ..."]]]:
+        """Return the map before the average pooling, and the weights of every gate."""
         if images.ndim != 4 or images.shape[3] != self.channels:
             raise ValueError(
                 f"images has shape {images.shape}; wanted B h w C with channels={self.channels}"
@@ -159,5 +173,4 @@ class ResidualNetwork(Module):
                 x, maps[f"stage{stage + 1}"] = self.stage_gates[stage](
                     x, use_running_average=use_running_average, return_weights=True
                 )
-        logits = self.output(jnp.mean(x, axis=(1, 2)))
-        return (logits, maps) if return_weights else logits
+        return x, maps

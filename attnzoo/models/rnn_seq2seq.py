@@ -12,7 +12,8 @@ from attnzoo.attention import Attention, Memory, Site, build_attention
 from attnzoo.config.model import BahdanauConfig, LuongConfig
 from attnzoo.layers.recurrent import GRU, LSTM
 from attnzoo.models.model import TranslationModel
-from attnzoo.models.sources import Source, build_source
+from attnzoo.models.source_registry import build_source
+from attnzoo.models.sources import Source
 from attnzoo.ops.positions import positions_in_text
 from attnzoo.ops.softmax import masked_softmax
 from attnzoo.special_tokens import PAD

@@ -18,7 +18,7 @@ from attnzoo.layers.embedding import Embedding, sinusoidal_positions
 from attnzoo.layers.stack import Stack
 from attnzoo.models.encoder_decoder import EncoderDecoder
 from attnzoo.models.model import check_length, default_positions, dropout_key
-from attnzoo.models.sources import build_source
+from attnzoo.models.source_registry import build_source
 from attnzoo.ops.wide_sums import broadcast_parameter
 
 

@@ -1,6 +1,6 @@
-"""Sparse alternatives to softmax: exact, by sorting, with their exact derivatives.
+"""Alternatives to softmax: sparse ones, exact by sorting with exact derivatives, and a smooth one.
 
-Both are called like ``masked_softmax``, ``normalise(logits, mask=None, axis=-1)``, and follow the
+All are called like ``masked_softmax``, ``normalise(logits, mask=None, axis=-1)``, and follow the
 same rules: at least float32, masked entries exactly 0, a row without a permitted entry all 0.
 """
 
@@ -36,6 +36,16 @@ def entmax15(
     proposition 2. Entries more than 2 below the largest are exactly 0.
     """
     return _on_last_axis(_entmax15, logits, mask, axis)
+
+
+def smoothing(
+    logits: Float[Array, "..."], mask: Bool[Array, "..."] | None = None, axis: int = -1
+) -> Float[Array, "..."]:
+    """Compute softmax with the sigmoid in the place of exp: sigmoid(e) / sum of sigmoid(e).
+
+    Chorowski et al. 2015 (arXiv 1506.07503), section 2.3: several keys may have large weights.
+    """
+    return masked_softmax(jax.nn.log_sigmoid(logits), mask, axis)
 
 
 def _on_last_axis(
@@ -108,5 +118,6 @@ NORMALISERS: dict[str, Normalise] = {
     "softmax": masked_softmax,
     "sparsemax": sparsemax,
     "entmax15": entmax15,
+    "smoothing": smoothing,
 }
 """Normalisers by their names in configs."""

@@ -93,10 +93,11 @@ def subject_of(config: ExperimentConfig) -> Subject:
     }
     buckets = getattr(task.train, "buckets", None)
     if buckets:
-        more = buckets[-1] - next(x.shape[1] for x in batch.values() if x.ndim > 1)
-        batch = {
-            name: _reshaped(x, x.shape[0], *(n + more for n in x.shape[1:])) if x.ndim > 1 else x
-            for name, x in batch.items()
+        padded = {n: x for n, x in batch.items() if x.ndim > 1 and n not in task.fixed_shapes}
+        more = buckets[-1] - next(x.shape[1] for x in padded.values())
+        batch |= {
+            name: _reshaped(x, x.shape[0], *(n + more for n in x.shape[1:]))
+            for name, x in padded.items()
         }
         targets = getattr(task.train, "target_buckets", buckets)
         if targets != buckets:
@@ -119,10 +120,11 @@ def _reshaped(x: jax.ShapeDtypeStruct, *shape: int) -> jax.ShapeDtypeStruct:
 def _positions(model: Any, batch: Shapes) -> int:
     if "images" in batch:
         rows, height, width, _ = batch["images"].shape
-        patches = height * width // getattr(model, "patch", 1) ** 2
+        patches = height * width // getattr(model, "patch", getattr(model, "cell", 1)) ** 2
         return rows * (patches + getattr(model, "prefix", 0))
     names = ("tokens", "source", "target")
-    return sum(math.prod(batch[name].shape) for name in names if name in batch)
+    # Places of pictures are those of a model's encoder, and few.
+    return sum(math.prod(batch[n].shape) for n in names if n in batch and batch[n].ndim < 4)
 
 
 def _without_data(config: ExperimentConfig, notes: list[str]) -> Task | None:

@@ -24,6 +24,7 @@ HEADS = {
     "ForPreTraining": "lm",
     "ForSequenceClassification": "sequence",
     "ForTokenClassification": "token",
+    "ForQuestionAnswering": "span",
 }
 """Heads by the end of the names of their classes."""
 
@@ -157,6 +158,7 @@ BERT = Layout(
         },
         "sequence": {"pooler": "bert.pooler.dense", "classifier": "classifier"},
         "token": {"classifier": "classifier"},
+        "span": {"classifier": "qa_outputs"},
     },
     copies={
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
@@ -185,6 +187,7 @@ def _roberta(name: str, classes: str, vocab: int) -> Layout:
             },
             "sequence": {"pooler": "classifier.dense", "classifier": "classifier.out_proj"},
             "token": {"classifier": "classifier"},
+            "span": {"classifier": "qa_outputs"},
         },
         copies={
             "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
@@ -221,6 +224,7 @@ DISTILBERT = Layout(
         },
         "sequence": {"pooler": "pre_classifier", "classifier": "classifier"},
         "token": {"classifier": "classifier"},
+        "span": {"classifier": "qa_outputs"},
     },
     copies={"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"},
     settings={
@@ -287,6 +291,7 @@ ALBERT = Layout(
         },
         "sequence": {"pooler": "albert.pooler", "classifier": "classifier"},
         "token": {"classifier": "classifier"},
+        "span": {"classifier": "qa_outputs"},
     },
     copies={
         "predictions.decoder.weight": "albert.embeddings.word_embeddings.weight",

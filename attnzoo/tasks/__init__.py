@@ -3,9 +3,14 @@
 from typing import Any
 
 from attnzoo.config.external import import_class, is_external
+from attnzoo.tasks.captioning import CaptioningTask
+from attnzoo.tasks.detection import DetectionTask
 from attnzoo.tasks.image_classification import ImageClassificationTask
 from attnzoo.tasks.language_modeling import CausalLMTask, MaskedLMTask, SpanCorruptionTask
+from attnzoo.tasks.question_answering import QuestionAnsweringTask
 from attnzoo.tasks.recommendation import RecommendationTask
+from attnzoo.tasks.speech import SpeechTask
+from attnzoo.tasks.stories import StoriesTask
 from attnzoo.tasks.summarisation import SummarisationTask
 from attnzoo.tasks.task import Task
 from attnzoo.tasks.text_classification import SequenceClassificationTask, TokenClassificationTask
@@ -23,6 +28,11 @@ TASKS: dict[str, type[Task]] = {
     "image_classification": ImageClassificationTask,
     "recommendation": RecommendationTask,
     "summarisation": SummarisationTask,
+    "detection": DetectionTask,
+    "question_answering": QuestionAnsweringTask,
+    "stories": StoriesTask,
+    "captioning": CaptioningTask,
+    "speech": SpeechTask,
 }
 """Task class by ``task.kind``."""
 
@@ -34,12 +44,17 @@ def task_class(config: Any) -> type[Task]:
 
 __all__ = [
     "TASKS",
+    "CaptioningTask",
     "CausalLMTask",
+    "DetectionTask",
     "ImageClassificationTask",
     "MaskedLMTask",
+    "QuestionAnsweringTask",
     "RecommendationTask",
     "SequenceClassificationTask",
     "SpanCorruptionTask",
+    "SpeechTask",
+    "StoriesTask",
     "SummarisationTask",
     "Task",
     "TokenClassificationTask",

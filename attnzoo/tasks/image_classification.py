@@ -2,21 +2,29 @@
 
 import dataclasses
 import types
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
+from PIL import Image, ImageOps
 
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.data.augment import augment, normalise, to_float
 from attnzoo.data.corpus import Splits
 from attnzoo.data.images import ImagePlan, ImageSet, channel_statistics, load_images
+from attnzoo.data.picture_preparation import PicturePreparation
+from attnzoo.data.pictures import open_picture
+from attnzoo.errors import UserError
 from attnzoo.models import model_class
 from attnzoo.tasks.losses import Sums, mean_loss
+from attnzoo.tasks.prediction import Prediction, PredictSettings
 from attnzoo.tasks.run_file import IMAGE_LABELS, ImageLabels, class_names_of, is_run, start_of
 from attnzoo.tasks.task import Batch, Task
 
@@ -25,6 +33,7 @@ class ImageClassificationTask(Task):
     """Classification of images; pixels are normalised by the training part's mean and deviation."""
 
     unit = "images"
+    predicts = "pictures"
     best = ("accuracy", "max")
     files = types.MappingProxyType({"labels": IMAGE_LABELS})
 
@@ -34,6 +43,7 @@ class ImageClassificationTask(Task):
         self.names, self.mean, self.std = labels.names, labels.mean, labels.std
         self.sizes = [0, 0, 0]
         self.data: Any = config.data
+        self.preparation: PicturePreparation | None = None  # of a folder of transformers
 
     @classmethod
     def read(cls, config: ExperimentConfig) -> Splits[ImageSet]:
@@ -109,6 +119,58 @@ class ImageClassificationTask(Task):
         losses = optax.softmax_cross_entropy(logits, smooth) * counted.astype(jnp.float32)
         _, sums = mean_loss(logits, labels, counted)
         return jnp.sum(losses) / jnp.maximum(sums["count"], 1.0), sums
+
+    def pixels(self, image: Any) -> UInt8[np.ndarray, "h w C"]:
+        """Return a Pillow image as pixels of the model's size.
+
+        The sides are those of the folder's preparation; otherwise the centre is cropped.
+        """
+        if self.preparation is not None:
+            return self.preparation.pixels(image)
+        config: Any = self.config.model
+        size = getattr(config, "image_size", None) or self.data.size or min(image.size)
+        fitted = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+        return np.asarray(fitted).reshape(size, size, config.channels)
+
+    def predict(
+        self, model: Any, inputs: Sequence[Path], settings: PredictSettings
+    ) -> Iterator[Prediction]:
+        """Yield the class of every picture."""
+        graph, state = nnx.split(model)
+        channels: int = getattr(self.config.model, "channels", 3)
+        mean, std = jnp.asarray(self.mean), jnp.asarray(self.std)
+
+        @jax.jit
+        def said(state: Any, pixels: Array) -> Array:
+            logits = nnx.merge(graph, state)(normalise(to_float(pixels), mean, std))
+            return jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
+
+        paths, rows = iter(inputs), settings.batch_size or 16
+        while some := list(islice(paths, rows)):
+            opened: list[np.ndarray | str] = []
+            for path in some:
+                try:
+                    picture = open_picture(path.read_bytes(), str(path), channels)
+                    opened.append(self.pixels(picture))
+                except (UserError, OSError) as error:
+                    opened.append(str(error).removeprefix(f"{path}: "))
+            shares: dict[int, np.ndarray] = {}
+            readable = [n for n, one in enumerate(opened) if not isinstance(one, str)]
+            for shape in {np.shape(opened[n]) for n in readable}:
+                same = [n for n in readable if np.shape(opened[n]) == shape]
+                # A batch is filled up, so that one program serves all of a size.
+                filled = np.stack([opened[same[i % len(same)]] for i in range(rows)])
+                shares |= dict(zip(same, jax.device_get(said(state, jnp.asarray(filled)))))
+            for number, (path, one) in enumerate(zip(some, opened, strict=True)):
+                if isinstance(one, str):
+                    yield Prediction(str(path), "", problem=one)
+                else:
+                    share = shares[number]
+                    best = self.names[int(share.argmax())]
+                    named = zip(self.names, share, strict=True)
+                    probabilities = {name: round(float(p), 4) for name, p in named}
+                    record = {"class": best, "probabilities": probabilities}
+                    yield Prediction(str(path), best, record)
 
     def introduction(self) -> str:
         """Describe the number of images and classes."""

@@ -2,23 +2,28 @@
 
 import dataclasses
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
 from attnzoo.config.experiment import ExperimentConfig
-from attnzoo.data.labelled import LabelledPlan, load_labelled
+from attnzoo.data.labelled import LabelledCorpus, LabelledPlan, load_labelled
 from attnzoo.data.order import MAX_BUCKETS, most_buckets
-from attnzoo.data.tagged import TaggedPlan, load_tagged
+from attnzoo.data.tagged import TaggedCorpus, TaggedPlan, load_tagged
 from attnzoo.data.text_tokenizers import TextTokenizer, build_tokenizer
 from attnzoo.models import model_class
 from attnzoo.tasks.losses import Sums, mean_loss
+from attnzoo.tasks.prediction import CHUNK, Prediction, PredictSettings, named_lines
 from attnzoo.tasks.run_file import CLASS_NAMES, TOKENIZER, class_names_of
 from attnzoo.tasks.task import Batch, Plan, Task
+from attnzoo.tasks.translation import padded_length
 
 
 class ClassificationTask(Task):
@@ -119,6 +124,48 @@ class ClassificationTask(Task):
         """Return the task's fingerprint with that of the tokenizer."""
         return super().fingerprint() | {"tokenizer": self.tokenizer.fingerprint()}
 
+    def predict(
+        self, model: Any, inputs: Sequence[Path], settings: PredictSettings
+    ) -> Iterator[Prediction]:
+        """Yield the class of every line, or the tags of its words."""
+        graph, state = nnx.split(model)
+        room = model.max_length or 512
+        sizes = sorted({min(padded_length(n), room) for n in range(4, room + 1)})
+        rows = settings.batch_size or 64
+
+        @jax.jit
+        def said(state: Any, batch: Batch) -> Array:
+            return jax.nn.softmax(self.logits(nnx.merge(graph, state), batch, None), axis=-1)
+
+        for path in inputs:
+            lines = named_lines(path, settings.encoding)
+            while some := list(islice(lines, CHUNK)):
+                readable = [n for n, (_, text) in enumerate(some) if text and not text.isspace()]
+                found: dict[int, Prediction] = {}
+                for numbers, corpus in self.unlabelled({n: some[n][1] or "" for n in readable}):
+                    plan = self.plans(corpus, self.tokenizer, rows, room, sizes, 0, False)
+                    for batch in plan.batches():
+                        shares = jax.device_get(said(state, self.inputs(batch)))
+                        for row, share in zip(batch["rows"], shares, strict=True):
+                            if row >= 0:
+                                number = numbers[row]
+                                found[number] = self.answer(
+                                    some[number][0], corpus, int(row), share
+                                )
+                for number, (name, text) in enumerate(some):
+                    why = f"not {settings.encoding.upper()}" if text is None else "no text"
+                    yield found.get(number) or Prediction(name, "", problem=why)
+
+    def unlabelled(self, texts: Mapping[int, str]) -> Iterator[tuple[list[int], Any]]:
+        """Yield texts as data without classes, with their numbers, those of a kind together."""
+        raise NotImplementedError(f"{type(self).__name__}.unlabelled")
+
+    def answer(
+        self, name: str, corpus: Any, row: int, shares: Float[np.ndarray, "... V"]
+    ) -> Prediction:
+        """Return the prediction for a row of the data, given the probabilities of the classes."""
+        raise NotImplementedError(f"{type(self).__name__}.answer")
+
     def logits(self, model: Any, batch: Batch, rngs: nnx.Rngs | None) -> Array:
         """Return the model's logits of a batch."""
         inputs = {name: jnp.asarray(batch[name]) for name in ("segments", "valid") if name in batch}
@@ -141,6 +188,7 @@ class SequenceClassificationTask(ClassificationTask):
     """Classification of a text, or of a pair of texts."""
 
     unit = "texts"
+    predicts = "texts, one a line, or pairs of texts with a tab between them"
     head = "sequence"
     classes = "labels"
     plans = LabelledPlan
@@ -155,6 +203,25 @@ class SequenceClassificationTask(ClassificationTask):
         """Return all texts, both of each pair."""
         return [*corpus.first, *(corpus.second or [])]
 
+    def unlabelled(self, texts: Mapping[int, str]) -> Iterator[tuple[list[int], LabelledCorpus]]:
+        """Yield single texts, and pairs."""
+        for paired in (False, True):
+            chosen = [number for number, text in texts.items() if ("\t" in text) == paired]
+            parts = [texts[number].split("\t", 1) for number in chosen]
+            second = [part[1] for part in parts] if paired else None
+            labels = np.zeros(len(parts), np.int32)
+            if parts:
+                yield chosen, LabelledCorpus([p[0] for p in parts], second, labels, self.names)
+
+    def answer(
+        self, name: str, corpus: LabelledCorpus, row: int, shares: Float[np.ndarray, "V"]
+    ) -> Prediction:
+        """Return the most probable class."""
+        best = self.names[int(shares.argmax())]
+        texts = [side[row] for side in (corpus.first, corpus.second) if side is not None]
+        named = {k: round(float(p), 4) for k, p in zip(self.names, shares, strict=True)}
+        return Prediction(name, best, {"texts": texts, "class": best, "probabilities": named})
+
     def inputs(self, batch: Mapping[str, Any]) -> Batch:
         """Return the arrays that the loss reads; ``counted`` is False for padding rows."""
         return {**super().inputs(batch), "counted": batch["rows"] >= 0}
@@ -164,6 +231,7 @@ class TokenClassificationTask(ClassificationTask):
     """Tagging of every word, predicted at its first token."""
 
     unit = "words"
+    predicts = "sentences, one a line, with spaces between words"
     head = "token"
     classes = "tags"
     plans = TaggedPlan
@@ -177,3 +245,22 @@ class TokenClassificationTask(ClassificationTask):
     def texts(cls, corpus: Any) -> list[str]:
         """Return the sentences, with words joined by spaces."""
         return [" ".join(words) for words in corpus.words]
+
+    def unlabelled(self, texts: Mapping[int, str]) -> Iterator[tuple[list[int], TaggedCorpus]]:
+        """Yield all sentences."""
+        words = [text.split() for text in texts.values()]
+        if words:
+            yield list(texts), TaggedCorpus(words, [[0] * len(w) for w in words], self.names)
+
+    def answer(
+        self, name: str, corpus: TaggedCorpus, row: int, shares: Float[np.ndarray, "T V"]
+    ) -> Prediction:
+        """Return the tag of each word, which is that of its first token; "?" where it was cut."""
+        marks = self.marks(corpus.words[row])
+        best = [self.names[int(shares[t].argmax())] if t < len(shares) - 1 else "?" for t in marks]
+        return Prediction(name, " ".join(best), {"words": corpus.words[row], "tags": best})
+
+    def marks(self, words: Sequence[str]) -> list[int]:
+        """Return the place of the first token of each word, after CLS."""
+        sizes = [len(self.tokenizer.encode_ids(f" {word}")) or 1 for word in words]
+        return [1 + sum(sizes[:n]) for n in range(len(words))]

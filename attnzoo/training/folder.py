@@ -15,6 +15,7 @@ from attnzoo.config.tasks import (
     CausalLMConfig,
     ImageClassificationConfig,
     MaskedLMConfig,
+    QuestionAnsweringConfig,
     SequenceClassificationConfig,
     TokenClassificationConfig,
     TranslationConfig,
@@ -48,6 +49,7 @@ ENCODERS = {
     "lm": MaskedLMConfig,
     "sequence": SequenceClassificationConfig,
     "token": TokenClassificationConfig,
+    "span": QuestionAnsweringConfig,
 }
 """Tasks of encoders by their head."""
 NO_TRAINING = TrainingConfig(steps=1)
@@ -207,7 +209,8 @@ class _Settings:
         if head == "none":
             return {"task": None, "config": self._config(NoTaskConfig())}
         config = self._config(ENCODERS[head]())
-        more = {} if head == "lm" else {"names": self._names(self.model.config.num_classes)}
+        named = head in ("sequence", "token")
+        more = {"names": self._names(self.model.config.num_classes)} if named else {}
         task = _task(config, **self._tokenizer(), **more)
         return {"task": task, "config": config}
 
@@ -221,6 +224,7 @@ class _Settings:
             count = self.model.head.kernel.shape[-1]
             labels = ImageLabels(self._names(count), prepared.mean, prepared.deviation)
             task = _task(config, labels=labels)
+            task.preparation = prepared
         return {"task": task, "config": config, "preparation": prepared}
 
     def language_model(self) -> dict[str, Any]:

@@ -106,14 +106,7 @@ class Opened:
 
     def picture(self, image: Any) -> Any:
         """Return a Pillow image as pixels 0 .. 255 ``h w C`` of the model's size."""
-        import numpy as np
-        from PIL import Image, ImageOps
-
-        self.wanted(ImageClassificationTask)
-        config = self.model.config
-        size = config.image_size
-        fitted = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
-        return np.asarray(fitted).reshape(size, size, config.channels)
+        return self.wanted(ImageClassificationTask).pixels(image)
 
     def corpus(self, part: str) -> Corpus:
         """Return the sentence pairs of a part of the data."""

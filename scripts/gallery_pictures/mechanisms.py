@@ -163,6 +163,30 @@ def intra_temporal() -> list[WeightPanel]:
     return [read(module, "intra-temporal"), again]
 
 
+def location_aware() -> list[WeightPanel]:
+    module = zoo.LocationAwareAttention(DIM, DIM, filters=1, kernel=3, rngs=seeded())
+    for field in (module.query_kernel, module.key_kernel, module.filters):
+        field[...] = jnp.zeros_like(field[...])
+    module.filters[...] = module.filters[...].at[0].set(1)  # sees the neighbour on the left
+    module.location_kernel[...] = jnp.ones_like(module.location_kernel[...])
+    module.score_kernel[...] = jnp.full((DIM,), 5 / DIM)
+    words = sentence()
+    memory = module.prepare(words)
+    first = jnp.eye(len(SENTENCE))[None, 0]
+
+    def then(title: str, sharpening: float = 1.0, window: int | None = None) -> WeightPanel:
+        module.sharpening, module.window = sharpening, window
+        (_, weights), _ = module.extend(words[:, 1:], memory, first, return_weights=True)
+        weights = jnp.concatenate([first[None, :, None], weights], axis=2)
+        return matrix(title, weights)
+
+    return [
+        then("moves on"),
+        then("sharpened twice", sharpening=2.0),
+        then("within a window of 1", window=1),
+    ]
+
+
 def none() -> list[WeightPanel]:
     return [read(zoo.FixedAttention(), "none")]
 
@@ -468,6 +492,7 @@ MATRICES: dict[str, Callable[[], list[WeightPanel]]] = {
     "local_m": local_m,
     "local_p": local_p,
     "intra_temporal": intra_temporal,
+    "location_aware": location_aware,
     "none": none,
     "hard": hard,
     "multi_head": multi_head,

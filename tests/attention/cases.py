@@ -15,6 +15,7 @@ from flax import nnx
 
 from attnzoo.attention import ATTENTIONS, AdditiveAttention, Attention, Rotary
 from attnzoo.ops import masks
+from attnzoo.ops.normalisers import smoothing
 from attnzoo.testing import ModuleSizes
 
 SIZES = ModuleSizes(B=2, T=5, S=7, D=11, D2=13, Dv=3)
@@ -51,6 +52,19 @@ def coverage_by_hand() -> tuple[Any, Any]:
     first /= first.sum()
     second = np.exp(np.tanh([1.0, 2.0] - first))
     return weights[0, 0], [first, second / second.sum()]
+
+
+def location_aware_by_hand() -> tuple[Any, Any]:
+    """A filter that sees the left neighbour: after weights (1/2, 1/2), scores (0, tanh(1/2))."""
+    attention = ATTENTIONS["location_aware"](1, 1, filters=1, kernel=3, rngs=nnx.Rngs(0))
+    attention.query_kernel[...] = attention.key_kernel[...] = jnp.zeros((1, 1))
+    attention.filters[...] = jnp.asarray([[1.0], [0.0], [0.0]])
+    attention.location_kernel[...] = jnp.ones((1, 1))
+    attention.score_kernel[...] = jnp.ones(1)
+    numbers = jnp.ones((1, 2, 1))
+    _, weights = attention(numbers, numbers, return_weights=True)
+    exp = np.exp([0.0, np.tanh(0.5)])
+    return weights[0, 0], [[0.5, 0.5], exp / exp.sum()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +116,16 @@ CASES: dict[str, Case] = {
     "retnet": Case({"dim": 8, "num_heads": 2, "value_width": 6}, EIGHT, np.tri),
     "mab": Case(TWO_HEADS, HEADS),
     "graph": Case(TWO_HEADS, SELF),
+    "location_aware": Case(
+        {**WIDTHS, "width": 5, "filters": 3, "kernel": 3}, by_hand=location_aware_by_hand
+    ),
+    "location_aware smoothing": Case(
+        {**WIDTHS, "kernel": 5, "normalise": smoothing, "sharpening": 2.0}
+    ),
+    "location_aware window": Case(
+        {**WIDTHS, "kernel": 3, "window": 1},
+        except_={"every permitted key is reached": "keys outside of the window are not read"},
+    ),
 }
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from attnzoo.config.captioning import CaptionsConfig, ScenesConfig
 from attnzoo.config.data import (
     ByteBpeTokenizerConfig,
     CharTokenizerConfig,
@@ -17,6 +18,7 @@ from attnzoo.config.data import (
     TextConfig,
     WordPieceTokenizerConfig,
 )
+from attnzoo.config.detection import BoxesConfig, VocConfig
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.images import (
     AugmentationConfig,
@@ -28,6 +30,9 @@ from attnzoo.config.images import (
 )
 from attnzoo.config.interactions import InteractionsConfig
 from attnzoo.config.loader import dump, load
+from attnzoo.config.question_answering import MadeQuestionsConfig, QuestionsConfig
+from attnzoo.config.speech import SpeechConfig, SplicedConfig
+from attnzoo.config.stories import MadeStoriesConfig, StoriesConfig
 from attnzoo.errors import UserError
 
 # A task and a model that take each kind of data.
@@ -37,6 +42,15 @@ TASKS = {
     "tagged_text": ("token_classification", "bert"),
     "images": ("image_classification", "vit"),
     "interactions": ("recommendation", "recommender"),
+    "boxes": ("detection", "detr"),
+    "questions": ("question_answering", "bidaf"),
+    "made_questions": ("question_answering", "bert"),
+    "stories": ("stories", "memory_network"),
+    "made_stories": ("stories", "memory_network"),
+    "captions": ("captioning", "show_attend_tell"),
+    "scenes": ("captioning", "show_attend_tell"),
+    "speech": ("speech", "{kind: bahdanau, source: sound_conv}"),
+    "spliced": ("speech", "{kind: bahdanau, source: sound_conv}"),
     "files": ("summarisation", "t5"),
     "reports": ("summarisation", "t5"),
 }
@@ -85,6 +99,30 @@ def written(path: Path, text: str) -> Path:
         (
             "{kind: interactions, files: [a.inter], time_column: null}",
             InteractionsConfig(files=(Path("a.inter"),), time_column=None),
+        ),
+        (
+            "{kind: questions, train: [a.tar.xz/*.json], test_share: 0.1}",
+            QuestionsConfig(train=(Path("a.tar.xz/*.json"),), test_share=0.1),
+        ),
+        ("{kind: made_questions, facts: 3}", MadeQuestionsConfig(facts=3)),
+        ("{kind: stories, test: [qa1_test.txt]}", StoriesConfig(test=(Path("qa1_test.txt"),))),
+        ("{kind: made_stories, tasks: [2]}", MadeStoriesConfig(tasks=(2,))),
+        (
+            "{kind: captions, pictures: p.tar, train: [c.csv.gz], test_names: n}",
+            CaptionsConfig(pictures=Path("p.tar"), train=(Path("c.csv.gz"),), test_names=Path("n")),
+        ),
+        ("{kind: scenes, side: 5}", ScenesConfig(side=5)),
+        (
+            "{kind: boxes, source: {kind: voc, path: v.tar, test: null}, size: [3, 4]}",
+            BoxesConfig(source=VocConfig(path=Path("v.tar"), test=None), size=(3, 4)),
+        ),
+        (
+            "{kind: speech, train: [a.tsv, b], test_share: 0.2}",
+            SpeechConfig(train=(Path("a.tsv"), Path("b")), test_share=0.2),
+        ),
+        (
+            "{kind: spliced, recordings: r.tar.xz, words: {'1': one}, silence: [0, 0.5]}",
+            SplicedConfig(recordings=Path("r.tar.xz"), words={"1": "one"}, silence=(0, 0.5)),
         ),
         ("{kind: images}", ImagesConfig(source=DigitsConfig())),
         (
@@ -145,6 +183,9 @@ def test_tokenizers(tmp_path: Path, text: str, expected: object) -> None:
             "data: {kind: tagged_text, train: [a], validation_share: 0.6, test_share: 0.4}",
             "leave nothing to train on",
         ),
+        ("data: {kind: speech}", "at least one of 'train', 'validation' and 'test' is wanted"),
+        ("data: {kind: spliced, recordings: r, min_words: 9}", "min_words=9 exceeds max_words=7"),
+        ("data: {kind: spliced, recordings: r, silence: [1]}", "silence=.* wanted the smallest"),
         ("data: {kind: labelled_text, train: [a], labels: [x, x]}", "a class is named twice"),
         ("data: {kind: images, validation_share: 0.5, test_share: 0.5}", "leave nothing"),
         ("data: {kind: images, augmentation: {crop_scale: 0}}", "crop_scale=0.0, wanted above 0"),

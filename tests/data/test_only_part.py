@@ -1,6 +1,7 @@
 """One part of a data set is read as with the others, though their files are gone."""
 
 import itertools
+import json
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from attnzoo.config.data import (
     TaggedTextConfig,
     TextConfig,
 )
+from attnzoo.config.detection import BoxesConfig, CocoConfig
 from attnzoo.config.images import (
     HubImagesConfig,
     IdxConfig,
@@ -46,6 +48,11 @@ def write(home: Path) -> None:
             (pictures / label).mkdir(parents=True, exist_ok=True)
             pixels = np.full((3, 3), 50 * number + i, np.uint8)
             Image.fromarray(pixels).save(pictures / label / f"{i}.png")
+        names = [f"{part}/pictures/a/{i}.png" for i in range(4 * number)]
+        boxes = [{"image_id": i, "category_id": 1, "bbox": [0, 1, 2, 2]} for i in range(number)]
+        listed = {"images": [{"id": i, "file_name": name} for i, name in enumerate(names)]}
+        listed |= {"annotations": boxes, "categories": [{"id": 1, "name": "a"}]}
+        (folder / "boxes.json").write_text(json.dumps(listed))
         with tarfile.open(folder / "tar", "w") as archive:
             archive.add(pictures, part)
         shutil.copytree(pictures, home / "folder" / part)
@@ -96,6 +103,9 @@ CONFIGS: dict[str, Callable[[Path], Any]] = {
         ShardsConfig(channels=1, **parts(home, "tar", "train", "test"))
     ),
     "images, idx": lambda home: images(IdxConfig(directory=home / "idx")),
+    "boxes": lambda home: BoxesConfig(
+        source=CocoConfig(images=home, **{part: home / part / "boxes.json" for part in PARTS})
+    ),
 }
 MADE = {"cldr", "synthetic", "reports"}
 # Parts that are drawn from the training part, and need it.
@@ -125,8 +135,8 @@ def test_a_part_alone_is_that_beside_the_others(name: str, tmp_path: Path) -> No
     write(tmp_path)
     config = CONFIGS[name](tmp_path)
     names = getattr(load_corpus(config).train, "names", ())
-    if config.kind in ("labelled_text", "tagged_text"):
-        field = "labels" if config.kind == "labelled_text" else "tags"
+    if config.kind in ("labelled_text", "tagged_text", "boxes"):
+        field = "tags" if config.kind == "tagged_text" else "labels"
         config = type(config)(**(vars(config) | {field: names}))
     whole = {part: digest_of(config, part, names) for part in PARTS}
     assert len(set(whole.values())) == len(PARTS)

@@ -24,6 +24,7 @@ from attnzoo.decoding import greedy_search
 from attnzoo.decoding.generate import generate
 from attnzoo.decoding.hypotheses import TokenIds
 from attnzoo.export.load import Exported, digest_of
+from attnzoo.ops.boxes import to_corners
 from attnzoo.tasks import TASKS
 from attnzoo.training.checkpoint import BestCheckpoint
 from attnzoo.training.run import Run
@@ -38,6 +39,7 @@ IMAGES = (
     "{kind: images, source: {kind: folder, path: DIR/images, channels: 1}, validation_share: 0.3}"
 )
 PAIRS = "{kind: synthetic, task: reverse, symbols: 7, max_length: 5, train: 20, validation: 5}"
+SCENES = "{kind: scenes, side: 4, cell: 4, train: 20, validation: 5, test: 5}"
 # Task, data, tokenizer, model; whose names the weights have.
 CASES = {
     "bahdanau": ("translation", PAIRS, "word",
@@ -79,6 +81,17 @@ CASES = {
                     "{kind: recommender, attention: {kind: factorised_positional, rank: 3}, "
                     "dim: 8, layers: 2, max_length: 13}",
                     "attnzoo"),
+    "captioner": ("captioning", SCENES, "word",
+                  "{kind: show_attend_tell, source: {kind: image_conv, widths: [5, 8]}, "
+                  "attention: additive, hidden: 5, embedding: 3}",
+                  "attnzoo"),
+    "detr": ("detection",
+             "{kind: boxes, source: {kind: shapes, train: 4, validation: 1}, size: [8, 12]}",
+             "char",
+             f"{{kind: detr, attention: {HEADS}, cross_attention: {HEADS}, width: 4, stages: 1, "
+             "blocks: 1, dim: 8, hidden: 8, encoder_layers: 1, decoder_layers: 2, num_queries: 5, "
+             "queries: proposals, prior: gaussian, scores: sigmoid}",
+             "attnzoo"),
     "resnet": ("image_classification", IMAGES, "char",
                "{kind: resnet, depth: 8, width: 4, channels: 1}",
                "attnzoo"),
@@ -172,12 +185,15 @@ def inputs_of(about: dict[str, Any], vocab: int) -> dict[str, np.ndarray]:
 def expected(run: Run, program: str, given: dict[str, jax.Array]) -> dict[str, Any]:
     """What the model says itself."""
     model: Any = run.model
-    if program == "translate":
+    if run.config.task.kind == "captioning":
+        given = {**given, "source": run.task.source({"source": given.pop("images")})}  # type: ignore[attr-defined]
+    if program in ("translate", "caption"):
         t5 = run.config.model.kind == "t5"
         room = 13 if t5 else 11
         memory, state = model.start(given["source"], max_length=room)
         found = greedy_search(
-            model.step, state, memory, batch=3, source_length=9, max_length=room,
+            model.step, state, memory, batch=3, max_length=room,
+            source_length=model.source_length(given["source"]),
             ids=TokenIds(0, 1, 2),
         )  # fmt: skip
         names = ("tokens", "lengths", "log_probs", "weights")
@@ -185,6 +201,9 @@ def expected(run: Run, program: str, given: dict[str, jax.Array]) -> dict[str, A
     if program == "generate":
         found = generate(model, given["tokens"], max_new_tokens=7, eos_id=2)
         return {"tokens": found.tokens[:, 0], "lengths": found.lengths[:, 0]}
+    if program == "detections":
+        last = run.task.forward(model, given["images"]).last
+        return {"probabilities": jax.nn.sigmoid(last.logits), "boxes": to_corners(last.boxes)}
     if "images" in given:
         task: Any = run.task
         mean, std = jnp.asarray(task.mean), jnp.asarray(task.std)

@@ -19,7 +19,15 @@ from random_parameters import drawn
 from attnzoo.config.attention import AttentionConfig
 from attnzoo.config.model import Model
 from attnzoo.config.schema import fields_of
-from attnzoo.models import ALIGNERS, CLASSIFIERS, DECODERS, ENCODERS, TRANSLATORS
+from attnzoo.models import (
+    ALIGNERS,
+    CLASSIFIERS,
+    DECODERS,
+    DETECTORS,
+    ENCODERS,
+    READERS,
+    TRANSLATORS,
+)
 
 V, CLASSES = 13, 3
 SMALL: dict[str, Any] = {
@@ -44,12 +52,16 @@ SMALL: dict[str, Any] = {
     "dropout": 0.0,
     "attention_dropout": 0.0,
     "reduction": 2,
+    "stages": 1,
+    "blocks": 1,
+    "num_queries": 3,
+    "hops": 2,
     "source_words": 4,
 }
 """Sizes by the names that config fields have; other fields keep their defaults."""
 EVEN = {"resnet": {"width": 4}, "bahdanau": {"hidden": 8}, "luong": {"hidden": 8}}
 MODELS: dict[str, type] = {cls.kind: cls for cls in get_args(get_args(Model)[0])}
-REGISTRIES = TRANSLATORS | DECODERS | ENCODERS | CLASSIFIERS | ALIGNERS
+REGISTRIES = TRANSLATORS | DECODERS | ENCODERS | CLASSIFIERS | ALIGNERS | READERS | DETECTORS
 
 
 def small(cls: type, **settings: Any) -> Any:
@@ -106,7 +118,9 @@ def build(config: Any) -> Any:
         (DECODERS, (V,)),
         (ENCODERS, (V,)),
         (CLASSIFIERS, (CLASSES,)),
+        (DETECTORS, (CLASSES,)),
         (ALIGNERS, (V, V)),
+        (READERS, (V,)),
     ):
         if config.kind in registry:
             return cls(config, *sizes, rngs=nnx.Rngs(0))

@@ -19,7 +19,7 @@ from products import MODELS, attention_fields, build, config_of, pairs, refusal,
 from attnzoo.attention import AdditiveAttention, Site
 from attnzoo.config.attention import AdditiveConfig, MultiHeadConfig
 from attnzoo.config.schema import fields_of
-from attnzoo.models import ALIGNERS, CLASSIFIERS, DECODERS, ENCODERS, TRANSLATORS
+from attnzoo.models import ALIGNERS, CLASSIFIERS, DECODERS, ENCODERS, READERS, TRANSLATORS
 
 RECORDS = {
     "start_id": "read by who decodes: pretrained folders, generation",
@@ -113,6 +113,8 @@ def uses(kind: str) -> list[Any]:
         return [lambda m: m(images, rngs=rngs()), lambda m: m(wide)]
     if kind in ENCODERS:
         return [lambda m: m(tokens, rngs=rngs())]
+    if kind in READERS:
+        return [lambda m: m(jnp.zeros((2, 5, 7), jnp.int32), tokens, rngs=rngs())]
     if kind in ALIGNERS:
         words = jnp.tile(jnp.arange(7, dtype=jnp.int32), (2, 1))
         long = jnp.zeros((2, 9), jnp.int32)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attnzoo.ops.normalisers import entmax15, sparsemax
+from attnzoo.ops.normalisers import entmax15, smoothing, sparsemax
 
 # name: the function, its weights as a function of the threshold tau
 CASES = {
@@ -45,6 +45,12 @@ def test_values_by_hand():
     tau = 0.4 - np.sqrt(0.41)
     found = entmax15(jnp.asarray([[1.4, 0.2, -4.0]]))
     np.testing.assert_allclose(found, [[(0.7 - tau) ** 2, (0.1 - tau) ** 2, 0.0]], atol=1e-6)
+
+
+def test_smoothing_by_hand():
+    """The sigmoids of (-1, 0, 2) over their sum; a masked key has no weight."""
+    found = smoothing(jnp.asarray([[-1.0, 0.0, 2.0, 9.0]]), jnp.arange(4) < 3)
+    np.testing.assert_allclose(found, [[0.163021, 0.303078, 0.533901, 0.0]], atol=1e-6)
 
 
 @pytest.mark.usefixtures("x64")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from attnzoo.cli import evaluate, explain, predict
+from attnzoo.cli import evaluate, predict
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.loader import load
 from attnzoo.errors import UserError
@@ -144,12 +144,6 @@ def test_every_line_has_an_answer_and_says_where_its_words_come_from(
     for name, why in (("a.txt:2", "empty"), ("a.txt:3", "encoding"), ("gz:2", "'source'")):
         assert any(name in line and why in line for line in err.splitlines())
     assert len(list(figures.iterdir())) == 3
-
-
-def test_explain_reads_a_run_that_copies(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert explain.main([str(run), "at last Qwertyu sold the lamp of Asdf ."]) == 0, (
-        capsys.readouterr().err
-    )
 
 
 def test_without_the_package_the_message_says_what_to_install(

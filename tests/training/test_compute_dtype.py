@@ -60,6 +60,18 @@ MODELS = {
         "char",
         f"attention: {ATTENTION}, dim: 8, layers: 1, max_length: 9",
     ),
+    "bidaf": (
+        "question_answering",
+        "{kind: made_questions, facts: 2, train: 9, validation: 3, test: 3}",
+        "char",
+        "hidden: 8",
+    ),
+    "memory_network": (
+        "stories",
+        "{kind: made_stories, train: 9, validation: 3, test: 3}",
+        "char",
+        "dim: 8",
+    ),
     "vit": (
         *IMAGES,
         "char",
@@ -99,7 +111,7 @@ def products(jaxpr: Any) -> Iterator[tuple[str, str]]:
 
 
 def test_every_kind_is_here() -> None:
-    text = (models.TRANSLATORS, models.ALIGNERS, models.DECODERS, models.ENCODERS)
+    text = (models.TRANSLATORS, models.ALIGNERS, models.DECODERS, models.ENCODERS, models.READERS)
     assert set(MODELS) == set().union(*text, models.CLASSIFIERS)
 
 

@@ -14,7 +14,7 @@ from attnzoo.config.mesh import MeshConfig
 from attnzoo.config.model import Model
 from attnzoo.config.schema import fields_of, kind_of
 from attnzoo.config.training import MuonConfig, Optimizer, TrainingConfig
-from attnzoo.models import ALIGNERS, CLASSIFIERS, DECODERS, ENCODERS, TRANSLATORS
+from attnzoo.models import ALIGNERS, CLASSIFIERS, DECODERS, ENCODERS, READERS, TRANSLATORS
 from attnzoo.training.optimizer import build_optimizer, decay_mask, muon_axes
 from attnzoo.training.parameters import describe, path_of
 from attnzoo.training.placement import Placement
@@ -22,9 +22,9 @@ from attnzoo.training.placement import Placement
 V = 29  # tokens and classes; no other axis has this size
 MODELS = {
     **dict.fromkeys(TRANSLATORS | ALIGNERS, (V, V)),
-    **dict.fromkeys(DECODERS | ENCODERS | CLASSIFIERS, (V,)),
+    **dict.fromkeys(DECODERS | ENCODERS | CLASSIFIERS | READERS, (V,)),
 }
-MAKERS: dict[str, Any] = TRANSLATORS | ALIGNERS | DECODERS | ENCODERS | CLASSIFIERS
+MAKERS: dict[str, Any] = TRANSLATORS | ALIGNERS | DECODERS | ENCODERS | CLASSIFIERS | READERS
 CONFIGS = {kind_of(cls): cls for cls in get_args(get_args(Model)[0])}
 SIZES: dict[str, Any] = {
     "dim": 12,

@@ -104,6 +104,7 @@ def test_sizes_are_read_from_the_run(model: str, tmp_path: Path) -> None:
         "sequence_classification": "{kind: labelled_text, train: [x]}",
         "image_classification": "{kind: images, source: planted}",
         "recommendation": "{kind: interactions, files: [x]}",
+        "detection": "{kind: boxes}",
     }[task]
     plain = load(
         ExperimentConfig,

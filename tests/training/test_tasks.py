@@ -26,6 +26,7 @@ from attnzoo.training.checkpoint import restore
 from attnzoo.training.loop import train
 from attnzoo.training.run import load_run
 from tests.run_commands import edited_data_is_named, training_data_is_not_needed
+from tests.spoken import write_recordings
 
 TRAINING = (
     "{steps: 6, batch_size: 4, max_length: 15, evaluate_every: 3, log_every: 2, "
@@ -103,6 +104,66 @@ TASK = {
         "char",
         f"{{kind: recommender, attention: {HEADS}, dim: 8, layers: 1, max_length: 3}}",
     ),
+    "question_answering": (
+        "{kind: question_answering, stride: 5, max_question: 4, no_answer: true}",
+        "{kind: questions, train: [DIR/squad.json], validation: [DIR/held/squad.json]}",
+        "char",
+        BERT,
+    ),
+    "bidaf": (
+        "{kind: question_answering, stride: 5, max_question: 4}",
+        "{kind: questions, train: [DIR/squad.json], validation: [DIR/held/squad.json], limit: 9}",
+        "char",
+        "{kind: bidaf, hidden: 5, layers: 1}",
+    ),
+    "stories": (
+        "{kind: stories, linear_start: 1, time_noise: 0.4}",
+        "{kind: stories, train: [DIR/babi], validation: [DIR/held/babi]}",
+        "char",
+        "{kind: memory_network, dim: 6, hops: 2, memory: 5}",
+    ),
+    "captioning": (
+        "captioning",
+        "{kind: captions, pictures: DIR/pictures, train: [DIR/captions.csv], "
+        "validation: [DIR/held/captions.csv], size: 8, augmentation: {flip: true}}",
+        "word",
+        "{kind: show_attend_tell, source: {kind: image_resnet, depth: 8, width: 4}, "
+        "attention: hard, hidden: 6, embedding: 5}",
+    ),
+    "captioning_transformer": (
+        "captioning",
+        "{kind: scenes, side: 4, cell: 4, train: 14, validation: 6, test: 6, decoys: 0}",
+        "word",
+        f"{{kind: transformer, attention: {HEADS}, cross_attention: {HEADS}, dim: 8, hidden: 8, "
+        "source: {kind: image_vit, image_size: 16, patch: 4, dim: 8, hidden: 8, layers: 1}, "
+        "encoder_layers: 1, decoder_layers: 2}",
+    ),
+    "detection": (
+        "detection",
+        "{kind: boxes, source: {kind: coco, images: DIR/images, train: DIR/boxes.json, "
+        "validation: DIR/held/boxes.json}, size: [8, 12], augmentation: {flip: true}}",
+        "char",
+        f"{{kind: detr, attention: {HEADS}, cross_attention: {HEADS}, channels: 1, width: 4, "
+        "stages: 1, blocks: 1, dim: 8, hidden: 8, encoder_layers: 1, decoder_layers: 2, "
+        "num_queries: 3, queries: proposals, prior: gaussian, scores: sigmoid}",
+    ),
+    "speech": (
+        "{kind: speech, guided: 0.5}",
+        "{kind: spliced, recordings: DIR/spoken, held_out: 1, train: 7, validation: 3, test: 3, "
+        "max_words: 4, test_words: [2, 3]}",
+        "word",
+        "{kind: luong, attention: {kind: location_aware, kernel: 3}, hidden: 8, layers: 1, "
+        "source: {kind: sound_conv, rate: 2_000, mels: 9, dim: 6, recurrent: 1, "
+        "augment: {frequency_width: 3, time_width: 3}}}",
+    ),
+    "sounds": (
+        "speech",
+        "{kind: speech, train: [DIR/spoken/table.tsv], validation_share: 0.3}",
+        "{kind: bpe, vocab_size: 20}",
+        f"{{kind: transformer, attention: {HEADS}, cross_attention: {HEADS}, dim: 8, hidden: 8, "
+        "encoder_layers: 1, decoder_layers: 1, max_length: 99, tied: none, "
+        "source: {kind: sound_pyramid, rate: 2_000, mels: 9, dim: 6, halvings: 2, dropout: 0.1}}",
+    ),
     "summarisation": (
         "{kind: summarisation, coverage_weight: 1, coverage_from: 2}",
         "{kind: files, train: {table: DIR/pairs}, validation: {table: DIR/held/pairs}}",
@@ -134,18 +195,50 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "pairs").write_text("\n".join(rows) + "\n")
     words = ["the DET\ncat NOUN\nsat VERB\n", "a DET\ndog NOUN\nran VERB\n"]
     (home / "conll").write_text("\n".join(words * 3))
+    document = TEXT.splitlines()[0]
+    asked = [
+        {"id": str(i), "question": f"{i} where ?", "answers": [{"text": word, "answer_start": at}]}
+        for i, (word, at) in enumerate([("cat", 4), ("mat", 19), ("the mat", 15)] * 4)
+    ]
+    asked += [{"id": "no", "question": "who ?", "answers": [], "is_impossible": True}]
+    squad = {"data": [{"paragraphs": [{"context": document, "qas": asked}]}]}
+    (home / "squad.json").write_text(json.dumps(squad))
+    story = "1 the cat sat on the mat .\n2 a dog ran .\n3 who sat ?\tcat\t1\n4 the cat ran .\n"
+    (home / "babi").write_text((story + "5 who ran ?\tcat\t4\n") * 9)
     (home / "held").mkdir()
-    for name in ("text", "tsv", "conll", "pairs"):
+    for name in ("text", "tsv", "conll", "pairs", "squad.json", "babi"):
         shutil.copy(home / name, home / "held")
     rows = [f"u{i % 7}\ti{(i // 7 + i % 7) % 11}\t{i}" for i in range(40)]
     (home / "interactions").write_text("user_id\titem_id\ttimestamp\n" + "\n".join(rows) + "\n")
+    (home / "pictures").mkdir()
+    for part, name in itertools.product(("", "held/"), "abcdefg"):
+        Image.new("RGB", (9, 8), (20 * ord(name) % 256, 9, 99)).save(
+            home / "pictures" / f"{part[:1]}{name}.png"
+        )
+        with (home / part / "captions.csv").open("a") as captions:
+            captions.write("image,caption\n" * (name == "a"))
+            captions.write(f"{part[:1]}{name}.png,a cat on the mat\n{part[:1]}{name}.png,a dog\n")
+    write_recordings(home / "spoken", count=3)
+    rows = [f"{file.name}\t{file.stem.split('_')[0]}" for file in (home / "spoken").iterdir()]
+    (home / "spoken" / "table.tsv").write_text("\n".join(["path\ttext", *sorted(rows)]) + "\n")
     random = np.random.default_rng(0)
     for number, name in itertools.product(range(7), ("bright", "dark")):
         folder = home / "images" / ("train" if number < 5 else "validation") / name
         folder.mkdir(parents=True, exist_ok=True)
         pixels = random.integers(0, 120, (6, 6)) + (120 if name == "bright" else 0)
         Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    for file, part in (("boxes.json", "train"), ("held/boxes.json", "validation")):
+        (home / file).write_text(boxes_of(home / "images", part))
     return home
+
+
+def boxes_of(images: Path, part: str) -> str:
+    """Return COCO's JSON with a box in each bright picture of a part."""
+    paths = enumerate(sorted((images / part / "bright").iterdir()))
+    pictures = [{"id": i, "file_name": path.relative_to(images).as_posix()} for i, path in paths]
+    boxes = [{"image_id": one["id"], "category_id": 1, "bbox": [1, 1, 3, 4]} for one in pictures]
+    categories = [{"id": 1, "name": "patch"}]
+    return json.dumps({"images": pictures, "annotations": boxes, "categories": categories})
 
 
 def experiment(name: str, data: Path, directory: Path, training: str = "", **more: Any):

@@ -1,0 +1,94 @@
+"""predict has an answer for every input, in its order, whatever it holds, for every task."""
+
+import contextlib
+import dataclasses
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from attnzoo import cli
+from attnzoo.tasks import TASKS
+from attnzoo.training.loop import train
+from tests.training.test_tasks import TASK, data, experiment  # noqa: F401
+
+
+@dataclasses.dataclass
+class Inputs:
+    """Files for predict, how many answers there are, and those with a problem."""
+
+    files: list[Path]
+    problems: set[int]
+    count: int
+
+
+def pictures(home: Path) -> Inputs:
+    pixels = np.random.default_rng(0).integers(0, 255, (13, 17, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(home / "wide.png")
+    Image.fromarray(pixels[:9, :7, 0]).save(home / "grey.jpg")
+    (home / "broken.png").write_bytes((home / "wide.png").read_bytes()[:40])
+    (home / "empty.png").write_bytes(b"")
+    names = ["broken.png", "wide.png", "empty.png", "grey.jpg", "wide.png"]
+    return Inputs([home / name for name in names], {0, 2}, 5)
+
+
+def lines(home: Path) -> Inputs:
+    (home / "lines").write_bytes(b"the cat sat\n\na dog \xff\n" + b"x " * 300 + b"\nthe sun\n")
+    return Inputs([home / "lines"], {1, 2}, 5)
+
+
+def pairs(home: Path) -> Inputs:
+    (home / "pairs").write_bytes(b"the cat\tsat\nthe cat sat\n\t\n \ta dog\n")
+    return Inputs([home / "pairs"], {2}, 4)
+
+
+INPUTS: dict[str, list[Callable[[Path], Inputs]]] = {
+    "image_classification": [pictures],
+    "sequence_classification": [lines, pairs],
+    "token_classification": [lines],
+}
+"""Inputs for each task that predicts, good ones and odd ones."""
+
+
+def test_every_task_that_predicts_is_here() -> None:
+    assert {kind for kind, task in TASKS.items() if task.predicts is not None} == set(INPUTS)
+
+
+def kind_of(name: str) -> str:
+    """The kind of the task of a small experiment."""
+    return TASK[name][0].strip("{}").removeprefix("kind: ").split(",")[0]
+
+
+@pytest.mark.parametrize("name", [name for name in TASK if kind_of(name) in INPUTS])
+def test_every_input_has_its_answer_in_its_place(
+    name: str,
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = experiment(name, data, tmp_path / "run", "")
+    with contextlib.redirect_stderr(io.StringIO()):
+        train(config)
+    for make in INPUTS[config.task.kind]:
+        given = make(tmp_path)
+        files = [str(path) for path in given.files]
+        capsys.readouterr()
+        asked = ["predict", str(tmp_path / "run"), *files]
+        assert cli.main([*asked, "--json", "--batch-size", "3"]) == 0
+        out, err = capsys.readouterr()
+        records = [json.loads(line) for line in out.splitlines()]
+        assert len(records) == given.count
+        assert {n for n, one in enumerate(records) if "problem" in one} == given.problems
+        warned = [line for line in err.splitlines() if line.startswith("warning: ")]
+        assert len(warned) == len(given.problems)
+        named = [one["input"] for n, one in enumerate(records) if n in given.problems]
+        assert all(any(name in line for line in warned) for name in named)
+        # Alone or together, in plain text or as JSON: the same answers.
+        assert cli.main(asked) == 0
+        plain = capsys.readouterr().out.splitlines()
+        assert len(plain) == given.count
+        assert {n for n, line in enumerate(plain) if not line} >= given.problems
