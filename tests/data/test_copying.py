@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from attnzoo.config.cache import CacheConfig
-from attnzoo.config.data import FilePartConfig, FilesConfig, ReportsConfig
+from attnzoo.config.data import FilePartConfig, FilesConfig
+from attnzoo.config.reports import ReportsConfig
 from attnzoo.data.batching import BatchPlan
 from attnzoo.data.copying import CopyingTokenizer
 from attnzoo.data.corpus import Corpus, load_corpus
