@@ -220,8 +220,6 @@ def expected(run: Run, program: str, given: dict[str, jax.Array]) -> dict[str, A
         task: Any = run.task
         given = {**given, "source": task.source({"source": given["images"]})}
         del given["images"]
-    if program in ("translate", "caption"):
-        given = {**given, "source": run.task.source({"source": given.pop("images")})}  # type: ignore[attr-defined]
     if program in ("translate", "caption", "transcribe"):
         t5 = run.config.model.kind == "t5"
         room = 13 if t5 else 11
