@@ -81,6 +81,7 @@ def edited_data_is_named(run: Path, data: Path, out: Path) -> None:
         conll.write("\n" + "bears ANOTHER\n\n" * 5)
     with (data / "interactions").open("a") as interactions:
         interactions.write("".join(f"u{i}\tanother\t99\n" for i in range(7)))
+    shutil.copy(data / "spoken" / "low_ann_1.wav", data / "spoken" / "low_ann_0.wav")
     for squad in (data / "squad.json", data / "babi"):
         squad.write_text(squad.read_text().replace("mat", "sofa"))
     with (data / "captions.csv").open("a") as captions:

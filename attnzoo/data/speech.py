@@ -36,6 +36,7 @@ class Utterances:
       names: name of each sound, for messages. texts: what is said.
       seconds: length of each sound.
       sound: function from a row and a rate to samples.
+      contents: digest of the samples of each sound, or of all that it is made of.
       times: times of the words of each text (separated by whitespace); None: not known.
     """
 
@@ -43,6 +44,7 @@ class Utterances:
     texts: list[str]
     seconds: Float64[np.ndarray, " sounds"]
     sound: Callable[[int, int], Float32[np.ndarray, " n"]]
+    contents: list[str]
     times: list[Times] | None = None
 
     def __len__(self) -> int:
@@ -56,13 +58,14 @@ class Utterances:
             [self.texts[row] for row in rows],
             self.seconds[rows],
             lambda row, rate: self.sound(rows[row], rate),
+            [self.contents[row] for row in rows],
             None if self.times is None else [self.times[row] for row in rows],
         )
 
     def fingerprint(self) -> str:
-        """Return the xxh3_128 of the names, texts and lengths, the same in every process."""
+        """Return the xxh3_128 of names, texts and sounds, the same in every process."""
         digest = xxhash.xxh3_128()
-        for strings in (self.names, self.texts):
+        for strings in (self.names, self.texts, self.contents):
             add_strings(digest, strings)
         digest.update(array_fingerprint(self.seconds).encode())
         return digest.hexdigest()
@@ -101,6 +104,7 @@ class _Row:
     start: float
     end: float | None
     seconds: float
+    content: str = ""
 
     def read(self, rate: int) -> Float32[np.ndarray, " n"]:
         return read_sound(self.path, rate, place=self.place, start=self.start, end=self.end)
@@ -112,6 +116,7 @@ def _joined(rows: list[_Row]) -> Utterances:
         [row.text for row in rows],
         np.asarray([row.seconds for row in rows], np.float64),
         lambda row, rate: rows[row].read(rate),
+        [row.content for row in rows],
     )
 
 
@@ -126,10 +131,13 @@ def _read(config: Any, path: Path, reports: list[Report]) -> list[_Row]:
             row = _Row(place, file, text, start or 0.0, end, 0.0)
             if not text:
                 raise UserError(f"{place}: no text")
-            seconds = len(row.read(PROBE_RATE)) / PROBE_RATE
+            samples = row.read(PROBE_RATE)
+            seconds = len(samples) / PROBE_RATE
             if seconds > config.max_seconds:
                 raise UserError(f"{place}: longer than data.max_seconds={config.max_seconds:g}")
-            rows.append(dataclasses.replace(row, seconds=seconds))
+            rows.append(
+                dataclasses.replace(row, seconds=seconds, content=array_fingerprint(samples))
+            )
         except UserError as error:
             report.skip(str(error).removeprefix(f"{place}: "), place)
     if not report.read:

@@ -16,6 +16,7 @@ from attnzoo.data.corpus import Report, Splits
 from attnzoo.data.random_numbers import integers, uniform
 from attnzoo.data.sound import ENDINGS, Sound, decode, resample
 from attnzoo.data.speech import Times, Utterances
+from attnzoo.data.text import array_fingerprint
 from attnzoo.errors import UserError
 
 STREAMS = {"train": 31, "validation": 32, "test": 33}
@@ -28,6 +29,7 @@ class Spoken(NamedTuple):
 
     recordings: Recordings
     rate: int
+    content: str
 
     def speakers(self) -> list[str]:
         """Return the speakers by name."""
@@ -111,7 +113,8 @@ def read_recordings(config: Any) -> tuple[Spoken, Report]:
         key: [samples for _, samples in sorted(some, key=lambda one: one[0])]
         for key, some in sorted(found.items())
     }
-    return Spoken(recordings, rate), report
+    every = (samples for some in recordings.values() for samples in some)
+    return Spoken(recordings, rate, array_fingerprint(*every)), report
 
 
 def _members(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -191,6 +194,7 @@ def _strings(
         lambda row, rate: resample(
             Sound(_with_noise(_joined(strings[row], spoken), strings[row]), spoken.rate), rate
         ),
+        [spoken.content] * count,
         times,
     )
 

@@ -15,7 +15,7 @@ from attnzoo.decoding.rules import DEFAULT_RULES, Rules
 from attnzoo.errors import UserError
 from attnzoo.models.detr import probabilities
 from attnzoo.ops.boxes import to_corners
-from attnzoo.ops.spectrogram import HOP_SECONDS, hop_size
+from attnzoo.ops.spectrogram import hop_size
 from attnzoo.tasks.captioning import CaptioningTask
 from attnzoo.tasks.detection import DetectionTask
 from attnzoo.tasks.image_classification import ImageClassificationTask
@@ -216,27 +216,24 @@ def _captioner(task: CaptioningTask, room: int, rules: Rules) -> dict[str, Progr
 
 
 def _transcriber(task: SpeechTask, room: int, rules: Rules) -> dict[str, Program]:
-    """Return the programs of a translator for samples: L hops of 10 ms of a fixed rate."""
-    ids = ids_of(task.tokenizer)
-    longest = task.longest
-    made = _translator(ids, None, room, rules)
-    inputs = {"source": ("float32", f"B, {hop_size(task.rate)}*L")}
+    """Return the programs of a translator that reads samples, of a length that features divide."""
+    model: Any = task.config.model
+    samples = model.source.step * hop_size(task.rate)
+    source = {"source": ("float32", f"B, {samples}*L")}
     about = f"; source is samples at {task.rate} Hz between -1 and 1, NaN after the end of each"
-    most = None if longest is None else int(longest / HOP_SECONDS)
+    limits = _limits(B=None, L=model.source_slots)
+    made = _translator(ids_of(task.tokenizer), None, room, rules)
+    words = {"target": ("int32", "B, T")}
+    sizes = {"B": 1, "L": min(75, model.source_slots or 75), "T": min(64, _positions(task) or 64)}
+    transcribe, logits = made["translate"], made["logits"]
     return {
-        "transcribe": Program(
-            made["translate"].meaning + about,
-            made["translate"].run,
-            inputs,
-            _limits(B=None, L=most),
-            {"B": 1, "L": min(300, most or 300)},
-        ),
+        "transcribe": Program(transcribe.meaning + about, transcribe.run, source, limits, sizes),
         "logits": Program(
-            made["logits"].meaning + about,
-            made["logits"].run,
-            inputs | {"target": ("int32", "B, T")},
-            _limits(B=None, L=most, T=_positions(task)),
-            {"B": 1, "L": min(300, most or 300), "T": min(64, _positions(task) or 64)},
+            logits.meaning + about,
+            logits.run,
+            source | words,
+            (*limits, *_limits(T=_positions(task))),
+            sizes,
         ),
     }
 

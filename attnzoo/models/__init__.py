@@ -8,6 +8,7 @@ from attnzoo.models.bert import Bert
 from attnzoo.models.bidaf import Bidaf
 from attnzoo.models.detr import Detr
 from attnzoo.models.gpt2 import GPT2
+from attnzoo.models.image_sources import ImageConvolution, ImageResNet, ImageViT
 from attnzoo.models.llama import Llama
 from attnzoo.models.memory_network import MemoryNetwork
 from attnzoo.models.model import Model
@@ -16,8 +17,9 @@ from attnzoo.models.recommender import Recommender
 from attnzoo.models.resnet import ResidualNetwork
 from attnzoo.models.rnn_seq2seq import BahdanauSeq2Seq, LuongSeq2Seq
 from attnzoo.models.show_attend_tell import ShowAttendTell
+from attnzoo.models.sound_sources import SoundConv, SoundPyramid
 from attnzoo.models.source_registry import SOURCES
-from attnzoo.models.sources import SourceEncoder
+from attnzoo.models.sources import ImagePatches, SourceEncoder
 from attnzoo.models.t5 import T5
 from attnzoo.models.transformer import Transformer
 from attnzoo.models.vit import ViT
@@ -80,6 +82,10 @@ __all__ = [
     "Bert",
     "Bidaf",
     "Detr",
+    "ImageConvolution",
+    "ImagePatches",
+    "ImageResNet",
+    "ImageViT",
     "Llama",
     "LuongSeq2Seq",
     "MemoryNetwork",
@@ -88,6 +94,8 @@ __all__ = [
     "Recommender",
     "ResidualNetwork",
     "ShowAttendTell",
+    "SoundConv",
+    "SoundPyramid",
     "SourceEncoder",
     "Transformer",
     "ViT",

@@ -43,7 +43,7 @@ def log_mel(
     lengths = jnp.sum(real, axis=1, dtype=jnp.int32)
     samples = jnp.where(real, samples, jnp.zeros_like(samples))
     S = samples.shape[1] // hop
-    windows = hop * np.arange(S)[:, None] + np.arange(size)
+    windows = hop * jnp.arange(S)[:, None] + jnp.arange(size)[None]
     padded = _reflected(samples, lengths, size // 2)
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
     spectrum = jnp.fft.rfft(padded[:, windows] * jnp.asarray(hann, samples.dtype)[None, None])

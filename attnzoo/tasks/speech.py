@@ -237,35 +237,35 @@ class SpeechTask(ToTextTask):
     def evaluate(self, model: Any, part: str, plan: Any, settings: PredictSettings) -> Evaluation:
         """Score transcripts: word and character error rate, and the boundaries between words.
 
-        Boundaries are those of the reference, read by forced decoding; the true one between two
-        words is the middle of the silence between them.
+        Boundaries are those of the reference, read by forced decoding.
         """
         generator = self.generator(model, batch_size=settings.batch_size)
         utterances: Utterances = plan.utterances
         transcripts: list[str] = []
-        distances: list[float] = []
+        cuts: list[tuple[float, float, float]] = []
         for rows in np.array_split(range(len(utterances)), -(-len(utterances) // CHUNK)):
             sounds = [utterances.sound(row, self.rate) for row in rows]
             transcripts += [one.text for one in self.write(generator, sounds, settings)]
             if utterances.times is not None:
-                some = utterances.select(rows)
-                distances += self.boundary_distances(generator, model, sounds, some)
-        return report(utterances.texts, transcripts, distances)
+                cuts += self.cuts(generator, model, sounds, utterances.select(rows))
+        return report(utterances.texts, transcripts, cuts)
 
-    def boundary_distances(
+    def cuts(
         self, generator: TextGenerator, model: Any, sounds: Sequence[Samples], known: Utterances
-    ) -> list[float]:
-        """Return the seconds from each boundary between two words to where attention has it."""
+    ) -> list[tuple[float, float, float]]:
+        """Return where attention cuts between two words, and the ends of the silence there.
+
+        All in seconds; the cut is infinite in a text that has more words than features.
+        """
         assert known.times is not None
         found = []
         forced = self.read_texts(generator, sounds, known.texts)
         for sound, one, times in zip(sounds, forced, known.times, strict=True):
             starts = self.word_starts(model, one.weights, one.target, len(sound))
-            if starts is not None and len(starts) == len(times):
-                middles = [(a[1] + b[0]) / 2 for a, b in pairwise(times)]
-                found += np.abs(starts[1:] - np.asarray(middles)).tolist()
-            else:
-                found += [float("inf")] * (len(times) - 1)
+            if starts is None or len(starts) != len(times):
+                starts = np.full(len(times), np.inf)
+            pairs = pairwise(times)
+            found += [(cut, a[1], b[0]) for cut, (a, b) in zip(starts[1:].tolist(), pairs)]
         return found
 
     def glimpse(self, model: Any) -> tuple[str, plotting.Figure] | None:
@@ -307,12 +307,15 @@ def features(model: Any, samples: int, rate: int) -> int:
 
 
 def report(
-    references: Sequence[str], transcripts: Sequence[str], distances: Sequence[float]
+    references: Sequence[str],
+    transcripts: Sequence[str],
+    cuts: Sequence[tuple[float, float, float]],
 ) -> Evaluation:
     """Return the error rates of transcripts, in all and by number of words, and of boundaries.
 
     Error rates ignore how words are spaced. The ranges of lengths are 1 to 7, 8 to 15, 16 to 31,
-    ... words.
+    ... words. ``cuts`` are those of ``SpeechTask.cuts``: the error of one is its distance from the
+    silence between the two words, and also that from the middle of this silence.
     """
     said = [" ".join(text.split()) for text in references]
     heard = [" ".join(text.split()) for text in transcripts]
@@ -344,16 +347,20 @@ def report(
             f"  {row['words']:>7}  {row['texts']:6,} texts  {row['wer']:6.2%}"
             for row in scores["by_length"]
         ]
-    if distances:
-        near = float(np.mean(np.asarray(distances) <= NEAR))
+    if cuts:
+        cut, end, start = np.asarray(cuts).T
+        outside = np.maximum(np.maximum(end - cut, cut - start), 0.0)
+        middle = np.abs(cut - (end + start) / 2)
         scores |= {
-            "boundaries": len(distances),
-            "boundary_median_ms": 1000 * float(np.median(distances)),
-            "boundaries_within_50_ms": near,
+            "boundaries": len(cuts),
+            "boundaries_within_50_ms": float(np.mean(outside <= NEAR)),
+            "boundaries_within_50_ms_of_middle": float(np.mean(middle <= NEAR)),
+            "boundary_median_ms": 1000 * float(np.median(middle)),
         }
+        near, central = (scores[f"boundaries_within_50_ms{name}"] for name in ("", "_of_middle"))
         lines.append(
-            f"boundaries of words: {near:.1%} of {len(distances):,} within 50 ms, median "
-            f"{scores['boundary_median_ms']:.0f} ms"
+            f"boundaries of words   {near:.1%} of {len(cuts):,} within 50 ms of the silence, "
+            f"{central:.1%} of its middle; median {scores['boundary_median_ms']:.0f} ms from it"
         )
     files = {"hypotheses.txt": "".join(f"{text}\n" for text in transcripts)}
     return Evaluation(scores, tuple(lines), files)

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ from attnzoo.tasks import TASKS
 from attnzoo.training.checkpoint import BestCheckpoint
 from attnzoo.training.run import Run
 from attnzoo.training.run_directory import RunDirectory
+from tests.spoken import write_recordings
 
 TEXT = "the cat sat on the mat .\na dog ran to the red house .\nthe sun was hot on a day .\n"
 HEADS = "{kind: multi_head, num_heads: 2}"
@@ -81,6 +82,11 @@ CASES = {
                     "{kind: recommender, attention: {kind: factorised_positional, rank: 3}, "
                     "dim: 8, layers: 2, max_length: 13}",
                     "attnzoo"),
+    "reader": ("{kind: question_answering, max_question: 4}",
+               "{kind: questions, train: [DIR/squad.json], validation: [DIR/squad.json]}", "char",
+               "{kind: bidaf, hidden: 5, layers: 1}", "attnzoo"),
+    "stories": ("stories", "{kind: stories, train: [DIR/babi], validation: [DIR/babi]}", "char",
+                "{kind: memory_network, dim: 5, memory: 9}", "attnzoo"),
     "captioner": ("captioning", SCENES, "word",
                   "{kind: show_attend_tell, source: {kind: image_conv, widths: [5, 8]}, "
                   "attention: additive, hidden: 5, embedding: 3}",
@@ -92,6 +98,17 @@ CASES = {
              "blocks: 1, dim: 8, hidden: 8, encoder_layers: 1, decoder_layers: 2, num_queries: 5, "
              "queries: proposals, prior: gaussian, scores: sigmoid}",
              "attnzoo"),
+    "speech": ("speech", "{kind: spliced, recordings: DIR/spoken, held_out: 1, train: 7, "
+               "validation: 3}", "word",
+               "{kind: luong, attention: {kind: location_aware, kernel: 3, window: 2}, hidden: 8, "
+               "layers: 1, source: {kind: sound_conv, rate: 2_000, mels: 9, dim: 6, recurrent: 1}}",
+               "attnzoo"),
+    "pyramid": ("speech", "{kind: spliced, recordings: DIR/spoken, held_out: 1, train: 7, "
+                "validation: 3}", "word",
+                f"{{kind: transformer, attention: {HEADS}, cross_attention: {HEADS}, dim: 8, "
+                "hidden: 8, encoder_layers: 1, decoder_layers: 1, max_length: 27, tied: none, "
+                "source: {kind: sound_pyramid, rate: 2_000, mels: 9, dim: 6, halvings: 3}}",
+                "attnzoo"),
     "resnet": ("image_classification", IMAGES, "char",
                "{kind: resnet, depth: 8, width: 4, channels: 1}",
                "attnzoo"),
@@ -158,6 +175,12 @@ def make_data(home: Path) -> None:
     (home / "conll").write_text("\n".join(words * 3))
     rows = [f"u{i % 7}\ti{(i // 7 + i % 7) % 11}\t{i}" for i in range(80)]
     (home / "interactions").write_text("user_id\titem_id\ttimestamp\n" + "\n".join(rows) + "\n")
+    answer = {"text": "cat", "answer_start": 4}
+    asked = [{"id": "a", "question": "who?", "answers": [answer]}]
+    squad = {"data": [{"paragraphs": [{"context": "the cat", "qas": asked}]}]}
+    (home / "squad.json").write_text(json.dumps(squad))
+    (home / "babi").write_text("1 the cat sat .\n2 who sat ?\tcat\t1\n")
+    write_recordings(home / "spoken", count=3)
     random = np.random.default_rng(0)
     for kind in ("bright", "dark"):
         (home / "images" / kind).mkdir()
@@ -168,16 +191,24 @@ def make_data(home: Path) -> None:
 
 def inputs_of(about: dict[str, Any], vocab: int) -> dict[str, np.ndarray]:
     """Arrays of sizes that nothing else here has."""
-    sizes, random = {"B": 3, "S": 9, "T": 5, "4*H": 8, "4*W": 12}, np.random.default_rng(1)
+    sizes = {"B": 3, "S": 9, "T": 5, "M": 7, "J": 2, "Q": 4, "4*H": 8, "4*W": 12}
+    random = np.random.default_rng(1)
     made = {}
     for name, array in about["inputs"].items():
         shape = [sizes.get(one, one) for one in array["shape"]]
         high = {"images": 255, "segments": 2, "valid": 2}.get(name, vocab)
         low = 4 if name in ("source", "target", "tokens") else 0
+        if array["dtype"] == "float32":  # samples of a sound
+            samples, _, letter = shape[1].partition("*")
+            assert letter == "L"
+            shape[1] = 9 * int(samples)
+            made[name] = random.normal(0, 0.1, shape).astype(np.float32)
+            made[name][0, 500:] = np.nan
+            continue
         made[name] = random.integers(low, high, shape).astype(array["dtype"])
     if "valid" in made:
         made["valid"][:, [0, -1]] = True
-    if "source" in made:
+    if "source" in made and made["source"].dtype == np.int32:
         made["source"][0, 6:] = 0
     return made
 
@@ -186,8 +217,10 @@ def expected(run: Run, program: str, given: dict[str, jax.Array]) -> dict[str, A
     """What the model says itself."""
     model: Any = run.model
     if run.config.task.kind == "captioning":
-        given = {**given, "source": run.task.source({"source": given.pop("images")})}  # type: ignore[attr-defined]
-    if program in ("translate", "caption"):
+        task: Any = run.task
+        given = {**given, "source": task.source({"source": given["images"]})}
+        del given["images"]
+    if program in ("translate", "caption", "transcribe"):
         t5 = run.config.model.kind == "t5"
         room = 13 if t5 else 11
         memory, state = model.start(given["source"], max_length=room)
@@ -205,11 +238,14 @@ def expected(run: Run, program: str, given: dict[str, jax.Array]) -> dict[str, A
         last = run.task.forward(model, given["images"]).last
         return {"probabilities": jax.nn.sigmoid(last.logits), "boxes": to_corners(last.boxes)}
     if "images" in given:
-        task: Any = run.task
+        task = cast("Any", run.task)
         mean, std = jnp.asarray(task.mean), jnp.asarray(task.std)
         return {"logits": model(normalise(to_float(given["images"]), mean, std))}
     if program == "scores":
         return {"scores": model(given["items"], valid=given["valid"])[:, -1]}
+    if program == "answer":
+        logits, maps = model(given.pop("stories"), given.pop("question"), **given, capture=True)
+        return {"logits": logits, "weights": jnp.stack([m[:, 0, 0] for m in maps.values()], 1)}
     if "source" in given:
         return {"logits": model(given["source"], given["target"])}
     return {"logits": model(given.pop("tokens"), **given)}

@@ -13,7 +13,7 @@ from attnzoo.training.loop import train
 from tests.spoken import RATE, TONES, tone, write_recordings, write_wave
 
 SOURCES = {
-    "bahdanau": "kind: sound_conv",
+    "bahdanau": "kind: sound_conv, recurrent: 1",
     "luong": "kind: sound_pyramid, halvings: 1",
     "transformer": "kind: sound_conv",
 }
@@ -35,8 +35,8 @@ def experiment(home: Path, model: str, steps: int, guided: float = 0.0) -> Exper
         f"data: {{kind: spliced, recordings: {home / 'recordings'}, held_out: 1, min_words: 2, "
         "max_words: 3, test_words: [2, 3], train: 150, validation: 12, test: 12}",
         f"model: {{kind: {model}, {MODELS[model]}, source: {{{SOURCES[model]}, rate: {RATE}, "
-        "mels: 16, dim: 32, normalise: true}}",
-        f"training: {{steps: {steps}, batch_size: 25, learning_rate: 0.01, "
+        "mels: 16, dim: 32}}",
+        f"training: {{steps: {steps}, batch_size: 25, learning_rate: 0.006, "
         f"evaluate_every: {steps}, "
         "tensorboard: false, figures_every: 1}",
         "decoding: {beam: 1, max_length: 7}",
@@ -49,7 +49,7 @@ def experiment(home: Path, model: str, steps: int, guided: float = 0.0) -> Exper
 def test_tones_are_learnt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Words and their times, by every command; a broken sound is named and loses no other."""
     run = tmp_path / "run"
-    train(experiment(tmp_path, "bahdanau", 150, guided=1.0))
+    train(experiment(tmp_path, "bahdanau", 190, guided=1.0))
     assert list(run.rglob("*alignment*.png"))
     assert cli.main(["evaluate", str(run)]) == 0
     said = capsys.readouterr().out
@@ -96,13 +96,15 @@ def test_every_architecture_hears(
 
 
 def test_scores_by_hand() -> None:
-    """Two texts with 2 errors in 10 words; a distance of 60 ms is not near."""
-    found = report(["a b", "a b c d e f g h"], ["a  b c", "a b c d e f g"], [0.01, 0.06, 0.05])
+    """Two texts with 2 errors in 10 words, and cuts around a silence from 1 to 1.1 s."""
+    cuts = [(at, 1.0, 1.1) for at in (0.9, 0.96, 1.09, 1.14)]
+    found = report(["a b", "a b c d e f g h"], ["a  b c", "a b c d e f g"], cuts)
     assert found.scores["wer"] == 0.2
     assert found.scores["sentence_error"] == 1
     assert found.scores["cer"] == 4 / 18
-    assert found.scores["boundaries_within_50_ms"] == 2 / 3
-    assert found.scores["boundary_median_ms"] == 50
+    assert found.scores["boundaries_within_50_ms"] == 3 / 4
+    assert found.scores["boundaries_within_50_ms_of_middle"] == 1 / 4
+    assert found.scores["boundary_median_ms"] == pytest.approx(90)
     assert [(row["words"], row["wer"]) for row in found.scores["by_length"]] == [
         ("1-7", 0.5),
         ("8-15", 0.125),

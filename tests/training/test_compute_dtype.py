@@ -61,7 +61,7 @@ MODELS = {
         f"attention: {ATTENTION}, dim: 8, layers: 1, max_length: 9",
     ),
     "bidaf": (
-        "question_answering",
+        "{kind: question_answering, max_question: 9}",
         "{kind: made_questions, facts: 2, train: 9, validation: 3, test: 3}",
         "char",
         "hidden: 8",
