@@ -1,4 +1,4 @@
-"""Additive attention with coverage: See, Liu and Manning, ACL 2017 (arXiv 1704.04368), section 2.3."""
+"""Additive attention with coverage (See, Liu and Manning, ACL 2017, arXiv 1704.04368)."""
 
 from typing import Any, ClassVar
 
@@ -14,12 +14,13 @@ from attnzoo.ops.softmax import compute_dtype, masked_softmax
 
 
 class CoverageAttention(AdditiveAttention):
-    """score(q_t, k_s) = v_a . tanh(W_a q_t + U_a k_s + w_c c_ts + b); equations 10 and 11.
+    """score(q_t, k_s) = v_a . tanh(W_a q_t + U_a k_s + w_c c_ts + b), weights = softmax over keys.
 
-    The coverage c_ts is the sum of the weights that the queries before t gave to key s; 0 for the
-    first. w_c and b start at 0: additive attention. One head, weights ``B 1 T S``; the order of the
-    queries matters, and they are computed one after the other. A decoder calls ``extend`` and
-    passes the coverage on. Arguments are those of ``AdditiveAttention``.
+    See et al. 2017 (arXiv 1704.04368), equations 10 and 11. The coverage c_ts is the sum of the
+    weights that the queries before t gave to key s; 0 for the first. w_c and b start at 0: additive
+    attention. One head, weights ``B 1 T S``; the order of the queries matters, and they are
+    computed one after the other. A decoder calls ``extend`` and passes the coverage on. Arguments
+    are those of ``AdditiveAttention``.
     """
 
     contract_exceptions: ClassVar[dict[str, str]] = {
@@ -113,7 +114,7 @@ class CoverageAttention(AdditiveAttention):
             return covered + weights.astype(covered.dtype), weights
 
         steps = jnp.swapaxes(projected, 0, 1), jnp.swapaxes(seen[:, 0], 0, 1)
-        past, weights = jax.lax.scan(one, past, steps)
+        past, weights = jax.lax.scan(one, past, steps, unroll=T == 1)
         weights = jnp.moveaxis(weights, 0, 1)[:, None]
         return self.read(weights, memory, seen, return_weights, dropout_key), past
 

@@ -43,7 +43,7 @@ class AdditiveConfig(AttentionConfig):
 
 @config
 class CoverageConfig(AttentionConfig):
-    """Additive score that also reads what was attended to before (See et al. 2017, eq. 10, 11)."""
+    """Additive score with the sum of earlier weights as an input (See et al. 2017, eq. 10, 11)."""
 
     reads = ("source",)
     kind: Literal["coverage"] = "coverage"

@@ -88,7 +88,7 @@ class CaptionsConfig:
 
 @config
 class ScenesConfig:
-    """Made scenes: two objects that the caption names, decoys that it does not, and noise.
+    """Made scenes of two objects named in the caption, of decoys, and of noise.
 
     The right place of every word is known. See `attnzoo.data.scenes`.
     """

@@ -19,6 +19,7 @@ from attnzoo.config.images import ImagesConfig
 from attnzoo.config.interactions import InteractionsConfig
 from attnzoo.config.question_answering import MadeQuestionsConfig, QuestionsConfig
 from attnzoo.config.renamed import former_names
+from attnzoo.config.reports import ReportsConfig
 from attnzoo.config.speech import SpeechConfig, SplicedConfig
 from attnzoo.config.stories import MadeStoriesConfig, StoriesConfig
 from attnzoo.config.tokenizers import (  # noqa: F401  (found here too)
@@ -230,36 +231,6 @@ class SyntheticConfig:
     def languages(self) -> tuple[str, str]:
         """Languages of the two sides."""
         return "symbols", "symbols"
-
-
-@config
-class ReportsConfig:
-    """Made reports and summaries, with names that occur nowhere else and the true word links."""
-
-    kind: Literal["reports"] = "reports"
-    min_sentences: Annotated[int, Positive] = 3
-    """Sentences of the shortest report."""
-    max_sentences: Annotated[int, Interval(gt=0, le=1_000)] = 5
-    """Sentences of the longest report."""
-    train: Annotated[int, Interval(gt=0, le=100_000)] = 5_000
-    """Training pairs."""
-    validation: Annotated[int, Interval(gt=0, le=100_000)] = 200
-    """Validation pairs."""
-    test: Annotated[int, Interval(gt=0, le=100_000)] = 500
-    """Test pairs."""
-    seed: Annotated[int, NotNegative] = 0
-    """Seed of the reports; independent of the training seed."""
-
-    def __post_init__(self) -> None:
-        if self.min_sentences > self.max_sentences:
-            raise ValueError(
-                f"min_sentences={self.min_sentences} exceeds max_sentences={self.max_sentences}"
-            )
-
-    @property
-    def languages(self) -> tuple[str, str]:
-        """Languages of the two sides."""
-        return "en", "en"
 
 
 @config

@@ -38,11 +38,6 @@ class FeatureMaps(SourceEncoder):
         """Return the feature maps of images; ``rngs`` is given in training only."""
         raise NotImplementedError(f"{type(self).__name__}.maps")
 
-    @property
-    def has_positions(self) -> bool:
-        """True if positions of rows and columns are added."""
-        return self.config.positions == "sinusoidal"
-
     def grid(self, source: Float[Array, "B h w C"]) -> Grid:
         """Return the rows and columns of the map; ValueError for images of another shape."""
         channels = self.config.channels
@@ -69,6 +64,7 @@ class ImageConvolution(FeatureMaps):
 
     def __init__(self, config: ImageConvolutionConfig, *, rngs: nnx.Rngs):
         self.config, self.dim = config, config.widths[-1]
+        self.has_positions = config.positions == "sinusoidal"
         self.strides = 2 ** len(config.widths)
         widths = (config.channels, *config.widths)
         self.stages = nnx.List([convolution(a, b, 2, rngs) for a, b in itertools.pairwise(widths)])
@@ -90,7 +86,7 @@ class ImageResNet(FeatureMaps):
     strides = 4
 
     def __init__(self, config: ImageResNetConfig, *, rngs: nnx.Rngs):
-        self.config = config
+        self.config, self.has_positions = config, config.positions == "sinusoidal"
         network = ResNetConfig(
             attention=config.attention,
             depth=config.depth,

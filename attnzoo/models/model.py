@@ -162,7 +162,7 @@ class TranslationModel(Model):
     ) -> tuple[Float[Array, "B T V"], Float[Array, "B"]]:
         """Return the logits of a target from BOS to its end, and the loss that is added per row."""
         logits = self(source, target[:, :-1], rngs=rngs)
-        return logits, jnp.zeros(len(target), jnp.float32)
+        return logits, jnp.zeros(target.shape[:1], jnp.float32)
 
     def all_weights(
         self, source: Source, target: Int[Array, "B T"]

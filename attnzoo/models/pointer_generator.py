@@ -12,6 +12,7 @@ from attnzoo.attention import Memory, Site, build_attention
 from attnzoo.config.pointer_generator import PointerGeneratorConfig
 from attnzoo.layers.recurrent import LSTM
 from attnzoo.models.rnn_seq2seq import RecurrentTranslator
+from attnzoo.ops.softmax import compute_dtype
 from attnzoo.special_tokens import PAD, UNK
 
 LEAST = -69.0
@@ -188,7 +189,7 @@ class PointerGenerator(RecurrentTranslator):
         hidden = states[..., states.shape[-1] // 2 :]
         both = self._drop(self.combine(jnp.concatenate([hidden, contexts], axis=-1)), rngs)
         gate = self.gate(jnp.concatenate([contexts, states, fed], axis=-1))
-        wide = jnp.promote_types(weights.dtype, jnp.float32)
+        wide = compute_dtype(both)
         written, gate = self.output(both).astype(wide), gate.astype(wide)
         share = jnp.mean(weights, axis=1).astype(wide)
         return mixture(written, gate, share, ids, self.config.source_words), jax.nn.sigmoid(

@@ -41,10 +41,6 @@ class Choices:
     entropy: Float[Array, "..."]
 
 
-class Reward(nnx.Variable):
-    """Moving average b of log p(y | s), the baseline of REINFORCE."""
-
-
 class ShowAttendTell(TranslationModel):
     """LSTM decoder that reads the features of an image through attention, word by word.
 
@@ -80,7 +76,8 @@ class ShowAttendTell(TranslationModel):
         )
         if isinstance(self.attention, HardAttention):
             self.attention.estimator = config.estimator
-        self.reward = Reward(jnp.float32(0)) if self.samples else None
+        # The baseline b of REINFORCE, a moving average of log p(y | s).
+        self.reward = nnx.Variable(jnp.float32(0)) if self.samples else None
         self.selector = linear(n, 1) if config.selector else None  # f_beta
         self.decoder = LSTM(m, n, rngs=rngs)
         self.context_kernel = linear(D, 4 * n, use_bias=False)
@@ -102,6 +99,7 @@ class ShowAttendTell(TranslationModel):
         self, source: Source, *, max_length: int | None = None, rngs: nnx.Rngs | None = None
     ) -> tuple[Memory, TellState]:
         """Return the memory of the features, and the state made of their mean (section 3.1.2)."""
+        assert self.source_encoder is not None
         features, valid = self.source_encoder(source, rngs=rngs)
         real = valid.astype(features.dtype)[:, :, None]
         mean = jnp.sum(features * real, axis=1) / jnp.maximum(jnp.sum(real, axis=1), 1)
@@ -113,7 +111,7 @@ class ShowAttendTell(TranslationModel):
         else:
             memory = self.attention.prepare(features, features, mask=valid[:, None, None, :])
             past = self.attention.empty_past(memory)
-        return memory, TellState((cell, hidden), jnp.zeros(len(mean), jnp.int32), past)
+        return memory, TellState((cell, hidden), jnp.zeros(mean.shape[:1], jnp.int32), past)
 
     def step(
         self, token: Int[Array, "B"], state: TellState, memory: Memory
@@ -151,7 +149,7 @@ class ShowAttendTell(TranslationModel):
         config, labels = self.config, target[:, 1:]
         real = (labels != PAD).astype(jnp.float32)
         logits, weights, choices = self._unroll(source, target[:, :-1], rngs)
-        more = jnp.zeros(len(target), jnp.float32)
+        more = jnp.zeros(target.shape[:1], jnp.float32)
         if config.penalty and self.attention is not None:
             read = jnp.einsum("bnts,bt->bs", weights, real) / weights.shape[1]
             more += config.penalty * jnp.sum((1 - read) ** 2, axis=1)
@@ -202,7 +200,7 @@ class ShowAttendTell(TranslationModel):
 
         Rows that are ``expected`` read the expectation over the places.
         """
-        query, none = state.layer[1], jnp.zeros(len(state.position), jnp.float32)
+        query, none = state.layer[1], jnp.zeros(state.position.shape, jnp.float32)
         choice, past, attention = Choices(none, none), state.past, self.attention
         if attention is None:
             assert memory.mask is not None

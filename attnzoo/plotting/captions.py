@@ -41,7 +41,7 @@ def caption_attention(
     lines = ceil((len(words) + 1) / columns)
     tall = _PANEL * h / w
     head = 0.25 if title else 0.0
-    width = max(columns * (_PANEL + 0.08), text_width(title, 8) + 0.1)
+    width = max(columns * (_PANEL + 0.08), text_width(title, 8.0) + 0.1)
     height = lines * (tall + _HEAD) + head
     with style():
         figure = Figure(figsize=(width, height), dpi=_DPI)

@@ -17,7 +17,7 @@ BLOCK = 256
 def score_captions(
     captions: Sequence[str], references: Sequence[Sequence[str]], language: str = "en"
 ) -> dict[str, Any]:
-    """Return BLEU-1 to 4, chrF, CIDEr-D, the share of exact captions, and notes for people.
+    """Return BLEU-1 to 4, chrF, CIDEr-D, the share of exact captions, and perhaps a note.
 
     Each caption is scored against all references of its picture. BLEU, CIDEr-D and exact matches
     are of words in lower case without punctuation (``caption_words``), as in COCO's evaluation;
@@ -42,8 +42,7 @@ def score_captions(
     scores["cider"] = cider(said, known)[0]
     same = [text in texts for text, texts in zip(said, known, strict=True)]
     scores["exact"] = sum(same) / len(same)
-    scores["notes"] = [note] if note else []
-    return scores
+    return scores | ({"note": note} if note else {})
 
 
 def _columns(references: Sequence[Sequence[str]]) -> Any:

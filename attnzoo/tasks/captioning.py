@@ -62,7 +62,7 @@ class CaptioningTask(ToTextTask):
     def read_again(
         self, config: ExperimentConfig, part: str | None = None
     ) -> Splits[CaptionedPictures]:
-        """Read the data, or one part of it."""
+        """Read the data, or one part of the data."""
         return _loaded(config, part)
 
     @classmethod
@@ -202,24 +202,23 @@ class CaptioningTask(ToTextTask):
             score_captions, references=data.captions, language=self.data.language
         )
         scores = score(written)
-        lines = [_line("", scores)]
-        for space, captions in self._neighbours(generator, data).items():
-            found = score(captions)
-            scores[f"neighbour_{space}"] = found
-            lines.append(_line(f"nearest training picture by {space}", found))
-        lines += scores.pop("notes")
+        lines = [_line("", scores), *([scores["note"]] if "note" in scores else [])]
+        try:
+            train = self.read_part("train")[1].train
+        except UserError as error:
+            lines.append(f"no nearest training pictures: {error}")
+        else:
+            for space, captions in self._neighbours(generator, data, train).items():
+                found = score(captions)
+                scores[f"neighbour_{space}"] = found
+                lines.append(_line(f"nearest training picture by {space}", found))
         texts = "".join(f"{n}\t{t}\n" for n, t in zip(data.names, written, strict=True))
         return Evaluation(scores, tuple(lines), {"captions.tsv": texts})
 
     def _neighbours(
-        self, generator: TextGenerator, data: CaptionedPictures
+        self, generator: TextGenerator, data: CaptionedPictures, train: CaptionedPictures
     ) -> dict[str, list[str]]:
-        """Return captions of the nearest training pictures; none if these cannot be read."""
-        try:
-            train = self.read_part("train")[1].train
-        except UserError as error:
-            self.notes.append(f"no nearest training pictures: {error}")
-            return {}
+        """Return the first caption of the nearest training picture of each picture, by space."""
         found = {}
         for space, features in (
             ("pixels", _pixel_features),
@@ -260,7 +259,7 @@ class CaptioningTask(ToTextTask):
         return {"source": np.stack([*sources, *more])}
 
     def prediction(self, model: Any, name: str, source: Any, text: GeneratedText) -> Prediction:
-        """Return the caption, with the attention of each word and a figure of it."""
+        """Return the caption of a picture, with the attention of each word, also as a figure."""
         plain = super().prediction(model, name, source, text)
         words, maps = self.word_maps(model, source, text)
         if maps is None:
@@ -281,8 +280,8 @@ class CaptioningTask(ToTextTask):
         None in the place of the attention for an encoder without a grid, or a caption without a
         word.
         """
-        shape = jax.ShapeDtypeStruct((1, *source.shape), jnp.float32)
-        grid, words = model.source_encoder.grid(shape), text.target.words
+        grid = model.source_encoder.grid(self.source({"source": source[None]}))
+        words = text.target.words
         if grid is None or not words:
             return list(words), None
         of_word = np.asarray(text.target.word_ids)

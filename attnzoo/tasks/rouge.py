@@ -1,4 +1,4 @@
-"""Scores of summaries: ROUGE by ``rouge-score``, repetition, and what is copied from the source."""
+"""Scores of summaries: ROUGE by ``rouge-score``, repetition, and shares of copied words."""
 
 import functools
 import re

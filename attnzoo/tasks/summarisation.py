@@ -1,7 +1,7 @@
 """Summarisation task: sources and their summaries, the coverage loss, ROUGE, and predictions."""
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -151,8 +151,8 @@ class SummarisationTask(TranslationTask):
         data: Any = self.config.data
         most = getattr(data, "source_words", None)
         field = getattr(data, "source_field", "source")
-        p_gen = jax.jit(functools.partial(_p_gen, *nnx.split(model)[:1]))
-        state = nnx.to_pure_dict(nnx.split(model)[1])
+        graph, state = nnx.split(model)
+        p_gen = jax.jit(lambda state, *pair: nnx.merge(graph, state).p_gen(*pair))
         for path in inputs:
             named = named_lines(path, settings.encoding)
             while chunk := list(islice(named, CHUNK)):
@@ -162,7 +162,7 @@ class SummarisationTask(TranslationTask):
                     texts.append(cut_words(text, most))
                     problems.append(problem)
                 found = self._summaries(translator, texts, settings)
-                writing = self._p_gen(p_gen, state, translator, found)
+                writing = _p_gen(functools.partial(p_gen, state), translator, found)
                 for (name, _), text, one, problem, shares in zip(
                     chunk, texts, found, problems, writing, strict=True
                 ):
@@ -184,41 +184,26 @@ class SummarisationTask(TranslationTask):
             max_length=settings.max_length or translator.bounded(decoding.max_length),
         )
 
-    def _p_gen(
-        self,
-        compute: Any,
-        state: Any,
-        translator: Translator,
-        found: Sequence[Translation | None],
-    ) -> list[np.ndarray | None]:
-        """Return the probability to write each word of the summaries; None: no copying."""
-        results: list[np.ndarray | None] = [None] * len(found)
-        there = [i for i, one in enumerate(found) if one is not None and one.target.ids]
-        size = translator.batch_size
-        for start in range(0, len(there), size):
-            rows = there[start : start + size]
-            pairs = [translator.pair(one.source, one.target) for i in rows if (one := found[i])]
-            padded = [
-                translator.padded(side, padded_length(max(map(len, side))))
-                for side in map(list, zip(*pairs, strict=True))
-            ]
-            shares = compute(state, *padded)
-            if shares is None:
-                return results
-            for row, i in enumerate(rows):
-                one = found[i]
-                assert one is not None
-                of_words = np.asarray(one.target.word_ids)
-                steps = np.asarray(shares[row])[: len(of_words)]
-                count = len(one.target.words)
-                results[i] = np.bincount(of_words, steps, count) / np.maximum(
-                    np.bincount(of_words, minlength=count), 1
-                )
-        return results
 
-
-def _p_gen(graph: Any, state: Any, source: Array, target: Array) -> Any:
-    return nnx.merge(graph, state).p_gen(source, target)
+def _p_gen(
+    compute: Callable[..., Any], translator: Translator, found: Sequence[Translation | None]
+) -> list[np.ndarray | None]:
+    """Return the probability to write each word of the summaries; None: there is no copying."""
+    results: list[np.ndarray | None] = [None] * len(found)
+    there = [(i, one) for i, one in enumerate(found) if one is not None and one.target.ids]
+    size = translator.batch_size
+    for start in range(0, len(there), size):
+        rows = there[start : start + size]
+        pairs = [translator.pair(one.source, one.target) for _, one in rows]
+        sides = map(list, zip(*pairs, strict=True))
+        shares = compute(*(translator.padded(s, padded_length(max(map(len, s)))) for s in sides))
+        if shares is None:
+            break
+        for row, (i, one) in enumerate(rows):
+            of_words = np.asarray(one.target.word_ids)
+            steps = np.asarray(shares[row])[: len(of_words)]
+            results[i] = np.bincount(of_words, steps) / np.maximum(np.bincount(of_words), 1)
+    return results
 
 
 def _read(line: str | None, field: str | None) -> tuple[str, str | None]:

@@ -284,7 +284,9 @@ class _Training:
 
     def _call(self, plan: Plan, batch: Batch) -> Call:
         """Return the call with a batch of the training plan, or of the validation plan."""
-        lengths = len(getattr(plan, "buckets", ())) or 1
+        buckets = getattr(plan, "buckets", ())
+        targets = getattr(plan, "target_buckets", buckets)
+        lengths = max(len(buckets), 1) * (len(targets) if targets != buckets else 1)
         if plan is self.plan:
             return Call("the step", self.step, (self.state, batch), lengths)
         params = self.state.get("ema", self.state["params"])

@@ -31,7 +31,8 @@ class Call(NamedTuple):
         """The name and, where there are several, the length of the batch."""
         if self.lengths == 1:
             return self.name
-        return f"{self.name} for length {min(s[1] for _, s, _ in self.key[1:] if len(s) > 1)}"
+        lengths = {name: shape[1] for name, shape, _ in self.key[1:] if len(shape) > 1}
+        return f"{self.name} for length {lengths.get('source', min(lengths.values()))}"
 
 
 @final

@@ -13,7 +13,6 @@ from attnzoo.config.data import (
     FileTokenizerConfig,
     HubSourceConfig,
     LabelledTextConfig,
-    ReportsConfig,
     TaggedTextConfig,
     TextConfig,
     WordPieceTokenizerConfig,
@@ -31,6 +30,7 @@ from attnzoo.config.images import (
 from attnzoo.config.interactions import InteractionsConfig
 from attnzoo.config.loader import dump, load
 from attnzoo.config.question_answering import MadeQuestionsConfig, QuestionsConfig
+from attnzoo.config.reports import ReportsConfig
 from attnzoo.config.speech import SpeechConfig, SplicedConfig
 from attnzoo.config.stories import MadeStoriesConfig, StoriesConfig
 from attnzoo.errors import UserError

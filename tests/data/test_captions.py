@@ -130,11 +130,11 @@ def test_what_is_left_out_is_named_and_counted(home: Path) -> None:
             r"none of its 1 captions has .*q.png",
         ),
         ("image,caption\n", {}, r"none of its 0 captions"),
-        ("[]", {"format": "coco"}, r"captions.csv: .*wanted COCO's captions"),
+        ("[]", {"format": "coco"}, r"captions.csv: not COCO's captions"),
         (
             '{"images": [], "annotations": [{}]}',
             {"format": "coco"},
-            r"annotations.0.image_id",
+            r"captions.csv: not COCO's captions .*image_id",
         ),
         ("{", {"format": "coco"}, r"captions.csv: not JSON"),
     ],

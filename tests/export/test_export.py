@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +82,11 @@ CASES = {
                     "{kind: recommender, attention: {kind: factorised_positional, rank: 3}, "
                     "dim: 8, layers: 2, max_length: 13}",
                     "attnzoo"),
+    "reader": ("{kind: question_answering, max_question: 4}",
+               "{kind: questions, train: [DIR/squad.json], validation: [DIR/squad.json]}", "char",
+               "{kind: bidaf, hidden: 5, layers: 1}", "attnzoo"),
+    "stories": ("stories", "{kind: stories, train: [DIR/babi], validation: [DIR/babi]}", "char",
+                "{kind: memory_network, dim: 5, memory: 9}", "attnzoo"),
     "captioner": ("captioning", SCENES, "word",
                   "{kind: show_attend_tell, source: {kind: image_conv, widths: [5, 8]}, "
                   "attention: additive, hidden: 5, embedding: 3}",
@@ -170,6 +175,11 @@ def make_data(home: Path) -> None:
     (home / "conll").write_text("\n".join(words * 3))
     rows = [f"u{i % 7}\ti{(i // 7 + i % 7) % 11}\t{i}" for i in range(80)]
     (home / "interactions").write_text("user_id\titem_id\ttimestamp\n" + "\n".join(rows) + "\n")
+    answer = {"text": "cat", "answer_start": 4}
+    asked = [{"id": "a", "question": "who?", "answers": [answer]}]
+    squad = {"data": [{"paragraphs": [{"context": "the cat", "qas": asked}]}]}
+    (home / "squad.json").write_text(json.dumps(squad))
+    (home / "babi").write_text("1 the cat sat .\n2 who sat ?\tcat\t1\n")
     write_recordings(home / "spoken", count=3)
     random = np.random.default_rng(0)
     for kind in ("bright", "dark"):
@@ -181,7 +191,8 @@ def make_data(home: Path) -> None:
 
 def inputs_of(about: dict[str, Any], vocab: int) -> dict[str, np.ndarray]:
     """Arrays of sizes that nothing else here has."""
-    sizes, random = {"B": 3, "S": 9, "T": 5, "4*H": 8, "4*W": 12}, np.random.default_rng(1)
+    sizes = {"B": 3, "S": 9, "T": 5, "M": 7, "J": 2, "Q": 4, "4*H": 8, "4*W": 12}
+    random = np.random.default_rng(1)
     made = {}
     for name, array in about["inputs"].items():
         shape = [sizes.get(one, one) for one in array["shape"]]
@@ -206,7 +217,9 @@ def expected(run: Run, program: str, given: dict[str, jax.Array]) -> dict[str, A
     """What the model says itself."""
     model: Any = run.model
     if run.config.task.kind == "captioning":
-        given = {**given, "source": run.task.source({"source": given.pop("images")})}  # type: ignore[attr-defined]
+        task: Any = run.task
+        given = {**given, "source": task.source({"source": given["images"]})}
+        del given["images"]
     if program in ("translate", "caption", "transcribe"):
         t5 = run.config.model.kind == "t5"
         room = 13 if t5 else 11
@@ -225,11 +238,14 @@ def expected(run: Run, program: str, given: dict[str, jax.Array]) -> dict[str, A
         last = run.task.forward(model, given["images"]).last
         return {"probabilities": jax.nn.sigmoid(last.logits), "boxes": to_corners(last.boxes)}
     if "images" in given:
-        task: Any = run.task
+        task = cast("Any", run.task)
         mean, std = jnp.asarray(task.mean), jnp.asarray(task.std)
         return {"logits": model(normalise(to_float(given["images"]), mean, std))}
     if program == "scores":
         return {"scores": model(given["items"], valid=given["valid"])[:, -1]}
+    if program == "answer":
+        logits, maps = model(given.pop("stories"), given.pop("question"), **given, capture=True)
+        return {"logits": logits, "weights": jnp.stack([m[:, 0, 0] for m in maps.values()], 1)}
     if "source" in given:
         return {"logits": model(given["source"], given["target"])}
     return {"logits": model(given.pop("tokens"), **given)}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from attnzoo import cli
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.loader import load
 from attnzoo.config.question_answering import QuestionsConfig
@@ -27,6 +28,7 @@ from attnzoo.tasks.answer_scores import (
 )
 from attnzoo.tasks.prediction import PredictSettings
 from attnzoo.tasks.question_answering import QuestionAnsweringTask, best_spans
+from tests.pretrained.tiny_folders import tiny_folder
 
 
 def test_texts_are_compared_as_by_squad() -> None:
@@ -226,6 +228,23 @@ def test_predictions_come_for_every_line_and_question(tmp_path: Path) -> None:
     (bad,) = task.predict(reader, [tmp_path / "bad.json"], PredictSettings())
     assert bad.problem == "no question"
     assert bad.name.endswith("bad.json: article 1, paragraph 1, question 1")
+
+
+def test_a_folder_of_transformers_answers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tiny_folder("bert", tmp_path / "bert", architectures=["BertForQuestionAnswering"])
+    lines = tmp_path / "lines.tsv"
+    lines.write_text("who?\tthe cat sat on a mat, the cat sat on a mat\n")
+    arguments = ["predict", str(folder), str(lines), "--json", "--figures", str(tmp_path / "f")]
+    assert cli.main([*arguments, "--max-length", "12"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    document = lines.read_text().partition("\t")[2]
+    assert record["answer"]
+    assert document[record["start"] : record["end"]] == record["answer"]
+    assert (tmp_path / "f" / "lines-1.png").exists()
+    assert cli.main([*arguments, "--max-length", "999"]) == 2
+    assert "--max-length 999: the model reads at most" in capsys.readouterr().err
 
 
 def test_what_the_task_does_not_do_is_refused(tmp_path: Path) -> None:

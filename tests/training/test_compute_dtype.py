@@ -61,7 +61,7 @@ MODELS = {
         f"attention: {ATTENTION}, dim: 8, layers: 1, max_length: 9",
     ),
     "bidaf": (
-        "question_answering",
+        "{kind: question_answering, max_question: 9}",
         "{kind: made_questions, facts: 2, train: 9, validation: 3, test: 3}",
         "char",
         "hidden: 8",
@@ -85,6 +85,14 @@ MODELS = {
         f"attention: {ATTENTION}, dim: 8, hidden: 8, layers: 1",
     ),
     "resnet": (*IMAGES, "char", "depth: 8, width: 4, channels: 1"),
+    "detr": (
+        "detection",
+        "{kind: boxes, source: {kind: shapes, train: 20, validation: 5}, size: [8, 12]}",
+        "char",
+        f"attention: {ATTENTION}, cross_attention: {ATTENTION}, width: 4, stages: 1, blocks: 1, "
+        "dim: 8, hidden: 8, encoder_layers: 1, decoder_layers: 1, num_queries: 5, "
+        "queries: proposals, prior: gaussian",
+    ),
 }  # fmt: skip
 # Where products stay float32, and why.
 WIDE = {
@@ -112,7 +120,7 @@ def products(jaxpr: Any) -> Iterator[tuple[str, str]]:
 
 def test_every_kind_is_here() -> None:
     text = (models.TRANSLATORS, models.ALIGNERS, models.DECODERS, models.ENCODERS, models.READERS)
-    assert set(MODELS) == set().union(*text, models.CLASSIFIERS)
+    assert set(MODELS) == set().union(*text, models.CLASSIFIERS, models.DETECTORS)
 
 
 @pytest.mark.parametrize("kind", MODELS)

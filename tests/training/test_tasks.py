@@ -110,12 +110,6 @@ TASK = {
         "char",
         BERT,
     ),
-    "bidaf": (
-        "{kind: question_answering, stride: 5, max_question: 4}",
-        "{kind: questions, train: [DIR/squad.json], validation: [DIR/held/squad.json], limit: 9}",
-        "char",
-        "{kind: bidaf, hidden: 5, layers: 1}",
-    ),
     "stories": (
         "{kind: stories, linear_start: 1, time_noise: 0.4}",
         "{kind: stories, train: [DIR/babi], validation: [DIR/held/babi]}",
