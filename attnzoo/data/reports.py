@@ -38,12 +38,13 @@ def load_reports(config: Any) -> Splits:
     # Only random() is guaranteed to be the same in every version of Python.
     generator = random.Random(config.seed)
     used: set[str] = set()
-    parts = {}
-    for part in ("train", "validation", "test"):
-        texts = [_report(config, generator, used) for _ in range(getattr(config, part))]
+
+    def part(count: int) -> Corpus:
+        texts = [_report(config, generator, used) for _ in range(count)]
         sources, targets, links = (list(column) for column in zip(*texts, strict=True))
-        parts[part] = Corpus(sources, targets, links, "en", "en", "reports")
-    return Splits(**parts)
+        return Corpus(sources, targets, links, "en", "en", "reports")
+
+    return Splits(part(config.train), part(config.validation), part(config.test))
 
 
 def _report(config: Any, generator: random.Random, used: set[str]) -> tuple[str, str, Links]:
