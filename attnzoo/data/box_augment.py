@@ -44,7 +44,8 @@ def augment_boxes(
             given = mirror(axis_key, given, axis)
     if config.jitter:
         changed = jitter(colour_key, given.images, config.jitter)
-        inside = _inside(given.images.shape[1:3], extent)
+        _, H, W, _ = given.images.shape
+        inside = _inside((H, W), extent)
         given = given._replace(images=jnp.where(inside, changed, given.images))
     return given
 

@@ -144,7 +144,7 @@ def to_pixels(
 
 
 def fit_picture(image: Any, size: tuple[int, int], fit: str) -> tuple[Pixels, tuple[float, float]]:
-    """Scale a Pillow image into height and width; return pixels and the shares that it takes.
+    """Scale a Pillow image into height and width; return its pixels and its shares of both.
 
     With ``fit="letterbox"`` the ratio is kept, and black margins of equal width are left on both
     sides; else both shares are 1.

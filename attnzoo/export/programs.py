@@ -122,12 +122,12 @@ def _detections(task: DetectionTask) -> Program:
             "boxes": to_corners(found.boxes),
         }
 
-    channels = task.config.model.channels  # ty: ignore[unresolved-attribute]
+    config: Any = task.config.model
     return Program(
         "of every class, B Q C, whose names are in export.json, and boxes, B Q 4: left, top, right "
         "and bottom in shares of the picture; from pixels 0 .. 255, without margins",
         run,
-        {"images": ("uint8", f"B, {height}, {width}, {channels}")},
+        {"images": ("uint8", f"B, {height}, {width}, {config.channels}")},
         _limits(B=None),
         {"B": 1},
     )

@@ -122,7 +122,9 @@ class Block(Module):
         def cross(x: Array) -> Array:
             assert self.cross_attention is not None
             memory = self.prepare_cross(encoded, encoded_valid, encoded_places)
-            modified = {} if cross_score_mod is None else {"score_mod": cross_score_mod}
+            modified: dict[str, Any] = {}
+            if cross_score_mod is not None:
+                modified["score_mod"] = cross_score_mod
             result = self.cross_attention.attend(
                 x if places is None else x + places,
                 memory,

@@ -84,6 +84,7 @@ def speech_alignment(
         sound.tick_params(labelsize=7)
         attention.set_yticks(range(len(tokens)), labels=list(tokens), fontsize=8)
         attention.tick_params(axis="y", length=0)
+        attention.tick_params(axis="x", labelsize=7)
         attention.set_xlabel("seconds", fontsize=8)
         for axes in (sound, attention):
             axes.set_xlim(-0.005, seconds - 0.005)

@@ -119,6 +119,9 @@ def form(model: Any) -> tuple[dict[str, Any], Table]:
       UserError: transformers has no model for this config.
     """
     families = _families(type(getattr(model, "config", None)))
+    encoder = getattr(model.config, "source", None)
+    if encoder is not None:
+        raise UserError(f"transformers has no model with model.source.kind={encoder.kind}")
     if model.origin is not None:  # RoBERTa and XLM-R have the same settings
         former = FAMILIES.get(model.origin.config.get("model_type"))
         families.sort(key=lambda family: family is not former)

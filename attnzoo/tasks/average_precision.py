@@ -167,7 +167,8 @@ def _ranked(
         np.concatenate([part[:, :count] for part in parts], axis=1)[:, order]
         for parts in ([one.right for one in seen], [one.ignored for one in seen])
     )
-    return tuple(np.cumsum(one & ~ignored, axis=1, dtype=np.float64) for one in (right, ~right))  # ty: ignore[invalid-return-type]
+    hits, misses = (np.cumsum(one & ~ignored, axis=1, dtype=np.float64) for one in (right, ~right))
+    return hits, misses
 
 
 def _mean(values: Float[np.ndarray, "..."]) -> float:

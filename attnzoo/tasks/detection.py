@@ -147,7 +147,8 @@ class DetectionTask(Task):
         if rngs is not None:
             boxed = augment_boxes(self.data.augmentation, rngs.dropout(), boxed, extent)
         found = model(self._normalised(boxed.images), extent=extent, rngs=rngs)
-        softmax = self.config.model.scores == "softmax"  # ty: ignore[unresolved-attribute]
+        config: Any = self.config.model
+        softmax = config.scores == "softmax"
         matched = functools.partial(set_loss, real=real, settings=self.settings, softmax=softmax)
         objects = boxed.boxes, labels, boxed.kept
         sums, query = matched(*found.layers, *objects)
@@ -175,7 +176,8 @@ class DetectionTask(Task):
         real: Array,
     ) -> Sums:  # fmt: skip
         """Return the numbers of objects, of predictions at each level, and of right ones."""
-        chance = probabilities(found.last.logits, self.config.model)  # ty: ignore
+        config: Any = self.config.model
+        chance = probabilities(found.last.logits, config)
         best, named = chance.max(axis=-1), chance.argmax(axis=-1)
         chosen = jnp.maximum(query, 0)
         own = functools.partial(jnp.take_along_axis, indices=chosen, axis=1)
@@ -287,7 +289,8 @@ class DetectionTask(Task):
         self, name: str, image: Any, found: Found, queries: np.ndarray, maps: np.ndarray, row: int,
         extent: np.ndarray,
     ) -> Prediction:  # fmt: skip
-        objects = [
+        config: Any = self.config.model
+        objects: list[dict[str, Any]] = [
             {
                 "class": self.names[found.labels[q]],
                 "score": round(float(found.scores[q]), 4),
@@ -301,6 +304,7 @@ class DetectionTask(Task):
         )
         record = {"width": image.width, "height": image.height, "objects": objects}
         size = tuple(self.data.size)
+        classes = [int(found.labels[q]) for q in queries]
         return Prediction(
             name,
             text,
@@ -308,8 +312,8 @@ class DetectionTask(Task):
             lambda: plotting.detections(
                 np.asarray(image.convert("RGB")) / 255,
                 [(f"{one['class']} {one['score']:.2f}", one["box"]) for one in objects],
-                [int(found.labels[q]) for q in queries],
-                [_uncovered(maps[row, q], size, self.config.model.cell, extent) for q in queries],
+                classes,
+                [_uncovered(maps[row, q], size, config.cell, extent) for q in queries],
             ),
         )
 
@@ -319,7 +323,8 @@ class DetectionTask(Task):
         """Return probabilities, boxes as corners, and the last cross-attention, mean over heads."""
         graph, state = nnx.split(model)
         found = self._program(graph, state, images, extent)
-        return tuple(np.asarray(x, np.float32) for x in found)  # ty: ignore
+        chance, boxes, weights = (np.asarray(x, np.float32) for x in found)
+        return chance, boxes, weights
 
     @functools.cached_property
     def _program(self) -> Any:

@@ -218,7 +218,7 @@ class StoriesTask(Task):
                 "answer": answer,
                 "probability": probability,
                 "sentences": [" ".join(words) for words in one.sentences[-count:]],
-                "weights": by_sentence.round(4).tolist(),
+                "weights": by_sentence.astype(float).round(4).tolist(),
             }
             if one.answer:
                 record |= {"wanted": one.answer}

@@ -122,7 +122,7 @@ def written(path: Path, text: str) -> Path:
         ),
         (
             "{kind: spliced, recordings: r.tar.xz, words: {'1': one}, silence: [0, 0.5]}",
-            SplicedConfig(recordings=Path("r.tar.xz"), words={"1": "one"}, silence=(0, 0.5)),
+            SplicedConfig(recordings=Path("r.tar.xz"), words={"1": "one"}, silence=(0.0, 0.5)),
         ),
         ("{kind: images}", ImagesConfig(source=DigitsConfig())),
         (

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from products import config_of, pairs, refusal
 from random_parameters import drawn
 
 from attnzoo.config.attention import AdditiveConfig, MultiHeadConfig
@@ -152,3 +153,16 @@ def test_pictures_that_do_not_fit() -> None:
         model_of("paper")(jnp.zeros((1, 8, 8, 3)))
     with pytest.raises(ValueError, match="num_queries=5 of a picture with 2 x 2 cells"):
         model_of("proposals")(jnp.zeros((1, 8, 8, 1)))
+
+
+@pytest.mark.parametrize(("kind", "attention"), pairs("detr"))
+def test_every_attention_reads_a_picture_or_is_refused(kind: str, attention: str) -> None:
+    config = config_of(kind, attention)
+    refused = refusal(Detr, config, 3, rngs=nnx.Rngs(0))
+    if refused is None:
+        model = nnx.eval_shape(lambda: Detr(config, 3, rngs=nnx.Rngs(0)))
+        refused = refusal(nnx.eval_shape, lambda m: m(IMAGES[:, :8, :8], capture=True), model)
+    if refused is not None:
+        assert "\n" not in str(refused)
+    # What the paper has, and its relatives, must work.
+    assert refused is None or attention not in ("multi_head", "additive", "cosine", "linear")

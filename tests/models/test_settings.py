@@ -19,7 +19,15 @@ from products import MODELS, attention_fields, build, config_of, pairs, refusal,
 from attnzoo.attention import AdditiveAttention, Site
 from attnzoo.config.attention import AdditiveConfig, MultiHeadConfig
 from attnzoo.config.schema import fields_of
-from attnzoo.models import ALIGNERS, CLASSIFIERS, DECODERS, ENCODERS, READERS, TRANSLATORS
+from attnzoo.models import (
+    ALIGNERS,
+    CLASSIFIERS,
+    DECODERS,
+    DETECTORS,
+    ENCODERS,
+    READERS,
+    TRANSLATORS,
+)
 
 RECORDS = {
     "start_id": "read by who decodes: pretrained folders, generation",
@@ -108,7 +116,7 @@ def uses(kind: str) -> list[Any]:
     """Functions of a model: training, then reading or decoding."""
     tokens = jnp.zeros((2, 7), jnp.int32)
     rngs = lambda: nnx.Rngs(dropout=0)  # noqa: E731
-    if kind in CLASSIFIERS:
+    if kind in CLASSIFIERS | DETECTORS:
         images, wide = jnp.zeros((2, 8, 8, 1)), jnp.zeros((2, 16, 16, 1))
         return [lambda m: m(images, rngs=rngs()), lambda m: m(wide)]
     if kind in ENCODERS:
@@ -168,7 +176,7 @@ def test_every_field_of_a_model_has_an_effect(kind: str) -> None:
         more |= {k: v for k, v in WITHIN.get(name, {}).items() if k in fields_of(MODELS[kind])}
         config = config_of(kind, **more)
         value = dict(changes(MODELS[kind], config))[name]
-        if not has_effect(config, dataclasses.replace(config, **{name: value})):
+        if not has_effect_or_is_refused(config, name, value):
             silent.append(f"{name}={value}")
     assert not silent, f"{kind}: {', '.join(silent)} change nothing and are not refused"
 

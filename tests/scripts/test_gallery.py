@@ -31,7 +31,7 @@ PAGE = (DOCS / "attention.md").read_text(encoding="utf-8")
 ENTRIES = entries(PAGE)
 
 
-@pytest.mark.parametrize("name", set(REGISTERED) - set(ENTRIES))
+@pytest.mark.parametrize("name", sorted(set(REGISTERED) - set(ENTRIES)))
 def test_a_mechanism_without_an_entry_documents_itself(name: str) -> None:
     said = ({**ATTENTIONS, **SENTENCE_ATTENTIONS, **GATES}[name].__doc__ or "").partition("Args:")[
         0

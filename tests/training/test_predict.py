@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import wave
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from PIL import Image
 from attnzoo import cli
 from attnzoo.tasks import TASKS
 from attnzoo.training.loop import train
+from tests.spoken import write_recordings
 from tests.training.test_tasks import TASK, data, experiment  # noqa: F401
 
 
@@ -46,10 +48,57 @@ def pairs(home: Path) -> Inputs:
     return Inputs([home / "pairs"], {2}, 4)
 
 
+def sounds(home: Path) -> Inputs:
+    write_recordings(home / "spoken", count=2)
+    good = sorted((home / "spoken").rglob("*.wav"))[:2]
+    (home / "broken.wav").write_bytes(good[0].read_bytes()[:30])
+    (home / "empty.flac").write_bytes(b"")
+    with wave.open(str(home / "silent.wav"), "wb") as silent:
+        silent.setparams((1, 2, 2_000, 0, "NONE", ""))
+    names = [home / name for name in ("broken.wav", "empty.flac", "silent.wav")]
+    return Inputs([names[0], good[0], names[1], names[2], good[1]], {0, 2, 3}, 5)
+
+
+def questions(home: Path) -> Inputs:
+    told = [
+        "where ?\tthe cat sat on the mat .",
+        "no tab",
+        "\tno question",
+        "who ?\t",
+        "who ?\ta cat",
+    ]
+    (home / "asked").write_text("\n".join(told) + "\n")
+    return Inputs([home / "asked"], {1, 2, 3}, 5)
+
+
+def squad(home: Path) -> Inputs:
+    asked = [{"id": "a", "question": "who ?"}, {"id": "b", "question": "where ?"}]
+    paragraph = {"context": "the cat sat on the mat .", "qas": asked}
+    (home / "asked.json").write_text(json.dumps({"data": [{"paragraphs": [paragraph] * 2}]}))
+    return Inputs([home / "asked.json"], set(), 4)
+
+
+def stories(home: Path) -> Inputs:
+    (home / "told").write_text("1 the cat sat on the mat .\n2 who sat ?\tcat\t1\n3 who ran ?\n")
+    return Inputs([home / "told"], set(), 2)
+
+
+def reports(home: Path) -> Inputs:
+    rows = [{"source": "the cat sat"}, {"target": "a dog"}, {"source": ""}, {"source": "a dog"}]
+    (home / "told.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Inputs([home / "told.jsonl"], {1, 2}, 4)
+
+
 INPUTS: dict[str, list[Callable[[Path], Inputs]]] = {
     "image_classification": [pictures],
     "sequence_classification": [lines, pairs],
     "token_classification": [lines],
+    "captioning": [pictures],
+    "detection": [pictures],
+    "speech": [sounds],
+    "question_answering": [questions, squad],
+    "stories": [stories],
+    "summarisation": [lines, reports],
 }
 """Inputs for each task that predicts, good ones and odd ones."""
 
