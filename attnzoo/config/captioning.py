@@ -170,3 +170,19 @@ class ShowAttendTellConfig(ModelConfig):
     expected: Annotated[float, Probability] = 0.5
     """Share of the captions in training of which hard attention reads the expected context instead
     of a sampled one (section 4.1)."""
+
+    def __post_init__(self) -> None:
+        hard = self.attention.kind == "hard"
+        reinforces = hard and self.estimator == "reinforce"
+        for name, used in (
+            ("estimator", hard),
+            ("reward_weight", reinforces),
+            ("entropy_weight", reinforces),
+            ("expected", reinforces),
+        ):
+            value = getattr(self, name)
+            if not used and value != getattr(ShowAttendTellConfig, name):
+                raise ValueError(
+                    f"{name}={value} has no effect: wanted attention.kind=hard with "
+                    f"estimator=reinforce, or {name}={getattr(ShowAttendTellConfig, name)}"
+                )

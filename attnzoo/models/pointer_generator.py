@@ -192,9 +192,8 @@ class PointerGenerator(RecurrentTranslator):
         wide = compute_dtype(both)
         written, gate = self.output(both).astype(wide), gate.astype(wide)
         share = jnp.mean(weights, axis=1).astype(wide)
-        return mixture(written, gate, share, ids, self.config.source_words), jax.nn.sigmoid(
-            gate[..., 0]
-        )
+        logs = mixture(written, gate, share, ids, self.config.source_words)
+        return logs.astype(both.dtype), jax.nn.sigmoid(gate[..., 0])
 
 
 def mixture(

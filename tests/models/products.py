@@ -21,6 +21,7 @@ from attnzoo.config.model import Model
 from attnzoo.config.schema import fields_of
 from attnzoo.models import (
     ALIGNERS,
+    CAPTIONERS,
     CLASSIFIERS,
     DECODERS,
     DETECTORS,
@@ -62,6 +63,7 @@ SMALL: dict[str, Any] = {
 EVEN = {"resnet": {"width": 4}, "bahdanau": {"hidden": 8}, "luong": {"hidden": 8}}
 MODELS: dict[str, type] = {cls.kind: cls for cls in get_args(get_args(Model)[0])}
 REGISTRIES = TRANSLATORS | DECODERS | ENCODERS | CLASSIFIERS | ALIGNERS | READERS | DETECTORS
+REGISTRIES |= CAPTIONERS
 
 
 def small(cls: type, **settings: Any) -> Any:
@@ -114,7 +116,7 @@ def build(config: Any) -> Any:
     """The model of a config, before its parameters are drawn."""
     cls = REGISTRIES[config.kind]
     for registry, sizes in (
-        (TRANSLATORS, (V, V)),
+        (TRANSLATORS | CAPTIONERS, (V, V)),
         (DECODERS, (V,)),
         (ENCODERS, (V,)),
         (CLASSIFIERS, (CLASSES,)),
