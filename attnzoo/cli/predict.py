@@ -7,15 +7,20 @@ standard error.
 
 import argparse
 import contextlib
+import functools
+import itertools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attnzoo.cli.common import add_trust, compilation_cache, open_model, require_positive, run
 from attnzoo.cli.texts import add_encoding
 from attnzoo.errors import UserError
+
+if TYPE_CHECKING:
+    from attnzoo.tasks.prediction import Prediction
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -51,9 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _predict(arguments: argparse.Namespace) -> int:
     require_positive(arguments, "batch_size", "beam", "max_length")
-    for path in arguments.inputs:
-        if str(path) != "-" and not path.exists():
-            raise UserError(f"{path}: no such file")
+    if arguments.figures is not None and arguments.figures.exists():
+        if not arguments.figures.is_dir():
+            raise UserError(
+                f"--figures {arguments.figures}: a file; wanted a folder, or a new name"
+            )
     from attnzoo import plotting
     from attnzoo.tasks.prediction import PredictSettings
 
@@ -65,12 +72,19 @@ def _predict(arguments: argparse.Namespace) -> int:
             f"{arguments.run}: {trained.description}, which does not answer to inputs; translate, "
             "align, generate, recommend or explain may"
         )
+    for name in ("beam", "max_length"):
+        if getattr(arguments, name) is not None and name not in task.predict_options:
+            option = name.replace("_", "-")
+            raise UserError(
+                f"--{option} has no effect on {trained.description}, which searches none"
+            )
     settings = PredictSettings(
         arguments.batch_size, arguments.beam, arguments.max_length, arguments.encoding
     )
     count = problems = 0
     drawn: set[str] = set()
-    with contextlib.closing(task.predict(trained.model, arguments.inputs, settings)) as answers:
+    answer = functools.partial(task.predict, trained.model, settings=settings)
+    with contextlib.closing(_answers(answer, arguments.inputs)) as answers:
         for one in answers:
             count += 1
             if one.problem is not None:
@@ -84,13 +98,35 @@ def _predict(arguments: argparse.Namespace) -> int:
             if arguments.figures is not None and one.figure is not None:
                 path = arguments.figures / _figure_name(one.name, drawn)
                 plotting.save(one.figure(), path)
-    if not count:
-        raise UserError(f"no input in {arguments.inputs[0]}; wanted {task.predicts}")
     if problems:
         print(f"{problems:,} of {count:,} inputs have no answer", file=sys.stderr)
     if arguments.figures is not None and not drawn:
         print(f"--figures: nothing to draw for {trained.description}", file=sys.stderr)
     return 2 if problems == count else 0
+
+
+def _answers(
+    answer: Callable[..., Iterator["Prediction"]], paths: Sequence[Path]
+) -> Generator["Prediction"]:
+    """Yield the answers for files in their order, also for what is no file or is empty."""
+    from attnzoo.tasks.prediction import Prediction
+
+    for readable, some in itertools.groupby(paths, key=lambda path: _why_not(path) is None):
+        if readable:
+            yield from answer(inputs=list(some))
+        else:
+            yield from (Prediction(str(path), "", problem=_why_not(path)) for path in some)
+
+
+def _why_not(path: Path) -> str | None:
+    """Return why a path cannot be an input; None if it may be one."""
+    if str(path) == "-":
+        return None
+    if not path.exists():
+        return "no such file"
+    if path.is_dir():
+        return "a folder; wanted a file"
+    return "an empty file" if path.is_file() and not path.stat().st_size else None
 
 
 def _figure_name(name: str, taken: set[str]) -> str:

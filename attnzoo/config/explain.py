@@ -89,6 +89,7 @@ def _hint(cls: type, root: Node, path: str, above: str) -> str:
         return near
     elsewhere = [name for name in dotted_names(cls) if name.rpartition(".")[2] == key]
     elsewhere = [name for name in dict.fromkeys(elsewhere) if name != path]
+    elsewhere.sort(key=lambda name: name.count("."))
     if elsewhere:
         return " (did you mean " + " or ".join(f"'{name}'" for name in elsewhere[:3]) + "?)"
     return f" (known: {', '.join(beside)})"

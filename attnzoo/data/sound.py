@@ -16,6 +16,8 @@ from attnzoo.errors import UserError
 ENDINGS = (".wav", ".flac", ".ogg", ".aiff", ".aif", ".au")
 """Endings of the files that a folder is searched for."""
 MOST_SECONDS = 3_600.0
+LOUDEST = 1_000.0
+"""Largest sample that can be one of a sound, whose samples lie between -1 and 1."""
 
 
 class Sound(NamedTuple):
@@ -56,6 +58,9 @@ def read_sound(
         raise UserError(f"{place}: a sound of zero length")
     if not np.isfinite(sound.samples).all():
         raise UserError(f"{place}: samples that are no numbers (NaN or infinite)")
+    loudest = float(np.abs(sound.samples).max())
+    if loudest > LOUDEST:
+        raise UserError(f"{place}: samples as large as {loudest:.3g}; wanted -1 to 1")
     if start or end is not None:
         stop = sound.seconds if end is None else end
         if not 0 <= start < stop <= sound.seconds + 0.01:

@@ -72,6 +72,7 @@ class SummarisationTask(TranslationTask):
 
     separate_lengths = True
     predicts = "texts: one a line, or .jsonl with the source field"
+    predict_options = ("batch_size", "beam", "max_length")
 
     def take(self, data: PairData) -> None:
         """Tokenize the parts and make their plans, with the weights of the coverage loss."""
@@ -168,7 +169,7 @@ class SummarisationTask(TranslationTask):
                 ):
                     if one is None:
                         words = len(text.split())
-                        why = problem or f"{words:,} words are too long"
+                        why = problem or f"{words:,} words are too long (see data.source_words)"
                         yield Prediction(name, "", {"summary": ""}, problem=why)
                     else:
                         yield _prediction(name, one, translator.word_matrix(one), shares)

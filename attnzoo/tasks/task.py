@@ -41,6 +41,8 @@ class Task:
     """Files of the run directory, by the argument of the task's class that each holds."""
     predicts: ClassVar[str | None] = None
     """What ``predict`` reads, such as "pictures"; None: nothing."""
+    predict_options: ClassVar[tuple[str, ...]] = ("batch_size",)
+    """Fields of ``PredictSettings`` that have an effect, besides the encoding."""
     fixed_shapes: ClassVar[frozenset[str]] = frozenset()
     """Arrays of a batch whose shapes do not depend on the lengths of texts, such as pictures."""
     tokenizer_fields: ClassVar[tuple[str, ...]] = ()

@@ -36,6 +36,7 @@ class ToTextTask(Task):
     unit = "tokens"
     free = ("decoding", "training.figures_every", "training.figures")
     files = types.MappingProxyType({"tokenizer": TARGET_TOKENIZER})
+    predict_options = ("batch_size", "beam", "max_length")
     tokenizer_fields = ("tokenizer",)
 
     def __init__(self, config: ExperimentConfig, tokenizer: Tokenizer):

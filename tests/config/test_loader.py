@@ -235,7 +235,7 @@ def test_overrides_alone_make_a_config() -> None:
         (
             GOOD + "model: {attention: {kind: dot, width: 3}}\n",
             "configs/bad.yaml:3:32: model.attention.width: unknown key for kind 'dot' "
-            "(it belongs to additive, concat)",
+            "(it belongs to additive, coverage, location_aware, concat)",
         ),
         (
             GOOD + 'model: {hidden: "7"}\n',
@@ -324,7 +324,7 @@ def test_overrides_alone_make_a_config() -> None:
         ),
         (
             GOOD + "data:\n  kind: files\n  train: {table: a, source: b}\n",
-            "configs/bad.yaml:5:3: data.train: 'table' excludes 'source', 'target' and 'links'",
+            "configs/bad.yaml:5:3: data.train: 'table' excludes 'source', 'target', 'links' and 'records'",
         ),
         (
             GOOD + "data: {kind: hub, name: json, data_files: {train: 3}}\n",
@@ -462,7 +462,10 @@ def test_a_file_that_is_not_text() -> None:
         ),
         ("training", "command line: 'training' is not of the form key=value"),
         ("a..b=3", "command line: 'a..b=3' is not of the form key=value"),
-        ("hidden=3", "command line: hidden: unknown key (did you mean 'model.hidden'?)"),
+        (
+            "hidden=3",
+            "command line: hidden: unknown key (did you mean 'model.hidden' or 'model.source.hidden'?)",
+        ),
         (
             "name=[a",
             "command line: name: while parsing a flow sequence, expected ',' or ']', "

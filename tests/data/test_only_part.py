@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from attnzoo.config.captioning import CaptionsConfig
 from attnzoo.config.data import (
     Data,
     FilePartConfig,
@@ -30,8 +31,12 @@ from attnzoo.config.images import (
     ImagesConfig,
     ShardsConfig,
 )
+from attnzoo.config.question_answering import QuestionsConfig
+from attnzoo.config.speech import SpeechConfig
+from attnzoo.config.stories import StoriesConfig
 from attnzoo.data.corpus import PARTS, load_corpus, only_part
 from attnzoo.data.images import load_images
+from tests.spoken import tone, write_wave
 
 
 def write(home: Path) -> None:
@@ -53,6 +58,19 @@ def write(home: Path) -> None:
         listed = {"images": [{"id": i, "file_name": name} for i, name in enumerate(names)]}
         listed |= {"annotations": boxes, "categories": [{"id": 1, "name": "a"}]}
         (folder / "boxes.json").write_text(json.dumps(listed))
+        captions = "".join(f"{name},a thing {i}\n" for i, name in enumerate(names))
+        (folder / "captions.csv").write_text(f"image,caption\n{captions}")
+        asked = [
+            {"id": f"{part}{i}", "question": "who", "answers": [{"text": "a", "answer_start": 0}]}
+            for i in range(number)
+        ]
+        paragraphs = [{"context": "a cat", "qas": asked}]
+        (folder / "squad.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+        (folder / "babi").write_text("1 a cat sat .\n2 who sat ?\tcat\t1\n" * number)
+        for i in range(number):
+            write_wave(folder / f"{i}.wav", tone(300.0, 0.1))
+        rows = "".join(f"{i}.wav\tone {part}\n" for i in range(number))
+        (folder / "sounds.tsv").write_text(f"path\ttext\n{rows}")
         with tarfile.open(folder / "tar", "w") as archive:
             archive.add(pictures, part)
         shutil.copytree(pictures, home / "folder" / part)
@@ -103,11 +121,17 @@ CONFIGS: dict[str, Callable[[Path], Any]] = {
         ShardsConfig(channels=1, **parts(home, "tar", "train", "test"))
     ),
     "images, idx": lambda home: images(IdxConfig(directory=home / "idx")),
+    "captions": lambda home: CaptionsConfig(
+        pictures=home, size=3, max_skipped=1.0, **parts(home, "captions.csv")
+    ),
+    "questions": lambda home: QuestionsConfig(**parts(home, "squad.json")),
+    "stories": lambda home: StoriesConfig(**parts(home, "babi")),
+    "speech": lambda home: SpeechConfig(**parts(home, "sounds.tsv")),
     "boxes": lambda home: BoxesConfig(
         source=CocoConfig(images=home, **{part: home / part / "boxes.json" for part in PARTS})
     ),
 }
-MADE = {"cldr", "synthetic", "reports"}
+MADE = {"cldr", "synthetic", "reports", "scenes", "made_questions", "made_stories"}
 # Parts that are drawn from the training part, and need it.
 DRAWN = {
     "text, shares": PARTS[1:],
@@ -119,8 +143,9 @@ DRAWN = {
 
 
 def test_every_kind_of_data_is_here() -> None:
-    # Every part of interactions is in every history of the one table.
-    kinds = {name.split(",")[0] for name in CONFIGS} | MADE | {"hub", "interactions"}
+    # Every part of interactions is in every history of the one table; strings are spliced from the
+    # recordings of one folder.
+    kinds = {name.split(",")[0] for name in CONFIGS} | MADE | {"hub", "interactions", "spliced"}
     assert kinds == {kind.kind for kind in get_args(get_args(Data)[0])}
 
 

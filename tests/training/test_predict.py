@@ -34,13 +34,14 @@ def pictures(home: Path) -> Inputs:
     Image.fromarray(pixels[:9, :7, 0]).save(home / "grey.jpg")
     (home / "broken.png").write_bytes((home / "wide.png").read_bytes()[:40])
     (home / "empty.png").write_bytes(b"")
-    names = ["broken.png", "wide.png", "empty.png", "grey.jpg", "wide.png"]
-    return Inputs([home / name for name in names], {0, 2}, 5)
+    names = ["broken.png", "wide.png", "empty.png", ".", "grey.jpg", "missing.png", "wide.png"]
+    return Inputs([home / name for name in names], {0, 2, 3, 5}, 7)
 
 
 def lines(home: Path) -> Inputs:
     (home / "lines").write_bytes(b"the cat sat\n\na dog \xff\n" + b"x " * 300 + b"\nthe sun\n")
-    return Inputs([home / "lines"], {1, 2}, 5)
+    (home / "empty").write_text("")
+    return Inputs([home / name for name in ("missing", "lines", "empty", ".")], {0, 2, 3, 6, 7}, 8)
 
 
 def pairs(home: Path) -> Inputs:
@@ -55,8 +56,13 @@ def sounds(home: Path) -> Inputs:
     (home / "empty.flac").write_bytes(b"")
     with wave.open(str(home / "silent.wav"), "wb") as silent:
         silent.setparams((1, 2, 2_000, 0, "NONE", ""))
-    names = [home / name for name in ("broken.wav", "empty.flac", "silent.wav")]
-    return Inputs([names[0], good[0], names[1], names[2], good[1]], {0, 2, 3}, 5)
+    with wave.open(str(good[0])) as first:
+        loud = np.frombuffer(first.readframes(99), "<i2").astype("<f4") * 1e25
+    head = b"RIFF" + (36 + 4 * len(loud)).to_bytes(4, "little") + b"WAVEfmt \x10\0\0\0\3\0\1\0"
+    head += (2_000).to_bytes(4, "little") + (8_000).to_bytes(4, "little") + b"\4\0\x20\0data"
+    (home / "loud.wav").write_bytes(head + (4 * len(loud)).to_bytes(4, "little") + loud.tobytes())
+    names = [home / name for name in ("broken.wav", "empty.flac", "silent.wav", "loud.wav")]
+    return Inputs([names[0], good[0], *names[1:], good[1]], {0, 2, 3, 4}, 6)
 
 
 def questions(home: Path) -> Inputs:
