@@ -235,7 +235,7 @@ def test_overrides_alone_make_a_config() -> None:
         (
             GOOD + "model: {attention: {kind: dot, width: 3}}\n",
             "configs/bad.yaml:3:32: model.attention.width: unknown key for kind 'dot' "
-            "(it belongs to additive, concat)",
+            "(it belongs to additive, coverage, location_aware, concat)",
         ),
         (
             GOOD + 'model: {hidden: "7"}\n',
@@ -324,7 +324,7 @@ def test_overrides_alone_make_a_config() -> None:
         ),
         (
             GOOD + "data:\n  kind: files\n  train: {table: a, source: b}\n",
-            "configs/bad.yaml:5:3: data.train: 'table' excludes 'source', 'target' and 'links'",
+            "configs/bad.yaml:5:3: data.train: 'table' excludes 'source', 'target', 'links' and 'records'",
         ),
         (
             GOOD + "data: {kind: hub, name: json, data_files: {train: 3}}\n",
