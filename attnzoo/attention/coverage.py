@@ -49,8 +49,9 @@ class CoverageAttention(AdditiveAttention):
             dropout=dropout,
             rngs=rngs,
         )
-        zeros = jnp.zeros((self.score_kernel.shape[0],), jnp.float32)
-        self.coverage_kernel, self.bias = nnx.Param(zeros), nnx.Param(zeros)
+        width = self.score_kernel.shape[0]
+        self.coverage_kernel = nnx.Param(jnp.zeros((width,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((width,), jnp.float32))
 
     def scores(
         self, query: Float[Array, "B T D"], memory: Memory, positions: Positions | None = None

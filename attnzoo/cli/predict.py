@@ -56,11 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _predict(arguments: argparse.Namespace) -> int:
     require_positive(arguments, "batch_size", "beam", "max_length")
-    if arguments.figures is not None and arguments.figures.exists():
-        if not arguments.figures.is_dir():
-            raise UserError(
-                f"--figures {arguments.figures}: a file; wanted a folder, or a new name"
-            )
+    folder = arguments.figures
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise UserError(f"--figures {folder}: a file; wanted a folder, or a new name")
     from attnzoo import plotting
     from attnzoo.tasks.prediction import PredictSettings
 

@@ -125,12 +125,12 @@ OWN = {
     "French (exports at https://tatoeba.org/en/downloads, CC BY 2.0 FR)",
     "fashion-mnist": "fashion-vit: Debian's package dataset-fashion-mnist, or the four files of "
     "https://github.com/zalandoresearch/fashion-mnist in data.source.directory",
-    "flickr8k-1000": "flickr8k-*: data/flickr8k-1000 with photographs of Flickr8k in a tar archive and "
-    "their captions (Hodosh et al. 2013; https://hockenmaier.cs.illinois.edu/8k-pictures.html)",
+    "flickr8k-1000": "flickr8k-*: data/flickr8k-1000 with photographs of Flickr8k in a tar archive "
+    "and their captions (Hodosh et al. 2013; https://hockenmaier.cs.illinois.edu/8k-pictures.html)",
     "bccd": "bccd-detr: data/bccd/bccd.tar with the folder BCCD of "
     "https://github.com/Shenggan/BCCD_Dataset (MIT)",
-    "fsdd": "fsdd-*: the folder recordings of https://github.com/Jakobovski/free-spoken-digit-dataset "
-    "(CC BY-SA 4.0), packed or not",
+    "fsdd": "fsdd-*: the folder recordings of "
+    "https://github.com/Jakobovski/free-spoken-digit-dataset (CC BY-SA 4.0), packed or not",
     "scitldr": "scitldr-*: data/scitldr with the abstracts of https://github.com/allenai/scitldr "
     "(Apache-2.0)",
     "jaquad": "qa-jaquad-*: data/jaquad with the files of https://github.com/SkelterLabsInc/JaQuAD "

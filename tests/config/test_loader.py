@@ -324,7 +324,8 @@ def test_overrides_alone_make_a_config() -> None:
         ),
         (
             GOOD + "data:\n  kind: files\n  train: {table: a, source: b}\n",
-            "configs/bad.yaml:5:3: data.train: 'table' excludes 'source', 'target', 'links' and 'records'",
+            "configs/bad.yaml:5:3: data.train: 'table' excludes 'source', 'target', 'links' and "
+            "'records'",
         ),
         (
             GOOD + "data: {kind: hub, name: json, data_files: {train: 3}}\n",
@@ -464,7 +465,8 @@ def test_a_file_that_is_not_text() -> None:
         ("a..b=3", "command line: 'a..b=3' is not of the form key=value"),
         (
             "hidden=3",
-            "command line: hidden: unknown key (did you mean 'model.hidden' or 'model.source.hidden'?)",
+            "command line: hidden: unknown key (did you mean 'model.hidden' or "
+            "'model.source.hidden'?)",
         ),
         (
             "name=[a",
