@@ -72,6 +72,12 @@ MODELS = {
         "char",
         "dim: 8",
     ),
+    "pointer_generator": (
+        "summarisation",
+        PAIRS[1],
+        "word\nshared_vocabulary: true",
+        "hidden: 8, embedding: 6, source_words: 3",
+    ),
     "vit": (
         *IMAGES,
         "char",
