@@ -295,7 +295,7 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path, change: Any, message: str
         ),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key'"),
         ({"hidden_act": "mish"}, "hidden_act='mish' is not supported; wanted gelu"),
-        ({"architectures": ["BertForQuestionAnswering"]}, "architectures=['BertForQuestion"),
+        ({"architectures": ["BertForMultipleChoice"]}, "architectures=['BertForMultipleChoice"),
     ],
 )
 def test_settings_that_we_have_not(tmp_path: Path, changes: dict, message: str) -> None:

@@ -53,6 +53,7 @@ SIZES: dict[str, Any] = {
     "layer_scale": 0.1,
     "distillation": "head",
     "mask_token": True,
+    "source_words": 7,
 }
 CHOICES = {
     kind: {name: field for name, field in fields_of(cls).items() if "attention" in name}
@@ -130,6 +131,7 @@ def multiplies(path: str, shape: tuple[int, ...]) -> bool:
     return not (
         is_vector(path, shape)
         or V in shape
+        or V - SIZES["source_words"] in shape  # what a pointer-generator writes, and does not copy
         or name.endswith(("token", "tokens"))
         or name in read_by_place
         or for_each_channel

@@ -105,12 +105,14 @@ def test_sizes_are_read_from_the_run(model: str, tmp_path: Path) -> None:
         "image_classification": "{kind: images, source: planted}",
         "recommendation": "{kind: interactions, files: [x]}",
         "detection": "{kind: boxes}",
+        "summarisation": "{kind: synthetic}",
+        "question_answering": "made_questions",
+        "stories": "made_stories",
+        "captioning": "scenes",
     }[task]
-    plain = load(
-        ExperimentConfig,
-        None,
-        ["name=x", f"task={task}", f"data={data}", f"model={model}", "training.steps=1"],
-    )
+    lines = ["name=x", f"task={task}", f"data={data}", f"model={model}", "training.steps=1"]
+    lines += ["model.source_words=2"] if "source_words" in fields_of(MODELS[model]) else []
+    plain = load(ExperimentConfig, None, lines)
     sized = dataclasses.replace(plain, model=config_of(model))
     run = saved(tmp_path / "run", {"x": np.ones(1)}, dump(sized))
     config, notes = inherit(dataclasses.replace(plain, start_from=run))
