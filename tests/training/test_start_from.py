@@ -111,7 +111,7 @@ def test_sizes_are_read_from_the_run(model: str, tmp_path: Path) -> None:
         "captioning": "scenes",
     }[task]
     lines = ["name=x", f"task={task}", f"data={data}", f"model={model}", "training.steps=1"]
-    lines += ["model.source_words=2"] if "source_words" in fields_of(MODELS[model]) else []
+    lines += ["model.source_words=4"] if "source_words" in fields_of(MODELS[model]) else []
     plain = load(ExperimentConfig, None, lines)
     sized = dataclasses.replace(plain, model=config_of(model))
     run = saved(tmp_path / "run", {"x": np.ones(1)}, dump(sized))
