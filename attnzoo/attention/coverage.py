@@ -1,19 +1,18 @@
 """Additive attention with coverage (See, Liu and Manning, ACL 2017, arXiv 1704.04368)."""
 
-from typing import Any, ClassVar
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float
 
 from attnzoo.attention.additive import AdditiveAttention, Initializer, tiny_normal
-from attnzoo.attention.contract import AttentionOutput, Memory, Positions, ReturnWeights
+from attnzoo.attention.contract import Memory, Positions
+from attnzoo.attention.in_order import InOrderAttention
 from attnzoo.ops.normalisers import Normalise
 from attnzoo.ops.softmax import compute_dtype, masked_softmax
 
 
-class CoverageAttention(AdditiveAttention):
+class CoverageAttention(InOrderAttention, AdditiveAttention):
     """score(q_t, k_s) = v_a . tanh(W_a q_t + U_a k_s + w_c c_ts + b), weights = softmax over keys.
 
     See et al. 2017 (arXiv 1704.04368), equations 10 and 11. The coverage c_ts is the sum of the
@@ -22,10 +21,6 @@ class CoverageAttention(AdditiveAttention):
     computed one after the other. A decoder calls ``extend`` and passes the coverage on. Arguments
     are those of ``AdditiveAttention``.
     """
-
-    contract_exceptions: ClassVar[dict[str, str]] = {
-        "queries are exchangeable": "what a query reads depends on what those before it have read",
-    }
 
     def __init__(
         self,
@@ -60,52 +55,16 @@ class CoverageAttention(AdditiveAttention):
         projected = jnp.einsum("btd,dw->btw", query, self.query_kernel[...])
         return self._scored(projected[:, :, None, :] + memory.keys[:, None, :, :])[:, None]
 
-    def attend(
-        self,
-        query: Float[Array, "B T D"],
-        memory: Memory,
-        *,
-        positions: Positions | None = None,
-        return_weights: ReturnWeights = False,
-        dropout_key: Key[Array, ""] | None = None,
-    ) -> AttentionOutput:
-        """Read with all queries and no past; NotImplementedError if ``positions`` are given."""
-        if positions is not None:
-            raise NotImplementedError(
-                "positions: attention with coverage needs the weights of all former queries, not "
-                "their number; use extend or step with a past"
-            )
-        return self._after(query, memory, self.empty_past(memory), return_weights, dropout_key)[0]
-
     def empty_past(self, memory: Memory) -> Float[Array, "B S"]:
         """Return the coverage before the first query: 0 for every key."""
         return jnp.zeros(memory.keys.shape[:2], compute_dtype(memory.keys))
 
-    def extend(
-        self,
-        query: Float[Array, "B T D"],
-        memory: Memory,
-        past: Float[Array, "B S"],
-        *,
-        positions: Positions | None = None,
-        return_weights: ReturnWeights = False,
-    ) -> tuple[AttentionOutput, Float[Array, "B S"]]:
-        """Read with the next T queries; ``past`` is the coverage of each key."""
-        return self._after(query, memory, past, return_weights, None)
-
-    def _after(
-        self,
-        query: Float[Array, "B T D"],
-        memory: Memory,
-        past: Float[Array, "B S"],
-        return_weights: ReturnWeights,
-        dropout_key: Key[Array, ""] | None,
-    ) -> tuple[AttentionOutput, Float[Array, "B S"]]:
-        (B, T), S = query.shape[:2], memory.keys.shape[1]
-        mask: Any = jnp.ones((1, 1, 1, 1), bool) if memory.mask is None else memory.mask
-        if mask.shape[2] not in (1, T):
-            raise ValueError(f"memory has a mask with T={mask.shape[2]}; wanted 1 or {T} queries")
-        seen = jnp.broadcast_to(mask, (B, 1, T, S))
+    def after(
+        self, query: Float[Array, "B T D"], memory: Memory, past: Float[Array, "B S"]
+    ) -> tuple[Float[Array, "B 1 T S"], Bool[Array, "B 1 T S"], Float[Array, "B S"]]:
+        """Return weights, visible keys and the past, the coverage of each key."""
+        T = query.shape[1]
+        seen = self.seen(memory, T)
         projected = jnp.einsum("btd,dw->btw", query, self.query_kernel[...])
 
         def one(covered: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -116,8 +75,7 @@ class CoverageAttention(AdditiveAttention):
 
         steps = jnp.swapaxes(projected, 0, 1), jnp.swapaxes(seen[:, 0], 0, 1)
         past, weights = jax.lax.scan(one, past, steps, unroll=T == 1)
-        weights = jnp.moveaxis(weights, 0, 1)[:, None]
-        return self.read(weights, memory, seen, return_weights, dropout_key), past
+        return jnp.moveaxis(weights, 0, 1)[:, None], seen, past
 
     def _scored(self, hidden: Float[Array, "*rows S W"]) -> Float[Array, "*rows S"]:
         bias = jnp.broadcast_to(self.bias[...].astype(hidden.dtype), hidden.shape)

@@ -1,13 +1,14 @@
 """Attention over the past of a recurrent network: LSTMN, and intra-temporal attention."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float
 
-from attnzoo.attention.contract import Attention, AttentionOutput, Memory, Positions, ReturnWeights
+from attnzoo.attention.contract import Memory, Positions, ReturnWeights
+from attnzoo.attention.in_order import InOrderAttention
 from attnzoo.attention.projection import Projection, cast_like
 from attnzoo.module import Module
 from attnzoo.ops.softmax import compute_dtype, masked_softmax
@@ -97,7 +98,7 @@ class LSTMN(Module):
         return with_weights(states, jnp.swapaxes(weights, 0, 1)[:, None], return_weights)
 
 
-class IntraTemporalAttention(Attention):
+class IntraTemporalAttention(InOrderAttention):
     """Bilinear attention that penalises keys which earlier queries have attended to.
 
     Paulus, Xiong and Socher, ICLR 2018 (arXiv 1705.04304), equations 1 to 5:
@@ -108,10 +109,6 @@ class IntraTemporalAttention(Attention):
     The sum over j has only the queries that may attend to key i. One head, weights ``B 1 T S``; the
     order of the queries matters. A decoder calls ``extend`` and passes the past on.
     """
-
-    contract_exceptions: ClassVar[dict[str, str]] = {
-        "queries are exchangeable": "what a query reads depends on what those before it have read",
-    }
 
     def __init__(self, query_dim: int, key_dim: int, *, dropout: float = 0.0, rngs: nnx.Rngs):
         self.dropout = dropout
@@ -134,62 +131,22 @@ class IntraTemporalAttention(Attention):
         logits = jnp.einsum("btd,bsd->bts", query, memory.keys)[:, None]
         return logits.astype(compute_dtype(logits))
 
-    def attend(
-        self,
-        query: Float[Array, "B T D"],
-        memory: Memory,
-        *,
-        positions: Positions | None = None,
-        return_weights: ReturnWeights = False,
-        dropout_key: Key[Array, ""] | None = None,
-    ) -> AttentionOutput:
-        """Read with all queries and no past; NotImplementedError if ``positions`` are given."""
-        if positions is not None:
-            raise NotImplementedError(
-                "positions: intra-temporal attention needs the scores of all former queries, not "
-                "their number; use extend or step with a past"
-            )
-        return self._after(query, memory, self.empty_past(memory), return_weights, dropout_key)[0]
-
     def empty_past(self, memory: Memory) -> Float[Array, "B S"]:
         """Return the log of an empty sum for every key: -1e30, a finite stand-in for -inf."""
         return jnp.full(memory.keys.shape[:2], NOTHING, compute_dtype(memory.keys))
 
-    def extend(
-        self,
-        query: Float[Array, "B T D"],
-        memory: Memory,
-        past: Float[Array, "B S"],
-        *,
-        positions: Positions | None = None,
-        return_weights: ReturnWeights = False,
-    ) -> tuple[AttentionOutput, Float[Array, "B S"]]:
-        """Read with the next T queries; ``past`` is log sum_{j < t} exp(e_ji) of each key."""
-        return self._after(query, memory, past, return_weights, None)
-
-    def _after(
-        self,
-        query: Float[Array, "B T D"],
-        memory: Memory,
-        past: Float[Array, "B S"],
-        return_weights: ReturnWeights,
-        dropout_key: Key[Array, ""] | None,
-    ) -> tuple[AttentionOutput, Float[Array, "B S"]]:
+    def after(
+        self, query: Float[Array, "B T D"], memory: Memory, past: Float[Array, "B S"]
+    ) -> tuple[Float[Array, "B 1 T S"], Bool[Array, "B 1 T S"], Float[Array, "B S"]]:
+        """Return weights, visible keys and the past, log sum_{j < t} exp(e_ji) of each key."""
         logits = self.scores(query, memory)
-        mask, T = (
-            jnp.ones((1, 1, 1, 1), bool) if memory.mask is None else memory.mask,
-            logits.shape[2],
-        )
-        if mask.shape[2] not in (1, T):
-            raise ValueError(f"memory has a mask with T={mask.shape[2]}; wanted 1 or {T} queries")
-        seen = jnp.broadcast_to(mask, logits.shape)
+        seen = self.seen(memory, logits.shape[2])
         # Finite, so that a key no query has attended to yet has finite gradients; replaced below.
         hidden = jnp.where(seen, logits, NOTHING)
         # Row t: sum over the past and the queries before t.
         read = jax.lax.cumlogsumexp(jnp.concatenate([past[:, None, None], hidden], 2), axis=2)
         weights = masked_softmax(logits - _no_past_is_one(read[:, :, :-1]), seen)
-        result = self.read(weights, memory, seen, return_weights, dropout_key)
-        return result, read[:, 0, -1]
+        return weights, seen, read[:, 0, -1]
 
 
 NOTHING = -1e30

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from attnzoo.attention.contract import Attention, AttentionOutput, Memory, Positions, ReturnWeights
+from attnzoo.attention.contract import Memory
+from attnzoo.attention.in_order import InOrderAttention
 from attnzoo.attention.projection import Initializer, cast_like
 from attnzoo.ops.normalisers import Normalise
 from attnzoo.ops.softmax import compute_dtype, masked_softmax
@@ -15,7 +16,7 @@ from attnzoo.ops.softmax import compute_dtype, masked_softmax
 lecun_normal = jax.nn.initializers.lecun_normal()
 
 
-class LocationAwareAttention(Attention):
+class LocationAwareAttention(InOrderAttention):
     """Additive attention that also reads the weights of the query before (equations 8 and 9).
 
         f_t = F * alpha_{t-1};   e_ti = w . tanh(W q_t + V h_i + U f_ti + b)
@@ -36,7 +37,7 @@ class LocationAwareAttention(Attention):
     """
 
     contract_exceptions: ClassVar[dict[str, str]] = {
-        "queries are exchangeable": "what a query reads depends on what the one before has read",
+        **InOrderAttention.contract_exceptions,
         "keys are exchangeable": "filters over the weights know which keys are neighbours",
     }
 
@@ -87,44 +88,13 @@ class LocationAwareAttention(Attention):
         """Return the weights before the first query: 0."""
         return jnp.zeros(memory.keys.shape[:2], compute_dtype(memory.keys))
 
-    def extend(
-        self,
-        query: Float[Array, "B T D"],
-        memory: Memory,
-        past: Float[Array, "B S"],
-        *,
-        positions: Positions | None = None,
-        return_weights: ReturnWeights = False,
-    ) -> tuple[AttentionOutput, Float[Array, "B S"]]:
-        """Read with the next T queries; ``past`` is the weights of the last one before them."""
-        weights, visible = self._after(query, memory, past)
-        past = weights[:, 0, -1] if query.shape[1] else past
-        return self.read(weights, memory, visible, return_weights, None), past
-
-    def weigh(
-        self, query: Float[Array, "B T D"], memory: Memory, positions: Positions | None
-    ) -> tuple[Float[Array, "B 1 T S"], Bool[Array, "#B #N #T #S"] | None]:
-        """Return the weights of all queries, with none before them.
-
-        NotImplementedError if ``positions`` are given.
-        """
-        if positions is not None:
-            raise NotImplementedError(
-                "positions: location-aware attention needs the weights of the query before, not "
-                "its number; use extend or step with a past"
-            )
-        return self._after(query, memory, self.empty_past(memory))
-
-    def _after(
+    def after(
         self, query: Float[Array, "B T D"], memory: Memory, past: Float[Array, "B S"]
-    ) -> tuple[Float[Array, "B 1 T S"], Bool[Array, "#B #N #T #S"] | None]:
-        """Return the weights of the queries, one after the other, and the keys each may see."""
-        B, T = query.shape[:2]
+    ) -> tuple[Float[Array, "B 1 T S"], Bool[Array, "B 1 T S"], Float[Array, "B S"]]:
+        """Return weights, visible keys and the past, the weights of the last query."""
+        T = query.shape[1]
         projected = jnp.einsum("btd,dw->tbw", query, cast_like(self.query_kernel, query))
-        mask = memory.mask
-        if mask is None:
-            mask = jnp.ones((B, 1, 1, past.shape[1]), bool)
-        masks = jnp.broadcast_to(mask[:, 0], (B, T, past.shape[1]))
+        masks = self.seen(memory, T)[:, 0]
 
         def body(past: Array, step: tuple[Array, Array]) -> tuple[Array, Any]:
             query, seen = step
@@ -137,10 +107,8 @@ class LocationAwareAttention(Attention):
             return weights.astype(past.dtype), (weights, seen)
 
         steps = projected, jnp.moveaxis(masks, 1, 0)
-        _, (weights, seen) = jax.lax.scan(body, past, steps)
-        visible = jnp.moveaxis(seen, 0, 1)[:, None]
-        unmasked = self.window is None and memory.mask is None
-        return jnp.moveaxis(weights, 0, 1)[:, None], None if unmasked else visible
+        past, (weights, seen) = jax.lax.scan(body, past, steps)
+        return jnp.moveaxis(weights, 0, 1)[:, None], jnp.moveaxis(seen, 0, 1)[:, None], past
 
     def _located(self, past: Float[Array, "B S"]) -> Float[Array, "B S W"]:
         """Return U f_i of every key: what the filters make of the weights before."""
