@@ -16,6 +16,7 @@ from attnzoo.config.fields import (
 from attnzoo.config.image_sources import ImageConvolutionConfig
 from attnzoo.config.images import AugmentationConfig
 from attnzoo.config.model_config import ModelConfig
+from attnzoo.config.parts import check_shares
 from attnzoo.config.sources import Source
 
 COLOURS = ("red", "green", "blue", "yellow", "purple", "white")
@@ -75,11 +76,7 @@ class CaptionsConfig:
     """Augmentation of training pictures; a mirrored picture keeps its caption."""
 
     def __post_init__(self) -> None:
-        if self.validation_share + self.test_share >= 1:
-            raise ValueError(
-                f"validation_share={self.validation_share} and test_share={self.test_share} "
-                "leave nothing to train on"
-            )
+        check_shares(self)
         for part in ("validation", "test"):
             if getattr(self, part) and getattr(self, f"{part}_names"):
                 raise ValueError(f"'{part}_names' excludes '{part}'")

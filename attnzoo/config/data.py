@@ -17,6 +17,7 @@ from attnzoo.config.fields import (
 )
 from attnzoo.config.images import ImagesConfig
 from attnzoo.config.interactions import InteractionsConfig
+from attnzoo.config.parts import PartsConfig, check_shares
 from attnzoo.config.question_answering import MadeQuestionsConfig, QuestionsConfig
 from attnzoo.config.renamed import former_names
 from attnzoo.config.reports import ReportsConfig
@@ -267,37 +268,22 @@ class TextConfig:
 
     def __post_init__(self) -> None:
         _check_source(self.train or self.validation or self.test, self.hub)
-        _check_shares(self)
+        check_shares(self)
 
 
 @config
-class DrawnConfig:
+class DrawnConfig(PartsConfig):
     """Settings of labelled and tagged text: the three parts, in files or of a data set."""
 
-    train: tuple[Path, ...] = ()
-    """Training files. A path may continue into a zip as if the zip were a folder."""
-    validation: tuple[Path, ...] = ()
-    """Validation files."""
-    test: tuple[Path, ...] = ()
-    """Test files."""
     hub: HubSourceConfig | None = None
     """Data set of the Hugging Face `datasets` library, instead of files."""
     encoding: Annotated[str, NotEmpty] = "utf-8"
     """Encoding of the files (latin-1, cp1252, utf-16-le, ...); an encoding mark in a file goes
     first."""
-    validation_share: Annotated[float, DropRate] = 0.0
-    """Share of the training part, drawn at random, to validate on where no validation part is
-    given."""
-    test_share: Annotated[float, DropRate] = 0.0
-    """Share of the training part, drawn at random, to test on where no test part is given."""
-    split_seed: Annotated[int, NotNegative] = 0
-    """Seed of the random split; independent of the training seed."""
-    limit: Annotated[int, Positive] | None = None
-    """Use only this many training examples, the first ones; null: all."""
 
     def __post_init__(self) -> None:
         _check_source(self.train or self.validation or self.test, self.hub)
-        _check_shares(self)
+        check_shares(self)
 
 
 @config
@@ -374,14 +360,6 @@ Data = Annotated[
 def _check_source(files: tuple[Path, ...], hub: HubSourceConfig | None) -> None:
     if bool(files) == (hub is not None):
         raise ValueError("give either files ('train', 'validation', 'test') or 'hub'")
-
-
-def _check_shares(data: TextConfig | DrawnConfig) -> None:
-    if data.validation_share + data.test_share >= 1:
-        raise ValueError(
-            f"validation_share={data.validation_share} and test_share={data.test_share} "
-            "leave nothing to train on"
-        )
 
 
 if not TYPE_CHECKING:

@@ -17,6 +17,7 @@ from attnzoo.config.fields import (
     config,
 )
 from attnzoo.config.model_config import ModelConfig
+from attnzoo.config.parts import check_shares
 from attnzoo.config.transformer import Activation
 
 
@@ -116,11 +117,7 @@ class BoxesConfig:
     """Augmentation of training pictures."""
 
     def __post_init__(self) -> None:
-        if self.validation_share + self.test_share >= 1:
-            raise ValueError(
-                f"validation_share={self.validation_share} and test_share={self.test_share} "
-                "leave nothing to train on"
-            )
+        check_shares(self)
         if self.labels is not None and len(set(self.labels)) != len(self.labels):
             raise ValueError(f"labels={list(self.labels)}: a class is named twice")
 

@@ -12,6 +12,7 @@ from attnzoo.config.fields import (
     Probability,
     config,
 )
+from attnzoo.config.parts import check_shares
 from attnzoo.config.renamed import former_names
 
 
@@ -195,11 +196,7 @@ class ImagesConfig:
     """Augmentation of training images."""
 
     def __post_init__(self) -> None:
-        if self.validation_share + self.test_share >= 1:
-            raise ValueError(
-                f"validation_share={self.validation_share} and test_share={self.test_share} "
-                "leave nothing to train on"
-            )
+        check_shares(self)
         resize = getattr(self.source, "resize", None)
         if resize is not None and resize < (self.size or resize + 1):
             raise ValueError(f"source.resize={resize}, wanted size={self.size} or more")

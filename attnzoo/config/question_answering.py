@@ -1,6 +1,5 @@
 """Settings of question answering: questions on documents, and bidirectional attention flow."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from attnzoo.config.fields import (
@@ -13,41 +12,20 @@ from attnzoo.config.fields import (
     config,
 )
 from attnzoo.config.model_config import ModelConfig
+from attnzoo.config.parts import PartsConfig
 
 
 @config
-class QuestionsConfig:
-    """Questions on documents in files of SQuAD's JSON (1.1 or 2.0), packed or not."""
+class QuestionsConfig(PartsConfig):
+    """Questions on documents in files of SQuAD's JSON (1.1 or 2.0), packed or not.
+
+    Files may be tar archives, compressed or not, and a path may continue into one, with a pattern
+    too: `jaquad.tar.xz/*_train_*.json`. Shares are of the articles, the limit is of questions.
+    """
 
     kind: Literal["questions"] = "questions"
-    train: tuple[Path, ...] = ()
-    """Training files, or tar archives of them, compressed or not. A path may continue into an
-    archive, with a pattern too: jaquad.tar.xz/*_train_*.json."""
-    validation: tuple[Path, ...] = ()
-    """Validation files."""
-    test: tuple[Path, ...] = ()
-    """Test files."""
-    validation_share: Annotated[float, DropRate] = 0.0
-    """Share of the articles of the training part, drawn at random, to validate on where no
-    validation part is given."""
-    test_share: Annotated[float, DropRate] = 0.0
-    """Share of the articles of the training part, drawn at random, to test on where no test part is
-    given."""
-    split_seed: Annotated[int, NotNegative] = 0
-    """Seed of the random split; independent of the training seed."""
     max_skipped: Annotated[float, Probability] = 0.01
     """Largest share of the questions of a file that may be skipped; more is an error."""
-    limit: Annotated[int, Positive] | None = None
-    """Use only this many training questions, the first ones; null: all."""
-
-    def __post_init__(self) -> None:
-        if not (self.train or self.validation or self.test):
-            raise ValueError("at least one of 'train', 'validation' and 'test' is wanted")
-        if self.validation_share + self.test_share >= 1:
-            raise ValueError(
-                f"validation_share={self.validation_share} and test_share={self.test_share} "
-                "leave nothing to train on"
-            )
 
 
 @config

@@ -13,11 +13,12 @@ from attnzoo.config.fields import (
     Probability,
     config,
 )
+from attnzoo.config.parts import PartsConfig
 from attnzoo.config.source_config import SourceConfig
 
 
 @config
-class SpeechConfig:
+class SpeechConfig(PartsConfig):
     """Sounds with their texts: tables of files, or folders with a text beside each sound.
 
     A table has a row for each sound: its path, relative to the table, its text, and where wanted
@@ -26,12 +27,6 @@ class SpeechConfig:
     """
 
     kind: Literal["speech"] = "speech"
-    train: tuple[Path, ...] = ()
-    """Training tables (.tsv, .csv or .jsonl, packed or not) and folders."""
-    validation: tuple[Path, ...] = ()
-    """Validation tables and folders."""
-    test: tuple[Path, ...] = ()
-    """Test tables and folders."""
     path_column: Annotated[str, NotEmpty] = "path"
     """Column of the file."""
     text_column: Annotated[str, NotEmpty] = "text"
@@ -42,28 +37,10 @@ class SpeechConfig:
     """Column of the end in seconds; a table may lack it."""
     encoding: Annotated[str, NotEmpty] = "utf-8"
     """Encoding of tables and texts; an encoding mark in a file goes first."""
-    validation_share: Annotated[float, DropRate] = 0.0
-    """Share of the training part, drawn at random, to validate on where no validation part is
-    given."""
-    test_share: Annotated[float, DropRate] = 0.0
-    """Share of the training part, drawn at random, to test on where no test part is given."""
-    split_seed: Annotated[int, NotNegative] = 0
-    """Seed of the random split; independent of the training seed."""
     max_seconds: Annotated[float, Positive] = 30.0
     """Longest sound; longer ones are skipped, counted and reported."""
     max_skipped: Annotated[float, Probability] = 0.01
     """Largest share of the rows of a table that may be skipped; more is an error."""
-    limit: Annotated[int, Positive] | None = None
-    """Use only this many training sounds, the first ones; null: all."""
-
-    def __post_init__(self) -> None:
-        if not (self.train or self.validation or self.test):
-            raise ValueError("at least one of 'train', 'validation' and 'test' is wanted")
-        if self.validation_share + self.test_share >= 1:
-            raise ValueError(
-                f"validation_share={self.validation_share} and test_share={self.test_share} "
-                "leave nothing to train on"
-            )
 
 
 @config

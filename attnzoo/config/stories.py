@@ -1,10 +1,8 @@
 """Settings of questions on stories (bAbI), and of end-to-end memory networks."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from attnzoo.config.fields import (
-    DropRate,
     Interval,
     NotEmpty,
     NotNegative,
@@ -13,42 +11,22 @@ from attnzoo.config.fields import (
     config,
 )
 from attnzoo.config.model_config import ModelConfig
+from attnzoo.config.parts import PartsConfig
 
 
 @config
-class StoriesConfig:
-    """Questions on stories in files of bAbI's format (Weston et al. 2015), packed or not."""
+class StoriesConfig(PartsConfig):
+    """Questions on stories in files of bAbI's format (Weston et al. 2015), packed or not.
+
+    Each file is a task. The papers draw a share of 0.1 to validate on.
+    """
 
     kind: Literal["stories"] = "stories"
-    train: tuple[Path, ...] = ()
-    """Training files, each a task. A path may continue into a zip as if the zip were a folder."""
-    validation: tuple[Path, ...] = ()
-    """Validation files."""
-    test: tuple[Path, ...] = ()
-    """Test files."""
     encoding: Annotated[str, NotEmpty] = "utf-8"
     """Encoding of the files (latin-1, cp1252, utf-16-le, ...); an encoding mark in a file goes
     first."""
-    validation_share: Annotated[float, DropRate] = 0.0
-    """Share of the training questions, drawn at random, to validate on where no validation part is
-    given (0.1 in the papers)."""
-    test_share: Annotated[float, DropRate] = 0.0
-    """Share of the training questions, drawn at random, to test on where no test part is given."""
-    split_seed: Annotated[int, NotNegative] = 0
-    """Seed of the random split; independent of the training seed."""
     max_skipped: Annotated[float, Probability] = 0.01
     """Largest share of the questions of a file that may be skipped; more is an error."""
-    limit: Annotated[int, Positive] | None = None
-    """Use only this many training questions, the first ones; null: all."""
-
-    def __post_init__(self) -> None:
-        if not (self.train or self.validation or self.test):
-            raise ValueError("at least one of 'train', 'validation' and 'test' is wanted")
-        if self.validation_share + self.test_share >= 1:
-            raise ValueError(
-                f"validation_share={self.validation_share} and test_share={self.test_share} "
-                "leave nothing to train on"
-            )
 
 
 @config
