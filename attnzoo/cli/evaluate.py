@@ -152,6 +152,10 @@ def _evaluate_task(trained, arguments: argparse.Namespace) -> None:
     config, home = trained.config, trained.directory.path
     _note_changes(trained)
     task = task_class(config.task).open(config, home)
+    for option in ("limit", "length_penalty", "tokenize", "source", "beam"):
+        if getattr(arguments, option) is not None and option not in task.predict_options:
+            dashed = option.replace("_", "-")
+            print(f"note: --{dashed} has no effect on {trained.description}", file=sys.stderr)
     name, plan = task.scored(arguments.split, "validation")
     if name != arguments.split:
         print(f"the data has no {arguments.split} part; this is validation", file=sys.stderr)
