@@ -151,7 +151,7 @@ class ShowAttendTell(TranslationModel):
         logits, weights, choices = self._unroll(source, target[:, :-1], rngs)
         more = jnp.zeros(target.shape[:1], jnp.float32)
         if config.penalty and self.attention is not None:
-            read = jnp.einsum("bnts,bt->bs", weights, real) / weights.shape[1]
+            read = jnp.sum(jnp.mean(weights, axis=1) * real[:, :, None], axis=1)
             more += config.penalty * jnp.sum((1 - read) ** 2, axis=1)
         if self.reward is not None:
             wide = jax.nn.log_softmax(logits.astype(jnp.float32))

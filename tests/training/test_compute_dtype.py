@@ -90,6 +90,13 @@ MODELS = {
         "word",
         f"attention: {ATTENTION}, dim: 8, hidden: 8, layers: 1",
     ),
+    "show_attend_tell": (
+        "captioning",
+        "{kind: scenes, side: 4, cell: 4, train: 20, validation: 5, test: 5}",
+        "word",
+        "attention: hard, source: {kind: image_resnet, depth: 8, width: 4}, hidden: 8, "
+        "embedding: 6",
+    ),
     "resnet": (*IMAGES, "char", "depth: 8, width: 4, channels: 1"),
     "detr": (
         "detection",
@@ -126,7 +133,8 @@ def products(jaxpr: Any) -> Iterator[tuple[str, str]]:
 
 def test_every_kind_is_here() -> None:
     text = (models.TRANSLATORS, models.ALIGNERS, models.DECODERS, models.ENCODERS, models.READERS)
-    assert set(MODELS) == set().union(*text, models.CLASSIFIERS, models.DETECTORS)
+    pictures = (models.CLASSIFIERS, models.DETECTORS, models.CAPTIONERS)
+    assert set(MODELS) == set().union(*text, *pictures)
 
 
 @pytest.mark.parametrize("kind", MODELS)
