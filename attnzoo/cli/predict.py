@@ -42,7 +42,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--batch-size", type=int, help="inputs together (default: the config's)")
     parser.add_argument("--beam", type=int, help="hypotheses of a text; 1: greedy")
-    parser.add_argument("--max-length", type=int, help="longest text in tokens")
+    parser.add_argument(
+        "--max-length", type=int, help="tokens of a text, or of a window that is read"
+    )
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
     add_encoding(parser)
     add_trust(parser)
@@ -73,9 +75,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     for name in ("beam", "max_length"):
         if getattr(arguments, name) is not None and name not in task.predict_options:
             option = name.replace("_", "-")
-            raise UserError(
-                f"--{option} has no effect on {trained.description}, which searches none"
-            )
+            raise UserError(f"--{option} has no effect on {trained.description}; leave it out")
     settings = PredictSettings(
         arguments.batch_size, arguments.beam, arguments.max_length, arguments.encoding
     )

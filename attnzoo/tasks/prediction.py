@@ -55,7 +55,7 @@ class PredictSettings:
     Attributes:
         batch_size: number of inputs that are computed together.
         beam: hypotheses of a search for texts; 1: greedy.
-        max_length: longest text in tokens.
+        max_length: longest text in tokens; in question answering, the window that is read.
         encoding: encoding of texts.
     """
 

@@ -60,6 +60,7 @@ class QuestionAnsweringTask(Task):
     files = types.MappingProxyType({"tokenizer": TOKENIZER})
     tokenizer_fields = ("tokenizer",)
     predicts = "files of SQuAD's JSON, or lines: a question, a tab, a document"
+    predict_options = ("batch_size", "max_length")
 
     def __init__(self, config: ExperimentConfig, tokenizer: TextTokenizer):
         super().__init__(config)

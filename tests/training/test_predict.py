@@ -14,6 +14,7 @@ from PIL import Image
 
 from attnzoo import cli
 from attnzoo.tasks import TASKS
+from attnzoo.tasks.prediction import PredictSettings
 from attnzoo.training.loop import train
 from tests.spoken import write_recordings
 from tests.training.test_tasks import TASK, data, experiment  # noqa: F401
@@ -124,7 +125,19 @@ def test_every_input_has_its_answer_in_its_place(
     data: Path,  # noqa: F811
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    read: set[str] = set()
+    fields = {field.name for field in dataclasses.fields(PredictSettings)}
+
+    class Recorded(PredictSettings):
+        """Settings that note which of them are read."""
+
+        def __getattribute__(self, name: str) -> object:
+            read.update({name} & fields)
+            return super().__getattribute__(name)
+
+    monkeypatch.setattr("attnzoo.tasks.prediction.PredictSettings", Recorded)
     config = experiment(name, data, tmp_path / "run", "")
     with contextlib.redirect_stderr(io.StringIO()):
         train(config)
@@ -142,6 +155,7 @@ def test_every_input_has_its_answer_in_its_place(
         assert len(warned) == len(given.problems)
         named = [one["input"] for n, one in enumerate(records) if n in given.problems]
         assert all(any(name in line for line in warned) for name in named)
+        assert read - {"encoding"} == set(TASKS[config.task.kind].predict_options)
         # Alone or together, in plain text or as JSON: the same answers.
         assert cli.main(asked) == 0
         plain = capsys.readouterr().out.splitlines()
