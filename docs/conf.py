@@ -47,4 +47,5 @@ suppress_warnings = ["ref.python"]  # names in annotations that several classes 
 
 
 def setup(app):
-    app.connect("autodoc-process-docstring", api.mend)
+    app.connect("autodoc-process-docstring", api.protect, priority=400)
+    app.connect("autodoc-process-docstring", api.mend, priority=600)  # napoleon has 500

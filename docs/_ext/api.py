@@ -46,7 +46,11 @@ def modules(package: str) -> list[str]:
 
 def ours(value: object) -> bool:
     """Return whether an object is defined in this package, not passed on from another one."""
-    return getattr(value, "__module__", "attnzoo").split(".")[0] in ("attnzoo", "builtins", "typing")
+    return getattr(value, "__module__", "attnzoo").split(".")[0] in (
+        "attnzoo",
+        "builtins",
+        "typing",
+    )
 
 
 def entry(module: ModuleType, name: str) -> str:
@@ -74,13 +78,22 @@ def page(package: str) -> str:
     return "\n".join(lines)
 
 
+COLON = "\x1f"
+
+
+def protect(app, what, name, value, options, lines: list[str]) -> None:
+    """Hide colons of a field's docstring from napoleon, which reads the text before as a type."""
+    if what == "attribute":
+        lines[:] = [line.replace(":", COLON) for line in lines]
+
+
 def mend(app, what, name, value, options, lines: list[str]) -> None:
-    """Escape the bars of absolute values, and drop what a constant's type says of itself."""
+    """Escape bars of absolute values and stars of patterns, and drop what a constant's type says of itself."""
     if what == "data" and lines and lines[0].strip() == (type(value).__doc__ or "").split("\n")[0]:
         lines.clear()
     for at, line in enumerate(lines):
-        parts = re.split(r"(``[^`]*``)", line)
-        parts[::2] = [part.replace("|", r"\|") for part in parts[::2]]
+        parts = re.split(r"(``[^`]*``)", line.replace(COLON, ":"))
+        parts[::2] = [re.sub(r"(\||\*(?=\.)|(?<=[-/])\*)", r"\\\1", part) for part in parts[::2]]
         lines[at] = "".join(parts)
 
 
