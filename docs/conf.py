@@ -47,5 +47,6 @@ suppress_warnings = ["ref.python"]  # names in annotations that several classes 
 
 
 def setup(app):
+    app.connect("autodoc-process-signature", api.name_arrays)
     app.connect("autodoc-process-docstring", api.protect, priority=400)
     app.connect("autodoc-process-docstring", api.mend, priority=600)  # napoleon has 500

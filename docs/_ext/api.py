@@ -79,6 +79,7 @@ def page(package: str) -> str:
 
 
 COLON = "\x1f"
+SPECIAL = re.compile(r"(\||\*(?=\.)|(?<=[-/])\*)")
 
 
 def protect(app, what, name, value, options, lines: list[str]) -> None:
@@ -88,13 +89,22 @@ def protect(app, what, name, value, options, lines: list[str]) -> None:
 
 
 def mend(app, what, name, value, options, lines: list[str]) -> None:
-    """Escape bars of absolute values and stars of patterns, and drop what a constant's type says of itself."""
+    """Escape bars of absolute values and stars of patterns; drop the docstring of a type.
+
+    A constant without a docstring would otherwise have that of ``dict`` or ``tuple``.
+    """
     if what == "data" and lines and lines[0].strip() == (type(value).__doc__ or "").split("\n")[0]:
         lines.clear()
     for at, line in enumerate(lines):
         parts = re.split(r"(``[^`]*``)", line.replace(COLON, ":"))
-        parts[::2] = [re.sub(r"(\||\*(?=\.)|(?<=[-/])\*)", r"\\\1", part) for part in parts[::2]]
+        parts[::2] = [SPECIAL.sub(r"\\\1", part) for part in parts[::2]]
         lines[at] = "".join(parts)
+
+
+def name_arrays(app, what, name, value, options, signature: str | None, result: str | None):
+    """Name jax's arrays as a reader knows them."""
+    short = ((text or "").replace("jaxlib._jax.Array", "Array") for text in (signature, result))
+    return tuple(text or None for text in short)
 
 
 def write(folder: Path) -> None:
