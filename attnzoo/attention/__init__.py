@@ -19,9 +19,11 @@ from attnzoo.attention.fixed import FixedAttention
 from attnzoo.attention.gated_linear import GatedLinearAttention, RetNetAttention
 from attnzoo.attention.graph import GraphAttention
 from attnzoo.attention.hard import HardAttention
+from attnzoo.attention.hopfield import HopfieldAttention
 from attnzoo.attention.intra import LSTMN, IntraTemporalAttention
 from attnzoo.attention.latent import LatentAttention
 from attnzoo.attention.linear import CausalLinearAttention, LinearAttention
+from attnzoo.attention.linformer import Linformer
 from attnzoo.attention.local import LocalMonotonicAttention, LocalPredictiveAttention
 from attnzoo.attention.location_aware import LocationAwareAttention
 from attnzoo.attention.multi_head import MultiHeadAttention
@@ -60,6 +62,8 @@ ATTENTIONS: dict[str, type[Attention]] = {
     "mab": MAB,
     "graph": GraphAttention,
     "location_aware": LocationAwareAttention,
+    "linformer": Linformer,
+    "hopfield": HopfieldAttention,
 }
 
 
@@ -138,10 +142,12 @@ __all__ = [
     "GatedLinearAttention",
     "GraphAttention",
     "HardAttention",
+    "HopfieldAttention",
     "IntraTemporalAttention",
     "LatentAttention",
     "LatentReader",
     "LinearAttention",
+    "Linformer",
     "LocalMonotonicAttention",
     "LocalPredictiveAttention",
     "LocationAttention",

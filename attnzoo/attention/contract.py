@@ -118,6 +118,8 @@ class Attention(Module):
 
     is_recurrent: ClassVar[bool] = False
     """Recurrent form: query i reads the state written by keys 0 .. i; causal, no document masks."""
+    takes_causal_mask: ClassVar[bool] = True
+    """Causal self-attention is supported: the mechanism is causal, or a mask can make it so."""
     takes_score_mod: ClassVar[bool] = False
     """A score modifier (``score_mod``, a function of indices) is supported."""
     takes_perturbation: ClassVar[bool] = True

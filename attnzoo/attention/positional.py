@@ -45,7 +45,7 @@ class SlotAttention(Attention):
 
     def prepare_keys(self, keys: Float[Array, "B S D"]) -> Float[Array, "B S K"]:
         """Return keys of width 0: only the positions of keys matter."""
-        _fits("keys", keys.shape[1], self.max_length)
+        check_length("keys", keys.shape[1], self.max_length)
         return keys[..., :0]
 
     def prepare_values(self, values: Float[Array, "B S Dv"]) -> Float[Array, "B S F"]:
@@ -88,7 +88,7 @@ class SlotAttention(Attention):
     def _slots(self, query: Float[Array, "B T D"], positions: Positions | None) -> Positions:
         if positions is not None:
             return positions
-        _fits("query", query.shape[1], self.max_length)
+        check_length("query", query.shape[1], self.max_length)
         return jnp.arange(query.shape[1], dtype=jnp.int32)[None]
 
 
@@ -177,7 +177,8 @@ def rows_of(
     return jnp.moveaxis(table[...][:, slots], 1, 0).astype(compute_dtype(query))
 
 
-def _fits(name: str, length: int, max_length: int) -> None:
+def check_length(name: str, length: int, max_length: int) -> None:
+    """Raise a ValueError if a sequence has more positions than there are slots."""
     if length > max_length:
         raise ValueError(
             f"{name} has length {length}, but the attention was built for max_length={max_length}; "

@@ -315,6 +315,31 @@ def graph() -> list[WeightPanel]:
     return [read(module, f"head {head}", head, mask=mask) for head in range(2)]
 
 
+def linformer() -> list[WeightPanel]:
+    module = zoo.Linformer(DIM, 2, len(SENTENCE), 4, rngs=seeded())
+    identity(module.query, module.key)
+    # Neighbours share a row: two words are read as one.
+    pairs = jnp.repeat(jnp.eye(4), 2, axis=1)[None] / 2
+    averaged = zoo.Linformer(DIM, 2, len(SENTENCE), 4, rngs=seeded())
+    identity(averaged.query, averaged.key)
+    averaged.key_rows[...] = averaged.value_rows[...] = pairs
+    return [read(module, "head 1, as it starts", 1), read(averaged, "head 1, pairs of words", 1)]
+
+
+def hopfield() -> list[WeightPanel]:
+    def build(title: str, **options: Any) -> WeightPanel:
+        module = zoo.HopfieldAttention(DIM, 2, rngs=seeded(), **options)
+        identity(module.query, module.key)
+        return read(module, title, 1)
+
+    return [
+        build("head 1, one update", steps=1),
+        build("head 1, up to 10", steps=10),
+        build("the same, beta = 1/2", steps=10, beta=0.5),
+        build("the same, beta = 1", steps=10, beta=1.0),
+    ]
+
+
 def lstmn() -> list[WeightPanel]:
     module = zoo.LSTMN(DIM, DIM, rngs=seeded())
     scaled(4, module.score.kernel)
@@ -508,6 +533,8 @@ MATRICES: dict[str, Callable[[], list[WeightPanel]]] = {
     "retnet": retnet,
     "mab": mab,
     "graph": graph,
+    "linformer": linformer,
+    "hopfield": hopfield,
     "lstmn": lstmn,
     "decomposable": decomposable,
     "structured": structured,

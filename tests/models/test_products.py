@@ -21,7 +21,6 @@ from products import (
     close,
     computed,
     config_of,
-    drawn_model,
     pairs,
     refusal,
     scanned,
@@ -98,7 +97,9 @@ def reading(model: Any, tokens: Any, valid: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(("kind", "attention"), pairs(*DECODERS))
 def test_a_decoder_reads_a_text_alike_in_every_way(kind: str, attention: str) -> None:
     config = config_of(kind, attention)
-    model, looped = drawn_model(config), scanned(config)
+    model, looped = unless_refused(config), scanned(config)
+    if model is None:
+        return  # no causal form
     tokens, valid = rows_of_text()
     loop = stacked(model, looped)
     packs = refusal(traced, lambda m, t, d: m(t, documents=d), model, PACKED, DOCUMENTS) is None
