@@ -26,8 +26,10 @@ from attnzoo.attention.linear import CausalLinearAttention, LinearAttention
 from attnzoo.attention.linformer import Linformer
 from attnzoo.attention.local import LocalMonotonicAttention, LocalPredictiveAttention
 from attnzoo.attention.location_aware import LocationAwareAttention
+from attnzoo.attention.lsh import LSHAttention
 from attnzoo.attention.multi_head import MultiHeadAttention
 from attnzoo.attention.multiplicative import LocationAttention, MultiplicativeAttention
+from attnzoo.attention.non_local import NonLocalBlock
 from attnzoo.attention.positional import FactorisedPositionalAttention, PositionalAttention
 from attnzoo.attention.relative_bias import ALiBi, T5RelativeBias
 from attnzoo.attention.set import ISAB, MAB, PMA, LatentReader
@@ -64,6 +66,7 @@ ATTENTIONS: dict[str, type[Attention]] = {
     "location_aware": LocationAwareAttention,
     "linformer": Linformer,
     "hopfield": HopfieldAttention,
+    "lsh": LSHAttention,
 }
 
 
@@ -108,10 +111,11 @@ GATES: dict[str, type[Gate]] = {
     "bam": BAM,
     "coordinate": CoordinateAttention,
     "mhca": MHCA,
+    "non_local": NonLocalBlock,
 }
 """Attention modules for convolutional networks, with the interface of ``attention.convolutional``.
 
-They have no queries or keys: ``gate(x) = x * weights(x)``.
+They take one map: ``gate(x) = x * weights(x)``, and a non-local block adds what places read.
 """
 
 __all__ = [
@@ -144,6 +148,7 @@ __all__ = [
     "HardAttention",
     "HopfieldAttention",
     "IntraTemporalAttention",
+    "LSHAttention",
     "LatentAttention",
     "LatentReader",
     "LinearAttention",
@@ -155,6 +160,7 @@ __all__ = [
     "Memory",
     "MultiHeadAttention",
     "MultiplicativeAttention",
+    "NonLocalBlock",
     "PositionalAttention",
     "RetNetAttention",
     "Rotary",

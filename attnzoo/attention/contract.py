@@ -422,9 +422,8 @@ class Attention(Module):
         places = slots if positions is None else jnp.broadcast_to(positions, slots.shape)
         inputs = write(cache.inputs, query, cache.length)
         held = write(cache.positions, places, cache.length)
-        prepared = self.prepare(inputs.astype(query.dtype), positions=held)
         visible = past if mask is None else past & mask
-        memory = dataclasses.replace(prepared, mask=broadcast_mask(visible, inputs))
+        memory = self.prepare(inputs.astype(query.dtype), mask=visible, positions=held)
         read = self.attend(query, memory, positions=places, return_weights=return_weights)
         read = nan_where_overflow(read, cache.length + T > L, return_weights)
         return read, InputCache(inputs, held, cache.length + T)

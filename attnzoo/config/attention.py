@@ -363,6 +363,28 @@ class HopfieldConfig(AttentionConfig):
 
 
 @config
+class LSHConfig(AttentionConfig):
+    """Locality-sensitive hashing: queries read keys of their bucket (Kitaev et al. 2020)."""
+
+    reads = ("itself",)
+    kind: Literal["lsh"] = "lsh"
+    num_heads: Annotated[int, Positive] = 4
+    """Number of heads; must divide the width."""
+    num_buckets: Annotated[int, Positive] = 8
+    """Number of buckets; even. About sequence length / `chunk`."""
+    chunk: Annotated[int, Positive] = 16
+    """Number of keys in a chunk; a query reads its own chunk and the one before."""
+    rounds: Annotated[int, Positive] = 2
+    """Number of hashes; a query reads the keys that any of them finds."""
+    seed: Annotated[int, NotNegative] = 0
+    """Seed of the rotations that hash."""
+
+    def __post_init__(self) -> None:
+        if self.num_buckets % 2 or self.num_buckets > 2000:
+            raise ValueError(f"num_buckets={self.num_buckets}; wanted an even number up to 2000")
+
+
+@config
 class NoAttentionConfig(AttentionConfig):
     """Fixed-vector baseline: every target token sees the same summary of the source."""
 

@@ -2,6 +2,7 @@
 
 from attnzoo.ops import linear, masks, score_mods
 from attnzoo.ops.autotune import autotune
+from attnzoo.ops.bilateral import bilateral_filter
 from attnzoo.ops.block_mask import BlockMask
 from attnzoo.ops.dot_product import dot_product_attention, explain_choice
 from attnzoo.ops.flex import flex_attention
@@ -28,6 +29,7 @@ __all__ = [
     "WeightRequest",
     "attention_weights",
     "autotune",
+    "bilateral_filter",
     "check_kernels",
     "delta_net",
     "delta_rule",

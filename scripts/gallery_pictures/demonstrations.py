@@ -276,6 +276,49 @@ def hebbian(
     return state
 
 
+def bilateral() -> Figure:
+    """A noisy step: the picture by three filters, and one row of each."""
+    clean, noisy = noisy_step()
+    found = {"noisy": noisy, "Gaussian": smooth(noisy, np.inf), "bilateral": smooth(noisy, 0.4)}
+    places = list(range(32))
+    rows = {name: (places, list(map(float, image[16]))) for name, image in found.items()}
+    sigmas = [2.0**i for i in range(-5, 4)]
+    error = [float(np.sqrt(np.mean((smooth(noisy, s) - clean) ** 2))) for s in sigmas]
+    raw = float(np.sqrt(np.mean((noisy - clean) ** 2)))
+    gauss = float(np.sqrt(np.mean((found["Gaussian"] - clean) ** 2)))
+    return plotting.line_panels(
+        [
+            LinePanel(rows, "column", "brightness", "one row of the picture"),
+            LinePanel(
+                {
+                    "bilateral": (sigmas, error),
+                    "noisy": (sigmas, [raw] * len(sigmas)),
+                    "Gaussian": (sigmas, [gauss] * len(sigmas)),
+                },
+                "σ of values",
+                "error (rms)",
+                "whole picture",
+                log="x",
+            ),
+        ]
+    )
+
+
+def noisy_step() -> tuple[Float[np.ndarray, "32 32"], Float[np.ndarray, "32 32"]]:
+    """A step from 0 to 1 in the middle of 32 columns, and the same with noise of 0.1."""
+    clean = np.broadcast_to((np.arange(32) >= 16).astype(np.float32), (32, 32))
+    noise = np.random.default_rng(0).normal(size=(32, 32)).astype(np.float32)
+    return clean, clean + np.float32(0.1) * noise
+
+
+def smooth(image: Float[np.ndarray, "h w"], sigma_range: float) -> Float[np.ndarray, "h w"]:
+    """The bilateral filter with a standard deviation of 2 pixels."""
+    found = ops.bilateral_filter(
+        jnp.asarray(image)[None, :, :, None], sigma_space=2.0, sigma_range=sigma_range
+    )
+    return np.asarray(found[0, :, :, 0])
+
+
 DEMONSTRATIONS: dict[str, Callable[[], Figure]] = {
     "see_that_girl_run": see_that_girl_run,
     "scaling": scaling,
@@ -283,4 +326,5 @@ DEMONSTRATIONS: dict[str, Callable[[], Figure]] = {
     "capacity": capacity,
     "hopfield_retrieval": hopfield_retrieval,
     "hopfield_error": hopfield_error,
+    "bilateral": bilateral,
 }

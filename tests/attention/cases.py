@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -157,6 +158,57 @@ def hopfield_oracle(module: Any) -> Callable[..., tuple[np.ndarray, np.ndarray]]
     return attend
 
 
+def lsh_by_hand() -> tuple[Any, Any]:
+    """Two buckets in one dimension are the signs: 1, 2, -3, 4; its own key a query does not read.
+
+    Keys are 1 or -1: the first reads 2 and 4, the third itself alone, since no other is negative.
+    """
+    attention = ATTENTIONS["lsh"](1, 1, num_buckets=2, chunk=4, rounds=1, rngs=nnx.Rngs(0))
+    attention.query.kernel[...] = jnp.ones((1, 1))
+    numbers = jnp.asarray([1.0, 2.0, -3.0, 4.0]).reshape(1, 4, 1)
+    _, weights = attention(numbers, numbers, return_weights=True)
+    half = [[0, 0.5, 0, 0.5], [0.5, 0, 0, 0.5], [0, 0, 1, 0], [0.5, 0.5, 0, 0]]
+    return weights[0, 0], half
+
+
+def lsh_oracle(module: Any) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    """Lists of buckets, one query at a time; a position is read once, whatever finds it."""
+    N = module.num_heads
+    shape = (module.rounds, module.dim // N, module.num_buckets // 2)
+    rotations = np.asarray(jax.random.normal(jax.random.key(module.seed), shape, jnp.float32))
+
+    def bucket(x: np.ndarray, r: int) -> int:
+        turned = x @ rotations[r].astype(np.float64)
+        return int(np.argmax([*turned, *-turned]))
+
+    def attend(query: Any, keys: Any, values: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
+        v = heads_of(module, values)
+        weights = np.zeros((len(query), N, query.shape[1], keys.shape[1]))
+        mask = np.broadcast_to(mask, weights.shape)
+        for b, n in np.ndindex(weights.shape[:2]):
+            own = slice(n * v.shape[-1], (n + 1) * v.shape[-1])
+            q, k = (x[b] @ kernel(module.query)[:, own] for x in (query, keys))
+            for t in range(len(q)):
+                found = set()
+                for r in range(module.rounds):
+                    alike = [
+                        s
+                        for s in range(len(k))
+                        if mask[b, n, :, s].any() and bucket(k[s], r) == bucket(q[t], r)
+                    ]
+                    chunk = sum(s < t for s in alike) // module.chunk
+                    found |= {
+                        s for i, s in enumerate(alike) if chunk - 1 <= i // module.chunk <= chunk
+                    }
+                found = {s for s in found if mask[b, n, t, s]}
+                found = sorted(found - {t} if found != {t} else found)
+                exp = np.exp([q[t] @ k[s] / np.linalg.norm(k[s]) for s in found])
+                weights[b, n, t, found] = exp / exp.sum()
+        return joined(module, weights @ v), weights
+
+    return attend
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """How to build a module for the kit, and what it lets a query see by itself."""
@@ -231,6 +283,18 @@ CASES: dict[str, Case] = {
         {**TWO_HEADS, "max_length": 7, "rank": 3, "share": "all"}, HEADS, oracle=linformer_oracle
     ),
     "hopfield": Case(TWO_HEADS, HEADS, by_hand=hopfield_by_hand, oracle=hopfield_oracle),
+    "lsh": Case(
+        {**TWO_HEADS, "num_buckets": 2, "chunk": 5, "rounds": 2},
+        SELF,
+        by_hand=lsh_by_hand,
+        oracle=lsh_oracle,
+    ),
+    "lsh chunks": Case(
+        {**TWO_HEADS, "num_buckets": 2, "chunk": 1, "rounds": 3}, SELF, oracle=lsh_oracle
+    ),
+    "lsh one round": Case(
+        {**TWO_HEADS, "num_buckets": 2, "chunk": 2, "rounds": 1}, SELF, oracle=lsh_oracle
+    ),
 }
 
 
