@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from attnzoo.attention.cache import InputCache, Kind, next_slots, write
+from attnzoo.attention.facts import Facts
 from attnzoo.attention.projection import Initializer, Projection, glorot_uniform, read_heads
 from attnzoo.module import Module
 from attnzoo.ops.checks import check_dropout, check_sequences
@@ -116,6 +117,8 @@ class Attention(Module):
         ``attnzoo.explain``.
     """
 
+    facts: ClassVar[Facts | None] = None
+    """Place on the map of mechanisms (``attention.facts``); None: not on it."""
     is_recurrent: ClassVar[bool] = False
     """Recurrent form: query i reads the state written by keys 0 .. i; causal, no document masks."""
     takes_causal_mask: ClassVar[bool] = True

@@ -4,8 +4,11 @@ They have no queries or keys, and therefore an interface of their own, :class:`G
 are ``B h w C``: batch, rows, columns, channels.
 """
 
+from typing import ClassVar
+
 from jaxtyping import Array, Float
 
+from attnzoo.attention.facts import Facts
 from attnzoo.module import Module
 from attnzoo.ops.softmax import compute_dtype
 
@@ -19,6 +22,7 @@ class Gate(Module):
     channels that the gate takes; None: any number.
     """
 
+    facts: ClassVar[Facts | None] = None
     channels: int | None = None
 
     def weights(

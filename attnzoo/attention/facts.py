@@ -16,18 +16,20 @@ class Facts:
     paper: str
     """Authors and year."""
     score: str
-    """Compatibility function of a query and a key (Galassi, section 4.1)."""
+    """Compatibility function of a query and a key (Galassi)."""
     distribution: str = "softmax"
-    """Function from scores to weights (Galassi, section 4.2)."""
+    """Distribution function, from scores to weights (Galassi)."""
     softness: Literal["soft", "hard", "local"] = "soft"
-    """Weights of all keys, one chosen key, or the keys of a window (Niu, section 3.1)."""
+    """Weights of all keys, of one chosen key, or of the keys of a window or bucket (Niu: softness;
+    Chaudhari: number of positions)."""
     form: Literal["item-wise", "location-wise"] = "item-wise"
-    """Keys are items of a sequence, or places of a feature map (Niu, section 3.2)."""
+    """Keys are items of a sequence, or places of a feature map (Niu: forms of input feature)."""
     inputs: tuple[Literal["distinctive", "self", "co"], ...] = ("distinctive", "self")
-    """Queries and keys are two sequences, the same one, or two that read each other (Niu, section
-    3.3; Chaudhari, section 3.1)."""
+    """Queries and keys are two sequences, the same one, or two that read each other (Niu: input
+    representations; Chaudhari: number of sequences)."""
     output: Literal["single", "multi-head", "multi-dimensional"] = "single"
-    """One weight of a key, one in each head, or one of each feature (Niu, section 3.4)."""
+    """One weight of a key, one in each head, or one of each feature (Niu: output
+    representations; Chaudhari: number of representations)."""
     causal: Literal["mask", "recurrence", "none"] = "none"
     """Causal self-attention by a mask, by a recurrent state, or not at all."""
     time: str

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from attnzoo.attention.contract import Attention, Memory, Positions
 from attnzoo.attention.cosine import CosineAttention
+from attnzoo.attention.facts import Facts
 from attnzoo.attention.projection import Projection, exact_quotient, split_heads
 from attnzoo.ops.hopfield import hopfield_retrieve
 from attnzoo.ops.softmax import compute_dtype
@@ -22,6 +23,16 @@ class HopfieldAttention(Attention):
     1 / sqrt(H) if None. A state that moves by less than 1e-4 has converged. The layer norms of
     queries and patterns of the authors' code are left to the surrounding block.
     """
+
+    facts = Facts(
+        paper="Ramsauer et al. 2020",
+        score="β ξ · k, ξ the query moved to a pattern",
+        output="multi-head",
+        causal="mask",
+        time="n T S D",
+        memory="n N T S",
+        state="2 S D",
+    )
 
     heads_split_values = True
     contract_exceptions: ClassVar[dict[str, str]] = CosineAttention.contract_exceptions

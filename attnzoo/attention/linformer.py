@@ -16,6 +16,7 @@ from attnzoo.attention.contract import (
     ReturnWeights,
     columns_of,
 )
+from attnzoo.attention.facts import Facts
 from attnzoo.attention.fast_weight import PROJECTED, FastWeights
 from attnzoo.attention.positional import CONTENT_FREE, check_length, checked_rank
 from attnzoo.attention.projection import (
@@ -56,6 +57,15 @@ class Linformer(Attention):
     ``max_length`` bounds S. The weights returned are those of the original keys, softmax(...) F,
     after dropout; they may be negative.
     """
+
+    facts = Facts(
+        paper="Wang et al. 2020",
+        score="q · (E K) / √H, E of R rows",
+        distribution="softmax over rows, times F",
+        output="multi-head",
+        time="(T + S) R D",
+        memory="N (T + S) R",
+    )
 
     takes_perturbation = False
     takes_causal_mask = False

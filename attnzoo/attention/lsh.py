@@ -16,6 +16,7 @@ from attnzoo.attention.contract import (
     ReturnWeights,
 )
 from attnzoo.attention.cosine import CosineAttention
+from attnzoo.attention.facts import Facts
 from attnzoo.attention.projection import Projection, exact_quotient, join_heads, split_heads
 from attnzoo.ops.checks import check_dropout
 from attnzoo.ops.dropout import dropout_keep_mask, seed_of
@@ -52,6 +53,18 @@ class LSHAttention(Attention):
     causal mask: a sequence decodes to what it was taught, and padding changes nothing. For
     self-attention; packed documents are refused.
     """
+
+    facts = Facts(
+        paper="Kitaev et al. 2020",
+        score="q · k / |k| in the same hash bucket",
+        softness="local",
+        inputs=("self",),
+        output="multi-head",
+        causal="mask",
+        time="T R (m D + N b)",
+        memory="T R (m + N b)",
+        state="S D",
+    )
 
     takes_perturbation = False
     counts_positions = True

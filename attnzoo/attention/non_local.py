@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnzoo.attention.convolutional import Gate
+from attnzoo.attention.facts import Facts
 from attnzoo.attention.projection import exact_quotient
 
 Score = Literal["embedded_gaussian", "dot_product"]
@@ -22,6 +23,17 @@ class NonLocalBlock(Gate):
     rows. The batch norm's scale starts at 0, so that the block is at first the identity (section
     4.1); convolutions of one pixel have biases.
     """
+
+    facts = Facts(
+        paper="Wang et al. 2018",
+        score="W q · W k of two places",
+        distribution="softmax, or divided by P",
+        form="location-wise",
+        inputs=("self",),
+        output="single",
+        time="P² C/r + P C²/r",
+        memory="P²",
+    )
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from attnzoo.attention.contract import Attention, Memory, Positions, Site, columns_of
+from attnzoo.attention.facts import Facts
 from attnzoo.attention.projection import Projection, exact_quotient
 from attnzoo.ops import masks
 from attnzoo.ops.index_functions import broadcast_index
@@ -102,6 +103,16 @@ class PositionalAttention(SlotAttention):
     ``mask_mod`` (causal in the paper) joins the mask of the call.
     """
 
+    facts = Facts(
+        paper="Luo et al. 2024",
+        score="a parameter of two positions",
+        output="multi-head",
+        causal="mask",
+        time="T S D",
+        memory="N T S",
+        state="S D",
+    )
+
     contract_exceptions: ClassVar[dict[str, str]] = PROJECTED | CONTENT_FREE
 
     def __init__(
@@ -140,6 +151,16 @@ class FactorisedPositionalAttention(PositionalAttention):
     It has 2 L rank parameters per head, not L^2. Entries of B start at N(0, (0.1 / rank^(1/4))^2),
     which gives R a standard deviation of 0.01 for every rank.
     """
+
+    facts = Facts(
+        paper="Luo et al. 2024",
+        score="a parameter of two positions, of rank r",
+        output="multi-head",
+        causal="mask",
+        time="T S (D + N r)",
+        memory="N T S",
+        state="S D",
+    )
 
     def __init__(
         self,
