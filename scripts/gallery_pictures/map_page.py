@@ -21,28 +21,29 @@ linked name has an entry.
 AXES = {
     "softness": (
         "Soft, hard, local",
-        """Niu's softness, Chaudhari's number of positions. Soft: every key has a weight, and gradients are
-exact. Hard: one key is read. Local: a window, or a bucket, of keys.""",
+        """Niu's softness, Chaudhari's number of positions. Soft: every key has a weight,
+and gradients are exact. Hard: one key is read. Local: a window, or a bucket, of
+keys.""",
     ),
     "form": (
         "Items or places",
-        """Niu's forms of input feature. The keys are items of a sequence, or places and channels of a
-feature map.""",
+        """Niu's forms of input feature. The keys are items of a sequence, or places and
+channels of a feature map.""",
     ),
     "inputs": (
         "What reads what",
-        """Niu's input representations, Chaudhari's number of sequences. Distinctive: one sequence reads
-another. Self: a sequence reads itself. Co: two read each other.""",
+        """Niu's input representations, Chaudhari's number of sequences. Distinctive: one
+sequence reads another. Self: a sequence reads itself. Co: two read each other.""",
     ),
     "output": (
         "Weights of a key",
-        """Niu's output representations, Chaudhari's number of representations. One; one in each head; or
-one for each feature.""",
+        """Niu's output representations, Chaudhari's number of representations. One; one in
+each head; or one for each feature.""",
     ),
     "causal": (
         "Causal form",
-        """How a position of self-attention is kept from later ones: by a mask, by a recurrent state, or
-not at all.""",
+        """How a position of self-attention is kept from later ones: by a mask, by a
+recurrent state, or not at all.""",
     ),
 }
 
