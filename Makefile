@@ -9,13 +9,14 @@ INSTALLED = $(VENV)/.installed
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: help demo test lint format docs clean
 
 help:
 	@echo "make demo    train a small attention translator, score it, draw an alignment (minutes)"
 	@echo "make test    lint, types and tests"
 	@echo "make lint    lint and types alone"
 	@echo "make format  put the code into the project's format"
+	@echo "make docs    the documentation site, in docs/_build/html"
 	@echo "make clean   remove the environment and the caches (runs/ stays)"
 	@echo "Each of them makes the environment $(VENV) first, with $(PYTHON)."
 
@@ -34,6 +35,14 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+docs: $(VENV)/.installed-docs
+	JAX_PLATFORMS=cpu $(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
+	@echo "the site is in docs/_build/html/index.html"
+
+$(VENV)/.installed-docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
+
 # Installed anew only when what is to be installed has changed.
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -43,5 +52,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .hypothesis *.egg-info build dist
+	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .hypothesis *.egg-info build dist docs/_build docs/api
 	find attnzoo scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -29,8 +29,8 @@ class T5RelativeBias(Module):
 
     Raffel et al. 2020 (arXiv 1910.10683), section 2.1. T5 does not divide q . k by sqrt(H): pass
     ``scale=1.0`` to the attention. A decoder uses ``bidirectional=False``. T5 shares one table
-    among all layers of a stack: pass the same instance to each. The table starts at N(0,
-    ``std``^2); T5 uses N(0, 1 / model width).
+    among all layers of a stack: pass the same instance to each. The table starts at
+    ``N(0, std^2)``; T5 uses ``N(0, 1 / model width)``.
     """
 
     def __init__(

@@ -68,7 +68,7 @@ CONFIGS = {
         "mine:Backwards",
     ),
 }
-PAGES = ("attention", "models", "training")
+PAGES = ("guides/attention", "models", "training")
 WRONG = """
 from typing import Any, Literal
 
