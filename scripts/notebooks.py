@@ -37,11 +37,13 @@ def digest(notebook: dict[str, Any]) -> str:
 def run_cell(source: str, names: dict[str, Any], where: str) -> list[dict[str, Any]]:
     """Run one cell and return its outputs: what it prints, and its last line's value."""
     tree = ast.parse(source)
-    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    last = tree.body[-1] if tree.body else None
+    if isinstance(last, ast.Expr):
+        tree.body.pop()
     printed, value = io.StringIO(), None
     with contextlib.redirect_stdout(printed):
         exec(compile(tree, where, "exec"), names)
-        if last is not None:
+        if isinstance(last, ast.Expr):
             value = eval(compile(ast.Expression(last.value), where, "eval"), names)  # noqa: S307
     outputs: list[dict[str, Any]] = []
     if text := printed.getvalue():

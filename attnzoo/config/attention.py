@@ -410,6 +410,14 @@ class DeltaNetConfig(AttentionConfig):
     kind: Literal["delta_net"] = "delta_net"
     num_heads: Annotated[int, Positive] = 4
     """Number of heads; must divide the width."""
+    gated: bool = False
+    """Gated DeltaNet (Yang et al. 2025): the memory decays, and a gate multiplies the output."""
+    max_beta: Annotated[float, Positive] = 1.0
+    """Largest write strength: 1, or 2 for negative eigenvalues (Grazzi et al. 2025)."""
+
+    def __post_init__(self) -> None:
+        if self.max_beta > 2:
+            raise ValueError(f"max_beta={self.max_beta}; wanted at most 2, or the memory explodes")
 
 
 @config

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from attnzoo.cli.common import compilation_cache, require_positive, run
 from attnzoo.errors import UserError
-from reproductions.claim import Claim, Setting
+from reproductions.claim import Claim, Measured, Setting
 from reproductions.store import RESULTS, ROOT, Record, machine, read, write
 
 
@@ -124,13 +124,13 @@ def _measure(claim: Claim, arguments: argparse.Namespace) -> None:
         print(f"{claim.name}: {claim.verdict(results)}. {claim.came(results)}", flush=True)
 
 
-def _finite(value: object) -> bool:
-    parts = value if isinstance(value, list | tuple) else (value,)
-    return all(math.isfinite(float(one)) for one in parts)
+def _finite(value: Measured) -> bool:
+    parts = value if isinstance(value, tuple) else (value,)
+    return all(math.isfinite(one) for one in parts)
 
 
-def _brief(value: object) -> str:
-    return f"{float(value[0] if isinstance(value, list | tuple) else value):.4g}"  # ty: ignore
+def _brief(value: Measured) -> str:
+    return f"{value[0] if isinstance(value, tuple) else value:.4g}"
 
 
 def _report(known: dict[str, Claim], *, check: bool) -> int:

@@ -1,7 +1,6 @@
 """Trainings that claims share: runs of a config, and small models on made data."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -10,7 +9,8 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from attnzoo.config import load
+from attnzoo.config.experiment import ExperimentConfig
+from attnzoo.config.loader import load
 from reproductions.claim import Setting
 from reproductions.store import ROOT
 
@@ -33,7 +33,7 @@ def trained(setting: Setting, config: str, label: str, **settings: Any) -> Any:
     values = {key.replace("__", "."): value for key, value in settings.items()}
     values |= {"training.seed": setting.seed, "run_directory": str(home)}
     overrides = [f"{key}={value}" for key, value in values.items()]
-    train(load(ROOT / "configs" / config, overrides), resume=home.exists())
+    train(load(ExperimentConfig, ROOT / "configs" / config, overrides), resume=home.exists())
     return attnzoo.open(home)
 
 
