@@ -19,13 +19,17 @@ from attnzoo.attention.fixed import FixedAttention
 from attnzoo.attention.gated_linear import GatedLinearAttention, RetNetAttention
 from attnzoo.attention.graph import GraphAttention
 from attnzoo.attention.hard import HardAttention
+from attnzoo.attention.hopfield import HopfieldAttention
 from attnzoo.attention.intra import LSTMN, IntraTemporalAttention
 from attnzoo.attention.latent import LatentAttention
 from attnzoo.attention.linear import CausalLinearAttention, LinearAttention
+from attnzoo.attention.linformer import Linformer
 from attnzoo.attention.local import LocalMonotonicAttention, LocalPredictiveAttention
 from attnzoo.attention.location_aware import LocationAwareAttention
+from attnzoo.attention.lsh import LSHAttention
 from attnzoo.attention.multi_head import MultiHeadAttention
 from attnzoo.attention.multiplicative import LocationAttention, MultiplicativeAttention
+from attnzoo.attention.non_local import NonLocalBlock
 from attnzoo.attention.positional import FactorisedPositionalAttention, PositionalAttention
 from attnzoo.attention.relative_bias import ALiBi, T5RelativeBias
 from attnzoo.attention.set import ISAB, MAB, PMA, LatentReader
@@ -60,6 +64,9 @@ ATTENTIONS: dict[str, type[Attention]] = {
     "mab": MAB,
     "graph": GraphAttention,
     "location_aware": LocationAwareAttention,
+    "linformer": Linformer,
+    "hopfield": HopfieldAttention,
+    "lsh": LSHAttention,
 }
 
 
@@ -104,10 +111,11 @@ GATES: dict[str, type[Gate]] = {
     "bam": BAM,
     "coordinate": CoordinateAttention,
     "mhca": MHCA,
+    "non_local": NonLocalBlock,
 }
 """Attention modules for convolutional networks, with the interface of ``attention.convolutional``.
 
-They have no queries or keys: ``gate(x) = x * weights(x)``.
+They take one map: ``gate(x) = x * weights(x)``, and a non-local block adds what places read.
 """
 
 __all__ = [
@@ -138,10 +146,13 @@ __all__ = [
     "GatedLinearAttention",
     "GraphAttention",
     "HardAttention",
+    "HopfieldAttention",
     "IntraTemporalAttention",
+    "LSHAttention",
     "LatentAttention",
     "LatentReader",
     "LinearAttention",
+    "Linformer",
     "LocalMonotonicAttention",
     "LocalPredictiveAttention",
     "LocationAttention",
@@ -149,6 +160,7 @@ __all__ = [
     "Memory",
     "MultiHeadAttention",
     "MultiplicativeAttention",
+    "NonLocalBlock",
     "PositionalAttention",
     "RetNetAttention",
     "Rotary",

@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnzoo.attention.contract import Attention, Memory, Positions, Site
+from attnzoo.attention.facts import Facts
 from attnzoo.config.attention import AdditiveConfig, CoverageConfig
 from attnzoo.ops.normalisers import Normalise
 from attnzoo.ops.softmax import masked_softmax
@@ -29,6 +30,15 @@ class AdditiveAttention(Attention):
       kernel_init, score_init: initializers of W_a and U_a, and of v_a. At small widths
         ``lecun_normal`` and ``normal(width**-0.5)`` leave the initial plateau several times sooner.
     """
+
+    facts = Facts(
+        paper="Bahdanau et al. 2015",
+        score="v · tanh(W q + U k)",
+        causal="mask",
+        time="T S W",
+        memory="T S W",
+        state="S (W + D)",
+    )
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from attnzoo.attention.channel import average
 from attnzoo.attention.convolutional import Gate
+from attnzoo.attention.facts import Facts
 from attnzoo.attention.projection import exact_quotient
 
 Combine = Literal["sum", "product"]
@@ -24,6 +25,17 @@ class BAM(Gate):
     As in the authors' code, batch norms precede each ReLU; none follows the last layer.
     ``combine="product"`` gives their M_c * M_s in place of the paper's sum.
     """
+
+    facts = Facts(
+        paper="Park et al. 2018",
+        score="channels and places, added",
+        distribution="1 + sigmoid",
+        form="location-wise",
+        inputs=("self",),
+        output="multi-dimensional",
+        time="P C²/r + 18 P C²/r²",
+        memory="P C",
+    )
 
     def __init__(
         self,

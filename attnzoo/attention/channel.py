@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnzoo.attention.convolutional import Gate
+from attnzoo.attention.facts import Facts
 from attnzoo.attention.projection import exact_quotient
 from attnzoo.module import Module
 
@@ -36,6 +37,17 @@ class SqueezeExcitation(Gate):
     1 C``; ``reduction`` must divide ``channels``.
     """
 
+    facts = Facts(
+        paper="Hu et al. 2018",
+        score="an MLP of the channels' means",
+        distribution="sigmoid",
+        form="location-wise",
+        inputs=("self",),
+        output="multi-dimensional",
+        time="P C + C²/r",
+        memory="C",
+    )
+
     def __init__(self, channels: int, reduction: int = 16, *, rngs: nnx.Rngs):
         self.channels = channels
         self.mlp = ChannelMLP(channels, reduction, rngs=rngs)
@@ -60,6 +72,17 @@ class EfficientChannelAttention(Gate):
     1 C`` and depend on the order of the channels. ``kernel_size`` is odd; if None, it is
     ``eca_kernel_size(channels)``.
     """
+
+    facts = Facts(
+        paper="Wang et al. 2020",
+        score="a convolution over the channels' means",
+        distribution="sigmoid",
+        form="location-wise",
+        inputs=("self",),
+        output="multi-dimensional",
+        time="P C + k C",
+        memory="C",
+    )
 
     def __init__(self, channels: int, kernel_size: int | None = None, *, rngs: nnx.Rngs):
         if kernel_size is not None and (kernel_size < 1 or kernel_size % 2 == 0):

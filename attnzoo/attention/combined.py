@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from attnzoo.attention.channel import ChannelMLP, average
 from attnzoo.attention.convolutional import Gate
+from attnzoo.attention.facts import Facts
 from attnzoo.attention.projection import exact_quotient
 from attnzoo.attention.spatial import SpatialGate
 
@@ -35,6 +36,17 @@ class CBAM(Gate):
     h w C``; ``cbam.channel.weights(x)`` gives those of the channel gate alone.
     """
 
+    facts = Facts(
+        paper="Woo et al. 2018",
+        score="channels, then places",
+        distribution="sigmoid",
+        form="location-wise",
+        inputs=("self",),
+        output="multi-dimensional",
+        time="P C + C²/r + 2 k² P",
+        memory="P C",
+    )
+
     def __init__(self, channels: int, reduction: int = 16, kernel_size: int = 7, *, rngs: nnx.Rngs):
         self.channels = channels
         self.channel = ChannelGate(channels, reduction, rngs=rngs)
@@ -56,6 +68,17 @@ class CoordinateAttention(Gate):
     channels. They are split again; each part passes its own 1x1 convolution and a sigmoid. Weights
     are ``B h w C``.
     """
+
+    facts = Facts(
+        paper="Hou et al. 2021",
+        score="means along rows and along columns",
+        distribution="sigmoid",
+        form="location-wise",
+        inputs=("self",),
+        output="multi-dimensional",
+        time="P C + (h + w) C²/r",
+        memory="P C",
+    )
 
     def __init__(self, channels: int, reduction: int = 32, *, rngs: nnx.Rngs):
         if reduction < 1:
@@ -93,6 +116,17 @@ class MHCA(Gate):
     by ``reduction`` with an unpadded convolution, applies ReLU, and restores size and channels with
     a transposed convolution. Weights are ``B h w C``.
     """
+
+    facts = Facts(
+        paper="Georgescu et al. 2023",
+        score="convolutions of several sizes, added",
+        distribution="sigmoid",
+        form="location-wise",
+        inputs=("self",),
+        output="multi-dimensional",
+        time="P C²/r Σ 2 k²",
+        memory="P C",
+    )
 
     def __init__(
         self,

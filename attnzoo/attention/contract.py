@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from attnzoo.attention.cache import InputCache, Kind, next_slots, write
+from attnzoo.attention.facts import Facts
 from attnzoo.attention.projection import Initializer, Projection, glorot_uniform, read_heads
 from attnzoo.module import Module
 from attnzoo.ops.checks import check_dropout, check_sequences
@@ -116,8 +117,12 @@ class Attention(Module):
         ``attnzoo.explain``.
     """
 
+    facts: ClassVar[Facts | None] = None
+    """Place on the map of mechanisms (``attention.facts``); None: not on it."""
     is_recurrent: ClassVar[bool] = False
     """Recurrent form: query i reads the state written by keys 0 .. i; causal, no document masks."""
+    takes_causal_mask: ClassVar[bool] = True
+    """Causal self-attention is supported: the mechanism is causal, or a mask can make it so."""
     takes_score_mod: ClassVar[bool] = False
     """A score modifier (``score_mod``, a function of indices) is supported."""
     takes_perturbation: ClassVar[bool] = True
@@ -420,9 +425,8 @@ class Attention(Module):
         places = slots if positions is None else jnp.broadcast_to(positions, slots.shape)
         inputs = write(cache.inputs, query, cache.length)
         held = write(cache.positions, places, cache.length)
-        prepared = self.prepare(inputs.astype(query.dtype), positions=held)
         visible = past if mask is None else past & mask
-        memory = dataclasses.replace(prepared, mask=broadcast_mask(visible, inputs))
+        memory = self.prepare(inputs.astype(query.dtype), mask=visible, positions=held)
         read = self.attend(query, memory, positions=places, return_weights=return_weights)
         read = nan_where_overflow(read, cache.length + T > L, return_weights)
         return read, InputCache(inputs, held, cache.length + T)

@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnzoo.attention.contract import Attention, Memory, Positions
+from attnzoo.attention.facts import Facts
 from attnzoo.attention.projection import Projection, exact_quotient, join_heads, split_heads
 from attnzoo.ops.softmax import compute_dtype
 
@@ -23,6 +24,16 @@ class CosineAttention(Attention):
     tau, however large the states are, and tau stays above 0.01. The learned parameter is log(1 /
     tau), log 10 at first. Widths that are None are ``dim``.
     """
+
+    facts = Facts(
+        paper="Luo et al. 2018; Liu et al. 2022",
+        score="cos(q, k) / τ",
+        output="multi-head",
+        causal="mask",
+        time="T S D",
+        memory="N T S",
+        state="2 S D",
+    )
 
     heads_split_values = True
     contract_exceptions: ClassVar[dict[str, str]] = {

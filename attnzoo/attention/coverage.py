@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from attnzoo.attention.additive import AdditiveAttention, Initializer, tiny_normal
 from attnzoo.attention.contract import Memory, Positions
+from attnzoo.attention.facts import Facts
 from attnzoo.attention.in_order import InOrderAttention
 from attnzoo.ops.normalisers import Normalise
 from attnzoo.ops.softmax import compute_dtype, masked_softmax
@@ -21,6 +22,15 @@ class CoverageAttention(InOrderAttention, AdditiveAttention):
     computed one after the other. A decoder calls ``extend`` and passes the coverage on. Arguments
     are those of ``AdditiveAttention``.
     """
+
+    facts = Facts(
+        paper="See et al. 2017",
+        score="v · tanh(W q + U k + w c), c the sum of earlier weights",
+        inputs=("distinctive",),
+        time="T S W",
+        memory="S W, T S",
+        state="S (W + D + 1)",
+    )
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from attnzoo.attention.contract import ReturnWeights
+from attnzoo.attention.facts import Facts
 from attnzoo.attention.projection import Projection
 from attnzoo.module import Module
 from attnzoo.ops.padding import check_and_zero_padding
@@ -78,6 +79,14 @@ class DecomposableAttention(Module):
     longer sentences give larger vectors. ``max_distance`` is the largest distance with a bias of
     its own in intra-sentence attention; None: no such attention, and word order has no effect.
     """
+
+    facts = Facts(
+        paper="Parikh et al. 2016",
+        score="F(a) · F(b)",
+        inputs=("co",),
+        time="T S W",
+        memory="T S",
+    )
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from attnzoo.attention.facts import Facts
 from attnzoo.attention.fast_weight import (
     RECURRENT,
     SIGNED,
@@ -72,6 +73,18 @@ class DeltaNet(FastWeights):
       conv_width: taps of the convolutions, 4 in the papers.
       max_beta: 1, or 2 for negative eigenvalues of I - beta k^T k.
     """
+
+    facts = Facts(
+        paper="Yang et al. 2024",
+        score="q · k of length 1 after the delta rule",
+        distribution="none: signed",
+        inputs=("self",),
+        output="multi-head",
+        causal="recurrence",
+        time="T D H",
+        memory="T D",
+        state="D H + 9 D",
+    )
 
     contract_exceptions: ClassVar[dict[str, str]] = {
         **RECURRENT,

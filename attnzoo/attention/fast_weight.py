@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from attnzoo.attention.cache import Kind
 from attnzoo.attention.contract import Attention, Memory, Positions, ReturnWeights
+from attnzoo.attention.facts import Facts
 from attnzoo.attention.projection import Projection, exact_quotient, join_heads, split_heads
 from attnzoo.ops.linear import delta_rule, dpfp
 from attnzoo.ops.linear.fast_weights import Form
@@ -195,6 +196,18 @@ class FastWeightProgrammer(FastWeights):
     The 2 H ``nu`` features per head sum to one. The output is o = phi(q) M / sqrt(H), without a
     denominator, as in the paper's language model: implied weights may be negative.
     """
+
+    facts = Facts(
+        paper="Schlag et al. 2021",
+        score="φ(q) · φ(k) after the delta rule",
+        distribution="none: signed",
+        inputs=("self",),
+        output="multi-head",
+        causal="recurrence",
+        time="T D ν H",
+        memory="T D ν",
+        state="2 ν D H",
+    )
 
     contract_exceptions: ClassVar[dict[str, str]] = {
         **RECURRENT,

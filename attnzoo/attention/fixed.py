@@ -6,10 +6,22 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from attnzoo.attention.contract import Attention, Memory, Positions
+from attnzoo.attention.facts import Facts
 
 
 class FixedAttention(Attention):
     """All weight on the last permitted key, for every query: c_i = h_S, a baseline."""
+
+    facts = Facts(
+        paper="Cho et al. 2014",
+        score="none: the last key",
+        distribution="one-hot",
+        softness="hard",
+        inputs=("distinctive",),
+        time="T S D",
+        memory="T S",
+        state="S D",
+    )
 
     contract_exceptions: ClassVar[dict[str, str]] = {
         "weights follow the input": "the last key, whatever queries and keys hold",

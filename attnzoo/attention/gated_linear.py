@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from attnzoo.attention.facts import Facts
 from attnzoo.attention.fast_weight import (
     RECURRENT,
     SIGNED,
@@ -42,6 +43,18 @@ class GatedLinearAttention(FastWeights):
     Heads are RMS-normed and multiplied by SiLU(x W_r) before W_o. ``key_width`` is the width of the
     keys of all heads together, half that of the values if None.
     """
+
+    facts = Facts(
+        paper="Yang et al. 2024",
+        score="q · k times a learned decay of each feature",
+        distribution="none: signed",
+        inputs=("self",),
+        output="multi-head",
+        causal="recurrence",
+        time="T D H",
+        memory="T D",
+        state="D H / 2",
+    )
 
     contract_exceptions: ClassVar[dict[str, str]] = EXCEPTIONS
 
@@ -87,6 +100,18 @@ class RetNetAttention(FastWeights):
     variance 1, multiplied by SiLU(x W_G), and projected by W_O. ``value_width`` is that of all
     heads together; ``dim`` if None (2 dim in the paper).
     """
+
+    facts = Facts(
+        paper="Sun et al. 2023",
+        score="q · k times γ to the distance",
+        distribution="none: signed",
+        inputs=("self",),
+        output="multi-head",
+        causal="recurrence",
+        time="T D H",
+        memory="T D",
+        state="D H",
+    )
 
     supports = frozenset({"rotary"})
     contract_exceptions: ClassVar[dict[str, str]] = EXCEPTIONS

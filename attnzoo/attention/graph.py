@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnzoo.attention.contract import Attention, Memory, Positions
+from attnzoo.attention.facts import Facts
 from attnzoo.attention.projection import (
     Projection,
     cast_like,
@@ -25,6 +26,16 @@ class GraphAttention(Attention):
     it with ``keys = query = nodes``. Heads are concatenated to ``out_dim`` (``dim`` if None),
     without the paper's nonlinearity. A node without neighbours gets 0.
     """
+
+    facts = Facts(
+        paper="Velickovic et al. 2018",
+        score="LeakyReLU(a · [W q ; W k]) of neighbours",
+        inputs=("self",),
+        output="multi-head",
+        causal="mask",
+        time="T S D",
+        memory="N T S",
+    )
 
     contract_exceptions: ClassVar[dict[str, str]] = {
         "weights times values": "what is weighed are the projected keys",

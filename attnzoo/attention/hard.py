@@ -24,6 +24,7 @@ from attnzoo.attention.contract import (
     ReturnWeights,
     Site,
 )
+from attnzoo.attention.facts import Facts
 from attnzoo.attention.multiplicative import MultiplicativeAttention
 from attnzoo.config import attention as kinds
 from attnzoo.ops.softmax import masked_softmax
@@ -37,6 +38,17 @@ class HardAttention(Attention):
     With a ``sample_key`` the key is sampled; without one it is the arg max, as at test time. The
     weights returned are one-hot. Scores are those of ``content``, a soft attention.
     """
+
+    facts = Facts(
+        paper="Xu et al. 2015",
+        score="any other",
+        distribution="one draw of softmax, or arg max",
+        softness="hard",
+        inputs=("distinctive",),
+        time="as its scores",
+        memory="as its scores",
+        state="as its scores",
+    )
 
     contract_exceptions: ClassVar[dict[str, str]] = {
         "gradients": "the arg max is constant almost everywhere; the gradient is an estimator's",

@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from attnzoo.attention.contract import Memory, Positions, ReturnWeights
+from attnzoo.attention.facts import Facts
 from attnzoo.attention.in_order import InOrderAttention
 from attnzoo.attention.projection import Projection, cast_like
 from attnzoo.module import Module
@@ -30,6 +31,16 @@ class LSTMN(Module):
     hidden width of the score, ``hidden_dim`` if None. Steps are sequential; time, and memory for
     gradients, are O(S^2 (width + hidden_dim)).
     """
+
+    facts = Facts(
+        paper="Cheng et al. 2016",
+        score="v · tanh(W h + U x + V h̃)",
+        inputs=("self",),
+        causal="recurrence",
+        time="S² W, in order",
+        memory="S² W",
+        state="S (2 D + W)",
+    )
 
     def __init__(
         self, input_dim: int, hidden_dim: int, width: int | None = None, *, rngs: nnx.Rngs
@@ -109,6 +120,16 @@ class IntraTemporalAttention(InOrderAttention):
     The sum over j has only the queries that may attend to key i. One head, weights ``B 1 T S``; the
     order of the queries matters. A decoder calls ``extend`` and passes the past on.
     """
+
+    facts = Facts(
+        paper="Paulus et al. 2018",
+        score="q · W k",
+        distribution="exponentials over their sum at earlier queries",
+        inputs=("distinctive",),
+        time="T S D",
+        memory="T S",
+        state="2 S D + S",
+    )
 
     def __init__(self, query_dim: int, key_dim: int, *, dropout: float = 0.0, rngs: nnx.Rngs):
         self.dropout = dropout

@@ -17,6 +17,7 @@ from attnzoo.attention.contract import (
     Site,
     nan_where_overflow,
 )
+from attnzoo.attention.facts import Facts
 from attnzoo.attention.projection import (
     Projection,
     RMSNorm,
@@ -60,6 +61,16 @@ class LatentAttention(Attention):
       mask_mod: combined with the mask of the call, such as ``masks.causal()``.
       scale: factor on q . k; 1/sqrt(d_n + d_r) if None (with YaRN DeepSeek multiplies it further).
     """
+
+    facts = Facts(
+        paper="DeepSeek-AI 2024",
+        score="(q · k + q_r · k_r) / √(H + d_r), k from a latent",
+        output="multi-head",
+        causal="mask",
+        time="T S D; absorbed T S N (2 d_c + d_r)",
+        memory="N T S",
+        state="S (d_c + d_r)",
+    )
 
     contract_exceptions: ClassVar[dict[str, str]] = {
         "weights times values": "values are made of the keys' latents",

@@ -6,6 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from attnzoo.attention.contract import Attention, Memory, Positions, ReturnWeights, Site
+from attnzoo.attention.facts import Facts
 from attnzoo.attention.fast_weight import (
     PROJECTED,
     RECURRENT,
@@ -29,6 +30,18 @@ class CausalLinearAttention(FastWeights):
     Weights are positive and rows sum to one, as with softmax. ``feature_map`` maps ``... H`` to
     ``... F``; ``num_features`` is F, ``head_dim`` if None.
     """
+
+    facts = Facts(
+        paper="Katharopoulos et al. 2020",
+        score="φ(q) · φ(k), φ = elu + 1",
+        distribution="divided by their sum",
+        inputs=("self",),
+        output="multi-head",
+        causal="recurrence",
+        time="T D H",
+        memory="T D",
+        state="D (H + 1)",
+    )
 
     contract_exceptions: ClassVar[dict[str, str]] = RECURRENT
 
@@ -63,6 +76,17 @@ class CausalLinearAttention(FastWeights):
 
 class LinearAttention(Attention):
     """phi(Q) (phi(K)^T V) / phi(Q) z over all keys, O(T + S) (eq. 6); masks only mark padding."""
+
+    facts = Facts(
+        paper="Katharopoulos et al. 2020",
+        score="φ(q) · φ(k), φ = elu + 1",
+        distribution="divided by their sum",
+        output="multi-head",
+        causal="recurrence",
+        time="(T + S) D H",
+        memory="(T + S) D",
+        state="2 S D",
+    )
 
     takes_perturbation = False
     supports = frozenset()

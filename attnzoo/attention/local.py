@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from attnzoo.attention.contract import Attention, Memory, Positions
+from attnzoo.attention.facts import Facts
 from attnzoo.attention.multiplicative import MultiplicativeAttention, Score
 from attnzoo.ops.softmax import compute_dtype, masked_softmax
 
@@ -20,6 +21,16 @@ class LocalMonotonicAttention(Attention):
 
     A query whose window lies entirely beyond the source gets zero weights and a zero context.
     """
+
+    facts = Facts(
+        paper="Luong et al. 2015",
+        score="as multiplicative, near the query's position",
+        softness="local",
+        inputs=("distinctive",),
+        time="T S D",
+        memory="T S",
+        state="2 S D",
+    )
 
     contract_exceptions: ClassVar[dict[str, str]] = {
         "every permitted key is reached": "keys outside of the window are not read",
@@ -70,6 +81,17 @@ class LocalPredictiveAttention(Attention):
     query may attend to, so the length of each sentence without padding. The gradient reaches v_p
     and W_p only through the Gaussian.
     """
+
+    facts = Facts(
+        paper="Luong et al. 2015",
+        score="as multiplicative, near a predicted position",
+        distribution="softmax times a Gaussian",
+        softness="local",
+        inputs=("distinctive",),
+        time="T S D",
+        memory="T S",
+        state="2 S D",
+    )
 
     contract_exceptions: ClassVar[dict[str, str]] = {
         "rows sum to one": "local-p does not renormalise after the Gaussian (equation 10)",

@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from attnzoo.attention.contract import Memory
+from attnzoo.attention.facts import Facts
 from attnzoo.attention.in_order import InOrderAttention
 from attnzoo.attention.projection import Initializer, cast_like
 from attnzoo.ops.normalisers import Normalise
@@ -35,6 +36,15 @@ class LocationAwareAttention(InOrderAttention):
       window: largest distance, in keys, from the median of the weights before (section 2.2); the
         first query, and one after a query that saw no key, may read all. None: no window.
     """
+
+    facts = Facts(
+        paper="Chorowski et al. 2015",
+        score="v · tanh(W q + U k + V f), f filters of the weights before",
+        inputs=("distinctive",),
+        time="T S (W + kernel filters)",
+        memory="S W, T S",
+        state="S (W + D + 1)",
+    )
 
     contract_exceptions: ClassVar[dict[str, str]] = {
         **InOrderAttention.contract_exceptions,

@@ -21,6 +21,7 @@ from attnzoo.attention.contract import (
     joined,
     nan_where_overflow,
 )
+from attnzoo.attention.facts import Facts
 from attnzoo.attention.projection import (
     Initializer,
     Projection,
@@ -76,6 +77,16 @@ class MultiHeadAttention(Attention):
       softcap: scores s become c tanh(s / c) before the mask (Gemma 2, arXiv 2408.00118, section 2).
       sinks: a learned logit per head, without a value, joins the softmax; rows sum to less than 1.
     """
+
+    facts = Facts(
+        paper="Vaswani et al. 2017",
+        score="q · k / √H",
+        output="multi-head",
+        causal="mask",
+        time="T S D",
+        memory="N T S",
+        state="2 S K H",
+    )
 
     takes_score_mod = True
     supports = frozenset({"dropout", "bias", "rotary", "score_mod", "norm_eps"})

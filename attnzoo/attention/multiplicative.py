@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnzoo.attention.contract import Attention, Memory, Positions, columns_of
+from attnzoo.attention.facts import Facts
 from attnzoo.ops.normalisers import Normalise
 from attnzoo.ops.softmax import masked_softmax
 
@@ -27,6 +28,15 @@ class MultiplicativeAttention(Attention):
     is the number of hidden units of ``concat`` (``query_dim`` if None). ``normalise`` maps logits
     and mask to weights, such as ``sparsemax`` or ``entmax15``; softmax by default.
     """
+
+    facts = Facts(
+        paper="Luong et al. 2015",
+        score="q · k, q · k / √D, q · W k or v · tanh(W [q ; k])",
+        causal="mask",
+        time="T S D",
+        memory="T S",
+        state="2 S D",
+    )
 
     def __init__(
         self,
@@ -86,6 +96,15 @@ class LocationAttention(Attention):
 
     W_a has ``max_length`` columns, of which the first S are used. More keys are a ValueError.
     """
+
+    facts = Facts(
+        paper="Luong et al. 2015",
+        score="W q at the position of the key",
+        inputs=("distinctive",),
+        time="T L D",
+        memory="T L",
+        state="S D",
+    )
 
     contract_exceptions: ClassVar[dict[str, str]] = {
         "keys are exchangeable": "weights belong to positions, not to keys",

@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from attnzoo.attention.contract import Attention, Memory, Positions, Site, columns_of
+from attnzoo.attention.facts import Facts
 from attnzoo.attention.projection import Projection, exact_quotient
 from attnzoo.ops import masks
 from attnzoo.ops.index_functions import broadcast_index
@@ -45,7 +46,7 @@ class SlotAttention(Attention):
 
     def prepare_keys(self, keys: Float[Array, "B S D"]) -> Float[Array, "B S K"]:
         """Return keys of width 0: only the positions of keys matter."""
-        _fits("keys", keys.shape[1], self.max_length)
+        check_length("keys", keys.shape[1], self.max_length)
         return keys[..., :0]
 
     def prepare_values(self, values: Float[Array, "B S Dv"]) -> Float[Array, "B S F"]:
@@ -88,7 +89,7 @@ class SlotAttention(Attention):
     def _slots(self, query: Float[Array, "B T D"], positions: Positions | None) -> Positions:
         if positions is not None:
             return positions
-        _fits("query", query.shape[1], self.max_length)
+        check_length("query", query.shape[1], self.max_length)
         return jnp.arange(query.shape[1], dtype=jnp.int32)[None]
 
 
@@ -101,6 +102,16 @@ class PositionalAttention(SlotAttention):
     adds the (normalised) query to the result: here that is left to the surrounding block.
     ``mask_mod`` (causal in the paper) joins the mask of the call.
     """
+
+    facts = Facts(
+        paper="Luo et al. 2024",
+        score="a parameter of two positions",
+        output="multi-head",
+        causal="mask",
+        time="T S D",
+        memory="N T S",
+        state="S D",
+    )
 
     contract_exceptions: ClassVar[dict[str, str]] = PROJECTED | CONTENT_FREE
 
@@ -141,6 +152,16 @@ class FactorisedPositionalAttention(PositionalAttention):
     which gives R a standard deviation of 0.01 for every rank.
     """
 
+    facts = Facts(
+        paper="Luo et al. 2024",
+        score="a parameter of two positions, of rank r",
+        output="multi-head",
+        causal="mask",
+        time="T S (D + N r)",
+        memory="N T S",
+        state="S D",
+    )
+
     def __init__(
         self,
         dim: int,
@@ -177,7 +198,8 @@ def rows_of(
     return jnp.moveaxis(table[...][:, slots], 1, 0).astype(compute_dtype(query))
 
 
-def _fits(name: str, length: int, max_length: int) -> None:
+def check_length(name: str, length: int, max_length: int) -> None:
+    """Raise a ValueError if a sequence has more positions than there are slots."""
     if length > max_length:
         raise ValueError(
             f"{name} has length {length}, but the attention was built for max_length={max_length}; "

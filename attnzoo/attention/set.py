@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from attnzoo.attention.contract import Attention, Memory, Positions, ReturnWeights
+from attnzoo.attention.facts import Facts
 from attnzoo.attention.multi_head import MultiHeadAttention
 from attnzoo.attention.projection import LayerNorm, Projection
 from attnzoo.module import Module
@@ -24,6 +25,15 @@ class MAB(Attention):
     rFF is ReLU(H W + b) W' + b', on each row. X is the query and Y the keys; ``SAB(X) = MAB(X, X)``
     (eq. 8). A row that may attend nowhere is not 0, since X is added.
     """
+
+    facts = Facts(
+        paper="Lee et al. 2019",
+        score="q · k / √D",
+        output="multi-head",
+        time="T S D",
+        memory="N T S",
+        state="2 S D",
+    )
 
     takes_perturbation = False
     supports = frozenset()

@@ -6,6 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnzoo.attention.convolutional import Gate
+from attnzoo.attention.facts import Facts
 
 
 class SpatialGate(Gate):
@@ -14,6 +15,17 @@ class SpatialGate(Gate):
     Woo et al., ECCV 2018 (arXiv 1807.06521), equation 3; but batch norm, no bias, and the order
     (max, mean) are as in the authors' code. Any number of channels; their order has no effect.
     """
+
+    facts = Facts(
+        paper="Woo et al. 2018",
+        score="a convolution of the mean and the maximum over channels",
+        distribution="sigmoid",
+        form="location-wise",
+        inputs=("self",),
+        output="single",
+        time="P C + 2 k² P",
+        memory="P",
+    )
 
     def __init__(self, kernel_size: int = 7, *, rngs: nnx.Rngs):
         if kernel_size < 1 or kernel_size % 2 == 0:

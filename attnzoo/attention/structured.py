@@ -7,6 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from attnzoo.attention.contract import ReturnWeights
+from attnzoo.attention.facts import Facts
 from attnzoo.attention.projection import Projection
 from attnzoo.module import Module
 from attnzoo.ops.padding import check_and_zero_padding
@@ -21,6 +22,15 @@ class StructuredSelfAttention(Module):
     is a learned query. Hops are the heads of the weights: ``B N 1 S`` with ``N = hops``. ``width``
     is the hidden width d_a. ``hop_overlap(weights)`` is the penalty for hops with equal weights.
     """
+
+    facts = Facts(
+        paper="Lin et al. 2017",
+        score="w · tanh(W k), one w a hop",
+        inputs=("self",),
+        output="multi-head",
+        time="S W (D + r)",
+        memory="S (W + r)",
+    )
 
     def __init__(self, input_dim: int, width: int = 350, hops: int = 30, *, rngs: nnx.Rngs):
         if hops < 1:

@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnzoo.attention.contract import Positions
+from attnzoo.attention.facts import Facts
 from attnzoo.attention.positional import (
     CONTENT_FREE,
     PROJECTED,
@@ -40,6 +41,16 @@ class Synthesizer(SlotAttention):
     The logits are not divided by sqrt(H). The random kinds do not depend on content, and serve
     self-attention only. ``mask_mod``, such as ``masks.causal()``, joins the mask of the call.
     """
+
+    facts = Facts(
+        paper="Tay et al. 2021",
+        score="W₂ relu(W₁ q) at the position of the key",
+        output="multi-head",
+        causal="mask",
+        time="T L D",
+        memory="N T L",
+        state="S D",
+    )
 
     def __init__(
         self,

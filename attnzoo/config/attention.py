@@ -321,6 +321,70 @@ class SynthesizerConfig(AttentionConfig):
 
 
 @config
+class LinformerConfig(AttentionConfig):
+    """Linformer: keys and values projected along the length; not causal (Wang et al. 2020)."""
+
+    kind: Literal["linformer"] = "linformer"
+    num_heads: Annotated[int, Positive] = 4
+    """Number of heads; must divide the width of the queries."""
+    max_length: Annotated[int, Positive] = 52
+    """Longest source in tokens, the end token included; longer ones are an error."""
+    rank: Annotated[int, Positive] = 16
+    """Number of rows to which keys and values are projected."""
+    share: Literal["none", "heads", "all"] = "heads"
+    """Projections along the length: for each head and for keys and values (none), one for the keys
+    and one for the values of all heads (heads), or one for all (all)."""
+
+    def __post_init__(self) -> None:
+        if self.rank > self.max_length:
+            raise ValueError(
+                f"rank={self.rank} is above max_length={self.max_length}; wanted fewer rows than "
+                "positions"
+            )
+
+    @property
+    def slots(self) -> int:
+        """Number of positions in the table."""
+        return self.max_length
+
+
+@config
+class HopfieldConfig(AttentionConfig):
+    """Hopfield network: queries move to stored patterns before they read (Ramsauer et al. 2020)."""
+
+    kind: Literal["hopfield"] = "hopfield"
+    num_heads: Annotated[int, Positive] = 4
+    """Number of heads; must divide the width of the queries."""
+    beta: Annotated[float, Positive] | None = None
+    """Inverse temperature: a large one retrieves single patterns, a small one averages; null: 1 /
+    sqrt(width of a head)."""
+    steps: Annotated[int, Positive] = 3
+    """Largest number of updates; the last one reads the values, so 1 is multi-head attention."""
+
+
+@config
+class LSHConfig(AttentionConfig):
+    """Locality-sensitive hashing: queries read keys of their bucket (Kitaev et al. 2020)."""
+
+    reads = ("itself",)
+    kind: Literal["lsh"] = "lsh"
+    num_heads: Annotated[int, Positive] = 4
+    """Number of heads; must divide the width."""
+    num_buckets: Annotated[int, Positive] = 8
+    """Number of buckets; even. About sequence length / `chunk`."""
+    chunk: Annotated[int, Positive] = 16
+    """Number of keys in a chunk; a query reads its own chunk and the one before."""
+    rounds: Annotated[int, Positive] = 2
+    """Number of hashes; a query reads the keys that any of them finds."""
+    seed: Annotated[int, NotNegative] = 0
+    """Seed of the rotations that hash."""
+
+    def __post_init__(self) -> None:
+        if self.num_buckets % 2 or self.num_buckets > 2000:
+            raise ValueError(f"num_buckets={self.num_buckets}; wanted an even number up to 2000")
+
+
+@config
 class NoAttentionConfig(AttentionConfig):
     """Fixed-vector baseline: every target token sees the same summary of the source."""
 
@@ -346,6 +410,14 @@ class DeltaNetConfig(AttentionConfig):
     kind: Literal["delta_net"] = "delta_net"
     num_heads: Annotated[int, Positive] = 4
     """Number of heads; must divide the width."""
+    gated: bool = False
+    """Gated DeltaNet (Yang et al. 2025): the memory decays, and a gate multiplies the output."""
+    max_beta: Annotated[float, Positive] = 1.0
+    """Largest write strength: 1, or 2 for negative eigenvalues (Grazzi et al. 2025)."""
+
+    def __post_init__(self) -> None:
+        if self.max_beta > 2:
+            raise ValueError(f"max_beta={self.max_beta}; wanted at most 2, or the memory explodes")
 
 
 @config

@@ -1,13 +1,21 @@
 """Gate settings of a convolutional network; a config names the kind, as in ``attention: se``."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from attnzoo.config.fields import Kind, Positive, config
 from attnzoo.config.renamed import former_names
 
 
 @config
-class SEConfig:
+class GateConfig:
+    """Settings of one gate; its subclasses are the kinds that a config can name."""
+
+    after_stage: ClassVar[bool] = False
+    """Once after each stage of a network but the last; else in every residual block."""
+
+
+@config
+class SEConfig(GateConfig):
     """Squeeze-and-excitation: channel weights from two layers on channel means (Hu et al. 2018)."""
 
     kind: Literal["se"] = "se"
@@ -16,7 +24,7 @@ class SEConfig:
 
 
 @config
-class ECAConfig:
+class ECAConfig(GateConfig):
     """Efficient channel attention: a 1-D convolution on channel means (Wang et al. 2020)."""
 
     kind: Literal["eca"] = "eca"
@@ -25,7 +33,7 @@ class ECAConfig:
 
 
 @config
-class SpatialConfig:
+class SpatialConfig(GateConfig):
     """Spatial weights from a convolution on the channels' maximum and mean (Woo et al. 2018)."""
 
     kind: Literal["spatial"] = "spatial"
@@ -34,7 +42,7 @@ class SpatialConfig:
 
 
 @config
-class CBAMConfig:
+class CBAMConfig(GateConfig):
     """Channel gate, followed by a spatial gate (Woo et al. 2018)."""
 
     kind: Literal["cbam"] = "cbam"
@@ -45,9 +53,10 @@ class CBAMConfig:
 
 
 @config
-class BAMConfig:
+class BAMConfig(GateConfig):
     """Channel and spatial gates in parallel, once after each stage (Park et al. 2018)."""
 
+    after_stage = True
     kind: Literal["bam"] = "bam"
     reduction: Annotated[int, Positive] = 16
     """The hidden layers of both branches have channels / reduction units."""
@@ -58,7 +67,7 @@ class BAMConfig:
 
 
 @config
-class CoordinateConfig:
+class CoordinateConfig(GateConfig):
     """Coordinate attention: a gate per row and per column of every channel (Hou et al. 2021)."""
 
     kind: Literal["coordinate"] = "coordinate"
@@ -67,7 +76,7 @@ class CoordinateConfig:
 
 
 @config
-class MHCAConfig:
+class MHCAConfig(GateConfig):
     """Convolutional heads of several kernel sizes, summed (Georgescu et al. 2023)."""
 
     kind: Literal["mhca"] = "mhca"
@@ -78,7 +87,19 @@ class MHCAConfig:
 
 
 @config
-class NoGateConfig:
+class NonLocalConfig(GateConfig):
+    """Non-local block: self-attention between places, added to the map (Wang et al. 2018)."""
+
+    after_stage = True
+    kind: Literal["non_local"] = "non_local"
+    reduction: Annotated[int, Positive] = 2
+    """Places are compared by channels / reduction features."""
+    score: Literal["embedded_gaussian", "dot_product"] = "embedded_gaussian"
+    """Softmax of dot products, or dot products divided by the number of places."""
+
+
+@config
+class NoGateConfig(GateConfig):
     """Residual network without gates."""
 
     kind: Literal["none"] = "none"
@@ -92,6 +113,7 @@ Gate = Annotated[
     | BAMConfig
     | CoordinateConfig
     | MHCAConfig
+    | NonLocalConfig
     | NoGateConfig,
     Kind,
 ]

@@ -16,7 +16,8 @@ class SelfAttention(Module):
     """Self-attention with a causal or bidirectional mask, and its decoding.
 
     If ``is_causal``, position t sees positions 0 .. t, or fewer if the mechanism has its own mask.
-    ValueError for a mechanism with a recurrent state, which is causal, without ``is_causal``.
+    ValueError for a mechanism with a recurrent state, which is causal, without ``is_causal``, and
+    for one without a causal form with it.
     """
 
     def __init__(self, mechanism: Attention, *, is_causal: bool):
@@ -24,6 +25,11 @@ class SelfAttention(Module):
             raise ValueError(
                 f"{type(mechanism).__name__} is causal; an encoder wants another attention "
                 "(attention.kind=linear is the two-sided relative)"
+            )
+        if is_causal and not mechanism.takes_causal_mask:
+            raise ValueError(
+                f"{type(mechanism).__name__} has no causal form; a decoder wants another attention "
+                "(attention.kind=multi_head, or linear in O(T))"
             )
         self.mechanism, self.is_causal = mechanism, is_causal
 
@@ -50,6 +56,8 @@ class SelfAttention(Module):
         causal = self.is_causal if is_causal is None else is_causal
         if self.mechanism.is_recurrent and not causal:
             raise NotImplementedError(f"{type(self.mechanism).__name__} is causal")
+        if causal and not self.mechanism.takes_causal_mask:
+            raise NotImplementedError(f"{type(self.mechanism).__name__} has no causal form")
         seen = self.mechanism.self_mask(x, is_causal=causal, valid=valid, mask=mask)
         placed: dict[str, Any] = {"positions": positions, "key_positions": positions}
         sequences = (x, x) if places is None else (x + places, x + places, x)

@@ -62,7 +62,13 @@ class Model(Module):
         support (``Attention.supports``). A field at its default, or a rate of 0, passes.
         """
         attentions = self.attentions().values()
-        supported = frozenset().union(*(one.supports for one in attentions))
+        supported = frozenset().union(
+            # Models modify the scores of self-attention alone.
+            *(
+                one.supports - ({"score_mod"} if name.endswith("cross") else set())
+                for name, one in self.attentions().items()
+            )
+        )
         defaults = {field.name: field.default for field in dataclasses.fields(self.config)}
         for field, wanted in fields.items():
             value = getattr(self.config, field)

@@ -1,8 +1,8 @@
 """Residual network for small images, with optional gates: He et al. 2016 (arXiv 1512.03385).
 
 ``attention: se`` and most others put a gate on the residual branch of every block, before the
-addition, as Hu et al. 2018 do. ``attention: bam`` puts one after each stage but the last, as Park
-et al. 2018 do.
+addition, as Hu et al. 2018 do. ``attention: bam`` and ``non_local`` put one after each stage but
+the last, as Park et al. 2018 do.
 """
 
 import jax
@@ -17,6 +17,7 @@ from attnzoo.attention import (
     CoordinateAttention,
     EfficientChannelAttention,
     Gate,
+    NonLocalBlock,
     SpatialGate,
     SqueezeExcitation,
 )
@@ -42,6 +43,8 @@ def build_gate(config: GateConfig, channels: int, *, rngs: nnx.Rngs) -> Gate | N
             return CoordinateAttention(channels, config.reduction, rngs=rngs)
         case "mhca":
             return MHCA(channels, config.reduction, config.kernel_sizes, rngs=rngs)
+        case "non_local":
+            return NonLocalBlock(channels, config.reduction, config.score, rngs=rngs)
         case "none":
             return None
 
@@ -88,7 +91,7 @@ class ResidualBlock(Module):
 
     def __call__(
         self, x: Float[Array, "B h w C"], *, use_running_average: bool = True
-    ) -> tuple[Float[Array, "B h2 w2 C2"], Float[Array, "B #h2 #w2 #C2"] | None]:
+    ) -> tuple[Float[Array, "B h2 w2 C2"], Float[Array, "B ..."] | None]:
         """Return the map, and the weights of the gate if there is one."""
         y = normalised(self.norm1, self.convolution1(x), use_running_average)
         y = self.convolution2(jax.nn.relu(y))
@@ -112,7 +115,7 @@ class ResidualNetwork(Module):
     """
 
     def __init__(self, config: ResNetConfig, num_classes: int | None, *, rngs: nnx.Rngs):
-        count, after_stage = (config.depth - 2) // 6, config.attention.kind == "bam"
+        count, after_stage = (config.depth - 2) // 6, config.attention.after_stage
         self.channels, self.blocks_per_stage = config.channels, count
         self.stem = convolution(config.channels, config.width, 1, rngs)
         self.stem_norm = nnx.BatchNorm(config.width, momentum=0.9, rngs=rngs)

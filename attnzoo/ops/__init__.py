@@ -2,9 +2,11 @@
 
 from attnzoo.ops import linear, masks, score_mods
 from attnzoo.ops.autotune import autotune
+from attnzoo.ops.bilateral import bilateral_filter
 from attnzoo.ops.block_mask import BlockMask
 from attnzoo.ops.dot_product import dot_product_attention, explain_choice
 from attnzoo.ops.flex import flex_attention
+from attnzoo.ops.hopfield import hopfield_energy, hopfield_retrieve
 from attnzoo.ops.kernel_check import check_kernels
 from attnzoo.ops.linear import (
     delta_net,
@@ -27,6 +29,7 @@ __all__ = [
     "WeightRequest",
     "attention_weights",
     "autotune",
+    "bilateral_filter",
     "check_kernels",
     "delta_net",
     "delta_rule",
@@ -37,6 +40,8 @@ __all__ = [
     "flex_attention",
     "gated_delta_net",
     "gated_linear_attention",
+    "hopfield_energy",
+    "hopfield_retrieve",
     "linear",
     "linear_attention",
     "masks",

@@ -187,9 +187,144 @@ def retrieval_error(
     return jnp.sqrt(jnp.mean(error**2, where=asked) / jnp.mean(values**2, where=asked))
 
 
+LETTERS = """
+#...#  .###.  ####.  #####  #####  #####  #....  ####.
+#...#  #...#  #...#  #....  ..#..  #....  #....  #...#
+#...#  #...#  #...#  #....  ..#..  #....  #....  #...#
+#####  #...#  ####.  ####.  ..#..  ####.  #....  #...#
+#...#  #...#  #....  #....  ..#..  #....  #....  #...#
+#...#  #...#  #....  #....  ..#..  #....  #....  #...#
+#...#  .###.  #....  #....  #####  #####  #####  ####.
+"""
+
+
+def letters() -> Float[Array, "8 7 5"]:
+    """H O P F I E L D in pixels of 1 and -1."""
+    rows = [line.split() for line in LETTERS.split("\n")[1:-1]]
+    pixels = [[[1.0 if c == "#" else -1.0 for c in cell] for cell in row] for row in rows]
+    return jnp.asarray(np.moveaxis(np.asarray(pixels), 1, 0), jnp.float32)
+
+
+def retrieved(
+    patterns: Float[Array, "S H"], known: int, beta: float, steps: int = 1
+) -> Float[Array, "S H"]:
+    """What each stored pattern becomes after only its first ``known`` numbers were given."""
+    queries = jnp.where(jnp.arange(patterns.shape[1]) < known, patterns, 0.0)
+    found = ops.hopfield_retrieve(
+        queries[None, :, None], patterns[None, :, None], beta=beta, steps=steps
+    )
+    return found[0, :, 0]
+
+
+def hopfield_retrieval() -> Figure:
+    """Five of eight stored letters; their upper halves; what one update makes of these."""
+    stored = letters()
+    flat = stored.reshape(8, 35)
+    half = jnp.where(jnp.arange(7)[:, None] < 4, stored, 0.0)
+    soft, sharp = (retrieved(flat, 20, beta).reshape(8, 7, 5) for beta in (0.25, 2.0))
+    shown = {}
+    rows = {"stored": stored, "given": half, "β = 1/4": soft, "β = 2": sharp}
+    for name, pictures in rows.items():
+        shown |= {f"{name}, {c}": np.asarray(pictures["HOPFIELD".index(c)]) for c in "HOPFE"}
+    return plotting.matrix_grid(shown, columns=5, numbers=True)
+
+
+def hopfield_error() -> Figure:
+    """Error of retrieval by beta, and by the number of patterns, beside a classical network."""
+    flat = letters().reshape(8, 35)
+    betas = [2.0**i for i in range(-6, 4)]
+
+    def error(found: Array, wanted: Array) -> float:
+        return float(jnp.sqrt(jnp.mean((found - wanted) ** 2)))
+
+    by_beta = {
+        name: (betas, [error(retrieved(flat, 20, beta, steps), flat) for beta in betas])
+        for name, steps in (("one update", 1), ("converged", 50))
+    }
+    counts = [2**i for i in range(1, 12)]
+    random = np.random.default_rng(0)
+    patterns = random.choice([-1.0, 1.0], size=(counts[-1], 64)).astype(np.float32)
+    continuous, classical = [], []
+    for count in counts:
+        some = patterns[:count]
+        continuous.append(error(retrieved(jnp.asarray(some), 32, 1.0), jnp.asarray(some)))
+        classical.append(error(jnp.asarray(hebbian(some, 32)), jnp.asarray(some)))
+    return plotting.line_panels(
+        [
+            LinePanel(by_beta, "β", "error of a pixel (rms)", "eight letters, halved", log="x"),
+            LinePanel(
+                {"softmax, β = 1": (counts, continuous), "Hopfield 1982": (counts, classical)},
+                "stored patterns of 64 bits",
+                "error of a bit (rms)",
+                "random patterns, halved",
+                log="x",
+            ),
+        ]
+    )
+
+
+def hebbian(
+    patterns: Float[np.ndarray, "S H"], known: int, sweeps: int = 10
+) -> Float[np.ndarray, "S H"]:
+    """The same by Hopfield's network of 1982: Hebbian weights, bits updated one after the other."""
+    weights = patterns.T @ patterns / patterns.shape[1]
+    np.fill_diagonal(weights, 0)
+    state = np.where(np.arange(patterns.shape[1]) < known, patterns, 0)
+    for _ in range(sweeps):
+        for bit in range(patterns.shape[1]):
+            state[:, bit] = np.where(state @ weights[bit] >= 0, 1, -1)
+    return state
+
+
+def bilateral() -> Figure:
+    """A noisy step: the picture by three filters, and one row of each."""
+    clean, noisy = noisy_step()
+    found = {"noisy": noisy, "Gaussian": smooth(noisy, np.inf), "bilateral": smooth(noisy, 0.4)}
+    places = list(range(32))
+    rows = {name: (places, list(map(float, image[16]))) for name, image in found.items()}
+    sigmas = [2.0**i for i in range(-5, 4)]
+    error = [float(np.sqrt(np.mean((smooth(noisy, s) - clean) ** 2))) for s in sigmas]
+    raw = float(np.sqrt(np.mean((noisy - clean) ** 2)))
+    gauss = float(np.sqrt(np.mean((found["Gaussian"] - clean) ** 2)))
+    return plotting.line_panels(
+        [
+            LinePanel(rows, "column", "brightness", "one row of the picture"),
+            LinePanel(
+                {
+                    "bilateral": (sigmas, error),
+                    "noisy": (sigmas, [raw] * len(sigmas)),
+                    "Gaussian": (sigmas, [gauss] * len(sigmas)),
+                },
+                "σ of values",
+                "error (rms)",
+                "whole picture",
+                log="x",
+            ),
+        ]
+    )
+
+
+def noisy_step() -> tuple[Float[np.ndarray, "32 32"], Float[np.ndarray, "32 32"]]:
+    """A step from 0 to 1 in the middle of 32 columns, and the same with noise of 0.1."""
+    clean = np.broadcast_to((np.arange(32) >= 16).astype(np.float32), (32, 32))
+    noise = np.random.default_rng(0).normal(size=(32, 32)).astype(np.float32)
+    return clean, clean + np.float32(0.1) * noise
+
+
+def smooth(image: Float[np.ndarray, "h w"], sigma_range: float) -> Float[np.ndarray, "h w"]:
+    """The bilateral filter with a standard deviation of 2 pixels."""
+    found = ops.bilateral_filter(
+        jnp.asarray(image)[None, :, :, None], sigma_space=2.0, sigma_range=sigma_range
+    )
+    return np.asarray(found[0, :, :, 0])
+
+
 DEMONSTRATIONS: dict[str, Callable[[], Figure]] = {
     "see_that_girl_run": see_that_girl_run,
     "scaling": scaling,
     "soft_and_hard": soft_and_hard,
     "capacity": capacity,
+    "hopfield_retrieval": hopfield_retrieval,
+    "hopfield_error": hopfield_error,
+    "bilateral": bilateral,
 }

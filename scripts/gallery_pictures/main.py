@@ -29,8 +29,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=ROOT / "docs" / "figures" / "attention",
         help="where to write NAME.png (docs/figures/attention)",
     )
+    parser.add_argument(
+        "--map", action="store_true", help="write docs/map.md instead, from facts of the classes"
+    )
     arguments = parser.parse_args(argv)
+    if arguments.map:
+        return common.run(write_map)
     return common.run(lambda: draw(arguments.output, arguments.only))
+
+
+def write_map() -> int:
+    """Write the page that places every mechanism on the axes of surveys."""
+    from gallery_pictures import map_page
+
+    path = ROOT / "docs" / "map.md"
+    path.write_text(map_page.page(map_page.entries_of(ROOT / "docs" / "attention.md")), "utf-8")
+    print(path)
+    return 0
 
 
 def draw(output: Path, only: Sequence[str] | None) -> int:

@@ -315,6 +315,47 @@ def graph() -> list[WeightPanel]:
     return [read(module, f"head {head}", head, mask=mask) for head in range(2)]
 
 
+def linformer() -> list[WeightPanel]:
+    module = zoo.Linformer(DIM, 2, len(SENTENCE), 4, rngs=seeded())
+    identity(module.query, module.key)
+    # Neighbours share a row: two words are read as one.
+    pairs = jnp.repeat(jnp.eye(4), 2, axis=1)[None] / 2
+    averaged = zoo.Linformer(DIM, 2, len(SENTENCE), 4, rngs=seeded())
+    identity(averaged.query, averaged.key)
+    assert averaged.value_rows is not None
+    averaged.key_rows[...] = averaged.value_rows[...] = pairs
+    return [read(module, "head 1, as it starts", 1), read(averaged, "head 1, pairs of words", 1)]
+
+
+def hopfield() -> list[WeightPanel]:
+    def build(title: str, **options: Any) -> WeightPanel:
+        module = zoo.HopfieldAttention(DIM, 2, rngs=seeded(), **options)
+        identity(module.query, module.key)
+        return read(module, title, 1)
+
+    return [
+        build("head 1, one update", steps=1),
+        build("head 1, up to 10", steps=10),
+        build("the same, beta = 1/2", steps=10, beta=0.5),
+        build("the same, beta = 1", steps=10, beta=1.0),
+    ]
+
+
+def lsh() -> list[WeightPanel]:
+    def build(title: str, buckets: int, chunk: int, rounds: int) -> WeightPanel:
+        module = zoo.LSHAttention(
+            DIM, 2, num_buckets=buckets, chunk=chunk, rounds=rounds, rngs=seeded()
+        )
+        identity(module.query)
+        return read(module, title)
+
+    return [
+        build("head 0, 4 buckets", 4, 8, 1),
+        build("the same, chunks of 1", 4, 1, 1),
+        build("4 buckets, 4 rounds", 4, 8, 4),
+    ]
+
+
 def lstmn() -> list[WeightPanel]:
     module = zoo.LSTMN(DIM, DIM, rngs=seeded())
     scaled(4, module.score.kernel)
@@ -380,8 +421,22 @@ def _numbered(word: str, count: int) -> tuple[str, ...]:
     return tuple(f"{word} {n}" for n in range(count))
 
 
+def non_local() -> Figure:
+    """The picture, and where three of its places look; each map on a scale of its own."""
+    image = picture()
+    _, weights = build_gate("non_local")(image, return_weights=True)
+    light = np.asarray(image[0, :, :, CHANNELS.index("light")], float)
+    shown = {"input": light}
+    for title, (row, column) in {"disc": (9, 14), "edge": (5, 14), "sky": (3, 2)}.items():
+        weight = np.asarray(weights[0, 0, 24 * row + column], float).reshape(24, 24)
+        shown[f"from the {title} ({row}, {column})"] = weight
+    return plotting.matrix_grid(shown, numbers=True)
+
+
 def gate(name: str) -> Figure:
     """A gate's input, its weights by place in the channel where they vary most, and by channel."""
+    if name == "non_local":  # its weights are of pairs of places
+        return non_local()
     image = picture()
     _, weights = build_gate(name)(image, return_weights=True)
     title = None
@@ -428,6 +483,10 @@ def build_gate(name: str) -> zoo.Gate:
         case "mhca":
             module = zoo.MHCA(C, 2, rngs=rngs)
             scaled(4, *(layer.kernel for layer in module.widen))
+        case "non_local":
+            module = zoo.NonLocalBlock(C, 1, rngs=rngs)
+            for layer in (module.query, module.key):
+                layer.kernel[...] = 4 * (jnp.eye(C) - 1 / C)  # compares colours, not brightness
         case _:
             raise ValueError(f"gate {name!r} has no picture; add a case for it")
     return module
@@ -508,6 +567,9 @@ MATRICES: dict[str, Callable[[], list[WeightPanel]]] = {
     "retnet": retnet,
     "mab": mab,
     "graph": graph,
+    "linformer": linformer,
+    "hopfield": hopfield,
+    "lsh": lsh,
     "lstmn": lstmn,
     "decomposable": decomposable,
     "structured": structured,

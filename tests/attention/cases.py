@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -67,6 +68,147 @@ def location_aware_by_hand() -> tuple[Any, Any]:
     return weights[0, 0], [[0.5, 0.5], exp / exp.sum()]
 
 
+def linformer_by_hand() -> tuple[Any, Any]:
+    """Rows of E read the first two of three keys: weights 2/3 and 1/3 of the rows of F."""
+    attention = ATTENTIONS["linformer"](1, 1, 3, 2, rngs=nnx.Rngs(0))
+    for projection in (attention.query, attention.key):
+        projection.kernel[...] = jnp.ones((1, 1))
+    attention.key_rows[...] = jnp.eye(2, 3)[None]
+    attention.value_rows[...] = jnp.asarray([[[1.0, 0.0, 2.0], [0.0, 1.0, -1.0]]])
+    keys = jnp.asarray([[[np.log(2.0)], [0.0], [5.0]]], jnp.float32)
+    _, weights = attention(jnp.ones((1, 1, 1)), keys, return_weights=True)
+    return weights[0, 0, 0], [2 / 3, 1 / 3, 2 * 2 / 3 - 1 / 3]
+
+
+def hopfield_by_hand() -> tuple[Any, Any]:
+    """Patterns 1 and -1: an update is xi <- tanh(beta xi)."""
+    attention = ATTENTIONS["hopfield"](1, 1, beta=3.0, steps=3, rngs=nnx.Rngs(0))
+    for projection in (attention.query, attention.key):
+        projection.kernel[...] = jnp.ones((1, 1))
+    keys = jnp.asarray([[[1.0], [-1.0]]])
+    _, weights = attention(jnp.full((1, 1, 1), 0.5), keys, return_weights=True)
+    last = np.tanh(3 * np.tanh(3 * np.tanh(3 * 0.5)))
+    return weights[0, 0, 0], [(1 + last) / 2, (1 - last) / 2]
+
+
+def kernel(projection: Any) -> np.ndarray:
+    return np.asarray(projection.kernel[...], np.float64)
+
+
+def heads_of(module: Any, values: np.ndarray) -> np.ndarray:
+    """Projected values ``B N S H``, and what a head's context becomes in the result: ``N H Do``."""
+    B, S, _ = values.shape
+    return np.moveaxis((values @ kernel(module.value)).reshape(B, S, module.num_heads, -1), 2, 1)
+
+
+def joined(module: Any, contexts: np.ndarray) -> np.ndarray:
+    """The result ``B T Do`` of contexts ``B N T H``."""
+    B, _, T, _ = contexts.shape
+    return np.moveaxis(contexts, 1, 2).reshape(B, T, -1) @ kernel(module.out)
+
+
+def linformer_oracle(module: Any) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    """Full E and F a head, cut to the real keys of a row; one row and one head at a time."""
+    N = module.num_heads
+    E = np.broadcast_to(
+        np.asarray(module.key_rows[...], np.float64), (N, *module.key_rows.shape[1:])
+    )
+    F = E if module.value_rows is None else np.asarray(module.value_rows[...], np.float64)
+    F = np.broadcast_to(F, E.shape)
+
+    def attend(query: Any, keys: Any, values: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
+        v = heads_of(module, values)
+        weights = np.zeros((len(query), N, query.shape[1], keys.shape[1]))
+        for b in range(len(query)):
+            real = np.flatnonzero(mask[b, 0, 0])
+            for n in range(N):
+                own = slice(n * v.shape[-1], (n + 1) * v.shape[-1])
+                q = query[b] @ kernel(module.query)[:, own]
+                k = keys[b, real] @ kernel(module.key)[:, own]
+                exp = np.exp(q @ (E[n][:, real] @ k).T / np.sqrt(v.shape[-1]))
+                weights[b, n][:, real] = exp / exp.sum(-1, keepdims=True) @ F[n][:, real]
+        return joined(module, weights @ v), weights
+
+    return attend
+
+
+def hopfield_oracle(module: Any) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    """One query and one head at a time, by the energy's gradient: xi <- xi - dE / dxi."""
+    N = module.num_heads
+
+    def attend(query: Any, keys: Any, values: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
+        v = heads_of(module, values)
+        weights = np.zeros((len(query), N, query.shape[1], keys.shape[1]))
+        for b, n, t in np.ndindex(weights.shape[:3]):
+            own = slice(n * v.shape[-1], (n + 1) * v.shape[-1])
+            seen = np.flatnonzero(mask[b, n, t])
+            X = keys[b, seen] @ kernel(module.key)[:, own]
+            xi = query[b, t] @ kernel(module.query)[:, own]
+            for step in range(module.steps):
+                exp = np.exp(module.beta * X @ xi)
+                moved = -(xi - sum(e * x for e, x in zip(exp / exp.sum(), X)))
+                if step < module.steps - 1:
+                    xi = xi + moved
+                    if np.linalg.norm(moved) <= 1e-4:
+                        exp = np.exp(module.beta * X @ xi)
+                        break
+            weights[b, n, t, seen] = exp / exp.sum()
+        return joined(module, weights @ v), weights
+
+    return attend
+
+
+def lsh_by_hand() -> tuple[Any, Any]:
+    """Two buckets in one dimension are the signs: 1, 2, -3, 4; its own key a query does not read.
+
+    Keys are 1 or -1: the first reads 2 and 4, the third itself alone, since no other is negative.
+    """
+    attention = ATTENTIONS["lsh"](1, 1, num_buckets=2, chunk=4, rounds=1, rngs=nnx.Rngs(0))
+    attention.query.kernel[...] = jnp.ones((1, 1))
+    numbers = jnp.asarray([1.0, 2.0, -3.0, 4.0]).reshape(1, 4, 1)
+    _, weights = attention(numbers, numbers, return_weights=True)
+    half = [[0, 0.5, 0, 0.5], [0.5, 0, 0, 0.5], [0, 0, 1, 0], [0.5, 0.5, 0, 0]]
+    return weights[0, 0], half
+
+
+def lsh_oracle(module: Any) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    """Lists of buckets, one query at a time; a position is read once, whatever finds it."""
+    N = module.num_heads
+    shape = (module.rounds, module.dim // N, module.num_buckets // 2)
+    rotations = np.asarray(jax.random.normal(jax.random.key(module.seed), shape, jnp.float32))
+
+    def bucket(x: np.ndarray, r: int) -> int:
+        turned = x @ rotations[r].astype(np.float64)
+        return int(np.argmax([*turned, *-turned]))
+
+    def attend(query: Any, keys: Any, values: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
+        v = heads_of(module, values)
+        weights = np.zeros((len(query), N, query.shape[1], keys.shape[1]))
+        mask = np.broadcast_to(mask, weights.shape)
+        for b, n in np.ndindex(weights.shape[:2]):
+            own = slice(n * v.shape[-1], (n + 1) * v.shape[-1])
+            q, k = (x[b] @ kernel(module.query)[:, own] for x in (query, keys))
+            for t in range(len(q)):
+                found = set()
+                for r in range(module.rounds):
+                    alike = [
+                        s
+                        for s in range(len(k))
+                        if mask[b, n, :, s].any() and bucket(k[s], r) == bucket(q[t], r)
+                    ]
+                    chunk = sum(s < t for s in alike) // module.chunk
+                    found |= {
+                        s for i, s in enumerate(alike) if chunk - 1 <= i // module.chunk <= chunk
+                    }
+                found = {s for s in found if mask[b, n, t, s]}
+                found = sorted(found - {t} if found != {t} else found)
+                exp = np.exp([q[t] @ k[s] / np.linalg.norm(k[s]) for s in found])
+                weights[b, n, t, found] = exp / exp.sum()
+        return joined(module, weights @ v), weights
+
+    return attend
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """How to build a module for the kit, and what it lets a query see by itself."""
@@ -77,6 +219,8 @@ class Case:
     except_: dict[str, str] = dataclasses.field(default_factory=dict)
     by_hand: Callable[[], tuple[Any, Any]] | None = None
     """Numbers found, and the same computed by hand."""
+    oracle: Callable[[Any], Callable[..., Any]] | None = None
+    """From the module to ``reference(query, keys, values, mask)`` in float64, written otherwise."""
 
 
 # Registry name -> cases; the first word of a case's key is the name.
@@ -125,6 +269,31 @@ CASES: dict[str, Case] = {
     "location_aware window": Case(
         {**WIDTHS, "kernel": 3, "window": 1},
         except_={"every permitted key is reached": "keys outside of the window are not read"},
+    ),
+    "linformer": Case(
+        {**TWO_HEADS, "max_length": 9, "rank": 3},
+        HEADS,
+        by_hand=linformer_by_hand,
+        oracle=linformer_oracle,
+    ),
+    "linformer unshared": Case(
+        {**TWO_HEADS, "max_length": 7, "rank": 3, "share": "none"}, HEADS, oracle=linformer_oracle
+    ),
+    "linformer shared": Case(
+        {**TWO_HEADS, "max_length": 7, "rank": 3, "share": "all"}, HEADS, oracle=linformer_oracle
+    ),
+    "hopfield": Case(TWO_HEADS, HEADS, by_hand=hopfield_by_hand, oracle=hopfield_oracle),
+    "lsh": Case(
+        {**TWO_HEADS, "num_buckets": 2, "chunk": 5, "rounds": 2},
+        SELF,
+        by_hand=lsh_by_hand,
+        oracle=lsh_oracle,
+    ),
+    "lsh chunks": Case(
+        {**TWO_HEADS, "num_buckets": 2, "chunk": 1, "rounds": 3}, SELF, oracle=lsh_oracle
+    ),
+    "lsh one round": Case(
+        {**TWO_HEADS, "num_buckets": 2, "chunk": 2, "rounds": 1}, SELF, oracle=lsh_oracle
     ),
 }
 

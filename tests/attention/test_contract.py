@@ -70,6 +70,7 @@ def test_attention_keeps_the_contract(name: str) -> None:
         sizes=case.sizes,
         visible=case.visible,
         except_=case.except_,
+        reference=None if case.oracle is None else case.oracle(module),
         properties=None if first_of_its_class(name) else OF_THE_CASE,
     )
     # Signed weights may happen to be positive for the numbers drawn here: no fault.

@@ -17,6 +17,7 @@ from attnzoo.attention import (
     CoordinateAttention,
     EfficientChannelAttention,
     Gate,
+    NonLocalBlock,
     SpatialGate,
     SqueezeExcitation,
 )
@@ -37,9 +38,11 @@ BUILD: dict[str, Callable[[nnx.Rngs], Gate]] = {
     "bam_product": lambda rngs: BAM(C, 2, 2, "product", rngs=rngs),
     "coordinate": lambda rngs: CoordinateAttention(C, rngs=rngs),
     "mhca": lambda rngs: MHCA(C, 2, rngs=rngs),
+    "non_local": lambda rngs: NonLocalBlock(C, 2, rngs=rngs),
+    "non_local_dot": lambda rngs: NonLocalBlock(C, 2, "dot_product", rngs=rngs),
 }
 KINDS = pytest.mark.parametrize("kind", list(BUILD))
-HAS_NORM = ["spatial", "cbam", "bam", "bam_product", "coordinate"]
+HAS_NORM = ["spatial", "cbam", "bam", "bam_product", "coordinate", "non_local", "non_local_dot"]
 
 
 def build(kind: str, dtype: str = "float32") -> Gate:
@@ -181,6 +184,28 @@ def oracle_mhca(gate, x, running):
     return sigmoid(logits)
 
 
+def oracle_non_local(gate, x, running):
+    flat = x.reshape(len(x), -1, x.shape[-1])
+    scores = linear(gate.query, flat) @ np.swapaxes(linear(gate.key, flat), 1, 2)
+    if gate.score == "dot_product":
+        return scores[:, None] / flat.shape[1]
+    exp = np.exp(scores)
+    return (exp / exp.sum(-1, keepdims=True))[:, None]
+
+
+def oracle_result(gate, x, weights, running):
+    """What a gate makes of a map and its weights: place by place where a block reads."""
+    if not isinstance(gate, NonLocalBlock):
+        return x * weights
+    read = np.zeros((*x.shape[:3], gate.value.out_features))
+    for b, i, j in np.ndindex(x.shape[:3]):
+        for other, weight in enumerate(weights[b, 0, i * x.shape[2] + j]):
+            read[b, i, j] += weight * linear(
+                gate.value, x[b, other // x.shape[2], other % x.shape[2]]
+            )
+    return x + normalise(gate.norm, linear(gate.out, read), running)
+
+
 ORACLES = {
     "se": oracle_se,
     "eca": oracle_eca,
@@ -190,8 +215,12 @@ ORACLES = {
     "bam_product": oracle_bam,
     "coordinate": oracle_coordinate,
     "mhca": oracle_mhca,
+    "non_local": oracle_non_local,
+    "non_local_dot": oracle_non_local,
 }
 SHAPES = {"se": (B, 1, 1, C), "eca": (B, 1, 1, C), "spatial": (B, ROWS, COLUMNS, 1)}
+PAIRS = (B, 1, ROWS * COLUMNS, ROWS * COLUMNS)
+SHAPES |= {"non_local": PAIRS, "non_local_dot": PAIRS}
 
 
 def test_every_gate_of_the_registry_is_tested_here() -> None:
@@ -215,7 +244,8 @@ def test_float64_oracle_and_gradients(kind: str, x64: None) -> None:
     wanted = ORACLES[kind](gate, X, True)
     assert weights.shape == SHAPES.get(kind, X.shape)
     np.testing.assert_allclose(weights, wanted, rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(gated, X * wanted, rtol=1e-10, atol=1e-12)
+    gated_wanted = oracle_result(gate, X, wanted, True)
+    np.testing.assert_allclose(gated, gated_wanted, rtol=1e-10, atol=1e-12)
 
     random = np.random.default_rng(2)
     direction = jax.tree.map(lambda a: random.normal(size=a.shape), start)
@@ -244,7 +274,8 @@ def test_float32_oracle_and_running_statistics(kind: str) -> None:
         # The norm of a batch of 3 divides by deviations that may be small and multiplies rounding.
         tolerance = 1e-6 if running else 2e-4
         np.testing.assert_allclose(weights, wanted, rtol=1e-5, atol=tolerance)
-        np.testing.assert_allclose(gated, X * wanted, rtol=1e-5, atol=2 * tolerance)
+        gated_wanted = oracle_result(gate, X, wanted, running)
+        np.testing.assert_allclose(gated, gated_wanted, rtol=1e-5, atol=5 * tolerance)
         # They move only when asked.
         for old, new in zip(before, jax.tree.leaves(after), strict=True):
             assert np.all(old == new) if running else np.all(old != new)
@@ -323,6 +354,25 @@ def test_where_gates_start_when_their_last_layer_is_zero(kind: str, start: float
     np.testing.assert_array_equal(weights_of(gate, X), start)
 
 
+def test_a_non_local_block_starts_as_the_identity_and_commutes_with_permutations() -> None:
+    gated, _, _ = call(NonLocalBlock(C, 2, rngs=nnx.Rngs(0)), X)
+    np.testing.assert_array_equal(gated, np.float32(X))
+    gate = build("non_local")
+    np.testing.assert_allclose(call(gate, shuffled(X))[0], shuffled(call(gate, X)[0]), atol=1e-5)
+
+
+def test_a_non_local_block_by_hand() -> None:
+    """Two places with values 0 and 1: scores 0 and x_i ln 2, so the second has weight 1/3, 2/3."""
+    gate = NonLocalBlock(1, 1, rngs=nnx.Rngs(0))
+    gate.norm.scale[...] = jnp.sqrt(jnp.asarray([1 + 1e-5]))  # undoes the norm of variance 1
+    for layer, factor in ((gate.query, np.log(2.0)), (gate.key, 1.0), (gate.value, 1.0)):
+        layer.kernel[...] = jnp.full((1, 1), factor)
+    gate.out.kernel[...] = jnp.full((1, 1), 6.0)
+    gated, weights, _ = call(gate, np.asarray([0.0, 1.0]).reshape(1, 1, 2, 1))
+    np.testing.assert_allclose(weights[0, 0], [[1 / 2, 1 / 2], [1 / 3, 2 / 3]], rtol=1e-6)
+    np.testing.assert_allclose(gated.ravel(), [0 + 6 / 2, 1 + 6 * 2 / 3], rtol=1e-6)
+
+
 def test_kernel_sizes_of_eca() -> None:
     sizes = {8: 3, 16: 3, 32: 3, 64: 3, 128: 5, 256: 5, 512: 5, 1024: 5, 2048: 7, 1: 1}
     assert {channels: eca_kernel_size(channels) for channels in sizes} == sizes
@@ -349,6 +399,7 @@ def test_the_width_of_coordinate_attention_is_never_below_eight() -> None:
         (lambda rngs: BAM(4, 2, 0, rngs=rngs), "dilation=0"),
         (lambda rngs: EfficientChannelAttention(4, 4, rngs=rngs), "kernel_size=4; wanted an odd"),
         (lambda rngs: SpatialGate(2, rngs=rngs), "kernel_size=2; wanted an odd"),
+        (lambda rngs: NonLocalBlock(4, 3, rngs=rngs), "channels=4 .* reduction=3"),
         (lambda rngs: CoordinateAttention(4, 0, rngs=rngs), "reduction=0"),
         (lambda rngs: build("se")(jnp.zeros((2, 3, 3, 5))), "x has 5 channels.*channels=4"),
         (lambda rngs: build("mhca")(jnp.zeros((2, 4, 6, C))), "4 rows and 6 columns.*kernel_sizes"),

@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 from random_parameters import drawn
 
+from attnzoo.attention import attention_class
 from attnzoo.config import attention as kinds
 from attnzoo.config import gpt2
 from attnzoo.config.llama import LlamaConfig
@@ -30,7 +31,11 @@ SETTINGS: dict[str, Any] = {
     "retnet": kinds.RetNetConfig(num_heads=3),
     "multi_head": kinds.MultiHeadConfig(num_heads=3),
 }
-KINDS = {cls.kind: cls for cls in get_args(get_args(kinds.SelfAttention)[0])}
+KINDS = {
+    cls.kind: cls
+    for cls in get_args(get_args(kinds.SelfAttention)[0])
+    if attention_class(cls()).takes_causal_mask
+}
 PROMPTS = np.random.default_rng(3).integers(0, V, (3, 5)).astype(np.int32)
 LENGTHS = [5, 2, 4]
 STEPS = 6

@@ -115,12 +115,17 @@ def test_any_gate_by_one_config_line(kind: str) -> None:
     logits, maps = nnx.eval_shape(lambda model: model(images, return_weights=True), model)
     assert logits.shape == (5, 3)
     blocks = [f"stage{stage}/block{block}" for stage in (1, 2, 3) for block in (1, 2)]
-    assert list(maps) == {"none": [], "bam": ["stage1", "stage2"]}.get(kind, blocks)
+    assert list(maps) == {
+        "none": [],
+        "bam": ["stage1", "stage2"],
+        "non_local": ["stage1", "stage2"],
+    }.get(kind, blocks)
     # 9 x 7 becomes 5 x 4 and 3 x 2; the gates speak of the map after the stride.
     whole = {"stage1": (9, 7, 4), "stage2": (5, 4, 8), "stage3": (3, 2, 16)}
     for name, weights in maps.items():
         rows, columns, channels = whole[name.partition("/")[0]]
         wanted = {"se": (1, 1, channels), "eca": (1, 1, channels), "spatial": (rows, columns, 1)}
+        wanted["non_local"] = (1, rows * columns, rows * columns)
         assert weights.shape == (5, *wanted.get(kind, (rows, columns, channels)))
 
 

@@ -47,6 +47,7 @@ PAIRS = [(m, kind) for m in WIDTHS for kind in KINDS if (m, kind) not in UNEQUAL
 # What the zoo has under another name, or what does not fit a decoder over a source.
 ELSEWHERE = {"multiplicative": "dot, scaled_dot, general, concat"}
 NOT_CROSS = {"causal_linear", "fast_weight", "delta_net", "gated_linear", "retnet", "mab", "graph"}
+NOT_CROSS |= {"lsh"}
 
 
 def settings() -> TrainingConfig:

@@ -1,0 +1,197 @@
+"""A claim of a paper: what is measured, what was published, and the criterion, fixed before.
+
+A claim's numbers have names, "setting" or "curve/x" ("additive/30" is the curve "additive" at
+x = 30). Each is measured once for every seed; a number that comes with an interval of its own, such
+as that of a bootstrap over sentences, is a triple (value, low, high).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from matplotlib.figure import Figure
+
+Measured = float | tuple[float, float, float]
+"""A number, or a number with the ends of its 95 % interval."""
+
+T = TypeVar("T")
+T_95 = (math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""Quantile .975 of Student's t by degrees of freedom."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """How one seed of a claim is measured.
+
+    Attributes:
+        seed: seed of weights, data order and made data.
+        quick: measure a small version in seconds, whose numbers are never reported.
+        folder: where its trainings keep their run directories, to be resumed.
+        data: folder of the corpora, as README of the data sets names them.
+    """
+
+    seed: int
+    quick: bool
+    folder: Path
+    data: Path
+
+    def pick(self, full: T, quick: T) -> T:
+        """Return one of two sizes."""
+        return quick if self.quick else full
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """The numbers of all seeds that were measured."""
+
+    seeds: Mapping[int, Mapping[str, Measured]]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the numbers, in the order in which the first seed gave them."""
+        return list(next(iter(self.seeds.values()), {}))
+
+    def values(self, name: str) -> list[float]:
+        """Return a number for every seed."""
+        return [_value(numbers[name]) for numbers in self.seeds.values()]
+
+    def mean(self, name: str) -> float:
+        """Return the mean over seeds."""
+        return statistics.fmean(self.values(name))
+
+    def interval(self, name: str) -> tuple[float, float]:
+        """Return the 95 % interval: of the mean over seeds (t), or the number's own with one seed.
+
+        NaN where there is neither.
+        """
+        measured = [numbers[name] for numbers in self.seeds.values()]
+        if len(measured) == 1 and isinstance(measured[0], Sequence):
+            return measured[0][1], measured[0][2]
+        return _t_interval(self.values(name))
+
+    def difference(self, first: str, second: str) -> tuple[float, float, float]:
+        """Return the mean of first - second, paired by seed, and the ends of its 95 % interval.
+
+        With one seed the ends come from the two intervals, taken as independent.
+        """
+        paired = [a - b for a, b in zip(self.values(first), self.values(second))]
+        mean = statistics.fmean(paired)
+        if len(paired) > 1:
+            return mean, *_t_interval(paired)
+        below = math.hypot(*(self.mean(n) - self.interval(n)[0] for n in (first, second)))
+        above = math.hypot(*(self.interval(n)[1] - self.mean(n) for n in (first, second)))
+        return mean, mean - below, mean + above
+
+    def curves(self) -> dict[str, list[tuple[float, str]]]:
+        """Return the numbers named "curve/x": by curve, x and the number's name."""
+        found: dict[str, list[tuple[float, str]]] = {}
+        for name in self.names:
+            curve, slash, x = name.rpartition("/")
+            if slash:
+                found.setdefault(curve, []).append((float(x), name))
+        return found
+
+
+def _value(measured: Measured) -> float:
+    return float(measured[0]) if isinstance(measured, Sequence) else float(measured)
+
+
+def _t_interval(values: Sequence[float]) -> tuple[float, float]:
+    if len(values) < 2:
+        return math.nan, math.nan
+    wide = T_95[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
+    mean = statistics.fmean(values)
+    return mean - wide, mean + wide
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One condition of a criterion, in words and as a function of the results."""
+
+    text: str
+    holds: Callable[[Results], bool]
+
+
+def above(name: str, bound: float) -> Check:
+    """Require the mean of a number to reach a bound."""
+    return Check(f"{name} ≥ {bound:g}", lambda results: results.mean(name) >= bound)
+
+
+def below(name: str, bound: float) -> Check:
+    """Require the mean of a number to stay at or under a bound."""
+    return Check(f"{name} ≤ {bound:g}", lambda results: results.mean(name) <= bound)
+
+
+def ahead(first: str, second: str, by: float = 0.0) -> Check:
+    """Require first - second to exceed a margin, with the whole of its 95 % interval.
+
+    A difference whose interval is not known (one seed, numbers without intervals) does not pass.
+    """
+    margin = f" by more than {by:g}" if by else ""
+    return Check(
+        f"{first} is above {second}{margin}, the whole 95 % interval of the difference",
+        lambda results: results.difference(first, second)[1] > by,
+    )
+
+
+def close(first: str, second: str, within: float) -> Check:
+    """Require the means of two numbers to differ by a margin at most."""
+    return Check(
+        f"{first} and {second} differ by at most {within:g}",
+        lambda results: abs(results.difference(first, second)[0]) <= within,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """What a paper claims, how it is measured here, and when it counts as reproduced.
+
+    Attributes:
+        name: in lower case with hyphens, for the command line and files.
+        title: the claim in a few words.
+        source: authors, year, arXiv or doi, table, figure or section.
+        claimed: what the paper says, in a sentence.
+        criterion: conditions fixed before measuring; all hold: reproduced; some: partly.
+        measure: the numbers of one seed, by name.
+        unit: of the numbers, for the axis of the figure.
+        came: what was seen, in a sentence, from the results.
+        meaning: what it means, in a sentence.
+        published: numbers of the paper under the names of ours, where they can be compared.
+        setup: data, model and size here, and in what they differ from the paper's.
+        minutes: of one core for a seed.
+        seeds: number of seeds of a full measurement.
+        needs: folders of data that it reads, empty for data that is made on the spot.
+        figure: a picture instead of the common one.
+        axes: labels of x and y of the common picture; for numbers without curves, of x alone.
+        in_tests: its quick form runs in the project's tests.
+    """
+
+    name: str
+    title: str
+    source: str
+    claimed: str
+    setup: str
+    criterion: tuple[Check, ...]
+    measure: Callable[[Setting], Mapping[str, Measured]]
+    came: Callable[[Results], str]
+    meaning: str
+    minutes: float
+    unit: str = ""
+    axes: tuple[str, str] = ("", "")
+    published: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    seeds: int = 3
+    needs: tuple[str, ...] = ()
+    figure: Callable[[Results], Figure] | None = None
+    in_tests: bool = False
+
+    def verdict(self, results: Results) -> str:
+        """Return "reproduced", "partly", "not reproduced", or "unfinished": seeds are missing."""
+        if len(results.seeds) < self.seeds:
+            return "unfinished"
+        held = [check.holds(results) for check in self.criterion]
+        return "reproduced" if all(held) else "partly" if any(held) else "not reproduced"

@@ -1,0 +1,211 @@
+"""The page of verdicts, docs/reproductions.md, and its figures, made from the records alone."""
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from PIL import Image, PngImagePlugin
+
+from attnzoo import plotting
+from attnzoo.plotting.style import COLORS, MARKERS, SMALL_DPI, style
+from reproductions.claim import Claim, Results
+from reproductions.store import RESULTS, ROOT, read
+
+PAGE = ROOT / "docs" / "reproductions.md"
+FIGURES = ROOT / "docs" / "figures" / "reproductions"
+PALETTE = 64
+VERDICTS = ("reproduced", "partly", "not reproduced", "unfinished")
+DIGEST = "values"
+"""Name of the text in a PNG that holds the digest of the numbers it shows."""
+
+HEAD = """# Claims of papers, measured
+
+Each section names what a paper claims, what came here, and what it means. The criterion was written
+before measuring and is kept with the numbers; a claim that fails it stays on this page. Models are
+small, so that every number can be had on two cores of a CPU; ± is half of the 95 % interval of the
+mean over seeds (Student's t), or of the number's own interval where there is one seed.
+
+```sh
+python scripts/reproduce.py list                     # claims, papers, cost
+python scripts/reproduce.py run induction-heads      # measure; once stopped, it goes on
+python scripts/reproduce.py run all --quick          # every program in a small form, in minutes
+python scripts/reproduce.py report                   # this page and its figures from the numbers
+```
+
+The numbers are in `docs/reproductions/`, one file a claim, with seeds, times, versions and
+processor; this page is made from them, and a test holds that they agree. Data sets are those of
+[the data page](data.md); a claim without one makes its data on the spot.
+"""
+
+
+def digest(claim: Claim, results: Results) -> str:
+    """Return a digest of the numbers that a figure shows."""
+    text = json.dumps([claim.name, {str(k): v for k, v in results.seeds.items()}])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def page(claims: Mapping[str, Claim], folder: Path = RESULTS) -> str:
+    """Return the page of verdicts; claims that were never measured are named at its end."""
+    found = {name: read(claim, folder) for name, claim in claims.items()}
+    measured = {name: record for name, record in found.items() if record.seeds}
+    verdicts = {name: claims[name].verdict(r.results) for name, r in measured.items()}
+    counts = Counter(verdicts.values())
+    lines = [HEAD, "", ", ".join(f"{counts[v]} {v}" for v in VERDICTS if counts[v]) + ".", ""]
+    lines += ["| claim | source | verdict |", "|---|---|---|"]
+    for name, verdict in verdicts.items():
+        claim = claims[name]
+        lines.append(f"| [{claim.title}](#{_anchor(claim.title)}) | {claim.source} | {verdict} |")
+    for name, record in measured.items():
+        lines += ["", *_section(claims[name], record.results, record.seeds)]
+    missing = [claims[name] for name in found if name not in measured]
+    if missing:
+        lines += ["", "## Not measured yet", ""]
+        lines += [f"- {claim.title} ({claim.source})" for claim in missing]
+    return "\n".join(lines) + "\n"
+
+
+def _anchor(title: str) -> str:
+    kept = "".join(c for c in title.lower() if c.isalnum() or c in " -_")
+    return kept.replace(" ", "-")
+
+
+def _section(claim: Claim, results: Results, seeds: Mapping[int, Mapping]) -> list[str]:
+    seconds = sum(one["seconds"] for one in seeds.values()) / len(seeds)
+    processors = {str(one["machine"]["processor"]) for one in seeds.values()}
+    verdict = claim.verdict(results)
+    lines = [
+        f"## {claim.title}",
+        "",
+        f"**{verdict.capitalize()}.** {claim.claimed} {claim.came(results)} {claim.meaning}",
+        "",
+        f"*Source*: {claim.source}. *Here*: {claim.setup}",
+        "",
+    ]
+    published = claim.published
+    head, rule = "| number | here |", "|---|---|"
+    if published:
+        head, rule = head + " published |", rule + "---|"
+    lines += [head, rule]
+    for name in results.names:
+        row = f"| {name} | {shown(results, name)} |"
+        if published:
+            row += f" {published[name]:g} |" if name in published else " |"
+        lines.append(row)
+    lines += ["", "Criterion:", ""]
+    for check in claim.criterion:
+        mark = "holds" if check.holds(results) else "**does not hold**"
+        lines.append(f"- {check.text}: {mark}")
+    command = f"python scripts/reproduce.py run {claim.name}"
+    where = "; ".join(sorted(processors))
+    seed_names = ", ".join(str(seed) for seed in seeds)
+    lines += [
+        "",
+        f"![{claim.title}](figures/reproductions/{claim.name}.png)",
+        "",
+        f"`{command}`; seeds {seed_names}; {_time(seconds)} a seed ({where}).",
+    ]
+    return lines
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 100 else f"{seconds / 60:.0f} minutes"
+
+
+def shown(results: Results, name: str) -> str:
+    """Return a number as text, with half of its interval."""
+    mean, (low, high) = results.mean(name), results.interval(name)
+    half = (high - low) / 2
+    if not math.isfinite(half):
+        return f"{mean:.4g}"
+    if half == 0:
+        return f"{mean:.4g} ± 0"
+    digits = max(0, 1 - math.floor(math.log10(half)))
+    return f"{mean:.{digits}f} ± {half:.{digits}f}"
+
+
+def draw(claim: Claim, results: Results) -> Figure:
+    """Return a claim's figure: its own, curves where numbers are curve/x, or a row a number."""
+    if claim.figure is not None:
+        return claim.figure(results)
+    return _curves(claim, results) if results.curves() else _rows(claim, results)
+
+
+def _curves(claim: Claim, results: Results) -> Figure:
+    with style():
+        figure = Figure(figsize=(4.6, 3.0), dpi=SMALL_DPI, layout="constrained")
+        axes = figure.subplots()
+        for n, (curve, points) in enumerate(results.curves().items()):
+            color, marker = COLORS[n % len(COLORS)], MARKERS[n % len(MARKERS)]
+            xs = [x for x, _ in points]
+            means = [results.mean(name) for _, name in points]
+            ends = [results.interval(name) for _, name in points]
+            lows, highs = [low for low, _ in ends], [high for _, high in ends]
+            axes.fill_between(xs, lows, highs, color=color, alpha=0.18, linewidth=0)
+            axes.plot(xs, means, color=color, marker=marker, markersize=4, label=curve)
+            told = [(x, claim.published[name]) for x, name in points if name in claim.published]
+            if told:
+                axes.plot(*zip(*told), color=color, linestyle=":", marker=marker, fillstyle="none")
+        axes.set(xlabel=claim.axes[0], ylabel=claim.axes[1] or claim.unit)
+        axes.legend(frameon=False)
+        if claim.published:
+            axes.set_title("dotted: published", fontsize=8)
+    return figure
+
+
+def _rows(claim: Claim, results: Results) -> Figure:
+    names = results.names
+    with style():
+        size = (5.2, 0.6 + 0.26 * len(names))
+        figure = Figure(figsize=size, dpi=SMALL_DPI, layout="constrained")
+        axes = figure.subplots()
+        for row, name in enumerate(names):
+            low, high = results.interval(name)
+            if math.isfinite(low):
+                axes.plot([low, high], [row, row], color=COLORS[0], linewidth=1.5)
+            axes.plot(results.mean(name), row, color=COLORS[0], marker="o", markersize=5)
+            if name in claim.published:
+                axes.plot(
+                    claim.published[name], row, color=COLORS[1], marker="D", markersize=5,
+                    fillstyle="none",
+                )  # fmt: skip
+        axes.set_yticks(range(len(names)), labels=names)
+        axes.invert_yaxis()
+        axes.set_xlabel(claim.axes[0] or claim.unit)
+        axes.grid(axis="x", alpha=0.25)
+        if claim.published:
+            axes.set_title("diamonds: published", fontsize=8)
+    return figure
+
+
+def save_figure(claim: Claim, results: Results, folder: Path = FIGURES) -> Path:
+    """Write a claim's figure, with the digest of its numbers inside the file."""
+    path = plotting.save(draw(claim, results), folder / f"{claim.name}.png", palette=PALETTE)
+    noted = PngImagePlugin.PngInfo()
+    noted.add_text(DIGEST, digest(claim, results))
+    with Image.open(path) as picture:
+        picture.load()
+        picture.save(path, pnginfo=noted, optimize=True)
+    return path
+
+
+def stale(claims: Mapping[str, Claim]) -> list[str]:
+    """Return what does not agree with the records: figures, the page; empty if all does."""
+    wrong = []
+    for name, claim in claims.items():
+        record = read(claim)
+        if not record.seeds:
+            continue
+        path = FIGURES / f"{name}.png"
+        if not path.exists():
+            wrong.append(f"{path}: missing")
+            continue
+        with Image.open(path) as picture:
+            if picture.info.get(DIGEST) != digest(claim, record.results):
+                wrong.append(f"{path}: shows other numbers")
+    if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page(claims):
+        wrong.append(f"{PAGE}: says something else")
+    return wrong

@@ -1,0 +1,109 @@
+"""Measured numbers of claims as JSON files, one a claim, with versions, times and the machine."""
+
+import dataclasses
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+from attnzoo.errors import UserError
+from attnzoo.files import write_text
+from reproductions.claim import Claim, Measured, Results
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "docs" / "reproductions"
+
+
+def machine() -> dict[str, str]:
+    """Return what numbers and times depend on: versions, processor, cores."""
+    from attnzoo.training.origin import versions
+
+    device = "cpu"
+    if "jax" in sys.modules:
+        import jax
+
+        device = jax.devices()[0].device_kind
+    model = platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        model = lines[0].partition(":")[2].strip() if lines else model
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "python": platform.python_version(),
+        **versions(),
+        "device": device,
+        "processor": f"{model}, {cores} core{'' if cores == 1 else 's'}",
+    }
+
+
+@dataclasses.dataclass
+class Record:
+    """What is kept of a claim.
+
+    Attributes:
+        criterion: its conditions in words at the time of measuring.
+        seeds: by seed, its numbers, the seconds that it took, and the machine.
+    """
+
+    criterion: list[str]
+    seeds: dict[int, dict[str, Any]]
+
+    @property
+    def results(self) -> Results:
+        """The numbers alone."""
+        return Results(
+            {
+                seed: {name: _measured(value) for name, value in one["values"].items()}
+                for seed, one in sorted(self.seeds.items())
+            }
+        )
+
+
+def _measured(value: Any) -> Measured:
+    return (value[0], value[1], value[2]) if isinstance(value, list) else float(value)
+
+
+def read(claim: Claim, folder: Path = RESULTS) -> Record:
+    """Read what was measured of a claim; empty where nothing was.
+
+    Raises:
+        UserError: the file is broken, or its numbers were measured under another criterion.
+    """
+    path = folder / f"{claim.name}.json"
+    wanted = [check.text for check in claim.criterion]
+    if not path.exists():
+        return Record(wanted, {})
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        seeds = {int(seed): one for seed, one in stored["seeds"].items()}
+        criterion = stored["criterion"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a record of a claim ({error})") from None
+    if criterion != wanted:
+        raise UserError(
+            f"{path}: measured under another criterion ({'; '.join(criterion)}); now it is "
+            f"{'; '.join(wanted)}: measure again with --again"
+        )
+    return Record(criterion, seeds)
+
+
+def write(claim: Claim, record: Record, folder: Path = RESULTS) -> Path:
+    """Write a record, numbers rounded to six digits."""
+    seeds = {
+        str(seed): {**one, "values": {n: _rounded(v) for n, v in one["values"].items()}}
+        for seed, one in sorted(record.seeds.items())
+    }
+    path = folder / f"{claim.name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stored = {"claim": claim.name, "criterion": record.criterion, "seeds": seeds}
+    write_text(path, json.dumps(stored, indent=1, ensure_ascii=False) + "\n")
+    return path
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_rounded(one) for one in value]
+    return float(f"{float(value):.6g}")
