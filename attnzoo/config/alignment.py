@@ -32,8 +32,8 @@ class HmmConfig(AlignerConfig):
     kind: Literal["hmm"] = "hmm"
     lexicon_iterations: Annotated[int, NotNegative] = 4
     """Iterations of IBM model 1, which start the lexicon."""
-    iterations: Annotated[int, Positive] = 3
-    """Iterations of the hidden Markov model."""
+    iterations: Annotated[int, NotNegative] = 3
+    """Iterations of the hidden Markov model; 0 with a large jump_scale: IBM model 1."""
     agreement: bool = True
     """Multiply the probabilities of both directions in training (Liang et al. 2006)."""
     null: Annotated[float, Probability] = 0.2

@@ -83,8 +83,9 @@ class Results:
         mean = statistics.fmean(paired)
         if len(paired) > 1:
             return mean, *_t_interval(paired)
-        below = math.hypot(*(self.mean(n) - self.interval(n)[0] for n in (first, second)))
-        above = math.hypot(*(self.interval(n)[1] - self.mean(n) for n in (first, second)))
+        (low, high), (other_low, other_high) = self.interval(first), self.interval(second)
+        below = math.hypot(self.mean(first) - low, other_high - self.mean(second))
+        above = math.hypot(high - self.mean(first), self.mean(second) - other_low)
         return mean, mean - below, mean + above
 
     def curves(self) -> dict[str, list[tuple[float, str]]]:

@@ -80,7 +80,8 @@ def fit(
                 return found, nnx.state(merged, nnx.Not(nnx.Param))
 
             (found, rest), gradients = jax.value_and_grad(value, has_aux=True)(parameters)
-            updates, state = rule.update(gradients, state, parameters)
+            with jax.numpy_dtype_promotion("standard"):  # optax mixes floats and its count
+                updates, state = rule.update(gradients, state, parameters)
             parameters = optax.apply_updates(parameters, updates)
             return (parameters, rest, state), found
 

@@ -1,0 +1,163 @@
+"""Claims of papers: every one is whole, its record, page and figure agree, and the programs run."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from attnzoo.errors import UserError
+from reproductions import report, store
+from reproductions.claim import Check, Claim, Measured, Results, Setting, above, ahead, below, close
+from reproductions.claims import claims
+from reproductions.main import main
+
+CLAIMS = claims()
+MEASURED = [name for name, claim in CLAIMS.items() if store.read(claim).seeds]
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_a_claim_says_what_is_needed_to_judge_it(name: str) -> None:
+    claim = CLAIMS[name]
+    for text in (claim.title, claim.source, claim.claimed, claim.setup, claim.meaning):
+        assert text.strip() == text
+        assert text
+    assert claim.claimed.endswith(".")
+    assert claim.meaning.endswith(".")
+    assert claim.setup.endswith(".")
+    assert claim.criterion
+    assert claim.minutes > 0
+    assert claim.seeds >= 3 or claim.minutes > 40 or "random" in (claim.measure.__doc__ or "")
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_the_record_has_every_published_number_and_its_figure_draws(name: str) -> None:
+    claim = CLAIMS[name]
+    results = store.read(claim).results
+    assert set(claim.published) <= set(results.names)
+    assert claim.came(results).endswith(".")
+    assert claim.verdict(results) in report.VERDICTS
+    assert report.draw(claim, results).axes
+
+
+def test_the_page_and_its_figures_agree_with_the_records() -> None:
+    assert report.stale(CLAIMS) == []
+
+
+@pytest.mark.parametrize("name", [name for name, claim in CLAIMS.items() if claim.in_tests])
+def test_a_quick_form_runs(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", name, "--quick", "--runs", str(tmp_path)]) == 0
+    assert f"{name}: seed 0" in capsys.readouterr().out
+    record = json.loads((tmp_path / "quick" / f"{name}.json").read_text())
+    values = record["seeds"]["0"]["values"]
+    if name in MEASURED:
+        assert list(values) == store.read(CLAIMS[name]).results.names
+    assert {"python", "jax", "processor"} <= set(record["seeds"]["0"]["machine"])
+
+
+def made(measure: dict[int, dict[str, Measured]], *criterion: Check) -> tuple[Claim, Results]:
+    """A claim with these results."""
+    one = next(iter(CLAIMS.values()))
+    claim = dataclasses.replace(
+        one, name="made", criterion=criterion, published={}, figure=None, needs=()
+    )
+    return claim, Results(measure)
+
+
+def test_intervals_are_those_of_student() -> None:
+    # scipy.stats.t.interval(0.95, 2, loc=2, scale=1/3**0.5): 2 -+ 2.4841...
+    _, results = made({0: {"a": 1.0}, 1: {"a": 2.0}, 2: {"a": 3.0}})
+    assert results.interval("a") == pytest.approx((-0.4841, 4.4841), abs=1e-3)
+    _, results = made({0: {"a": (1.0, 0.5, 1.7), "b": (0.0, -0.4, 0.3)}})
+    assert results.interval("a") == (0.5, 1.7)
+    # Ends of a difference: the square root of the squares of both distances.
+    assert results.difference("a", "b") == pytest.approx((1, 1 - 0.34**0.5, 1 + 0.65**0.5))
+
+
+@pytest.mark.parametrize(
+    ("check", "holds"),
+    [
+        (above("a", 2), True),
+        (above("a", 2.1), False),
+        (below("b", 1.1), True),
+        (below("b", 0.9), False),
+        (ahead("a", "b"), True),
+        (ahead("a", "b", by=0.9), True),
+        (ahead("a", "b", by=1.0), False),
+        (ahead("b", "a"), False),
+        (close("a", "b", 1.01), True),
+        (close("a", "b", 0.9), False),
+    ],
+)
+def test_checks_hold_when_they_say(check: Check, holds: bool) -> None:
+    _, results = made({s: {"a": 2.0 + s, "b": 1.0 + s * 1.0001} for s in (-1, 0, 1)})
+    assert check.holds(results) is holds
+
+
+def test_a_difference_without_an_interval_shows_nothing() -> None:
+    _, results = made({0: {"a": 2.0, "b": 1.0}})
+    assert not ahead("a", "b").holds(results)
+    assert math.isnan(results.interval("a")[0])
+
+
+def test_verdicts() -> None:
+    three = {seed: {"a": 1.0} for seed in range(3)}
+    for criterion, verdict in (
+        ((above("a", 1), below("a", 1)), "reproduced"),
+        ((above("a", 1), above("a", 2)), "partly"),
+        ((above("a", 2),), "not reproduced"),
+    ):
+        claim, results = made(three, *criterion)
+        claim = dataclasses.replace(claim, seeds=3)
+        assert claim.verdict(results) == verdict
+        assert claim.verdict(Results({0: {"a": 1.0}})) == "unfinished"
+
+
+def test_numbers_of_another_criterion_are_refused(tmp_path: Path) -> None:
+    claim, _ = made({}, above("a", 1))
+    record = store.Record([above("a", 1).text], {0: {"values": {"a": 2}, "seconds": 1}})
+    store.write(claim, record, tmp_path)
+    assert store.read(claim, tmp_path).results.mean("a") == 2
+    later = dataclasses.replace(claim, criterion=(above("a", 0),))
+    with pytest.raises(UserError, match=r"made\.json: measured under another criterion"):
+        store.read(later, tmp_path)
+    (tmp_path / "made.json").write_text("{")
+    with pytest.raises(UserError, match=r"made\.json: not a record of a claim"):
+        store.read(claim, tmp_path)
+
+
+def test_what_was_measured_is_not_measured_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def measure(setting: Setting) -> dict[str, Measured]:
+        seen.append(setting.seed)
+        if setting.seed == 2 and len(seen) == 3:
+            raise UserError("stopped")
+        return {"a": float(setting.seed)}
+
+    claim, _ = made({}, above("a", 1))
+    claim = dataclasses.replace(claim, measure=measure, seeds=3, came=lambda results: "It came.")
+    monkeypatch.setattr("reproductions.claims.claims", lambda: {"made": claim})
+    monkeypatch.setattr("reproductions.main.RESULTS", tmp_path)
+    arguments = ["run", "made", "--runs", str(tmp_path)]
+    assert main(arguments) == 2
+    assert main(arguments) == 0
+    assert seen == [0, 1, 2, 2]
+    assert "made: reproduced. It came." in capsys.readouterr().out
+    assert main([*arguments, "--again"]) == 0
+    assert seen == [0, 1, 2, 2, 0, 1, 2]
+
+
+def test_unknown_names_and_missing_data_end_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "nothing"]) == 2
+    assert "error: nothing: no such claim; there are" in capsys.readouterr().err
+    needy = next(name for name, claim in CLAIMS.items() if claim.needs)
+    assert main(["run", needy, "--quick", "--data", str(tmp_path)]) == 2
+    assert f"{needy}: left out" in capsys.readouterr().err
+    assert main(["run", needy, "--quick", "--seeds", "2"]) == 2
+    assert "--seeds with --quick" in capsys.readouterr().err
