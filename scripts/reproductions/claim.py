@@ -161,7 +161,7 @@ class Claim:
         measure: the numbers of one seed, by name.
         unit: of the numbers, for the axis of the figure.
         came: what was seen, in a sentence, from the results.
-        meaning: what it means, in a sentence.
+        meaning: what it means, in a sentence; told of a claim that was reproduced.
         published: numbers of the paper under the names of ours, where they can be compared.
         setup: data, model and size here, and in what they differ from the paper's.
         minutes: of one core for a seed.

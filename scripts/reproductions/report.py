@@ -77,10 +77,11 @@ def _section(claim: Claim, results: Results, seeds: Mapping[int, Mapping]) -> li
     seconds = sum(one["seconds"] for one in seeds.values()) / len(seeds)
     processors = {str(one["machine"]["processor"]) for one in seeds.values()}
     verdict = claim.verdict(results)
+    meaning = claim.meaning if verdict == "reproduced" else ""
     lines = [
         f"## {claim.title}",
         "",
-        f"**{verdict.capitalize()}.** {claim.claimed} {claim.came(results)} {claim.meaning}",
+        f"**{verdict.capitalize()}.** {claim.claimed} {claim.came(results)} {meaning}".rstrip(),
         "",
         f"*Source*: {claim.source}. *Here*: {claim.setup}",
         "",
