@@ -46,8 +46,9 @@ UNEQUAL = {("bahdanau", "dot"), ("bahdanau", "scaled_dot")}
 PAIRS = [(m, kind) for m in WIDTHS for kind in KINDS if (m, kind) not in UNEQUAL]
 # What the zoo has under another name, or what does not fit a decoder over a source.
 ELSEWHERE = {"multiplicative": "dot, scaled_dot, general, concat"}
-NOT_CROSS = {"causal_linear", "fast_weight", "delta_net", "gated_linear", "retnet", "mab", "graph"}
-NOT_CROSS |= {"lsh"}
+# Kinds whose config says that they only read their own sequence, and those that have no config.
+NOT_CROSS = {cls.kind for cls in get_args(get_args(kinds.SelfAttention)[0])} - set(KINDS)
+NOT_CROSS |= {"causal_linear", "mab", "graph"}
 
 
 def settings() -> TrainingConfig:
