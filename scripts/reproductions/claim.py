@@ -162,6 +162,7 @@ class Claim:
         unit: of the numbers, for the axis of the figure.
         came: what was seen, in a sentence, from the results.
         meaning: what it means, in a sentence; told of a claim that was reproduced.
+        otherwise: what it means that a claim came partly or not, in a sentence; required then.
         published: numbers of the paper under the names of ours, where they can be compared.
         setup: data, model and size here, and in what they differ from the paper's.
         minutes: of one core for a seed.
@@ -185,6 +186,7 @@ class Claim:
     unit: str = ""
     axes: tuple[str, str] = ("", "")
     published: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    otherwise: str = ""
     seeds: int = 3
     needs: tuple[str, ...] = ()
     figure: Callable[[Results], Figure] | None = None

@@ -74,10 +74,10 @@ def _anchor(title: str) -> str:
 
 
 def _section(claim: Claim, results: Results, seeds: Mapping[int, Mapping]) -> list[str]:
-    seconds = sum(one["seconds"] for one in seeds.values()) / len(seeds)
+    seconds = sum(one["cpu_seconds"] for one in seeds.values()) / len(seeds)
     processors = {str(one["machine"]["processor"]) for one in seeds.values()}
     verdict = claim.verdict(results)
-    meaning = claim.meaning if verdict == "reproduced" else ""
+    meaning = {"reproduced": claim.meaning, "unfinished": ""}.get(verdict, claim.otherwise)
     lines = [
         f"## {claim.title}",
         "",
@@ -107,7 +107,7 @@ def _section(claim: Claim, results: Results, seeds: Mapping[int, Mapping]) -> li
         "",
         f"![{claim.title}](figures/reproductions/{claim.name}.png)",
         "",
-        f"`{command}`; seeds {seed_names}; {_time(seconds)} a seed ({where}).",
+        f"`{command}`; seeds {seed_names}; {_time(seconds)} of CPU a seed ({where}).",
     ]
     return lines
 

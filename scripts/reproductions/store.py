@@ -45,7 +45,7 @@ class Record:
 
     Attributes:
         criterion: its conditions in words at the time of measuring.
-        seeds: by seed, its numbers, the seconds that it took, and the machine.
+        seeds: by seed, its numbers, the seconds of wall clock and of CPU, and the machine.
     """
 
     criterion: list[str]
