@@ -88,6 +88,7 @@ def _of_file(trained: Any, shown: ImageFile, arguments: argparse.Namespace) -> N
     if target != own:
         title += f", explained for class {names[target]} ({said[target]:.2f})"
     print(title)
+    print(f"{'areas of probability':<23} deletion, less is better; insertion, more is better")
     for name in result.best_first():
         areas = result.faithfulness[name].of(0)
         print(f"  {name:<21} {areas.deletion:.3f} {areas.insertion:.3f}")

@@ -265,6 +265,10 @@ class BestCheckpoint:
     @property
     def current(self) -> tuple[int, float] | None:
         """Step and metric of the best so far; None if there is none with a valid manifest."""
+        found = self._found()
+        return (found[2], found[3]) if found else None
+
+    def _found(self) -> tuple[float, float, int, float] | None:
         found = []
         for step in steps(self.path):
             try:
@@ -273,14 +277,20 @@ class BestCheckpoint:
                 logger.warning("%s: damaged, set aside: %s", self.path / str(step), error)
                 set_aside(self.path / str(step), DAMAGED)
             else:
-                found.append((best["sign"] * best["metric"], step, best["metric"]))
+                signed = best["sign"] * best["metric"]
+                found.append((signed, best.get("loss", math.inf), step, best["metric"]))
         # Two only if a process died after writing the better one.
-        return min(found)[1:] if found else None
+        return min(found) if found else None
 
-    def wants(self, metric: float, mode: Literal["min", "max"] = "min") -> bool:
-        """Return whether a step with this metric would be kept: finite and better than the best."""
-        sign, current = {"min": 1, "max": -1}[mode], self.current
-        return math.isfinite(metric) and not (current and sign * metric >= sign * current[1])
+    def wants(
+        self, metric: float, mode: Literal["min", "max"] = "min", loss: float = math.inf
+    ) -> bool:
+        """Return whether a step would be kept: its metric is finite, and better than the best.
+
+        Of equal metrics, such as accuracies of 100 %, the one with the lower ``loss`` is better.
+        """
+        signed, found = {"min": 1, "max": -1}[mode] * metric, self._found()
+        return math.isfinite(metric) and not (found and (signed, loss) >= found[:2])
 
     def offer(
         self,
@@ -289,23 +299,25 @@ class BestCheckpoint:
         metric: float,
         mode: Literal["min", "max"] = "min",
         meta: dict[str, Any] | None = None,
+        loss: float = math.inf,
     ) -> bool:
-        """Save this step if its metric is better than the best so far; return whether it was saved.
+        """Save this step if it is better than the best so far; return whether it was saved.
 
         The earlier best is deleted only when the new one is on disk. A metric that is not finite
-        is never kept. Returns when the step is written.
+        is never kept; ``loss`` decides between equal ones. Returns when the step is written.
 
         Raises:
           UserError: the step could not be written; the earlier best is unchanged.
         """
-        if not self.wants(metric, mode):
+        if not self.wants(metric, mode, loss):
             return False
         metric, sign = float(metric), {"min": 1, "max": -1}[mode]
         home = self.path / str(step)
         remove_unfinished(self.path)
         if home.exists():
             set_aside(home, ROLLED_BACK)
-        meta = json.loads(json.dumps(meta or {})) | {"best": {"metric": metric, "sign": sign}}
+        told = {"metric": metric, "sign": sign} | ({"loss": loss} if math.isfinite(loss) else {})
+        meta = json.loads(json.dumps(meta or {})) | {"best": told}
         write_step(home, step, snapshot(state), meta)
         for old in steps(self.path):
             if old != step:

@@ -146,7 +146,7 @@ class _Training:
         self.origin = Origin(config, self.task, manifest, allow)
         _same_everywhere(self.origin.fingerprint)
         self.stale = 0  # evaluations since the best one
-        self.best_score = math.inf
+        self.best_score = math.inf, math.inf  # and the loss, which decides between equal scores
         if not (resume and self._restore()) and config.start_from is not None:
             self._start_from(config.start_from.expanduser())
         self.start = self.saved = int(self.state["step"])
@@ -195,7 +195,8 @@ class _Training:
             return False
         self.state = restored.state
         self.task.notes += notes_on_bits(restored.meta, self.origin.fingerprint)
-        self.stale, self.best_score = restored.meta["stale"], restored.meta["best_score"]
+        self.stale = restored.meta["stale"]
+        self.best_score = restored.meta["best_score"], restored.meta.get("best_loss", math.inf)
         return True
 
     def _newest_valid(self) -> Restored | None:
@@ -348,14 +349,15 @@ class _Training:
         log.metrics(step, scores, part="validation")
         weights = {"params": params, "rest": self.state["rest"]}
         first = processes.is_first()
-        if processes.from_first(first and self.best.wants(scores[name], mode)):
+        metric, loss = scores[name], scores["nll"]
+        if processes.from_first(first and self.best.wants(metric, mode, loss)):
             if first:
                 meta = {**scores, **self.origin.meta}
-                self.best.offer(step, weights, scores[name], mode=mode, meta=meta)
+                self.best.offer(step, weights, metric, mode=mode, meta=meta, loss=loss)
             else:
                 save_shards(self.directory.best, step, weights)
         # Not the result of `offer`: a resumed run meets steps it had saved before it stopped.
-        score = scores[name] if mode == "min" else -scores[name]
+        score = (metric if mode == "min" else -metric), loss
         better = score < self.best_score
         self.stale, self.best_score = (0, score) if better else (self.stale + 1, self.best_score)
         log.say(
@@ -373,7 +375,8 @@ class _Training:
 
     def _save(self, step: int) -> None:
         meta = {**self.origin.meta, "cores": cores(), "stale": self.stale}
-        meta |= {"best_score": self.best_score, "max_buckets": self.task.max_buckets}
+        meta |= {"best_score": self.best_score[0], "best_loss": self.best_score[1]}
+        meta |= {"max_buckets": self.task.max_buckets}
         if self.store is None:
             save_shards(self.directory.checkpoints, step, self.state)
         else:

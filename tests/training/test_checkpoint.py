@@ -392,6 +392,17 @@ class TestBest:
         ]
         assert best.current == (1, 30.0)
 
+    def test_the_loss_decides_between_equal_metrics(self, tmp_path: Path) -> None:
+        best = BestCheckpoint(tmp_path)
+        offers = [(1, 0.9, 0.1), (2, 1.0, 0.5), (3, 1.0, 0.3), (4, 1.0, 0.4), (5, 0.9, 0.0)]
+        taken = [
+            step
+            for step, metric, loss in offers
+            if best.offer(step, make_state(step), metric, mode="max", loss=loss)
+        ]
+        assert taken == [1, 2, 3]
+        assert BestCheckpoint(tmp_path).current == (3, 1.0)
+
     def test_an_earlier_step_may_be_better_after_a_rollback(self, tmp_path: Path) -> None:
         best = BestCheckpoint(tmp_path)
         best.offer(9, make_state(9), 2.0)
