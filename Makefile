@@ -9,9 +9,10 @@ INSTALLED = $(VENV)/.installed
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs clean
+.PHONY: help install demo test lint format docs clean
 
 help:
+	@echo "make install the environment alone, in $(VENV)"
 	@echo "make demo    train a small attention translator, score it, draw an alignment (minutes)"
 	@echo "make test    lint, types and tests"
 	@echo "make lint    lint and types alone"
@@ -19,6 +20,8 @@ help:
 	@echo "make docs    the documentation site, in docs/_build/html"
 	@echo "make clean   remove the environment and the caches (runs/ stays)"
 	@echo "Each of them makes the environment $(VENV) first, with $(PYTHON)."
+
+install: $(INSTALLED)
 
 demo: $(INSTALLED)
 	$(BIN)/python scripts/demo.py

@@ -170,7 +170,8 @@ def _download(path: Path, file: NamedFile) -> None:
     except (OSError, urllib.error.URLError, KeyError, zipfile.BadZipFile) as error:
         reason = getattr(error, "reason", None) or error
         raise UserError(
-            f"{file.url}: cannot be downloaded ({reason}); fetch it elsewhere and put it at {path}"
+            f"{file.url}: cannot be downloaded ({reason}); fetch it elsewhere and put it"
+            f"{', packed by gzip,' if file.is_packed else ''} at {path}"
         ) from None
     finally:
         partial.unlink(missing_ok=True)

@@ -56,7 +56,7 @@ def resolve(name: str | Path) -> Path:
     except Exception as error:  # the hub, its client and its transport raise different types
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
-            f"{name}: no such folder, and not to be had from the hub: {reason[0]}"
+            f"{name}: no such folder or run, and not to be had from the hub: {reason[0]}"
         ) from None
 
 

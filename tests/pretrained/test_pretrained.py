@@ -314,7 +314,7 @@ def test_folders_that_are_none(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(UserError, match="no such folder, and no name of a model"):
         pretrained.load(tmp_path / "nowhere")
     # The tests run offline.
-    with pytest.raises(UserError, match="some/model: no such folder, and not to be had"):
+    with pytest.raises(UserError, match="some/model: no such folder or run, and not"):
         pretrained.load("some/model")
     with pytest.raises(UserError, match=r"config\.json: a file; wanted the folder"):
         pretrained.load(folder / "config.json")
