@@ -158,6 +158,16 @@ def output_folder(trained: Any, arguments: argparse.Namespace, name: str = "") -
     return arguments.out or home / name
 
 
+def new_name(stem: str, taken: set[str]) -> str:
+    """Return a name that no earlier input of the command has, and take it: a, a-2, a-3."""
+    number, new = 1, stem
+    while new in taken:
+        number += 1
+        new = f"{stem}-{number}"
+    taken.add(new)
+    return new
+
+
 def require_positive(arguments: argparse.Namespace, *names: str, most: int = 100_000) -> None:
     """Raise a UserError for counts below 1 or above ``most``, which would only fill the memory."""
     for name in names:

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from attnzoo.cli.common import new_name
 from attnzoo.cli.explain import ask, draw, print_skipped
 from attnzoo.errors import UserError
 from attnzoo.files import write_text
@@ -49,7 +50,8 @@ def explain(trained: Any, arguments: argparse.Namespace) -> int:
         from attnzoo.cli.explain_question import class_number
 
         target = class_number(arguments.target, trained.task.names)
-    files = [_file(trained, Path(name), target) for name in arguments.inputs]
+    taken: set[str] = set()
+    files = [_file(trained, Path(name), target, taken) for name in arguments.inputs]
     arguments.out.mkdir(parents=True, exist_ok=True)
     if numbers or not files:
         _of_data(trained, numbers, target, arguments)
@@ -59,14 +61,16 @@ def explain(trained: Any, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _file(trained: Any, path: Path, target: int | None) -> ImageFile:
+def _file(trained: Any, path: Path, target: int | None, taken: set[str]) -> ImageFile:
     """Read an image file and convert it to the model's channels and size."""
     from attnzoo.data.pictures import open_picture
 
     if not path.is_file():
         raise UserError(f"{path}: no such image file; wanted a path, or --images N of the data")
     image = open_picture(path.read_bytes(), str(path), trained.model.config.channels)
-    return ImageFile(path.stem, path.name, trained.picture(image), target)
+    name = new_name(path.stem, taken)
+    title = path.name if name == path.stem else f"{path.parent.name}/{path.name}"
+    return ImageFile(name, title, trained.picture(image), target)
 
 
 def _normalised(trained: Any, pixels: Any) -> Any:

@@ -15,7 +15,14 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnzoo.cli.common import add_trust, compilation_cache, open_model, require_positive, run
+from attnzoo.cli.common import (
+    add_trust,
+    compilation_cache,
+    new_name,
+    open_model,
+    require_positive,
+    run,
+)
 from attnzoo.cli.texts import add_encoding
 from attnzoo.errors import UserError
 
@@ -131,9 +138,4 @@ def _figure_name(name: str, taken: set[str]) -> str:
     """Return a new file name made of the input's."""
     path, colon, line = name.rpartition(":")
     stem = f"{Path(path).stem}-{line}" if colon and line.isdigit() else Path(name).stem
-    number, new = 1, f"{stem}.png"
-    while new in taken:
-        number += 1
-        new = f"{stem}-{number}.png"
-    taken.add(new)
-    return new
+    return f"{new_name(stem, taken)}.png"

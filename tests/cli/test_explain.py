@@ -71,6 +71,21 @@ def test_an_image_file_is_scaled_to_the_runs_size(
     assert "images of test" not in printed
 
 
+def test_two_pictures_of_one_name_have_two_figures(
+    run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    files = [tmp_path / folder / "0.png" for folder in ("cat", "dog")]
+    for file in files:
+        file.parent.mkdir()
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(file)
+    asked = ["--methods", "rollout", "--out", str(tmp_path / "out")]
+    assert cli.main(["explain", str(run), *map(str, files), *asked]) == 0
+    assert "dog/0.png, says" in capsys.readouterr().out
+    assert {"0.png", "0-2.png", "0.html", "0-2.html"} <= {
+        path.name for path in (tmp_path / "out").iterdir()
+    }
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
