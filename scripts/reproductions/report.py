@@ -151,6 +151,7 @@ def _curves(claim: Claim, results: Results) -> Figure:
             if told:
                 axes.plot(*zip(*told), color=color, linestyle=":", marker=marker, fillstyle="none")
         axes.set(xlabel=claim.axes[0], ylabel=claim.axes[1] or claim.unit)
+        axes.set(xscale=claim.scales[0], yscale=claim.scales[1])
         axes.legend(frameon=False)
         if claim.published:
             axes.set_title("dotted: published", fontsize=8)
