@@ -45,9 +45,9 @@ def memory(setting: Setting) -> Mapping[str, Measured]:
             found[f"exponent, {part}, {form}"] = float(slope)
     keys = jax.random.split(jax.random.key(setting.seed), 3)
     shape = 1, setting.pick(2048, 512), 1, HEAD
-    arrays = [jax.random.normal(key, shape) for key in keys]
+    q, k, v = (jax.random.normal(key, shape) for key in keys)
     whole, tiled = (
-        np.asarray(dot_product_attention(*arrays, implementation=name)) for name in FORMS.values()
+        np.asarray(dot_product_attention(q, k, v, implementation=name)) for name in FORMS.values()
     )
     found["largest difference over largest value"] = float(
         np.abs(whole - tiled).max() / np.abs(whole).max()
@@ -62,7 +62,7 @@ def _total(attend: Callable[..., Array]) -> Callable[..., Array]:
 def _temporary(function: Callable[..., Any], length: int) -> float:
     """Return the MiB that a compiled function needs beside its arguments and results."""
     array = jax.ShapeDtypeStruct((1, length, 1, HEAD), jnp.float32)
-    analysis = jax.jit(function).lower(array, array, array).compile().memory_analysis()
+    analysis: Any = jax.jit(function).lower(array, array, array).compile().memory_analysis()
     return analysis.temp_size_in_bytes / 2**20
 
 

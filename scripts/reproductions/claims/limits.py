@@ -13,7 +13,7 @@ from attnzoo.attention import Site, build_attention
 from attnzoo.config.attention import MultiHeadConfig
 from attnzoo.layers.feed_forward import FeedForward
 from attnzoo.ops.hopfield import hopfield_retrieve
-from reproductions.claim import Claim, Measured, Results, Setting, above, ahead
+from reproductions.claim import Claim, Results, Setting, above, ahead
 
 RADIUS, NOISE, NEAR, SHARE = 1.5, 0.5, 0.2, 0.9
 """Norm of a pattern over sqrt(H - 1); of the noise of a query and of the distance that counts as
@@ -25,12 +25,12 @@ FLOOR = 1e-16
 """Smallest relative residual that float64 can tell from 0."""
 
 
-def retrieval(setting: Setting) -> Mapping[str, Measured]:
+def retrieval(setting: Setting) -> Mapping[str, float]:
     """Find how many patterns on a sphere are retrieved by one update, for each dimension."""
-    found: dict[str, Measured] = {
+    found: dict[str, float] = {
         f"one update/{dim}": _capacity(dim, setting.pick(16, 5), setting.seed) for dim in DIMS
     }
-    doublings = [math.log2(float(found[f"one update/{dim}"])) for dim in DIMS]
+    doublings = [math.log2(found[f"one update/{dim}"]) for dim in DIMS]
     first, second = doublings[2] - doublings[0], doublings[4] - doublings[2]
     found["doublings per dimension"] = (first + second) / (DIMS[-1] - DIMS[0])
     found["growth from 10 to 16 over that from 4 to 10"] = second / max(first, 1 / 6)
@@ -66,9 +66,9 @@ def _sphere(x: Float[Array, "*shape H"]) -> Float[Array, "*shape H"]:
     return RADIUS * (x.shape[-1] - 1) ** 0.5 * x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def collapse(setting: Setting) -> Mapping[str, Measured]:
+def collapse(setting: Setting) -> Mapping[str, float]:
     """Measure how far the states of a deep random network are from one and the same row."""
-    found: dict[str, Measured] = {}
+    found: dict[str, float] = {}
     for name, skips, feeds in (
         ("attention alone", False, False),
         ("with feed-forward layers", False, True),
@@ -83,7 +83,7 @@ def collapse(setting: Setting) -> Mapping[str, Measured]:
                 found[f"{name}/{depth}"] = math.log10(_residual(states))
                 states = _layer(states, skips, feeds, rngs)
     for depth in (1, 2, 3):
-        before, after = (float(found[f"attention alone/{d}"]) for d in (depth - 1, depth))
+        before, after = (found[f"attention alone/{d}"] for d in (depth - 1, depth))
         found[f"decades lost in layer {depth}"] = before - after
     return found
 
