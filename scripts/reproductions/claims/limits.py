@@ -147,7 +147,8 @@ CLAIMS = (
         came=_one_update,
         meaning="A softmax over keys separates patterns far better than a sum over them does: its "
         "memory is limited by how many keys are kept, not by their width.",
-        minutes=0.5,
+        minutes=0.2,
+        seeds=5,
         axes=("dimension", "patterns retrieved"),
         scales=("linear", "log"),
         in_tests=True,
