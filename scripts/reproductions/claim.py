@@ -170,6 +170,7 @@ class Claim:
         needs: folders of data that it reads, empty for data that is made on the spot.
         figure: a picture instead of the common one.
         axes: labels of x and y of the common picture; for numbers without curves, of x alone.
+        scales: of the axes of curves, "linear" or "log" (x to base 2, y to base 10).
         in_tests: its quick form runs in the project's tests.
     """
 
@@ -190,6 +191,7 @@ class Claim:
     seeds: int = 3
     needs: tuple[str, ...] = ()
     figure: Callable[[Results], Figure] | None = None
+    scales: tuple[str, str] = ("linear", "linear")
     in_tests: bool = False
 
     def verdict(self, results: Results) -> str:

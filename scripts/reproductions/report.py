@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from PIL import Image, PngImagePlugin
 
 from attnzoo import plotting
@@ -151,6 +152,11 @@ def _curves(claim: Claim, results: Results) -> Figure:
             if told:
                 axes.plot(*zip(*told), color=color, linestyle=":", marker=marker, fillstyle="none")
         axes.set(xlabel=claim.axes[0], ylabel=claim.axes[1] or claim.unit)
+        for axis, scale, base in zip((axes.xaxis, axes.yaxis), claim.scales, (2, 10)):
+            if scale == "log":
+                (axes.set_xscale if axis is axes.xaxis else axes.set_yscale)("log", base=base)
+                axis.set_major_formatter("{x:,g}")  # the default one writes TeX
+                axis.set_minor_formatter(NullFormatter())
         axes.legend(frameon=False)
         if claim.published:
             axes.set_title("dotted: published", fontsize=8)
