@@ -90,8 +90,8 @@ def by_depth(setting: Setting) -> Mapping[str, Measured]:
 def _depth_came(results: Results) -> str:
     powers = [results.mean(f"power of the depth, {name}") for name in ORDERS.values()]
     return (
-        f"From 2 to 16 layers the gradient of the last layer goes with the power {powers[0]:.2f} of "
-        f"the depth where norms come after the sums, and {powers[1]:.2f} where they come before the "
+        f"From 2 to 16 layers the gradient of the last layer goes with the power {powers[0]:.2f} "
+        f"of the depth with norms after the sums, and {powers[1]:.2f} with norms before the "
         "branches; the theorem says 0 and -0.5."
     )
 
