@@ -29,11 +29,11 @@ NEEDS = "tinyshakespeare"
 VOCABULARY = 65
 NANO = GPT2Config.char_cpu()
 """nanoGPT's setting for a CPU: four layers of width 128, four heads, context 64."""
-SMALL = dataclasses.replace(NANO, layers=2, dim=64, attention=MultiHeadConfig(num_heads=8))
-"""A model that trains in seconds: two layers of width 64, eight heads, context 64."""
+SMALL = dataclasses.replace(NANO, layers=2, dim=64, attention=MultiHeadConfig(num_heads=4))
+"""A model that trains in seconds: two layers of width 64, four heads, context 64."""
 SMALL_SETUP = (
-    "the characters of Shakespeare; decoders of two layers of width 64 with 8 heads, context 64, "
-    "2,000 steps of 12 windows"
+    "the characters of Shakespeare; decoders of two layers of width 64 with 4 heads, context 64, "
+    "1,000 steps of 12 windows"
 )
 
 
@@ -105,7 +105,7 @@ def learn(
     label: str,
     model: M,
     *,
-    steps: int = 2000,
+    steps: int = 1000,
     batch: Callable[[Array], Any] | None = None,
     loss: Callable[[Any, Any], Array] = lambda model, made: cross_entropy(model, made).mean(),
 ) -> M:

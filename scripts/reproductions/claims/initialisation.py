@@ -1,4 +1,4 @@
-"""Why Transformers train: gradients at initialisation by place of the norms and by scale."""
+"""Gradients at initialisation, by place of the norms and by scale of dot products."""
 
 import functools
 import math
