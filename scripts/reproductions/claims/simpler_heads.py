@@ -50,7 +50,7 @@ def synthesizers(setting: Setting) -> Mapping[str, Measured]:
             if kind in KINDS:
                 block.attention.mechanism = Synthesizer(SMALL.dim, LENGTH, HEADS, kind, rngs=rngs)
             elif kind != "dot products":
-                block.attention.mechanism.score_mod = RandomScores(rngs=rngs)
+                block.attention.mechanism.score_mod = nnx.data(RandomScores(rngs=rngs))
         label = "small learned" if kind == "dot products" else f"small {kind}"
         name = kind.replace("_", " ")
         found[name] = float(losses(learn(setting, label, model), rows).mean())

@@ -100,7 +100,7 @@ def importance(model: Decoder, rows: Int[Array, "B T"]) -> Float[np.ndarray, "la
 def pruned(setting: Setting) -> Mapping[str, Measured]:
     """Remove heads one after another by their importance on training text, and at random."""
     model = trained(setting)
-    rows = jnp.asarray(validation(setting, LENGTH)[: setting.pick(256, 2)])
+    rows = jnp.asarray(validation(setting, LENGTH)[: setting.pick(128, 2)])
     read = windows(text(setting.data)[0], setting.pick(128, 2), LENGTH)
     scores = importance(model, read(jax.random.key(setting.seed)))
     read_out = nnx.jit(lambda model, gates: cross_entropy(gated(model, gates), rows).mean())
@@ -219,7 +219,7 @@ CLAIMS = (
         claimed="Most heads can be removed alone without a noticeable loss, and 20 % to 40 % of "
         "all together if those with the smallest gradients go first.",
         setup=f"{MODEL}, 16 heads; importance from gradients of the heads' gates on 128 windows of "
-        "training text; loss on 256 windows of validation text; random orders are means of five. "
+        "training text; loss on 128 windows of validation text; random orders are means of five. "
         "The paper prunes a translator with 288 heads and BERT with 144, and scores by BLEU and "
         "accuracy.",
         criterion=(
