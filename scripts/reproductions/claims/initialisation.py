@@ -173,7 +173,7 @@ CLAIMS = (
         "layers, which is why it wants a warm-up and the other kind can do without.",
         otherwise="The orders of the theorem are those of its assumptions; blocks with other first "
         "weights or targets can behave differently.",
-        minutes=0.3,
+        minutes=0.4,
         seeds=5,
         axes=("layers", "gradient of the last layer"),
         in_tests=True,
@@ -199,7 +199,7 @@ CLAIMS = (
         meaning="The scale keeps the weights as soft at every width; without it nearly all scores "
         "stop learning, though not the few between which the softmax still wavers.",
         otherwise="The softmax of unscaled products is not as saturated as the paper suspects.",
-        minutes=0.2,
+        minutes=0.1,
         seeds=5,
         axes=("width d of a head", "sum of w (1 - w)"),
         in_tests=True,

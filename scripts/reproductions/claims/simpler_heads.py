@@ -112,7 +112,7 @@ CLAIMS = (
         meaning="For the near context of a text, a key's place says nearly as much as the key.",
         otherwise="Not all of the paper's order holds for characters: who stands where matters in "
         "another measure than for its words.",
-        minutes=2,
+        minutes=1,
         needs=(NEEDS,),
         axes=("nats a character", ""),
     ),
@@ -141,7 +141,7 @@ CLAIMS = (
         meaning="Queries are many because they ask many things; what they ask of can be shared.",
         otherwise="The cache shrinks as promised; the losses of a model of this size are ordered "
         "otherwise, or lie too close together to be ordered.",
-        minutes=1.5,
+        minutes=0.5,
         seeds=5,
         needs=(NEEDS,),
         axes=("heads of keys and values", "nats a character"),
