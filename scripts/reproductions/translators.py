@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -110,11 +110,6 @@ def build(config: ModelConfig, sizes: tuple[int, int], seed: int) -> Any:
     return TRANSLATORS[config.kind](config, *sizes, rngs=nnx.Rngs(seed))
 
 
-def test_loss(model: Any, part: Part) -> float:
-    """Return the cross-entropy of a part, in nats a word."""
-    return float(nnx.jit(loss)(model, (jnp.asarray(part.source), jnp.asarray(part.target))))
-
-
 @functools.partial(nnx.jit, static_argnames=("longest",))
 def decode(model: Any, source: Int[Array, "B S"], longest: int) -> Int[Array, "B T"]:
     """Translate greedily, up to ``longest`` tokens."""
@@ -133,9 +128,16 @@ def bleu(model: Any, part: Part, tokenizer: Tokenizer) -> float:
 
 
 @nnx.jit
-def weights_of(model: Any, source: Array, target: Array) -> Float[Array, "B N T S"]:
-    """Return the weights of a known target."""
-    return model(source, target, return_weights=True)[1]
+def _judged(model: Any, source: Array, target: Array) -> tuple[Array, Array]:
+    labels = target[:, 1:]
+    logits, weights = model(source, target[:, :-1], return_weights=True)
+    return mean_loss(logits, labels, labels != PAD)[0], weights.mean(axis=1)
+
+
+def judge(model: Any, part: Part) -> tuple[float, Float[np.ndarray, "B T S"]]:
+    """Return the loss of known targets, in nats a word, and the weights, the mean over heads."""
+    value, weights = _judged(model, jnp.asarray(part.source), jnp.asarray(part.target))
+    return float(value), np.asarray(weights, np.float32)
 
 
 def alignment_errors(weights: Float[np.ndarray, "B T S"], part: Part) -> dict[Timing, float]:
@@ -151,14 +153,7 @@ def alignment_errors(weights: Float[np.ndarray, "B T S"], part: Part) -> dict[Ti
     return found
 
 
-def aligned(model: Any, phrases: Phrases, of: Callable[[Any, Part], np.ndarray]) -> float:
-    """Return the alignment error rate of test phrases; 200 of training choose the timing."""
-    known = alignment_errors(of(model, phrases.train.first(200)), phrases.train.first(200))
-    timing = min(known, key=known.__getitem__)
-    return alignment_errors(of(model, phrases.test), phrases.test)[timing]
-
-
-def mean_weights(model: Any, part: Part) -> Float[np.ndarray, "B T S"]:
-    """Return the weights of known targets, the mean over heads."""
-    weights = weights_of(model, jnp.asarray(part.source), jnp.asarray(part.target))
-    return np.asarray(weights, np.float32).mean(axis=1)
+def choose_timing(weights: Float[np.ndarray, "B T S"], part: Part) -> Timing:
+    """Return the timing with the lower alignment error; choose it on training phrases."""
+    errors = alignment_errors(weights, part)
+    return min(errors, key=errors.__getitem__)
