@@ -65,15 +65,18 @@ class Phrases(NamedTuple):
 
 
 @functools.cache
-def phrases(target: str, train: int, test: int, longest: int) -> Phrases:
+def phrases(
+    target: str, train: int, test: int, longest: int, vocabulary: int | None = None
+) -> Phrases:
     """Return English phrases of at most ``longest`` words and their translations, always the same.
 
-    Longer phrases are left out, so that fewer than ``train`` and ``test`` remain.
+    Longer phrases are left out, so that fewer than ``train`` and ``test`` remain. ``vocabulary`` is
+    the number of most frequent words that each side knows; None: all.
     """
     splits = build_cldr("en", target, train=train, validation=0, test=test)
     kinds = (
-        train_word_tokenizer(splits.train.source),
-        train_word_tokenizer(splits.train.target),
+        train_word_tokenizer(splits.train.source, max_size=vocabulary),
+        train_word_tokenizer(splits.train.target, max_size=vocabulary),
     )
     return Phrases(*(_part(one, kinds, longest) for one in (splits.train, splits.test)), kinds)
 
@@ -111,20 +114,21 @@ def build(config: ModelConfig, sizes: tuple[int, int], seed: int) -> Any:
 
 
 @functools.partial(nnx.jit, static_argnames=("longest",))
-def decode(model: Any, source: Int[Array, "B S"], longest: int) -> Int[Array, "B T"]:
-    """Translate greedily, up to ``longest`` tokens."""
+def decode(
+    model: Any, source: Int[Array, "B S"], longest: int
+) -> tuple[Int[Array, "B T"], Float[Array, "B T S"]]:
+    """Translate greedily, up to ``longest`` tokens; return the tokens and the weights."""
     memory, state = model.start(source, max_length=longest)
     B, S = source.shape
-    return greedy_search(
+    found = greedy_search(
         model.step, state, memory, batch=B, source_length=S, max_length=longest
-    ).tokens[:, 0]
+    )  # fmt: skip
+    return found.tokens[:, 0], found.weights[:, 0]
 
 
-def bleu(model: Any, part: Part, tokenizer: Tokenizer) -> float:
-    """Return BLEU of greedy translations, over the words of the corpus."""
-    found = np.asarray(decode(model, jnp.asarray(part.source), part.target.shape[1]))
-    texts = [tokenizer.decode(row) for row in found]
-    return score_translations(texts, *part.texts, (), tokenize="none")["bleu"]
+def bleu(found: Sequence[str], part: Part) -> float:
+    """Return BLEU of translations, over the words of the corpus."""
+    return score_translations(found, *part.texts, (), tokenize="none")["bleu"]
 
 
 @nnx.jit

@@ -55,7 +55,7 @@ def measure(setting: Setting) -> Mapping[str, Measured]:
             model, loss, lambda key: train.batch(key, 32), steps=setting.pick(800, 3),
             seed=setting.seed, learning_rate=4e-3,
         )  # fmt: skip
-        found = decode(model, jnp.asarray(test.source), LONGEST + 5)
+        found, _ = decode(model, jnp.asarray(test.source), LONGEST + 5)
         texts = [text.tokenizers[1].decode(row) for row in np.asarray(found)]
         for first, last in zip((0, *LENGTHS), LENGTHS):
             rows = np.flatnonzero((words > first) & (words <= last))
