@@ -98,6 +98,9 @@ CLAIMS = (
         came=_came,
         meaning="Where weights are an alignment they are of use as one: a word that the network "
         "can neither read nor write finds its place in the translation.",
+        otherwise="A translator may look beside the word that it translates and lose nothing by "
+        "it, in one training and not in the next; its weights are of use as links only where "
+        "somebody has checked that they are.",
         minutes=0.8,
         axes=("BLEU", ""),
     ),
