@@ -87,8 +87,8 @@ CLAIMS = (
         came=_came,
         meaning="Nothing is lost when attention chooses, and what it did not choose is then known "
         "to have had no part in the word.",
-        otherwise="Exact zeros are had for nearly nothing, but not every normaliser reaches the "
-        "quality of softmax in as few steps.",
+        otherwise="A third of the source is all that is read; but a word without weight sends no "
+        "gradient either, and within so few steps some trainings had not yet found where to look.",
         minutes=1.5,
         axes=("BLEU; nats a word; share", ""),
     ),
