@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from attnzoo.alignment.extract import TIMINGS, Timing, links_from_weights
+from attnzoo.alignment.extract import links_from_weights
 from attnzoo.alignment.links import Links
 from attnzoo.alignment.scores import score_corpus
 from attnzoo.config.model import Model as ModelConfig
@@ -144,20 +144,8 @@ def judge(model: Any, part: Part) -> tuple[float, Float[np.ndarray, "B T S"]]:
     return float(value), np.asarray(weights, np.float32)
 
 
-def alignment_errors(weights: Float[np.ndarray, "B T S"], part: Part) -> dict[Timing, float]:
-    """Return the alignment error rate of weights, credited to the predicted or the read word."""
+def alignment_error(weights: Float[np.ndarray, "B T S"], part: Part) -> float:
+    """Return the alignment error rate of weights, those of each step credited to the next word."""
     sides = [[range(len(text.split())) for text in side] for side in part.texts]
-    found = {}
-    for timing in TIMINGS:
-        links = [
-            links_from_weights(matrix, source, target, timing=timing)
-            for matrix, source, target in zip(weights, *sides, strict=True)
-        ]
-        found[timing] = score_corpus(links, part.links, restrict=True).aer
-    return found
-
-
-def choose_timing(weights: Float[np.ndarray, "B T S"], part: Part) -> Timing:
-    """Return the timing with the lower alignment error; choose it on training phrases."""
-    errors = alignment_errors(weights, part)
-    return min(errors, key=errors.__getitem__)
+    links = [links_from_weights(*one) for one in zip(weights, *sides, strict=True)]
+    return score_corpus(links, part.links, restrict=True).aer

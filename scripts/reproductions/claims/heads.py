@@ -20,13 +20,13 @@ from attnzoo.tasks.losses import mean_loss
 from attnzoo.tasks.teacher import FORWARD
 from reproductions.claim import Check, Claim, Measured, Results, Setting, ahead
 from reproductions.training import fit
-from reproductions.translators import Part, Phrases, alignment_errors, build, judge, loss, phrases
+from reproductions.translators import Part, Phrases, alignment_error, build, judge, loss, phrases
 
 LAYERS, HEADS, LONGEST = 4, 4, 12
 HEAD = MultiHeadConfig(num_heads=HEADS)
 MODEL = TransformerConfig(
     attention=HEAD, cross_attention=HEAD, dim=64, hidden=128, encoder_layers=2,
-    decoder_layers=LAYERS, norm="pre", dropout=0,
+    decoder_layers=LAYERS, norm="pre", dropout=0.0,
 )  # fmt: skip
 GUIDED = GuidedConfig(weight=0.5, timing="predicted")
 
@@ -62,7 +62,7 @@ def errors_by_layer(model: Transformer, part: Part) -> Float[np.ndarray, "L N+1"
     """Return the alignment error of each layer: of every head, and of their mean."""
     weights = np.asarray(_cross(model, jnp.asarray(part.source), jnp.asarray(part.target)))
     rows = [[*layer, layer.mean(axis=0)] for layer in weights]
-    return np.array([[alignment_errors(one, part)["predicted"] for one in row] for row in rows])
+    return np.array([[alignment_error(one, part) for one in row] for row in rows])
 
 
 def measure_layers(setting: Setting) -> Mapping[str, Measured]:
