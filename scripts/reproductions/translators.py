@@ -82,8 +82,9 @@ def phrases(
 
 
 def _part(corpus: Corpus, kinds: tuple[Tokenizer, Tokenizer], longest: int) -> Part:
-    sides = list(zip(corpus.source, corpus.target, corpus.links, strict=True))
-    kept = [one for one in sides if max(len(text.split()) for text in one[:2]) <= longest]
+    assert corpus.links is not None
+    pairs = zip(corpus.source, corpus.target, corpus.links, strict=True)
+    kept = [one for one in pairs if max(len(text.split()) for text in one[:2]) <= longest]
     sources, targets, links = (list(column) for column in zip(*kept, strict=True))
     return Part(
         padded([[*kinds[0].encode_ids(text), EOS] for text in sources], longest + 1),
@@ -110,7 +111,8 @@ def loss(model: Any, made: Pair) -> Float[Array, ""]:
 
 def build(config: ModelConfig, sizes: tuple[int, int], seed: int) -> Any:
     """Return a translator with first weights of a seed."""
-    return TRANSLATORS[config.kind](config, *sizes, rngs=nnx.Rngs(seed))
+    kind: Any = TRANSLATORS[config.kind]
+    return kind(config, *sizes, rngs=nnx.Rngs(seed))
 
 
 @functools.partial(nnx.jit, static_argnames=("longest",))

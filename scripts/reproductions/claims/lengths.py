@@ -47,7 +47,7 @@ def measure(setting: Setting) -> Mapping[str, Measured]:
     train = joined(text, text.train, counts[0], TRAINED, seed=0)
     test = joined(text, text.test, counts[1], LONGEST, seed=1)
     words = np.array([len(source.split()) for source in test.texts[0]])
-    numbers: dict[str, Measured] = {}
+    scores: dict[str, float] = {}
     for name, attention in KINDS.items():
         config = BahdanauConfig(attention=attention, hidden=96, embedding=64, maxout=64)
         model = build(config, text.sizes, setting.seed)
@@ -61,9 +61,9 @@ def measure(setting: Setting) -> Mapping[str, Measured]:
             rows = np.flatnonzero((words > first) & (words <= last))
             some, source, target = ([side[row] for row in rows] for side in (texts, *test.texts))
             score = score_translations(some, source, target, (), tokenize="none")
-            numbers[f"{name}/{last}"] = score["bleu"]
-        numbers[f"fall, {name}"] = numbers[f"{name}/5"] - numbers[f"{name}/{TRAINED}"]
-    return numbers
+            scores[f"{name}/{last}"] = score["bleu"]
+        scores[f"fall, {name}"] = scores[f"{name}/5"] - scores[f"{name}/{TRAINED}"]
+    return scores
 
 
 def _came(results: Results) -> str:

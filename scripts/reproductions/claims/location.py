@@ -45,7 +45,8 @@ def batch(key: Array) -> Pair:
 @nnx.jit
 def right(model: BahdanauSeq2Seq, source: Array, target: Array) -> Bool[Array, "B T"]:
     """Return where the next symbol of a known string is predicted."""
-    return model(source, target[:, :-1]).argmax(axis=-1) == target[:, 1:]
+    logits, _ = model(source, target[:, :-1], return_weights=True)
+    return logits.argmax(axis=-1) == target[:, 1:]
 
 
 def measure(setting: Setting) -> Mapping[str, Measured]:

@@ -1,9 +1,8 @@
 """Two directed statistical aligners combined: intersection, union, and what lies between."""
 
 from collections.abc import Mapping, Set
+from typing import Any
 
-import numpy as np
-from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from attnzoo.alignment.hmm import HmmAligner
@@ -35,8 +34,8 @@ METRICS: tuple[tuple[Metric, str], ...] = (
 )
 
 
-def likeliest(posteriors: Float[np.ndarray, "T S"]) -> set[Link]:
-    """Link every word with its likeliest partner, unless no partner is likelier still."""
+def likeliest(posteriors: Any) -> set[Link]:
+    """Link every word of ``T S`` with its likeliest partner, unless no partner is likelier."""
     found = set()
     for word, row in enumerate(posteriors):
         best = int(row.argmax())
