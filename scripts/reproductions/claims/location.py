@@ -103,7 +103,7 @@ CLAIMS = (
         measure=measure,
         came=_came,
         meaning="A recurrent encoder counts places only as far as training went; reading one's own "
-        "last weights replaces counting by a step to the right, which works at any length.",
+        "last weights replaces counting by a step to the right, which works at twice the length.",
         minutes=1,
         axes=("symbols of the string", "share predicted right"),
     ),
