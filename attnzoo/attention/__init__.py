@@ -21,6 +21,7 @@ from attnzoo.attention.graph import GraphAttention
 from attnzoo.attention.hard import HardAttention
 from attnzoo.attention.hopfield import HopfieldAttention
 from attnzoo.attention.intra import LSTMN, IntraTemporalAttention
+from attnzoo.attention.kimi_delta import KimiDeltaAttention
 from attnzoo.attention.latent import LatentAttention
 from attnzoo.attention.linear import CausalLinearAttention, LinearAttention
 from attnzoo.attention.linformer import Linformer
@@ -59,6 +60,7 @@ ATTENTIONS: dict[str, type[Attention]] = {
     "causal_linear": CausalLinearAttention,
     "fast_weight": FastWeightProgrammer,
     "delta_net": DeltaNet,
+    "kimi_delta": KimiDeltaAttention,
     "gated_linear": GatedLinearAttention,
     "retnet": RetNetAttention,
     "mab": MAB,
@@ -148,6 +150,7 @@ __all__ = [
     "HardAttention",
     "HopfieldAttention",
     "IntraTemporalAttention",
+    "KimiDeltaAttention",
     "LSHAttention",
     "LatentAttention",
     "LatentReader",

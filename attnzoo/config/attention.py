@@ -421,6 +421,25 @@ class DeltaNetConfig(AttentionConfig):
 
 
 @config
+class KimiDeltaConfig(AttentionConfig):
+    """Kimi Delta Attention: the delta rule, each channel decays; causal only (Kimi Team 2025)."""
+
+    reads = ("itself",)
+    kind: Literal["kimi_delta"] = "kimi_delta"
+    num_heads: Annotated[int, Positive] = 4
+    """Number of heads; must divide the width."""
+    rank: Annotated[int, Positive] | None = None
+    """Width between the two factors of the decay's and of the gate's projection; null: that of a
+    head."""
+    max_beta: Annotated[float, Positive] = 1.0
+    """Largest write strength: 1, or 2 for negative eigenvalues (Grazzi et al. 2025)."""
+
+    def __post_init__(self) -> None:
+        if self.max_beta > 2:
+            raise ValueError(f"max_beta={self.max_beta}; wanted at most 2, or the memory explodes")
+
+
+@config
 class GatedLinearConfig(AttentionConfig):
     """Gated linear attention, a learned decay per feature; causal only (Yang et al. 2024)."""
 

@@ -287,6 +287,12 @@ def delta_net() -> list[WeightPanel]:
     return panels
 
 
+def kimi_delta() -> list[WeightPanel]:
+    module = zoo.KimiDeltaAttention(DIM, 2, rngs=seeded())
+    identity(module.query, module.key)
+    return heads(module, times=4)
+
+
 def gated_linear() -> list[WeightPanel]:
     module = zoo.GatedLinearAttention(DIM, 2, key_width=DIM, rngs=seeded())
     identity(module.query, module.key)
@@ -563,6 +569,7 @@ MATRICES: dict[str, Callable[[], list[WeightPanel]]] = {
     "causal_linear": causal_linear,
     "fast_weight": fast_weight,
     "delta_net": delta_net,
+    "kimi_delta": kimi_delta,
     "gated_linear": gated_linear,
     "retnet": retnet,
     "mab": mab,

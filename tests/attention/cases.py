@@ -91,6 +91,27 @@ def hopfield_by_hand() -> tuple[Any, Any]:
     return weights[0, 0, 0], [(1 + last) / 2, (1 - last) / 2]
 
 
+def kimi_delta_by_hand() -> tuple[Any, Any]:
+    """Two keys at right angles, then one between them; beta is 1/2, channels keep 1/2 and 1/4.
+
+    The third reads the first after two decays of its channel, the second after one; half of what
+    its own key finds, which is also its query, is erased.
+    """
+    attention = ATTENTIONS["kimi_delta"](2, 1, rank=1, conv_width=1, rngs=nnx.Rngs(0))
+    for projection in (attention.query, attention.key):
+        projection.kernel[...] = jnp.eye(2)
+    for conv in (attention.query_conv, attention.key_conv, attention.value_conv):
+        conv.kernel[...] = jnp.ones((1, 2))
+    attention.strength.kernel[...] = jnp.zeros((2, 1))  # beta = sigmoid(0) = 1/2
+    attention.decay.projection.up.kernel[...] = jnp.zeros((1, 2))
+    attention.decay.rate[...] = jnp.zeros(1)
+    attention.decay.bias[...] = jnp.log(jnp.asarray([1.0, 3.0]))  # e^-softplus: 1/2 and 1/4
+    words = jnp.asarray([[[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]])
+    _, weights = nnx.jit(lambda m, x: m(x, x, return_weights=True))(attention, words)
+    first, second = 1 / 2 / 2**2 / 2**0.5 * (1 - 1 / 2), 1 / 2 / 4 / 2**0.5 * (1 - 1 / 2)
+    return weights[0, 0, 2], np.asarray([first, second, 1 / 2]) / 2**0.5
+
+
 def kernel(projection: Any) -> np.ndarray:
     return np.asarray(projection.kernel[...], np.float64)
 
@@ -256,6 +277,7 @@ CASES: dict[str, Case] = {
     "fast_weight": Case(TWO_HEADS, SELF, np.tri),
     "delta_net": Case(TWO_HEADS, SELF, np.tri),
     "delta_net gated": Case({**TWO_HEADS, "gated": True, "max_beta": 2.0}, SELF, np.tri),
+    "kimi_delta": Case({**TWO_HEADS, "rank": 2}, SELF, np.tri, by_hand=kimi_delta_by_hand),
     "gated_linear": Case({**TWO_HEADS, "key_width": 6, "rank": 2}, SELF, np.tri),
     "retnet": Case({"dim": 8, "num_heads": 2, "value_width": 6}, EIGHT, np.tri),
     "mab": Case(TWO_HEADS, HEADS),
