@@ -16,6 +16,7 @@ from attnzoo.attention.decomposable import DecomposableAttention
 from attnzoo.attention.delta_net import DeltaNet
 from attnzoo.attention.fast_weight import FastWeightProgrammer
 from attnzoo.attention.fixed import FixedAttention
+from attnzoo.attention.forgetting import ForgettingAttention
 from attnzoo.attention.gated_linear import GatedLinearAttention, RetNetAttention
 from attnzoo.attention.graph import GraphAttention
 from attnzoo.attention.hard import HardAttention
@@ -51,6 +52,7 @@ ATTENTIONS: dict[str, type[Attention]] = {
     "none": FixedAttention,
     "hard": HardAttention,
     "multi_head": MultiHeadAttention,
+    "forgetting": ForgettingAttention,
     "latent": LatentAttention,
     "cosine": CosineAttention,
     "positional": PositionalAttention,
@@ -144,6 +146,7 @@ __all__ = [
     "FactorisedPositionalAttention",
     "FastWeightProgrammer",
     "FixedAttention",
+    "ForgettingAttention",
     "Gate",
     "GatedLinearAttention",
     "GraphAttention",

@@ -134,8 +134,9 @@ class DeltaNet(FastWeights):
 
     def build_gates(self, rngs: nnx.Rngs) -> tuple[Any, Any]:
         """Return the modules for the log-decay of the memory and for the gate of the output."""
-        decay = Decay(self.dim, self.num_heads, rngs=rngs)
-        return decay, Projection(self.dim, self.num_heads * self.value_head_dim, rngs=rngs)
+        dim = self.query.in_dim
+        decay = Decay(dim, self.num_heads, rngs=rngs)
+        return decay, Projection(dim, self.num_heads * self.value_head_dim, rngs=rngs)
 
     def empty_state(self, batch: int) -> State:
         """Return a zero state, with zeros as the inputs before the convolutions."""

@@ -68,7 +68,7 @@ class KimiDeltaAttention(DeltaNet):
 
     def build_gates(self, rngs: nnx.Rngs) -> tuple[Any, Any]:
         """Return the modules for the log-decay of the channels and for the gate of the output."""
-        dim, N = self.dim, self.num_heads
+        dim, N = self.query.in_dim, self.num_heads
         rank = self.value_head_dim if self.rank is None else self.rank
         decay = ChannelDecay(dim, N, self.head_dim, rank, rngs=rngs)
         return decay, LowRank(dim, rank, N * self.value_head_dim, use_bias=True, rngs=rngs)

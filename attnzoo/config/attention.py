@@ -230,6 +230,22 @@ class MultiHeadConfig(AttentionConfig):
 
 
 @config
+class ForgettingConfig(AttentionConfig):
+    """Forgetting attention (FoX): scores decay by learned gates; causal only (Lin et al. 2025)."""
+
+    reads = ("itself",)
+    kind: Literal["forgetting"] = "forgetting"
+    num_heads: Annotated[int, Positive] = 4
+    """Number of heads; must divide the width."""
+    num_kv_heads: Annotated[int, Positive] | None = None
+    """Number of heads of keys and values; null: `num_heads`."""
+    head_dim: Annotated[int, Positive] | None = None
+    """Width of a head; null: width of the model / num_heads."""
+    qk_norm: bool = False
+    """Apply an RMS norm to queries and keys, as the paper's "Pro" block does."""
+
+
+@config
 class LatentConfig(AttentionConfig):
     """Latent attention: keys and values from one short vector per token (DeepSeek-V2 2024)."""
 

@@ -8,6 +8,7 @@ from seed 0. Where what is drawn says nothing, three things are done, each said 
 - the spatial gate, whose random window sees nothing, looks for brightness.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -228,6 +229,19 @@ def latent() -> list[WeightPanel]:
     kernel = kernel.at[:, :, :8].set(jnp.eye(DIM).reshape(DIM, 2, 8))
     module.query.kernel[...] = kernel.reshape(DIM, 24)
     return heads(module)
+
+
+def forgetting() -> list[WeightPanel]:
+    module = zoo.ForgettingAttention(DIM, 1, rngs=seeded())
+    identity(module.key)
+    module.query.kernel[...] = 0.3 * jnp.eye(DIM)
+    module.forget.kernel[...] = jnp.zeros((DIM, 1))
+    words = sentence()
+    panels = [read(module, "gates of 1/2")]
+    gates = jnp.zeros((1, len(SENTENCE), 1)).at[:, 4].set(-4.0)
+    memory = dataclasses.replace(module.prepare(words), log_gates=gates)
+    _, weights = module.attend(words, memory, return_weights=True)
+    return [*panels, matrix("a gate closes at the second 'the'", weights)]
 
 
 def positional() -> list[WeightPanel]:
@@ -562,6 +576,7 @@ MATRICES: dict[str, Callable[[], list[WeightPanel]]] = {
     "hard": hard,
     "multi_head": multi_head,
     "latent": latent,
+    "forgetting": forgetting,
     "positional": positional,
     "factorised_positional": factorised_positional,
     "synthesizer": synthesizer,

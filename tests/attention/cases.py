@@ -230,6 +230,41 @@ def lsh_oracle(module: Any) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
     return attend
 
 
+def forgetting_by_hand() -> tuple[Any, Any]:
+    """Equal scores; gates 1/2, 1/3, 1/4: the third sees keys times 1/12, 1/4 and 1."""
+    attention = ATTENTIONS["forgetting"](1, 1, rngs=nnx.Rngs(0))
+    attention.query.kernel[...] = jnp.zeros((1, 1))
+    attention.forget.kernel[...] = jnp.ones((1, 1))  # f = sigmoid(-ln n) = 1 / (n + 1)
+    words = -jnp.log(jnp.asarray([[[1.0], [2.0], [3.0]]]))
+    _, weights = attention(words, words, return_weights=True)
+    return weights[0, 0, 2], np.asarray([1 / 12, 1 / 4, 1]) / (1 / 12 + 1 / 4 + 1)
+
+
+def forgetting_oracle(module: Any) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    """One query at a time, walking back over the keys: each real one multiplies by its gate."""
+    N = module.num_heads
+
+    def attend(query: Any, keys: Any, values: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
+        v = heads_of(module, values)
+        weights = np.zeros((len(query), N, query.shape[1], keys.shape[1]))
+        mask = np.broadcast_to(mask, weights.shape)
+        for b, n, t in np.ndindex(weights.shape[:3]):
+            own = slice(n * v.shape[-1], (n + 1) * v.shape[-1])
+            q, kept = query[b, t] @ kernel(module.query)[:, own], 1.0
+            for s in range(t, -1, -1):
+                real = mask[b, n, :, s].any()
+                gate = keys[b, s] @ kernel(module.forget)[:, n]
+                gate = 1 / (1 + np.exp(-gate - np.asarray(module.forget.bias[...])[n]))
+                if real:
+                    k = keys[b, s] @ kernel(module.key)[:, own]
+                    weights[b, n, t, s] = kept * np.exp(q @ k / np.sqrt(v.shape[-1]))
+                    kept *= gate
+        weights /= np.maximum(weights.sum(-1, keepdims=True), 1e-300)
+        return joined(module, weights @ v), weights
+
+    return attend
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """How to build a module for the kit, and what it lets a query see by itself."""
@@ -264,6 +299,14 @@ CASES: dict[str, Case] = {
     "multi_head grouped": Case({"dim": 8, "num_heads": 4, "num_kv_heads": 2}, GROUPED),
     "multi_head rotary causal": Case(
         {**TWO_HEADS, "head_dim": 4, "rotary": Rotary(), "mask_mod": masks.causal()}, SELF, np.tri
+    ),
+    "forgetting": Case(
+        TWO_HEADS, SELF, np.tri, by_hand=forgetting_by_hand, oracle=forgetting_oracle
+    ),
+    "forgetting grouped rotary": Case(
+        {"dim": 8, "num_heads": 4, "num_kv_heads": 2, "rotary": Rotary(), "use_bias": True},
+        EIGHT,
+        np.tri,
     ),
     "latent": Case({**TWO_HEADS, "latent_dim": 5, "rotary_dim": 2, "head_dim": 3}, SELF),
     "cosine": Case(TWO_HEADS, HEADS, by_hand=cosine_by_hand),
