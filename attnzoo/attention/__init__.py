@@ -14,6 +14,7 @@ from attnzoo.attention.cosine import CosineAttention
 from attnzoo.attention.coverage import CoverageAttention
 from attnzoo.attention.decomposable import DecomposableAttention
 from attnzoo.attention.delta_net import DeltaNet
+from attnzoo.attention.differential import DifferentialAttention
 from attnzoo.attention.fast_weight import FastWeightProgrammer
 from attnzoo.attention.fixed import FixedAttention
 from attnzoo.attention.forgetting import ForgettingAttention
@@ -52,6 +53,7 @@ ATTENTIONS: dict[str, type[Attention]] = {
     "none": FixedAttention,
     "hard": HardAttention,
     "multi_head": MultiHeadAttention,
+    "differential": DifferentialAttention,
     "forgetting": ForgettingAttention,
     "latent": LatentAttention,
     "cosine": CosineAttention,
@@ -142,6 +144,7 @@ __all__ = [
     "CoverageAttention",
     "DecomposableAttention",
     "DeltaNet",
+    "DifferentialAttention",
     "EfficientChannelAttention",
     "FactorisedPositionalAttention",
     "FastWeightProgrammer",

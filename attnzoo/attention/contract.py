@@ -197,6 +197,9 @@ class Attention(Module):
         else:
             check_sequences(self.widths, query=query, keys=keys, values=values)
 
+    def set_depth(self, depth: int) -> None:
+        """Set what depends on the layer in a stack, 0 for the first: nothing in most mechanisms."""
+
     # One sequence reads another, or itself, at once.
 
     def prepare(

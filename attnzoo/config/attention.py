@@ -230,6 +230,29 @@ class MultiHeadConfig(AttentionConfig):
 
 
 @config
+class DifferentialConfig(AttentionConfig):
+    """Differential attention: the difference of two softmaxes (Ye et al. 2024)."""
+
+    kind: Literal["differential"] = "differential"
+    num_heads: Annotated[int, Positive] = 2
+    """Number of heads, each with two softmaxes: half that of multi-head attention."""
+    num_kv_heads: Annotated[int, Positive] | None = None
+    """Number of heads of keys and values; null: `num_heads`."""
+    head_dim: Annotated[int, Positive] | None = None
+    """Width of the two queries of a head; values have twice that; null: width of the queries / (2
+    `num_heads`)."""
+    qk_norm: bool = False
+    """Apply an RMS norm to queries and keys."""
+    lambda_init: float | None = None
+    """Share of the second softmax that is subtracted at the start; null: 0.8 - 0.6 e^(-0.3 l) in
+    layer l = 0, 1, ..."""
+
+    def __post_init__(self) -> None:
+        if self.lambda_init is not None and not 0 <= self.lambda_init < 1:
+            raise ValueError(f"lambda_init={self.lambda_init}; wanted at least 0 and below 1")
+
+
+@config
 class ForgettingConfig(AttentionConfig):
     """Forgetting attention (FoX): scores decay by learned gates; causal only (Lin et al. 2025)."""
 

@@ -231,6 +231,19 @@ def latent() -> list[WeightPanel]:
     return heads(module)
 
 
+def differential() -> list[WeightPanel]:
+    panels = []
+    for title, share in (("first softmax alone", 0.0), ("less 0.8 of the second", 0.8)):
+        module = zoo.DifferentialAttention(DIM, 1, lambda_init=share, rngs=seeded())
+        for projection in (module.query, module.key):
+            # Class in the first parts of query and key, and half of that in the second ones.
+            columns = jnp.concatenate([jnp.eye(DIM, 8), 0.5**0.5 * jnp.eye(DIM, 8)], axis=1)
+            projection.kernel[...] = columns
+        module.lambda_vectors[...] = jnp.zeros((4, 8))  # lambda is lambda_init
+        panels.append(read(module, title))
+    return panels
+
+
 def forgetting() -> list[WeightPanel]:
     module = zoo.ForgettingAttention(DIM, 1, rngs=seeded())
     identity(module.key)
@@ -576,6 +589,7 @@ MATRICES: dict[str, Callable[[], list[WeightPanel]]] = {
     "hard": hard,
     "multi_head": multi_head,
     "latent": latent,
+    "differential": differential,
     "forgetting": forgetting,
     "positional": positional,
     "factorised_positional": factorised_positional,

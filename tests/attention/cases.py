@@ -230,6 +230,48 @@ def lsh_oracle(module: Any) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
     return attend
 
 
+def differential_by_hand() -> tuple[Any, Any]:
+    """Softmaxes (3/4, 1/4) and (1/2, 1/2), and lambda = e^(1/4) - 1 + 1/5."""
+    attention = ATTENTIONS["differential"](2, 1, rngs=nnx.Rngs(0))
+    attention.query.kernel[...] = attention.key.kernel[...] = jnp.diag(jnp.asarray([1.0, 0.0]))
+    attention.lambda_vectors[...] = jnp.asarray([[0.5], [0.5], [0.0], [3.0]])
+    keys = jnp.asarray([[[np.log(3.0), 1.0], [0.0, 5.0]]], jnp.float32)
+    _, weights = attention(jnp.ones((1, 1, 2)), keys, return_weights=True)
+    share = np.exp(0.25) - 1 + 0.2
+    return weights[0, 0, 0], [3 / 4 - share / 2, 1 / 4 - share / 2]
+
+
+def differential_oracle(module: Any) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    """One query and one head at a time, with the parts of a head cut out of its projections."""
+    N, H = module.num_heads, module.head_dim
+    a, b, c, d = np.asarray(module.lambda_vectors[...], np.float64)
+    start = float(module.lambda_init[...])
+    share = np.exp(a @ b) - np.exp(c @ d) + start
+
+    def softmax(scores: np.ndarray) -> np.ndarray:
+        exp = np.exp(scores - scores.max())
+        return exp / exp.sum()
+
+    def attend(query: Any, keys: Any, values: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
+        weights = np.zeros((len(query), N, query.shape[1], keys.shape[1]))
+        mask = np.broadcast_to(mask, weights.shape)
+        contexts = np.zeros((*weights.shape[:3], 2 * H))
+        for row, n, t in np.ndindex(weights.shape[:3]):
+            seen = np.flatnonzero(mask[row, n, t])
+            q = query[row, t] @ kernel(module.query)[:, 2 * n * H : 2 * (n + 1) * H]
+            k = keys[row, seen] @ kernel(module.key)[:, 2 * n * H : 2 * (n + 1) * H]
+            v = values[row, seen] @ kernel(module.value)[:, 2 * n * H : 2 * (n + 1) * H]
+            one, other = softmax(k[:, :H] @ q[:H] / H**0.5), softmax(k[:, H:] @ q[H:] / H**0.5)
+            weights[row, n, t, seen] = one - share * other
+            context = (one - share * other) @ v
+            context /= np.sqrt((context**2).mean() + 1e-6)
+            scale = np.asarray(module.head_norm.scale[...], np.float64)
+            contexts[row, n, t] = context * scale * (1 - start)
+        return joined(module, contexts), weights
+
+    return attend
+
+
 def forgetting_by_hand() -> tuple[Any, Any]:
     """Equal scores; gates 1/2, 1/3, 1/4: the third sees keys times 1/12, 1/4 and 1."""
     attention = ATTENTIONS["forgetting"](1, 1, rngs=nnx.Rngs(0))
@@ -299,6 +341,15 @@ CASES: dict[str, Case] = {
     "multi_head grouped": Case({"dim": 8, "num_heads": 4, "num_kv_heads": 2}, GROUPED),
     "multi_head rotary causal": Case(
         {**TWO_HEADS, "head_dim": 4, "rotary": Rotary(), "mask_mod": masks.causal()}, SELF, np.tri
+    ),
+    "differential": Case(
+        {"dim": 8, "num_heads": 2},
+        GROUPED,
+        by_hand=differential_by_hand,
+        oracle=differential_oracle,
+    ),
+    "differential grouped causal": Case(
+        {"dim": 8, "num_heads": 2, "num_kv_heads": 1, "mask_mod": masks.causal()}, EIGHT, np.tri
     ),
     "forgetting": Case(
         TWO_HEADS, SELF, np.tri, by_hand=forgetting_by_hand, oracle=forgetting_oracle
