@@ -32,6 +32,7 @@ from attnzoo.attention.location_aware import LocationAwareAttention
 from attnzoo.attention.lsh import LSHAttention
 from attnzoo.attention.multi_head import MultiHeadAttention
 from attnzoo.attention.multiplicative import LocationAttention, MultiplicativeAttention
+from attnzoo.attention.native_sparse import NativeSparseAttention
 from attnzoo.attention.non_local import NonLocalBlock
 from attnzoo.attention.positional import FactorisedPositionalAttention, PositionalAttention
 from attnzoo.attention.relative_bias import ALiBi, T5RelativeBias
@@ -73,6 +74,7 @@ ATTENTIONS: dict[str, type[Attention]] = {
     "linformer": Linformer,
     "hopfield": HopfieldAttention,
     "lsh": LSHAttention,
+    "native_sparse": NativeSparseAttention,
 }
 
 
@@ -169,6 +171,7 @@ __all__ = [
     "Memory",
     "MultiHeadAttention",
     "MultiplicativeAttention",
+    "NativeSparseAttention",
     "NonLocalBlock",
     "PositionalAttention",
     "RetNetAttention",

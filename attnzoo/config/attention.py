@@ -424,6 +424,28 @@ class LSHConfig(AttentionConfig):
 
 
 @config
+class NativeSparseConfig(AttentionConfig):
+    """Native sparse attention: blocks, the best of them, a window; causal (Yuan et al. 2025)."""
+
+    reads = ("itself",)
+    kind: Literal["native_sparse"] = "native_sparse"
+    num_heads: Annotated[int, Positive] = 4
+    """Number of heads; must divide the width."""
+    num_kv_heads: Annotated[int, Positive] | None = None
+    """Number of heads of keys and values; heads that share one select the same blocks; null:
+    `num_heads`."""
+    head_dim: Annotated[int, Positive] | None = None
+    """Width of a head; null: width of the model / num_heads."""
+    block: Annotated[int, Positive] = 32
+    """Number of positions in a block, which is compressed to one key, and selected as a whole."""
+    selected: Annotated[int, Positive] = 16
+    """Number of blocks whose positions a query reads: its own, the one before, the first, and the
+    best others."""
+    window: Annotated[int, Positive] = 512
+    """Number of last positions that a query reads, itself included."""
+
+
+@config
 class NoAttentionConfig(AttentionConfig):
     """Fixed-vector baseline: every target token sees the same summary of the source."""
 

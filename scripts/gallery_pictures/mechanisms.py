@@ -374,6 +374,20 @@ def hopfield() -> list[WeightPanel]:
     ]
 
 
+def native_sparse() -> list[WeightPanel]:
+    module = zoo.NativeSparseAttention(DIM, 1, block=2, selected=2, window=2, rngs=seeded())
+    module.query.kernel[...] = 0.4 * jnp.eye(DIM)
+    module.key.kernel[...] = jnp.tile(jnp.eye(DIM), (1, 3))
+    gates: Any = module.gates
+    gates.kernel[...] = jnp.zeros((DIM, 3))
+    panels = []
+    for branch, title in enumerate(("compressed", "selected", "window")):
+        gates.bias[...] = jnp.full((3,), -30.0).at[branch].set(30.0)
+        panels.append(read(module, title))
+    gates.bias[...] = jnp.zeros((3,))
+    return [*panels, read(module, "all, gates of 1/2")]
+
+
 def lsh() -> list[WeightPanel]:
     def build(title: str, buckets: int, chunk: int, rounds: int) -> WeightPanel:
         module = zoo.LSHAttention(
@@ -606,6 +620,7 @@ MATRICES: dict[str, Callable[[], list[WeightPanel]]] = {
     "linformer": linformer,
     "hopfield": hopfield,
     "lsh": lsh,
+    "native_sparse": native_sparse,
     "lstmn": lstmn,
     "decomposable": decomposable,
     "structured": structured,

@@ -307,6 +307,73 @@ def forgetting_oracle(module: Any) -> Callable[..., tuple[np.ndarray, np.ndarray
     return attend
 
 
+def native_sparse_by_hand() -> tuple[Any, Any]:
+    """Equal scores, gates of 1/2: the fifth of blocks of two reads blocks 0 and 1, tokens 2, 3, 4.
+
+    Two blocks have 1/4 a token; the own block and the one before 1/3 a token; the window of two
+    1/2 a token.
+    """
+    attention = ATTENTIONS["native_sparse"](1, 1, block=2, selected=2, window=2, rngs=nnx.Rngs(0))
+    attention.query.kernel[...] = jnp.zeros((1, 1))
+    attention.gates.kernel[...] = jnp.zeros((1, 3))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 6, 1)), jnp.float32)
+    _, weights = nnx.jit(lambda m, x: m(x, x, return_weights=True))(attention, x)
+    rows = [[1, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 0], [0, 0, 0, 1, 1, 0]]
+    return weights[0, 0, 4], sum(np.asarray(row) / sum(row) for row in rows) / 2
+
+
+def native_sparse_oracle(module: Any) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    """Lists of real positions, one query at a time: their blocks, the best of them, the last."""
+    N, K, H, size = module.num_heads, module.num_kv_heads, module.head_dim, module.block
+
+    def affine(layer: Any, x: np.ndarray) -> np.ndarray:
+        return x @ kernel(layer) + np.asarray(layer.bias[...], np.float64)
+
+    def compressed(part: Any, rows: np.ndarray) -> np.ndarray:
+        x = affine(part.hidden, (rows + np.asarray(part.places[...], np.float64)).ravel())
+        cubic = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
+        return affine(part.out, x / 2 * (1 + np.tanh(cubic)))
+
+    def softmax(scores: np.ndarray) -> np.ndarray:
+        exp = np.exp(scores - scores.max())
+        return exp / exp.sum()
+
+    def attend(query: Any, keys: Any, values: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
+        B, T, S = len(query), query.shape[1], keys.shape[1]
+        k = (keys @ kernel(module.key)).reshape(B, S, 3, K, H)
+        v = (values @ kernel(module.value)).reshape(B, S, 3, K, H)
+        weights, contexts = np.zeros((B, N, T, S)), np.zeros((B, N, T, H))
+        mask = np.broadcast_to(mask, weights.shape)
+        for b, m, t in np.ndindex(B, K, T):
+            real = [s for s in range(t + 1) if mask[b, 0, t, s]]
+            blocks = [real[i : i + size] for i in range(0, len(real), size)]
+            whole = [block for block in blocks if len(block) == size]
+            heads = range(m * (N // K), (m + 1) * (N // K))
+            q = query[b, t] @ kernel(module.query)
+            gates = 1 / (1 + np.exp(-affine(module.gates, query[b, t]).reshape(3, N)))
+            block_keys = [compressed(module.compress_keys, k[b, s, 0, m]) for s in whole]
+            block_values = [compressed(module.compress_values, v[b, s, 0, m]) for s in whole]
+            importance = np.zeros(len(blocks))
+            for n in heads if whole else ():
+                row = softmax(np.array(block_keys) @ q[n * H : (n + 1) * H] / H**0.5)
+                importance[: len(whole)] += row
+                contexts[b, n, t] += gates[0, n] * row @ np.array(block_values)
+                for share, block in zip(row, whole):
+                    weights[b, n, t, block] += gates[0, n] * share / size
+            last = len(blocks) - 1
+            forced = [i for i in dict.fromkeys((last, last - 1, 0)) if i in range(len(blocks))]
+            best = sorted(set(range(len(blocks))) - set(forced), key=lambda i: -importance[i])
+            chosen = [s for i in (forced + best)[: module.selected] for s in blocks[i]]
+            for branch, seen in ((1, chosen), (2, real[-module.window :])):
+                for n in heads if seen else ():
+                    row = softmax(k[b, seen, branch, m] @ q[n * H : (n + 1) * H] / H**0.5)
+                    contexts[b, n, t] += gates[branch, n] * row @ v[b, seen, branch, m]
+                    weights[b, n, t, seen] += gates[branch, n] * row
+        return joined(module, contexts), weights
+
+    return attend
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """How to build a module for the kit, and what it lets a query see by itself."""
@@ -399,6 +466,26 @@ CASES: dict[str, Case] = {
         {**TWO_HEADS, "max_length": 7, "rank": 3, "share": "all"}, HEADS, oracle=linformer_oracle
     ),
     "hopfield": Case(TWO_HEADS, HEADS, by_hand=hopfield_by_hand, oracle=hopfield_oracle),
+    "native_sparse": Case(
+        {**TWO_HEADS, "block": 2, "selected": 2, "window": 2},
+        ModuleSizes(B=2, T=9, S=9, D=6, D2=6, Dv=6),
+        np.tri,
+        by_hand=native_sparse_by_hand,
+        oracle=native_sparse_oracle,
+    ),
+    "native_sparse grouped rotary": Case(
+        {
+            "dim": 8,
+            "num_heads": 4,
+            "num_kv_heads": 2,
+            "block": 2,
+            "selected": 4,
+            "window": 1,
+            "rotary": Rotary(),
+        },
+        ModuleSizes(B=2, T=11, S=11, D=8, D2=8, Dv=8),
+        np.tri,
+    ),
     "lsh": Case(
         {**TWO_HEADS, "num_buckets": 2, "chunk": 5, "rounds": 2},
         SELF,
