@@ -96,7 +96,7 @@ def branch_weights(weights: Float[Array, "B N T M"], block: int, length: int) ->
 
 
 def places_of(mask: Bool[Array, "#B 1 1 S"] | None, B: int, S: int) -> Int[Array, "B S"]:
-    """Return the position in the text of each position; at padding that of the one before."""
+    """Return the number of real positions before each one, 1 less at padding."""
     if mask is None:
         return jnp.broadcast_to(jnp.arange(S, dtype=jnp.int32), (B, S))
     real = jnp.broadcast_to(mask[:, 0, 0], (B, S))
