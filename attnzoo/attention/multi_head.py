@@ -370,7 +370,7 @@ class MultiHeadAttention(Attention):
 
     def _visible(
         self,
-        q: Float[Array, "B T N H"],
+        q: Float[Array, "B T _ H"],
         k: Float[Array, "B S K H"],
         mask: Bool[Array, "#B #N #T #S"] | None,
         positions: Positions | None,
@@ -388,7 +388,7 @@ class MultiHeadAttention(Attention):
 
     def _read(
         self,
-        q: Float[Array, "B T N H"],
+        q: Float[Array, "B T _ H"],
         k: Float[Array, "B S K H"],
         v: Float[Array, "B S K Hv"],
         mask: Bool[Array, "#B #N #T #S"] | MaskFunction | None,

@@ -422,7 +422,7 @@ CASES: dict[str, Case] = {
         TWO_HEADS, SELF, np.tri, by_hand=forgetting_by_hand, oracle=forgetting_oracle
     ),
     "forgetting grouped rotary": Case(
-        {"dim": 8, "num_heads": 4, "num_kv_heads": 2, "rotary": Rotary(), "use_bias": True},
+        {"dim": 8, "num_heads": 4, "num_kv_heads": 2, "rotary": Rotary()},
         EIGHT,
         np.tri,
     ),
@@ -467,24 +467,11 @@ CASES: dict[str, Case] = {
     ),
     "hopfield": Case(TWO_HEADS, HEADS, by_hand=hopfield_by_hand, oracle=hopfield_oracle),
     "native_sparse": Case(
-        {**TWO_HEADS, "block": 2, "selected": 2, "window": 2},
-        ModuleSizes(B=2, T=9, S=9, D=6, D2=6, Dv=6),
+        {"dim": 8, "num_heads": 4, "num_kv_heads": 2, "block": 2, "selected": 2, "window": 2},
+        ModuleSizes(B=2, T=9, S=9, D=8, D2=8, Dv=8),
         np.tri,
         by_hand=native_sparse_by_hand,
         oracle=native_sparse_oracle,
-    ),
-    "native_sparse grouped rotary": Case(
-        {
-            "dim": 8,
-            "num_heads": 4,
-            "num_kv_heads": 2,
-            "block": 2,
-            "selected": 4,
-            "window": 1,
-            "rotary": Rotary(),
-        },
-        ModuleSizes(B=2, T=11, S=11, D=8, D2=8, Dv=8),
-        np.tri,
     ),
     "lsh": Case(
         {**TWO_HEADS, "num_buckets": 2, "chunk": 5, "rounds": 2},

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from attnzoo.attention import NativeSparseAttention
+from attnzoo.attention import NativeSparseAttention, Rotary
 from attnzoo.layers.self_attention import SelfAttention
 from attnzoo.ops import masks
 from attnzoo.ops.sparse import select_blocks
@@ -57,6 +57,31 @@ def test_rows_of_a_long_text_are_those_of_the_same_text_cut_off() -> None:
     alike = np.ptp(row, axis=2) < 1e-6
     assert alike[:, 1:-2].all()
     assert not alike[:, [0, -1]].any()
+
+
+def test_rotary_embedding_turns_tokens_alone_and_decodes() -> None:
+    """Padding in front shifts no angle; the weights of blocks do not depend on positions."""
+    module, plain = attention(head_dim=4, rotary=Rotary()), attention(head_dim=4)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 9, D)), jnp.float32)
+    read = nnx.jit(lambda m, x: m(x, x, return_weights=True))
+    wanted, weights = read(module, x)
+    assert np.abs(weights - read(plain, x)[1]).max() > 1e-3
+    visible = jnp.arange(10)[None, None, None] > 0
+    step = nnx.jit(lambda m, x, cache: m.decode(x, cache, mask=visible))
+    first, cache = step(
+        module, jnp.pad(x[:, :3], ((0, 0), (1, 0), (0, 0))), module.empty_cache(1, 10)
+    )
+    rows = [first[:, 1:]]
+    for t in range(3, 9):
+        row, cache = step(module, x[:, t : t + 1], cache)
+        rows.append(row)
+    np.testing.assert_allclose(jnp.concatenate(rows, axis=1), wanted, atol=1e-5)
+    only_blocks = nnx.clone(module), nnx.clone(plain)
+    for one in only_blocks:
+        one.gates.bias[...] = jnp.asarray([30.0, 30, -30, -30, -30, -30])
+        one.gates.kernel[...] = jnp.zeros((D, 6))
+    turned, still = (read(one, x)[1] for one in only_blocks)
+    np.testing.assert_allclose(turned, still, atol=1e-6)
 
 
 def test_heads_that_share_keys_select_the_same_blocks() -> None:
