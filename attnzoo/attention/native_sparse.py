@@ -158,8 +158,8 @@ class NativeSparseAttention(Attention):
     def __call__(
         self,
         query: Float[Array, "B T D"],
-        keys: Float[Array, "B T D"],
-        values: Float[Array, "B T D"] | None = None,
+        keys: Float[Array, "B S D2"],
+        values: Float[Array, "B S Dv"] | None = None,
         *,
         positions: Positions | None = None,
         key_positions: Int[Array, "#B S"] | None = None,
