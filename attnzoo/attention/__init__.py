@@ -14,13 +14,16 @@ from attnzoo.attention.cosine import CosineAttention
 from attnzoo.attention.coverage import CoverageAttention
 from attnzoo.attention.decomposable import DecomposableAttention
 from attnzoo.attention.delta_net import DeltaNet
+from attnzoo.attention.differential import DifferentialAttention
 from attnzoo.attention.fast_weight import FastWeightProgrammer
 from attnzoo.attention.fixed import FixedAttention
+from attnzoo.attention.forgetting import ForgettingAttention
 from attnzoo.attention.gated_linear import GatedLinearAttention, RetNetAttention
 from attnzoo.attention.graph import GraphAttention
 from attnzoo.attention.hard import HardAttention
 from attnzoo.attention.hopfield import HopfieldAttention
 from attnzoo.attention.intra import LSTMN, IntraTemporalAttention
+from attnzoo.attention.kimi_delta import KimiDeltaAttention
 from attnzoo.attention.latent import LatentAttention
 from attnzoo.attention.linear import CausalLinearAttention, LinearAttention
 from attnzoo.attention.linformer import Linformer
@@ -29,6 +32,7 @@ from attnzoo.attention.location_aware import LocationAwareAttention
 from attnzoo.attention.lsh import LSHAttention
 from attnzoo.attention.multi_head import MultiHeadAttention
 from attnzoo.attention.multiplicative import LocationAttention, MultiplicativeAttention
+from attnzoo.attention.native_sparse import NativeSparseAttention
 from attnzoo.attention.non_local import NonLocalBlock
 from attnzoo.attention.positional import FactorisedPositionalAttention, PositionalAttention
 from attnzoo.attention.relative_bias import ALiBi, T5RelativeBias
@@ -50,6 +54,8 @@ ATTENTIONS: dict[str, type[Attention]] = {
     "none": FixedAttention,
     "hard": HardAttention,
     "multi_head": MultiHeadAttention,
+    "differential": DifferentialAttention,
+    "forgetting": ForgettingAttention,
     "latent": LatentAttention,
     "cosine": CosineAttention,
     "positional": PositionalAttention,
@@ -59,6 +65,7 @@ ATTENTIONS: dict[str, type[Attention]] = {
     "causal_linear": CausalLinearAttention,
     "fast_weight": FastWeightProgrammer,
     "delta_net": DeltaNet,
+    "kimi_delta": KimiDeltaAttention,
     "gated_linear": GatedLinearAttention,
     "retnet": RetNetAttention,
     "mab": MAB,
@@ -67,6 +74,7 @@ ATTENTIONS: dict[str, type[Attention]] = {
     "linformer": Linformer,
     "hopfield": HopfieldAttention,
     "lsh": LSHAttention,
+    "native_sparse": NativeSparseAttention,
 }
 
 
@@ -138,16 +146,19 @@ __all__ = [
     "CoverageAttention",
     "DecomposableAttention",
     "DeltaNet",
+    "DifferentialAttention",
     "EfficientChannelAttention",
     "FactorisedPositionalAttention",
     "FastWeightProgrammer",
     "FixedAttention",
+    "ForgettingAttention",
     "Gate",
     "GatedLinearAttention",
     "GraphAttention",
     "HardAttention",
     "HopfieldAttention",
     "IntraTemporalAttention",
+    "KimiDeltaAttention",
     "LSHAttention",
     "LatentAttention",
     "LatentReader",
@@ -160,6 +171,7 @@ __all__ = [
     "Memory",
     "MultiHeadAttention",
     "MultiplicativeAttention",
+    "NativeSparseAttention",
     "NonLocalBlock",
     "PositionalAttention",
     "RetNetAttention",

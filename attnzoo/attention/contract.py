@@ -121,6 +121,8 @@ class Attention(Module):
     """Place on the map of mechanisms (``attention.facts``); None: not on it."""
     is_recurrent: ClassVar[bool] = False
     """Recurrent form: query i reads the state written by keys 0 .. i; causal, no document masks."""
+    always_causal: ClassVar[bool] = False
+    """Query i reads keys 0 .. i at most, whatever the mask: so is every recurrent form."""
     takes_causal_mask: ClassVar[bool] = True
     """Causal self-attention is supported: the mechanism is causal, or a mask can make it so."""
     takes_score_mod: ClassVar[bool] = False
@@ -135,6 +137,11 @@ class Attention(Module):
     """Scores depend on the positions of keys, so ``Memory`` holds them."""
     heads_split_values: ClassVar[bool] = False
     """Each head reads its own slice of the values; else heads read all of them and are averaged."""
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if cls.is_recurrent:
+            cls.always_causal = True
 
     num_heads: int = 1
     dim: int | None = None
@@ -189,6 +196,9 @@ class Attention(Module):
             check_sequences((query_width, key_width or value_width), query=query, keys=keys)
         else:
             check_sequences(self.widths, query=query, keys=keys, values=values)
+
+    def set_depth(self, depth: int) -> None:
+        """Set what depends on the layer in a stack, 0 for the first: nothing in most mechanisms."""
 
     # One sequence reads another, or itself, at once.
 

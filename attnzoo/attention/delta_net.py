@@ -1,6 +1,6 @@
 """DeltaNet and Gated DeltaNet: the delta rule with short convolutions and optional decay."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -93,6 +93,8 @@ class DeltaNet(FastWeights):
         "weights are not negative": "what is written later erases what was written before",
     }
 
+    gate_activation = staticmethod(jax.nn.silu)
+
     def __init__(
         self,
         dim: int,
@@ -125,8 +127,16 @@ class DeltaNet(FastWeights):
         self.strength = Projection(dim, num_heads, rngs=rngs)
         self.norm = RMSNorm(value_head_dim, rngs=rngs)
         self.out = Projection(value_width, dim, rngs=rngs)
-        self.decay = Decay(dim, num_heads, rngs=rngs) if gated else None
-        self.gate = Projection(dim, value_width, rngs=rngs) if gated else None
+        if gated:
+            self.decay, self.gate = self.build_gates(rngs)
+        else:
+            self.decay, self.gate = None, None
+
+    def build_gates(self, rngs: nnx.Rngs) -> tuple[Any, Any]:
+        """Return the modules for the log-decay of the memory and for the gate of the output."""
+        dim = self.query.in_dim
+        decay = Decay(dim, self.num_heads, rngs=rngs)
+        return decay, Projection(dim, self.num_heads * self.value_head_dim, rngs=rngs)
 
     def empty_state(self, batch: int) -> State:
         """Return a zero state, with zeros as the inputs before the convolutions."""
@@ -155,7 +165,7 @@ class DeltaNet(FastWeights):
         )
         out = join_heads(self.norm(out)).astype(query.dtype)
         if self.gate is not None:
-            out = out * jax.nn.silu(self.gate(query))
+            out = out * self.gate_activation(self.gate(query))
         return self.out(out), weights, state
 
 
@@ -164,13 +174,21 @@ class Decay(Module):
 
     def __init__(self, dim: int, num_heads: int, *, rngs: nnx.Rngs):
         self.projection = Projection(dim, num_heads, rngs=rngs)
-        A = jax.random.uniform(rngs.params(), (num_heads,), jnp.float32, 1.0, 16.0)
-        step = jax.random.uniform(
-            rngs.params(), (num_heads,), jnp.float32, jnp.log(1e-3), jnp.log(0.1)
-        )
-        self.rate = nnx.Param(jnp.log(A))
-        self.bias = nnx.Param(jnp.log(jnp.expm1(jnp.exp(step))))  # softplus(bias) = e^step
+        self.rate = nnx.Param(draw_rates(num_heads, rngs))
+        self.bias = nnx.Param(draw_steps(num_heads, rngs))
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T N"]:
         step = self.projection(x) + cast_like(self.bias, x)[None, None]
         return -jnp.exp(cast_like(self.rate, x))[None, None] * jax.nn.softplus(step)
+
+
+def draw_rates(width: int, rngs: nnx.Rngs) -> Float[Array, " N"]:
+    """Return ln U(1, 16), the logarithms of rates of decay."""
+    return jnp.log(jax.random.uniform(rngs.params(), (width,), jnp.float32, 1.0, 16.0))
+
+
+def draw_steps(width: int, rngs: nnx.Rngs) -> Float[Array, " N"]:
+    """Return biases whose softplus is log-uniform between 0.001 and 0.1."""
+    low, high = jnp.log(1e-3), jnp.log(0.1)
+    step = jax.random.uniform(rngs.params(), (width,), jnp.float32, low, high)
+    return jnp.log(jnp.expm1(jnp.exp(step)))

@@ -163,11 +163,20 @@ class MultiHeadAttention(Attention):
             window = (sliding_window if site.is_causal else symmetric_window)(config.window)
             if config.global_tokens:
                 window = window | global_tokens(config.global_tokens)
+        scale = site.scale if config.scale is None else config.scale
+        return cls.built(config, site, rngs=rngs, mask_mod=window, scale=scale)
+
+    @classmethod
+    def built(cls, config: Any, site: Site, *, rngs: nnx.Rngs, **own: Any) -> Any:
+        """Build the module by name, with norm, initializers and scale as the config and site say.
+
+        ``config`` has a field ``qk_norm``; ``scale`` is the site's unless it is in ``own``.
+        """
         settings = {"eps": site.norm_eps, "shift": site.norm_shift}
         norm = functools.partial(RMSNorm, **settings) if config.qk_norm else None
-        own = {name: getattr(site, name) for name in ("out_bias", "kernel_init", "out_init")}
-        own["scale"] = site.scale if config.scale is None else config.scale
-        module: Any = cls.by_name(config, site, rngs=rngs, mask_mod=window, qk_norm=norm, **own)
+        for name in ("out_bias", "kernel_init", "out_init", "scale"):
+            own.setdefault(name, getattr(site, name))
+        module: Any = cls.by_name(config, site, rngs=rngs, qk_norm=norm, **own)
         if module.scale is not None:
             kernel = module.query.kernel
             kernel[...] = kernel[...] / (math.sqrt(module.head_dim) * module.scale)
@@ -345,7 +354,8 @@ class MultiHeadAttention(Attention):
         positions: Positions | None,
         length: int,
     ) -> Float[Array, "B T N H"]:
-        q = split_heads(self.query(query), self.num_heads)
+        q = self.query(query)
+        q = split_heads(q, q.shape[2] // self.head_dim)
         q = q if self.query_norm is None else self.query_norm(q)
         if self.rotary is None:
             return q
@@ -360,7 +370,7 @@ class MultiHeadAttention(Attention):
 
     def _visible(
         self,
-        q: Float[Array, "B T N H"],
+        q: Float[Array, "B T _ H"],
         k: Float[Array, "B S K H"],
         mask: Bool[Array, "#B #N #T #S"] | None,
         positions: Positions | None,
@@ -374,11 +384,11 @@ class MultiHeadAttention(Attention):
         placed = function if positions is None else _placed_mask(function, positions, places)
         if mask is None:
             return placed
-        return mask & evaluate_mask(placed, (q.shape[0], q.shape[2], q.shape[1], k.shape[1]))
+        return mask & evaluate_mask(placed, (q.shape[0], self.num_heads, q.shape[1], k.shape[1]))
 
     def _read(
         self,
-        q: Float[Array, "B T N H"],
+        q: Float[Array, "B T _ H"],
         k: Float[Array, "B S K H"],
         v: Float[Array, "B S K Hv"],
         mask: Bool[Array, "#B #N #T #S"] | MaskFunction | None,
@@ -391,6 +401,21 @@ class MultiHeadAttention(Attention):
         score_mod = self.score_mod if score_mod is None else score_mod
         if score_mod is not None and positions is not None:
             score_mod = _placed_score(score_mod, positions, places)
+        out, *seen = self.read_heads(q, k, v, mask, return_weights, dropout_key, score_mod)
+        context = self.out(join_heads(out))
+        return (context, *seen) if return_weights else context
+
+    def read_heads(
+        self,
+        q: Float[Array, "B T N H"],
+        k: Float[Array, "B S K H"],
+        v: Float[Array, "B S K Hv"],
+        mask: Bool[Array, "#B #N #T #S"] | MaskFunction | None,
+        return_weights: bool | WeightRequest,
+        dropout_key: Key[Array, ""] | None,
+        score_mod: ScoreFunction | None,
+    ) -> tuple[Any, ...]:
+        """Return the contexts of the heads, ``B T N Hv``, and the weights if they are requested."""
         result = dot_product_attention(
             q,
             k,
@@ -405,11 +430,16 @@ class MultiHeadAttention(Attention):
             dropout_key=dropout_key,
         )
         out, *seen = result if return_weights else (result,)
-        if self.perturbation is not None:
-            delta = self.perturbed((q.shape[0], q.shape[2], q.shape[1], k.shape[1]))
-            out = out + _weigh(delta, v).astype(out.dtype)
-        context = self.out(join_heads(out))
-        return (context, *seen) if return_weights else context
+        return self.add_perturbed(out, v), *seen
+
+    def add_perturbed(
+        self, out: Float[Array, "B T N Hv"], v: Float[Array, "B S K Hv"]
+    ) -> Float[Array, "B T N Hv"]:
+        """Return contexts with the values that a perturbation of the weights adds."""
+        if self.perturbation is None:
+            return out
+        delta = self.perturbed((out.shape[0], self.num_heads, out.shape[1], v.shape[1]))
+        return out + _weigh(delta, v).astype(out.dtype)
 
 
 def _weigh(

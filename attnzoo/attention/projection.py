@@ -21,7 +21,7 @@ def glorot_per_head(rngs: nnx.Rngs, shape: tuple[int, int, int]) -> Float[Array,
     return init(rngs.params(), shape, jnp.float32)
 
 
-def cast_like(parameter: nnx.Param, x: Float[Array, "..."]) -> Float[Array, "..."]:
+def cast_like(parameter: nnx.Variable, x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Return a parameter in the dtype of the input."""
     return parameter[...].astype(x.dtype)
 

@@ -230,6 +230,45 @@ class MultiHeadConfig(AttentionConfig):
 
 
 @config
+class DifferentialConfig(AttentionConfig):
+    """Differential attention: the difference of two softmaxes (Ye et al. 2024)."""
+
+    kind: Literal["differential"] = "differential"
+    num_heads: Annotated[int, Positive] = 2
+    """Number of heads, each with two softmaxes: half that of multi-head attention."""
+    num_kv_heads: Annotated[int, Positive] | None = None
+    """Number of heads of keys and values; null: `num_heads`."""
+    head_dim: Annotated[int, Positive] | None = None
+    """Width of the two queries of a head; values have twice that; null: width of the queries / (2
+    `num_heads`)."""
+    qk_norm: bool = False
+    """Apply an RMS norm to queries and keys."""
+    lambda_init: float | None = None
+    """Share of the second softmax that is subtracted at the start; null: 0.8 - 0.6 e^(-0.3 l) in
+    layer l = 0, 1, ..."""
+
+    def __post_init__(self) -> None:
+        if self.lambda_init is not None and not 0 <= self.lambda_init < 1:
+            raise ValueError(f"lambda_init={self.lambda_init}; wanted at least 0 and below 1")
+
+
+@config
+class ForgettingConfig(AttentionConfig):
+    """Forgetting attention (FoX): scores decay by learned gates; causal only (Lin et al. 2025)."""
+
+    reads = ("itself",)
+    kind: Literal["forgetting"] = "forgetting"
+    num_heads: Annotated[int, Positive] = 4
+    """Number of heads; must divide the width."""
+    num_kv_heads: Annotated[int, Positive] | None = None
+    """Number of heads of keys and values; null: `num_heads`."""
+    head_dim: Annotated[int, Positive] | None = None
+    """Width of a head; null: width of the model / num_heads."""
+    qk_norm: bool = False
+    """Apply an RMS norm to queries and keys, as the paper's "Pro" block does."""
+
+
+@config
 class LatentConfig(AttentionConfig):
     """Latent attention: keys and values from one short vector per token (DeepSeek-V2 2024)."""
 
@@ -385,6 +424,28 @@ class LSHConfig(AttentionConfig):
 
 
 @config
+class NativeSparseConfig(AttentionConfig):
+    """Native sparse attention: blocks, the best of them, a window; causal (Yuan et al. 2025)."""
+
+    reads = ("itself",)
+    kind: Literal["native_sparse"] = "native_sparse"
+    num_heads: Annotated[int, Positive] = 4
+    """Number of heads; must divide the width."""
+    num_kv_heads: Annotated[int, Positive] | None = None
+    """Number of heads of keys and values; heads that share one select the same blocks; null:
+    `num_heads`."""
+    head_dim: Annotated[int, Positive] | None = None
+    """Width of a head; null: width of the model / num_heads."""
+    block: Annotated[int, Positive] = 32
+    """Number of positions in a block, which is compressed to one key, and selected as a whole."""
+    selected: Annotated[int, Positive] = 16
+    """Number of blocks whose positions a query reads: its own, the one before, the first, and the
+    best others."""
+    window: Annotated[int, Positive] = 512
+    """Number of last positions that a query reads, itself included."""
+
+
+@config
 class NoAttentionConfig(AttentionConfig):
     """Fixed-vector baseline: every target token sees the same summary of the source."""
 
@@ -412,6 +473,25 @@ class DeltaNetConfig(AttentionConfig):
     """Number of heads; must divide the width."""
     gated: bool = False
     """Gated DeltaNet (Yang et al. 2025): the memory decays, and a gate multiplies the output."""
+    max_beta: Annotated[float, Positive] = 1.0
+    """Largest write strength: 1, or 2 for negative eigenvalues (Grazzi et al. 2025)."""
+
+    def __post_init__(self) -> None:
+        if self.max_beta > 2:
+            raise ValueError(f"max_beta={self.max_beta}; wanted at most 2, or the memory explodes")
+
+
+@config
+class KimiDeltaConfig(AttentionConfig):
+    """Kimi Delta Attention: the delta rule, each channel decays; causal only (Kimi Team 2025)."""
+
+    reads = ("itself",)
+    kind: Literal["kimi_delta"] = "kimi_delta"
+    num_heads: Annotated[int, Positive] = 4
+    """Number of heads; must divide the width."""
+    rank: Annotated[int, Positive] | None = None
+    """Width between the two factors of the decay's and of the gate's projection; null: that of a
+    head."""
     max_beta: Annotated[float, Positive] = 1.0
     """Largest write strength: 1, or 2 for negative eigenvalues (Grazzi et al. 2025)."""
 

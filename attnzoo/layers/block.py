@@ -138,6 +138,12 @@ class Block(Module):
         feed = functools.partial(self.feed_forward, key=keys[1])
         return self._branches(x, attend, cross, feed, ends), maps
 
+    def set_depth(self, depth: int) -> None:
+        """Tell the attentions of the block their layer in a stack, 0 for the first."""
+        self.attention.mechanism.set_depth(depth)
+        if self.cross_attention is not None:
+            self.cross_attention.set_depth(depth)
+
     def prepare_cross(
         self,
         encoded: Float[Array, "B S D2"] | None,

@@ -16,12 +16,12 @@ class SelfAttention(Module):
     """Self-attention with a causal or bidirectional mask, and its decoding.
 
     If ``is_causal``, position t sees positions 0 .. t, or fewer if the mechanism has its own mask.
-    ValueError for a mechanism with a recurrent state, which is causal, without ``is_causal``, and
-    for one without a causal form with it.
+    ValueError for a mechanism that is always causal without ``is_causal``, and for one without a
+    causal form with it.
     """
 
     def __init__(self, mechanism: Attention, *, is_causal: bool):
-        if mechanism.is_recurrent and not is_causal:
+        if mechanism.always_causal and not is_causal:
             raise ValueError(
                 f"{type(mechanism).__name__} is causal; an encoder wants another attention "
                 "(attention.kind=linear is the two-sided relative)"
@@ -54,7 +54,7 @@ class SelfAttention(Module):
         ``places`` are added to the queries and keys, not to the values.
         """
         causal = self.is_causal if is_causal is None else is_causal
-        if self.mechanism.is_recurrent and not causal:
+        if self.mechanism.always_causal and not causal:
             raise NotImplementedError(f"{type(self.mechanism).__name__} is causal")
         if causal and not self.mechanism.takes_causal_mask:
             raise NotImplementedError(f"{type(self.mechanism).__name__} has no causal form")

@@ -42,6 +42,8 @@ class Stack(Module):
         branch_rate: float = 0.0,
     ):
         self.depth, self.scan, self.remat, self.branch_rate = len(blocks), scan, remat, branch_rate
+        for depth, block in enumerate(blocks):
+            block.set_depth(depth)
         self.blocks: Any = _stacked(blocks) if scan else nnx.List(blocks)
 
     def __call__(

@@ -52,7 +52,7 @@ class EncoderDecoder(TranslationModel):
     def has_full_context(self) -> bool:
         """True unless self-attention of the decoder is causal by its nature."""
         first = self.decoder.blocks if self.decoder.scan else self.decoder.blocks[0]
-        return not first.attention.mechanism.is_recurrent
+        return not first.attention.mechanism.always_causal
 
     @property
     def has_positions(self) -> bool:

@@ -15,6 +15,7 @@ from attnzoo.ops.linear import (
     fast_weights,
     gated_delta_net,
     gated_linear_attention,
+    kimi_delta,
     linear_attention,
     retention,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "gated_linear_attention",
     "hopfield_energy",
     "hopfield_retrieve",
+    "kimi_delta",
     "linear",
     "linear_attention",
     "masks",

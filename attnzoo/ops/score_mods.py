@@ -28,6 +28,7 @@ from attnzoo.ops.index_functions import (
     is_traced,
     setting,
 )
+from attnzoo.ops.softmax import compute_dtype
 
 Buckets = Callable[[Int[Array, "..."]], Int[Array, "..."]]
 ScoreFunction = Callable[[Any, Any, Any, Any, Any], Any]
@@ -176,6 +177,23 @@ class DenseBias(ScoreMod):
         check_length("dense_bias: bias", self.array.shape[3], S, "S")
 
 
+@index_function
+class Forget(ScoreMod):
+    """Bias by forget gates, the difference of two cumulative sums; see :func:`forget`."""
+
+    sums: Float[Array, "B N S"]
+
+    def __call__(self, score: Score, b: Index, n: Index, q: Index, k: Index) -> Score:
+        row = broadcast_index(b, self.sums.shape[0])
+        bias = self.sums[row, n, q] - self.sums[row, n, k]
+        return score + bias.astype(score.dtype)
+
+    def check(self, B: int, N: int, T: int, S: int) -> None:
+        check_size("forget: log_gates", self.sums.shape[0], B, "batch")
+        check_length("forget: log_gates", self.sums.shape[1], N, "N")
+        check_length("forget: log_gates", self.sums.shape[2], S, "S")
+
+
 def alibi(slopes: Float[Array, " N"] | int) -> ScoreMod:
     """Return ALiBi, which adds -slope_n |q - k| (Press et al. 2022, arXiv 2108.12409).
 
@@ -197,6 +215,16 @@ def alibi_slopes(num_heads: int) -> Float[Array, " N"]:
     slopes = [2 ** (-8 * (n + 1) / power) for n in range(power)]
     slopes += [2 ** (-4 * (2 * n + 1) / power) for n in range(num_heads - power)]
     return jnp.asarray(slopes)
+
+
+def forget(log_gates: Float[Array, "B S N"]) -> ScoreMod:
+    """Return a modifier that adds the log forget gates of positions k + 1 to q (FoX).
+
+    Lin et al. 2025 (arXiv 2503.02130), equation 6. It goes with a causal mask: a later key would be
+    favoured. The sums are float32 or wider.
+    """
+    gates = jnp.moveaxis(log_gates, 1, 2)
+    return Forget(jnp.cumsum(gates.astype(compute_dtype(gates)), axis=2))
 
 
 def relative_bias(table: Float[Array, "N R"], buckets: Buckets) -> ScoreMod:

@@ -8,6 +8,7 @@ from seed 0. Where what is drawn says nothing, three things are done, each said 
 - the spatial gate, whose random window sees nothing, looks for brightness.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -256,6 +257,32 @@ def latent() -> list[WeightPanel]:
     return heads(module)
 
 
+def differential() -> list[WeightPanel]:
+    panels = []
+    for title, share in (("first softmax alone", 0.0), ("less 0.8 of the second", 0.8)):
+        module = zoo.DifferentialAttention(DIM, 1, lambda_init=share, rngs=seeded())
+        for projection in (module.query, module.key):
+            # Class in the first parts of query and key, and half of that in the second ones.
+            columns = jnp.concatenate([jnp.eye(DIM, 8), 0.5**0.5 * jnp.eye(DIM, 8)], axis=1)
+            projection.kernel[...] = columns
+        module.lambda_vectors[...] = jnp.zeros((4, 8))  # lambda is lambda_init
+        panels.append(read(module, title))
+    return panels
+
+
+def forgetting() -> list[WeightPanel]:
+    module = zoo.ForgettingAttention(DIM, 1, rngs=seeded())
+    identity(module.key)
+    module.query.kernel[...] = 0.3 * jnp.eye(DIM)
+    module.forget.kernel[...] = jnp.zeros((DIM, 1))
+    words = sentence()
+    panels = [read(module, "gates of 1/2")]
+    gates = jnp.zeros((1, len(SENTENCE), 1)).at[:, 4].set(-4.0)
+    memory = dataclasses.replace(module.prepare(words), log_gates=gates)
+    _, weights = module.attend(words, memory, return_weights=True)
+    return [*panels, matrix("a gate closes at the second 'the'", weights)]
+
+
 def positional() -> list[WeightPanel]:
     module = zoo.PositionalAttention(DIM, len(SENTENCE), rngs=seeded())
     scaled(600, module.table)
@@ -313,6 +340,12 @@ def delta_net() -> list[WeightPanel]:
     return panels
 
 
+def kimi_delta() -> list[WeightPanel]:
+    module = zoo.KimiDeltaAttention(DIM, 2, rngs=seeded())
+    identity(module.query, module.key)
+    return heads(module, times=4)
+
+
 def gated_linear() -> list[WeightPanel]:
     module = zoo.GatedLinearAttention(DIM, 2, key_width=DIM, rngs=seeded())
     identity(module.query, module.key)
@@ -365,6 +398,20 @@ def hopfield() -> list[WeightPanel]:
         build("the same, beta = 1/2", steps=10, beta=0.5),
         build("the same, beta = 1", steps=10, beta=1.0),
     ]
+
+
+def native_sparse() -> list[WeightPanel]:
+    module = zoo.NativeSparseAttention(DIM, 1, block=2, selected=2, window=2, rngs=seeded())
+    module.query.kernel[...] = 0.4 * jnp.eye(DIM)
+    module.key.kernel[...] = jnp.tile(jnp.eye(DIM), (1, 3))
+    gates: Any = module.gates
+    gates.kernel[...] = jnp.zeros((DIM, 3))
+    panels = []
+    for branch, title in enumerate(("compressed", "selected", "window")):
+        gates.bias[...] = jnp.full((3,), -30.0).at[branch].set(30.0)
+        panels.append(read(module, title))
+    gates.bias[...] = jnp.zeros((3,))
+    return [*panels, read(module, "all, gates of 1/2")]
 
 
 def lsh() -> list[WeightPanel]:
@@ -584,6 +631,8 @@ MATRICES: dict[str, Callable[[], list[WeightPanel]]] = {
     "multi_head": multi_head,
     "cosine": cosine,
     "latent": latent,
+    "differential": differential,
+    "forgetting": forgetting,
     "positional": positional,
     "factorised_positional": factorised_positional,
     "synthesizer": synthesizer,
@@ -591,6 +640,7 @@ MATRICES: dict[str, Callable[[], list[WeightPanel]]] = {
     "causal_linear": causal_linear,
     "fast_weight": fast_weight,
     "delta_net": delta_net,
+    "kimi_delta": kimi_delta,
     "gated_linear": gated_linear,
     "retnet": retnet,
     "mab": mab,
@@ -598,6 +648,7 @@ MATRICES: dict[str, Callable[[], list[WeightPanel]]] = {
     "linformer": linformer,
     "hopfield": hopfield,
     "lsh": lsh,
+    "native_sparse": native_sparse,
     "lstmn": lstmn,
     "decomposable": decomposable,
     "structured": structured,

@@ -91,6 +91,27 @@ def hopfield_by_hand() -> tuple[Any, Any]:
     return weights[0, 0, 0], [(1 + last) / 2, (1 - last) / 2]
 
 
+def kimi_delta_by_hand() -> tuple[Any, Any]:
+    """Two keys at right angles, then one between them; beta is 1/2, channels keep 1/2 and 1/4.
+
+    The third reads the first after two decays of its channel, the second after one; half of what
+    its own key finds, which is also its query, is erased.
+    """
+    attention = ATTENTIONS["kimi_delta"](2, 1, rank=1, conv_width=1, rngs=nnx.Rngs(0))
+    for projection in (attention.query, attention.key):
+        projection.kernel[...] = jnp.eye(2)
+    for conv in (attention.query_conv, attention.key_conv, attention.value_conv):
+        conv.kernel[...] = jnp.ones((1, 2))
+    attention.strength.kernel[...] = jnp.zeros((2, 1))  # beta = sigmoid(0) = 1/2
+    attention.decay.projection.up.kernel[...] = jnp.zeros((1, 2))
+    attention.decay.rate[...] = jnp.zeros(1)
+    attention.decay.bias[...] = jnp.log(jnp.asarray([1.0, 3.0]))  # e^-softplus: 1/2 and 1/4
+    words = jnp.asarray([[[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]])
+    _, weights = nnx.jit(lambda m, x: m(x, x, return_weights=True))(attention, words)
+    first, second = 1 / 2 / 2**2 / 2**0.5 * (1 - 1 / 2), 1 / 2 / 4 / 2**0.5 * (1 - 1 / 2)
+    return weights[0, 0, 2], np.asarray([first, second, 1 / 2]) / 2**0.5
+
+
 def kernel(projection: Any) -> np.ndarray:
     return np.asarray(projection.kernel[...], np.float64)
 
@@ -209,6 +230,150 @@ def lsh_oracle(module: Any) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
     return attend
 
 
+def differential_by_hand() -> tuple[Any, Any]:
+    """Softmaxes (3/4, 1/4) and (1/2, 1/2), and lambda = e^(1/4) - 1 + 1/5."""
+    attention = ATTENTIONS["differential"](2, 1, rngs=nnx.Rngs(0))
+    attention.query.kernel[...] = attention.key.kernel[...] = jnp.diag(jnp.asarray([1.0, 0.0]))
+    attention.lambda_vectors[...] = jnp.asarray([[0.5], [0.5], [0.0], [3.0]])
+    keys = jnp.asarray([[[np.log(3.0), 1.0], [0.0, 5.0]]], jnp.float32)
+    _, weights = attention(jnp.ones((1, 1, 2)), keys, return_weights=True)
+    share = np.exp(0.25) - 1 + 0.2
+    return weights[0, 0, 0], [3 / 4 - share / 2, 1 / 4 - share / 2]
+
+
+def differential_oracle(module: Any) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    """One query and one head at a time, with the parts of a head cut out of its projections."""
+    N, H = module.num_heads, module.head_dim
+    a, b, c, d = np.asarray(module.lambda_vectors[...], np.float64)
+    start = float(module.lambda_init[...])
+    share = np.exp(a @ b) - np.exp(c @ d) + start
+
+    def softmax(scores: np.ndarray) -> np.ndarray:
+        exp = np.exp(scores - scores.max())
+        return exp / exp.sum()
+
+    def attend(query: Any, keys: Any, values: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
+        weights = np.zeros((len(query), N, query.shape[1], keys.shape[1]))
+        mask = np.broadcast_to(mask, weights.shape)
+        contexts = np.zeros((*weights.shape[:3], 2 * H))
+        for row, n, t in np.ndindex(weights.shape[:3]):
+            seen = np.flatnonzero(mask[row, n, t])
+            q = query[row, t] @ kernel(module.query)[:, 2 * n * H : 2 * (n + 1) * H]
+            k = keys[row, seen] @ kernel(module.key)[:, 2 * n * H : 2 * (n + 1) * H]
+            v = values[row, seen] @ kernel(module.value)[:, 2 * n * H : 2 * (n + 1) * H]
+            one, other = softmax(k[:, :H] @ q[:H] / H**0.5), softmax(k[:, H:] @ q[H:] / H**0.5)
+            weights[row, n, t, seen] = one - share * other
+            context = (one - share * other) @ v
+            context /= np.sqrt((context**2).mean() + 1e-6)
+            scale = np.asarray(module.head_norm.scale[...], np.float64)
+            contexts[row, n, t] = context * scale * (1 - start)
+        return joined(module, contexts), weights
+
+    return attend
+
+
+def forgetting_by_hand() -> tuple[Any, Any]:
+    """Equal scores; gates 1/2, 1/3, 1/4: the third sees keys times 1/12, 1/4 and 1."""
+    attention = ATTENTIONS["forgetting"](1, 1, rngs=nnx.Rngs(0))
+    attention.query.kernel[...] = jnp.zeros((1, 1))
+    attention.forget.kernel[...] = jnp.ones((1, 1))  # f = sigmoid(-ln n) = 1 / (n + 1)
+    words = -jnp.log(jnp.asarray([[[1.0], [2.0], [3.0]]]))
+    _, weights = attention(words, words, return_weights=True)
+    return weights[0, 0, 2], np.asarray([1 / 12, 1 / 4, 1]) / (1 / 12 + 1 / 4 + 1)
+
+
+def forgetting_oracle(module: Any) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    """One query at a time, walking back over the keys: each real one multiplies by its gate."""
+    N = module.num_heads
+
+    def attend(query: Any, keys: Any, values: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
+        v = heads_of(module, values)
+        weights = np.zeros((len(query), N, query.shape[1], keys.shape[1]))
+        mask = np.broadcast_to(mask, weights.shape)
+        for b, n, t in np.ndindex(weights.shape[:3]):
+            own = slice(n * v.shape[-1], (n + 1) * v.shape[-1])
+            q, kept = query[b, t] @ kernel(module.query)[:, own], 1.0
+            for s in range(t, -1, -1):
+                real = mask[b, n, :, s].any()
+                gate = keys[b, s] @ kernel(module.forget)[:, n]
+                gate = 1 / (1 + np.exp(-gate - np.asarray(module.forget.bias[...])[n]))
+                if real:
+                    k = keys[b, s] @ kernel(module.key)[:, own]
+                    weights[b, n, t, s] = kept * np.exp(q @ k / np.sqrt(v.shape[-1]))
+                    kept *= gate
+        weights /= np.maximum(weights.sum(-1, keepdims=True), 1e-300)
+        return joined(module, weights @ v), weights
+
+    return attend
+
+
+def native_sparse_by_hand() -> tuple[Any, Any]:
+    """Equal scores, gates of 1/2: the fifth of blocks of two reads blocks 0 and 1, tokens 2, 3, 4.
+
+    Two blocks have 1/4 a token; the own block and the one before 1/3 a token; the window of two
+    1/2 a token.
+    """
+    attention = ATTENTIONS["native_sparse"](1, 1, block=2, selected=2, window=2, rngs=nnx.Rngs(0))
+    attention.query.kernel[...] = jnp.zeros((1, 1))
+    attention.gates.kernel[...] = jnp.zeros((1, 3))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 6, 1)), jnp.float32)
+    _, weights = nnx.jit(lambda m, x: m(x, x, return_weights=True))(attention, x)
+    rows = [[1, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 0], [0, 0, 0, 1, 1, 0]]
+    return weights[0, 0, 4], sum(np.asarray(row) / sum(row) for row in rows) / 2
+
+
+def native_sparse_oracle(module: Any) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    """Lists of real positions, one query at a time: their blocks, the best of them, the last."""
+    N, K, H, size = module.num_heads, module.num_kv_heads, module.head_dim, module.block
+
+    def affine(layer: Any, x: np.ndarray) -> np.ndarray:
+        return x @ kernel(layer) + np.asarray(layer.bias[...], np.float64)
+
+    def compressed(part: Any, rows: np.ndarray) -> np.ndarray:
+        x = affine(part.hidden, (rows + np.asarray(part.places[...], np.float64)).ravel())
+        cubic = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
+        return affine(part.out, x / 2 * (1 + np.tanh(cubic)))
+
+    def softmax(scores: np.ndarray) -> np.ndarray:
+        exp = np.exp(scores - scores.max())
+        return exp / exp.sum()
+
+    def attend(query: Any, keys: Any, values: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
+        B, T, S = len(query), query.shape[1], keys.shape[1]
+        k = (keys @ kernel(module.key)).reshape(B, S, 3, K, H)
+        v = (values @ kernel(module.value)).reshape(B, S, 3, K, H)
+        weights, contexts = np.zeros((B, N, T, S)), np.zeros((B, N, T, H))
+        mask = np.broadcast_to(mask, weights.shape)
+        for b, m, t in np.ndindex(B, K, T):
+            real = [s for s in range(t + 1) if mask[b, 0, t, s]]
+            blocks = [real[i : i + size] for i in range(0, len(real), size)]
+            whole = [block for block in blocks if len(block) == size]
+            heads = range(m * (N // K), (m + 1) * (N // K))
+            q = query[b, t] @ kernel(module.query)
+            gates = 1 / (1 + np.exp(-affine(module.gates, query[b, t]).reshape(3, N)))
+            block_keys = [compressed(module.compress_keys, k[b, s, 0, m]) for s in whole]
+            block_values = [compressed(module.compress_values, v[b, s, 0, m]) for s in whole]
+            importance = np.zeros(len(blocks))
+            for n in heads if whole else ():
+                row = softmax(np.array(block_keys) @ q[n * H : (n + 1) * H] / H**0.5)
+                importance[: len(whole)] += row
+                contexts[b, n, t] += gates[0, n] * row @ np.array(block_values)
+                for share, block in zip(row, whole):
+                    weights[b, n, t, block] += gates[0, n] * share / size
+            last = len(blocks) - 1
+            forced = [i for i in dict.fromkeys((last, last - 1, 0)) if i in range(len(blocks))]
+            best = sorted(set(range(len(blocks))) - set(forced), key=lambda i: -importance[i])
+            chosen = [s for i in (forced + best)[: module.selected] for s in blocks[i]]
+            for branch, seen in ((1, chosen), (2, real[-module.window :])):
+                for n in heads if seen else ():
+                    row = softmax(k[b, seen, branch, m] @ q[n * H : (n + 1) * H] / H**0.5)
+                    contexts[b, n, t] += gates[branch, n] * row @ v[b, seen, branch, m]
+                    weights[b, n, t, seen] += gates[branch, n] * row
+        return joined(module, contexts), weights
+
+    return attend
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """How to build a module for the kit, and what it lets a query see by itself."""
@@ -244,6 +409,23 @@ CASES: dict[str, Case] = {
     "multi_head rotary causal": Case(
         {**TWO_HEADS, "head_dim": 4, "rotary": Rotary(), "mask_mod": masks.causal()}, SELF, np.tri
     ),
+    "differential": Case(
+        {"dim": 8, "num_heads": 2},
+        GROUPED,
+        by_hand=differential_by_hand,
+        oracle=differential_oracle,
+    ),
+    "differential grouped causal": Case(
+        {"dim": 8, "num_heads": 2, "num_kv_heads": 1, "mask_mod": masks.causal()}, EIGHT, np.tri
+    ),
+    "forgetting": Case(
+        TWO_HEADS, SELF, np.tri, by_hand=forgetting_by_hand, oracle=forgetting_oracle
+    ),
+    "forgetting grouped rotary": Case(
+        {"dim": 8, "num_heads": 4, "num_kv_heads": 2, "rotary": Rotary()},
+        EIGHT,
+        np.tri,
+    ),
     "latent": Case({**TWO_HEADS, "latent_dim": 5, "rotary_dim": 2, "head_dim": 3}, SELF),
     "cosine": Case(TWO_HEADS, HEADS, by_hand=cosine_by_hand),
     "positional": Case({"dim": 6, "max_length": 7, "num_heads": 2}, SELF, np.tri),
@@ -256,6 +438,7 @@ CASES: dict[str, Case] = {
     "fast_weight": Case(TWO_HEADS, SELF, np.tri),
     "delta_net": Case(TWO_HEADS, SELF, np.tri),
     "delta_net gated": Case({**TWO_HEADS, "gated": True, "max_beta": 2.0}, SELF, np.tri),
+    "kimi_delta": Case({**TWO_HEADS, "rank": 2}, SELF, np.tri, by_hand=kimi_delta_by_hand),
     "gated_linear": Case({**TWO_HEADS, "key_width": 6, "rank": 2}, SELF, np.tri),
     "retnet": Case({"dim": 8, "num_heads": 2, "value_width": 6}, EIGHT, np.tri),
     "mab": Case(TWO_HEADS, HEADS),
@@ -283,6 +466,13 @@ CASES: dict[str, Case] = {
         {**TWO_HEADS, "max_length": 7, "rank": 3, "share": "all"}, HEADS, oracle=linformer_oracle
     ),
     "hopfield": Case(TWO_HEADS, HEADS, by_hand=hopfield_by_hand, oracle=hopfield_oracle),
+    "native_sparse": Case(
+        {"dim": 8, "num_heads": 4, "num_kv_heads": 2, "block": 2, "selected": 2, "window": 2},
+        ModuleSizes(B=2, T=9, S=9, D=8, D2=8, Dv=8),
+        np.tri,
+        by_hand=native_sparse_by_hand,
+        oracle=native_sparse_oracle,
+    ),
     "lsh": Case(
         {**TWO_HEADS, "num_buckets": 2, "chunk": 5, "rounds": 2},
         SELF,

@@ -34,7 +34,13 @@ OF_THE_CASE = [name for name in PROPERTIES if name not in OF_THE_CLASS]
 
 
 def first_of_its_class(name: str) -> bool:
-    return name == next(other for other in CASES if other.split()[0] == name.split()[0])
+    """A recurrence that a class inherits is written in the class that it comes from."""
+
+    def code(case: str) -> Any:
+        cls = ATTENTIONS[case.split()[0]]
+        return getattr(cls, "recur", cls)
+
+    return name == next(other for other in CASES if code(other) == code(name))
 
 
 def drawn(module: nnx.Module) -> nnx.Module:

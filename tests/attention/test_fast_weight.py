@@ -11,6 +11,7 @@ from flax import nnx
 from attnzoo.attention.delta_net import DeltaNet
 from attnzoo.attention.fast_weight import FastWeightProgrammer
 from attnzoo.attention.gated_linear import GatedLinearAttention, RetNetAttention
+from attnzoo.attention.kimi_delta import KimiDeltaAttention
 from attnzoo.attention.linear import CausalLinearAttention, LinearAttention
 
 B, T, D, N = 2, 5, 12, 2
@@ -20,6 +21,7 @@ MODULES = {
     "programmer": lambda: FastWeightProgrammer(D, N, nu=2, rngs=nnx.Rngs(0)),
     "delta_net": lambda: DeltaNet(D, N, value_head_dim=5, conv_width=3, rngs=nnx.Rngs(0)),
     "gated_delta_net": lambda: DeltaNet(D, N, gated=True, max_beta=2.0, rngs=nnx.Rngs(0)),
+    "kimi_delta": lambda: KimiDeltaAttention(D, N, value_head_dim=5, rank=3, rngs=nnx.Rngs(0)),
     "gla": lambda: GatedLinearAttention(D, N, rank=3, rngs=nnx.Rngs(0)),
     "retnet": lambda: RetNetAttention(D, N, value_width=10, rngs=nnx.Rngs(0)),
 }
@@ -96,7 +98,13 @@ def oracle(name: str, m, x: np.ndarray) -> np.ndarray:
             elif "delta" in name:
                 a, b = a / np.linalg.norm(a), b / np.linalg.norm(b)
                 strength = m.max_beta * sigmoid(x[t] @ of(m.strength.kernel)[:, n])
-                if m.decay is not None:
+                if name == "kimi_delta":
+                    low_rank = m.decay.projection
+                    step = x[t] @ of(low_rank.down.kernel) @ of(low_rank.up.kernel)
+                    step = (step + of(m.decay.bias))[n * H : n * H + H]
+                    rate = np.exp(of(m.decay.rate)[n])
+                    decay = np.exp(-rate * np.log1p(np.exp(step)))[:, None]
+                elif m.decay is not None:
                     step = x[t] @ of(m.decay.projection.kernel)[:, n] + of(m.decay.bias)[n]
                     decay = np.exp(-np.exp(of(m.decay.rate)[n]) * np.log1p(np.exp(step)))
             elif name == "gla":
@@ -113,14 +121,17 @@ def oracle(name: str, m, x: np.ndarray) -> np.ndarray:
             new = vn[t] if strength is None else strength * (vn[t] - b @ memory)
             memory = memory + np.outer(b, new)
             row = scale * a @ memory / total
-            if name in ("delta_net", "gated_delta_net", "gla"):
+            if name in ("delta_net", "gated_delta_net", "kimi_delta", "gla"):
                 row = rms(row, of(m.norm.scale))
             if name == "retnet":
                 row = (row - row.mean()) / np.sqrt(row.var() + 1e-6)
             rows.append(row)
         out.append(np.array(rows))
     joined = np.concatenate(out, axis=1)
-    if getattr(m, "gate", None) is not None:
+    if name == "kimi_delta":
+        gate = x @ of(m.gate.down.kernel) @ of(m.gate.up.kernel) + of(m.gate.up.bias)
+        joined = joined * sigmoid(gate)
+    elif getattr(m, "gate", None) is not None:
         joined = joined * silu(x @ of(m.gate.kernel))
     return joined @ of(m.out.kernel)
 

@@ -29,6 +29,7 @@ SETTINGS: dict[str, Any] = {
     "synthesizer": kinds.SynthesizerConfig(max_length=ROOM),
     "gated_linear": kinds.GatedLinearConfig(num_heads=3),
     "retnet": kinds.RetNetConfig(num_heads=3),
+    "native_sparse": kinds.NativeSparseConfig(num_heads=2, block=2, selected=3, window=2),
     "multi_head": kinds.MultiHeadConfig(num_heads=3),
 }
 KINDS = {

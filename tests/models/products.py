@@ -58,9 +58,13 @@ SMALL: dict[str, Any] = {
     "num_queries": 3,
     "hops": 2,
     "source_words": 4,
+    "block": 2,
+    "selected": 2,
 }
 """Sizes by the names that config fields have; other fields keep their defaults."""
 EVEN = {"resnet": {"width": 4}, "bahdanau": {"hidden": 8}, "luong": {"hidden": 8}}
+# Rotary embedding of two channels has one frequency, whatever its base.
+EVEN["differential"] = {"head_dim": 4}
 MODELS: dict[str, type] = {cls.kind: cls for cls in get_args(get_args(Model)[0])}
 REGISTRIES = TRANSLATORS | DECODERS | ENCODERS | CLASSIFIERS | ALIGNERS | READERS | DETECTORS
 REGISTRIES |= CAPTIONERS

@@ -216,6 +216,7 @@ RECURRENCES = {
     "delta_rule": (linear.delta_rule, ("beta",)),
     "delta_net": (linear.delta_net, ("beta",)),
     "gated_delta_net": (linear.gated_delta_net, ("beta", "log_decay")),
+    "kimi_delta": (linear.kimi_delta, ("beta", "by_channel")),
 }
 
 

@@ -71,6 +71,10 @@ MEMBERS = {
         lambda q, k, v, b, g, gs, **kw: linear.gated_delta_net(q, k, v, b, g, **kw),
         {"phi": unit, "delta": True, "decay": lambda n, g, gs: np.exp(g)},
     ),
+    "kimi_delta": (
+        lambda q, k, v, b, g, gs, **kw: linear.kimi_delta(q, k, v, b, gs, **kw),
+        {"phi": unit, "delta": True, "decay": lambda n, g, gs: np.exp(gs)[:, None]},
+    ),
 }
 
 
@@ -390,6 +394,10 @@ ERRORS = {
         (q, k, v),
         {"mask": jnp.ones((2, 1, 37, 37), bool)},
     ),
+    "log_decay has shape (2, 37, 3, 4)": lambda q, k, v: (
+        (q, k, v),
+        {"log_decay": jnp.zeros((2, 37, 3, 4)), "beta": jnp.zeros((2, 37, 3))},
+    ),
     "mask has dtype float32": lambda q, k, v: ((q, k, v), {"mask": jnp.ones((2, 1, 1, 37))}),
 }
 
@@ -404,9 +412,7 @@ def test_errors_name_the_argument(message):
 
 
 def test_what_does_not_exist_says_so():
-    q, k, v, beta, _, gates = inputs(np.float32)
-    with pytest.raises(NotImplementedError, match="use form='recurrent'"):
-        linear.fast_weights(q, k, v, beta=beta, log_decay=gates)
+    q, k, v, *_ = inputs(np.float32)
     with pytest.raises(ValueError, match="causal=False takes no form"):
         linear.linear_attention(q, k, v, causal=False, form="chunked")
 

@@ -204,7 +204,7 @@ def test_few_do_not_fit_together() -> None:
     unfit = {
         pair for pair in itertools.product(MODELS, ["dot", "scaled_dot"]) if pair[0] == "bahdanau"
     }
-    one_way = {kind for kind in kinds if attention_class(kinds[kind]()).is_recurrent}
+    one_way = {kind for kind in kinds if attention_class(kinds[kind]()).always_causal}
     assert {"fast_weight", "delta_net", "gated_linear", "retnet"} <= one_way
     unfit |= set(itertools.product(["bert", "vit", "word_aligner"], one_way))
     both_ways = {kind for kind in kinds if not attention_class(kinds[kind]()).takes_causal_mask}

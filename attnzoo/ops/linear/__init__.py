@@ -15,6 +15,7 @@ from attnzoo.ops.linear.mechanisms import (
     delta_rule,
     gated_delta_net,
     gated_linear_attention,
+    kimi_delta,
     linear_attention,
     retention,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "gated_delta_net",
     "gated_linear_attention",
     "identity",
+    "kimi_delta",
     "l2_normalise",
     "linear_attention",
     "orthogonal_projection",

@@ -135,7 +135,7 @@ def _chunks(
 def _erase(
     k: Float[Array, "*batch C H"],
     beta: Float[Array, "*batch C"],
-    log_decay: Float[Array, "*batch C 1"] | None,
+    log_decay: Float[Array, "*batch C #H"] | None,
 ) -> Float[Array, "*batch C C"]:
     """Return A, with entries on the diagonal that ``unit_lower_inverse`` does not read."""
     return beta[..., None] * _products(k, k, log_decay)

@@ -41,7 +41,6 @@ def fast_weights(
     Args:
       beta: write strength of the delta rule, usually in [0, 1] (to 2 for negative eigenvalues).
       log_decay: g, the log of the decay, at most 0: one number per head, or one per key channel.
-        With ``beta``, a decay per channel needs the recurrent form and gives no weights.
       mask: True = real position, ``B 1 1 T``: other positions do not write, erase or decay.
       form: "recurrent" scans positions, "parallel" has ``T x T`` products, "chunked" is parallel in
         chunks of ``chunk_size`` and recurrent between them. They agree up to rounding.
@@ -59,17 +58,10 @@ def fast_weights(
 
     Raises:
       ValueError: a shape, the form or the chunk size does not fit; the message names the argument.
-      NotImplementedError: a decay per channel with ``beta`` in another form, or with weights.
     """
     check_linear(q, k, v, beta, log_decay, mask, form, chunk_size, initial_state)
     B, T, N, H = q.shape
-    by_channel = log_decay is not None and log_decay.ndim == 4
-    if by_channel and beta is not None and (form != "recurrent" or return_weights):
-        raise NotImplementedError(
-            f"form={form!r}: the delta rule with a decay per channel has no parallel weights yet; "
-            "use form='recurrent', or a log_decay of shape B T N"
-        )
-    if log_decay is not None and not by_channel:
+    if log_decay is not None and log_decay.ndim == 3:
         log_decay = log_decay[..., None]
     dtype = compute_dtype(q, k, v)
     inputs: list[Any] = [x if x is None else x.astype(dtype) for x in (k, v, beta, log_decay)]

@@ -235,13 +235,14 @@ def delta_net(
     v: Float[Array, "B T N Hv"],
     beta: Float[Array, "B T N"],
     *,
-    log_decay: Float[Array, "B T N"] | None = None,
+    log_decay: Float[Array, "B T N"] | Float[Array, "B T N H"] | None = None,
     scale: float = 1.0,
     **keywords: Any,
 ) -> Any:
     """Compute DeltaNet, M_t = (I - beta k^T k) M_{t-1} + beta k^T v with q and k of length 1.
 
-    Yang et al. 2024 (arXiv 2406.06484). See :func:`gated_delta_net` for a memory that also decays.
+    Yang et al. 2024 (arXiv 2406.06484). See :func:`gated_delta_net` and :func:`kimi_delta` for a
+    memory that also decays.
     SiLU, the short convolution and the output norm of the paper are left to the layer.
     """
     dtype = compute_dtype(q, k, v)
@@ -269,6 +270,26 @@ def gated_delta_net(
     M_t = e^g (I - beta k^T k) M_{t-1} + beta k^T v: Yang, Kautz and Hatamizadeh 2025
     (arXiv 2412.06464), equation 10. ``log_decay`` g <= 0.
     """
+    return delta_net(q, k, v, beta, log_decay=log_decay, scale=scale, **keywords)
+
+
+def kimi_delta(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B T N H"],
+    v: Float[Array, "B T N Hv"],
+    beta: Float[Array, "B T N"],
+    log_decay: Float[Array, "B T N H"],
+    *,
+    scale: float = 1.0,
+    **keywords: Any,
+) -> Any:
+    """Compute Kimi Delta Attention: the delta rule with a decay per channel, q and k of length 1.
+
+    M_t = (I - beta k^T k) diag(e^g) M_{t-1} + beta k^T v: Kimi Team 2025 (arXiv 2510.26692),
+    equation 1. ``log_decay`` g <= 0.
+    """
+    if log_decay.shape != q.shape:
+        raise ValueError(f"log_decay has shape {log_decay.shape}; wanted B T N H = {q.shape}")
     return delta_net(q, k, v, beta, log_decay=log_decay, scale=scale, **keywords)
 
 
