@@ -409,9 +409,16 @@ class TextsExplained(Explained):
         marked = None if self.question.at is None else int(self.question.at[example])
         found = {"words": plotting.token_rows(names, rows, title=title, marked=marked)}
         try:
-            maps = {n: w for n, w in self.attention(example).items() if w.shape[1] == w.shape[2]}
+            every = self.attention(example)
         except NotImplementedError:
             return found
+        pooled = {n: w for n, w in every.items() if w.shape[1] == 1 < w.shape[2]}
+        if pooled:
+            note = self._judged("attention_mean", example)
+            lines = self._heads(pooled)
+            found["heads"] = plotting.map_grid(lines, ["text"], names, title=title, note=note)
+            return found
+        maps = {n: w for n, w in every.items() if w.shape[1] == w.shape[2]}
         strip = {f"layer {n}": w.mean(axis=0) for n, w in enumerate(maps.values())}
         strip["rollout"] = np.asarray(rollout([jnp.asarray(w)[None] for w in maps.values()])[0])
         for figure, lines, by in (
