@@ -414,9 +414,8 @@ class TextsExplained(Explained):
             return found
         pooled = {n: w for n, w in every.items() if w.shape[1] == 1 < w.shape[2]}
         if pooled:
-            note = self._judged("attention_mean", example)
-            lines = self._heads(pooled)
-            found["heads"] = plotting.map_grid(lines, ["text"], names, title=title, note=note)
+            lines = {n: {f"head {h}": one for h, one in enumerate(w)} for n, w in pooled.items()}
+            found["heads"] = plotting.map_grid(lines, ["text"], names, title=title)
             return found
         maps = {n: w for n, w in every.items() if w.shape[1] == w.shape[2]}
         strip = {f"layer {n}": w.mean(axis=0) for n, w in enumerate(maps.values())}
