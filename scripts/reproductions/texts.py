@@ -148,6 +148,8 @@ def reader(
         nnx.update(model, state)
         return model, data
     train(setting, model, data.train, steps=1_200, seed=seed, learning_rate=5e-3)
+    if home.exists():  # another program trained it meanwhile
+        return model, data
     with CheckpointStore(RunDirectory.create(home).checkpoints) as store:
         store.save(1, {"params": nnx.to_pure_dict(nnx.state(model, nnx.Param))}, {})
     return model, data
