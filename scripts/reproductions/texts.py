@@ -1,6 +1,7 @@
 """Classified sentences for claims, and readers of them that several claims share."""
 
 import dataclasses
+import os
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Literal
@@ -148,10 +149,12 @@ def reader(
         nnx.update(model, state)
         return model, data
     train(setting, model, data.train, steps=1_200, seed=seed, learning_rate=5e-3)
-    if home.exists():  # another program trained it meanwhile
-        return model, data
-    with CheckpointStore(RunDirectory.create(home).checkpoints) as store:
+    # Another claim may train the same one: the folder appears at once, as it is whole.
+    made = home.with_name(f"{home.name}.{os.getpid()}")
+    with CheckpointStore(RunDirectory.create(made).checkpoints) as store:
         store.save(1, {"params": nnx.to_pure_dict(nnx.state(model, nnx.Param))}, {})
+    if not home.exists():
+        made.rename(home)
     return model, data
 
 
