@@ -47,7 +47,7 @@ def spearman(a: Importance, b: Importance, valid: Valid = None) -> Float[Array, 
     Entries where ``valid`` is False, such as padding, do not count.
     """
     real, pairs = _pairs(a, valid)
-    count = jnp.maximum(jnp.sum(real, axis=1, keepdims=True), 1)
+    count = jnp.maximum(jnp.sum(real, axis=1, keepdims=True), 1).astype(jnp.float32)
 
     def centred(values: Importance) -> Importance:
         ranks = jnp.where(real, _average_ranks(values, pairs), 0)
