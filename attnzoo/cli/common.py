@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Generator
+from pathlib import Path
 from typing import Any, NoReturn
 
 from attnzoo.config.external import trust_runs
@@ -143,6 +144,18 @@ def open_model(path: Any, arguments: argparse.Namespace, *, other_way: bool = Fa
     named = [getattr(arguments, f"{side}_language", None) for side in ("source", "target")]
     source, target = reversed(named) if other_way else named
     return attnzoo.open(path, which=arguments.which, source_language=source, target_language=target)
+
+
+def output_folder(trained: Any, arguments: argparse.Namespace, name: str = "") -> Path:
+    """Return where a command writes: ``--out``, or the run, or runs/MODEL for a folder of others.
+
+    ``name`` is a folder inside of the run, not of ``--out``.
+    """
+    from attnzoo.tasks.run_file import is_run
+
+    path = trained.directory.path
+    home = path if is_run(path) else Path("runs") / path.name
+    return arguments.out or home / name
 
 
 def require_positive(arguments: argparse.Namespace, *names: str, most: int = 100_000) -> None:

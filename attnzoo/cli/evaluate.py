@@ -16,6 +16,7 @@ from attnzoo.cli.common import (
     add_trust,
     compilation_cache,
     open_model,
+    output_folder,
     require_penalty,
     require_positive,
     run,
@@ -56,6 +57,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="5,10,...",
         help="upper ends of the ranges of source length in words",
     )
+    parser.add_argument(
+        "--out", type=Path, help="folder of scores and translations (default: each run)"
+    )
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
     add_languages(parser)
     add_trust(parser)
@@ -64,7 +68,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the scores and write them, with the translations, into each run directory."""
+    """Print the scores and write them, with the translations, into each run directory or --out."""
     return run(lambda: _evaluate(parse(argv)))
 
 
@@ -74,6 +78,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     # Check the arguments before translating, which may take minutes.
     check_pair_arguments(arguments)
     require_positive(arguments, "beam", "batch_size")
+    if arguments.out is not None and len(arguments.run) > 1:
+        raise UserError(f"--out: of one run; {len(arguments.run)} came")
     require_penalty(arguments.length_penalty)
     if arguments.figure is not None and arguments.figure.suffix not in (".png", ".svg"):
         raise UserError(f"--figure {arguments.figure}: wanted a name ending in .png or .svg")
@@ -179,6 +185,8 @@ def _evaluate_task(trained, arguments: argparse.Namespace) -> None:
         **scores,
         **more.scores,
     }
+    home = output_folder(trained, arguments)
+    home.mkdir(parents=True, exist_ok=True)
     for file, text in more.files.items():
         write_text(home / f"{name}.{file}", text)
     write_text(home / f"{name}.scores.json", json.dumps(_without_nan(values), indent=2) + "\n")
@@ -236,7 +244,8 @@ def _evaluate_run(trained, corpus, name: str, arguments: argparse.Namespace) -> 
         ),
     }
     _print(trained.title, values)
-    home = trained.directory.path
+    home = output_folder(trained, arguments)
+    home.mkdir(parents=True, exist_ok=True)
     written = json.dumps(_without_nan(values), indent=2, ensure_ascii=False)
     write_text(home / f"{name}.hypotheses.txt", "\n".join(hypotheses) + "\n")
     write_text(home / f"{name}.scores.json", written + "\n")

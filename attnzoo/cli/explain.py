@@ -17,6 +17,7 @@ from attnzoo.cli.common import (
     add_trust,
     compilation_cache,
     open_model,
+    output_folder,
     require_positive,
     run,
 )
@@ -46,7 +47,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--head", type=int, help="which head, from 0 (default: their mean)")
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
-    parser.add_argument("--out", type=Path, help="for figures (default: MODEL/explain)")
+    parser.add_argument("--out", type=Path, help="folder of figures (default: RUN/explain)")
     parser.add_argument(
         "--html",
         type=Path,
@@ -114,7 +115,7 @@ def _explain(arguments: argparse.Namespace) -> int:
 
     compilation_cache()
     trained = open_model(arguments.run, arguments)
-    arguments.out = arguments.out or trained.directory.path / "explain"
+    arguments.out = output_folder(trained, arguments, "explain")
     if isinstance(trained.task, ImageClassificationTask):
         return explain_images.explain(trained, arguments)
     if arguments.images is not None:

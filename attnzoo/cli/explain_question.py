@@ -60,10 +60,11 @@ def question(trained: Any, text: str, arguments: argparse.Namespace) -> TextQues
     elif isinstance(task, RecommendationTask):
         asked = _item(task, trained.model, text, arguments)
     else:
+        hint = f"; predict {arguments.run} INPUT --figures FOLDER draws what it attended to"
         raise UserError(
             f"{arguments.run}: {trained.description} is not explained; wanted "
             "image_classification, sequence_classification, token_classification, causal_lm, "
-            "masked_lm, translation or recommendation"
+            f"masked_lm, translation or recommendation{hint if task.predicts else ''}"
         )
     longest = trained.config.model.longest
     if longest is not None and len(asked.ids) > longest:

@@ -27,7 +27,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("model", metavar="MODEL", help="a run, a folder, or a name on the hub")
     parser.add_argument("--prompt", help='"": from nothing (default: lines of standard input)')
-    parser.add_argument("--max-new-tokens", type=int, default=100, help="(default: 100)")
+    parser.add_argument(
+        "--max-new-tokens", type=int, help="(default: 100, or what the model has positions for)"
+    )
     parser.add_argument(
         "--temperature",
         type=float,
@@ -84,7 +86,6 @@ def _texts(writer: Any, arguments: argparse.Namespace) -> Iterator[str]:
     from attnzoo.decoding.generate import generate, stream
 
     settings: dict[str, Any] = {
-        "max_new_tokens": arguments.max_new_tokens,
         "sampling": sampling_of(writer, arguments),
         "eos_id": writer.ends,
         "cache": arguments.cache,
@@ -93,7 +94,14 @@ def _texts(writer: Any, arguments: argparse.Namespace) -> Iterator[str]:
     if arguments.stream:
         rows = [writer.prompt_ids(arguments.prompt)]
         ids = np.asarray(rows, np.int32)
-        pieces = stream(writer.model, ids, key, block=BLOCK, **settings)
+        pieces = stream(
+            writer.model,
+            ids,
+            key,
+            max_new_tokens=_room(writer, arguments, len(rows[0])),
+            block=BLOCK,
+            **settings,
+        )
         ids_of_pieces = (piece[0, 0].tolist() for piece in pieces)
         yield from _spelled(writer, arguments.prompt, rows[0], ids_of_pieces)
         yield "\n"
@@ -113,6 +121,7 @@ def _texts(writer: Any, arguments: argparse.Namespace) -> Iterator[str]:
             jax.random.fold_in(key, block) if block else key,
             valid=np.asarray([[False] * (width - len(row)) + [True] * len(row) for row in rows]),
             samples=arguments.num_samples,
+            max_new_tokens=_room(writer, arguments, width),
             **settings,
         )
         tokens, lengths = np.asarray(found.tokens), np.asarray(found.lengths)
@@ -122,6 +131,13 @@ def _texts(writer: Any, arguments: argparse.Namespace) -> Iterator[str]:
                 first = number + row + sample == before
                 between = "" if first or arguments.num_samples == 1 else "---\n"
                 yield f"{between}{spell(writer, prompt, rows[row], kept)}\n"
+
+
+def _room(writer: Any, arguments: argparse.Namespace, width: int) -> int:
+    if arguments.max_new_tokens is not None:
+        return arguments.max_new_tokens
+    longest = writer.config.model.longest  # the last token is never read
+    return 100 if longest is None else max(1, min(100, longest - width + 1))
 
 
 def _prompts(prompt: str | None, encoding: str) -> Iterator[tuple[int, list[str]]]:

@@ -14,6 +14,7 @@ from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.data.batching import Plan
 from attnzoo.data.corpus import Report, only_part
 from attnzoo.data.order import most_buckets
+from attnzoo.data.parts import repeated_parts
 from attnzoo.errors import UserError
 from attnzoo.plotting import Figure
 from attnzoo.tasks.losses import Sums
@@ -114,7 +115,8 @@ class Task:
         task.max_buckets = max_buckets
         task.take(data)
         task.reports = data.reports
-        task.notes[:0] = [line for report in data.reports for line in report.lines()]
+        told = [line for report in data.reports for line in report.lines()]
+        task.notes[:0] = [*told, *repeated_parts(config.data)]
         return task
 
     @classmethod

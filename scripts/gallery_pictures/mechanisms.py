@@ -187,6 +187,22 @@ def location_aware() -> list[WeightPanel]:
     ]
 
 
+def coverage() -> list[WeightPanel]:
+    module = zoo.CoverageAttention(
+        DIM, DIM, 32, kernel_init=lecun, score_init=jax.nn.initializers.normal(0.5), rngs=seeded()
+    )
+    words = sentence()
+    cats = jnp.broadcast_to(words[:, 2:3], words.shape)
+
+    def again(title: str) -> WeightPanel:
+        _, weights = module(cats, words, return_weights=True)
+        return matrix(title, weights, rows=_numbered("cat", 8))
+
+    plain = again("without coverage")
+    module.coverage_kernel[...] = -4 * jnp.sign(module.score_kernel[...])
+    return [plain, again("what was read counts against it")]
+
+
 def none() -> list[WeightPanel]:
     return [read(zoo.FixedAttention(), "none")]
 
@@ -217,6 +233,16 @@ def multi_head() -> list[WeightPanel]:
         read(build(mask_mod=masks.sliding_window(3)), "head 0, window of 3"),
         read(sinks, "head 0, causal, sink"),
     ]
+
+
+def cosine() -> list[WeightPanel]:
+    module = zoo.CosineAttention(DIM, 2, rngs=seeded())
+    identity(module.query, module.key)
+    cosines = read(module, "tau 0.1")
+    scaled(5, module.query.kernel, module.key.kernel)
+    longer = read(module, "five times as long")
+    module.log_scale[...] = jnp.full((2,), jnp.log(2.0))
+    return [cosines, longer, read(module, "tau 0.5")]
 
 
 def latent() -> list[WeightPanel]:
@@ -552,9 +578,11 @@ MATRICES: dict[str, Callable[[], list[WeightPanel]]] = {
     "local_p": local_p,
     "intra_temporal": intra_temporal,
     "location_aware": location_aware,
+    "coverage": coverage,
     "none": none,
     "hard": hard,
     "multi_head": multi_head,
+    "cosine": cosine,
     "latent": latent,
     "positional": positional,
     "factorised_positional": factorised_positional,

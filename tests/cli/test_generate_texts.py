@@ -147,6 +147,18 @@ def test_what_is_wrong_is_one_line(
     assert message in error
 
 
+@pytest.mark.parametrize("stream", [[], ["--stream"]])
+def test_a_text_ends_where_the_model_has_no_more_positions(
+    stream: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(folder), "--prompt", "to", "--seed", "1", *stream]) == 0
+    by_default = capsys.readouterr().out
+    assert (
+        main([str(folder), "--prompt", "to", "--seed", "1", "--max-new-tokens", "19", *stream]) == 0
+    )
+    assert capsys.readouterr().out == by_default
+
+
 def test_a_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "none"), "--prompt", "to"]) == 2
     assert str(tmp_path / "none") in capsys.readouterr().err

@@ -159,15 +159,29 @@ def test_evaluate_files_and_an_empty_bucket_is_null(
     source, target = tmp_path / "news.a", tmp_path / "news.b"
     source.write_bytes(b"0 1 2\n\n\xff\xfe\n3 4\n")
     target.write_text("2 1 0\nx\ny\n4 3\n")
-    ended = call("evaluate", run, "--source", source, "--target", target, "--buckets", "1,9")
+    ended = call(
+        "evaluate",
+        run,
+        "--source",
+        source,
+        "--target",
+        target,
+        "--buckets",
+        "1,9",
+        "--out",
+        tmp_path / "new" / "scores",
+    )
     assert ended.code == 0
+    assert not (run / "news.scores.json").exists()
     assert f"skipped 1: empty sentence ({source}:2)" in ended.err
     assert f"skipped 1: not UTF-8 ({source}:3)" in ended.err
-    scores = json.loads((run / "news.scores.json").read_text(), parse_constant=pytest.fail)
+    scores = json.loads(
+        (tmp_path / "new/scores/news.scores.json").read_text(), parse_constant=pytest.fail
+    )
     assert scores["sentences"] == 2
     assert [row["bleu"] is None for row in scores["by_length"]] == [True, False, True]
     # Line i of every output belongs to line i of the files.
-    lines = (run / "news.hypotheses.txt").read_text().split("\n")
+    lines = (tmp_path / "new/scores/news.hypotheses.txt").read_text().split("\n")
     assert [bool(line) for line in lines] == [True, False, False, True, False]
     links = tmp_path / "links"
     assert call("align", run, "--source", source, "--target", target, "-o", links).code == 0
@@ -274,6 +288,7 @@ def test_what_is_no_run_directory_is_one_line(
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
+        (["evaluate", "RUN", "RUN", "--out", "x"], ["--out: of one run; 2 came"]),
         (["evaluate", "RUN", "--limit", "0"], ["--limit 0: wanted at least 1"]),
         (["evaluate", "RUN", "--beam", "0"], ["--beam 0: wanted at least 1"]),
         (["evaluate", "RUN", "--batch-size", "-1"], ["--batch-size -1"]),

@@ -36,7 +36,7 @@ COMMANDS: dict[str, Callable[[Path, Path], int]] = {
     ),
     "explain": lambda model, out: explain.main(
         [str(model), asked(model, out), "--methods", "attention_mean", "--num-samples", "1",
-         "--out", str(out / "explained"), *languages(model, explain)]
+         *languages(model, explain)]
     ),
     "generate": lambda model, out: generate.main(
         [str(model), "--prompt", TEXT, "--max-new-tokens", "3"]
@@ -119,7 +119,15 @@ RUN = [
 
 
 @pytest.mark.parametrize(("kind", "command"), RUN)
-def test_cell(kind: str, command: str, folders: Callable[[str], Path], tmp_path: Path) -> None:
+def test_cell(
+    kind: str,
+    command: str,
+    folders: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(folders(kind).rglob("*"))
     (tmp_path / "source").write_text(f"{TEXT}\nthe dog on a mat\n")
     (tmp_path / "target").write_text("the dog sat\na mat on a mat .\n")
     pixels = np.random.default_rng(0).integers(0, 255, (13, 17, 3)).astype(np.uint8)
@@ -127,6 +135,7 @@ def test_cell(kind: str, command: str, folders: Callable[[str], Path], tmp_path:
     said, told = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(told):
         status = COMMANDS[command](folders(kind), tmp_path)
+    assert sorted(folders(kind).rglob("*")) == before  # it is not ours to write into
     if CELLS[kind, command]:
         assert status == 0, told.getvalue()
         return
