@@ -162,8 +162,9 @@ CLAIMS = (
         came=_came,
         meaning="That other weights give the same answer in one model does not make them as good: "
         "trained weights name words that help a model that never saw the others.",
-        otherwise="What trained weights know beyond uniform ones is little where uniform ones do "
-        "as well, so the guided reader is no proof on such a task.",
+        otherwise="Where uniform weights do as well, trained ones know little beyond them, and few "
+        "seeds cannot tell it from chance; an adversary that begins as a copy may also never leave "
+        "it, since the divergence has no slope there.",
         minutes=1.3,
         axes=("accuracy, nats, or total variation", ""),
         needs=("text/sentence_polarity.zip",),
