@@ -291,10 +291,10 @@ class LabelledTextConfig(DrawnConfig):
     """Texts, or pairs of texts, with one class each: tables in files, or a data set."""
 
     kind: Literal["labelled_text"] = "labelled_text"
-    format: Literal["tsv", "csv", "jsonl", "parquet", "trec", "rte"] = "tsv"
+    format: Literal["tsv", "csv", "jsonl", "parquet", "trec", "rte", "lines"] = "tsv"
     """File format. tsv has no quoting, csv has. trec has lines `CLASS:fine the text`, with columns
     text, label and fine. rte is the XML of the entailment challenges, with columns text, hypothesis
-    and label."""
+    and label. lines has one text a line, of the class that the file is named after."""
     header: bool = True
     """The first line of tsv and csv files has the column names; otherwise they are "0", "1", ..."""
     text_column: Annotated[str, NotEmpty] = "text"

@@ -16,6 +16,7 @@ from attnzoo.config.question_answering import BidafConfig
 from attnzoo.config.recommender import RecommenderConfig
 from attnzoo.config.renamed import former_names
 from attnzoo.config.resnet import ResNetConfig
+from attnzoo.config.rnn_classifier import RnnClassifierConfig
 from attnzoo.config.sources import TO_TEXT, Source
 from attnzoo.config.stories import MemoryNetworkConfig
 from attnzoo.config.t5 import T5Config
@@ -134,6 +135,7 @@ Model = Annotated[
     | PointerGeneratorConfig
     | DetrConfig
     | BidafConfig
+    | RnnClassifierConfig
     | MemoryNetworkConfig
     | ShowAttendTellConfig,
     ByKind(ModelConfig),

@@ -1,7 +1,7 @@
 """Base class of model configs."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from attnzoo.config.fields import config
 
@@ -28,8 +28,12 @@ class ModelConfig:
 
         ``pad_id``, ``start_id`` and ``eos_id``.
         """
+        return self.with_known(**ids)
+
+    def with_known(self, **values: Any) -> "ModelConfig":
+        """Return the config with those of the values whose fields it has."""
         names = {field.name for field in dataclasses.fields(self)}
-        return dataclasses.replace(self, **{k: v for k, v in ids.items() if k in names})
+        return dataclasses.replace(self, **{k: v for k, v in values.items() if k in names})
 
     @property
     def source_slots(self) -> int | None:

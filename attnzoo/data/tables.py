@@ -21,6 +21,8 @@ def read_records(
         return _rte(path)
     if file_format == "trec":
         return _trec(path, encoding)
+    if file_format == "lines":
+        return _lines(path, encoding)
     found = records(path, file_format, header=header, encoding=encoding)
     return ((place, {name: text_of(v) for name, v in record.items()}) for place, record in found)
 
@@ -35,6 +37,14 @@ def _trec(path: str | Path, encoding: str) -> Iterator[Record]:
         if not colon or not question.strip():
             raise UserError(f"{path}:{number}: {line[:40]!r}, wanted 'CLASS:fine the question'")
         yield f"{path}:{number}", {"text": question, "label": label, "fine": fine}
+
+
+def _lines(path: str | Path, encoding: str) -> Iterator[Record]:
+    """Read one text a line, all of the class that the file is named after."""
+    label = Path(path).name
+    for number, line in enumerate(read_text(path, encoding).split("\n"), start=1):
+        if line.strip():
+            yield f"{path}:{number}", {"text": line, "label": label}
 
 
 def _rte(path: str | Path) -> Iterator[Record]:

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 Importance = Float[Array, "B P"]
+Valid = Bool[Array, "B P"] | None
 
 
 class Interval(NamedTuple):
@@ -40,17 +41,30 @@ def bootstrap(
     return Interval(float(known.mean()), float(low), float(high))
 
 
-def spearman(a: Importance, b: Importance) -> Float[Array, " B"]:
-    """Return the rank correlation, with ties averaged; NaN where one of the two is constant."""
-    x, y = (_average_ranks(v) for v in (a, b))
-    x, y = (v - jnp.mean(v, axis=1, keepdims=True) for v in (x, y))
+def spearman(a: Importance, b: Importance, valid: Valid = None) -> Float[Array, " B"]:
+    """Return the rank correlation, with ties averaged; NaN where one of the two is constant.
+
+    Entries where ``valid`` is False, such as padding, do not count.
+    """
+    real, pairs = _pairs(a, valid)
+    count = jnp.maximum(jnp.sum(real, axis=1, keepdims=True), 1).astype(jnp.float32)
+
+    def centred(values: Importance) -> Importance:
+        ranks = jnp.where(real, _average_ranks(values, pairs), 0)
+        return jnp.where(real, ranks - jnp.sum(ranks, axis=1, keepdims=True) / count, 0)
+
+    x, y = centred(a), centred(b)
     norm = jnp.sqrt(jnp.sum(x**2, axis=1) * jnp.sum(y**2, axis=1))
     return jnp.where(norm > 0, jnp.sum(x * y, axis=1) / jnp.where(norm > 0, norm, 1), jnp.nan)
 
 
-def kendall(a: Importance, b: Importance) -> Float[Array, " B"]:
-    """Return Kendall's tau-b, concordant less discordant pairs; NaN where one is constant."""
-    x, y = (jnp.sign(v[:, :, None] - v[:, None, :]) for v in (a, b))
+def kendall(a: Importance, b: Importance, valid: Valid = None) -> Float[Array, " B"]:
+    """Return Kendall's tau-b, concordant less discordant pairs; NaN where one is constant.
+
+    Entries where ``valid`` is False, such as padding, do not count.
+    """
+    _, pairs = _pairs(a, valid)
+    x, y = (jnp.where(pairs, jnp.sign(v[:, :, None] - v[:, None, :]), 0) for v in (a, b))
     norm = jnp.sqrt(jnp.sum(x**2, axis=(1, 2)) * jnp.sum(y**2, axis=(1, 2)))
     same = jnp.sum(x * y, axis=(1, 2))
     return jnp.where(norm > 0, same / jnp.where(norm > 0, norm, 1), jnp.nan)
@@ -94,7 +108,12 @@ def parameter_randomisation(
     return found
 
 
-def _average_ranks(values: Importance) -> Float[Array, "B P"]:
-    below = jnp.sum(values[:, None, :] < values[:, :, None], axis=2)
-    alike = jnp.sum(values[:, None, :] == values[:, :, None], axis=2)
+def _pairs(a: Importance, valid: Valid) -> tuple[Bool[Array, "B P"], Bool[Array, "B P P"]]:
+    real = jnp.ones(a.shape, bool) if valid is None else valid
+    return real, real[:, :, None] & real[:, None, :]
+
+
+def _average_ranks(values: Importance, pairs: Bool[Array, "B P P"]) -> Float[Array, "B P"]:
+    below = jnp.sum(pairs & (values[:, None, :] < values[:, :, None]), axis=2)
+    alike = jnp.sum(pairs & (values[:, None, :] == values[:, :, None]), axis=2)
     return below.astype(jnp.float32) + (alike.astype(jnp.float32) - 1) / 2

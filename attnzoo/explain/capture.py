@@ -205,7 +205,7 @@ def map_shapes(
 
 
 def _has_attention(model: nnx.Module) -> None:
-    if not attention_modules(model):
+    if not attention_modules(model) and not _captures(model):
         raise NotImplementedError(
             f"{type(model).__name__} has no attention: no module of attnzoo.attention"
         )
@@ -213,7 +213,7 @@ def _has_attention(model: nnx.Module) -> None:
 
 def _calls_attention(model: nnx.Module, maps: Maps) -> None:
     if not maps:
-        raise NotImplementedError(f"{type(model).__name__} has attention, but did not call any")
+        raise NotImplementedError(f"{type(model).__name__} did not call any attention")
 
 
 @contextlib.contextmanager

@@ -409,9 +409,15 @@ class TextsExplained(Explained):
         marked = None if self.question.at is None else int(self.question.at[example])
         found = {"words": plotting.token_rows(names, rows, title=title, marked=marked)}
         try:
-            maps = {n: w for n, w in self.attention(example).items() if w.shape[1] == w.shape[2]}
+            every = self.attention(example)
         except NotImplementedError:
             return found
+        pooled = {n: w for n, w in every.items() if w.shape[1] == 1 < w.shape[2]}
+        if pooled:
+            lines = {n: {f"head {h}": one for h, one in enumerate(w)} for n, w in pooled.items()}
+            found["heads"] = plotting.map_grid(lines, ["text"], names, title=title)
+            return found
+        maps = {n: w for n, w in every.items() if w.shape[1] == w.shape[2]}
         strip = {f"layer {n}": w.mean(axis=0) for n, w in enumerate(maps.values())}
         strip["rollout"] = np.asarray(rollout([jnp.asarray(w)[None] for w in maps.values()])[0])
         for figure, lines, by in (

@@ -25,7 +25,8 @@ def text_page(
     """Return a page of the self-attention of one sequence.
 
     Args:
-      maps: ``N T T`` by name, as from ``capture_attention`` for one example of its batch.
+      maps: ``N T T`` by name, as from ``capture_attention`` for one example of its batch; or
+        ``N 1 T``, of an attention that pools the sequence.
       scores: explanation of an answer, ``T``; or several by method, {"relevance": (scores,
         caption)}.
 
@@ -39,12 +40,21 @@ def text_page(
         scores = {}
     elif not isinstance(scores, Mapping):
         scores = {"scores": (scores, "")}
-    weights = checked_maps("maps", maps, lambda _: (T, T), f"{T} tokens")
+    pooled = {name for name, one in maps.items() if np.ndim(one) == 3 and np.shape(one)[1] == 1}
+    weights = checked_maps(
+        "maps", maps, lambda name: (1 if name in pooled else T, T), f"{T} tokens"
+    )
+    pooling = {name: one for name, one in weights.items() if name in pooled}
+    within = {name: one for name, one in weights.items() if name not in pooled}
+    sets = [
+        WeightSet("pooling", "text", "tokens", pooling),
+        WeightSet("self-attention", "tokens", "tokens", within),
+    ]
     return assemble(
         "text",
         title,
-        {"tokens": words},
-        [WeightSet("self-attention", "tokens", "tokens", weights)],
+        {"tokens": words, "text": ["text"]},
+        [each for each in sets if each.maps],
         explanations=_explanations(scores, T, f"{T} tokens"),
     )
 

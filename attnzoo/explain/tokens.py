@@ -133,6 +133,27 @@ class TokenQuestion(Question):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class PooledQuestion(TokenQuestion):
+    """Question about the tokens of a text whose states one attention pools: maps of one row."""
+
+    @property
+    def reading(self) -> Float[Array, "B 1"]:
+        """Share 1 for the only row."""
+        return jnp.ones((self.real.shape[0], 1))
+
+    def _rows(self, name: str, weights: Float[Array, "B N T S"]) -> Float[Array, "B N T S"]:
+        return weights.astype(jnp.float32)
+
+    def readable(self, names: Iterable[str]) -> list[str]:
+        """Return the name of the attention that pools."""
+        found = [name for name in names if name == "attention"]
+        if not found:
+            raise NotImplementedError(f"{type(self.model).__name__} pools without an attention")
+        return found
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class TranslationQuestion(TokenQuestion):
     """Question about the source tokens of a known translation, for each target token: ``B T S``.
 
@@ -241,7 +262,8 @@ def token_question(
         real = real & (jnp.arange(T)[None] <= at[:, None])
     numbers, count = _numbered(units, real)
     settings: dict[str, Any] = {**rest, "at": at, "fill": _fill(model, "tokens", rest["fill"])}
-    return TokenQuestion(
+    kind = PooledQuestion if stack is None else TokenQuestion
+    return kind(
         graph=graph, state=state, inputs=(tokens,), units=numbers, count=count, real=real,
         prefix=0, stack="/".join(path), **settings,
     )  # fmt: skip

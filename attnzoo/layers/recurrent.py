@@ -146,3 +146,19 @@ class LSTM(Module):
         initial = self.initial(inputs.shape[0], inputs.dtype)
         final, states = jax.lax.scan(body, initial, steps, reverse=reverse)
         return jnp.swapaxes(states, 0, 1), final
+
+
+class BidirectionalLSTM(Module):
+    """Two LSTMs, one of which reads in reverse; their states are concatenated."""
+
+    def __init__(self, input_dim: int, hidden_dim: int, *, rngs: nnx.Rngs):
+        self.forward = LSTM(input_dim, hidden_dim, rngs=rngs)
+        self.backward = LSTM(input_dim, hidden_dim, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "B T D"], valid: Bool[Array, "B T"]
+    ) -> Float[Array, "B T D2"]:
+        """Return the states of all tokens; those where ``valid`` is False are passed over."""
+        ahead, _ = self.forward(x, valid)
+        back, _ = self.backward(x[:, ::-1], valid[:, ::-1])
+        return jnp.concatenate([ahead, back[:, ::-1]], axis=-1)

@@ -15,6 +15,7 @@ from attnzoo.models.model import Model
 from attnzoo.models.pointer_generator import PointerGenerator
 from attnzoo.models.recommender import Recommender
 from attnzoo.models.resnet import ResidualNetwork
+from attnzoo.models.rnn_classifier import RnnClassifier
 from attnzoo.models.rnn_seq2seq import BahdanauSeq2Seq, LuongSeq2Seq
 from attnzoo.models.show_attend_tell import ShowAttendTell
 from attnzoo.models.sound_sources import SoundConv, SoundPyramid
@@ -36,7 +37,12 @@ TRANSLATORS = {
 DECODERS = {"gpt2": GPT2, "llama": Llama}
 """Language models: ``DECODERS[config.kind](config, vocab_size, rngs=rngs)``."""
 
-ENCODERS = {"bert": Bert, "recommender": Recommender, "bidaf": Bidaf}
+ENCODERS = {
+    "bert": Bert,
+    "recommender": Recommender,
+    "bidaf": Bidaf,
+    "rnn_classifier": RnnClassifier,
+}
 """Encoders of one sequence with a head: ``ENCODERS[config.kind](config, vocab_size, rngs=rngs)``.
 
 Texts, and histories of items, whose vocabulary are the items.
@@ -93,6 +99,7 @@ __all__ = [
     "PointerGenerator",
     "Recommender",
     "ResidualNetwork",
+    "RnnClassifier",
     "ShowAttendTell",
     "SoundConv",
     "SoundPyramid",

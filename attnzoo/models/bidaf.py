@@ -12,29 +12,13 @@ from attnzoo.attention.projection import Projection
 from attnzoo.config.question_answering import BidafConfig
 from attnzoo.layers.dropout import dropout
 from attnzoo.layers.embedding import Embedding
-from attnzoo.layers.recurrent import LSTM
+from attnzoo.layers.recurrent import BidirectionalLSTM
 from attnzoo.models.model import Model, dropout_key
 from attnzoo.module import Module
 from attnzoo.ops.softmax import masked_softmax
 from attnzoo.ops.wide_sums import broadcast_parameter
 
 VECTORS = jax.nn.initializers.normal(0.1)
-
-
-class BidirectionalLSTM(Module):
-    """Two LSTMs, one of which reads in reverse; their states are concatenated."""
-
-    def __init__(self, input_dim: int, hidden_dim: int, *, rngs: nnx.Rngs):
-        self.forward = LSTM(input_dim, hidden_dim, rngs=rngs)
-        self.backward = LSTM(input_dim, hidden_dim, rngs=rngs)
-
-    def __call__(
-        self, x: Float[Array, "B T D"], valid: Bool[Array, "B T"]
-    ) -> Float[Array, "B T D2"]:
-        """Return the states of all tokens; those where ``valid`` is False are passed over."""
-        ahead, _ = self.forward(x, valid)
-        back, _ = self.backward(x[:, ::-1], valid[:, ::-1])
-        return jnp.concatenate([ahead, back[:, ::-1]], axis=-1)
 
 
 class Highway(Module):

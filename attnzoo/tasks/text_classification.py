@@ -100,12 +100,11 @@ class ClassificationTask(Task):
 
     def model(self, rngs: nnx.Rngs) -> nnx.Module:
         """Build the encoder of the config with one class per label of the data."""
-        config: Any = dataclasses.replace(
-            self.config.model, head=self.head, num_classes=len(self.names)
-        )
-        if self.config.training.max_length > config.max_length:
+        config: Any = self.config.model.with_known(head=self.head, num_classes=len(self.names))
+        longest = config.longest
+        if longest is not None and self.config.training.max_length > longest:
             raise ValueError(
-                f"max_length={config.max_length} is below "
+                f"max_length={longest} is below "
                 f"training.max_length={self.config.training.max_length}"
             )
         model = model_class(config)

@@ -22,6 +22,14 @@ tokenizer: {{kind: wordpiece, vocab_size: 60}}
 model: {BERT} max_length: 7}}
 training: {TRAINING}
 """,
+    "recurrent": f"""
+name: recurrent
+task: sequence_classification
+data: {{kind: labelled_text, train: [DATA.tsv], validation: [DATA.tsv]}}
+tokenizer: {{kind: wordpiece, vocab_size: 60}}
+model: {{kind: rnn_classifier, embedding: 6, hidden: 5, encoder: lstmn, ends: false}}
+training: {TRAINING}
+""",
     "language": """
 name: language
 task: {kind: causal_lm, context: 8}
@@ -92,6 +100,22 @@ def test_a_class_with_figures_a_page_and_numbers(
     scores = json.loads((out / "text-1.json").read_text())["scores"]
     assert scores["attention_mean"] != told["scores"]["attention_mean"]
     assert scores["relevance"] == pytest.approx(told["scores"]["relevance"], rel=1e-4)
+
+
+def test_words_that_an_attention_pools(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = said(capsys, runs / "recurrent", "good rain")
+    assert re.search(r"class: \w+, probability 0\.\d\d", text)
+    out = runs / "recurrent" / "explain"
+    told = json.loads((out / "text-1.json").read_text())
+    assert {"attention_mean", "gradient_x_input", "leave_one_out"} <= set(told["scores"])
+    assert "no self-attention" in told["skipped"]["rollout"]
+    shares = told["scores"]["attention_mean"]
+    assert sum(shares) == pytest.approx(1, abs=1e-5)
+    assert shares[0] == shares[-1] == 0  # CLS and SEP
+    page = (out / "text-1.html").read_text()
+    assert '"pooling"' in page
+    assert '"self-attention"' in page  # that of LSTMN
+    assert (out / "text-1-heads.png").exists()
 
 
 def test_the_next_character_and_a_hidden_word(

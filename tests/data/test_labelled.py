@@ -33,6 +33,13 @@ def examples(corpus: LabelledCorpus) -> list[tuple]:
     return list(zip(corpus.first, second, [corpus.names[label] for label in corpus.labels]))
 
 
+def test_lines_are_of_the_class_that_their_file_is_named_after(tmp_path: Path) -> None:
+    good, bad = write(tmp_path / "films.pos", "A b\n\nc\n"), write(tmp_path / "films.neg", "d\n")
+    splits = load_corpus(LabelledTextConfig(train=(good, bad), format="lines"))
+    wanted = [("A b", None, "films.pos"), ("c", None, "films.pos"), ("d", None, "films.neg")]
+    assert examples(splits.train) == wanted
+
+
 @pytest.fixture(scope="module")
 def pieces() -> TextTokenizer:
     lines = ["who was the first man on the moon ?", "where is the moon ?"] * 3

@@ -91,6 +91,11 @@ def test_rank_correlation_by_hand() -> None:
     np.testing.assert_allclose(spearman(a, tied), [4.5 / np.sqrt(5 * 4.5)], rtol=1e-5)
     np.testing.assert_allclose(kendall(a, tied), [5 / np.sqrt(30)], rtol=1e-5)
     assert np.isnan(spearman(a, jnp.ones((1, 4)))).all()
+    # Padding, on both sides and of any value, changes nothing.
+    padded = [jnp.concatenate([x[:, :1] + 9, x, x[:, :2] - 9], axis=1) for x in (a, tied)]
+    valid = jnp.asarray([[False, True, True, True, True, False, False]])
+    for measure in (spearman, kendall):
+        np.testing.assert_allclose(measure(*padded, valid), measure(a, tied), rtol=1e-5)
 
 
 def test_bootstrap_covers_the_mean() -> None:

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from attnzoo import models
-from attnzoo.config import bert, gpt2, llama, recommender, t5, transformer, vit
+from attnzoo.config import bert, gpt2, llama, recommender, rnn_classifier, t5, transformer, vit
 from attnzoo.config.loader import load
 from attnzoo.config.model import BahdanauConfig, LuongConfig
 from attnzoo.explain import EXPLANATIONS, Explained, Question, explain
@@ -45,6 +45,7 @@ def family(make: Any, config: type, settings: list[str], *skipped: str, **keywor
     kind: dict[Any, Any] = {
         models.ViT: (IMAGES, lambda c: make(c, 3, rngs=nnx.Rngs(1))),
         models.Bert: (TOKENS, lambda c: make(c, 11, rngs=nnx.Rngs(1))),
+        models.RnnClassifier: (TOKENS, lambda c: make(c, 11, rngs=nnx.Rngs(1))),
         models.GPT2: (TOKENS, lambda c: make(c, 11, rngs=nnx.Rngs(1))),
         models.Recommender: (TOKENS, lambda c: make(c, 11, rngs=nnx.Rngs(1))),
         models.Llama: (TOKENS, lambda c: make(c, 11, rngs=nnx.Rngs(1))),
@@ -84,6 +85,15 @@ FAMILIES = {
         ["dim=8", "hidden=5", "layers=1", "max_length=7", "attention.num_heads=4",
          "attention.num_kv_heads=2"],
         at=jnp.int32([2, 4, 1]),
+    ),
+    "rnn_classifier": family(
+        models.RnnClassifier,
+        rnn_classifier.RnnClassifierConfig,
+        ["embedding=5", "hidden=3", "num_classes=3", "ends=false"],
+        *ONE_STACK,
+        "relevance",
+        *OF_BLOCKS,
+        valid=VALID,
     ),
     "recommender": family(
         models.Recommender, recommender.RecommenderConfig, [*TEXT, *BASE], valid=VALID

@@ -46,6 +46,7 @@ WITHIN: dict[str, dict[str, Any]] = {
     "branch_rate": {"layers": 2},
     "reward_weight": {"attention": HardConfig()},
     "entropy_weight": {"attention": HardConfig()},
+    "hops": {"pooling": "structured"},
     "expected": {"attention": HardConfig()},
     "estimator": {"attention": HardConfig()},
 }

@@ -66,6 +66,12 @@ MODELS = {
         "char",
         "hidden: 8",
     ),
+    "rnn_classifier": (
+        "sequence_classification",
+        "{kind: labelled_text, train: [TSV], validation: [TSV]}",
+        "char",
+        "hidden: 8, embedding: 6",
+    ),
     "memory_network": (
         "stories",
         "{kind: made_stories, train: 9, validation: 3, test: 3}",
@@ -142,9 +148,10 @@ def test_products_are_bfloat16(kind: str, tmp_path: Path) -> None:
     task, data, tokenizer, settings = MODELS[kind]
     (tmp_path / "text").write_text("the cat sat on the mat .\n" * 9)
     (tmp_path / "table").write_text("a\tx\na\ty\na\tz\nb\tx\nb\ty\nb\tx\n")
-    files = {"FILE": str(tmp_path / "text"), "TABLE": str(tmp_path / "table")}
+    (tmp_path / "tsv").write_text("text\tlabel\n" + "a cat\tyes\nthe dog\tno\n" * 9)
+    files = {"FILE": "text", "TABLE": "table", "TSV": "tsv"}
     for name, path in files.items():
-        data = data.replace(name, path)
+        data = data.replace(name, str(tmp_path / path))
     lines = [
         f"name: {kind}",
         f"task: {task}",

@@ -55,6 +55,7 @@ SIZES: dict[str, Any] = {
     "distillation": "head",
     "mask_token": True,
     "source_words": 7,
+    "num_classes": V,
 }
 CHOICES = {
     kind: {name: field for name, field in fields_of(cls).items() if "attention" in name}
