@@ -86,9 +86,9 @@ def removed(setting: Setting) -> Mapping[str, Measured]:
     return areas(result, METHODS)
 
 
-def areas(result: Any, methods: Mapping[str, str]) -> dict[str, Measured]:
+def areas(result: Any, methods: Mapping[str, str]) -> dict[str, float]:
     """Return the mean areas of deletion and insertion by each method, and by random orders."""
-    found: dict[str, Measured] = {}
+    found: dict[str, float] = {}
     for name, method in methods.items():
         mine = result.faithfulness[method]
         found[f"deletion, {name}"] = float(mine.deletion.mean())
