@@ -63,7 +63,7 @@ def _some(*names: str) -> Callable[[Setting], Mapping[str, Measured]]:
 
 def _efficient(setting: Setting) -> Mapping[str, Measured]:
     """Train three networks; count the weights of ECA for each of SE."""
-    found = dict(_some("none", "SE", "ECA")(setting))
+    found = dict(_some("ECA", "SE", "none")(setting))
     none, se, eca = (_trained(setting, name)["weights"] for name in ("none", "SE", "ECA"))
     return {**found, "weights of ECA for each of SE": (eca - none) / (se - none)}
 
@@ -107,7 +107,7 @@ CLAIMS = (
         claimed="A squeeze-and-excitation gate in every residual block lowers the error of "
         "networks of all sizes at little cost.",
         criterion=(ahead("accuracy, SE", "accuracy, none"),),
-        measure=_some("none", "SE"),
+        measure=_some("SE", "none"),
         came=_came("SE", "none"),
         meaning="That a channel is weighed by what the whole picture shows helps even a network "
         "of 8 layers.",
@@ -126,7 +126,7 @@ CLAIMS = (
             ahead("accuracy, CBAM", "accuracy, SE"),
             ahead("accuracy, CBAM", "accuracy, spatial"),
         ),
-        measure=_some("none", "spatial", "SE", "CBAM"),
+        measure=_some("CBAM", "spatial", "SE", "none"),
         came=_came("CBAM", "SE", "spatial", "none"),
         meaning="What to look for and where to look are two questions, and both gates together "
         "answer them better than one.",
@@ -163,7 +163,7 @@ CLAIMS = (
             ahead("accuracy, non-local, dot product", "accuracy, none"),
             close("accuracy, non-local", "accuracy, non-local, dot product", 0.01),
         ),
-        measure=_some("none", "non-local", "non-local, dot product"),
+        measure=_some("non-local", "non-local, dot product", "none"),
         came=_came("non-local", "non-local, dot product", "none"),
         meaning="Places far apart have something to tell each other that few convolutions cannot "
         "carry.",
