@@ -31,7 +31,7 @@ def trained(setting: Setting, config: str, label: str, **settings: Any) -> Any:
 
     home = setting.folder / label
     values = {key.replace("__", "."): value for key, value in settings.items()}
-    values |= {"training.seed": setting.seed, "run_directory": str(home)}
+    values |= {"training.seed": setting.seed, "directory": str(home)}
     overrides = [f"{key}={value}" for key, value in values.items()]
     train(load(ExperimentConfig, ROOT / "configs" / config, overrides), resume=home.exists())
     return attnzoo.open(home)
