@@ -104,7 +104,8 @@ def _came_class(results: Results) -> str:
     ]
     return (
         "With objects of two classes in one picture, the object of the class that was asked for "
-        f"scores above the other in {', '.join(told[:-1])} and {told[-1]}; GradCAM's heaviest patch is on it in "
+        f"scores above the other in {', '.join(told[:-1])} and {told[-1]}; the "
+        "heaviest patch of GradCAM lies on it in "
         f"{results.mean('heaviest patch on it, GradCAM'):.0%}."
     )
 
