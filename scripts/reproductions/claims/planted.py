@@ -152,7 +152,7 @@ CLAIMS = (
         "answer, the gradient of that answer is needed.",
         otherwise="Maps with a class's gradient know the class, as raw attention cannot, but not "
         "each of them as surely as was asked.",
-        minutes=0.5,
+        minutes=0.6,
         axes=("share of pictures and classes", ""),
     ),
     Claim(
@@ -176,7 +176,7 @@ CLAIMS = (
         meaning="Where one patch decides, every explanation tried finds it sooner than chance.",
         otherwise="Even where one patch decides, not every explanation finds it sooner than "
         "chance; which do is in the table.",
-        minutes=0.5,
+        minutes=0.6,
         axes=("area under the class's probability", ""),
     ),
 )
