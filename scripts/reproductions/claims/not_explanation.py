@@ -223,7 +223,9 @@ CLAIMS = (
         came=lambda results: (
             "On sentiment and subjectivity, the shares of sentences that change by at most 0.1 are "
             f"{_range(results, 'changed by at most 0.1, all')}, and of the third with the most "
-            f"peaked attention {_range(results, 'changed by at most 0.1, the most peaked third')}."
+            f"peaked attention {_range(results, 'changed by at most 0.1, the most peaked third')}; "
+            "the largest weight there is "
+            f"{_range(results, 'largest weight, the most peaked third')} on average."
         ),
         meaning="Where the states of all words hold the answer, it does not matter which of them "
         "the weights select.",
@@ -275,8 +277,8 @@ CLAIMS = (
         meaning="Attention says something of importance, but where few words carry a decision "
         "it is "
         "not their fair ranking.",
-        otherwise="Which order needs the fewest words depends on the data: attention alone is no "
-        "safe ranking, and neither is a gradient.",
+        otherwise="Attention that is nearly even ranks words hardly better than chance, although "
+        "it weights them; gradients times attention rank them better where they differ.",
         minutes=0.4,
         axes=("share, or divergence in nats", ""),
         needs=NEEDS,
