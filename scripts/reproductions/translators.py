@@ -12,6 +12,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from attnzoo.alignment.extract import links_from_weights
+from attnzoo.alignment.links import Links
+from attnzoo.alignment.scores import score_corpus
 from attnzoo.config.model import Model as ModelConfig
 from attnzoo.data.cldr import build_cldr
 from attnzoo.data.corpus import Corpus
@@ -27,16 +30,25 @@ Pair = tuple[Int[Array, "B S"], Int[Array, "B T"]]
 
 
 class Part(NamedTuple):
-    """One part of a corpus: ids and texts."""
+    """One part of a corpus: ids, texts, and the true links."""
 
     source: Int[np.ndarray, "N S"]
     target: Int[np.ndarray, "N T"]
     texts: tuple[list[str], list[str]]
+    links: list[Links]
 
     def batch(self, key: Array, rows: int = 64) -> Pair:
         """Draw pairs with replacement."""
         drawn = jax.random.randint(key, (rows,), 0, len(self.source))
         return jnp.asarray(self.source)[drawn], jnp.asarray(self.target)[drawn]
+
+    def first(self, rows: int) -> Part:
+        """Return the first pairs."""
+        source, target = self.texts
+        return Part(
+            self.source[:rows], self.target[:rows], (source[:rows], target[:rows]),
+            self.links[:rows],
+        )  # fmt: skip
 
 
 class Phrases(NamedTuple):
@@ -70,13 +82,15 @@ def phrases(
 
 
 def _part(corpus: Corpus, kinds: tuple[Tokenizer, Tokenizer], longest: int) -> Part:
-    pairs = zip(corpus.source, corpus.target, strict=True)
-    kept = [pair for pair in pairs if max(len(text.split()) for text in pair) <= longest]
-    sources, targets = (list(column) for column in zip(*kept, strict=True))
+    assert corpus.links is not None
+    pairs = zip(corpus.source, corpus.target, corpus.links, strict=True)
+    kept = [one for one in pairs if max(len(text.split()) for text in one[:2]) <= longest]
+    sources, targets, links = (list(column) for column in zip(*kept, strict=True))
     return Part(
         padded([[*kinds[0].encode_ids(text), EOS] for text in sources], longest + 1),
         padded([[BOS, *kinds[1].encode_ids(text), EOS] for text in targets], longest + 2),
         (sources, targets),
+        links,
     )
 
 
@@ -130,3 +144,10 @@ def judge(model: Any, part: Part) -> tuple[float, Float[np.ndarray, "B T S"]]:
     """Return the loss of known targets, in nats a word, and the weights, the mean over heads."""
     value, weights = _judged(model, jnp.asarray(part.source), jnp.asarray(part.target))
     return float(value), np.asarray(weights, np.float32)
+
+
+def alignment_error(weights: Float[np.ndarray, "B T S"], part: Part) -> float:
+    """Return the alignment error rate of weights, those of each step credited to the next word."""
+    sides = [[range(len(text.split())) for text in side] for side in part.texts]
+    links = [links_from_weights(*one) for one in zip(weights, *sides, strict=True)]
+    return score_corpus(links, part.links, restrict=True).aer

@@ -36,6 +36,7 @@ def joined(text: Phrases, part: Part, count: int, longest: int, seed: int) -> Pa
         padded([[*one.encode_ids(first), EOS] for first, _ in sentences], longest + 1),
         padded([[BOS, *two.encode_ids(second), EOS] for _, second in sentences], longest + 2),
         ([first for first, _ in sentences], [second for _, second in sentences]),
+        [],
     )
 
 
