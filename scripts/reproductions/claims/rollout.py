@@ -116,8 +116,8 @@ CLAIMS = (
         came=_came,
         meaning="In upper layers a state is a mixture of all words; following the mixture down to "
         "the words is what makes weights comparable with them.",
-        otherwise="In a small model trained from scratch the raw weights of some layers agree with "
-        "the importance of words as well as rollout does.",
+        otherwise="Rollout agrees with the importance of words better than upper layers do, "
+        "on average, but so does the first layer by itself, and seeds differ much.",
         minutes=1.2,
         axes=("accuracy, or Spearman's rank correlation", ""),
         needs=tuple(f"text/{package}.zip" for package, *_ in FILES.values()),
