@@ -1,4 +1,4 @@
-"""A claim of a paper: what is measured, what was published, and the criterion, fixed before.
+"""Claims of papers: their measurement, published numbers, and criterion, fixed before.
 
 A claim's numbers have names, "setting" or "curve/x" ("additive/30" is the curve "additive" at
 x = 30). Each is measured once for every seed; a number that comes with an interval of its own, such
@@ -26,7 +26,7 @@ T_95 = (math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """How one seed of a claim is measured.
+    """Seed, size and folders of one measurement of a claim.
 
     Attributes:
         seed: seed of weights, data order and made data.
@@ -150,7 +150,7 @@ def close(first: str, second: str, within: float) -> Check:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """What a paper claims, how it is measured here, and when it counts as reproduced.
+    """Claim of a paper with its measurement and the criterion of its reproduction.
 
     Attributes:
         name: in lower case with hyphens, for the command line and files.

@@ -41,7 +41,7 @@ def machine() -> dict[str, str]:
 
 @dataclasses.dataclass
 class Record:
-    """What is kept of a claim.
+    """Criterion and numbers that a file keeps of a claim.
 
     Attributes:
         criterion: its conditions in words at the time of measuring.
@@ -67,7 +67,7 @@ def _measured(value: Any) -> Measured:
 
 
 def read(claim: Claim, folder: Path = RESULTS) -> Record:
-    """Read what was measured of a claim; empty where nothing was.
+    """Read the record of a claim; an empty one if it was never measured.
 
     Raises:
         UserError: the file is broken, or its numbers were measured under another criterion.

@@ -1,4 +1,4 @@
-"""What attention costs: memory of exact attention, state and time of a decoding step."""
+"""Costs of attention: memory of exact attention, state and time of a decoding step."""
 
 import functools
 import time

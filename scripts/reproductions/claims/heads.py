@@ -1,4 +1,4 @@
-"""Which layer and heads of a Transformer align words, and a head that is taught to."""
+"""Word alignment by the layers and heads of a Transformer, and by a head that is taught to."""
 
 from collections.abc import Mapping
 from typing import Any
