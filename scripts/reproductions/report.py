@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 from PIL import Image, PngImagePlugin
 
 from attnzoo import plotting
@@ -25,10 +25,12 @@ DIGEST = "values"
 
 HEAD = """# Claims of papers, measured
 
-Each section names what a paper claims, what came here, and what it means. The criterion was written
-before measuring and is kept with the numbers; a claim that fails it stays on this page. Models are
-small, so that every number can be had on two cores of a CPU; ± is half of the 95 % interval of the
-mean over seeds (Student's t), or of the number's own interval where there is one seed.
+Each section names what a paper claims, what came here, and what it means. A title says what the paper
+claims, the verdict whether it came. The criterion was written before measuring and is kept with the
+numbers; a claim that fails it stays on this page, and sizes were tried with other seeds. Models are
+small, so that every number can be had on two cores of a CPU: what does not come here may come at the
+paper's size. ± is half of the 95 % interval of the mean over seeds (Student's t, which may leave the
+range of a share), or of the number's own interval where there is one seed.
 
 ```sh
 python scripts/reproduce.py list                     # claims, papers, cost
@@ -152,6 +154,9 @@ def _curves(claim: Claim, results: Results) -> Figure:
             if told:
                 axes.plot(*zip(*told), color=color, linestyle=":", marker=marker, fillstyle="none")
         axes.set(xlabel=claim.axes[0], ylabel=claim.axes[1] or claim.unit)
+        xs = [x for points in results.curves().values() for x, _ in points]
+        if all(x == round(x) for x in xs):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         for axis, scale, base in zip((axes.xaxis, axes.yaxis), claim.scales, (2, 10)):
             if scale == "log":
                 (axes.set_xscale if axis is axes.xaxis else axes.set_yscale)("log", base=base)
@@ -166,7 +171,7 @@ def _curves(claim: Claim, results: Results) -> Figure:
 def _rows(claim: Claim, results: Results) -> Figure:
     names = results.names
     with style():
-        size = (5.2, 0.6 + 0.26 * len(names))
+        size = (5.2, 0.8 + 0.26 * len(names))
         figure = Figure(figsize=size, dpi=SMALL_DPI, layout="constrained")
         axes = figure.subplots()
         for row, name in enumerate(names):
@@ -180,7 +185,7 @@ def _rows(claim: Claim, results: Results) -> Figure:
                     fillstyle="none",
                 )  # fmt: skip
         axes.set_yticks(range(len(names)), labels=names)
-        axes.invert_yaxis()
+        axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xlabel(claim.axes[0] or claim.unit)
         axes.grid(axis="x", alpha=0.25)
         if claim.published:
