@@ -54,6 +54,8 @@ class AdditiveAttention(Attention):
     ):
         self.dim, self.normalise, self.dropout = query_dim, normalise, dropout
         width = query_dim if width is None else width
+        if width < 1:
+            raise ValueError(f"width={width}; wanted 1 or more")
         self.query_kernel = nnx.Param(kernel_init(rngs.params(), (query_dim, width), jnp.float32))
         self.key_kernel = nnx.Param(kernel_init(rngs.params(), (key_dim, width), jnp.float32))
         self.score_kernel = nnx.Param(score_init(rngs.params(), (width,), jnp.float32))

@@ -79,7 +79,7 @@ class DifferentialAttention(MultiHeadAttention):
         rngs: nnx.Rngs,
     ):
         if head_dim is None:
-            head_dim = exact_quotient("dim", dim, "2 num_heads", 2 * num_heads)
+            head_dim = exact_quotient("dim", dim, "num_heads, twice", 2 * num_heads)
         super().__init__(
             dim,
             2 * num_heads,
@@ -106,6 +106,8 @@ class DifferentialAttention(MultiHeadAttention):
         self.lambda_vectors = nnx.Param(normal(rngs.params(), (4, head_dim), jnp.float32))
         self.has_lambda = lambda_init is not None
         start = 0.2 if lambda_init is None else lambda_init
+        if not 0 <= start < 1:
+            raise ValueError(f"lambda_init={lambda_init}; wanted 0 <= lambda_init < 1, or None")
         self.lambda_init = nnx.Variable(jnp.float32(start))  # one a layer under a scan over layers
 
     @classmethod

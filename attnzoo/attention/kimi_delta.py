@@ -70,6 +70,8 @@ class KimiDeltaAttention(DeltaNet):
         """Return the modules for the log-decay of the channels and for the gate of the output."""
         dim, N = self.query.in_dim, self.num_heads
         rank = self.value_head_dim if self.rank is None else self.rank
+        if rank < 1:
+            raise ValueError(f"rank={rank}; wanted 1 or more")
         decay = ChannelDecay(dim, N, self.head_dim, rank, rngs=rngs)
         return decay, LowRank(dim, rank, N * self.value_head_dim, use_bias=True, rngs=rngs)
 

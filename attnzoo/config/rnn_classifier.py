@@ -6,6 +6,9 @@ from attnzoo.config.attention import AdditiveConfig, Attention
 from attnzoo.config.fields import DropRate, Positive, config
 from attnzoo.config.model_config import ModelConfig
 
+DEFAULTS = AdditiveConfig(), "learned"
+HOPS = 4
+
 
 @config
 class RnnClassifierConfig(ModelConfig):
@@ -25,7 +28,7 @@ class RnnClassifierConfig(ModelConfig):
     query: Literal["learned", "last"] = "learned"
     """Query of `attention`: a learned vector, as in Jain and Wallace 2019, or the last state of
     each direction."""
-    hops: Annotated[int, Positive] = 4
+    hops: Annotated[int, Positive] = HOPS
     """Number of weighted sums of structured self-attention."""
     ends: bool = True
     """Pool the first and the last token too, which mark the ends of a text (CLS and SEP); false:
@@ -38,6 +41,14 @@ class RnnClassifierConfig(ModelConfig):
     """Number of classes."""
     dropout: Annotated[float, DropRate] = 0.0
     """Dropout rate of the token vectors and of the vector of the text."""
+
+    def __post_init__(self) -> None:
+        if self.pooling != "attention" and (self.attention, self.query) != DEFAULTS:
+            raise ValueError(
+                f"attention and query have no effect with pooling={self.pooling}: leave them out"
+            )
+        if self.pooling != "structured" and self.hops != HOPS:
+            raise ValueError(f"hops={self.hops} has no effect with pooling={self.pooling}")
 
     @property
     def longest(self) -> int | None:

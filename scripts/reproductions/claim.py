@@ -196,7 +196,7 @@ class Claim:
 
     def verdict(self, results: Results) -> str:
         """Return "reproduced", "partly", "not reproduced", or "unfinished": seeds are missing."""
-        if len(results.seeds) < self.seeds:
+        if not set(range(self.seeds)) <= set(results.seeds):
             return "unfinished"
         held = [check.holds(results) for check in self.criterion]
         return "reproduced" if all(held) else "partly" if any(held) else "not reproduced"

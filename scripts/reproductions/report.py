@@ -22,15 +22,18 @@ PALETTE = 64
 VERDICTS = ("reproduced", "partly", "not reproduced", "unfinished")
 DIGEST = "values"
 """Name of the text in a PNG that holds the digest of the numbers it shows."""
+PIXELS = "pixels"
+"""Name of the text in a PNG that holds the digest of its own pixels."""
 
 HEAD = """# Claims of papers, measured
 
-Each section names what a paper claims, what came here, and what it means. A title says what the paper
-claims, the verdict whether it came. The criterion was written before measuring and is kept with the
-numbers; a claim that fails it stays on this page, and sizes were tried with other seeds. Models are
-small, so that every number can be had on two cores of a CPU: what does not come here may come at the
-paper's size. ± is half of the 95 % interval of the mean over seeds (Student's t, which may leave the
-range of a share), or of the number's own interval where there is one seed.
+Each section names what a paper claims, what came here, and what it means. A title says what the
+paper claims, the verdict whether it came. The criterion was written before measuring and is kept
+with the numbers; a claim that fails it stays on this page, and sizes were tried with other seeds.
+Models are small, so that every number can be had on two cores of a CPU: what does not come here may
+come at the paper's size. ± is half of the 95 % interval of the mean over seeds (Student's t, which
+may leave the range of a share), or of the number's own interval where there is one seed; a bound in
+a criterion is for the mean, "above" for the whole interval of the difference, paired by seed.
 
 ```sh
 python scripts/reproduce.py list                     # claims, papers, cost
@@ -90,7 +93,8 @@ def _section(claim: Claim, results: Results, seeds: Mapping[int, Mapping]) -> li
         "",
     ]
     published = claim.published
-    head, rule = "| number | here |", "|---|---|"
+    unit = claim.unit or claim.axes[1] or claim.axes[0]
+    head, rule = f"| number | {unit or 'here'} |", "|---|---|"
     if published:
         head, rule = head + " published |", rule + "---|"
     lines += [head, rule]
@@ -102,6 +106,7 @@ def _section(claim: Claim, results: Results, seeds: Mapping[int, Mapping]) -> li
     lines += ["", "Criterion:", ""]
     for check in claim.criterion:
         mark = "holds" if check.holds(results) else "**does not hold**"
+        mark = "open" if verdict == "unfinished" else mark
         lines.append(f"- {check.text}: {mark}")
     command = f"python scripts/reproduce.py run {claim.name}"
     where = "; ".join(sorted(processors))
@@ -193,13 +198,18 @@ def _rows(claim: Claim, results: Results) -> Figure:
     return figure
 
 
+def _seen(picture: Image.Image) -> str:
+    return hashlib.sha256(picture.convert("RGB").tobytes()).hexdigest()[:16]
+
+
 def save_figure(claim: Claim, results: Results, folder: Path = FIGURES) -> Path:
-    """Write a claim's figure, with the digest of its numbers inside the file."""
+    """Write a claim's figure, with digests of its numbers and of its pixels inside the file."""
     path = plotting.save(draw(claim, results), folder / f"{claim.name}.png", palette=PALETTE)
     noted = PngImagePlugin.PngInfo()
     noted.add_text(DIGEST, digest(claim, results))
     with Image.open(path) as picture:
         picture.load()
+        noted.add_text(PIXELS, _seen(picture))
         picture.save(path, pnginfo=noted, optimize=True)
     return path
 
@@ -218,6 +228,8 @@ def stale(claims: Mapping[str, Claim]) -> list[str]:
         with Image.open(path) as picture:
             if picture.info.get(DIGEST) != digest(claim, record.results):
                 wrong.append(f"{path}: shows other numbers")
+            elif picture.info.get(PIXELS) != _seen(picture):
+                wrong.append(f"{path}: another picture was put in its place")
     if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page(claims):
         wrong.append(f"{PAGE}: says something else")
     return wrong

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import platform
 import sys
@@ -66,6 +67,19 @@ def _measured(value: Any) -> Measured:
     return (value[0], value[1], value[2]) if isinstance(value, list) else float(value)
 
 
+def _check(place: str, values: Any, first: Any) -> None:
+    """Raise a UserError unless numbers are finite, and those of the first seed."""
+    for name in {**first, **values}:
+        if name not in values or name not in first:
+            raise UserError(f"{place}: {name!r} is not in the numbers of every seed")
+        value = values[name]
+        parts = value if isinstance(value, list) and len(value) == 3 else [value]
+        if not all(isinstance(x, int | float) and math.isfinite(x) for x in parts):
+            raise UserError(
+                f"{place}: {name} = {value!r}; wanted a number, or three (value, low, high)"
+            )
+
+
 def read(claim: Claim, folder: Path = RESULTS) -> Record:
     """Read the record of a claim; an empty one if it was never measured.
 
@@ -80,8 +94,10 @@ def read(claim: Claim, folder: Path = RESULTS) -> Record:
         stored = json.loads(path.read_text(encoding="utf-8"))
         seeds = {int(seed): one for seed, one in stored["seeds"].items()}
         criterion = stored["criterion"]
+        for seed, one in seeds.items():
+            _check(f"{path}: seed {seed}", one["values"], next(iter(seeds.values()))["values"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a record of a claim ({error})") from None
+        raise UserError(f"{path}: not a record of a claim ({error!r})") from None
     if criterion != wanted:
         raise UserError(
             f"{path}: measured under another criterion ({'; '.join(criterion)}); now it is "

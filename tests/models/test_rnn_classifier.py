@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from random_parameters import drawn
 
-from attnzoo.config.attention import AdditiveConfig, LocationConfig
+from attnzoo.config.attention import AdditiveConfig, CoverageConfig, LocationConfig
 from attnzoo.config.rnn_classifier import RnnClassifierConfig
 from attnzoo.models import RnnClassifier
 
@@ -21,8 +21,24 @@ WAYS = [
 ]
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"pooling": "max", "attention": CoverageConfig()},
+        {"pooling": "mean", "query": "last"},
+        {"pooling": "mean", "hops": 3},
+        {"hops": 3},
+    ],
+)
+def test_settings_without_effect_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="no effect with pooling="):
+        RnnClassifierConfig(**settings)
+
+
 def made(**settings: Any) -> RnnClassifier:
-    config = RnnClassifierConfig(embedding=5, hidden=3, num_classes=2, hops=2, **settings)
+    if settings.get("pooling") == "structured":
+        settings["hops"] = 2
+    config = RnnClassifierConfig(embedding=5, hidden=3, num_classes=2, **settings)
     return drawn(lambda: RnnClassifier(config, V, rngs=nnx.Rngs(0)), 0, 0.5)
 
 
@@ -77,5 +93,5 @@ def test_a_text_without_words_between_its_ends_has_an_answer() -> None:
 
 def test_an_attention_with_slots_bounds_the_text() -> None:
     assert made(attention=LocationConfig(max_length=7)).max_length == 7
-    assert made(attention=LocationConfig(max_length=7), pooling="mean").max_length is None
+    assert made(pooling="mean").max_length is None
     assert made().max_length is None

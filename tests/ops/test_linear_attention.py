@@ -390,7 +390,7 @@ ERRORS = {
         (q, k, v),
         {"initial_state": jnp.zeros((2, 3, 5, 5))},
     ),
-    "cannot hide a key from one query only": lambda q, k, v: (
+    "cannot be hidden from one query only": lambda q, k, v: (
         (q, k, v),
         {"mask": jnp.ones((2, 1, 37, 37), bool)},
     ),

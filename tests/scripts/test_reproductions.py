@@ -4,8 +4,10 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image, PngImagePlugin
 
 from attnzoo.errors import UserError
 from reproductions import report, store
@@ -119,6 +121,8 @@ def test_verdicts() -> None:
         claim = dataclasses.replace(claim, seeds=3)
         assert claim.verdict(results) == verdict
         assert claim.verdict(Results({0: {"a": 1.0}})) == "unfinished"
+        other_seeds = Results({seed: {"a": 1.0} for seed in (0, 7, 99)})
+        assert claim.verdict(other_seeds) == "unfinished"
 
 
 def test_numbers_of_another_criterion_are_refused(tmp_path: Path) -> None:
@@ -132,6 +136,43 @@ def test_numbers_of_another_criterion_are_refused(tmp_path: Path) -> None:
     (tmp_path / "made.json").write_text("{")
     with pytest.raises(UserError, match=r"made\.json: not a record of a claim"):
         store.read(claim, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "seed 1: 'a' is not in the numbers of every seed"),
+        ({"a": 1, "b": 1}, "seed 1: 'b' is not in the numbers of every seed"),
+        ({"a": math.nan}, "seed 1: a = nan; wanted a number"),
+        ({"a": "abc"}, "seed 1: a = 'abc'; wanted a number"),
+        ({"a": [1, 2]}, r"seed 1: a = \[1, 2\]; wanted a number"),
+        (None, "not a record of a claim"),
+    ],
+)
+def test_odd_numbers_in_a_record_are_refused(tmp_path: Path, values: Any, message: str) -> None:
+    claim, _ = made({}, above("a", 1))
+    seeds = {"0": {"values": {"a": 2}}, "1": {"values": values}}
+    stored = {"claim": "made", "criterion": [above("a", 1).text], "seeds": seeds}
+    (tmp_path / "made.json").write_text(json.dumps(stored))
+    with pytest.raises(UserError, match=message):
+        store.read(claim, tmp_path)
+
+
+def test_another_picture_in_the_place_of_a_figure_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = MEASURED[0]
+    monkeypatch.setattr(report, "FIGURES", tmp_path)
+    path = report.save_figure(CLAIMS[name], store.read(CLAIMS[name]).results, tmp_path)
+    some = {name: CLAIMS[name]}
+    assert not [line for line in report.stale(some) if path.name in line]
+    with Image.open(path) as picture:
+        texts = PngImagePlugin.PngInfo()
+        for key, text in picture.info.items():
+            if isinstance(text, str):
+                texts.add_text(key, text)
+        Image.new("RGB", picture.size, "white").save(path, pnginfo=texts)
+    assert [line for line in report.stale(some) if "another picture" in line]
 
 
 def test_what_was_measured_is_not_measured_again(

@@ -159,6 +159,6 @@ def check_key_mask(mask: Array | None, B: int, N: int, S: int) -> None:
     fits = mask.ndim == 4 and all(g in (1, w) for g, w in zip(mask.shape, (B, N, 1, S)))
     if not fits or mask.shape[3] != S:
         raise ValueError(
-            f"mask has shape {mask.shape}; wanted valid[:, None, None, :], B N 1 S = "
-            f"{(B, N, 1, S)}: a recurrent memory cannot hide a key from one query only"
+            f"mask has shape {mask.shape}; wanted valid[:, None, None, :], that is {(B, 1, 1, S)}: "
+            f"what is written into the memory cannot be hidden from one query only"
         )

@@ -139,8 +139,8 @@ CLAIMS = (
         came=_came,
         meaning="Where a word goes depends on what stands beside it, which a function of the "
         "decoder's state can remember, but a comparison of states can look up.",
-        otherwise="Of sentences of at most ten words the decoder's state remembers enough to point "
-        "without looking, in some trainings; the paper's are five times longer.",
+        otherwise="On sentences of at most ten words place alone can be enough, in some trainings; "
+        "the paper's are five times longer.",
         minutes=1.5,
         axes=("alignment error rate; nats a word", ""),
     ),

@@ -193,8 +193,8 @@ CLAIMS = (
         came=_came_layers,
         meaning="By the last but one layer a decoder knows which word it is about to write, and "
         "looks at the word it translates; layers before it still search, the last one no more.",
-        otherwise="Which layer looks at the word that is being translated is a matter of depth and "
-        "data, and has to be looked up for the model in hand; that heads differ is not.",
+        otherwise="Which layer looks at the word that is being translated, and by how much its "
+        "heads differ, is a matter of depth and data, to be looked up for the model in hand.",
         minutes=1,
         axes=("decoder layer", "alignment error rate"),
     ),

@@ -70,9 +70,12 @@ def measure(setting: Setting) -> Mapping[str, Measured]:
 def _came(results: Results) -> str:
     one, two = (results.mean(f"accuracy, {name}") for name in ("one layer", "two layers"))
     weight = results.mean("best head's weight on the next token, two layers")
+    seen = results.values("best head's weight on the next token, two layers")
+    formed = sum(value > 0.5 for value in seen)
     return (
-        f"Here two layers predict {two:.1%} of the repeated tokens and one layer {one:.1%}; the "
-        f"best head of the second layer has {weight:.0%} of its weight on tokens to copy."
+        f"Here two layers predict {two:.1%} of the repeated tokens and one layer {one:.1%}; in "
+        f"{formed} of {len(seen)} trainings a head of the second layer has most of its weight on "
+        f"tokens to copy (on average {weight:.0%})."
     )
 
 

@@ -196,8 +196,9 @@ CLAIMS = (
         ),
         measure=saturation,
         came=_scale_came,
-        meaning="The scale keeps the weights as soft at every width; without it nearly all scores "
-        "stop learning, though not the few between which the softmax still wavers.",
+        meaning="The scale keeps the weights as soft at every width; without it the softmax hardly "
+        "answers to most of its scores, though the gradient that is left, of the few between which "
+        "it still wavers, need not be smaller.",
         otherwise="The softmax of unscaled products is not as saturated as the paper suspects.",
         minutes=0.1,
         seeds=5,

@@ -81,9 +81,9 @@ CLAIMS = (
         came=_parity_came,
         meaning="A state that can only decay or be overwritten cannot flip its sign with every "
         "one it reads; a factor of two in one setting is the difference.",
-        otherwise="Strengths up to 2 make parity learnable where those up to 1 stay at chance, but "
-        "after so short a training it holds only for a few times the length trained on, and not "
-        "as far with every seed.",
+        otherwise="Strengths up to 2 make parity learnable where those up to 1 are at chance "
+        "beyond the lengths trained on, but after so short a training it holds only for a few "
+        "times those lengths, and not as far with every seed.",
         minutes=0.6,
         axes=("length in bits", "share of right parities"),
     ),
