@@ -36,7 +36,7 @@ def attend(
     (B, T, N, H), (S, K, Hv) = q.shape, v.shape[1:]
     dtype = compute_dtype(q, k)
     size = chunk_size(S, K * max(H, Hv) * dtype.itemsize)
-    keys, values = _chunked(k, size), _chunked(v, size)
+    keys, values = _padded(k, size), _padded(v, size)
     wanted = _chunks_in_sight(settings, (B, N, T, S), size)
     rows = jnp.moveaxis(finite_or_zero(q).astype(dtype).reshape(B, T, K, N // K, H), 1, 3)
     rows = rows.reshape(B, K, -1, H)
@@ -84,15 +84,24 @@ def _chunks_in_sight(
     seen = jnp.ones((B, S), bool)
     if visible is not None:
         seen = seen & jnp.any(visible, axis=(1, 2))
-    return jnp.any(_chunked(seen, size), axis=1)
+    return jnp.any(_padded(seen, size).reshape(-1, size), axis=1)
 
 
-def _chunked(x: Any, size: int) -> Any:
-    """Reshape ``B S ...`` to ``chunks size ...``, without a copy unless S has to be padded."""
+def _padded(x: Any, size: int) -> Any:
+    """Pad ``B S ...`` to whole chunks, without a copy if it has them."""
     _, S, *rest = x.shape
-    if S % size:
-        x = jnp.pad(x, ((0, 0), (0, -S % size), *((0, 0) for _ in rest)))
-    return x.reshape(-1, size, *rest)
+    return jnp.pad(x, ((0, 0), (0, -S % size), *((0, 0) for _ in rest))) if S % size else x
+
+
+def _chunk(x: Float[Array, "B L K H"], i: Array, size: int) -> Float[Array, "s K H"]:
+    """Return a chunk by its number among those of all rows.
+
+    It is sliced from keys as they come: of reshaped ones, XLA:CPU would copy a whole cache in every
+    step of decoding.
+    """
+    per_row = x.shape[1] // size
+    starts = [i // per_row, i % per_row * size, *[jnp.zeros((), i.dtype)] * (x.ndim - 2)]
+    return jax.lax.dynamic_slice(x, starts, (1, size, *x.shape[2:]))[0]
 
 
 def _over(wanted: Bool[Array, " chunks"], visit: Callable[..., Any], *rows: Array) -> Any:
@@ -130,11 +139,12 @@ def _joined(x: Float[Array, "chunks K R s"], B: int) -> Float[Array, "B K R L"]:
 
 @jax.custom_vjp
 def _products(
-    q: Float[Array, "B K R H"], keys: Float[Array, "chunks s K H"], wanted: Bool[Array, " chunks"]
+    q: Float[Array, "B K R H"], keys: Float[Array, "B L K H"], wanted: Bool[Array, " chunks"]
 ) -> tuple[Float[Array, "B K R L"], Bool[Array, "B L K"]]:
     """Return the products with keys, NaN and inf read as 0, and marks of keys not finite."""
     B = q.shape[0]
-    per_row = keys.shape[0] // B
+    per_row = wanted.shape[0] // B
+    size = keys.shape[1] // per_row
 
     def visit(i: Array) -> tuple[Array, Array]:
         def product(chunk: Array) -> Array:
@@ -142,7 +152,7 @@ def _products(
             product = jnp.einsum("skh,krh->ksr", chunk.astype(q.dtype), q[i // per_row])
             return jnp.swapaxes(product, 1, 2)
 
-        return _guarded(product, lambda: keys[i])
+        return _guarded(product, lambda: _chunk(keys, i, size))
 
     products, bad = _over(wanted, visit)
     return _joined(products, B), bad.reshape(B, -1, bad.shape[2])
@@ -151,19 +161,20 @@ def _products(
 @jax.custom_vjp
 def _read(
     weights: Float[Array, "B K R L"],
-    values: Float[Array, "chunks s K H"],
+    values: Float[Array, "B L K H"],
     wanted: Bool[Array, " chunks"],
 ) -> tuple[Float[Array, "B K R H"], Bool[Array, "B L K"]]:
     """Return weighted sums of values, NaN and inf read as 0, and marks of values not finite."""
     B = weights.shape[0]
+    size = values.shape[1] * B // wanted.shape[0]
 
     def visit(i: Array, weights: Array) -> tuple[Array, Array]:
         def product(chunk: Array) -> Array:
             return jnp.einsum("krs,skh->krh", weights, chunk.astype(weights.dtype))
 
-        return _guarded(product, lambda: values[i])
+        return _guarded(product, lambda: _chunk(values, i, size))
 
-    parts, bad = _over(wanted, visit, _split(weights, values.shape[1]))
+    parts, bad = _over(wanted, visit, _split(weights, size))
     out = jnp.sum(parts.reshape(B, -1, *parts.shape[1:]), axis=1)
     return out, bad.reshape(B, -1, bad.shape[2])
 
@@ -186,17 +197,19 @@ def _guarded(product: Callable[[Array], Array], chunk: Callable[[], Array]) -> t
 def _outer(
     d: Float[Array, "B K R L"],
     x: Float[Array, "B K R H"],
-    like: Float[Array, "chunks s K H"],
+    like: Float[Array, "B L K H"],
     wanted: Bool[Array, " chunks"],
-) -> Float[Array, "chunks s K H"]:
+) -> Float[Array, "B L K H"]:
     """Return the gradient of keys or values multiplied by ``x``; 0 where they are not finite."""
-    per_row = like.shape[0] // x.shape[0]
+    per_row = wanted.shape[0] // x.shape[0]
+    size = like.shape[1] // per_row
 
     def visit(i: Array, d: Array) -> Array:
         gradient = jnp.einsum("krs,krh->skh", d, x[i // per_row]).astype(like.dtype)
-        return jnp.where(jnp.isfinite(like[i]), gradient, jnp.zeros_like(gradient))
+        finite = jnp.isfinite(_chunk(like, i, size))
+        return jnp.where(finite, gradient, jnp.zeros_like(gradient))
 
-    return _over(wanted, visit, _split(d, like.shape[1]))
+    return _over(wanted, visit, _split(d, size)).reshape(like.shape)
 
 
 def _products_backward(saved: Any, cotangents: Any) -> Any:

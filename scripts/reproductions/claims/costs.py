@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from attnzoo.attention import Site, build_attention
+from attnzoo.attention.cache import Cache
 from attnzoo.config.attention import AttentionConfig, DeltaNetConfig, LinearConfig, MultiHeadConfig
 from attnzoo.ops.dot_product import dot_product_attention
 from reproductions.claim import Claim, Measured, Results, Setting, above, ahead, below
@@ -75,6 +76,8 @@ def step(setting: Setting) -> Mapping[str, Measured]:
         sizes, times = [], []
         for room in ROOMS:
             state = layer.empty_cache(1, room)
+            if isinstance(state, Cache):  # full, but for the tokens that are timed
+                state = state._replace(length=jnp.full_like(state.length, room - TOKENS))
             sizes.append(sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / 1024)
             times.append(_microseconds(layer, state, setting.pick(REPEATS, 1)))
             found[f"{name}/{room}"] = times[-1]
@@ -163,7 +166,7 @@ CLAIMS = (
         claimed="With linear attention the state and the time of a generated token do not depend "
         "on how many came before; with softmax attention both grow with their number.",
         setup="one layer of width 256 with 4 heads, one sequence, float32 on one core; the cache "
-        "of softmax attention has room for the length and is read whole; CPU time, the "
+        "of softmax attention is full but for the tokens that are timed; CPU time, the "
         "shortest of 7 runs of 32 tokens. The paper times whole models on pictures and speech.",
         criterion=(
             above("growth of the state, softmax", 15),
@@ -177,7 +180,7 @@ CLAIMS = (
         meaning="What a softmax must keep of every token, a linear layer adds up in one matrix: "
         "long generation is cheap, at the price of what that matrix can hold.",
         minutes=0.3,
-        axes=("tokens of room", "microseconds of CPU for a token"),
+        axes=("tokens before", "microseconds of CPU for a token"),
         scales=("log", "log"),
     ),
 )
