@@ -6,6 +6,7 @@ transformers, which `from_pretrained` loads.
 """
 
 import argparse
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from attnzoo.cli.common import add_trust, run
 from attnzoo.errors import UserError
+from attnzoo.files import write_text
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -68,7 +70,8 @@ def _convert(arguments: argparse.Namespace) -> int:
         files.copy_beside(folder, target)
     leaves = convert.parameters(model).values()
     size = sum(leaf.nbytes for leaf in leaves)
-    print(f"{type(model).__name__}: {len(leaves)} parameters, {size / 1e6:,.1f} MB -> {target}")
+    count = sum(leaf.size for leaf in leaves)
+    print(f"{type(model).__name__}: {count:,} parameters, {size / 1e6:,.1f} MB -> {target}")
     return 0
 
 
@@ -81,13 +84,24 @@ def _trained(arguments: argparse.Namespace) -> Any:
 
 
 def _write_files(task: Any, folder: Path, target: Path, to: str) -> None:
-    """Write the files of a run: as they are, or the tokenizer as transformers reads it."""
+    """Write the files of a run: as they are, or as transformers reads them."""
+    import numpy as np
+
+    from attnzoo.data.picture_preparation import FILE, PicturePreparation
     from attnzoo.data.text_tokenizers import LibraryTokenizer
+    from attnzoo.tasks.image_classification import ImageClassificationTask
 
     tokenizer = getattr(task, "tokenizer", None)
     if to == "own":
         for file in task.files.values():
             shutil.copyfile(folder / file.name, target / file.name)
+    elif isinstance(task, ImageClassificationTask):
+        found = task.preparation
+        if found is None:
+            side = task.config.model.image_size
+            mean, deviation = np.asarray(task.mean), np.asarray(task.std)
+            found = PicturePreparation(side, (side, side), 3, mean, deviation)
+        write_text(target / FILE, json.dumps(found.as_json(), indent=2) + "\n")
     elif isinstance(tokenizer, LibraryTokenizer):
         tokenizer.save_for_transformers(target)
     elif tokenizer is not None:

@@ -82,6 +82,20 @@ class PicturePreparation:
             (scale / unit).astype(np.float32),
         )
 
+    def as_json(self) -> dict[str, Any]:
+        """Return the values of a preprocessor_config.json that say the same."""
+        written: dict[str, Any] = {"do_resize": self.size is not None, "resample": self.resample}
+        if isinstance(self.size, int):
+            written["size"] = {"shortest_edge": self.size}
+        elif self.size is not None:
+            written["size"] = dict(zip(("height", "width"), self.size))
+        written["do_center_crop"] = self.crop is not None
+        if self.crop is not None:
+            written["crop_size"] = dict(zip(("height", "width"), self.crop))
+        written |= {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
+        mean, deviation = (np.float64(x).tolist() for x in (self.mean, self.deviation))
+        return written | {"image_mean": mean, "image_std": deviation}
+
     def pixels(self, image: Any) -> UInt8[np.ndarray, "h w C"]:
         """Return the pixels 0 .. 255 of a Pillow image, resized and cut out."""
         if self.size is not None:

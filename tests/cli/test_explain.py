@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import attnzoo
 from attnzoo import cli
 
 CONFIG = """
@@ -69,6 +70,17 @@ def test_an_image_file_is_scaled_to_the_runs_size(
     assert "photo.png, says" in page.read_text()
     # No image of the data was asked for.
     assert "images of test" not in printed
+
+
+def test_a_converted_run_reads_pictures_as_the_run_does(run: Path, tmp_path: Path) -> None:
+    assert cli.main(["convert", str(run), str(tmp_path / "vit")]) == 0
+    ours, theirs = attnzoo.open(run), attnzoo.open(tmp_path / "vit")
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 255, (20, 40), np.uint8))
+    np.testing.assert_array_equal(ours.picture(image), theirs.picture(image))
+    for name in ("mean", "std"):
+        np.testing.assert_allclose(getattr(ours.task, name), getattr(theirs.task, name), rtol=1e-6)
+    assert ours.task.names == theirs.task.names
 
 
 def test_two_pictures_of_one_name_have_two_figures(
