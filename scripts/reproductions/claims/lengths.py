@@ -43,7 +43,7 @@ def joined(text: Phrases, part: Part, count: int, longest: int, seed: int) -> Pa
 def measure(setting: Setting) -> Mapping[str, Measured]:
     """Train on short sentences with and without attention; score greedy translations by length."""
     text = phrases("de", *setting.pick((20_000, 1_000), (300, 60)), longest=12)
-    counts = setting.pick((20_000, 1_200), (50, 100))
+    counts = setting.pick((20_000, 1_200), (50, 600))
     train = joined(text, text.train, counts[0], TRAINED, seed=0)
     test = joined(text, text.test, counts[1], LONGEST, seed=1)
     words = np.array([len(source.split()) for source in test.texts[0]])
