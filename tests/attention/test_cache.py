@@ -1,6 +1,7 @@
 """Caches of the last keys and of keys in int8, beside the plain one."""
 
 import itertools
+import re
 from typing import Any
 
 import jax
@@ -9,9 +10,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from attnzoo.attention import ATTENTIONS, Site, build_attention
 from attnzoo.attention.cache import WindowCache, quantise
+from attnzoo.attention.contract import Attention
 from attnzoo.attention.multi_head import MultiHeadAttention, Rotary
 from attnzoo.attention.relative_bias import ALiBi
+from attnzoo.config import attention as config
 from attnzoo.ops import masks
 
 B, T, D, W = 2, 13, 12, 5
@@ -76,3 +80,43 @@ def test_attention_over_int8_is_near_that_over_float32() -> None:
 def test_a_ring_without_a_window_is_refused() -> None:
     with pytest.raises(ValueError, match='cache="window": this attention looks back at all'):
         attention().empty_cache(B, T, cache="window")
+
+
+ROOM = 1 << 15
+"""Positions of a cache that is read in several chunks."""
+COPIED = ("differential",)
+"""Each of its softmaxes reads every second key, so that keys are taken apart in every step."""
+CONFIGS: dict[str, Any] = {
+    kind.kind: kind
+    for kind in vars(config).values()
+    if isinstance(kind, type) and issubclass(kind, config.AttentionConfig) and "kind" in vars(kind)
+}
+CACHED = {
+    name: CONFIGS[name]
+    for name, kind in ATTENTIONS.items()
+    if not kind.is_recurrent and kind.decode is not Attention.decode
+}
+
+
+def copies(name: str) -> tuple[int, int]:
+    """Return how often decoding copies an array of a cache's shape, and how many it has."""
+    site = Site.of_itself(64, is_causal=True, max_length=ROOM)
+    graph, state = nnx.split(build_attention(CACHED[name](num_heads=2), site, rngs=nnx.Rngs(0)))
+    cache = nnx.merge(graph, state).empty_cache(1, ROOM)
+    held = [leaf for leaf in jax.tree.leaves(cache) if leaf.size >= ROOM]
+
+    def some(state: Any, x: Any, cache: Any) -> Any:
+        module = nnx.merge(graph, state)
+        return jax.lax.scan(lambda now, _: (module.decode(*now), None), (x, cache), None, 3)[0]
+
+    text = jax.jit(some).lower(state, jnp.ones((1, 1, 64)), cache).compile().as_text()
+    shapes = {re.escape(",".join(map(str, leaf.shape))) for leaf in held}
+    return sum(len(re.findall(rf"= \w+\[{x}\]\S* copy\(", text)) for x in shapes), len(held)
+
+
+@pytest.mark.parametrize("name", sorted(CACHED))
+def test_a_step_of_decoding_does_not_copy_its_cache(name: str) -> None:
+    found, arrays = copies(name)
+    assert arrays
+    # Each is copied once before the first step, since the caller keeps his own.
+    assert found <= arrays or name in COPIED
