@@ -4,7 +4,6 @@
 """
 
 import argparse
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 from attnzoo.cli.common import compilation_cache, require_positive, run
 from attnzoo.errors import UserError
 from reproductions.claim import Claim, Measured, Setting
-from reproductions.store import RESULTS, ROOT, Record, machine, read, write
+from reproductions.store import RESULTS, ROOT, Record, check_numbers, machine, read, rounded, write
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -103,10 +102,10 @@ def _measure(claim: Claim, arguments: argparse.Namespace) -> None:
         home = arguments.runs / ("quick" if quick else "full") / claim.name / str(seed)
         started, cpu = time.perf_counter(), time.process_time()
         print(f"{claim.name}: seed {seed}, about {claim.minutes:g} minutes", flush=True)
-        values = dict(claim.measure(Setting(seed, quick, home, arguments.data)))
-        broken = [name for name, one in values.items() if not _finite(one)]
-        if broken:
-            raise UserError(f"{claim.name}: {broken[0]} = {values[broken[0]]}, not a finite number")
+        found = claim.measure(Setting(seed, quick, home, arguments.data))
+        values = {name: rounded(number) for name, number in found.items()}
+        first = next(iter(record.seeds.values()))["values"] if record.seeds else values
+        check_numbers(f"{claim.name}: seed {seed}", values, first)
         record.seeds[seed] = {
             "values": values,
             "seconds": round(time.perf_counter() - started, 1),
@@ -114,7 +113,7 @@ def _measure(claim: Claim, arguments: argparse.Namespace) -> None:
             "machine": machine(),
         }
         write(claim, record, folder)
-        told = ", ".join(f"{name} {_brief(one)}" for name, one in values.items())
+        told = ", ".join(f"{name} {_brief(one)}" for name, one in found.items())
         print(
             f"{claim.name}: seed {seed}, {time.perf_counter() - started:.0f} s: {told}", flush=True
         )
@@ -122,11 +121,6 @@ def _measure(claim: Claim, arguments: argparse.Namespace) -> None:
     if not quick:
         results = read(claim, folder).results
         print(f"{claim.name}: {claim.verdict(results)}. {claim.came(results)}", flush=True)
-
-
-def _finite(value: Measured) -> bool:
-    parts = value if isinstance(value, tuple) else (value,)
-    return all(math.isfinite(one) for one in parts)
 
 
 def _brief(value: Measured) -> str:

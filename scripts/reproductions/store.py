@@ -67,7 +67,7 @@ def _measured(value: Any) -> Measured:
     return (value[0], value[1], value[2]) if isinstance(value, list) else float(value)
 
 
-def _check(place: str, values: Any, first: Any) -> None:
+def check_numbers(place: str, values: Any, first: Any) -> None:
     """Raise a UserError unless numbers are finite, and those of the first seed."""
     for name in {**first, **values}:
         if name not in values or name not in first:
@@ -94,8 +94,9 @@ def read(claim: Claim, folder: Path = RESULTS) -> Record:
         stored = json.loads(path.read_text(encoding="utf-8"))
         seeds = {int(seed): one for seed, one in stored["seeds"].items()}
         criterion = stored["criterion"]
-        for seed, one in seeds.items():
-            _check(f"{path}: seed {seed}", one["values"], next(iter(seeds.values()))["values"])
+        numbers = {seed: one["values"] for seed, one in seeds.items()}
+        for seed, values in numbers.items():
+            check_numbers(f"{path}: seed {seed}", values, next(iter(numbers.values())))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a record of a claim ({error!r})") from None
     if criterion != wanted:
@@ -107,11 +108,8 @@ def read(claim: Claim, folder: Path = RESULTS) -> Record:
 
 
 def write(claim: Claim, record: Record, folder: Path = RESULTS) -> Path:
-    """Write a record, numbers rounded to six digits."""
-    seeds = {
-        str(seed): {**one, "values": {n: _rounded(v) for n, v in one["values"].items()}}
-        for seed, one in sorted(record.seeds.items())
-    }
+    """Write a record."""
+    seeds = {str(seed): one for seed, one in sorted(record.seeds.items())}
     path = folder / f"{claim.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     stored = {"claim": claim.name, "criterion": record.criterion, "seeds": seeds}
@@ -119,7 +117,8 @@ def write(claim: Claim, record: Record, folder: Path = RESULTS) -> Path:
     return path
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """Return a number, or a list of an interval's three, with six digits, as records have it."""
     if isinstance(value, list | tuple):
-        return [_rounded(one) for one in value]
+        return [rounded(one) for one in value]
     return float(f"{float(value):.6g}")
