@@ -7,7 +7,6 @@ from attnzoo.config.fields import DropRate, Positive, config
 from attnzoo.config.model_config import ModelConfig
 
 DEFAULTS = AdditiveConfig(), "learned"
-HOPS = 4
 
 
 @config
@@ -28,8 +27,8 @@ class RnnClassifierConfig(ModelConfig):
     query: Literal["learned", "last"] = "learned"
     """Query of `attention`: a learned vector, as in Jain and Wallace 2019, or the last state of
     each direction."""
-    hops: Annotated[int, Positive] = HOPS
-    """Number of weighted sums of structured self-attention."""
+    hops: Annotated[int, Positive] | None = None
+    """Number of weighted sums of structured self-attention; 4 where none is given."""
     ends: bool = True
     """Pool the first and the last token too, which mark the ends of a text (CLS and SEP); false:
     the tokens between them alone. The encoder reads all of them."""
@@ -47,8 +46,13 @@ class RnnClassifierConfig(ModelConfig):
             raise ValueError(
                 f"attention and query have no effect with pooling={self.pooling}: leave them out"
             )
-        if self.pooling != "structured" and self.hops != HOPS:
+        if self.pooling != "structured" and self.hops is not None:
             raise ValueError(f"hops={self.hops} has no effect with pooling={self.pooling}")
+
+    @property
+    def sums(self) -> int:
+        """Number of weighted sums of the states that are the vector of the text."""
+        return (self.hops or 4) if self.pooling == "structured" else 1
 
     @property
     def longest(self) -> int | None:

@@ -54,9 +54,9 @@ class RnnClassifier(Model):
         learned = attends and config.query == "learned"
         start = VECTORS(rngs.params(), (width,), jnp.float32)
         self.query = nnx.Param(start) if learned else None
-        hops = StructuredSelfAttention(width, width, config.hops, rngs=rngs) if structured else None
+        sums = config.sums
+        hops = StructuredSelfAttention(width, width, sums, rngs=rngs) if structured else None
         self.structured = hops
-        sums = config.hops if structured else 1
         self.classifier = Projection(sums * width, config.num_classes, use_bias=True, rngs=rngs)
 
     @property

@@ -77,8 +77,8 @@ def small(cls: type, **settings: Any) -> Any:
     chosen = {
         name: sizes[name]
         for name, field in names.items()
-        # A window of self-attention is a choice, not a size.
-        if name in sizes and not (name in ("window", "width") and field.default is None)
+        # A window of self-attention, or a number of hops, is a choice, not a size.
+        if name in sizes and not (name in ("window", "width", "hops") and field.default is None)
     }
     return cls(**(chosen | settings))
 

@@ -46,7 +46,7 @@ WITHIN: dict[str, dict[str, Any]] = {
     "branch_rate": {"layers": 2},
     "reward_weight": {"attention": HardConfig()},
     "entropy_weight": {"attention": HardConfig()},
-    "hops": {"pooling": "structured"},
+    "hops": {"pooling": "structured", "attention": AdditiveConfig()},
     "expected": {"attention": HardConfig()},
     "estimator": {"attention": HardConfig()},
 }
