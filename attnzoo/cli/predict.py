@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnzoo.cli.common import (
     add_trust,
+    add_weights,
     compilation_cache,
     new_name,
     open_model,
@@ -54,6 +55,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
     add_encoding(parser)
+    add_weights(parser)
     add_trust(parser)
     return parser.parse_intermixed_args(argv)
 

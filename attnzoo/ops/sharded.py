@@ -23,6 +23,7 @@ from attnzoo.ops.block_mask import BlockMask
 from attnzoo.ops.choice import Call
 from attnzoo.ops.dropout import ShardedKey
 from attnzoo.ops.index_functions import Index, Tiles, index_function
+from attnzoo.ops.int8 import Int8Matrix
 from attnzoo.ops.logits import Scoring
 from attnzoo.ops.masks import And, Bounds, Causal, Mask, MaskFunction, Offset, bounds_of
 from attnzoo.ops.operands import extract_arrays
@@ -79,12 +80,17 @@ def constrain(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
     return jax.lax.with_sharding_constraint(x, where)
 
 
-def product(x: Float[Array, "*batch D"], kernel: Float[Array, "D F"]) -> Float[Array, "*batch F"]:
+def product(
+    x: Float[Array, "*batch D"], kernel: Float[Array, "D F"] | Int8Matrix
+) -> Float[Array, "*batch F"]:
     """Multiply ``x`` by a matrix along its last axis.
 
     The other axes are flattened, which XLA:CPU computes faster, unless the sequence is sharded: a
     flattened axis of rows and positions would have to be gathered.
     """
+    if isinstance(kernel, Int8Matrix):
+        y = kernel.multiply(x.reshape(-1, x.shape[-1]))
+        return y.reshape(*x.shape[:-1], kernel.shape[1])
     placement = _PLACEMENT.value
     if placement is not None and placement.devices(placement.sequence) > 1:
         return jnp.einsum("...d,df->...f", x, kernel)
