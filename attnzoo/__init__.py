@@ -6,7 +6,6 @@ TYPE_CHECKING = False  # as type checkers know it, without an import
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from attnzoo.training.inference_weights import Weights
     from attnzoo.training.opened import Opened
 
 __version__ = "0.1.0"
@@ -19,7 +18,7 @@ def open(  # noqa: A001
     which: str = "best",
     source_language: str | None = None,
     target_language: str | None = None,
-    weights: Weights | None = None,
+    weights: str | None = None,
 ) -> Opened:
     """Open a trained model with its tokenizers, settings of generation and class names.
 

@@ -35,7 +35,7 @@ class Embedding(Module):
 
     def logits(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
         """Return the states times table^T, the tied output layer of Press and Wolf 2017."""
-        return product(x, self.table.get_value().astype(x.dtype).T)
+        return product(x, self.table.get_value().astype(x.dtype), transposed=True)
 
 
 def sinusoidal_positions(

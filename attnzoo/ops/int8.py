@@ -1,6 +1,7 @@
 """Matrices in int8 with a scale for each output channel, for inference."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -46,11 +47,6 @@ class Int8Matrix:
         """Dtype of the floats that indexing returns."""
         return self.scale.dtype
 
-    @property
-    def T(self) -> "Int8Matrix":
-        """The transposed matrix."""
-        return Int8Matrix(self.values.T, self.scale.T)
-
     def __getitem__(self, index: Any) -> Float[Array, "..."]:
         return (self.values.astype(self.dtype) * self.scale)[index]
 
@@ -61,14 +57,14 @@ class Int8Matrix:
         """Return the matrix with floats of another dtype."""
         return Int8Matrix(self.values, self.scale.astype(dtype))
 
-    def multiply(self, x: Float[Array, "R D"]) -> Float[Array, "R F"]:
-        """Return x times a matrix with one scale for each column, in the dtype of x.
+    def multiply(self, x: Float[Array, "R D"], axis: int = 0) -> Float[Array, "R F"]:
+        """Return the product of x and ``axis`` of a matrix, in the dtype of x.
 
-        On a CPU each row of x is rounded to int8 as well, because XLA:CPU would write a converted
-        matrix to memory first; elsewhere the conversion is part of the product. The gradient is
-        that of the unrounded product.
+        The scale has size 1 along ``axis``. On a CPU each row of x is rounded to int8 as well,
+        because XLA:CPU would write a converted matrix to memory first; elsewhere the conversion is
+        part of the product. The gradient is that of the unrounded product.
         """
-        return _multiply(x, self.values, self.scale)
+        return _multiply(axis, x, self.values, self.scale.reshape(1, -1))
 
     def rows(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch F"]:
         """Return rows of a table with one scale for each; ids outside read the nearest row."""
@@ -76,37 +72,40 @@ class Int8Matrix:
         return values.astype(self.dtype) * scale
 
 
-@jax.custom_jvp
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _multiply(
-    x: Float[Array, "R D"], values: Int8[Array, "D F"], scale: Float[Array, "1 F"]
+    axis: int, x: Float[Array, "R D"], values: Int8[Array, "_ _"], scale: Float[Array, "1 F"]
 ) -> Float[Array, "R F"]:
     return jax.lax.platform_dependent(
-        x, values, scale, cpu=_multiply_integers, default=_multiply_floats
+        x,
+        values,
+        scale,
+        cpu=functools.partial(_multiply_integers, axis),
+        default=functools.partial(_multiply_floats, axis),
     )
 
 
 @_multiply.defjvp
-def _multiply_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    return _multiply(*primals), _multiply_floats(tangents[0], *primals[1:])
+def _multiply_jvp(axis: int, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    return _multiply(axis, *primals), _multiply_floats(axis, tangents[0], *primals[1:])
 
 
 def _multiply_floats(
-    x: Float[Array, "R D"], values: Int8[Array, "D F"], scale: Float[Array, "1 F"]
+    axis: int, x: Float[Array, "R D"], values: Int8[Array, "_ _"], scale: Float[Array, "1 F"]
 ) -> Float[Array, "R F"]:
-    y = x @ values.astype(x.dtype)
+    y = jax.lax.dot_general(x, values.astype(x.dtype), (((1,), (axis,)), ((), ())))
     return y * jnp.broadcast_to(scale.astype(x.dtype), y.shape)
 
 
 def _multiply_integers(
-    x: Float[Array, "R D"], values: Int8[Array, "D F"], scale: Float[Array, "1 F"]
+    axis: int, x: Float[Array, "R D"], values: Int8[Array, "_ _"], scale: Float[Array, "1 F"]
 ) -> Float[Array, "R F"]:
     count, wide = x.shape[0], x.astype(compute_dtype(x))
     rounded = Int8Matrix.of(wide, axis=1)
-    # XLA:CPU multiplies a single row of integers five times as slowly as two.
+    # XLA:CPU multiplies a single row of integers four times as slowly as two.
     one = not (isinstance(count, int) and count > 1)
     left = jnp.pad(rounded.values, ((0, 1), (0, 0))) if one else rounded.values
-    whole = jax.lax.dot_general(
-        left, values, (((1,), (0,)), ((), ())), preferred_element_type=jnp.int32
-    )[:count]
+    dimensions = (((1,), (axis,)), ((), ()))
+    whole = jax.lax.dot_general(left, values, dimensions, preferred_element_type=jnp.int32)[:count]
     step = rounded.scale * jnp.broadcast_to(scale.astype(wide.dtype), whole.shape)
     return (whole.astype(wide.dtype) * step).astype(x.dtype)

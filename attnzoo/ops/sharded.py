@@ -81,20 +81,27 @@ def constrain(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
 
 
 def product(
-    x: Float[Array, "*batch D"], kernel: Float[Array, "D F"] | Int8Matrix
+    x: Float[Array, "*batch D"],
+    kernel: Float[Array, "_ _"] | Int8Matrix,
+    *,
+    transposed: bool = False,
 ) -> Float[Array, "*batch F"]:
-    """Multiply ``x`` by a matrix along its last axis.
+    """Multiply ``x`` by a matrix ``D F``, or ``F D`` if ``transposed``, along its last axis.
 
     The other axes are flattened, which XLA:CPU computes faster, unless the sequence is sharded: a
     flattened axis of rows and positions would have to be gathered.
     """
+    axis = 1 if transposed else 0
+    rows, shape = x.reshape(-1, x.shape[-1]), (*x.shape[:-1], kernel.shape[1 - axis])
     if isinstance(kernel, Int8Matrix):
-        y = kernel.multiply(x.reshape(-1, x.shape[-1]))
-        return y.reshape(*x.shape[:-1], kernel.shape[1])
+        return kernel.multiply(rows, axis).reshape(shape)
     placement = _PLACEMENT.value
     if placement is not None and placement.devices(placement.sequence) > 1:
-        return jnp.einsum("...d,df->...f", x, kernel)
-    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[1])
+        return jnp.einsum("...d,fd->...f" if transposed else "...d,df->...f", x, kernel)
+    if transposed and rows.shape[0] != 1:
+        return (rows @ kernel.T).reshape(shape)
+    # XLA:CPU would multiply a single row with a transposed table number by number.
+    return jax.lax.dot_general(rows, kernel, (((1,), (axis,)), ((), ()))).reshape(shape)
 
 
 def gather_rows(table: Float[Array, "V D"]) -> Float[Array, "V D"]:

@@ -1,7 +1,7 @@
 """Weights of a trained model in fewer bits, for inference."""
 
 import dataclasses
-from typing import Any, Literal, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +11,10 @@ from attnzoo.errors import UserError
 from attnzoo.ops.int8 import Int8Matrix
 from attnzoo.training.parameters import describe, path_of
 
-Weights = Literal["float32", "bfloat16", "int8"]
+FORMATS = ("float32", "bfloat16", "int8")
 
 
-def with_weights(model: Any, weights: Weights) -> Any:
+def with_weights(model: Any, weights: str) -> Any:
     """Return the model with its weights in another format.
 
     "bfloat16" and "float32" convert all floating parameters, and with them what is computed. "int8"
@@ -24,8 +24,8 @@ def with_weights(model: Any, weights: Weights) -> Any:
     Raises:
       UserError: an unknown format; for "int8" no matrix, or one with NaN or inf.
     """
-    if weights not in get_args(Weights):
-        raise UserError(f"weights={weights!r}: wanted one of {', '.join(get_args(Weights))}")
+    if weights not in FORMATS:
+        raise UserError(f"weights={weights!r}: wanted one of {', '.join(FORMATS)}")
     graph, state = nnx.split(model)
     leaves, structure = jax.tree_util.tree_flatten_with_path(nnx.to_pure_dict(state))
     if weights == "int8":
@@ -40,7 +40,7 @@ def with_weights(model: Any, weights: Weights) -> Any:
     return nnx.merge(graph, structure.unflatten(changed))
 
 
-def with_weights_of(opened: Any, weights: Weights | None) -> Any:
+def with_weights_of(opened: Any, weights: str | None) -> Any:
     """Return an opened model with its weights in another format; None: as they are."""
     if weights is None:
         return opened
