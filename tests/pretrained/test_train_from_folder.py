@@ -5,8 +5,10 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 from tiny_folders import LANGUAGES, tiny_folder
 
 import attnzoo
@@ -18,6 +20,7 @@ from attnzoo.config.training import TrainingConfig
 from attnzoo.data.tokenizers import Tokenizer
 from attnzoo.errors import UserError
 from attnzoo.models.model import TranslationModel
+from attnzoo.planning.plan import Planner
 from attnzoo.training.loop import train
 from attnzoo.training.start import create_task, inherit, tokenizers_of_folder
 
@@ -134,6 +137,13 @@ def test_refused_in_one_line(
         tokenizers_of_folder(config)
     assert str(error.value).startswith(f"start_from={tmp_path / 'folder'}: ")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["t5", "mbart"])
+def test_a_plan_counts_the_weights_of_the_folder(kind: str, tmp_path: Path) -> None:
+    plan = Planner("cpu", ahead=False).plan(config_of(kind, tmp_path))
+    model = pretrained.load(tmp_path / "folder")
+    assert plan.parameters == sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
 
 
 def test_a_tokenizer_of_ones_own_is_refused(tmp_path: Path) -> None:
