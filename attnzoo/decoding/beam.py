@@ -16,7 +16,6 @@ from attnzoo.decoding.hypotheses import (
     DEFAULT_IDS,
     Hypotheses,
     TokenIds,
-    largest,
     next_log_probs,
 )
 from attnzoo.decoding.rules import DEFAULT_RULES, Rules
@@ -55,14 +54,12 @@ def beam_search(
     alpha: float = 0.6,
     ids: TokenIds = DEFAULT_IDS,
     rules: Rules = DEFAULT_RULES,
-    first: Int[Array, " B"] | None = None,
 ) -> Hypotheses:
     """Search the ``beam`` best outputs of ``batch`` sentences of padded length ``source_length``.
 
     ``step``, ``state``, ``memory`` as in :mod:`attnzoo.decoding`; ``alpha`` is the exponent of the
-    length penalty (Wu et al. 2016), 0 for none; ``ids`` are the special ids of the model, and
-    ``first`` the first input of each sentence (None: the start token). The search of a sentence
-    stops when no running hypothesis can beat its worst finished one, unless
+    length penalty (Wu et al. 2016), 0 for none; ``ids`` are the special ids of the model. The
+    search of a sentence stops when no running hypothesis can beat its worst finished one, unless
     ``rules`` say otherwise. A sentence without a finished hypothesis returns its best running ones.
 
     Raises:
@@ -81,13 +78,12 @@ def beam_search(
     longest = rules.divisor(jnp.int32(max_length), alpha)
     lowest = jnp.full((batch, beam), -jnp.inf, jnp.float32)
     zeros = jnp.zeros((batch, beam), jnp.int32)
-    first = zeros + ids.start if first is None else jnp.repeat(first[:, None], beam, axis=1)
     search = _Search(
         position=jnp.int32(0),
         state=repeat(state),
-        token=first,
+        token=jnp.full((batch, beam), ids.start, jnp.int32),
         log_prob=lowest.at[:, 0].set(0.0),  # all rows are equal at first: only one runs
-        known=rules.history(batch * beam, max_length, first.reshape(-1)),
+        known=rules.history(batch * beam, max_length, ids.start),
         undecided=jnp.ones((batch,), bool),
         score=lowest,
         final=lowest,
@@ -117,7 +113,7 @@ def beam_search(
         log_probs = rules.apply(log_probs, search.position, search.known, max_length, ids)
         log_probs = log_probs.reshape(batch, beam, vocabulary)
         total = (search.log_prob[:, :, None] + log_probs).reshape(batch, beam * vocabulary)
-        best, index = largest(total, candidates)
+        best, index = jax.lax.top_k(total, candidates)
         parent, token = index // vocabulary, (index % vocabulary).astype(jnp.int32)
 
         ends = rules.ended(token, ids)
