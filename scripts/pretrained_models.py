@@ -17,6 +17,8 @@ DECODER = {
     "eos_token_id": END,
     "pad_token_id": PAD,
 }
+# PyTorch's grouped product wants rows of multiples of 16 bytes.
+MIXTRAL = DECODER | {"intermediate_size": 20}
 GEMMA = DECODER | {"num_hidden_layers": 3, "sliding_window": 3}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 10}
 LLAMA3 = {
@@ -143,6 +145,22 @@ FIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
             "sliding_window": 4,
             "max_window_layers": 0,
             "hidden_act": "relu",
+        },
+    ),
+    "mixtral": (
+        "MixtralForCausalLM",
+        MIXTRAL | {"num_local_experts": 3, "num_experts_per_tok": 2, "rope_theta": 60.0},
+    ),
+    "mixtral-window": (
+        "MixtralForCausalLM",
+        MIXTRAL
+        | {
+            "num_local_experts": 5,
+            "num_experts_per_tok": 1,
+            "router_aux_loss_coef": 0.25,
+            "sliding_window": 3,
+            "hidden_act": "gelu",
+            "tie_word_embeddings": True,
         },
     ),
     "qwen2-tied": (

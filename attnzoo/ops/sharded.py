@@ -91,6 +91,42 @@ def product(x: Float[Array, "*batch D"], kernel: Float[Array, "D F"]) -> Float[A
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[1])
 
 
+def by_tokens(
+    function: Callable[[Any, Any, Any], Array],
+    tokens: tuple[Shaped[Array, "B T ..."], ...],
+    experts: tuple[Shaped[Array, "E ..."], ...],
+) -> Float[Array, "B T D"]:
+    """Apply ``function(tokens, experts, first)`` where the tokens and the experts are.
+
+    Each device has its own rows and positions of ``tokens``, and its part of the ``experts`` along
+    the axis of heads, from the expert ``first`` on; the results of all its experts are added.
+    """
+    placement = _PLACEMENT.value
+    if placement is None:
+        return function(tokens, experts, 0)
+    (B, T), count = tokens[0].shape[:2], len(experts[0])
+    rows = tuple(axis for axis in placement.batch if axis in placement.mesh.shape)
+    rows = () if B % placement.devices(*rows) else rows
+    ring, spread = placement.devices(placement.sequence), placement.devices(placement.heads)
+    positions = placement.sequence if ring > 1 and T % ring == 0 else None
+    heads = placement.heads if spread > 1 and count % spread == 0 else None
+
+    def on_device(tokens: Any, experts: Any) -> Array:
+        with _PLACEMENT(None):
+            first = 0 if heads is None else jax.lax.axis_index(heads) * len(experts[0])
+            found = function(tokens, experts, first)
+        return found if heads is None else jax.lax.psum(found, heads)
+
+    where = PartitionSpec(rows or None, positions)
+    return jax.shard_map(
+        on_device,
+        mesh=placement.mesh,
+        in_specs=(where, PartitionSpec(heads)),
+        out_specs=where,
+        check_vma=False,
+    )(tokens, experts)
+
+
 def gather_rows(table: Float[Array, "V D"]) -> Float[Array, "V D"]:
     """Constrain a table to whole rows on every device, before its rows are read.
 

@@ -178,6 +178,7 @@ PUBLISHED: dict[str, list[dict[str, Any]]] = {
         {"rope_scaling": {"rope_type": "llama3"} | ROPES["llama3"], "eos_token_id": [1, 2]},
         {"is_llama_config": True, "rope_interleaved": False, "transformers.js_config": {}},
     ],
+    "mixtral": [{"sliding_window": None, "rope_theta": 1e6, "router_jitter_noise": 0.0}],
     "mistral": [{"sliding_window": None, "head_dim": None, "tie_word_embeddings": False}],
     "qwen2": [{"use_sliding_window": False, "max_window_layers": 21, "use_mrope": False}],
     "qwen3": [{"attention_bias": False, "rope_theta": 1000000, "rope_scaling": None}],
