@@ -11,3 +11,8 @@ class SourceConfig:
 
     reads: ClassVar[str] = ""
     """Sources that it reads: "image" or "sound"."""
+
+    @property
+    def slots(self) -> int | None:
+        """Most features that it has positions for; None: any."""
+        return None

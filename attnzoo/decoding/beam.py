@@ -54,11 +54,13 @@ def beam_search(
     alpha: float = 0.6,
     ids: TokenIds = DEFAULT_IDS,
     rules: Rules = DEFAULT_RULES,
+    first: Int[Array, " B"] | None = None,
 ) -> Hypotheses:
     """Search the ``beam`` best outputs of ``batch`` sentences of padded length ``source_length``.
 
     ``step``, ``state``, ``memory`` as in :mod:`attnzoo.decoding`; ``alpha`` is the exponent of the
-    length penalty (Wu et al. 2016), 0 for none; ``ids`` are the special ids of the model. The
+    length penalty (Wu et al. 2016), 0 for none; ``ids`` are the special ids of the model, and ``first`` the
+    first input of each sentence (None: the start token). The
     search of a sentence stops when no running hypothesis can beat its worst finished one, unless
     ``rules`` say otherwise. A sentence without a finished hypothesis returns its best running ones.
 
@@ -81,7 +83,9 @@ def beam_search(
     search = _Search(
         position=jnp.int32(0),
         state=repeat(state),
-        token=jnp.full((batch, beam), ids.start, jnp.int32),
+        token=jnp.full((batch, beam), ids.start, jnp.int32)
+        if first is None
+        else jnp.repeat(first[:, None], beam, axis=1),
         log_prob=lowest.at[:, 0].set(0.0),  # all rows are equal at first: only one runs
         known=rules.history(batch * beam, max_length, ids.start),
         undecided=jnp.ones((batch,), bool),

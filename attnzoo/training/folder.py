@@ -17,6 +17,7 @@ from attnzoo.config.tasks import (
     MaskedLMConfig,
     QuestionAnsweringConfig,
     SequenceClassificationConfig,
+    SpeechRecognitionConfig,
     TokenClassificationConfig,
     TranslationConfig,
 )
@@ -33,7 +34,8 @@ from attnzoo.models.vit import ViT
 from attnzoo.pretrained import files, origin
 from attnzoo.tasks import task_class
 from attnzoo.tasks.run_file import ImageLabels
-from attnzoo.training import processes
+from attnzoo.tasks.transcription import Hearing, TranscriptionTask
+from attnzoo.training import hearing, processes
 from attnzoo.training.generation_settings import (
     SAMPLED,
     SEARCHED,
@@ -143,7 +145,8 @@ def open_folder(
     """Open a folder of transformers or of ``convert``, or a name on the Hugging Face hub.
 
     ``source_language`` and ``target_language`` are codes of a translator of several languages; for
-    T5, names as they stand in its prefix. Settings of generation that are not followed are named in
+    T5, names as they stand in its prefix. For a Whisper the first is what is spoken, and with "en"
+    for the second another language is translated. Settings of generation that are not followed are named in
     a warning.
 
     Raises:
@@ -157,7 +160,9 @@ def open_folder(
     asked = (source_language, target_language)
     if any(asked) and not isinstance(model, TranslationModel):
         raise UserError(f"{folder}: a {type(model).__name__} reads no language by its code")
-    if isinstance(model, TranslationModel):
+    if isinstance(model, TranslationModel) and model.source_encoder is not None:
+        found = settings.transcriber(*asked)
+    elif isinstance(model, TranslationModel):
         found = settings.translator(*asked)
     elif isinstance(model, CausalModel):
         found = settings.language_model()
@@ -244,6 +249,47 @@ class _Settings:
         if found.sampling is not None:
             settings["sampling"] = found.sampling
         return settings | {"framed": framed, "end_ids": ends}
+
+    def transcriber(self, source: str | None, target: str | None) -> dict[str, Any]:
+        model = self.model.config
+        hearing.check_preparation(self.folder, model)
+        self.generation = {
+            name: self.config[name]
+            for name in ("forced_decoder_ids", "suppress_tokens", "begin_suppress_tokens")
+            if name in self.config
+        } | self.generation
+        prompt = hearing.Prompt(self.generation, self.place, self.vocabulary)
+        if target is not None and target not in ("en", source):
+            raise UserError(
+                f"{self.folder}: no translation into {target}; wanted --target-language en, or none"
+            )
+        task = None if target is None else "transcribe" if source == target else "translate"
+        said = prompt.rules(source, task)
+        room = self.model.max_length - 1 - said.prompt_length
+        if room < 1:
+            raise UserError(
+                f"{self.place}: a prompt of {said.prompt_length + 1} tokens; the model has "
+                f"positions for {self.model.max_length}"
+            )
+        if "max_new_tokens" not in self.generation and "max_length" in self.generation:
+            # Whisper does not count the prompt.
+            self.generation["max_new_tokens"] = self.generation["max_length"]
+        found = self._generation(translates=True, longest=room, more=hearing.KNOWN)
+        ends = self._ids("eos_token_id") or (model.eos_id,)
+        rules = dataclasses.replace(
+            found.rules, ends=ends, prompt=said.prompt, languages=said.languages
+        )
+        heads = prompt.heads(model.decoder_layers, model.cross_attention.num_heads)
+        names = {token: code for code, token in prompt.languages().items()}
+        width = prompt.width(self.config.get("median_filter_width", 7))
+        tokens = FolderTokenizers(self.folder)
+        frame = Frame((self._start(), *said.prompt), (model.eos_id,))
+        tokenizer: Any = tokens.side("target", frame, model.pad_id, ends)
+        decoding = dataclasses.replace(found.decoding, batch_size=8)
+        config = self._config(SpeechRecognitionConfig(), decoding)
+        heard = Hearing(rules, heads, width, names)
+        task_of: Any = TranscriptionTask(config, tokenizer, heard)
+        return {"task": task_of, "config": config, "rules": rules}
 
     def translator(self, source: str | None, target: str | None) -> dict[str, Any]:
         tokens = FolderTokenizers(self.folder)
@@ -339,14 +385,17 @@ class _Settings:
                 return tokens.text_ids(str(values.get("prefix", ""))), True
         return tokens.text_ids(names[1]), True
 
-    def _generation(self, *, translates: bool) -> GenerationSettings:
-        longest = self.model.max_length
+    def _generation(
+        self, *, translates: bool, longest: int | None = None, more: Sequence[str] = ()
+    ) -> GenerationSettings:
+        longest = longest or self.model.max_length
         found = GenerationSettings.read(
             self.generation,
             self.place,
             translates=translates,
             longest=longest,
             vocabulary=self.vocabulary,
+            followed_elsewhere=more,
         )
         if found.not_followed:
             logger.warning("%s: not followed: %s", self.place, ", ".join(found.not_followed))
