@@ -10,7 +10,8 @@ model.safetensors, and expected.npz with
 - `logits`, or the output of a model without a head;
 - `states/I`: the input of each block, encoder first; `maps/NAME`: the weights of each attention;
 - `greedy` and `beams`: generated tokens, padded with -1 (of a model that generates);
-- of a model that hears: `features`, its log-mel frames, and `times` of the greedy tokens in seconds.
+- of a model that hears: `features`, its log-mel frames, and `times` of the greedy tokens in
+  seconds.
 """
 
 import argparse
@@ -32,8 +33,9 @@ SAMPLES = (16_000, 9_000, 4_567)
 def inputs(config: Any) -> dict[str, np.ndarray]:
     """Return the inputs of a model with this config, by attnzoo's names.
 
-    Images ``B h w C``; or sounds ``B L``, NaN after their ends, and target; or source and target, a source padded on the right; or tokens, valid and
-    positions ``B T``. RoBERTa counts positions itself. BERT and ALBERT have segments too.
+    Images ``B h w C``; sounds ``B L``, NaN after their ends, and target; source and target, a
+    source padded on the right; or tokens, valid and positions ``B T``. RoBERTa counts positions
+    itself. BERT and ALBERT have segments too.
     """
     random = np.random.default_rng(0)
     if hasattr(config, "image_size"):

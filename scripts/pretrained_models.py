@@ -388,7 +388,7 @@ GENERATION: dict[str, dict[str, Any]] = {
     "whisper-untied": HEARD
     | {"alignment_heads": [[0, 1]], "language": "french", "task": "translate"},
 }
-"""Settings of generation of the models that hear; with them their fixtures are opened as folders."""
+"""Settings of generation of the models that hear."""
 FORMER = {
     "rope_theta": "rope_parameters",
     "rope_scaling": "rope_parameters",

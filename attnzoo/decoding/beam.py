@@ -59,9 +59,9 @@ def beam_search(
     """Search the ``beam`` best outputs of ``batch`` sentences of padded length ``source_length``.
 
     ``step``, ``state``, ``memory`` as in :mod:`attnzoo.decoding`; ``alpha`` is the exponent of the
-    length penalty (Wu et al. 2016), 0 for none; ``ids`` are the special ids of the model, and ``first`` the
-    first input of each sentence (None: the start token). The
-    search of a sentence stops when no running hypothesis can beat its worst finished one, unless
+    length penalty (Wu et al. 2016), 0 for none; ``ids`` are the special ids of the model, and
+    ``first`` the first input of each sentence (None: the start token). The search of a sentence
+    stops when no running hypothesis can beat its worst finished one, unless
     ``rules`` say otherwise. A sentence without a finished hypothesis returns its best running ones.
 
     Raises:

@@ -30,8 +30,8 @@ class EncoderDecoder(TranslationModel):
     """Encoder-decoder Transformer; an architecture defines its embeddings and its logits.
 
     ``encoder_bias`` and ``decoder_bias`` are score modifiers of all layers of a stack, or None.
-    ``alignment_heads`` are (layer, head) of cross-attentions whose weights ``extend`` returns; None:
-    those of the alignment layer.
+    ``alignment_heads`` are (layer, head) of cross-attentions whose weights ``extend`` returns;
+    None: those of the alignment layer.
     """
 
     encoder: Stack

@@ -143,7 +143,7 @@ class TextGenerator:
         return written
 
     def steps_of(self, said: Sequence[int], target: Encoding, tokenizer: Tokenizer) -> list[int]:
-        """Return the steps of the tokens of a text among all that were generated, and of its end."""
+        """Return the steps of a text's tokens among all that were generated, and of its end."""
         steps = [t for t, i in enumerate(said) if i not in tokenizer.hidden]
         return steps[: len(target.ids)] + [t for t in (len(said) - 1,) if self._ended(said)]
 

@@ -10,7 +10,7 @@ from typing import Any
 from attnzoo import pretrained
 from attnzoo.config.bert import BertConfig
 from attnzoo.config.data import FileTokenizerConfig
-from attnzoo.config.experiment import DecodingConfig, ExperimentConfig
+from attnzoo.config.experiment import DecodingConfig
 from attnzoo.config.tasks import (
     CausalLMConfig,
     ImageClassificationConfig,
@@ -21,7 +21,6 @@ from attnzoo.config.tasks import (
     TokenClassificationConfig,
     TranslationConfig,
 )
-from attnzoo.config.training import TrainingConfig
 from attnzoo.data.picture_preparation import PicturePreparation
 from attnzoo.data.pretrained_tokenizers import FolderTokenizers
 from attnzoo.data.text_tokenizers import build_tokenizer
@@ -36,6 +35,7 @@ from attnzoo.tasks import task_class
 from attnzoo.tasks.run_file import ImageLabels
 from attnzoo.tasks.transcription import Hearing, TranscriptionTask
 from attnzoo.training import hearing, processes
+from attnzoo.training.folder_config import FolderConfig, FolderData, NoTaskConfig
 from attnzoo.training.generation_settings import (
     SAMPLED,
     SEARCHED,
@@ -54,34 +54,6 @@ ENCODERS = {
     "span": QuestionAnsweringConfig,
 }
 """Tasks of encoders by their head."""
-NO_TRAINING = TrainingConfig(steps=1)
-
-
-@dataclasses.dataclass(frozen=True)
-class NoTaskConfig:
-    """Stand-in for the task of a model without an output layer."""
-
-    kind: str = "none"
-
-
-@dataclasses.dataclass(frozen=True)
-class FolderData:
-    """Stand-in for the data of a folder, which has none: the languages of a translator."""
-
-    languages: tuple[str, str] = ("", "")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FolderConfig(ExperimentConfig):
-    """Settings of a folder, by the names that they have for a run; there was no training."""
-
-    task: Any
-    model: Any
-    data: Any = FolderData()
-    training: TrainingConfig = NO_TRAINING
-
-    def __post_init__(self) -> None:
-        """Leave unchecked which task goes with which data."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,8 +118,8 @@ def open_folder(
 
     ``source_language`` and ``target_language`` are codes of a translator of several languages; for
     T5, names as they stand in its prefix. For a Whisper the first is what is spoken, and with "en"
-    for the second another language is translated. Settings of generation that are not followed are named in
-    a warning.
+    for the second another language is translated. Settings of generation that are not followed are
+    named in a warning.
 
     Raises:
       UserError: a file is missing or damaged, or a language unknown.
@@ -253,11 +225,7 @@ class _Settings:
     def transcriber(self, source: str | None, target: str | None) -> dict[str, Any]:
         model = self.model.config
         hearing.check_preparation(self.folder, model)
-        self.generation = {
-            name: self.config[name]
-            for name in ("forced_decoder_ids", "suppress_tokens", "begin_suppress_tokens")
-            if name in self.config
-        } | self.generation
+        self.generation = hearing.generation(self.generation, self.config)
         prompt = hearing.Prompt(self.generation, self.place, self.vocabulary)
         if target is not None and target not in ("en", source):
             raise UserError(
@@ -271,9 +239,6 @@ class _Settings:
                 f"{self.place}: a prompt of {said.prompt_length + 1} tokens; the model has "
                 f"positions for {self.model.max_length}"
             )
-        if "max_new_tokens" not in self.generation and "max_length" in self.generation:
-            # Whisper does not count the prompt.
-            self.generation["max_new_tokens"] = self.generation["max_length"]
         found = self._generation(translates=True, longest=room, more=hearing.KNOWN)
         ends = self._ids("eos_token_id") or (model.eos_id,)
         rules = dataclasses.replace(

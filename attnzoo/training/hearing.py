@@ -70,6 +70,18 @@ def check_preparation(folder: Path, model: TransformerConfig) -> None:
         logger.warning("%s: not followed: %s", path, ", ".join(others))
 
 
+def generation(values: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of generation with those of an older config.json.
+
+    The longest output is counted without the prompt, as transformers counts it for Whisper.
+    """
+    older = ("forced_decoder_ids", "suppress_tokens", "begin_suppress_tokens")
+    found = {name: config[name] for name in older if name in config} | dict(values)
+    if found.get("max_new_tokens") is None and found.get("max_length") is not None:
+        found["max_new_tokens"] = found["max_length"]
+    return found
+
+
 class Prompt:
     """Prompt, languages and alignment heads that a generation_config.json describes.
 
@@ -102,7 +114,7 @@ class Prompt:
                 "wanted neither"
             )
         prompt = [] if language or task else self._forced()
-        detected = known if language is None and not prompt[:1] or prompt[:1] == [None] else {}
+        detected = known if language is None and prompt[:1] in ([], [None]) else {}
         if language is not None:
             prompt = [self._language(language, known)]
         if task is not None:
@@ -130,8 +142,8 @@ class Prompt:
             whole = isinstance(pair, list) and [type(one) for one in pair] == [int, int]
             if not (whole and 0 <= pair[0] < layers and 0 <= pair[1] < heads):
                 raise UserError(
-                    f"{self.place}: alignment_heads has {pair!r}; wanted [layer, head] with a layer "
-                    f"from 0 to {layers - 1} and a head from 0 to {heads - 1}"
+                    f"{self.place}: alignment_heads has {pair!r}; wanted [layer, head] with a "
+                    f"layer from 0 to {layers - 1} and a head from 0 to {heads - 1}"
                 )
         return tuple((layer, head) for layer, head in pairs)
 
