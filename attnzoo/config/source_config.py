@@ -14,5 +14,5 @@ class SourceConfig:
 
     @property
     def slots(self) -> int | None:
-        """Most features that it has positions for; None: any."""
+        """Longest source in features, for an encoder with a table of positions; None: any."""
         return None

@@ -185,5 +185,5 @@ class SoundWhisperConfig(SoundConfig):
 
     @property
     def slots(self) -> int:
-        """Most features that it has positions for: those of the window."""
+        """Longest source in features: the window."""
         return self.length

@@ -199,7 +199,8 @@ class SoundWhisper(SoundSource):
         self.second = Convolution(config.dim, config.dim, rngs=rngs)
         places = jnp.arange(config.length, dtype=jnp.int32)
         sines = sinusoidal_positions(places, config.dim, halves=True, slowest=True)
-        self.positions = Embedding(config.length, config.dim, init=lambda *_: sines, rngs=rngs)
+        self.positions = Embedding(config.length, config.dim, rngs=rngs)
+        self.positions.table[...] = sines
 
     def __call__(
         self, source: Float[Array, "B L"], *, rngs: nnx.Rngs | None = None

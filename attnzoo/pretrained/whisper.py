@@ -159,11 +159,12 @@ def write(config: TransformerConfig, sizes: Sizes) -> dict[str, Any]:
 def table(config: TransformerConfig, sizes: Sizes) -> Table:
     """Return the tensor table of a Whisper."""
     rows: list[Row] = []
+    source: Any = config.source
     for side, text in (("encoder", "source"), ("decoder", "target")):
         rows += bart.stack(side, text, config, key_bias=False)
     rows = [one for one in rows if one.ours != ("source_positions/table",)]
     for name, ours, channels in (
-        ("conv1", "first", config.source.mels),
+        ("conv1", "first", source.mels),
         ("conv2", "second", config.dim),
     ):
         kernel, bias = (f"source_encoder/{ours}/joined/{part}" for part in ("kernel", "bias"))

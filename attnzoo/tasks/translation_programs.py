@@ -30,8 +30,8 @@ def searched(model, ids, rules, source, max_length: int, beam: int, alpha: float
     }
     if beam == 1:
         return greedy_search(model.step, begun.state, begun.memory, **shape), begun
-    more = {"beam": beam, "alpha": alpha}
-    return beam_search(model.step, begun.state, begun.memory, **more, **shape), begun
+    shape |= {"beam": beam, "alpha": alpha}
+    return beam_search(model.step, begun.state, begun.memory, **shape), begun
 
 
 def force(graph, pad, head, state, source, target):

@@ -137,7 +137,8 @@ class Prompt:
         value = self.values.get("alignment_heads")
         if value is None:
             return None
-        pairs = value if isinstance(value, list) and value else [None]
+        pairs: list[Any] = value if isinstance(value, list) and value else [None]
+        found = []
         for pair in pairs:
             whole = isinstance(pair, list) and [type(one) for one in pair] == [int, int]
             if not (whole and 0 <= pair[0] < layers and 0 <= pair[1] < heads):
@@ -145,7 +146,8 @@ class Prompt:
                     f"{self.place}: alignment_heads has {pair!r}; wanted [layer, head] with a "
                     f"layer from 0 to {layers - 1} and a head from 0 to {heads - 1}"
                 )
-        return tuple((layer, head) for layer, head in pairs)
+            found.append((pair[0], pair[1]))
+        return tuple(found)
 
     def width(self, default: Any) -> int:
         """Return the width of the median filter; ``default`` is that of config.json."""

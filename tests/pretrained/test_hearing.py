@@ -70,7 +70,7 @@ def test_heads_that_are_not_there_are_refused(pairs: Any) -> None:
 
 @pytest.mark.parametrize("width", [0, 4, -1, 1.0, True, None, "7", np.inf])
 def test_the_width_of_the_median_is_odd(width: Any) -> None:
-    with pytest.raises(UserError, match="median_filter_width=.*wanted an odd whole number"):
+    with pytest.raises(UserError, match=r"median_filter_width=.*wanted an odd whole number"):
         Prompt({}, PLACE, SIZE).width(width)
 
 
@@ -87,5 +87,5 @@ def test_other_frames_than_the_models_are_refused(values: dict[str, Any], tmp_pa
     check_preparation(tmp_path, model)
     path.write_text(json.dumps(values))
     (name,) = values
-    with pytest.raises(UserError, match=f"preprocessor_config.json: {name}=.* wanted"):
+    with pytest.raises(UserError, match=rf"preprocessor_config.json: {name}=.* wanted"):
         check_preparation(tmp_path, model)
