@@ -25,16 +25,14 @@ VERSION = 6
 DTYPES = ["<f4", "<i1", "<i2", "<i4", "<f2"]
 """Types of variables by their number; bfloat16 is not read."""
 NORM = {"gamma": "weight", "beta": "bias"}
-ATTENTION = {
-    "self_attention/linear_0": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
-    "self_attention/linear_1": ["self_attn.out_proj"],
-    "attention/linear_0": ["encoder_attn.q_proj"],
-    "attention/linear_1": ["encoder_attn.k_proj", "encoder_attn.v_proj"],
-    "attention/linear_2": ["encoder_attn.out_proj"],
-    "ffn/linear_0": ["fc1"],
-    "ffn/linear_1": ["fc2"],
-}
-NORMS = {
+PARTS = {
+    "self_attention/linear_0": "self_attn.q_proj self_attn.k_proj self_attn.v_proj",
+    "self_attention/linear_1": "self_attn.out_proj",
+    "attention/linear_0": "encoder_attn.q_proj",
+    "attention/linear_1": "encoder_attn.k_proj encoder_attn.v_proj",
+    "attention/linear_2": "encoder_attn.out_proj",
+    "ffn/linear_0": "fc1",
+    "ffn/linear_1": "fc2",
     "self_attention/layer_norm": "self_attn_layer_norm",
     "attention/layer_norm": "encoder_attn_layer_norm",
     "ffn/layer_norm": "final_layer_norm",
@@ -94,22 +92,15 @@ def tensors(found: dict[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
         layer, _, rest = rest.partition("/")
         place = f"model.{side}.layers.{layer.removeprefix('layer_')}"
         part, _, kind = rest.rpartition("/")
-        if part in NORMS:
-            yield f"{place}.{NORMS[part]}.{NORM[kind]}", value
-            continue
-        for target, piece in zip(
-            ATTENTION[part], np.split(value, len(ATTENTION[part])), strict=True
-        ):
-            if target.endswith("k_proj") and kind == "bias":
-                if np.any(piece):
-                    raise UserError(f"model.bin: {name} has a bias of keys; Whisper has none")
-                continue
-            yield f"{place}.{target}.{kind}", piece
+        targets = PARTS[part].split()
+        for target, piece in zip(targets, np.split(value, len(targets)), strict=True):
+            if not (target.endswith("k_proj") and kind == "bias"):
+                yield f"{place}.{target}.{NORM.get(kind, kind)}", piece
+            elif np.any(piece):
+                raise UserError(f"model.bin: {name} has a bias of keys; Whisper has none")
 
 
-def settings(
-    folder: Path, found: dict[str, np.ndarray]
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+def settings(folder: Path, found: dict[str, np.ndarray]) -> tuple[dict[str, Any], ...]:
     """Return config.json, generation_config.json and preprocessor_config.json."""
     given = read_json(folder / "config.json")
     added = {
@@ -117,10 +108,9 @@ def settings(
     }
     names = {token: name for name, token in added.items()}
     vocabulary, dim = found["decoder/embeddings/weight"].shape
-    depth = {
-        side: sum(f"{side}/layer_{i}/ffn/layer_norm/beta" in found for i in range(999))
-        for side in ("encoder", "decoder")
-    }
+    sides = ("encoder", "decoder")
+    last = "layer_{}/ffn/layer_norm/beta".format
+    depth = {side: sum(f"{side}/{last(i)}" in found for i in range(999)) for side in sides}
     end = added["<|endoftext|>"]
     ids = {"pad_token_id": end, "bos_token_id": end, "eos_token_id": end}
     ids["decoder_start_token_id"] = added["<|startoftranscript|>"]

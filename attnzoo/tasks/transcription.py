@@ -16,7 +16,7 @@ from jaxtyping import Float
 from attnzoo.alignment.monotonic import token_starts
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.data.speech import padded_samples
-from attnzoo.data.tokenizers import Tokenizer
+from attnzoo.data.tokenizers import Encoding, Tokenizer
 from attnzoo.decoding.rules import Rules
 from attnzoo.errors import UserError
 from attnzoo.models.sources import Source
@@ -24,7 +24,7 @@ from attnzoo.ops.spectrogram import hop_size
 from attnzoo.tasks.prediction import Prediction, PredictSettings
 from attnzoo.tasks.speech import Samples, SpeechTask, features
 from attnzoo.tasks.task import Batch
-from attnzoo.tasks.text_generator import GeneratedText, TextGenerator, ids_of
+from attnzoo.tasks.text_generator import GeneratedText, TextGenerator, ids_of, pad_rows
 from attnzoo.tasks.translation_programs import searched
 
 Heads = tuple[tuple[int, int], ...]
@@ -68,10 +68,31 @@ class Transcriber(TextGenerator):
         super().__init__(model, tokenizer, **more)
         if self.max_target_length is not None:  # the start token has a position too
             self.max_target_length -= self.rules.prompt_length + 1
+        self._align = jax.jit(functools.partial(align, self._graph, heads))
         self._transcribe = jax.jit(
             functools.partial(transcribe, self._graph, ids_of(tokenizer), self.rules, heads),
             static_argnames=("max_length", "beam", "alpha"),
         )
+
+    def aligned(
+        self, source: Source, targets: Sequence[Encoding]
+    ) -> list[Float[np.ndarray, "N T S"]]:
+        """Return the weights of the heads for known texts, a row for each token and the end.
+
+        The language is that of the rules, which must not leave it to be detected.
+        """
+        if self.rules.languages:
+            raise UserError("aligned: the language is not known; wanted a source_language")
+        frame = self.target_frame
+        rows = [frame.around(one.ids) for one in targets]
+        width = max(map(len, rows))
+        tokens = pad_rows(rows, len(rows), width, self.target_tokenizer.pad_id)
+        weights = jax.device_get(self._align(self._state, source, tokens[:, :-1]))
+        before = len(frame.before) - 1
+        return [
+            one[:, before : before + len(target.ids) + 1]
+            for one, target in zip(weights, targets, strict=True)
+        ]
 
     def transcripts(
         self, source: Source, rows: int, *, max_length: int, beam: int, alpha: float
@@ -98,6 +119,14 @@ class Transcriber(TextGenerator):
                 )
             )
         return written
+
+
+def align(graph, heads, state, source, tokens):
+    """Return the weights ``B N T S`` of the steps that read known tokens, the prompt among them."""
+    model = nnx.merge(graph, state)
+    model.alignment_heads = heads
+    memory, begun = model.start(source, max_length=tokens.shape[1])
+    return model.extend(tokens, begun, memory)[2]
 
 
 def transcribe(
