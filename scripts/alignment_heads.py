@@ -43,7 +43,7 @@ def main() -> int:
     arguments = parser.parse_args()
     opened: Any = attnzoo.open(arguments.folder, source_language="en")
     task, model = opened.task, opened.model
-    data = load_spliced(
+    data: Any = load_spliced(
         SplicedConfig(
             recordings=arguments.recordings,
             words={str(i): name for i, name in enumerate(DIGITS)},
