@@ -231,8 +231,8 @@ class _Settings:
             raise UserError(
                 f"{self.folder}: no translation into {target}; wanted --target-language en, or none"
             )
-        task = None if target is None else "transcribe" if source == target else "translate"
-        said = prompt.rules(source, task)
+        to = None if target is None else "transcribe" if source == target else "translate"
+        said = prompt.rules(source, to)
         room = self.model.max_length - 1 - said.prompt_length
         if room < 1:
             raise UserError(
@@ -252,9 +252,8 @@ class _Settings:
         tokenizer: Any = tokens.side("target", frame, model.pad_id, ends)
         decoding = dataclasses.replace(found.decoding, batch_size=8)
         config = self._config(SpeechRecognitionConfig(), decoding)
-        heard = Hearing(rules, heads, width, names)
-        task_of: Any = TranscriptionTask(config, tokenizer, heard)
-        return {"task": task_of, "config": config, "rules": rules}
+        task = TranscriptionTask(config, tokenizer, Hearing(rules, heads, width, names))
+        return {"task": task, "config": config, "rules": rules}
 
     def translator(self, source: str | None, target: str | None) -> dict[str, Any]:
         tokens = FolderTokenizers(self.folder)
