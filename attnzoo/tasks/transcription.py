@@ -142,8 +142,7 @@ def transcribe(
     model.alignment_heads = heads
     read = jnp.concatenate([begun.token[:, None], found.tokens[:, 0, :-1]], axis=1)
     _, _, weights = model.extend(read, begun.state, begun.memory)
-    # Of a search only the best is used, and its weights are those above.
-    return dataclasses.replace(found, weights=jnp.zeros(())), begun.language, weights
+    return found, begun.language, weights
 
 
 class TranscriptionTask(SpeechTask):
@@ -223,7 +222,8 @@ class TranscriptionTask(SpeechTask):
         starts = token_starts(text.heads[:, :, :count], self.hearing.width)
         starts = starts * model.source_encoder.seconds
         ends = [*starts[len(text.target.ids) :], seconds][0]
-        firsts = [text.target.word_ids.index(word) for word in range(len(text.target.words))]
+        firsts = np.searchsorted(text.target.word_ids, range(len(text.target.words)))
+        firsts = np.minimum(firsts, len(text.target.ids) - 1)  # a token may have several words
         cuts = [*starts[firsts].tolist(), float(ends)]
         return list(pairwise(cuts))
 
