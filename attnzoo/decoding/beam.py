@@ -80,14 +80,13 @@ def beam_search(
     longest = rules.divisor(jnp.int32(max_length), alpha)
     lowest = jnp.full((batch, beam), -jnp.inf, jnp.float32)
     zeros = jnp.zeros((batch, beam), jnp.int32)
+    first = zeros + ids.start if first is None else jnp.repeat(first[:, None], beam, axis=1)
     search = _Search(
         position=jnp.int32(0),
         state=repeat(state),
-        token=jnp.full((batch, beam), ids.start, jnp.int32)
-        if first is None
-        else jnp.repeat(first[:, None], beam, axis=1),
+        token=first,
         log_prob=lowest.at[:, 0].set(0.0),  # all rows are equal at first: only one runs
-        known=rules.history(batch * beam, max_length, ids.start),
+        known=rules.history(batch * beam, max_length, first.reshape(-1)),
         undecided=jnp.ones((batch,), bool),
         score=lowest,
         final=lowest,

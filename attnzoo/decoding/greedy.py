@@ -53,10 +53,11 @@ def greedy_search(
         done = done | rules.ended(token, ids)
         return position + 1, token, history, state, done, length, log_prob, tokens, weights
 
+    first = jnp.full((batch,), ids.start, jnp.int32) if first is None else first
     start = (
         jnp.int32(0),
-        jnp.full((batch,), ids.start, jnp.int32) if first is None else first,
-        rules.history(batch, max_length, ids.start),
+        first,
+        rules.history(batch, max_length, first),
         state,
         jnp.zeros((batch,), bool),
         jnp.zeros((batch,), jnp.int32),

@@ -63,7 +63,9 @@ class Rules:
             return length_penalty(length, alpha)
         return length.astype(jnp.float32) ** alpha
 
-    def history(self, rows: int, max_length: int, start: int) -> Int[Array, "R L"] | None:
+    def history(
+        self, rows: int, max_length: int, start: int | Int[Array, " R"]
+    ) -> Int[Array, "R L"] | None:
         """Return the tokens of all rows before the first step; None if no rule reads them."""
         if not self.no_repeat:
             return None

@@ -98,12 +98,14 @@ class Transcriber(TextGenerator):
         self, source: Source, rows: int, *, max_length: int, beam: int, alpha: float
     ) -> list[Transcript]:
         """Write a transcript of each of the first ``rows`` windows of a batch."""
-        found, language, heads = jax.device_get(
-            self._transcribe(self._state, source, max_length=max_length, beam=beam, alpha=alpha)
+        found, *more = self._transcribe(
+            self._state, source, max_length=max_length, beam=beam, alpha=alpha
         )
+        best = [x[:, 0] for x in (found.tokens, found.lengths, found.log_probs, found.scores)]
+        (tokens, lengths, log_probs, scores), language, heads = jax.device_get([best, *more])
         written = []
         for row in range(rows):
-            said = found.tokens[row, 0, : found.lengths[row, 0]].tolist()
+            said = tokens[row, : lengths[row]].tolist()
             target = self.target_tokenizer.decode_words(said)
             steps = self.steps_of(said, target, self.target_tokenizer)
             weights = heads[row][:, steps]
@@ -111,8 +113,8 @@ class Transcriber(TextGenerator):
                 Transcript(
                     text=self.target_tokenizer.decode(said),
                     target=target,
-                    score=float(found.scores[row, 0]),
-                    log_prob=float(found.log_probs[row, 0]),
+                    score=float(scores[row]),
+                    log_prob=float(log_probs[row]),
                     weights=weights.mean(axis=0),
                     heads=weights,
                     language=None if language is None else int(language[row]),

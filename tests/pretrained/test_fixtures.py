@@ -131,13 +131,15 @@ def test_a_sound_has_the_frames_tokens_and_times_of_transformers(name: str, tmp_
         encoder = nnx.merge(nnx.split(model)[0], state).source_encoder
         frames, _ = encoder.spectrogram(jax.numpy.nan_to_num(source))
         sizes: dict[str, Any] = {"max_length": opened.config.decoding.max_length, "alpha": 0.0}
-        greedy = program(state, source, beam=1, **sizes)
-        return frames, greedy, program(state, source, beam=BEAMS, **sizes)[0]
+        several = program(state, source, beam=BEAMS, **sizes)[0] if "untied" in name else None
+        return frames, program(state, source, beam=1, **sizes), several
 
     frames, (greedy, language, weights), beams = run(nnx.split(model)[1], arrays["source"])
     close(frames, arrays["features"], "features")
     assert (language is None) == (name == "whisper-untied")
     for kind, found in (("greedy", greedy), ("beams", beams)):
+        if found is None:
+            continue
         tokens = np.asarray(found.tokens[:, 0])
         ends = np.cumsum(tokens == END, axis=1) > 0
         np.testing.assert_array_equal(np.where(ends, -1, tokens), arrays[kind], err_msg=kind)
