@@ -102,6 +102,25 @@ IMAGES = {
 }
 DINO = {key: value for key, value in IMAGES.items() if key != "intermediate_size"}
 CLASSES = {"num_labels": 5}
+WHISPER = {
+    "vocab_size": VOCAB,
+    "num_mel_bins": 11,
+    "max_source_positions": 50,
+    "max_target_positions": 19,
+    "encoder_layers": 1,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 3,
+    "decoder_attention_heads": 2,
+    "d_model": 12,
+    "encoder_ffn_dim": 17,
+    "decoder_ffn_dim": 17,
+    "pad_token_id": PAD,
+    "bos_token_id": 1,
+    "eos_token_id": END,
+    "decoder_start_token_id": START,
+    "median_filter_width": 5,
+    "scale_embedding": True,
+}
 FIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-yarn": (
         "LlamaForCausalLM",
@@ -356,7 +375,38 @@ FIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
             "hidden_act": "silu",
         },
     ),
+    "whisper": ("WhisperForConditionalGeneration", WHISPER),
+    "whisper-untied": (
+        "WhisperForConditionalGeneration",
+        WHISPER
+        | {
+            "tie_word_embeddings": False,
+            "activation_function": "relu",
+            "num_mel_bins": 7,
+            "encoder_layers": 2,
+            "decoder_layers": 1,
+        },
+    ),
 }
+HEARD = {
+    "lang_to_id": {"<|en|>": 17, "<|fr|>": 18},
+    "task_to_id": {"transcribe": 19, "translate": 20},
+    "no_timestamps_token_id": 22,
+    "is_multilingual": True,
+    "suppress_tokens": [PAD, 17, 18, 19, 20, 22],
+    "begin_suppress_tokens": [9, END],
+    "no_repeat_ngram_size": 2,
+    "decoder_start_token_id": START,
+    "pad_token_id": PAD,
+    "eos_token_id": END,
+    "max_new_tokens": 9,
+}
+GENERATION: dict[str, dict[str, Any]] = {
+    "whisper": HEARD | {"alignment_heads": [[1, 0], [0, 1]]},
+    "whisper-untied": HEARD
+    | {"alignment_heads": [[0, 1]], "language": "french", "task": "translate"},
+}
+"""Settings of generation of the models that hear."""
 FORMER = {
     "rope_theta": "rope_parameters",
     "rope_scaling": "rope_parameters",

@@ -68,6 +68,7 @@ class MultiHeadAttention(Attention):
       head_dim: H; ``dim / num_heads`` if None.
       use_bias: projections have biases. A row that may attend nowhere then gives the output bias.
       out_bias: whether the output projection has a bias; ``use_bias`` if None.
+      key_bias: False: no bias of the keys, even with ``use_bias`` (Whisper).
       kernel_init, out_init: initializers of W_q, W_k, W_v and of W_o; Glorot-uniform by default.
       qk_norm: constructor of the norms of width H of queries and keys, applied before rotary
         embedding (``RMSNorm``, as in Dehghani et al. 2023, arXiv 2302.05442, section 2).
@@ -103,6 +104,7 @@ class MultiHeadAttention(Attention):
         out_dim: int | None = None,
         use_bias: bool = False,
         out_bias: bool | None = None,
+        key_bias: bool = True,
         kernel_init: Initializer = glorot_uniform,
         out_init: Initializer = glorot_uniform,
         qk_norm: Callable[..., nnx.Module] | None = None,
@@ -131,11 +133,11 @@ class MultiHeadAttention(Attention):
             _holds_no_arrays(name, function)
         self.score_mod, self.softcap = score_mod, softcap
 
-        def projection(width: int, out: int) -> Projection:
-            return Projection(width, out, use_bias=use_bias, kernel_init=kernel_init, rngs=rngs)
+        def projection(width: int, out: int, bias: bool = use_bias) -> Projection:
+            return Projection(width, out, use_bias=bias, kernel_init=kernel_init, rngs=rngs)
 
         self.query = projection(dim, num_heads * head_dim)
-        self.key = projection(key_dim, self.num_kv_heads * head_dim)
+        self.key = projection(key_dim, self.num_kv_heads * head_dim, use_bias and key_bias)
         self.value = projection(value_dim, self.num_kv_heads * head_dim)
         self.out = Projection(
             num_heads * head_dim,

@@ -163,3 +163,27 @@ class SoundPyramidConfig(SoundConfig):
     def step(self) -> int:
         """Frames of 10 ms from one feature to the next: 2^halvings."""
         return 2**self.halvings
+
+
+@config
+class SoundWhisperConfig(SoundConfig):
+    """Convolutions of Whisper over a window of fixed length (Radford et al. 2022, section 2.2).
+
+    Shorter sounds are followed by silence, which the model reads too.
+    """
+
+    kind: Literal["sound_whisper"] = "sound_whisper"
+    dim: Annotated[int, Positive] = 512
+    """Width of the features."""
+    length: Annotated[int, Positive] = 1_500
+    """Features of a window, one every 20 ms."""
+
+    @property
+    def step(self) -> int:
+        """Frames of 10 ms from one feature to the next: 2."""
+        return 2
+
+    @property
+    def slots(self) -> int:
+        """Longest source in features: the window."""
+        return self.length

@@ -205,8 +205,9 @@ class TransformerConfig(ModelConfig):
 
     @property
     def source_slots(self) -> int:
-        """Longest source in tokens."""
-        found = (self.max_length, self.attention.slots, self.cross_attention.slots)
+        """Longest source in tokens or features."""
+        own = None if self.source is None else self.source.slots
+        found = (own or self.max_length, self.attention.slots, self.cross_attention.slots)
         return min(length for length in found if length is not None)
 
     def __post_init__(self) -> None:

@@ -292,7 +292,8 @@ class FolderTokenizers:
         return PretrainedTokenizer(
             library,
             vocabulary,
-            specials=specials - {unknown},
+            # Whisper's unknown token is its end, which is no text.
+            specials=specials - ({unknown} - {pad_id, *frame.after}),
             unk_id=unknown,
             pad_id=pad_id,
             frame=frame,

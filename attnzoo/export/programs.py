@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from attnzoo.data.augment import normalise, to_float
-from attnzoo.decoding import greedy_search
 from attnzoo.decoding.generate import generate
 from attnzoo.decoding.hypotheses import TokenIds
 from attnzoo.decoding.rules import DEFAULT_RULES, Rules
@@ -27,6 +26,7 @@ from attnzoo.tasks.stories import StoriesTask
 from attnzoo.tasks.task import Task
 from attnzoo.tasks.text_classification import ClassificationTask
 from attnzoo.tasks.text_generator import ids_of
+from attnzoo.tasks.translation_programs import searched
 from attnzoo.tasks.translation_task import TranslationTask
 from attnzoo.training.opened import Opened
 
@@ -149,18 +149,7 @@ def _translator(
     ids: TokenIds, longest: int | None, room: int, rules: Rules = DEFAULT_RULES
 ) -> dict[str, Program]:
     def search(model: Any, source: Array) -> Outputs:
-        B, S = source.shape[0], model.source_length(source)
-        memory, state = model.start(source, max_length=room)
-        found = greedy_search(
-            model.step,
-            state,
-            memory,
-            batch=B,
-            source_length=S,
-            max_length=room,
-            ids=ids,
-            rules=rules,
-        )
+        found, _ = searched(model, ids, rules, source, room, beam=1, alpha=0.0)
         return {
             "tokens": found.tokens[:, 0],
             "lengths": found.lengths[:, 0],

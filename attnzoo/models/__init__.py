@@ -18,7 +18,7 @@ from attnzoo.models.resnet import ResidualNetwork
 from attnzoo.models.rnn_classifier import RnnClassifier
 from attnzoo.models.rnn_seq2seq import BahdanauSeq2Seq, LuongSeq2Seq
 from attnzoo.models.show_attend_tell import ShowAttendTell
-from attnzoo.models.sound_sources import SoundConv, SoundPyramid
+from attnzoo.models.sound_sources import SoundConv, SoundPyramid, SoundWhisper
 from attnzoo.models.source_registry import SOURCES
 from attnzoo.models.sources import ImagePatches, SourceEncoder
 from attnzoo.models.t5 import T5
@@ -103,6 +103,7 @@ __all__ = [
     "ShowAttendTell",
     "SoundConv",
     "SoundPyramid",
+    "SoundWhisper",
     "SourceEncoder",
     "Transformer",
     "ViT",

@@ -24,7 +24,19 @@ from attnzoo.config.loader import dump
 from attnzoo.config.loader import load as load_config
 from attnzoo.errors import UserError
 from attnzoo.files import read_json
-from attnzoo.pretrained import bart, bert, convert, files, gemma, gpt2, llama, origin, t5, vit
+from attnzoo.pretrained import (
+    bart,
+    bert,
+    convert,
+    files,
+    gemma,
+    gpt2,
+    llama,
+    origin,
+    t5,
+    vit,
+    whisper,
+)
 from attnzoo.pretrained.convert import Sharding
 from attnzoo.pretrained.family import Family
 from attnzoo.pretrained.fields import Settings
@@ -38,6 +50,7 @@ FAMILIES: dict[str, Family] = {
     "t5": t5.FAMILY,
     **bart.FAMILIES,
     **vit.FAMILIES,
+    **whisper.FAMILIES,
 }
 """Model families by the ``model_type`` of config.json."""
 
@@ -119,9 +132,10 @@ def form(model: Any) -> tuple[dict[str, Any], Table]:
       UserError: transformers has no model for this config.
     """
     families = _families(type(getattr(model, "config", None)))
-    encoder = getattr(model.config, "source", None)
-    if encoder is not None:
-        raise UserError(f"transformers has no model with model.source.kind={encoder.kind}")
+    source = getattr(getattr(model.config, "source", None), "kind", None)
+    families = [family for family in families if family.source == source]
+    if not families:
+        raise UserError(f"transformers has no model with model.source.kind={source}")
     if model.origin is not None:  # RoBERTa and XLM-R have the same settings
         former = FAMILIES.get(model.origin.config.get("model_type"))
         families.sort(key=lambda family: family is not former)

@@ -135,6 +135,10 @@ class ToTextTask(Task):
         except ValueError as error:
             raise UserError(str(error)) from error
 
+    def generator_of(self, model: Any, settings: PredictSettings) -> TextGenerator:
+        """Return the generator of ``predict``."""
+        return self.generator(model, batch_size=settings.batch_size)
+
     def write(
         self, generator: TextGenerator, sources: Sequence[Any], settings: PredictSettings
     ) -> list[GeneratedText]:
@@ -184,7 +188,7 @@ class ToTextTask(Task):
         self, model: Any, inputs: Sequence[Path], settings: PredictSettings
     ) -> Iterator[Prediction]:
         """Yield the text about every file, in their order; a problem where it cannot be read."""
-        generator = self.generator(model, batch_size=settings.batch_size)
+        generator = self.generator_of(model, settings)
         paths = iter(inputs)
         while some := list(islice(paths, 16 * generator.batch_size)):
             opened: dict[int, Any] = {}

@@ -16,7 +16,7 @@ from attnzoo.config.image_sources import (
 )
 from attnzoo.config.model import BahdanauConfig, LuongConfig
 from attnzoo.config.sources import ImagePatchesConfig
-from attnzoo.config.speech import SoundConvConfig, SoundPyramidConfig
+from attnzoo.config.speech import SoundConvConfig, SoundPyramidConfig, SoundWhisperConfig
 from attnzoo.config.transformer import TransformerConfig
 from attnzoo.models import CAPTIONERS, SOURCES, TRANSLATORS
 from attnzoo.models.source_registry import build_source
@@ -27,6 +27,7 @@ ENCODERS: dict[str, Any] = {
     "image_patches": ImagePatchesConfig(patch=3, channels=3, dim=8),
     "sound_conv": SoundConvConfig(rate=400, mels=3, dim=6, recurrent=1),
     "sound_pyramid": SoundPyramidConfig(rate=400, mels=3, dim=6, halvings=1),
+    "sound_whisper": SoundWhisperConfig(rate=400, mels=3, dim=8, length=12),
     "image_conv": ImageConvolutionConfig(widths=(5, 8)),
     "image_resnet": ImageResNetConfig(depth=8, width=4),
     "image_vit": ImageViTConfig(

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import re
+import wave
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,17 @@ import tiny_folders
 from PIL import Image
 
 from attnzoo import pretrained
-from attnzoo.cli import align, convert, evaluate, explain, export, generate, plan, translate
+from attnzoo.cli import (
+    align,
+    convert,
+    evaluate,
+    explain,
+    export,
+    generate,
+    plan,
+    predict,
+    translate,
+)
 from attnzoo.explain.capture import map_shapes
 from attnzoo.models.model import TranslationModel
 from attnzoo.models.vit import ViT
@@ -47,6 +58,9 @@ COMMANDS: dict[str, Callable[[Path, Path], int]] = {
     ),
     "convert": lambda model, out: convert.main([str(model), str(out / "ours")]),
     "plan": lambda model, out: plan.main([str(model)]),
+    "predict": lambda model, out: predict.main(
+        [str(model), str(out / read(model)), "--json", "--figures", str(out / "figures")]
+    ),
 }  # fmt: skip
 
 
@@ -59,13 +73,20 @@ def languages(model: Path, command: object) -> list[str]:
 
 def asked(model: Path, out: Path) -> str:
     """What explain is asked of a family."""
-    if (model / "preprocessor_config.json").exists():
+    if model.name != "whisper" and (model / "preprocessor_config.json").exists():
         return str(out / "photograph.png")
     if model.name in ("bert", "albert"):
         return "a [MASK] sat ."
     if (model / "tokenizer.json").exists() and model.name not in TRANSLATE:
         return TEXT
     return f"{TEXT} ||| the dog sat"
+
+
+def read(model: Path) -> str:
+    """The name of the file that predict reads."""
+    if model.name == "whisper":
+        return "sound.wav"
+    return "photograph.png" if (model / "preprocessor_config.json").exists() else "source"
 
 
 def cells() -> dict[tuple[str, str], bool]:
@@ -85,8 +106,8 @@ def cells() -> dict[tuple[str, str], bool]:
 
 CELLS = cells()
 EVERY = os.environ.get("ATTNZOO_EVERY_CELL")
-SLOW = {"align", "evaluate", "explain", "export"}
-FIRST = {"marian", "gpt2", "bert", "vit"}
+SLOW = {"align", "evaluate", "explain", "export", "predict"}
+FIRST = {"marian", "gpt2", "bert", "vit", "whisper"}
 """Families that compile every command; the others compile theirs alone, unless all are wanted."""
 TRANSLATE = {kind for (kind, command), does in CELLS.items() if command == "translate" and does}
 
@@ -132,6 +153,9 @@ def test_cell(
     (tmp_path / "target").write_text("the dog sat\na mat on a mat .\n")
     pixels = np.random.default_rng(0).integers(0, 255, (13, 17, 3)).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photograph.png")
+    with wave.open(str(tmp_path / "sound.wav"), "wb") as sound:
+        sound.setparams((1, 2, 8_000, 0, "NONE", ""))  # not the model's rate
+        sound.writeframes((9_000 * np.sin(np.arange(5_000) / 9)).astype("<i2").tobytes())
     said, told = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(told):
         status = COMMANDS[command](folders(kind), tmp_path)
@@ -152,6 +176,8 @@ def test_weights_of_every_attention_are_there(kind: str, folders: Callable[[str]
     tokens = np.ones((2, 5), np.int32)
     if isinstance(model, ViT):
         inputs: tuple[Any, ...] = (np.ones((2, 8, 8, 3), np.float32),)
+    elif kind == "whisper":
+        inputs = (np.ones((2, 16_000), np.float32), tokens)
     else:
         inputs = (tokens, tokens) if isinstance(model, TranslationModel) else (tokens,)
     _, maps = map_shapes(model, inputs, {})

@@ -215,6 +215,11 @@ PUBLISHED: dict[str, list[dict[str, Any]]] = {
         {"rope_local_base_freq": 10000, "rope_scaling": None, "sliding_window_pattern": 6},
         {"attn_logit_softcapping": None, "final_logit_softcapping": None, "sliding_window": 512},
     ],
+    "whisper": [
+        {"forced_decoder_ids": [[1, 50259], [2, 50359], [3, 50363]], "max_length": 448},
+        {"encoder_layers": 6, "num_hidden_layers": 6, "suppress_tokens": [1, 2, 7]},
+        {"apply_spec_augment": False, "mask_time_prob": 0.05, "use_weighted_layer_sum": False},
+    ],
     "vit": [{"id2label": {"0": "tench", "1": "goldfish"}, "label2id": {"tench": "0"}}],
     "dinov2": [{"out_features": ["stage12"], "stage_names": ["stem"], "apply_layernorm": True}],
 }

@@ -21,7 +21,9 @@ from attnzoo.pretrained.fields import Settings
 WORDS = [f"\u2581{word}" for word in ("a", "cat", "sat", "on", "the", "mat", "dog", ".")]
 PIECES = ["t", "s", "e", "\u2581"]
 SPECIALS = ["<s>", "<pad>", "</s>", "<unk>"]
+HEARD = ["<|en|>", "<|fr|>", "<|transcribe|>", "<|translate|>", "<|notimestamps|>"]
 MORE = {kind: ["[CLS]", "[SEP]", "[MASK]", "[UNK]"] for kind in ("bert", "distilbert", "albert")}
+MORE["whisper"] = HEARD
 LANGUAGES = {
     "mbart": ["en_XX", "ro_RO"],
     "m2m_100": ["__en__", "__ro__"],
@@ -58,6 +60,9 @@ SIZES: dict[str, Any] = {
     "n_layers": 1,
     "n_heads": 2,
     "embedding_size": 8,
+    "num_mel_bins": 8,
+    "max_source_positions": 50,
+    "max_target_positions": 40,
     "image_size": 8,
     "patch_size": 4,
     "pad_token_id": 1,
@@ -98,6 +103,8 @@ def tiny_folder(kind: str, folder: Path, **values: Any) -> Path:
         side = {"height": 8, "width": 8}
         files.write_json(folder / "preprocessor_config.json", {"size": side, "resample": 3})
         return folder
+    if kind == "whisper":
+        write_hearing(folder)
     if kind == "marian":
         write_marian(folder)
     else:
@@ -118,7 +125,7 @@ def write_tokenizer(kind: str, folder: Path, translates: bool) -> None:
     one.pre_tokenizer = pre_tokenizers.Metaspace()
     one.decoder = decoders.Metaspace()
     one.add_special_tokens([t for t in vocabulary if t not in [*WORDS, *PIECES]])
-    around = ("[CLS]", "[SEP]") if kind in MORE else None
+    around = ("[CLS]", "[SEP]") if "[CLS]" in vocabulary else None
     around = ("<s>", "</s>") if kind in ("bart", "roberta", "xlm-roberta") else around
     around = ("", "</s>") if around is None and translates else around
     if kind in LANGUAGES:
@@ -132,6 +139,27 @@ def write_tokenizer(kind: str, folder: Path, translates: bool) -> None:
     one.save(str(folder / "tokenizer.json"))
     named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(named))
+
+
+def write_hearing(folder: Path) -> None:
+    """Write what a Whisper's folder has beside its weights: windows of a second, and its prompt."""
+    files.write_json(
+        folder / "preprocessor_config.json",
+        {"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 8, "chunk_length": 1},
+    )
+    ids = {name: len(SPECIALS) + number for number, name in enumerate(HEARD)}
+    described = {
+        "lang_to_id": {name: ids[name] for name in HEARD[:2]},
+        "task_to_id": {name.strip("<|>"): ids[name] for name in HEARD[2:4]},
+        "no_timestamps_token_id": ids[HEARD[4]],
+        "is_multilingual": True,
+        "task": "transcribe",
+        "alignment_heads": [[1, 1], [0, 0]],
+        "suppress_tokens": [0, 1, *ids.values()],
+        "begin_suppress_tokens": [2],
+        "max_new_tokens": 6,
+    }
+    files.write_json(folder / "generation_config.json", described)
 
 
 def write_marian(folder: Path) -> None:
