@@ -22,7 +22,7 @@ from attnzoo.ops.checks import check_dropout, check_sequences
 from attnzoo.ops.masks import And, MaskFunction, causal, evaluate_mask
 from attnzoo.ops.normalisers import NORMALISERS, Normalise
 from attnzoo.ops.padding import broadcast_mask, check_and_zero_padding
-from attnzoo.ops.rotary import Rotary
+from attnzoo.ops.rotary import GridRotary, Rotary
 from attnzoo.ops.softmax import masked_softmax, weighted_values
 from attnzoo.ops.weights import WeightRequest, with_weights
 
@@ -51,7 +51,8 @@ class Site:
         values.
       is_self: self-attention; else cross-attention. is_causal: position t sees positions 0 .. t.
       max_length: longest sequence in tokens that the model accepts; None: any.
-      use_bias, out_bias: biases of projections, and of the output projection (None: ``use_bias``).
+      use_bias, key_bias, out_bias: biases of projections, of that of the keys, and of the output
+        projection (None: ``use_bias``).
       rotary: rotary embedding of queries and keys, in a model with rotary positions.
       scale: factor on q . k, in a model that does not divide scores by sqrt(H) (T5): W_q is divided
         by sqrt(H) at initialisation instead.
@@ -68,8 +69,9 @@ class Site:
     is_causal: bool = False
     max_length: int | None = None
     use_bias: bool = False
+    key_bias: bool | None = None
     out_bias: bool | None = None
-    rotary: Rotary | None = None
+    rotary: Rotary | GridRotary | None = None
     scale: float | None = None
     norm_eps: float = 1e-6
     norm_shift: float = 0.0
@@ -97,6 +99,8 @@ def columns_of(
 Weights = Float[Array, "B N T S"]
 ReturnWeights = bool | WeightRequest
 Positions = Int[Array, "#B T"]
+RotaryPositions = Int[Array, "#B T"] | Float[Array, "#B T 2"]
+"""Positions in a text, or rows and columns in an image, for rotary embedding."""
 AttentionOutput = Any
 """Context ``B T Do``, or the pair of context and weights (or ``WeightReport``) if requested."""
 
@@ -162,7 +166,7 @@ class Attention(Module):
         or None, keep their defaults; but ``mask_mod`` is None unless in ``own``: the model passes
         masks.
         """
-        shared = "query_dim", "key_dim", "value_dim", "rotary", "dropout", "use_bias"
+        shared = "query_dim", "key_dim", "value_dim", "rotary", "dropout", "use_bias", "key_bias"
         at: dict[str, Any] = {name: getattr(site, name) for name in shared}
         at |= {"dim": site.query_dim, "out_dim": site.value_dim, "rngs": rngs}
         chosen: dict[str, Any] = {}

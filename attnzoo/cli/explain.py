@@ -92,6 +92,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="what takes the place of what is removed: mean or blur for patches (default: mean), "
         "zero, mean, unk or mask for words (default: mask where there is one, else zero)",
     )
+    add_labels(images)
     add_languages(parser)
     add_trust(parser)
     return parser.parse_intermixed_args(argv)
