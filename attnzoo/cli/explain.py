@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from attnzoo.cli.common import (
+    add_labels,
     add_languages,
     add_trust,
     compilation_cache,

@@ -109,9 +109,9 @@ def programs(run: Opened, max_new_tokens: int | None = None) -> dict[str, Progra
             room = max_new_tokens or task.config.decoding.max_length
             return _captioner(task, room, run.rules)
     raise UserError(
-        f"{run.directory.path}: {run.description}; there is no export of it, but of translators, "
-        "language models, classifiers, captioners, encoders of masked tokens, recommenders, "
-        "readers, and detectors"
+        f"{run.directory.path}: {run.description}, of which there is no export; wanted a "
+        "translator, language model, classifier, captioner, encoder of masked tokens, "
+        "recommender, reader, detector, or a pair of encoders of pictures and texts"
     )
 
 

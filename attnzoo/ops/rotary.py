@@ -7,7 +7,7 @@ and k, not v.
 
 import dataclasses
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -226,6 +226,11 @@ class GridRotary:
     """
 
     base: float = 100.0
+    width: ClassVar[None] = None
+
+    def check_cache(self) -> None:
+        """Raise NotImplementedError: images are not decoded step by step."""
+        raise NotImplementedError("rotary rows and columns of an image: there is no cache of them")
 
     def __call__(
         self, x: Float[Array, "B T N H"], positions: Float[Array, "#B T 2"], length: int

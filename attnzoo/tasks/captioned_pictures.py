@@ -17,6 +17,7 @@ from attnzoo.data.corpus import Splits, load_corpus
 from attnzoo.data.images import channel_statistics
 from attnzoo.data.order import MAX_BUCKETS, most_buckets
 from attnzoo.data.pictures import decode
+from attnzoo.data.text_tokenizers import TextTokenizer
 from attnzoo.data.tokenizers import Tokenizer
 from attnzoo.errors import UserError
 from attnzoo.tasks.run_file import TARGET_TOKENIZER, ImageLabels, RunFile
@@ -35,7 +36,12 @@ class CaptionedPicturesTask(ToTextTask):
     files = types.MappingProxyType({"tokenizer": TARGET_TOKENIZER, "pixels": PIXELS})
     fixed_shapes = frozenset({"source", "cells"})
 
-    def __init__(self, config: ExperimentConfig, tokenizer: Tokenizer, pixels: ImageLabels):
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        tokenizer: Tokenizer | TextTokenizer,
+        pixels: ImageLabels,
+    ):
         super().__init__(config, tokenizer)
         self.pixels = pixels
         self.data: Any = config.data

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.data.captions import CaptionPlan
 from attnzoo.data.picture_preparation import PicturePreparation
+from attnzoo.data.text_tokenizers import TextTokenizer
 from attnzoo.data.tokenizers import Tokenizer
 from attnzoo.errors import UserError
 from attnzoo.models import model_class
@@ -39,7 +40,12 @@ class ContrastiveTask(CaptionedPicturesTask):
     unit = "captions"
     predict_options = ("batch_size",)
 
-    def __init__(self, config: ExperimentConfig, tokenizer: Tokenizer, pixels: ImageLabels):
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        tokenizer: Tokenizer | TextTokenizer,
+        pixels: ImageLabels,
+    ):
         super().__init__(config, tokenizer, pixels)
         self.preparation: PicturePreparation | None = None  # of a folder of transformers
         self.framed: Callable[[str], list[int]] | None = None  # of its tokenizer
