@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_folders
@@ -178,7 +179,8 @@ def test_pictures_are_compared_with_texts(
     tokens = np.full((2, length), model.config.text.pad_id, np.int32)
     for row, ids in enumerate(texts):
         tokens[row, : len(ids)] = ids
-    logits = np.asarray(model((pixels[None] / 255 - 0.5) / 0.5, tokens))[0].astype(np.float64)
+    read = jnp.asarray((pixels[None] / 255 - 0.5) / 0.5, jnp.float32)
+    logits = np.asarray(model(read, jnp.asarray(tokens)))[0].astype(np.float64)
     wanted = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
     np.testing.assert_allclose(list(found.values()), wanted, atol=2e-4)
 
