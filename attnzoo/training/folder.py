@@ -234,12 +234,10 @@ class _Settings:
     def towers(self) -> dict[str, Any]:
         image = self.model.config.image
         prepared = PicturePreparation.read(self.folder, image.image_size, image.channels)
-        config = self._config(ContrastiveConfig())
+        config, library = self._config(ContrastiveConfig()), pretrained.tokenizer(self.folder)
         pixels = ImageLabels((), prepared.mean, prepared.deviation)
         task = _task(config, **self._tokenizer(), pixels=pixels)
-        library = pretrained.tokenizer(self.folder)
-        task.framed = lambda text: library.encode(text).ids
-        task.preparation = prepared
+        task.framed, task.preparation = lambda text: library.encode(text).ids, prepared
         return {"task": task, "config": config, "preparation": prepared}
 
     def language_model(self) -> dict[str, Any]:
