@@ -38,9 +38,6 @@ def inputs(config: Any) -> dict[str, np.ndarray]:
     itself. BERT and ALBERT have segments too.
     """
     random = np.random.default_rng(0)
-    if hasattr(config, "image_size"):
-        side, channels = config.image_size, config.num_channels
-        return {"images": random.standard_normal((3, side, side, channels)).astype(np.float32)}
     if hasattr(config, "num_mel_bins"):
         sounds = np.full((len(SAMPLES), max(SAMPLES)), np.nan, np.float32)
         for sound, size in zip(sounds, SAMPLES, strict=True):
@@ -49,6 +46,15 @@ def inputs(config: Any) -> dict[str, np.ndarray]:
         target = random.integers(6, VOCAB - 4, (len(SAMPLES), LENGTH - 2)).astype(np.int32)
         target[:, 0] = config.decoder_start_token_id
         return {"source": sounds, "target": target}
+    towers = hasattr(config, "vision_config")
+    found: dict[str, np.ndarray] = {}
+    if towers or hasattr(config, "image_size"):
+        seen = config.vision_config if towers else config
+        size = (3, seen.image_size, seen.image_size, seen.num_channels)
+        found["images"] = random.standard_normal(size).astype(np.float32)
+    if found and not towers:
+        return found
+    config = config.text_config if towers else config
     pad = np.int32(config.pad_token_id)
     valid = np.ones((ROWS, LENGTH), bool)
     valid[3, 2:] = valid[4, 6:] = False
@@ -60,7 +66,10 @@ def inputs(config: Any) -> dict[str, np.ndarray]:
     valid[1, :3] = valid[2, :5] = False
     positions = np.maximum(np.cumsum(valid, axis=1) - 1, 0)
     positions[5] = [1, 2, 5, 6, 11, 12, 18]
-    found = {"tokens": np.where(valid, tokens, pad), "valid": valid}
+    if towers:  # each text has an end, and a text of one of them another one behind
+        tokens[np.arange(ROWS), LENGTH - 1 - np.argmax(valid[:, ::-1], axis=1)] = END
+        tokens[0, 2] = END
+    found |= {"tokens": np.where(valid, tokens, pad), "valid": valid}
     if "roberta" not in config.model_type:
         found["positions"] = positions.astype(np.int32)
     if config.model_type in ("bert", "albert"):
@@ -81,11 +90,12 @@ def draw(model: Any) -> None:
                 continue  # sines and cosines
             is_norm = parameter.ndim == 1 and ("norm" in path.lower() or ".ln_" in path)
             centre = 1.0 if is_norm and path.endswith("weight") else 0.0
-            values = random.normal(centre, 0.4, tuple(parameter.shape)).astype(np.float32)
+            values = np.asarray(random.normal(centre, 0.4, tuple(parameter.shape)), np.float32)
             parameter.copy_(torch.from_numpy(values))
 
 
 NAMES = {
+    "images": "pixel_values",
     "tokens": "input_ids",
     "valid": "attention_mask",
     "positions": "position_ids",
@@ -112,10 +122,13 @@ def expected(name: str) -> tuple[Any, dict[str, np.ndarray]]:
         said, mask = _heard(model, given)
         given["features"] = said["input_features"].numpy().transpose(0, 2, 1)
         said["decoder_input_ids"] = torch.from_numpy(given["target"]).long()
-    elif "images" in given:
-        said = {"pixel_values": torch.from_numpy(given["images"].transpose(0, 3, 1, 2).copy())}
     else:
-        said = {NAMES[name]: torch.from_numpy(array).long() for name, array in given.items()}
+        said = {
+            NAMES[name]: torch.from_numpy(array.transpose(0, 3, 1, 2).copy())
+            if name == "images"
+            else torch.from_numpy(array).long()
+            for name, array in given.items()
+        }
     if "source" in given and name not in GENERATION:
         said["attention_mask"] = (said["input_ids"] != model.config.pad_token_id).long()
     with torch.no_grad():
@@ -129,7 +142,18 @@ def expected(name: str) -> tuple[Any, dict[str, np.ndarray]]:
 
 
 def _outputs(out: Any, images: bool) -> dict[str, np.ndarray]:
-    """Return the logits, the inputs of all blocks, and the weights of all attentions."""
+    """Return the logits, the inputs of all blocks, and the weights of all attentions.
+
+    Of two encoders also the features, of norm 1.
+    """
+    if "logits_per_image" in out:
+        found = {"logits": out.logits_per_image.numpy()}
+        states, maps = [], {}
+        for side, tower in (("image", out.vision_model_output), ("text", out.text_model_output)):
+            states += tower.hidden_states[:-1]
+            maps |= {f"{side}/encoder/{i}/self": m for i, m in enumerate(tower.attentions)}
+            found[f"features/{side}"] = out[f"{side}_embeds"].numpy()
+        return _named(found, states, maps)
     headless = "pooler_output" if images else "last_hidden_state"
     logits = next(out[name] for name in ("prediction_logits", "logits", headless) if name in out)
     found = {"logits": logits.numpy()}
@@ -143,6 +167,10 @@ def _outputs(out: Any, images: bool) -> dict[str, np.ndarray]:
         states = out.hidden_states[:-1]
         side = "decoder" if "past_key_values" in out else "encoder"
         maps = {f"{side}/{i}/self": m for i, m in enumerate(out.attentions)}
+    return _named(found, states, maps)
+
+
+def _named(found: Any, states: Any, maps: Any) -> dict[str, np.ndarray]:
     found |= {f"states/{i}": state.numpy() for i, state in enumerate(states)}
     return found | {f"maps/{name}": m.numpy() for name, m in maps.items()}
 

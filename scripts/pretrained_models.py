@@ -101,6 +101,21 @@ IMAGES = {
     "num_labels": 5,
 }
 DINO = {key: value for key, value in IMAGES.items() if key != "intermediate_size"}
+TOWER = {
+    "hidden_size": 12,
+    "intermediate_size": 17,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "layer_norm_eps": 1e-3,
+}
+TEXT_TOWER = TOWER | {
+    "vocab_size": VOCAB,
+    "max_position_embeddings": 25,
+    "pad_token_id": PAD,
+    "eos_token_id": END,
+}
+IMAGE_TOWER = TOWER | {"image_size": 12, "patch_size": 4, "num_channels": 2, "hidden_size": 15}
+DINO3 = DINO | {"intermediate_size": 17, "num_attention_heads": 3}
 CLASSES = {"num_labels": 5}
 WHISPER = {
     "vocab_size": VOCAB,
@@ -387,6 +402,51 @@ FIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
             "decoder_layers": 1,
         },
     ),
+    "dinov3": (
+        "DINOv3ViTModel",
+        DINO3
+        | {"num_register_tokens": 2, "layerscale_value": 0.3, "rope_theta": 30.0, "key_bias": True},
+    ),
+    "dinov3-gated": (
+        "DINOv3ViTModel",
+        DINO3
+        | {
+            "use_gated_mlp": True,
+            "hidden_act": "silu",
+            "query_bias": False,
+            "value_bias": False,
+        },
+    ),
+    "clip": (
+        "CLIPModel",
+        {
+            "text_config": TEXT_TOWER | {"num_hidden_layers": 1, "hidden_act": "gelu"},
+            "vision_config": IMAGE_TOWER | {"hidden_act": "gelu_pytorch_tanh"},
+            "projection_dim": 7,
+        },
+    ),
+    "clip-former": (
+        "CLIPModel",
+        {
+            "text_config_dict": TEXT_TOWER | {"eos_token_id": 2, "num_attention_heads": 2},
+            "vision_config_dict": IMAGE_TOWER | {"num_attention_heads": 5},
+            "projection_dim": 9,
+        },
+    ),
+    "siglip": (
+        "SiglipModel",
+        {
+            "text_config": TEXT_TOWER | {"projection_size": 15, "hidden_act": "relu"},
+            "vision_config": IMAGE_TOWER | {"num_hidden_layers": 1, "hidden_act": "gelu"},
+        },
+    ),
+    "siglip-same-width": (
+        "SiglipModel",
+        {
+            "text_config": TEXT_TOWER | {"num_hidden_layers": 1},
+            "vision_config": IMAGE_TOWER | {"hidden_size": 12, "num_attention_heads": 4},
+        },
+    ),
 }
 HEARD = {
     "lang_to_id": {"<|en|>": 17, "<|fr|>": 18},
@@ -408,6 +468,8 @@ GENERATION: dict[str, dict[str, Any]] = {
 }
 """Settings of generation of the models that hear."""
 FORMER = {
+    "text_config_dict": "text_config",
+    "vision_config_dict": "vision_config",
     "rope_theta": "rope_parameters",
     "rope_scaling": "rope_parameters",
     "rope_local_base_freq": "rope_parameters",

@@ -22,7 +22,7 @@ from attnzoo.attention.projection import (
 from attnzoo.ops.dot_product import dot_product_attention
 from attnzoo.ops.logits import ScoreFunction
 from attnzoo.ops.masks import MaskFunction
-from attnzoo.ops.rotary import Rotary
+from attnzoo.ops.rotary import GridRotary, Rotary
 from attnzoo.ops.weights import WeightRequest, with_weights
 
 
@@ -70,7 +70,7 @@ class DifferentialAttention(MultiHeadAttention):
         out_init: Initializer = glorot_uniform,
         qk_norm: Any = None,
         head_norm: Any = RMSNorm,
-        rotary: Rotary | None = None,
+        rotary: Rotary | GridRotary | None = None,
         score_mod: ScoreFunction | None = None,
         mask_mod: MaskFunction | None = None,
         scale: float | None = None,

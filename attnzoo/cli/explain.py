@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from attnzoo.cli.common import (
+    add_labels,
     add_languages,
     add_trust,
     compilation_cache,
@@ -92,6 +93,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="what takes the place of what is removed: mean or blur for patches (default: mean), "
         "zero, mean, unk or mask for words (default: mask where there is one, else zero)",
     )
+    add_labels(images)
     add_languages(parser)
     add_trust(parser)
     return parser.parse_intermixed_args(argv)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnzoo.cli.common import (
+    add_labels,
     add_languages,
     add_trust,
     compilation_cache,
@@ -63,6 +64,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add_languages(parser)
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
     add_encoding(parser)
+    add_labels(parser)
     add_trust(parser)
     return parser.parse_intermixed_args(argv)
 

@@ -215,7 +215,8 @@ class MultiHeadConfig(AttentionConfig):
     qk_norm: bool = False
     """Apply an RMS norm to queries and keys (Dehghani et al. 2023)."""
     key_bias: bool = True
-    """Keys have a bias in models whose projections have biases (in Whisper they have none)."""
+    """Keys have a bias in models whose projections have biases (in Whisper and DINOv3 they have
+    none)."""
     sinks: bool = False
     """Attention sinks: a learned logit per head takes a share of the weights, but has no value."""
     scale: Annotated[float, Positive] | None = None

@@ -21,6 +21,7 @@ from attnzoo.config.sources import TO_TEXT, Source
 from attnzoo.config.stories import MemoryNetworkConfig
 from attnzoo.config.t5 import T5Config
 from attnzoo.config.transformer import TransformerConfig
+from attnzoo.config.two_towers import TwoTowersConfig
 from attnzoo.config.vit import ViTConfig
 
 
@@ -137,7 +138,8 @@ Model = Annotated[
     | BidafConfig
     | RnnClassifierConfig
     | MemoryNetworkConfig
-    | ShowAttendTellConfig,
+    | ShowAttendTellConfig
+    | TwoTowersConfig,
     ByKind(ModelConfig),
 ]
 """Union of the architectures that a config can name."""

@@ -9,7 +9,7 @@ from attnzoo.config.model_config import ModelConfig
 from attnzoo.config.renamed import former_names
 from attnzoo.config.sources import TO_TEXT, Source
 
-Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
+Activation = Literal["relu", "gelu", "gelu_tanh", "quick_gelu", "silu"]
 
 
 @config

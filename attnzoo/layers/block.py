@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from attnzoo.attention import Site, build_attention
 from attnzoo.attention.cache import Kind
-from attnzoo.attention.contract import Attention, Memory, ReturnWeights
+from attnzoo.attention.contract import Attention, Memory, ReturnWeights, RotaryPositions
 from attnzoo.attention.projection import cast_like
 from attnzoo.layers.dropout import drop_path, dropout
 from attnzoo.layers.experts import Experts
@@ -84,7 +84,7 @@ class Block(Module):
         valid: Bool[Array, "B T"] | None = None,
         mask: MaskFunction | None = None,
         score_mod: ScoreFunction | None = None,
-        positions: Int[Array, "#B T"] | None = None,
+        positions: RotaryPositions | None = None,
         is_causal: bool | None = None,
         encoded: Float[Array, "B S D2"] | None = None,
         encoded_valid: Bool[Array, "B S"] | None = None,

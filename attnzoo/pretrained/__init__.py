@@ -27,12 +27,15 @@ from attnzoo.files import read_json
 from attnzoo.pretrained import (
     bart,
     bert,
+    clip,
     convert,
+    dinov3,
     files,
     gemma,
     gpt2,
     llama,
     origin,
+    siglip,
     t5,
     vit,
     whisper,
@@ -51,6 +54,9 @@ FAMILIES: dict[str, Family] = {
     **bart.FAMILIES,
     **vit.FAMILIES,
     **whisper.FAMILIES,
+    "dinov3_vit": dinov3.FAMILY,
+    "clip": clip.FAMILY,
+    "siglip": siglip.FAMILY,
 }
 """Model families by the ``model_type`` of config.json."""
 
@@ -181,7 +187,11 @@ def tokenizer(name: str | Path) -> Tokenizer:
     except Exception as error:  # `tokenizers` raises nothing more specific
         raise UserError(f"{path}: a damaged tokenizer: {error}") from None
     if (folder / files.CONFIG).exists():
-        size = read_json(folder / files.CONFIG).get("vocab_size")
+        described = read_json(folder / files.CONFIG)
+        size = described.get("vocab_size")
+        for name in ("text_config", "text_config_dict"):
+            if isinstance(part := described.get(name), dict):
+                size = part.get("vocab_size", size)
         largest = max(found.get_vocab().values(), default=-1)
         if isinstance(size, int) and largest >= size:
             raise UserError(

@@ -283,7 +283,7 @@ def common(config: LlamaConfig, sizes: Sizes) -> dict[str, Any]:
       UserError: transformers has no relative of Llama with this attention.
     """
     attention: Any = config.attention
-    if attention.kind != "multi_head" or attention.sinks:
+    if attention.kind != "multi_head" or attention.sinks or not attention.key_bias:
         raise UserError(unsupported_message("Llama", attention))
     turned = config.rotary_width in (None, attention.head_dim or config.dim // attention.num_heads)
     require("relative of Llama", config, {"dropout": 0.0} | ({} if turned else TURNED))

@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnzoo.config.experiment import ExperimentConfig
+from attnzoo.data.text_tokenizers import TextTokenizer
 from attnzoo.data.tokenizers import Encoding, Tokenizer, train_tokenizer
 from attnzoo.decoding.rules import DEFAULT_RULES, Rules
 from attnzoo.errors import UserError
@@ -39,9 +40,9 @@ class ToTextTask(Task):
     predict_options = ("batch_size", "beam", "max_length")
     tokenizer_fields = ("tokenizer",)
 
-    def __init__(self, config: ExperimentConfig, tokenizer: Tokenizer):
+    def __init__(self, config: ExperimentConfig, tokenizer: Tokenizer | TextTokenizer):
         super().__init__(config)
-        self.tokenizer = tokenizer
+        self.tokenizer: Any = tokenizer  # of running text only in a folder of transformers
 
     @classmethod
     def texts(cls, data: Any) -> Iterator[str]:

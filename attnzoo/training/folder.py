@@ -13,6 +13,7 @@ from attnzoo.config.data import FileTokenizerConfig
 from attnzoo.config.experiment import DecodingConfig
 from attnzoo.config.tasks import (
     CausalLMConfig,
+    ContrastiveConfig,
     ImageClassificationConfig,
     MaskedLMConfig,
     QuestionAnsweringConfig,
@@ -29,6 +30,7 @@ from attnzoo.errors import UserError
 from attnzoo.files import read_json
 from attnzoo.models.causal import CausalModel
 from attnzoo.models.model import TranslationModel
+from attnzoo.models.two_towers import TwoTowers
 from attnzoo.models.vit import ViT
 from attnzoo.pretrained import files, origin
 from attnzoo.tasks import task_class
@@ -140,6 +142,8 @@ def open_folder(
         found = settings.language_model()
     elif isinstance(model, ViT):
         found = settings.images()
+    elif isinstance(model, TwoTowers):
+        found = settings.towers()
     else:
         found = settings.encoder()
     found |= {"folder": folder, "step": None, "which": "folder"}
@@ -202,6 +206,15 @@ class _Settings:
             labels = ImageLabels(self._names(count), prepared.mean, prepared.deviation)
             task = _task(config, labels=labels)
             task.preparation = prepared
+        return {"task": task, "config": config, "preparation": prepared}
+
+    def towers(self) -> dict[str, Any]:
+        image = self.model.config.image
+        prepared = PicturePreparation.read(self.folder, image.image_size, image.channels)
+        config, library = self._config(ContrastiveConfig()), pretrained.tokenizer(self.folder)
+        pixels = ImageLabels((), prepared.mean, prepared.deviation)
+        task = _task(config, **self._tokenizer(), pixels=pixels)
+        task.framed, task.preparation = lambda text: library.encode(text).ids, prepared
         return {"task": task, "config": config, "preparation": prepared}
 
     def language_model(self) -> dict[str, Any]:

@@ -39,7 +39,7 @@ BLOCKS = (1, 3, 3)
 
 
 def test_every_model_of_the_config_is_in_a_registry_and_here() -> None:
-    # Those that read pictures are tested by test_sources and test_detr.
+    # Those that read pictures are tested by test_sources, test_detr and test_two_towers.
     assert set(REGISTRIES | DETECTORS | CAPTIONERS) == set(MODELS)
 
 

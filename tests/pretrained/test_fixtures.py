@@ -37,6 +37,7 @@ SAID = {
 }
 GENERATE = list({FAMILY[name]: name for name in sorted(SAID, key=lambda name: SAID[name])}.values())
 """The fixture of each family that says the most different tokens."""
+KINDS = ("logits", "states", "maps", "features")
 FAST: Any = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 """So small a model takes longer to be compiled well than to run."""
 
@@ -54,19 +55,16 @@ def close(found: Any, wanted: np.ndarray, what: str) -> None:
 
 def compare(found: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     """Logits, states and maps at real tokens; nobody reads what padding says."""
-    valid, source = arrays.get("valid"), arrays.get("source")
-    if source is not None:
-        valid = arrays.get("source_valid")
+    valid = arrays.get("source_valid", arrays.get("valid"))
     for name in arrays:
         kind = name.split("/")[0]
-        if kind not in ("logits", "states", "maps"):
+        if kind not in KINDS:
             continue
-        wanted, own = arrays[name], np.asarray(found[name])
-        of_target = source is not None and (wanted.shape[-2] == LENGTH - 2)
-        if valid is not None and not of_target and not (kind == "logits" and wanted.ndim == 2):
-            own, wanted = (
-                (np.moveaxis(x, 1, 2) if kind == "maps" else x)[valid] for x in (own, wanted)
-            )
+        both = (np.asarray(found[name]), arrays[name])
+        own, wanted = (np.moveaxis(x, 1, 2) if kind == "maps" else x for x in both)
+        # Targets, images and classes have no padding.
+        if valid is not None and wanted.shape[:2] == valid.shape and wanted.ndim > 2:
+            own, wanted = own[valid], wanted[valid]
         close(own, wanted, name)
 
 
@@ -84,10 +82,14 @@ def run(graph: Any, state: Any, inputs: dict[str, Any]) -> dict[str, Any]:
         names = ("images", "tokens", "source", "target")
         given = [inputs[name] for name in names if name in inputs]
         more = {k: v for k, v in inputs.items() if k not in names}
-        logits, maps = nnx.merge(graph, state)(*given, **more, capture=True)
+        model: Any = nnx.merge(graph, state)
+        logits, maps = model(*given, **more, capture=True)
     finally:
         Block.__call__ = block
     found = {f"states/{i}": x for i, x in enumerate(states)}
+    if {"images", "tokens"} <= set(inputs):
+        found["features/image"] = model.image_features(inputs["images"])
+        found["features/text"] = model.text_features(inputs["tokens"], **more)
     return found | {f"maps/{name}": m for name, m in maps.items()} | {"logits": logits}
 
 
@@ -101,7 +103,7 @@ def test_logits_states_and_maps_are_those_of_transformers(name: str) -> None:
     if "source" in arrays and name not in GENERATION:
         arrays["source_valid"] = arrays["source"] != model.config.pad_id
     found = run(*nnx.split(model), inputs)
-    assert set(found) == {k for k in arrays if k.split("/")[0] in ("logits", "states", "maps")}
+    assert set(found) == {k for k in arrays if k.split("/")[0] in KINDS}
     compare(found, arrays)
     # Equal logits everywhere would agree whatever the settings.
     assert len(np.unique(arrays["logits"].round(3))) > arrays["logits"].size // 3
@@ -194,6 +196,7 @@ def test_what_is_saved_has_the_same_bytes(name: str, tmp_path: Path) -> None:
     assert first.keys() - computed == second.keys()
     assert not computed or "marian" in name
     assert all(first[n].tobytes() == second[n].tobytes() for n in second)
+    assert {n: first[n].shape for n in second} == {n: x.shape for n, x in second.items()}
     former, written = (read_json(at / "config.json") for at in (HOME / name, tmp_path / "theirs"))
     assert written["model_type"] == former["model_type"]
     assert written["architectures"] == former["architectures"]
@@ -215,6 +218,12 @@ def test_every_followed_field_has_a_fixture_with_another_value() -> None:
             trains = "drop" in name
             if not trains and name not in ours and all(v == field.default for v in found):
                 missing.append(f"{kind}: {name}")
+        for part, (_, fields) in family.fields.parts.items():
+            objects = values[kind].get(part, [])
+            for name, field in fields.followed.items():
+                same = all(one.get(name, field.default) == field.default for one in objects)
+                if "drop" not in name and "_dict" not in part and same:
+                    missing.append(f"{kind}: {part}: {name}")
     assert not missing
 
 
