@@ -18,6 +18,7 @@ def open(  # noqa: A001
     which: str = "best",
     source_language: str | None = None,
     target_language: str | None = None,
+    weights: str | None = None,
 ) -> Opened:
     """Open a trained model with its tokenizers, settings of generation and class names.
 
@@ -27,6 +28,8 @@ def open(  # noqa: A001
     Args:
       which: checkpoint of a run, "best" or "latest".
       source_language, target_language: of a folder that translates several languages.
+      weights: format of the weights: "float32", "bfloat16" (half the memory), "int8" (matrices
+        with a float for each output channel, a quarter); as they are stored if None.
 
     Raises:
       UserError: one line that names the file or setting that is missing or does not fit.
@@ -40,6 +43,7 @@ def open(  # noqa: A001
 
     from attnzoo.errors import UserError
     from attnzoo.tasks.run_file import is_run
+    from attnzoo.training.inference_weights import with_weights_of
 
     home = Path(path).expanduser()
     unfinished = (home / "config.yaml").exists() and not any(home.glob("*.safetensors"))
@@ -48,7 +52,7 @@ def open(  # noqa: A001
 
         if source_language or target_language:
             raise UserError(f"{path}: a run translates its own languages alone")
-        return load_run(home, which=which)
+        return with_weights_of(load_run(home, which=which), weights)
     known = (home / "config.json").exists() or (home / "config.yaml").exists()
     if home.is_dir() and not known:
         raise UserError(
@@ -57,4 +61,5 @@ def open(  # noqa: A001
         )
     from attnzoo.training.folder import open_folder
 
-    return open_folder(path, source_language=source_language, target_language=target_language)
+    folder = open_folder(path, source_language=source_language, target_language=target_language)
+    return with_weights_of(folder, weights)

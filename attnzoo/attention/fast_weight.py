@@ -49,7 +49,7 @@ class RecurrenceInputs(NamedTuple):
     values: Float[Array, "B T Dv"]
     mask: Bool[Array, "#B #N 1 T"] | None
     state: State
-    form: Form
+    form: Form | None
     return_weights: bool
 
     def heads(self, attention: Any) -> list[Float[Array, "B T N H"]]:
@@ -83,10 +83,10 @@ class FastWeights(Attention):
     """Interface of causal attention with a recurrent state.
 
     Query i reads what keys 0 .. i have written, so T = S, and a mask may only mark padding
-    (``valid[:, None, None, :]``). ``form`` is "chunked" (for training), "parallel" (``T x T``) or
-    "recurrent"; they agree up to rounding. To decode, start with ``return_state=True`` and pass
-    ``state`` to the next call; a prompt must not be padded on the right. ``positions`` have no
-    effect: the order of the sequence counts.
+    (``valid[:, None, None, :]``). ``form`` is "chunked" (for training), "parallel" (``T x T``),
+    "recurrent" or None, which takes the faster one; they agree up to rounding. To decode, start
+    with ``return_state=True`` and pass ``state`` to the next call; a prompt must not be padded on
+    the right. ``positions`` have no effect: the order of the sequence counts.
     """
 
     is_recurrent = True
@@ -136,7 +136,7 @@ class FastWeights(Attention):
             slots = cache.length[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
             valid = jnp.broadcast_to(mask, (query.shape[0], 1, 1, mask.shape[3]))[:, 0, 0]
             mask = jnp.take_along_axis(valid, slots, axis=1, mode="clip")[:, None, None, :]
-        form = "recurrent" if T == 1 else "chunked"
+        form = "recurrent" if T == 1 else None
         return self(query, query, mask=mask, state=cache, form=form, return_state=True)
 
     def extend(
@@ -163,7 +163,7 @@ class FastWeights(Attention):
         positions: Positions | None = None,
         return_weights: ReturnWeights = False,
         dropout_key: Key[Array, ""] | None = None,
-        form: Form = "chunked",
+        form: Form | None = None,
         state: State | None = None,
         return_state: bool = False,
     ) -> Any:

@@ -47,7 +47,7 @@ class Projection(Module):
         return self.kernel.shape[0]
 
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch F"]:
-        y = product(x, cast_like(self.kernel, x))
+        y = product(x, self.kernel.get_value().astype(x.dtype))
         return y if self.bias is None else y + broadcast_parameter(cast_like(self.bias, x), y.shape)
 
 

@@ -133,6 +133,16 @@ def add_labels(parser: Any) -> None:
     )
 
 
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """Add the option for weights in fewer bits, which ``open_model`` follows."""
+    parser.add_argument(
+        "--weights",
+        choices=("float32", "bfloat16", "int8"),
+        help="format of the weights: bfloat16 takes half of the memory of float32, int8 a quarter "
+        "(default: as they are stored)",
+    )
+
+
 def add_languages(parser: argparse.ArgumentParser) -> None:
     """Add the options for folders that translate several languages."""
     for side in ("source", "target"):
@@ -155,7 +165,11 @@ def open_model(path: Any, arguments: argparse.Namespace, *, other_way: bool = Fa
     named = [getattr(arguments, f"{side}_language", None) for side in ("source", "target")]
     source, target = reversed(named) if other_way else named
     found = attnzoo.open(
-        path, which=arguments.which, source_language=source, target_language=target
+        path,
+        which=arguments.which,
+        source_language=source,
+        target_language=target,
+        weights=getattr(arguments, "weights", None),
     )
     if labels is not None:
         from attnzoo.training.zero_shot import zero_shot

@@ -14,6 +14,7 @@ from pathlib import Path
 from attnzoo.cli.common import (
     add_languages,
     add_trust,
+    add_weights,
     compilation_cache,
     open_model,
     output_folder,
@@ -62,6 +63,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
     add_languages(parser)
+    add_weights(parser)
     add_trust(parser)
     parser.add_argument("--figure", type=Path, help="draw BLEU by source length here (PNG or SVG)")
     return parser.parse_intermixed_args(argv)

@@ -10,7 +10,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from attnzoo.cli.common import add_languages, add_trust, open_model, require_positive, run
+from attnzoo.cli.common import (
+    add_languages,
+    add_trust,
+    add_weights,
+    open_model,
+    require_positive,
+    run,
+)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -28,6 +35,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
     add_languages(parser)
+    add_weights(parser)
     add_trust(parser)
     return parser.parse_intermixed_args(argv)
 

@@ -11,7 +11,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from attnzoo.cli.common import add_trust, compilation_cache, open_model, require_positive, run
+from attnzoo.cli.common import (
+    add_trust,
+    add_weights,
+    compilation_cache,
+    open_model,
+    require_positive,
+    run,
+)
 from attnzoo.cli.texts import add_encoding
 from attnzoo.data.sources import lines_as_they_come
 from attnzoo.errors import UserError
@@ -52,6 +59,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
     add_encoding(parser)
+    add_weights(parser)
     add_trust(parser)
     return parser.parse_intermixed_args(argv)
 

@@ -19,6 +19,7 @@ from attnzoo.cli.common import (
     add_labels,
     add_languages,
     add_trust,
+    add_weights,
     compilation_cache,
     new_name,
     open_model,
@@ -65,6 +66,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
     add_encoding(parser)
     add_labels(parser)
+    add_weights(parser)
     add_trust(parser)
     return parser.parse_intermixed_args(argv)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from attnzoo.cli.common import (
     add_languages,
     add_trust,
+    add_weights,
     compilation_cache,
     open_model,
     require_penalty,
@@ -60,6 +61,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
     add_encoding(parser)
     add_languages(parser)
+    add_weights(parser)
     add_trust(parser)
     return parser.parse_intermixed_args(argv)
 

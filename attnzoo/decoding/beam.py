@@ -16,6 +16,7 @@ from attnzoo.decoding.hypotheses import (
     DEFAULT_IDS,
     Hypotheses,
     TokenIds,
+    largest,
     next_log_probs,
 )
 from attnzoo.decoding.rules import DEFAULT_RULES, Rules
@@ -116,7 +117,7 @@ def beam_search(
         log_probs = rules.apply(log_probs, search.position, search.known, max_length, ids)
         log_probs = log_probs.reshape(batch, beam, vocabulary)
         total = (search.log_prob[:, :, None] + log_probs).reshape(batch, beam * vocabulary)
-        best, index = jax.lax.top_k(total, candidates)
+        best, index = largest(total, candidates)
         parent, token = index // vocabulary, (index % vocabulary).astype(jnp.int32)
 
         ends = rules.ended(token, ids)

@@ -20,7 +20,9 @@ from attnzoo.errors import UserError
 from attnzoo.export import load
 from attnzoo.export.programs import Program, programs
 from attnzoo.pretrained import convert, files
+from attnzoo.training.inference_weights import has_int8
 from attnzoo.training.opened import Opened
+from attnzoo.training.parameters import path_of
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 LETTER = re.compile("[A-Z]")
@@ -125,8 +127,10 @@ def _weights(model: Any, home: Path, classes: Sequence[str]) -> tuple[str, dict[
     """Write the weights; return their naming, shapes, and a function that rebuilds the model."""
     graph, state = nnx.split(model)
     leaves, structure = jax.tree_util.tree_flatten_with_path(nnx.to_pure_dict(state))
-    paths = ["/".join(str(part.key) for part in path) for path, _ in leaves]
+    paths = [path_of(path) for path, _ in leaves]
     try:
+        if has_int8(model):
+            raise UserError("transformers has no such weights")
         _, table = pretrained.form(model)
     except UserError:
         tensors = {path: np.asarray(leaf) for path, (_, leaf) in zip(paths, leaves, strict=True)}

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Int, Real
 
 from attnzoo.attention.projection import Initializer
 from attnzoo.module import Module
+from attnzoo.ops.int8 import Int8Matrix
 from attnzoo.ops.sharded import gather_rows, product
 from attnzoo.ops.wide_sums import take_rows
 
@@ -27,11 +28,14 @@ class Embedding(Module):
 
     def __call__(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
         """Look up rows in the table's dtype; ids outside the table are clipped into its range."""
-        return take_rows(gather_rows(self.table[...]), ids)
+        table = self.table.get_value()
+        if isinstance(table, Int8Matrix):
+            return table.rows(ids)
+        return take_rows(gather_rows(table), ids)
 
     def logits(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
         """Return the states times table^T, the tied output layer of Press and Wolf 2017."""
-        return product(x, self.table[...].astype(x.dtype).T)
+        return product(x, self.table.get_value().astype(x.dtype), transposed=True)
 
 
 def sinusoidal_positions(

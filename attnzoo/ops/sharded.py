@@ -23,6 +23,7 @@ from attnzoo.ops.block_mask import BlockMask
 from attnzoo.ops.choice import Call
 from attnzoo.ops.dropout import ShardedKey
 from attnzoo.ops.index_functions import Index, Tiles, index_function
+from attnzoo.ops.int8 import Int8Matrix
 from attnzoo.ops.logits import Scoring
 from attnzoo.ops.masks import And, Bounds, Causal, Mask, MaskFunction, Offset, bounds_of
 from attnzoo.ops.operands import extract_arrays
@@ -79,16 +80,28 @@ def constrain(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
     return jax.lax.with_sharding_constraint(x, where)
 
 
-def product(x: Float[Array, "*batch D"], kernel: Float[Array, "D F"]) -> Float[Array, "*batch F"]:
-    """Multiply ``x`` by a matrix along its last axis.
+def product(
+    x: Float[Array, "*batch D"],
+    kernel: Float[Array, "_ _"] | Int8Matrix,
+    *,
+    transposed: bool = False,
+) -> Float[Array, "*batch F"]:
+    """Multiply ``x`` by a matrix ``D F``, or ``F D`` if ``transposed``, along its last axis.
 
     The other axes are flattened, which XLA:CPU computes faster, unless the sequence is sharded: a
     flattened axis of rows and positions would have to be gathered.
     """
+    axis = 1 if transposed else 0
+    rows, shape = x.reshape(-1, x.shape[-1]), (*x.shape[:-1], kernel.shape[1 - axis])
+    if isinstance(kernel, Int8Matrix):
+        return kernel.multiply(rows, axis).reshape(shape)
     placement = _PLACEMENT.value
     if placement is not None and placement.devices(placement.sequence) > 1:
-        return jnp.einsum("...d,df->...f", x, kernel)
-    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[1])
+        return jnp.einsum("...d,fd->...f" if transposed else "...d,df->...f", x, kernel)
+    if transposed and rows.shape[0] != 1:
+        return (rows @ kernel.T).reshape(shape)
+    # XLA:CPU would multiply a single row with a transposed table number by number.
+    return jax.lax.dot_general(rows, kernel, (((1,), (axis,)), ((), ()))).reshape(shape)
 
 
 def by_tokens(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # --help and wrong arguments are answered without jax
 
 # Sums of some thousand float32 terms in two orders; the inputs make outputs of order 1.
 TOLERANCE = 1e-3
+TOLERANCE_OF_CHOICE = 1.10
 
 
 def add_parser(workloads: Any, positive: Callable[[str], int]) -> None:
@@ -40,6 +41,14 @@ def add_parser(workloads: Any, positive: Callable[[str], int]) -> None:
     parser.add_argument(
         "--gradients", action="store_true", help="time output and gradients, not the output alone"
     )
+    parser.add_argument(
+        "--check-choice",
+        action="store_true",
+        help="exit code 1 if what form=None takes is more than 10%% slower than another form",
+    )
+
+
+FORMS = ("recurrent", "chunked")
 
 
 class Form(NamedTuple):
@@ -60,6 +69,8 @@ def measure(arguments: argparse.Namespace, cores: list[int]) -> int:
     for name in names:
         if name not in mechanisms():
             raise UserError(f"--mechanisms {name}: wanted some of {', '.join(mechanisms())}")
+    if arguments.check_choice:
+        return check_choice(names, arguments)
     print(
         f"batch {arguments.batch}, {arguments.heads} heads of width {arguments.width}, "
         f"chunks of {arguments.chunk}, float32, {arguments.threads} core(s), "
@@ -98,7 +109,7 @@ def mechanisms() -> dict[str, Callable[..., Any]]:
 
 
 def compiled(
-    name: str, form: str, inputs: Any, *, chunk: int = 64, gradients: bool = False
+    name: str, form: str | None, inputs: Any, *, chunk: int = 64, gradients: bool = False
 ) -> "jax.stages.Compiled":
     """A mechanism's form compiled for these inputs (arrays, or shapes with dtypes)."""
     import jax
@@ -114,30 +125,76 @@ def compiled(
     return jax.jit(function).lower(*inputs).compile()
 
 
-def _compare(name: str, length: int, arguments: argparse.Namespace) -> list[Form]:
+def check_choice(names: list[str], arguments: argparse.Namespace) -> int:
+    """Print CPU ms of the choice and of both forms; exit code 1 if a form is 10 % faster.
+
+    What seems too slow is timed again with three times the rounds before it counts.
+    """
+    print(f"{'':<34}{'chosen':>9}{'recurrent':>11}{'chunked':>9}   chosen / faster, by pairs")
+    wrong = 0
+    for name in names:
+        for length in arguments.lengths:
+            for arguments.gradients in (False, True):
+                forms = _compare(name, length, arguments, (None, *FORMS))
+                ratio = _ratio(forms)
+                if ratio > TOLERANCE_OF_CHOICE:
+                    for form in forms:
+                        form.times.clear()
+                    _time(forms, _inputs(length, arguments), 3 * arguments.rounds)
+                    ratio = _ratio(forms)
+                wrong += ratio > TOLERANCE_OF_CHOICE
+                cells = [1e3 * statistics.median(form.times) for form in forms]
+                what = f"{name}, {length}{', gradients' * arguments.gradients}"
+                print(
+                    f"{what:<34}{cells[0]:>9.1f}{cells[1]:>11.1f}{cells[2]:>9.1f}   {ratio:.2f}",
+                    flush=True,
+                )
+    print(f"\n{wrong} choices are more than {TOLERANCE_OF_CHOICE - 1:.0%} slower than a form")
+    return 1 if wrong else 0
+
+
+def _ratio(forms: list[Form]) -> float:
+    """Return the median ratio of the first form to the faster other one."""
+    chosen, *others = (form.times for form in forms)
+    faster = min(others, key=statistics.median)
+    return statistics.median(a / b for a, b in zip(chosen, faster, strict=True))
+
+
+def _compare(
+    name: str,
+    length: int,
+    arguments: argparse.Namespace,
+    wanted: tuple[str | None, ...] = FORMS,
+) -> list[Form]:
     import jax
     import numpy as np
 
     inputs = _inputs(length, arguments)
     forms, results = [], []
-    for form in ("recurrent", "chunked"):
+    for form in wanted:
         program = compiled(name, form, inputs, chunk=arguments.chunk, gradients=arguments.gradients)
         memory = program.memory_analysis()
         forms.append(Form(program, 0 if memory is None else memory.temp_size_in_bytes, []))
         results.append([np.asarray(x) for x in jax.tree.leaves(program(*inputs))])
-    for one, other in zip(*results, strict=True):
+    for one, other in zip(results[-2], results[-1], strict=True):
         apart = np.abs(one - other).max() / max(np.abs(one).max(), np.finfo(np.float32).tiny)
         if not apart <= TOLERANCE:
             raise UserError(
                 f"{name}, length {length}: the forms differ by {apart:.1e} of the largest number "
                 f"(allowed: {TOLERANCE:.0e}); their times say nothing"
             )
-    for _ in range(arguments.rounds):
+    _time(forms, inputs, arguments.rounds)
+    return forms
+
+
+def _time(forms: list[Form], inputs: Any, rounds: int) -> None:
+    import jax
+
+    for _ in range(rounds):
         for form in forms:
             start = time.process_time()
             jax.block_until_ready(form.call(*inputs))
             form.times.append(time.process_time() - start)
-    return forms
 
 
 def _inputs(length: int, arguments: argparse.Namespace) -> "list[jax.Array]":

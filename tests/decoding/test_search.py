@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from attnzoo.decoding import Hypotheses, beam_search, greedy_search, length_penalty
+from attnzoo.decoding.hypotheses import largest
 from attnzoo.special_tokens import BOS, EOS, PAD
 
 B, V, S, H, L = 3, 5, 6, 7, 4
@@ -202,3 +203,16 @@ def test_length_penalty_numbers() -> None:
 def test_wrong_settings_are_named(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         beam_search(step, {}, jnp.zeros((1, H)), batch=1, source_length=S, max_length=L, **settings)
+
+
+@pytest.mark.parametrize("width", [3_000, 3_072])
+def test_the_largest_of_a_long_row_are_those_of_top_k(width: int) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 40, (5, width)).astype(np.float32)  # most numbers have equals
+    x[1, 7:] = -np.inf
+    x[2] = -np.inf
+    x[3, ::5] = np.nan
+    for count in (1, 6, 10):
+        found, wanted = largest(jnp.asarray(x), count), jax.lax.top_k(jnp.asarray(x), count)
+        for one, other in zip(found, wanted, strict=True):
+            np.testing.assert_array_equal(one, other)

@@ -27,6 +27,7 @@ from attnzoo.export.load import Exported, digest_of
 from attnzoo.ops.boxes import to_corners
 from attnzoo.tasks import TASKS
 from attnzoo.training.checkpoint import BestCheckpoint
+from attnzoo.training.inference_weights import with_weights
 from attnzoo.training.run import Run
 from attnzoo.training.run_directory import RunDirectory
 from tests.spoken import write_recordings
@@ -118,6 +119,8 @@ CASES = {
                "{kind: resnet, depth: 8, width: 4, channels: 1}",
                "attnzoo"),
 }  # fmt: skip
+for _name in ("bahdanau", "gpt2"):
+    CASES[f"{_name}-int8"] = (*CASES[_name][:-1], "attnzoo")
 
 # Shapes with open sizes are not ints, which the checker of our annotations wants.
 EXPORTER = """
@@ -126,7 +129,13 @@ from pathlib import Path
 from attnzoo.cli.export import main
 
 runs, folders = map(Path, sys.argv[1:])
-sys.exit(max(main([str(run), "--out", str(folders / run.name)]) for run in runs.iterdir()))
+def options(name):
+    return ["--weights", "int8"] if name.endswith("-int8") else []
+
+
+sys.exit(
+    max(main([str(r), "--out", str(folders / r.name), *options(r.name)]) for r in runs.iterdir())
+)
 """
 
 RUNNER = """
@@ -170,7 +179,9 @@ def make_run(name: str, home: Path) -> Run:
     rest = jax.tree.map(lambda x: jnp.asarray(random.uniform(1, 2, x.shape), x.dtype), rest)
     weights = {"params": nnx.to_pure_dict(params), "rest": nnx.to_pure_dict(rest)}
     BestCheckpoint(directory.best).offer(5, weights, 0.5)
-    return Run(directory, config, made, nnx.merge(graph, params, rest), 5, "best")
+    trained: Any = nnx.merge(graph, params, rest)
+    trained = with_weights(trained, "int8") if name.endswith("-int8") else trained
+    return Run(directory, config, made, trained, 5, "best")
 
 
 def make_data(home: Path) -> None:

@@ -17,6 +17,7 @@ FORMS = {
     "recurrent": {"form": "recurrent"},
     "parallel": {"form": "parallel"},
     "chunks of 8": {"form": "chunked", "chunk_size": 8},
+    "the chosen one": {"chunk_size": 8},
 }
 
 
@@ -409,6 +410,26 @@ def test_errors_name_the_argument(message):
     with pytest.raises(ValueError) as error:
         linear.fast_weights(*arguments, **settings)
     assert message in str(error.value)
+
+
+def test_the_form_is_chosen():
+    """Output alone scans positions on a CPU; gradients, other platforms and large states do not."""
+    given = inputs(np.float32)[:4]
+
+    def scans(platform="cpu", *, gradients=False, batch=B, **form):
+        function = functools.partial(linear.delta_rule, chunk_size=8, **form)
+        call = jax.grad(lambda *given: function(*given).sum()) if gradients else function
+        arrays = [jnp.repeat(x, batch // B, axis=0) for x in given]
+        lowered = jax.jit(call).trace(*arrays).lower(lowering_platforms=(platform,))
+        return f"dense<{T}> : tensor<i32>" in lowered.as_text()
+
+    assert scans(form="recurrent")
+    assert not scans(form="chunked")
+    assert scans()
+    assert not scans("tpu")
+    assert not scans("cuda")
+    assert not scans(gradients=True)
+    assert not scans(batch=B << 12)
 
 
 def test_what_does_not_exist_says_so():

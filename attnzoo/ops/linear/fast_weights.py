@@ -3,8 +3,11 @@
 Schmidhuber 1991/1992: keys and values are written into a matrix of fast weights; queries read it.
 """
 
+import functools
+import math
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -15,6 +18,8 @@ from attnzoo.ops.softmax import compute_dtype
 
 Form = Literal["recurrent", "parallel", "chunked"]
 FORMS = ("recurrent", "parallel", "chunked")
+CACHED = 1 << 20
+"""Bytes of all states up to which a CPU scans positions: its caches hold them."""
 
 
 def fast_weights(
@@ -25,7 +30,7 @@ def fast_weights(
     beta: Float[Array, "B T N"] | None = None,
     log_decay: Float[Array, "B T N"] | Float[Array, "B T N H"] | None = None,
     mask: Bool[Array, "#B #N 1 T"] | None = None,
-    form: Form = "chunked",
+    form: Form | None = None,
     chunk_size: int = 64,
     initial_state: Float[Array, "B N H Hv"] | None = None,
     return_weights: bool = False,
@@ -43,7 +48,9 @@ def fast_weights(
       log_decay: g, the log of the decay, at most 0: one number per head, or one per key channel.
       mask: True = real position, ``B 1 1 T``: other positions do not write, erase or decay.
       form: "recurrent" scans positions, "parallel" has ``T x T`` products, "chunked" is parallel in
-        chunks of ``chunk_size`` and recurrent between them. They agree up to rounding.
+        chunks of ``chunk_size`` and recurrent between them. They agree up to rounding. None: the
+        faster one, that is "chunked", but "recurrent" for output alone on a CPU while its caches
+        hold the states.
       initial_state: the memory before the first position; zeros if None.
       return_weights: also return the ``B N T T`` float32 matrix that turns values into outputs
         (from an empty memory). Weights may be negative and need not sum to one.
@@ -90,7 +97,9 @@ def fast_weights(
         x if x is None else jnp.swapaxes(x, 1, 2) for x in (*finite, beta, log_decay)
     ]  # B N T ...
     state = state.astype(dtype)
-    if form == "recurrent":
+    if form is None:
+        out, state = _chosen(chunk_size, tuple(rows), state)
+    elif form == "recurrent":
         out, state = recurrent(*rows, state)
     else:
         out, state = chunked(*rows, state, chunk_size if form == "chunked" else max(T, 1))
@@ -103,6 +112,27 @@ def fast_weights(
     if return_state:
         results.append(poison(state, broken[:, -1, :, None, None]) if T else state)
     return tuple(results) if len(results) > 1 else out
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _chosen(
+    chunk_size: int, rows: tuple[Any, ...], state: Float[Array, "B N H Hv"]
+) -> tuple[Float[Array, "B N T Hv"], Float[Array, "B N H Hv"]]:
+    """Compute the output alone, in the form that is faster on the platform."""
+    in_chunks = lambda rows, state: chunked(*rows, state, chunk_size)  # noqa: E731
+    # The size of a batch that is exported may be open.
+    known = all(isinstance(size, int) for size in state.shape)
+    if not known or math.prod(state.shape) * state.dtype.itemsize > CACHED:
+        return in_chunks(rows, state)
+    scan = lambda rows, state: recurrent(*rows, state)  # noqa: E731
+    return jax.lax.platform_dependent(rows, state, cpu=scan, default=in_chunks)
+
+
+@_chosen.defjvp
+def _chosen_jvp(chunk_size: int, primals: Any, tangents: Any) -> tuple[Any, Any]:
+    # A scan keeps the state of every position for the way back.
+    in_chunks = lambda rows, state: chunked(*rows, state, chunk_size)  # noqa: E731
+    return jax.jvp(in_chunks, primals, tangents)
 
 
 def _keep(x: Float[Array, "B T N ..."] | None, real: Bool[Array, "B T N"]) -> Any:
@@ -119,7 +149,7 @@ def check_linear(
     beta: Array | None,
     log_decay: Array | None,
     mask: Array | None,
-    form: str,
+    form: str | None,
     chunk_size: int,
     initial_state: Array | None,
 ) -> None:
@@ -139,7 +169,7 @@ def check_linear(
             f"or, per channel, B T N H = {(B, T, N, H)}"
         )
     check_key_mask(mask, B, N, T)
-    if form not in FORMS:
+    if form is not None and form not in FORMS:
         raise ValueError(f"form={form!r}; wanted one of {', '.join(FORMS)}")
     if chunk_size < 1:
         raise ValueError(f"chunk_size={chunk_size}; wanted at least 1")
