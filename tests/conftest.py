@@ -133,6 +133,28 @@ def on_eight_devices() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
+def printed_elsewhere() -> Callable[..., set[str]]:
+    """What a program prints that imports from a folder, in two processes that hash strings
+    differently.
+    """
+
+    def run(program: str, folder: Path) -> set[str]:
+        path = os.pathsep.join([str(folder), str(ROOT)])
+        return {
+            subprocess.run(
+                [sys.executable, "-c", program],
+                capture_output=True,
+                text=True,
+                check=True,
+                env={"PYTHONHASHSEED": seed, "PYTHONPATH": path},
+            ).stdout
+            for seed in ("1", "2")
+        }
+
+    return run
+
+
+@pytest.fixture(scope="session")
 def root() -> Path:
     """The repository's root directory."""
     return ROOT
