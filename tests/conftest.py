@@ -81,6 +81,8 @@ LONG = (
     "test_export",
     "test_planning",
     "test_sharded",
+    "test_parameters",
+    "test_linear_attention",
 )
 
 
