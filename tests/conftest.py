@@ -1,6 +1,5 @@
 """The climate of the tests: strict promotion, checked shapes, no network, no leftovers."""
 
-import functools
 import gc
 import importlib.metadata
 import json
@@ -41,17 +40,14 @@ else:
 
 import jax
 import jaxtyping
-from jax._src.interpreters import mlir, partial_eval
+from jax._src.interpreters import partial_eval
 
 # Tracing makes millions of small objects that live on in caches; looking at each again and again
 # takes a twentieth of the time.
 gc.set_threshold(50_000, 20, 20)
 
-# A context of MLIR loads all dialects anew for each program: a fifth of the time that a single
-# operation on arrays takes to compile. Flax asks each traced key for its sharding, and jax composes
-# a long story of the key before it says that there is none.
-if hasattr(mlir, "make_ir_context"):
-    mlir.make_ir_context = functools.cache(mlir.make_ir_context)
+# Flax asks each traced key for its sharding, and jax composes a long story of the key before
+# it says that there is none: a quarter of the time in which a model is traced.
 if hasattr(partial_eval.DynamicJaxprTracer, "_origin_msg"):
     partial_eval.DynamicJaxprTracer._origin_msg = lambda self: ""
 
