@@ -278,8 +278,8 @@ def _sort(mask_mod: MaskFunction, shape: tuple[int, int, int, int], block: tuple
         some, every = some.at[where].set(found_some), every.at[where].set(found_every)
         return some, every & whole
     # One program for all chunks; in numpy, nothing else is compiled.
-    look = jax.jit(look)
-    found = zip(*(look(part) for part in chunks))
+    sort = jax.jit(look)
+    found = zip(*(sort(part) for part in chunks))
     some, every = np.array(some), np.array(every)
     some[where], every[where] = (np.concatenate([*x])[: len(at)] for x in found)
     return some, every & np.asarray(whole)
