@@ -192,22 +192,26 @@ def unchecked() -> Iterator[None]:
         jaxtyping.config.update("jaxtyping_disable", before)
 
 
-class Both(nnx.Module):
-    """A model and its twin, for one program."""
-
-    def __init__(self, model: Any, loop: Any):
-        self.model, self.loop = model, loop
-
-    def __iter__(self) -> Any:
-        return iter((self.model, self.loop))
-
-
-def computed(function: Any, model: Any, *arguments: Any) -> dict[str, np.ndarray]:
-    """What ``function(model, *arguments)`` computes, as one compiled program."""
+def compiled(function: Any, model: Any) -> Any:
+    """``function(model, ...)`` as one program, compiled once for all arguments of some shapes."""
     graph, state = nnx.split(model)
     run = jax.jit(lambda state, *arguments: function(nnx.merge(graph, state), *arguments))
-    with unchecked():
-        return jax.tree.map(np.asarray, run(state, *arguments))
+
+    def call(*arguments: Any) -> Any:
+        with unchecked():
+            return run(state, *arguments)
+
+    return call
+
+
+def numbers(tree: Any) -> Any:
+    """The arrays in numpy: cutting one compiles nothing."""
+    return jax.tree.map(np.asarray, tree)
+
+
+def computed(function: Any, model: Any, *arguments: Any) -> Any:
+    """What ``function(model, *arguments)`` computes, as one compiled program."""
+    return numbers(compiled(function, model)(*arguments))
 
 
 def traced(function: Any, model: Any, *arguments: Any) -> Any:

@@ -29,6 +29,8 @@ from pretrained_fixtures import BEAMS, HOME, LENGTH, NEW
 from pretrained_models import END, FIXTURES, GENERATION
 
 NAMES = list(FIXTURES)
+INSTALLED = importlib.util.find_spec("transformers") is not None
+ALL = pytest.param("all", marks=pytest.mark.skip("transformers is not installed"))
 FAMILY = {name: read_json(HOME / name / "config.json")["model_type"] for name in NAMES}
 SAID = {
     name: len(np.unique(found["greedy"]))
@@ -236,8 +238,7 @@ def test_every_family_has_two_and_all_are_small() -> None:
     assert sum(sizes) < 4_000_000
 
 
-@pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="no transformers")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES if INSTALLED else [ALL])
 def test_the_fixtures_are_those_of_the_installed_transformers(name: str, tmp_path: Path) -> None:
     model, arrays = pretrained_fixtures.expected(name)
     before = stored(name)
