@@ -106,7 +106,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     require_positive(arguments, "count", "num_samples")
     if arguments.html is not None:
         if len(arguments.inputs) != 1:
-            raise UserError(f"--html: a page of one INPUT; {len(arguments.inputs)} came")
+            raise UserError(f"--html is for one INPUT; {len(arguments.inputs)} were given")
         if arguments.html.suffix.lower() not in (".html", ".htm"):
             raise UserError(f"--html {arguments.html}: wanted a name that ends in .html")
     from attnzoo.cli import explain_images, explain_text, explain_translation

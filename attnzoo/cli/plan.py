@@ -143,7 +143,7 @@ def _counted(config: ExperimentConfig, devices: int | None) -> ExperimentConfig:
             )
         mesh = dataclasses.replace(mesh, data=devices // rest)
     elif devices is not None and devices != mesh.data * rest:
-        raise UserError(f"--devices {devices}: the mesh is {mesh.data * rest} devices")
+        raise UserError(f"--devices {devices}: the mesh has {mesh.data * rest}; leave out one")
     return dataclasses.replace(config, mesh=mesh)
 
 
@@ -160,4 +160,7 @@ def _start_cpu(count: int) -> None:
         jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError as error:
         if len(jax.devices()) < count:
-            raise UserError(f"jax runs already, with {len(jax.devices())} devices") from error
+            raise UserError(
+                f"wanted {count} devices, but jax has started with {len(jax.devices())}; plan in a "
+                "new process"
+            ) from error

@@ -284,7 +284,7 @@ class LatentConfig(AttentionConfig):
 
     def __post_init__(self) -> None:
         if self.rotary_dim % 2:
-            raise ValueError(f"rotary_dim={self.rotary_dim} is odd; it turns in pairs")
+            raise ValueError(f"rotary_dim={self.rotary_dim}; wanted an even number (pairs rotate)")
 
 
 @config

@@ -62,7 +62,7 @@ class CldrConfig:
 
 @config
 class FilePartConfig:
-    """One part of a data set: two plain files, a table, or records; gzip is recognised."""
+    """One part of a data set: two plain files, a table, or records; compressed or not."""
 
     source: Path | None = None
     """File of source sentences, one per line."""
@@ -236,7 +236,7 @@ class SyntheticConfig:
 
 @config
 class TextConfig:
-    """Text for language models: files, packed (gzip, zstd) or not, or a column of a data set."""
+    """Text for language models: files, compressed or not, or a column of a data set."""
 
     kind: Literal["text"] = "text"
     train: tuple[Path, ...] = ()
@@ -320,7 +320,7 @@ class TaggedTextConfig(DrawnConfig):
 
     kind: Literal["tagged_text"] = "tagged_text"
     train: tuple[Path, ...] = ()
-    """Training files: one word per line, a blank line after each sentence; gzip is recognised."""
+    """Training files: one word per line, a blank line after each sentence; compressed or not."""
     word_column: int = 0
     """Column of the word, counted from 0, with whitespace between columns; -1: the last."""
     tag_column: int = -1

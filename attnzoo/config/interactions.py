@@ -16,7 +16,7 @@ class InteractionsConfig:
 
     kind: Literal["interactions"] = "interactions"
     files: Annotated[tuple[Path, ...], NotEmpty]
-    """Files of the table, packed or not. A path may continue into a zip as if the zip were a
+    """Files of the table, compressed or not. A path may continue into a zip as if the zip were a
     folder."""
     format: Literal["tsv", "csv", "jsonl", "parquet"] = "tsv"
     """File format. tsv has no quoting, csv has."""

@@ -53,7 +53,7 @@ class SplicedConfig:
 
     kind: Literal["spliced"] = "spliced"
     recordings: Path
-    """Folder, zip or tar (packed or not) with the recordings."""
+    """Folder, zip or tar (compressed or not) with the recordings."""
     words: dict[str, str] | None = None
     """Text of each word of a name; null: as in the name."""
     test_speaker: str | None = None

@@ -16,7 +16,7 @@ from attnzoo.config.parts import PartsConfig
 
 @config
 class StoriesConfig(PartsConfig):
-    """Questions on stories in files of bAbI's format (Weston et al. 2015), packed or not.
+    """Questions on stories in files of bAbI's format (Weston et al. 2015), compressed or not.
 
     Each file is a task. The papers draw a share of 0.1 to validate on.
     """

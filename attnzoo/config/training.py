@@ -249,7 +249,7 @@ class TrainingConfig:
                 "decay; wanted adamw, lion or muon, or decay_all=false"
             )
         if self.buckets is not None and list(self.buckets) != sorted(set(self.buckets)):
-            raise ValueError(f"buckets={list(self.buckets)} do not rise")
+            raise ValueError(f"buckets={list(self.buckets)}; wanted increasing lengths")
 
 
 if not TYPE_CHECKING:

@@ -36,7 +36,7 @@ class CopyingTokenizer(Tokenizer):
         return self.base.tokens + [f"< word {k} >" for k in range(1, self.slots + 1)]
 
     def beside(self, source: Encoding) -> CopyingTokenizer:
-        """Return the tokenizer of a text that may use the unknown words of a source."""
+        """Return the tokenizer for a target text that may copy unknown words of its source."""
         return CopyingTokenizer(self.base, self.slots, self._words_of(source))
 
     def encode(self, text: str) -> Encoding:

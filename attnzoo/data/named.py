@@ -130,7 +130,7 @@ OWN = {
     "bccd": "bccd-detr: data/bccd/bccd.tar with the folder BCCD of "
     "https://github.com/Shenggan/BCCD_Dataset (MIT)",
     "fsdd": "fsdd-*: the folder recordings of "
-    "https://github.com/Jakobovski/free-spoken-digit-dataset (CC BY-SA 4.0), packed or not",
+    "https://github.com/Jakobovski/free-spoken-digit-dataset (CC BY-SA 4.0), compressed or not",
     "scitldr": "scitldr-*: data/scitldr with the abstracts of https://github.com/allenai/scitldr "
     "(Apache-2.0)",
     "jaquad": "qa-jaquad-*: data/jaquad with the files of https://github.com/SkelterLabsInc/JaQuAD "
