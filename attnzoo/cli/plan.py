@@ -41,14 +41,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help=f"one of {', '.join(DEVICES)} (default: cpu)",
     )
     parser.add_argument(
-        "--devices", type=int, metavar="N", help="how many, where the mesh leaves data open"
+        "--devices", type=int, metavar="N", help="all devices, if the mesh has no size of data"
     )
     parser.add_argument(
         "--efficiency",
         type=float,
         default=0.5,
         metavar="SHARE",
-        help="of every peak that is reached (default: 0.5)",
+        help="share of every peak speed that is reached (default: 0.5)",
     )
     parser.add_argument(
         "--no-compile", action="store_true", help="formulas alone: seconds instead of minutes"

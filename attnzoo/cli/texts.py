@@ -18,8 +18,8 @@ def add_encoding(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--encoding",
         default="utf-8",
-        help="of the texts given (latin-1, cp1252, utf-16-le, ...); an encoding mark in them goes "
-        "first (default: utf-8)",
+        help="encoding of the texts given (latin-1, cp1252, ...), unless they have a byte order mark "
+        "(default: utf-8)",
     )
 
 
