@@ -58,7 +58,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--layer",
         type=int,
-        help="number of the cross-attention, from 0 (default: the model's choice)",
+        help="number of the cross-attention, from 0 (default: the model's)",
     )
     parser.add_argument("--head", type=int, help="number of the head, from 0 (default: mean)")
     parser.add_argument(

@@ -43,7 +43,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--layer",
         type=int,
-        help="layer of the raw attention, from 0 (default: the last; translators: that which aligns)",
+        help="layer of the raw attention, from 0 (default: the last, or the one that aligns)",
     )
     parser.add_argument("--head", type=int, help="number of the head, from 0 (default: mean)")
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")

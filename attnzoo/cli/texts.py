@@ -18,7 +18,7 @@ def add_encoding(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--encoding",
         default="utf-8",
-        help="encoding of the texts given (latin-1, cp1252, ...), unless they have a byte order mark "
+        help="encoding of the texts given (latin-1, cp1252, ...); a byte order mark overrides it "
         "(default: utf-8)",
     )
 

@@ -66,7 +66,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         nargs="?",
         action=_Help,
         metavar="PART",
-        help="this help, or a part of a config",
+        help="help, or a part of a config",
     )
     parser.add_argument(
         "config", type=Path, help="a YAML file, see configs/; or, with --resume, a run"

@@ -119,8 +119,7 @@ class FilesConfig:
     """Number of words of a source that are read, the first ones (400 in See et al. 2017); null:
     all."""
     encoding: Annotated[str, NotEmpty] = "utf-8"
-    """Encoding of the files (latin-1, cp1252, utf-16-le, ...); a byte order mark
-    overrides it."""
+    """Encoding of the files (latin-1, cp1252, utf-16-le, ...); a byte order mark overrides it."""
     links_reversed: bool = False
     """Links give the target word first."""
     links_one_based: bool = False
@@ -252,8 +251,7 @@ class TextConfig:
     field: Annotated[str, NotEmpty] = "text"
     """Column of the data set, or field of the records, with the text of a document."""
     encoding: Annotated[str, NotEmpty] = "utf-8"
-    """Encoding of the files (latin-1, cp1252, utf-16-le, ...); a byte order mark
-    overrides it."""
+    """Encoding of the files (latin-1, cp1252, utf-16-le, ...); a byte order mark overrides it."""
     documents: Literal["files", "lines", "blank_lines", "records"] = "files"
     """Unit of a document: a whole file, a line, the text between blank lines, or a record of
     .jsonl, .csv, .tsv and .parquet files."""
@@ -278,8 +276,7 @@ class DrawnConfig(PartsConfig):
     hub: HubSourceConfig | None = None
     """Data set of the Hugging Face `datasets` library, instead of files."""
     encoding: Annotated[str, NotEmpty] = "utf-8"
-    """Encoding of the files (latin-1, cp1252, utf-16-le, ...); a byte order mark
-    overrides it."""
+    """Encoding of the files (latin-1, cp1252, utf-16-le, ...); a byte order mark overrides it."""
 
     def __post_init__(self) -> None:
         _check_source(self.train or self.validation or self.test, self.hub)

@@ -24,8 +24,7 @@ class InteractionsConfig:
     """The first line of tsv and csv files has the column names; otherwise they are "0", "1", ...
     The type in a name of RecBole's atomic files (`user_id:token`) may be left out below."""
     encoding: Annotated[str, NotEmpty] = "utf-8"
-    """Encoding of the files (latin-1, cp1252, utf-16-le, ...); a byte order mark
-    overrides it."""
+    """Encoding of the files (latin-1, cp1252, utf-16-le, ...); a byte order mark overrides it."""
     user_column: Annotated[str, NotEmpty] = "user_id"
     """Column of the user."""
     item_column: Annotated[str, NotEmpty] = "item_id"

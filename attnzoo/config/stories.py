@@ -23,8 +23,7 @@ class StoriesConfig(PartsConfig):
 
     kind: Literal["stories"] = "stories"
     encoding: Annotated[str, NotEmpty] = "utf-8"
-    """Encoding of the files (latin-1, cp1252, utf-16-le, ...); a byte order mark
-    overrides it."""
+    """Encoding of the files (latin-1, cp1252, utf-16-le, ...); a byte order mark overrides it."""
     max_skipped: Annotated[float, Probability] = 0.01
     """Largest share of the questions of a file that may be skipped; more is an error."""
 
