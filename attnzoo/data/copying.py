@@ -40,7 +40,7 @@ class CopyingTokenizer(Tokenizer):
         return CopyingTokenizer(self.base, self.slots, self._words_of(source))
 
     def encode(self, text: str) -> Encoding:
-        """Encode a source, or (from `beside`) a text written about one."""
+        """Encode a source, or, with a tokenizer from `beside`, a target text of that source."""
         plain = super().encode(text)
         if self.kind != "word" or UNK not in plain.ids:
             return plain

@@ -52,7 +52,7 @@ class Question:
 
     @property
     def located(self) -> tuple[str, int] | None:
-        """The first answer that stands in the document; None if there is none."""
+        """First answer that is found in the document; None if there is none."""
         return next((one for one in self.answers if one[1] != NOWHERE), None)
 
 
