@@ -117,7 +117,10 @@ class DifferentialAttention(MultiHeadAttention):
         return cls.built(config, site, rngs=rngs, head_norm=norm)
 
     def set_depth(self, depth: int) -> None:
-        """Set lambda_init by the layer (section 2.1), once, and unless it is a setting."""
+        """Set lambda_init to 0.8 - 0.6 exp(-0.3 depth) for layer ``depth``, from 0 (section 2.1).
+
+        No effect if it is given in the config, or was set before.
+        """
         if not self.has_lambda:
             self.has_lambda = True
             self.lambda_init[...] = jnp.float32(0.8 - 0.6 * math.exp(-0.3 * depth))

@@ -36,7 +36,7 @@ class SpeechConfig(PartsConfig):
     end_column: Annotated[str, NotEmpty] = "end"
     """Column of the end in seconds; a table may lack it."""
     encoding: Annotated[str, NotEmpty] = "utf-8"
-    """Encoding of tables and texts; an encoding mark in a file goes first."""
+    """Encoding of tables and texts; a byte order mark overrides it."""
     max_seconds: Annotated[float, Positive] = 30.0
     """Longest sound; longer ones are skipped, counted and reported."""
     max_skipped: Annotated[float, Probability] = 0.01
@@ -53,7 +53,7 @@ class SplicedConfig:
 
     kind: Literal["spliced"] = "spliced"
     recordings: Path
-    """Folder, zip or tar (packed or not) with the recordings."""
+    """Folder, zip or tar (compressed or not) with the recordings."""
     words: dict[str, str] | None = None
     """Text of each word of a name; null: as in the name."""
     test_speaker: str | None = None

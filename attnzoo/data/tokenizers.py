@@ -123,7 +123,7 @@ class Tokenizer:
         return self._cache.encode_many(texts, str.split)
 
     def beside(self, source: Encoding) -> Tokenizer:
-        """Return the tokenizer of a text written about a source: by default the same for all."""
+        """Return the tokenizer for a target text, given its source; by default this one."""
         return self
 
     def encode_beside(self, texts: Sequence[str], sources: Sequence[str]) -> Ids:

@@ -153,7 +153,8 @@ class Block(Module):
     ) -> Memory:
         """Prepare the memory for :meth:`decode`; key positions start at the first real token."""
         if self.cross_attention is None or encoded is None:
-            raise ValueError(f"encoded is {encoded}, cross_attention {self.cross_attention}")
+            wanted = "encoded, B S D2" if encoded is None else "a block with cross-attention"
+            raise ValueError(f"there is nothing to attend to; wanted {wanted}")
         mask = None if encoded_valid is None else encoded_valid[:, None, None, :]
         positions = positions_in_text(encoded_valid)
         placed = (encoded,) if encoded_places is None else (encoded + encoded_places, encoded)

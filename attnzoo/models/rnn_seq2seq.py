@@ -134,7 +134,9 @@ class BahdanauSeq2Seq(RecurrentTranslator):
             summary = n  # width of what the initial state is made of
             keys = 2 * n if config.reads == "annotations" else 2 * n + m
         elif config.reads != "annotations":
-            raise ValueError(f"reads={config.reads}: a source without words has annotations alone")
+            raise ValueError(
+                f"reads={config.reads}; wanted annotations, since an image or a sound has no words"
+            )
         else:
             summary = keys = self.source_encoder.dim
         if config.initial_state == "backward":
@@ -160,7 +162,7 @@ class BahdanauSeq2Seq(RecurrentTranslator):
     ) -> tuple[Memory, BahdanauState]:
         """Return the memory of h_j = [forward; backward], and s_0 = tanh(W_s backward_1).
 
-        For features of a source that is no text, s_0 = tanh(W_s their mean) (Xu et al. 2015,
+        For the features of an image or a sound, s_0 = tanh(W_s their mean) (Xu et al. 2015,
         section 3.1.2).
         """
         if self.source_encoder is not None:

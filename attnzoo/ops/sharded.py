@@ -329,7 +329,7 @@ class KeyLimit(Mask):
 
 @index_function
 class ShardedMask(Mask):
-    """A mask of the whole batch and all heads, seen from a device with first row b and head n."""
+    """Part of a mask for a device whose first batch row is ``b`` and first head is ``n``."""
 
     mask: Any
     b: Int[Array, ""]

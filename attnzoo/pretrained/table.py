@@ -116,7 +116,10 @@ def linear(theirs: str, *ours: str, bias: bool = True) -> list[Row]:
 
 
 def norm(theirs: str, ours: str, *, bias: bool = True) -> list[Row]:
-    """Return the rows of a layer norm, or without ``bias`` of an RMS norm."""
+    """Return the rows of a layer norm, or of an RMS norm if not ``bias``.
+
+    ``theirs`` is the prefix of its tensors in transformers, ``ours`` the path of the module here.
+    """
     rows = [Row(f"{theirs}.weight", (f"{ours}/scale",))]
     return rows + ([Row(f"{theirs}.bias", (f"{ours}/bias",))] if bias else [])
 

@@ -109,7 +109,7 @@ def test_two_pictures_of_one_name_have_two_figures(
         (["--layer", "0"], "--layer is not for images"),
         (["nowhere.png"], "nowhere.png: no such image file"),
         (["TEXT"], "not an image"),
-        (["--html", "page.html"], "--html: a page of one INPUT; 0 came"),
+        (["--html", "page.html"], "--html is for one INPUT; 0 were given"),
     ],
 )
 def test_bad_arguments(
