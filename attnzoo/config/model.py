@@ -104,8 +104,9 @@ class LuongConfig(ModelConfig):
     dropout: Annotated[float, DropRate] = 0.2
     """Dropout rate of the inputs of every layer."""
     init: Literal["fan_in", "paper"] = "fan_in"
-    """Initial weights: variance 1 / inputs, or uniform in [-0.1, 0.1] as in the paper, which suits
-    widths near 1000 and learns several times more slowly at small ones."""
+    """Initial weights: variance 1 / inputs, with forget gates that start open (a bias of 1), or
+    uniform in [-0.1, 0.1] as in the paper, which suits widths near 1000 and learns many times more
+    slowly at small ones."""
 
     @property
     def source_slots(self) -> int | None:

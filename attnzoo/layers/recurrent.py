@@ -100,7 +100,8 @@ class LSTM(Module):
     """LSTM of Hochreiter and Schmidhuber 1997, with forget gate; the state is (cell, hidden).
 
     All parameters start uniform in [-0.1, 0.1] by default, as in Luong et al. 2015, section 4.1,
-    and the biases always.
+    and the biases always; ``forget_bias`` is added to those of the forget gate (Jozefowicz et al.
+    2015 recommend 1).
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class LSTM(Module):
         hidden_dim: int,
         *,
         kernel_init: Initializer = uniform,
+        forget_bias: float = 0.0,
         rngs: nnx.Rngs,
     ):
         def made(init: Initializer, *shape: int) -> nnx.Param:
@@ -117,7 +119,8 @@ class LSTM(Module):
         self.hidden_dim = hidden_dim
         self.input_kernel = made(kernel_init, input_dim, 4 * hidden_dim)
         self.recurrent_kernel = made(kernel_init, hidden_dim, 4 * hidden_dim)
-        self.bias = made(uniform, 4 * hidden_dim)
+        bias = uniform(rngs.params(), (4 * hidden_dim,))
+        self.bias = nnx.Param(bias.at[hidden_dim : 2 * hidden_dim].add(forget_bias))
 
     def initial(self, batch: int, dtype: jnp.dtype) -> tuple[Array, Array]:
         """Return a zero cell and hidden state."""

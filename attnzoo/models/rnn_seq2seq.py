@@ -1,6 +1,7 @@
 """Recurrent translators with attention (Bahdanau et al. 2015, Luong et al. 2015); 0 is padding."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -280,11 +281,10 @@ class LuongSeq2Seq(RecurrentTranslator):
             self.source_embedding = nnx.Embed(source_vocab, m, embedding_init=embed, rngs=rngs)
         self.target_embedding = nnx.Embed(target_vocab, m, embedding_init=embed, rngs=rngs)
         widths = [m] + [n] * (config.layers - 1)
+        lstm = functools.partial(LSTM, kernel_init=init, forget_bias=float(scaled), rngs=rngs)
         if self.source_encoder is None:
-            self.encoder = nnx.List(
-                [LSTM(width, n, kernel_init=init, rngs=rngs) for width in widths]
-            )
-        self.decoder = nnx.List([LSTM(width, n, kernel_init=init, rngs=rngs) for width in widths])
+            self.encoder = nnx.List([lstm(width, n) for width in widths])
+        self.decoder = nnx.List([lstm(width, n) for width in widths])
         if self.input_feeding:
             self.feed = nnx.Linear(n, 4 * n, use_bias=False, kernel_init=init, rngs=rngs)
         keys = n if self.source_encoder is None else self.source_encoder.dim
