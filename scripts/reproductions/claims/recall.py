@@ -25,7 +25,7 @@ from reproductions.training import fit
 
 SYMBOLS, PAIRS, ROWS = 64, 16, 32
 """Number of keys and of values, pairs in a text, texts in a batch."""
-WIDTHS, STEPS, RATE = (8, 16), 1_000, 5e-3
+WIDTHS, STEPS, RATE = (16, 32), 1_000, 5e-3
 KINDS: dict[str, AttentionConfig] = {
     "softmax": MultiHeadConfig(num_heads=1),
     "linear": LinearConfig(num_heads=1),
