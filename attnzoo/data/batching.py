@@ -10,10 +10,12 @@ from jaxtyping import Int64
 
 from attnzoo.data.ahead import rows_of
 from attnzoo.data.order import MAX_BUCKETS, Buckets, RowOrder, choose_buckets
-from attnzoo.data.pairs import TokenizedPairs, take_rows
+from attnzoo.data.pairs import Marks, TokenizedPairs, take_rows
 from attnzoo.errors import UserError
 
 Batch = dict[str, np.ndarray]
+OWN_MARKS = Marks()
+"""Special tokens of the tokenizers that are trained here."""
 
 
 @runtime_checkable
@@ -101,7 +103,7 @@ class BatchPlan(BucketPlan):
     An epoch has every pair once, pairs of similar length together (`RowOrder`); without `shuffle`
     all are sorted by length, for evaluation. A batch is padded to a bucket: the smallest that holds
     its longest sentence with its EOS. All batches have `batch_size` rows; the last one is filled up
-    with rows of PAD.
+    with rows of PAD. `marks` are special tokens that are not those of this package.
 
     `buckets` are sentence lengths with EOS; None chooses at most `max_buckets` that waste the least
     padding. With `separate` they are those of sources, and targets are padded to one of two lengths
@@ -119,14 +121,15 @@ class BatchPlan(BucketPlan):
         shuffle: bool = True,
         max_buckets: int = MAX_BUCKETS,
         separate: bool = False,
+        marks: Marks = OWN_MARKS,
     ) -> None:
         if not len(pairs):
             raise UserError(
                 "no sentence pair is left to make batches of (is max_length too small?)"
             )
         self.pairs = pairs
-        self.batch_size = batch_size
-        source_lengths, target_lengths = pairs.lengths()
+        self.batch_size, self.marks = batch_size, marks
+        source_lengths, target_lengths = self._columns()
         longer, other = (
             (source_lengths, target_lengths)
             if separate
@@ -135,13 +138,13 @@ class BatchPlan(BucketPlan):
                 np.minimum(source_lengths, target_lengths),
             )
         )
-        needs = longer + 1  # EOS, or BOS in the input
+        needs = longer
         # Pairs of equal length are sorted by their other side, too.
         keys = needs * (int(max(needs.max(), other.max())) + 1) + other
         self._order = RowOrder(len(pairs), batch_size, seed, shuffle, keys)
         self._buckets = self._targets = Buckets(needs, buckets, max_buckets)
         if separate:
-            needs = target_lengths + 1
+            needs = target_lengths
             longest = [needs[rows[rows >= 0]].max() for rows in self._order.epoch(0)]
             most = int(needs.max())
             # Two thirds at most: a second length wants a second compilation.
@@ -153,6 +156,12 @@ class BatchPlan(BucketPlan):
         """Padded lengths of targets; those of both sides unless they are separate."""
         return self._targets.lengths
 
+    def _columns(self) -> tuple[Int64[np.ndarray, " pairs"], Int64[np.ndarray, " pairs"]]:
+        """Return the columns of each source, and of each target's input and labels."""
+        source, target = self.pairs.lengths()
+        around = [len(f.before) + len(f.after) for f in (self.marks.source, self.marks.target)]
+        return source + around[0], target + around[1] - 1
+
     def order(self, epoch: int) -> Int64[np.ndarray, "steps B"]:
         """Return indices into `pairs` for each step of an epoch; -1 pads the last batch."""
         return self._order.epoch(epoch)
@@ -162,7 +171,7 @@ class BatchPlan(BucketPlan):
         order = self.order(epoch)
         lengths = sum(self._buckets.of(rows) + self._targets.of(rows) for rows in order)
         cells = self.batch_size * lengths
-        tokens = sum(int(lengths.sum()) + len(self.pairs) for lengths in self.pairs.lengths())
+        tokens = sum(int(columns.sum()) for columns in self._columns())
         return 1 - tokens / cells
 
     def fingerprint(self) -> dict[str, Any]:
@@ -171,6 +180,8 @@ class BatchPlan(BucketPlan):
         found = {"data": data, **self._order.fingerprint(), "buckets": buckets}
         if self._targets is not self._buckets:
             found["target_buckets"] = list(self.target_buckets)
+        if self.marks != OWN_MARKS:
+            found["marks"] = [*self.marks.source.ends, *self.marks.target.ends, self.marks.pad]
         return found
 
     def collate(self, rows: Int64[np.ndarray, " B"]) -> Batch:
@@ -182,8 +193,9 @@ class BatchPlan(BucketPlan):
         `rows`: int32 `B`, each row's index in the corpus, -1 for a row of PAD.
         """
         pairs, length, room = self.pairs, self._buckets.of(rows), self._targets.of(rows) + 1
+        source, target, pad = self.marks.source, self.marks.target, self.marks.pad
         return {
-            "source": take_rows(pairs.source_ids, pairs.source_offsets, rows, length, begin=False),
-            "target": take_rows(pairs.target_ids, pairs.target_offsets, rows, room, begin=True),
+            "source": take_rows(pairs.source_ids, pairs.source_offsets, rows, length, source, pad),
+            "target": take_rows(pairs.target_ids, pairs.target_offsets, rows, room, target, pad),
             "rows": np.where(rows >= 0, pairs.rows[rows], -1).astype(np.int32),
         }

@@ -11,7 +11,7 @@ import xxhash
 from jaxtyping import Int32, Int64, Integer
 
 from attnzoo.data.corpus import Corpus, Report
-from attnzoo.data.tokenizers import Tokenizer
+from attnzoo.data.tokenizers import Frame, Tokenizer
 from attnzoo.special_tokens import BOS, EOS, PAD
 
 
@@ -126,6 +126,20 @@ def offsets_of(lengths: np.ndarray) -> Int64[np.ndarray, " ends"]:
     return offsets
 
 
+@dataclass(frozen=True)
+class Marks:
+    """Special tokens of a batch: those around the sentences of each side, and the padding."""
+
+    source: Frame = Tokenizer.frames["source"]
+    target: Frame = Tokenizer.frames["target"]
+    pad: int = PAD
+
+    @classmethod
+    def of(cls, source: Tokenizer, target: Tokenizer) -> Marks:
+        """Return those of the tokenizers of both sides."""
+        return cls(source.frames["source"], target.frames["target"], target.pad_id)
+
+
 def pad_source(sentences: Sequence[Sequence[int]], length: int) -> Int32[np.ndarray, "B S"]:
     """Return ids, EOS, and PAD up to `length`: a model's input. Longer ones are a ValueError."""
     return _pad([[*ids, EOS] for ids in sentences], length)
@@ -145,26 +159,26 @@ def take_rows(
     offsets: Int64[np.ndarray, " ends"],
     chosen: Int64[np.ndarray, " B"],
     length: int,
-    *,
-    begin: bool,
+    frame: Frame,
+    pad: int = PAD,
 ) -> Int32[np.ndarray, "B T"]:
-    """Return rows of a flat array as in `pad_source` or, with `begin`, `pad_target`.
+    """Return rows of a flat array with the special tokens of `frame` around each.
 
-    The array has `length` columns. A row of -1 is all PAD.
+    The array has `length` columns. A row of -1 is all padding.
     """
-    out = np.full((len(chosen), length), PAD, np.int32)
+    out = np.full((len(chosen), length), pad, np.int32)
     real = chosen >= 0
     starts = offsets[chosen]
     counts = np.where(real, offsets[chosen + 1] - starts, 0)
-    first = int(begin)
-    if len(chosen) and counts.max() + first + 1 > length:
+    first = len(frame.before)
+    if len(chosen) and counts.max() + first + len(frame.after) > length:
         raise ValueError(f"length={length} for a sentence of {counts.max()} tokens and its ends")
     column = np.arange(length) - first
     inside = (column >= 0) & (column < counts[:, None])
     out[inside] = ids[(starts[:, None] + column)[inside]]
-    out[np.flatnonzero(real), counts[real] + first] = EOS
-    if begin:
-        out[real, 0] = BOS
+    out[real, :first] = frame.before
+    for place, token in enumerate(frame.after, first):
+        out[np.flatnonzero(real), counts[real] + place] = token
     return out
 
 

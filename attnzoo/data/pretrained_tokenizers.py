@@ -17,17 +17,20 @@ from attnzoo.data.sentencepiece_files import (
     read_sentencepiece,
     sentencepiece_tokenizer,
 )
-from attnzoo.data.tokenizers import Encoding, Frame, Tokenizer
+from attnzoo.data.tokenizers import FORMAT, FORMAT_VERSION, Encoding, Frame, Tokenizer
+from attnzoo.data.word_cache import Ids, join_ids
 from attnzoo.errors import UserError
 from attnzoo.files import read_json
 
+KIND = "pretrained"
+"""Kind of the tokenizer in its file."""
 WORD = re.compile(r"\S+")
 LANGUAGE = re.compile(r"__([a-z]{2,3})__|>>(.+)<<|([a-z]{2,3}_[A-Z]([a-z]{3}|[A-Z]))")
 """Language tokens of M2M100, Marian, and of NLLB and mBART."""
 
 
 class PretrainedTokenizer(Tokenizer):
-    """Tokenizer of one side of a pretrained translator; it is saved with the model's folder alone.
+    """Tokenizer of one side of a pretrained translator, with the special tokens of its language.
 
     Args:
       library: tokenizer of the `tokenizers` package.
@@ -36,6 +39,7 @@ class PretrainedTokenizer(Tokenizer):
       unk_id: id of tokens that are not in the vocabulary.
       frame: special tokens before and after a sentence.
       end_ids: tokens that end a generated text; by default the first one after a sentence.
+      size: number of ids of the model, which may have more than the tokenizer; by default as many.
     """
 
     kind, split, lowercase = "file", "whitespace", False
@@ -51,6 +55,7 @@ class PretrainedTokenizer(Tokenizer):
         pad_id: int,
         frame: Frame,
         end_ids: Iterable[int] | None = None,
+        size: int | None = None,
     ):
         self._library, self._vocabulary = library, vocabulary
         self._library.no_padding()
@@ -63,11 +68,56 @@ class PretrainedTokenizer(Tokenizer):
         self.frames = {"source": frame, "target": frame}
         # An end token that is a word stays in the text.
         self._ends = self.hidden.intersection(frame.after[:1] if end_ids is None else end_ids)
+        self._size = max(self._names) + 1 if size is None else size
 
     @property
     def vocab_size(self) -> int:
-        """Largest id and one."""
-        return max(self._names) + 1
+        """Number of ids of the model."""
+        return self._size
+
+    def resized(self, size: int) -> PretrainedTokenizer:
+        """Return this tokenizer for a model of so many ids; UserError if it has more."""
+        most = max(self._names) + 1
+        if size < most:
+            raise UserError(f"its tokenizer has {most} tokens, its weights have {size}")
+        return PretrainedTokenizer.of_spec({**self.spec, "size": size})
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Content of the file of ``save``, from which ``of_spec`` makes the tokenizer again."""
+        return {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "kind": KIND,
+            "library": json.loads(self._library.to_str()),
+            "vocabulary": self._vocabulary,
+            "specials": sorted(self.hidden),
+            "unk_id": self.unk_id,
+            "pad_id": self.pad_id,
+            "before": self.frame.before,
+            "after": self.frame.after,
+            "ends": sorted(self._ends),
+            "size": self._size,
+        }
+
+    @classmethod
+    def of_spec(cls, spec: Mapping[str, Any]) -> PretrainedTokenizer:
+        """Return the tokenizer of a ``spec``."""
+        from tokenizers import Tokenizer
+
+        return cls(
+            Tokenizer.from_str(json.dumps(spec["library"])),
+            spec["vocabulary"],
+            specials=spec["specials"],
+            unk_id=spec["unk_id"],
+            pad_id=spec["pad_id"],
+            frame=Frame(tuple(spec["before"]), tuple(spec["after"])),
+            end_ids=spec["ends"],
+            size=spec["size"],
+        )
+
+    def __reduce__(self) -> tuple[Any, tuple[dict[str, Any]]]:
+        return PretrainedTokenizer.of_spec, (self.spec,)
 
     @property
     def tokens(self) -> list[str]:
@@ -91,6 +141,14 @@ class PretrainedTokenizer(Tokenizer):
         """Return only the ids of ``encode``."""
         return self.encode(text).ids
 
+    def encode_many(self, texts: Iterable[str]) -> Ids:
+        """Return the ids of all texts one after the other, and the number of each text's."""
+        found = self._library.encode_batch(
+            [text if WORD.search(text) else "" for text in texts], add_special_tokens=False
+        )
+        rows = [[self._vocabulary.get(t, self.unk_id) for t in one.tokens] for one in found]
+        return join_ids(rows, self.vocab_size)
+
     def parts(self, encoding: Encoding) -> list[str]:
         """Return the word of each id."""
         return [encoding.words[i] for i in encoding.word_ids]
@@ -113,8 +171,15 @@ class PretrainedTokenizer(Tokenizer):
 
     def fingerprint(self) -> str:
         """Return the xxh3_128 of everything that determines the encoding of a text."""
-        told = [self._library.to_str(), dict(self._vocabulary), self.frame.before, self.frame.after]
-        return xxhash.xxh3_128_hexdigest(json.dumps(told, sort_keys=True).encode())
+        return xxhash.xxh3_128_hexdigest(self._to_json().encode())
+
+    def vocabulary_fingerprint(self) -> str:
+        """Return the xxh3_128 of the tokens by their ids."""
+        told = json.dumps([self._size, self._vocabulary], sort_keys=True)
+        return xxhash.xxh3_128_hexdigest(told.encode())
+
+    def _to_json(self) -> str:
+        return json.dumps(self.spec, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
     def _kept(self, ids: Iterable[SupportsIndex]) -> list[int]:
         kept = []

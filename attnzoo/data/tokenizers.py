@@ -165,6 +165,10 @@ class Tokenizer:
         """Return the xxh3_128 of everything that determines the encoding of a text."""
         return xxhash.xxh3_128_hexdigest(self._to_json().encode())
 
+    def vocabulary_fingerprint(self) -> str:
+        """Return the xxh3_128 of the tokens by their ids, or of more."""
+        return self.fingerprint()
+
     def save(self, path: Path | str) -> None:
         """Write the tokenizer to one JSON file."""
         write_text(path, self._to_json() + "\n")
@@ -179,10 +183,11 @@ class Tokenizer:
             raise UserError(
                 f"{path}: tokenizer of version {spec.get('version')}, wanted {FORMAT_VERSION}"
             )
-        if str(spec.get("kind")) not in MODELS:
-            raise UserError(f"{path}: kind {spec.get('kind')!r} is none of {', '.join(MODELS)}")
+        known = {**dict.fromkeys(MODELS, cls), "pretrained": _pretrained}
+        if str(spec.get("kind")) not in known:
+            raise UserError(f"{path}: kind {spec.get('kind')!r} is none of {', '.join(known)}")
         try:
-            return cls(spec)
+            return known[spec["kind"]](spec)
         except Exception as error:  # `tokenizers` raises nothing more specific
             reason = (str(error).splitlines() or [""])[0]
             raise UserError(f"{path}: a damaged tokenizer: {reason}") from None
@@ -238,6 +243,13 @@ class WordModel:
             if spaced in self._ids:
                 return [self._ids[spaced]]
         return [UNK]
+
+
+def _pretrained(spec: dict[str, Any]) -> Tokenizer:
+    # Imported here: it has this class as its base.
+    from attnzoo.data.pretrained_tokenizers import PretrainedTokenizer
+
+    return PretrainedTokenizer.of_spec(spec)
 
 
 def _subword_model(kind: str) -> Callable[[Any], Any]:

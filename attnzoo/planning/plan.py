@@ -22,6 +22,7 @@ from attnzoo.planning.storage import Storage, storage_of
 from attnzoo.planning.subject import Subject, subject_of
 from attnzoo.training.optimizer import build_optimizer
 from attnzoo.training.placement import Placement
+from attnzoo.training.start import inherit
 from attnzoo.training.step import planned_state
 
 
@@ -146,6 +147,7 @@ class Planner:
 
         ``ahead``: compile the step, if the planner does.
         """
+        config, _ = inherit(config)
         if config.mesh.data is None:
             config = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, data=1))
         count = math.prod(size or 1 for size in config.mesh.sizes.values())

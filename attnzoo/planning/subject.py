@@ -24,7 +24,7 @@ from attnzoo.tasks.image_classification import ImageClassificationTask
 from attnzoo.tasks.language_modeling import TextTask
 from attnzoo.tasks.run_file import ImageLabels
 from attnzoo.tasks.task import Task
-from attnzoo.training.start import inherit
+from attnzoo.training.start import create_task, inherit
 from attnzoo.training.step import make_train_step
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
@@ -84,7 +84,7 @@ def subject_of(config: ExperimentConfig) -> Subject:
     task = _without_data(config, notes)
     if task is None:
         with tempfile.TemporaryDirectory() as directory:
-            task = task_class(config.task).create(config, Path(directory), resume=False)
+            task = create_task(config, Path(directory))
         notes.append("sizes of the vocabulary and of the batches are those of the data")
     assert task.train is not None
     batch: Shapes = {

@@ -12,11 +12,11 @@ from attnzoo.data.batching import BatchPlan, TokenizedPairs
 from attnzoo.data.copying import CopyingTokenizer
 from attnzoo.data.corpus import Corpus, Report
 from attnzoo.data.order import most_buckets
+from attnzoo.data.pairs import Marks
 from attnzoo.data.parallel import SIDES, PairData
 from attnzoo.data.tokenizers import Tokenizer
 from attnzoo.errors import UserError
 from attnzoo.models import model_class
-from attnzoo.special_tokens import PAD
 from attnzoo.tasks.run_file import SOURCE_TOKENIZER, TARGET_TOKENIZER, RunFile, start_of
 from attnzoo.tasks.task import Plan, Task
 from attnzoo.tasks.teacher import TEACHER_LINKS, LinkedPlan, TeacherLinks, teach
@@ -71,7 +71,7 @@ class PairTask(Task):
 
     @classmethod
     def take_over(cls, config: ExperimentConfig) -> dict[str, Any]:
-        """Return the tokenizers of ``config.start_from``, which must be a run that translates."""
+        """Return the tokenizers of ``config.start_from``, a run that translates."""
         start = start_of(config)
         if start is None:
             return {}
@@ -136,6 +136,7 @@ class PairTask(Task):
             settings.seed,
             max_buckets=most,
             separate=self.separate_lengths,
+            marks=Marks.of(*self.both),
         )
         self.train, self.buckets = plan, plan.buckets
         if self.teacher_of(self.config) is not None:
@@ -166,6 +167,7 @@ class PairTask(Task):
             shuffle=False,
             max_buckets=most,
             separate=self.separate_lengths,
+            marks=Marks.of(*self.both),
         )
         self.data_fingerprint = plan.fingerprint()["data"]
         return plan
@@ -211,13 +213,14 @@ class PairTask(Task):
         """Build the model of the config."""
         model = model_class(self.config.model)
         pad = self.config.model.padding
-        if pad != PAD:
-            raise ValueError(
-                f"pad_id={pad}, but the tokenizers that are trained here pad with {PAD}: "
-                f"set model.pad_id={PAD}"
-            )
         source, target = self.both
-        if self.config.model.one_vocabulary and source.fingerprint() != target.fingerprint():
+        if pad != target.pad_id:
+            raise ValueError(
+                f"pad_id={pad}, but the tokenizers of this run pad with {target.pad_id}: "
+                f"set model.pad_id={target.pad_id}"
+            )
+        prints = [one.vocabulary_fingerprint() for one in (source, target)]
+        if self.config.model.one_vocabulary and prints[0] != prints[1]:
             raise ValueError(
                 f"{self.config.model.kind} has one embedding for both sides here, but their "
                 f"tokenizers differ ({_difference(source, target)}): set shared_vocabulary=true"

@@ -16,7 +16,6 @@ from attnzoo import plotting
 from attnzoo.data.batching import BatchPlan
 from attnzoo.data.files import cut_words, read_record
 from attnzoo.data.parallel import PairData
-from attnzoo.special_tokens import PAD
 from attnzoo.tasks import rouge
 from attnzoo.tasks.losses import Sums
 from attnzoo.tasks.prediction import CHUNK, Evaluation, Prediction, PredictSettings, named_lines
@@ -99,8 +98,9 @@ class SummarisationTask(TranslationTask):
             label_smoothing=settings.label_smoothing,
             per=settings.loss_per,
             logits=logits,
+            pad=self.config.model.padding,
         )
-        each = coverage_loss(weights, target[:, 1:] != PAD)
+        each = coverage_loss(weights, target[:, 1:] != self.config.model.padding)
         sums["coverage"] = jnp.sum(each)
         if "coverage" in batch:
             weighted = jnp.sum(each * batch["coverage"])

@@ -89,13 +89,14 @@ class Task:
         *,
         resume: bool,
         max_buckets: int | None = None,
+        known: dict[str, Any] | None = None,
     ) -> "Task":
         """Return the task with its data.
 
         The files of the task are read from the run directory if ``resume``, and nothing is written.
         Otherwise they are taken from ``config.start_from`` or learnt from the training part, and
         written. ``max_buckets`` is that of the run to resume; None: as the length of the training
-        says.
+        says. ``known`` is what is taken from ``config.start_from``; None: what ``take_over`` finds.
 
         Raises:
           UserError: data that cannot be read, without a training or a validation part, or with a
@@ -109,7 +110,8 @@ class Task:
                 "(data.validation_share=0.1 draws one)"
             )
         if task is None:
-            task = cls(config, **cls.learn(config, data, cls.take_over(config)))
+            known = cls.take_over(config) if known is None else known
+            task = cls(config, **cls.learn(config, data, known))
             for name, file in cls.run_files(config).items():
                 file.write(task.kept(name), directory / file.name)
         task.max_buckets = max_buckets

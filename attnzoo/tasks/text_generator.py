@@ -192,6 +192,16 @@ def ids_of(tokenizer: Tokenizer) -> TokenIds:
     return TokenIds(tokenizer.pad_id, frame.before[0], frame.after[0], tokenizer.never)
 
 
+def rules_of(tokenizer: Tokenizer) -> Rules:
+    """Return the rules of a search that the special tokens before a target ask for.
+
+    A target of a translator of several languages begins with its language, behind the token that
+    starts a search.
+    """
+    before = tokenizer.frames["target"].before
+    return dataclasses.replace(DEFAULT_RULES, first=before[1]) if len(before) > 1 else DEFAULT_RULES
+
+
 def _choose_layer(model: Any, layer: int | None, head: int | None) -> None:
     """Select the layer whose weights a model returns; ValueError for an unknown layer or head."""
     layers = model.layers

@@ -36,20 +36,21 @@ def translation_loss(
     per: Literal["token", "sentence"] = "token",
     logits: Float[Array, "B T V"] | None = None,
     rngs: nnx.Rngs | None = None,
+    pad: int = PAD,
 ) -> tuple[Float[Array, ""], Sums]:
     """Return the mean loss per target token, or per sentence, and the sums for scores.
 
     ``per="sentence"`` sums over the tokens of each sentence. ``rngs`` switches dropout on.
-    ``logits`` are those of the model, if they are known. The sums are those of ``mean_loss``;
-    ``weight`` is the number of tokens, or of sentences.
+    ``logits`` are those of the model, if they are known; ``pad`` is the padding token. The sums are
+    those of ``mean_loss``; ``weight`` is the number of tokens, or of sentences.
     """
     labels = jnp.asarray(batch["target"])[:, 1:]
     if logits is None:
         logits = model(batch["source"], batch["target"][:, :-1], rngs=rngs)
-    loss, sums = mean_loss(logits, labels, labels != PAD, label_smoothing)
+    loss, sums = mean_loss(logits, labels, labels != pad, label_smoothing)
     if per == "token":
         return loss, sums
-    sentences = jnp.sum(jnp.any(labels != PAD, axis=1)).astype(jnp.float32)
+    sentences = jnp.sum(jnp.any(labels != pad, axis=1)).astype(jnp.float32)
     total = loss * jnp.maximum(sums["weight"], 1.0)
     return total / jnp.maximum(sentences, 1.0), {**sums, "weight": sentences}
 

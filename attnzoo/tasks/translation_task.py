@@ -11,10 +11,12 @@ from attnzoo import plotting
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.decoding.rules import DEFAULT_RULES, Rules
 from attnzoo.errors import UserError
+from attnzoo.special_tokens import PAD
 from attnzoo.tasks.guided import alignment_loss, guide
 from attnzoo.tasks.losses import Sums
 from attnzoo.tasks.pair_task import PairTask
 from attnzoo.tasks.task import Batch
+from attnzoo.tasks.text_generator import rules_of
 from attnzoo.tasks.translation import Translator, translation_loss
 
 
@@ -30,7 +32,14 @@ class TranslationTask(PairTask):
     def model(self, rngs: nnx.Rngs) -> nnx.Module:
         """Build the translator of the config; its weights are those of the guided layer, if any."""
         model: Any = super().model(rngs)
-        return model if self.settings.guided is None else guide(model, self.settings.guided)
+        if self.settings.guided is None:
+            return model
+        if len(self.tokenizers.source.frames["source"].before) or model.config.padding != PAD:
+            raise ValueError(
+                "guided: not with the special tokens of a pretrained folder; wanted tokenizers "
+                "that are trained here"
+            )
+        return guide(model, self.settings.guided)
 
     def loss(
         self, model: Any, batch: Batch, *, rngs: nnx.Rngs | None = None
@@ -44,6 +53,7 @@ class TranslationTask(PairTask):
             "label_smoothing": settings.label_smoothing,
             "per": settings.loss_per,
             "rngs": rngs,
+            "pad": self.config.model.padding,
         }
         if guided is None or rngs is None:
             return translation_loss(model, batch, **how)
@@ -71,6 +81,7 @@ class TranslationTask(PairTask):
         rules: Rules = DEFAULT_RULES,
     ) -> Translator:
         """Return a translator with this task's tokenizers; arguments as in ``Translator``."""
+        rules = rules_of(self.tokenizers.target) if rules == DEFAULT_RULES else rules
         guided = self.settings.guided
         if head is None and guided is not None and layer in (None, guided.layer):
             head = guided.head

@@ -24,7 +24,6 @@ from attnzoo.data.ahead import Ahead
 from attnzoo.data.order import MAX_BUCKETS
 from attnzoo.errors import UserError
 from attnzoo.ops.kernels.tiles import cores
-from attnzoo.tasks import task_class
 from attnzoo.tasks.losses import Sums
 from attnzoo.tasks.task import Batch, Plan, Task
 from attnzoo.training import processes
@@ -44,7 +43,7 @@ from attnzoo.training.placement import Placement
 from attnzoo.training.programs import Call, Programs
 from attnzoo.training.run_directory import RunDirectory
 from attnzoo.training.signals import EXIT_STOPPED, StopSignal
-from attnzoo.training.start import inherit, start_from
+from attnzoo.training.start import create_task, inherit, start_from
 from attnzoo.training.step import fresh_state, make_train_step
 
 AnyLog = RunLog | NoLog
@@ -170,12 +169,11 @@ class _Training:
 
     def _create_task(self, resume: bool) -> Task:
         """Create the task with its data; the first process writes files, then the others read."""
-        create = task_class(self.config.task).create
         path = self.directory.path
         # A run that began shorter keeps its buckets.
         saved = self.store.newest_meta() if resume and self.store else None
         most = processes.from_first(saved and saved.get("max_buckets", MAX_BUCKETS))
-        create = functools.partial(create, self.config, path, max_buckets=most)
+        create = functools.partial(create_task, self.config, path, max_buckets=most)
         task = processes.on_first(lambda: create(resume=resume))
         return create(resume=True) if task is None else task
 

@@ -19,7 +19,10 @@ from attnzoo.config.loader import load
 from attnzoo.config.schema import Field, fields_of
 from attnzoo.errors import UserError
 from attnzoo.tasks import task_class
+from attnzoo.tasks.pair_task import PairTask
 from attnzoo.tasks.run_file import is_run, start_of
+from attnzoo.tasks.task import Task
+from attnzoo.tasks.translation_task import TranslationTask
 from attnzoo.training.checkpoint import Restored, restore
 from attnzoo.training.manifest import check_step, open_run
 from attnzoo.training.placement import on_devices, path_of
@@ -75,14 +78,16 @@ def inherit(config: ExperimentConfig) -> tuple[ExperimentConfig, list[str]]:
     path = start_of(config)
     if path is None:
         return config, []
+    names = task_class(config.task).tokenizer_fields
     if is_run(path):
         theirs = config_of(open_run(path)[0])
-        tokenizers = {name: getattr(theirs, name) for name in _tokenizer_fields(config)}
+        tokenizers = {name: getattr(theirs, name) for name in names}
         model = theirs.model
     else:
         from attnzoo import pretrained
 
-        tokenizers = {name: FileTokenizerConfig(path=path) for name in _tokenizer_fields(config)}
+        tokenizers = {name: fields_of(ExperimentConfig)[name].default for name in names}
+        tokenizers["tokenizer"] = FileTokenizerConfig(path=path)
         model = pretrained.read_config(path)
     taken: list[str] = []
     differ: list[str] = []
@@ -105,8 +110,46 @@ def inherit(config: ExperimentConfig) -> tuple[ExperimentConfig, list[str]]:
         raise UserError(f"start_from={path}: {error}") from error
 
 
-def _tokenizer_fields(config: ExperimentConfig) -> tuple[str, ...]:
-    return task_class(config.task).tokenizer_fields
+def create_task(
+    config: ExperimentConfig, path: Path, *, resume: bool = False, max_buckets: int | None = None
+) -> Task:
+    """Return the task of a config with its data, as ``Task.create`` does, from any start."""
+    cls: Any = task_class(config.task)
+    known = None if resume else tokenizers_of_folder(config)
+    return cls.create(config, path, resume=resume, max_buckets=max_buckets, known=known)
+
+
+def tokenizers_of_folder(config: ExperimentConfig) -> dict[str, Any] | None:
+    """Return the tokenizers of the pretrained translator that a task on pairs starts from, by side.
+
+    The special tokens around sentences are those of the languages of the data. None if it starts
+    from no folder, or if its task is another one.
+
+    Raises:
+      UserError: the folder is not that of a translator, or a language is unknown or not given.
+    """
+    path = start_of(config)
+    cls: Any = task_class(config.task)
+    if path is None or is_run(path) or not issubclass(cls, PairTask):
+        return None
+    from attnzoo import pretrained
+    from attnzoo.training.folder import open_folder
+
+    data: Any = config.data
+    languages = data.languages
+    try:
+        opened = open_folder(
+            path, source_language=languages[0] or None, target_language=languages[1] or None
+        )
+        both = opened.wanted(TranslationTask).tokenizers
+        sizes = pretrained.sizes_of(opened.model)
+        pairs = zip((both.source, both.target), (sizes[0], sizes[-1]), strict=True)
+        resized = [tokenizer.resized(size) for tokenizer, size in pairs]
+    except UserError as error:
+        told = str(error).replace("--source-language", "data.source_language")
+        told = told.replace("--target-language", "data.target_language")
+        raise UserError(f"start_from={path}: {told.removeprefix(f'{path}: ')}") from error
+    return dict(zip(cls.files, resized, strict=True))
 
 
 def _inherited(
@@ -233,7 +276,8 @@ def _read(path: Path) -> dict[str, Any]:
         return restored.state["params"]
     from attnzoo import pretrained
 
-    return nnx.to_pure_dict(nnx.state(pretrained.load(path), nnx.Param))
+    params = nnx.to_pure_dict(nnx.state(pretrained.load(path), nnx.Param))
+    return jax.tree.map(np.asarray, params)
 
 
 def _separate(tree: Any) -> dict[str, np.ndarray]:
