@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
+from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from attnzoo.config.attention import LocalPConfig, LocationConfig, NoAttentionConfig
 from attnzoo.config.model import LuongConfig
+from attnzoo.plotting.style import COLORS, MARKERS, SMALL_DPI, style
 from attnzoo.special_tokens import PAD
 from attnzoo.tasks.losses import mean_loss
 from reproductions.claim import Check, Claim, Measured, Results, Setting, above
@@ -40,6 +42,8 @@ RUNGS: dict[str, dict[str, Any]] = {
 """What each rung changes of the one before."""
 LAST = "+ unknown words"
 LADDER = (*RUNGS, LAST)
+PAPER = (11.3, 12.6, 14.0, 16.8, 18.1, 19.0, 20.9)
+"""BLEU of the paper's rungs."""
 ORDER = "rank correlation with the paper's ladder"
 
 
@@ -102,6 +106,25 @@ def scored(lines: Mapping[str, list[str]], test: Part) -> dict[str, Measured]:
     return found
 
 
+def _figure(results: Results) -> Figure:
+    """Draw BLEU of every rung with its interval, and the paper's on its own data."""
+    with style():
+        figure = Figure(figsize=(4.6, 3.2), dpi=SMALL_DPI, layout="constrained")
+        axes = figure.subplots()
+        for place, name in enumerate(LADDER):
+            axes.plot([place] * 2, results.interval(name), color=COLORS[0], linewidth=1.5)
+        means = [results.mean(name) for name in LADDER]
+        axes.plot(means, color=COLORS[0], marker=MARKERS[0], label="here")
+        axes.plot(
+            PAPER, color=COLORS[1], marker=MARKERS[1], linestyle=":", fillstyle="none",
+            label="the paper's, newstest2014",
+        )  # fmt: skip
+        axes.set_xticks(range(len(LADDER)), labels=LADDER, rotation=30, ha="right")
+        axes.set(ylabel="BLEU", ylim=(0, None))
+        axes.legend(frameon=False)
+    return figure
+
+
 def _gains(name: str) -> Check:
     return Check(
         f"{name} is above the rung before, the whole 95 % interval of a paired bootstrap over "
@@ -147,6 +170,7 @@ CLAIMS = (
         minutes=8,
         seeds=1,
         needs=(MULTI30K,),
-        axes=("BLEU", ""),
+        figure=_figure,
+        unit="BLEU",
     ),
 )
