@@ -51,7 +51,10 @@ def open(  # noqa: A001
         from attnzoo.training.run import load_run
 
         if source_language or target_language:
-            raise UserError(f"{path}: a run translates its own languages alone")
+            raise UserError(
+                f"{path}: a run translates the languages that it was trained on; leave out "
+                "source_language and target_language"
+            )
         return with_weights_of(load_run(home, which=which), weights)
     known = (home / "config.json").exists() or (home / "config.yaml").exists()
     if home.is_dir() and not known:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from attnzoo.pretrained import FAMILIES
+from attnzoo.pretrained.fields import Fields
 
 FILE = Path(__file__).parents[1] / "tests" / "pretrained" / "fields.json"
 
@@ -27,7 +28,7 @@ def of_transformers() -> dict[str, Any]:
     import transformers
 
     families = {}
-    for kind in FAMILIES:
+    for kind in groups():
         made = transformers.CONFIG_MAPPING[kind]
         defaults = {field.name: field.default for field in dataclasses.fields(made)}
         derived = set(made().to_dict()) - set(defaults) - {"model_type"}
@@ -39,11 +40,19 @@ def of_transformers() -> dict[str, Any]:
     return {"version": transformers.__version__, "families": families}
 
 
+def groups() -> dict[str, Fields]:
+    """Return the fields of every family and of the objects within them, by model type."""
+    found = {kind: family.fields for kind, family in FAMILIES.items()}
+    for family in FAMILIES.values():
+        found |= dict(family.fields.parts.values())
+    return found
+
+
 def problems(theirs: dict[str, Any]) -> list[str]:
     """Return a line for each field of transformers that attnzoo does not know as it is there."""
     found = []
     for kind, family in theirs["families"].items():
-        fields, defaults = FAMILIES[kind].fields, family["defaults"]
+        fields, defaults = groups()[kind], family["defaults"]
         known = [*fields.followed, *fields.without_effect, *fields.refused, *fields.aliases]
         found += [f"{kind}: {name} is in several groups" for name in known if known.count(name) > 1]
         for name in (*defaults, *family["derived"], *family["aliases"]):

@@ -9,7 +9,9 @@ model.safetensors, and expected.npz with
 - the inputs, and the version of transformers;
 - `logits`, or the output of a model without a head;
 - `states/I`: the input of each block, encoder first; `maps/NAME`: the weights of each attention;
-- `greedy` and `beams`: generated tokens, padded with -1 (of a model that generates).
+- `greedy` and `beams`: generated tokens, padded with -1 (of a model that generates);
+- of a model that hears: `features`, its log-mel frames, and `times` of the greedy tokens in
+  seconds.
 """
 
 import argparse
@@ -20,22 +22,39 @@ import numpy as np
 
 from attnzoo.files import read_json
 from attnzoo.pretrained.files import write_json
-from pretrained_models import END, FIXTURES, FORMER, VOCAB
+from pretrained_models import END, FIXTURES, FORMER, GENERATION, VOCAB
 
 HOME = Path(__file__).parents[1] / "tests" / "pretrained" / "fixtures"
 ROWS, LENGTH, NEW, BEAMS = 6, 7, 9, 3
+SAMPLES = (16_000, 9_000, 4_567)
+"""Lengths of the sounds, at 16 kHz."""
 
 
 def inputs(config: Any) -> dict[str, np.ndarray]:
     """Return the inputs of a model with this config, by attnzoo's names.
 
-    Images ``B h w C``; or source and target, a source padded on the right; or tokens, valid and
-    positions ``B T``. RoBERTa counts positions itself. BERT and ALBERT have segments too.
+    Images ``B h w C``; sounds ``B L``, NaN after their ends, and target; source and target, a
+    source padded on the right; or tokens, valid and positions ``B T``. RoBERTa counts positions
+    itself. BERT and ALBERT have segments too.
     """
     random = np.random.default_rng(0)
-    if hasattr(config, "image_size"):
-        side, channels = config.image_size, config.num_channels
-        return {"images": random.standard_normal((3, side, side, channels)).astype(np.float32)}
+    if hasattr(config, "num_mel_bins"):
+        sounds = np.full((len(SAMPLES), max(SAMPLES)), np.nan, np.float32)
+        for sound, size in zip(sounds, SAMPLES, strict=True):
+            wave = np.sin(np.arange(size) ** 1.3 / random.uniform(7, 20))
+            sound[:size] = np.round(40 * wave + random.normal(0, 9, size)) / 128
+        target = random.integers(6, VOCAB - 4, (len(SAMPLES), LENGTH - 2)).astype(np.int32)
+        target[:, 0] = config.decoder_start_token_id
+        return {"source": sounds, "target": target}
+    towers = hasattr(config, "vision_config")
+    found: dict[str, np.ndarray] = {}
+    if towers or hasattr(config, "image_size"):
+        seen = config.vision_config if towers else config
+        size = (3, seen.image_size, seen.image_size, seen.num_channels)
+        found["images"] = random.standard_normal(size).astype(np.float32)
+    if found and not towers:
+        return found
+    config = config.text_config if towers else config
     pad = np.int32(config.pad_token_id)
     valid = np.ones((ROWS, LENGTH), bool)
     valid[3, 2:] = valid[4, 6:] = False
@@ -47,7 +66,10 @@ def inputs(config: Any) -> dict[str, np.ndarray]:
     valid[1, :3] = valid[2, :5] = False
     positions = np.maximum(np.cumsum(valid, axis=1) - 1, 0)
     positions[5] = [1, 2, 5, 6, 11, 12, 18]
-    found = {"tokens": np.where(valid, tokens, pad), "valid": valid}
+    if towers:  # each text has an end, and a text of one of them another one behind
+        tokens[np.arange(ROWS), LENGTH - 1 - np.argmax(valid[:, ::-1], axis=1)] = END
+        tokens[0, 2] = END
+    found |= {"tokens": np.where(valid, tokens, pad), "valid": valid}
     if "roberta" not in config.model_type:
         found["positions"] = positions.astype(np.int32)
     if config.model_type in ("bert", "albert"):
@@ -68,11 +90,12 @@ def draw(model: Any) -> None:
                 continue  # sines and cosines
             is_norm = parameter.ndim == 1 and ("norm" in path.lower() or ".ln_" in path)
             centre = 1.0 if is_norm and path.endswith("weight") else 0.0
-            values = random.normal(centre, 0.4, tuple(parameter.shape)).astype(np.float32)
+            values = np.asarray(random.normal(centre, 0.4, tuple(parameter.shape)), np.float32)
             parameter.copy_(torch.from_numpy(values))
 
 
 NAMES = {
+    "images": "pixel_values",
     "tokens": "input_ids",
     "valid": "attention_mask",
     "positions": "position_ids",
@@ -95,20 +118,42 @@ def expected(name: str) -> tuple[Any, dict[str, np.ndarray]]:
         model.lm_head.weight = torch.nn.Parameter(model.shared.weight.clone())
     draw(model)
     given = inputs(model.config)
-    if "images" in given:
-        said = {"pixel_values": torch.from_numpy(given["images"].transpose(0, 3, 1, 2).copy())}
+    if name in GENERATION:
+        said, mask = _heard(model, given)
+        given["features"] = said["input_features"].numpy().transpose(0, 2, 1)
+        said["decoder_input_ids"] = torch.from_numpy(given["target"]).long()
     else:
-        said = {NAMES[name]: torch.from_numpy(array).long() for name, array in given.items()}
-    if "source" in given:
+        said = {
+            NAMES[name]: torch.from_numpy(array.transpose(0, 3, 1, 2).copy())
+            if name == "images"
+            else torch.from_numpy(array).long()
+            for name, array in given.items()
+        }
+    if "source" in given and name not in GENERATION:
         said["attention_mask"] = (said["input_ids"] != model.config.pad_token_id).long()
     with torch.no_grad():
         out = model(**said, output_hidden_states=True, output_attentions=True)
-        found = given | _outputs(out, "images" in given) | _generated(model, given, said)
+        found = given | _outputs(out, "images" in given)
+        if name in GENERATION:
+            found |= _transcribed(model, said["input_features"], mask, GENERATION[name])
+        else:
+            found |= _generated(model, given, said)
     return model, found | {"version": np.array(transformers.__version__)}
 
 
 def _outputs(out: Any, images: bool) -> dict[str, np.ndarray]:
-    """Return the logits, the inputs of all blocks, and the weights of all attentions."""
+    """Return the logits, the inputs of all blocks, and the weights of all attentions.
+
+    Of two encoders also the features, of norm 1.
+    """
+    if "logits_per_image" in out:
+        found = {"logits": out.logits_per_image.numpy()}
+        states, maps = [], {}
+        for side, tower in (("image", out.vision_model_output), ("text", out.text_model_output)):
+            states += tower.hidden_states[:-1]
+            maps |= {f"{side}/encoder/{i}/self": m for i, m in enumerate(tower.attentions)}
+            found[f"features/{side}"] = out[f"{side}_embeds"].numpy()
+        return _named(found, states, maps)
     headless = "pooler_output" if images else "last_hidden_state"
     logits = next(out[name] for name in ("prediction_logits", "logits", headless) if name in out)
     found = {"logits": logits.numpy()}
@@ -122,6 +167,10 @@ def _outputs(out: Any, images: bool) -> dict[str, np.ndarray]:
         states = out.hidden_states[:-1]
         side = "decoder" if "past_key_values" in out else "encoder"
         maps = {f"{side}/{i}/self": m for i, m in enumerate(out.attentions)}
+    return _named(found, states, maps)
+
+
+def _named(found: Any, states: Any, maps: Any) -> dict[str, np.ndarray]:
     found |= {f"states/{i}": state.numpy() for i, state in enumerate(states)}
     return found | {f"maps/{name}": m.numpy() for name, m in maps.items()}
 
@@ -147,10 +196,38 @@ def _generated(model: Any, given: dict[str, Any], said: dict[str, Any]) -> dict[
     return {key: _padded(tokens.numpy(), pad) for key, tokens in found.items()}
 
 
+def _heard(model: Any, given: dict[str, np.ndarray]) -> tuple[dict[str, Any], Any]:
+    """Return the log-mel frames of sounds, and which of them are no padding."""
+    from transformers import WhisperFeatureExtractor
+
+    extractor = WhisperFeatureExtractor(feature_size=model.config.num_mel_bins, chunk_length=1)
+    sounds = [sound[~np.isnan(sound)] for sound in given["source"]]
+    form: dict[str, Any] = {"return_tensors": "pt", "return_attention_mask": True}
+    found = extractor(sounds, sampling_rate=16_000, **form)
+    return {"input_features": found.input_features}, found.attention_mask
+
+
+def _transcribed(
+    model: Any, features: Any, mask: Any, settings: dict[str, Any]
+) -> dict[str, np.ndarray]:
+    """Return the tokens of greedy search with their times, and those of beam search."""
+    from transformers import GenerationConfig
+
+    model.generation_config = GenerationConfig(**settings)
+    said: dict[str, Any] = {"input_features": features, "attention_mask": mask}
+    greedy = model.generate(**said, return_token_timestamps=True)
+    beams = model.generate(**said, num_beams=BEAMS, length_penalty=0.0)
+    pad = model.config.pad_token_id
+    found = {"greedy": greedy["sequences"], "beams": beams}
+    times = greedy["token_timestamps"].numpy().astype(np.float32)
+    return {key: _padded(tokens.numpy(), pad) for key, tokens in found.items()} | {"times": times}
+
+
 def _padded(tokens: np.ndarray, pad: int) -> np.ndarray:
     """Return the tokens ``B NEW`` with -1 after the end token of each row."""
     whole = np.pad(tokens, ((0, 0), (0, NEW - tokens.shape[1])), constant_values=pad)
-    after = np.cumsum(whole == END, axis=1) - (whole == END) > 0
+    ends = (whole == END) | (whole == pad)  # transformers leaves out the end of a transcript
+    after = np.cumsum(ends, axis=1) - (whole == END) > 0
     return np.where(after, -1, whole).astype(np.int32)
 
 
@@ -170,7 +247,8 @@ def main() -> int:
                 config.pop(field, None)
                 config[former] = settings[former]
         write_json(file, config)
-        (HOME / name / "generation_config.json").unlink(missing_ok=True)
+        if name not in GENERATION:
+            (HOME / name / "generation_config.json").unlink(missing_ok=True)
         np.savez_compressed(HOME / name / "expected.npz", allow_pickle=False, **arrays)
         print(f"{HOME / name}: {sum(f.stat().st_size for f in (HOME / name).iterdir()):,} bytes")
     return 0

@@ -17,6 +17,8 @@ DECODER = {
     "eos_token_id": END,
     "pad_token_id": PAD,
 }
+# PyTorch's grouped product wants rows of multiples of 16 bytes.
+MIXTRAL = DECODER | {"intermediate_size": 20}
 GEMMA = DECODER | {"num_hidden_layers": 3, "sliding_window": 3}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 10}
 LLAMA3 = {
@@ -99,7 +101,41 @@ IMAGES = {
     "num_labels": 5,
 }
 DINO = {key: value for key, value in IMAGES.items() if key != "intermediate_size"}
+TOWER = {
+    "hidden_size": 12,
+    "intermediate_size": 17,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "layer_norm_eps": 1e-3,
+}
+TEXT_TOWER = TOWER | {
+    "vocab_size": VOCAB,
+    "max_position_embeddings": 25,
+    "pad_token_id": PAD,
+    "eos_token_id": END,
+}
+IMAGE_TOWER = TOWER | {"image_size": 12, "patch_size": 4, "num_channels": 2, "hidden_size": 15}
+DINO3 = DINO | {"intermediate_size": 17, "num_attention_heads": 3}
 CLASSES = {"num_labels": 5}
+WHISPER = {
+    "vocab_size": VOCAB,
+    "num_mel_bins": 11,
+    "max_source_positions": 50,
+    "max_target_positions": 19,
+    "encoder_layers": 1,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 3,
+    "decoder_attention_heads": 2,
+    "d_model": 12,
+    "encoder_ffn_dim": 17,
+    "decoder_ffn_dim": 17,
+    "pad_token_id": PAD,
+    "bos_token_id": 1,
+    "eos_token_id": END,
+    "decoder_start_token_id": START,
+    "median_filter_width": 5,
+    "scale_embedding": True,
+}
 FIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-yarn": (
         "LlamaForCausalLM",
@@ -143,6 +179,22 @@ FIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
             "sliding_window": 4,
             "max_window_layers": 0,
             "hidden_act": "relu",
+        },
+    ),
+    "mixtral": (
+        "MixtralForCausalLM",
+        MIXTRAL | {"num_local_experts": 3, "num_experts_per_tok": 2, "rope_theta": 60.0},
+    ),
+    "mixtral-window": (
+        "MixtralForCausalLM",
+        MIXTRAL
+        | {
+            "num_local_experts": 5,
+            "num_experts_per_tok": 1,
+            "router_aux_loss_coef": 0.25,
+            "sliding_window": 3,
+            "hidden_act": "gelu",
+            "tie_word_embeddings": True,
         },
     ),
     "qwen2-tied": (
@@ -338,8 +390,86 @@ FIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
             "hidden_act": "silu",
         },
     ),
+    "whisper": ("WhisperForConditionalGeneration", WHISPER),
+    "whisper-untied": (
+        "WhisperForConditionalGeneration",
+        WHISPER
+        | {
+            "tie_word_embeddings": False,
+            "activation_function": "relu",
+            "num_mel_bins": 7,
+            "encoder_layers": 2,
+            "decoder_layers": 1,
+        },
+    ),
+    "dinov3": (
+        "DINOv3ViTModel",
+        DINO3
+        | {"num_register_tokens": 2, "layerscale_value": 0.3, "rope_theta": 30.0, "key_bias": True},
+    ),
+    "dinov3-gated": (
+        "DINOv3ViTModel",
+        DINO3
+        | {
+            "use_gated_mlp": True,
+            "hidden_act": "silu",
+            "query_bias": False,
+            "value_bias": False,
+        },
+    ),
+    "clip": (
+        "CLIPModel",
+        {
+            "text_config": TEXT_TOWER | {"num_hidden_layers": 1, "hidden_act": "gelu"},
+            "vision_config": IMAGE_TOWER | {"hidden_act": "gelu_pytorch_tanh"},
+            "projection_dim": 7,
+        },
+    ),
+    "clip-former": (
+        "CLIPModel",
+        {
+            "text_config_dict": TEXT_TOWER | {"eos_token_id": 2, "num_attention_heads": 2},
+            "vision_config_dict": IMAGE_TOWER | {"num_attention_heads": 5},
+            "projection_dim": 9,
+        },
+    ),
+    "siglip": (
+        "SiglipModel",
+        {
+            "text_config": TEXT_TOWER | {"projection_size": 15, "hidden_act": "relu"},
+            "vision_config": IMAGE_TOWER | {"num_hidden_layers": 1, "hidden_act": "gelu"},
+        },
+    ),
+    "siglip-same-width": (
+        "SiglipModel",
+        {
+            "text_config": TEXT_TOWER | {"num_hidden_layers": 1},
+            "vision_config": IMAGE_TOWER | {"hidden_size": 12, "num_attention_heads": 4},
+        },
+    ),
 }
+HEARD = {
+    "lang_to_id": {"<|en|>": 17, "<|fr|>": 18},
+    "task_to_id": {"transcribe": 19, "translate": 20},
+    "no_timestamps_token_id": 22,
+    "is_multilingual": True,
+    "suppress_tokens": [PAD, 17, 18, 19, 20, 22],
+    "begin_suppress_tokens": [9, END],
+    "no_repeat_ngram_size": 2,
+    "decoder_start_token_id": START,
+    "pad_token_id": PAD,
+    "eos_token_id": END,
+    "max_new_tokens": 9,
+}
+GENERATION: dict[str, dict[str, Any]] = {
+    "whisper": HEARD | {"alignment_heads": [[1, 0], [0, 1]]},
+    "whisper-untied": HEARD
+    | {"alignment_heads": [[0, 1]], "language": "french", "task": "translate"},
+}
+"""Settings of generation of the models that hear."""
 FORMER = {
+    "text_config_dict": "text_config",
+    "vision_config_dict": "vision_config",
     "rope_theta": "rope_parameters",
     "rope_scaling": "rope_parameters",
     "rope_local_base_freq": "rope_parameters",

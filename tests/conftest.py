@@ -20,7 +20,10 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.02")
+# Single operations on arrays make most programs: one read costs half as much as one compiled.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# Nobody looks for the line of ours that an instruction of XLA comes from.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 
 # Nearly all of the tests' time is compilation of programs that run once on a few numbers: let XLA
 # hurry, five times as fast with all settings. Newer versions no longer know the last one. A program
@@ -37,10 +40,16 @@ else:
 
 import jax
 import jaxtyping
+from jax._src.interpreters import partial_eval
 
 # Tracing makes millions of small objects that live on in caches; looking at each again and again
 # takes a twentieth of the time.
 gc.set_threshold(50_000, 20, 20)
+
+# Flax asks each traced key for its sharding, and jax composes a long story of the key before
+# it says that there is none: a quarter of the time in which a model is traced.
+if hasattr(partial_eval.DynamicJaxprTracer, "_origin_msg"):
+    partial_eval.DynamicJaxprTracer._origin_msg = lambda self: ""
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -68,6 +77,8 @@ LONG = (
     "test_export",
     "test_planning",
     "test_sharded",
+    "test_parameters",
+    "test_linear_attention",
 )
 
 
@@ -115,6 +126,28 @@ def on_eight_devices() -> Callable[..., Any]:
         )
         assert done.returncode == 0, done.stderr[-3000:]
         return json.loads(done.stdout.splitlines()[-1])
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def printed_elsewhere() -> Callable[..., set[str]]:
+    """What a program prints that imports from a folder, in two processes that hash strings
+    differently.
+    """
+
+    def run(program: str, folder: Path) -> set[str]:
+        path = os.pathsep.join([str(folder), str(ROOT)])
+        return {
+            subprocess.run(
+                [sys.executable, "-c", program],
+                capture_output=True,
+                text=True,
+                check=True,
+                env={"PYTHONHASHSEED": seed, "PYTHONPATH": path},
+            ).stdout
+            for seed in ("1", "2")
+        }
 
     return run
 

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -22,6 +21,6 @@ def drawn(
         middle, width = (1.0, of_scales) if "scale" in name else (0.0, deviation)
         numbers = random.normal(middle, width, leaf.shape)
         numbers = np.abs(numbers) if "'var'" in name else numbers  # of a batch norm
-        return jnp.asarray(numbers, leaf.dtype)
+        return jax.device_put(numbers.astype(leaf.dtype))  # jnp.asarray compiles a conversion
 
     return nnx.merge(graph, jax.tree_util.tree_map_with_path(draw, state))

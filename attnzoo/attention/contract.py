@@ -22,7 +22,7 @@ from attnzoo.ops.checks import check_dropout, check_sequences
 from attnzoo.ops.masks import And, MaskFunction, causal, evaluate_mask
 from attnzoo.ops.normalisers import NORMALISERS, Normalise
 from attnzoo.ops.padding import broadcast_mask, check_and_zero_padding
-from attnzoo.ops.rotary import Rotary
+from attnzoo.ops.rotary import GridRotary, Rotary
 from attnzoo.ops.softmax import masked_softmax, weighted_values
 from attnzoo.ops.weights import WeightRequest, with_weights
 
@@ -69,7 +69,7 @@ class Site:
     max_length: int | None = None
     use_bias: bool = False
     out_bias: bool | None = None
-    rotary: Rotary | None = None
+    rotary: Rotary | GridRotary | None = None
     scale: float | None = None
     norm_eps: float = 1e-6
     norm_shift: float = 0.0
@@ -97,6 +97,8 @@ def columns_of(
 Weights = Float[Array, "B N T S"]
 ReturnWeights = bool | WeightRequest
 Positions = Int[Array, "#B T"]
+RotaryPositions = Int[Array, "#B T"] | Float[Array, "#B T 2"]
+"""Positions in a text, or rows and columns in an image, for rotary embedding."""
 AttentionOutput = Any
 """Context ``B T Do``, or the pair of context and weights (or ``WeightReport``) if requested."""
 

@@ -22,7 +22,7 @@ from attnzoo.attention.projection import (
 from attnzoo.ops.dot_product import dot_product_attention
 from attnzoo.ops.logits import ScoreFunction
 from attnzoo.ops.masks import MaskFunction
-from attnzoo.ops.rotary import Rotary
+from attnzoo.ops.rotary import GridRotary, Rotary
 from attnzoo.ops.weights import WeightRequest, with_weights
 
 
@@ -70,7 +70,7 @@ class DifferentialAttention(MultiHeadAttention):
         out_init: Initializer = glorot_uniform,
         qk_norm: Any = None,
         head_norm: Any = RMSNorm,
-        rotary: Rotary | None = None,
+        rotary: Rotary | GridRotary | None = None,
         score_mod: ScoreFunction | None = None,
         mask_mod: MaskFunction | None = None,
         scale: float | None = None,
@@ -117,7 +117,10 @@ class DifferentialAttention(MultiHeadAttention):
         return cls.built(config, site, rngs=rngs, head_norm=norm)
 
     def set_depth(self, depth: int) -> None:
-        """Set lambda_init by the layer (section 2.1), once, and unless it is a setting."""
+        """Set lambda_init to 0.8 - 0.6 exp(-0.3 depth) for layer ``depth``, from 0 (section 2.1).
+
+        No effect if it is given in the config, or was set before.
+        """
         if not self.has_lambda:
             self.has_lambda = True
             self.lambda_init[...] = jnp.float32(0.8 - 0.6 * math.exp(-0.3 * depth))

@@ -61,6 +61,7 @@ class ForgettingAttention(MultiHeadAttention):
         state="2 S K H + S N",
     )
 
+    supports = MultiHeadAttention.supports - {"grid_rotary"}
     always_causal = True
 
     def __init__(

@@ -9,10 +9,11 @@ from attnzoo.attention.contract import Attention, AttentionOutput, Memory, Posit
 
 
 class InOrderAttention(Attention):
-    """Attention whose weights depend on those of the queries before: a subclass writes ``after``.
+    """Base class of attention whose weights depend on those of earlier queries.
 
-    One head, weights ``B 1 T S``. A decoder calls ``extend`` and passes the past on; ``attend``
-    begins with ``empty_past``.
+    A subclass implements ``after``. There is one head, with weights ``B 1 T S``. The past, ``B S``,
+    summarises what earlier queries have read: ``attend`` begins with ``empty_past``, and a decoder
+    passes what ``extend`` returns to its next call.
     """
 
     contract_exceptions: ClassVar[dict[str, str]] = {

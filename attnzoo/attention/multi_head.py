@@ -17,6 +17,7 @@ from attnzoo.attention.contract import (
     Memory,
     Positions,
     ReturnWeights,
+    RotaryPositions,
     Site,
     joined,
     nan_where_overflow,
@@ -47,7 +48,7 @@ from attnzoo.ops.masks import (
     symmetric_window,
 )
 from attnzoo.ops.padding import broadcast_mask, check_and_zero_padding
-from attnzoo.ops.rotary import Rotary
+from attnzoo.ops.rotary import GridRotary, Rotary
 from attnzoo.ops.weights import WeightRequest
 
 Places = Int[Array, "#B S"]
@@ -67,6 +68,7 @@ class MultiHeadAttention(Attention):
         and ``out_dim`` are ``dim`` if None, ``value_dim`` is ``key_dim``.
       head_dim: H; ``dim / num_heads`` if None.
       use_bias: projections have biases. A row that may attend nowhere then gives the output bias.
+      key_bias: False: no bias of the keys, even with ``use_bias`` (Whisper, DINOv3).
       out_bias: whether the output projection has a bias; ``use_bias`` if None.
       kernel_init, out_init: initializers of W_q, W_k, W_v and of W_o; Glorot-uniform by default.
       qk_norm: constructor of the norms of width H of queries and keys, applied before rotary
@@ -89,7 +91,7 @@ class MultiHeadAttention(Attention):
     )
 
     takes_score_mod = True
-    supports = frozenset({"dropout", "bias", "rotary", "score_mod", "norm_eps"})
+    supports = frozenset({"dropout", "bias", "rotary", "grid_rotary", "score_mod", "norm_eps"})
 
     def __init__(
         self,
@@ -102,11 +104,12 @@ class MultiHeadAttention(Attention):
         value_dim: int | None = None,
         out_dim: int | None = None,
         use_bias: bool = False,
+        key_bias: bool = True,
         out_bias: bool | None = None,
         kernel_init: Initializer = glorot_uniform,
         out_init: Initializer = glorot_uniform,
         qk_norm: Callable[..., nnx.Module] | None = None,
-        rotary: Rotary | None = None,
+        rotary: Rotary | GridRotary | None = None,
         score_mod: ScoreFunction | None = None,
         mask_mod: MaskFunction | None = None,
         scale: float | None = None,
@@ -131,11 +134,11 @@ class MultiHeadAttention(Attention):
             _holds_no_arrays(name, function)
         self.score_mod, self.softcap = score_mod, softcap
 
-        def projection(width: int, out: int) -> Projection:
-            return Projection(width, out, use_bias=use_bias, kernel_init=kernel_init, rngs=rngs)
+        def projection(width: int, out: int, bias: bool = use_bias) -> Projection:
+            return Projection(width, out, use_bias=bias, kernel_init=kernel_init, rngs=rngs)
 
         self.query = projection(dim, num_heads * head_dim)
-        self.key = projection(key_dim, self.num_kv_heads * head_dim)
+        self.key = projection(key_dim, self.num_kv_heads * head_dim, use_bias and key_bias)
         self.value = projection(value_dim, self.num_kv_heads * head_dim)
         self.out = Projection(
             num_heads * head_dim,
@@ -152,7 +155,13 @@ class MultiHeadAttention(Attention):
     def from_config(
         cls, config: MultiHeadConfig, site: Site, *, rngs: nnx.Rngs
     ) -> "MultiHeadAttention":
-        """Build the module of a config line; ValueError for a window in cross-attention."""
+        """Build the module of a config line.
+
+        Raises:
+          ValueError: a window in cross-attention, or no bias of the keys where nothing has one.
+        """
+        if not (config.key_bias or site.use_bias):
+            raise ValueError("key_bias=false has no effect: no projection here has a bias")
         window = None
         if config.window is not None:
             if not site.is_self:
@@ -213,7 +222,7 @@ class MultiHeadAttention(Attention):
         values: Float[Array, "B S Dv"] | None = None,
         *,
         mask: Bool[Array, "#B #N #T #S"] | None = None,
-        positions: Int[Array, "#B S"] | None = None,
+        positions: Int[Array, "#B S"] | Float[Array, "#B S 2"] | None = None,
     ) -> Memory:
         """Project keys and values; ``positions`` are the rotary positions of the keys."""
         keys, values = check_and_zero_padding(keys, values, mask)
@@ -230,7 +239,7 @@ class MultiHeadAttention(Attention):
         dropout_key: Key[Array, ""] | None = None,
         mask_mod: MaskFunction | None = None,
         score_mod: ScoreFunction | None = None,
-        rope_positions: Positions | None = None,
+        rope_positions: RotaryPositions | None = None,
     ) -> Any:
         """Read a prepared memory with T queries (see ``Attention``).
 
@@ -251,8 +260,8 @@ class MultiHeadAttention(Attention):
         values: Float[Array, "B S Dv"] | None = None,
         *,
         mask: Bool[Array, "#B #N #T #S"] | MaskFunction | None = None,
-        positions: Positions | None = None,
-        key_positions: Int[Array, "#B S"] | None = None,
+        positions: RotaryPositions | None = None,
+        key_positions: Int[Array, "#B S"] | Float[Array, "#B S 2"] | None = None,
         return_weights: ReturnWeights = False,
         dropout_key: Key[Array, ""] | None = None,
         score_mod: ScoreFunction | None = None,
@@ -351,7 +360,7 @@ class MultiHeadAttention(Attention):
     def _queries(
         self,
         query: Float[Array, "B T D"],
-        positions: Positions | None,
+        positions: RotaryPositions | None,
         length: int,
     ) -> Float[Array, "B T N H"]:
         q = self.query(query)
@@ -359,10 +368,11 @@ class MultiHeadAttention(Attention):
         q = q if self.query_norm is None else self.query_norm(q)
         if self.rotary is None:
             return q
-        return self.rotary(q, _from_zero(query) if positions is None else positions, length)
+        turned: Any = _from_zero(query) if positions is None else positions
+        return self.rotary(q, turned, length)
 
     def _keys(
-        self, keys: Float[Array, "B S D"], positions: Positions, length: int
+        self, keys: Float[Array, "B S D"], positions: RotaryPositions, length: int
     ) -> Float[Array, "B S K H"]:
         k = split_heads(self.key(keys), self.num_kv_heads)
         k = k if self.key_norm is None else self.key_norm(k)

@@ -34,7 +34,7 @@ CONTENT_FREE = {
 
 
 class SlotAttention(Attention):
-    """Attention whose logits belong to slots: column i is that of the key at position i."""
+    """Base class of attention with one logit per slot: slot i is the key at position i."""
 
     asks_keys = False
     counts_positions = True

@@ -56,9 +56,11 @@ def argument_parser() -> argparse.ArgumentParser:
         "reads (auto: the better on validation links, else as the model's paper says)",
     )
     parser.add_argument(
-        "--layer", type=int, help="whose cross-attention, from 0 (default: the model's own choice)"
+        "--layer",
+        type=int,
+        help="number of the cross-attention, from 0 (default: the model's)",
     )
-    parser.add_argument("--head", type=int, help="which head, from 0 (default: their mean)")
+    parser.add_argument("--head", type=int, help="number of the head, from 0 (default: mean)")
     parser.add_argument(
         "--by",
         choices=("attention", "posterior", "erasure", "both"),
@@ -137,7 +139,7 @@ def argument_parser() -> argparse.ArgumentParser:
         "--figures", type=int, default=0, metavar="N", help="draw the first N pairs"
     )
     parser.add_argument(
-        "--figure-dir", type=Path, help="where pictures go (default: RUN_DIR/figures)"
+        "--figure-dir", type=Path, help="folder of the pictures (default: RUN_DIR/figures)"
     )
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
     add_languages(parser)

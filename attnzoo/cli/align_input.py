@@ -82,7 +82,7 @@ def columns_of(arguments: argparse.Namespace) -> tuple[int, ...] | None:
 def read_text(
     name: str | Path, encoding: str, faults: Report | None = None
 ) -> Iterator[tuple[str, str]]:
-    """Yield the place and the text of every line of a file, packed or not; - is standard input.
+    """Yield the place and the text of every line of a file, compressed or not; - is standard input.
 
     A line that is not in the encoding is a UserError, or empty and one of the ``faults``.
     """

@@ -123,6 +123,16 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_labels(parser: Any) -> None:
+    """Add the option for texts that are classes of pictures."""
+    parser.add_argument(
+        "--labels",
+        nargs="+",
+        metavar="TEXT",
+        help="the classes of pictures, for a model that compares pictures and texts (CLIP, SigLIP)",
+    )
+
+
 def add_weights(parser: argparse.ArgumentParser) -> None:
     """Add the option for weights in fewer bits, which ``open_model`` follows."""
     parser.add_argument(
@@ -151,15 +161,26 @@ def open_model(path: Any, arguments: argparse.Namespace, *, other_way: bool = Fa
     """
     import attnzoo
 
+    labels = getattr(arguments, "labels", None)
     named = [getattr(arguments, f"{side}_language", None) for side in ("source", "target")]
     source, target = reversed(named) if other_way else named
-    return attnzoo.open(
+    found = attnzoo.open(
         path,
         which=arguments.which,
         source_language=source,
         target_language=target,
         weights=getattr(arguments, "weights", None),
     )
+    if labels is not None:
+        from attnzoo.training.zero_shot import zero_shot
+
+        return zero_shot(found, labels)
+    if found.kind == "contrastive" and hasattr(arguments, "labels"):
+        raise UserError(
+            f"{path}: {found.description}; wanted --labels TEXT TEXT ..., which pictures are "
+            "compared with"
+        )
+    return found
 
 
 def output_folder(trained: Any, arguments: argparse.Namespace, name: str = "") -> Path:

@@ -79,7 +79,9 @@ def _trained(arguments: argparse.Namespace) -> Any:
     import attnzoo
 
     if arguments.dtype is not None:
-        raise UserError(f"--dtype {arguments.dtype}: a run is written as it was trained")
+        raise UserError(
+            f"--dtype {arguments.dtype}: a run keeps the type that it was trained in; leave it out"
+        )
     return attnzoo.open(arguments.source)
 
 

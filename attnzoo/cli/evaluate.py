@@ -81,7 +81,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     check_pair_arguments(arguments)
     require_positive(arguments, "beam", "batch_size")
     if arguments.out is not None and len(arguments.run) > 1:
-        raise UserError(f"--out: of one run; {len(arguments.run)} came")
+        raise UserError(f"--out is for one run; {len(arguments.run)} were given")
     require_penalty(arguments.length_penalty)
     if arguments.figure is not None and arguments.figure.suffix not in (".png", ".svg"):
         raise UserError(f"--figure {arguments.figure}: wanted a name ending in .png or .svg")

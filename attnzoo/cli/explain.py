@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from attnzoo.cli.common import (
+    add_labels,
     add_languages,
     add_trust,
     compilation_cache,
@@ -43,9 +44,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--layer",
         type=int,
-        help="whose raw attention, from 0 (default: the last; of a translator that which aligns)",
+        help="layer of the raw attention, from 0 (default: the last, or the one that aligns)",
     )
-    parser.add_argument("--head", type=int, help="which head, from 0 (default: their mean)")
+    parser.add_argument("--head", type=int, help="number of the head, from 0 (default: mean)")
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
     parser.add_argument("--out", type=Path, help="folder of figures (default: RUN/explain)")
     parser.add_argument(
@@ -54,7 +55,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="FILE.html",
         help="where the page of one input goes (default: beside its figures)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of all noise (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all noise (default: 0)")
     parser.add_argument(
         "--num-samples",
         type=int,
@@ -84,7 +85,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="images of the test part to draw, from 0 (default without INPUT: 0 1 2)",
     )
     images.add_argument(
-        "--count", type=int, default=100, help="images that the table is about (default: 100)"
+        "--count", type=int, default=100, help="images to average in the table (default: 100)"
     )
     images.add_argument("--flow", action="store_true", help="attention flow too, which is slow")
     parser.add_argument(
@@ -92,6 +93,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="what takes the place of what is removed: mean or blur for patches (default: mean), "
         "zero, mean, unk or mask for words (default: mask where there is one, else zero)",
     )
+    add_labels(images)
     add_languages(parser)
     add_trust(parser)
     return parser.parse_intermixed_args(argv)
@@ -106,7 +108,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     require_positive(arguments, "count", "num_samples")
     if arguments.html is not None:
         if len(arguments.inputs) != 1:
-            raise UserError(f"--html: a page of one INPUT; {len(arguments.inputs)} came")
+            raise UserError(f"--html is for one INPUT; {len(arguments.inputs)} were given")
         if arguments.html.suffix.lower() not in (".html", ".htm"):
             raise UserError(f"--html {arguments.html}: wanted a name that ends in .html")
     from attnzoo.cli import explain_images, explain_text, explain_translation

@@ -13,7 +13,10 @@ FILLS = {"zero": "zero", "mean": "mean", "unk": None}
 def explain(trained: Any, arguments: argparse.Namespace) -> int:
     """Write figures, a page and numbers for each sentence."""
     if getattr(getattr(trained.config.model, "attention", None), "kind", "") == "none":
-        raise UserError(f"{arguments.run}: model.attention=none, so it attends to nothing")
+        raise UserError(
+            f"{arguments.run}: model.attention=none, so there are no weights; wanted a run with "
+            "attention"
+        )
     for option in ("target", "at"):
         if getattr(arguments, option) is not None:
             raise UserError(

@@ -31,7 +31,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--platforms", nargs="+", default=["cpu", "cuda", "tpu"], help="(default: cpu cuda tpu)"
     )
     parser.add_argument(
-        "--max-new-tokens", type=int, help="room of what is written (default: the config's)"
+        "--max-new-tokens", type=int, help="longest output in tokens (default: the config's)"
     )
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
     add_languages(parser)

@@ -43,19 +43,19 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="0: the most probable token (default, as of all below: the folder's, else 1)",
     )
     parser.add_argument("--top-k", type=int, help="draw from the k most probable tokens")
-    parser.add_argument("--top-p", type=float, help="draw from the fewest that reach p together")
-    parser.add_argument("--min-p", type=float, help="leave out what is below p of the best one")
+    parser.add_argument("--top-p", type=float, help="draw from the fewest tokens of total p")
+    parser.add_argument("--min-p", type=float, help="leave out tokens below p of the best")
     parser.add_argument(
-        "--repetition-penalty", type=float, help="above 1: what was there becomes less probable"
+        "--repetition-penalty", type=float, help="above 1: earlier tokens become less probable"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws (default: 0)")
     parser.add_argument("--num-samples", type=int, default=1, help="of each prompt (default: 1)")
     parser.add_argument("--stream", action="store_true", help="write while it is generated")
     parser.add_argument(
         "--cache",
         choices=("plain", "window", "int8"),
         default="plain",
-        help="what multi-head attention keeps: all, what its window sees, or all in int8",
+        help="keys that multi-head attention keeps: all, those in its window, or all in int8",
     )
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
     add_encoding(parser)

@@ -41,14 +41,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help=f"one of {', '.join(DEVICES)} (default: cpu)",
     )
     parser.add_argument(
-        "--devices", type=int, metavar="N", help="how many, where the mesh leaves data open"
+        "--devices", type=int, metavar="N", help="all devices, if the mesh has no size of data"
     )
     parser.add_argument(
         "--efficiency",
         type=float,
         default=0.5,
         metavar="SHARE",
-        help="of every peak that is reached (default: 0.5)",
+        help="share of every peak speed that is reached (default: 0.5)",
     )
     parser.add_argument(
         "--no-compile", action="store_true", help="formulas alone: seconds instead of minutes"
@@ -143,7 +143,7 @@ def _counted(config: ExperimentConfig, devices: int | None) -> ExperimentConfig:
             )
         mesh = dataclasses.replace(mesh, data=devices // rest)
     elif devices is not None and devices != mesh.data * rest:
-        raise UserError(f"--devices {devices}: the mesh is {mesh.data * rest} devices")
+        raise UserError(f"--devices {devices}: the mesh has {mesh.data * rest}; leave out one")
     return dataclasses.replace(config, mesh=mesh)
 
 
@@ -160,4 +160,7 @@ def _start_cpu(count: int) -> None:
         jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError as error:
         if len(jax.devices()) < count:
-            raise UserError(f"jax runs already, with {len(jax.devices())} devices") from error
+            raise UserError(
+                f"wanted {count} devices, but jax has started with {len(jax.devices())}; plan in a "
+                "new process"
+            ) from error

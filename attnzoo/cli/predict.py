@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnzoo.cli.common import (
+    add_labels,
+    add_languages,
     add_trust,
     add_weights,
     compilation_cache,
@@ -53,8 +55,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--max-length", type=int, help="tokens of a text, or of a window that is read"
     )
+    parser.add_argument(
+        "--heads",
+        nargs="+",
+        type=_head,
+        metavar="LAYER.HEAD",
+        help="cross-attentions of a Whisper that align words (default: the folder's), such as 3.1",
+    )
+    add_languages(parser)
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
     add_encoding(parser)
+    add_labels(parser)
     add_weights(parser)
     add_trust(parser)
     return parser.parse_intermixed_args(argv)
@@ -76,17 +87,21 @@ def _predict(arguments: argparse.Namespace) -> int:
     compilation_cache()
     trained = open_model(arguments.run, arguments)
     task: Any = trained.task
-    if task.predicts is None:
+    if task is None or task.predicts is None:
         raise UserError(
-            f"{arguments.run}: {trained.description}, which does not answer to inputs; translate, "
-            "align, generate, recommend or explain may"
+            f"{arguments.run}: {trained.description}, which does not answer to inputs; wanted a "
+            "run that does; translate, align, generate, recommend or explain may take this one"
         )
-    for name in ("beam", "max_length"):
+    for name in ("beam", "max_length", "heads"):
         if getattr(arguments, name) is not None and name not in task.predict_options:
             option = name.replace("_", "-")
             raise UserError(f"--{option} has no effect on {trained.description}; leave it out")
     settings = PredictSettings(
-        arguments.batch_size, arguments.beam, arguments.max_length, arguments.encoding
+        arguments.batch_size,
+        arguments.beam,
+        arguments.max_length,
+        arguments.encoding,
+        None if arguments.heads is None else tuple(arguments.heads),
     )
     count = problems = 0
     drawn: set[str] = set()
@@ -110,6 +125,14 @@ def _predict(arguments: argparse.Namespace) -> int:
     if arguments.figures is not None and not drawn:
         print(f"--figures: nothing to draw for {trained.description}", file=sys.stderr)
     return 2 if problems == count else 0
+
+
+def _head(text: str) -> tuple[int, int]:
+    """Return layer and head of an argument such as 3.1."""
+    layer, _, head = text.partition(".")
+    if not (layer.isdecimal() and head.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r}; wanted LAYER.HEAD, such as 3.1")
+    return int(layer), int(head)
 
 
 def _answers(

@@ -25,7 +25,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="recommend", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", type=Path, metavar="RUN_DIR")
-    parser.add_argument("file", nargs="?", type=Path, help="one history a line, packed or not")
+    parser.add_argument("file", nargs="?", type=Path, help="one history a line, compressed or not")
     parser.add_argument("--count", type=int, default=10, help="items a history (default: 10)")
     parser.add_argument("--seen", action="store_true", help="items of the history too")
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")

@@ -18,8 +18,8 @@ def add_encoding(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--encoding",
         default="utf-8",
-        help="of the texts given (latin-1, cp1252, utf-16-le, ...); an encoding mark in them goes "
-        "first (default: utf-8)",
+        help="encoding of the texts given (latin-1, cp1252, ...); a byte order mark overrides it "
+        "(default: utf-8)",
     )
 
 
@@ -44,7 +44,7 @@ def check_pair_arguments(arguments: argparse.Namespace) -> None:
     """Check the arguments, as far as possible without loading the run."""
     require_positive(arguments, "limit", most=10**9)
     if (arguments.source is None) != (arguments.target is None):
-        raise UserError("--source and --target go together")
+        raise UserError("wanted both --source and --target, or neither")
     if arguments.source is None and arguments.links is not None:
         raise UserError("--links goes with --source and --target")
 

@@ -61,7 +61,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         add_help=False,
     )
     parser.add_argument(
-        "-h", "--help", nargs="?", action=_Help, metavar="PART", help="this, or a part of a config"
+        "-h",
+        "--help",
+        nargs="?",
+        action=_Help,
+        metavar="PART",
+        help="help, or a part of a config",
     )
     parser.add_argument(
         "config", type=Path, help="a YAML file, see configs/; or, with --resume, a run"
@@ -83,20 +88,20 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add_trust(parser)
     several = parser.add_argument_group("several processes (docs/scaling.md)")
     several.add_argument(
-        "--distributed", action="store_true", help="find the others as Slurm, a pod or a TPU says"
+        "--distributed", action="store_true", help="find the processes by Slurm, Kubernetes, ..."
     )
     several.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
-    several.add_argument("--processes", type=int, metavar="N", help="how many there are")
-    several.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
+    several.add_argument("--processes", type=int, metavar="N", help="number of processes")
+    several.add_argument("--process", type=int, metavar="I", help="number of this process")
     several.add_argument(
         "--heartbeat",
         type=int,
         default=30,
         metavar="SECONDS",
-        help="a process not heard of for so long ends all (default: 30)",
+        help="stop all processes if one is silent for so long (default: 30)",
     )
     several.add_argument(
-        "--cpu-devices", type=int, metavar="N", help="as many devices as that, all on this CPU"
+        "--cpu-devices", type=int, metavar="N", help="emulate N devices on this CPU"
     )
     return parser.parse_intermixed_args(argv)
 

@@ -37,7 +37,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="translate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", type=Path, metavar="MODEL", help="a run, or a folder")
-    parser.add_argument("file", nargs="?", type=Path, help="one sentence a line, plain or gzip")
+    parser.add_argument("file", nargs="?", type=Path, help="one sentence a line")
     parser.add_argument(
         "-o", "--output", type=Path, help="where to write (default: standard output)"
     )

@@ -76,7 +76,7 @@ class ContentConfig(AttentionConfig):
 
 @config
 class DotConfig(ContentConfig):
-    """Dot product query . key of equal widths (Luong et al. 2015, eq. 8)."""
+    """Dot product query . key of equal widths (Luong et al. 2015, section 3.1)."""
 
     mechanism = "multiplicative"
     kind: Literal["dot"] = "dot"
@@ -92,7 +92,7 @@ class ScaledDotConfig(ContentConfig):
 
 @config
 class GeneralConfig(ContentConfig):
-    """Bilinear score query . W key (Luong et al. 2015, eq. 8)."""
+    """Bilinear score query . W key (Luong et al. 2015, section 3.1)."""
 
     mechanism = "multiplicative"
     kind: Literal["general"] = "general"
@@ -100,7 +100,7 @@ class GeneralConfig(ContentConfig):
 
 @config
 class ConcatConfig(ContentConfig):
-    """Score v . tanh(W [query ; key]), all of W learned (Luong et al. 2015, eq. 8)."""
+    """Score v . tanh(W [query ; key]) with a learned W (Luong et al. 2015, section 3.1)."""
 
     mechanism = "multiplicative"
     kind: Literal["concat"] = "concat"
@@ -110,7 +110,7 @@ class ConcatConfig(ContentConfig):
 
 @config
 class LocationConfig(AttentionConfig):
-    """Location-based: the query gives one logit per source position (Luong et al. 2015, eq. 9)."""
+    """Location-based: the query gives one logit per source position (Luong et al. 2015, eq. 8)."""
 
     reads = ("source",)
     kind: Literal["location"] = "location"
@@ -214,6 +214,9 @@ class MultiHeadConfig(AttentionConfig):
     et al. 2020, section 3.1); of a causal model, among the past."""
     qk_norm: bool = False
     """Apply an RMS norm to queries and keys (Dehghani et al. 2023)."""
+    key_bias: bool = True
+    """Keys have a bias in models whose projections have biases (in Whisper and DINOv3 they have
+    none)."""
     sinks: bool = False
     """Attention sinks: a learned logit per head takes a share of the weights, but has no value."""
     scale: Annotated[float, Positive] | None = None
@@ -284,7 +287,7 @@ class LatentConfig(AttentionConfig):
 
     def __post_init__(self) -> None:
         if self.rotary_dim % 2:
-            raise ValueError(f"rotary_dim={self.rotary_dim} is odd; it turns in pairs")
+            raise ValueError(f"rotary_dim={self.rotary_dim}; wanted an even number (pairs rotate)")
 
 
 @config

@@ -32,7 +32,7 @@ class CaptionsConfig:
     """Folder of pictures, or a tar archive of them, compressed or not. A caption names a picture by
     its path in there, or by its file name alone if no other picture has it."""
     train: Annotated[tuple[Path, ...], NotEmpty]
-    """Files of the captions to train on, packed or not."""
+    """Files of the captions to train on, compressed or not."""
     validation: tuple[Path, ...] = ()
     """Files of the captions to validate on."""
     test: tuple[Path, ...] = ()
@@ -79,7 +79,7 @@ class CaptionsConfig:
         check_shares(self)
         for part in ("validation", "test"):
             if getattr(self, part) and getattr(self, f"{part}_names"):
-                raise ValueError(f"'{part}_names' excludes '{part}'")
+                raise ValueError(f"give either '{part}' or '{part}_names', not both")
         check_mixing(self.augmentation)
 
 

@@ -62,7 +62,7 @@ class CldrConfig:
 
 @config
 class FilePartConfig:
-    """One part of a data set: two plain files, a table, or records; gzip is recognised."""
+    """One part of a data set: two plain files, a table, or records; compressed or not."""
 
     source: Path | None = None
     """File of source sentences, one per line."""
@@ -119,8 +119,7 @@ class FilesConfig:
     """Number of words of a source that are read, the first ones (400 in See et al. 2017); null:
     all."""
     encoding: Annotated[str, NotEmpty] = "utf-8"
-    """Encoding of the files (latin-1, cp1252, utf-16-le, ...); an encoding mark in a file goes
-    first."""
+    """Encoding of the files (latin-1, cp1252, utf-16-le, ...); a byte order mark overrides it."""
     links_reversed: bool = False
     """Links give the target word first."""
     links_one_based: bool = False
@@ -236,7 +235,7 @@ class SyntheticConfig:
 
 @config
 class TextConfig:
-    """Text for language models: files, packed (gzip, zstd) or not, or a column of a data set."""
+    """Text for language models: files, compressed or not, or a column of a data set."""
 
     kind: Literal["text"] = "text"
     train: tuple[Path, ...] = ()
@@ -252,8 +251,7 @@ class TextConfig:
     field: Annotated[str, NotEmpty] = "text"
     """Column of the data set, or field of the records, with the text of a document."""
     encoding: Annotated[str, NotEmpty] = "utf-8"
-    """Encoding of the files (latin-1, cp1252, utf-16-le, ...); an encoding mark in a file goes
-    first."""
+    """Encoding of the files (latin-1, cp1252, utf-16-le, ...); a byte order mark overrides it."""
     documents: Literal["files", "lines", "blank_lines", "records"] = "files"
     """Unit of a document: a whole file, a line, the text between blank lines, or a record of
     .jsonl, .csv, .tsv and .parquet files."""
@@ -278,8 +276,7 @@ class DrawnConfig(PartsConfig):
     hub: HubSourceConfig | None = None
     """Data set of the Hugging Face `datasets` library, instead of files."""
     encoding: Annotated[str, NotEmpty] = "utf-8"
-    """Encoding of the files (latin-1, cp1252, utf-16-le, ...); an encoding mark in a file goes
-    first."""
+    """Encoding of the files (latin-1, cp1252, utf-16-le, ...); a byte order mark overrides it."""
 
     def __post_init__(self) -> None:
         _check_source(self.train or self.validation or self.test, self.hub)
@@ -320,7 +317,7 @@ class TaggedTextConfig(DrawnConfig):
 
     kind: Literal["tagged_text"] = "tagged_text"
     train: tuple[Path, ...] = ()
-    """Training files: one word per line, a blank line after each sentence; gzip is recognised."""
+    """Training files: one word per line, a blank line after each sentence; compressed or not."""
     word_column: int = 0
     """Column of the word, counted from 0, with whitespace between columns; -1: the last."""
     tag_column: int = -1

@@ -16,7 +16,7 @@ class InteractionsConfig:
 
     kind: Literal["interactions"] = "interactions"
     files: Annotated[tuple[Path, ...], NotEmpty]
-    """Files of the table, packed or not. A path may continue into a zip as if the zip were a
+    """Files of the table, compressed or not. A path may continue into a zip as if the zip were a
     folder."""
     format: Literal["tsv", "csv", "jsonl", "parquet"] = "tsv"
     """File format. tsv has no quoting, csv has."""
@@ -24,8 +24,7 @@ class InteractionsConfig:
     """The first line of tsv and csv files has the column names; otherwise they are "0", "1", ...
     The type in a name of RecBole's atomic files (`user_id:token`) may be left out below."""
     encoding: Annotated[str, NotEmpty] = "utf-8"
-    """Encoding of the files (latin-1, cp1252, utf-16-le, ...); an encoding mark in a file goes
-    first."""
+    """Encoding of the files (latin-1, cp1252, utf-16-le, ...); a byte order mark overrides it."""
     user_column: Annotated[str, NotEmpty] = "user_id"
     """Column of the user."""
     item_column: Annotated[str, NotEmpty] = "item_id"

@@ -4,11 +4,28 @@ import dataclasses
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from attnzoo.config.attention import MultiHeadConfig, SelfAttention
-from attnzoo.config.fields import DropRate, Layers, Positive, Remat, config
+from attnzoo.config.fields import DropRate, Layers, NotNegative, Positive, Remat, config
 from attnzoo.config.model_config import ModelConfig
 from attnzoo.config.renamed import former_names
 from attnzoo.config.rotary import Llama3ScalingConfig, RotaryScaling
 from attnzoo.config.transformer import Activation
+
+
+@config
+class ExpertsConfig:
+    """Feed-forward layers of a block, of which each token is sent to a few by a router."""
+
+    count: Annotated[int, Positive] = 8
+    """Number of experts, each with the hidden units of the model."""
+    chosen: Annotated[int, Positive] = 2
+    """Number of experts of each token."""
+    balance_weight: Annotated[float, NotNegative] = 0.0
+    """Factor of the loss that spreads the tokens over the experts (Fedus et al. 2021, arXiv
+    2101.03961, uses 0.01); it is not part of the reported loss."""
+
+    def __post_init__(self) -> None:
+        if self.chosen > self.count:
+            raise ValueError(f"chosen={self.chosen} of {self.count} experts; wanted at most all")
 
 
 @config
@@ -51,6 +68,9 @@ class LlamaConfig(ModelConfig):
     """Bias of the attention output."""
     hidden_bias: bool = False
     """Biases of the feed-forward layers."""
+    experts: ExpertsConfig | None = None
+    """Feed-forward layers of which each token is sent to a few (Mixtral); null: one for all
+    tokens."""
     norm_eps: Annotated[float, Positive] = 1e-5
     """Epsilon added to the mean square in the norms."""
     shifted_norms: bool = False
@@ -142,6 +162,17 @@ class LlamaConfig(ModelConfig):
         return cls(attention=heads, hidden=14336, max_length=32_768)
 
     @classmethod
+    def mixtral_8x7b(cls) -> "LlamaConfig":
+        """Return Mixtral 8x7B (Jiang et al. 2024, arXiv 2401.04088)."""
+        return cls(
+            attention=MultiHeadConfig(num_heads=32, num_kv_heads=8),
+            hidden=14336,
+            max_length=32_768,
+            rotary_base=1_000_000.0,
+            experts=ExpertsConfig(),
+        )
+
+    @classmethod
     def qwen2_05b(cls) -> "LlamaConfig":
         """Return Qwen2.5 0.5B (arXiv 2412.15115)."""
         return cls(
@@ -223,6 +254,8 @@ class LlamaConfig(ModelConfig):
         return getattr(self.attention, "window", None)
 
     def __post_init__(self) -> None:
+        if self.experts is not None and self.hidden_bias:
+            raise ValueError("hidden_bias=true: experts have no biases")
         for name in ("global_layers", "local_rotary_base"):
             value = getattr(self, name)
             if value is not None and self.window is None:

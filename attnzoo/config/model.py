@@ -21,6 +21,7 @@ from attnzoo.config.sources import TO_TEXT, Source
 from attnzoo.config.stories import MemoryNetworkConfig
 from attnzoo.config.t5 import T5Config
 from attnzoo.config.transformer import TransformerConfig
+from attnzoo.config.two_towers import TwoTowersConfig
 from attnzoo.config.vit import ViTConfig
 
 
@@ -103,6 +104,10 @@ class LuongConfig(ModelConfig):
     """Feed the source in reverse; exported alignments are in the natural order."""
     dropout: Annotated[float, DropRate] = 0.2
     """Dropout rate of the inputs of every layer."""
+    init: Literal["fan_in", "paper"] = "fan_in"
+    """Initial weights: variance 1 / inputs, with forget gates that start open (a bias of 1), or
+    uniform in [-0.1, 0.1] as in the paper, which suits widths near 1000 and learns many times more
+    slowly at small ones."""
 
     @property
     def source_slots(self) -> int | None:
@@ -112,7 +117,7 @@ class LuongConfig(ModelConfig):
     @classmethod
     def paper(cls, attention: Attention | None = None) -> "LuongConfig":
         """Return the sizes of the paper (section 4.1)."""
-        return cls(attention=attention or GeneralConfig())
+        return cls(attention=attention or GeneralConfig(), init="paper")
 
     @classmethod
     def small(cls, attention: Attention | None = None) -> "LuongConfig":
@@ -137,7 +142,8 @@ Model = Annotated[
     | BidafConfig
     | RnnClassifierConfig
     | MemoryNetworkConfig
-    | ShowAttendTellConfig,
+    | ShowAttendTellConfig
+    | TwoTowersConfig,
     ByKind(ModelConfig),
 ]
 """Union of the architectures that a config can name."""

@@ -17,7 +17,7 @@ from attnzoo.config.parts import PartsConfig
 
 @config
 class QuestionsConfig(PartsConfig):
-    """Questions on documents in files of SQuAD's JSON (1.1 or 2.0), packed or not.
+    """Questions on documents in files of SQuAD's JSON (1.1 or 2.0), compressed or not.
 
     Files may be tar archives, compressed or not, and a path may continue into one, with a pattern
     too: `jaquad.tar.xz/*_train_*.json`. Shares are of the articles, the limit is of questions.

@@ -29,11 +29,11 @@ class Field:
     meaning: str
     classes: tuple[type, ...]
     base: type | None = None
-    """What a user's own class for this field comes from; None: there can be none."""
+    """Base class of a user's own class for this field; None: the field accepts none."""
 
     @property
     def kinds(self) -> dict[str, type]:
-        """The classes by the value of ``kind`` that asks for them; empty without a choice."""
+        """Choices of the field: config classes by their ``kind``; empty without a choice."""
         return {kind_of(cls): cls for cls in self.classes} if len(self.classes) > 1 else {}
 
     @property
@@ -43,13 +43,13 @@ class Field:
 
 @cache
 def kind_of(cls: type) -> str:
-    """The value of ``kind`` that asks for this class."""
+    """Return the ``kind`` of a config class, by which a config names it."""
     return get_args(get_type_hints(cls)["kind"])[0]
 
 
 @cache
 def fields_of(cls: type) -> dict[str, Field]:
-    """The fields of a config class by name, in the order they are written."""
+    """Return the fields of a config class by name, in the order of the class."""
     hints = get_type_hints(cls, include_extras=True)
     found = {}
     for field in dataclasses.fields(cast(Any, cls)):
@@ -68,10 +68,10 @@ def fields_of(cls: type) -> dict[str, Field]:
 
 
 def admit_kind(field: Field, kind: str) -> type | None:
-    """Return the class of a user's own that a field asks for; None if it can have none.
+    """Import a user's own class for a field, ``module:Class``; None if the field accepts none.
 
     Raises:
-      UserError: it cannot be had; code is not trusted.
+      UserError: the class cannot be imported, or code is not trusted.
     """
     if field.base is None:
         return None

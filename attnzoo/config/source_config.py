@@ -11,3 +11,8 @@ class SourceConfig:
 
     reads: ClassVar[str] = ""
     """Sources that it reads: "image" or "sound"."""
+
+    @property
+    def slots(self) -> int | None:
+        """Longest source in features, for an encoder with a table of positions; None: any."""
+        return None

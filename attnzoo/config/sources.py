@@ -9,7 +9,7 @@ from attnzoo.config.image_sources import (
     ImageViTConfig,
 )
 from attnzoo.config.source_config import SourceConfig
-from attnzoo.config.speech import SoundConvConfig, SoundPyramidConfig
+from attnzoo.config.speech import SoundConvConfig, SoundPyramidConfig, SoundWhisperConfig
 
 TO_TEXT = ("captioning", "speech")
 """Kinds of the tasks that write text about sources that are no text."""
@@ -33,6 +33,7 @@ Source = Annotated[
     ImagePatchesConfig
     | SoundConvConfig
     | SoundPyramidConfig
+    | SoundWhisperConfig
     | ImageConvolutionConfig
     | ImageResNetConfig
     | ImageViTConfig,

@@ -36,7 +36,7 @@ class SpeechConfig(PartsConfig):
     end_column: Annotated[str, NotEmpty] = "end"
     """Column of the end in seconds; a table may lack it."""
     encoding: Annotated[str, NotEmpty] = "utf-8"
-    """Encoding of tables and texts; an encoding mark in a file goes first."""
+    """Encoding of tables and texts; a byte order mark overrides it."""
     max_seconds: Annotated[float, Positive] = 30.0
     """Longest sound; longer ones are skipped, counted and reported."""
     max_skipped: Annotated[float, Probability] = 0.01
@@ -53,7 +53,7 @@ class SplicedConfig:
 
     kind: Literal["spliced"] = "spliced"
     recordings: Path
-    """Folder, zip or tar (packed or not) with the recordings."""
+    """Folder, zip or tar (compressed or not) with the recordings."""
     words: dict[str, str] | None = None
     """Text of each word of a name; null: as in the name."""
     test_speaker: str | None = None
@@ -163,3 +163,27 @@ class SoundPyramidConfig(SoundConfig):
     def step(self) -> int:
         """Frames of 10 ms from one feature to the next: 2^halvings."""
         return 2**self.halvings
+
+
+@config
+class SoundWhisperConfig(SoundConfig):
+    """Convolutions of Whisper over a window of fixed length (Radford et al. 2022, section 2.2).
+
+    Shorter sounds are followed by silence, which the model reads too.
+    """
+
+    kind: Literal["sound_whisper"] = "sound_whisper"
+    dim: Annotated[int, Positive] = 512
+    """Width of the features."""
+    length: Annotated[int, Positive] = 1_500
+    """Features of a window, one every 20 ms."""
+
+    @property
+    def step(self) -> int:
+        """Frames of 10 ms from one feature to the next: 2."""
+        return 2
+
+    @property
+    def slots(self) -> int:
+        """Longest source in features: the window."""
+        return self.length

@@ -16,15 +16,14 @@ from attnzoo.config.parts import PartsConfig
 
 @config
 class StoriesConfig(PartsConfig):
-    """Questions on stories in files of bAbI's format (Weston et al. 2015), packed or not.
+    """Questions on stories in files of bAbI's format (Weston et al. 2015), compressed or not.
 
     Each file is a task. The papers draw a share of 0.1 to validate on.
     """
 
     kind: Literal["stories"] = "stories"
     encoding: Annotated[str, NotEmpty] = "utf-8"
-    """Encoding of the files (latin-1, cp1252, utf-16-le, ...); an encoding mark in a file goes
-    first."""
+    """Encoding of the files (latin-1, cp1252, utf-16-le, ...); a byte order mark overrides it."""
     max_skipped: Annotated[float, Probability] = 0.01
     """Largest share of the questions of a file that may be skipped; more is an error."""
 

@@ -212,6 +212,18 @@ class CaptioningConfig(TaskConfig):
 
 
 @config
+class ContrastiveConfig(TaskConfig):
+    """Tell which caption belongs to which picture (Radford et al. 2021); scores are recalls."""
+
+    data = ("captions", "scenes")
+    kind: Literal["contrastive"] = "contrastive"
+    loss: Literal["softmax", "sigmoid"] = "softmax"
+    """Cross-entropy of the captions of a batch given a picture and of the pictures given a caption
+    (softmax: CLIP, figure 3), or a binary choice for each pair (sigmoid: SigLIP, Zhai et al. 2023,
+    equation 1), which wants `model.logit_bias`."""
+
+
+@config
 class SpeechRecognitionConfig(TaskConfig):
     """Predict the text of a sound, token by token."""
 
@@ -238,6 +250,7 @@ Task = Annotated[
     | QuestionAnsweringConfig
     | StoriesTaskConfig
     | CaptioningConfig
+    | ContrastiveConfig
     | SpeechRecognitionConfig,
     ByKind(TaskConfig),
 ]

@@ -42,7 +42,7 @@ class FileTeacherConfig(TeacherConfig):
 
     kind: Literal["file"] = "file"
     path: Path
-    """Path of the file; gzip is recognised."""
+    """Path of the file, compressed or not."""
 
 
 @config

@@ -213,8 +213,8 @@ class TrainingConfig:
     evaluate_every: Annotated[int, Positive] | None = None
     """Steps between two evaluations on the validation part; null: one evaluation per epoch."""
     patience: Annotated[int, Positive] | None = None
-    """Number of evaluations without a better validation loss after which training stops; null:
-    never."""
+    """Number of evaluations without a better one after which training stops, by the score that the
+    task's best checkpoint is chosen by; null: never."""
     checkpoint_every: Annotated[int, Positive] | None = None
     """Steps between two checkpoints; null: at every evaluation."""
     keep: Annotated[int, Positive] = 2
@@ -249,7 +249,7 @@ class TrainingConfig:
                 "decay; wanted adamw, lion or muon, or decay_all=false"
             )
         if self.buckets is not None and list(self.buckets) != sorted(set(self.buckets)):
-            raise ValueError(f"buckets={list(self.buckets)} do not rise")
+            raise ValueError(f"buckets={list(self.buckets)}; wanted increasing lengths")
 
 
 if not TYPE_CHECKING:

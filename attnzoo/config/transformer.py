@@ -9,7 +9,7 @@ from attnzoo.config.model_config import ModelConfig
 from attnzoo.config.renamed import former_names
 from attnzoo.config.sources import TO_TEXT, Source
 
-Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
+Activation = Literal["relu", "gelu", "gelu_tanh", "quick_gelu", "silu"]
 
 
 @config
@@ -205,8 +205,9 @@ class TransformerConfig(ModelConfig):
 
     @property
     def source_slots(self) -> int:
-        """Longest source in tokens."""
-        found = (self.max_length, self.attention.slots, self.cross_attention.slots)
+        """Longest source in tokens or features."""
+        own = None if self.source is None else self.source.slots
+        found = (own or self.max_length, self.attention.slots, self.cross_attention.slots)
         return min(length for length in found if length is not None)
 
     def __post_init__(self) -> None:

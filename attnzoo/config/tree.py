@@ -48,7 +48,7 @@ class Node:
 
 
 def from_plain(value: Any, place: str, key_place: str | None = None) -> Node:
-    """A tree all of whose parts stand in the same place."""
+    """Return the tree of plain values, with the same place (for messages) at every node."""
     if isinstance(value, dict):
         value = {key: from_plain(item, place, place) for key, item in value.items()}
     elif isinstance(value, list):
@@ -57,19 +57,19 @@ def from_plain(value: Any, place: str, key_place: str | None = None) -> Node:
 
 
 def read(path: Path) -> Node:
-    """The tree of a YAML file; anything that is wrong with it is a UserError."""
+    """Return the tree of a YAML file; UserError if it is not readable or not valid."""
     return parse(read_text(path, LARGEST), str(path))
 
 
 def refusal(problems: list[str], unlisted: int = 0) -> UserError:
-    """One error for several problems, a line each; only the first are listed, others counted."""
+    """Return one error for several problems, one line each; only the first ones are listed."""
     more = max(0, len(problems) - SHOWN) + unlisted
     rest = [f"... and {more:,} more"] if more else []
     return UserError("\n".join([*problems[:SHOWN], *rest]))
 
 
 def parse(text: str, name: str, *, places: bool = True) -> Node:
-    """The tree of a YAML text; without ``places`` everything stands at ``name`` alone."""
+    """Return the tree of a YAML text; its nodes know their line and column if ``places``."""
 
     def place(mark: Any) -> str:
         return f"{name}:{mark.line + 1}:{mark.column + 1}" if places else name

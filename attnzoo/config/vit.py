@@ -1,5 +1,6 @@
-"""Vision Transformer settings, with DeiT and DINOv2, and named sizes."""
+"""Vision Transformer settings, with DeiT, DINOv2 and DINOv3, and named sizes."""
 
+import dataclasses
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from attnzoo.config.attention import MultiHeadConfig, SelfAttention
@@ -13,7 +14,8 @@ from attnzoo.config.transformer import Activation
 class ViTConfig(ModelConfig):
     """Pre-norm encoder of image patches (Dosovitskiy et al. 2021).
 
-    Other settings give DeiT (Touvron et al. 2021) and DINOv2 (Oquab et al. 2023).
+    Other settings give DeiT (Touvron et al. 2021), DINOv2 (Oquab et al. 2023), DINOv3 (Simeoni et
+    al. 2025), and the image encoder of CLIP (Radford et al. 2021).
     """
 
     tasks = ("image_classification",)
@@ -37,11 +39,17 @@ class ViTConfig(ModelConfig):
     """Input of the head: the class token, the mean of the patches, both concatenated (class_mean,
     DINOv2), or attention pooling of the patches (Zhai et al. 2022, arXiv 2106.04560). Only class
     and class_mean have a class token."""
-    positions: Literal["learned", "sinusoidal", "none"] = "learned"
-    """Positions added to the patches: a learned grid, sines and cosines of row and column, or
-    none."""
+    positions: Literal["learned", "sinusoidal", "rotary", "none"] = "learned"
+    """Positions of the patches: a learned grid or sines and cosines of row and column, which are
+    added to them; rotary embedding of row and column in the attention (DINOv3); or none."""
+    rotary_base: Annotated[float, Positive] = 100.0
+    """With rotary positions: base of the frequencies."""
     antialias: bool = False
     """Use antialiasing when the learned grid is shrunk (DINOv2 with registers)."""
+    patch_bias: bool = True
+    """The patch embedding has a bias (CLIP: none)."""
+    pre_norm: bool = False
+    """Apply a norm before the first block (CLIP)."""
     head_hidden: bool = False
     """Apply a tanh layer before the head, as in the paper's pre-training."""
     distillation: Literal["none", "token", "head"] = "none"
@@ -55,7 +63,7 @@ class ViTConfig(ModelConfig):
     activation: Activation = "gelu"
     """Activation of the feed-forward layers."""
     gated: bool = False
-    """Use gated feed-forward layers: SwiGLU with activation=silu (the giant of DINOv2)."""
+    """Use gated feed-forward layers: SwiGLU with activation=silu (the giants of DINOv2 and 3)."""
     layer_scale: Annotated[float, Positive] | None = None
     """Initial value of a learned vector that multiplies each branch (Touvron et al. 2021b); null:
     none."""
@@ -138,6 +146,21 @@ class ViTConfig(ModelConfig):
         return _dinov2(1536, 40, 24, registers, hidden=4096, activation="silu", gated=True)
 
     @classmethod
+    def dinov3_small(cls) -> "ViTConfig":
+        """Return DINOv3 ViT-S/16 (Simeoni et al. 2025, arXiv 2508.10104)."""
+        return _dinov3(384, 12, 6)
+
+    @classmethod
+    def dinov3_base(cls) -> "ViTConfig":
+        """Return DINOv3 ViT-B/16."""
+        return _dinov3(768, 12, 12)
+
+    @classmethod
+    def dinov3_large(cls) -> "ViTConfig":
+        """Return DINOv3 ViT-L/16."""
+        return _dinov3(1024, 24, 16)
+
+    @classmethod
     def digits(cls) -> "ViTConfig":
         """Return a model of scikit-learn's 8 x 8 grey digits: minutes on a CPU."""
         return _sized(
@@ -162,6 +185,10 @@ class ViTConfig(ModelConfig):
             raise ValueError(
                 f"distillation={self.distillation!r} wants pooling='class', not {self.pooling!r}: "
                 "the two tokens stand side by side"
+            )
+        if self.positions != "rotary" and self.rotary_base != type(self).rotary_base:
+            raise ValueError(
+                f"rotary_base={self.rotary_base} has no effect with positions={self.positions!r}"
             )
         if self.positions == "sinusoidal" and self.dim % 4:
             raise ValueError(
@@ -191,6 +218,21 @@ def _dinov2(dim: int, layers: int, num_heads: int, registers: int, **settings: A
         layer_scale=1e-5,
         **settings,
     )
+
+
+def _dinov3(dim: int, layers: int, num_heads: int) -> ViTConfig:
+    sized = _sized(
+        dim,
+        layers,
+        num_heads,
+        positions="rotary",
+        registers=4,
+        mask_token=True,
+        layer_scale=1.0,
+        norm_eps=1e-5,
+    )
+    heads = MultiHeadConfig(num_heads=num_heads, key_bias=False)
+    return dataclasses.replace(sized, attention=heads)
 
 
 if not TYPE_CHECKING:

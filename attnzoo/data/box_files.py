@@ -18,7 +18,11 @@ NOT_A_BOX = (float("nan"),) * 4
 
 
 class Box(NamedTuple):
-    """Box of a file: corners in pixels, class, place for messages, and its area if it says so."""
+    """Object box read from a file.
+
+    ``corners`` are (left, top, right, bottom) in pixels; ``place`` is ``file:line`` or the like,
+    for messages; ``area`` is the object's area in pixels, None if the file does not give one.
+    """
 
     corners: tuple[float, ...]
     label: str

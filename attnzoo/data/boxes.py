@@ -130,7 +130,13 @@ class BoxPlan(RowPlan):
 def to_shares(
     boxes: np.ndarray, size: np.ndarray, extent: np.ndarray
 ) -> Float32[np.ndarray, "n 4"]:
-    """Return boxes in pixels of a picture as shares of the image in whose middle it stands."""
+    """Return boxes as shares of the image that a picture is centred in.
+
+    Args:
+      boxes: corners in pixels of the picture, ``n 4``.
+      size: height and width of the picture in pixels.
+      extent: height and width of the picture as shares of the image.
+    """
     scale, margin = (extent / size)[[1, 0, 1, 0]], ((1 - extent) / 2)[[1, 0, 1, 0]]
     return (boxes * scale + margin).astype(np.float32)
 

@@ -119,8 +119,9 @@ class CaptionPlan(BucketPlan):
         """Return the batch of these captions.
 
         `source`: uint8 `B H W C`, black in a padding row. `target`: int32 `B T+1`, BOS, ids, EOS,
-        PAD. `rows`: int32 `B`, each row's index, -1 for a row of PAD. Where places are known:
-        `cells`, bool `B T cells`, the right place of each predicted token.
+        PAD. `rows`: int32 `B`, each row's index, -1 for a row of PAD. `picture`: int32 `B`, the
+        number of each row's picture. Where places are known: `cells`, bool `B T cells`, the right
+        place of each predicted token.
         """
         length = self._buckets.of(rows)
         chosen = [(self._places[row] if row >= 0 else (0, 0)) for row in rows.tolist()]
@@ -128,7 +129,8 @@ class CaptionPlan(BucketPlan):
         source[rows < 0] = 0
         target = pad_target([self._ids[row] if row >= 0 else [] for row in rows], length)
         target[rows < 0] = 0
-        batch = {"source": source, "target": target}
+        pictures = np.asarray([picture for picture, _ in chosen], np.int32)
+        batch = {"source": source, "target": target, "picture": pictures}
         if self.data.cells:
             size = self.data.cells[0][0].shape[1]
             batch["cells"] = np.zeros((len(rows), length, size), np.bool_)

@@ -36,11 +36,11 @@ class CopyingTokenizer(Tokenizer):
         return self.base.tokens + [f"< word {k} >" for k in range(1, self.slots + 1)]
 
     def beside(self, source: Encoding) -> CopyingTokenizer:
-        """Return the tokenizer of a text that may use the unknown words of a source."""
+        """Return the tokenizer for a target text that may copy unknown words of its source."""
         return CopyingTokenizer(self.base, self.slots, self._words_of(source))
 
     def encode(self, text: str) -> Encoding:
-        """Encode a source, or (from `beside`) a text written about one."""
+        """Encode a source, or, with a tokenizer from `beside`, a target text of that source."""
         plain = super().encode(text)
         if self.kind != "word" or UNK not in plain.ids:
             return plain

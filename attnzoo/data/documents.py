@@ -220,7 +220,7 @@ class DocumentReader:
         file_format = name.rpartition(".")[2]
         if file_format not in RECORD_READERS:
             known = ", ".join(f".{known}" for known in RECORD_READERS)
-            raise UserError(f"{path}: documents=records reads {known}, packed or not")
+            raise UserError(f"{path}: documents=records reads {known}, compressed or not")
         for _, record in records(path, file_format, [field], encoding=self.config.encoding):
             yield text_of(record[field])
 

@@ -1,4 +1,4 @@
-"""Parallel text in local files: two plain files, one TSV, or JSON lines; packed or not."""
+"""Parallel text in local files: two plain files, one TSV, or JSON lines; compressed or not."""
 
 from __future__ import annotations
 

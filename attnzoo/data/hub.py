@@ -12,7 +12,7 @@ from attnzoo.data.files import BLOCK_LINES, Block, check_usable, parse_block, re
 from attnzoo.errors import UserError
 
 # Options of the builders of `datasets` to read what is in a file: no word is a missing value, and
-# an encoding mark is no character.
+# a byte order mark is no character.
 AS_WRITTEN: dict[str, dict[str, Any]] = {
     "csv": {"encoding": "utf-8-sig", "keep_default_na": False},
     "text": {"encoding": "utf-8-sig"},

@@ -291,7 +291,7 @@ def absent(
 ) -> Int32[np.ndarray, " count"]:
     """Draw numbers below ``total`` that are not among ``items``, uniformly and with repetition.
 
-    -1 if there is none. The same key gives the same numbers.
+    All are -1 if ``items`` has every number. The same key gives the same numbers.
     """
     present = np.unique(items[items >= 0])
     if total == len(present):

@@ -64,9 +64,9 @@ class WordCutter(NamedTuple):
 
 
 def word_cutter(model: dict[str, Any]) -> WordCutter | None:
-    """Return how to cut texts for a tokenizer.json whose ids do not depend on the words around.
+    """Return the splitter of texts into words whose ids do not depend on their neighbours.
 
-    None for a tokenizer of which this is not known. Known are byte-level BPE as in GPT-2, where
+    None if this is not known of the tokenizer.json. Known are byte-level BPE as in GPT-2, where
     only whitespace can begin a piece after something else, and BERT's WordPiece.
     """
     normalizer, splitter = model.get("normalizer") or {}, model.get("pre_tokenizer") or {}

@@ -51,14 +51,14 @@ def expand(spec: Sequence[str | Path]) -> list[str]:
     """Return the files that are meant by files, folders, zips, globs and URLs of these.
 
     A folder or a zip means all files in it with a known suffix (`.txt`, `.jsonl`, `.csv`, `.tsv`,
-    `.parquet`, packed or not), sorted. An entry for which there is no file is a UserError.
+    `.parquet`, compressed or not), sorted. An entry for which there is no file is a UserError.
     """
     files: list[str] = []
     for entry in map(spelled, spec):
         with reading(entry):
             found = _expand_remote(url) if (url := _url(entry)) else _expand_local(Path(entry))
         if not found:
-            raise UserError(f"{entry}: no file there ({', '.join(RECORDS)}, packed or not)")
+            raise UserError(f"{entry}: no file there ({', '.join(RECORDS)}, compressed or not)")
         files += found
     return files
 

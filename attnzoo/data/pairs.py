@@ -172,7 +172,8 @@ def take_rows(
     counts = np.where(real, offsets[chosen + 1] - starts, 0)
     first = len(frame.before)
     if len(chosen) and counts.max() + first + len(frame.after) > length:
-        raise ValueError(f"length={length} for a sentence of {counts.max()} tokens and its ends")
+        least = counts.max() + first + len(frame.after)
+        raise ValueError(f"length={length}; wanted at least {least}, the longest sentence framed")
     column = np.arange(length) - first
     inside = (column >= 0) & (column < counts[:, None])
     out[inside] = ids[(starts[:, None] + column)[inside]]

@@ -52,7 +52,7 @@ class Question:
 
     @property
     def located(self) -> tuple[str, int] | None:
-        """The first answer that stands in the document; None if there is none."""
+        """First answer that is found in the document; None if there is none."""
         return next((one for one in self.answers if one[1] != NOWHERE), None)
 
 
@@ -125,7 +125,7 @@ def read_questions(
 ) -> Iterator[tuple[str, Iterator[Question]]]:
     """Yield the questions of each file that a path names, with the file's name.
 
-    A path is a file of SQuAD's JSON, packed or not, a pattern of files, a tar archive of them, or
+    A path is a file of SQuAD's JSON (compressed or not), a pattern of files, a tar archive, or
     a name or pattern within such an archive. A file that is not JSON, or not of this form, is a
     UserError.
     """

@@ -45,7 +45,7 @@ def read_sound(
     Channels are averaged. WAV of 8 or 16 bits is read without a library if it has this rate.
 
     Args:
-      source: file, packed or not, or its bytes.
+      source: file, compressed or not, or its bytes.
       place: name of the sound in messages; None: the file.
 
     Raises:

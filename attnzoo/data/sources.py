@@ -2,7 +2,7 @@
 
 Text means the same whatever it comes through. A gzip, zstd, bzip2 or xz file is known by its first
 bytes; a member of a zip is `qc.zip/qc/train.txt`; an address such as `gs://bucket/a.jsonl` is read
-by `fsspec`. Text is UTF-8 unless an encoding is given, an encoding mark at the start decides before
+by `fsspec`. Text is UTF-8 unless an encoding is given; a byte order mark at the start overrides
 both; lines end with a line feed, with or without a carriage return before it, or with a carriage
 return alone if the file has no line feed. Unicode's other separators belong to the line.
 """

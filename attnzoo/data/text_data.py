@@ -40,7 +40,10 @@ class TextData:
         given = [Path(path) for part in PARTS for path in getattr(config, part)]
         self.tokenized = any(path.suffix == ".bin" for path in given)
         if self.tokenized and (config.validation_share or config.test_share or config.limit):
-            raise UserError("data: a .bin is read as it is, without shares and limit")
+            raise UserError(
+                "data: a .bin is read as it is, without shares and limit: remove "
+                "validation_share, test_share and limit"
+            )
         if self.tokenized and any(len(getattr(config, part)) > 1 for part in PARTS):
             raise UserError("data: one .bin for each part is wanted (Megatron-LM can merge them)")
         self.splits = None if self.large or self.tokenized else load_text(config)

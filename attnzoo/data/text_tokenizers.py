@@ -207,7 +207,7 @@ class SymbolTokenizer(_Saved):
 
 @final
 class LibraryTokenizer(_Saved):
-    """A tokenizer of the `tokenizers` package; `model` of the spec is its tokenizer.json."""
+    """A tokenizer of the `tokenizers` package; `spec["model"]` is the content of tokenizer.json."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
         from tokenizers import Tokenizer

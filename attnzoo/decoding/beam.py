@@ -54,12 +54,14 @@ def beam_search(
     alpha: float = 0.6,
     ids: TokenIds = DEFAULT_IDS,
     rules: Rules = DEFAULT_RULES,
+    first: Int[Array, " B"] | None = None,
 ) -> Hypotheses:
     """Search the ``beam`` best outputs of ``batch`` sentences of padded length ``source_length``.
 
     ``step``, ``state``, ``memory`` as in :mod:`attnzoo.decoding`; ``alpha`` is the exponent of the
-    length penalty (Wu et al. 2016), 0 for none; ``ids`` are the special ids of the model. The
-    search of a sentence stops when no running hypothesis can beat its worst finished one, unless
+    length penalty (Wu et al. 2016), 0 for none; ``ids`` are the special ids of the model, and
+    ``first`` the first input of each sentence (None: the start token). The search of a sentence
+    stops when no running hypothesis can beat its worst finished one, unless
     ``rules`` say otherwise. A sentence without a finished hypothesis returns its best running ones.
 
     Raises:
@@ -78,12 +80,13 @@ def beam_search(
     longest = rules.divisor(jnp.int32(max_length), alpha)
     lowest = jnp.full((batch, beam), -jnp.inf, jnp.float32)
     zeros = jnp.zeros((batch, beam), jnp.int32)
+    first = zeros + ids.start if first is None else jnp.repeat(first[:, None], beam, axis=1)
     search = _Search(
         position=jnp.int32(0),
         state=repeat(state),
-        token=jnp.full((batch, beam), ids.start, jnp.int32),
+        token=first,
         log_prob=lowest.at[:, 0].set(0.0),  # all rows are equal at first: only one runs
-        known=rules.history(batch * beam, max_length, ids.start),
+        known=rules.history(batch * beam, max_length, first.reshape(-1)),
         undecided=jnp.ones((batch,), bool),
         score=lowest,
         final=lowest,

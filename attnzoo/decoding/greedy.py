@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Int
 
 from attnzoo.decoding.hypotheses import DEFAULT_IDS, Hypotheses, TokenIds, next_log_probs
 from attnzoo.decoding.rules import DEFAULT_RULES, Rules
@@ -17,12 +18,14 @@ def greedy_search(
     max_length: int,
     ids: TokenIds = DEFAULT_IDS,
     rules: Rules = DEFAULT_RULES,
+    first: Int[Array, " B"] | None = None,
 ) -> Hypotheses:
     """Decode ``batch`` sentences by arg max; returns :class:`Hypotheses` with K = 1.
 
     ``step``, ``state``, ``memory`` as in :mod:`attnzoo.decoding`; ``ids`` are the special ids of
-    the model, ``rules`` say which tokens are forced and forbidden. The loop ends when every
-    sentence has ended, or after ``max_length`` tokens.
+    the model, ``rules`` say which tokens are forced and forbidden, and ``first`` is the first input
+    of each sentence (None: the start token). The loop ends when every sentence has ended, or after
+    ``max_length`` tokens.
 
     Raises:
       ValueError: ``max_length`` below 1.
@@ -50,10 +53,11 @@ def greedy_search(
         done = done | rules.ended(token, ids)
         return position + 1, token, history, state, done, length, log_prob, tokens, weights
 
+    first = jnp.full((batch,), ids.start, jnp.int32) if first is None else first
     start = (
         jnp.int32(0),
-        jnp.full((batch,), ids.start, jnp.int32),
-        rules.history(batch, max_length, ids.start),
+        first,
+        rules.history(batch, max_length, first),
         state,
         jnp.zeros((batch,), bool),
         jnp.zeros((batch,), jnp.int32),

@@ -22,7 +22,10 @@ class Rules:
         min_length: least number of tokens, the end token included.
         suppressed: tokens that are never chosen.
         suppressed_first: tokens that are not chosen first (with ``first``: not second).
-      ends: tokens that end an output; empty: the one of ``TokenIds``.
+        ends: tokens that end an output; empty: the one of ``TokenIds``.
+        prompt: tokens that the decoder reads after its start token, before the output.
+        languages: tokens of which the decoder reads the most probable one before ``prompt``
+            (Whisper's detection of the language); empty: none.
         penalty: divisor of a log-probability: "wu" for Wu et al. 2016, eq. 14, or "power" for the
             number of tokens to the power alpha, where outputs of the maximum length count as ended.
         stop: "bound": when no running hypothesis can beat the worst finished one; "estimate": when
@@ -36,8 +39,15 @@ class Rules:
     suppressed: tuple[int, ...] = ()
     suppressed_first: tuple[int, ...] = ()
     ends: tuple[int, ...] = ()
+    prompt: tuple[int, ...] = ()
+    languages: tuple[int, ...] = ()
     penalty: Literal["wu", "power"] = "wu"
     stop: Literal["bound", "estimate", "full"] = "bound"
+
+    @property
+    def prompt_length(self) -> int:
+        """Number of tokens that the decoder reads between the start token and the output."""
+        return len(self.prompt) + bool(self.languages)
 
     def end_ids(self, ids: TokenIds) -> tuple[int, ...]:
         """Return the tokens that end an output of a model with these special ids."""
@@ -53,7 +63,9 @@ class Rules:
             return length_penalty(length, alpha)
         return length.astype(jnp.float32) ** alpha
 
-    def history(self, rows: int, max_length: int, start: int) -> Int[Array, "R L"] | None:
+    def history(
+        self, rows: int, max_length: int, start: int | Int[Array, " R"]
+    ) -> Int[Array, "R L"] | None:
         """Return the tokens of all rows before the first step; None if no rule reads them."""
         if not self.no_repeat:
             return None

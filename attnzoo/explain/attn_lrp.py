@@ -134,6 +134,8 @@ def _exchange(model: Any) -> None:
     config = getattr(model, "config", None)
     if getattr(config, "logit_softcap", None) is not None:
         raise NotImplementedError("logit_softcap: there is no rule for a soft cap of the logits")
+    if getattr(config, "experts", None) is not None:
+        raise NotImplementedError("experts: there is no rule for the choice of a router")
     # The gradient of relu is its rule.
     before_tanh = getattr(config, "pooler_activation", "tanh") == "tanh"
     for place in attention_modules(model):

@@ -106,7 +106,9 @@ def checked_maps(
             raise ValueError(f"{name}: shape {weights.shape}, wanted N {T} {S} for {tokens}")
         if not np.isfinite(weights).all():
             n, t, s = (int(i) for i in np.argwhere(~np.isfinite(weights))[0])
-            raise ValueError(f"{name}: head {n}, row {t}, column {s} is {weights[n, t, s]}")
+            raise ValueError(
+                f"{name}: head {n}, row {t}, column {s} is {weights[n, t, s]}; wanted a number"
+            )
         found[name] = weights
     return found
 

@@ -68,7 +68,9 @@ def image_question(
 ) -> ImageQuestion:
     """Return the question about a batch of images."""
     if units is not None or rest["at"] is not None:
-        raise ValueError("units and at are for tokens; an image has one answer and its patches")
+        raise ValueError(
+            "units and at are for tokens, and images have patches and one answer: leave them out"
+        )
     for name in ("layer", "head"):
         if rest[name] is not None:
             raise ValueError(

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from attnzoo.data.augment import normalise, to_float
-from attnzoo.decoding import greedy_search
 from attnzoo.decoding.generate import generate
 from attnzoo.decoding.hypotheses import TokenIds
 from attnzoo.decoding.rules import DEFAULT_RULES, Rules
@@ -17,6 +16,7 @@ from attnzoo.models.detr import probabilities
 from attnzoo.ops.boxes import to_corners
 from attnzoo.ops.spectrogram import hop_size
 from attnzoo.tasks.captioning import CaptioningTask
+from attnzoo.tasks.contrastive import ContrastiveTask
 from attnzoo.tasks.detection import DetectionTask
 from attnzoo.tasks.image_classification import ImageClassificationTask
 from attnzoo.tasks.language_modeling import CausalLMTask, MaskedLMTask, SpanCorruptionTask
@@ -27,6 +27,7 @@ from attnzoo.tasks.stories import StoriesTask
 from attnzoo.tasks.task import Task
 from attnzoo.tasks.text_classification import ClassificationTask
 from attnzoo.tasks.text_generator import ids_of
+from attnzoo.tasks.translation_programs import searched
 from attnzoo.tasks.translation_task import TranslationTask
 from attnzoo.training.opened import Opened
 
@@ -102,14 +103,45 @@ def programs(run: Opened, max_new_tokens: int | None = None) -> dict[str, Progra
             return {"logits": _encoder(task, what)}
         case StoriesTask():
             return {"answer": _stories(task)}
+        case ContrastiveTask():
+            return _towers(task)
         case CaptioningTask():
             room = max_new_tokens or task.config.decoding.max_length
             return _captioner(task, room, run.rules)
     raise UserError(
-        f"{run.directory.path}: {run.description}; there is no export of it, but of translators, "
-        "language models, classifiers, captioners, encoders of masked tokens, recommenders, "
-        "readers, and detectors"
+        f"{run.directory.path}: {run.description}, of which there is no export; wanted a "
+        "translator, language model, classifier, captioner, encoder of masked tokens, "
+        "recommender, reader, detector, or a pair of encoders of pictures and texts"
     )
+
+
+def _towers(task: ContrastiveTask) -> dict[str, Program]:
+    """Return the programs of both encoders."""
+    config: Any = task.config.model
+    side = config.image.image_size if task.preparation is not None else task.data.size
+    longest = config.longest
+    # SigLIP reads padding up to its longest text.
+    length = str(longest) if config.text.pooling == "last" else "T"
+    limits = _limits(B=None, **({"T": longest} if length == "T" else {}))
+    return {
+        "image_features": Program(
+            "of norm 1, B F, from pixels 0 .. 255",
+            lambda model, images: {
+                "features": model.image_features(task.source({"source": images}))
+            },
+            {"images": ("uint8", f"B, {side}, {side}, {config.image.channels}")},
+            _limits(B=None),
+            {"B": 1},
+        ),
+        "text_features": Program(
+            "of norm 1, B F, of texts with their begin and end; logits are cosines times "
+            "exp(log_scale), plus logit_bias where there is one",
+            lambda model, tokens: {"features": model.text_features(tokens)},
+            {"tokens": ("int32", f"B, {length}")},
+            limits,
+            {"B": 1, "T": min(32, longest)},
+        ),
+    }
 
 
 def _detections(task: DetectionTask) -> Program:
@@ -149,18 +181,7 @@ def _translator(
     ids: TokenIds, longest: int | None, room: int, rules: Rules = DEFAULT_RULES
 ) -> dict[str, Program]:
     def search(model: Any, source: Array) -> Outputs:
-        B, S = source.shape[0], model.source_length(source)
-        memory, state = model.start(source, max_length=room)
-        found = greedy_search(
-            model.step,
-            state,
-            memory,
-            batch=B,
-            source_length=S,
-            max_length=room,
-            ids=ids,
-            rules=rules,
-        )
+        found, _ = searched(model, ids, rules, source, room, beam=1, alpha=0.0)
         return {
             "tokens": found.tokens[:, 0],
             "lengths": found.lengths[:, 0],

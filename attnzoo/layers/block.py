@@ -12,9 +12,10 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from attnzoo.attention import Site, build_attention
 from attnzoo.attention.cache import Kind
-from attnzoo.attention.contract import Attention, Memory, ReturnWeights
+from attnzoo.attention.contract import Attention, Memory, ReturnWeights, RotaryPositions
 from attnzoo.attention.projection import cast_like
 from attnzoo.layers.dropout import drop_path, dropout
+from attnzoo.layers.experts import Experts
 from attnzoo.layers.feed_forward import FeedForward
 from attnzoo.layers.self_attention import SelfAttention
 from attnzoo.module import Module
@@ -55,7 +56,7 @@ class Block(Module):
         self,
         dim: int,
         attention: SelfAttention,
-        feed_forward: FeedForward,
+        feed_forward: FeedForward | Experts,
         *,
         cross_attention: Attention | None = None,
         norm: Norm,
@@ -83,7 +84,7 @@ class Block(Module):
         valid: Bool[Array, "B T"] | None = None,
         mask: MaskFunction | None = None,
         score_mod: ScoreFunction | None = None,
-        positions: Int[Array, "#B T"] | None = None,
+        positions: RotaryPositions | None = None,
         is_causal: bool | None = None,
         encoded: Float[Array, "B S D2"] | None = None,
         encoded_valid: Bool[Array, "B S"] | None = None,
@@ -152,7 +153,8 @@ class Block(Module):
     ) -> Memory:
         """Prepare the memory for :meth:`decode`; key positions start at the first real token."""
         if self.cross_attention is None or encoded is None:
-            raise ValueError(f"encoded is {encoded}, cross_attention {self.cross_attention}")
+            wanted = "encoded, B S D2" if encoded is None else "a block with cross-attention"
+            raise ValueError(f"there is nothing to attend to; wanted {wanted}")
         mask = None if encoded_valid is None else encoded_valid[:, None, None, :]
         positions = positions_in_text(encoded_valid)
         placed = (encoded,) if encoded_places is None else (encoded + encoded_places, encoded)
@@ -283,6 +285,7 @@ def build_block(
     hidden_dropout: float = 0.0,
     layer_scale: float | None = None,
     branch_norms: bool = False,
+    experts: Any = None,
     rngs: nnx.Rngs,
 ) -> Block:
     """Build a block of a model, with its attention modules from their configs and the site.
@@ -290,16 +293,18 @@ def build_block(
     ``config`` is the model's; the block uses ``hidden``, ``activation``, ``norm_eps`` and
     ``dropout``. ``hidden`` overrides the width of the feed-forward layer; ``use_bias`` and
     ``hidden_dropout`` are settings of that layer. ``layer_scale`` and ``branch_norms`` are those of
-    :class:`Block`.
+    :class:`Block`. ``experts``, an ``ExpertsConfig``, makes gated feed-forward layers out of one.
     """
     dim = site.query_dim
     mechanism = build_attention(attention, site, rngs=rngs)
-    feed_forward = FeedForward(
+    layer = functools.partial(FeedForward, gated=gated, use_bias=use_bias)
+    if experts is not None:
+        settings = {"count": experts.count, "chosen": experts.chosen}
+        layer = functools.partial(Experts, **settings, balance_weight=experts.balance_weight)
+    feed_forward = layer(
         dim,
         hidden or config.hidden,
         config.activation,
-        gated=gated,
-        use_bias=use_bias,
         dropout=hidden_dropout,
         kernel_init=site.kernel_init,
         out_init=site.out_init,

@@ -26,13 +26,14 @@ class PatchEmbedding(Module):
         channels: int,
         dim: int,
         *,
+        use_bias: bool = True,
         kernel_init: Initializer | None = None,
         rngs: nnx.Rngs,
     ):
         self.patch, self.channels = patch, channels
         init = jax.nn.initializers.lecun_normal() if kernel_init is None else kernel_init
         width = patch * patch * channels
-        self.projection = Projection(width, dim, use_bias=True, kernel_init=init, rngs=rngs)
+        self.projection = Projection(width, dim, use_bias=use_bias, kernel_init=init, rngs=rngs)
 
     def __call__(self, images: Float[Array, "B h w C"]) -> Float[Array, "B P D"]:
         """Embed the patches, from left to right and then from top to bottom."""

@@ -3,10 +3,10 @@
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from attnzoo.attention.cache import Kind
-from attnzoo.attention.contract import Attention
+from attnzoo.attention.contract import Attention, RotaryPositions
 from attnzoo.module import Module
 from attnzoo.ops.logits import ScoreFunction
 from attnzoo.ops.masks import MaskFunction
@@ -40,7 +40,7 @@ class SelfAttention(Module):
         valid: Bool[Array, "B T"] | None = None,
         mask: MaskFunction | None = None,
         score_mod: ScoreFunction | None = None,
-        positions: Int[Array, "#B T"] | None = None,
+        positions: RotaryPositions | None = None,
         is_causal: bool | None = None,
         places: Float[Array, "#B T D"] | None = None,
         **reading: Any,

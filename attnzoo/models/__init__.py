@@ -18,11 +18,12 @@ from attnzoo.models.resnet import ResidualNetwork
 from attnzoo.models.rnn_classifier import RnnClassifier
 from attnzoo.models.rnn_seq2seq import BahdanauSeq2Seq, LuongSeq2Seq
 from attnzoo.models.show_attend_tell import ShowAttendTell
-from attnzoo.models.sound_sources import SoundConv, SoundPyramid
+from attnzoo.models.sound_sources import SoundConv, SoundPyramid, SoundWhisper
 from attnzoo.models.source_registry import SOURCES
 from attnzoo.models.sources import ImagePatches, SourceEncoder
 from attnzoo.models.t5 import T5
 from attnzoo.models.transformer import Transformer
+from attnzoo.models.two_towers import TwoTowers
 from attnzoo.models.vit import ViT
 
 TRANSLATORS = {
@@ -63,13 +64,16 @@ CAPTIONERS = {"show_attend_tell": ShowAttendTell}
 READERS = {"memory_network": MemoryNetwork}
 """Readers of a memory of sentences: ``READERS[config.kind](config, vocab_size, rngs=rngs)``."""
 
+TOWERS = {"two_towers": TwoTowers}
+"""Pairs of encoders, of images and of texts: ``TOWERS[config.kind](config, vocab, rngs=rngs)``."""
+
 
 def model_class(config: Any) -> Any:
     """Return the model class that a config names: a registered one, or the user's own class."""
     if is_external(config.kind):
         return import_class(config.kind, Model)
     of_texts = TRANSLATORS | DECODERS | ENCODERS | ALIGNERS | READERS
-    return (of_texts | CLASSIFIERS | DETECTORS | CAPTIONERS)[config.kind]
+    return (of_texts | CLASSIFIERS | DETECTORS | CAPTIONERS | TOWERS)[config.kind]
 
 
 __all__ = [
@@ -83,6 +87,7 @@ __all__ = [
     "READERS",
     "SOURCES",
     "T5",
+    "TOWERS",
     "TRANSLATORS",
     "BahdanauSeq2Seq",
     "Bert",
@@ -103,8 +108,10 @@ __all__ = [
     "ShowAttendTell",
     "SoundConv",
     "SoundPyramid",
+    "SoundWhisper",
     "SourceEncoder",
     "Transformer",
+    "TwoTowers",
     "ViT",
     "WordAligner",
     "model_class",

@@ -186,7 +186,10 @@ class Bert(Model):
     def pool(self, x: Float[Array, "B T D"]) -> Float[Array, "B D"]:
         """Return f(W x_0 + b), the first token's state as that of the text (f: the config's)."""
         if self.pooler is None:
-            raise ValueError(f"head={self.config.head!r} has no pooler")
+            raise ValueError(
+                f"head={self.config.head!r} has no pooler; wanted head='sequence', or 'none' with "
+                "pooler=True"
+            )
         return ACTIVATIONS[self.config.pooler_activation](self.pooler(x[:, 0]))
 
 

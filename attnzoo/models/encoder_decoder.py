@@ -30,12 +30,15 @@ class EncoderDecoder(TranslationModel):
     """Encoder-decoder Transformer; an architecture defines its embeddings and its logits.
 
     ``encoder_bias`` and ``decoder_bias`` are score modifiers of all layers of a stack, or None.
+    ``alignment_heads`` are (layer, head) of cross-attentions whose weights ``extend`` returns;
+    None: those of the alignment layer.
     """
 
     encoder: Stack
     decoder: Stack
     encoder_bias: ScoreFunction | None = None
     decoder_bias: ScoreFunction | None = None
+    alignment_heads: tuple[tuple[int, int], ...] | None = None
 
     @property
     def max_length(self) -> int:
@@ -135,21 +138,25 @@ class EncoderDecoder(TranslationModel):
         T = tokens.shape[1]
         positions = state.position[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
         x = self._embed(tokens, positions, "target", None)
-        caches, weights = [], None
+        heads = self.alignment_heads
+        layers = {self.alignment_layer} if heads is None else {layer for layer, _ in heads}
+        caches, found = [], {}
         blocks = self.decoder.unrolled().blocks
         for i, (block, cache, read) in enumerate(zip(blocks, state.caches, memory, strict=True)):
-            asked = i == self.alignment_layer
             x, cache, maps = block.decode(
                 x,
                 cache,
                 memory=read,
                 positions=positions,
                 score_mod=self.decoder_bias,
-                return_weights=asked,
+                return_weights=i in layers,
             )
             caches.append(cache)
-            weights = maps["cross"] if asked else weights
-        assert weights is not None
+            found[i] = maps.get("cross")
+        if heads is None:
+            weights = found[self.alignment_layer]
+        else:
+            weights = jnp.stack([found[layer][:, head] for layer, head in heads], axis=1)
         return self._logits(x, None), TransformerState(tuple(caches), state.position + T), weights
 
     def all_weights(

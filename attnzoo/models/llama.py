@@ -109,6 +109,7 @@ def _block(config: LlamaConfig, layer: int, rngs: nnx.Rngs) -> Block:
         gated=True,
         use_bias=config.hidden_bias,
         branch_norms=config.branch_norms,
+        experts=config.experts,
         rngs=rngs,
     )
 

@@ -65,7 +65,8 @@ class MemoryNetwork(Model):
         """
         if stories.shape[1] > self.config.memory:
             raise ValueError(
-                f"stories has {stories.shape[1]} sentences; memory={self.config.memory}"
+                f"stories has {stories.shape[1]} sentences; wanted at most "
+                f"memory={self.config.memory}"
             )
         valid = jnp.ones(stories.shape[:2], bool) if valid is None else valid
         last, adjacent = len(self.words) - 1, self.question is None

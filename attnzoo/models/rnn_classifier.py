@@ -65,7 +65,7 @@ class RnnClassifier(Model):
         return self.config.longest
 
     def attentions(self) -> dict[str, Attention]:
-        """Return the attention that pools the states, by map name; {} if none of the registry."""
+        """Return the attention that pools the states, by map name; {} without one."""
         return {} if self.attention is None else {"attention": self.attention}
 
     def __call__(

@@ -11,11 +11,17 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from attnzoo.attention.projection import LayerNorm, Projection
-from attnzoo.config.speech import SoundConfig, SoundConvConfig, SoundPyramidConfig
+from attnzoo.config.speech import (
+    SoundConfig,
+    SoundConvConfig,
+    SoundPyramidConfig,
+    SoundWhisperConfig,
+)
+from attnzoo.layers.embedding import Embedding, sinusoidal_positions
 from attnzoo.layers.recurrent import GRU, LSTM
 from attnzoo.models.sources import SourceEncoder
 from attnzoo.module import Module
-from attnzoo.ops.spectrogram import HOP_SECONDS, log_mel, spec_augment
+from attnzoo.ops.spectrogram import HOP_SECONDS, hop_size, log_mel, spec_augment
 
 
 class SoundSource(SourceEncoder):
@@ -26,6 +32,8 @@ class SoundSource(SourceEncoder):
     """
 
     centre: float
+    highest: float | None = None
+    """Frequency in Hz at which the last mel filter ends; None: half the rate."""
 
     def __init__(self, config: SoundConfig):
         self.step = config.step
@@ -41,7 +49,7 @@ class SoundSource(SourceEncoder):
         self, source: Float[Array, "B L"], rngs: nnx.Rngs | None = None
     ) -> tuple[Float[Array, "B S M"], Bool[Array, "B S"]]:
         """Return the frames, masked in training, and False where they are padding."""
-        found = log_mel(source, self.rate, self.mels)
+        found = log_mel(source, self.rate, self.mels, highest=self.highest)
         frames, valid = found
         inside = valid[:, :, None]
         if rngs is not None and self.masks is not None:
@@ -63,12 +71,15 @@ class SoundSource(SourceEncoder):
 
 
 class Convolution(Module):
-    """Convolution over time of three frames, every second one, with bias: S to S / 2, rounded up.
+    """Convolution over time of three frames, every ``stride``-th one, with bias.
+
+    S frames become S / stride, rounded up.
 
     Frames outside of the sequence are 0, so padding has to be 0.
     """
 
-    def __init__(self, in_dim: int, out_dim: int, *, rngs: nnx.Rngs):
+    def __init__(self, in_dim: int, out_dim: int, *, stride: int = 2, rngs: nnx.Rngs):
+        self.stride = stride
         self.joined = Projection(
             3 * in_dim,
             out_dim,
@@ -78,9 +89,10 @@ class Convolution(Module):
         )
 
     def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B S2 F"]:
-        S = x.shape[1]
-        padded = jnp.pad(x, ((0, 0), (1, 1 + S % 2), (0, 0)))
-        pieces = [padded[:, i : i + S + S % 2 : 2] for i in range(3)]
+        S, stride = x.shape[1], self.stride
+        whole = S + -S % stride
+        padded = jnp.pad(x, ((0, 0), (1, 1 + whole - S), (0, 0)))
+        pieces = [padded[:, i : i + whole : stride] for i in range(3)]
         return self.joined(jnp.concatenate(pieces, axis=-1))
 
 
@@ -165,6 +177,43 @@ class SoundPyramid(SoundSource):
             x = jnp.concatenate([ahead, behind[:, ::-1]], axis=-1)
             x = jnp.where(valid[:, :, None], x, jnp.zeros_like(x))
         return x, valid
+
+
+class SoundWhisper(SoundSource):
+    """Input of Whisper's encoder: two convolutions with GELU, then learned positions.
+
+    Radford et al. 2022 (arXiv 2212.04356), section 2.2. The second convolution halves the length.
+    Every window has the same length: a shorter sound is followed by silence, and all features are
+    read.
+    """
+
+    centre = 0.0
+    has_positions = True
+    is_embedding = True
+
+    def __init__(self, config: SoundWhisperConfig, *, rngs: nnx.Rngs):
+        super().__init__(config)
+        self.dim, self.length = config.dim, config.length
+        self.highest = min(8_000.0, config.rate / 2)
+        self.first = Convolution(config.mels, config.dim, stride=1, rngs=rngs)
+        self.second = Convolution(config.dim, config.dim, rngs=rngs)
+        places = jnp.arange(config.length, dtype=jnp.int32)
+        sines = sinusoidal_positions(places, config.dim, halves=True, slowest=True)
+        self.positions = Embedding(config.length, config.dim, rngs=rngs)
+        self.positions.table[...] = sines
+
+    def __call__(
+        self, source: Float[Array, "B L"], *, rngs: nnx.Rngs | None = None
+    ) -> tuple[Float[Array, "B S D"], Bool[Array, "B S"]]:
+        """Return the features of a window; samples after its end are left out."""
+        size = self.length * self.step * hop_size(self.rate)
+        window = jnp.nan_to_num(source[:, :size])
+        window = jnp.pad(window, ((0, 0), (0, size - window.shape[1])))
+        x, _ = self.spectrogram(window, rngs)
+        for convolution in (self.first, self.second):
+            x = jax.nn.gelu(convolution(x), approximate=False)
+        x = x + self.positions.table[...].astype(x.dtype)[None]
+        return x, jnp.ones(x.shape[:2], bool)
 
 
 def joined_pairs(

@@ -6,13 +6,14 @@ from flax import nnx
 
 from attnzoo.config.external import import_class, is_external
 from attnzoo.models.image_sources import ImageConvolution, ImageResNet, ImageViT
-from attnzoo.models.sound_sources import SoundConv, SoundPyramid
+from attnzoo.models.sound_sources import SoundConv, SoundPyramid, SoundWhisper
 from attnzoo.models.sources import ImagePatches, SourceEncoder
 
 SOURCES: dict[str, type[SourceEncoder]] = {
     "image_patches": ImagePatches,
     "sound_conv": SoundConv,
     "sound_pyramid": SoundPyramid,
+    "sound_whisper": SoundWhisper,
     "image_conv": ImageConvolution,
     "image_resnet": ImageResNet,
     "image_vit": ImageViT,

@@ -25,10 +25,13 @@ class SourceEncoder(Module):
     Attributes:
         dim: width D of the features.
         has_positions: True if the features know their places, so that no positions are added.
+        is_embedding: True if features of a Transformer's width enter its encoder as they are,
+            without a projection.
     """
 
     dim: int
     has_positions: bool = False
+    is_embedding: bool = False
 
     def __call__(
         self, source: Any, *, rngs: nnx.Rngs | None = None

@@ -41,8 +41,12 @@ class Transformer(EncoderDecoder):
         if self.source_encoder is None:
             self.source_embedding = Embedding(source_vocab, dim, init=embed, rngs=rngs)
         else:
-            width = self.source_encoder.dim
-            self.source_projection = Projection(width, dim, use_bias=True, rngs=rngs)
+            width, direct = self.source_encoder.dim, self.source_encoder.is_embedding
+            self.source_projection = (
+                None
+                if direct and width == dim
+                else Projection(width, dim, use_bias=True, rngs=rngs)
+            )
         own = config.tied != "all"
         self.target_embedding = Embedding(target_vocab, dim, init=embed, rngs=rngs) if own else None
         self.output = Embedding(target_vocab, dim, rngs=rngs) if config.tied == "none" else None
@@ -97,7 +101,7 @@ class Transformer(EncoderDecoder):
         positions: Int[Array, "B S"] | None,
         rngs: nnx.Rngs | None,
     ) -> Float[Array, "B S D"]:
-        x = self.source_projection(features)
+        x = features if self.source_projection is None else self.source_projection(features)
         assert self.source_encoder is not None
         if self.source_encoder.has_positions:
             return self._normed(x, "source", rngs)

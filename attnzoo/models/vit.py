@@ -25,6 +25,7 @@ from attnzoo.layers.patches import Grid, PatchEmbedding, resize_grid, sinusoidal
 from attnzoo.layers.stack import Stack
 from attnzoo.models.model import Model, dropout_key
 from attnzoo.module import Module
+from attnzoo.ops.rotary import GridRotary, patch_coordinates
 from attnzoo.ops.wide_sums import broadcast_parameter
 
 
@@ -40,7 +41,9 @@ class ViT(Model):
     def __init__(self, config: ViTConfig, num_classes: int | None = None, *, rngs: nnx.Rngs):
         self.config, dim = config, config.dim
         norm = functools.partial(LayerNorm, eps=config.norm_eps)
-        self.patches = PatchEmbedding(config.patch, config.channels, dim, rngs=rngs)
+        self.patches = PatchEmbedding(
+            config.patch, config.channels, dim, use_bias=config.patch_bias, rngs=rngs
+        )
         side = config.image_size // config.patch
         self.trained_grid: Grid = (side, side)
         distils = config.distillation != "none"
@@ -52,6 +55,7 @@ class ViT(Model):
         # The class and distillation tokens have learned positions too, though they need none.
         places = side * side + leading if config.positions == "learned" else 0
         self.positions = _table(places, dim, 0.02, rngs)
+        self.pre_norm = norm(dim, rngs=rngs) if config.pre_norm else None
         blocks = [_block(config, norm, rngs) for _ in range(config.layers)]
         self.encoder = Stack(
             blocks, scan=config.scan, remat=config.remat, branch_rate=config.branch_rate
@@ -65,6 +69,8 @@ class ViT(Model):
         distilled = config.distillation == "head"
         self.distilled_head = _head(dim, num_classes, rngs) if distilled else None
         self.check_settings(attention_dropout="dropout", use_bias="bias")
+        if config.positions == "rotary":
+            self.check_settings(positions="grid_rotary")
 
     def __call__(
         self,
@@ -79,13 +85,24 @@ class ViT(Model):
         head the result is the mean of both heads. A distillation loss needs them apart:
         :meth:`class_logits`, :meth:`distilled_logits`.
         """
-        states, maps = self.encode(self.embed(images, rngs=rngs), rngs=rngs, capture=capture)
+        states, maps = self.states(images, rngs=rngs, capture=capture)
         logits = self.classify(states)
         return (logits, maps) if capture else logits
 
     def features(self, images: Float[Array, "B h w C"]) -> Float[Array, "B T D"]:
         """Return all tokens' states after the last norm; patches start at ``config.prefix``."""
-        return self.encode(self.embed(images))[0]
+        return self.states(images)[0]
+
+    def states(
+        self,
+        images: Float[Array, "B h w C"],
+        *,
+        rngs: nnx.Rngs | None = None,
+        capture: ReturnWeights = False,
+    ) -> tuple[Float[Array, "B T D"], Maps]:
+        """Return the states of all tokens after the last norm, and the requested maps."""
+        x, grid = self.embed(images, rngs=rngs), self.patches.grid(images)
+        return self.encode(x, grid=grid, rngs=rngs, capture=capture)
 
     def embed(
         self,
@@ -94,7 +111,7 @@ class ViT(Model):
         masked: Bool[Array, "B P"] | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "B T D"]:
-        """Embed patches with positions, after the prefix tokens (equation 1).
+        """Embed patches with added positions, after the prefix tokens (equation 1).
 
         Where ``masked`` is True, the mask token replaces the patch.
         """
@@ -116,17 +133,28 @@ class ViT(Model):
         parts += [] if self.registers is None else [cast_like(self.registers, x)]
         wide = [broadcast_parameter(part, (x.shape[0], *part.shape)) for part in parts]
         x = jnp.concatenate([*wide, x], axis=1) if wide else x
+        x = x if self.pre_norm is None else self.pre_norm(x)
         return dropout(x, config.dropout, dropout_key(rngs))
 
     def encode(
         self,
         x: Float[Array, "B T D"],
         *,
+        grid: Grid | None = None,
         rngs: nnx.Rngs | None = None,
         capture: ReturnWeights = False,
     ) -> tuple[Float[Array, "B T D"], Maps]:
-        """Apply the blocks and the last norm (equations 2 to 4)."""
-        x, maps = self.encoder(x, key=dropout_key(rngs), return_weights=capture)
+        """Apply the blocks and the last norm (equations 2 to 4).
+
+        ``grid`` has the rows and columns of patches, for rotary positions; that of the training
+        images if None.
+        """
+        shared: dict[str, Any] = {}
+        if self.config.positions == "rotary":
+            rows, columns = self.trained_grid if grid is None else grid
+            places = patch_coordinates(rows, columns, self.config.prefix)
+            shared["positions"] = jnp.asarray(places)
+        x, maps = self.encoder(x, key=dropout_key(rngs), return_weights=capture, **shared)
         return self.norm(x), {f"encoder/{name}": m for name, m in maps.items()}
 
     def classify(self, states: Float[Array, "B T D"]) -> Float[Array, "B V"]:
@@ -207,6 +235,7 @@ def _block(config: ViTConfig, norm: Any, rngs: nnx.Rngs) -> Block:
         max_length=side * side + config.prefix,
         use_bias=config.use_bias,
         out_bias=True,
+        rotary=GridRotary(config.rotary_base) if config.positions == "rotary" else None,
         norm_eps=config.norm_eps,
         dropout=config.attention_dropout,
     )

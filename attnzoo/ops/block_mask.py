@@ -271,14 +271,18 @@ def _sort(mask_mod: MaskFunction, shape: tuple[int, int, int, int], block: tuple
         return seen.any((1, 2, 3)), seen.all((1, 2, 3))
 
     captured = jax.make_jaxpr(look)(chunks[0]).consts
+    where = tuple(at[:, axis] for axis in range(4))
     if any(isinstance(const, Tracer) for const in captured):
         found = jax.lax.map(look, jnp.asarray(chunks))
-    else:  # eagerly: no program is compiled for a single mask
-        found = [jnp.stack(x) for x in zip(*(look(jnp.asarray(part)) for part in chunks))]
-    found_some, found_every = (x.reshape(-1)[: len(at)] for x in found)
-    where = tuple(jnp.asarray(at[:, axis]) for axis in range(4))
-    some, every = some.at[where].set(found_some), every.at[where].set(found_every)
-    return some, every & whole
+        found_some, found_every = (x.reshape(-1)[: len(at)] for x in found)
+        some, every = some.at[where].set(found_some), every.at[where].set(found_every)
+        return some, every & whole
+    # One program for all chunks; in numpy, nothing else is compiled.
+    sort = jax.jit(look)
+    found = zip(*(sort(part) for part in chunks))
+    some, every = np.array(some), np.array(every)
+    some[where], every[where] = (np.concatenate([*x])[: len(at)] for x in found)
+    return some, every & np.asarray(whole)
 
 
 def _probe(B: int, N: int) -> tuple[Index, Index, Index, Index]:

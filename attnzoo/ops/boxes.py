@@ -19,7 +19,7 @@ def to_centres(corners: Boxes) -> Boxes:
 
 
 def iou(one: Float[Array, "*#batch 4"], other: Float[Array, "*#batch 4"]) -> Float[Array, "..."]:
-    """Return the intersection over union of boxes given by their corners; 0 without area."""
+    """Return the intersection over union of boxes given by their corners; 0 if both are empty."""
     common, union, _ = _areas(one, other)
     return _share(common, union)
 

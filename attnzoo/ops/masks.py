@@ -74,9 +74,10 @@ class Mask:
         """Raise ValueError if a captured array does not fit ``B N T S`` (jax would clamp)."""
 
     def bounds(self, tiles: Tiles) -> Bounds | None:
-        """Return (some, every) for each tile, or None if only the elements of a tile can tell.
+        """Return (some, every) for each tile: may some, may all of its pairs attend?
 
-        ``some`` must be True unless the tile is empty; ``every`` must be False unless it is full.
+        ``some`` must be True unless no pair may; ``every`` must be False unless all may. None
+        (the default) means that the mask has to be evaluated for every pair.
         """
         return None
 

@@ -7,7 +7,7 @@ and k, not v.
 
 import dataclasses
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -164,19 +164,25 @@ def rotary_embedding(
     frequencies = rotary_frequencies(width, base=base, scaling=scaling, length=length)
     angles = positions.astype(dtype)[:, :, None, None] * frequencies.astype(dtype)[None, None, None]
     factor = scaling.attention_factor if isinstance(scaling, YaRNScaling) else 1.0
-    cos, sin = factor * jnp.cos(angles), factor * jnp.sin(angles)
-
     turning, still = x[..., :width].astype(dtype), x[..., width:]
+    out = _turned(turning, factor * jnp.cos(angles), factor * jnp.sin(angles), layout)
+    return jnp.concatenate([out.astype(x.dtype), still], axis=-1)
+
+
+def _turned(
+    x: Float[Array, "B T N H"],
+    cos: Float[Array, "#B T 1 half"],
+    sin: Float[Array, "#B T 1 half"],
+    layout: Layout,
+) -> Float[Array, "B T N H"]:
     if layout == "half":
-        first, second = jnp.split(turning, 2, axis=-1)
+        first, second = jnp.split(x, 2, axis=-1)
     else:
-        first, second = turning[..., 0::2], turning[..., 1::2]
+        first, second = x[..., 0::2], x[..., 1::2]
     turned = (first * cos - second * sin, second * cos + first * sin)
     if layout == "half":
-        out = jnp.concatenate(turned, axis=-1)
-    else:
-        out = jnp.stack(turned, axis=-1).reshape(turning.shape)
-    return jnp.concatenate([out.astype(x.dtype), still], axis=-1)
+        return jnp.concatenate(turned, axis=-1)
+    return jnp.stack(turned, axis=-1).reshape(x.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,3 +215,39 @@ class Rotary:
                 "rotary.scaling=DynamicNTKScaling turns earlier keys anew as the sequence grows; "
                 "the cache holds turned keys. Wanted another scaling"
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class GridRotary:
+    """Rotary embedding of image patches by row and column (DINOv3, arXiv 2508.10104).
+
+    A quarter of a head's pairs of features turns by the row, the next one by the column, each by
+    2 pi base^(-4 i / H) times the coordinate.
+    """
+
+    base: float = 100.0
+    width: ClassVar[None] = None
+
+    def check_cache(self) -> None:
+        """Raise NotImplementedError: images are not decoded step by step."""
+        raise NotImplementedError("rotary rows and columns of an image: there is no cache of them")
+
+    def __call__(
+        self, x: Float[Array, "B T N H"], positions: Float[Array, "#B T 2"], length: int
+    ) -> Float[Array, "B T N H"]:
+        """Rotate queries or keys, in float32; a coordinate of 0 turns nothing."""
+        H = x.shape[3]
+        if H % 4:
+            raise ValueError(f"heads of {H} features; rotary rows and columns want a multiple of 4")
+        dtype = compute_dtype(x)
+        rates = jnp.asarray(2 * math.pi * self.base ** (-np.arange(0, 1, 4 / H)), dtype)
+        angles = positions.astype(dtype)[..., None] * rates[None, None, None]
+        angles = angles.reshape(*positions.shape[:2], 1, H // 2)
+        return _turned(x.astype(dtype), jnp.cos(angles), jnp.sin(angles), "half").astype(x.dtype)
+
+
+def patch_coordinates(rows: int, columns: int, prefix: int) -> Float[np.ndarray, "1 T 2"]:
+    """Return coordinates of patch centres from -1 to 1 (row, column), after 0 for the prefix."""
+    centres = [(2 * np.arange(n) + 1) / n - 1 for n in (rows, columns)]
+    grid = np.stack(np.meshgrid(*centres, indexing="ij"), axis=-1).reshape(-1, 2)
+    return np.concatenate([np.zeros((prefix, 2)), grid])[None].astype(np.float32)

@@ -104,6 +104,42 @@ def product(
     return jax.lax.dot_general(rows, kernel, (((1,), (axis,)), ((), ()))).reshape(shape)
 
 
+def by_tokens(
+    function: Callable[[Any, Any, Any], Array],
+    tokens: tuple[Shaped[Array, "B T ..."], ...],
+    experts: tuple[Shaped[Array, "E ..."], ...],
+) -> Float[Array, "B T D"]:
+    """Apply ``function(tokens, experts, first)`` where the tokens and the experts are.
+
+    Each device has its own rows and positions of ``tokens``, and its part of the ``experts`` along
+    the axis of heads, from the expert ``first`` on; the results of all its experts are added.
+    """
+    placement = _PLACEMENT.value
+    if placement is None:
+        return function(tokens, experts, 0)
+    (B, T), count = tokens[0].shape[:2], len(experts[0])
+    rows = tuple(axis for axis in placement.batch if axis in placement.mesh.shape)
+    rows = () if B % placement.devices(*rows) else rows
+    ring, spread = placement.devices(placement.sequence), placement.devices(placement.heads)
+    positions = placement.sequence if ring > 1 and T % ring == 0 else None
+    heads = placement.heads if spread > 1 and count % spread == 0 else None
+
+    def on_device(tokens: Any, experts: Any) -> Array:
+        with _PLACEMENT(None):
+            first = 0 if heads is None else jax.lax.axis_index(heads) * len(experts[0])
+            found = function(tokens, experts, first)
+        return found if heads is None else jax.lax.psum(found, heads)
+
+    where = PartitionSpec(rows or None, positions)
+    return jax.shard_map(
+        on_device,
+        mesh=placement.mesh,
+        in_specs=(where, PartitionSpec(heads)),
+        out_specs=where,
+        check_vma=False,
+    )(tokens, experts)
+
+
 def gather_rows(table: Float[Array, "V D"]) -> Float[Array, "V D"]:
     """Constrain a table to whole rows on every device, before its rows are read.
 
@@ -293,7 +329,7 @@ class KeyLimit(Mask):
 
 @index_function
 class ShardedMask(Mask):
-    """A mask of the whole batch and all heads, seen from a device with first row b and head n."""
+    """Part of a mask for a device whose first batch row is ``b`` and first head is ``n``."""
 
     mask: Any
     b: Int[Array, ""]

@@ -99,7 +99,7 @@ def report(
     request: WeightRequest,
     lse: Float[Array, "B N T"] | None = None,
 ) -> WeightReport:
-    """Return the weights as :func:`attention_weights` does, from settings that are checked."""
+    """Return the weights as :func:`attention_weights` does, from settings already checked."""
     B, T, N, _ = q.shape
     S = k.shape[1]
     heads = _chosen("heads", request.heads, N)

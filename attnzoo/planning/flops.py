@@ -160,6 +160,9 @@ def _operations(jaxpr: Any, unknown: list[Any]) -> int:
         inner = [_operations(program, unknown) for program in _called(name, equation)]
         if name == "dot_general":
             total += _product(equation)
+        elif name.startswith("ragged_dot"):  # each row has one matrix
+            rows, kernels = (x.aval.shape for x in equation.invars[:2])
+            total += 2 * math.prod(rows) * kernels[-1]
         elif name == "conv_general_dilated":
             kernel = equation.invars[1].aval.shape
             features = kernel[params["dimension_numbers"].rhs_spec[0]]

@@ -104,7 +104,7 @@ class Plan:
 
     @property
     def step_seconds(self) -> float:
-        """Seconds of the slowest part, which the others hide behind."""
+        """Time of a step in seconds: that of its slowest part, assuming that the others overlap."""
         return max(self.seconds.values())
 
     @property

@@ -24,7 +24,22 @@ from attnzoo.config.loader import dump
 from attnzoo.config.loader import load as load_config
 from attnzoo.errors import UserError
 from attnzoo.files import read_json
-from attnzoo.pretrained import bart, bert, convert, files, gemma, gpt2, llama, origin, t5, vit
+from attnzoo.pretrained import (
+    bart,
+    bert,
+    clip,
+    convert,
+    dinov3,
+    files,
+    gemma,
+    gpt2,
+    llama,
+    origin,
+    siglip,
+    t5,
+    vit,
+    whisper,
+)
 from attnzoo.pretrained.convert import Sharding
 from attnzoo.pretrained.family import Family
 from attnzoo.pretrained.fields import Settings
@@ -38,6 +53,10 @@ FAMILIES: dict[str, Family] = {
     "t5": t5.FAMILY,
     **bart.FAMILIES,
     **vit.FAMILIES,
+    **whisper.FAMILIES,
+    "dinov3_vit": dinov3.FAMILY,
+    "clip": clip.FAMILY,
+    "siglip": siglip.FAMILY,
 }
 """Model families by the ``model_type`` of config.json."""
 
@@ -119,9 +138,10 @@ def form(model: Any) -> tuple[dict[str, Any], Table]:
       UserError: transformers has no model for this config.
     """
     families = _families(type(getattr(model, "config", None)))
-    encoder = getattr(model.config, "source", None)
-    if encoder is not None:
-        raise UserError(f"transformers has no model with model.source.kind={encoder.kind}")
+    source = getattr(getattr(model.config, "source", None), "kind", None)
+    families = [family for family in families if family.source == source]
+    if not families:
+        raise UserError(f"transformers has no model with model.source.kind={source}")
     if model.origin is not None:  # RoBERTa and XLM-R have the same settings
         former = FAMILIES.get(model.origin.config.get("model_type"))
         families.sort(key=lambda family: family is not former)
@@ -167,7 +187,11 @@ def tokenizer(name: str | Path) -> Tokenizer:
     except Exception as error:  # `tokenizers` raises nothing more specific
         raise UserError(f"{path}: a damaged tokenizer: {error}") from None
     if (folder / files.CONFIG).exists():
-        size = read_json(folder / files.CONFIG).get("vocab_size")
+        described = read_json(folder / files.CONFIG)
+        size = described.get("vocab_size")
+        for name in ("text_config", "text_config_dict"):
+            if isinstance(part := described.get(name), dict):
+                size = part.get("vocab_size", size)
         largest = max(found.get_vocab().values(), default=-1)
         if isinstance(size, int) and largest >= size:
             raise UserError(

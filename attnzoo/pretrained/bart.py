@@ -137,7 +137,7 @@ def fields(kind: str) -> Fields:
 def table(config: TransformerConfig, sizes: Sizes) -> Table:
     """Return the tensor table of a Transformer with the norms and positions of this config."""
     target = sizes[1]
-    rows = [*_stack("encoder", "source", config), *_stack("decoder", "target", config)]
+    rows = [*stack("encoder", "source", config), *stack("decoder", "target", config)]
     if config.output_bias:
         rows.append(row("final_logits_bias", "output_bias", form=Reordered((1, target), (0, 1))))
     sides = ["model.encoder.embed_tokens", "model.decoder.embed_tokens"]
@@ -175,17 +175,18 @@ def _sines(shape: Shape) -> np.ndarray:
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
 
-def _stack(side: str, text: str, config: TransformerConfig) -> list[Row]:
+def stack(side: str, text: str, config: TransformerConfig, *, key_bias: bool = True) -> list[Row]:
+    """Return the rows of the encoder or decoder, without its token embeddings."""
     layer, ours = f"model.{side}.layers.{{{side}}}", f"{side}/blocks/{{{side}}}"
     rows = [
-        *_attention(f"{layer}.self_attn", f"{ours}/attention/mechanism"),
+        *_attention(f"{layer}.self_attn", f"{ours}/attention/mechanism", key_bias),
         *norm(f"{layer}.self_attn_layer_norm", f"{ours}/attention_norm"),
         *linear(f"{layer}.fc1", f"{ours}/feed_forward/up"),
         *linear(f"{layer}.fc2", f"{ours}/feed_forward/down"),
         *norm(f"{layer}.final_layer_norm", f"{ours}/feed_forward_norm"),
     ]
     if side == "decoder":
-        rows += _attention(f"{layer}.encoder_attn", f"{ours}/cross_attention")
+        rows += _attention(f"{layer}.encoder_attn", f"{ours}/cross_attention", key_bias)
         rows += norm(f"{layer}.encoder_attn_layer_norm", f"{ours}/cross_norm")
     if config.positions == "learned":
         rows.append(embedding(f"model.{side}.embed_positions", f"{text}_positions"))
@@ -196,12 +197,12 @@ def _stack(side: str, text: str, config: TransformerConfig) -> list[Row]:
     return rows
 
 
-def _attention(theirs: str, ours: str) -> list[Row]:
+def _attention(theirs: str, ours: str, key_bias: bool) -> list[Row]:
     names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "out"}
     return [
         one
         for short, name in names.items()
-        for one in linear(f"{theirs}.{short}", f"{ours}/{name}")
+        for one in linear(f"{theirs}.{short}", f"{ours}/{name}", bias=key_bias or name != "key")
     ]
 
 
@@ -272,7 +273,7 @@ def write(kind: str, config: TransformerConfig, sizes: Sizes) -> dict[str, Any]:
         "decoder_ffn_dim": config.hidden,
         "encoder_layers": config.encoder_layers,
         "decoder_layers": config.decoder_layers,
-        "activation_function": {v: k for k, v in reversed(ACTIVATIONS.items())}[config.activation],
+        "activation_function": written_activation(config.activation),
         "max_position_embeddings": config.max_length,
         "scale_embedding": config.scale_embeddings,
         "dropout": config.dropout,
@@ -289,11 +290,17 @@ def write(kind: str, config: TransformerConfig, sizes: Sizes) -> dict[str, Any]:
     return written
 
 
+def written_activation(activation: str) -> str:
+    """Return the name of an activation in a config.json."""
+    return {v: k for k, v in reversed(ACTIVATIONS.items())}[activation]
+
+
 def sizes(shapes: Mapping[str, Shape]) -> Sizes:
-    """Return the sizes of both vocabularies."""
-    source = "source_embedding/table"
-    target = "target_embedding/table"
-    return (shapes[source][0], shapes[target if target in shapes else source][0])
+    """Return the sizes of both vocabularies; 0 for a source that is no text."""
+    source, target = (
+        shapes.get(f"{side}_embedding/table", (0,))[0] for side in ("source", "target")
+    )
+    return source, target or source
 
 
 FAMILIES = {

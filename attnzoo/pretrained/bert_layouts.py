@@ -325,7 +325,7 @@ LAYOUTS = {
 
 
 def unmet(layout: Layout, config: BertConfig) -> str | None:
-    """Return the first setting that models of the architecture cannot have, None if all fit."""
+    """Return the first setting of a config that an architecture does not support; None if none."""
     for name, wanted in layout.fixed.items():
         unused = name == "pooler_activation" and config.head != "sequence"
         if not unused and (value := getattr(config, name)) != wanted:

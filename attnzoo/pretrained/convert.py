@@ -1,6 +1,7 @@
 """Conversion of tensors in files to parameters of a model and back, one tensor at a time."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -22,17 +23,17 @@ FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.b
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-    """Tensor of a file, with the path and the layer (if scanned) of each parameter in it."""
+    """Tensor of a file, with the path and the index of each parameter in it.
+
+    The index is that of the layer, if it is scanned, and of the expert.
+    """
 
     theirs: str
-    places: tuple[tuple[str, int | None], ...]
+    places: tuple[tuple[str, tuple[int, ...]], ...]
     form: Form
 
     def shapes(self, leaves: Mapping[str, Any]) -> list[Shape]:
-        return [
-            leaves[path].shape if layer is None else leaves[path].shape[1:]
-            for path, layer in self.places
-        ]
+        return [leaves[path].shape[len(index) :] for path, index in self.places]
 
 
 def parameters(model: nnx.Module) -> dict[str, Any]:
@@ -119,10 +120,7 @@ def tensors_of(
 
     def each() -> Iterator[tuple[str, np.ndarray]]:
         for part in parts:
-            arrays = [
-                np.asarray(leaves[path] if layer is None else leaves[path][layer])
-                for path, layer in part.places
-            ]
+            arrays = [np.asarray(leaves[path][index]) for path, index in part.places]
             yield part.theirs, part.form.theirs(arrays)
 
     return sizes, each()
@@ -136,16 +134,18 @@ def _ours(
 ) -> Iterator[tuple[str, Any]]:
     """Yield each attnzoo parameter as soon as its tensors have been read."""
     for parts in plan:
-        layers: dict[str, list[Any]] = {}
+        found: dict[str, list[Any]] = {}
         for part in parts:
             pieces = part.form.ours(read(part.theirs), part.shapes(leaves))
-            for (path, layer), piece in zip(part.places, pieces, strict=True):
-                if layer is None:
+            for (path, index), piece in zip(part.places, pieces, strict=True):
+                if not index:
                     yield path, piece
-                else:
-                    layers.setdefault(path, []).append(piece)
-        for path in list(layers):
-            yield path, stack(layers.pop(path))
+                    continue
+                found.setdefault(path, []).append(piece)
+                leading = leaves[path].shape[: len(index)]
+                if len(found[path]) == math.prod(leading):
+                    whole = stack(found.pop(path))
+                    yield path, whole.reshape(*leading, *whole.shape[1:])
 
 
 def _plan(table: Table, leaves: Mapping[str, Any]) -> list[list[_Part]]:
@@ -153,14 +153,15 @@ def _plan(table: Table, leaves: Mapping[str, Any]) -> list[list[_Part]]:
     plan, seen = [], set()
     for row in table.rows:
         parts = []
-        for layer, one in table.expanded(row):
+        for layer, expert, one in table.expanded(row):
+            inner = () if expert is None else (expert,)
             places = []
             for template, path in zip(row.ours, one.ours, strict=True):
                 scanned = re.sub(r"/\{\w+\}/", "/", template)
                 if path in leaves:
-                    places.append((path, None))
+                    places.append((path, inner))
                 elif layer is not None and scanned in leaves:
-                    places.append((scanned, layer))
+                    places.append((scanned, (layer, *inner)))
                 else:
                     raise ValueError(f"the table has {path}, which the model has not")
             seen |= {path for path, _ in places}

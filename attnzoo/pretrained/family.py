@@ -25,6 +25,7 @@ class Family:
         ``architectures``; UserError if transformers has no such model.
       table: function from config and sizes to the tensor table.
       fields: the fields of its config.json.
+      source: kind of its encoder of sources that are no text; None: it reads text.
     """
 
     model: Any
@@ -34,11 +35,12 @@ class Family:
     write: Callable[[Any, Sizes], dict[str, Any]]
     table: Callable[[Any, Sizes], Table]
     fields: Fields
+    source: str | None = None
 
 
-def plain_heads(attention: Any, dim: int) -> int | None:
+def plain_heads(attention: Any, dim: int, *, key_bias: bool = True) -> int | None:
     """Return the number of heads of plain multi-head attention, None for any other attention."""
-    plain = MultiHeadConfig(num_heads=getattr(attention, "num_heads", 1))
+    plain = MultiHeadConfig(num_heads=getattr(attention, "num_heads", 1), key_bias=key_bias)
     if attention.kind != "multi_head" or dim % attention.num_heads:
         return None
     same = {"num_kv_heads": attention.num_heads, "head_dim": dim // attention.num_heads}

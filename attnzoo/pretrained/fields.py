@@ -97,12 +97,14 @@ class Fields:
       without_effect: fields that change no output of the model, with the reason.
       refused: fields of which only these values are supported.
       aliases: second names of followed fields.
+      parts: fields of followed objects, such as ``text_config``, and their kinds in transformers.
     """
 
     followed: Mapping[str, Field]
     without_effect: Mapping[str, str] = dataclasses.field(default_factory=dict)
     refused: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    parts: Mapping[str, tuple[str, "Fields"]] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of_model(
@@ -111,6 +113,7 @@ class Fields:
         without_effect: Mapping[str, str],
         refused: Mapping[str, Sequence[Any]],
         aliases: Mapping[str, str] | None = None,
+        parts: Mapping[str, tuple[str, "Fields"]] | None = None,
     ) -> "Fields":
         """Return the fields of a model, with the common ones of all models.
 
@@ -123,7 +126,7 @@ class Fields:
             for name in names.split()
             if name not in followed and name not in refused
         }
-        return cls(followed, unused, refused, aliases or {})
+        return cls(followed, unused, refused, aliases or {}, parts or {})
 
 
 COMMON = {
@@ -218,9 +221,10 @@ class Settings:
         value = self.values[key] if key in self.values else self[key]
         return UserError(f"{self.place}: {key}={_short(value)} is not supported; wanted {wanted}")
 
-    def within(self, key: str, fields: Fields) -> "Settings":
-        """Return the settings in an object of this file."""
-        return Settings(self[key] or {}, f"{self.place}: {key}", fields)
+    def within(self, key: str, fields: Fields | None = None) -> "Settings":
+        """Return the settings in an object of this file; ``fields`` are those of the part."""
+        fields = self.fields.parts[key][1] if fields is None else fields
+        return Settings(self[key] or {}, f"{self.place}: {key}", fields, self.tensors)
 
     def num_classes(self) -> int:
         """Return the number of classes, which ``id2label`` and ``num_labels`` say."""

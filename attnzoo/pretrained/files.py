@@ -164,7 +164,11 @@ def write_tensors(
     written: dict[Path, Path] = {}
     for i, names in enumerate(files, 1):
         file = WEIGHTS if total == 1 else f"model-{i:05d}-of-{total:05d}.safetensors"
-        found = {name: np.ascontiguousarray(array) for name, array in islice(stream, len(names))}
+        # Which makes a vector of a scalar.
+        found = {
+            name: np.ascontiguousarray(array).reshape(np.shape(array))
+            for name, array in islice(stream, len(names))
+        }
         temporary = folder / f".{file}.tmp"
         # transformers rejects a file without the format.
         save_file(found, temporary, metadata={"format": "pt"})

@@ -144,6 +144,7 @@ def write(kind: str, config: LlamaConfig, sizes: Sizes) -> dict[str, Any]:
     attention: Any = config.attention
     name, second = NAMES[kind], kind == "gemma2"
     fixed = {"shifted_norms": True, "branch_norms": True, "scale_embeddings": True}
+    fixed["experts"] = None
     fixed |= {"hidden_bias": False, "out_bias": config.qkv_bias}
     require(name, config, fixed | ({"local_rotary_base": None} if second else {}))
     require(name, attention, {"qk_norm": not second} | ({} if second else {"softcap": None}))

@@ -1,11 +1,11 @@
-"""Llama, Mistral, Qwen2 and Qwen3: tensor names and settings of their transformers models."""
+"""Llama, Mistral, Mixtral, Qwen2, Qwen3: tensors and settings of their transformers models."""
 
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from attnzoo.config.attention import MultiHeadConfig
-from attnzoo.config.llama import LlamaConfig
+from attnzoo.config.llama import ExpertsConfig, LlamaConfig
 from attnzoo.errors import UserError
 from attnzoo.models.llama import Llama
 from attnzoo.pretrained import rotary
@@ -23,11 +23,12 @@ from attnzoo.pretrained.fields import (
     word,
     words,
 )
-from attnzoo.pretrained.table import Shape, Table, embedding, linear, norm
+from attnzoo.pretrained.table import TRANSPOSED, Shape, Table, embedding, linear, norm, row
 
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
+    "mixtral": "MixtralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
 }
@@ -50,6 +51,7 @@ def fields(kind: str) -> Fields:
     vocab, hidden, length, kv_heads = {
         "llama": (32000, 11008, 2048, None),
         "mistral": (32000, 14336, 131072, 8),
+        "mixtral": (32000, 14336, 131072, 8),
     }.get(kind, (151936, 22016, 32768, 32))
     followed = {
         "architectures": architecture(None),
@@ -61,18 +63,29 @@ def fields(kind: str) -> Fields:
         "num_key_value_heads": size(kv_heads, null=True),
         "head_dim": size(128 if kind == "qwen3" else None),
         "hidden_act": word("silu"),
-        "rms_norm_eps": positive(1e-6),
+        "rms_norm_eps": positive(1e-5 if kind == "mixtral" else 1e-6),
         "tie_word_embeddings": flag(False),
         "attention_dropout": rate(0.0),
         **rotary.FOLLOWED,
         "max_position_embeddings": size(length),
     }
+    training: dict[str, str] = {}
     if kind in ("llama", "qwen3"):
         followed["attention_bias"] = flag(False)
     if kind == "llama":
         followed["mlp_bias"] = flag(False)
-    if kind == "mistral":
-        followed["sliding_window"] = size(4096, null=True)
+    if kind in ("mistral", "mixtral"):
+        followed["sliding_window"] = size(4096 if kind == "mistral" else None, null=True)
+    if kind == "mixtral":
+        followed |= {
+            "num_local_experts": size(8),
+            "num_experts_per_tok": size(2),
+            "router_aux_loss_coef": rate(0.001),
+        }
+        training = {
+            "training alone": "router_jitter_noise",
+            "other outputs": "output_router_logits",
+        }
     if kind in ("qwen2", "qwen3"):
         followed |= {
             "use_sliding_window": flag(False),
@@ -85,6 +98,7 @@ def fields(kind: str) -> Fields:
         without_effect={
             "order of a sum, which transformers 5 does not read": "pretraining_tp",
             "records of the programs of some models": "is_llama_config _flash_attn_2_enabled",
+            **training,
         },
         refused={
             **rotary.WHOLE_HEAD,
@@ -93,6 +107,7 @@ def fields(kind: str) -> Fields:
             "rope_interleaved": (False,),
             "use_mrope": (False,),
         },
+        aliases={"num_experts": "num_local_experts"} if kind == "mixtral" else {},
     )
 
 
@@ -110,11 +125,17 @@ def table(config: LlamaConfig, sizes: Sizes) -> Table:
         *linear(f"{layer}.self_attn.v_proj", f"{attention}/value", bias=qkv),
         *linear(f"{layer}.self_attn.o_proj", f"{attention}/out", bias=out),
         *norm(f"{layer}.{before}", f"{ours}/feed_forward_norm", bias=False),
-        *linear(f"{layer}.mlp.gate_proj", f"{feed}/gate", bias=hidden),
-        *linear(f"{layer}.mlp.up_proj", f"{feed}/up", bias=hidden),
-        *linear(f"{layer}.mlp.down_proj", f"{feed}/down", bias=hidden),
         *norm("model.norm", "norm", bias=False),
     ]
+    if config.experts is None:
+        for name in ("gate", "up", "down"):
+            rows += linear(f"{layer}.mlp.{name}_proj", f"{feed}/{name}", bias=hidden)
+    else:
+        own = f"{layer}.block_sparse_moe"
+        rows += linear(f"{own}.gate", f"{feed}/router", bias=False)
+        for theirs, name in (("w1", "gate"), ("w3", "up"), ("w2", "down")):
+            one = f"{own}.experts.{{expert}}.{theirs}.weight"
+            rows.append(row(one, f"{feed}/{name}", form=TRANSPOSED))
     if config.branch_norms:
         after = f"{ours}/attention_branch_norm", f"{ours}/feed_forward_branch_norm"
         rows += norm(f"{layer}.post_attention_layernorm", after[0], bias=False)
@@ -125,6 +146,7 @@ def table(config: LlamaConfig, sizes: Sizes) -> Table:
     return Table(
         rows if config.tied else [*rows, embedding("lm_head", "output")],
         depths={"layer": config.layers},
+        experts=0 if config.experts is None else config.experts.count,
         copies={"lm_head.weight": "model.embed_tokens.weight"} if config.tied else {},
         ignored=(r".*\.rotary_emb\.inv_freq",),
         # The models without a head have no prefix.
@@ -170,13 +192,26 @@ def read(kind: str, hf: Settings) -> tuple[LlamaConfig, Sizes]:
         norm_eps=hf["rms_norm_eps"],
         tied=hf["tie_word_embeddings"],
         attention_dropout=hf["attention_dropout"],
+        experts=_experts(hf) if kind == "mixtral" else None,
     )
     return config, (hf["vocab_size"],)
 
 
+def _experts(hf: Settings) -> ExpertsConfig:
+    if hf["num_experts_per_tok"] > hf["num_local_experts"]:
+        raise hf.error(
+            "num_experts_per_tok", f"at most num_local_experts={hf['num_local_experts']}"
+        )
+    return ExpertsConfig(
+        count=hf["num_local_experts"],
+        chosen=hf["num_experts_per_tok"],
+        balance_weight=hf["router_aux_loss_coef"],
+    )
+
+
 def _windows(kind: str, hf: Settings) -> Windows:
-    if kind in ("llama", "mistral"):
-        return (hf["sliding_window"] if kind == "mistral" else None), None
+    if kind in ("llama", "mistral", "mixtral"):
+        return (None if kind == "llama" else hf["sliding_window"]), None
     window = hf["sliding_window"] if hf["use_sliding_window"] else None
     layers = hf["num_hidden_layers"]
     whole = layers if window is None else min(hf["max_window_layers"], layers)
@@ -227,6 +262,12 @@ def write(kind: str, config: LlamaConfig, sizes: Sizes) -> dict[str, Any]:
         written["mlp_bias"] = config.hidden_bias
     else:
         written["sliding_window"] = attention.window
+    if config.experts is not None:
+        written |= {
+            "num_local_experts": config.experts.count,
+            "num_experts_per_tok": config.experts.chosen,
+            "router_aux_loss_coef": config.experts.balance_weight,
+        }
     if kind in ("qwen2", "qwen3"):
         written["use_sliding_window"] = attention.window is not None
         written["max_window_layers"] = 0
@@ -242,7 +283,7 @@ def common(config: LlamaConfig, sizes: Sizes) -> dict[str, Any]:
       UserError: transformers has no relative of Llama with this attention.
     """
     attention: Any = config.attention
-    if attention.kind != "multi_head" or attention.sinks:
+    if attention.kind != "multi_head" or attention.sinks or not attention.key_bias:
         raise UserError(unsupported_message("Llama", attention))
     turned = config.rotary_width in (None, attention.head_dim or config.dim // attention.num_heads)
     require("relative of Llama", config, {"dropout": 0.0} | ({} if turned else TURNED))
@@ -272,6 +313,9 @@ def _check(kind: str, config: LlamaConfig) -> None:
     require(name, attention, {"qk_norm": kind == "qwen3", "scale": None, "softcap": None})
     require(name, config, PLAIN if qwen else PLAIN | {"global_layers": None})
     require(name, config, {} if kind == "llama" else {"hidden_bias": False})
+    if (config.experts is None) == (kind == "mixtral"):
+        wanted = "Mixtral without" if kind == "mixtral" else f"{name} with"
+        raise UserError(f"transformers has no {wanted} experts; our own folder takes it")
     require(name, attention, {"window": None} if kind == "llama" else {})
     biased = config.qkv_bias if kind in ("llama", "qwen3") else kind == "qwen2"
     require(name, config, {"qkv_bias": biased, "out_bias": biased and kind != "qwen2"})

@@ -60,6 +60,10 @@ class Origin:
             kept |= {"id2label": names, "label2id": {name: int(i) for i, name in names.items()}}
         elif "id2label" in written:
             kept.pop("label2id", None)
+        for part, (_, inner) in fields.parts.items():
+            former = self.config.get(part)
+            if isinstance(former, dict) and part in written:
+                kept[part] = Origin(former).complete(written[part], inner)
         if self.tensors:
             kept["architectures"] = self.config["architectures"]
         return {**written, **kept}

@@ -186,7 +186,10 @@ def write(config: T5Config, sizes: Sizes) -> dict[str, Any]:
     if same != {plain}:
         raise UserError(unsupported_message("T5", ", ".join(sorted(map(str, same)))))
     if config.scaled_head and not config.tied:
-        raise UserError("transformers has no T5 with scaled_head=true and tied=false")
+        raise UserError(
+            "transformers has no T5 with scaled_head=true and tied=false; wanted tied=true, or "
+            "scaled_head=false"
+        )
     name = {ours: name for name, ours in ACTIVATIONS.items()}[config.activation]
     form = f"gated-{name}".replace("gelu_new", "gelu") if config.gated else name
     return {

@@ -1,7 +1,8 @@
 """Tables that map tensors of transformers to attnzoo parameters, with their layout.
 
 One table serves both directions. A name in a row may contain ``{encoder}`` or ``{layer}``, a depth
-of the table: the row then stands for one row per block of that stack.
+of the table: the row then stands for one row per block of that stack. With ``{expert}`` it stands
+for one row per expert of a block, whose parameters have an axis of experts.
 """
 
 import dataclasses
@@ -115,7 +116,10 @@ def linear(theirs: str, *ours: str, bias: bool = True) -> list[Row]:
 
 
 def norm(theirs: str, ours: str, *, bias: bool = True) -> list[Row]:
-    """Return the rows of a layer norm, or without ``bias`` of an RMS norm."""
+    """Return the rows of a layer norm, or of an RMS norm if not ``bias``.
+
+    ``theirs`` is the prefix of its tensors in transformers, ``ours`` the path of the module here.
+    """
     rows = [Row(f"{theirs}.weight", (f"{ours}/scale",))]
     return rows + ([Row(f"{theirs}.bias", (f"{ours}/bias",))] if bias else [])
 
@@ -132,6 +136,7 @@ class Table:
     Attributes:
       rows: rows; every parameter is in exactly one.
       depths: number of blocks of each stack, by the name used in the rows.
+      experts: number of experts of each block.
       blocks: the attnzoo blocks of a stack whose layers share blocks; 0, 1, 2, ... if absent.
       copies: tensors that repeat another one (tied weights): one of the two is enough, and if both
         are present they must be equal.
@@ -143,6 +148,7 @@ class Table:
 
     rows: Sequence[Row]
     depths: Mapping[str, int]
+    experts: int = 0
     blocks: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     ignored: Sequence[str] = ()
@@ -150,13 +156,15 @@ class Table:
     constants: Mapping[str, Callable[[Shape], np.ndarray]] = dataclasses.field(default_factory=dict)
     renamed: Sequence[tuple[str, str]] = ()
 
-    def expanded(self, row: Row) -> Iterator[tuple[int | None, Row]]:
-        """Yield the rows that a row stands for, with their layers, or the row without a layer."""
+    def expanded(self, row: Row) -> Iterator[tuple[int | None, int | None, Row]]:
+        """Yield the rows that a row stands for, with their layers and experts, or the row alone."""
         depth = next((name for name in self.depths if f"{{{name}}}" in row.theirs), None)
         if depth is None:
-            yield None, row
+            yield None, None, row
             return
         for i in range(self.depths[depth]):
             block = {depth: self.blocks[depth][i] if depth in self.blocks else i}
             ours = tuple(one.format(**block) for one in row.ours)
-            yield i, Row(row.theirs.format(**{depth: i}), ours, row.form)
+            for expert in range(self.experts) if "{expert}" in row.theirs else (None,):
+                names = {depth: i, "expert": expert}
+                yield i, expert, Row(row.theirs.format(**names), ours, row.form)

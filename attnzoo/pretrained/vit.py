@@ -23,7 +23,14 @@ from attnzoo.pretrained.fields import (
 )
 from attnzoo.pretrained.table import Reordered, Shape, Table, linear, norm, row
 
-ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "relu": "relu", "silu": "silu"}
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "quick_gelu": "quick_gelu",
+}
+BACKBONE = "feature maps of a backbone, which is not read"
 BARE, CLASSIFIER, DISTILLED = "Model", "ForImageClassification", "ForImageClassificationWithTeacher"
 CLASSES = {
     "vit": "ViT",
@@ -70,7 +77,7 @@ def fields(kind: str) -> Fields:
     return Fields.of_model(
         followed,
         without_effect={
-            "feature maps of a backbone, which is not read": (
+            BACKBONE: (
                 "_out_features _out_indices out_features out_indices stage_names apply_layernorm "
                 "reshape_hidden_states"
             ),
@@ -136,14 +143,27 @@ def _table(kind: str, config: ViTConfig, sizes: Sizes) -> Table:
     return Table(rows, depths={"layer": config.layers})
 
 
+def image_sizes(hf: Settings) -> dict[str, Any]:
+    """Return the fields of a ViTConfig that all config.json of image encoders name alike."""
+    hf.divide("hidden_size", "num_attention_heads")
+    hf.divide("image_size", "patch_size")
+    return {
+        "attention": MultiHeadConfig(num_heads=hf["num_attention_heads"]),
+        "image_size": hf["image_size"],
+        "patch": hf["patch_size"],
+        "channels": hf["num_channels"],
+        "dim": hf["hidden_size"],
+        "layers": hf["num_hidden_layers"],
+        "norm_eps": hf["layer_norm_eps"],
+    }
+
+
 def _read(kind: str, hf: Settings) -> tuple[ViTConfig, Sizes]:
     dino = kind.startswith("dinov2")
     heads = (BARE, CLASSIFIER, DISTILLED) if kind == "deit" else (BARE, CLASSIFIER)
     names = {CLASSES[kind] + one: one for one in (CLASSIFIER, *heads)}
     head = names[hf.architecture(list(names))]
-    dim, layers = hf["hidden_size"], hf["num_hidden_layers"]
-    hf.divide("hidden_size", "num_attention_heads")
-    hf.divide("image_size", "patch_size")
+    shared, dim = image_sizes(hf), hf["hidden_size"]
     gated = dino and hf["use_swiglu_ffn"]
     pooler = not dino and any(one.endswith("pooler.dense.weight") for one in hf.tensors)
     if pooler:
@@ -167,15 +187,9 @@ def _read(kind: str, hf: Settings) -> tuple[ViTConfig, Sizes]:
         own["distillation"] = "head" if head == DISTILLED else "token"
     activation = hf.choose("hidden_act", ACTIVATIONS)
     config = ViTConfig(
-        attention=MultiHeadConfig(num_heads=hf["num_attention_heads"]),
-        image_size=hf["image_size"],
-        patch=hf["patch_size"],
-        channels=hf["num_channels"],
-        dim=dim,
-        layers=layers,
+        **shared,
         head_hidden=pooler,
         mask_token=any(one.endswith("mask_token") for one in hf.tensors),
-        norm_eps=hf["layer_norm_eps"],
         activation="silu" if gated else activation,  # type: ignore[arg-type]
         use_bias=hf["qkv_bias"],
         dropout=hf["hidden_dropout_prob"],
@@ -210,6 +224,9 @@ def _write(kind: str, config: ViTConfig, sizes: Sizes) -> dict[str, Any]:
         "head_hidden": (False, not (sizes or dino)),
         "mask_token": (dino, not sizes and not dino),
         "branch_rate": (0.0, config.branch_rate if dino else 0.0),
+        "pre_norm": (False,),
+        "patch_bias": (True,),
+        "key_bias": (True,),
     }.items():
         if getattr(config, name) not in right:
             raise UserError(f"{wanted} with {name}={getattr(config, name)!r}")

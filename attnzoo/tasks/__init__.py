@@ -4,6 +4,7 @@ from typing import Any
 
 from attnzoo.config.external import import_class, is_external
 from attnzoo.tasks.captioning import CaptioningTask
+from attnzoo.tasks.contrastive import ContrastiveTask
 from attnzoo.tasks.detection import DetectionTask
 from attnzoo.tasks.image_classification import ImageClassificationTask
 from attnzoo.tasks.language_modeling import CausalLMTask, MaskedLMTask, SpanCorruptionTask
@@ -32,6 +33,7 @@ TASKS: dict[str, type[Task]] = {
     "question_answering": QuestionAnsweringTask,
     "stories": StoriesTask,
     "captioning": CaptioningTask,
+    "contrastive": ContrastiveTask,
     "speech": SpeechTask,
 }
 """Task class by ``task.kind``."""
@@ -46,6 +48,7 @@ __all__ = [
     "TASKS",
     "CaptioningTask",
     "CausalLMTask",
+    "ContrastiveTask",
     "DetectionTask",
     "ImageClassificationTask",
     "MaskedLMTask",

@@ -57,12 +57,14 @@ class PredictSettings:
         beam: hypotheses of a search for texts; 1: greedy.
         max_length: longest text in tokens; in question answering, the window that is read.
         encoding: encoding of texts.
+        heads: cross-attentions that align words with a sound, as (layer, head).
     """
 
     batch_size: int | None = None
     beam: int | None = None
     max_length: int | None = None
     encoding: str = "utf-8"
+    heads: tuple[tuple[int, int], ...] | None = None
 
 
 def named_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[str, str | None]]:

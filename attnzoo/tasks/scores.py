@@ -58,10 +58,10 @@ def score_translations(
 
 
 def tokenizer_of(language: str) -> tuple[str, str]:
-    """Return sacreBLEU's tokenizer of a language, and a note if another has to stand in for it.
+    """Return sacreBLEU's tokenizer for a language, and a note if it is a substitute.
 
-    Languages are codes as ``ja`` or ``zh-CN``. Where the package of a tokenizer is missing, text is
-    scored by characters.
+    Languages are codes such as ``ja`` or ``zh-CN``. If the package of a tokenizer is missing, text
+    is scored by characters.
     """
     tokenize = OF_LANGUAGE.get(re.split("[-_]", language.lower())[0], "13a")
     try:

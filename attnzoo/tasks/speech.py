@@ -193,10 +193,20 @@ class SpeechTask(ToTextTask):
     def prediction(self, model: Any, name: str, source: Any, text: GeneratedText) -> Prediction:
         """Return the transcript with the times of its words, and a picture of both."""
         starts = self.word_starts(model, text.weights, text.target, len(source))
-        words = text.target.words if starts is not None else []
-        seconds = len(source) / self.rate
-        ends = [] if starts is None else [*starts[1:], seconds]
+        ends = [] if starts is None else [*starts[1:], len(source) / self.rate]
         times = list(zip([] if starts is None else starts.tolist(), ends))
+        return self.timed(model, name, source, text, times)
+
+    def timed(
+        self,
+        model: Any,
+        name: str,
+        source: Samples,
+        text: GeneratedText,
+        times: Sequence[tuple[float, float]],
+    ) -> Prediction:
+        """Return a transcript with the times of its words; without times it has no picture."""
+        words, seconds = text.target.words if times else [], len(source) / self.rate
         record = {
             "text": text.text,
             "log_prob": round(text.log_prob, 4),

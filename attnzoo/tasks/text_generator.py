@@ -130,9 +130,7 @@ class TextGenerator:
         for row, tokenizer in enumerate(tokenizers):
             said = tokens[row, : lengths[row]].tolist()
             target = tokenizer.decode_words(said)
-            # A row for each token of the text, and for the end.
-            steps = [t for t, i in enumerate(said) if i not in tokenizer.hidden]
-            steps = steps[: len(target.ids)] + [t for t in (len(said) - 1,) if self._ended(said)]
+            steps = self.steps_of(said, target, tokenizer)
             written.append(
                 GeneratedText(
                     text=tokenizer.decode(said),
@@ -143,6 +141,11 @@ class TextGenerator:
                 )
             )
         return written
+
+    def steps_of(self, said: Sequence[int], target: Encoding, tokenizer: Tokenizer) -> list[int]:
+        """Return the steps of a text's tokens among all that were generated, and of its end."""
+        steps = [t for t, i in enumerate(said) if i not in tokenizer.hidden]
+        return steps[: len(target.ids)] + [t for t in (len(said) - 1,) if self._ended(said)]
 
     def steps(self, target: Encoding) -> int:
         """Return the number of steps of a known target, its special tokens included."""

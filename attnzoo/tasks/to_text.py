@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from attnzoo.config.experiment import ExperimentConfig
+from attnzoo.data.text_tokenizers import TextTokenizer
 from attnzoo.data.tokenizers import Encoding, Tokenizer, train_tokenizer
 from attnzoo.decoding.rules import DEFAULT_RULES, Rules
 from attnzoo.errors import UserError
@@ -39,9 +40,9 @@ class ToTextTask(Task):
     predict_options = ("batch_size", "beam", "max_length")
     tokenizer_fields = ("tokenizer",)
 
-    def __init__(self, config: ExperimentConfig, tokenizer: Tokenizer):
+    def __init__(self, config: ExperimentConfig, tokenizer: Tokenizer | TextTokenizer):
         super().__init__(config)
-        self.tokenizer = tokenizer
+        self.tokenizer: Any = tokenizer  # of running text only in a folder of transformers
 
     @classmethod
     def texts(cls, data: Any) -> Iterator[str]:
@@ -135,6 +136,10 @@ class ToTextTask(Task):
         except ValueError as error:
             raise UserError(str(error)) from error
 
+    def generator_of(self, model: Any, settings: PredictSettings) -> TextGenerator:
+        """Return the generator of ``predict``."""
+        return self.generator(model, batch_size=settings.batch_size)
+
     def write(
         self, generator: TextGenerator, sources: Sequence[Any], settings: PredictSettings
     ) -> list[GeneratedText]:
@@ -184,7 +189,7 @@ class ToTextTask(Task):
         self, model: Any, inputs: Sequence[Path], settings: PredictSettings
     ) -> Iterator[Prediction]:
         """Yield the text about every file, in their order; a problem where it cannot be read."""
-        generator = self.generator(model, batch_size=settings.batch_size)
+        generator = self.generator_of(model, settings)
         paths = iter(inputs)
         while some := list(islice(paths, 16 * generator.batch_size)):
             opened: dict[int, Any] = {}

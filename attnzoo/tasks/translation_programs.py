@@ -7,23 +7,31 @@ import jax.numpy as jnp
 from flax import nnx
 
 from attnzoo.decoding import beam_search, greedy_search
+from attnzoo.decoding.prompt import begin
 from attnzoo.tasks.losses import label_losses
 
 
 def search(graph, ids, rules, state, source, *, max_length: int, beam: int, alpha: float):
     """Return the hypotheses of a batch of sources, with greedy search for a beam of 1."""
-    model = nnx.merge(graph, state)
-    memory, start = model.start(source, max_length=max_length)
+    return searched(nnx.merge(graph, state), ids, rules, source, max_length, beam, alpha)[0]
+
+
+def searched(model, ids, rules, source, max_length: int, beam: int, alpha: float):
+    """Return the hypotheses of ``search``, and how it began (``decoding.prompt.Begun``)."""
+    batch = jax.tree.leaves(source)[0].shape[0]
+    begun = begin(model, source, rules, ids, batch=batch, max_length=max_length)
     shape: dict[str, Any] = {
-        "batch": jax.tree.leaves(source)[0].shape[0],
+        "batch": batch,
         "source_length": model.source_length(source),
         "max_length": max_length,
         "ids": ids,
         "rules": rules,
+        "first": begun.token,
     }
     if beam == 1:
-        return greedy_search(model.step, start, memory, **shape)
-    return beam_search(model.step, start, memory, beam=beam, alpha=alpha, **shape)
+        return greedy_search(model.step, begun.state, begun.memory, **shape), begun
+    shape |= {"beam": beam, "alpha": alpha}
+    return beam_search(model.step, begun.state, begun.memory, **shape), begun
 
 
 def force(graph, pad, head, state, source, target):

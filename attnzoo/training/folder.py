@@ -10,17 +10,18 @@ from typing import Any
 from attnzoo import pretrained
 from attnzoo.config.bert import BertConfig
 from attnzoo.config.data import FileTokenizerConfig
-from attnzoo.config.experiment import DecodingConfig, ExperimentConfig
+from attnzoo.config.experiment import DecodingConfig
 from attnzoo.config.tasks import (
     CausalLMConfig,
+    ContrastiveConfig,
     ImageClassificationConfig,
     MaskedLMConfig,
     QuestionAnsweringConfig,
     SequenceClassificationConfig,
+    SpeechRecognitionConfig,
     TokenClassificationConfig,
     TranslationConfig,
 )
-from attnzoo.config.training import TrainingConfig
 from attnzoo.data.picture_preparation import PicturePreparation
 from attnzoo.data.pretrained_tokenizers import FolderTokenizers
 from attnzoo.data.text_tokenizers import build_tokenizer
@@ -29,11 +30,14 @@ from attnzoo.errors import UserError
 from attnzoo.files import read_json
 from attnzoo.models.causal import CausalModel
 from attnzoo.models.model import TranslationModel
+from attnzoo.models.two_towers import TwoTowers
 from attnzoo.models.vit import ViT
 from attnzoo.pretrained import files, origin
 from attnzoo.tasks import task_class
 from attnzoo.tasks.run_file import ImageLabels
-from attnzoo.training import processes
+from attnzoo.tasks.transcription import Hearing, TranscriptionTask
+from attnzoo.training import hearing, processes
+from attnzoo.training.folder_config import FolderConfig, FolderData, NoTaskConfig
 from attnzoo.training.generation_settings import (
     SAMPLED,
     SEARCHED,
@@ -52,34 +56,6 @@ ENCODERS = {
     "span": QuestionAnsweringConfig,
 }
 """Tasks of encoders by their head."""
-NO_TRAINING = TrainingConfig(steps=1)
-
-
-@dataclasses.dataclass(frozen=True)
-class NoTaskConfig:
-    """Stand-in for the task of a model without an output layer."""
-
-    kind: str = "none"
-
-
-@dataclasses.dataclass(frozen=True)
-class FolderData:
-    """Stand-in for the data of a folder, which has none: the languages of a translator."""
-
-    languages: tuple[str, str] = ("", "")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FolderConfig(ExperimentConfig):
-    """Settings of a folder, by the names that they have for a run; there was no training."""
-
-    task: Any
-    model: Any
-    data: Any = FolderData()
-    training: TrainingConfig = NO_TRAINING
-
-    def __post_init__(self) -> None:
-        """Leave unchecked which task goes with which data."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,8 +119,9 @@ def open_folder(
     """Open a folder of transformers or of ``convert``, or a name on the Hugging Face hub.
 
     ``source_language`` and ``target_language`` are codes of a translator of several languages; for
-    T5, names as they stand in its prefix. Settings of generation that are not followed are named in
-    a warning.
+    T5, names as they stand in its prefix. For a Whisper the first is what is spoken, and with "en"
+    for the second another language is translated. Settings of generation that are not followed are
+    named in a warning.
 
     Raises:
       UserError: a file is missing or damaged, or a language unknown.
@@ -157,12 +134,16 @@ def open_folder(
     asked = (source_language, target_language)
     if any(asked) and not isinstance(model, TranslationModel):
         raise UserError(f"{folder}: a {type(model).__name__} reads no language by its code")
-    if isinstance(model, TranslationModel):
+    if isinstance(model, TranslationModel) and model.source_encoder is not None:
+        found = settings.transcriber(*asked)
+    elif isinstance(model, TranslationModel):
         found = settings.translator(*asked)
     elif isinstance(model, CausalModel):
         found = settings.language_model()
     elif isinstance(model, ViT):
         found = settings.images()
+    elif isinstance(model, TwoTowers):
+        found = settings.towers()
     else:
         found = settings.encoder()
     found |= {"folder": folder, "step": None, "which": "folder"}
@@ -227,6 +208,15 @@ class _Settings:
             task.preparation = prepared
         return {"task": task, "config": config, "preparation": prepared}
 
+    def towers(self) -> dict[str, Any]:
+        image = self.model.config.image
+        prepared = PicturePreparation.read(self.folder, image.image_size, image.channels)
+        config, library = self._config(ContrastiveConfig()), pretrained.tokenizer(self.folder)
+        pixels = ImageLabels((), prepared.mean, prepared.deviation)
+        task = _task(config, **self._tokenizer(), pixels=pixels)
+        task.framed, task.preparation = lambda text: library.encode(text).ids, prepared
+        return {"task": task, "config": config, "preparation": prepared}
+
     def language_model(self) -> dict[str, Any]:
         found = self._generation(translates=False)
         context = min(self.model.max_length or 256, 256)
@@ -244,6 +234,39 @@ class _Settings:
         if found.sampling is not None:
             settings["sampling"] = found.sampling
         return settings | {"framed": framed, "end_ids": ends}
+
+    def transcriber(self, source: str | None, target: str | None) -> dict[str, Any]:
+        model = self.model.config
+        hearing.check_preparation(self.folder, model)
+        self.generation = hearing.generation(self.generation, self.config)
+        prompt = hearing.Prompt(self.generation, self.place, self.vocabulary)
+        if target is not None and target not in ("en", source):
+            raise UserError(
+                f"{self.folder}: no translation into {target}; wanted --target-language en, or none"
+            )
+        to = None if target is None else "transcribe" if source == target else "translate"
+        said = prompt.rules(source, to)
+        room = self.model.max_length - 1 - said.prompt_length
+        if room < 1:
+            raise UserError(
+                f"{self.place}: a prompt of {said.prompt_length + 1} tokens; the model has "
+                f"positions for {self.model.max_length}"
+            )
+        found = self._generation(translates=True, longest=room, more=hearing.KNOWN)
+        ends = self._ids("eos_token_id") or (model.eos_id,)
+        rules = dataclasses.replace(
+            found.rules, ends=ends, prompt=said.prompt, languages=said.languages
+        )
+        heads = prompt.heads(model.decoder_layers, model.cross_attention.num_heads)
+        names = {token: code for code, token in prompt.languages().items()}
+        width = prompt.width(self.config.get("median_filter_width", 7))
+        tokens = FolderTokenizers(self.folder)
+        frame = Frame((self._start(), *said.prompt), (model.eos_id,))
+        tokenizer: Any = tokens.side("target", frame, model.pad_id, ends)
+        decoding = dataclasses.replace(found.decoding, batch_size=8)
+        config = self._config(SpeechRecognitionConfig(), decoding)
+        task = TranscriptionTask(config, tokenizer, Hearing(rules, heads, width, names))
+        return {"task": task, "config": config, "rules": rules}
 
     def translator(self, source: str | None, target: str | None) -> dict[str, Any]:
         tokens = FolderTokenizers(self.folder)
@@ -339,14 +362,17 @@ class _Settings:
                 return tokens.text_ids(str(values.get("prefix", ""))), True
         return tokens.text_ids(names[1]), True
 
-    def _generation(self, *, translates: bool) -> GenerationSettings:
-        longest = self.model.max_length
+    def _generation(
+        self, *, translates: bool, longest: int | None = None, more: Sequence[str] = ()
+    ) -> GenerationSettings:
+        longest = longest or self.model.max_length
         found = GenerationSettings.read(
             self.generation,
             self.place,
             translates=translates,
             longest=longest,
             vocabulary=self.vocabulary,
+            followed_elsewhere=more,
         )
         if found.not_followed:
             logger.warning("%s: not followed: %s", self.place, ", ".join(found.not_followed))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ NEUTRAL: dict[str, Any] = {
     "min_length": 0,
     "no_repeat_ngram_size": 0,
     "guidance_scale": 1.0,
+    "return_timestamps": False,
 }
 """Values with which a setting changes nothing."""
 WITHOUT_EFFECT = (
@@ -174,10 +175,12 @@ class GenerationSettings:
         translates: bool,
         longest: int | None,
         vocabulary: int,
+        followed_elsewhere: Sequence[str] = (),
     ) -> "GenerationSettings":
         """Read the settings of a generation_config.json, or those of an older config.json.
 
-        ``longest`` is the number of target positions, None for any; ``vocabulary`` that of tokens.
+        ``longest`` is the number of target positions, None for any; ``vocabulary`` that of tokens;
+        ``followed_elsewhere`` are names of settings that another reader follows.
 
         Raises:
           UserError: a value of another type or range than the setting has.
@@ -186,7 +189,7 @@ class GenerationSettings:
         reader = _Reader(values)
         samples = bool(values.get("do_sample"))
         followed = set(SEARCHED) if translates else {"do_sample", *SAMPLED, "max_length"}
-        followed |= {"max_new_tokens", *IDS, *WITHOUT_EFFECT}
+        followed |= {"max_new_tokens", *IDS, *WITHOUT_EFFECT, *followed_elsewhere}
         without = set() if samples else {"temperature", "top_k", "top_p", "min_p"}
         others = [
             name

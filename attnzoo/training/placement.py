@@ -35,6 +35,8 @@ RULES = (
     _rule(r"(query|key|value|up|gate)/kernel$", "fsdp", "tensor"),
     _rule(r"(query|key|value|up|gate)/bias$", "tensor"),
     _rule(r"(attention|mechanism|feed_forward)/(out|down)/kernel$", "tensor", "fsdp"),
+    # Experts are spread along "tensor".
+    _rule(r"feed_forward/(gate|up|down)$", "tensor", "fsdp", None),
     _rule(r"sinks$", "tensor"),
     _rule(r"(embedding|tokens|output)/table$", "tensor", "fsdp"),
     _rule(r"embedding/embedding$", "tensor", None),

@@ -40,7 +40,7 @@ def connect(
     missing = [name for name, value in given.items() if value is None]
     if missing and len(missing) < len(given):
         present = ", ".join(name for name in given if name not in missing)
-        raise UserError(f"{present} came without {', '.join(missing)}")
+        raise UserError(f"{present} without {', '.join(missing)}: give all three, or none")
     if count is not None and index is not None and not 0 <= index < count:
         raise UserError(f"--process {index}: wanted 0 to {count - 1}, as --processes {count} says")
     if missing and not any(name in os.environ for name in SCHEDULERS) and not _on_tpu():

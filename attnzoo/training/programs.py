@@ -52,7 +52,7 @@ class Programs:
         """Seconds for which calls have waited for programs."""
 
     def clock(self) -> float:
-        """Return seconds that go on except while calls wait for programs."""
+        """Return the time in seconds on a clock that stops while programs are compiled."""
         return time.monotonic() - self.waited
 
     def __call__(self, call: Call) -> Any:

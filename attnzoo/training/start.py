@@ -113,7 +113,10 @@ def inherit(config: ExperimentConfig) -> tuple[ExperimentConfig, list[str]]:
 def create_task(
     config: ExperimentConfig, path: Path, *, resume: bool = False, max_buckets: int | None = None
 ) -> Task:
-    """Return the task of a config with its data, as ``Task.create`` does, from any start."""
+    """Return the task of a config with its data, and the tokenizers of the folder it starts from.
+
+    Without such a folder it is that of ``Task.create``.
+    """
     cls: Any = task_class(config.task)
     known = None if resume else tokenizers_of_folder(config)
     return cls.create(config, path, resume=resume, max_buckets=max_buckets, known=known)

@@ -182,6 +182,7 @@ def read_step(path: Path) -> tuple[list[Leaf], dict[str, Any]]:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
+    """Return the manifest of a step; DamagedStepError if it is missing or its digest differs."""
     if not (path / COMMIT_FILE).exists():
         raise DamagedStepError([f"{COMMIT_FILE} is missing"])
     try:

@@ -27,13 +27,19 @@ PIXELS = "pixels"
 
 HEAD = """# Claims of papers, measured
 
-Each section names what a paper claims, what came here, and what it means. A title says what the
-paper claims, the verdict whether it came. The criterion was written before measuring and is kept
-with the numbers; a claim that fails it stays on this page, and sizes were tried with other seeds.
-Models are small, so that every number can be had on two cores of a CPU: what does not come here may
-come at the paper's size. ± is half of the 95 % interval of the mean over seeds (Student's t, which
-may leave the range of a share), or of the number's own interval where there is one seed; a bound in
-a criterion is for the mean, "above" for the whole interval of the difference, paired by seed.
+See which claims of papers on attention come true with the code of this package, at the size of a
+small machine. The title of a section is the paper's claim. The section says what was claimed,
+what was measured here, and what that means; its table has the numbers, and its criterion, written
+before measuring, decides the verdict: reproduced (every line of it holds), partly (some do) or
+not reproduced. Claims that fail stay on this page. Sizes and steps were chosen with other seeds
+than those reported.
+
+Models are small, so that every number can be measured on two cores of a CPU: a claim that fails
+here may hold at the paper's size. ± is half of the 95 % interval of the mean over seeds
+(Student's t, which can exceed the range of a share); with one seed, half of the number's own
+interval. A bound such as "≥ 0.9" is for the mean, before rounding; "is above" is for the whole
+interval of the difference, paired by seed. A number such as "softmax/16" is the point of a curve:
+of "softmax" at 16 on the figure's axis.
 
 ```sh
 python scripts/reproduce.py list                     # claims, papers, cost
@@ -42,9 +48,9 @@ python scripts/reproduce.py run all --quick          # every program in a small 
 python scripts/reproduce.py report                   # this page and its figures from the numbers
 ```
 
-The numbers are in `docs/reproductions/`, one file a claim, with seeds, times, versions and
-processor; this page is made from them, and a test holds that they agree. Data sets are those of
-[the data page](data.md); a claim without one makes its data on the spot.
+The numbers are in `docs/reproductions/`, one file per claim, with seeds, times, versions and
+processor; this page is generated from them, and a test checks that they agree.
+`python scripts/data.py get` lists the data sets; a claim without one generates its data.
 """
 
 

@@ -1,6 +1,7 @@
 """The eflomal wrapper: what it says when the package is missing, what it returns when it is not."""
 
 import importlib.util
+import sys
 
 import pytest
 
@@ -16,8 +17,8 @@ def test_unequal_lengths_are_refused():
         eflomal.align(["a", "b"], ["a"])
 
 
-@pytest.mark.skipif(INSTALLED, reason="eflomal is installed")
-def test_missing_package_is_one_line_that_says_what_to_do():
+def test_missing_package_is_one_line_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "eflomal", None)
     with pytest.raises(UserError, match="pip install eflomal"):
         eflomal.align(["a"], ["b"])
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import CASES, build
-from flax import nnx
+from random_parameters import drawn
 
 from attnzoo import ops
 from attnzoo.attention import ATTENTIONS
@@ -43,17 +43,6 @@ def first_of_its_class(name: str) -> bool:
     return name == next(other for other in CASES if code(other) == code(name))
 
 
-def drawn(module: nnx.Module) -> nnx.Module:
-    """The module with parameters drawn anew: what starts at 0 would show nothing."""
-    random = np.random.default_rng(0)
-    parameters = jax.tree.map(
-        lambda x: jnp.asarray(0.5 * random.standard_normal(x.shape), x.dtype),
-        nnx.state(module, nnx.Param),
-    )
-    nnx.update(module, parameters)
-    return module
-
-
 def test_each_attention_has_a_case() -> None:
     missing = set(ATTENTIONS) - {name.split()[0] for name in CASES}
     assert not missing, f"add a case to CASES for {', '.join(sorted(missing))}"
@@ -70,7 +59,7 @@ def test_weights_by_hand(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_attention_keeps_the_contract(name: str) -> None:
     case = CASES[name]
-    module = drawn(build(name))
+    module = drawn(lambda: build(name), 0, 0.5)  # what starts at 0 would show nothing
     found = check(
         module,
         sizes=case.sizes,

@@ -8,6 +8,7 @@ import jaxtyping
 import numpy as np
 import pytest
 from flax import nnx
+from random_parameters import drawn
 
 from attnzoo.attention import (
     AdditiveAttention,
@@ -43,9 +44,7 @@ KINDS = pytest.mark.parametrize("kind", list(BUILD))
 
 def build(kind: str, seed: int = 1) -> nnx.Module:
     """A module all of whose weights are of size 1: nothing is hidden by a start at 0."""
-    module = BUILD[kind](nnx.Rngs(0))
-    keys = iter(jax.random.split(jax.random.key(seed), 9))
-    return randomise(module, lambda x: jax.random.normal(next(keys), x.shape, x.dtype))
+    return drawn(lambda: BUILD[kind](nnx.Rngs(0)), seed, 1.0)
 
 
 def randomise(module: nnx.Module, draw: Callable[[jax.Array], jax.Array]) -> nnx.Module:

@@ -149,7 +149,7 @@ def test_the_next_character_and_a_hidden_word(
         ("classifier", ["good", "--fill", "x"], "--fill x: wanted zero, mean, mask, unk"),
         ("classifier", ["good", "--images", "1"], "--images"),
         ("classifier", ["good sun again day rain bad"], "8 tokens, the model reads at most 7"),
-        ("classifier", ["a", "b", "--html", "x.html"], "a page of one INPUT; 2 came"),
+        ("classifier", ["a", "b", "--html", "x.html"], "--html is for one INPUT; 2 were given"),
         ("classifier", ["a", "--html", "x.pdf"], "wanted a name that ends in .html"),
         ("classifier", ["good", "--methods", "rolout"], "methods names 'rolout'; there are"),
         ("language", ["good", "--target", "da"], "wanted one token; these are 2: 'd', 'a'"),

@@ -66,7 +66,7 @@ def test_no_is_one_line_and_status_1(config: str, capsys: pytest.CaptureFixture[
     [
         (["--device", "v9"], "--device v9: unknown; wanted one of cpu, v5e, v6e, h100, h200"),
         (["--mesh", "dta=4"], "--mesh 'dta=4': wanted data=N, fsdp=N, sequence=N or tensor=N"),
-        (["--mesh", "data=4", "--devices", "8"], "--devices 8: the mesh is 4 devices"),
+        (["--mesh", "data=4", "--devices", "8"], "--devices 8: the mesh has 4; leave out one"),
         (["--mesh", "fsdp=4", "--devices", "6"], "wants a multiple of 4"),
         (["--mesh", "data=x"], "mesh.data: "),
         (["--mesh", "tensor=4"], "mesh.tensor=4 does not divide the 2 key/value heads"),

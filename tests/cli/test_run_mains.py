@@ -288,14 +288,14 @@ def test_what_is_no_run_directory_is_one_line(
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["evaluate", "RUN", "RUN", "--out", "x"], ["--out: of one run; 2 came"]),
+        (["evaluate", "RUN", "RUN", "--out", "x"], ["--out is for one run; 2 were given"]),
         (["evaluate", "RUN", "--limit", "0"], ["--limit 0: wanted at least 1"]),
         (["evaluate", "RUN", "--beam", "0"], ["--beam 0: wanted at least 1"]),
         (["evaluate", "RUN", "--batch-size", "-1"], ["--batch-size -1"]),
         (["evaluate", "RUN", "--length-penalty", "nan"], ["--length-penalty nan"]),
         (["evaluate", "RUN", "--tokenize", "moses"], ["--tokenize moses: wanted one of"]),
         (["evaluate", "RUN", "--figure", "a.bmp"], ["--figure a.bmp", ".png or .svg"]),
-        (["evaluate", "RUN", "--source", "a"], ["--source and --target go together"]),
+        (["evaluate", "RUN", "--source", "a"], ["wanted both --source and --target, or neither"]),
         (["evaluate", "RUN", "--source", "NO", "--target", "NO"], ["no such file"]),
         (["evaluate", "RUN", "--source", "TWO", "--target", "ONE"], ["2 lines", "1 lines"]),
         (["align", "RUN", "--links", "ONE"], ["--links goes with --source and --target"]),

@@ -281,7 +281,7 @@ def test_overrides_alone_make_a_config() -> None:
         ),
         (
             "name: a\ntraining: {epochs: 3, buckets: [5, 3]}\n",
-            "configs/bad.yaml:2:32: training: buckets=[5, 3] do not rise",
+            "configs/bad.yaml:2:32: training: buckets=[5, 3]; wanted increasing lengths",
         ),
         (
             GOOD + "tokenizer: {split: whitspace}\n",

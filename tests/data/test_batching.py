@@ -2,8 +2,7 @@
 
 import dataclasses
 import itertools
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -160,23 +159,15 @@ def test_a_run_that_goes_on_in_the_middle_sees_what_the_uninterrupted_one_sees()
     assert all(equal(a, b) for a, b in zip(second, whole[plan.steps_per_epoch :]))
 
 
-def test_the_order_is_the_same_in_another_process_and_known() -> None:
+def test_the_order_is_the_same_in_another_process_and_known(
+    printed_elsewhere: Callable[..., set[str]],
+) -> None:
     program = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
         "import test_batching as t, xxhash\n"
         "plan = t.BatchPlan(t.many_pairs(), 23, seed=5)\n"
         "print(xxhash.xxh3_128_hexdigest(plan.order(2).tobytes()), plan.fingerprint())"
     )
-    outputs = {
-        subprocess.run(
-            [sys.executable, "-c", program, str(Path(__file__).parent)],
-            capture_output=True,
-            text=True,
-            check=True,
-            env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[2])},
-        ).stdout
-        for seed in ("1", "2")
-    }
+    outputs = printed_elsewhere(program, Path(__file__).parent)
     assert len(outputs) == 1
     assert str(BatchPlan(many_pairs(), 23, seed=5).fingerprint()) in outputs.pop()
     # Written down, because a checkpoint outlives a version of numpy.

@@ -164,7 +164,7 @@ def test_batches_hold_each_caption_with_its_picture_and_places() -> None:
     plan = CaptionPlan(data, tokenizer, 5, 15, shuffle=False)
     seen = []
     for batch in plan.batches():
-        assert set(batch) == {"source", "target", "cells", "rows"}
+        assert set(batch) == {"source", "target", "picture", "cells", "rows"}
         assert batch["cells"].shape == (5, batch["target"].shape[1] - 1, 25)
         for i, row in enumerate(batch["rows"].tolist()):
             if row < 0:

@@ -92,6 +92,11 @@ CASES = {
                   "{kind: show_attend_tell, source: {kind: image_conv, widths: [5, 8]}, "
                   "attention: additive, hidden: 5, embedding: 3}",
                   "attnzoo"),
+    "towers": ("contrastive", SCENES, "word",
+               f"{{kind: two_towers, dim: 6, image: {{attention: {HEADS}, image_size: 16, "
+               "patch: 8, dim: 8, hidden: 8, layers: 1, pre_norm: true, patch_bias: false}, "
+               f"text: {{attention: {HEADS}, dim: 8, hidden: 8, layers: 1, max_length: 15}}}}",
+               "attnzoo"),
     "detr": ("detection",
              "{kind: boxes, source: {kind: shapes, train: 4, validation: 1}, size: [8, 12]}",
              "char",
@@ -231,6 +236,11 @@ def expected(run: Run, program: str, given: dict[str, jax.Array]) -> dict[str, A
         task: Any = run.task
         given = {**given, "source": task.source({"source": given["images"]})}
         del given["images"]
+    if program == "image_features":
+        towers: Any = run.task
+        return {"features": model.image_features(towers.source({"source": given["images"]}))}
+    if program == "text_features":
+        return {"features": model.text_features(given["tokens"])}
     if program in ("translate", "caption", "transcribe"):
         t5 = run.config.model.kind == "t5"
         room = 13 if t5 else 11

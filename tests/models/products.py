@@ -16,9 +16,11 @@ import numpy as np
 from flax import nnx
 from random_parameters import drawn
 
-from attnzoo.config.attention import AttentionConfig
+from attnzoo.config.attention import AttentionConfig, MultiHeadConfig
 from attnzoo.config.model import Model
 from attnzoo.config.schema import fields_of
+from attnzoo.config.two_towers import TextTowerConfig
+from attnzoo.config.vit import ViTConfig
 from attnzoo.models import (
     ALIGNERS,
     CAPTIONERS,
@@ -27,6 +29,7 @@ from attnzoo.models import (
     DETECTORS,
     ENCODERS,
     READERS,
+    TOWERS,
     TRANSLATORS,
 )
 
@@ -60,14 +63,21 @@ SMALL: dict[str, Any] = {
     "source_words": 4,
     "block": 2,
     "selected": 2,
-}
+    "image": ViTConfig(
+        attention=MultiHeadConfig(num_heads=2), image_size=8, patch=2, channels=1, dim=8,
+        hidden=10, layers=1, pre_norm=True, patch_bias=False,
+    ),
+    "text": TextTowerConfig(
+        attention=MultiHeadConfig(num_heads=2), dim=8, hidden=10, layers=1, max_length=20
+    ),
+}  # fmt: skip
 """Sizes by the names that config fields have; other fields keep their defaults."""
 EVEN = {"resnet": {"width": 4}, "bahdanau": {"hidden": 8}, "luong": {"hidden": 8}}
 # Rotary embedding of two channels has one frequency, whatever its base.
 EVEN["differential"] = {"head_dim": 4}
 MODELS: dict[str, type] = {cls.kind: cls for cls in get_args(get_args(Model)[0])}
 REGISTRIES = TRANSLATORS | DECODERS | ENCODERS | CLASSIFIERS | ALIGNERS | READERS | DETECTORS
-REGISTRIES |= CAPTIONERS
+REGISTRIES |= CAPTIONERS | TOWERS
 
 
 def small(cls: type, **settings: Any) -> Any:
@@ -127,6 +137,7 @@ def build(config: Any) -> Any:
         (DETECTORS, (CLASSES,)),
         (ALIGNERS, (V, V)),
         (READERS, (V,)),
+        (TOWERS, (V,)),
     ):
         if config.kind in registry:
             return cls(config, *sizes, rngs=nnx.Rngs(0))
@@ -181,22 +192,26 @@ def unchecked() -> Iterator[None]:
         jaxtyping.config.update("jaxtyping_disable", before)
 
 
-class Both(nnx.Module):
-    """A model and its twin, for one program."""
-
-    def __init__(self, model: Any, loop: Any):
-        self.model, self.loop = model, loop
-
-    def __iter__(self) -> Any:
-        return iter((self.model, self.loop))
-
-
-def computed(function: Any, model: Any, *arguments: Any) -> dict[str, np.ndarray]:
-    """What ``function(model, *arguments)`` computes, as one compiled program."""
+def compiled(function: Any, model: Any) -> Any:
+    """``function(model, ...)`` as one program, compiled once for all arguments of some shapes."""
     graph, state = nnx.split(model)
     run = jax.jit(lambda state, *arguments: function(nnx.merge(graph, state), *arguments))
-    with unchecked():
-        return jax.tree.map(np.asarray, run(state, *arguments))
+
+    def call(*arguments: Any) -> Any:
+        with unchecked():
+            return run(state, *arguments)
+
+    return call
+
+
+def numbers(tree: Any) -> Any:
+    """The arrays in numpy: cutting one compiles nothing."""
+    return jax.tree.map(np.asarray, tree)
+
+
+def computed(function: Any, model: Any, *arguments: Any) -> Any:
+    """What ``function(model, *arguments)`` computes, as one compiled program."""
+    return numbers(compiled(function, model)(*arguments))
 
 
 def traced(function: Any, model: Any, *arguments: Any) -> Any:

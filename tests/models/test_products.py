@@ -2,10 +2,11 @@
 
 At once or some tokens at a time, alone or padded or packed behind another, in another order of
 beams, in a loop over layers; in bfloat16, under 64-bit types, and when there is nothing to read.
-What a mechanism cannot do it refuses in one line. One program a pair is compiled; dtypes and empty
-batches are looked at in traces.
+What a mechanism cannot do it refuses in one line. Each use is compiled once for all shapes that it
+meets; dtypes and empty batches are looked at in traces.
 """
 
+import functools
 import inspect
 from typing import Any
 
@@ -16,12 +17,13 @@ import pytest
 from products import (
     MODELS,
     REGISTRIES,
-    Both,
     V,
     as_bfloat16,
     close,
+    compiled,
     computed,
     config_of,
+    numbers,
     pairs,
     refusal,
     scanned,
@@ -35,11 +37,13 @@ from attnzoo.models import CAPTIONERS, CLASSIFIERS, DECODERS, DETECTORS, ENCODER
 RNG = np.random.default_rng(0)
 TEXT = RNG.integers(4, V, 7, dtype=np.int32)
 """What all rows hold, or a part of it."""
-BLOCKS = (1, 3, 3)
+LENGTH = len(TEXT)
+SAME, OTHERS = np.asarray([0, 1], np.int32), np.asarray([1, 0], np.int32)
+"""Orders of two rows."""
 
 
 def test_every_model_of_the_config_is_in_a_registry_and_here() -> None:
-    # Those that read pictures are tested by test_sources and test_detr.
+    # Those that read pictures are tested by test_sources, test_detr and test_two_towers.
     assert set(REGISTRIES | DETECTORS | CAPTIONERS) == set(MODELS)
 
 
@@ -52,15 +56,20 @@ def rows_of_text() -> tuple[np.ndarray, np.ndarray]:
     return tokens, valid
 
 
-def rows(tree: Any, order: list[int]) -> Any:
+def rows(tree: Any, order: Any) -> Any:
     """A state or memory with its rows gathered, as beam search does it."""
-    index = jnp.asarray(order, jnp.int32)
-    return jax.tree.map(lambda leaf: jnp.take(leaf, index, axis=0), tree)
+    return jax.tree.map(lambda leaf: jnp.take(leaf, order, axis=0), tree)
 
 
 ALONE = np.stack([TEXT[2:], TEXT[:5]])
-PACKED = np.asarray([[*TEXT[:5], *TEXT[:2]]], np.int32)
-DOCUMENTS = np.asarray([[3, 3, 3, 3, 3, 7, 7]], np.int32)
+PACKED = np.asarray([[*TEXT[:5], *TEXT[2:]]], np.int32)
+DOCUMENTS = np.asarray([[3] * 5 + [7] * 5], np.int32)
+
+
+def with_loop(model: Any, config: Any) -> tuple[Any, Any]:
+    """The model, and the one with its layers in a loop, or itself if it has no such thing."""
+    looped = scanned(config)
+    return model, model if looped is None else stacked(model, looped)
 
 
 def in_other_dtypes(found: dict[str, Any], function: Any, model: Any, *arguments: Any) -> None:
@@ -78,54 +87,77 @@ def in_other_dtypes(found: dict[str, Any], function: Any, model: Any, *arguments
 # Language models.
 
 
-def decoding(model: Any, tokens: Any, valid: Any) -> dict[str, Any]:
-    """Logits block by block, with the rows exchanged before the last block."""
-    order = [1, 0, 1] if tokens.shape[0] else []
-    state, found, first = model.start(tokens.shape[0], tokens.shape[1]), [], 0
-    for size in BLOCKS[:-1]:
-        logits, state = model.decode(tokens[:, first : first + size], state, valid)
-        found.append(logits)
-        first += size
-    tokens, state, valid = rows((tokens, state, valid), order)
-    last, _ = model.decode(tokens[:, first:], state, valid)
-    return {"blocks": jnp.concatenate(found, 1), "last": last}
+def begun(model: Any, tokens: Any, valid: Any) -> Any:
+    return model.decode(tokens[:, :1], model.start(len(valid), LENGTH), valid)
+
+
+def continued(model: Any, tokens: Any, state: Any, valid: Any, order: Any) -> Any:
+    state, valid = rows((state, valid), order)
+    return model.decode(tokens, state, valid)
+
+
+def decoding(following: Any, state: Any, tokens: Any, valid: Any) -> dict[str, Any]:
+    """Logits of three tokens behind the first one, then of three in exchanged rows."""
+    same, others = SAME[: len(valid)], OTHERS[: len(valid)]
+    second, state = following(tokens[:, 1:4], state, valid, same)
+    last, _ = following(tokens[others, 4:], state, valid, others)
+    return {"second": second, "last": last}
+
+
+def decoded(model: Any, tokens: Any, valid: Any) -> dict[str, Any]:
+    first, state = begun(model, tokens, valid)
+    return {"first": first} | decoding(functools.partial(continued, model), state, tokens, valid)
 
 
 def reading(model: Any, tokens: Any, valid: Any) -> dict[str, Any]:
     return {"whole": model(tokens, valid=valid)}
 
 
+def alone_and_packed(models: tuple[Any, Any], tokens: Any, valid: Any) -> dict[str, Any]:
+    """The whole text; parts alone, and in a loop, for neither changes anything; and packed."""
+    model, loop = models
+    found = reading(model, tokens, valid) | {"alone": loop(jnp.asarray(ALONE))}
+    if "documents" in inspect.signature(type(model).__call__).parameters:
+        pack = lambda: model(jnp.asarray(PACKED), documents=jnp.asarray(DOCUMENTS))  # noqa: E731
+        refusal(lambda: found.update(packed=pack()))
+    return found
+
+
+def agree_alone_and_packed(found: dict[str, Any]) -> None:
+    whole, alone = found["whole"], found["alone"]
+    if whole.ndim == 2:  # one answer a text
+        close(whole[1:], alone)
+    else:
+        close(whole[1, 2:], alone[0])
+        close(whole[2, :5], alone[1])
+    if "packed" in found:
+        close(found["packed"][0, :5], alone[1])
+        close(found["packed"][0, 5:], alone[0])
+
+
 @pytest.mark.parametrize(("kind", "attention"), pairs(*DECODERS))
 def test_a_decoder_reads_a_text_alike_in_every_way(kind: str, attention: str) -> None:
     config = config_of(kind, attention)
-    model, looped = unless_refused(config), scanned(config)
+    model = unless_refused(config)
     if model is None:
         return  # no causal form
     tokens, valid = rows_of_text()
-    loop = stacked(model, looped)
-    packs = refusal(traced, lambda m, t, d: m(t, documents=d), model, PACKED, DOCUMENTS) is None
 
-    def everything(model: Any, loop: Any) -> dict[str, Any]:
-        found = reading(model, jnp.asarray(tokens), jnp.asarray(valid))
-        found |= decoding(model, jnp.asarray(tokens[:2]), jnp.asarray(valid[:2]))
-        found |= {"alone": model(jnp.asarray(ALONE)), "looped": loop(jnp.asarray(tokens))}
-        if packs:
-            found["packed"] = model(jnp.asarray(PACKED), documents=jnp.asarray(DOCUMENTS))
-        return found
+    def begin(models: tuple[Any, Any], *text: Any) -> Any:
+        first, state = begun(models[0], *(x[:2] for x in text))
+        return alone_and_packed(models, *text) | {"first": first}, state
 
-    found = computed(lambda both: everything(*both), Both(model, loop))
-    whole, alone = found["whole"], found["alone"]
-    close(whole[1, 2:], alone[0])
-    close(whole[2, :5], alone[1])
-    close(found["blocks"][0], whole[0, :4])
-    close(found["blocks"][1, 2:], whole[1, 2:4])
-    close(found["last"], whole[[1, 0, 1], 4:])
-    close(found["looped"][0], whole[0])
-    if packs:
-        close(found["packed"][0, :5], alone[1])
-        close(found["packed"][0, 5:], alone[1, :2])
+    found, state = compiled(begin, with_loop(model, config))(tokens, valid)
+    found |= decoding(compiled(continued, model), state, tokens[:2], valid[:2])
+    found = numbers(found)
+    agree_alone_and_packed(found)
+    whole = found["whole"]
+    close(found["first"][0], whole[0, :1])
+    close(found["second"][0], whole[0, 1:4])
+    close(found["second"][1, 1:], whole[1, 2:4])
+    close(found["last"], whole[OTHERS, 4:])
     in_other_dtypes(found, reading, model, tokens, valid)
-    in_other_dtypes(found, decoding, model, tokens[:2], valid[:2])
+    in_other_dtypes(found, decoded, model, tokens[:2], valid[:2])
 
 
 # Encoders of text.
@@ -138,31 +170,8 @@ def test_an_encoder_reads_a_text_alike_in_every_way(kind: str, attention: str) -
     if model is None:
         return
     tokens, valid = rows_of_text()
-    looped = scanned(config)
-    loop = model if looped is None else stacked(model, looped)
-    takes = "documents" in inspect.signature(type(model).__call__).parameters
-    refused = lambda: refusal(traced, lambda m, t, d: m(t, documents=d), model, PACKED, DOCUMENTS)  # noqa: E731
-    packs = takes and refused() is None
-
-    def everything(model: Any, loop: Any) -> dict[str, Any]:
-        found = reading(model, jnp.asarray(tokens), jnp.asarray(valid))
-        found |= {"alone": model(jnp.asarray(ALONE)), "looped": loop(jnp.asarray(tokens))}
-        if packs:
-            found["packed"] = model(jnp.asarray(PACKED), documents=jnp.asarray(DOCUMENTS))
-            found["second"] = model(jnp.asarray(PACKED[:, 5:]))
-        return found
-
-    found = computed(lambda both: everything(*both), Both(model, loop))
-    whole, alone = found["whole"], found["alone"]
-    if whole.ndim == 2:  # one answer a text
-        close(whole[1:], alone)
-    else:
-        close(whole[1, 2:], alone[0])
-        close(whole[2, :5], alone[1])
-    close(found["looped"][0], whole[0])
-    if packs:
-        close(found["packed"][0, :5], alone[1])
-        close(found["packed"][0, 5:], found["second"][0])
+    found = computed(alone_and_packed, with_loop(model, config), tokens, valid)
+    agree_alone_and_packed(found)
     in_other_dtypes(found, reading, model, tokens, valid)
 
 
@@ -174,18 +183,31 @@ def teaching(model: Any, source: Any, target: Any) -> dict[str, Any]:
     return {"whole": logits, "weights": weights}
 
 
-def stepping(model: Any, source: Any, target: Any) -> dict[str, Any]:
-    """Logits and weights token by token, then those of reordered rows for the last token."""
-    order = [1, 2, 0, 1] if source.shape[0] else []
-    memory, state = model.start(source, max_length=target.shape[1])
-    found, seen = [], []
-    for t in range(target.shape[1] - 1):
-        logits, state, weights = model.step(target[:, t], state, memory)
-        found.append(logits)
-        seen.append(weights)
-    target, state, memory = rows((target, state, memory), order)
-    last, _, _ = model.step(target[:, -1], state, memory)
-    return {"steps": jnp.stack(found, 1), "weights": jnp.stack(seen, 2), "last": last}
+def started(model: Any, source: Any) -> Any:
+    return model.start(source, max_length=4)
+
+
+def stepped(model: Any, tokens: Any, state: Any, memory: Any, order: Any) -> Any:
+    state, memory = rows((state, memory), order)
+    logits, state, weights = model.step(tokens, state, memory)
+    return logits, state, weights, memory
+
+
+ORDERS = np.asarray([[0, 1, 2], [0, 1, 2], [0, 1, 2], [1, 2, 1]], np.int32)
+"""Where the rows of each step come from; a beam may be followed twice."""
+
+
+def stepping(step: Any, memory: Any, state: Any, target: Any) -> dict[str, Any]:
+    """Logits and weights token by token, of reordered rows for the last token."""
+    found = {}
+    for t, order in enumerate(ORDERS[-target.shape[1] :, : len(target)]):
+        result = step(target[order, t], state, memory, order)
+        found[f"logits {t}"], state, found[f"weights {t}"], memory = result
+    return found
+
+
+def written(model: Any, source: Any, target: Any) -> dict[str, Any]:
+    return stepping(functools.partial(stepped, model), *started(model, source), target)
 
 
 @pytest.mark.parametrize(("kind", "attention"), pairs(*TRANSLATORS))
@@ -198,41 +220,38 @@ def test_a_translator_writes_what_it_was_taught(kind: str, attention: str) -> No
             break
     else:
         return  # widths that a mechanism without projections cannot have
-    loop = model if scanned(config) is None else stacked(model, scanned(config))
     source = np.tile(TEXT, (3, 1))
     source[1, :2] = source[2, 5:] = 0
-    target = np.stack([TEXT[::-1][:3]] * 3)
+    target = np.stack([TEXT[::-1][:4]] * 3)
 
-    def everything(model: Any, loop: Any) -> dict[str, Any]:
-        given, wanted = jnp.asarray(source), jnp.asarray(target)
-        found = teaching(model, given, wanted)
-        found["alone"], found["seen"] = model(jnp.asarray(ALONE), wanted[:2], return_weights=True)
-        found["stepped"] = stepping(model, given, wanted)
-        found["every"], found["maps"] = model.all_weights(given, wanted)
-        found["looped"] = loop(given, wanted)
-        if hasattr(type(model), "extend"):
-            memory, state = model.start(given, max_length=3)
-            first, state, _ = model.extend(wanted[:, :2], state, memory)
-            rest, _, _ = model.extend(wanted[:, 2:], state, memory)
-            found["blocks"] = jnp.concatenate([first, rest], 1)
-        return found
+    def begin(models: tuple[Any, Any], *texts: Any) -> Any:
+        model, loop = models
+        alone = teaching(loop, jnp.asarray(ALONE), texts[1][:2])
+        found = teaching(model, *texts), alone, model.all_weights(*texts)
+        return found, started(model, texts[0])
 
-    found = computed(lambda both: everything(*both), Both(model, loop))
-    whole, weights, stepped = found["whole"], found["weights"], found["stepped"]
-    close(whole[1], found["alone"][0])
-    close(whole[2], found["alone"][1])
-    close(weights[1, :, :, 2:], found["seen"][0])
-    close(stepped["steps"], whole[:, :-1])
-    close(stepped["weights"], weights[:, :, :-1])
-    close(stepped["last"], whole[[1, 2, 0, 1], -1])
-    close(found["every"], whole)
-    close(found["maps"][model.alignment_layer], weights)
-    assert found["maps"].shape[:3] == (model.layers, 3, model.heads)
-    close(found["looped"], whole)
-    if "blocks" in found:
-        close(found["blocks"], whole)
-    in_other_dtypes(found, teaching, model, source, target)
-    in_other_dtypes(found["stepped"], stepping, model, source, target)
+    found, (memory, state) = compiled(begin, with_loop(model, config))(source, target)
+    taught, alone, (every, maps) = numbers(found)
+    whole, weights = taught["whole"], taught["weights"]
+    # Alone, and in a loop: neither changes anything.
+    close(whole[1:], alone["whole"])
+    close(weights[1, :, :, 2:], alone["weights"][0])
+    close(weights[2, :, :, :5], alone["weights"][1])
+    steps = stepping(compiled(stepped, model), memory, state, target)
+    for t, order in enumerate(ORDERS):
+        close(steps[f"logits {t}"], whole[order, t])
+        close(steps[f"weights {t}"], weights[order, :, t])
+    close(every, whole)
+    close(maps[model.alignment_layer], weights)
+    assert maps.shape[:3] == (model.layers, 3, model.heads)
+    if hasattr(type(model), "extend"):
+        extend = compiled(lambda model, *given: model.extend(*given), model)
+        first, state, _ = extend(target[:, :2], state, memory)
+        rest, _, _ = extend(target[:, 2:], state, memory)
+        close(first, whole[:, :2])
+        close(rest, whole[:, 2:])
+    in_other_dtypes(taught, teaching, model, source, target)
+    in_other_dtypes(steps, written, model, source, target[:, :2])
 
 
 # Classifiers of images.
@@ -248,14 +267,12 @@ def test_a_classifier_sees_each_image_alone(kind: str, attention: str) -> None:
     model = unless_refused(config)
     if model is None:
         return
-    loop = model if scanned(config) is None else stacked(model, scanned(config))
     images = RNG.normal(size=(3, 8, 8, 1)).astype(np.float32)
 
-    def everything(model: Any, loop: Any) -> dict[str, Any]:
-        given = jnp.asarray(images)
-        return {"whole": model(given), "one": model(given[1:2]), "looped": loop(given)}
+    def everything(models: tuple[Any, Any], images: Any) -> Any:
+        model, loop = models
+        return seeing(model, images), seeing(loop, images[1:2])
 
-    found = computed(lambda both: everything(*both), Both(model, loop))
-    close(found["one"][0], found["whole"][1])
-    close(found["looped"], found["whole"])
-    in_other_dtypes({"logits": found["whole"]}, seeing, model, images)
+    whole, alone = computed(everything, with_loop(model, config), images)
+    close(alone["logits"][0], whole["logits"][1])
+    in_other_dtypes(whole, seeing, model, images)

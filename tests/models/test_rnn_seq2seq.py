@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from random_parameters import drawn
 
 from attnzoo.config.attention import (
     AdditiveConfig,
@@ -51,8 +52,13 @@ PAIRS = [
     if model == "luong" or kind not in ("dot", "scaled_dot")
 ]
 EVERY = pytest.mark.parametrize(("model", "kind"), PAIRS)
+# Each attention is read step by step, alone and in bfloat16 in test_products, in one layer.
+ONE_EACH = pytest.mark.parametrize(
+    ("model", "kind"), [("bahdanau", "additive"), ("luong", "general")]
+)
 
 
+@functools.cache
 def build(model: str, kind: str, **changes: Any) -> Any:
     """A model with weights of size 0.5, so that nothing is hidden by a small start."""
     attention = ATTENTIONS[kind]
@@ -60,21 +66,22 @@ def build(model: str, kind: str, **changes: Any) -> Any:
         "bahdanau": BahdanauConfig(attention=attention, hidden=N, embedding=M, maxout=MAXOUT),
         "luong": LuongConfig(attention=attention, hidden=N, embedding=M, layers=2, dropout=0.0),
     }[model]
-    module = TRANSLATORS[model](dataclasses.replace(config, **changes), VS, VT, rngs=nnx.Rngs(0))
-    graph, state = nnx.split(module)
-    keys = iter(jax.random.split(jax.random.key(7), 99))
-    return nnx.merge(
-        graph, jax.tree.map(lambda x: 0.5 * jax.random.normal(next(keys), x.shape), state)
-    )
+    config = dataclasses.replace(config, **changes)
+    return drawn(lambda: TRANSLATORS[model](config, VS, VT, rngs=nnx.Rngs(0)), 7, 0.5)
 
 
-def forced(module: Any, source: np.ndarray, target: np.ndarray) -> tuple[jax.Array, jax.Array]:
-    graph, state = nnx.split(module)
-    run = jax.jit(lambda state, s, t: nnx.merge(graph, state)(s, t, return_weights=True))
-    return run(state, jnp.int32(source), jnp.int32(target))
+@functools.partial(jax.jit, static_argnums=0)
+def _forced(graph: Any, state: Any, source: jax.Array, target: jax.Array) -> Any:
+    return nnx.merge(graph, state)(source, target, return_weights=True)
 
 
-@EVERY
+def forced(module: Any, source: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and weights; compiled once for equal models and shapes."""
+    found = _forced(*nnx.split(module), np.int32(source), np.int32(target))
+    return np.asarray(found[0]), np.asarray(found[1])
+
+
+@ONE_EACH
 def test_step_by_step_is_teacher_forcing(model: str, kind: str) -> None:
     module = build(model, kind)
     graph, state = nnx.split(module)
@@ -95,7 +102,7 @@ def test_step_by_step_is_teacher_forcing(model: str, kind: str) -> None:
 
 @EVERY
 def test_padding_changes_nothing(model: str, kind: str) -> None:
-    """Three columns more, a row of nothing more, and each sentence alone."""
+    """Three columns more, and a row of nothing more."""
     module = build(model, kind)
     logits, weights = forced(module, SOURCE, TARGET)
     wide = np.pad(SOURCE, ((0, 1), (0, 3)))
@@ -103,8 +110,14 @@ def test_padding_changes_nothing(model: str, kind: str) -> None:
     np.testing.assert_allclose(more[:3], logits, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(more_weights[:3, ..., :6], weights, rtol=1e-4, atol=1e-6)
     assert np.all(np.isfinite(more))
-    assert np.all(np.asarray(more_weights)[:3, ..., 6:] == 0)
-    assert np.all(np.asarray(more_weights)[3] == 0)
+    assert np.all(more_weights[:3, ..., 6:] == 0)
+    assert np.all(more_weights[3] == 0)
+
+
+@ONE_EACH
+def test_a_sentence_alone_is_the_one_in_a_batch(model: str, kind: str) -> None:
+    module = build(model, kind)
+    logits, weights = forced(module, SOURCE, TARGET)
     alone, alone_weights = forced(module, SOURCE[1:2, :3], TARGET[1:2])
     np.testing.assert_allclose(alone, logits[1:2], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(alone_weights, weights[1:2, ..., :3], rtol=1e-4, atol=1e-6)
@@ -231,7 +244,7 @@ def test_a_source_fed_backwards_has_its_weights_in_reading_order() -> None:
     other, other_weights = forced(forwards, mirrored, TARGET)
     np.testing.assert_allclose(logits, other, rtol=1e-5, atol=1e-6)
     for row, length in enumerate((SOURCE != PAD).sum(axis=1)):
-        flipped = np.asarray(other_weights)[row, 0, :, :length][:, ::-1]
+        flipped = other_weights[row, 0, :, :length][:, ::-1]
         np.testing.assert_allclose(weights[row, 0, :, :length], flipped, rtol=1e-5, atol=1e-6)
 
 
@@ -240,11 +253,12 @@ def test_input_feeding_adds_one_matrix_and_matters_from_the_second_step() -> Non
     names = [set(nnx.to_pure_dict(nnx.state(m))) for m in (fed, plain)]
     assert names[0] - names[1] == {"feed"}
     assert names[1] <= names[0]
+    plain = nnx.clone(plain)
     for name in names[1] - {"dropout"}:
         setattr(plain, name, getattr(fed, name))
     a, b = forced(fed, SOURCE, TARGET)[0], forced(plain, SOURCE, TARGET)[0]
     np.testing.assert_allclose(a[:, 0], b[:, 0], rtol=1e-5, atol=1e-6)
-    assert np.all(np.abs(np.asarray(a - b)[:, 1:]).max(axis=-1) > 1e-3)
+    assert np.all(np.abs((a - b)[:, 1:]).max(axis=-1) > 1e-3)
 
 
 def test_without_attention_the_context_is_the_last_annotation() -> None:
@@ -267,7 +281,26 @@ def test_dropout_needs_a_key_and_follows_it(model: str) -> None:
     assert np.abs(np.asarray(one - plain)).max() > 1e-3
 
 
-@pytest.mark.parametrize(("model", "steps"), [("bahdanau", 400), ("luong", 1200)])
+@pytest.mark.parametrize("config", [BahdanauConfig.small(), LuongConfig.small()])
+def test_products_keep_their_size_at_any_width_with_fan_in(config: Any) -> None:
+    """The papers' weights have one size at any width: a narrow layer shrinks its input."""
+    for init in ("fan_in", "paper"):
+        model: Any = TRANSLATORS[config.kind](
+            dataclasses.replace(config, init=init), 500, 500, rngs=nnx.Rngs(0)
+        )
+        tables = model.source_embedding.embedding, model.target_embedding.embedding
+        norms = [float(jnp.sum(table[...] ** 2, axis=1).mean()) for table in tables]
+        found = jax.tree_util.tree_leaves_with_path(nnx.state(model, nnx.Param))
+        kernels = [x for path, x in found if "input_kernel" in jax.tree_util.keystr(path)]
+        kernels.append(model.output.kernel[...])
+        gains = [float(jnp.sum(kernel**2, axis=0).mean()) for kernel in kernels]
+        assert all((abs(size - 1) < 0.1) == (init == "fan_in") for size in norms + gains)
+        for layer in getattr(model, "encoder", ()):  # of Luong's LSTMs
+            forget = np.split(layer.bias[...], 4)[1]
+            assert abs(float(forget.mean()) - (init == "fan_in")) < 0.02
+
+
+@pytest.mark.parametrize(("model", "steps"), [("bahdanau", 400), ("luong", 400)])
 def test_reversing_is_learned_with_its_alignment(model: str, steps: int) -> None:
     """Six different symbols, to be written backwards; new ones at every step, so that nothing but
     looking at the source helps.
@@ -315,11 +348,11 @@ def test_reversing_is_learned_with_its_alignment(model: str, steps: int) -> None
     unseen = draw(jax.random.key(1))
     _, weights = forced(nnx.merge(graph, params, rest), unseen["source"], unseen["target"][:, :-1])
     # The step that predicts symbol t looks at symbol 5 - t.
-    looked = np.asarray(weights)[:, 0, :6].argmax(axis=-1)
+    looked = weights[:, 0, :6].argmax(axis=-1)
     assert np.mean(looked == 5 - np.arange(6)) > 0.8
 
 
-@EVERY
+@ONE_EACH
 def test_bfloat16_runs_through(model: str, kind: str) -> None:
     graph, state = nnx.split(build(model, kind))
     half = nnx.merge(graph, jax.tree.map(lambda x: x.astype(jnp.bfloat16), state))

@@ -27,12 +27,14 @@ from attnzoo.models import (
     DETECTORS,
     ENCODERS,
     READERS,
+    TOWERS,
     TRANSLATORS,
 )
 
 RECORDS = {
     "start_id": "read by who decodes: pretrained folders, generation",
     "eos_id": "read by who decodes: pretrained folders, generation",
+    "pad_id": "read by who pads a batch",
 }
 """Fields that describe the model to others, with who reads them."""
 WITHIN: dict[str, dict[str, Any]] = {
@@ -47,6 +49,7 @@ WITHIN: dict[str, dict[str, Any]] = {
     "reward_weight": {"attention": HardConfig()},
     "entropy_weight": {"attention": HardConfig()},
     "hops": {"pooling": "structured", "attention": AdditiveConfig()},
+    "rotary_base": {"positions": "rotary", "dim": 16},  # a single frequency has no base
     "expected": {"attention": HardConfig()},
     "estimator": {"attention": HardConfig()},
 }
@@ -129,6 +132,9 @@ def uses(kind: str) -> list[Any]:
         return [lambda m: m(images, rngs=rngs()), lambda m: m(wide)]
     if kind in ENCODERS:
         return [lambda m: m(tokens, rngs=rngs())]
+    if kind in TOWERS:
+        images, wide = jnp.zeros((2, 8, 8, 1)), jnp.zeros((2, 16, 16, 1))
+        return [lambda m: m(images, tokens, rngs=rngs()), lambda m: m(wide, tokens)]
     if kind in CAPTIONERS:
         pictures = jnp.zeros((2, 16, 16, 3))
         return [
@@ -193,6 +199,32 @@ def test_every_field_of_a_model_has_an_effect(kind: str) -> None:
         if not has_effect_or_is_refused(config, name, value):
             silent.append(f"{name}={value}")
     assert not silent, f"{kind}: {', '.join(silent)} change nothing and are not refused"
+
+
+PARTS = [
+    (kind, name)
+    for kind, cls in MODELS.items()
+    for name, field in fields_of(cls).items()
+    if dataclasses.is_dataclass(field.annotation)
+]
+"""Models with the fields that hold the config of a part, such as an encoder."""
+
+
+@pytest.mark.parametrize(("kind", "part"), PARTS)
+def test_every_field_of_a_part_has_an_effect(kind: str, part: str) -> None:
+    own, silent = getattr(config_of(kind), part), []
+    for name, _ in changes(type(own), own):
+        more = {k: v for k, v in WITHIN.get(name, {}).items() if k in fields_of(type(own))}
+        within = dataclasses.replace(own, **more)
+        value = dict(changes(type(own), within))[name]
+        try:
+            changed = dataclasses.replace(within, **{name: value})
+        except ValueError:
+            continue
+        config = config_of(kind, **{part: within})
+        if not has_effect(config, dataclasses.replace(config, **{part: changed})):
+            silent.append(f"{name}={value}")
+    assert not silent, f"{kind}.{part}: {', '.join(silent)} change nothing and are not refused"
 
 
 @pytest.mark.parametrize(("kind", "attention"), pairs(*MODELS))

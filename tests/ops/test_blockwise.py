@@ -74,10 +74,11 @@ def oracle(
     }
 
 
-def run(implementation, settings, q, k, v, d_out, d_lse, variables=None):
-    """Output, lse and gradients for q, k, v and ``variables``, which ``settings`` is made of."""
+@functools.cache
+def gradients_of(implementation, settings):
+    """The program of ``run``, compiled once for the same settings and shapes."""
 
-    def attention(q, k, v, variables):
+    def attention(q, k, v, variables, d_out, d_lse):
         out, lse = ops.dot_product_attention(
             q, k, v, **settings(variables), return_lse=True, implementation=implementation
         )
@@ -88,8 +89,13 @@ def run(implementation, settings, q, k, v, d_out, d_lse, variables=None):
             lse,
         )
 
-    gradients = jax.grad(attention, argnums=(0, 1, 2, 3), has_aux=True)
-    (dq, dk, dv, rest), (out, lse) = jax.jit(gradients)(q, k, v, variables)
+    return jax.jit(jax.grad(attention, argnums=(0, 1, 2, 3), has_aux=True))
+
+
+def run(implementation, settings, q, k, v, d_out, d_lse, variables=None):
+    """Output, lse and gradients for q, k, v and ``variables``, which ``settings`` is made of."""
+    program = gradients_of(implementation, settings)
+    (dq, dk, dv, rest), (out, lse) = program(q, k, v, variables, d_out, d_lse)
     return {"out": out, "lse": lse, "q": dq, "k": dk, "v": dv, **(rest or {})}
 
 
@@ -309,6 +315,14 @@ def test_logits_of_ten_thousand():
         assert error <= 2 * errors[0][name] + 1e-6 * np.abs(exact[name]).max(), (name, errors)
 
 
+def near_and_real(_):
+    return {"mask": masks.sliding_window(15) & masks.padding(jnp.array([S, 40]))}
+
+
+def near_and_real_in_tiles(_):
+    return {"mask": in_tiles(near_and_real(_)["mask"], B, T, S)}
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_is_not_finite_reaches_only_who_may_see_it(bad):
     """Exactly where the reference has NaN; and from there no gradient flows."""
@@ -317,8 +331,7 @@ def test_what_is_not_finite_reaches_only_who_may_see_it(bad):
     k = k.at[0, 50, 1, 3].set(bad)
     v = v.at[1, 30, 0, 2].set(bad)
     q = q.at[1, 20, 4, 1].set(bad)
-    mask = masks.sliding_window(15) & masks.padding(jnp.array([S, 40]))
-    for settings in (lambda _: {"mask": mask}, lambda _: {"mask": in_tiles(mask, B, T, S)}):
+    for settings in (near_and_real, near_and_real_in_tiles):
         wanted, got = (
             run(implementation, settings, q, k, v, d_out, d_lse)
             for implementation in ("reference", "blockwise")

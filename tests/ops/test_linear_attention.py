@@ -474,15 +474,20 @@ def test_random_features_that_underflow_change_no_result(form, scale):
         mask=jnp.asarray(real)[None, None, None],
         **settings,
     )
-    call = jax.jit(jax.value_and_grad(lambda *x: jnp.sum(attend(*x) ** 2), (0, 1, 2)))
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1, 2), has_aux=True)
+    def call(*arrays):
+        out = attend(*arrays)
+        return jnp.sum(out**2), out
+
     exact = favor(
         *(x.astype(np.float64) for x in inputs), np.asarray(projection, np.float64),
         form != "all keys", real,
     )  # fmt: skip
-    got = attend(*map(jnp.asarray, inputs))
+    (_, got), gradients = call(*inputs)
     # Exponents of up to 2000 are rounded by as many units of 2^-24, and so are weights, relatively.
     np.testing.assert_allclose(got, exact, rtol=0, atol=2e-3 * np.abs(exact).max())
-    _, gradients = call(*map(jnp.asarray, inputs))
     assert all(np.all(np.isfinite(x)) for x in gradients)
     assert np.any(gradients[2])
 
@@ -492,7 +497,8 @@ def test_a_state_of_random_features_goes_on_or_is_nan():
     attend = functools.partial(
         linear.linear_attention, feature_map=linear.random_features(projection), return_state=True
     )
-    q, k, v = (jnp.asarray(x, jnp.float32) for x in long_vectors())
+    attend = jax.jit(attend)
+    q, k, v = (np.asarray(x, np.float32) for x in long_vectors())
     short = k / 4
     whole, state = attend(q, short, v)
     first, middle = attend(q[:, :9], short[:, :9], v[:, :9])

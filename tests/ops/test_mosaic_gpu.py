@@ -18,14 +18,11 @@ from attnzoo.ops.choice import Call
 from attnzoo.ops.kernels import mosaic_gpu, reference
 from attnzoo.ops.logits import scoring
 
-pytestmark = [
-    pytest.mark.skipif(
-        jax.__version_info__ < (0, 11),
-        reason=f"jax {jax.__version__} has no Mosaic GPU interpreter",
-    ),
-    # Compiled in a hurry, warpgroups that wait for one another were seen to wait forever.
-    pytest.mark.usefixtures("optimised"),
-]
+if jax.__version_info__ < (0, 11):
+    pytest.skip(f"jax {jax.__version__} has no Mosaic GPU interpreter", allow_module_level=True)
+
+# Compiled in a hurry, warpgroups that wait for one another were seen to wait forever.
+pytestmark = pytest.mark.usefixtures("optimised")
 
 SETTINGS = {
     "mask": None, "bias": None, "scale": None, "softcap": None, "score_mod": None, "sinks": None,

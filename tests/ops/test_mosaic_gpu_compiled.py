@@ -16,9 +16,9 @@ from attnzoo.ops import BlockMask, masks, score_mods
 from attnzoo.ops.kernels import mosaic_gpu
 from attnzoo.ops.logits import scoring
 
-pytestmark = pytest.mark.skipif(
-    jax.__version_info__ < (0, 11), reason=f"jax {jax.__version__} is older than these kernels"
-)
+if jax.__version_info__ < (0, 11):
+    pytest.skip(f"jax {jax.__version__} is older than these kernels", allow_module_level=True)
+
 SHARED_MEMORY = 232_448
 """Bytes that a block of Hopper may have."""
 B, T, N, K = 1, 512, 2, 1

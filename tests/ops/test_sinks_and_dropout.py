@@ -1,5 +1,7 @@
 """flex_attention with sinks and dropout, in whole rows and in tiles: every rule, every gradient."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,16 +43,16 @@ def attend(implementation, q, k, v, sinks, slopes, **settings):
     )
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _results(implementation, cotangents, *given):
+    out, pull = jax.vjp(lambda *given: attend(implementation, *given), *given)
+    return out, pull(cotangents)
+
+
 def results(implementation, q, k, v, d_out, d_lse, sinks=SINKS, slopes=SLOPES):
-    """Output, lse and all gradients in q's dtype."""
-    given = [jnp.asarray(x, q.dtype) for x in (q, k, v, sinks, slopes)]
-
-    @jax.jit
-    def both(*given):
-        out, pull = jax.vjp(lambda *given: attend(implementation, *given), *given)
-        return out, pull((jnp.asarray(d_out, q.dtype), jnp.asarray(d_lse, q.dtype)))
-
-    (out, lse), gradients = both(*given)
+    """Output, lse and all gradients in q's dtype; compiled once for all numbers of some shapes."""
+    d_out, d_lse, *given = (np.asarray(x, q.dtype) for x in (d_out, d_lse, q, k, v, sinks, slopes))
+    (out, lse), gradients = _results(implementation, (d_out, d_lse), *given)
     named = zip(("q", "k", "v", "sinks", "slopes"), gradients)
     return {"out": out, "lse": lse, **dict(named)}
 
@@ -100,14 +102,15 @@ def test_a_row_that_may_attend_nowhere_has_its_sink(implementation):
     assert np.all(got["out"][1, 17] == 0)
     assert np.all(got["q"][1, 17] == 0)
     np.testing.assert_allclose(got["lse"][1, :, 17], SINKS, rtol=1e-6)
-    nowhere = ops.flex_attention(
-        *(jnp.asarray(x) for x in inputs[:3]),
+    attend = functools.partial(
+        ops.flex_attention,
         mask_mod=masks.from_array(jnp.zeros((1, 1, T, S), bool)),
         dropout_rate=RATE,
         dropout_key=KEY,
         return_lse=True,
         implementation=implementation,
     )
+    nowhere = jax.jit(attend)(*inputs[:3])
     assert np.all(nowhere[0] == 0)
     assert np.all(np.isneginf(nowhere[1]))
 

@@ -2,21 +2,35 @@
 
 import contextlib
 import io
+import json
 import os
 import re
+import wave
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_folders
 from PIL import Image
 
 from attnzoo import pretrained
-from attnzoo.cli import align, convert, evaluate, explain, export, generate, plan, translate
+from attnzoo.cli import (
+    align,
+    convert,
+    evaluate,
+    explain,
+    export,
+    generate,
+    plan,
+    predict,
+    translate,
+)
 from attnzoo.explain.capture import map_shapes
 from attnzoo.models.model import TranslationModel
+from attnzoo.models.two_towers import TwoTowers
 from attnzoo.models.vit import ViT
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
@@ -36,7 +50,7 @@ COMMANDS: dict[str, Callable[[Path, Path], int]] = {
     ),
     "explain": lambda model, out: explain.main(
         [str(model), asked(model, out), "--methods", "attention_mean", "--num-samples", "1",
-         *languages(model, explain)]
+         *languages(model, explain), *labels(model)]
     ),
     "generate": lambda model, out: generate.main(
         [str(model), "--prompt", TEXT, "--max-new-tokens", "3"]
@@ -47,6 +61,10 @@ COMMANDS: dict[str, Callable[[Path, Path], int]] = {
     ),
     "convert": lambda model, out: convert.main([str(model), str(out / "ours")]),
     "plan": lambda model, out: plan.main([str(model)]),
+    "predict": lambda model, out: predict.main(
+        [str(model), str(out / read(model)), "--json", *labels(model), "--figures",
+         str(out / "figures")]
+    ),
 }  # fmt: skip
 
 
@@ -57,15 +75,27 @@ def languages(model: Path, command: object) -> list[str]:
     return ["--source-language", "en", "--target-language", "ro"]
 
 
+def labels(model: Path) -> list[str]:
+    """The classes of pictures of a family that compares them with texts."""
+    return ["--labels", "a cat", "the dog sat"] if model.name in tiny_folders.TOWERS else []
+
+
 def asked(model: Path, out: Path) -> str:
     """What explain is asked of a family."""
-    if (model / "preprocessor_config.json").exists():
+    if model.name != "whisper" and (model / "preprocessor_config.json").exists():
         return str(out / "photograph.png")
     if model.name in ("bert", "albert"):
         return "a [MASK] sat ."
     if (model / "tokenizer.json").exists() and model.name not in TRANSLATE:
         return TEXT
     return f"{TEXT} ||| the dog sat"
+
+
+def read(model: Path) -> str:
+    """The name of the file that predict reads."""
+    if model.name == "whisper":
+        return "sound.wav"
+    return "photograph.png" if (model / "preprocessor_config.json").exists() else "source"
 
 
 def cells() -> dict[tuple[str, str], bool]:
@@ -85,8 +115,8 @@ def cells() -> dict[tuple[str, str], bool]:
 
 CELLS = cells()
 EVERY = os.environ.get("ATTNZOO_EVERY_CELL")
-SLOW = {"align", "evaluate", "explain", "export"}
-FIRST = {"marian", "gpt2", "bert", "vit"}
+SLOW = {"align", "evaluate", "explain", "export", "predict"}
+FIRST = {"marian", "gpt2", "bert", "vit", "whisper"}
 """Families that compile every command; the others compile theirs alone, unless all are wanted."""
 TRANSLATE = {kind for (kind, command), does in CELLS.items() if command == "translate" and does}
 
@@ -132,6 +162,9 @@ def test_cell(
     (tmp_path / "target").write_text("the dog sat\na mat on a mat .\n")
     pixels = np.random.default_rng(0).integers(0, 255, (13, 17, 3)).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photograph.png")
+    with wave.open(str(tmp_path / "sound.wav"), "wb") as sound:
+        sound.setparams((1, 2, 8_000, 0, "NONE", ""))  # not the model's rate
+        sound.writeframes((9_000 * np.sin(np.arange(5_000) / 9)).astype("<i2").tobytes())
     said, told = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(told):
         status = COMMANDS[command](folders(kind), tmp_path)
@@ -145,13 +178,40 @@ def test_cell(
     assert str(folders(kind)) in line
 
 
+@pytest.mark.parametrize("kind", tiny_folders.TOWERS)
+def test_pictures_are_compared_with_texts(
+    kind: str, folders: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the model itself compares them, with the folder's tokenizer and preparation."""
+    folder, path = folders(kind), tmp_path / "photograph.png"
+    pixels = np.random.default_rng(0).integers(0, 255, (8, 8, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(path)
+    assert predict.main([str(folder), str(path), "--json", *labels(folder)]) == 0
+    found = json.loads(capsys.readouterr().out)["probabilities"]
+    model: Any = pretrained.load(folder)
+    texts = [[0, *ids, 2] for ids in ([8, 9], [12, 14, 10])]
+    length = model.max_length if kind == "siglip" else 5
+    tokens = np.full((2, length), model.config.text.pad_id, np.int32)
+    for row, ids in enumerate(texts):
+        tokens[row, : len(ids)] = ids
+    read = jnp.asarray((pixels[None] / 255 - 0.5) / 0.5, jnp.float32)
+    logits = np.asarray(model(read, jnp.asarray(tokens)))[0].astype(np.float64)
+    wanted = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    np.testing.assert_allclose(list(found.values()), wanted, atol=2e-4)
+
+
 @pytest.mark.parametrize("kind", pretrained.FAMILIES)
 def test_weights_of_every_attention_are_there(kind: str, folders: Callable[[str], Path]) -> None:
     """Cross-attention included, with the kernel that the model would take without being asked."""
     model: Any = pretrained.load(folders(kind))
     tokens = np.ones((2, 5), np.int32)
+    pictures = np.ones((2, 8, 8, 3), np.float32)
     if isinstance(model, ViT):
-        inputs: tuple[Any, ...] = (np.ones((2, 8, 8, 3), np.float32),)
+        inputs: tuple[Any, ...] = (pictures,)
+    elif isinstance(model, TwoTowers):
+        inputs = (pictures, tokens)
+    elif kind == "whisper":
+        inputs = (np.ones((2, 16_000), np.float32), tokens)
     else:
         inputs = (tokens, tokens) if isinstance(model, TranslationModel) else (tokens,)
     _, maps = map_shapes(model, inputs, {})

@@ -11,12 +11,24 @@ import pytest
 import pretrained_fields
 from attnzoo import pretrained
 from attnzoo.errors import UserError
-from attnzoo.pretrained.fields import REQUIRED, Settings
+from attnzoo.pretrained.fields import REQUIRED, Fields, Settings
 from attnzoo.pretrained.origin import Origin
 from attnzoo.pretrained.rotary import FIELDS as ROTARY_FIELDS
 
 FAMILIES = pretrained.FAMILIES
 KINDS = list(FAMILIES)
+GROUPS = [
+    (kind, part, fields)
+    for kind, family in FAMILIES.items()
+    for part, fields in (
+        (None, family.fields),
+        *((part, fields) for part, (_, fields) in family.fields.parts.items()),
+    )
+]
+"""The fields of every file, and those of the objects within it."""
+each_group = pytest.mark.parametrize(
+    ("kind", "part", "fields"), GROUPS, ids=[f"{kind}-{part}" for kind, part, _ in GROUPS]
+)
 TENSORS = ["pooler.dense.weight", *map(str, range(10_000))]
 ODD: tuple[Any, ...] = (
     None, True, False, -1, 0, 1, 7, 10**9, 10**400, 0.5, math.nan, math.inf, -1.5, "", "64",
@@ -51,9 +63,14 @@ def refusal(kind: str, **values: Any) -> str | None:
     return said
 
 
+def inside(part: str | None, values: dict[str, Any]) -> dict[str, Any]:
+    """The values in the file, or in an object of the file."""
+    return values if part is None else {part: values}
+
+
 def test_every_field_of_transformers_is_in_one_group() -> None:
     stored = json.loads(pretrained_fields.FILE.read_text())
-    assert list(stored["families"]) == sorted(KINDS)
+    assert list(stored["families"]) == sorted(pretrained_fields.groups())
     assert pretrained_fields.problems(stored) == []
 
 
@@ -65,8 +82,10 @@ def test_the_stored_fields_are_those_of_the_library() -> None:
     assert theirs == stored or theirs["version"] != stored["version"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_followed_field_changes_the_config_or_is_refused_by_name(kind: str) -> None:
+@each_group
+def test_a_followed_field_changes_the_config_or_is_refused_by_name(
+    kind: str, part: str | None, fields: Fields
+) -> None:
     """A name in the list that the reader does not read would be ignored."""
     ropes = [{"rope_type": rope} | given for rope, given in ROPES.items()]
     values = (False, True, 0, 1, 2, 3, 0.25, 7.0, "relu", "gated-silu", {"0": "a"}, [], *ropes,
@@ -78,52 +97,59 @@ def test_a_followed_field_changes_the_config_or_is_refused_by_name(kind: str) ->
         {"rope_parameters": {"rope_type": "llama3"} | ROPES["llama3"]},
         {"share_encoder_decoder_embeddings": False},
     ]
-    fields = FAMILIES[kind].fields
     for name, field in fields.followed.items():
+        if name in fields.parts:
+            continue
         for base, value in itertools.product(bases, values):
             if not set(base) <= set(fields.followed) or not field.fits(value):
                 continue
-            said = refusal(kind, **base | {name: value})
-            changed = read(kind, **base) != read(kind, **base | {name: value}) if not said else 0
+            before, after = (inside(part, one) for one in (base, base | {name: value}))
+            said = refusal(kind, **after)
+            changed = read(kind, **before) != read(kind, **after) if not said else 0
             if changed or (said and f" {name}=" in said):
                 break
         else:
             # One name or another of the model with the same head is the same model.
-            assert name == "architectures" or refusal(kind, **{name: ["x"]}), name
+            assert name == "architectures" or refusal(kind, **inside(part, {name: ["x"]})), name
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_is_written_is_read_as_before(kind: str) -> None:
+@each_group
+def test_what_is_written_is_read_as_before(kind: str, part: str | None, fields: Fields) -> None:
     """Every followed field, with a value that changes the config, comes back."""
-    fields, plain, rewritten = FAMILIES[kind].fields, TENSORS[1:], 0
+    plain, rewritten = TENSORS[1:], 0
     values = (False, True, 0, 1, 2, 36, 0.25, 7.0, "relu", "gated-silu", {"0": "a"},
               *({"rope_type": rope} | given for rope, given in ROPES.items()))  # fmt: skip
     for name, value in itertools.product(fields.followed, values):
-        if refusal(kind, **{name: value}):
+        if refusal(kind, **inside(part, {name: value})):
             continue
-        written = FAMILIES[kind].write(*read(kind, plain, **{name: value}))
+        written = FAMILIES[kind].write(*read(kind, plain, **inside(part, {name: value})))
+        if part is not None and part not in written:
+            return  # a former name of another object
         former = {"unheard_of": 7} | dict.fromkeys(fields.without_effect, 7)
         former |= {"id2label": written.get("id2label"), name: value}
-        completed = Origin(former).complete(written, fields)
-        lost = set(fields.without_effect) - set(completed)
+        origin = Origin(inside(part, former))
+        completed = origin.complete(written, FAMILIES[kind].fields)
+        lost = set(fields.without_effect) - set(completed if part is None else completed[part])
         assert all("record" in fields.without_effect[one] or "dtype" in one for one in lost)
         again = read(kind, plain, **{k: v for k, v in completed.items() if k != "model_type"})
         assert FAMILIES[kind].write(*again) == written, (name, value)
         rewritten += 1
-    assert rewritten > len(fields.followed)
+    assert rewritten > len(fields.followed) - 2 * len(fields.parts)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_odd_value_is_taken_or_refused_in_one_line_with_its_name(kind: str) -> None:
-    fields = FAMILIES[kind].fields
+@each_group
+def test_an_odd_value_is_taken_or_refused_in_one_line_with_its_name(
+    kind: str, part: str | None, fields: Fields
+) -> None:
     for name in (*fields.followed, *fields.refused, *fields.aliases, "unheard_of"):
         for value in ODD:
-            said = refusal(kind, **{name: value})
+            said = refusal(kind, **inside(part, {name: value}))
             names = (name, fields.aliases.get(name, name))
             assert said is None or any(one in said for one in names), (name, value, said)
-        assert refusal(kind, **{name: math.nan}), name
+        assert refusal(kind, **inside(part, {name: math.nan})), name
     for name in fields.without_effect:
-        assert read(kind) == read(kind, **{name: "x"}), name
+        plain, other = (inside(part, one) for one in ({}, {name: "x"}))
+        assert read(kind, **plain) == read(kind, **other), name
 
 
 @pytest.mark.parametrize("rope", ROPES)
@@ -178,6 +204,7 @@ PUBLISHED: dict[str, list[dict[str, Any]]] = {
         {"rope_scaling": {"rope_type": "llama3"} | ROPES["llama3"], "eos_token_id": [1, 2]},
         {"is_llama_config": True, "rope_interleaved": False, "transformers.js_config": {}},
     ],
+    "mixtral": [{"sliding_window": None, "rope_theta": 1e6, "router_jitter_noise": 0.0}],
     "mistral": [{"sliding_window": None, "head_dim": None, "tie_word_embeddings": False}],
     "qwen2": [{"use_sliding_window": False, "max_window_layers": 21, "use_mrope": False}],
     "qwen3": [{"attention_bias": False, "rope_theta": 1000000, "rope_scaling": None}],
@@ -214,9 +241,37 @@ PUBLISHED: dict[str, list[dict[str, Any]]] = {
         {"rope_local_base_freq": 10000, "rope_scaling": None, "sliding_window_pattern": 6},
         {"attn_logit_softcapping": None, "final_logit_softcapping": None, "sliding_window": 512},
     ],
+    "whisper": [
+        {"forced_decoder_ids": [[1, 50259], [2, 50359], [3, 50363]], "max_length": 448},
+        {"encoder_layers": 6, "num_hidden_layers": 6, "suppress_tokens": [1, 2, 7]},
+        {"apply_spec_augment": False, "mask_time_prob": 0.05, "use_weighted_layer_sum": False},
+    ],
     "vit": [{"id2label": {"0": "tench", "1": "goldfish"}, "label2id": {"tench": "0"}}],
     "dinov2": [{"out_features": ["stage12"], "stage_names": ["stem"], "apply_layernorm": True}],
-}
+    "dinov3_vit": [
+        {"pos_embed_jitter": None, "pos_embed_rescale": 2.0, "pos_embed_shift": None,
+         "num_register_tokens": 4, "apply_layernorm": True, "reshape_hidden_states": True},
+        {"hidden_act": "silu", "use_gated_mlp": True, "query_bias": False, "value_bias": False},
+    ],
+    "clip": [
+        {
+            "text_config_dict": None,
+            "vision_config_dict": None,
+            "text_config": {"bad_words_ids": None, "bos_token_id": 0, "eos_token_id": 2,
+                            "dropout": 0.0, "is_decoder": False, "model_type": "clip_text_model",
+                            "projection_dim": 512, "tie_word_embeddings": True, "top_k": 50},
+            "vision_config": {"cross_attention_hidden_size": None, "pruned_heads": {},
+                              "initializer_factor": 1.0, "torchscript": False},
+        },
+        {"text_config_dict": {"hidden_size": 768, "num_attention_heads": 12,
+                              "projection_dim": 768}, "projection_dim": 768},
+    ],
+    "siglip": [
+        {"initializer_factor": 1.0, "torch_dtype": "float32",
+         "text_config": {"model_type": "siglip_text_model"},
+         "vision_config": {"model_type": "siglip_vision_model"}},
+    ],
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", PUBLISHED)
@@ -248,6 +303,11 @@ def test_what_transformers_follows_is_followed() -> None:
     assert read("mbart")[0].start_id == 2
     assert read("vit", image_size=[96, 96], patch_size=[8, 8])[0].image_size == 96
     assert read("dinov2", image_size=28)[0].patch == 14
+    ends = [{"eos_token_id": 2}, {"eos_token_id": 7}]
+    clips = [read("clip", text_config_dict=one, text_config={"vocab_size": 9}) for one in ends]
+    assert [clip[0].text.pooling for clip in clips] == ["largest", "end"]
+    assert clips[0][1] == (49408,)
+    assert read("siglip")[0].text.pooling == "last"
     t5 = read("t5", feed_forward_proj="gated-gelu", dense_act_fn="silu")[0]
     assert (t5.activation, t5.gated) == ("silu", True)
 

@@ -49,7 +49,7 @@ def test_a_convolution_over_patches() -> None:
 
 def test_a_row_stands_for_every_layer() -> None:
     table = Table([Row("a.{layer}.w", ("b/{layer}/w",)), Row("c", ("d",))], {"layer": 2})
-    expanded = [[(i, one.theirs, one.ours) for i, one in table.expanded(r)] for r in table.rows]
+    expanded = [[(i, one.theirs, one.ours) for i, _, one in table.expanded(r)] for r in table.rows]
     assert expanded == [
         [(0, "a.0.w", ("b/0/w",)), (1, "a.1.w", ("b/1/w",))],
         [(None, "c", ("d",))],

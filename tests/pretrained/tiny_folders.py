@@ -14,14 +14,18 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from attnzoo import pretrained
 from attnzoo.models.model import TranslationModel
+from attnzoo.models.two_towers import TwoTowers
 from attnzoo.models.vit import ViT
 from attnzoo.pretrained import convert, files
-from attnzoo.pretrained.fields import Settings
+from attnzoo.pretrained.fields import Fields, Settings
 
 WORDS = [f"\u2581{word}" for word in ("a", "cat", "sat", "on", "the", "mat", "dog", ".")]
 PIECES = ["t", "s", "e", "\u2581"]
 SPECIALS = ["<s>", "<pad>", "</s>", "<unk>"]
+HEARD = ["<|en|>", "<|fr|>", "<|transcribe|>", "<|translate|>", "<|notimestamps|>"]
 MORE = {kind: ["[CLS]", "[SEP]", "[MASK]", "[UNK]"] for kind in ("bert", "distilbert", "albert")}
+MORE["whisper"] = HEARD
+TOWERS = ("clip", "siglip")
 LANGUAGES = {
     "mbart": ["en_XX", "ro_RO"],
     "m2m_100": ["__en__", "__ro__"],
@@ -58,6 +62,10 @@ SIZES: dict[str, Any] = {
     "n_layers": 1,
     "n_heads": 2,
     "embedding_size": 8,
+    "num_mel_bins": 8,
+    "max_source_positions": 50,
+    "max_target_positions": 40,
+    "projection_dim": 6,
     "image_size": 8,
     "patch_size": 4,
     "pad_token_id": 1,
@@ -79,7 +87,7 @@ ARCHITECTURES = {
 def tiny_folder(kind: str, folder: Path, **values: Any) -> Path:
     """Write the folder of a family, with the tokenizer that its kind of model has."""
     family = pretrained.FAMILIES[kind]
-    given = {name: SIZES[name] for name in family.fields.followed if name in SIZES} | values
+    given = _sized(family.fields) | ({"hidden_size": 16} if "dinov3" in kind else {}) | values
     if kind in ARCHITECTURES:
         given.setdefault("architectures", ARCHITECTURES[kind])
     config, sizes = pretrained._checked(
@@ -94,15 +102,25 @@ def tiny_folder(kind: str, folder: Path, **values: Any) -> Path:
     written = family.write(config, sizes) | {k: v for k, v in SIZES.items() if "token_id" in k}
     files.write_json(folder / "config.json", written | values)
     assert sum(path.stat().st_size for path in folder.iterdir()) < 100_000
-    if isinstance(model, ViT):
+    if isinstance(model, ViT | TwoTowers):
         side = {"height": 8, "width": 8}
         files.write_json(folder / "preprocessor_config.json", {"size": side, "resample": 3})
+    if isinstance(model, ViT):
         return folder
+    if kind == "whisper":
+        write_hearing(folder)
     if kind == "marian":
         write_marian(folder)
     else:
         write_tokenizer(kind, folder, isinstance(model, TranslationModel))
     return folder
+
+
+def _sized(fields: Fields) -> dict[str, Any]:
+    """The sizes of a family's fields, also within its objects."""
+    given = {name: SIZES[name] for name in fields.followed if name in SIZES}
+    parts = {name: _sized(one) for name, (_, one) in fields.parts.items() if "_dict" not in name}
+    return given | parts
 
 
 def tokens_of(kind: str) -> list[str]:
@@ -118,8 +136,8 @@ def write_tokenizer(kind: str, folder: Path, translates: bool) -> None:
     one.pre_tokenizer = pre_tokenizers.Metaspace()
     one.decoder = decoders.Metaspace()
     one.add_special_tokens([t for t in vocabulary if t not in [*WORDS, *PIECES]])
-    around = ("[CLS]", "[SEP]") if kind in MORE else None
-    around = ("<s>", "</s>") if kind in ("bart", "roberta", "xlm-roberta") else around
+    around = ("[CLS]", "[SEP]") if "[CLS]" in vocabulary else None
+    around = ("<s>", "</s>") if kind in ("bart", "roberta", "xlm-roberta", *TOWERS) else around
     around = ("", "</s>") if around is None and translates else around
     if kind in LANGUAGES:
         around = (LANGUAGES[kind][0], "</s>")
@@ -132,6 +150,27 @@ def write_tokenizer(kind: str, folder: Path, translates: bool) -> None:
     one.save(str(folder / "tokenizer.json"))
     named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(named))
+
+
+def write_hearing(folder: Path) -> None:
+    """Write what a Whisper's folder has beside its weights: windows of a second, and its prompt."""
+    files.write_json(
+        folder / "preprocessor_config.json",
+        {"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 8, "chunk_length": 1},
+    )
+    ids = {name: len(SPECIALS) + number for number, name in enumerate(HEARD)}
+    described = {
+        "lang_to_id": {name: ids[name] for name in HEARD[:2]},
+        "task_to_id": {name.strip("<|>"): ids[name] for name in HEARD[2:4]},
+        "no_timestamps_token_id": ids[HEARD[4]],
+        "is_multilingual": True,
+        "task": "transcribe",
+        "alignment_heads": [[1, 1], [0, 0]],
+        "suppress_tokens": [0, 1, *ids.values()],
+        "begin_suppress_tokens": [2],
+        "max_new_tokens": 6,
+    }
+    files.write_json(folder / "generation_config.json", described)
 
 
 def write_marian(folder: Path) -> None:

@@ -2,11 +2,14 @@
 
 import contextlib
 import io
+import itertools
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import sensitivity
 from attnzoo import cli
@@ -46,11 +49,14 @@ def test_correlation_by_hand() -> None:
 
 
 def test_other_runs_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("sklearn")
-    text = CONFIG.replace(
-        "source: {kind: planted, side: 2, classes: 2, decoys: 1, train: 60,\n"
-        "       validation: 8, test: 5}",
-        "source: digits",
-    )
+    for name, number in itertools.product(("bright", "dark"), range(12)):
+        (tmp_path / "images" / name).mkdir(parents=True, exist_ok=True)
+        pixels = np.full((8, 8), 200 if name == "bright" else number, np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / name / f"{number}.png")
+    text = re.sub(
+        r"source: \{[^}]*\}",
+        f"source: {{kind: folder, path: {tmp_path / 'images'}, channels: 1}}, test_share: 0.2",
+        CONFIG,
+    ).replace("batch_size: 20", "batch_size: 4")
     assert sensitivity.main([str(trained(tmp_path, text))]) == 2
     assert "wanted a ViT with data.source.kind=planted" in capsys.readouterr().err

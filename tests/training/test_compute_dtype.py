@@ -103,6 +103,15 @@ MODELS = {
         "attention: hard, source: {kind: image_resnet, depth: 8, width: 4}, hidden: 8, "
         "embedding: 6",
     ),
+    "two_towers": (
+        "{kind: contrastive, loss: sigmoid}",
+        "{kind: scenes, side: 4, cell: 4, train: 20, validation: 5, test: 5}",
+        "word",
+        f"image: {{attention: {ATTENTION}, image_size: 16, patch: 8, dim: 8, hidden: 8, "
+        "layers: 1, pooling: attention}, "
+        f"text: {{attention: {ATTENTION}, dim: 8, hidden: 8, layers: 1, max_length: 17, "
+        "pooling: last, is_causal: false}, dim: null, logit_bias: -10",
+    ),
     "resnet": (*IMAGES, "char", "depth: 8, width: 4, channels: 1"),
     "detr": (
         "detection",
@@ -140,7 +149,7 @@ def products(jaxpr: Any) -> Iterator[tuple[str, str]]:
 def test_every_kind_is_here() -> None:
     text = (models.TRANSLATORS, models.ALIGNERS, models.DECODERS, models.ENCODERS, models.READERS)
     pictures = (models.CLASSIFIERS, models.DETECTORS, models.CAPTIONERS)
-    assert set(MODELS) == set().union(*text, *pictures)
+    assert set(MODELS) == set().union(*text, *pictures, models.TOWERS)
 
 
 @pytest.mark.parametrize("kind", MODELS)

@@ -109,6 +109,7 @@ def test_sizes_are_read_from_the_run(model: str, tmp_path: Path) -> None:
         "question_answering": "made_questions",
         "stories": "made_stories",
         "captioning": "scenes",
+        "contrastive": "scenes",
     }[task]
     lines = ["name=x", f"task={task}", f"data={data}", f"model={model}", "training.steps=1"]
     lines += ["model.source_words=4"] if "source_words" in fields_of(MODELS[model]) else []

@@ -132,6 +132,15 @@ TASK = {
         "source: {kind: image_vit, image_size: 16, patch: 4, dim: 8, hidden: 8, layers: 1}, "
         "encoder_layers: 1, decoder_layers: 2}",
     ),
+    "contrastive": (
+        "contrastive",
+        "{kind: captions, pictures: DIR/pictures, train: [DIR/captions.csv], "
+        "validation: [DIR/held/captions.csv], size: 8, augmentation: {flip: true}}",
+        "word",
+        f"{{kind: two_towers, dim: 6, image: {{attention: {HEADS}, image_size: 8, patch: 4, "
+        f"dim: 8, hidden: 8, layers: 1, branch_rate: 0.1}}, text: {{attention: {HEADS}, dim: 8, "
+        "hidden: 8, layers: 1, max_length: 17, dropout: 0.1}}",
+    ),
     "detection": (
         "detection",
         "{kind: boxes, source: {kind: coco, images: DIR/images, train: DIR/boxes.json, "

@@ -127,7 +127,7 @@ class Sampler:
         return [(weight, draw) for weight, available, draw in kinds if available]
 
     def stream(self, rng: random.Random) -> Iterator[Phrase]:
-        """Yield random phrases without end, with every name once by itself among the first ones."""
+        """Yield random phrases endlessly; early ones include every name once, as a whole phrase."""
         names = [*self.territories, *self.languages]
         rng.shuffle(names)
         weights, draws = zip(*self.templates(), strict=True)
