@@ -1,7 +1,6 @@
 """`benchmark WORKLOAD`: this package beside its peers, on the same cores in turn.
 
-The workloads `attention`, `context`, `explain`, `generation`, `images`, `linear`, `profile` and
-`training` are told in ``scripts/benchmarks/WORKLOAD.py`` and by `benchmark WORKLOAD --help`.
+The workloads `attention`, `context`, `explain`, `generation`, `images`, `linear` and `training` are told in ``scripts/benchmarks/WORKLOAD.py`` and by `benchmark WORKLOAD --help`.
 
 `benchmark seq2seq`: a training step of the additive translator beside PyTorch's.
 
@@ -35,7 +34,6 @@ from benchmarks import (
     generation,
     images,
     linear,
-    profile,
     start,
     training,
 )
@@ -78,7 +76,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     explain.add_parser(workloads, positive)
     generation.add_parser(workloads, positive)
     training.add_parser(workloads, positive)
-    profile.add_parser(workloads, positive)
     start.add_parser(workloads, positive)
     input_pipeline.add_parser(workloads, positive)
     data.add_parser(workloads, positive)
@@ -168,8 +165,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(lambda: generation.measure(arguments, _cores(1), ALLOCATOR))
     if arguments.workload == "training":
         return run(lambda: training.measure(arguments, _cores(1), ALLOCATOR))
-    if arguments.workload == "profile":
-        return run(lambda: profile.measure(arguments, _cores(1)))
     if arguments.workload == "input":
         return run(lambda: input_pipeline.measure(arguments, _cores(1)))
     if arguments.workload == "start":
