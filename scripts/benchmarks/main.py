@@ -1,6 +1,7 @@
 """`benchmark WORKLOAD`: this package beside its peers, on the same cores in turn.
 
-The workloads `attention`, `context`, `explain`, `generation`, `images`, `linear` and `training` are told in ``scripts/benchmarks/WORKLOAD.py`` and by `benchmark WORKLOAD --help`.
+The workloads `attention`, `context`, `explain`, `generation`, `images`, `linear` and `training` are
+told in ``scripts/benchmarks/WORKLOAD.py`` and by `benchmark WORKLOAD --help`.
 
 `benchmark seq2seq`: a training step of the additive translator beside PyTorch's.
 
