@@ -93,9 +93,11 @@ def _of_file(trained: Any, shown: ImageFile, arguments: argparse.Namespace) -> N
         title += f", explained for class {names[target]} ({said[target]:.2f})"
     print(title)
     print(f"{'areas of probability':<23} deletion, less is better; insertion, more is better")
-    for name in result.best_first():
-        areas = result.faithfulness[name].of(0)
-        print(f"  {name:<21} {areas.deletion:.3f} {areas.insertion:.3f}")
+    found = [(name, areas.of(0)) for name, areas in result.faithfulness.items()]
+    lines = [(areas.deletion, name, areas.insertion) for name, areas in found]
+    lines += [(areas.random_deletion, "random", areas.random_insertion) for _, areas in found[:1]]
+    for deletion, name, insertion in sorted(lines):
+        print(f"  {name:<21} {deletion:.3f} {insertion:.3f}")
     print_skipped(result)
     draw(result, 0, shown.name, arguments, image=shown.pixels, title=title)
 

@@ -104,6 +104,10 @@ class LuongConfig(ModelConfig):
     """Feed the source in reverse; exported alignments are in the natural order."""
     dropout: Annotated[float, DropRate] = 0.2
     """Dropout rate of the inputs of every layer."""
+    init: Literal["fan_in", "paper"] = "fan_in"
+    """Initial weights: variance 1 / inputs, with forget gates that start open (a bias of 1), or
+    uniform in [-0.1, 0.1] as in the paper, which suits widths near 1000 and learns many times more
+    slowly at small ones."""
 
     @property
     def source_slots(self) -> int | None:
@@ -113,7 +117,7 @@ class LuongConfig(ModelConfig):
     @classmethod
     def paper(cls, attention: Attention | None = None) -> "LuongConfig":
         """Return the sizes of the paper (section 4.1)."""
-        return cls(attention=attention or GeneralConfig())
+        return cls(attention=attention or GeneralConfig(), init="paper")
 
     @classmethod
     def small(cls, attention: Attention | None = None) -> "LuongConfig":

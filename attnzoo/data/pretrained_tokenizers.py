@@ -197,6 +197,15 @@ class PretrainedTokenizer(Tokenizer):
         return decoder.decode(names) if decoder is not None else " ".join(names)
 
 
+def load_side(path: Path | str) -> Tokenizer:
+    """Read the tokenizer of one side of sentence pairs, whether learnt here or of a folder.
+
+    Raises:
+      UserError: another file, or a damaged one.
+    """
+    return Tokenizer.load(path, {KIND: PretrainedTokenizer.of_spec})
+
+
 class FolderTokenizers:
     """Tokenizers of both sides of a translator in a folder of transformers.
 

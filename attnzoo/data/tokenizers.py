@@ -174,8 +174,14 @@ class Tokenizer:
         write_text(path, self._to_json() + "\n")
 
     @classmethod
-    def load(cls, path: Path | str) -> Tokenizer:
-        """Read a file of `save`; any other file is a UserError with its name."""
+    def load(
+        cls, path: Path | str, others: Mapping[str, Callable[[Any], Tokenizer]] | None = None
+    ) -> Tokenizer:
+        """Read a file of `save`; any other file is a UserError with its name.
+
+        `others` are functions from the content of a file to a tokenizer, for kinds that are not
+        defined in this module.
+        """
         spec = read_json(path)
         if spec.get("format") != FORMAT:
             raise UserError(f"{path}: not a tokenizer: its 'format' is not {FORMAT!r}")
@@ -183,7 +189,7 @@ class Tokenizer:
             raise UserError(
                 f"{path}: tokenizer of version {spec.get('version')}, wanted {FORMAT_VERSION}"
             )
-        known = {**dict.fromkeys(MODELS, cls), "pretrained": _pretrained}
+        known = {**dict.fromkeys(MODELS, cls), **(others or {})}
         if str(spec.get("kind")) not in known:
             raise UserError(f"{path}: kind {spec.get('kind')!r} is none of {', '.join(known)}")
         try:
@@ -243,13 +249,6 @@ class WordModel:
             if spaced in self._ids:
                 return [self._ids[spaced]]
         return [UNK]
-
-
-def _pretrained(spec: dict[str, Any]) -> Tokenizer:
-    # Imported here: it has this class as its base.
-    from attnzoo.data.pretrained_tokenizers import PretrainedTokenizer
-
-    return PretrainedTokenizer.of_spec(spec)
 
 
 def _subword_model(kind: str) -> Callable[[Any], Any]:

@@ -5,16 +5,25 @@ inside the scan. Padding does not change the state: the final state of a forward
 last real token, and a reverse pass starts there.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Key
 
 from attnzoo.module import Module
 
 Initializer = jax.nn.initializers.Initializer
 orthogonal = jax.nn.initializers.orthogonal()
 small_normal = jax.nn.initializers.normal(0.01)
+
+
+def uniform(
+    key: Key[Array, ""], shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None
+) -> Array:
+    """Draw uniformly from [-0.1, 0.1], as Luong et al. 2015 do for all parameters."""
+    return jax.random.uniform(key, shape, dtype, -0.1, 0.1)
 
 
 class GRU(Module):
@@ -90,17 +99,28 @@ class GRU(Module):
 class LSTM(Module):
     """LSTM of Hochreiter and Schmidhuber 1997, with forget gate; the state is (cell, hidden).
 
-    All parameters start uniform in [-0.1, 0.1], as in Luong et al. 2015, section 4.1.
+    All parameters start uniform in [-0.1, 0.1] by default, as in Luong et al. 2015, section 4.1,
+    and the biases always; ``forget_bias`` is added to those of the forget gate (Jozefowicz et al.
+    2015 recommend 1).
     """
 
-    def __init__(self, input_dim: int, hidden_dim: int, *, rngs: nnx.Rngs):
-        def uniform(*shape: int) -> nnx.Param:
-            return nnx.Param(jax.random.uniform(rngs.params(), shape, jnp.float32, -0.1, 0.1))
+    def __init__(
+        self,
+        input_dim: int,
+        hidden_dim: int,
+        *,
+        kernel_init: Initializer = uniform,
+        forget_bias: float = 0.0,
+        rngs: nnx.Rngs,
+    ):
+        def made(init: Initializer, *shape: int) -> nnx.Param:
+            return nnx.Param(init(rngs.params(), shape, jnp.float32))
 
         self.hidden_dim = hidden_dim
-        self.input_kernel = uniform(input_dim, 4 * hidden_dim)
-        self.recurrent_kernel = uniform(hidden_dim, 4 * hidden_dim)
-        self.bias = uniform(4 * hidden_dim)
+        self.input_kernel = made(kernel_init, input_dim, 4 * hidden_dim)
+        self.recurrent_kernel = made(kernel_init, hidden_dim, 4 * hidden_dim)
+        bias = uniform(rngs.params(), (4 * hidden_dim,))
+        self.bias = nnx.Param(bias.at[hidden_dim : 2 * hidden_dim].add(forget_bias))
 
     def initial(self, batch: int, dtype: jnp.dtype) -> tuple[Array, Array]:
         """Return a zero cell and hidden state."""

@@ -1,6 +1,7 @@
 """Recurrent translators with attention (Bahdanau et al. 2015, Luong et al. 2015); 0 is padding."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from attnzoo.attention import Attention, Memory, Site, build_attention
 from attnzoo.config.model import BahdanauConfig, LuongConfig
-from attnzoo.layers.recurrent import GRU, LSTM
+from attnzoo.layers.recurrent import GRU, LSTM, uniform
 from attnzoo.models.model import TranslationModel
 from attnzoo.models.source_registry import build_source
 from attnzoo.models.sources import Source
@@ -272,24 +273,24 @@ class LuongSeq2Seq(RecurrentTranslator):
         self, config: LuongConfig, source_vocab: int, target_vocab: int, *, rngs: nnx.Rngs
     ):
         self.config, n, m = config, config.hidden, config.embedding
-
-        def uniform(key, shape, dtype=jnp.float32, out_sharding=None):
-            return jax.random.uniform(key, shape, dtype, -0.1, 0.1)
-
+        scaled = config.init == "fan_in"
+        init = jax.nn.initializers.lecun_uniform() if scaled else uniform
+        embed = jax.nn.initializers.normal(m**-0.5) if scaled else uniform
         self.input_feeding = config.input_feeding
         self.reverse_source = config.reverse_source
         self.source_encoder = build_source(config.source, rngs=rngs)
         if self.source_encoder is None:
-            self.source_embedding = nnx.Embed(source_vocab, m, embedding_init=uniform, rngs=rngs)
-        self.target_embedding = nnx.Embed(target_vocab, m, embedding_init=uniform, rngs=rngs)
+            self.source_embedding = nnx.Embed(source_vocab, m, embedding_init=embed, rngs=rngs)
+        self.target_embedding = nnx.Embed(target_vocab, m, embedding_init=embed, rngs=rngs)
         widths = [m] + [n] * (config.layers - 1)
+        lstm = functools.partial(LSTM, kernel_init=init, forget_bias=float(scaled), rngs=rngs)
         if self.source_encoder is None:
-            self.encoder = nnx.List([LSTM(width, n, rngs=rngs) for width in widths])
-        self.decoder = nnx.List([LSTM(width, n, rngs=rngs) for width in widths])
+            self.encoder = nnx.List([lstm(width, n) for width in widths])
+        self.decoder = nnx.List([lstm(width, n) for width in widths])
         if self.input_feeding:
-            self.feed = nnx.Linear(n, 4 * n, use_bias=False, kernel_init=uniform, rngs=rngs)
+            self.feed = nnx.Linear(n, 4 * n, use_bias=False, kernel_init=init, rngs=rngs)
         keys = n if self.source_encoder is None else self.source_encoder.dim
-        site = Site(query_dim=n, key_dim=keys, value_dim=keys, fan_in=False)
+        site = Site(query_dim=n, key_dim=keys, value_dim=keys, fan_in=scaled)
         self.attention = build_attention(config.attention, site, rngs=rngs)
         # Content scores at step t are computed before y_t is known: footnote 14 assigns them to
         # y_{t-1}, and scores that do not depend on keys (location-based) to y_t.
@@ -297,9 +298,9 @@ class LuongSeq2Seq(RecurrentTranslator):
         self.attentive = config.attention.kind != "none"
         if self.attentive:
             self.combine = nnx.Linear(
-                keys + n, n, use_bias=False, kernel_init=uniform, rngs=rngs
+                keys + n, n, use_bias=False, kernel_init=init, rngs=rngs
             )  # W_c
-        self.output = nnx.Linear(n, target_vocab, kernel_init=uniform, rngs=rngs)  # W_s
+        self.output = nnx.Linear(n, target_vocab, kernel_init=init, rngs=rngs)  # W_s
         self.dropout = nnx.Dropout(config.dropout)
 
     def start(

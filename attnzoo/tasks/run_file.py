@@ -10,8 +10,8 @@ import numpy as np
 
 from attnzoo.config.data import FileTokenizerConfig
 from attnzoo.config.experiment import ExperimentConfig
+from attnzoo.data.pretrained_tokenizers import load_side
 from attnzoo.data.text_tokenizers import TextTokenizer, build_tokenizer, load_tokenizer
-from attnzoo.data.tokenizers import Tokenizer
 from attnzoo.files import read_json, write_text
 
 
@@ -68,8 +68,8 @@ def _save(tokenizer: Any, path: Path) -> None:
 
 
 TOKENIZER = RunFile("tokenizer.json", load_tokenizer, _save)
-SOURCE_TOKENIZER = RunFile("source.tokenizer.json", Tokenizer.load, _save)
-TARGET_TOKENIZER = RunFile("target.tokenizer.json", Tokenizer.load, _save)
+SOURCE_TOKENIZER = RunFile("source.tokenizer.json", load_side, _save)
+TARGET_TOKENIZER = RunFile("target.tokenizer.json", load_side, _save)
 CLASS_NAMES = RunFile("labels.json", lambda path: tuple(read_json(path, list[str])), _write_names)
 IMAGE_LABELS = RunFile("labels.json", ImageLabels.read, ImageLabels.write)
 

@@ -21,7 +21,7 @@ from attnzoo.layers.embedding import sinusoidal_positions
 from attnzoo.models import GPT2
 from attnzoo.ops.rotary import Rotary
 from reproductions.claim import Setting
-from reproductions.training import fit
+from reproductions.training import fit, kept
 
 M = TypeVar("M", bound=nnx.Module)
 Positions = Literal["learned", "none", "sinusoidal", "ALiBi", "rotary"]
@@ -116,11 +116,6 @@ def learn(
     """
     steps = setting.pick(steps, 3)
     path = setting.folder.parents[1] / "characters" / f"{label} {steps} {setting.seed}.npz"
-    if path.exists() and not setting.quick:
-        tree = jax.tree.structure(nnx.state(model, nnx.Param))
-        with np.load(path) as stored:
-            nnx.update(model, jax.tree.unflatten(tree, [jnp.asarray(a) for a in stored.values()]))
-        return model
     rate = optax.warmup_cosine_decay_schedule(0.0, 1e-3, 100, max(steps, 101), 1e-4)
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
@@ -129,15 +124,14 @@ def learn(
             mask=lambda tree: jax.tree.map(lambda leaf: leaf.ndim > 1, tree),
         ),
     )  # fmt: skip
-    model.train()
     batch = batch or windows(text(setting.data)[0], 12, 64)
-    fit(model, loss, batch, steps=steps, seed=setting.seed, optimizer=optimizer)
-    model.eval()
-    if not setting.quick:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            np.savez(file, *jax.tree.leaves(nnx.state(model, nnx.Param)))
-    return model
+
+    def train() -> None:
+        model.train()
+        fit(model, loss, batch, steps=steps, seed=setting.seed, optimizer=optimizer)
+        model.eval()
+
+    return kept(None if setting.quick else path, model, train)
 
 
 def validation(setting: Setting, length: int, most: int | None = None) -> Int[np.ndarray, "N T"]:

@@ -1,10 +1,13 @@
 """Trainings that claims share: runs of a config, and small models on made data."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Float
@@ -35,6 +38,26 @@ def trained(setting: Setting, config: str, label: str, **settings: Any) -> Any:
     overrides = [f"{key}={value}" for key, value in values.items()]
     train(load(ExperimentConfig, ROOT / "configs" / config, overrides), resume=home.exists())
     return attnzoo.open(home)
+
+
+def kept(path: Path | None, model: M, learn: Callable[[], None]) -> M:
+    """Return the model with the weights that a file keeps; if there is none, train and write it.
+
+    None as path trains and keeps nothing.
+    """
+    if path is not None and path.exists():
+        tree = jax.tree.structure(nnx.state(model, nnx.Param))
+        with np.load(path) as stored:
+            nnx.update(model, jax.tree.unflatten(tree, [jnp.asarray(a) for a in stored.values()]))
+        return model
+    learn()
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = path.with_name(f"{path.name}.{os.getpid()}")
+        with made.open("wb") as file:
+            np.savez(file, *jax.tree.leaves(nnx.state(model, nnx.Param)))
+        made.rename(path)
+    return model
 
 
 def fit(

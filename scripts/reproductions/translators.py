@@ -1,9 +1,10 @@
-"""Small translators on the embedded corpus: its phrases as arrays, their training and scores."""
+"""Small translators: phrases and captions as arrays, training and scores."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -11,13 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
+from sacrebleu.metrics.bleu import BLEU
 
 from attnzoo.alignment.extract import links_from_weights
 from attnzoo.alignment.links import Links
 from attnzoo.alignment.scores import score_corpus
+from attnzoo.config.data import FilePartConfig, FilesConfig
 from attnzoo.config.model import Model as ModelConfig
 from attnzoo.data.cldr import build_cldr
-from attnzoo.data.corpus import Corpus
+from attnzoo.data.corpus import Corpus, Splits, load_corpus
 from attnzoo.data.tokenizers import Tokenizer, train_word_tokenizer
 from attnzoo.decoding.greedy import greedy_search
 from attnzoo.models import TRANSLATORS
@@ -25,12 +28,15 @@ from attnzoo.special_tokens import BOS, EOS, PAD
 from attnzoo.tasks.losses import mean_loss
 from attnzoo.tasks.scores import score_translations
 
+MULTI30K = "multi30k/tok"
+"""Folder of the captions, tokenised and in lower case."""
+
 Pair = tuple[Int[Array, "B S"], Int[Array, "B T"]]
 """Sources, and targets from BOS to EOS; 0 is padding."""
 
 
 class Part(NamedTuple):
-    """One part of a corpus: ids, texts, and the true links."""
+    """One part of a corpus: ids, texts, and the true links where they are known."""
 
     source: Int[np.ndarray, "N S"]
     target: Int[np.ndarray, "N T"]
@@ -52,7 +58,7 @@ class Part(NamedTuple):
 
 
 class Phrases(NamedTuple):
-    """Phrases of the embedded corpus; all words are tokens."""
+    """Parts of a parallel corpus; words are tokens."""
 
     train: Part
     test: Part
@@ -74,6 +80,27 @@ def phrases(
     the number of most frequent words that each side knows; None: all.
     """
     splits = build_cldr("en", target, train=train, validation=0, test=test)
+    return _phrases(splits, longest, vocabulary)
+
+
+@functools.cache
+def captions(data: Path, target: str, longest: int, vocabulary: int, most: int | None) -> Phrases:
+    """Return the pairs of Multi30k, from English, of at most ``longest`` words a side.
+
+    ``vocabulary`` is the number of most frequent words that each side knows, ``most`` the largest
+    number of pairs of a part; None: all.
+    """
+
+    def part(name: str) -> FilePartConfig:
+        sides = (data / MULTI30K / f"{name}.lc.norm.tok.{side}.gz" for side in ("en", target))
+        return FilePartConfig(**dict(zip(("source", "target"), sides, strict=True)))
+
+    files = FilesConfig(train=part("train"), test=part("test_2016_flickr"))
+    found = _phrases(load_corpus(files), longest, vocabulary)
+    return found if most is None else Phrases(*(one.first(most) for one in found[:2]), found[2])
+
+
+def _phrases(splits: Splits[Corpus], longest: int, vocabulary: int | None) -> Phrases:
     kinds = (
         train_word_tokenizer(splits.train.source, max_size=vocabulary),
         train_word_tokenizer(splits.train.target, max_size=vocabulary),
@@ -82,8 +109,8 @@ def phrases(
 
 
 def _part(corpus: Corpus, kinds: tuple[Tokenizer, Tokenizer], longest: int) -> Part:
-    assert corpus.links is not None
-    pairs = zip(corpus.source, corpus.target, corpus.links, strict=True)
+    known = corpus.links or [Links.of(())] * len(corpus)
+    pairs = zip(corpus.source, corpus.target, known, strict=True)
     kept = [one for one in pairs if max(len(text.split()) for text in one[:2]) <= longest]
     sources, targets, links = (list(column) for column in zip(*kept, strict=True))
     return Part(
@@ -131,6 +158,21 @@ def decode(
 def bleu(found: Sequence[str], part: Part) -> float:
     """Return BLEU of translations, over the words of the corpus."""
     return score_translations(found, *part.texts, (), tokenize="none")["bleu"]
+
+
+def bleu_samples(
+    found: Sequence[str], part: Part, num_samples: int = 1_000
+) -> Float[np.ndarray, " num_samples"]:
+    """Return BLEU of pairs drawn with replacement, the same pairs for every list of translations.
+
+    Their quantiles are an interval; those of the difference of two lists one that is paired.
+    """
+    score = BLEU(tokenize="none", effective_order=True, force=True)
+    each = [score.sentence_score(a, [b]) for a, b in zip(found, part.texts[1], strict=True)]
+    counts = np.array([[*one.counts, *one.totals, one.sys_len, one.ref_len] for one in each])
+    rows = np.random.default_rng(0).integers(len(each), size=(num_samples, len(each)))
+    sums = counts[rows].sum(axis=1).tolist()
+    return np.array([BLEU.compute_bleu(one[:4], one[4:8], one[8], one[9]).score for one in sums])
 
 
 @nnx.jit

@@ -65,7 +65,9 @@ def test_an_image_file_is_scaled_to_the_runs_size(
     said = re.search(r"^photo.png, says ([01]) \((0\.\d\d)\)$", printed, re.MULTILINE)
     assert said is not None
     assert float(said[2]) >= 0.5  # the likelier of two
-    assert re.search(r"^  relevance +\d\.\d{3} \d\.\d{3}$", printed, re.MULTILINE)
+    rows = re.findall(r"^  (\w+) +(\d\.\d{3}) \d\.\d{3}$", printed, re.MULTILINE)
+    assert {"relevance", "random"} < {name for name, _ in rows}
+    assert [area for _, area in rows] == sorted(area for _, area in rows)
     assert (tmp_path / "out" / "photo.png").exists()
     assert "photo.png, says" in page.read_text()
     # No image of the data was asked for.

@@ -281,7 +281,26 @@ def test_dropout_needs_a_key_and_follows_it(model: str) -> None:
     assert np.abs(np.asarray(one - plain)).max() > 1e-3
 
 
-@pytest.mark.parametrize(("model", "steps"), [("bahdanau", 400), ("luong", 1200)])
+@pytest.mark.parametrize("config", [BahdanauConfig.small(), LuongConfig.small()])
+def test_products_keep_their_size_at_any_width_with_fan_in(config: Any) -> None:
+    """The papers' weights have one size at any width: a narrow layer shrinks its input."""
+    for init in ("fan_in", "paper"):
+        model: Any = TRANSLATORS[config.kind](
+            dataclasses.replace(config, init=init), 500, 500, rngs=nnx.Rngs(0)
+        )
+        tables = model.source_embedding.embedding, model.target_embedding.embedding
+        norms = [float(jnp.sum(table[...] ** 2, axis=1).mean()) for table in tables]
+        found = jax.tree_util.tree_leaves_with_path(nnx.state(model, nnx.Param))
+        kernels = [x for path, x in found if "input_kernel" in jax.tree_util.keystr(path)]
+        kernels.append(model.output.kernel[...])
+        gains = [float(jnp.sum(kernel**2, axis=0).mean()) for kernel in kernels]
+        assert all((abs(size - 1) < 0.1) == (init == "fan_in") for size in norms + gains)
+        for layer in getattr(model, "encoder", ()):  # of Luong's LSTMs
+            forget = np.split(layer.bias[...], 4)[1]
+            assert abs(float(forget.mean()) - (init == "fan_in")) < 0.02
+
+
+@pytest.mark.parametrize(("model", "steps"), [("bahdanau", 400), ("luong", 400)])
 def test_reversing_is_learned_with_its_alignment(model: str, steps: int) -> None:
     """Six different symbols, to be written backwards; new ones at every step, so that nothing but
     looking at the source helps.

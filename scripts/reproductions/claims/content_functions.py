@@ -88,7 +88,9 @@ def measure(setting: Setting) -> Mapping[str, Measured]:
     (known, known_links), (test, links) = (sentences(jax.random.key(n), rows) for n in (8, 9))
     scores: dict[str, dict[str, float]] = {"alignment error": {}, "loss": {}}
     for name, attention in FUNCTIONS.items():
-        config = LuongConfig(attention=attention, hidden=64, embedding=64, layers=1, dropout=0.0)
+        config = LuongConfig(
+            attention=attention, hidden=64, embedding=64, layers=1, dropout=0.0, init="paper"
+        )
         size = FIRST + WORDS
         model = LuongSeq2Seq(config, size, size, rngs=nnx.Rngs(setting.seed))
         fit(
