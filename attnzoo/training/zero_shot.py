@@ -9,7 +9,7 @@ from attnzoo.errors import UserError
 from attnzoo.tasks.contrastive import ContrastiveTask
 from attnzoo.tasks.image_classification import ImageClassificationTask
 from attnzoo.tasks.run_file import ImageLabels
-from attnzoo.training.folder import FolderConfig
+from attnzoo.training.folder_config import FolderConfig
 from attnzoo.training.opened import Opened
 
 BILINEAR = 2

@@ -12,10 +12,8 @@ from flax import nnx
 
 from attnzoo import models
 from attnzoo.config import bert, gpt2, llama, recommender, rnn_classifier, t5, transformer, vit
-from attnzoo.config.attention import MultiHeadConfig
 from attnzoo.config.loader import load
 from attnzoo.config.model import BahdanauConfig, LuongConfig
-from attnzoo.config.two_towers import TextTowerConfig, TwoTowersConfig
 from attnzoo.explain import EXPLANATIONS, Explained, Question, explain
 from attnzoo.explain.explanations import TWO_STACKS
 
@@ -43,17 +41,9 @@ class Family(NamedTuple):
     skipped: set[str]
 
 
-def zero_shot(config: Any, num_classes: int, *, rngs: nnx.Rngs) -> Any:
-    """The image encoder of two towers, whose classes are texts."""
-    text = TextTowerConfig(attention=MultiHeadConfig(num_heads=2), dim=6, hidden=5, layers=1)
-    towers = models.TwoTowers(TwoTowersConfig(image=config, text=text, dim=5), 11, rngs=rngs)
-    return towers.zero_shot(towers.text_features(TOKENS[:num_classes]))
-
-
 def family(make: Any, config: type, settings: list[str], *skipped: str, **keywords: Any) -> Family:
     kind: dict[Any, Any] = {
         models.ViT: (IMAGES, lambda c: make(c, 3, rngs=nnx.Rngs(1))),
-        zero_shot: (IMAGES, lambda c: make(c, 3, rngs=nnx.Rngs(1))),
         models.Bert: (TOKENS, lambda c: make(c, 11, rngs=nnx.Rngs(1))),
         models.RnnClassifier: (TOKENS, lambda c: make(c, 11, rngs=nnx.Rngs(1))),
         models.GPT2: (TOKENS, lambda c: make(c, 11, rngs=nnx.Rngs(1))),
@@ -75,12 +65,6 @@ FAMILIES = {
     ),
     "vit_mean": family(
         models.ViT, vit.ViTConfig, [*IMAGE, HEADS, "pooling=mean"], "attention_gradcam"
-    ),
-    "vit_zero_shot": family(
-        zero_shot,
-        vit.ViTConfig,
-        [*IMAGE, "dim=8", HEADS, "registers=1", "positions=rotary", "pre_norm=true",
-         "attention.key_bias=false"],
     ),
     "vit_linear": family(
         models.ViT,
