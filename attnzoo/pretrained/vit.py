@@ -226,7 +226,6 @@ def _write(kind: str, config: ViTConfig, sizes: Sizes) -> dict[str, Any]:
         "branch_rate": (0.0, config.branch_rate if dino else 0.0),
         "pre_norm": (False,),
         "patch_bias": (True,),
-        "key_bias": (True,),
     }.items():
         if getattr(config, name) not in right:
             raise UserError(f"{wanted} with {name}={getattr(config, name)!r}")
