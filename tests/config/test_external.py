@@ -313,7 +313,7 @@ def test_help_tells_of_it_once_it_is_named() -> None:
     load(ExperimentConfig, "attention.yaml")
     said = help_text(ExperimentConfig)
     assert "model.attention=mine:Cosine" in said
-    assert "Heads; they divide the width of the queries." in said
+    assert "Number of heads; must divide the width of the queries." in said
 
 
 @pytest.mark.usefixtures("home")

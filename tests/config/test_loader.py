@@ -466,7 +466,7 @@ def test_a_file_that_is_not_text() -> None:
         (
             "hidden=3",
             "command line: hidden: unknown key (did you mean 'model.hidden' or "
-            "'model.source.hidden'?)",
+            "'model.source.hidden' or 'model.image.hidden'?)",
         ),
         (
             "name=[a",
