@@ -20,7 +20,7 @@ small_normal = jax.nn.initializers.normal(0.01)
 
 
 def uniform(
-    key: Key[Array, ""], shape: tuple[int, ...], dtype: Any = jnp.float32, out_sharding: Any = None
+    key: Key[Array, ""], shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None
 ) -> Array:
     """Draw uniformly from [-0.1, 0.1], as Luong et al. 2015 do for all parameters."""
     return jax.random.uniform(key, shape, dtype, -0.1, 0.1)
