@@ -118,7 +118,7 @@ CLAIMS = (
         "first, the whole picture later.",
         otherwise="How far heads look is a matter of size and training: a small model of small "
         "pictures has not learned all of the order of a large one.",
-        minutes=4,
+        minutes=2.5,
         needs=(FOLDER,),
         axes=("layer", "mean attention distance, pixels"),
     ),
@@ -150,7 +150,7 @@ CLAIMS = (
         "the gradient of the class know more of it.",
         otherwise="Not each of these maps is better than chance on photographs: the areas, with "
         "those of random orders beside them, tell which to believe.",
-        minutes=1,
+        minutes=1.5,
         needs=(FOLDER,),
         axes=("area under the class's probability", ""),
     ),
