@@ -15,6 +15,7 @@ import numpy as np
 
 import attnzoo
 from attnzoo.alignment.monotonic import token_starts
+from attnzoo.cli.common import run
 from attnzoo.config.speech import SplicedConfig
 from attnzoo.data.spliced import load_spliced
 from attnzoo.tasks.speech import features
@@ -100,4 +101,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(main))

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from attnzoo.cli.common import run
 from attnzoo.errors import UserError
 from attnzoo.files import read_json
 from attnzoo.pretrained.files import write_json
@@ -168,4 +169,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(main))

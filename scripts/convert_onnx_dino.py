@@ -31,8 +31,11 @@ def tensors_of(path: Path) -> dict[str, np.ndarray]:
     Raises:
       UserError: no ONNX file, or none with the names of a Dinov2Model.
     """
-    import onnx
-    from onnx import numpy_helper
+    try:
+        import onnx
+        from onnx import numpy_helper
+    except ModuleNotFoundError:
+        raise UserError("onnx is not installed; pip install onnx") from None
 
     try:
         graph = onnx.load(str(path)).graph
@@ -116,4 +119,4 @@ def convert() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(main))
