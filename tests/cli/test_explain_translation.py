@@ -88,7 +88,7 @@ def test_the_runs_own_translation_and_both_directions(
         ("transformer", ["1", "--fill", "blur"], "--fill blur: wanted zero, mean, unk"),
         ("transformer", ["1", "--target", "2"], "wanted 'source ||| target'"),
         ("transformer", ["1", "--reverse", "nowhere"], "nowhere"),
-        ("blind", ["1"], "attends to nothing"),
+        ("blind", ["1"], "wanted a run with attention"),
     ],
 )
 def test_bad_arguments(

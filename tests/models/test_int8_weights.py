@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from flax import nnx
 from products import (
-    Both,
     V,
     close,
     computed,
@@ -58,9 +57,7 @@ def test_a_model_in_int8_answers_nearly_alike(kind: str) -> None:
     config = config_of(kind)
     model, inputs = drawn_model(config, 0.2), inputs_of(kind)
     whole = with_weights(model, "int8")
-    found = computed(
-        lambda both: [answers(one, *map(jnp.asarray, inputs)) for one in both], Both(model, whole)
-    )
+    found = [computed(answers, one, *map(jnp.asarray, inputs)) for one in (model, whole)]
     for name, wanted in found[0].items():
         close(found[1][name], wanted, 0.05)
         assert np.abs(found[1][name] - wanted).max() > 0, "nothing was rounded"
