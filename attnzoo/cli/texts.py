@@ -56,7 +56,10 @@ def read_pairs(run: "Run", arguments: argparse.Namespace) -> tuple["Corpus", str
     if arguments.source is None:
         corpus, name = run.corpus(arguments.split), arguments.split
         if not len(corpus):
-            raise UserError(f"the data of {run.directory.path} has no {arguments.split} part")
+            raise UserError(
+                f"the data of {run.directory.path} has no {arguments.split} part; wanted --source "
+                "FILE --target FILE, or another --split"
+            )
     else:
         # Line i of an output belongs to line i of the files.
         files = (arguments.source, arguments.target, arguments.links)

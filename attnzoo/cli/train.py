@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,10 @@ def _train(arguments: argparse.Namespace) -> int:
     from attnzoo.training.loop import train
 
     if arguments.cpu_devices is not None:
+        # XLA has a thread for each core. A device that waits for the others keeps one: with as many
+        # devices as cores none would be left to compute what they wait for.
+        threads = (os.cpu_count() or 1) + 2 * arguments.cpu_devices
+        os.environ.setdefault("NPROC", str(threads))
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", arguments.cpu_devices)
     where = (arguments.coordinator, arguments.processes, arguments.process)

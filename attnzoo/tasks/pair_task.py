@@ -144,9 +144,13 @@ class PairTask(Task):
             self.train = LinkedPlan(plan, corpus, self.both, self.teacher)
         room = self.slots
         if room is not None and self.buckets[-1] > room:
+            of_attention = getattr(self.config.model, "attention", None)
+            own = getattr(of_attention, "slots", None) == room
+            free = "" if self.config.start_from is not None else " or raise it"
             raise UserError(
-                f"model.attention.max_length={room} is below {self.buckets[-1]}, the "
-                "longest training sentence with its end: raise it or lower training.max_length"
+                f"model.{'attention.' if own else ''}max_length={room} is below "
+                f"{self.buckets[-1]}, the longest training sentence with its end: lower "
+                f"training.max_length{free}"
             )
         self.validation = self.open_part(data, "validation")
         self.data_fingerprint = data.fingerprint(*self.both, settings.max_length)

@@ -283,9 +283,9 @@ class _Settings:
             known = [tokens.config.get(f"{side}_lang") for side in ("source", "target")]
             if [source or known[0], target or known[1]] != known:
                 pair = " to ".join(map(str, known)) if all(known) else "one pair"
-                raise UserError(
-                    f"{self.folder}: no language {target or source}; it translates {pair} alone"
-                )
+                given = zip((source, target), known, strict=True)
+                wrong = next(one for one, its in given if one and one != its)
+                raise UserError(f"{self.folder}: no language {wrong}; it translates {pair} alone")
         found = self._generation(translates=True)
         ends = self._ids("eos_token_id") or (end,)
         rules = dataclasses.replace(found.rules, ends=ends)
