@@ -220,13 +220,18 @@ def _transcribed(
     pad = model.config.pad_token_id
     found = {"greedy": greedy["sequences"], "beams": beams}
     times = greedy["token_timestamps"].numpy().astype(np.float32)
-    return {key: _padded(tokens.numpy(), pad) for key, tokens in found.items()} | {"times": times}
+    rows = {key: _padded(x.numpy(), pad, may_lack_end=True) for key, x in found.items()}
+    return rows | {"times": times}
 
 
-def _padded(tokens: np.ndarray, pad: int) -> np.ndarray:
-    """Return the tokens ``B NEW`` with -1 after the end token of each row."""
+def _padded(tokens: np.ndarray, pad: int, *, may_lack_end: bool = False) -> np.ndarray:
+    """Return the tokens ``B NEW`` with -1 after the end token of each row, or at its first padding.
+
+    Padding is a token like others unless ``may_lack_end``: transformers leaves out the end token of
+    a transcript.
+    """
     whole = np.pad(tokens, ((0, 0), (0, NEW - tokens.shape[1])), constant_values=pad)
-    ends = (whole == END) | (whole == pad)  # transformers leaves out the end of a transcript
+    ends = (whole == END) | ((whole == pad) & may_lack_end)
     after = np.cumsum(ends, axis=1) - (whole == END) > 0
     return np.where(after, -1, whole).astype(np.int32)
 

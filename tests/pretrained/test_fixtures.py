@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -240,13 +241,15 @@ def test_every_family_has_two_and_all_are_small() -> None:
 
 @pytest.mark.parametrize("name", NAMES if INSTALLED else [ALL])
 def test_the_fixtures_are_those_of_the_installed_transformers(name: str, tmp_path: Path) -> None:
-    model, arrays = pretrained_fixtures.expected(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # theirs
+        model, arrays = pretrained_fixtures.expected(name)
     before = stored(name)
     assert arrays.keys() == before.keys()
     for key in set(arrays) - {"version"}:
-        if arrays[key].dtype.kind == "f":
+        if arrays[key].dtype.kind == "f" and key != "source":
             close(arrays[key], before[key], key)
-        else:
+        else:  # ids, and sounds with NaN behind them
             np.testing.assert_array_equal(arrays[key], before[key], err_msg=key)
     model.save_pretrained(tmp_path / "theirs")
     made, kept = (load_file(at / "model.safetensors") for at in (tmp_path / "theirs", HOME / name))
