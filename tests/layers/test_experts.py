@@ -16,6 +16,7 @@ from attnzoo.config.llama import ExpertsConfig, LlamaConfig
 from attnzoo.layers.experts import Experts, balance_loss
 from attnzoo.models import Llama
 from attnzoo.ops.sharded import sharded
+from attnzoo.training.inference_weights import with_weights
 
 D, F = 6, 5
 
@@ -53,6 +54,17 @@ def test_experts_are_those_of_loops(count: int, chosen: int) -> None:
     layer = made(count, chosen)
     x = np.random.default_rng(1).normal(size=(2, 7, D))
     np.testing.assert_allclose(layer(jnp.float32(x)), in_loops(layer, x), rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("weights", ["bfloat16", "int8"])
+def test_experts_in_fewer_bits_are_near(weights: str) -> None:
+    layer = made(4, 4)  # whoever is chosen would change the answer by a jump
+    x = jax.random.normal(jax.random.key(1), (2, 7, D))
+    wanted, less = layer(x), with_weights(layer, weights)
+    found = less(x.astype(jnp.bfloat16) if weights == "bfloat16" else x)
+    assert found.dtype == (jnp.bfloat16 if weights == "bfloat16" else jnp.float32)
+    difference = np.abs(np.asarray(found, np.float32) - wanted).max()
+    assert 0 < difference < 0.05 * np.abs(wanted).max()
 
 
 def test_the_loss_of_the_router_is_in_gradients_of_training_alone() -> None:

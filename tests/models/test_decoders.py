@@ -190,6 +190,7 @@ def test_dynamic_scaling_cannot_be_cached() -> None:
         (LlamaConfig.llama_7b(), 32000, 6738.4),
         (LlamaConfig.tinyllama(), 32000, 1100.0),
         (LlamaConfig.mistral_7b(), 32000, 7241.7),
+        (LlamaConfig.mixtral_8x7b(), 32000, 46702.8),
         (LlamaConfig.llama3_8b(), 128256, 8030.3),
         (LlamaConfig.llama32_1b(), 128256, 1235.8),
         (LlamaConfig.smollm2_135m(), 49152, 134.5),
