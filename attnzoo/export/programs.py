@@ -55,8 +55,8 @@ class Program:
 def programs(run: Opened, max_new_tokens: int | None = None) -> dict[str, Program]:
     """Return the programs of a run or a folder, by name.
 
-    ``max_new_tokens`` limits the programs that generate. If None: the config's decoding length, or
-    half the positions of a language model.
+    ``max_new_tokens`` limits the programs that generate. If None: the config's decoding length, at
+    most the positions of the model; or half the positions of a language model.
 
     Raises:
       UserError: ``max_new_tokens`` leaves no room for a prompt, or there is no output layer.
@@ -64,7 +64,7 @@ def programs(run: Opened, max_new_tokens: int | None = None) -> dict[str, Progra
     task = run.task
     match task:
         case TranslationTask():
-            room = max_new_tokens or task.config.decoding.max_length
+            room = max_new_tokens or _decoding_length(task, task.slots)
             return _translator(ids_of(task.both[1]), task.slots, room, run.rules)
         case SpeechTask():
             room = max_new_tokens or task.config.decoding.max_length
@@ -106,13 +106,19 @@ def programs(run: Opened, max_new_tokens: int | None = None) -> dict[str, Progra
         case ContrastiveTask():
             return _towers(task)
         case CaptioningTask():
-            room = max_new_tokens or task.config.decoding.max_length
+            room = max_new_tokens or _decoding_length(task, _positions(task))
             return _captioner(task, room, run.rules)
     raise UserError(
         f"{run.directory.path}: {run.description}, of which there is no export; wanted a "
         "translator, language model, classifier, captioner, encoder of masked tokens, "
         "recommender, reader, detector, or a pair of encoders of pictures and texts"
     )
+
+
+def _decoding_length(task: Any, longest: int | None) -> int:
+    """Return the length of outputs by the config, at most the positions of the model."""
+    length: int = task.config.decoding.max_length
+    return length if longest is None else min(length, longest)
 
 
 def _towers(task: ContrastiveTask) -> dict[str, Program]:

@@ -19,6 +19,7 @@ from attnzoo.config.loader import load
 from attnzoo.config.training import TrainingConfig
 from attnzoo.data.tokenizers import Tokenizer
 from attnzoo.errors import UserError
+from attnzoo.export.programs import programs
 from attnzoo.models.model import TranslationModel
 from attnzoo.planning.plan import Planner
 from attnzoo.training.loop import train
@@ -117,6 +118,7 @@ def test_a_run_begins_as_its_folder_and_translates_as_it(tmp_path: Path) -> None
         for one in (folder, run)
     ]
     assert texts[0] == texts[1]
+    assert set(programs(run)) == {"translate", "logits"}  # the model has fewer than 100 positions
     kept = load(ExperimentConfig, tmp_path / "run" / "config.yaml")
     more = dataclasses.replace(kept, training=dataclasses.replace(kept.training, steps=2))
     assert train(more, resume=True).step == 2
