@@ -1,3 +1,4 @@
+# Over 400 lines: a list, a config for each task, and the data that they read.
 """Every task trains from a config, goes on exactly, is loaded and is scored."""
 
 import dataclasses
