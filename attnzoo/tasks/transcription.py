@@ -116,17 +116,17 @@ class Transcriber(TextGenerator):
 
         def listen(frames: Float[np.ndarray, "W M"]) -> list[int]:
             nonlocal language, log_prob, rules
-            found, heard = jax.device_get(
-                self._hear(
-                    self._state, frames[None], rules, max_length=max_length, beam=beam, alpha=alpha
-                )
+            found, heard = self._hear(
+                self._state, frames[None], rules, max_length=max_length, beam=beam, alpha=alpha
             )
+            best = [x[0, 0] for x in (found.tokens, found.lengths, found.log_probs)]
+            (written, length, scored), heard = jax.device_get((best, heard))
             if heard is not None:
                 language = int(heard[0])
                 known = (language, *rules.prompt)
                 rules = dataclasses.replace(rules, languages=(), prompt=known)
-            log_prob += float(found.log_probs[0, 0])
-            tokens = found.tokens[0, 0, : found.lengths[0, 0]].tolist()
+            log_prob += float(scored)
+            tokens = written[:length].tolist()
             return tokens[:-1] if tokens and tokens[-1] in ends else tokens
 
         frames = long_log_mel(
