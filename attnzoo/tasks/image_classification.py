@@ -19,7 +19,7 @@ from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.data.augment import augment, normalise, to_float
 from attnzoo.data.corpus import Splits
 from attnzoo.data.images import ImagePlan, ImageSet, channel_statistics, load_images
-from attnzoo.data.picture_preparation import FILE, PicturePreparation
+from attnzoo.data.picture_preparation import PicturePreparation
 from attnzoo.data.pictures import open_picture
 from attnzoo.errors import UserError
 from attnzoo.models import model_class
@@ -71,16 +71,10 @@ class ImageClassificationTask(Task):
     def take_over(cls, config: ExperimentConfig) -> dict[str, Any]:
         """Return the pixel statistics that the weights of ``config.start_from`` were trained on."""
         start = start_of(config)
-        if start is None or not (is_run(start) or (start / FILE).exists()):
+        if start is None or not is_run(start):
             return {}
-        if is_run(start):
-            file = (
-                PIXELS if (start / PIXELS.name).exists() else IMAGE_LABELS
-            )  # two encoders, or one
-            return {"labels": file.read(start / file.name)}
-        model: Any = config.model
-        found = PicturePreparation.read(start, model.image_size, model.channels)
-        return {"labels": ImageLabels((), found.mean, found.deviation)}
+        file = PIXELS if (start / PIXELS.name).exists() else IMAGE_LABELS  # two encoders, or one
+        return {"labels": file.read(start / file.name)}
 
     @classmethod
     def learn(cls, config: ExperimentConfig, data: Any, known: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import fnmatch
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import jax
 import numpy as np
@@ -18,11 +18,13 @@ from attnzoo.config.fields import DropRate
 from attnzoo.config.loader import load
 from attnzoo.config.schema import Field, fields_of
 from attnzoo.config.two_towers import TwoTowersConfig
+from attnzoo.data.picture_preparation import FILE, PicturePreparation
 from attnzoo.errors import UserError
 from attnzoo.tasks import task_class
 from attnzoo.tasks.contrastive import ContrastiveTask
+from attnzoo.tasks.image_classification import ImageClassificationTask
 from attnzoo.tasks.pair_task import PairTask
-from attnzoo.tasks.run_file import is_run, start_of
+from attnzoo.tasks.run_file import ImageLabels, is_run, start_of
 from attnzoo.tasks.task import Task
 from attnzoo.tasks.translation_task import TranslationTask
 from attnzoo.training.checkpoint import Restored, restore
@@ -127,11 +129,11 @@ def create_task(
 
 
 def taken_from_folder(config: ExperimentConfig) -> dict[str, Any] | None:
-    """Return what a task on pairs, or on pictures with texts, takes from a pretrained folder.
+    """Return what a task on pairs of sentences or on pictures takes from a pretrained folder.
 
     That is, by the name of its file in the run: the tokenizers, with the special tokens of the
     languages of the data around sentences; and the statistics of pixels. None if the training
-    starts from no folder, or if its task is another one.
+    starts from no folder, if its task is another one, or if the folder does not say.
 
     Raises:
       UserError: the folder is not that of a translator or of two encoders, or a language is unknown
@@ -139,11 +141,19 @@ def taken_from_folder(config: ExperimentConfig) -> dict[str, Any] | None:
     """
     path = start_of(config)
     cls: Any = task_class(config.task)
-    if path is None or is_run(path) or not issubclass(cls, PairTask | ContrastiveTask):
+    kinds = PairTask | ContrastiveTask | ImageClassificationTask
+    if path is None or is_run(path) or not issubclass(cls, kinds):
         return None
     from attnzoo import pretrained
+    from attnzoo.pretrained import files
     from attnzoo.training.folder import open_folder
 
+    if issubclass(cls, ImageClassificationTask):
+        folder, model = files.resolve(path), cast(Any, config.model)
+        if not (folder / FILE).exists():
+            return None
+        found = PicturePreparation.read(folder, model.image_size, model.channels)
+        return {"labels": ImageLabels((), found.mean, found.deviation)}
     data: Any = config.data
     try:
         if issubclass(cls, ContrastiveTask):
