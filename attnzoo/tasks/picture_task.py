@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from attnzoo.config.experiment import ExperimentConfig
-from attnzoo.tasks.run_file import IMAGE_LABELS, ImageLabels, class_names_of, is_run, start_of
+from attnzoo.tasks.run_file import (
+    IMAGE_LABELS,
+    PIXELS,
+    ImageLabels,
+    class_names_of,
+    is_run,
+    start_of,
+)
 from attnzoo.tasks.task import Task
 
 
@@ -27,8 +34,10 @@ class PictureTask(Task):
     def take_over(cls, config: ExperimentConfig) -> dict[str, Any]:
         """Return the pixel statistics that the weights of ``config.start_from`` were trained on."""
         start = start_of(config)
-        path = None if start is None or not is_run(start) else start / IMAGE_LABELS.name
-        return {} if path is None else {"labels": IMAGE_LABELS.read(path)}
+        if start is None or not is_run(start):
+            return {}
+        file = PIXELS if (start / PIXELS.name).exists() else IMAGE_LABELS  # two encoders, or one
+        return {"labels": file.read(start / file.name)}
 
     @classmethod
     def learn(cls, config: ExperimentConfig, data: Any, known: dict[str, Any]) -> dict[str, Any]:
