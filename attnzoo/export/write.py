@@ -15,6 +15,7 @@ from flax import nnx
 from jax import export
 
 from attnzoo import pretrained
+from attnzoo.data.library_tokenizers import save_for_transformers
 from attnzoo.data.text_tokenizers import LibraryTokenizer
 from attnzoo.errors import UserError
 from attnzoo.export import load
@@ -209,7 +210,7 @@ def _write_files(run: Opened, home: Path) -> None:
     tokenizer = getattr(run.task, "tokenizer", None)
     if isinstance(tokenizer, LibraryTokenizer):
         # Also in the format that the `tokenizers` package and transformers read.
-        tokenizer.save_for_transformers(home)
+        save_for_transformers(tokenizer, home)
 
 
 def _readme(about: Mapping[str, Any], home: Path) -> str:

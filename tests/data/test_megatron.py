@@ -9,6 +9,7 @@ import pytest
 
 from attnzoo.config.cache import CacheConfig
 from attnzoo.config.data import ByteBpeTokenizerConfig, FileTokenizerConfig, TextConfig
+from attnzoo.data.library_tokenizers import save_for_transformers
 from attnzoo.data.megatron import MAGIC, open_megatron
 from attnzoo.data.packing import PackPlan
 from attnzoo.data.text import StreamPlan, TokenizedText
@@ -53,7 +54,7 @@ def test_batches_are_those_of_the_documents(tmp_path: Path, code: int) -> None:
 
 def test_a_config_reads_it_as_it_is(tmp_path: Path) -> None:
     made = build_tokenizer(ByteBpeTokenizerConfig(vocab_size=300), ["some words, some more words"])
-    made.save_for_transformers(tmp_path)
+    save_for_transformers(made, tmp_path)
     tokenizer = FileTokenizerConfig(path=tmp_path)
     documents = [[[*made.encode_ids(text), EOD]] for text in ("some words", "more words")]
     path = write(tmp_path / "c.bin", documents)
