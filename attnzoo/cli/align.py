@@ -11,7 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from attnzoo.cli.common import add_languages, add_trust, compilation_cache, open_model, run
+from attnzoo.cli.common import (
+    add_languages,
+    add_trust,
+    add_which,
+    compilation_cache,
+    open_model,
+    run,
+)
 from attnzoo.errors import UserError
 
 
@@ -141,7 +148,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--figure-dir", type=Path, help="folder of the pictures (default: RUN_DIR/figures)"
     )
-    parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
+    add_which(parser)
     add_languages(parser)
     add_trust(parser)
     return parser

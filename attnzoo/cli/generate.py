@@ -14,6 +14,7 @@ from typing import Any
 from attnzoo.cli.common import (
     add_trust,
     add_weights,
+    add_which,
     compilation_cache,
     open_model,
     require_positive,
@@ -57,7 +58,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default="plain",
         help="keys that multi-head attention keeps: all, those in its window, or all in int8",
     )
-    parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
+    add_which(parser)
     add_encoding(parser)
     add_weights(parser)
     add_trust(parser)
