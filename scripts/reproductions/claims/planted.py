@@ -110,9 +110,9 @@ def _came_class(results: Results) -> str:
     )
 
 
-def came_removed(results: Results) -> str:
+def came_removed(results: Results, methods: Mapping[str, str] = METHODS) -> str:
     """Tell the areas under the class's probability."""
-    names = (*METHODS, "random order")
+    names = (*methods, "random order")
     down, up = (
         ", ".join(f"{results.mean(f'{what}, {name}'):.2f} by {name}" for name in names)
         for what in ("deletion", "insertion")
