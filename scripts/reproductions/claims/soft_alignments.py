@@ -145,7 +145,7 @@ def measure(setting: Setting) -> Mapping[str, Measured]:
     lines = [text.tokenizers[1].decode(row) for row in np.asarray(found)]
     _, weights = judge(model, text.test)
     score = bleu(lines, text.test) / 100
-    return {"BLEU / 100": score, **phenomena(weights, text.test)}
+    return {"BLEU as a share": score, **phenomena(weights, text.test)}
 
 
 def _came(results: Results) -> str:
