@@ -26,7 +26,8 @@ def open(  # noqa: A001
     the Hugging Face hub.
 
     Args:
-      which: checkpoint of a run, "best" or "latest".
+      which: checkpoint of a run: "best" on validation, "latest", or "average", the mean of the
+        weights of all checkpoints that ``training.keep`` kept.
       source_language, target_language: of a folder that translates several languages.
       weights: format of the weights: "float32", "bfloat16" (half the memory), "int8" (matrices
         with a float for each output channel, a quarter); as they are stored if None.

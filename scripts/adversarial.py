@@ -12,7 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from attnzoo.cli.common import add_trust, compilation_cache, require_positive, run
+from attnzoo.cli.common import (
+    add_trust,
+    add_which,
+    compilation_cache,
+    require_positive,
+    run,
+)
 from attnzoo.errors import UserError
 
 BATCH = 64
@@ -45,7 +51,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="X",
         help="train an adversary of the last layer for each, and tell change and divergence",
     )
-    parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
+    add_which(parser)
     add_trust(parser)
     parser.add_argument("--out", type=Path, help="for the table (default: RUN_DIR/explain)")
     return parser.parse_args(argv)

@@ -13,7 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from attnzoo.cli.common import add_trust, compilation_cache, require_positive, run
+from attnzoo.cli.common import (
+    add_trust,
+    add_which,
+    compilation_cache,
+    require_positive,
+    run,
+)
 from attnzoo.errors import UserError
 
 BATCH = 50
@@ -30,7 +36,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--num-samples", type=int, default=20, help="of methods that average over noise"
     )
     parser.add_argument("--seed", type=int, default=0, help="of all noise (default: 0)")
-    parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
+    add_which(parser)
     add_trust(parser)
     parser.add_argument("--out", type=Path, help="for the figure (default: RUN_DIR/explain)")
     return parser.parse_args(argv)

@@ -14,6 +14,7 @@ from attnzoo.cli.common import (
     Failures,
     add_languages,
     add_trust,
+    add_which,
     compilation_cache,
     open_model,
     run,
@@ -147,7 +148,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--figure-dir", type=Path, help="folder of the pictures (default: RUN_DIR/figures)"
     )
-    parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
+    add_which(parser)
     add_languages(parser)
     add_trust(parser)
     return parser

@@ -123,6 +123,17 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_which(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the checkpoint of a run, which ``open_model`` follows."""
+    parser.add_argument(
+        "--which",
+        choices=("best", "latest", "average"),
+        default="best",
+        help="checkpoint of a run: the best on validation, the latest, or the mean of the weights "
+        "of all that training.keep kept (default: best)",
+    )
+
+
 def add_labels(parser: Any) -> None:
     """Add the option for texts that are classes of pictures."""
     parser.add_argument(

@@ -15,6 +15,7 @@ from attnzoo.cli.common import (
     add_languages,
     add_trust,
     add_weights,
+    add_which,
     compilation_cache,
     open_model,
     output_folder,
@@ -61,7 +62,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, help="folder of scores and translations (default: each run)"
     )
-    parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
+    add_which(parser)
     add_languages(parser)
     add_weights(parser)
     add_trust(parser)

@@ -16,6 +16,7 @@ from attnzoo.cli.common import (
     add_labels,
     add_languages,
     add_trust,
+    add_which,
     compilation_cache,
     open_model,
     output_folder,
@@ -47,7 +48,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="layer of the raw attention, from 0 (default: the last, or the one that aligns)",
     )
     parser.add_argument("--head", type=int, help="number of the head, from 0 (default: mean)")
-    parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
+    add_which(parser)
     parser.add_argument("--out", type=Path, help="folder of figures (default: RUN/explain)")
     parser.add_argument(
         "--html",

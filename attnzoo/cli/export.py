@@ -14,6 +14,7 @@ from attnzoo.cli.common import (
     add_languages,
     add_trust,
     add_weights,
+    add_which,
     open_model,
     require_positive,
     run,
@@ -33,7 +34,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--max-new-tokens", type=int, help="longest output in tokens (default: the config's)"
     )
-    parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
+    add_which(parser)
     add_languages(parser)
     add_weights(parser)
     add_trust(parser)

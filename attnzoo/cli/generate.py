@@ -15,6 +15,7 @@ from attnzoo.cli.common import (
     Failures,
     add_trust,
     add_weights,
+    add_which,
     compilation_cache,
     open_model,
     require_positive,
@@ -58,7 +59,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default="plain",
         help="keys that multi-head attention keeps: all, those in its window, or all in int8",
     )
-    parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
+    add_which(parser)
     add_encoding(parser)
     add_weights(parser)
     add_trust(parser)

@@ -21,6 +21,7 @@ from attnzoo.cli.common import (
     add_languages,
     add_trust,
     add_weights,
+    add_which,
     compilation_cache,
     new_name,
     open_model,
@@ -71,7 +72,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "window; see --json",
     )
     add_languages(parser)
-    parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
+    add_which(parser)
     add_encoding(parser)
     add_labels(parser)
     add_weights(parser)

@@ -11,7 +11,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from attnzoo.cli.common import add_trust, compilation_cache, open_model, require_positive, run
+from attnzoo.cli.common import (
+    add_trust,
+    add_which,
+    compilation_cache,
+    open_model,
+    require_positive,
+    run,
+)
 from attnzoo.data.interactions import names_in
 from attnzoo.data.sources import decode, lines_as_they_come, read_lines
 from attnzoo.errors import UserError
@@ -28,7 +35,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("file", nargs="?", type=Path, help="one history a line, compressed or not")
     parser.add_argument("--count", type=int, default=10, help="items a history (default: 10)")
     parser.add_argument("--seen", action="store_true", help="items of the history too")
-    parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
+    add_which(parser)
     add_trust(parser)
     return parser.parse_intermixed_args(argv)
 

@@ -16,6 +16,7 @@ from attnzoo.cli.common import (
     add_languages,
     add_trust,
     add_weights,
+    add_which,
     compilation_cache,
     open_model,
     require_penalty,
@@ -59,7 +60,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="put the aligned source word in the place of each unknown word (Luong et al. 2015)",
     )
-    parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
+    add_which(parser)
     add_encoding(parser)
     add_languages(parser)
     add_weights(parser)

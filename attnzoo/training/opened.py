@@ -28,7 +28,7 @@ class Opened:
             ``decoding`` and ``data`` alone.
         task: tokenizers, class names and pixel statistics.
         step: number of updates of the weights; None for a folder.
-        which: "best", "latest", or "folder".
+        which: "best", "latest", "average", or "folder".
         rules: rules of decoding beyond ``config.decoding``.
         sampling: settings of generation of a language model that samples; None: it has none.
     """

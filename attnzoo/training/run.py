@@ -50,11 +50,12 @@ class Run(Opened):
 
 
 def load_run(path: str | Path, *, which: str = "best", trust_code: bool | None = None) -> Run:
-    """Load a run directory: its ``best`` checkpoint (best validation score) or the ``latest``.
+    """Load a run directory: its ``best`` checkpoint on validation, ``latest``, or ``average``.
 
-    Nothing is written. Without a best checkpoint that can be read, the latest is taken, with a
-    warning. A config that names classes from outside of this package is refused unless
-    ``trust_code``; None follows ``--trust-code`` of the command.
+    The last is the mean of the weights of all kept checkpoints. Nothing is written. Without a best
+    checkpoint that can be read, the latest is taken, with a warning. A config that names classes
+    from outside of this package is refused unless ``trust_code``; None follows ``--trust-code`` of
+    the command.
 
     Raises:
         UserError: not a run directory, a file of it that changed since training, no valid
@@ -78,7 +79,8 @@ def load_run(path: str | Path, *, which: str = "best", trust_code: bool | None =
     wanted = {"params": nnx.to_pure_dict(parameters), "rest": nnx.to_pure_dict(rest)}
     weights = _fit(restored.state, wanted, str(home))
     model = nnx.merge(graph, weights["params"], weights["rest"])
-    which = "best" if home == directory.best else "latest"
+    if which != "average":
+        which = "best" if home == directory.best else "latest"
     return Run(directory, config, task, model, restored.step, which)
 
 

@@ -27,7 +27,7 @@ from attnzoo.tasks.pair_task import PairTask
 from attnzoo.tasks.run_file import ImageLabels, is_run, start_of
 from attnzoo.tasks.task import Task
 from attnzoo.tasks.translation_task import TranslationTask
-from attnzoo.training.checkpoint import Restored, restore
+from attnzoo.training.checkpoint import Restored, restore, steps
 from attnzoo.training.manifest import check_step, open_run
 from attnzoo.training.placement import on_devices, path_of
 from attnzoo.training.run_directory import RunDirectory
@@ -51,11 +51,16 @@ def config_of(directory: RunDirectory, *, trust_code: bool | None = None) -> Exp
 def restore_weights(directory: RunDirectory, which: str = "best") -> tuple[Restored, Path]:
     """Restore the best weights of a run, else with a warning the latest; return their home too.
 
-    Averaged weights, if the run kept them, take the place of the parameters.
+    A running average of weights, if the run kept one, takes the place of the parameters. "average"
+    is instead the mean of the parameters of all kept checkpoints, beside the rest of the newest.
 
     Raises:
-      UserError: no valid checkpoint.
+      UserError: no valid checkpoint; or ``which`` is none of "best", "latest" and "average".
     """
+    if which not in ("best", "latest", "average"):
+        raise UserError(f"which={which!r}: wanted best, latest or average")
+    if which == "average":
+        return _average(directory.checkpoints), directory.checkpoints
     home = directory.best if which == "best" else directory.checkpoints
     try:
         found = restore(home)
@@ -69,6 +74,18 @@ def restore_weights(directory: RunDirectory, which: str = "best") -> tuple[Resto
     if "ema" in state:
         found = dataclasses.replace(found, state={**state, "params": state["ema"]})
     return found, home
+
+
+def _average(home: Path) -> Restored:
+    """Return the newest step of a directory with the mean of the parameters of all its steps."""
+    newest, *others = (restore(home, step=step) for step in sorted(steps(home), reverse=True))
+    all_of_them = [one.state["params"] for one in (newest, *others)]
+
+    def mean(*leaves: Any) -> Any:
+        return np.mean(leaves, axis=0, dtype=np.float64).astype(leaves[0].dtype)
+
+    params = jax.tree.map(mean, *all_of_them)
+    return dataclasses.replace(newest, state={**newest.state, "params": params})
 
 
 def inherit(config: ExperimentConfig) -> tuple[ExperimentConfig, list[str]]:

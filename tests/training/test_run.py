@@ -19,7 +19,7 @@ from attnzoo.cli.verify import main as verify_main
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.loader import load
 from attnzoo.errors import UserError
-from attnzoo.training.checkpoint import restore, verify
+from attnzoo.training.checkpoint import restore, steps, verify
 from attnzoo.training.loop import train
 from attnzoo.training.run import load_run
 from tests.run_commands import own_files
@@ -149,6 +149,19 @@ def test_a_loaded_run_is_the_trained_one(whole: Path) -> None:
     assert best.step in (300, 600, 900)
     assert len(best.corpus("test")) == 5
     assert best.translator(batch_size=3).batch_size == 3
+
+
+def test_average_is_the_mean_of_the_kept_checkpoints(whole: Path) -> None:
+    run = load_run(whole, which="average")
+    assert (run.step, run.which) == (900, "average")
+    kept = [restore(whole, step=step).state["params"] for step in steps(whole / "checkpoints")]
+    assert len(kept) == 2
+    found = jax.tree.leaves(nnx.to_pure_dict(nnx.state(run.model, nnx.Param)))
+    for mean, first, last in zip(found, *map(jax.tree.leaves, kept), strict=True):
+        assert not np.array_equal(first, last)
+        np.testing.assert_allclose(mean, (first + last) / 2, rtol=1e-6, atol=1e-8)
+    with pytest.raises(UserError, match="which='newest': wanted best, latest or average"):
+        load_run(whole, which="newest")
 
 
 def test_weights_that_do_not_fit_their_config_are_named(whole: Path, tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def measure(setting: Setting) -> Mapping[str, Measured]:
     lines = [text.tokenizers[1].decode(row) for row in np.asarray(found)]
     _, weights = judge(model, text.test)
     score = bleu(lines, text.test) / 100
-    return {"BLEU / 100": score, **phenomena(weights, text.test)}
+    return {"BLEU as a share": score, **phenomena(weights, text.test)}
 
 
 def _came(results: Results) -> str:
@@ -191,9 +191,9 @@ CLAIMS = (
         came=_came,
         meaning="What the paper shows in four pictures is the rule: weights align words without "
         "being told, and soft ones can ask two words about one.",
-        otherwise="Part of what four pictures show is the rule here and part is not: the weights "
-        "of a trained translator align most words, but where they lie beside the word, the "
-        "translation is no worse for it.",
+        otherwise="Order, crossings and lengths are those of the pictures if their lines hold; a "
+        "weight that lies on the noun alone when its article is written serves as well, since the "
+        "annotation of the noun has read the words around it.",
         minutes=2,
         needs=(MULTI30K,),
         axes=("share, or correlation", ""),
