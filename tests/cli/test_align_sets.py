@@ -167,6 +167,8 @@ def test_every_aligner_answers_every_line(
         "bars": ["--pairs", home / "bars.crlf"],
         "two files": ["--source", home / "source.gzip", "--target", home / "target.mark"],
     }
+    if kind == "eflomal":  # it has no seed, and is slow to start
+        inputs = {"table": inputs["table"]}
     found = {name: aligned(home, kind, *given) for name, given in inputs.items()}
     lines = found["table"]
     assert len(lines) == len(LINES)
@@ -175,7 +177,7 @@ def test_every_aligner_answers_every_line(
         one.check(len(source.split()), len(target.split()))
         assert not line or (source.split() and target.split())
     assert lines[0]
-    if kind != "eflomal":  # it has no seed
+    if kind != "eflomal":
         assert lines[0] == lines[-1]
         assert found["bars"] == found["two files"] == lines
     said = capsys.readouterr()
