@@ -144,6 +144,7 @@ class Block(Module):
 
         ``of_attention`` are arguments of :class:`SelfAttention`.
         """
+        assert self.cross_norm is not None
         x = self._residual(
             x,
             lambda x: self.attention(x, **of_attention),

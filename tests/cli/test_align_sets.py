@@ -167,6 +167,8 @@ def test_every_aligner_answers_every_line(
         "bars": ["--pairs", home / "bars.crlf"],
         "two files": ["--source", home / "source.gzip", "--target", home / "target.mark"],
     }
+    if kind == "eflomal":  # it has no seed, and is slow to start
+        inputs = {"table": inputs["table"]}
     found = {name: aligned(home, kind, *given) for name, given in inputs.items()}
     lines = found["table"]
     assert len(lines) == len(LINES)
@@ -175,7 +177,7 @@ def test_every_aligner_answers_every_line(
         one.check(len(source.split()), len(target.split()))
         assert not line or (source.split() and target.split())
     assert lines[0]
-    if kind != "eflomal":  # it has no seed
+    if kind != "eflomal":
         assert lines[0] == lines[-1]
         assert found["bars"] == found["two files"] == lines
     said = capsys.readouterr()
@@ -202,7 +204,7 @@ WRONG: dict[str, Callable[[Write], list[str]]] = {
     "a word": lambda write: ["x", *write(GOLD)[1:]],
     "a fraction": lambda write: ["0.5-1", *write(GOLD)[1:]],
     "a negative": lambda write: ["-1--1", *write(GOLD)[1:]],
-    "links beyond the words": lambda write: write([GOLD[5], *GOLD[1:]]),
+    "links beyond the words": lambda write: write([Links.of([(0, LONG)]), *GOLD[1:]]),
     "more pairs": lambda write: write([*GOLD, GOLD[0]]),
 }
 

@@ -219,12 +219,13 @@ def test_an_alignment_module_of_its_own(kind: str) -> None:
     np.testing.assert_allclose(found["weights"], wanted[:, None], rtol=2e-4, atol=1e-6)
 
     def slope(model: Any, source: Any, target: Any) -> Any:
-        graph, state = nnx.split(model)
+        graph, params, rest = nnx.split(model, nnx.Param, ...)
 
-        def loss(state: Any) -> Any:
-            return jnp.sum(nnx.merge(graph, state)(source, target, return_weights=True)[1] ** 2)
+        def loss(params: Any) -> Any:
+            weights = nnx.merge(graph, params, rest)(source, target, return_weights=True)[1]
+            return jnp.sum(weights**2)
 
-        return nnx.to_pure_dict(jax.grad(loss)(state))
+        return nnx.to_pure_dict(jax.grad(loss)(params))
 
     gradient = computed(slope, model, source, target)
     touched = {
