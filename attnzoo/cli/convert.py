@@ -100,7 +100,8 @@ def _write_files(task: Any, folder: Path, target: Path, to: str) -> None:
     elif isinstance(task, ImageClassificationTask):
         found = task.preparation
         if found is None:
-            side = task.config.model.image_size
+            side = task.side
+            assert side is not None  # a ViT has one
             mean, deviation = np.asarray(task.mean), np.asarray(task.std)
             found = PicturePreparation(side, (side, side), 3, mean, deviation)
         write_text(target / FILE, json.dumps(found.as_json(), indent=2) + "\n")
