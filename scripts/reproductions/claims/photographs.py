@@ -260,7 +260,8 @@ BRIEFLY = (
         meaning="On photographs too, what is read for any answer is one question, and what speaks "
         "for this answer another, which only the answer's gradient can tell.",
         otherwise="In a ViT of several layers, whose last tokens have read each other, not each "
-        "map with the gradient of a class finds the photograph of that class.",
+        "map with the gradient of a class finds the photograph of that class as surely as was "
+        "asked.",
         minutes=2,
         needs=(FOLDER,),
         axes=("share of the mass, or area under the class's probability", ""),
