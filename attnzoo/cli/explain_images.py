@@ -137,7 +137,7 @@ def _of_data(
         title = f"{part} image {n}, class {task.names[images.labels[n]]}"
         if target is not None:
             title += f", explained for class {task.names[target]}"
-        across = trained.model.config.image_size // trained.model.config.patch
+        across = images.images.shape[2] // trained.model.config.patch
         marked = None if planted is None else divmod(int(planted[n]), across)
         drawing = {"marked": marked, "marking": "the planted patch"}
         name, pixels = f"{part}-{n}", images.images[n]

@@ -334,7 +334,7 @@ def _stories(task: StoriesTask) -> Program:
 def _images(task: ImageClassificationTask) -> Program:
     config: Any = task.config.model
     mean, std = jnp.asarray(task.mean), jnp.asarray(task.std)
-    side = getattr(config, "image_size", None)
+    side = None if getattr(config, "image_size", None) is None else task.side
     # A residual network halves height and width twice.
     height, width = ("4*H", "4*W") if side is None else (side, side)
     return Program(

@@ -100,15 +100,20 @@ class ImageClassificationTask(PictureTask):
         _, sums = mean_loss(logits, labels, counted)
         return jnp.sum(losses) / jnp.maximum(sums["count"], 1.0), sums
 
+    @property
+    def side(self) -> int | None:
+        """Side in pixels of the pictures trained on; None: each picture's own size."""
+        return self.data.size or getattr(self.config.model, "image_size", None)
+
     def pixels(self, image: Any) -> UInt8[np.ndarray, "h w C"]:
-        """Return a Pillow image as pixels of the model's size.
+        """Return a Pillow image as pixels of the size trained on.
 
         The sides are those of the folder's preparation; otherwise the centre is cropped.
         """
         if self.preparation is not None:
             return self.preparation.pixels(image)
         config: Any = self.config.model
-        size = getattr(config, "image_size", None) or self.data.size or min(image.size)
+        size = self.side or min(image.size)
         fitted = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
         return np.asarray(fitted).reshape(size, size, config.channels)
 

@@ -17,8 +17,8 @@ CONFIG = """
 name: planted
 task: image_classification
 data: {kind: images, source: {kind: planted, side: 2, classes: 2, decoys: 1, train: 60,
-       validation: 8, test: 5}}
-model: {kind: vit, attention: {kind: multi_head, num_heads: 2}, image_size: 8, patch: 4,
+       validation: 8, test: 5}, size: 8}
+model: {kind: vit, attention: {kind: multi_head, num_heads: 2}, image_size: 12, patch: 4,
         channels: 1, dim: 6, hidden: 5, layers: 2}
 training: {steps: 3, batch_size: 20, learning_rate: 1e-2, tensorboard: false}
 """
@@ -79,6 +79,7 @@ def test_a_converted_run_reads_pictures_as_the_run_does(run: Path, tmp_path: Pat
     ours, theirs = attnzoo.open(run), attnzoo.open(tmp_path / "vit")
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 255, (20, 40), np.uint8))
+    assert ours.picture(image).shape == (8, 8, 1)  # as in training, not image_size
     np.testing.assert_array_equal(ours.picture(image), theirs.picture(image))
     for name in ("mean", "std"):
         np.testing.assert_allclose(getattr(ours.task, name), getattr(theirs.task, name), rtol=1e-6)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -99,7 +99,7 @@ def halves(
     photographs that the model is surest of, among those of each class that it classifies rightly.
     """
     images, classes = shown(setting, setting.pick(10_000, 1_000))
-    sure = np.concatenate([jax.nn.softmax(model(part)) for part in np.split(images, 10)])
+    sure = np.concatenate([jax.nn.softmax(model(part)) for part in jnp.split(images, 10)])
     own = np.where(sure.argmax(axis=1) == classes, sure.max(axis=1), sure.max(axis=1) - 1)
     best = np.stack(
         [np.where(classes == c, own, -2.0).argsort()[::-1][:each] for c in range(10)]
@@ -260,7 +260,8 @@ BRIEFLY = (
         meaning="On photographs too, what is read for any answer is one question, and what speaks "
         "for this answer another, which only the answer's gradient can tell.",
         otherwise="In a ViT of several layers, whose last tokens have read each other, not each "
-        "map with the gradient of a class finds the photograph of that class.",
+        "map with the gradient of a class finds the photograph of that class as surely as was "
+        "asked.",
         minutes=2,
         needs=(FOLDER,),
         axes=("share of the mass, or area under the class's probability", ""),
@@ -270,12 +271,13 @@ BRIEFLY = (
 
 def _longer(claim: Claim) -> Claim:
     """Return the same claim, by the same criterion, for a model trained 13 times longer."""
+    measure: Any = claim.measure
     return dataclasses.replace(
         claim,
         name=f"{claim.name}-longer",
         title=f"{claim.title}: trained longer",
         setup=claim.setup.replace(TRAINED.format(SHORT), TRAINED.format(LONG)),
-        measure=functools.partial(claim.measure, training=LONG),
+        measure=functools.partial(measure, training=LONG),
         minutes=claim.minutes + 15,
     )
 
