@@ -1,3 +1,4 @@
+# Over 400 lines: a table, the settings of each family.
 """Settings of the tiny models of ``pretrained_fixtures.py``: unusual ones, two or more a family."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# Over 400 lines: all tests read one run that is trained once.
 """translate, evaluate and align over one small run that train made; and their bad inputs."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# Over 400 lines: a list, a config for each task, and the data that they read.
 """Every task trains from a config, goes on exactly, is loaded and is scored."""
 
 import dataclasses
@@ -53,7 +54,8 @@ TASK = {
         f"{{kind: llama, attention: {HEADS}, dim: 8, layers: 1, max_length: 29}}",
     ),
     "word_alignment": (
-        "{kind: word_alignment, teacher: corpus, consistency: 0.1}",
+        "{kind: word_alignment, teacher: corpus, consistency: 0.1, masked: 0.1, "
+        "identification: 0.1}",
         "{kind: files, train: {table: DIR/pairs}, validation: {table: DIR/held/pairs}, "
         "links_column: 2}",
         "word",
@@ -61,6 +63,13 @@ TASK = {
     ),
     "guided": (
         "{kind: translation, guided: {teacher: corpus, layer: 0, full_context: true}}",
+        "{kind: synthetic, task: reverse, train: 14, validation: 6, test: 6, max_length: 7}",
+        "word",
+        f"{{kind: transformer, attention: {HEADS}, cross_attention: {HEADS}, dim: 8, hidden: 8, "
+        "encoder_layers: 1, decoder_layers: 2}",
+    ),
+    "guided_module": (
+        "{kind: translation, guided: {teacher: corpus, layer: 1, module: 2, contiguity: 0.1}}",
         "{kind: synthetic, task: reverse, train: 14, validation: 6, test: 6, max_length: 7}",
         "word",
         f"{{kind: transformer, attention: {HEADS}, cross_attention: {HEADS}, dim: 8, hidden: 8, "
