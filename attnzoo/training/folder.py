@@ -1,4 +1,3 @@
-# Over 400 lines: one class that turns the files of a folder into each kind of task.
 """Folders of pretrained weights opened for use, with everything beside the weights."""
 
 import dataclasses
