@@ -73,9 +73,9 @@ class ContrastiveTask(CaptionedPicturesTask):
     ) -> tuple[Float[Array, ""], Sums]:
         """Return the loss per caption, and sums over both directions for the scores."""
         target, picture = jnp.asarray(batch["target"]), jnp.asarray(batch["picture"])
-        # Behind the token that stands for the text there is padding, of whatever id.
-        ends = model.text.place(target)
-        valid = jnp.arange(target.shape[1])[None] <= ends[:, None]
+        # Padding may have the id of a word (before the end) or of the end itself.
+        until_end = jnp.arange(target.shape[1])[None] <= model.text.place(target)[:, None]
+        valid = until_end | (target != model.config.text.pad_id)
         texts = _text_features(model, target, valid, rngs)
         images = model.image_features(self.source(batch, rngs), rngs=rngs)
         logits = model.logits(images, texts, most=LARGEST_SCALE).astype(jnp.float32)
