@@ -22,7 +22,7 @@ import numpy as np
 
 from attnzoo.files import read_json
 from attnzoo.pretrained.files import write_json
-from pretrained_models import END, FIXTURES, FORMER, GENERATION, VOCAB
+from pretrained_models import END, FIXTURES, FORMER, GENERATION, LONG, VOCAB
 
 HOME = Path(__file__).parents[1] / "tests" / "pretrained" / "fixtures"
 ROWS, LENGTH, NEW, BEAMS = 6, 7, 9, 3
@@ -136,6 +136,7 @@ def expected(name: str) -> tuple[Any, dict[str, np.ndarray]]:
         found = given | _outputs(out, "images" in given)
         if name in GENERATION:
             found |= _transcribed(model, said["input_features"], mask, GENERATION[name])
+            found |= _segments(model, long_sound(given["source"]), GENERATION[name])
         else:
             found |= _generated(model, given, said)
     return model, found | {"version": np.array(transformers.__version__)}
@@ -222,6 +223,36 @@ def _transcribed(
     times = greedy["token_timestamps"].numpy().astype(np.float32)
     rows = {key: _padded(x.numpy(), pad, may_lack_end=True) for key, x in found.items()}
     return rows | {"times": times}
+
+
+def long_sound(sounds: np.ndarray) -> np.ndarray:
+    """Return all sounds one after the other."""
+    return np.concatenate([sound[~np.isnan(sound)] for sound in sounds])
+
+
+def _segments(model: Any, sound: np.ndarray, settings: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Return the segments of a sound of several windows: tokens padded with -1, starts and ends.
+
+    A window of silence follows the sound, so that no window is padded with frames of 0.
+    """
+    import torch
+    from transformers import GenerationConfig, WhisperFeatureExtractor
+
+    extractor = WhisperFeatureExtractor(feature_size=model.config.num_mel_bins, chunk_length=1)
+    whole = np.concatenate([sound, np.zeros(16_000, np.float32)])
+    form: dict[str, Any] = {"return_tensors": "pt", "truncation": False, "padding": "longest"}
+    frames = extractor(whole, sampling_rate=16_000, **form).input_features
+    kept = {key: settings[key] for key in ("language", "task") if key in settings}
+    before, model.generation_config = model.generation_config, GenerationConfig(**LONG | kept)
+    with torch.no_grad():
+        out = model.generate(input_features=frames, return_timestamps=True, return_segments=True)
+    found, model.generation_config = out["segments"][0], before
+    tokens = [one["tokens"].tolist() for one in found]
+    width = max(map(len, tokens))
+    return {
+        "long_tokens": np.asarray([[*x, *[-1] * (width - len(x))] for x in tokens], np.int32),
+        "long_times": np.asarray([[one["start"], one["end"]] for one in found], np.float32),
+    }
 
 
 def _padded(tokens: np.ndarray, pad: int, *, may_lack_end: bool = False) -> np.ndarray:

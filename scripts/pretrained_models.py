@@ -1,3 +1,4 @@
+# Over 400 lines: a table, the settings of each family.
 """Settings of the tiny models of ``pretrained_fixtures.py``: unusual ones, two or more a family."""
 
 from typing import Any
@@ -461,6 +462,16 @@ HEARD = {
     "eos_token_id": END,
     "max_new_tokens": 9,
 }
+LONG = HEARD | {
+    "lang_to_id": {"<|en|>": 6, "<|fr|>": 7},
+    "task_to_id": {"transcribe": 8, "translate": 9},
+    "no_timestamps_token_id": 10,
+    "suppress_tokens": [PAD, 6, 7, 8, 9],
+    "begin_suppress_tokens": [END],
+    "no_repeat_ngram_size": 0,
+    "max_initial_timestamp_index": 5,
+}
+"""Settings of generation for sounds of several windows: tokens above 10 are times."""
 GENERATION: dict[str, dict[str, Any]] = {
     "whisper": HEARD | {"alignment_heads": [[1, 0], [0, 1]]},
     "whisper-untied": HEARD

@@ -228,3 +228,14 @@ def test_the_modules_of_data_import_each_other_one_way() -> None:
             reached |= new
             waiting += new
         assert module not in reached
+
+
+def test_a_long_file_begins_with_the_reason() -> None:
+    wrong = []
+    for path in (
+        p for part in ("attnzoo", "scripts", "tests") for p in (ROOT / part).rglob("*.py")
+    ):
+        lines = path.read_text().splitlines()
+        if (len(lines) > 400) != bool(lines and lines[0].startswith("# Over 400 lines: ")):
+            wrong.append(f"{path.relative_to(ROOT)}: {len(lines)} lines")
+    assert not wrong, f"split these, or begin them with '# Over 400 lines: WHY': {wrong}"

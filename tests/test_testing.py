@@ -14,6 +14,7 @@ import pytest
 
 from attnzoo import testing
 from attnzoo.testing import ContractError, FunctionSizes, ModuleSizes, check, report
+from attnzoo.testing.subject import Broken, expect
 
 
 def attend(
@@ -328,3 +329,16 @@ def test_the_page_lists_the_properties_as_they_are() -> None:
     page = Path(__file__).parent.parent.joinpath("docs", "testing.md").read_text("utf-8")
     rows = [f"| {name} | {test.meaning} |" for name, test in testing.PROPERTIES.items()]
     assert "\n".join(rows) in page
+
+
+@pytest.mark.parametrize(
+    ("got", "wanted", "told"),
+    [
+        (np.nan, np.nan, r"x\[0\] is nan; wanted a number; it is compared with nan \(up to"),
+        (2.0, np.nan, r"x\[0\] is 2; wanted a number; it is compared with nan"),
+        (np.nan, 3.0, r"x\[0\] is nan; wanted 3 "),
+    ],
+)
+def test_what_is_no_number_is_told_as_such(got: float, wanted: float, told: str) -> None:
+    with pytest.raises(Broken, match=told):
+        expect("x", np.asarray([got]), wanted, 1e-3)

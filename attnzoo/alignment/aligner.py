@@ -107,15 +107,15 @@ def links_from_posteriors(
     score is the largest of both their words, and at least `threshold`. "forward" links each target
     word with its likeliest source word, "backward" each source word with its likeliest target word,
     unless that probability is below `threshold` (the word is then likelier to have no partner).
-    Other rules are those of `symmetrize`, and combine these two. With one matrix alone, its
-    probability is the score. ValueError for an unknown rule, or a matrix that it needs and lacks.
+    Other rules are those of `symmetrize`, and combine these two. A matrix that is None follows from
+    the other by Bayes' rule with even words; "forward" and "backward" of the given matrix alone
+    have its probabilities for scores. ValueError for an unknown rule, or if both are None.
     """
     if rule not in RULES:
         raise ValueError(f"rule={rule!r} is none of {', '.join(RULES)}")
-    needed = {"forward": (forward,), "backward": (backward,)}.get(rule, (forward, backward))
-    if any(matrix is None for matrix in needed):
-        raise ValueError(f"rule={rule!r} needs a matrix that this aligner does not have")
-    scores = _scores(forward, backward)
+    alone = (backward is None and rule == "forward") or (forward is None and rule == "backward")
+    forward, backward = _inverted(backward, forward), _inverted(forward, backward)
+    scores = (forward if rule == "forward" else backward.T) if alone else _scores(forward, backward)
     if rule == "product":
         found = {(int(i), int(j)) for j, i in zip(*np.nonzero(scores >= threshold))}
     elif rule == "mutual":
@@ -128,9 +128,17 @@ def links_from_posteriors(
     return {(i, j): float(scores[j, i]) for i, j in sorted(found)}
 
 
+def _inverted(matrix: Any, known: Any) -> Float[np.ndarray, "A B"]:
+    """Return ``known``, or else the columns of ``matrix`` (B A) as rows that sum to 1, or to 0."""
+    if known is not None:
+        return known
+    if matrix is None:
+        raise ValueError("links_from_posteriors: both matrices are None, wanted at least one")
+    columns = np.asarray(matrix, np.float64).T
+    return columns / np.maximum(columns.sum(axis=1, keepdims=True), 1e-30)
+
+
 def _scores(forward: Any, backward: Any) -> Float[np.ndarray, "T S"]:
-    if forward is None or backward is None:
-        return backward.T if forward is None else forward
     return np.sqrt(np.asarray(forward, np.float64) * backward.T)
 
 

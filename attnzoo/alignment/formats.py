@@ -17,7 +17,7 @@ from attnzoo.alignment.links import Link, Links, format_pharaoh, parse_pharaoh
 from attnzoo.errors import UserError
 
 _A3_PAIR = re.compile(r"# Sentence pair \((\d+)\) source length (\d+) target length (\d+)")
-_A3_WORD = re.compile(r"(\S+) \(\{((?: \d+)*) ?\}\)")
+_A3_WORD = re.compile(r"(\S+) \(\{((?:\s+\d+)*)\s*\}\)")
 _SENTENCE = re.compile(r'<s(?:ent)? (?:snum|num|id)="?0*(\d+)"?>', re.IGNORECASE)
 Value = TypeVar("Value")
 
@@ -114,6 +114,11 @@ def read_a3(
                 "two lines of words"
             )
         words = _A3_WORD.findall(some[2])
+        if len(words) != int(head[2]) + 1:
+            raise UserError(
+                f"{name}:{number + 2}: {len(words)} words with numbers, wanted NULL and {head[2]}, "
+                "the source length"
+            )
         sides = found.setdefault(int(head[1]) - 1, (set(), set()))
         for i, (_, places) in enumerate(words):
             for j in map(int, places.split()):

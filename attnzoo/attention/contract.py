@@ -1,3 +1,4 @@
+# Over 400 lines: one class, the interface of every attention with its defaults.
 """Interface of attention between a query and a key sequence, and the memory it reads.
 
 A part of the computation depends on keys and values only, such as ``U_a h_j`` of Bahdanau et al.

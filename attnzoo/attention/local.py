@@ -16,27 +16,8 @@ from attnzoo.attention.multiplicative import MultiplicativeAttention, Score
 from attnzoo.ops.softmax import compute_dtype, masked_softmax
 
 
-class LocalMonotonicAttention(Attention):
-    """Luong's local-m: the window is centred at the query's own position, p_t = t.
-
-    A query whose window lies entirely beyond the source gets zero weights and a zero context.
-    """
-
-    facts = Facts(
-        paper="Luong et al. 2015",
-        score="as multiplicative, near the query's position",
-        softness="local",
-        inputs=("distinctive",),
-        time="T S D",
-        memory="T S",
-        state="2 S D",
-    )
-
-    contract_exceptions: ClassVar[dict[str, str]] = {
-        "every permitted key is reached": "keys outside of the window are not read",
-        "queries are exchangeable": "the window moves with the query's position",
-        "keys are exchangeable": "the window is one of positions",
-    }
+class LocalAttention(Attention):
+    """Multiplicative attention to the keys within ``window`` tokens of a centre."""
 
     counts_positions = True
 
@@ -62,6 +43,29 @@ class LocalMonotonicAttention(Attention):
         """Prepare the keys for the content score."""
         return self.content.prepare_keys(keys)
 
+
+class LocalMonotonicAttention(LocalAttention):
+    """Luong's local-m: the window is centred at the query's own position, p_t = t.
+
+    A query whose window lies entirely beyond the source gets zero weights and a zero context.
+    """
+
+    facts = Facts(
+        paper="Luong et al. 2015",
+        score="as multiplicative, near the query's position",
+        softness="local",
+        inputs=("distinctive",),
+        time="T S D",
+        memory="T S",
+        state="2 S D",
+    )
+
+    contract_exceptions: ClassVar[dict[str, str]] = {
+        "every permitted key is reached": "keys outside of the window are not read",
+        "queries are exchangeable": "the window moves with the query's position",
+        "keys are exchangeable": "the window is one of positions",
+    }
+
     def weigh(
         self, query: Float[Array, "B T D"], memory: Memory, positions: Positions | None
     ) -> tuple[Float[Array, "B N T S"], Bool[Array, "#B #N #T #S"] | None]:
@@ -73,7 +77,7 @@ class LocalMonotonicAttention(Attention):
         return masked_softmax(logits, visible), visible
 
 
-class LocalPredictiveAttention(Attention):
+class LocalPredictiveAttention(LocalAttention):
     """Luong's local-p: the centre is predicted, p_t = S sigmoid(v_p . tanh(W_p q)) (equation 9).
 
     Inside the window the softmax weights are multiplied by exp(-(s - p_t)^2 / (2 (D/2)^2))
@@ -100,8 +104,6 @@ class LocalPredictiveAttention(Attention):
         "convex hull": "rows sum to less than one: the hull is that of the values and 0",
     }
 
-    counts_positions = True
-
     def __init__(
         self,
         query_dim: int,
@@ -112,20 +114,10 @@ class LocalPredictiveAttention(Attention):
         dropout: float = 0.0,
         rngs: nnx.Rngs,
     ):
-        self.dim, self.window, self.dropout = query_dim, _half_width(window), dropout
-        self.content = MultiplicativeAttention(query_dim, key_dim, score, rngs=rngs)
+        super().__init__(query_dim, key_dim, score, window=window, dropout=dropout, rngs=rngs)
         uniform = lambda shape: jax.random.uniform(rngs.params(), shape, jnp.float32, -0.1, 0.1)  # noqa: E731
         self.position_kernel = nnx.Param(uniform((query_dim, query_dim)))
         self.position_vector = nnx.Param(uniform((query_dim,)))
-
-    @property
-    def widths(self) -> tuple[int | None, int | None, int | None]:
-        """Widths of queries, keys and values that the parameters fit; None: any."""
-        return self.content.widths
-
-    def prepare_keys(self, keys: Float[Array, "B S D"]) -> Float[Array, "B S K"]:
-        """Prepare the keys for the content score."""
-        return self.content.prepare_keys(keys)
 
     def centre(self, query: Float[Array, "B T D"], memory: Memory) -> Float[Array, "B T"]:
         """Return p_t, a real number between 0 and the length of the sentence, in tokens."""

@@ -1,3 +1,4 @@
+# Over 400 lines: one class, whose call, memory, steps and cache share their projections.
 """Multi-head attention: Vaswani et al. 2017 (arXiv 1706.03762), section 3.2.2, and its variants."""
 
 import functools

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from attnzoo.cli.common import Failures
 from attnzoo.errors import UserError
 from attnzoo.files import write_text
 
@@ -86,17 +87,19 @@ def sentences(trained: Any, readers: Mapping[str, Any], arguments: argparse.Name
     translator = next(iter(readers.values())).translator
     folder = arguments.figure_dir or trained.directory.figures
     results = translator.translate(arguments.sentence, **search_settings(trained))
+    failures = Failures(len(results))
     for number, (text, result) in enumerate(zip(arguments.sentence, results, strict=True)):
-        if result is None:
-            raise UserError(f"--sentence {text!r}: empty or too long")
-        seen = {}
-        for method, reader in readers.items():
-            read = result if method == "attention" else reader.read([text], [result.text])[0]
-            if read is not None and read.target.words:  # a translation may have none
-                seen[method] = (reader.matrix(read), read)
-        path = draw(seen, folder / f"sentence-{number + 1}") if seen else ""
-        print(f"{text}\t{result.text}\t{path}")
-    return 0
+        with failures.of(f"--sentence {text!r}"):
+            if result is None:
+                raise UserError(f"--sentence {text!r}: empty or too long")
+            seen = {}
+            for method, reader in readers.items():
+                read = result if method == "attention" else reader.read([text], [result.text])[0]
+                if read is not None and read.target.words:  # a translation may have none
+                    seen[method] = (reader.matrix(read), read)
+            path = draw(seen, folder / f"sentence-{number + 1}") if seen else ""
+            print(f"{text}\t{result.text}\t{path}")
+    return failures.status()
 
 
 def figures(

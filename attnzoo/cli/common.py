@@ -205,6 +205,42 @@ def new_name(stem: str, taken: set[str]) -> str:
     return new
 
 
+class Failures:
+    """Inputs of one command that have no answer, each named on standard error as it comes.
+
+    Attributes:
+      count: number of inputs without an answer.
+      total: number of all inputs; a command that reads them one by one counts them here.
+    """
+
+    def __init__(self, total: int = 0):
+        self.count, self.total = 0, total
+
+    def add(self, place: Any, problem: str) -> None:
+        """Name an input and why it has no answer."""
+        self.count += 1
+        print(f"warning: {place}: {problem}", file=sys.stderr)
+
+    @contextlib.contextmanager
+    def of(self, place: Any) -> Generator[None]:
+        """Turn a UserError about one of several inputs into a warning, so that the others go on.
+
+        The error of a single input stays one.
+        """
+        try:
+            yield
+        except UserError as error:
+            if self.total == 1:
+                raise
+            self.add(place, str(error).removeprefix(f"{place}: "))
+
+    def status(self) -> int:
+        """Print how many inputs failed; return 0 for none, 2 for all of them, else 1."""
+        if self.count:
+            print(f"{self.count:,} of {self.total:,} inputs have no answer", file=sys.stderr)
+        return 0 if not self.count else 2 if self.count == self.total else 1
+
+
 def require_positive(arguments: argparse.Namespace, *names: str, most: int = 100_000) -> None:
     """Raise a UserError for counts below 1 or above ``most``, which would only fill the memory."""
     for name in names:

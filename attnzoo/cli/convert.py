@@ -8,6 +8,7 @@ transformers, which `from_pretrained` loads.
 import argparse
 import json
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -89,22 +90,35 @@ def _write_files(task: Any, folder: Path, target: Path, to: str) -> None:
     """Write the files of a run: as they are, or as transformers reads them."""
     import numpy as np
 
+    from attnzoo.data.library_tokenizers import save_for_transformers
     from attnzoo.data.picture_preparation import FILE, PicturePreparation
-    from attnzoo.data.text_tokenizers import LibraryTokenizer
+    from attnzoo.data.pretrained_tokenizers import PretrainedTokenizer
+    from attnzoo.data.text_tokenizers import TextTokenizer
+    from attnzoo.tasks.contrastive import ContrastiveTask
     from attnzoo.tasks.image_classification import ImageClassificationTask
 
     tokenizer = getattr(task, "tokenizer", None)
     if to == "own":
         for file in task.files.values():
             shutil.copyfile(folder / file.name, target / file.name)
-    elif isinstance(task, ImageClassificationTask):
+        return
+    if isinstance(task, ImageClassificationTask | ContrastiveTask):
         found = task.preparation
         if found is None:
-            side = task.config.model.image_size
-            mean, deviation = np.asarray(task.mean), np.asarray(task.std)
+            two = isinstance(task, ContrastiveTask)
+            model, pixels = task.config.model, task.pixels if two else task
+            side = model.image.image_size if two else model.image_size
+            mean, deviation = np.asarray(pixels.mean), np.asarray(pixels.std)
             found = PicturePreparation(side, (side, side), 3, mean, deviation)
         write_text(target / FILE, json.dumps(found.as_json(), indent=2) + "\n")
-    elif isinstance(tokenizer, LibraryTokenizer):
-        tokenizer.save_for_transformers(target)
-    elif tokenizer is not None:
-        print(f"transformers has no tokenizer of kind {tokenizer.kind}; none is written")
+    if isinstance(task, ImageClassificationTask):
+        return
+    if isinstance(tokenizer, TextTokenizer):
+        save_for_transformers(tokenizer, target)
+    elif not (isinstance(tokenizer, PretrainedTokenizer) and tokenizer.save_library(target)):
+        kind = "sentence pairs" if tokenizer is None else tokenizer.kind
+        print(
+            f"{target}: without a tokenizer, because transformers has none of this kind ({kind}); "
+            "wanted for use there: ids as the run's tokenizer gives them",
+            file=sys.stderr,
+        )

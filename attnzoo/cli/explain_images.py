@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from attnzoo.cli.common import new_name
+from attnzoo.cli.common import Failures, new_name
 from attnzoo.cli.explain import ask, draw, print_skipped
 from attnzoo.errors import UserError
 from attnzoo.files import write_text
@@ -51,14 +51,15 @@ def explain(trained: Any, arguments: argparse.Namespace) -> int:
 
         target = class_number(arguments.target, trained.task.names)
     taken: set[str] = set()
-    files = [_file(trained, Path(name), target, taken) for name in arguments.inputs]
     arguments.out.mkdir(parents=True, exist_ok=True)
-    if numbers or not files:
+    if numbers or not arguments.inputs:
         _of_data(trained, numbers, target, arguments)
-    for shown in files:
-        _of_file(trained, shown, arguments)
+    failures = Failures(len(arguments.inputs))
+    for name in arguments.inputs:
+        with failures.of(name):
+            _of_file(trained, _file(trained, Path(name), target, taken), arguments)
     print(f"written: {arguments.out}")
-    return 0
+    return failures.status()
 
 
 def _file(trained: Any, path: Path, target: int | None, taken: set[str]) -> ImageFile:

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from attnzoo.cli.common import Failures
 from attnzoo.cli.explain import ask, draw, print_skipped
 from attnzoo.cli.explain_question import TextQuestion, question
 from attnzoo.errors import UserError
@@ -13,30 +14,35 @@ from attnzoo.files import write_text
 
 def explain(trained: Any, arguments: argparse.Namespace) -> int:
     """Write figures, a page and a table for each text."""
-    import numpy as np
-
     if arguments.fill == "blur":
         raise UserError("--fill blur is for images; wanted zero, mean, unk or mask")
+    failures = Failures(len(arguments.inputs))
     for number, text in enumerate(arguments.inputs, start=1):
-        asked = question(trained, text, arguments)
-        places = {token: unit for unit, token in enumerate(asked.units)}
-        result = ask(
-            trained.model,
-            np.asarray([asked.ids], np.int32),
-            arguments,
-            target=asked.target,
-            at=asked.at,
-            units=[[places.get(token, -1) for token in range(len(asked.ids))]],
-            fill=_fill(asked, arguments.fill),
-            **{name: np.asarray([row], np.int32) for name, row in asked.keywords.items()},
-        )
-        title = _title(asked, result)
-        _print(text, title, asked, result)
-        name = f"text-{number}"
-        draw(result, 0, name, arguments, labels=asked.labels, title=title)
-        _write(asked, result, arguments.out / f"{name}.json")
+        with failures.of(repr(text[:40])):
+            _one(trained, text, f"text-{number}", arguments)
     print(f"written: {arguments.out}")
-    return 0
+    return failures.status()
+
+
+def _one(trained: Any, text: str, name: str, arguments: argparse.Namespace) -> None:
+    import numpy as np
+
+    asked = question(trained, text, arguments)
+    places = {token: unit for unit, token in enumerate(asked.units)}
+    result = ask(
+        trained.model,
+        np.asarray([asked.ids], np.int32),
+        arguments,
+        target=asked.target,
+        at=asked.at,
+        units=[[places.get(token, -1) for token in range(len(asked.ids))]],
+        fill=_fill(asked, arguments.fill),
+        **{name: np.asarray([row], np.int32) for name, row in asked.keywords.items()},
+    )
+    title = _title(asked, result)
+    _print(text, title, asked, result)
+    draw(result, 0, name, arguments, labels=asked.labels, title=title)
+    _write(asked, result, arguments.out / f"{name}.json")
 
 
 def _says(asked: TextQuestion, result: Any, token: int) -> str:

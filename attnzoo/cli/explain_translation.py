@@ -3,7 +3,7 @@
 import argparse
 from typing import Any, NoReturn
 
-from attnzoo.cli.common import open_model
+from attnzoo.cli.common import Failures, open_model
 from attnzoo.cli.explain import ask, draw, print_skipped
 from attnzoo.errors import UserError
 
@@ -28,30 +28,43 @@ def explain(trained: Any, arguments: argparse.Namespace) -> int:
     if arguments.reverse is not None:
         reverse = open_model(arguments.reverse, arguments, other_way=True).translator()
     translator = trained.translator(layer=arguments.layer, head=arguments.head)
+    failures = Failures(len(arguments.inputs))
     for number, text in enumerate(arguments.inputs, start=1):
-        source, known, target = (part.strip() for part in text.partition("|||"))
-        if known and not target:
-            raise UserError(f"{text!r}: no target behind |||")
-        if not known:
-            target = _translate(trained, translator, source)
-        forced, result = _ask(translator, source, target, arguments)
-        print(f"{source} ||| {target}\nlog-probability {forced.log_probs.sum():.3f}")
-        links = _print(translator, forced, result)
-        back = None
-        if reverse is not None:
-            back = _reversed(reverse, source, target, forced, arguments)
-        draw(
-            result,
-            0,
-            f"translation-{number}",
-            arguments,
-            source=_labels(translator.source_tokenizer, forced.source, translator.source_frame),
-            target=_labels(translator.target_tokenizer, forced.target, translator.target_frame)[1:],
-            title=f"{source} / {target}",
-            page={"links": links, "reverse": back},
-        )
+        with failures.of(repr(text)):
+            _one(trained, translator, reverse, text, f"translation-{number}", arguments)
     print(f"written: {arguments.out}")
-    return 0
+    return failures.status()
+
+
+def _one(
+    trained: Any,
+    translator: Any,
+    reverse: Any,
+    text: str,
+    name: str,
+    arguments: argparse.Namespace,
+) -> None:
+    source, known, target = (part.strip() for part in text.partition("|||"))
+    if known and not target:
+        raise UserError(f"{text!r}: no target behind |||")
+    if not known:
+        target = _translate(trained, translator, source)
+    forced, result = _ask(translator, source, target, arguments)
+    print(f"{source} ||| {target}\nlog-probability {forced.log_probs.sum():.3f}")
+    links = _print(translator, forced, result)
+    back = None
+    if reverse is not None:
+        back = _reversed(reverse, source, target, forced, arguments)
+    draw(
+        result,
+        0,
+        name,
+        arguments,
+        source=_labels(translator.source_tokenizer, forced.source, translator.source_frame),
+        target=_labels(translator.target_tokenizer, forced.target, translator.target_frame)[1:],
+        title=f"{source} / {target}",
+        page={"links": links, "reverse": back},
+    )
 
 
 def _ask(

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from attnzoo.cli.common import (
+    Failures,
     add_trust,
     add_weights,
     compilation_cache,
@@ -19,7 +20,7 @@ from attnzoo.cli.common import (
     require_positive,
     run,
 )
-from attnzoo.cli.texts import add_encoding
+from attnzoo.cli.texts import add_encoding, decoded
 from attnzoo.data.sources import lines_as_they_come
 from attnzoo.errors import UserError
 
@@ -65,7 +66,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Generate texts; exit code 0 if done, 2 for a user error."""
+    """Generate texts; return 1 if some, and 2 if all of the prompts cannot be continued."""
     return run(lambda: _generate(parse(argv)))
 
 
@@ -78,15 +79,16 @@ def _generate(arguments: argparse.Namespace) -> int:
     compilation_cache()
     writer = open_model(arguments.model, arguments)
     writer.wanted(CausalLMTask)
+    failures = Failures()
     try:
-        for text in _texts(writer, arguments):
+        for text in _texts(writer, arguments, failures):
             print(text, end="", flush=True)
     except ValueError as error:  # settings out of range, or a prompt that is too long
         raise UserError(str(error)) from None
-    return 0
+    return failures.status()
 
 
-def _texts(writer: Any, arguments: argparse.Namespace) -> Iterator[str]:
+def _texts(writer: Any, arguments: argparse.Namespace, failures: Failures) -> Iterator[str]:
     """Yield the output, piece by piece."""
     import jax
     import numpy as np
@@ -115,9 +117,15 @@ def _texts(writer: Any, arguments: argparse.Namespace) -> Iterator[str]:
         yield "\n"
         return
     width = 0
-    for number, prompts in _prompts(arguments.prompt, arguments.encoding):
-        rows = [writer.prompt_ids(prompt) for prompt in prompts]
-        width = max(width, *map(len, rows))  # never less, because each is compiled anew
+    for number, prompts in _prompts(arguments.prompt, arguments.encoding, failures):
+        failures.total += len(prompts)
+        read = [_ids(writer, arguments, *one, failures) for one in enumerate(prompts, number + 1)]
+        ready = [ids for ids in read if ids]
+        width = max([width, *map(len, ready)])  # never less, because each is compiled anew
+        if not ready:
+            yield from "\n" * len(prompts)
+            continue
+        rows = [ids or ready[0] for ids in read]
         # Any id can pad, since padding is masked. A line has the same row and key, and so the same
         # draws, whichever lines were there in time to be its batch.
         before, block = number % BATCH, number // BATCH
@@ -134,6 +142,9 @@ def _texts(writer: Any, arguments: argparse.Namespace) -> Iterator[str]:
         )
         tokens, lengths = np.asarray(found.tokens), np.asarray(found.lengths)
         for row, prompt in enumerate(prompts, start=before):
+            if prompt is None or not read[row - before]:
+                yield "\n"
+                continue
             for sample in range(arguments.num_samples):
                 kept = tokens[row, sample, : lengths[row, sample]].tolist()
                 first = number + row + sample == before
@@ -148,10 +159,12 @@ def _room(writer: Any, arguments: argparse.Namespace, width: int) -> int:
     return 100 if longest is None else max(1, min(100, longest - width + 1))
 
 
-def _prompts(prompt: str | None, encoding: str) -> Iterator[tuple[int, list[str]]]:
+def _prompts(
+    prompt: str | None, encoding: str, failures: Failures
+) -> Iterator[tuple[int, list[str | None]]]:
     """Yield prompts with the number, from 0, of the first: lines of standard input as they come.
 
-    A batch never goes beyond a multiple of BATCH.
+    A batch never goes beyond a multiple of BATCH. A line that is not in the encoding is None.
     """
     if prompt is not None:
         yield 0, [prompt]
@@ -160,16 +173,31 @@ def _prompts(prompt: str | None, encoding: str) -> Iterator[tuple[int, list[str]
     for lines in lines_as_they_come(sys.stdin.buffer, BATCH, encoding):
         while lines:
             some, lines = lines[: BATCH - number % BATCH], lines[BATCH - number % BATCH :]
-            yield number, [_decoded(line, i, encoding) for i, line in enumerate(some, number + 1)]
+            places = (f"standard input:{number + i}" for i in range(1, len(some) + 1))
+            yield (
+                number,
+                [decoded(*one, encoding, failures) for one in zip(some, places, strict=True)],
+            )
             number += len(some)
 
 
-def _decoded(line: bytes, number: int, encoding: str) -> str:
+def _ids(
+    writer: Any, arguments: argparse.Namespace, number: int, prompt: str | None, failures: Failures
+) -> list[int] | None:
+    """Return the ids of a prompt; None for a line of standard input that cannot be continued."""
+    if prompt is None or arguments.prompt is not None:
+        return None if prompt is None else writer.prompt_ids(prompt)
+    place = f"standard input:{number}"
     try:
-        return line.decode()  # UTF-8, whatever the encoding of the input is
-    except UnicodeDecodeError:
-        name = encoding.upper()
-        raise UserError(f"standard input:{number}: not {name}; set --encoding") from None
+        ids = writer.prompt_ids(prompt)
+    except UserError as error:
+        failures.add(place, str(error))
+        return None
+    longest, more = writer.config.model.longest, arguments.max_new_tokens or 1
+    if longest is None or len(ids) + more - 1 <= longest:
+        return ids
+    failures.add(place, f"{len(ids):,} tokens and {more:,} more; the model reads {longest:,}")
+    return None
 
 
 def spell(writer: Any, prompt: str, before: Sequence[int], ids: Sequence[int]) -> str:

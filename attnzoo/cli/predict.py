@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnzoo.cli.common import (
+    Failures,
     add_labels,
     add_languages,
     add_trust,
@@ -62,6 +63,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="LAYER.HEAD",
         help="cross-attentions of a Whisper that align words (default: the folder's), such as 3.1",
     )
+    parser.add_argument(
+        "--timestamps",
+        action="store_true",
+        default=None,
+        help="times of segments by the time tokens of a Whisper, as for sounds longer than its "
+        "window; see --json",
+    )
     add_languages(parser)
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint")
     add_encoding(parser)
@@ -72,7 +80,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write a line for each input; return 0 unless none of them could be read."""
+    """Write a line for each input; return 1 if some, and 2 if all of them cannot be read."""
     return run(lambda: _predict(parse(argv)))
 
 
@@ -92,7 +100,7 @@ def _predict(arguments: argparse.Namespace) -> int:
             f"{arguments.run}: {trained.description}, which does not answer to inputs; wanted a "
             "run that does; translate, align, generate, recommend or explain may take this one"
         )
-    for name in ("beam", "max_length", "heads"):
+    for name in ("beam", "max_length", "heads", "timestamps"):
         if getattr(arguments, name) is not None and name not in task.predict_options:
             option = name.replace("_", "-")
             raise UserError(f"--{option} has no effect on {trained.description}; leave it out")
@@ -102,16 +110,16 @@ def _predict(arguments: argparse.Namespace) -> int:
         arguments.max_length,
         arguments.encoding,
         None if arguments.heads is None else tuple(arguments.heads),
+        arguments.timestamps,
     )
-    count = problems = 0
+    failures = Failures()
     drawn: set[str] = set()
     answer = functools.partial(task.predict, trained.model, settings=settings)
     with contextlib.closing(_answers(answer, arguments.inputs)) as answers:
         for one in answers:
-            count += 1
+            failures.total += 1
             if one.problem is not None:
-                problems += 1
-                print(f"warning: {one.name}: {one.problem}", file=sys.stderr)
+                failures.add(one.name, one.problem)
             problem = {} if one.problem is None else {"problem": one.problem}
             record = {"input": one.name, **one.record, **problem}
             print(
@@ -120,11 +128,9 @@ def _predict(arguments: argparse.Namespace) -> int:
             if arguments.figures is not None and one.figure is not None:
                 path = arguments.figures / _figure_name(one.name, drawn)
                 plotting.save(one.figure(), path)
-    if problems:
-        print(f"{problems:,} of {count:,} inputs have no answer", file=sys.stderr)
     if arguments.figures is not None and not drawn:
         print(f"--figures: nothing to draw for {trained.description}", file=sys.stderr)
-    return 2 if problems == count else 0
+    return failures.status()
 
 
 def _head(text: str) -> tuple[int, int]:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnzoo.cli.common import require_positive
+from attnzoo.cli.common import Failures, require_positive
 from attnzoo.errors import UserError
 
 if TYPE_CHECKING:  # not imported at run time, so that --help does not load jax
@@ -21,6 +21,15 @@ def add_encoding(parser: argparse.ArgumentParser) -> None:
         help="encoding of the texts given (latin-1, cp1252, ...); a byte order mark overrides it "
         "(default: utf-8)",
     )
+
+
+def decoded(line: bytes, place: str, encoding: str, failures: Failures) -> str | None:
+    """Return the text of a line, UTF-8 whatever the encoding of its file; None if it has none."""
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        failures.add(place, f"not {encoding.upper()}; set --encoding")
+        return None
 
 
 def add_pair_arguments(parser: argparse.ArgumentParser) -> None:

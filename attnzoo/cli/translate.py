@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnzoo.cli.common import (
+    Failures,
     add_languages,
     add_trust,
     add_weights,
@@ -21,7 +22,7 @@ from attnzoo.cli.common import (
     require_positive,
     run,
 )
-from attnzoo.cli.texts import add_encoding
+from attnzoo.cli.texts import add_encoding, decoded
 from attnzoo.data.sources import lines_as_they_come
 from attnzoo.errors import UserError
 
@@ -67,7 +68,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Translate lines; return 0 even if some were skipped (counted on standard error)."""
+    """Translate lines; return 1 if some, and 2 if all of them cannot be read."""
     return run(lambda: _translate(parse(argv)))
 
 
@@ -83,7 +84,7 @@ def _translate(arguments: argparse.Namespace) -> int:
     trained = open_model(arguments.run, arguments)
     decoding = trained.config.decoding
     translator = trained.translator(batch_size=arguments.batch_size)
-    skipped: list[str] = []
+    failures = Failures()
     source = str(arguments.file or "standard input")
     with contextlib.ExitStack() as stack:
         output = _writer(stack, arguments.output)
@@ -91,7 +92,7 @@ def _translate(arguments: argparse.Namespace) -> int:
         encoding = arguments.encoding
         for first, lines in _chunks(arguments.file, encoding):
             texts = [
-                _decode(line, f"{source}:{n}: not {encoding.upper()}", skipped)
+                decoded(line, f"{source}:{n}", encoding, failures) or ""
                 for n, line in enumerate(lines, start=first)
             ]
             results = translator.translate(
@@ -104,8 +105,7 @@ def _translate(arguments: argparse.Namespace) -> int:
             )
             for number, (text, result) in enumerate(zip(texts, results, strict=True), start=first):
                 if result is None and text.strip():
-                    words = len(text.split())
-                    skipped.append(f"{source}:{number}: {words} words are too long")
+                    failures.add(f"{source}:{number}", f"{len(text.split()):,} words are too long")
                 aligned = set() if result is None else translator.links(result)
                 line = "" if result is None else result.text
                 if result is not None and arguments.replace_unknown:
@@ -114,10 +114,8 @@ def _translate(arguments: argparse.Namespace) -> int:
                 print(f"{score}\t{line}" if arguments.scores else line, file=output, flush=True)
                 if links is not None:
                     print(format_pharaoh(Links.of(aligned)), file=links, flush=True)
-    if skipped:
-        shown = "; ".join(skipped[:3]) + ("; ..." if len(skipped) > 3 else "")
-        print(f"{len(skipped)} lines left empty: {shown}", file=sys.stderr)
-    return 0
+            failures.total += len(lines)
+    return failures.status()
 
 
 def _chunks(file: Path | None, encoding: str = "utf-8") -> Iterator[tuple[int, list[bytes]]]:
@@ -143,14 +141,6 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
         if path in seen:
             raise UserError(f"{path}: named twice, as input or output")
         seen.add(path)
-
-
-def _decode(line: bytes, problem: str, skipped: list[str]) -> str:
-    try:
-        return line.decode("utf-8")  # whatever the encoding of the file is
-    except UnicodeDecodeError:
-        skipped.append(problem)
-        return ""
 
 
 def _writer(stack: contextlib.ExitStack, path: Path | None) -> Any:

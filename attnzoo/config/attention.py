@@ -1,3 +1,4 @@
+# Over 400 lines: one schema, a short class of settings for each kind of attention.
 """Attention settings of a model; a config names the kind, as in ``attention: additive``."""
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union

@@ -6,6 +6,7 @@ from attnzoo.config.aligner import WordAlignerConfig
 from attnzoo.config.attention import AdditiveConfig, Attention, GeneralConfig
 from attnzoo.config.bert import BertConfig
 from attnzoo.config.captioning import ShowAttendTellConfig
+from attnzoo.config.decomposable import DecomposableConfig
 from attnzoo.config.detection import DetrConfig
 from attnzoo.config.fields import ByKind, DropRate, Layers, Positive, config
 from attnzoo.config.gpt2 import GPT2Config
@@ -141,6 +142,7 @@ Model = Annotated[
     | DetrConfig
     | BidafConfig
     | RnnClassifierConfig
+    | DecomposableConfig
     | MemoryNetworkConfig
     | ShowAttendTellConfig
     | TwoTowersConfig,

@@ -42,6 +42,14 @@ class WordAlignmentConfig(TaskConfig):
     """Links of the training pairs. Reference links of the data teach only if this says so."""
     consistency: Annotated[float, NotNegative] = 0.0
     """Weight of the agreement of both directions (Dou and Neubig 2021, equation 7); 0: none."""
+    masked: Annotated[float, NotNegative] = 0.0
+    """Weight of translation language modelling, the prediction of masked tokens of both sentences
+    from all others (TLM: Dou and Neubig 2021, section 2.2); 0: none."""
+    masked_share: Annotated[float, DropRate] = 0.15
+    """Share of the tokens that are masked."""
+    identification: Annotated[float, NotNegative] = 0.0
+    """Weight of parallel sentence identification, which tells the translation from that of another
+    sentence (PSI: Dou and Neubig 2021, section 2.2); 0: none."""
     restrict: bool = False
     """Count validation errors only between words that have a reference link."""
 

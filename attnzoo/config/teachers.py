@@ -98,7 +98,19 @@ class GuidedConfig:
     """Learn and read the links in a second pass of a Transformer's decoder, without a causal mask
     (Garg et al. 2019, section 4.2); the translation is that of the first pass."""
 
+    module: Annotated[int, NotNegative] = 0
+    """Number of heads of an alignment module at the layer, which is trained alone while the
+    translator stays as it is (Shift-AET: Chen et al. 2020, section 3.2); 0: a head of the layer."""
+    contiguity: Annotated[float, NotNegative] = 0.0
+    """Weight of the contiguity loss, beside that of the links: links of neighbouring words are
+    neighbours (Zenkel et al. 2020, arXiv 2004.14675); 0: none."""
+
     def __post_init__(self) -> None:
+        if self.module and (self.full_context or self.head or self.teacher.kind == "own"):
+            raise ValueError(
+                f"module={self.module} has weights of its own: wanted full_context=false, head=0 "
+                "and a teacher other than own"
+            )
         if self.full_context and self.teacher.kind == "own":
             raise ValueError(
                 "full_context=true with teacher.kind=own: the heads of the second pass learn from "

@@ -22,7 +22,6 @@ from attnzoo.data.images import PIXELS_HELD, files_of_pattern
 from attnzoo.data.labelled import split_off_parts
 from attnzoo.data.locations import identity
 from attnzoo.data.order import MAX_BUCKETS, Buckets, RowOrder
-from attnzoo.data.pairs import pad_target
 from attnzoo.data.picture_files import in_folder, in_tar, indexed, listed
 from attnzoo.data.pictures import EncodedImages, Pictures, decode
 from attnzoo.data.sources import read_lines, read_text, records, text_of
@@ -105,7 +104,9 @@ class CaptionPlan(BucketPlan):
                 else:
                     why = f"more than {max_length:,} tokens" if encoding.ids else "empty caption"
                     self.report.skip(why, f"{data.names[picture]} caption {number + 1}")
-        needs = np.asarray([len(ids) + 1 for ids in self._ids], np.int64)
+        self._frame, self._pad = tokenizer.frames["target"], tokenizer.pad_id
+        around = len(self._frame.around(()))
+        needs = np.asarray([len(ids) + around - 1 for ids in self._ids], np.int64)
         self._order = RowOrder(len(needs), batch_size, seed, shuffle, needs)
         self._buckets = Buckets(needs, buckets, max_buckets)
         digest = xxhash.xxh3_128(data.fingerprint().encode())
@@ -118,17 +119,19 @@ class CaptionPlan(BucketPlan):
     def collate(self, rows: Int64[np.ndarray, " B"]) -> Batch:
         """Return the batch of these captions.
 
-        `source`: uint8 `B H W C`, black in a padding row. `target`: int32 `B T+1`, BOS, ids, EOS,
-        PAD. `rows`: int32 `B`, each row's index, -1 for a row of PAD. `picture`: int32 `B`, the
-        number of each row's picture. Where places are known: `cells`, bool `B T cells`, the right
-        place of each predicted token.
+        `source`: uint8 `B H W C`, black in a padding row. `target`: int32 `B T+1`, ids with the
+        tokens around a target, and padding. `rows`: int32 `B`, each row's index, -1 for padding.
+        `picture`: int32 `B`, the number of each row's picture. Where places are known: `cells`,
+        bool `B T cells`, the right place of each predicted token.
         """
         length = self._buckets.of(rows)
         chosen = [(self._places[row] if row >= 0 else (0, 0)) for row in rows.tolist()]
         source = self.data.images[np.asarray([picture for picture, _ in chosen], np.int64)]
         source[rows < 0] = 0
-        target = pad_target([self._ids[row] if row >= 0 else [] for row in rows], length)
-        target[rows < 0] = 0
+        target = np.full((len(rows), length + 1), self._pad, np.int32)
+        for i, row in enumerate(rows.tolist()):
+            framed = self._frame.around(self._ids[row]) if row >= 0 else []
+            target[i, : len(framed)] = framed
         pictures = np.asarray([picture for picture, _ in chosen], np.int32)
         batch = {"source": source, "target": target, "picture": pictures}
         if self.data.cells:

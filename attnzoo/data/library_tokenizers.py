@@ -169,6 +169,21 @@ def train_wordpiece(
     return _with_sentinels(trained, sentinels)
 
 
+def symbols_model(tokens: Sequence[str], symbols: range, bytes_of_utf8: bool) -> dict[str, Any]:
+    """Return a tokenizer.json with an id for each character, or for each byte of UTF-8.
+
+    ``symbols`` are the ids of characters or bytes, the others special. The token with the name
+    <unk> is that of unknown characters.
+    """
+    numbered = {token: i for i, token in enumerate(tokens)}
+    model = models.BPE(numbered, [], unk_token="<unk>", byte_fallback=bytes_of_utf8)
+    tokenizer = Tokenizer(model)
+    parts = [decoders.ByteFallback()] if bytes_of_utf8 else []
+    tokenizer.decoder = decoders.Sequence([*parts, decoders.Fuse()])
+    tokenizer.add_special_tokens([token for token, i in numbered.items() if i not in symbols])
+    return json.loads(tokenizer.to_str())
+
+
 def read_library_tokenizer(path: Path) -> tuple[dict[str, Any], dict[str, int], list[int]]:
     """Read the tokenizer.json of a file or model folder; return it, special ids and sentinel ids.
 
@@ -210,6 +225,16 @@ def read_library_tokenizer(path: Path) -> tuple[dict[str, Any], dict[str, int], 
     }
     sentinels = [numbered[i] for i in sorted(numbered)]
     return json.loads(tokenizer.to_str()), specials, sentinels
+
+
+def save_for_transformers(tokenizer: Any, folder: Path) -> None:
+    """Write tokenizer.json and tokenizer_config.json of a `TextTokenizer`."""
+    names = tokenizer.tokens
+    settings = {f"{role}_token": names[i] for role, i in tokenizer.specials.items()}
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    for name, content in (("tokenizer", tokenizer.model), ("tokenizer_config", settings)):
+        text = json.dumps(content, ensure_ascii=False, indent=1)
+        (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
 def _end_of_model(folder: Path) -> int | None:

@@ -10,6 +10,7 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 import xxhash
+from tokenizers import Regex, normalizers, pre_tokenizers
 
 from attnzoo.data.library_tokenizers import read_library_tokenizer
 from attnzoo.data.sentencepiece_files import (
@@ -20,10 +21,12 @@ from attnzoo.data.sentencepiece_files import (
 from attnzoo.data.tokenizers import FORMAT, FORMAT_VERSION, Encoding, Frame, Tokenizer
 from attnzoo.data.word_cache import Ids, join_ids
 from attnzoo.errors import UserError
-from attnzoo.files import read_json
+from attnzoo.files import read_json, write_text
 
 KIND = "pretrained"
 """Kind of the tokenizer in its file."""
+SPIECE = "spiece.model"
+"""SentencePiece model of SigLIP."""
 WORD = re.compile(r"\S+")
 LANGUAGE = re.compile(r"__([a-z]{2,3})__|>>(.+)<<|([a-z]{2,3}_[A-Z]([a-z]{3}|[A-Z]))")
 """Language tokens of M2M100, Marian, and of NLLB and mBART."""
@@ -169,6 +172,23 @@ class PretrainedTokenizer(Tokenizer):
         word_ids = np.searchsorted(places, starts, side="right")
         return Encoding(kept, np.minimum(word_ids, len(places) - 1).tolist(), text.split())
 
+    def save_library(self, folder: Path) -> bool:
+        """Write the tokenizer.json of transformers; return False if its ids would be others."""
+        same = self._library.get_vocab(with_added_tokens=True) == self._vocabulary
+        if same:
+            names = {
+                f"{role}_token": self._names[i] for role, i in self._roles() if i in self._names
+            }
+            settings = {**names, "tokenizer_class": "PreTrainedTokenizerFast"}
+            self._library.save(str(folder / "tokenizer.json"))
+            write_text(folder / "tokenizer_config.json", json.dumps(settings, indent=1) + "\n")
+        return same
+
+    def _roles(self) -> list[tuple[str, int]]:
+        ends = [("bos", self.frame.before), ("eos", self.frame.after)]
+        found = [(role, ids[0]) for role, ids in ends if ids]
+        return [*found, ("pad", self.pad_id), ("unk", self.unk_id)]
+
     def fingerprint(self) -> str:
         """Return the xxh3_128 of everything that determines the encoding of a text."""
         return xxhash.xxh3_128_hexdigest(self._to_json().encode())
@@ -209,8 +229,8 @@ def load_side(path: Path | str) -> Tokenizer:
 class FolderTokenizers:
     """Tokenizers of both sides of a translator in a folder of transformers.
 
-    Read are tokenizer.json; source.spm, target.spm and vocab.json (Marian); or
-    sentencepiece.bpe.model and vocab.json (M2M100).
+    Read are tokenizer.json; source.spm, target.spm and vocab.json (Marian);
+    sentencepiece.bpe.model and vocab.json (M2M100); or spiece.model (SigLIP).
 
     Attributes:
       languages: language tokens by code.
@@ -336,6 +356,14 @@ def _sentencepiece_sides(
             if isinstance(name, str) and LANGUAGE.fullmatch(name):
                 vocabulary.setdefault(name, len(vocabulary))
         pairs = ((shared, vocabulary),) * 2
+    elif (folder / SPIECE).exists():
+        read = read_sentencepiece(folder / SPIECE)
+        library = sentencepiece_tokenizer(read)
+        if str(named.get("tokenizer_class", "Siglip")).startswith("Siglip"):
+            plain = canonical(lowercase=bool(named.get("do_lower_case", True)))
+            library.normalizer = normalizers.Sequence([*plain, library.normalizer])
+            library.pre_tokenizer = pre_tokenizers.Metaspace(MARK, prepend_scheme="always")
+        return ((library, {piece.text: i for i, piece in enumerate(read.pieces)}),) * 2
     elif any((folder / name).exists() for name in ("vocab.txt", "merges.txt")):
         return None
     else:
@@ -350,6 +378,16 @@ def _sentencepiece_sides(
         library.add_tokens([name for name in numbers if re.fullmatch(">>.+<<", name)])
         sides.append((library, numbers))
     return tuple(sides)
+
+
+def canonical(*, lowercase: bool) -> list[Any]:
+    """Return the steps of SigLIP before its pieces: no punctuation of ASCII, single spaces."""
+    steps = [
+        normalizers.Replace(Regex(r"[!-/:-@\[-`{-~]"), ""),
+        normalizers.Replace(Regex(r"\s+"), " "),
+        normalizers.Strip(),
+    ]
+    return [normalizers.Lowercase(), *steps] if lowercase else steps
 
 
 def _optional(path: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from jaxtyping import Bool
 from attnzoo.data.library_tokenizers import (
     SPACE,
     read_library_tokenizer,
+    symbols_model,
     train_byte_bpe,
     train_wordpiece,
     word_cutter,
@@ -57,6 +58,11 @@ class TextTokenizer(Protocol):
 
     @property
     def tokens(self) -> list[str]: ...
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """A tokenizer.json of the `tokenizers` package with the same ids."""
+        ...
 
     def encode_ids(self, text: str) -> list[int]:
         """Return ids without special tokens; text that spells one is encoded as text."""
@@ -162,9 +168,13 @@ class SymbolTokenizer(_Saved):
     @property
     def tokens(self) -> list[str]:
         names = [f"<{name}>" for name in sorted(self.specials, key=self.specials.__getitem__)]
-        symbols = self._symbols or [f"<0x{byte:02x}>" for byte in range(256)]
+        symbols = self._symbols or [f"<0x{byte:02X}>" for byte in range(256)]
         last = [f"<extra_id_{i}>" for i in reversed(range(len(self.sentinels)))]
         return [*names, *symbols, *last]
+
+    @property
+    def model(self) -> dict[str, Any]:
+        return symbols_model(self.tokens, range(self._first, self._end), self._symbols is None)
 
     def encode_ids(self, text: str) -> list[int]:
         if self._symbols is None:
@@ -231,17 +241,7 @@ class LibraryTokenizer(_Saved):
 
     @property
     def model(self) -> dict[str, Any]:
-        """The tokenizer.json of the `tokenizers` package."""
         return self._spec["model"]
-
-    def save_for_transformers(self, folder: Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json in the format of transformers."""
-        names = self.tokens
-        settings = {f"{role}_token": names[i] for role, i in self.specials.items()}
-        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-        for name, content in (("tokenizer", self.model), ("tokenizer_config", settings)):
-            text = json.dumps(content, ensure_ascii=False, indent=1)
-            (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
     @property
     def vocab_size(self) -> int:

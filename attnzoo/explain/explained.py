@@ -1,3 +1,4 @@
+# Over 400 lines: one call and its results for pictures, texts and translations.
 """Explanation of a model in one call: scores by all methods, faithfulness, figures and a page."""
 
 import dataclasses

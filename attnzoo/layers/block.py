@@ -139,6 +139,21 @@ class Block(Module):
         feed = functools.partial(self.feed_forward, key=keys[1])
         return self._branches(x, attend, cross, feed, ends), maps
 
+    def asking(self, x: Float[Array, "B T D"], **of_attention: Any) -> Float[Array, "B T D"]:
+        """Return the states that the cross-attention asks with, without dropout.
+
+        ``of_attention`` are arguments of :class:`SelfAttention`.
+        """
+        x = self._residual(
+            x,
+            lambda x: self.attention(x, **of_attention),
+            self.attention_norm,
+            self.attention_branch_norm,
+            self.attention_scale,
+            lambda y: y,
+        )
+        return self.cross_norm(x) if self.order == "pre" else x
+
     def set_depth(self, depth: int) -> None:
         """Tell the attentions of the block their layer in a stack, 0 for the first."""
         self.attention.mechanism.set_depth(depth)

@@ -6,6 +6,7 @@ from attnzoo.config.external import import_class, is_external
 from attnzoo.models.aligner import WordAligner
 from attnzoo.models.bert import Bert
 from attnzoo.models.bidaf import Bidaf
+from attnzoo.models.decomposable import DecomposableClassifier
 from attnzoo.models.detr import Detr
 from attnzoo.models.gpt2 import GPT2
 from attnzoo.models.image_sources import ImageConvolution, ImageResNet, ImageViT
@@ -43,6 +44,7 @@ ENCODERS = {
     "recommender": Recommender,
     "bidaf": Bidaf,
     "rnn_classifier": RnnClassifier,
+    "decomposable": DecomposableClassifier,
 }
 """Encoders of one sequence with a head: ``ENCODERS[config.kind](config, vocab_size, rngs=rngs)``.
 
@@ -92,6 +94,7 @@ __all__ = [
     "BahdanauSeq2Seq",
     "Bert",
     "Bidaf",
+    "DecomposableClassifier",
     "Detr",
     "ImageConvolution",
     "ImagePatches",

@@ -55,13 +55,15 @@ class WordAligner(Model):
     its side; the end token of the source separates them. A word is the mean of the states of its
     tokens, and two words have the score q_t . k_s / sqrt(dim). A learned null word on each side is
     the partner of words without a translation. The softmax over each axis is as in Dou and Neubig,
-    EACL 2021 (arXiv 2101.08231), equation 1; the null word as in Brown et al. 1993.
+    EACL 2021 (arXiv 2101.08231), equation 1; the null word as in Brown et al. 1993. There is a head
+    for ``pair_logits`` after ``add_pair_head``.
     """
 
     token_tables: ClassVar[Mapping[str, str]] = {
         "source": "source_embedding",
         "target": "target_embedding",
     }
+    pair_head: Any = None
 
     def __init__(
         self, config: WordAlignerConfig, source_vocab: int, target_vocab: int, *, rngs: nnx.Rngs
@@ -91,6 +93,10 @@ class WordAligner(Model):
         self.target_null = nnx.Param(jnp.zeros((dim,), jnp.float32))
         self.check_settings(attention_dropout="dropout")
 
+    def add_pair_head(self, rngs: nnx.Rngs) -> None:
+        """Add the head that tells translations from other sentences."""
+        self.pair_head = Projection(self.config.dim, 1, use_bias=True, rngs=rngs)
+
     @property
     def max_length(self) -> int:
         """Longest sentence in tokens, with its end token: half of a pair."""
@@ -116,20 +122,7 @@ class WordAligner(Model):
           capture: adds a dict of the requested maps of self-attention, "encoder/0/self", ...
         """
         B, S = source.shape
-        sides = self._embed(source, 0, rngs), self._embed(target, 1, rngs)
-        x = jnp.concatenate(sides, axis=1)
-        x = dropout(x, self.config.dropout, dropout_key(rngs))
-        positions = [
-            jnp.broadcast_to(default_positions(ids), ids.shape) for ids in (source, target)
-        ]
-        x, maps = self.encoder(
-            x,
-            valid=jnp.concatenate([source, target], axis=1) != PAD,
-            positions=jnp.concatenate(positions, axis=1),
-            key=dropout_key(rngs),
-            return_weights=capture,
-        )
-        x = x if self.norm is None else self.norm(x)
+        x, maps = self._states(source, target, rngs, capture=capture)
         keys, keyed = _words(self.source_projection(x[:, :S]), source_words)
         queries, asked = _words(self.target_projection(x[:, S:]), target_words)
         keys, queries = (
@@ -142,8 +135,68 @@ class WordAligner(Model):
         found = WordScores(scores, keyed, asked)
         return (found, {f"encoder/{name}": m for name, m in maps.items()}) if capture else found
 
+    def masked_logits(
+        self,
+        source: Int[Array, "B S"],
+        target: Int[Array, "B T"],
+        source_masked: Bool[Array, "B S"],
+        target_masked: Bool[Array, "B T"],
+        *,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[Float[Array, "B S V"], Float[Array, "B T W"]]:
+        """Return logits of every token of both sentences, which the masked ones do not show.
+
+        The output layers are the embeddings (translation language modelling, Dou and Neubig 2021,
+        section 2.2).
+        """
+        x, _ = self._states(source, target, rngs, (source_masked, target_masked))
+        S = source.shape[1]
+        return self.source_embedding.logits(x[:, :S]), self.target_embedding.logits(x[:, S:])
+
+    def pair_logits(
+        self,
+        source: Int[Array, "B S"],
+        target: Int[Array, "B T"],
+        *,
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, "B"]:
+        """Return the logit of the probability that the sentences translate each other.
+
+        A linear map of the mean state (parallel sentence identification, Dou and Neubig 2021,
+        section 2.2).
+        """
+        assert self.pair_head is not None
+        x, _ = self._states(source, target, rngs)
+        real = (jnp.concatenate([source, target], axis=1) != PAD).astype(x.dtype)
+        mean = jnp.einsum("bl,bld->bd", real, x) / jnp.maximum(jnp.sum(real, axis=1), 1)[:, None]
+        return self.pair_head(mean)[:, 0]
+
+    def _states(
+        self,
+        source: Int[Array, "B S"],
+        target: Int[Array, "B T"],
+        rngs: nnx.Rngs | None,
+        masked: tuple[Any, Any] = (None, None),
+        capture: ReturnWeights = False,
+    ) -> tuple[Float[Array, "B L D"], Mapping[str, Any]]:
+        """Return the states of the tokens of both sentences, L = S + T, and the requested maps."""
+        sides = self._embed(source, 0, rngs, masked[0]), self._embed(target, 1, rngs, masked[1])
+        x = jnp.concatenate(sides, axis=1)
+        x = dropout(x, self.config.dropout, dropout_key(rngs))
+        positions = [
+            jnp.broadcast_to(default_positions(ids), ids.shape) for ids in (source, target)
+        ]
+        x, maps = self.encoder(
+            x,
+            valid=jnp.concatenate([source, target], axis=1) != PAD,
+            positions=jnp.concatenate(positions, axis=1),
+            key=dropout_key(rngs),
+            return_weights=capture,
+        )
+        return x if self.norm is None else self.norm(x), maps
+
     def _embed(
-        self, ids: Int[Array, "B L"], side: int, rngs: nnx.Rngs | None
+        self, ids: Int[Array, "B L"], side: int, rngs: nnx.Rngs | None, masked: Any
     ) -> Float[Array, "B L D"]:
         config = self.config
         check_length("target" if side else "source", ids.shape[1], self.max_length)
@@ -152,6 +205,8 @@ class WordAligner(Model):
         if rngs is not None and config.token_dropout > 0:
             kept = jax.random.bernoulli(rngs.dropout(), 1 - config.token_dropout, ids.shape)
             x = jnp.where(kept[:, :, None], x, jnp.zeros_like(x))
+        if masked is not None:
+            x = jnp.where(masked[:, :, None], jnp.zeros_like(x), x)
         places = sinusoidal_positions(default_positions(ids), config.dim).astype(x.dtype)
         return x + jnp.broadcast_to(places, x.shape) + self.sides(jnp.full_like(ids, side))
 

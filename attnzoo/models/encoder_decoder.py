@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from attnzoo.attention.contract import Memory, ReturnWeights
 from attnzoo.layers.block import Maps
 from attnzoo.layers.stack import Stack
+from attnzoo.models.alignment_head import AlignmentHead
 from attnzoo.models.model import TranslationModel, dropout_key
 from attnzoo.models.sources import Source
 from attnzoo.ops.logits import ScoreFunction
@@ -39,6 +40,7 @@ class EncoderDecoder(TranslationModel):
     encoder_bias: ScoreFunction | None = None
     decoder_bias: ScoreFunction | None = None
     alignment_heads: tuple[tuple[int, int], ...] | None = None
+    takes_alignment_module = True
 
     @property
     def max_length(self) -> int:
@@ -162,7 +164,10 @@ class EncoderDecoder(TranslationModel):
     def all_weights(
         self, source: Source, target: Int[Array, "B T"]
     ) -> tuple[Float[Array, "B T V"], Float[Array, "L B N T S"]]:
-        """Return the logits of a known target, and the weights of all cross-attentions."""
+        """Return the logits of a known target, and the weights of all cross-attentions.
+
+        These are the layers' own, also with an alignment module.
+        """
         logits, found = self._read(source, target, self.full_context, capture=True)
         return logits, jnp.stack([m for name, m in found.items() if name.endswith("/cross")])
 
@@ -179,16 +184,19 @@ class EncoderDecoder(TranslationModel):
         """Return logits ``B T V`` of every next token of a known target (``target[:, 0]`` is BOS).
 
         ``source_valid`` is that of :meth:`encode`. ``return_weights`` adds the weights ``B N T S``
-        of the alignment layer. ``capture`` adds the requested maps of all layers,
-        "encoder/0/self", "decoder/0/self", "decoder/0/cross", ...; these are of the causal pass.
+        of the alignment layer, or ``B 1 T S`` of the alignment module. ``capture`` adds the
+        requested maps of all layers, "encoder/0/self", "decoder/0/self", "decoder/0/cross", ...;
+        these are of the causal pass.
         """
+        weights = return_weights and not capture
         logits, maps = self._read(
             source,
             target,
-            return_weights and not capture and self.full_context,
+            weights and self.full_context,
             source_valid=source_valid,
             rngs=rngs,
             capture=capture or return_weights,
+            module=self.alignment_module if weights else None,
         )
         if capture:
             return logits, maps
@@ -203,10 +211,12 @@ class EncoderDecoder(TranslationModel):
         source_valid: Bool[Array, "B S"] | None = None,
         rngs: nnx.Rngs | None = None,
         capture: ReturnWeights = False,
+        module: AlignmentHead | None = None,
     ) -> tuple[Float[Array, "B T V"], Maps]:
         """Return the logits of a known target, and the requested maps by name.
 
-        The maps of the decoder are those of a second pass without a causal mask if ``again``.
+        The maps of the decoder are those of a second pass without a causal mask if ``again``. The
+        map of the alignment layer's cross-attention is that of ``module``, if there is one.
         """
         encoded, valid, maps = self.encode(source, valid=source_valid, rngs=rngs, capture=capture)
         embedded = self._embed(target, None, "target", rngs)
@@ -226,7 +236,20 @@ class EncoderDecoder(TranslationModel):
         x, found = decode(capture and not again)
         if again:
             _, found = decode(capture, is_causal=False, valid=target != self.config.pad_id)
+        if module is not None:
+            asking = self._asking(embedded, encoded, valid)
+            found[f"{self.alignment_layer}/cross"] = module(asking, encoded, valid)
         return self._logits(x, rngs), maps | {f"decoder/{name}": m for name, m in found.items()}
+
+    def _asking(
+        self, x: Float[Array, "B T D"], encoded: Float[Array, "B S D"], valid: Bool[Array, "B S"]
+    ) -> Float[Array, "B T D"]:
+        """Return the states that the cross-attention of the alignment layer asks with."""
+        blocks = self.decoder.unrolled().blocks
+        shared: dict[str, Any] = {"score_mod": self.decoder_bias}
+        for block in blocks[: self.alignment_layer]:
+            x, _ = block(x, encoded=encoded, encoded_valid=valid, **shared)
+        return blocks[self.alignment_layer].asking(x, **shared)
 
     def _embed(
         self,

@@ -102,7 +102,8 @@ class TranslationModel(Model):
       layers: number of cross-attentions. heads: heads of each. alignment_layer: index of the
         cross-attention whose weights are returned. full_context: the weights of a known target are
         those of a second pass of the decoder without a causal mask, in which a row has read the
-        whole target (Garg et al. 2019, section 4.2).
+        whole target (Garg et al. 2019, section 4.2). takes_alignment_module: True if there may be
+        an ``alignment_module`` (Chen et al. 2020), whose weights are then returned.
     """
 
     token_tables: ClassVar[Mapping[str, str]] = {
@@ -116,6 +117,8 @@ class TranslationModel(Model):
     layers: int = 1
     alignment_layer: int = 0
     full_context: bool = False
+    takes_alignment_module: bool = False
+    alignment_module: Any = None
 
     def source_length(self, source: Any) -> int:
         """Return the number of columns of the weights for a source: its tokens, or features."""

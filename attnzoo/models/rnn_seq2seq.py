@@ -1,3 +1,4 @@
+# Over 400 lines: two translators that share their base and helpers.
 """Recurrent translators with attention (Bahdanau et al. 2015, Luong et al. 2015); 0 is padding."""
 
 import dataclasses
@@ -42,6 +43,18 @@ class RecurrentTranslator(TranslationModel):
             keys, values, mask=valid[:, None, None, :], positions=positions
         )
         return memory, self.attention.empty_past(memory)
+
+    def __call__(
+        self,
+        source: Source,
+        target: Int[Array, "B T"],
+        *,
+        rngs: nnx.Rngs | None = None,
+        return_weights: bool = False,
+    ) -> Float[Array, "B T V"] | tuple[Float[Array, "B T V"], Float[Array, "B N T S"]]:
+        """Return the logits of every next token of a known target (``target[:, 0]`` is BOS)."""
+        logits, weights, *_ = self._unroll(source, target, rngs, return_weights)
+        return (logits, weights) if return_weights else logits
 
     def posterior(
         self, source: Source, target: Int[Array, "B T"], *, exponent: float = 1.0
@@ -200,18 +213,6 @@ class BahdanauSeq2Seq(RecurrentTranslator):
         new, context, weights = self._advance(self.decoder.project(embedded), state, memory)
         return self._readout(state.hidden, embedded, context), new, weights
 
-    def __call__(
-        self,
-        source: Source,
-        target: Int[Array, "B T"],
-        *,
-        rngs: nnx.Rngs | None = None,
-        return_weights: bool = False,
-    ) -> Float[Array, "B T V"] | tuple[Float[Array, "B T V"], Float[Array, "B N T S"]]:
-        """Return the logits of every next token of a known target (``target[:, 0]`` is BOS)."""
-        logits, weights, *_ = self._unroll(source, target, rngs, return_weights)
-        return (logits, weights) if return_weights else logits
-
     def _unroll(self, source, inputs, rngs, return_weights):
         memory, state = self.start(source, rngs=rngs)
         embedded = self._drop(_lookup(self.target_embedding, inputs), rngs)
@@ -340,18 +341,6 @@ class LuongSeq2Seq(RecurrentTranslator):
         projected = self.decoder[0].project(_lookup(self.target_embedding, token))
         state, weights = self._advance(projected, state, memory, None)
         return self.output(state.attentional), state, weights
-
-    def __call__(
-        self,
-        source: Source,
-        target: Int[Array, "B T"],
-        *,
-        rngs: nnx.Rngs | None = None,
-        return_weights: bool = False,
-    ) -> Float[Array, "B T V"] | tuple[Float[Array, "B T V"], Float[Array, "B N T S"]]:
-        """Return the logits of every next token of a known target (``target[:, 0]`` is BOS)."""
-        logits, weights, *_ = self._unroll(source, target, rngs, return_weights)
-        return (logits, weights) if return_weights else logits
 
     def _unroll(self, source, inputs, rngs, return_weights):
         memory, state = self.start(source, rngs=rngs)

@@ -202,14 +202,27 @@ class SoundWhisper(SoundSource):
         self.positions = Embedding(config.length, config.dim, rngs=rngs)
         self.positions.table[...] = sines
 
+    @property
+    def window(self) -> int:
+        """Number of frames of a window."""
+        return self.length * self.step
+
     def __call__(
-        self, source: Float[Array, "B L"], *, rngs: nnx.Rngs | None = None
+        self,
+        source: Float[Array, "B L"] | Float[Array, "B W M"],
+        *,
+        rngs: nnx.Rngs | None = None,
     ) -> tuple[Float[Array, "B S D"], Bool[Array, "B S"]]:
-        """Return the features of a window; samples after its end are left out."""
-        size = self.length * self.step * hop_size(self.rate)
-        window = jnp.nan_to_num(source[:, :size])
-        window = jnp.pad(window, ((0, 0), (0, size - window.shape[1])))
-        x, _ = self.spectrogram(window, rngs)
+        """Return the features of a window of samples, or of its log-mel frames.
+
+        Samples after the end of the window are left out.
+        """
+        x = source
+        if source.ndim == 2:
+            size = self.window * hop_size(self.rate)
+            window = jnp.nan_to_num(source[:, :size])
+            window = jnp.pad(window, ((0, 0), (0, size - window.shape[1])))
+            x, _ = self.spectrogram(window, rngs)
         for convolution in (self.first, self.second):
             x = jax.nn.gelu(convolution(x), approximate=False)
         x = x + self.positions.table[...].astype(x.dtype)[None]

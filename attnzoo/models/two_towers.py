@@ -62,10 +62,10 @@ class TextTower(Model):
         key = dropout_key(rngs)
         x, maps = self.encoder(x, valid=valid, key=key, return_weights=capture)
         rows = jnp.arange(tokens.shape[0])
-        pooled = self.norm(x[rows, self._place(tokens)])
+        pooled = self.norm(x[rows, self.place(tokens)])
         return pooled, {f"encoder/{name}": m for name, m in maps.items()}
 
-    def _place(self, tokens: Int[Array, "B T"]) -> Int[Array, " B"]:
+    def place(self, tokens: Int[Array, "B T"]) -> Int[Array, " B"]:
         """Return the position whose state stands for the text."""
         match self.config.pooling:
             case "end":

@@ -1,3 +1,4 @@
+# Over 400 lines: each mask is a small class with its function, and all are read side by side.
 """Masks as functions of indices: ``mask(b, n, q, k)`` is True where query q may attend to key k.
 
 Masks combine with ``&``, ``|`` and ``~``, and ``print(mask)`` draws them. They are pytrees: jit

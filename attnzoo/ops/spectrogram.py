@@ -38,6 +38,47 @@ def log_mel(
       rate: samples in a second. mels: number M of filters, from 0 Hz to ``highest`` (None: half
         the rate).
     """
+    logs, valid = _log_energies(samples, rate, mels, highest)
+    inside = valid[:, :, None]
+    largest = jnp.max(jnp.where(inside, logs, -10.0), axis=(1, 2), keepdims=True)
+    scaled = (jnp.maximum(logs, largest - 8.0) + 4.0) / 4.0
+    return Spectrogram(jnp.where(inside, scaled, jnp.zeros_like(scaled)), valid)
+
+
+def long_log_mel(
+    samples: Float[np.ndarray, " L"],
+    rate: int,
+    mels: int,
+    *,
+    silence: int,
+    highest: float | None = None,
+    block: int = 3_000,
+) -> Float[np.ndarray, "S M"]:
+    """Return the frames of ``log_mel`` for one long sound and ``silence`` frames after it.
+
+    They are computed ``block`` frames at a time, so that memory does not grow with the sound.
+    """
+    hop, margin = hop_size(rate), 4  # frames: more than half of a window
+    S = len(samples) // hop + silence
+    rows = -(-S // block) * block + margin
+    padded = np.zeros(rows * hop, np.float32)
+    padded[: len(samples)] = samples
+    run = jax.jit(lambda x: _log_energies(x[None], rate, mels, highest)[0][0])
+    found = []
+    for first in range(0, S, block):
+        start = max(first - margin, 0)
+        some = np.zeros((block + 2 * margin) * hop, np.float32)
+        part = padded[start * hop : (first + block + margin) * hop]
+        some[: len(part)] = part
+        found.append(np.asarray(run(some))[first - start :][:block])
+    logs = np.concatenate(found)[:S]
+    return (np.maximum(logs, logs.max() - 8.0) + 4.0) / 4.0
+
+
+def _log_energies(
+    samples: Float[Array, "B L"], rate: int, mels: int, highest: float | None
+) -> tuple[Float[Array, "B S M"], Bool[Array, "B S"]]:
+    """Return log10 of the energy of each frame and filter, and False for frames of padding."""
     size, hop = window_size(rate), hop_size(rate)
     real = ~jnp.isnan(samples)
     lengths = jnp.sum(real, axis=1, dtype=jnp.int32)
@@ -50,12 +91,8 @@ def log_mel(
     power = jnp.square(jnp.abs(spectrum))
     filters = jnp.asarray(mel_filters(rate, mels, highest), samples.dtype)
     energy = jnp.einsum("bsf,fm->bsm", power, filters, precision=jax.lax.Precision.HIGHEST)
-    logs = jnp.log10(jnp.maximum(energy, 1e-10))
     valid = jnp.arange(S)[None] < (lengths // hop)[:, None]
-    inside = valid[:, :, None]
-    largest = jnp.max(jnp.where(inside, logs, -10.0), axis=(1, 2), keepdims=True)
-    scaled = (jnp.maximum(logs, largest - 8.0) + 4.0) / 4.0
-    return Spectrogram(jnp.where(inside, scaled, jnp.zeros_like(scaled)), valid)
+    return jnp.log10(jnp.maximum(energy, 1e-10)), valid
 
 
 def window_size(rate: int) -> int:

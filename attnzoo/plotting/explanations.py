@@ -66,8 +66,8 @@ def overlays(
             )
     shown = np.repeat(image, 3, axis=2) if C == 1 else image
     grey = shown.mean(axis=2)
-    columns = min(columns, len(panels) + 1)
     lines = ceil((len(panels) + 1) / columns)
+    columns = ceil((len(panels) + 1) / lines)  # no line much shorter than the others
     width, height = columns * (_PANEL + 0.1), lines * (_PANEL + _HEAD) + 0.25 + _FOOT
     key = _key_width(None if marked is None else marking)
     width = max(width, key, text_width(title, 8.0) + 0.1)

@@ -20,11 +20,9 @@ from attnzoo.data.pictures import decode
 from attnzoo.data.text_tokenizers import TextTokenizer
 from attnzoo.data.tokenizers import Tokenizer
 from attnzoo.errors import UserError
-from attnzoo.tasks.run_file import TARGET_TOKENIZER, ImageLabels, RunFile
+from attnzoo.tasks.run_file import PIXELS, TARGET_TOKENIZER, ImageLabels
 from attnzoo.tasks.task import Batch
 from attnzoo.tasks.to_text import ToTextTask
-
-PIXELS = RunFile("pixels.json", ImageLabels.read, ImageLabels.write)
 
 
 class CaptionedPicturesTask(ToTextTask):

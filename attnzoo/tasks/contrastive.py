@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.data.captions import CaptionPlan
 from attnzoo.data.picture_preparation import PicturePreparation
+from attnzoo.data.pretrained_tokenizers import PretrainedTokenizer
 from attnzoo.data.text_tokenizers import TextTokenizer
 from attnzoo.data.tokenizers import Tokenizer
 from attnzoo.errors import UserError
@@ -48,22 +49,17 @@ class ContrastiveTask(CaptionedPicturesTask):
     ):
         super().__init__(config, tokenizer, pixels)
         self.preparation: PicturePreparation | None = None  # of a folder of transformers
-        self.framed: Callable[[str], list[int]] | None = None  # of its tokenizer
-
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of texts, with their begin and end."""
-        if self.framed is None:
-            return super().encode(texts)
-        return [list(self.framed(text)) for text in texts]
 
     def model(self, rngs: nnx.Rngs) -> nnx.Module:
         """Build both encoders of the config, over the tokenizer's vocabulary."""
-        config: Any = self.config.model.with_ids(pad_id=PAD, eos_id=EOS)
-        longest = self.config.training.max_length + 2
+        config: Any = self.config.model
+        if not isinstance(self.tokenizer, PretrainedTokenizer):  # the ids are those of the folder
+            config = config.with_ids(pad_id=PAD, eos_id=EOS)
+        longest = self.config.training.max_length + len(self.tokenizer.frames["target"].around(()))
         if longest > config.longest:
             raise ValueError(
                 f"text.max_length={config.longest}, but texts have up to {longest} tokens: "
-                "training.max_length, a begin and an end"
+                "training.max_length and those around a text"
             )
         if self.settings.loss == "sigmoid" and config.logit_bias is None:
             raise ValueError(
@@ -77,10 +73,13 @@ class ContrastiveTask(CaptionedPicturesTask):
     ) -> tuple[Float[Array, ""], Sums]:
         """Return the loss per caption, and sums over both directions for the scores."""
         target, picture = jnp.asarray(batch["target"]), jnp.asarray(batch["picture"])
-        texts = _text_features(model, target, target != PAD, rngs)
+        # Behind the token that stands for the text there is padding, of whatever id.
+        ends = model.text.place(target)
+        valid = jnp.arange(target.shape[1])[None] <= ends[:, None]
+        texts = _text_features(model, target, valid, rngs)
         images = model.image_features(self.source(batch, rngs), rngs=rngs)
         logits = model.logits(images, texts, most=LARGEST_SCALE).astype(jnp.float32)
-        counted = target[:, 0] != PAD
+        counted = jnp.any(target != target[:, :1], axis=1)  # a row without a text has one id
         own = jnp.eye(len(target), dtype=bool)
         compared = own | (picture[:, None] != picture[None])
         compared = compared & counted[:, None] & counted[None]
@@ -180,6 +179,8 @@ class ContrastiveTask(CaptionedPicturesTask):
         """
         if len(labels) < 2 or len(set(labels)) < len(labels):
             raise UserError(f"labels: {len(set(labels))} different; wanted two or more, each once")
+        if not all(text.strip() for text in labels):
+            raise UserError("labels: one is an empty text; wanted words for each class")
         ids = self.encode(labels)
         for text, one in zip(labels, ids, strict=True):
             if len(one) > model.max_length:

@@ -1,8 +1,6 @@
 """Object detection: augmented pictures, the set loss, and COCO's average precision."""
 
-import dataclasses
 import functools
-import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,10 +26,10 @@ from attnzoo.models.detr import Detections, probabilities
 from attnzoo.ops.boxes import iou, to_corners
 from attnzoo.tasks.average_precision import Found, Truth, average_precision
 from attnzoo.tasks.losses import Sums
+from attnzoo.tasks.picture_task import PictureTask
 from attnzoo.tasks.prediction import Evaluation, Prediction, PredictSettings
-from attnzoo.tasks.run_file import IMAGE_LABELS, ImageLabels, class_names_of, is_run, start_of
 from attnzoo.tasks.set_loss import set_loss, weighted
-from attnzoo.tasks.task import Batch, Task
+from attnzoo.tasks.task import Batch
 
 LEVELS = tuple(level / 20 for level in range(1, 20))
 """Probabilities from which on a prediction counts, of which F1 takes the best."""
@@ -39,7 +37,7 @@ MEANT = 1000
 """Training pictures, the first ones, from which mean and deviation of the pixels are taken."""
 
 
-class DetectionTask(Task):
+class DetectionTask(PictureTask):
     """Detection of objects as the prediction of a set (Carion et al. 2020, arXiv 2005.12872).
 
     The loss is that of every decoder block, and of the encoder's proposals if there are any
@@ -50,15 +48,6 @@ class DetectionTask(Task):
 
     unit = "pictures"
     best = ("f1", "max")
-    predicts = "pictures"
-    files = types.MappingProxyType({"labels": IMAGE_LABELS})
-
-    def __init__(self, config: ExperimentConfig, labels: ImageLabels):
-        super().__init__(config)
-        self.labels = labels
-        self.names, self.mean, self.std = labels.names, labels.mean, labels.std
-        self.sizes = [0, 0, 0]
-        self.data: Any = config.data
 
     @classmethod
     def read(cls, config: ExperimentConfig) -> Splits[BoxSet]:
@@ -72,24 +61,10 @@ class DetectionTask(Task):
         return load_boxes(config.data, model.channels, self.names, part)
 
     @classmethod
-    def take_over(cls, config: ExperimentConfig) -> dict[str, Any]:
-        """Return the pixel statistics that the weights of ``config.start_from`` were trained on."""
-        start = start_of(config)
-        path = None if start is None or not is_run(start) else start / IMAGE_LABELS.name
-        return {} if path is None else {"labels": IMAGE_LABELS.read(path)}
-
-    @classmethod
-    def learn(cls, config: ExperimentConfig, data: Any, known: dict[str, Any]) -> dict[str, Any]:
-        """Take the classes of the data; compute the pixel statistics, unless they are known."""
-        if known:
-            return {"labels": dataclasses.replace(known["labels"], names=data.train.names)}
-        some = range(min(len(data.train), MEANT))
-        statistics = channel_statistics(np.stack([data.train.pixels(row) for row in some]))
-        return {"labels": ImageLabels(data.train.names, *statistics)}
-
-    def new_head(self, path: Path) -> bool:
-        """Return whether the classes of ``path`` are others, or in another order."""
-        return self.names != class_names_of(path)
+    def statistics(cls, pictures: BoxSet) -> tuple[Any, Any]:
+        """Return the mean and the deviation of each channel of the first thousand pictures."""
+        some = range(min(len(pictures), MEANT))
+        return channel_statistics(np.stack([pictures.pixels(row) for row in some]))
 
     def take(self, data: Splits[BoxSet]) -> None:
         """Make the plans of the parts."""

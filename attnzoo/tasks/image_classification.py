@@ -1,7 +1,5 @@
 """Image classification: augmented images, class names, accuracy."""
 
-import dataclasses
-import types
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -24,25 +22,20 @@ from attnzoo.data.pictures import open_picture
 from attnzoo.errors import UserError
 from attnzoo.models import model_class
 from attnzoo.tasks.losses import Sums, mean_loss
+from attnzoo.tasks.picture_task import PictureTask
 from attnzoo.tasks.prediction import Prediction, PredictSettings
-from attnzoo.tasks.run_file import IMAGE_LABELS, ImageLabels, class_names_of, is_run, start_of
-from attnzoo.tasks.task import Batch, Task
+from attnzoo.tasks.run_file import ImageLabels
+from attnzoo.tasks.task import Batch
 
 
-class ImageClassificationTask(Task):
+class ImageClassificationTask(PictureTask):
     """Classification of images; pixels are normalised by the training part's mean and deviation."""
 
     unit = "images"
-    predicts = "pictures"
     best = ("accuracy", "max")
-    files = types.MappingProxyType({"labels": IMAGE_LABELS})
 
     def __init__(self, config: ExperimentConfig, labels: ImageLabels):
-        super().__init__(config)
-        self.labels = labels
-        self.names, self.mean, self.std = labels.names, labels.mean, labels.std
-        self.sizes = [0, 0, 0]
-        self.data: Any = config.data
+        super().__init__(config, labels)
         self.preparation: PicturePreparation | None = None  # of a folder of transformers
 
     @classmethod
@@ -61,22 +54,9 @@ class ImageClassificationTask(Task):
         return ImagePlan(images, self.config.training.batch_size, shuffle=False)
 
     @classmethod
-    def take_over(cls, config: ExperimentConfig) -> dict[str, Any]:
-        """Return the pixel statistics that the weights of ``config.start_from`` were trained on."""
-        start = start_of(config)
-        path = None if start is None or not is_run(start) else start / IMAGE_LABELS.name
-        return {} if path is None else {"labels": IMAGE_LABELS.read(path)}
-
-    @classmethod
-    def learn(cls, config: ExperimentConfig, data: Any, known: dict[str, Any]) -> dict[str, Any]:
-        """Take the classes of the data; compute the pixel statistics, unless they are known."""
-        if known:
-            return {"labels": dataclasses.replace(known["labels"], names=data.train.names)}
-        return {"labels": ImageLabels(data.train.names, *channel_statistics(data.train.images))}
-
-    def new_head(self, path: Path) -> bool:
-        """Return whether the classes of ``path`` are others, or in another order."""
-        return self.names != class_names_of(path)
+    def statistics(cls, pictures: ImageSet) -> tuple[Any, Any]:
+        """Return the mean and the deviation of each channel of the training pictures."""
+        return channel_statistics(pictures.images)
 
     def take(self, data: Splits[ImageSet]) -> None:
         """Make the plans of the parts."""

@@ -57,6 +57,7 @@ class PredictSettings:
         beam: hypotheses of a search for texts; 1: greedy.
         max_length: longest text in tokens; in question answering, the window that is read.
         encoding: encoding of texts.
+        timestamps: True for the times of segments, by the time tokens of a Whisper.
         heads: cross-attentions that align words with a sound, as (layer, head).
     """
 
@@ -65,6 +66,7 @@ class PredictSettings:
     max_length: int | None = None
     encoding: str = "utf-8"
     heads: tuple[tuple[int, int], ...] | None = None
+    timestamps: bool | None = None
 
 
 def named_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[str, str | None]]:

@@ -71,6 +71,7 @@ TOKENIZER = RunFile("tokenizer.json", load_tokenizer, _save)
 SOURCE_TOKENIZER = RunFile("source.tokenizer.json", load_side, _save)
 TARGET_TOKENIZER = RunFile("target.tokenizer.json", load_side, _save)
 CLASS_NAMES = RunFile("labels.json", lambda path: tuple(read_json(path, list[str])), _write_names)
+PIXELS = RunFile("pixels.json", ImageLabels.read, ImageLabels.write)
 IMAGE_LABELS = RunFile("labels.json", ImageLabels.read, ImageLabels.write)
 
 

@@ -20,7 +20,8 @@ from attnzoo.data.tokenizers import Encoding, Tokenizer
 from attnzoo.decoding.rules import Rules
 from attnzoo.errors import UserError
 from attnzoo.models.sources import Source
-from attnzoo.ops.spectrogram import hop_size
+from attnzoo.ops.spectrogram import HOP_SECONDS, hop_size, long_log_mel
+from attnzoo.tasks.long_transcripts import LongTranscript, transcribed
 from attnzoo.tasks.prediction import Prediction, PredictSettings
 from attnzoo.tasks.speech import Samples, SpeechTask, features
 from attnzoo.tasks.task import Batch
@@ -37,6 +38,7 @@ class Hearing:
 
     Attributes:
       rules: prompt, languages, forced and forbidden tokens.
+      timed: the same for transcripts with time tokens; None: the model has none.
       heads: cross-attentions that align; None: those of the later half of the layers.
       width: width of the median filter over their weights, odd.
       languages: codes of languages by token.
@@ -46,6 +48,7 @@ class Hearing:
     heads: Heads | None = None
     width: int = 7
     languages: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    timed: Rules | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +76,11 @@ class Transcriber(TextGenerator):
             functools.partial(transcribe, self._graph, ids_of(tokenizer), self.rules, heads),
             static_argnames=("max_length", "beam", "alpha"),
         )
+        self._hear = jax.jit(
+            functools.partial(hear, self._graph, ids_of(tokenizer)),
+            static_argnums=2,
+            static_argnames=("max_length", "beam", "alpha"),
+        )
 
     def aligned(
         self, source: Source, targets: Sequence[Encoding]
@@ -93,6 +101,51 @@ class Transcriber(TextGenerator):
             one[:, before : before + len(target.ids) + 1]
             for one, target in zip(weights, targets, strict=True)
         ]
+
+    def long_transcript(
+        self, samples: Samples, rules: Rules, *, max_length: int, beam: int, alpha: float
+    ) -> LongTranscript:
+        """Write a transcript of a sound of any length, in segments with times.
+
+        ``rules`` have time tokens. A language to be detected is that of the first window.
+        """
+        assert rules.times is not None
+        encoder, ids = self.model.source_encoder, ids_of(self.target_tokenizer)
+        first_time, ends = rules.times.first, rules.end_ids(ids)
+        language, log_prob = None, 0.0
+
+        def listen(frames: Float[np.ndarray, "W M"]) -> list[int]:
+            nonlocal language, log_prob, rules
+            found, heard = self._hear(
+                self._state, frames[None], rules, max_length=max_length, beam=beam, alpha=alpha
+            )
+            best = [x[0, 0] for x in (found.tokens, found.lengths, found.log_probs)]
+            (written, length, scored), heard = jax.device_get((best, heard))
+            if heard is not None:
+                language = int(heard[0])
+                known = (language, *rules.prompt)
+                rules = dataclasses.replace(rules, languages=(), prompt=known)
+            log_prob += float(scored)
+            tokens = written[:length].tolist()
+            return tokens[:-1] if tokens and tokens[-1] in ends else tokens
+
+        frames = long_log_mel(
+            samples, encoder.rate, encoder.mels, silence=encoder.window, highest=encoder.highest
+        )
+        count = len(frames) - encoder.window
+        found = transcribed(
+            frames, count, encoder.window, HOP_SECONDS, encoder.seconds, first_time, listen
+        )
+        decode = self.target_tokenizer.decode
+        return LongTranscript(
+            text=decode([token for one in found for token in one.ids]),
+            target=Encoding([], [], []),
+            score=log_prob,
+            log_prob=log_prob,
+            weights=np.zeros((0, 0), np.float32),
+            segments=tuple(dataclasses.replace(one, text=decode(one.ids)) for one in found),
+            language=language,
+        )
 
     def transcripts(
         self, source: Source, rows: int, *, max_length: int, beam: int, alpha: float
@@ -131,6 +184,13 @@ def align(graph, heads, state, source, tokens):
     return model.extend(tokens, begun, memory)[2]
 
 
+def hear(graph, ids, state, source, rules, *, max_length: int, beam: int, alpha: float):
+    """Return hypotheses and the languages ``B``."""
+    model = nnx.merge(graph, state)
+    found, begun = searched(model, ids, rules, source, max_length, beam, alpha)
+    return found, begun.language
+
+
 def transcribe(
     graph, ids, rules, heads, state, source, *, max_length: int, beam: int, alpha: float
 ):
@@ -150,7 +210,7 @@ def transcribe(
 class TranscriptionTask(SpeechTask):
     """Transcription by a pretrained Whisper: its windows, its prompt, its times of words."""
 
-    predict_options = (*SpeechTask.predict_options, "heads")
+    predict_options = (*SpeechTask.predict_options, "heads", "timestamps")
 
     def __init__(self, config: ExperimentConfig, tokenizer: Tokenizer, hearing: Hearing):
         super().__init__(config, tokenizer)
@@ -199,18 +259,33 @@ class TranscriptionTask(SpeechTask):
         decoding = self.config.decoding
         generator.check_length(settings.max_length)
         limit = settings.max_length or generator.bounded(decoding.max_length)
-        texts: list[GeneratedText] = []
-        for first in range(0, len(sources), generator.batch_size):
-            some = sources[first : first + generator.batch_size]
-            batch = self.collate(some, len(some))
-            texts += generator.transcripts(
-                self._prepared(batch),
-                len(some),
-                max_length=limit,
-                beam=settings.beam or decoding.beam,
-                alpha=decoding.length_penalty,
-            )
-        return texts
+        search: dict[str, Any] = {
+            "max_length": limit,
+            "beam": settings.beam or decoding.beam,
+            "alpha": decoding.length_penalty,
+        }
+        timed, short, texts = self.hearing.timed, [], {}
+        if settings.timestamps and timed is None:
+            raise UserError("timestamps: generation_config.json has no no_timestamps_token_id")
+        for number, sound in enumerate(sources):
+            if timed is None or not (settings.timestamps or self._is_long(sound)):
+                short.append(number)
+            else:
+                texts[number] = generator.long_transcript(sound, timed, **search)
+        for first in range(0, len(short), generator.batch_size):
+            rows = short[first : first + generator.batch_size]
+            batch = self.collate([sources[row] for row in rows], len(rows))
+            written = generator.transcripts(self._prepared(batch), len(rows), **search)
+            texts |= dict(zip(rows, written, strict=True))
+        return [texts[number] for number in range(len(sources))]
+
+    def _is_long(self, sound: Samples) -> bool:
+        return self.longest is not None and len(sound) > self.longest * self.rate
+
+    def check_seconds(self, seconds: float, name: str) -> None:
+        """Raise a UserError for a sound longer than a window, if the model has no time tokens."""
+        if self.hearing.timed is None:
+            super().check_seconds(seconds, name)
 
     def times(self, model: Any, text: Transcript, samples: int) -> list[tuple[float, float]]:
         """Return start and end of each word in seconds, by dynamic time warping over the heads.
@@ -230,8 +305,24 @@ class TranscriptionTask(SpeechTask):
         return list(pairwise(cuts))
 
     def prediction(self, model: Any, name: str, source: Any, text: Any) -> Prediction:
-        """Return the transcript with the times of its words, and a picture of both."""
-        found = self.timed(model, name, source, text, self.times(model, text, len(source)))
+        """Return the transcript with the times of its words, and a picture of both.
+
+        A transcript with time tokens has the times of its segments instead, and no picture.
+        """
+        if isinstance(text, LongTranscript):
+            record = {
+                "text": text.text,
+                "log_prob": round(text.log_prob, 4),
+                "seconds": round(len(source) / self.rate, 3),
+                "segments": [
+                    {"start": round(one.start, 2), "end": round(one.end, 2), "text": one.text}
+                    for one in text.segments
+                ],
+            }
+            found = Prediction(name, text.text, record)
+        else:
+            times = self.times(model, text, len(source))
+            found = self.timed(model, name, source, text, times)
         languages = self.hearing.languages
         if text.language is None:
             return found

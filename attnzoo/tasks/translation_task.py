@@ -39,14 +39,22 @@ class TranslationTask(PairTask):
                 "guided: not with the special tokens of a pretrained folder; wanted tokenizers "
                 "that are trained here"
             )
-        return guide(model, self.settings.guided)
+        if self.settings.guided.module and getattr(
+            self.config.training.optimizer, "weight_decay", 0
+        ):
+            raise ValueError(
+                f"guided.module={self.settings.guided.module}: weight decay would change the "
+                "translator, which stays as it is; wanted training.optimizer=adam"
+            )
+        return guide(model, self.settings.guided, rngs)
 
     def loss(
         self, model: Any, batch: Batch, *, rngs: nnx.Rngs | None = None
     ) -> tuple[Float[Array, ""], Sums]:
         """Return the ``translation_loss`` with the settings of the config, and the guided head's.
 
-        The alignment loss is that of training batches, whose teacher is known.
+        The alignment loss is that of training batches, whose teacher is known. It is the only one
+        of an alignment module.
         """
         settings, guided = self.config.training, self.settings.guided
         how: dict[str, Any] = {
@@ -62,6 +70,8 @@ class TranslationTask(PairTask):
         loss, sums = translation_loss(model, batch, logits=logits, **how)
         more, count = alignment_loss(weights, batch, guided, model.credits)
         sums |= {"alignment_nll": more, "aligned": count}
+        if guided.module:  # the translator stays as it is
+            loss = jnp.zeros_like(loss)
         return loss + guided.weight * more / jnp.maximum(count, 1.0), sums
 
     def scores(self, sums: Mapping[str, float]) -> dict[str, float]:

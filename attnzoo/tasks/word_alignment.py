@@ -12,6 +12,7 @@ from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.data.batching import BatchPlan
 from attnzoo.data.parallel import PairData
 from attnzoo.models.aligner import WordScores
+from attnzoo.tasks.alignment_objectives import identification_loss, masked_loss
 from attnzoo.tasks.losses import Sums
 from attnzoo.tasks.pair_task import PairTask
 from attnzoo.tasks.task import Batch
@@ -46,10 +47,37 @@ class WordAlignmentTask(PairTask):
             )
         return LinkedPlan(plan, corpus, self.both, links)
 
+    def model(self, rngs: nnx.Rngs) -> nnx.Module:
+        """Build the aligner of the config, with the head that identifies pairs if it learns to."""
+        model: Any = super().model(rngs)
+        if self.settings.identification:
+            model.add_pair_head(rngs)
+        return model
+
     def loss(
         self, model: Any, batch: Batch, *, rngs: nnx.Rngs | None = None
     ) -> tuple[Float[Array, ""], Sums]:
-        """Return the mean cross-entropy of the links of both directions, and sums for scores."""
+        """Return the loss, and sums for scores.
+
+        The loss is the mean cross-entropy of the links of both directions, with the objectives of
+        ``attnzoo.tasks.alignment_objectives`` in training.
+        """
+        loss, sums = self._alignment_loss(model, batch, rngs)
+        if rngs is None:
+            return loss, sums
+        for name, more in (
+            ("masked", lambda: masked_loss(model, batch, self.settings.masked_share, rngs)),
+            ("identification", lambda: identification_loss(model, batch, rngs)),
+        ):
+            if weight := getattr(self.settings, name):
+                total, count = more()
+                loss = loss + weight * total / jnp.maximum(count, 1.0)
+                sums |= {f"{name}_nll": total, f"{name}_count": count}
+        return loss, sums
+
+    def _alignment_loss(
+        self, model: Any, batch: Batch, rngs: nnx.Rngs | None
+    ) -> tuple[Float[Array, ""], Sums]:
         found = self.score(model, batch, rngs)
         forward, backward = found.log_probs()
         own = own_links(forward, backward, found, getattr(self.settings.teacher, "threshold", 0.5))
@@ -118,6 +146,9 @@ class WordAlignmentTask(PairTask):
     def scores(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Compute the loss per word, and of validation the alignment error rate."""
         scores = {"nll": sums["nll"] / max(sums["count"], 1.0)}
+        for name in ("masked", "identification"):
+            if f"{name}_count" in sums:
+                scores[f"{name}_loss"] = sums[f"{name}_nll"] / max(sums[f"{name}_count"], 1.0)
         if "links" in sums:
             hits = sums["hit_sure"] + sums["hit_possible"]
             scores["aer"] = 1 - hits / max(sums["links"] + sums["sure"], 1.0)

@@ -1,3 +1,4 @@
+# Over 400 lines: the properties of decoding share the class that calls its methods.
 """Properties of prepared memories and of decoding, step by step and with a cache."""
 
 import inspect

@@ -339,8 +339,9 @@ def expect(
     if got.size and difference.max() > tolerance:
         at = np.unravel_index(np.argmax(difference), got.shape)
         place = ", ".join(str(int(i)) for i in at)
+        known = "a number; it is compared with nan" if np.isnan(wanted[at]) else f"{wanted[at]:.7g}"
         raise Broken(
-            f"{what}[{place}] is {got[at]:.7g}; wanted {wanted[at]:.7g} "
+            f"{what}[{place}] is {got[at]:.7g}; wanted {known} "
             f"({'up to ' + format(tolerance, 'g') if tolerance else 'exactly'}; "
             f"{int((difference > tolerance).sum())} of {got.size} numbers are wrong)",
             inputs,

@@ -7,7 +7,7 @@ from typing import Any
 
 from attnzoo.config.transformer import TransformerConfig
 from attnzoo.data.picture_preparation import FILE
-from attnzoo.decoding.rules import Rules
+from attnzoo.decoding.rules import Rules, TimeTokens
 from attnzoo.errors import UserError
 from attnzoo.files import read_json
 from attnzoo.tasks.transcription import Heads
@@ -24,11 +24,11 @@ FOLLOWED = (
     "is_multilingual",
     "alignment_heads",
     "median_filter_width",
+    "max_initial_timestamp_index",
 )
 """Settings of a generation_config.json that only Whisper has; followed here."""
 WITHOUT_EFFECT = (
     "prev_sot_token_id",  # what was said before is no part of the prompt here
-    "max_initial_timestamp_index",  # of time tokens, which are not written
 )
 KNOWN = (*FOLLOWED, *WITHOUT_EFFECT)
 """Settings of a generation_config.json that ``GenerationSettings`` need not know."""
@@ -98,10 +98,11 @@ class Prompt:
         """Return the tokens of languages by code."""
         return {name.strip("<|>"): token for name, token in self._ids("lang_to_id").items()}
 
-    def rules(self, language: str | None, task: str | None) -> Rules:
+    def rules(self, language: str | None, task: str | None, *, timed: bool = False) -> Rules:
         """Return the rules of a transcript, with the prompt in them.
 
         ``language`` and ``task`` go before those of the file; without a language it is detected.
+        With ``timed`` the transcript has time tokens, if the file names the token without them.
 
         Raises:
           UserError: a setting of another form, or an unknown language or task.
@@ -125,12 +126,25 @@ class Prompt:
         elif language is not None and "transcribe" in tasks:
             prompt.append(tasks["transcribe"])
         silent = self._token("no_timestamps_token_id", self.values.get("no_timestamps_token_id"))
-        if silent is not None and prompt[-1:] != [silent]:
+        prompt = [token for token in prompt if token != silent]
+        times = None
+        if silent is not None and timed and silent + 1 < self.vocabulary:
+            times = TimeTokens(silent + 1, self._latest_start())
+        elif silent is not None:
             prompt.append(silent)
         return Rules(
+            times=times,
             prompt=tuple(token for token in prompt if token is not None),
             languages=tuple(detected.values()),
         )
+
+    def _latest_start(self) -> int | None:
+        value = self.values.get("max_initial_timestamp_index")
+        if value is not None and (type(value) is not int or value < 0):
+            raise UserError(
+                f"{self.place}: max_initial_timestamp_index={value!r}; wanted a whole number"
+            )
+        return value
 
     def heads(self, layers: int, heads: int) -> Heads | None:
         """Return the alignment heads, None if the file has none; UserError for unknown ones."""

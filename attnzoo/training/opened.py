@@ -9,6 +9,7 @@ from attnzoo.data.corpus import Corpus
 from attnzoo.decoding.rules import DEFAULT_RULES, Rules
 from attnzoo.decoding.sampling import Sampling
 from attnzoo.errors import UserError
+from attnzoo.tasks.contrastive import ContrastiveTask
 from attnzoo.tasks.image_classification import ImageClassificationTask
 from attnzoo.tasks.language_modeling import CausalLMTask
 from attnzoo.tasks.pair_task import PairTask
@@ -129,5 +130,6 @@ NAMES: dict[type, str] = {
     TranslationTask: "a translator",
     CausalLMTask: "a language model that reads from left to right (causal_lm)",
     ImageClassificationTask: "a classifier of images",
+    ContrastiveTask: "two encoders, of pictures and of texts",
 }
 """Descriptions of task classes, for messages."""

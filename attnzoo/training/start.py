@@ -5,7 +5,7 @@ import fnmatch
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import jax
 import numpy as np
@@ -17,10 +17,14 @@ from attnzoo.config.external import runs_are_trusted
 from attnzoo.config.fields import DropRate
 from attnzoo.config.loader import load
 from attnzoo.config.schema import Field, fields_of
+from attnzoo.config.two_towers import TwoTowersConfig
+from attnzoo.data.picture_preparation import FILE, PicturePreparation
 from attnzoo.errors import UserError
 from attnzoo.tasks import task_class
+from attnzoo.tasks.contrastive import ContrastiveTask
+from attnzoo.tasks.image_classification import ImageClassificationTask
 from attnzoo.tasks.pair_task import PairTask
-from attnzoo.tasks.run_file import is_run, start_of
+from attnzoo.tasks.run_file import ImageLabels, is_run, start_of
 from attnzoo.tasks.task import Task
 from attnzoo.tasks.translation_task import TranslationTask
 from attnzoo.training.checkpoint import Restored, restore
@@ -89,6 +93,8 @@ def inherit(config: ExperimentConfig) -> tuple[ExperimentConfig, list[str]]:
         tokenizers = {name: fields_of(ExperimentConfig)[name].default for name in names}
         tokenizers["tokenizer"] = FileTokenizerConfig(path=path)
         model = pretrained.read_config(path)
+    if isinstance(model, TwoTowersConfig) and config.task.kind not in model.tasks:
+        model = model.image
     taken: list[str] = []
     differ: list[str] = []
     fields = fields_of(ExperimentConfig)
@@ -118,29 +124,42 @@ def create_task(
     Without such a folder it is that of ``Task.create``.
     """
     cls: Any = task_class(config.task)
-    known = None if resume else tokenizers_of_folder(config)
+    known = None if resume else taken_from_folder(config)
     return cls.create(config, path, resume=resume, max_buckets=max_buckets, known=known)
 
 
-def tokenizers_of_folder(config: ExperimentConfig) -> dict[str, Any] | None:
-    """Return the tokenizers of the pretrained translator that a task on pairs starts from, by side.
+def taken_from_folder(config: ExperimentConfig) -> dict[str, Any] | None:
+    """Return what a task on pairs of sentences or on pictures takes from a pretrained folder.
 
-    The special tokens around sentences are those of the languages of the data. None if it starts
-    from no folder, or if its task is another one.
+    That is, by the name of its file in the run: the tokenizers, with the special tokens of the
+    languages of the data around sentences; and the statistics of pixels. None if the training
+    starts from no folder, if its task is another one, or if the folder does not say.
 
     Raises:
-      UserError: the folder is not that of a translator, or a language is unknown or not given.
+      UserError: the folder is not that of a translator or of two encoders, or a language is unknown
+        or not given.
     """
     path = start_of(config)
     cls: Any = task_class(config.task)
-    if path is None or is_run(path) or not issubclass(cls, PairTask):
+    kinds = PairTask | ContrastiveTask | ImageClassificationTask
+    if path is None or is_run(path) or not issubclass(cls, kinds):
         return None
     from attnzoo import pretrained
+    from attnzoo.pretrained import files
     from attnzoo.training.folder import open_folder
 
+    if issubclass(cls, ImageClassificationTask):
+        folder, model = files.resolve(path), cast(Any, config.model)
+        if not (folder / FILE).exists():
+            return None
+        found = PicturePreparation.read(folder, model.image_size, model.channels)
+        return {"labels": ImageLabels((), found.mean, found.deviation)}
     data: Any = config.data
-    languages = data.languages
     try:
+        if issubclass(cls, ContrastiveTask):
+            task = open_folder(path).wanted(ContrastiveTask)
+            return {name: task.kept(name) for name in cls.files}
+        languages = data.languages
         opened = open_folder(
             path, source_language=languages[0] or None, target_language=languages[1] or None
         )
@@ -206,7 +225,10 @@ def start_from(
       UserError: a parameter has another shape; or a module is only partly in ``path``, or more than
         half of the weights are not, unless ``fresh`` names them.
     """
-    theirs = _separate(_read(path))
+    read = _read(path)
+    if "image" in read and "image" not in params:  # one of two encoders
+        read = read["image"]
+    theirs = _separate(read)
     if new_head:
         theirs = {k: v for k, v in theirs.items() if k.partition("/")[0] not in CLASS_HEADS}
     taken: set[str] = set()

@@ -1,3 +1,4 @@
+# Over 400 lines: one benchmark with its contenders, which have to be timed alike.
 """`benchmark attention`: implementations of attention beside jax.nn and PyTorch.
 
 Times are CPU milliseconds on one pinned core, or milliseconds on several (`--threads`), medians

@@ -1,3 +1,4 @@
+# Over 400 lines: a list, a few lines for the picture of each mechanism.
 """What the gallery draws: the weights of every mechanism, asked for through the public contract.
 
 All see one sentence of eight words (gates: one image). Nothing is trained. Parameters are drawn

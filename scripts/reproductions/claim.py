@@ -112,20 +112,38 @@ def _t_interval(values: Sequence[float]) -> tuple[float, float]:
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One condition of a criterion, in words and as a function of the results."""
+    """One condition of a criterion, in words and as a function of the results.
+
+    Attributes:
+        text: the condition in words.
+        holds: whether the results meet it.
+        came: what is compared with the bound, as text; "" where the numbers are in the table.
+        certain: the reason why it holds by construction, so that it tests the program and says
+            nothing about the claim; "" for evidence.
+    """
 
     text: str
     holds: Callable[[Results], bool]
+    came: Callable[[Results], str] = lambda results: ""
+    certain: str = ""
 
 
 def above(name: str, bound: float) -> Check:
     """Require the mean of a number to reach a bound."""
-    return Check(f"{name} ≥ {bound:g}", lambda results: results.mean(name) >= bound)
+    return Check(
+        f"{name} ≥ {bound:g}",
+        lambda results: results.mean(name) >= bound,
+        lambda results: f"{results.mean(name):.4g}",
+    )
 
 
 def below(name: str, bound: float) -> Check:
     """Require the mean of a number to stay at or under a bound."""
-    return Check(f"{name} ≤ {bound:g}", lambda results: results.mean(name) <= bound)
+    return Check(
+        f"{name} ≤ {bound:g}",
+        lambda results: results.mean(name) <= bound,
+        lambda results: f"{results.mean(name):.4g}",
+    )
 
 
 def ahead(first: str, second: str, by: float = 0.0) -> Check:
@@ -137,6 +155,7 @@ def ahead(first: str, second: str, by: float = 0.0) -> Check:
     return Check(
         f"{first} is above {second}{margin}, the whole 95 % interval of the difference",
         lambda results: results.difference(first, second)[1] > by,
+        lambda results: "{:.3g}, from {:.3g} to {:.3g}".format(*results.difference(first, second)),
     )
 
 
@@ -145,7 +164,16 @@ def close(first: str, second: str, within: float) -> Check:
     return Check(
         f"{first} and {second} differ by at most {within:g}",
         lambda results: abs(results.difference(first, second)[0]) <= within,
+        lambda results: f"{results.difference(first, second)[0]:.3g}",
     )
+
+
+def certain(check: Check, reason: str) -> Check:
+    """Mark a condition that holds by construction, with the reason.
+
+    It is measured and shown, since it finds faults of the program, but a verdict does not count it.
+    """
+    return dataclasses.replace(check, certain=reason)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +185,8 @@ class Claim:
         title: the claim in a few words.
         source: authors, year, arXiv or doi, table, figure or section.
         claimed: what the paper says, in a sentence.
-        criterion: conditions fixed before measuring; all hold: reproduced; some: partly.
+        criterion: conditions fixed before measuring; all hold: reproduced; some: partly. Those that
+            are certain count only if they do not hold.
         measure: the numbers of one seed, by name.
         unit: of the numbers, for the axis of the figure.
         came: what was seen, in a sentence, from the results.
@@ -195,8 +224,15 @@ class Claim:
     in_tests: bool = False
 
     def verdict(self, results: Results) -> str:
-        """Return "reproduced", "partly", "not reproduced", or "unfinished": seeds are missing."""
+        """Return "reproduced", "partly", "not reproduced", "checked" or "unfinished".
+
+        Checked: every condition holds by construction. Unfinished: seeds are missing.
+        """
         if not set(range(self.seeds)) <= set(results.seeds):
             return "unfinished"
-        held = [check.holds(results) for check in self.criterion]
+        if not all(check.holds(results) for check in self.criterion if check.certain):
+            return "not reproduced"
+        held = [check.holds(results) for check in self.criterion if not check.certain]
+        if not held:
+            return "checked"
         return "reproduced" if all(held) else "partly" if any(held) else "not reproduced"

@@ -19,7 +19,7 @@ from reproductions.store import RESULTS, ROOT, read
 PAGE = ROOT / "docs" / "reproductions.md"
 FIGURES = ROOT / "docs" / "figures" / "reproductions"
 PALETTE = 64
-VERDICTS = ("reproduced", "partly", "not reproduced", "unfinished")
+VERDICTS = ("reproduced", "partly", "not reproduced", "checked", "unfinished")
 DIGEST = "values"
 """Name of the text in a PNG that holds the digest of the numbers it shows."""
 PIXELS = "pixels"
@@ -31,15 +31,17 @@ See which claims of papers on attention come true with the code of this package,
 small machine. The title of a section is the paper's claim. The section says what was claimed,
 what was measured here, and what that means; its table has the numbers, and its criterion, written
 before measuring, decides the verdict: reproduced (every line of it holds), partly (some do) or
-not reproduced. Claims that fail stay on this page. Sizes and steps were chosen with other seeds
-than those reported.
+not reproduced. A line that holds by construction is marked as a check: it tests the program, is no
+evidence, and does not count; a claim with no other lines is "checked". Claims that fail stay on
+this page. Sizes and steps were chosen with other seeds than those reported.
 
 Models are small, so that every number can be measured on two cores of a CPU: a claim that fails
 here may hold at the paper's size. ± is half of the 95 % interval of the mean over seeds
 (Student's t, which can exceed the range of a share); with one seed, half of the number's own
 interval. A bound such as "≥ 0.9" is for the mean, before rounding; "is above" is for the whole
 interval of the difference, paired by seed. A number such as "softmax/16" is the point of a curve:
-of "softmax" at 16 on the figure's axis.
+of "softmax" at 16 on the figure's axis. Behind each line of a criterion is the number that it
+compares: a mean, or a difference with the ends of its interval.
 
 ```sh
 python scripts/reproduce.py list                     # claims, papers, cost
@@ -89,7 +91,8 @@ def _section(claim: Claim, results: Results, seeds: Mapping[int, Mapping]) -> li
     seconds = sum(one["cpu_seconds"] for one in seeds.values()) / len(seeds)
     processors = {str(one["machine"]["processor"]) for one in seeds.values()}
     verdict = claim.verdict(results)
-    meaning = {"reproduced": claim.meaning, "unfinished": ""}.get(verdict, claim.otherwise)
+    meanings = {"reproduced": claim.meaning, "checked": claim.meaning, "unfinished": ""}
+    meaning = meanings.get(verdict, claim.otherwise)
     lines = [
         f"## {claim.title}",
         "",
@@ -113,7 +116,9 @@ def _section(claim: Claim, results: Results, seeds: Mapping[int, Mapping]) -> li
     for check in claim.criterion:
         mark = "holds" if check.holds(results) else "**does not hold**"
         mark = "open" if verdict == "unfinished" else mark
-        lines.append(f"- {check.text}: {mark}")
+        came = check.came(results)
+        line = f"- {check.text}: {mark}{f' ({came})' if came else ''}"
+        lines.append(line + (f"; a check, not evidence: {check.certain}" if check.certain else ""))
     command = f"python scripts/reproduce.py run {claim.name}"
     where = "; ".join(sorted(processors))
     seed_names = ", ".join(str(seed) for seed in seeds)

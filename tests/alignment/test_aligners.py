@@ -201,8 +201,21 @@ def test_links_of_two_matrices_by_hand() -> None:
     scores = links_from_posteriors(forward, backward, "product", 0.5)
     assert scores == pytest.approx({(0, 0): 0.72**0.5, (1, 1): 0.28**0.5})
     assert set(RULES) == set(Rule.__args__)
-    with pytest.raises(ValueError, match="rule='union' needs a matrix"):
-        links_from_posteriors(forward, None, "union")
+    # The missing direction is p(t | s) of even target words, p(s | t) / sum_t p(s | t).
+    columns = (forward / forward.sum(axis=0)).T
+    for rule in RULES:
+        found = links_from_posteriors(forward, None, rule, 0.3)
+        wanted = links_from_posteriors(forward, columns, rule, 0.3)
+        assert set(found) == set(wanted), rule
+        if rule != "forward":
+            assert found == pytest.approx(wanted), rule
+        turned = links_from_posteriors(None, forward, rule, 0.3)
+        opposite = {"forward": "backward", "backward": "forward"}.get(rule, rule)
+        if rule in ("forward", "backward", "mutual", "product", "union", "intersection"):
+            there = links_from_posteriors(forward, None, opposite, 0.3)
+            assert turned == pytest.approx({(j, i): x for (i, j), x in there.items()}), rule
+    with pytest.raises(ValueError, match="both matrices are None"):
+        links_from_posteriors(None, None, "union")
     with pytest.raises(ValueError, match="rule='best' is none of"):
         links_from_posteriors(forward, backward, "best")
 

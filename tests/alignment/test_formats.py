@@ -53,6 +53,7 @@ def test_readers_agree(name: str) -> None:
         ("naacl", ["0 1 1"], "gold:1: pair 0"),
         ("blinker", ["1"], "gold:1: '1', wanted source word"),
         ("a3", ["x y", "z", "NULL"], "gold:1: 'x y', wanted '# Sentence pair"),
+        ("a3", [FILES["a3"][0], "x", "NULL ({ }) a ({ 1 }) b"], "gold:3: 2 words with numbers"),
     ],
 )
 def test_a_wrong_line_is_named(name: str, lines: list[str], message: str) -> None:

@@ -1,3 +1,4 @@
+# Over 400 lines: an oracle for each attention, with the list of cases that names it.
 """One case or a few for each attention of the registry: how to build it, and what it is held to.
 
 A new mechanism adds a line here, with a number that can be computed by hand where no other test has

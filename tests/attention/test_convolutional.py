@@ -1,3 +1,4 @@
+# Over 400 lines: an oracle for each gate.
 """Gates of convolutional networks: loops in float64, what they must not see, their gradients."""
 
 from collections.abc import Callable

@@ -1,3 +1,4 @@
+# Over 400 lines: damage of every kind to the same small run.
 """Whatever comes from outside, a command ends with a status of the docs and says why in a line."""
 
 import argparse

@@ -1,3 +1,4 @@
+# Over 400 lines: one package of a user, written and trained once for all tests.
 """A user's own attention, model and task, named in a config as ``module:Class``.
 
 The classes are those of the documentation: its blocks that begin with ``# mine.py``.

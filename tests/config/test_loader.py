@@ -1,3 +1,4 @@
+# Over 400 lines: a list, a line for each mistake that a config can have.
 """Loading configs: composition, overrides, and each kind of mistake by its exact line."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# Over 400 lines: one set of pictures in every kind of source.
 """Encoded pictures: every mode and depth, every kind of source, damage, and the cache."""
 
 import io

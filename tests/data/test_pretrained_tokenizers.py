@@ -134,3 +134,20 @@ def test_m2m100_numbers_languages_behind_its_vocabulary(tmp_path: Path) -> None:
     source = one.side("source", Frame((6,), (2,)), 1)
     assert source.encode("un a").ids == [4, 3, 5]
     assert 6 in source.hidden
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_the_pieces_of_siglip_alone(lower: bool, tmp_path: Path) -> None:
+    """Without punctuation and further spaces; in lower case unless the file says otherwise."""
+    pieces = [("</s>", 0.0, 3), ("\u2581cat", -1.0, 1), ("\u2581Cat", -1.0, 1), *PIECES]
+    (tmp_path / "spiece.model").write_bytes(tiny_folders.sentencepiece(pieces))
+    named = {"tokenizer_class": "SiglipTokenizer", "do_lower_case": lower, "eos_token": "</s>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(named))
+    tokens = FolderTokenizers(tmp_path)
+    one: Any = tokens.side("target", Frame((), (0,)), 0)
+    ids = one.encode_ids(' Un-able...\t"Cat!" ')
+    names = [one._names[i] for i in ids]
+    assert names == (
+        ["\u2581un", "able", "\u2581cat"] if lower else ["\u2581", "<unk>", "able", "\u2581Cat"]
+    )
+    assert tokens.token("eos") == 0

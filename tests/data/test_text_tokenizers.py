@@ -16,6 +16,7 @@ from attnzoo.config.data import (
     WordPieceTokenizerConfig,
     WordTokenizerConfig,
 )
+from attnzoo.data.library_tokenizers import save_for_transformers
 from attnzoo.data.text_tokenizers import (
     LibraryTokenizer,
     TextTokenizer,
@@ -63,6 +64,15 @@ def test_the_common_interface(tokenizer: TextTokenizer, tmp_path: Path) -> None:
     assert loaded.fingerprint() == tokenizer.fingerprint()
     assert [loaded.encode_ids(t) for t in TEXT] == [tokenizer.encode_ids(t) for t in TEXT]
     assert (loaded.kind, loaded.sentinels) == (tokenizer.kind, tokenizer.sentinels)
+    save_for_transformers(tokenizer, tmp_path)
+    read = build_tokenizer(FileTokenizerConfig(path=tmp_path), [])
+    assert (read.tokens, read.specials) == (tokenizer.tokens, tokenizer.specials)
+    assert read.sentinels == tokenizer.sentinels
+    for text in [*TEXT, "\u6771\u4eac <pad>\r\n \t", ""]:
+        ids = tokenizer.encode_ids(text)
+        assert read.encode_ids(text) == ids
+        if tokenizer.kind != "char":  # the library spells its unknown token
+            assert read.decode(ids) == tokenizer.decode(ids)
     for wrong in (-1, size):
         with pytest.raises(ValueError, match=f"ids contains {wrong}, wanted 0 to {size - 1}"):
             tokenizer.decode([wrong])

@@ -1,3 +1,4 @@
+# Over 400 lines: one browser and three pages, opened once for all tests.
 """Pages of attention in headless Chromium: what is shown, and what pointer and keys do."""
 
 import json

@@ -1,3 +1,4 @@
+# Over 400 lines: a list, a run for each kind of model, exported once for all tests.
 """Exported models run without this package as the models do, on sizes not known to the export."""
 
 import json

@@ -34,7 +34,7 @@ def test_the_pooled_state_is_that_of_the_end_the_largest_id_or_the_last() -> Non
         model = towers(pooling=pooling)
         found[pooling] = model.text(TOKENS)[0]
         at = {"end": [3, 5], "largest": [4, 2], "last": [5, 5]}[pooling]
-        assert model.text._place(TOKENS).tolist() == at
+        assert model.text.place(TOKENS).tolist() == at
     close(found["end"][1], found["last"][1])
     assert np.abs(found["end"] - found["largest"]).max() > 0.1
 

@@ -1,3 +1,4 @@
+# Over 400 lines: one oracle and one list of cases, to which every test holds the tiles.
 """Attention in tiles against a float64 oracle in numpy: forward, every gradient, every rule."""
 
 import functools

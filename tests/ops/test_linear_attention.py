@@ -1,3 +1,4 @@
+# Over 400 lines: one oracle and one list of members, to which every test holds them.
 """The linear family: one contract for all members and forms, against loops in float64."""
 
 import functools

@@ -1,3 +1,4 @@
+# Over 400 lines: all tests read the same plans and compiled programs.
 """Plans against XLA's own figures, hand-made formulas and hand-written programs.
 
 What is compiled is compiled in a program with eight devices on the CPU; nothing of it runs.

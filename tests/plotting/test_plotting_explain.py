@@ -52,6 +52,14 @@ def test_scores_are_laid_over_their_patches() -> None:
     assert plotting.to_rgb(figure).shape[2] == 3
 
 
+@pytest.mark.parametrize(("panels", "columns"), [(5, 6), (6, 4), (13, 5)])
+def test_lines_of_overlays_are_about_equally_long(panels: int, columns: int) -> None:
+    figure = overlays(IMAGE, [Overlay(str(n), SCORES) for n in range(panels)])
+    *maps, _key = figure.axes
+    assert len(maps) == panels + 1
+    assert len({round(axes.get_position().x0, 6) for axes in maps}) == columns
+
+
 def test_what_cannot_be_drawn_is_refused() -> None:
     with pytest.raises(ValueError, match="scores of 3 x 2 do not divide 4 x 6"):
         overlays(IMAGE, [Overlay("x", SCORES.T)])

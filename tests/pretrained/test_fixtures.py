@@ -22,12 +22,14 @@ from attnzoo.decoding import TokenIds, beam_search, greedy_search
 from attnzoo.decoding.generate import generate
 from attnzoo.files import read_json
 from attnzoo.layers.block import Block
+from attnzoo.ops.choice import implemented_by
 from attnzoo.pretrained import rotary
 from attnzoo.pretrained.files import write_json
+from attnzoo.tasks.prediction import PredictSettings
 from attnzoo.tasks.text_generator import ids_of
 from attnzoo.tasks.transcription import transcribe
 from pretrained_fixtures import BEAMS, HOME, LENGTH, NEW
-from pretrained_models import END, FIXTURES, GENERATION
+from pretrained_models import END, FIXTURES, GENERATION, LONG
 
 NAMES = list(FIXTURES)
 INSTALLED = importlib.util.find_spec("transformers") is not None
@@ -112,6 +114,21 @@ def test_logits_states_and_maps_are_those_of_transformers(name: str) -> None:
     assert len(np.unique(arrays["logits"].round(3))) > arrays["logits"].size // 3
 
 
+OF_CLASSES = {pretrained.FAMILIES[kind].model: name for name, kind in FAMILY.items()}
+"""A fixture of each class of models."""
+
+
+@pytest.mark.parametrize("name", OF_CLASSES.values())
+def test_maps_have_the_values_of_transformers_through_a_fused_kernel(name: str) -> None:
+    """Of ``blockwise``, which holds no weights: transformers gives None through such kernels."""
+    arrays, model = stored(name), pretrained.load(HOME / name)
+    inputs = {key: arrays[key] for key in INPUTS if key in arrays}
+    if "source" in arrays and name not in GENERATION:
+        arrays["source_valid"] = arrays["source"] != model.config.pad_id
+    with implemented_by("blockwise"):
+        compare(run(*nnx.split(model), inputs), arrays)
+
+
 def until_end(tokens: Any) -> np.ndarray:
     tokens = np.asarray(tokens)
     ends = tokens == END
@@ -154,6 +171,30 @@ def test_a_sound_has_the_frames_tokens_and_times_of_transformers(name: str, tmp_
         starts = token_starts(np.asarray(weights)[row, :, 1:, :columns], heard.width)
         times = 0.02 * starts[[*range(len(starts)), -1]]
         np.testing.assert_allclose(times, arrays["times"][row], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", GENERATION)
+def test_a_long_sound_has_the_segments_of_transformers(name: str, tmp_path: Path) -> None:
+    """Of windows that end before the sound does; theirs pads the last ones otherwise."""
+    arrays, folder = stored(name), tmp_path / name
+    shutil.copytree(HOME / name, folder)
+    tiny_folders.write_tokenizer(name, folder, translates=True)
+    frames = {"chunk_length": 1, "feature_size": arrays["features"].shape[-1]}
+    write_json(folder / "preprocessor_config.json", frames)
+    kept = {key: GENERATION[name][key] for key in ("language", "task") if key in GENERATION[name]}
+    write_json(folder / "generation_config.json", LONG | kept)
+    opened: Any = attnzoo.open(folder)
+    task, sound = opened.task, pretrained_fixtures.long_sound(arrays["source"])
+    settings = PredictSettings(beam=1)
+    (found,) = task.write(task.generator_of(opened.model, settings), [sound], settings)
+    first_time = LONG["no_timestamps_token_id"] + 1
+    theirs = [tuple(int(i) for i in x if 0 <= i < first_time) for x in arrays["long_tokens"]]
+    wanted = [(ids, *at) for ids, at in zip(theirs, arrays["long_times"], strict=True) if ids]
+    whole = [one for one in found.segments if one.end <= len(sound) / 16_000 - 1]
+    assert len(whole) > 2
+    for one, (ids, start, end) in zip(whole, wanted, strict=False):
+        assert one.ids == ids
+        np.testing.assert_allclose((one.start, one.end), (start, end), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", [name for name in GENERATE if name not in GENERATION])

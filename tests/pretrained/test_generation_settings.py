@@ -76,6 +76,21 @@ def test_end_tokens_start_and_forced_word_of_a_translator(tmp_path: Path) -> Non
     assert len(forced.log_probs) == 3  # both words and the end
 
 
+@pytest.mark.parametrize("described", [{}, {"translation_en_to_de": {"prefix": "a cat "}}])
+def test_languages_that_a_t5_does_not_name_are_told(
+    described: dict, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tiny_folders.tiny_folder("t5", tmp_path / "t5", task_specific_params=described)
+    for known in (False, *[True] * bool(described)):
+        caplog.clear()
+        pair = ("en", "de") if known else ("English", "Klingon")
+        attnzoo.open(folder, source_language=pair[0], target_language=pair[1])
+        told = [one.getMessage() for one in caplog.records]
+        assert told if not known else not told
+        assert known or "from English to Klingon" in told[0]
+        assert known or all(key in told[0] for key in described)
+
+
 def test_a_text_goes_on_behind_what_is_no_end_here(tmp_path: Path) -> None:
     folder = tiny_folders.tiny_folder("bart", tmp_path / "bart")
     (folder / PLACE).write_text(json.dumps({"eos_token_id": 9}))

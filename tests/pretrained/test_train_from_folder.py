@@ -23,7 +23,7 @@ from attnzoo.export.programs import programs
 from attnzoo.models.model import TranslationModel
 from attnzoo.planning.plan import Planner
 from attnzoo.training.loop import train
-from attnzoo.training.start import create_task, inherit, tokenizers_of_folder
+from attnzoo.training.start import create_task, inherit, taken_from_folder
 
 TRANSLATORS = [
     kind
@@ -138,7 +138,7 @@ def test_refused_in_one_line(
     config = config_of(kind, tmp_path)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, **settings))
     with pytest.raises(UserError, match=wanted) as error:
-        tokenizers_of_folder(config)
+        taken_from_folder(config)
     assert str(error.value).startswith(f"start_from={tmp_path / 'folder'}: ")
     assert "\n" not in str(error.value)
 

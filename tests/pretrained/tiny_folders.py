@@ -1,7 +1,9 @@
 """Folders of every pretrained family, tiny and random, with tokenizers: made from the registry."""
 
+import io
 import json
 import struct
+import wave
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -171,6 +173,15 @@ def write_hearing(folder: Path) -> None:
         "max_new_tokens": 6,
     }
     files.write_json(folder / "generation_config.json", described)
+
+
+def sound() -> bytes:
+    """Return a WAV file of 0.6 s at another rate than the model's."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as written:
+        written.setparams((1, 2, 8_000, 0, "NONE", ""))
+        written.writeframes((9_000 * np.sin(np.arange(5_000) / 9)).astype("<i2").tobytes())
+    return file.getvalue()
 
 
 def write_marian(folder: Path) -> None:

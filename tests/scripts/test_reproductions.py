@@ -11,7 +11,18 @@ from PIL import Image, PngImagePlugin
 
 from attnzoo.errors import UserError
 from reproductions import report, store
-from reproductions.claim import Check, Claim, Measured, Results, Setting, above, ahead, below, close
+from reproductions.claim import (
+    Check,
+    Claim,
+    Measured,
+    Results,
+    Setting,
+    above,
+    ahead,
+    below,
+    certain,
+    close,
+)
 from reproductions.claims import claims
 from reproductions.main import main
 
@@ -117,6 +128,10 @@ def test_verdicts() -> None:
         ((above("a", 1), below("a", 1)), "reproduced"),
         ((above("a", 1), above("a", 2)), "partly"),
         ((above("a", 2),), "not reproduced"),
+        ((certain(above("a", 1), "it is 1"), above("a", 2)), "not reproduced"),
+        ((certain(above("a", 2), "it is 2"), above("a", 1)), "not reproduced"),
+        ((certain(above("a", 1), "it is 1"), above("a", 1)), "reproduced"),
+        ((certain(above("a", 1), "it is 1"),), "checked"),
     ):
         claim, results = made(three, *criterion)
         claim = dataclasses.replace(claim, seeds=3)
@@ -124,6 +139,18 @@ def test_verdicts() -> None:
         assert claim.verdict(Results({0: {"a": 1.0}})) == "unfinished"
         other_seeds = Results({seed: {"a": 1.0} for seed in (0, 7, 99)})
         assert claim.verdict(other_seeds) == "unfinished"
+
+
+def test_a_bound_is_shown_with_what_it_bounds_before_rounding() -> None:
+    # The mean 0.898 is 0.90 with as many digits as its interval asks for, and misses 0.9.
+    measured: dict[int, dict[str, Measured]] = {s: {"a": 0.898 + (s - 1) * 0.1} for s in range(3)}
+    claim, results = made(measured, above("a", 0.9), certain(below("a", 1), "it is a share"))
+    assert report.shown(results, "a") == "0.90 ± 0.25"
+    claim = dataclasses.replace(claim, seeds=3, came=lambda results: "It came.")
+    machine = {"cpu_seconds": 1, "machine": {"processor": "one"}}
+    section = report._section(claim, results, dict.fromkeys(range(3), machine))
+    assert "- a ≥ 0.9: **does not hold** (0.898)" in section
+    assert "- a ≤ 1: holds (0.898); a check, not evidence: it is a share" in section
 
 
 def test_numbers_of_another_criterion_are_refused(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_predict_captions_pictures_and_draws(
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no")
     files = [str(tmp_path / name) for name in ("one.png", "broken.jpg", "two.png")]
     figures = tmp_path / "figures"
-    assert cli.main(["predict", str(run), *files, "--json", "--figures", str(figures)]) == 0
+    assert cli.main(["predict", str(run), *files, "--json", "--figures", str(figures)]) == 1
     shown = capsys.readouterr()
     records = [json.loads(line) for line in shown.out.splitlines()]
     assert [record["input"] for record in records] == files

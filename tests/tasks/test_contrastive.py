@@ -146,6 +146,7 @@ def test_explain_shows_where_a_text_is_seen(
         ([], "wanted --labels TEXT TEXT"),
         (["--labels", "a cat"], "labels: 1 different; wanted two or more"),
         (["--labels", "a cat", "a cat"], "labels: 1 different"),
+        (["--labels", "a cat", " "], "labels: one is an empty text"),
         (["--labels", "a cat", "a " * 20], "label 'a a a"),
     ],
 )

@@ -173,7 +173,7 @@ def test_files_become_boxes_and_a_broken_one_a_warning(
     broken.write_bytes(b"no picture")
     paths.insert(1, str(broken))
     arguments = [str(run), *paths, "--figures", str(tmp_path / "figures"), "--batch-size", "2"]
-    assert predict.main([*arguments, "--json"]) == 0
+    assert predict.main([*arguments, "--json"]) == 1
     said = capsys.readouterr()
     records = [json.loads(line) for line in said.out.splitlines()]
     assert [record["input"] for record in records] == paths

@@ -1,3 +1,4 @@
+# Over 400 lines: one attention written out once, with every fault in its place.
 """One attention written out with all methods of the contract, and every fault it can be given.
 
 ``Attention(fault="")`` is right. Any other name of ``faults()`` switches on one fault, found by the

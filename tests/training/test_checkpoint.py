@@ -1,3 +1,4 @@
+# Over 400 lines: all tests damage or continue the same few saved states.
 """Checkpoints: exact, strict, asynchronous, and never silently wrong."""
 
 import json

@@ -72,6 +72,12 @@ MODELS = {
         "char",
         "hidden: 8, embedding: 6",
     ),
+    "decomposable": (
+        "sequence_classification",
+        "{kind: labelled_text, train: [TSV], validation: [TSV]}",
+        "char",
+        "hidden: 8, embedding: 6, max_distance: 2",
+    ),
     "memory_network": (
         "stories",
         "{kind: made_stories, train: 9, validation: 3, test: 3}",

@@ -1,3 +1,4 @@
+# Over 400 lines: a list, a config for each task, and the data that they read.
 """Every task trains from a config, goes on exactly, is loaded and is scored."""
 
 import dataclasses
@@ -15,7 +16,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from attnzoo import pretrained
-from attnzoo.cli import convert, evaluate
+from attnzoo.cli import convert, evaluate, generate
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.loader import load
 from attnzoo.data.ahead import Ahead
@@ -53,7 +54,8 @@ TASK = {
         f"{{kind: llama, attention: {HEADS}, dim: 8, layers: 1, max_length: 29}}",
     ),
     "word_alignment": (
-        "{kind: word_alignment, teacher: corpus, consistency: 0.1}",
+        "{kind: word_alignment, teacher: corpus, consistency: 0.1, masked: 0.1, "
+        "identification: 0.1}",
         "{kind: files, train: {table: DIR/pairs}, validation: {table: DIR/held/pairs}, "
         "links_column: 2}",
         "word",
@@ -61,6 +63,13 @@ TASK = {
     ),
     "guided": (
         "{kind: translation, guided: {teacher: corpus, layer: 0, full_context: true}}",
+        "{kind: synthetic, task: reverse, train: 14, validation: 6, test: 6, max_length: 7}",
+        "word",
+        f"{{kind: transformer, attention: {HEADS}, cross_attention: {HEADS}, dim: 8, hidden: 8, "
+        "encoder_layers: 1, decoder_layers: 2}",
+    ),
+    "guided_module": (
+        "{kind: translation, guided: {teacher: corpus, layer: 1, module: 2, contiguity: 0.1}}",
         "{kind: synthetic, task: reverse, train: 14, validation: 6, test: 6, max_length: 7}",
         "word",
         f"{{kind: transformer, attention: {HEADS}, cross_attention: {HEADS}, dim: 8, hidden: 8, "
@@ -418,6 +427,21 @@ def test_a_context_that_the_model_has_not(data: Path, tmp_path: Path) -> None:
     short = dataclasses.replace(config.model, max_length=5)
     with pytest.raises(UserError, match=r"max_length=5 is below task.context=7"):
         train(dataclasses.replace(config, model=short))
+
+
+def test_a_run_over_characters_goes_on_alike_as_a_folder(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, folder = tmp_path / "run", tmp_path / "folder"
+    train(experiment("causal_lm", data, run))
+    assert convert.main([str(run), str(folder)]) == 0
+    capsys.readouterr()
+    asked = ["--prompt", "the c\u0251t", "--max-new-tokens", "2", "--temperature", "0"]
+    for one in (run, folder):
+        assert generate.main([str(one), *asked]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == second
+    assert len(first) > len("the cat")
 
 
 def test_a_run_becomes_a_folder_of_transformers(data: Path, tmp_path: Path, capsys) -> None:

@@ -1,3 +1,4 @@
+# Over 400 lines: forward and backward are one custom_vjp over the same tiles.
 """Attention in tiles, in plain XLA: no ``T x S`` array, forward or backward.
 
 Forward: online softmax over the key tiles of a row of tiles (Milakov and Gimelshein 2018, arXiv

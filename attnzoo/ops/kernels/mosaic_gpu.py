@@ -1,3 +1,4 @@
+# Over 400 lines: one custom_vjp, with the layout of its operands.
 """Attention for Hopper GPUs: the kernels of ``mosaic_gpu_kernels`` under this package's contract.
 
 Around them, in XLA: padding to whole blocks, the lists of tiles, delta = rowsum(dO O) - dLSE, the

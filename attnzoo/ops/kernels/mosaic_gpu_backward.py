@@ -1,3 +1,4 @@
+# Over 400 lines: three kernels of a hundred lines, each one closure over its pipeline.
 """Gradient kernels of ``mosaic_gpu``: of q, of k and v, and of tables that are read at k - q.
 
 Each recomputes the weights from q, k and the log-sum-exp. A block is the only one to add to its

@@ -1,3 +1,4 @@
+# Over 400 lines: the forward and the two backward kernels share one layout of steps and tiles.
 """Attention in Pallas for TPUs, with prefetched lists of the tiles to visit.
 
 Like splash attention: the grid counts the tiles of a row that are not empty. Their positions are

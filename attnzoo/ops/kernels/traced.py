@@ -1,3 +1,4 @@
+# Over 400 lines: one tracer from functions of indices to operations on tiles, with its cases.
 """Score modifiers and masks inside a kernel: traced on one tile, split, evaluated on refs.
 
 A kernel cannot close over arrays and cannot index a value. So the jaxpr of a function of (score, b,

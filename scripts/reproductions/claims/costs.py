@@ -15,7 +15,7 @@ from attnzoo.attention import Site, build_attention
 from attnzoo.attention.cache import Cache
 from attnzoo.config.attention import AttentionConfig, DeltaNetConfig, LinearConfig, MultiHeadConfig
 from attnzoo.ops.dot_product import dot_product_attention
-from reproductions.claim import Claim, Measured, Results, Setting, above, ahead, below
+from reproductions.claim import Claim, Measured, Results, Setting, above, ahead, below, certain
 
 LENGTHS = (1024, 2048, 4096, 8192)
 FORMS = {"whole rows": "reference", "tiles": "blockwise"}
@@ -146,10 +146,16 @@ CLAIMS = (
         setup="one head of width 64 in float32; temporary memory as the compiler plans it for a "
         "CPU, beside arguments and results. The papers measure accelerators.",
         criterion=(
-            above("exponent, gradient, whole rows", 1.8),
+            certain(
+                above("exponent, gradient, whole rows", 1.8),
+                "whole rows have a number for each pair of positions",
+            ),
             below("exponent, result, tiles", 1.2),
             below("exponent, gradient, tiles", 1.2),
-            below("largest difference over largest value", 1e-5),
+            certain(
+                below("largest difference over largest value", 1e-5),
+                "the same sums in another order",
+            ),
         ),
         measure=memory,
         came=_memory_came,
@@ -169,8 +175,8 @@ CLAIMS = (
         "of softmax attention is full but for the tokens that are timed; CPU time, the "
         "shortest of 7 runs of 32 tokens. The paper times whole models on pictures and speech.",
         criterion=(
-            above("growth of the state, softmax", 15),
-            below("growth of the state, linear", 1),
+            certain(above("growth of the state, softmax", 15), "a cache has room for each token"),
+            certain(below("growth of the state, linear", 1), "its size is in no relation to them"),
             above("growth of the time, softmax", 4),
             below("growth of the time, linear", 1.5),
             ahead(f"softmax/{ROOMS[-1]}", f"linear/{ROOMS[-1]}"),

@@ -7,7 +7,9 @@ import jax
 from flax import nnx
 
 from attnzoo.config.gates import (
+    BAMConfig,
     CBAMConfig,
+    CoordinateConfig,
     ECAConfig,
     NoGateConfig,
     NonLocalConfig,
@@ -25,6 +27,8 @@ GATES: dict[str, Any] = {
     "spatial": SpatialConfig(kernel_size=3),
     "CBAM": CBAMConfig(reduction=4, kernel_size=3),
     "ECA": ECAConfig(),
+    "BAM": BAMConfig(reduction=4, dilation=2),
+    "coordinate": CoordinateConfig(reduction=4),
     "non-local": NonLocalConfig(),
     "non-local, dot product": NonLocalConfig(score="dot_product"),
 }
@@ -84,10 +88,13 @@ def _reaches(first: str, second: str) -> Check:
     )
 
 
+TABLE = ("BAM", "CBAM", "coordinate", "SE", "ECA", "spatial", "none")
+
 SETUP = (
     "CIFAR-10's 50,000 and 10,000 pictures at 16 x 16 pixels, a residual network of 8 layers and 8 "
     "to 32 channels, 1,200 steps of 64 pictures (one and a half epochs), mirrored and shifted; "
-    "reduction 4 in the gates, 2 in non-local blocks, which stand behind the first two stages. The "
+    "reduction 4 in the gates, 2 in non-local blocks, which stand behind the first two stages, as "
+    "BAM does (dilation 2, since the maps have half the side of the paper's). The "
     "same trainings serve all claims about gates and blocks. The papers train far "
     "larger networks on ImageNet or Kinetics for 90 epochs or more."
 )
@@ -132,6 +139,30 @@ CLAIMS = (
         "answer them better than one.",
         otherwise="At this size two gates in a row are not clearly better than each of them, so "
         "the order of table 4 does not carry over to short training of a small network.",
+        **COMMON,
+    ),
+    Claim(
+        name="gates-compared",
+        title="Channels and places together, side by side or along rows and columns",
+        source="Park et al. 2018, arXiv 1807.06514, section 4 (BAM); Hou, Zhou and Feng 2021, "
+        "arXiv 2103.02907, section 4 (coordinate attention)",
+        claimed="Gates of channels and of places side by side (BAM) are better than none and than "
+        "either kind alone; gates of a channel's rows and columns (coordinate attention) are "
+        "better than none, than squeeze-and-excitation, and than CBAM.",
+        criterion=tuple(
+            ahead(f"accuracy, {both}", f"accuracy, {other}")
+            for both, others in (
+                ("BAM", ("none", "SE", "spatial")),
+                ("coordinate", ("none", "SE", "CBAM")),
+            )
+            for other in others
+        ),
+        measure=_some(*TABLE),
+        came=_came(*TABLE),
+        meaning="What a gate sees of the place adds to what it sees of the channel, in more than "
+        "one form.",
+        otherwise="In one network, trained alike, the gates differ by little more than seeds do: "
+        "their order in the papers is one of larger networks and longer training.",
         **COMMON,
     ),
     Claim(

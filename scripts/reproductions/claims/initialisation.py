@@ -19,7 +19,17 @@ from attnzoo.config.gpt2 import GPT2Config
 from attnzoo.layers.block import build_block
 from attnzoo.layers.stack import Stack
 from attnzoo.ops.dot_product import dot_product_attention
-from reproductions.claim import Claim, Measured, Results, Setting, above, ahead, below, close
+from reproductions.claim import (
+    Claim,
+    Measured,
+    Results,
+    Setting,
+    above,
+    ahead,
+    below,
+    certain,
+    close,
+)
 
 VOCABULARY, LENGTH = 200, 16
 ORDERS: dict[Literal["post", "pre"], str] = {
@@ -29,6 +39,7 @@ ORDERS: dict[Literal["post", "pre"], str] = {
 DEPTHS = (2, 4, 8, 16)
 WIDTHS = (4, 16, 64, 256, 1024)
 SCALES = {"divided by √d": -0.5, "not divided": 0.0}
+VARIANCE = "it follows from the variance of sums of d independent numbers"
 """Power of the width that multiplies the dot products."""
 
 
@@ -190,9 +201,9 @@ CLAIMS = (
         "keys, and the gradient of a score for a random gradient of the output. The paper states "
         "it as a suspicion, without numbers.",
         criterion=(
-            close("divided by √d/4", "divided by √d/1024", 0.05),
-            ahead("divided by √d/64", "not divided/64", 0.3),
-            below("not divided/1024", 0.15),
+            certain(close("divided by √d/4", "divided by √d/1024", 0.05), VARIANCE),
+            certain(ahead("divided by √d/64", "not divided/64", 0.3), VARIANCE),
+            certain(below("not divided/1024", 0.15), VARIANCE),
         ),
         measure=saturation,
         came=_scale_came,

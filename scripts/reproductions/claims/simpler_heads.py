@@ -134,6 +134,7 @@ CLAIMS = (
                     2 * results.mean("bytes of cache a character, heads: 2")
                     == results.mean("bytes of cache a character, heads: 4")
                 ),
+                certain="a cache has the size of its heads",
             ),
         ),
         measure=groups,

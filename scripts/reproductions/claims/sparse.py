@@ -10,7 +10,7 @@ from attnzoo.config.attention import AdditiveConfig, Normaliser
 from attnzoo.config.model import BahdanauConfig
 from attnzoo.plotting.style import COLORS, MARKERS, SMALL_DPI, style
 from attnzoo.special_tokens import BOS, PAD
-from reproductions.claim import Check, Claim, Measured, Results, Setting, ahead, below
+from reproductions.claim import Check, Claim, Measured, Results, Setting, ahead, below, certain
 from reproductions.training import fit
 from reproductions.translators import bleu, build, decode, judge, loss, phrases
 
@@ -99,7 +99,10 @@ CLAIMS = (
             _as_good("sparsemax"),
             below("share of source read, 1.5-entmax", 0.6),
             below("share of source read, sparsemax", 0.6),
-            ahead("share of source read, softmax", "share of source read, 1.5-entmax"),
+            certain(
+                ahead("share of source read, softmax", "share of source read, 1.5-entmax"),
+                "a softmax gives weight to all, so that it follows from the lines above",
+            ),
         ),
         measure=measure,
         came=_came,
