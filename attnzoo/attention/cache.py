@@ -11,6 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Int8
 
+from attnzoo.ops.kernels.few_queries import reads_at_once
+
+MOST_UPDATES = 16
+"""Number of rows up to which a CPU writes one after the other; a scatter of them takes longer."""
 Kind = Literal["plain", "window", "int8"]
 Keys = Float[Array, "B S K H"]
 Values = Float[Array, "B S K Hv"]
@@ -30,14 +34,52 @@ class Cache(NamedTuple):
     length: Int[Array, " B"]
 
     @property
+    def slots(self) -> int:
+        """Number of slots: L."""
+        return self.keys.shape[1]
+
+    @property
     def room(self) -> int:
         """Number of positions that fit into the cache: L."""
-        return self.keys.shape[1]
+        return self.slots
 
     def extend(self, keys: NewKeys, values: NewValues) -> tuple[Keys, Values, None, "Cache"]:
         """Return all L keys and values, None (slot i holds position i), and the extended cache."""
         held = write(self.keys, keys, self.length), write(self.values, values, self.length)
         return *held, None, Cache(*held, self.length + keys.shape[1])
+
+
+class HeadsFirstCache(NamedTuple):
+    """A :class:`Cache` with its heads in front of positions, for a CPU.
+
+    A product with all keys of a head then reads them as they are. A large cache is read in chunks
+    of positions instead, which lie together in the other order.
+    """
+
+    keys: Float[Array, "B K L H"]
+    values: Float[Array, "B K L Hv"]
+    length: Int[Array, " B"]
+
+    @property
+    def slots(self) -> int:
+        """Number of slots: L."""
+        return self.keys.shape[2]
+
+    @property
+    def room(self) -> int:
+        """Number of positions that fit into the cache: L."""
+        return self.slots
+
+    def extend(
+        self, keys: NewKeys, values: NewValues
+    ) -> tuple[Keys, Values, None, "HeadsFirstCache"]:
+        """Return all L keys and values, None (slot i holds position i), and the extended cache."""
+        held = [
+            write(old, jnp.swapaxes(new, 1, 2), self.length, axis=2)
+            for old, new in ((self.keys, keys), (self.values, values))
+        ]
+        seen = [jnp.swapaxes(x, 1, 2) for x in held]
+        return seen[0], seen[1], None, HeadsFirstCache(*held, self.length + keys.shape[1])
 
 
 class WindowCache(NamedTuple):
@@ -46,6 +88,11 @@ class WindowCache(NamedTuple):
     keys: Float[Array, "B W K H"]
     values: Float[Array, "B W K Hv"]
     length: Int[Array, " B"]
+
+    @property
+    def slots(self) -> int:
+        """Number of slots: W."""
+        return self.keys.shape[1]
 
     @property
     def room(self) -> None:
@@ -96,6 +143,11 @@ class QuantisedCache(NamedTuple):
     length: Int[Array, " B"]
 
     @property
+    def slots(self) -> int:
+        """Number of slots: L."""
+        return self.keys.shape[1]
+
+    @property
     def room(self) -> int:
         """Number of positions that fit into the cache: L."""
         return self.keys.shape[1]
@@ -119,7 +171,7 @@ class InputCache(NamedTuple):
     length: Int[Array, " B"]
 
 
-AnyCache = Cache | WindowCache | QuantisedCache
+AnyCache = Cache | HeadsFirstCache | WindowCache | QuantisedCache
 
 
 def empty(
@@ -138,10 +190,15 @@ def empty(
         if window is None:
             raise ValueError('cache="window": this attention looks back at all; wanted a window')
         length = min(window, length)
-    elif cache != "plain":
+        zeros = jnp.zeros((batch, length, heads, width), dtype)
+        return WindowCache(zeros, zeros, none)
+    if cache != "plain":
         raise ValueError(f"cache={cache!r}; wanted 'plain', 'window' or 'int8'")
+    if reads_at_once(batch, length, heads, width, dtype):
+        zeros = jnp.zeros((batch, heads, length, width), dtype)
+        return HeadsFirstCache(zeros, zeros, none)
     zeros = jnp.zeros((batch, length, heads, width), dtype)
-    return (WindowCache if cache == "window" else Cache)(zeros, zeros, none)
+    return Cache(zeros, zeros, none)
 
 
 def quantise(x: Float[Array, "B S K H"]) -> tuple[Int8[Array, "B S K H"], Float[Array, "B S K 1"]]:
@@ -164,11 +221,26 @@ def next_slots(
 
 
 def write(
-    held: Float[Array, "B L *F"] | Int[Array, "B L *F"],
-    new: Float[Array, "B T *F"] | Int[Array, "B T *F"],
+    held: Float[Array, "B *F"] | Int[Array, "B *F"],
+    new: Float[Array, "B *G"] | Int[Array, "B *G"],
     length: Int[Array, " B"],
+    axis: int = 1,
 ) -> Any:
-    """Write new positions into a cache, after the ``length`` positions of each row."""
-    rest = [jnp.zeros((), length.dtype)] * (held.ndim - 2)
-    put = jax.vmap(lambda held, new, at: jax.lax.dynamic_update_slice(held, new, (at, *rest)))
-    return put(held, new.astype(held.dtype), length)
+    """Write new positions into a cache, after the ``length`` positions of each row.
+
+    ``axis`` is that of positions in ``held`` and ``new``.
+    """
+    zero, new = jnp.zeros((), length.dtype), new.astype(held.dtype)
+    rows = held.shape[0]
+    if isinstance(rows, int) and rows <= MOST_UPDATES and jax.default_backend() == "cpu":
+        for row in range(rows):
+            starts = [zero] * held.ndim
+            starts[0], starts[axis] = zero + row, length[row]
+            held = jax.lax.dynamic_update_slice(held, new[row : row + 1], starts)
+        return held
+
+    def put(held: Array, new: Array, at: Array) -> Array:
+        starts = [at if i == axis - 1 else zero for i in range(held.ndim)]
+        return jax.lax.dynamic_update_slice(held, new, starts)
+
+    return jax.vmap(put)(held, new, length)

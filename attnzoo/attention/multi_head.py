@@ -339,7 +339,7 @@ class MultiHeadAttention(Attention):
             raise ValueError(f"query has {T} positions, but the cache has room for {room}")
         slots = cache.length[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
         turned = slots if positions is None else positions
-        L = cache.keys.shape[1]
+        L = cache.slots
         new = self._keys(query, turned, L), split_heads(self.value(query), self.num_kv_heads)
         keys, values, places, extended = cache.extend(*new)
         q = self._queries(query, turned, L)

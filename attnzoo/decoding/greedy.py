@@ -6,6 +6,7 @@ from jaxtyping import Array, Int
 
 from attnzoo.decoding.hypotheses import DEFAULT_IDS, Hypotheses, TokenIds, next_log_probs
 from attnzoo.decoding.rules import DEFAULT_RULES, Rules
+from attnzoo.ops.argmax import argmax
 
 
 def greedy_search(
@@ -42,7 +43,7 @@ def greedy_search(
         logits, state, attention = step(token, state, memory)
         log_probs = next_log_probs(logits, ids)
         log_probs = rules.apply(log_probs, position, history, max_length, ids)
-        token = jnp.where(done, ids.pad, jnp.argmax(log_probs, axis=-1)).astype(jnp.int32)
+        token = jnp.where(done, ids.pad, argmax(log_probs))
         gained = jnp.take_along_axis(log_probs, token[:, None], axis=1)[:, 0]
         log_prob = log_prob + jnp.where(done, 0.0, gained)
         row = jnp.where(done[:, None], 0.0, jnp.mean(attention, axis=1).astype(jnp.float32))

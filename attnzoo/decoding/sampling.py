@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from attnzoo.ops.argmax import argmax
+
 Number = float | Float[Array, ""]
 Logits = Float[Array, "B V"]
 
@@ -113,7 +115,7 @@ class Sampling:
         """Choose a token for each row."""
         logits = self.process(logits, seen)
         if self.temperature is None:
-            return jnp.argmax(logits, axis=1).astype(jnp.int32)
+            return argmax(logits)
         return jax.random.categorical(key, logits, axis=1).astype(jnp.int32)
 
 

@@ -67,6 +67,11 @@ def sharded(
         yield
 
 
+def on_a_mesh() -> bool:
+    """Return whether arrays may be spread over devices: inside ``with sharded(mesh)``."""
+    return _PLACEMENT.value is not None
+
+
 def constrain(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
     """Constrain the states between two blocks: rows and positions sharded, features whole."""
     placement = _PLACEMENT.value

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from attnzoo.ops.argmax import argmax
+
 Sums = dict[str, Float[Array, ""]]
 
 
@@ -41,7 +43,7 @@ def mean_loss(
     """
     losses, nll = label_losses(logits, labels, counted, label_smoothing)
     count = jnp.sum(counted).astype(jnp.float32)
-    correct = jnp.sum((jnp.argmax(logits, axis=-1) == labels) & counted)
+    correct = jnp.sum((argmax(logits) == labels) & counted)
     sums = {
         "nll": jnp.sum(nll),
         "count": count,

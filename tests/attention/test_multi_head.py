@@ -8,7 +8,6 @@ import pytest
 from flax import nnx
 from tolerances import assert_close
 
-from attnzoo.attention.cache import Cache
 from attnzoo.attention.multi_head import MultiHeadAttention, Rotary
 from attnzoo.attention.projection import RMSNorm
 from attnzoo.attention.relative_bias import ALiBi, T5RelativeBias
@@ -297,7 +296,7 @@ def test_rows_of_a_cache_continue_from_their_own_lengths():
     prompt = jnp.stack([x[0, :3], x[1, :3]])
     out, cache = attention.decode(prompt, cache)
     np.testing.assert_allclose(out[0], wanted[0, :3], atol=1e-5)
-    cache = Cache(cache.keys, cache.values, jnp.asarray([3, 2], jnp.int32))
+    cache = cache._replace(length=jnp.asarray([3, 2], jnp.int32))
     for t in range(2):
         out, cache = attention.decode(x[:, 3 + t : 4 + t], cache)
         np.testing.assert_allclose(out[0, 0], wanted[0, 3 + t], atol=1e-5)
@@ -308,7 +307,7 @@ def test_a_full_cache_gives_nan_and_not_a_wrong_answer():
     attention = module(D, N)
     (x,) = inputs((B, 1, D), dtype=np.float32)
     cache = attention.empty_cache(B, 2)
-    cache = Cache(cache.keys, cache.values, jnp.asarray([1, 2], jnp.int32))
+    cache = cache._replace(length=jnp.asarray([1, 2], jnp.int32))
     out, _ = attention.decode(x, cache)
     assert np.isfinite(out[0]).all()
     assert np.isnan(out[1]).all()

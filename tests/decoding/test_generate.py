@@ -111,7 +111,7 @@ def test_caches_of_a_decoder_with_a_window(
     config = LlamaConfig(attention=heads, dim=12, hidden=7, layers=2, max_length=ROOM)
     config = dataclasses.replace(config, global_layers=global_layers)
     model = Llama(config, V, rngs=nnx.Rngs(1))
-    kept = [block.own.keys.shape[1] for block in model.start(3, ROOM, cache=cache).caches]
+    kept = [block.own.slots for block in model.start(3, ROOM, cache=cache).caches]
     assert kept == slots
     ids, valid = padded("left")
     found = generate(model, ids, valid=valid, max_new_tokens=STEPS, cache=cache)

@@ -77,12 +77,15 @@ def test_every_attention_takes_int8(kind: str, attention: str) -> None:
 def test_a_product_by_hand() -> None:
     kernel = jnp.asarray([[127.0, 2.0], [-63.6, -254.0]])
     matrix = Int8Matrix.of(kernel, axis=0)
-    np.testing.assert_array_equal(matrix.values, [[127, 1], [-64, -127]])
+    np.testing.assert_array_equal(matrix.values.T, [[127, 1], [-64, -127]])
+    np.testing.assert_allclose(matrix[...], [[127, 2], [-64, -254]])
     np.testing.assert_allclose(matrix.scale, [[1.0, 2.0]])
     x = jnp.asarray([[127.0, 0.0], [1.0, -127.0]])  # int8 holds them as they are
     np.testing.assert_allclose(
         matrix.multiply(x), [[127 * 127, 254.0], [127 + 64 * 127, 2 + 254 * 127]], rtol=1e-6
     )
+    wide = Int8Matrix.of(kernel[:, :1], axis=0)
+    assert (wide.shape, wide.values.shape) == ((2, 1), (1, 2))
     # One row, zero, NaN, and rows that know nothing of each other.
     np.testing.assert_allclose(matrix.multiply(x[1:]), matrix.multiply(x)[1:], rtol=1e-6)
     odd = matrix.multiply(jnp.asarray([[0.0, 0.0], [jnp.nan, 1.0], [127.0, 0.0]]))

@@ -1,4 +1,4 @@
-"""Few queries and many keys, in chunks: against float64, and what a chunk must not change."""
+"""Few queries and many keys, in chunks or at once: against float64 and the reference."""
 
 import jax
 import jax.numpy as jnp
@@ -84,6 +84,39 @@ def test_what_is_not_finite_reaches_only_who_may_see_it(bad):
         np.testing.assert_array_equal(np.isnan(x), np.isnan(wanted[name]), err_msg=name)
         assert_close(x, wanted[name], 2e-6, err_msg=name)
     assert not any(np.isnan(got[name]).any() for name in "qkv")
+
+
+@pytest.mark.parametrize("size", [1, 1 << 21])
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+def test_alone_it_gives_what_it_gives_with_a_gradient(monkeypatch, bad, size):
+    """A few keys are read at once where no gradient is taken; then NaN and inf stay in place."""
+    monkeypatch.setattr(few_queries, "CHUNK", size)
+    clean = [np.asarray(x, np.float32) for x in arrays(B, 3, 64, 11, 13)[:3]]
+    # A query, a key and a value that some see, and a key and a value that nobody sees.
+    places = ((0, (1, 2, 4, 1)), (1, (0, 38, 1, 3)), (2, (1, 37, 0, 2)), (1, (0, 60)), (2, (1, 55)))
+    settings = {
+        "mask": masks.sliding_window(10).offset(37),
+        "sinks": jnp.asarray(draw((N,), 32), jnp.float32),
+        "softcap": 1.5,
+        "return_lse": True,
+    }
+
+    @jax.jit
+    def both(q, k, v):
+        return [
+            ops.dot_product_attention(q, k, v, implementation=name, **settings)
+            for name in ("blockwise", "reference")
+        ]
+
+    found = []
+    for which, place in (*places, (0, ())):
+        given = [x.copy() for x in clean]
+        given[which][place] = bad if place else clean[which]
+        results = both(*given)
+        for x, wanted in zip(*results):
+            assert_close(x, wanted, 2e-6)
+        found.append(bool(np.isnan(results[0][0]).any()))
+    assert found == [True, True, True, False, False, False]
 
 
 def test_dropout_drops_what_the_reference_drops():

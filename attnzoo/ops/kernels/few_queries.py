@@ -1,27 +1,36 @@
 """Attention of few queries to many keys, as in decoding with a cache: keys are split into chunks.
 
-The weights are small; the time goes into reading keys and values. Each chunk of them is read once,
-without a change of layout, and only if a query may see a key in it. So an empty part of a cache,
-or keys outside of a window, cost nothing. Rows of weights are whole, so that the softmax is that of
-the reference, forward and backward, and the outputs of the chunks are simply added.
+The weights are small; the time goes into reading keys and values. A CPU reads a few keys in one
+product. Of more, each chunk is read once, without a change of layout, and only if a query may see a
+key in it. So an empty part of a cache, or keys outside of a window, cost nothing. Rows of weights
+are whole, so that the softmax is that of the reference, forward and backward, and the outputs of
+the chunks are simply added.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from attnzoo.ops.dropout import AnyKey, dropout_keep_mask, seed_of
 from attnzoo.ops.guards import any_visible, finite_or_zero, has_non_finite, poison
 from attnzoo.ops.index_functions import index_grid
+from attnzoo.ops.kernels import reference
+from attnzoo.ops.kernels.derivatives import by_need
 from attnzoo.ops.logits import Scoring, repeat_for_query_heads
 from attnzoo.ops.masks import dense_mask
 from attnzoo.ops.softmax import compute_dtype
 
 CHUNK = 1 << 21
-"""Bytes of a chunk of keys; with its values and a copy of both it stays in the CPU's cache."""
+"""Bytes of a chunk of keys; with its values and a copy of both it stays in the CPU's cache. Fewer
+keys in all are read at once."""
+
+AGAIN, DONE = np.int32(1), np.int32(2)
+"""States of the loop that computes a call a second time if something was not finite."""
 
 
 def attend(
@@ -33,6 +42,77 @@ def attend(
     dropout_key: AnyKey | None = None,
 ) -> tuple[Float[Array, "B T N Hv"], Float[Array, "B N T"]]:
     """Compute output and log-sum-exp, with all weights ``B N T S`` in memory."""
+    B, S, K, H = k.shape
+    if dropout_key is None and reads_at_once(B, S, K, max(H, v.shape[3]), compute_dtype(q, k)):
+
+        def at_once(q: Array, k: Array, v: Array) -> tuple[Array, Array]:
+            return _at_once(q, k, v, settings)
+
+        def in_chunks(q: Array, k: Array, v: Array) -> tuple[Array, Array]:
+            return _in_chunks(q, k, v, settings, 0.0, None)
+
+        return by_need(at_once, in_chunks, q, k, v)
+    return _in_chunks(q, k, v, settings, dropout_rate, dropout_key)
+
+
+def reads_at_once(batch: int, length: int, heads: int, width: int, dtype: Any) -> bool:
+    """Return whether keys of this shape are few enough to be read in one product, on a CPU."""
+    sizes = (batch, length, heads, width, max(jnp.dtype(dtype).itemsize, 4))
+    known = all(isinstance(size, int) for size in sizes)  # an exported program may leave them open
+    return known and math.prod(sizes) <= CHUNK and jax.default_backend() == "cpu"
+
+
+def _at_once(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K Hv"],
+    settings: Scoring,
+) -> tuple[Float[Array, "B T N Hv"], Float[Array, "B N T"]]:
+    """Compute :func:`attend` as one product for all rows and heads, and one for the values.
+
+    Any NaN or inf, masked or not, shows in the products or in the output; then the reference says
+    which rows see it.
+    """
+    (B, T, N, H), (S, K, Hv) = q.shape, v.shape[1:]
+    dtype = compute_dtype(q, k)
+    # A small cache has its heads in front, so that nothing is moved here.
+    keys, values = (jnp.moveaxis(x, 2, 1) for x in (k, v))
+
+    def plainly() -> tuple[Array, Array, Array]:
+        rows = jnp.moveaxis(q.astype(dtype).reshape(B, T, K, N // K, H), 1, 3)
+        products = jnp.einsum("bkrh,bksh->bkrs", rows.reshape(B, K, -1, H), keys.astype(dtype))
+        logits, visible = settings.of_products(products.reshape(B, N, T, S), H)
+        weights, lse = settings.normalise(logits, visible)
+        weights = weights.reshape(B, K, -1, S)
+        read = jnp.einsum("bkrs,bksh->bkrh", weights, values.astype(dtype))
+        out = jnp.moveaxis(read.reshape(B, N, T, Hv), 1, 2).astype(q.dtype)
+        finite = jnp.all(jnp.isfinite(products)) & jnp.all(jnp.isfinite(read))
+        return jnp.where(finite, DONE, AGAIN), out, lse
+
+    def carefully() -> tuple[Array, Array, Array]:
+        k, v = (jnp.moveaxis(x, 1, 2) for x in (keys, values))
+        return jnp.asarray(DONE), *reference.attend(q, k, v, settings)
+
+    # Outside of a loop XLA:CPU would write a cache twice, in the shapes of its two readers.
+    shapes = jax.eval_shape(plainly)[1:]
+    nothing = (jnp.zeros(x.shape, x.dtype) for x in shapes)
+    _, out, lse = jax.lax.while_loop(
+        lambda carry: carry[0] < DONE,
+        lambda carry: jax.lax.cond(carry[0] < AGAIN, plainly, carefully),
+        (jnp.int32(0), *nothing),
+    )
+    return out, lse
+
+
+def _in_chunks(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K Hv"],
+    settings: Scoring,
+    dropout_rate: float,
+    dropout_key: AnyKey | None,
+) -> tuple[Float[Array, "B T N Hv"], Float[Array, "B N T"]]:
+    """Compute :func:`attend`; chunks in which no query may see a key are not read."""
     (B, T, N, H), (S, K, Hv) = q.shape, v.shape[1:]
     dtype = compute_dtype(q, k)
     size = chunk_size(S, K * max(H, Hv) * dtype.itemsize)
