@@ -19,7 +19,17 @@ from attnzoo.config.gates import (
 from attnzoo.config.resnet import ResNetConfig
 from attnzoo.models.resnet import ResidualNetwork
 from reproductions.cifar import FOLDER, accuracy, shared, train
-from reproductions.claim import Check, Claim, Measured, Results, Setting, ahead, below, close
+from reproductions.claim import (
+    Check,
+    Claim,
+    Measured,
+    Results,
+    Setting,
+    ahead,
+    below,
+    certain,
+    close,
+)
 
 GATES: dict[str, Any] = {
     "none": NoGateConfig(),
@@ -174,7 +184,10 @@ CLAIMS = (
         criterion=(
             ahead("accuracy, ECA", "accuracy, none"),
             _reaches("accuracy, ECA", "accuracy, SE"),
-            below("weights of ECA for each of SE", 0.1),
+            certain(
+                below("weights of ECA for each of SE", 0.1),
+                "both numbers follow from the sizes of the network",
+            ),
         ),
         measure=_efficient,
         came=_came("ECA", "SE", "none"),
