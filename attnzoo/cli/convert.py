@@ -106,9 +106,8 @@ def _write_files(task: Any, folder: Path, target: Path, to: str) -> None:
         found = task.preparation
         if found is None:
             two = isinstance(task, ContrastiveTask)
-            pixels: Any = task.pixels if two else task
-            side = task.config.model.image.image_size if two else task.side
-            assert side is not None  # a ViT has one
+            model, pixels = task.config.model, task.pixels if two else task
+            side = model.image.image_size if two else model.image_size
             mean, deviation = np.asarray(pixels.mean), np.asarray(pixels.std)
             found = PicturePreparation(side, (side, side), 3, mean, deviation)
         write_text(target / FILE, json.dumps(found.as_json(), indent=2) + "\n")
