@@ -38,7 +38,8 @@ def run(command: Callable[[], int]) -> int:
             try:
                 return command()
             finally:
-                _flush_output()
+                with _writing():
+                    sys.stdout.flush()
         except BrokenPipeError:
             return OUTPUT_CLOSED
         except KeyboardInterrupt:
@@ -54,26 +55,36 @@ def run(command: Callable[[], int]) -> int:
 
 @contextlib.contextmanager
 def _one_line_each() -> Generator[None]:
-    """Make a wrong command line a UserError, and a warning of this package one plain line."""
+    """Make a wrong command line a UserError, and a warning of this package one plain line.
+
+    Help that cannot be written is an OSError, which argparse would pass over.
+    """
 
     def refuse(self: argparse.ArgumentParser, message: str) -> NoReturn:
         raise UserError(f"{message}; {self.prog} --help says what there is")
 
+    def print_help(self: argparse.ArgumentParser, file: Any = None) -> None:
+        with _writing():
+            (file or sys.stdout).write(self.format_help())
+
     logger = logging.getLogger("attnzoo")
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     handlers[0].setFormatter(logging.Formatter("warning: %(message)s"))
-    before = argparse.ArgumentParser.error, logger.handlers, logger.propagate
-    argparse.ArgumentParser.error = refuse
+    parser = argparse.ArgumentParser
+    before = parser.error, parser.print_help, logger.handlers, logger.propagate
+    parser.error, parser.print_help = refuse, print_help
     logger.handlers, logger.propagate = handlers, False
     try:
         yield
     finally:
-        argparse.ArgumentParser.error, logger.handlers, logger.propagate = before
+        parser.error, parser.print_help, logger.handlers, logger.propagate = before
 
 
-def _flush_output() -> None:
+@contextlib.contextmanager
+def _writing() -> Generator[None]:
+    """Name the output in an error."""
     try:
-        sys.stdout.flush()
+        yield
     except OSError as error:
         error.filename = "standard output"
         raise

@@ -94,13 +94,14 @@ NAMED = {
         "tinyshakespeare/ input.txt 1115394 86c4e6aa9db7c042ec79f339dcb96d42",
     ),
     "text": NamedData(
-        "question classes (TREC), sentence polarity, subjectivity",
-        "trec-bert, text-bert",
+        "question classes (TREC), entailment (RTE-1 to 3), sentence polarity, subjectivity",
+        "trec-bert, text-bert, polarity-rnn, rte-*",
         "github.com/nltk/nltk_data",
-        "polarity and subjectivity: CC BY 4.0; question classes: not stated",
+        "polarity and subjectivity: CC BY 4.0; question classes and entailment: not stated",
         "https://raw.githubusercontent.com/nltk/nltk_data/gh-pages/packages/corpora/",
         """
         text/ qc.zip                125456 091fb01e50883014d150acb7d5013d78
+        text/ rte.zip               386303 2f806ead4d53171601254747c3b7c97d
         text/ sentence_polarity.zip 490256 6e1ed4405b65c7eabf1d199a7f7c4370
         text/ subjectivity.zip      521628 741f3371e1a4375051b874fd82fd5585
         """,
