@@ -140,9 +140,8 @@ COMMON = {
         "_attn_implementation_autoset gradient_checkpointing use_bfloat16"
     ),
     "tensors are read in the dtype in which they are stored": "dtype torch_dtype",
-    "training alone, or values before it": (
-        "initializer_range problem_type classifier_dropout tf_legacy_loss"
-    ),
+    "training alone, or values before it": ("initializer_range classifier_dropout tf_legacy_loss"),
+    "answers of predict: softmax, sigmoids or numbers; saved again": "problem_type",
     "no classes, or their names alone": "id2label label2id num_labels _num_labels",
     "ids that tokenizers and generation read; saved again": (
         "bos_token_id eos_token_id eos_token_ids pad_token_id sep_token_id decoder_start_token_id"

@@ -30,6 +30,7 @@ from attnzoo.errors import UserError
 from attnzoo.files import read_json
 from attnzoo.pretrained import files, origin
 from attnzoo.tasks import task_class
+from attnzoo.tasks.class_answers import ONE_CLASS, PROBLEM_TYPES, SOME_CLASSES
 from attnzoo.tasks.run_file import ImageLabels
 from attnzoo.tasks.transcription import Hearing, TranscriptionTask
 from attnzoo.training import hearing
@@ -88,6 +89,8 @@ class FolderSettings:
         named = head in ("sequence", "token")
         more = {"names": self._names(self.model.config.num_classes)} if named else {}
         task = _task(config, **self._tokenizer(), **more)
+        if head == "sequence":
+            task.problem_type = self._problem_type(len(task.names))
         return {"task": task, "config": config}
 
     def images(self) -> dict[str, Any]:
@@ -100,7 +103,7 @@ class FolderSettings:
             count = self.model.head.kernel.shape[-1]
             labels = ImageLabels(self._names(count), prepared.mean, prepared.deviation)
             task = _task(config, labels=labels)
-            task.preparation = prepared
+            task.preparation, task.problem_type = prepared, self._problem_type(count)
         return {"task": task, "config": config, "preparation": prepared}
 
     def towers(self) -> dict[str, Any]:
@@ -319,6 +322,18 @@ class FolderSettings:
         """Return the first input of a translator's decoder."""
         found = self._ids("decoder_start_token_id")
         return found[0] if found else self.model.config.start_id
+
+    def _problem_type(self, count: int) -> str:
+        """Return the kind of a classifier's answers, by default as pipelines of transformers."""
+        found = self.config.get("problem_type")
+        if found is None:
+            return SOME_CLASSES if count == 1 else ONE_CLASS
+        if found not in PROBLEM_TYPES:
+            raise UserError(
+                f"{self.described}: problem_type={found!r} is not supported; wanted "
+                f"{', '.join(PROBLEM_TYPES)} or null"
+            )
+        return found
 
     def _names(self, count: int) -> tuple[str, ...]:
         """Return the names of the classes, or their numbers."""
