@@ -169,7 +169,7 @@ CLAIMS = (
             *(
                 certain(
                     ahead(f"asked object ahead, {name}", "asked object ahead, attention", 0.25),
-                    "the share of attention is a half, so that it follows from the line above",
+                    "the share of attention is a half, so that it follows from a share of 0.9",
                 )
                 for name in AWARE
             ),

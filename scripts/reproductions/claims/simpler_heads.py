@@ -121,8 +121,8 @@ CLAIMS = (
         measure=synthesizers,
         came=_synthesizers_came,
         meaning="For the near context of a text, a key's place says nearly as much as the key.",
-        otherwise="Not all of the paper's order holds for characters: who stands where matters in "
-        "another measure than for its words.",
+        otherwise="For characters, weights of one token are just as close as was asked, weights of "
+        "positions alone are not, and both kinds together are not seen to be better.",
         minutes=1,
         needs=(NEEDS,),
         axes=("nats a character", ""),
