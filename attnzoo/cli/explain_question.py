@@ -37,6 +37,32 @@ class TextQuestion:
     keywords: dict[str, list[int]] = dataclasses.field(default_factory=dict)
 
 
+def _asker(trained: Any, arguments: argparse.Namespace) -> Callable[[str], TextQuestion]:
+    """Return what makes a question of a text."""
+    from attnzoo.tasks.language_modeling import CausalLMTask, MaskedLMTask
+    from attnzoo.tasks.recommendation import RecommendationTask
+    from attnzoo.tasks.text_classification import ClassificationTask
+
+    task = trained.task
+    if isinstance(task, RecommendationTask):
+        return lambda text: _item(task, trained.model, text, arguments)
+    askers = {ClassificationTask: _class, CausalLMTask: _next, MaskedLMTask: _masked}
+    for kind, ask in askers.items():
+        if isinstance(task, kind):
+            return lambda text: ask(task, text, arguments)
+    hint = f"; predict {arguments.run} INPUT --figures FOLDER draws what it attended to"
+    raise UserError(
+        f"{arguments.run}: {trained.description} is not explained; wanted "
+        "image_classification, sequence_classification, token_classification, causal_lm, "
+        f"masked_lm, translation or recommendation{hint if task.predicts else ''}"
+    )
+
+
+def require_explained(trained: Any, arguments: argparse.Namespace) -> None:
+    """Raise a UserError for a task without such questions, whatever the text."""
+    _asker(trained, arguments)
+
+
 def question(trained: Any, text: str, arguments: argparse.Namespace) -> TextQuestion:
     """Return the question that one INPUT asks of a run.
 
@@ -44,28 +70,9 @@ def question(trained: Any, text: str, arguments: argparse.Namespace) -> TextQues
       UserError: a text that is empty or too long, a task without such questions, or an unknown
         class, token or position.
     """
-    from attnzoo.tasks.language_modeling import CausalLMTask, MaskedLMTask
-    from attnzoo.tasks.recommendation import RecommendationTask
-    from attnzoo.tasks.text_classification import ClassificationTask
-
-    task = trained.task
     if not text.strip():
         raise UserError(f"{text!r}: an empty text; wanted some words")
-    if isinstance(task, ClassificationTask):
-        asked = _class(task, text, arguments)
-    elif isinstance(task, CausalLMTask):
-        asked = _next(task, text, arguments)
-    elif isinstance(task, MaskedLMTask):
-        asked = _masked(task, text, arguments)
-    elif isinstance(task, RecommendationTask):
-        asked = _item(task, trained.model, text, arguments)
-    else:
-        hint = f"; predict {arguments.run} INPUT --figures FOLDER draws what it attended to"
-        raise UserError(
-            f"{arguments.run}: {trained.description} is not explained; wanted "
-            "image_classification, sequence_classification, token_classification, causal_lm, "
-            f"masked_lm, translation or recommendation{hint if task.predicts else ''}"
-        )
+    asked = _asker(trained, arguments)(text)
     longest = trained.config.model.longest
     if longest is not None and len(asked.ids) > longest:
         raise UserError(

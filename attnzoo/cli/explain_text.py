@@ -7,7 +7,7 @@ from typing import Any
 
 from attnzoo.cli.common import Failures
 from attnzoo.cli.explain import ask, draw, print_skipped
-from attnzoo.cli.explain_question import TextQuestion, question
+from attnzoo.cli.explain_question import TextQuestion, question, require_explained
 from attnzoo.errors import UserError
 from attnzoo.files import write_text
 
@@ -16,6 +16,7 @@ def explain(trained: Any, arguments: argparse.Namespace) -> int:
     """Write figures, a page and a table for each text."""
     if arguments.fill == "blur":
         raise UserError("--fill blur is for images; wanted zero, mean, unk or mask")
+    require_explained(trained, arguments)
     failures = Failures(len(arguments.inputs))
     for number, text in enumerate(arguments.inputs, start=1):
         with failures.of(repr(text[:40])):

@@ -103,7 +103,8 @@ class ImageClassificationTask(PictureTask):
     @property
     def side(self) -> int | None:
         """Side in pixels of the pictures trained on; None: each picture's own size."""
-        return self.data.size or getattr(self.config.model, "image_size", None)
+        size = getattr(self.data, "size", None)  # a folder has no data
+        return size or getattr(self.config.model, "image_size", None)
 
     def pixels(self, image: Any) -> UInt8[np.ndarray, "h w C"]:
         """Return a Pillow image as pixels of the size trained on.

@@ -70,7 +70,7 @@ def test_tones_are_learnt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     short = write_wave(tmp_path / "short.wav", parts[0][:5])
     figures = tmp_path / "figures"
     inputs = [str(path) for path in (good, bad, short, good)]
-    assert cli.main(["predict", str(run), *inputs, "--json", "--figures", str(figures)]) == 0
+    assert cli.main(["predict", str(run), *inputs, "--json", "--figures", str(figures)]) == 1
     said, told = capsys.readouterr()
     rows = [json.loads(line) for line in said.splitlines()]
     assert [row.get("text") for row in rows] == ["high low mid", None, None, "high low mid"]

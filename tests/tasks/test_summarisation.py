@@ -130,7 +130,7 @@ def test_every_line_has_an_answer_and_says_where_its_words_come_from(
         file.write("\n".join(lines) + "\n")
     inputs = [str(tmp_path / name) for name in ("a.txt", "b.jsonl.gz")]
     figures = tmp_path / "figures"
-    assert predict.main([str(run), *inputs, "--json", "--figures", str(figures)]) == 0
+    assert predict.main([str(run), *inputs, "--json", "--figures", str(figures)]) == 1
     out, err = capsys.readouterr()
     records = [json.loads(line) for line in out.splitlines()]
     assert [one["summary"] for one in records] == [
