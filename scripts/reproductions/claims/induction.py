@@ -93,7 +93,8 @@ CLAIMS = (
         "papers' models read text. An earlier record of seed 0 by this criterion (commit 544e818) "
         "was replaced: with feed-forward layers, tied embeddings and tokens that could come twice "
         "in a period two layers had an accuracy of 0.647 after 3,000 steps, and the best head a "
-        "weight of 0.039 on the next token; task, model and steps were then changed until heads formed.",
+        "weight of 0.039 on the next token; task, model and steps were then changed until heads "
+        "formed.",
         criterion=(
             headline(above("accuracy, two layers", 0.9)),
             below("accuracy, one layer", 0.6),
