@@ -48,6 +48,8 @@ class LabelledCorpus:
 class LabelledPlan(BucketPlan):
     """Batches of labelled texts of similar length: CLS, text, SEP, perhaps the second text, SEP.
 
+    Between two texts are the special tokens of the tokenizer's pairs, which may be several.
+
     An epoch has every example once (`RowOrder`); without `shuffle` sorted by length. A batch is
     padded with `pad_id` to a bucket; None chooses at most six that waste the least padding.
     Examples longer than `max_length`, special tokens included, are cut at their end, of two texts
@@ -66,7 +68,8 @@ class LabelledPlan(BucketPlan):
         max_buckets: int = MAX_BUCKETS,
     ) -> None:
         cls, sep = tokenizer.special("cls"), tokenizer.special("sep")
-        ends = 2 if corpus.second is None else 3
+        between = () if corpus.second is None else tokenizer.between()
+        ends = 2 + len(between)
         if max_length <= ends:
             raise ValueError(f"max_length={max_length}, wanted more than the {ends} special tokens")
         self.corpus = corpus
@@ -82,11 +85,10 @@ class LabelledPlan(BucketPlan):
             room = max_length - ends
             self.cut += len(first) + len(second) > room
             kept = _shares(len(first), len(second), room)
-            row = [cls, *first[: kept[0]], sep]
-            self._borders[i] = len(row)
-            if corpus.second is not None:
-                row += [*second[: kept[1]], sep]
-            self._rows.append(np.asarray(row, np.int32))
+            row = [cls, *first[: kept[0]], *between]
+            # Without a second text, behind SEP.
+            self._borders[i] = len(row) + (corpus.second is None)
+            self._rows.append(np.asarray([*row, *second[: kept[1]], sep], np.int32))
         self._lengths = np.asarray([len(row) for row in self._rows], np.int64)
         self._order = RowOrder(len(corpus), batch_size, seed, shuffle, self._lengths)
         self._buckets = Buckets(self._lengths, buckets, max_buckets)

@@ -272,7 +272,8 @@ class QuestionPlan(BucketPlan):
         self.widened = self.lost = self.cut = 0
         self.windows: list[Window] = []
         self._documents: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        self._specials = tokenizer.special("cls"), tokenizer.special("sep")
+        self._ends = tokenizer.special("cls"), tokenizer.special("sep")
+        self._between = tokenizer.between()
         for number, one in enumerate(questions.items):
             if one.document not in self._documents:
                 self._documents[one.document] = tokenizer.encode_offsets(one.document)
@@ -293,8 +294,8 @@ class QuestionPlan(BucketPlan):
     ) -> None:
         """Add the windows of one question."""
         ids, offsets = self._documents[one.document]
-        cls, sep = self._specials
-        room = max_length - len(asked) - 3
+        (cls, sep), between = self._ends, self._between
+        room = max_length - len(asked) - len(between) - 2
         if room < 1:
             raise UserError(
                 f"training.max_length={max_length} leaves no room for a document behind a question "
@@ -304,14 +305,14 @@ class QuestionPlan(BucketPlan):
         if span is not None and one.located is not None:
             text = one.document[offsets[span[0], 0] : offsets[span[1], 1]].strip()
             self.widened += text != one.located[0].strip()
-        held, border = False, len(asked) + 2
+        held, border = False, 1 + len(asked) + len(between)
         for first in range(0, max(len(ids), 1), min(stride, room)):
             part = ids[first : first + room]
             start = end = 0
             if span is not None and first <= span[0] and span[1] < first + len(part):
                 start, end = (border + place - first for place in span)
                 held = True
-            row = np.asarray([cls, *asked, sep, *part, sep], np.int32)
+            row = np.asarray([cls, *asked, *between, *part, sep], np.int32)
             self.windows.append(Window(number, row, border, first, start, end))
             if first + room >= len(ids):
                 break
