@@ -53,7 +53,7 @@ class LabelledPlan(BucketPlan):
     An epoch has every example once (`RowOrder`); without `shuffle` sorted by length. A batch is
     padded with `pad_id` to a bucket; None chooses at most six that waste the least padding.
     Examples longer than `max_length`, special tokens included, are cut at their end, of two texts
-    the longer one first; `cut` counts such examples.
+    the longer one first; `cut_rows` are the indices of such examples, and `cut` their number.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class LabelledPlan(BucketPlan):
         self.corpus = corpus
         self.batch_size = batch_size
         self.pad_id = tokenizer.pad_id
-        self.cut = 0
+        self.cut_rows: list[int] = []
         self._rows: list[np.ndarray] = []
         # Index at which the second text begins.
         self._borders = np.zeros(len(corpus), np.int64)
@@ -83,7 +83,8 @@ class LabelledPlan(BucketPlan):
             first = tokenizer.encode_ids(text)
             second = [] if corpus.second is None else tokenizer.encode_ids(corpus.second[i])
             room = max_length - ends
-            self.cut += len(first) + len(second) > room
+            if len(first) + len(second) > room:
+                self.cut_rows.append(i)
             kept = _shares(len(first), len(second), room)
             row = [cls, *first[: kept[0]], *between]
             # Without a second text, behind SEP.
@@ -95,6 +96,11 @@ class LabelledPlan(BucketPlan):
         self._fingerprint = array_fingerprint(
             np.concatenate(self._rows), self._lengths, self._borders, corpus.labels
         )
+
+    @property
+    def cut(self) -> int:
+        """Number of examples that are cut."""
+        return len(self.cut_rows)
 
     def collate(self, rows: Int64[np.ndarray, " B"]) -> Batch:
         """Return the batch of these rows.

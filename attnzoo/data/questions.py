@@ -252,7 +252,8 @@ class QuestionPlan(BucketPlan):
     A question and its document are one row where they fit into ``max_length``, else windows that
     begin every ``stride`` tokens (Devlin et al. 2019, appendix A.5 and the authors' code). An
     answer that ends within a token takes in the whole token; ``widened`` counts these, ``lost``
-    the answers that no window holds, ``cut`` the questions of more than ``max_question`` tokens.
+    the answers that no window holds. ``cut_rows`` are the indices of questions of more than
+    ``max_question`` tokens, which are cut, and ``cut`` their number.
     """
 
     def __init__(
@@ -269,7 +270,8 @@ class QuestionPlan(BucketPlan):
         max_buckets: int = MAX_BUCKETS,
     ) -> None:
         self.questions, self.batch_size, self.pad_id = questions, batch_size, tokenizer.pad_id
-        self.widened = self.lost = self.cut = 0
+        self.widened = self.lost = 0
+        self.cut_rows: list[int] = []
         self.windows: list[Window] = []
         self._documents: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._ends = tokenizer.special("cls"), tokenizer.special("sep")
@@ -278,7 +280,8 @@ class QuestionPlan(BucketPlan):
             if one.document not in self._documents:
                 self._documents[one.document] = tokenizer.encode_offsets(one.document)
             asked = tokenizer.encode_ids(one.text)
-            self.cut += len(asked) > max_question
+            if len(asked) > max_question:
+                self.cut_rows.append(number)
             self._cut(number, one, asked[:max_question], max_length, stride)
         self._rows = [window.ids for window in self.windows]
         lengths = np.asarray([len(row) for row in self._rows], np.int64)
@@ -288,6 +291,11 @@ class QuestionPlan(BucketPlan):
         self._fingerprint = array_fingerprint(
             np.concatenate(self._rows), lengths, np.asarray(columns, np.int64)
         )
+
+    @property
+    def cut(self) -> int:
+        """Number of questions that are cut."""
+        return len(self.cut_rows)
 
     def _cut(
         self, number: int, one: Question, asked: list[int], max_length: int, stride: int
