@@ -186,7 +186,7 @@ class FolderSettings:
         if tokens.languages:
             frame, start, first = self._languages(tokens, frame, source, target)
         elif before:
-            frame = Frame(before, (end,))
+            frame = Frame((*frame.before, *before), frame.after)
         elif (source or target) and not described:
             known = [tokens.config.get(f"{side}_lang") for side in ("source", "target")]
             if [source or known[0], target or known[1]] != known:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_folders
+from tokenizers.processors import TemplateProcessing
 
 import attnzoo
 from attnzoo import pretrained
@@ -92,13 +93,18 @@ def test_languages_that_a_t5_does_not_name_are_told(
         assert known or all(key in told[0] for key in described)
 
 
+@pytest.mark.parametrize("ended", [True, False])
 @pytest.mark.parametrize("prefix", ["a cat: ", "the  ", "", "cat-"])
 def test_the_prefix_of_a_t5_is_read_with_its_text(
-    prefix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    prefix: str, ended: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Also by a tokenizer that puts no end token behind a text."""
     described = {"translation_en_to_de": {"prefix": prefix}}
     folder = tiny_folders.tiny_folder("t5", tmp_path / "t5", task_specific_params=described)
     library = pretrained.tokenizer(folder)
+    if not ended:
+        library.post_processor = TemplateProcessing(single="$A", special_tokens=[])
+        library.save(str(folder / "tokenizer.json"))
     translator = attnzoo.open(folder, source_language="en", target_language="de").translator()
     one = translator.source_tokenizer.encode("the mat sat .")
     ours = translator.source_frame.around(one.ids)
