@@ -281,11 +281,11 @@ def _from_vocabulary(folder: Path) -> Tokenizer:
             tokenizer = Tokenizer(models.BPE.from_file(str(pieces), str(merges)))
             tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
             tokenizer.decoder = decoders.ByteLevel()
-            ends = [(name, tokenizer.token_to_id(name)) for name in ("</s>", "<s>")]
+            begin, end = (tokenizer.token_to_id(name) for name in ("<s>", "</s>"))
             kind = _read_json(folder / "config.json").get("model_type")
-            if kind == "roberta" and all(number is not None for _, number in ends):
+            if kind == "roberta" and begin is not None and end is not None:
                 tokenizer.post_processor = processors.RobertaProcessing(
-                    *ends, add_prefix_space=False
+                    ("</s>", end), ("<s>", begin), add_prefix_space=False
                 )
             return tokenizer
     except Exception as error:  # the library raises nothing more specific
