@@ -12,13 +12,14 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from matplotlib.figure import Figure
 
 Measured = float | tuple[float, float, float]
 """A number, or a number with the ends of its 95 % interval."""
 
+Outcome = Literal["holds", "undecided", "contradicted"]
 T = TypeVar("T")
 T_95 = (math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """Quantile .975 of Student's t by degrees of freedom."""
@@ -74,18 +75,18 @@ class Results:
             return measured[0][1], measured[0][2]
         return _t_interval(self.values(name))
 
-    def difference(self, first: str, second: str) -> tuple[float, float, float]:
-        """Return the mean of first - second, paired by seed, and the ends of its 95 % interval.
+    def difference(self, first: str, second: str, times: float = 1.0) -> tuple[float, float, float]:
+        """Return the mean of first - times * second, paired by seed, with its 95 % interval.
 
         With one seed the ends come from the two intervals, taken as independent.
         """
-        paired = [a - b for a, b in zip(self.values(first), self.values(second))]
+        paired = [a - times * b for a, b in zip(self.values(first), self.values(second))]
         mean = statistics.fmean(paired)
         if len(paired) > 1:
             return mean, *_t_interval(paired)
         (low, high), (other_low, other_high) = self.interval(first), self.interval(second)
-        below = math.hypot(self.mean(first) - low, other_high - self.mean(second))
-        above = math.hypot(high - self.mean(first), self.mean(second) - other_low)
+        below = math.hypot(self.mean(first) - low, times * (other_high - self.mean(second)))
+        above = math.hypot(high - self.mean(first), times * (self.mean(second) - other_low))
         return mean, mean - below, mean + above
 
     def curves(self) -> dict[str, list[tuple[float, str]]]:
@@ -112,38 +113,66 @@ def _t_interval(values: Sequence[float]) -> tuple[float, float]:
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One condition of a criterion, in words and as a function of the results.
+    """One condition of a criterion: a number of the results, and the range where it must lie.
 
     Attributes:
         text: the condition in words.
-        holds: whether the results meet it.
-        came: what is compared with the bound, as text; "" where the numbers are in the table.
+        compared: the mean of the number, and the ends of its 95 % interval (NaN if unknown).
+        low: least value.
+        high: largest value.
+        whole: the whole interval must be above ``low``, instead of the mean in the range.
         certain: the reason why it holds by construction, so that it tests the program and says
             nothing about the claim; "" for evidence.
+        headline: it is what the title of the claim says, not a side condition.
     """
 
     text: str
-    holds: Callable[[Results], bool]
-    came: Callable[[Results], str] = lambda results: ""
+    compared: Callable[[Results], tuple[float, float, float]]
+    low: float = -math.inf
+    high: float = math.inf
+    whole: bool = False
     certain: str = ""
+    headline: bool = False
+
+    def outcome(self, results: Results) -> Outcome:
+        """Return whether the results meet it, contradict it, or leave it undecided.
+
+        Contradicted: it does not hold, and the whole interval is outside the range. Undecided: it
+        does not hold, and the interval has both sides or is not known.
+        """
+        mean, low, high = self.compared(results)
+        if low > self.low if self.whole else self.low <= mean <= self.high:
+            return "holds"
+        return "contradicted" if high < self.low or low > self.high else "undecided"
+
+    def holds(self, results: Results) -> bool:
+        """Return whether the results meet it."""
+        return self.outcome(results) == "holds"
+
+    def came(self, results: Results) -> str:
+        """Return what is compared, as text: the mean, and its interval if there is one."""
+        mean, low, high = self.compared(results)
+        told = f"{mean:.4g}"
+        return told if math.isnan(low) or low == high else f"{told}, from {low:.3g} to {high:.3g}"
+
+
+def _number(name: str) -> Callable[[Results], tuple[float, float, float]]:
+    return lambda results: (results.mean(name), *results.interval(name))
 
 
 def above(name: str, bound: float) -> Check:
     """Require the mean of a number to reach a bound."""
-    return Check(
-        f"{name} ≥ {bound:g}",
-        lambda results: results.mean(name) >= bound,
-        lambda results: f"{results.mean(name):.4g}",
-    )
+    return Check(f"{name} ≥ {bound:g}", _number(name), low=bound)
 
 
 def below(name: str, bound: float) -> Check:
     """Require the mean of a number to stay at or under a bound."""
-    return Check(
-        f"{name} ≤ {bound:g}",
-        lambda results: results.mean(name) <= bound,
-        lambda results: f"{results.mean(name):.4g}",
-    )
+    return Check(f"{name} ≤ {bound:g}", _number(name), high=bound)
+
+
+def positive(name: str, text: str) -> Check:
+    """Require the whole 95 % interval of a number to be above 0, with the condition in words."""
+    return Check(text, _number(name), low=0.0, whole=True)
 
 
 def ahead(first: str, second: str, by: float = 0.0) -> Check:
@@ -154,8 +183,9 @@ def ahead(first: str, second: str, by: float = 0.0) -> Check:
     margin = f" by more than {by:g}" if by else ""
     return Check(
         f"{first} is above {second}{margin}, the whole 95 % interval of the difference",
-        lambda results: results.difference(first, second)[1] > by,
-        lambda results: "{:.3g}, from {:.3g} to {:.3g}".format(*results.difference(first, second)),
+        lambda results: results.difference(first, second),
+        low=by,
+        whole=True,
     )
 
 
@@ -163,8 +193,9 @@ def close(first: str, second: str, within: float) -> Check:
     """Require the means of two numbers to differ by a margin at most."""
     return Check(
         f"{first} and {second} differ by at most {within:g}",
-        lambda results: abs(results.difference(first, second)[0]) <= within,
-        lambda results: f"{results.difference(first, second)[0]:.3g}",
+        lambda results: results.difference(first, second),
+        low=-within,
+        high=within,
     )
 
 
@@ -176,6 +207,11 @@ def certain(check: Check, reason: str) -> Check:
     return dataclasses.replace(check, certain=reason)
 
 
+def headline(check: Check) -> Check:
+    """Mark a condition that the title of the claim says; if none of them holds, nothing does."""
+    return dataclasses.replace(check, headline=True)
+
+
 @dataclasses.dataclass(frozen=True)
 class Claim:
     """Claim of a paper with its measurement and the criterion of its reproduction.
@@ -185,8 +221,8 @@ class Claim:
         title: the claim in a few words.
         source: authors, year, arXiv or doi, table, figure or section.
         claimed: what the paper says, in a sentence.
-        criterion: conditions fixed before measuring; all hold: reproduced; some: partly. Those that
-            are certain count only if they do not hold.
+        criterion: conditions fixed before measuring; all hold: reproduced; some, with one at least
+            that the title says: partly. Those that are certain count only if they do not hold.
         measure: the numbers of one seed, by name.
         unit: of the numbers, for the axis of the figure.
         came: what was seen, in a sentence, from the results.
@@ -232,7 +268,19 @@ class Claim:
             return "unfinished"
         if not all(check.holds(results) for check in self.criterion if check.certain):
             return "not reproduced"
-        held = [check.holds(results) for check in self.criterion if not check.certain]
-        if not held:
+        counted = [check for check in self.criterion if not check.certain]
+        if not counted:
             return "checked"
-        return "reproduced" if all(held) else "partly" if any(held) else "not reproduced"
+        if all(check.holds(results) for check in counted):
+            return "reproduced"
+        titles = any(check.holds(results) for check in counted if check.headline)
+        return "partly" if titles else "not reproduced"
+
+    def undecided(self, results: Results) -> bool:
+        """Return whether a claim that was not reproduced is not contradicted either.
+
+        So it is if the results leave every condition open that the title says.
+        """
+        said = [check for check in self.criterion if check.headline and not check.certain]
+        outcomes = {check.outcome(results) for check in said}
+        return self.verdict(results) == "not reproduced" and outcomes == {"undecided"}

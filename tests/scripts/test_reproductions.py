@@ -22,6 +22,8 @@ from reproductions.claim import (
     below,
     certain,
     close,
+    headline,
+    positive,
 )
 from reproductions.claims import claims
 from reproductions.main import main
@@ -41,6 +43,8 @@ def test_a_claim_says_what_is_needed_to_judge_it(name: str) -> None:
     assert claim.setup.endswith(".")
     assert claim.criterion
     assert claim.minutes > 0
+    counted = [check for check in claim.criterion if not check.certain]
+    assert any(check.headline for check in counted or claim.criterion)
     told = "random" in (claim.measure.__doc__ or "") or "one seed" in claim.setup
     assert claim.seeds >= 3 or claim.minutes > 40 or told
 
@@ -64,6 +68,12 @@ def test_the_record_has_every_published_number_and_its_figure_draws(name: str) -
 
 def test_the_page_and_its_figures_agree_with_the_records() -> None:
     assert report.stale(CLAIMS) == []
+
+
+def test_a_record_without_a_claim_is_named() -> None:
+    others = dict(CLAIMS)
+    del others[MEASURED[0]]
+    assert f"{store.RESULTS / MEASURED[0]}.json: a record without a claim" in report.stale(others)
 
 
 @pytest.mark.parametrize("name", [name for name, claim in CLAIMS.items() if claim.in_tests])
@@ -96,37 +106,55 @@ def test_intervals_are_those_of_student() -> None:
     assert results.difference("a", "b") == pytest.approx((1, 1 - 0.34**0.5, 1 + 0.65**0.5))
 
 
+# Means 2 and 1, with intervals of 2.48 to either side; the difference is 1 with 0.00025.
 @pytest.mark.parametrize(
-    ("check", "holds"),
+    ("check", "outcome"),
     [
-        (above("a", 2), True),
-        (above("a", 2.1), False),
-        (below("b", 1.1), True),
-        (below("b", 0.9), False),
-        (ahead("a", "b"), True),
-        (ahead("a", "b", by=0.9), True),
-        (ahead("a", "b", by=1.0), False),
-        (ahead("b", "a"), False),
-        (close("a", "b", 1.01), True),
-        (close("a", "b", 0.9), False),
+        (above("a", 2), "holds"),
+        (above("a", 2.1), "undecided"),
+        (above("a", 4.5), "contradicted"),
+        (below("b", 1.1), "holds"),
+        (below("b", 0.9), "undecided"),
+        (below("b", -1.5), "contradicted"),
+        (positive("a", "in words"), "undecided"),
+        (ahead("a", "b"), "holds"),
+        (ahead("a", "b", by=0.9), "holds"),
+        (ahead("a", "b", by=1.0), "undecided"),
+        (ahead("a", "b", by=1.1), "contradicted"),
+        (ahead("b", "a"), "contradicted"),
+        (close("a", "b", 1.01), "holds"),
+        (close("a", "b", 0.9999), "undecided"),
+        (close("a", "b", 0.9), "contradicted"),
+        (close("b", "a", 0.9), "contradicted"),
     ],
 )
-def test_checks_hold_when_they_say(check: Check, holds: bool) -> None:
+def test_checks_hold_when_they_say(check: Check, outcome: str) -> None:
     _, results = made({s: {"a": 2.0 + s, "b": 1.0 + s * 1.0001} for s in (-1, 0, 1)})
-    assert check.holds(results) is holds
+    assert check.outcome(results) == outcome
+    assert check.holds(results) is (outcome == "holds")
+
+
+def test_a_difference_counts_the_second_as_often_as_said() -> None:
+    _, results = made({0: {"a": (3.0, 2.0, 5.0), "b": (1.0, 0.5, 1.5)}})
+    assert results.difference("a", "b", 2) == pytest.approx((1, 1 - 2**0.5, 1 + 5**0.5))
+    _, results = made({s: {"a": 2.0 * s, "b": 1.0 * s} for s in range(3)})
+    assert results.difference("a", "b", 2) == (0, 0, 0)
 
 
 def test_a_difference_without_an_interval_shows_nothing() -> None:
     _, results = made({0: {"a": 2.0, "b": 1.0}})
-    assert not ahead("a", "b").holds(results)
+    assert ahead("a", "b").outcome(results) == "undecided"
     assert math.isnan(results.interval("a")[0])
 
 
 def test_verdicts() -> None:
     three = {seed: {"a": 1.0} for seed in range(3)}
+    title = headline(above("a", 1))
     for criterion, verdict in (
-        ((above("a", 1), below("a", 1)), "reproduced"),
-        ((above("a", 1), above("a", 2)), "partly"),
+        ((title, below("a", 1)), "reproduced"),
+        ((title, above("a", 2)), "partly"),
+        ((title, headline(above("a", 2))), "partly"),
+        ((above("a", 1), headline(above("a", 2))), "not reproduced"),
         ((above("a", 2),), "not reproduced"),
         ((certain(above("a", 1), "it is 1"), above("a", 2)), "not reproduced"),
         ((certain(above("a", 2), "it is 2"), above("a", 1)), "not reproduced"),
@@ -137,8 +165,22 @@ def test_verdicts() -> None:
         claim = dataclasses.replace(claim, seeds=3)
         assert claim.verdict(results) == verdict
         assert claim.verdict(Results({0: {"a": 1.0}})) == "unfinished"
+        assert not claim.undecided(results)
         other_seeds = Results({seed: {"a": 1.0} for seed in (0, 7, 99)})
         assert claim.verdict(other_seeds) == "unfinished"
+
+
+@pytest.mark.parametrize(("bound", "told"), [(2.1, "undecided"), (4.5, "contradicted")])
+def test_a_claim_that_is_not_contradicted_says_so(bound: float, told: str) -> None:
+    measured: dict[int, dict[str, Measured]] = {s: {"a": 1.0 + s} for s in range(3)}
+    claim, results = made(measured, below("a", 9), headline(above("a", bound)))
+    claim = dataclasses.replace(claim, seeds=3, came=lambda results: "It came.")
+    machine = {"cpu_seconds": 1, "machine": {"processor": "one"}}
+    section = report._section(claim, results, dict.fromkeys(range(3), machine))
+    assert claim.undecided(results) is (told == "undecided")
+    text = "\n".join(section)
+    assert ("**Not reproduced, undecided.**" in text) is (told == "undecided")
+    assert f"- *title*: a ≥ {bound}: **does not hold, {told}** (2, from -0.484 to 4.48)" in text
 
 
 def test_a_bound_is_shown_with_what_it_bounds_before_rounding() -> None:
@@ -149,8 +191,10 @@ def test_a_bound_is_shown_with_what_it_bounds_before_rounding() -> None:
     claim = dataclasses.replace(claim, seeds=3, came=lambda results: "It came.")
     machine = {"cpu_seconds": 1, "machine": {"processor": "one"}}
     section = report._section(claim, results, dict.fromkeys(range(3), machine))
-    assert "- a ≥ 0.9: **does not hold** (0.898)" in section
-    assert "- a ≤ 1: holds (0.898); a check, not evidence: it is a share" in section
+    assert "- a ≥ 0.9: **does not hold, undecided** (0.898, from 0.65 to 1.15)" in section
+    assert (
+        "- a ≤ 1: holds (0.898, from 0.65 to 1.15); a check, not evidence: it is a share" in section
+    )
 
 
 def test_numbers_of_another_criterion_are_refused(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from attnzoo.alignment.hmm import HmmAligner
 from attnzoo.alignment.links import Links, parse_pharaoh
 from attnzoo.alignment.scores import bootstrap_interval, count_corpus, score_corpus
 from attnzoo.config.alignment import HmmConfig
-from reproductions.claim import Claim, Measured, Results, Setting, ahead
+from reproductions.claim import Claim, Measured, Results, Setting, ahead, headline
 
 Verses = tuple[list[list[str]], list[list[str]], list[Links]]
 
@@ -66,7 +66,10 @@ CLAIMS = (
         setup="King James and Reina-Valera verses, 26,084 to train on and 2,000 to test on; error "
         "rate over words that have a link, mutual best links; words cut to four letters. The "
         "papers' data are Hansards and Verbmobil.",
-        criterion=(ahead("IBM model 1", "HMM"), ahead("HMM", "HMM with agreement")),
+        criterion=(
+            headline(ahead("IBM model 1", "HMM")),
+            headline(ahead("HMM", "HMM with agreement")),
+        ),
         measure=measure,
         came=_came,
         meaning="What attention must learn to be an alignment is in these two ideas: a sense of "

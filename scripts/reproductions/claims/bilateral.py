@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from attnzoo.ops.bilateral import bilateral_filter
-from reproductions.claim import Claim, Measured, Results, Setting, above, ahead, certain
+from reproductions.claim import Claim, Measured, Results, Setting, above, ahead, certain, headline
 
 SIDE, EDGE = 96, 48
 LOW, HIGH, NOISE = 0.25, 0.75, 0.05
@@ -86,7 +86,7 @@ CLAIMS = (
         "of 10, sigma 5 and 50, as a picture.",
         criterion=(
             *(
-                certain(check, FOLLOWS)
+                headline(certain(check, FOLLOWS))
                 for check in (
                     above(f"{KEPT}, bilateral", 0.9),
                     ahead(f"{KEPT}, bilateral", f"{KEPT}, Gaussian", 0.3),

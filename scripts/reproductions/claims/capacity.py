@@ -11,7 +11,17 @@ from jaxtyping import Array, Float, Int
 from attnzoo.module import Module
 from attnzoo.ops.dot_product import dot_product_attention
 from attnzoo.ops.linear import delta_rule, dpfp, linear_attention
-from reproductions.claim import Claim, Measured, Results, Setting, above, ahead, below, certain
+from reproductions.claim import (
+    Claim,
+    Measured,
+    Results,
+    Setting,
+    above,
+    ahead,
+    below,
+    certain,
+    headline,
+)
 from reproductions.training import fit
 
 HEAD = 16
@@ -152,9 +162,9 @@ CLAIMS = (
         criterion=(
             below("softmax/64", 0.05),
             certain(above(f"{LINEAR}/64", 0.3), "no matrix of rank 16 has a loss below 0.375"),
-            ahead(f"{LINEAR}/64", f"{LINEAR}/16"),
-            ahead(f"{LINEAR}/64", f"{SMALL}/64"),
-            ahead(f"{SMALL}/64", f"{LARGE}/64"),
+            headline(ahead(f"{LINEAR}/64", f"{LINEAR}/16")),
+            headline(ahead(f"{LINEAR}/64", f"{SMALL}/64")),
+            headline(ahead(f"{SMALL}/64", f"{LARGE}/64")),
         ),
         measure=capacity,
         came=_capacity_came,
@@ -174,7 +184,7 @@ CLAIMS = (
         "keys of width 16 with DPFP-1 features (32 dimensions) and one learned write strength, "
         "800 steps of 16 sequences. The paper's sequences have 40 pairs of 20 keys.",
         criterion=(
-            *(ahead(f"sum/{count}", f"delta rule/{count}", 0.1) for count in REWRITTEN),
+            *(headline(ahead(f"sum/{count}", f"delta rule/{count}", 0.1)) for count in REWRITTEN),
             below("delta rule/8", 0.05),
         ),
         measure=rewriting,

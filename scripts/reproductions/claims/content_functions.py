@@ -20,7 +20,7 @@ from attnzoo.config.model import LuongConfig
 from attnzoo.models import LuongSeq2Seq
 from attnzoo.special_tokens import BOS, EOS, PAD
 from attnzoo.tasks.losses import mean_loss
-from reproductions.claim import Claim, Measured, Results, Setting, ahead
+from reproductions.claim import Claim, Measured, Results, Setting, ahead, headline
 from reproductions.training import fit
 from reproductions.translators import Pair, loss
 
@@ -130,12 +130,14 @@ CLAIMS = (
         "64, 1,200 steps of 64, windows of 4 places to either side; largest weights are credited "
         "to the word that is read or predicted, whichever is better on other sentences. The "
         "paper's models have four layers of 1,000 on WMT 2014, windows of 10; concat, of which it "
-        "fixes a part, is left out.",
+        "fixes a part, is left out. As far as remembered (it was not looked up again), "
+        "its table 4 has general ahead of location by perplexity, 6.1 against 6.4, but not by "
+        "BLEU, 17.3 against 18.1.",
         criterion=(
-            ahead("loss, location", "loss, dot"),
-            ahead("loss, location", "loss, general"),
-            ahead("alignment error, location", "alignment error, local-m"),
-            ahead("alignment error, location", "alignment error, local-p"),
+            headline(ahead("loss, location", "loss, dot")),
+            headline(ahead("loss, location", "loss, general")),
+            headline(ahead("alignment error, location", "alignment error, local-m")),
+            headline(ahead("alignment error, location", "alignment error, local-p")),
         ),
         measure=measure,
         came=_came,

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from attnzoo.config.attention import MultiHeadConfig
 from attnzoo.config.gpt2 import GPT2Config
 from attnzoo.models import GPT2
-from reproductions.claim import Claim, Measured, Results, Setting, above, ahead, below
+from reproductions.claim import Claim, Measured, Results, Setting, above, ahead, below, headline
 from reproductions.training import fit
 
 VOCABULARY, LENGTH, ROWS, HEADS = 32, 48, 32, 4
@@ -90,12 +90,16 @@ CLAIMS = (
         setup="made rows of 48 tokens out of 32, which repeat with a period of 8 to 20 drawn for "
         "each row, no token twice in a period; GPT-2 blocks of width 64 with 4 heads and, as in "
         "the papers, next to no feed-forward layers (one hidden unit), 1,500 steps of 32 rows. The "
-        "papers' models read text.",
+        "papers' models read text. An earlier record of seed 0 by this criterion (commit 544e818) "
+        "was replaced: with feed-forward layers, tied embeddings and tokens that could come twice "
+        "in a period two layers had an accuracy of 0.647 after 3,000 steps, and the best head a "
+        "weight of 0.039 on the next token; task, model and steps were then changed until heads "
+        "formed.",
         criterion=(
-            above("accuracy, two layers", 0.9),
+            headline(above("accuracy, two layers", 0.9)),
             below("accuracy, one layer", 0.6),
-            ahead("accuracy, two layers", "accuracy, one layer", 0.3),
-            above("best head's weight on the next token, two layers", 0.5),
+            headline(ahead("accuracy, two layers", "accuracy, one layer", 0.3)),
+            headline(above("best head's weight on the next token, two layers", 0.5)),
         ),
         measure=measure,
         came=_came,

@@ -29,6 +29,7 @@ from reproductions.claim import (
     below,
     certain,
     close,
+    headline,
 )
 
 VOCABULARY, LENGTH = 200, 16
@@ -175,8 +176,8 @@ CLAIMS = (
         "IWSLT14.",
         criterion=(
             above("power of the depth, norms after the sums", -0.1),
-            below("power of the depth, norms before the branches", -0.35),
-            ahead("norms after the sums/16", "norms before the branches/16"),
+            headline(below("power of the depth, norms before the branches", -0.35)),
+            headline(ahead("norms after the sums/16", "norms before the branches/16")),
         ),
         measure=by_depth,
         came=_depth_came,
@@ -202,8 +203,8 @@ CLAIMS = (
         "it as a suspicion, without numbers.",
         criterion=(
             certain(close("divided by √d/4", "divided by √d/1024", 0.05), VARIANCE),
-            certain(ahead("divided by √d/64", "not divided/64", 0.3), VARIANCE),
-            certain(below("not divided/1024", 0.15), VARIANCE),
+            headline(certain(ahead("divided by √d/64", "not divided/64", 0.3), VARIANCE)),
+            headline(certain(below("not divided/1024", 0.15), VARIANCE)),
         ),
         measure=saturation,
         came=_scale_came,

@@ -16,7 +16,7 @@ from attnzoo.config.model import LuongConfig
 from attnzoo.plotting.style import COLORS, MARKERS, SMALL_DPI, style
 from attnzoo.special_tokens import PAD
 from attnzoo.tasks.losses import mean_loss
-from reproductions.claim import Check, Claim, Measured, Results, Setting, above
+from reproductions.claim import Check, Claim, Measured, Results, Setting, above, headline, positive
 from reproductions.claims.unknown_words import UNKNOWN, dictionary, replaced
 from reproductions.training import fit
 from reproductions.translators import (
@@ -126,10 +126,10 @@ def _figure(results: Results) -> Figure:
 
 
 def _gains(name: str) -> Check:
-    return Check(
+    return positive(
+        f"gain, {name}",
         f"{name} is above the rung before, the whole 95 % interval of a paired bootstrap over "
         "sentences",
-        lambda results: results.interval(f"gain, {name}")[0] > 0,
     )
 
 
@@ -159,7 +159,7 @@ CLAIMS = (
         "20.9.",
         criterion=(
             above(ORDER, 0.8),
-            *(_gains(name) for name in LADDER[1:]),
+            *(headline(_gains(name)) for name in LADDER[1:]),
         ),
         measure=measure,
         came=_came,

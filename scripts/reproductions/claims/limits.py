@@ -13,7 +13,7 @@ from attnzoo.attention import Site, build_attention
 from attnzoo.config.attention import MultiHeadConfig
 from attnzoo.layers.feed_forward import FeedForward
 from attnzoo.ops.hopfield import hopfield_retrieve
-from reproductions.claim import Claim, Results, Setting, above, ahead
+from reproductions.claim import Claim, Results, Setting, above, ahead, headline
 
 RADIUS, NOISE, NEAR, SHARE = 1.5, 0.5, 0.2, 0.9
 """Norm of a pattern over sqrt(H - 1); of the noise of a query and of the distance that counts as
@@ -120,9 +120,14 @@ def _collapsed(results: Results) -> str:
         10 ** results.mean(f"{name}/3")
         for name in ("attention alone", "with feed-forward layers", "with skip connections")
     )
+    first, first_fed = (
+        10 ** results.mean(f"{name}/1") for name in ("attention alone", "with feed-forward layers")
+    )
     return (
         f"After three layers the rows differ by {alone:.0e} of their norm in attention alone, "
-        f"by {fed:.0e} with feed-forward layers and by {skipped:.0%} with skip connections."
+        f"by {fed:.0e} with feed-forward layers and by {skipped:.0%} with skip connections. After "
+        f"one layer feed-forward layers make it worse: {first:.0%} alone, {first_fed:.0%} with "
+        "them."
     )
 
 
@@ -140,8 +145,8 @@ CLAIMS = (
         "bound; here the number itself is searched for. A number that grew as a power of the "
         "dimension would grow from 10 to 16 half as many doublings as from 4 to 10.",
         criterion=(
-            above("doublings per dimension", 0.5),
-            above("growth from 10 to 16 over that from 4 to 10", 0.75),
+            headline(above("doublings per dimension", 0.5)),
+            headline(above("growth from 10 to 16 over that from 4 to 10", 0.75)),
         ),
         measure=retrieval,
         came=_one_update,
@@ -166,8 +171,8 @@ CLAIMS = (
         "Glorot's start shrinks the states, and they then collapse faster. The paper shows trained "
         "BERT, ALBERT and XLNet.",
         criterion=(
-            ahead("decades lost in layer 2", "decades lost in layer 1"),
-            ahead("decades lost in layer 3", "decades lost in layer 2"),
+            headline(ahead("decades lost in layer 2", "decades lost in layer 1")),
+            headline(ahead("decades lost in layer 3", "decades lost in layer 2")),
             above("with skip connections/6", -1),
             ahead("with feed-forward layers/3", "attention alone/3"),
         ),

@@ -12,7 +12,7 @@ from attnzoo.config.attention import AdditiveConfig, AttentionConfig, LocationAw
 from attnzoo.config.model import BahdanauConfig
 from attnzoo.models import BahdanauSeq2Seq
 from attnzoo.special_tokens import BOS, EOS, PAD
-from reproductions.claim import Claim, Measured, Results, Setting, above, ahead
+from reproductions.claim import Claim, Measured, Results, Setting, above, ahead, headline
 from reproductions.training import fit
 from reproductions.translators import Pair, loss
 
@@ -97,8 +97,8 @@ CLAIMS = (
         criterion=(
             above("content/20", 0.95),
             above("location-aware/20", 0.95),
-            ahead("location-aware/40", "content/40", 0.1),
-            above("location-aware/40", 0.9),
+            headline(ahead("location-aware/40", "content/40", 0.1)),
+            headline(above("location-aware/40", 0.9)),
         ),
         measure=measure,
         came=_came,

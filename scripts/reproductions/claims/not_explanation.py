@@ -14,7 +14,7 @@ from attnzoo.explain.adversarial import total_variation
 from attnzoo.explain.attention_modules import perturb
 from attnzoo.explain.erasure import erase_one, flip_share, permuted_change
 from attnzoo.explain.tokens import token_tables, with_vectors
-from reproductions.claim import Claim, Measured, Results, Setting, above, ahead, below
+from reproductions.claim import Claim, Measured, Results, Setting, above, ahead, below, headline
 from reproductions.texts import FILES, PAD, Encoder, accuracy, reader
 
 COUNT = 400
@@ -173,8 +173,8 @@ CLAIMS = (
             check
             for corpus in CORPORA
             for check in (
-                below(f"attention and gradient, BiLSTM, {corpus}", 0.5),
-                below(f"attention and leave one out, BiLSTM, {corpus}", 0.5),
+                headline(below(f"attention and gradient, BiLSTM, {corpus}", 0.5)),
+                headline(below(f"attention and leave one out, BiLSTM, {corpus}", 0.5)),
                 ahead(
                     f"attention and gradient, words, {corpus}",
                     f"attention and gradient, BiLSTM, {corpus}",
@@ -215,7 +215,7 @@ CLAIMS = (
         setup=f"{DATA}{MODEL}; the change is the total variation of the classes, small is 0.1 at "
         "most, many is half of the sentences.",
         criterion=tuple(
-            above(f"changed by at most 0.1, {which}, {corpus}", 0.5)
+            headline(above(f"changed by at most 0.1, {which}, {corpus}", 0.5))
             for corpus in CORPORA
             for which in ("all", "the most peaked third")
         ),
@@ -228,7 +228,8 @@ CLAIMS = (
             f"{_range(results, 'largest weight, the most peaked third')} on average."
         ),
         meaning="Where the states of all words hold the answer, it does not matter which of them "
-        "the weights select.",
+        "the weights select. Weights that are at most so large are not peaked: of models whose "
+        "attention is, this says nothing.",
         otherwise="Where the weights are peaked the answer depends on them: that permuting does no "
         "harm is a fact about flat attention and redundant states, not about all models.",
         minutes=0.4,
@@ -254,12 +255,17 @@ CLAIMS = (
                     f"decisions flipped without another word, {corpus}",
                 ),
                 below(f"decisions flipped without the most attended word, {corpus}", 0.5),
-                ahead(
-                    f"words removed by chance, {corpus}", f"words removed by attention, {corpus}"
+                headline(
+                    ahead(
+                        f"words removed by chance, {corpus}",
+                        f"words removed by attention, {corpus}",
+                    )
                 ),
-                ahead(
-                    f"words removed by attention, {corpus}",
-                    f"words removed by gradient x attention, {corpus}",
+                headline(
+                    ahead(
+                        f"words removed by attention, {corpus}",
+                        f"words removed by gradient x attention, {corpus}",
+                    )
                 ),
             )
         ),
@@ -277,8 +283,8 @@ CLAIMS = (
         meaning="Attention says something of importance, but where few words carry a decision "
         "it is "
         "not their fair ranking.",
-        otherwise="Attention that is nearly even ranks words hardly better than chance, although "
-        "it weights them; gradients times attention rank them better where they differ.",
+        otherwise="Gradients times attention rank words better than attention does; whether "
+        "attention ranks them better than chance these trainings leave open.",
         minutes=0.4,
         axes=("share, or divergence in nats", ""),
         needs=NEEDS,

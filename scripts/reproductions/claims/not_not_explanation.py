@@ -13,7 +13,7 @@ from attnzoo.explain import capture_attention
 from attnzoo.explain.adversarial import divergence, total_variation, train_adversary
 from attnzoo.explain.attention_modules import perturb
 from attnzoo.models import RnnClassifier
-from reproductions.claim import Claim, Measured, Results, Setting, ahead, below, close
+from reproductions.claim import Claim, Measured, Results, Setting, ahead, below, close, headline
 from reproductions.texts import (
     PAD,
     ROWS,
@@ -156,15 +156,17 @@ CLAIMS = (
             ahead("divergence of weights, adversary", "divergence of weights, another seed"),
             below("change of the answer, adversary", 0.15),
             ahead("accuracy, words, weights of BiLSTM", "accuracy, words, weights of uniform"),
-            ahead("accuracy, words, weights of BiLSTM", "accuracy, words, weights of adversary"),
+            headline(
+                ahead("accuracy, words, weights of BiLSTM", "accuracy, words, weights of adversary")
+            ),
         ),
         measure=measure,
         came=_came,
         meaning="That other weights give the same answer in one model does not make them as good: "
         "trained weights name words that help a model that never saw the others.",
-        otherwise="Where uniform weights do as well, trained ones know little beyond them, and few "
-        "seeds cannot tell it from chance; an adversary that begins as a copy may also never leave "
-        "it, since the divergence has no slope there.",
+        otherwise="On average trained weights help a reader of words most, but by no more than "
+        "seeds differ; an adversary that begins as a copy may also never leave it, since the "
+        "divergence has no slope there.",
         minutes=1.3,
         axes=("accuracy, nats, or total variation", ""),
         needs=("text/sentence_polarity.zip",),

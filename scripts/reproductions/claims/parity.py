@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from attnzoo.config.attention import DeltaNetConfig
 from attnzoo.config.llama import LlamaConfig
 from attnzoo.models.llama import Llama
-from reproductions.claim import Claim, Measured, Results, Setting, above, ahead, below
+from reproductions.claim import Claim, Measured, Results, Setting, above, ahead, below, headline
 from reproductions.training import fit
 
 WIDTH = 32
@@ -73,17 +73,17 @@ CLAIMS = (
         f"asked for after every bit; one block of width {WIDTH} with 2 heads, 1,000 steps of 32 "
         "rows; accuracy over the ten last bits of a length. The paper asks at the end only.",
         criterion=(
-            above("β up to 2/160", 0.9),
-            below("β up to 1/160", 0.6),
-            ahead("β up to 2/256", "β up to 1/256", 0.2),
+            headline(above("β up to 2/160", 0.9)),
+            headline(below("β up to 1/160", 0.6)),
+            headline(ahead("β up to 2/256", "β up to 1/256", 0.2)),
         ),
         measure=parity,
         came=_parity_came,
         meaning="A state that can only decay or be overwritten cannot flip its sign with every "
         "one it reads; a factor of two in one setting is the difference.",
-        otherwise="Strengths up to 2 make parity learnable where those up to 1 are at chance "
-        "beyond the lengths trained on, but after so short a training it holds only for a few "
-        "times those lengths, and not as far with every seed.",
+        otherwise="Strengths up to 2 make parity learnable where those up to 1 are at chance at "
+        "the trained length already, so that these fail to learn, not to go on; after so short a "
+        "training it holds only for a few times that length, and not as far with every seed.",
         minutes=0.6,
         axes=("length in bits", "share of right parities"),
     ),

@@ -13,7 +13,7 @@ from attnzoo.config.bert import BertConfig
 from attnzoo.explain import capture_attention, rollout, spearman
 from attnzoo.explain.tokens import token_tables, with_vectors
 from attnzoo.models import Bert
-from reproductions.claim import Claim, Measured, Results, Setting, ahead
+from reproductions.claim import Claim, Measured, Results, Setting, ahead, headline
 from reproductions.texts import FILES, LENGTH, PAD, UNKNOWN, accuracy, corpus, train
 
 LAYERS, COUNT = 4, 200
@@ -97,7 +97,7 @@ def _came(results: Results) -> str:
 CLAIMS = (
     Claim(
         name="attention-rollout",
-        title="Rollout agrees with the importance of words better than raw attention",
+        title="Rollout agrees with the importance of words better than attention of upper layers",
         source="Abnar and Zuidema 2020, arXiv 2005.00928, tables 1 and 2",
         claimed="The rank correlation of attention rollout with blanking words out and with input "
         "gradients is higher than that of the raw attention of upper layers.",
@@ -107,7 +107,7 @@ CLAIMS = (
         "sentences; maps of the class token, mean of heads. The paper has 6 layers for the number "
         "of verbs, and DistilBERT for sentiment; attention flow is left out here.",
         criterion=tuple(
-            ahead(f"rollout and {kind}, {name}", f"layer {layer} and {kind}, {name}")
+            headline(ahead(f"rollout and {kind}, {name}", f"layer {layer} and {kind}, {name}"))
             for name in FILES
             for kind in ("blank-out", "gradient")
             for layer in (LAYERS - 1, LAYERS)

@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 
 from attnzoo.config.attention import AdditiveConfig
 from attnzoo.config.model import BahdanauConfig
-from reproductions.claim import Claim, Measured, Results, Setting, above, ahead, below
+from reproductions.claim import Claim, Measured, Results, Setting, above, ahead, below, headline
 from reproductions.training import fit
 from reproductions.translators import (
     MULTI30K,
@@ -178,10 +178,10 @@ CLAIMS = (
         "weights would give the end 9.1%. The paper shows four sentences, of a model of width "
         "1,000.",
         criterion=(
-            above(ORDER, 0.9),
+            headline(above(ORDER, 0.9)),
             above(CROSSED, 0.5),
-            ahead(CROSSED, UNCROSSED, 0.3),
-            above(ARTICLE, 0.1),
+            headline(ahead(CROSSED, UNCROSSED, 0.3)),
+            headline(above(ARTICLE, 0.1)),
             above(NOUN, 0.1),
             ahead(NOUN, NUMERAL),
             below(END, 0.05),
