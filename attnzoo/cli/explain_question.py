@@ -86,9 +86,10 @@ def _class(task: Any, text: str, arguments: argparse.Namespace) -> TextQuestion:
     cls, sep = tokenizer.special("cls"), tokenizer.special("sep")
     tags = task.head == "token"
     first, _, second = (text, "", "") if tags else text.partition("|||")
-    ids = [cls, *tokenizer.encode_ids(first.strip()), sep]
+    between = tokenizer.between() if second.strip() else ()
+    ids = [cls, *tokenizer.encode_ids(first.strip()), *(between or (sep,))]
     border = len(ids)
-    if second.strip():
+    if between:
         ids += [*tokenizer.encode_ids(second.strip()), sep]
     at = _place(ids, 1 if arguments.at is None else arguments.at) if tags else None
     if not tags and arguments.at is not None:
@@ -97,7 +98,7 @@ def _class(task: Any, text: str, arguments: argparse.Namespace) -> TextQuestion:
     return TextQuestion(
         ids,
         labels,
-        _removable(ids, {cls, sep}, text),
+        _removable(ids, {cls, sep, *between}, text),
         at,
         None if arguments.target is None else class_number(arguments.target, task.names),
         lambda number: task.names[number],

@@ -48,10 +48,12 @@ class LabelledCorpus:
 class LabelledPlan(BucketPlan):
     """Batches of labelled texts of similar length: CLS, text, SEP, perhaps the second text, SEP.
 
+    Between two texts are the special tokens of the tokenizer's pairs, which may be several.
+
     An epoch has every example once (`RowOrder`); without `shuffle` sorted by length. A batch is
     padded with `pad_id` to a bucket; None chooses at most six that waste the least padding.
     Examples longer than `max_length`, special tokens included, are cut at their end, of two texts
-    the longer one first; `cut` counts such examples.
+    the longer one first; `cut_rows` are the indices of such examples, and `cut` their number.
     """
 
     def __init__(
@@ -66,13 +68,14 @@ class LabelledPlan(BucketPlan):
         max_buckets: int = MAX_BUCKETS,
     ) -> None:
         cls, sep = tokenizer.special("cls"), tokenizer.special("sep")
-        ends = 2 if corpus.second is None else 3
+        between = () if corpus.second is None else tokenizer.between()
+        ends = 2 + len(between)
         if max_length <= ends:
             raise ValueError(f"max_length={max_length}, wanted more than the {ends} special tokens")
         self.corpus = corpus
         self.batch_size = batch_size
         self.pad_id = tokenizer.pad_id
-        self.cut = 0
+        self.cut_rows: list[int] = []
         self._rows: list[np.ndarray] = []
         # Index at which the second text begins.
         self._borders = np.zeros(len(corpus), np.int64)
@@ -80,19 +83,24 @@ class LabelledPlan(BucketPlan):
             first = tokenizer.encode_ids(text)
             second = [] if corpus.second is None else tokenizer.encode_ids(corpus.second[i])
             room = max_length - ends
-            self.cut += len(first) + len(second) > room
+            if len(first) + len(second) > room:
+                self.cut_rows.append(i)
             kept = _shares(len(first), len(second), room)
-            row = [cls, *first[: kept[0]], sep]
-            self._borders[i] = len(row)
-            if corpus.second is not None:
-                row += [*second[: kept[1]], sep]
-            self._rows.append(np.asarray(row, np.int32))
+            row = [cls, *first[: kept[0]], *between]
+            # Without a second text, behind SEP.
+            self._borders[i] = len(row) + (corpus.second is None)
+            self._rows.append(np.asarray([*row, *second[: kept[1]], sep], np.int32))
         self._lengths = np.asarray([len(row) for row in self._rows], np.int64)
         self._order = RowOrder(len(corpus), batch_size, seed, shuffle, self._lengths)
         self._buckets = Buckets(self._lengths, buckets, max_buckets)
         self._fingerprint = array_fingerprint(
             np.concatenate(self._rows), self._lengths, self._borders, corpus.labels
         )
+
+    @property
+    def cut(self) -> int:
+        """Number of examples that are cut."""
+        return len(self.cut_rows)
 
     def collate(self, rows: Int64[np.ndarray, " B"]) -> Batch:
         """Return the batch of these rows.

@@ -22,6 +22,7 @@ from tokenizers import (
     models,
     normalizers,
     pre_tokenizers,
+    processors,
     trainers,
 )
 
@@ -280,6 +281,12 @@ def _from_vocabulary(folder: Path) -> Tokenizer:
             tokenizer = Tokenizer(models.BPE.from_file(str(pieces), str(merges)))
             tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
             tokenizer.decoder = decoders.ByteLevel()
+            begin, end = (tokenizer.token_to_id(name) for name in ("<s>", "</s>"))
+            kind = _read_json(folder / "config.json").get("model_type")
+            if kind == "roberta" and begin is not None and end is not None:
+                tokenizer.post_processor = processors.RobertaProcessing(
+                    ("</s>", end), ("<s>", begin), add_prefix_space=False
+                )
             return tokenizer
     except Exception as error:  # the library raises nothing more specific
         reason = (str(error).splitlines() or [""])[0]

@@ -1,4 +1,4 @@
-"""Preparation of pictures as a preprocessor_config.json of transformers describes it."""
+"""Preparation of pictures as transformers' preprocessor_config.json describes it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,33 @@ from attnzoo.files import read_json
 logger = logging.getLogger(__name__)
 
 FILE = "preprocessor_config.json"
+PROCESSOR = "processor_config.json"
+"""File in which transformers 5 keeps the settings of FILE beside those of a tokenizer."""
+
+
+def read_preparation(folder: Path, part: str) -> tuple[str, dict[str, Any] | None]:
+    """Return the place, for messages, and the settings of a folder's pictures or sounds.
+
+    As in transformers, those of processor_config.json go before those of preprocessor_config.json.
+
+    Args:
+      part: object of processor_config.json that has them, "image_processor" or
+        "feature_extractor".
+
+    Returns:
+      The place, and the settings, None where neither file has them.
+
+    Raises:
+      UserError: a file is damaged, or the part is no object.
+    """
+    path = folder / PROCESSOR
+    found = read_json(path).get(part) if path.exists() else None
+    if found is not None:
+        if not isinstance(found, dict):
+            raise UserError(f"{path}: {part}={found!r}; wanted an object")
+        return f"{path}: {part}", found
+    path = folder / FILE
+    return str(path), read_json(path) if path.exists() else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +73,8 @@ class PicturePreparation:
         Raises:
           UserError: a value that is not known, or a size other than the model's.
         """
-        path = folder / FILE
-        values = read_json(path) if path.exists() else {}
+        path, values = read_preparation(folder, "image_processor")
+        values = values or {}
         known = values.get("do_resize", True), values.get("do_center_crop", False)
         size = _size(values.get("size", side), path, "size") if known[0] else None
         if size is not None and "size" not in values and not known[1]:
@@ -114,7 +141,7 @@ class PicturePreparation:
         return np.asarray(image).reshape(image.height, image.width, len(self.mean))
 
 
-def _size(value: Any, path: Path, name: str) -> tuple[int, int] | int:
+def _size(value: Any, path: str, name: str) -> tuple[int, int] | int:
     if isinstance(value, dict) and set(value) == {"height", "width"}:
         found: Any = value["height"], value["width"]
     elif isinstance(value, dict) and set(value) == {"shortest_edge"}:
@@ -127,7 +154,7 @@ def _size(value: Any, path: Path, name: str) -> tuple[int, int] | int:
     return found
 
 
-def _channels(values: dict[str, Any], name: str, channels: int, path: Path) -> np.ndarray:
+def _channels(values: dict[str, Any], name: str, channels: int, path: str) -> np.ndarray:
     found = values.get(name, 0.5)
     each = found if isinstance(found, list) else [found] * channels
     lowest = 0.0 if name == "image_std" else -math.inf

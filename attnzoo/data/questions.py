@@ -252,7 +252,8 @@ class QuestionPlan(BucketPlan):
     A question and its document are one row where they fit into ``max_length``, else windows that
     begin every ``stride`` tokens (Devlin et al. 2019, appendix A.5 and the authors' code). An
     answer that ends within a token takes in the whole token; ``widened`` counts these, ``lost``
-    the answers that no window holds, ``cut`` the questions of more than ``max_question`` tokens.
+    the answers that no window holds. ``cut_rows`` are the indices of questions of more than
+    ``max_question`` tokens, which are cut, and ``cut`` their number.
     """
 
     def __init__(
@@ -269,15 +270,18 @@ class QuestionPlan(BucketPlan):
         max_buckets: int = MAX_BUCKETS,
     ) -> None:
         self.questions, self.batch_size, self.pad_id = questions, batch_size, tokenizer.pad_id
-        self.widened = self.lost = self.cut = 0
+        self.widened = self.lost = 0
+        self.cut_rows: list[int] = []
         self.windows: list[Window] = []
         self._documents: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        self._specials = tokenizer.special("cls"), tokenizer.special("sep")
+        self._ends = tokenizer.special("cls"), tokenizer.special("sep")
+        self._between = tokenizer.between()
         for number, one in enumerate(questions.items):
             if one.document not in self._documents:
                 self._documents[one.document] = tokenizer.encode_offsets(one.document)
             asked = tokenizer.encode_ids(one.text)
-            self.cut += len(asked) > max_question
+            if len(asked) > max_question:
+                self.cut_rows.append(number)
             self._cut(number, one, asked[:max_question], max_length, stride)
         self._rows = [window.ids for window in self.windows]
         lengths = np.asarray([len(row) for row in self._rows], np.int64)
@@ -288,13 +292,18 @@ class QuestionPlan(BucketPlan):
             np.concatenate(self._rows), lengths, np.asarray(columns, np.int64)
         )
 
+    @property
+    def cut(self) -> int:
+        """Number of questions that are cut."""
+        return len(self.cut_rows)
+
     def _cut(
         self, number: int, one: Question, asked: list[int], max_length: int, stride: int
     ) -> None:
         """Add the windows of one question."""
         ids, offsets = self._documents[one.document]
-        cls, sep = self._specials
-        room = max_length - len(asked) - 3
+        (cls, sep), between = self._ends, self._between
+        room = max_length - len(asked) - len(between) - 2
         if room < 1:
             raise UserError(
                 f"training.max_length={max_length} leaves no room for a document behind a question "
@@ -304,14 +313,14 @@ class QuestionPlan(BucketPlan):
         if span is not None and one.located is not None:
             text = one.document[offsets[span[0], 0] : offsets[span[1], 1]].strip()
             self.widened += text != one.located[0].strip()
-        held, border = False, len(asked) + 2
+        held, border = False, 1 + len(asked) + len(between)
         for first in range(0, max(len(ids), 1), min(stride, room)):
             part = ids[first : first + room]
             start = end = 0
             if span is not None and first <= span[0] and span[1] < first + len(part):
                 start, end = (border + place - first for place in span)
                 held = True
-            row = np.asarray([cls, *asked, sep, *part, sep], np.int32)
+            row = np.asarray([cls, *asked, *between, *part, sep], np.int32)
             self.windows.append(Window(number, row, border, first, start, end))
             if first + room >= len(ids):
                 break

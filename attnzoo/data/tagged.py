@@ -57,7 +57,7 @@ class TaggedPlan(BucketPlan):
 
     The first token of a word has its tag; the others, and special tokens, are not counted
     (Devlin et al. 2019, 5.3). Sentences longer than `max_length`, special tokens included, are cut
-    at their end; `cut` counts them. Otherwise like `LabelledPlan`.
+    at their end; `cut_rows` are their indices, `cut` their number. Otherwise like `LabelledPlan`.
     """
 
     def __init__(
@@ -76,12 +76,12 @@ class TaggedPlan(BucketPlan):
         self.corpus = corpus
         self.batch_size = batch_size
         self.pad_id = tokenizer.pad_id
-        self.cut = 0
+        self.cut_rows: list[int] = []
         cls, sep = tokenizer.special("cls"), tokenizer.special("sep")
         self._rows: list[np.ndarray] = []
         self._tags: list[np.ndarray] = []
         known: dict[str, list[int]] = {}
-        for words, tags in zip(corpus.words, corpus.tags, strict=True):
+        for row, (words, tags) in enumerate(zip(corpus.words, corpus.tags, strict=True)):
             ids, marks = [cls], [-1]
             for word, tag in zip(words, tags, strict=True):
                 if word not in known:
@@ -90,7 +90,8 @@ class TaggedPlan(BucketPlan):
                     known[word] = pieces or [tokenizer.special("unk")]
                 ids += known[word]
                 marks += [tag] + [-1] * (len(known[word]) - 1)
-            self.cut += len(ids) + 1 > max_length
+            if len(ids) + 1 > max_length:
+                self.cut_rows.append(row)
             ids, marks = ids[: max_length - 1], marks[: max_length - 1]
             self._rows.append(np.asarray([*ids, sep], np.int32))
             self._tags.append(np.asarray([*marks, -1], np.int32))
@@ -100,6 +101,11 @@ class TaggedPlan(BucketPlan):
         self._fingerprint = array_fingerprint(
             np.concatenate(self._rows), np.concatenate(self._tags), self._lengths
         )
+
+    @property
+    def cut(self) -> int:
+        """Number of sentences that are cut."""
+        return len(self.cut_rows)
 
     def collate(self, rows: Int64[np.ndarray, " B"]) -> Batch:
         """Return the batch of these rows.

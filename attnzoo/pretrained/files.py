@@ -22,10 +22,15 @@ INDEX = "model.safetensors.index.json"
 TOKENIZER = "tokenizer.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5")
 BESIDE = (
-    "tokenizer*.json", "special_tokens_map.json", "*vocab.*", "merges.txt", "*.model", "*.spm",
-    "preprocessor_config.json", "chat_template*",
+    "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "*vocab.*", "merges.txt",
+    "*.model", "*.spm", "preprocessor_config.json", "processor_config.json", "chat_template*",
 )  # fmt: skip
 """Names of files that belong to a model and are copied as they are."""
+FETCHED = (
+    CONFIG, "config.yaml", "transformers.json", "generation_config.json",
+    WEIGHTS, INDEX, "model-*.safetensors", *BESIDE,
+)  # fmt: skip
+"""Names of files that are downloaded from the hub: all that a folder's readers open."""
 MAX_FILE_BYTES = 5 * 2**30
 """Largest file of weights in bytes; larger weights are split, since one shard is held twice."""
 
@@ -49,10 +54,8 @@ def resolve(name: str | Path) -> Path:
         raise UserError(
             f"{name}: no such folder; to fetch it from the hub: pip install huggingface_hub"
         ) from None
-    wanted = [CONFIG, WEIGHTS, INDEX, "model-*.safetensors", "tokenizer*.json", "*.model"]
-    wanted += ["generation_config.json", "preprocessor_config.json"]
     try:
-        return Path(snapshot_download(str(name), allow_patterns=wanted))
+        return Path(snapshot_download(str(name), allow_patterns=list(FETCHED)))
     except Exception as error:  # the hub, its client and its transport raise different types
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 import types
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,6 +42,8 @@ from attnzoo.tasks.losses import Sums
 from attnzoo.tasks.prediction import Evaluation, Prediction, PredictSettings, named_lines
 from attnzoo.tasks.run_file import TOKENIZER
 from attnzoo.tasks.task import Batch, Task
+
+logger = logging.getLogger(__name__)
 
 CHUNK = 256
 """Most questions whose windows are made before they are answered."""
@@ -268,6 +271,12 @@ class QuestionAnsweringTask(Task):
                     [*range(64, length, 64), length],
                     shuffle=False,
                 )
+                for row in plan.cut_rows:
+                    logger.warning(
+                        "%s: the question is longer than task.max_question=%d tokens; its end is "
+                        "left out",
+                        *(usable[row].place, self.settings.max_question),
+                    )
                 answers = iter(self.answers(model, plan))
             for one in some:
                 if one.problem:

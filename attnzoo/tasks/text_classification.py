@@ -1,6 +1,7 @@
 """Classification of texts and tagging of words, by an encoder with a head."""
 
 import dataclasses
+import logging
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -25,6 +26,8 @@ from attnzoo.tasks.prediction import CHUNK, Prediction, PredictSettings, named_l
 from attnzoo.tasks.run_file import CLASS_NAMES, TOKENIZER, class_names_of
 from attnzoo.tasks.task import Batch, Plan, Task
 from attnzoo.tasks.translation import padded_length
+
+logger = logging.getLogger(__name__)
 
 
 class ClassificationTask(Task):
@@ -146,6 +149,12 @@ class ClassificationTask(Task):
                 found: dict[int, Prediction] = {}
                 for numbers, corpus in self.unlabelled({n: some[n][1] or "" for n in readable}):
                     plan = self.plans(corpus, self.tokenizer, rows, room, sizes, 0, False)
+                    for row in plan.cut_rows:
+                        logger.warning(
+                            "%s: longer than the %d tokens that the model reads; its end is left "
+                            "out",
+                            *(some[numbers[row]][0], room),
+                        )
                     for batch in plan.batches():
                         shares = jax.device_get(said(state, self.inputs(batch)))
                         for row, share in zip(batch["rows"], shares, strict=True):

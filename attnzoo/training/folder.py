@@ -72,7 +72,7 @@ class Folder(Opened):
         return self.end_ids
 
     def picture(self, image: Any) -> Any:
-        """Return a Pillow image as the folder's preprocessor_config.json prepares it."""
+        """Return a Pillow image as the folder's files prepare it."""
         if self.preparation is None:
             return super().picture(image)
         return self.preparation.pixels(image)

@@ -189,7 +189,7 @@ class FolderSettings:
         if tokens.languages:
             frame, start, first = self._languages(tokens, frame, source, target)
         elif before:
-            frame = Frame(before, (end,))
+            frame = Frame((*frame.before, *before), frame.after)
         elif (source or target) and not described:
             known = [tokens.config.get(f"{side}_lang") for side in ("source", "target")]
             if [source or known[0], target or known[1]] != known:
@@ -270,14 +270,14 @@ class FolderSettings:
             if isinstance(values, dict) and (key == names[0] or values.get("prefix") == names[1]):
                 check_settings(values, self.described, self.vocabulary)
                 self.generation |= {k: v for k, v in values.items() if k != "prefix"}
-                return tokens.text_ids(str(values.get("prefix", ""))), True
+                return _prefix_ids(tokens, str(values.get("prefix", ""))), True
         known = [key for key in described if key.startswith("translation_")]
         told = f"has {', '.join(known)}" if known else "names no languages"
         logger.warning(
             "%s: task_specific_params %s, not from %s to %s; texts begin with %r all the same",
             *(self.described, told, source, target, names[1]),
         )
-        return tokens.text_ids(names[1]), True
+        return _prefix_ids(tokens, names[1]), True
 
     def _generation(
         self, *, translates: bool, longest: int | None = None, more: Sequence[str] = ()
@@ -340,6 +340,21 @@ class FolderSettings:
         named = self.config.get("id2label") or {}
         found = tuple(str(named[key]) for key in sorted(named, key=int))
         return found if len(found) == count else tuple(map(str, range(count)))
+
+
+def _prefix_ids(tokens: FolderTokenizers, prefix: str) -> tuple[int, ...]:
+    """Return the ids of a text before every source, as if both were read as one text.
+
+    A warning says where they are not, because the prefix ends within a word.
+    """
+    text, both = tokens.text_ids("a"), tokens.text_ids(f"{prefix}a")
+    if text and both[-len(text) :] == text:
+        return both[: -len(text)]
+    logger.warning(
+        "%s: the prefix %r ends within a word; its tokens stay apart from those of a text",
+        *(tokens.folder, prefix),
+    )
+    return tokens.text_ids(prefix)
 
 
 def _task(config: Any, **parts: Any) -> Any:

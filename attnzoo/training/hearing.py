@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from attnzoo.config.transformer import TransformerConfig
-from attnzoo.data.picture_preparation import FILE
+from attnzoo.data.picture_preparation import read_preparation
 from attnzoo.decoding.rules import Rules, TimeTokens
 from attnzoo.errors import UserError
-from attnzoo.files import read_json
 from attnzoo.tasks.transcription import Heads
 
 logger = logging.getLogger(__name__)
@@ -51,17 +50,16 @@ RECORDS = ("return_attention_mask", "processor_class", "mel_filters", "nb_max_fr
 
 
 def check_preparation(folder: Path, model: TransformerConfig) -> None:
-    """Check that a folder's preprocessor_config.json makes the log-mel frames that the model reads.
+    """Check that a folder's feature extractor makes the log-mel frames that the model reads.
 
     Raises:
       UserError: one line that names a setting that is not supported.
     """
-    path = folder / FILE
-    values = read_json(path) if path.exists() else {}
+    path, values = read_preparation(folder, "feature_extractor")
     source: Any = model.source
     seconds = source.length * source.step / 100
     wanted = {**WINDOW, "feature_size": source.mels, "chunk_length": seconds}
-    given = {"feature_size": 80, "chunk_length": 30} | values
+    given = {"feature_size": 80, "chunk_length": 30} | (values or {})
     for name, value in given.items():
         if name in wanted and value != wanted[name] and not (value is None and name in WINDOW):
             raise UserError(f"{path}: {name}={value!r} is not supported; wanted {wanted[name]!r}")

@@ -18,7 +18,7 @@ from attnzoo.config.fields import DropRate
 from attnzoo.config.loader import load
 from attnzoo.config.schema import Field, fields_of
 from attnzoo.config.two_towers import TwoTowersConfig
-from attnzoo.data.picture_preparation import FILE, PicturePreparation
+from attnzoo.data.picture_preparation import PicturePreparation, read_preparation
 from attnzoo.errors import UserError
 from attnzoo.tasks import task_class
 from attnzoo.tasks.contrastive import ContrastiveTask
@@ -167,7 +167,7 @@ def taken_from_folder(config: ExperimentConfig) -> dict[str, Any] | None:
 
     if issubclass(cls, ImageClassificationTask):
         folder, model = files.resolve(path), cast(Any, config.model)
-        if not (folder / FILE).exists():
+        if read_preparation(folder, "image_processor")[1] is None:
             return None
         found = PicturePreparation.read(folder, model.image_size, model.channels)
         return {"labels": ImageLabels((), found.mean, found.deviation)}

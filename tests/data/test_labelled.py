@@ -8,9 +8,15 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+import tiny_folders
+from tokenizers import ByteLevelBPETokenizer, Tokenizer
+from tokenizers.processors import RobertaProcessing
 
+from attnzoo import pretrained
+from attnzoo.config.bert import BertConfig
 from attnzoo.config.data import (
     ByteTokenizerConfig,
+    FileTokenizerConfig,
     HubSourceConfig,
     LabelledTextConfig,
     TaggedTextConfig,
@@ -18,6 +24,7 @@ from attnzoo.config.data import (
 )
 from attnzoo.data.corpus import load_corpus
 from attnzoo.data.labelled import LabelledCorpus, LabelledPlan, load_labelled
+from attnzoo.data.questions import Question, QuestionPlan, Questions
 from attnzoo.data.tagged import TaggedPlan, load_tagged
 from attnzoo.data.text_tokenizers import TextTokenizer, build_tokenizer
 from attnzoo.errors import UserError
@@ -229,6 +236,47 @@ def test_batches_by_hand(pieces: TextTokenizer) -> None:
     assert plan.cut == 2
     with pytest.raises(ValueError, match="max_length=3"):
         LabelledPlan(corpus, pieces, 2, max_length=3)
+
+
+ENCODERS = [kind for kind, family in pretrained.FAMILIES.items() if family.config is BertConfig]
+
+
+@pytest.mark.parametrize("kind", [*ENCODERS, "roberta-merges"])
+def test_pairs_are_those_of_the_folders_tokenizer(kind: str, tmp_path: Path) -> None:
+    """Labelled pairs, and questions on documents, against the tokenizers library's own pairs."""
+    if kind == "roberta-merges":
+        vocabulary = {token: i for i, token in enumerate(["<s>", "<pad>", "</s>", *"acdt"])}
+        write(tmp_path / "vocab.json", json.dumps(vocabulary))
+        write(tmp_path / "merges.txt", "#version: 0.2\n")
+        write(tmp_path / "config.json", json.dumps({"model_type": "roberta"}))
+        around = RobertaProcessing(("</s>", 2), ("<s>", 0))
+        library = ByteLevelBPETokenizer.from_file(
+            str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt")
+        )
+        library.post_processor = around
+    else:
+        tiny_folders.write_tokenizer(kind, tmp_path, False)
+        library = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    tokenizer = build_tokenizer(FileTokenizerConfig(path=tmp_path), [])
+    wanted = library.encode("cat", "dad cat").ids
+    assert len(wanted) == len(tokenizer.encode_ids("cat") + tokenizer.encode_ids("dad cat")) + (
+        4 if "roberta" in kind else 3
+    )
+    corpus = LabelledCorpus(["cat"], ["dad cat"], np.array([0], np.int32), ("x",))
+    for length, cut in ((len(wanted), 0), (len(wanted) - 1, 1)):
+        plan = LabelledPlan(corpus, tokenizer, 1, length)
+        (batch,) = plan.batches()
+        assert (plan.cut, batch["tokens"].shape) == (cut, (1, length))
+    (batch,) = LabelledPlan(corpus, tokenizer, 1, 40, [40]).batches()
+    assert batch["tokens"][0, batch["valid"][0]].tolist() == wanted
+    behind = 1 + len(tokenizer.encode_ids("dad cat"))
+    assert np.flatnonzero(batch["segments"][0]).tolist() == [
+        *range(len(wanted) - behind, len(wanted))
+    ]
+    asked = Questions([Question("q", "cat", "dad cat", ())])
+    (window,) = QuestionPlan(asked, tokenizer, 1, len(wanted), 4, 9).windows
+    assert window.ids.tolist() == wanted
+    assert window.border == len(wanted) - behind
 
 
 def test_batches_of_a_step(pieces: TextTokenizer) -> None:

@@ -8,13 +8,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attnzoo.data.picture_preparation import FILE, PicturePreparation
+from attnzoo.data.picture_preparation import FILE, PROCESSOR, PicturePreparation
 from attnzoo.errors import UserError
 
 
 def read(folder: Path, **values: Any) -> PicturePreparation:
     (folder / FILE).write_text(json.dumps(values))
     return PicturePreparation.read(folder, 4, 1)
+
+
+def test_settings_of_a_processor_go_before_those_of_its_own_file(tmp_path: Path) -> None:
+    (tmp_path / PROCESSOR).write_text(json.dumps({"processor_class": "CLIPProcessor"}))
+    assert read(tmp_path, size=4, image_mean=0.25).mean[0] == 0.25
+    nested = {"image_processor": {"size": {"shortest_edge": 4}, "image_mean": [0.75]}}
+    (tmp_path / PROCESSOR).write_text(json.dumps(nested))
+    one = PicturePreparation.read(tmp_path, 4, 1)
+    assert (one.size, one.mean[0]) == (4, 0.75)
+    for wrong, said in (({"size": 5}, "image_processor: pictures of"), (7, "image_processor=7;")):
+        (tmp_path / PROCESSOR).write_text(json.dumps({"image_processor": wrong}))
+        with pytest.raises(UserError, match=f"^{tmp_path / PROCESSOR}: {said}"):
+            PicturePreparation.read(tmp_path, 4, 1)
 
 
 def test_the_centre_of_the_shorter_side(tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_folders
+from tokenizers.processors import TemplateProcessing
 
 import attnzoo
+from attnzoo import pretrained
 from attnzoo.errors import UserError
 from attnzoo.training.generation_settings import NUMBERS, SAMPLING_NUMBERS, TOKENS, check_settings
 
@@ -89,6 +91,26 @@ def test_languages_that_a_t5_does_not_name_are_told(
         assert told if not known else not told
         assert known or "from English to Klingon" in told[0]
         assert known or all(key in told[0] for key in described)
+
+
+@pytest.mark.parametrize("ended", [True, False])
+@pytest.mark.parametrize("prefix", ["a cat: ", "the  ", "", "cat-"])
+def test_the_prefix_of_a_t5_is_read_with_its_text(
+    prefix: str, ended: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also by a tokenizer that puts no end token behind a text."""
+    described = {"translation_en_to_de": {"prefix": prefix}}
+    folder = tiny_folders.tiny_folder("t5", tmp_path / "t5", task_specific_params=described)
+    library = pretrained.tokenizer(folder)
+    if not ended:
+        library.post_processor = TemplateProcessing(single="$A", special_tokens=[])
+        library.save(str(folder / "tokenizer.json"))
+    translator = attnzoo.open(folder, source_language="en", target_language="de").translator()
+    one = translator.source_tokenizer.encode("the mat sat .")
+    ours = translator.source_frame.around(one.ids)
+    apart = prefix == "cat-"
+    assert (ours == library.encode(f"{prefix}the mat sat .").ids) is not apart
+    assert ("'cat-' ends within a word" in caplog.text) is apart
 
 
 def test_a_text_goes_on_behind_what_is_no_end_here(tmp_path: Path) -> None:

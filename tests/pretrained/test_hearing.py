@@ -80,6 +80,7 @@ def test_the_width_of_the_median_is_odd(width: Any) -> None:
      {"feature_size": 7}, {"chunk_length": 2}, {"do_normalize": True}, {"padding_side": "left"}],
 )  # fmt: skip
 def test_other_frames_than_the_models_are_refused(values: dict[str, Any], tmp_path: Path) -> None:
+    """Those of preprocessor_config.json, and of transformers 5's processor_config.json."""
     model = TransformerConfig(source=SoundWhisperConfig(mels=80, length=1500), tied="target")
     check_preparation(tmp_path, model)  # without a file: those of transformers
     path = tmp_path / "preprocessor_config.json"
@@ -88,4 +89,11 @@ def test_other_frames_than_the_models_are_refused(values: dict[str, Any], tmp_pa
     path.write_text(json.dumps(values))
     (name,) = values
     with pytest.raises(UserError, match=rf"preprocessor_config.json: {name}=.* wanted"):
+        check_preparation(tmp_path, model)
+    processor = tmp_path / "processor_config.json"
+    processor.write_text(json.dumps({"feature_extractor": {"n_fft": 400}}))
+    check_preparation(tmp_path, model)
+    processor.write_text(json.dumps({"feature_extractor": values}))
+    said = rf"processor_config.json: feature_extractor: {name}=.* wanted"
+    with pytest.raises(UserError, match=said):
         check_preparation(tmp_path, model)

@@ -145,8 +145,10 @@ def write_tokenizer(kind: str, folder: Path, translates: bool) -> None:
         around = (LANGUAGES[kind][0], "</s>")
     if around is not None:
         before, after = around
+        between = f"{after} {after}" if before == "<s>" else after
         one.post_processor = processors.TemplateProcessing(
             single=f"{before} $A {after}".strip(),
+            pair=f"{before} $A {between} $B:1 {after}:1".strip(),
             special_tokens=[(t, vocabulary.index(t)) for t in around if t],
         )
     one.save(str(folder / "tokenizer.json"))
