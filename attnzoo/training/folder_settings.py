@@ -38,6 +38,7 @@ from attnzoo.training.folder_config import FolderConfig, FolderData, NoTaskConfi
 from attnzoo.training.generation_settings import (
     SAMPLED,
     SEARCHED,
+    TOKENS,
     GenerationSettings,
     check_settings,
 )
@@ -138,8 +139,9 @@ class FolderSettings:
             return library.encode(text).ids or list(begin[:1])
 
         settings: dict[str, Any] = {"task": task, "config": config}
-        if found.sampling is not None:
-            settings["sampling"] = found.sampling
+        if self.generation or self.place != self.described:
+            names = ("sampling", "max_new_tokens", "max_length")
+            settings |= {name: getattr(found, name) for name in names}
         return settings | {"framed": framed, "end_ids": ends}
 
     def transcriber(self, source: str | None, target: str | None) -> dict[str, Any]:
@@ -283,6 +285,9 @@ class FolderSettings:
         self, *, translates: bool, longest: int | None = None, more: Sequence[str] = ()
     ) -> GenerationSettings:
         longest = longest or self.model.max_length
+        # Lists are not checked: transformers writes its defaults for a Whisper of any vocabulary.
+        ids = {k: v for k, v in self.config.items() if k in TOKENS and k.endswith("_token_id")}
+        check_settings(ids, self.described, self.vocabulary)
         found = GenerationSettings.read(
             self.generation,
             self.place,
