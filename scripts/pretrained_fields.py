@@ -23,7 +23,8 @@ FILE = Path(__file__).parents[1] / "tests" / "pretrained" / "fields.json"
 def of_transformers() -> dict[str, Any]:
     """Return the version of transformers, and the fields of its config classes by model type.
 
-    ``defaults`` are the declared fields; ``derived`` are names that only a written file has.
+    ``defaults`` are the declared fields; ``derived`` are names that only a written file has;
+    ``generation`` are the fields of a generation_config.json.
     """
     import transformers
 
@@ -37,7 +38,12 @@ def of_transformers() -> dict[str, Any]:
             "derived": sorted(derived),
             "aliases": made.attribute_map,
         }
-    return {"version": transformers.__version__, "families": families}
+    generation = sorted(transformers.GenerationConfig().__dict__)
+    return {
+        "version": transformers.__version__,
+        "families": families,
+        "generation": [name for name in generation if name != "_original_object_hash"],
+    }
 
 
 def groups() -> dict[str, Fields]:

@@ -10,6 +10,8 @@ model.safetensors, and expected.npz with
 - `logits`, or the output of a model without a head;
 - `states/I`: the input of each block, encoder first; `maps/NAME`: the weights of each attention;
 - `greedy` and `beams`: generated tokens, padded with -1 (of a model that generates);
+- of a language model: `defaults`, tokens with the generation_config.json FOLLOWED, and `scores`,
+  from which the first token is drawn with DRAWN;
 - of a model that hears: `features`, its log-mel frames, and `times` of the greedy tokens in
   seconds.
 """
@@ -26,6 +28,16 @@ from pretrained_models import END, FIXTURES, FORMER, GENERATION, LONG, VOCAB
 
 HOME = Path(__file__).parents[1] / "tests" / "pretrained" / "fixtures"
 ROWS, LENGTH, NEW, BEAMS = 6, 7, 9, 3
+FOLLOWED = {"repetition_penalty": 3.0, "max_length": LENGTH + 5, "top_k": 2, "eos_token_id": END}
+DRAWN = {
+    "do_sample": True,
+    "temperature": 2.5,
+    "top_k": 12,
+    "top_p": 0.95,
+    "min_p": 0.02,
+    "repetition_penalty": 1.4,
+    "eos_token_id": END,
+}
 SAMPLES = (16_000, 9_000, 4_567)
 """Lengths of the sounds, at 16 kHz."""
 
@@ -193,8 +205,25 @@ def _generated(model: Any, given: dict[str, Any], said: dict[str, Any]) -> dict[
     if translates:
         settings |= {"num_beams": BEAMS, "length_penalty": 0.0, "early_stopping": False}
         found["beams"] = model.generate(**prompt, **settings)[:, start:]
+        scores = {}
+    else:
+        found["defaults"] = _by_file(model, FOLLOWED, prompt)[:, start:]
+        form: dict[str, Any] = {"max_new_tokens": 1, "output_scores": True}
+        drawn = _by_file(model, DRAWN, prompt | form | {"return_dict_in_generate": True})
+        scores = {"scores": drawn.scores[0].numpy()}
     pad = model.config.pad_token_id
-    return {key: _padded(tokens.numpy(), pad) for key, tokens in found.items()}
+    return scores | {key: _padded(tokens.numpy(), pad) for key, tokens in found.items()}
+
+
+def _by_file(model: Any, settings: dict[str, Any], given: dict[str, Any]) -> Any:
+    """Return what a model generates with these settings for its generation_config.json."""
+    from transformers import GenerationConfig
+
+    before, pad = model.generation_config, model.config.pad_token_id
+    model.generation_config = GenerationConfig(**settings, pad_token_id=pad)
+    found = model.generate(**given, use_cache=False)
+    model.generation_config = before
+    return found
 
 
 def _heard(model: Any, given: dict[str, np.ndarray]) -> tuple[dict[str, Any], Any]:

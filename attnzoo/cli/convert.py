@@ -83,7 +83,21 @@ def _trained(arguments: argparse.Namespace) -> Any:
         raise UserError(
             f"--dtype {arguments.dtype}: a run keeps the type that it was trained in; leave it out"
         )
-    return attnzoo.open(arguments.source)
+    found = attnzoo.open(arguments.source)
+    take_origin(found.model, found.directory.path)
+    return found
+
+
+def take_origin(model: Any, run: Path) -> None:
+    """Set the origin of a run's model: the folder that its weights were first read from."""
+    from attnzoo import pretrained
+    from attnzoo.pretrained import origin
+
+    if (run / origin.OWN).exists():
+        former = origin.Origin.read(run, origin.OWN, {})
+        family = pretrained.FAMILIES.get(str(former.config.get("model_type")))
+        if family is not None and family.config is type(model.config):
+            model.origin = former
 
 
 def _write_files(task: Any, folder: Path, target: Path, to: str) -> None:
@@ -109,7 +123,8 @@ def _write_files(task: Any, folder: Path, target: Path, to: str) -> None:
             model, pixels = task.config.model, task.pixels if two else task
             side = model.image.image_size if two else model.image_size
             mean, deviation = np.asarray(pixels.mean), np.asarray(pixels.std)
-            found = PicturePreparation(side, (side, side), 3, mean, deviation)
+            resize = getattr(getattr(task.data, "source", None), "resize", None) or side
+            found = PicturePreparation(resize, (side, side), 3, mean, deviation)
         write_text(target / FILE, json.dumps(found.as_json(), indent=2) + "\n")
     if isinstance(task, ImageClassificationTask):
         return

@@ -3,6 +3,9 @@
 MODEL is a run trained with task.kind=causal_lm, a folder of transformers (or a name on the Hugging
 Face hub), or a folder written by `convert`. Prompt and continuation are written to standard output;
 several samples of a prompt are separated by a line `---`.
+
+Options that are not given are those of the folder's generation_config.json, as transformers reads
+it: greedy unless it has do_sample=true. A folder without one, and a run, draw at temperature 1.
 """
 
 import argparse
@@ -37,14 +40,21 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("model", metavar="MODEL", help="a run, a folder, or a name on the hub")
     parser.add_argument("--prompt", help='"": from nothing (default: lines of standard input)')
     parser.add_argument(
-        "--max-new-tokens", type=int, help="(default: 100, or what the model has positions for)"
+        "--max-new-tokens",
+        type=int,
+        help="(default: the folder's, else 100; at most what the model has positions for)",
     )
     parser.add_argument(
         "--temperature",
         type=float,
-        help="0: the most probable token (default, as of all below: the folder's, else 1)",
+        help="0: the most probable token (default: the folder's, as of all below)",
     )
-    parser.add_argument("--top-k", type=int, help="draw from the k most probable tokens")
+    parser.add_argument(
+        "--top-k",
+        type=int,
+        help="draw from the k most probable tokens, 0: from all (default of transformers, where a "
+        "folder has do_sample=true and no top_k: 50)",
+    )
     parser.add_argument("--top-p", type=float, help="draw from the fewest tokens of total p")
     parser.add_argument("--min-p", type=float, help="leave out tokens below p of the best")
     parser.add_argument(
@@ -154,10 +164,23 @@ def _texts(writer: Any, arguments: argparse.Namespace, failures: Failures) -> It
 
 
 def _room(writer: Any, arguments: argparse.Namespace, width: int) -> int:
+    """Return the number of tokens to write after prompts of this width.
+
+    Raises:
+      UserError: the folder's max_length, which counts the prompt, is no longer than it.
+    """
     if arguments.max_new_tokens is not None:
         return arguments.max_new_tokens
+    wanted = writer.max_new_tokens or 100
+    if writer.max_length is not None:
+        wanted = writer.max_length - width
+    if wanted < 1:
+        raise UserError(
+            f"{width:,} tokens; the folder's max_length={writer.max_length} counts them too; "
+            "wanted --max-new-tokens"
+        )
     longest = writer.config.model.longest  # the last token is never read
-    return 100 if longest is None else max(1, min(100, longest - width + 1))
+    return wanted if longest is None else max(1, min(wanted, longest - width + 1))
 
 
 def _prompts(
@@ -191,6 +214,7 @@ def _ids(
     place = f"standard input:{number}"
     try:
         ids = writer.prompt_ids(prompt)
+        _room(writer, arguments, len(ids))
     except UserError as error:
         failures.add(place, str(error))
         return None
@@ -228,7 +252,10 @@ def _spelled(
 
 
 def sampling_of(writer: Any, arguments: argparse.Namespace) -> Any:
-    """Return the settings of the command line, others as the folder has them."""
+    """Return the settings of the command line, others as the folder has them.
+
+    Where the folder is greedy, an option that only a draw can follow draws at temperature 1.
+    """
     from attnzoo.decoding.sampling import Sampling
 
     base = writer.sampling or Sampling(temperature=1.0)
@@ -237,6 +264,10 @@ def sampling_of(writer: Any, arguments: argparse.Namespace) -> Any:
         for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
         if getattr(arguments, name) is not None
     }
-    if given.get("temperature") == 0:
-        given["temperature"] = None
+    draws = {"top_k", "top_p", "min_p"} & given.keys() or arguments.num_samples > 1
+    if base.temperature is None and draws:
+        given.setdefault("temperature", 1.0)
+    for name in ("temperature", "top_k"):
+        if given.get(name) == 0:
+            given[name] = None
     return dataclasses.replace(base, **given)

@@ -47,6 +47,11 @@ def _is_count(value: Any, low: int, high: int = 2**31 - 1) -> bool:
     return type(value) is int and low <= value <= high
 
 
+def _is_tokens(value: Any) -> bool:
+    listed = value if isinstance(value, list) else [] if value is None else [value]
+    return all(type(one) is int for one in listed)
+
+
 def _is_labels(value: Any) -> bool:
     named = isinstance(value, dict) and all(isinstance(name, str) for name in value.values())
     return named and len(value) > 0 and set(value) == set(map(str, range(len(value))))
@@ -140,9 +145,8 @@ COMMON = {
         "_attn_implementation_autoset gradient_checkpointing use_bfloat16"
     ),
     "tensors are read in the dtype in which they are stored": "dtype torch_dtype",
-    "training alone, or values before it": (
-        "initializer_range problem_type classifier_dropout tf_legacy_loss"
-    ),
+    "training alone, or values before it": ("initializer_range classifier_dropout tf_legacy_loss"),
+    "answers of predict: softmax, sigmoids or numbers; saved again": "problem_type",
     "no classes, or their names alone": "id2label label2id num_labels _num_labels",
     "ids that tokenizers and generation read; saved again": (
         "bos_token_id eos_token_id eos_token_ids pad_token_id sep_token_id decoder_start_token_id"
@@ -184,6 +188,12 @@ class Settings:
     def __post_init__(self) -> None:
         for name, value in self.values.items():
             self._check(name, value)
+        if "vocab_size" not in self.fields.followed:
+            return
+        for name, field in self.fields.followed.items():
+            last = self["vocab_size"] - 1
+            if field.wanted == token().wanted and (self.values.get(name) or 0) > last:
+                raise self.error(name, f"a token id, at most {last} (vocab_size={last + 1})")
 
     def __getitem__(self, key: str) -> Any:
         """Return the value of a followed field, or its default if the file lacks it."""
@@ -236,8 +246,6 @@ class Settings:
     def _check(self, name: str, value: Any) -> None:
         fields = self.fields
         same = fields.aliases.get(name, name)
-        if (other := self.values.get(same, value)) != value:
-            raise self.error(name, f"{_short(other)}, the value of {same}")
         if field := fields.followed.get(same):
             null = field.null or field.default is None
             if not (null if value is None else field.fits(value)):
@@ -250,6 +258,10 @@ class Settings:
                 f"{self.place}: {name}={_short(value)} is not known; if the model does not depend "
                 "on it, remove it from the file"
             )
+        elif name.endswith("_token_id") and not _is_tokens(value):
+            raise self.error(name, "a token id, or a list of them")
+        if (other := self.values.get(same, value)) is not value and other != value:
+            raise self.error(name, f"{_short(other)}, the value of {same}")
 
 
 def _same(one: Any, other: Any) -> bool:

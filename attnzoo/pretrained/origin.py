@@ -20,6 +20,7 @@ _RENEWED = {
     for name in names.split()
     if reason.startswith(("record", "tensors"))
 }
+_OF_CLASSES = ("id2label", "label2id", "num_labels", "_num_labels", "problem_type")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,3 +74,16 @@ class Origin:
         for name, value in ((config, self.config), (GENERATION, self.generation)):
             if name is not None and value:
                 files.write_json(folder / name, dict(value))
+
+
+def keep_in_run(source: Path, run: Path) -> None:
+    """Write the token ids and settings of generation of ``source`` into a run that starts from it.
+
+    ``source`` is a folder, or a run that started from one. Classes are those of the new run.
+    """
+    folder = files.resolve(source)
+    name = next((one for one in (files.CONFIG, OWN) if (folder / one).exists()), None)
+    if name is not None:
+        former = Origin.read(folder, name, {})
+        config = {key: one for key, one in former.config.items() if key not in _OF_CLASSES}
+        dataclasses.replace(former, config=config).write(run, OWN)

@@ -1,5 +1,6 @@
 """T5: tensor names and settings of ``transformers.T5ForConditionalGeneration``, 1.0 and 1.1."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -166,14 +167,13 @@ def _feed_forward(hf: Settings) -> tuple[Any, bool]:
     form = hf["feed_forward_proj"]
     name = "gelu_new" if form == "gated-gelu" else form.removeprefix("gated-")
     gated = hf["is_gated_act"]
-    if hf["dense_act_fn"] is not None:
-        return hf.choose("dense_act_fn", ACTIVATIONS), form.startswith(
-            "gated-"
-        ) if gated is None else gated
-    if name not in ACTIVATIONS:
+    if name not in ACTIVATIONS and (hf["dense_act_fn"] is None or not re.fullmatch(r"[^-]+", name)):
         forms = [*ACTIVATIONS, *(f"gated-{one}" for one in ACTIVATIONS)]
         raise hf.error("feed_forward_proj", " or ".join(forms))
-    return ACTIVATIONS[name], form.startswith("gated-") if gated is None else gated
+    gated = form.startswith("gated-") if gated is None else gated
+    if hf["dense_act_fn"] is not None:
+        return hf.choose("dense_act_fn", ACTIVATIONS), gated
+    return ACTIVATIONS[name], gated
 
 
 def write(config: T5Config, sizes: Sizes) -> dict[str, Any]:

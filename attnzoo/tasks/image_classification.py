@@ -11,16 +11,16 @@ import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
-from PIL import Image, ImageOps
 
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.data.augment import augment, normalise, to_float
 from attnzoo.data.corpus import Splits
 from attnzoo.data.images import ImagePlan, ImageSet, channel_statistics, load_images
 from attnzoo.data.picture_preparation import PicturePreparation
-from attnzoo.data.pictures import open_picture
+from attnzoo.data.pictures import fitted, open_picture
 from attnzoo.errors import UserError
 from attnzoo.models import model_class
+from attnzoo.tasks.class_answers import ONE_CLASS, class_answer, class_scores
 from attnzoo.tasks.losses import Sums, mean_loss
 from attnzoo.tasks.picture_task import PictureTask
 from attnzoo.tasks.prediction import Prediction, PredictSettings
@@ -37,6 +37,7 @@ class ImageClassificationTask(PictureTask):
     def __init__(self, config: ExperimentConfig, labels: ImageLabels):
         super().__init__(config, labels)
         self.preparation: PicturePreparation | None = None  # of a folder of transformers
+        self.problem_type = ONE_CLASS
 
     @classmethod
     def read(cls, config: ExperimentConfig) -> Splits[ImageSet]:
@@ -109,14 +110,14 @@ class ImageClassificationTask(PictureTask):
     def pixels(self, image: Any) -> UInt8[np.ndarray, "h w C"]:
         """Return a Pillow image as pixels of the size trained on.
 
-        The sides are those of the folder's preparation; otherwise the centre is cropped.
+        They are those of the folder's preparation, otherwise those of the training's pictures.
         """
         if self.preparation is not None:
             return self.preparation.pixels(image)
         config: Any = self.config.model
         size = self.side or min(image.size)
-        fitted = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
-        return np.asarray(fitted).reshape(size, size, config.channels)
+        resize = getattr(getattr(self.data, "source", None), "resize", None)
+        return np.asarray(fitted(image, size, resize)).reshape(size, size, config.channels)
 
     def predict(
         self, model: Any, inputs: Sequence[Path], settings: PredictSettings
@@ -129,7 +130,7 @@ class ImageClassificationTask(PictureTask):
         @jax.jit
         def said(state: Any, pixels: Array) -> Array:
             logits = nnx.merge(graph, state)(normalise(to_float(pixels), mean, std))
-            return jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
+            return class_scores(logits, self.problem_type)
 
         paths, rows = iter(inputs), settings.batch_size or 16
         while some := list(islice(paths, rows)):
@@ -151,12 +152,8 @@ class ImageClassificationTask(PictureTask):
                 if isinstance(one, str):
                     yield Prediction(str(path), "", problem=one)
                 else:
-                    share = shares[number]
-                    best = self.names[int(share.argmax())]
-                    named = zip(self.names, share, strict=True)
-                    probabilities = {name: round(float(p), 4) for name, p in named}
-                    record = {"class": best, "probabilities": probabilities}
-                    yield Prediction(str(path), best, record)
+                    said_of = class_answer(self.names, shares[number], self.problem_type)
+                    yield Prediction(str(path), *said_of)
 
     def introduction(self) -> str:
         """Describe the number of images and classes."""

@@ -20,6 +20,7 @@ from attnzoo.data.order import MAX_BUCKETS, most_buckets
 from attnzoo.data.tagged import TaggedCorpus, TaggedPlan, load_tagged
 from attnzoo.data.text_tokenizers import TextTokenizer, build_tokenizer
 from attnzoo.models import model_class
+from attnzoo.tasks.class_answers import ONE_CLASS, class_answer, class_scores
 from attnzoo.tasks.losses import Sums, mean_loss
 from attnzoo.tasks.prediction import CHUNK, Prediction, PredictSettings, named_lines
 from attnzoo.tasks.run_file import CLASS_NAMES, TOKENIZER, class_names_of
@@ -44,6 +45,7 @@ class ClassificationTask(Task):
         super().__init__(config)
         self.tokenizer, self.names = tokenizer, names
         self.counts: dict[str, int] = {}
+        self.problem_type = ONE_CLASS
 
     def read_again(self, config: ExperimentConfig, part: str | None = None) -> Any:
         """Read the parts of the data; a class that the run does not know is a UserError."""
@@ -137,7 +139,8 @@ class ClassificationTask(Task):
 
         @jax.jit
         def said(state: Any, batch: Batch) -> Array:
-            return jax.nn.softmax(self.logits(nnx.merge(graph, state), batch, None), axis=-1)
+            logits = self.logits(nnx.merge(graph, state), batch, None)
+            return class_scores(logits, self.problem_type)
 
         for path in inputs:
             lines = named_lines(path, settings.encoding)
@@ -171,7 +174,7 @@ class ClassificationTask(Task):
     def answer(
         self, name: str, corpus: Any, row: int, shares: Float[np.ndarray, "... V"]
     ) -> Prediction:
-        """Return the prediction for a row of the data, given the probabilities of the classes."""
+        """Return the prediction for a row of the data, given the scores of the classes."""
         raise NotImplementedError(f"{type(self).__name__}.answer")
 
     def logits(self, model: Any, batch: Batch, rngs: nnx.Rngs | None) -> Array:
@@ -224,11 +227,10 @@ class SequenceClassificationTask(ClassificationTask):
     def answer(
         self, name: str, corpus: LabelledCorpus, row: int, shares: Float[np.ndarray, "V"]
     ) -> Prediction:
-        """Return the most probable class."""
-        best = self.names[int(shares.argmax())]
+        """Return the most probable class, or what ``problem_type`` asks for."""
+        said, record = class_answer(self.names, shares, self.problem_type)
         texts = [side[row] for side in (corpus.first, corpus.second) if side is not None]
-        named = {k: round(float(p), 4) for k, p in zip(self.names, shares, strict=True)}
-        return Prediction(name, best, {"texts": texts, "class": best, "probabilities": named})
+        return Prediction(name, said, {"texts": texts, **record})
 
     def inputs(self, batch: Mapping[str, Any]) -> Batch:
         """Return the arrays that the loss reads; ``counted`` is False for padding rows."""

@@ -30,6 +30,7 @@ from attnzoo.errors import UserError
 from attnzoo.files import read_json
 from attnzoo.pretrained import files, origin
 from attnzoo.tasks import task_class
+from attnzoo.tasks.class_answers import ONE_CLASS, PROBLEM_TYPES, SOME_CLASSES
 from attnzoo.tasks.run_file import ImageLabels
 from attnzoo.tasks.transcription import Hearing, TranscriptionTask
 from attnzoo.training import hearing
@@ -37,6 +38,7 @@ from attnzoo.training.folder_config import FolderConfig, FolderData, NoTaskConfi
 from attnzoo.training.generation_settings import (
     SAMPLED,
     SEARCHED,
+    TOKENS,
     GenerationSettings,
     check_settings,
 )
@@ -88,6 +90,8 @@ class FolderSettings:
         named = head in ("sequence", "token")
         more = {"names": self._names(self.model.config.num_classes)} if named else {}
         task = _task(config, **self._tokenizer(), **more)
+        if head == "sequence":
+            task.problem_type = self._problem_type(len(task.names))
         return {"task": task, "config": config}
 
     def images(self) -> dict[str, Any]:
@@ -100,7 +104,7 @@ class FolderSettings:
             count = self.model.head.kernel.shape[-1]
             labels = ImageLabels(self._names(count), prepared.mean, prepared.deviation)
             task = _task(config, labels=labels)
-            task.preparation = prepared
+            task.preparation, task.problem_type = prepared, self._problem_type(count)
         return {"task": task, "config": config, "preparation": prepared}
 
     def towers(self) -> dict[str, Any]:
@@ -135,8 +139,9 @@ class FolderSettings:
             return library.encode(text).ids or list(begin[:1])
 
         settings: dict[str, Any] = {"task": task, "config": config}
-        if found.sampling is not None:
-            settings["sampling"] = found.sampling
+        if self.generation or self.place != self.described:
+            names = ("sampling", "max_new_tokens", "max_length")
+            settings |= {name: getattr(found, name) for name in names}
         return settings | {"framed": framed, "end_ids": ends}
 
     def transcriber(self, source: str | None, target: str | None) -> dict[str, Any]:
@@ -280,6 +285,9 @@ class FolderSettings:
         self, *, translates: bool, longest: int | None = None, more: Sequence[str] = ()
     ) -> GenerationSettings:
         longest = longest or self.model.max_length
+        # Lists are not checked: transformers writes its defaults for a Whisper of any vocabulary.
+        ids = {k: v for k, v in self.config.items() if k in TOKENS and k.endswith("_token_id")}
+        check_settings(ids, self.described, self.vocabulary)
         found = GenerationSettings.read(
             self.generation,
             self.place,
@@ -319,6 +327,18 @@ class FolderSettings:
         """Return the first input of a translator's decoder."""
         found = self._ids("decoder_start_token_id")
         return found[0] if found else self.model.config.start_id
+
+    def _problem_type(self, count: int) -> str:
+        """Return the kind of a classifier's answers, by default as pipelines of transformers."""
+        found = self.config.get("problem_type")
+        if found is None:
+            return SOME_CLASSES if count == 1 else ONE_CLASS
+        if found not in PROBLEM_TYPES:
+            raise UserError(
+                f"{self.described}: problem_type={found!r} is not supported; wanted "
+                f"{', '.join(PROBLEM_TYPES)} or null"
+            )
+        return found
 
     def _names(self, count: int) -> tuple[str, ...]:
         """Return the names of the classes, or their numbers."""

@@ -53,9 +53,17 @@ NEUTRAL: dict[str, Any] = {
 WITHOUT_EFFECT = (
     "transformers_version _from_model_config use_cache cache_implementation cache_config "
     "output_attentions output_hidden_states output_scores output_logits return_dict_in_generate "
-    "disable_compile compile_config is_assistant max_matching_ngram_size _commit_hash"
+    "disable_compile compile_config is_assistant max_matching_ngram_size _commit_hash "
+    "max_cache_len prefill_chunk_size continuous_batching_config low_memory"
 ).split()
-SPECULATION = ("assistant_", "num_assistant_", "target_lookbehind")
+SPECULATION = (
+    "assistant_",
+    "num_assistant_",
+    "target_lookbehind",
+    "prompt_lookup_",
+    "speculation_",
+    "use_mtp",
+)
 """Beginnings of settings of speculative decoding, which changes no output."""
 STOPS: dict[Any, Any] = {True: "full", "never": "bound"}
 
@@ -90,16 +98,20 @@ NUMBERS = {
     "min_new_tokens": _Number(0, whole=True),
     "no_repeat_ngram_size": _Number(0, whole=True),
     "length_penalty": _Number(None),
+    "repetition_penalty": _Number(0, above=True),
 }
 SAMPLING_NUMBERS = {
     "temperature": _Number(0, above=True),
     "top_k": _Number(0, whole=True),
     "top_p": _Number(0, most=1, above=True),
     "min_p": _Number(0, most=1),
-    "repetition_penalty": _Number(0, above=True),
 }
 """Settings that are read only where a language model samples."""
+SAMPLING_ALONE = {*SAMPLING_NUMBERS, "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"}
+TOP_K = 50
+"""Value of ``top_k`` in transformers where a folder samples and names none."""
 TOKENS = {
+    "pad_token_id": 0,
     "decoder_start_token_id": 0,
     "bos_token_id": 0,
     "eos_token_id": 1,
@@ -126,6 +138,8 @@ def check_settings(values: Mapping[str, Any], place: Path, vocabulary: int) -> N
             continue
         if name in numbers and not numbers[name].has(value):
             raise UserError(f"{place}: {name}={value!r}; wanted {numbers[name]}")
+        if name == "do_sample" and not isinstance(value, bool):
+            raise UserError(f"{place}: {name}={value!r}; wanted true or false")
         if name == "early_stopping" and value not in (True, False, "never"):
             raise UserError(f'{place}: {name}={value!r}; wanted true, false or "never"')
         if name == "bad_words_ids" and not (
@@ -136,6 +150,8 @@ def check_settings(values: Mapping[str, Any], place: Path, vocabulary: int) -> N
             for token in _flat(value, TOKENS[name]):
                 if type(token) is not int:
                     raise UserError(f"{place}: {name}={value!r}; wanted token ids")
+                if token == -1 and name == "pad_token_id":
+                    continue  # none: so in the first conversions of LLaMA
                 if not 0 <= token < vocabulary:
                     raise UserError(
                         f"{place}: {name} has token {token}; wanted one of the model's "
@@ -158,12 +174,17 @@ class GenerationSettings:
       decoding: beams, length penalty and longest output of a translator.
       rules: forced and forbidden tokens of a translator.
       sampling: settings of a language model; greedy unless the folder samples.
+      max_new_tokens: number of tokens that a language model writes, None if the folder has none.
+      max_length: number of tokens of prompt and continuation together, likewise; None where
+        ``max_new_tokens`` is said, which goes first.
       not_followed: "name=value" of the settings that neither of them has.
     """
 
     decoding: DecodingConfig
     rules: Rules
-    sampling: Sampling | None
+    sampling: Sampling
+    max_new_tokens: int | None
+    max_length: int | None
     not_followed: tuple[str, ...]
 
     @classmethod
@@ -190,12 +211,12 @@ class GenerationSettings:
         samples = bool(values.get("do_sample"))
         followed = set(SEARCHED) if translates else {"do_sample", *SAMPLED, "max_length"}
         followed |= {"max_new_tokens", *IDS, *WITHOUT_EFFECT, *followed_elsewhere}
-        without = set() if samples else {"temperature", "top_k", "top_p", "min_p"}
+        without = set() if samples else SAMPLING_ALONE
         others = [
             name
             for name, value in values.items()
             if name not in followed | without and not name.startswith(SPECULATION)
-            if value is not None and value != NEUTRAL.get(name)
+            if value not in (None, [], {}) and value != NEUTRAL.get(name)
         ]
         penalty = reader.value("length_penalty", 1.0)
         words = reader.value("bad_words_ids", [])
@@ -220,11 +241,13 @@ class GenerationSettings:
         room = reader.count("max_new_tokens") or max(reader.count("max_length") - 1, 0)
         decoding = DecodingConfig(
             beam=reader.count("num_beams") or 1,
-            length_penalty=max(penalty, 0.0),
+            length_penalty=max(float(penalty), 0.0),
             max_length=min(room or 200, longest or room or 200),
         )
         told = tuple(f"{name}={values[name]!r}" for name in dict.fromkeys(others))
-        return cls(decoding, rules, reader.sampling() if samples else None, told)
+        new, whole = (reader.value(name, None) for name in ("max_new_tokens", "max_length"))
+        sampling = reader.sampling(samples)
+        return cls(decoding, rules, sampling, new, whole if new is None else None, told)
 
 
 class _Reader:
@@ -247,11 +270,17 @@ class _Reader:
     def token(self, name: str) -> int | None:
         return next(iter(self.tokens(name)), None)
 
-    def sampling(self) -> Sampling:
-        """Return the settings of sampling, except neutral values such as ``top_p=1``."""
-        found: dict[str, Any] = {"temperature": 1.0}
-        for name in SAMPLED:
+    def sampling(self, samples: bool) -> Sampling:
+        """Return the settings of sampling, except neutral values such as ``top_p=1``.
+
+        Without ``samples`` only the penalty of repetitions counts.
+        """
+        found: dict[str, Any] = {"temperature": 1.0, "top_k": TOP_K} if samples else {}
+        neutral = (("top_k", 0), ("top_p", 1.0), ("repetition_penalty", 1.0))
+        for name in SAMPLED if samples else ("repetition_penalty",):
             value = self.value(name, None)
-            if value is not None and (name, value) not in (("top_k", 0), ("top_p", 1.0)):
+            if (name, value) in neutral:
+                found.pop(name, None)
+            elif value is not None:
                 found[name] = int(value) if name == "top_k" else float(value)
         return Sampling(**found)

@@ -185,6 +185,10 @@ class _Training:
         if self.config.training.ema is not None:
             self.state["ema"] = jax.tree.map(jnp.copy, params)
         self.task.notes += notes
+        if processes.is_first():
+            from attnzoo.pretrained.origin import keep_in_run
+
+            keep_in_run(path, self.directory.path)
 
     def _restore(self) -> bool:
         """Restore the newest valid checkpoint, if it belongs to this training."""

@@ -30,7 +30,9 @@ class Opened:
         step: number of updates of the weights; None for a folder.
         which: "best", "latest", "average", or "folder".
         rules: rules of decoding beyond ``config.decoding``.
-        sampling: settings of generation of a language model that samples; None: it has none.
+        sampling: settings of generation of a language model's folder; None: it has none.
+        max_new_tokens: number of tokens that such a model writes; None: the folder has none.
+        max_length: number of tokens of prompt and continuation together, likewise.
     """
 
     directory: RunDirectory
@@ -41,6 +43,8 @@ class Opened:
     which: str
     rules: Rules = DEFAULT_RULES
     sampling: Sampling | None = None
+    max_new_tokens: int | None = None
+    max_length: int | None = None
 
     @property
     def title(self) -> str:

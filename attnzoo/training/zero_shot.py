@@ -4,15 +4,12 @@ import dataclasses
 from collections.abc import Sequence
 
 from attnzoo.config.tasks import ImageClassificationConfig
-from attnzoo.data.picture_preparation import PicturePreparation
 from attnzoo.errors import UserError
 from attnzoo.tasks.contrastive import ContrastiveTask
 from attnzoo.tasks.image_classification import ImageClassificationTask
 from attnzoo.tasks.run_file import ImageLabels
 from attnzoo.training.folder_config import FolderConfig
 from attnzoo.training.opened import Opened
-
-BILINEAR = 2
 
 
 def zero_shot(opened: Opened, labels: Sequence[str]) -> Opened:
@@ -39,10 +36,5 @@ def zero_shot(opened: Opened, labels: Sequence[str]) -> Opened:
     )
     mean, std = task.pixels.mean, task.pixels.std
     classifier = ImageClassificationTask(config, ImageLabels(tuple(labels), mean, std))
-    size = getattr(opened.config.data, "size", None)
-    if task.preparation is None and size is not None:
-        crop = (size, size)
-        classifier.preparation = PicturePreparation(size, crop, BILINEAR, mean, std)
-    else:
-        classifier.preparation = task.preparation
+    classifier.preparation = task.preparation
     return dataclasses.replace(opened, config=config, task=classifier, model=model)

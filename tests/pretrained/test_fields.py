@@ -119,10 +119,12 @@ def test_what_is_written_is_read_as_before(kind: str, part: str | None, fields: 
     plain, rewritten = TENSORS[1:], 0
     values = (False, True, 0, 1, 2, 36, 0.25, 7.0, "relu", "gated-silu", {"0": "a"},
               *({"rope_type": rope} | given for rope, given in ROPES.items()))  # fmt: skip
+    tokens = dict.fromkeys((one for one in fields.followed if one.endswith("_token_id")), 7)
     for name, value in itertools.product(fields.followed, values):
-        if refusal(kind, **inside(part, {name: value})):
+        given = (tokens if name == "vocab_size" else {}) | {name: value}
+        if refusal(kind, **inside(part, given)):
             continue
-        written = FAMILIES[kind].write(*read(kind, plain, **inside(part, {name: value})))
+        written = FAMILIES[kind].write(*read(kind, plain, **inside(part, given)))
         if part is not None and part not in written:
             return  # a former name of another object
         former = {"unheard_of": 7} | dict.fromkeys(fields.without_effect, 7)
@@ -146,10 +148,28 @@ def test_an_odd_value_is_taken_or_refused_in_one_line_with_its_name(
             said = refusal(kind, **inside(part, {name: value}))
             names = (name, fields.aliases.get(name, name))
             assert said is None or any(one in said for one in names), (name, value, said)
-        assert refusal(kind, **inside(part, {name: math.nan})), name
+        said = refusal(kind, **inside(part, {name: math.nan}))
+        assert said, name
+        assert "wanted nan" not in said
+        if name.endswith("_token_id"):
+            said = refusal(kind, **inside(part, {name: 13, "vocab_size": 13}))
+            assert said, name
+            assert f"{name}=13 is not supported; wanted a token id, at most 12" in said
     for name in fields.without_effect:
-        plain, other = (inside(part, one) for one in ({}, {name: "x"}))
+        ids = name.endswith("_token_id")
+        plain, other = (inside(part, one) for one in ({}, {name: 7 if ids else "x"}))
         assert read(kind, **plain) == read(kind, **other), name
+        for value in ("x", ["x"], 1.0, True) if ids else ():
+            said = refusal(kind, **inside(part, {name: value}))
+            assert said, name
+            assert f"{name}={value!r} is not supported" in said
+
+
+@pytest.mark.parametrize("form", ["", "gated-", "gated-gelu-new", "x-gelu"])
+def test_a_form_of_t5_without_an_activation_is_refused(form: str) -> None:
+    for more in ({}, {"dense_act_fn": "relu"}, {"dense_act_fn": "relu", "is_gated_act": True}):
+        assert "feed_forward_proj=" in str(refusal("t5", feed_forward_proj=form, **more))
+    assert refusal("t5", feed_forward_proj="x", dense_act_fn="relu") is None
 
 
 @pytest.mark.parametrize("rope", ROPES)

@@ -18,6 +18,7 @@ import attnzoo
 import pretrained_fixtures
 from attnzoo import pretrained
 from attnzoo.alignment.monotonic import token_starts
+from attnzoo.cli.generate import _room, parse, sampling_of
 from attnzoo.decoding import TokenIds, beam_search, greedy_search
 from attnzoo.decoding.generate import generate
 from attnzoo.files import read_json
@@ -29,7 +30,7 @@ from attnzoo.tasks.prediction import PredictSettings
 from attnzoo.tasks.text_generator import ids_of
 from attnzoo.tasks.transcription import transcribe
 from pretrained_fixtures import BEAMS, HOME, LENGTH, NEW
-from pretrained_models import END, FIXTURES, GENERATION, LONG
+from pretrained_models import END, FIXTURES, GENERATION, LONG, VOCAB
 
 NAMES = list(FIXTURES)
 INSTALLED = importlib.util.find_spec("transformers") is not None
@@ -221,6 +222,41 @@ def test_generated_tokens_are_those_of_transformers(name: str) -> None:
 
     for kind, tokens in zip(("greedy", "beams"), search(*nnx.split(model), source), strict=True):
         np.testing.assert_array_equal(until_end(tokens), arrays[kind], err_msg=kind)
+
+
+@pytest.mark.parametrize("name", [name for name in GENERATE if "tokens" in stored(name)])
+def test_a_language_model_follows_its_folder_as_transformers_does(
+    name: str, tmp_path: Path
+) -> None:
+    arrays, folder = stored(name), tmp_path / name
+    shutil.copytree(HOME / name, folder)
+    tiny_folders.write_tokenizer(name, folder, translates=False)
+    rows, valid = arrays["tokens"][:3], arrays["valid"][:3]
+    arguments = parse([str(folder)])
+    write_json(folder / "generation_config.json", pretrained_fixtures.DRAWN)
+    sampling = sampling_of(attnzoo.open(folder), arguments)
+    seen = np.zeros((3, VOCAB), bool)
+    for row, ids, known in zip(seen, rows, valid, strict=True):
+        row[ids[known]] = True
+    close_or_out(
+        sampling.process(jax.numpy.asarray(arrays["logits"][:3, -1]), jax.numpy.asarray(seen)),
+        arrays["scores"],
+    )
+    write_json(folder / "generation_config.json", pretrained_fixtures.FOLLOWED)
+    opened: Any = attnzoo.open(folder)
+    settings: Any = {"sampling": sampling_of(opened, arguments), "eos_id": opened.ends}
+    room = _room(opened, arguments, LENGTH)
+    found = generate(opened.model, rows, valid=valid, max_new_tokens=room, **settings).tokens[:, 0]
+    assert room == 5
+    np.testing.assert_array_equal(until_end(found), arrays["defaults"][:, :room])
+    assert (arrays["defaults"][:, :room] != arrays["greedy"][:, :room]).any()
+
+
+def close_or_out(found: Any, wanted: np.ndarray) -> None:
+    """The same tokens are excluded, and the others have the same logits."""
+    np.testing.assert_array_equal(np.isinf(found), np.isinf(wanted))
+    assert np.isinf(wanted).any()
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -10,8 +10,12 @@ import tiny_folders
 from tokenizers.processors import TemplateProcessing
 
 import attnzoo
+import pretrained_fields
 from attnzoo import pretrained
+from attnzoo.decoding.sampling import Sampling
 from attnzoo.errors import UserError
+from attnzoo.models.causal import CausalModel
+from attnzoo.training.folder_settings import FolderSettings
 from attnzoo.training.generation_settings import NUMBERS, SAMPLING_NUMBERS, TOKENS, check_settings
 
 PLACE = Path("generation_config.json")
@@ -22,7 +26,9 @@ WRONG = [
     *((name, 0) for name in ("num_beams", "max_length", "max_new_tokens", "temperature", "top_p")),
     ("max_length", 1),
     ("top_p", 1.5),
-    *((name, value) for name in TOKENS for value in (SIZE, -1, "x", 1.0)),
+    *((name, value) for name in TOKENS for value in (SIZE, -2, "x", 1.0)),
+    *((name, -1) for name in TOKENS if name != "pad_token_id"),  # which has it for none
+    *(("do_sample", value) for value in ("false", 0)),
     *((name, [[value]]) for name in TOKENS for value in (SIZE, True)),
     ("bad_words_ids", [3]),
     ("bad_words_ids", [[]]),
@@ -44,7 +50,7 @@ def test_settings_in_range_pass() -> None:
     least |= {name: 1.0 for name, one in SAMPLING_NUMBERS.items() if one.above}
     check_settings(tokens | least | {"early_stopping": "never"}, PLACE, SIZE)
     # Without sampling its settings are not read.
-    check_settings({"temperature": -1, "top_k": None}, PLACE, SIZE)
+    check_settings({"temperature": -1, "top_k": None, "pad_token_id": -1}, PLACE, SIZE)
 
 
 @pytest.mark.parametrize("kind", ["marian", "gpt2"])
@@ -53,6 +59,65 @@ def test_a_folder_is_checked_when_it_is_opened(kind: str, tmp_path: Path) -> Non
     (folder / PLACE).write_text(json.dumps({"eos_token_id": [2, 99]}))
     with pytest.raises(UserError, match=rf"{PLACE}: eos_token_id has token 99; .* 28 tokens"):
         attnzoo.open(folder)
+    (folder / PLACE).write_text(json.dumps({"eos_token_id": 2}))
+    settings: Any = FolderSettings(folder, pretrained.load(folder))
+    config = settings.config
+    for name in [one for one in TOKENS if one.endswith("_token_id")]:  # those of PLACE go first
+        settings.config = config | {name: 99}
+        with pytest.raises(UserError, match=rf"config.json: {name} has token 99"):
+            settings.translator(None, None) if kind == "marian" else settings.language_model()
+
+
+CAUSAL = [
+    kind
+    for kind, family in pretrained.FAMILIES.items()
+    if isinstance(family.model, type) and issubclass(family.model, CausalModel)
+]
+OTHER: dict[str, Any] = {
+    "do_sample": True, "early_stopping": True, "temperature": 0.5, "top_p": 0.5, "min_p": 0.5,
+    "typical_p": 0.5, "bad_words_ids": [[3, 4]], "stop_strings": ["a"], "use_mtp": True,
+    "sequence_bias": [[[3], 2.0]], "watermarking_config": {"bias": 2.0}, "max_time": 0.5,
+}  # fmt: skip
+"""Values of settings that do not take 3."""
+SAME_TOKENS = set(
+    "use_cache cache_implementation cache_config max_cache_len prefill_chunk_size compile_config "
+    "disable_compile continuous_batching_config low_memory output_attentions output_hidden_states "
+    "output_scores output_logits return_dict_in_generate transformers_version _from_model_config "
+    "pad_token_id decoder_start_token_id bos_token_id is_assistant num_assistant_tokens "
+    "num_assistant_tokens_schedule assistant_confidence_threshold assistant_early_exit "
+    "assistant_lookbehind assistant_ensemble_weight target_lookbehind prompt_lookup_num_tokens "
+    "max_matching_ngram_size speculation_type use_mtp".split()
+)
+"""Settings of speed, form and other models; an empty prompt alone begins with bos_token_id."""
+DRAWS_ALONE = set("temperature top_k top_p min_p top_h typical_p epsilon_cutoff eta_cutoff".split())
+
+
+@pytest.mark.parametrize("kind", CAUSAL)
+def test_each_setting_of_a_language_model_is_followed_or_named(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All fields of transformers' class, in a folder that is greedy and in one that draws."""
+    folder = tiny_folders.tiny_folder(kind, tmp_path / kind)
+    (folder / PLACE).write_text("{}")
+    settings = FolderSettings(folder, pretrained.load(folder))
+
+    def read(**values: Any) -> tuple[Any, str]:
+        caplog.clear()
+        settings.generation = {"eos_token_id": 2} | values
+        found = settings.language_model()
+        names = ("sampling", "max_new_tokens", "max_length", "end_ids")
+        return [found[name] for name in names], caplog.text
+
+    for draws in ({}, {"do_sample": True}):
+        before, told = read(**draws)
+        assert not told
+        assert before[0] == (Sampling(temperature=1.0, top_k=50) if draws else Sampling())
+        for name in json.loads(pretrained_fields.FILE.read_text())["generation"]:
+            value = False if draws and name == "do_sample" else OTHER.get(name, 3)
+            after, told = read(**draws | {name: value})
+            same = name in SAME_TOKENS or (name in DRAWS_ALONE and not draws)
+            assert (after == before and not told) == same, name
+            assert same or (f"not followed: {name}=" in told) == (after == before), name
 
 
 def test_end_tokens_start_and_forced_word_of_a_translator(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from tiny_folders import LANGUAGES, tiny_folder
 
 import attnzoo
 from attnzoo import pretrained
+from attnzoo.cli.convert import main as convert_main
+from attnzoo.cli.convert import take_origin
 from attnzoo.config.data import FilePartConfig, FilesConfig
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.loader import load
@@ -20,8 +22,11 @@ from attnzoo.config.training import TrainingConfig
 from attnzoo.data.tokenizers import Tokenizer
 from attnzoo.errors import UserError
 from attnzoo.export.programs import programs
+from attnzoo.files import read_json
 from attnzoo.models.model import TranslationModel
 from attnzoo.planning.plan import Planner
+from attnzoo.pretrained import files
+from attnzoo.pretrained.origin import keep_in_run
 from attnzoo.training.loop import train
 from attnzoo.training.start import create_task, inherit, taken_from_folder
 
@@ -101,7 +106,55 @@ def test_batches_are_those_that_the_folder_reads(kind: str, tmp_path: Path) -> N
         assert read.decode(each[0]) == kept.decode(each[0])
 
 
+IDS = {"eos_token_id": [2, 3], "forced_eos_token_id": 2, "bos_token_id": 3, "pad_token_id": 1}
+GENERATION = IDS | {"num_beams": 3, "max_length": 19}
+
+
+def with_generation(kind: str, folder: Path) -> Path:
+    """Write a tiny folder with ids and settings of generation of its own."""
+    tiny_folder(kind, folder)
+    fields, path = pretrained.FAMILIES[kind].fields, folder / "config.json"
+    config = read_json(path)
+    parts = [(config[name], one) for name, (_, one) in fields.parts.items() if name in config]
+    for part, known in ((config, fields), *parts):
+        part |= {name: one for name, one in IDS.items() if name in known.without_effect}
+    files.write_json(path, config)
+    files.write_json(folder / "generation_config.json", GENERATION)
+    return folder
+
+
+def kept_of(folder: Path) -> dict[str, Any]:
+    """The ids of config.json, those of its parts too, and generation_config.json."""
+    config = read_json(folder / "config.json")
+    parts = {name: one for name, one in config.items() if isinstance(one, dict)}
+    ids = {
+        (place, name): value
+        for place, one in {"": config, **parts}.items()
+        for name, value in one.items()
+        if name.endswith("_token_id")
+    }
+    return {"ids": ids, "generation": read_json(folder / "generation_config.json")}
+
+
+@pytest.mark.parametrize("kind", pretrained.FAMILIES)
+def test_a_run_keeps_ids_and_generation_of_its_folder(kind: str, tmp_path: Path) -> None:
+    folder = with_generation(kind, tmp_path / "folder")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "next").mkdir()
+    keep_in_run(folder, tmp_path / "run")
+    keep_in_run(tmp_path / "run", tmp_path / "next")  # which starts from the run
+    model: Any = pretrained.load(folder)
+    model.origin = None  # as the task of a run builds it
+    take_origin(model, tmp_path / "next")
+    pretrained.save(model, tmp_path / "again")
+    assert kept_of(tmp_path / "again") == kept_of(folder)
+    pretrained.save_own(model, tmp_path / "own")
+    pretrained.save(pretrained.load(tmp_path / "own"), tmp_path / "third")
+    assert kept_of(tmp_path / "third") == kept_of(folder)
+
+
 def test_a_run_begins_as_its_folder_and_translates_as_it(tmp_path: Path) -> None:
+    with_generation("m2m_100", tmp_path / "folder")
     config = config_of("m2m_100", tmp_path)
     train(config)
     codes = CODES["m2m_100"]
@@ -119,6 +172,8 @@ def test_a_run_begins_as_its_folder_and_translates_as_it(tmp_path: Path) -> None
     ]
     assert texts[0] == texts[1]
     assert set(programs(run)) == {"translate", "logits"}  # the model has fewer than 100 positions
+    assert convert_main([str(tmp_path / "run"), str(tmp_path / "again")]) == 0
+    assert kept_of(tmp_path / "again") == kept_of(tmp_path / "folder")
     kept = load(ExperimentConfig, tmp_path / "run" / "config.yaml")
     more = dataclasses.replace(kept, training=dataclasses.replace(kept.training, steps=2))
     assert train(more, resume=True).step == 2

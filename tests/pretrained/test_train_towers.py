@@ -17,8 +17,10 @@ from attnzoo import cli
 from attnzoo.config.experiment import ExperimentConfig
 from attnzoo.config.loader import load
 from attnzoo.data.picture_preparation import FILE
+from attnzoo.data.pictures import open_picture
 from attnzoo.training.loop import train
 from attnzoo.training.start import create_task, inherit
+from attnzoo.training.zero_shot import zero_shot
 
 TEXTS = ["a cat sat on the mat .", "the dog sat", "a cat", "on the mat sat a dog .", "the mat ."]
 TEXTS += ["a dog", "the cat .", "on a mat"]
@@ -31,16 +33,19 @@ def folder_of(kind: str, home: Path) -> Path:
     described = json.loads((folder / FILE).read_text())
     described |= {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}
     (folder / FILE).write_text(json.dumps(described))
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["bos_token_id"] = 3
+    (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 
-def lines_of(folder: Path, home: Path, *more: str) -> list[str]:
+def lines_of(folder: Path, home: Path, *more: str, width: int = 11) -> list[str]:
     """Settings of a training that changes next to nothing, on eight small pictures."""
     (home / "pictures").mkdir()
     random = np.random.default_rng(0)
     for number in range(len(TEXTS)):
         (home / "pictures" / f"class{number % 2}").mkdir(exist_ok=True)
-        pixels = random.integers(0, 255, (8, 8, 3)).astype(np.uint8)
+        pixels = random.integers(0, 255, (11, width, 3)).astype(np.uint8)
         name = home / "pictures" / f"class{number % 2}" / f"{number}.png"
         Image.fromarray(pixels).save(name)
     rows = [f"class{n % 2}/{n}.png,{text}" for n, text in enumerate(TEXTS)]
@@ -60,6 +65,18 @@ def created(config: ExperimentConfig, home: Path) -> Any:
     return create_task(inherit(config)[0], home)
 
 
+def compare_pixels(task: Any, opened: Any, home: Path) -> None:
+    """A file is for predict the pixels that training and validation saw."""
+    seen: set[bytes] = set()
+    for plan in (task.train, task.validation):
+        images = plan.data.images
+        seen |= {np.asarray(images[row]).tobytes() for row in range(len(images))}
+    files = sorted((home / "pictures").rglob("*.png"))
+    pixels = [opened.picture(open_picture(f.read_bytes(), str(f), 3)) for f in files]
+    assert {one.tobytes() for one in pixels} == seen
+    assert len(seen) == len(TEXTS)
+
+
 @pytest.mark.parametrize("kind", tiny_folders.TOWERS)
 def test_a_training_goes_on_from_a_folder_and_back(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -76,6 +93,7 @@ def test_a_training_goes_on_from_a_folder_and_back(
     train(config)
     theirs, ours = (attnzoo.open(one) for one in (folder, tmp_path / "run"))
     assert ours.model.config == theirs.model.config
+    compare_pixels(created(config, tmp_path / "pixels"), zero_shot(ours, LABELS), tmp_path)
     assert ours.task.encode(TEXTS) == theirs.task.encode(TEXTS)
     batch = created(config, tmp_path / "other").validation.batch(0)
     pad = theirs.model.config.text.pad_id
@@ -108,10 +126,11 @@ def test_the_image_encoder_alone_classifies(kind: str, tmp_path: Path) -> None:
     more = [
         "task=image_classification",
         f"data={{kind: images, source: {{kind: folder, path: {tmp_path / 'pictures'}}}, "
-        "validation_share: 0.25}",
+        "size: 8, validation_share: 0.25}",
         "model={kind: vit}",
     ]
-    train(load(ExperimentConfig, None, lines_of(folder, tmp_path, *more)))
+    config = load(ExperimentConfig, None, lines_of(folder, tmp_path, *more, width=15))
+    train(config)
     theirs, ours = (attnzoo.open(one) for one in (folder, tmp_path / "run"))
     pixels = jnp.asarray(np.random.default_rng(1).normal(size=(2, 8, 8, 3)), jnp.float32)
 
@@ -121,3 +140,4 @@ def test_the_image_encoder_alone_classifies(kind: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(found[1], found[0], atol=1e-5)
     np.testing.assert_allclose(ours.task.mean, [0.4, 0.5, 0.6])
     assert ours.task.names == ("class0", "class1")
+    compare_pixels(created(config, tmp_path / "pixels"), ours, tmp_path)
