@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from attnzoo.data.interactions import names_in
+from attnzoo.data.library_tokenizers import between_pair
 from attnzoo.errors import UserError
 
 MASK = "[MASK]"
@@ -86,7 +87,7 @@ def _class(task: Any, text: str, arguments: argparse.Namespace) -> TextQuestion:
     cls, sep = tokenizer.special("cls"), tokenizer.special("sep")
     tags = task.head == "token"
     first, _, second = (text, "", "") if tags else text.partition("|||")
-    between = tokenizer.between() if second.strip() else ()
+    between = between_pair(tokenizer) if second.strip() else ()
     ids = [cls, *tokenizer.encode_ids(first.strip()), *(between or (sep,))]
     border = len(ids)
     if between:

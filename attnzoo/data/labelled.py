@@ -13,6 +13,7 @@ from jaxtyping import Bool, Int32, Int64
 
 from attnzoo.data.batching import Batch, BucketPlan
 from attnzoo.data.corpus import PARTS, Report, Splits, add_strings
+from attnzoo.data.library_tokenizers import between_pair
 from attnzoo.data.locations import spelled
 from attnzoo.data.order import MAX_BUCKETS, Buckets, RowOrder
 from attnzoo.data.random_numbers import permutation
@@ -68,7 +69,7 @@ class LabelledPlan(BucketPlan):
         max_buckets: int = MAX_BUCKETS,
     ) -> None:
         cls, sep = tokenizer.special("cls"), tokenizer.special("sep")
-        between = () if corpus.second is None else tokenizer.between()
+        between = () if corpus.second is None else between_pair(tokenizer)
         ends = 2 + len(between)
         if max_length <= ends:
             raise ValueError(f"max_length={max_length}, wanted more than the {ends} special tokens")

@@ -228,6 +228,23 @@ def read_library_tokenizer(path: Path) -> tuple[dict[str, Any], dict[str, int], 
     return json.loads(tokenizer.to_str()), specials, sentinels
 
 
+def between_pair(tokenizer: Any) -> tuple[int, ...]:
+    """Return the special tokens between the texts of a pair, which CLS and SEP enclose.
+
+    Those of the tokenizer.json of a `TextTokenizer` where it has them, such as RoBERTa's two; else
+    one SEP.
+    """
+    cls, sep = tokenizer.special("cls"), tokenizer.special("sep")
+    template = tokenizer.model.get("post_processor")
+    if template is None:
+        return (sep,)
+    probe = json.loads(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).to_str())
+    pair = Tokenizer.from_str(json.dumps(probe | {"post_processor": template})).encode("a", "a")
+    framed = pair.sequence_ids[:2] == [None, 0] and pair.sequence_ids[-2:] == [1, None]
+    found = tuple(pair.ids[2:-2])
+    return found if found and framed and (pair.ids[0], pair.ids[-1]) == (cls, sep) else (sep,)
+
+
 def save_for_transformers(tokenizer: Any, folder: Path) -> None:
     """Write tokenizer.json and tokenizer_config.json of a `TextTokenizer`."""
     names = tokenizer.tokens

@@ -19,6 +19,7 @@ from jaxtyping import Int64
 from attnzoo.data.batching import Batch, BucketPlan
 from attnzoo.data.corpus import PARTS, Report, Splits, add_strings
 from attnzoo.data.labelled import pad_rows, split_off_parts
+from attnzoo.data.library_tokenizers import between_pair
 from attnzoo.data.locations import LIMIT, expand, open_stream, read_bytes, reading
 from attnzoo.data.order import MAX_BUCKETS, Buckets, RowOrder
 from attnzoo.data.text import array_fingerprint
@@ -275,7 +276,7 @@ class QuestionPlan(BucketPlan):
         self.windows: list[Window] = []
         self._documents: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._ends = tokenizer.special("cls"), tokenizer.special("sep")
-        self._between = tokenizer.between()
+        self._between = between_pair(tokenizer)
         for number, one in enumerate(questions.items):
             if one.document not in self._documents:
                 self._documents[one.document] = tokenizer.encode_offsets(one.document)

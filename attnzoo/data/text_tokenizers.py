@@ -95,13 +95,6 @@ class TextTokenizer(Protocol):
         """
         ...
 
-    def between(self) -> tuple[int, ...]:
-        """Return the special tokens between the texts of a pair, which CLS and SEP enclose.
-
-        Those of tokenizer.json where it has them, such as RoBERTa's two; else one SEP.
-        """
-        ...
-
     def word_starts(self) -> Bool[np.ndarray, " V"]:
         """Return for each id whether it begins a word rather than continues one."""
         ...
@@ -134,9 +127,6 @@ class _Saved:
                 f"{', '.join(self.specials) or 'none'}{_ADVICE.get((name, self.kind), '')}"
             )
         return found
-
-    def between(self) -> tuple[int, ...]:
-        return (self.special("sep"),)
 
     def save(self, path: Path | str) -> None:
         write_text(path, self._to_json() + "\n")
@@ -289,15 +279,6 @@ class LibraryTokenizer(_Saved):
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
         kept = [i for i in _checked(ids, self.vocab_size) if i not in self._hidden]
         return self._tokenizer.decode(kept, skip_special_tokens=False)
-
-    def between(self) -> tuple[int, ...]:
-        cls, sep = self.special("cls"), self.special("sep")
-        text = self._tokenizer.encode("a", add_special_tokens=False)
-        pair = self._tokenizer.post_process(text, text)
-        ids, places = pair.ids, [i for i, n in enumerate(pair.sequence_ids) if n == 1]
-        found = tuple(ids[1 + len(text.ids) : places[0]]) if places else ()
-        framed = [cls, *text.ids, *found, *text.ids, sep]
-        return found if found and ids == framed else super().between()
 
     def word_starts(self) -> Bool[np.ndarray, " V"]:
         tokens = self.tokens
