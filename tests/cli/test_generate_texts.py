@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import threading
 import types
 from pathlib import Path
@@ -13,8 +14,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import attnzoo
 from attnzoo import pretrained
-from attnzoo.cli.generate import _spelled, main, parse, spell
+from attnzoo.cli.generate import _spelled, main, parse, sampling_of, spell
 from attnzoo.config import gpt2
 from attnzoo.config.attention import MultiHeadConfig
 from attnzoo.config.data import (
@@ -26,6 +28,7 @@ from attnzoo.config.data import (
 )
 from attnzoo.data.text_tokenizers import KINDS, build_tokenizer
 from attnzoo.decoding.generate import generate
+from attnzoo.decoding.sampling import Sampling
 from attnzoo.models.gpt2 import GPT2
 
 WORDS = ["the", "of", "and", "to", "in", "a", "is", "that", "for", "it", "as", "<end>", "<begin>"]
@@ -206,3 +209,36 @@ def test_prompt_and_continuation_are_spelled_as_one_text(kind: str, tmp_path: Pa
             for size in (1, 3):
                 pieces = (after[i : i + size] for i in range(0, len(after), size))
                 assert "".join(_spelled(writer, prompt, before, pieces)) == whole
+
+
+def test_lengths_of_the_folder_hold_where_no_option_is_given(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    home = tmp_path / "gpt2"
+    shutil.copytree(folder, home)
+    ids = json.loads((home / "generation_config.json").read_text())
+    command = [str(home), "--prompt", "the of and"]
+    for settings, options, count in (
+        ({"max_new_tokens": 4, "max_length": 5}, [], 4),
+        ({"max_length": 5}, [], 2),
+        ({"max_length": 5}, ["--max-new-tokens", "4"], 4),
+    ):
+        (home / "generation_config.json").write_text(json.dumps(ids | settings))
+        assert main([*command, *options]) == 0
+        written = capsys.readouterr().out.removeprefix("the of and").split()
+        assert written == greedy(folder, "the of and", 4)[:count]
+        assert len(written) == count
+    assert main([*command[:2], "the of and to in"]) == 2
+    assert "5 tokens; the folder's max_length=5 counts them too" in capsys.readouterr().err
+    lines = io.BytesIO(b"the of and to in\nthe of and\n")
+    monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=lines))
+    assert main(command[:1]) == 1
+    out, error = capsys.readouterr()
+    assert out.splitlines()[1].split()[3:] == greedy(folder, "the of and", 2)
+    assert "standard input:1: 5 tokens; the folder's max_length=5" in error
+    (home / "generation_config.json").write_text(json.dumps(ids))
+    arguments = parse([*command, "--top-k", "0"])
+    assert sampling_of(attnzoo.open(home), arguments) == Sampling(temperature=1.0)
