@@ -115,7 +115,7 @@ def cells() -> dict[tuple[str, str], bool]:
 
 CELLS = cells()
 EVERY = os.environ.get("ATTNZOO_EVERY_CELL")
-SEVERAL = {"translate", "align", "explain", "generate", "predict"}
+SEVERAL = {"translate", "explain", "generate", "predict"}
 """Commands that take several inputs."""
 SLOW = {"align", "evaluate", "explain", "export", "predict"}
 FIRST = {"marian", "gpt2", "bert", "vit", "whisper"}
